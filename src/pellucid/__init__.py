@@ -1,0 +1,1 @@
+"""pellucid: what has my network learned?"""

@@ -1,0 +1,1 @@
+"""What is kept: the store with its manifest, and the TensorBoard writer."""

@@ -1,0 +1,1 @@
+"""The list of explanation methods, one file per method or family."""

@@ -1,0 +1,1 @@
+"""What every other part builds on: shapes, contracts, registries, errors, seeds and the terminal."""

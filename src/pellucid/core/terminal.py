@@ -1,0 +1,65 @@
+"""What the user sees while a program runs: one console, and progress as a bar or as plain lines."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["Tracker", "console", "silence", "track"]
+
+SECONDS_BETWEEN_PLAIN_LINES = 15.0
+
+
+@cache
+def console() -> Console:
+    """The console everything is printed on (standard output). On a pipe, lines are never wrapped."""
+    screen = Console()
+    return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False)
+
+
+def silence() -> None:
+    """Print nothing from here on: for the processes of a distributed run that are not the first."""
+    console().quiet = True
+
+
+class Tracker:
+    """How far one piece of work has come; made by `track`."""
+
+    def __init__(self, label: str, total: float | None, bar: Progress | None, task: TaskID | None) -> None:
+        self._label, self._total, self._bar, self._task = label, total, bar, task
+        self._last_line = monotonic()
+
+    def update(self, done: float, note: str = "") -> None:
+        """Say that `done` of `total` is done; `note` is shown beside it (a loss, an address)."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif monotonic() - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
+            self._last_line = monotonic()
+            share = f"{done / self._total:4.0%}" if self._total else f"{done:.0f}"
+            console().print(f"  {self._label}: {share}  {note}".rstrip(), markup=False)
+
+
+@contextmanager
+def track(label: str, total: float | None = None) -> Iterator[Tracker]:
+    """Show the progress of the body: a bar that vanishes when done on a terminal, a plain line every 15 s elsewhere.
+
+    >>> with track("counting", total=3) as tracker:
+    ...     for number in range(3):
+    ...         tracker.update(number + 1)
+    """
+    screen = console()
+    if not screen.is_terminal or screen.quiet:
+        yield Tracker(label, total, None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=screen, transient=True) as bar:
+        yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))

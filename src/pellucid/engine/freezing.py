@@ -1,0 +1,52 @@
+"""Look at a model without leaving a trace."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pellucid.core.seeding import preserved_random_state
+
+__all__ = ["device_of", "dtype_of", "frozen"]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode with no parameter gradients; handed back exactly as it came, also when the body raises.
+
+    Restored are the mode of every submodule, `requires_grad` and `.grad` of every parameter, and the global random
+    states.
+
+    >>> layer = torch.nn.Dropout(0.5)
+    >>> with frozen(layer):
+    ...     layer.training
+    False
+    >>> layer.training
+    True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        with preserved_random_state():
+            model.eval()
+            for parameter, _, _ in parameters:
+                parameter.requires_grad_(False)
+            yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad, grad in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU where it has none."""
+    tensor = next((tensor for source in (model.parameters(), model.buffers()) for tensor in source), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's first floating parameter; float32 where it has none."""
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)

@@ -1,0 +1,119 @@
+"""Read what a model computes on the way: the input of one layer, such as the embedding before the last linear one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pellucid.core.errors import ModelError, ShapeError, UnknownName
+from pellucid.core.types import Embedding, Images
+from pellucid.engine.freezing import frozen
+
+__all__ = ["Tap", "find_embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """Reads the input of one layer of a model."""
+
+    model: nn.Module
+    layer: str
+    """The layer's path in the model, or "last linear operation" where no module carries its weight."""
+
+    def read(self, images: Images) -> Embedding:
+        """The layer's input for each image, flattened to (batch, feature); the model is handed back as it came."""
+        inputs = (
+            _module_input(self.model, self.layer, images)
+            if self.layer in dict(self.model.named_modules())
+            else _last_linear(self.model, images)[0]
+        )
+        if inputs.shape[:1] != images.shape[:1]:
+            raise ShapeError(
+                f"the input of layer {self.layer!r} has shape {tuple(inputs.shape)} for {len(images)} images; "
+                "name a layer whose input has one row per image with --embedding-layer."
+            )
+        return inputs.flatten(1).float()
+
+
+def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -> Tap:
+    """The tap at the embedding: the input of the last linear layer the model runs through, or of `layer`.
+
+    The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration,
+    and also where it is called as a function (`F.linear`, `x @ W.T`).
+
+    Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` where
+    the model has no linear layer.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> tap = find_embedding(model, torch.zeros(1, 1, 2, 2))
+    >>> tap.layer, tap.read(torch.zeros(5, 1, 2, 2)).shape
+    ('3', torch.Size([5, 3]))
+    """
+    if layer is not None:
+        names = [name for name, _ in model.named_modules() if name]
+        if layer not in names:
+            raise UnknownName("layer", layer, names)
+        return Tap(model, layer)
+    _, weight = _last_linear(model, images)
+    return Tap(model, _owner(model, weight) or "last linear operation")
+
+
+class _LinearWatch(TorchFunctionMode):
+    """Remembers the input and the weight of the last linear operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear or func in _MATRIX_PRODUCTS:
+            tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+            if len(tensors) >= 2 and tensors[1].ndim == 2:
+                self.last = (tensors[0], tensors[1])
+        return func(*args, **(kwargs or {}))
+
+
+_MATRIX_PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
+
+
+def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
+    with frozen(model), torch.no_grad(), _LinearWatch() as watch:
+        model(images)
+    if watch.last is None:
+        raise ModelError(
+            "the model runs through no linear layer, so its embedding cannot be found; "
+            "name a layer with --embedding-layer."
+        )
+    return watch.last
+
+
+def _owner(model: nn.Module, weight: Tensor) -> str | None:
+    """The path of the module that holds `weight` (or what `weight` is a view of) and is a linear layer."""
+    for name, module in model.named_modules():
+        own = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and isinstance(own, Tensor) and own.data_ptr() == weight.data_ptr():
+            return name
+    return None
+
+
+def _module_input(model: nn.Module, layer: str, images: Images) -> Tensor:
+    seen: list[Tensor] = []
+
+    def remember(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen.extend(value for value in inputs[:1] if isinstance(value, Tensor))
+
+    handle = model.get_submodule(layer).register_forward_pre_hook(remember)
+    try:
+        with frozen(model), torch.no_grad():
+            model(images)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ModelError(
+            f"layer {layer!r} is not used when the model runs on images; name another one with --embedding-layer."
+        )
+    return seen[-1].detach()

@@ -1,0 +1,1 @@
+"""All outputs by all inputs."""

@@ -1,0 +1,1 @@
+"""A generator of finished epochs, and what it can be continued from."""
