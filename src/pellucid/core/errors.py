@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "DownloadError",
     "ModelError",
+    "PeerFailed",
     "PellucidError",
     "SaveError",
     "ShapeError",
@@ -67,6 +68,10 @@ class ModelError(PellucidError):
     """A model that does not fit the data, or lacks what a part of pellucid needs."""
 
     exit_code = 2
+
+
+class PeerFailed(PellucidError):
+    """Another process of a distributed run has failed, and tells why itself; this one ends without a word."""
 
 
 class SaveError(PellucidError):

@@ -28,22 +28,22 @@ def silence() -> None:
 class Tracker:
     """How far one piece of work has come; made by `track`."""
 
-    def __init__(self, label: str, total: float | None, bar: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, label: str, total: int | None, bar: Progress | None, task: TaskID | None) -> None:
         self._label, self._total, self._bar, self._task = label, total, bar, task
         self._last_line = monotonic()
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int, note: str = "") -> None:
         """Say that `done` of `total` is done; `note` is shown beside it (a loss, an address)."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif monotonic() - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last_line = monotonic()
-            share = f"{done / self._total:4.0%}" if self._total else f"{done:.0f}"
+            share = f"{done / self._total:4.0%}" if self._total else f"{done:,}"
             console().print(f"  {self._label}: {share}  {note}".rstrip(), markup=False)
 
 
 @contextmanager
-def track(label: str, total: float | None = None) -> Iterator[Tracker]:
+def track(label: str, total: int | None = None) -> Iterator[Tracker]:
     """Show the progress of the body: a bar that vanishes when done on a terminal, a plain line every 15 s elsewhere.
 
     >>> with track("counting", total=3) as tracker:

@@ -11,9 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
 from pellucid.core.types import Embedding, Images
-from pellucid.engine.freezing import frozen
+from pellucid.engine.freezing import dtype_of, frozen
 
 __all__ = ["Tap", "find_embedding"]
+
+UNNAMED = "last linear operation"
+"""Stands for a layer's name where no module carries the weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +26,21 @@ class Tap:
     model: nn.Module
     layer: str
     """The layer's path in the model, or "last linear operation" where no module carries its weight."""
+    is_last_linear: bool = False
+    """Read the last linear operation, whatever runs it; `layer` is then only its name."""
 
     def read(self, images: Images) -> Embedding:
-        """The layer's input for each image, flattened to (batch, feature); the model is handed back as it came."""
-        inputs = (
-            _module_input(self.model, self.layer, images)
-            if self.layer in dict(self.model.named_modules())
-            else _last_linear(self.model, images)[0]
-        )
-        if inputs.shape[:1] != images.shape[:1]:
+        """The layer's input for each image, flattened to (batch, feature), in float32.
+
+        Images are cast to the model's dtype; the model is handed back as it came. A layer used several times is read
+        at its last use. Raises `ShapeError` where the input has no row per image, and `ModelError` where the layer
+        does not run.
+        """
+        if self.is_last_linear or self.layer == UNNAMED:
+            inputs = _last_linear(self.model, images)[0]
+        else:
+            inputs = _module_input(self.model, self.layer, images)
+        if inputs.ndim < 2 or len(inputs) != len(images):
             raise ShapeError(
                 f"the input of layer {self.layer!r} has shape {tuple(inputs.shape)} for {len(images)} images; "
                 "name a layer whose input has one row per image with --embedding-layer."
@@ -59,7 +68,7 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
             raise UnknownName("layer", layer, names)
         return Tap(model, layer)
     _, weight = _last_linear(model, images)
-    return Tap(model, _owner(model, weight) or "last linear operation")
+    return Tap(model, _owner(model, weight) or UNNAMED, is_last_linear=True)
 
 
 class _LinearWatch(TorchFunctionMode):
@@ -70,19 +79,32 @@ class _LinearWatch(TorchFunctionMode):
         self.last: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear or func in _MATRIX_PRODUCTS:
+        first = _FIRST_OPERAND.get(func)
+        if first is not None:
             tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
-            if len(tensors) >= 2 and tensors[1].ndim == 2:
-                self.last = (tensors[0], tensors[1])
+            operands = tensors[first : first + 2]
+            if len(operands) == 2 and operands[1].ndim == 2:
+                inputs, weight = operands
+                self.last = (inputs.detach().clone(), weight)  # a copy: later operations may write in place
         return func(*args, **(kwargs or {}))
 
 
-_MATRIX_PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
+_FIRST_OPERAND: dict[Any, int] = {
+    F.linear: 0,
+    torch.matmul: 0,
+    torch.mm: 0,
+    Tensor.matmul: 0,
+    Tensor.mm: 0,
+    Tensor.__matmul__: 0,
+    torch.addmm: 1,
+    Tensor.addmm: 1,
+}
+"""The operations that multiply by a matrix, and where their input stands among the tensors they are given."""
 
 
 def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
     with frozen(model), torch.no_grad(), _LinearWatch() as watch:
-        model(images)
+        model(_prepared(model, images))
     if watch.last is None:
         raise ModelError(
             "the model runs through no linear layer, so its embedding cannot be found; "
@@ -91,29 +113,35 @@ def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
     return watch.last
 
 
+def _prepared(model: nn.Module, images: Images) -> Tensor:
+    """A copy of the images in the model's dtype: the model may write into it."""
+    return images.detach().to(dtype_of(model), copy=True)
+
+
 def _owner(model: nn.Module, weight: Tensor) -> str | None:
-    """The path of the module that holds `weight` (or what `weight` is a view of) and is a linear layer."""
+    """The path of the linear layer whose weight `weight` is, or is a view of."""
     for name, module in model.named_modules():
         own = getattr(module, "weight", None)
         if isinstance(module, nn.Linear) and isinstance(own, Tensor) and own.data_ptr() == weight.data_ptr():
-            return name
+            return name or None
     return None
 
 
 def _module_input(model: nn.Module, layer: str, images: Images) -> Tensor:
     seen: list[Tensor] = []
 
-    def remember(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.extend(value for value in inputs[:1] if isinstance(value, Tensor))
+    def remember(_: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> None:
+        tensors = [value for value in (*inputs, *named_inputs.values()) if isinstance(value, Tensor)]
+        seen[:] = [value.detach().clone() for value in tensors[:1]]  # a copy: the layer may work in place
 
-    handle = model.get_submodule(layer).register_forward_pre_hook(remember)
+    handle = model.get_submodule(layer).register_forward_pre_hook(remember, with_kwargs=True)
     try:
         with frozen(model), torch.no_grad():
-            model(images)
+            model(_prepared(model, images))
     finally:
         handle.remove()
     if not seen:
         raise ModelError(
             f"layer {layer!r} is not used when the model runs on images; name another one with --embedding-layer."
         )
-    return seen[-1].detach()
+    return seen[0]

@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -45,6 +44,8 @@ class Scene:
     """The layer that `--embedding-layer` chose; None: found by itself."""
     previous: Mapping[str, np.ndarray] | None = None
     """The arrays this same hook made at the epoch it last ran before this one; None at the first."""
+    _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    """What several hooks of one epoch share."""
 
     @property
     def title(self) -> str:
@@ -57,23 +58,25 @@ class Scene:
         firsts = ((self.test.labels == label).nonzero().flatten()[:1].tolist() for label in wanted)
         return [index for first in firsts for index in first][:at_most]
 
-    @cached_property
+    @property
     def embedded(self) -> torch.Tensor:
         """Indices of the embedded test images: at most `EMBEDDED_IMAGES`, spread evenly over the test set."""
         count = min(len(self.test), EMBEDDED_IMAGES)
         return torch.arange(count) * len(self.test) // count
 
-    @cached_property
+    @property
     def tap(self) -> Tap:
         """The layer whose input is the embedding."""
         return find_embedding(self.model, self.test.floats([0]).to(self.device), self.embedding_layer)
 
-    @cached_property
+    @property
     def embedding(self) -> Embedding:
         """The embedding of the `embedded` test images, on the CPU: computed once for all hooks of an epoch."""
-        return torch.cat(
-            [self.tap.read(self.test.floats(part).to(self.device)).cpu() for part in self.embedded.split(500)]
-        )
+        if "embedding" not in self._computed:
+            tap = self.tap
+            parts = [tap.read(self.test.floats(part).to(self.device)).cpu() for part in self.embedded.split(500)]
+            self._computed["embedding"] = torch.cat(parts)
+        return self._computed["embedding"]
 
 
 class Hook(ABC):

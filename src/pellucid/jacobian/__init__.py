@@ -1,1 +1,23 @@
-"""All outputs by all inputs."""
+"""All outputs by all inputs.
+
+`pellucid.jacobian` is this package and a function at once: the package is callable, and calling it computes.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from pellucid.jacobian._check import JacobianCheck, check_jacobian
+from pellucid.jacobian._jacobian import METHODS, jacobian
+
+__all__ = ["METHODS", "JacobianCheck", "check_jacobian", "jacobian"]
+
+
+class _CallableModule(ModuleType):
+    """Importing a package makes it an attribute of its parent, over any function of that name: so let it be one."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return jacobian(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pellucid.core.importing import is_function_name
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -11,3 +12,8 @@ if TYPE_CHECKING:
 
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__)
 """Every model that `--model` knows by name: a function of `channels`, `classes` and `image_size`."""
+
+
+def check_spec(spec: str) -> str:
+    """`spec` itself where it is a model's name or has the form MODULE:FUNCTION; `UnknownName` elsewhere."""
+    return spec if is_function_name(spec) else MODELS.check(spec)

@@ -1,0 +1,86 @@
+"""Write a file whole or not at all."""
+
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pellucid.core.errors import SaveError
+
+__all__ = ["json_text", "write_bytes", "write_json"]
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: first a temporary file beside it, then a rename; missing folders are made.
+
+    Raises `SaveError` where that fails; what stood at `path` before is then still there, whole.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        with open(handle, "wb") as file:  # noqa: PTH123  (an open descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SaveError(_explain(path, error)) from error
+        raise
+
+
+def _explain(path: Path, error: OSError) -> str:
+    cure = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "the disk quota is used up; free some space",
+        errno.EFBIG: "the file would pass the size limit set for this process; raise it",
+        errno.EROFS: "the disk is read-only; choose another folder with --save",
+        errno.EACCES: "this user may not write there; choose another folder with --save",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return f"{path} cannot be written: {cure}. Every file already there is whole; go on with --resume."
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace `path` by `content` as JSON: a line per key, and per entry of a list of records."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n    ".join(json_text(entry) for entry in value)
+            lines.append(f"  {json_text(key)}: [\n    {entries}\n  ]")
+        elif isinstance(value, Mapping) and value:
+            entries = ",\n    ".join(f"{json_text(name)}: {json_text(entry)}" for name, entry in value.items())
+            lines.append(f"  {json_text(key)}: {{\n    {entries}\n  }}")
+        else:
+            lines.append(f"  {json_text(key)}: {json_text(value)}")
+    write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def json_text(content: Any) -> str:
+    """`content` as JSON on one line: arrays become lists, and numbers that are not finite become null.
+
+    >>> json_text({"share": float("nan"), "counts": np.arange(2)})
+    '{"share": null, "counts": [0, 1]}'
+    """
+    return json.dumps(_plain(content), allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

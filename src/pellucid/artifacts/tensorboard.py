@@ -1,0 +1,145 @@
+"""What TensorBoard shows: scalars, figures, the graph, and the projector's points with their thumbnails."""
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from pellucid.artifacts._atomic import write_bytes
+from pellucid.core.contracts import EmbeddingTable
+from pellucid.core.errors import DataError, SaveError
+
+__all__ = ["Board"]
+
+LARGEST_SPRITE_PIXELS = 8192
+"""A side of the projector's picture of all thumbnails; larger ones are not drawn by browsers."""
+
+
+class Board:
+    """TensorBoard's view of a run, below `logs/`.
+
+    On a resumed run, events from epoch `goes_on_at` on that an interrupted process left are hidden by TensorBoard, so
+    that each epoch is shown once.
+    """
+
+    def __init__(self, logs: Path, goes_on_at: int | None = None) -> None:
+        self.logs = logs
+        try:
+            self._writer = SummaryWriter(str(logs), purge_step=goes_on_at)
+        except OSError as error:
+            raise SaveError(f"{logs} cannot be written: {error.strerror or error}.") from error
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Curves by tag; a slash in a tag makes a group."""
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, epoch)
+
+    def picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """A figure, as the very PNG that stands in `plots/`."""
+        with Image.open(io.BytesIO(png)) as picture:
+            width, height = picture.size
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
+        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
+
+    def graph(self, model: nn.Module, images: Tensor) -> bool:
+        """The model's graph, traced on `images`; False where the model cannot be traced."""
+        tracing = logging.getLogger("torch.jit")
+        level = tracing.level
+        try:
+            tracing.setLevel(logging.CRITICAL)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tracing warns of shapes that it takes as constants, which is meant
+                self._writer.add_graph(model, images, verbose=False)
+        except Exception:  # noqa: BLE001  (tracing runs any code of the model; the graph is an extra)
+            return False
+        finally:
+            tracing.setLevel(level)
+        return True
+
+    def embedding(self, epoch: int, table: EmbeddingTable) -> str:
+        """Enter the points of an epoch into the projector; returns the table's path below the save folder."""
+        folder = self.logs / "projector" / f"epoch_{epoch:03d}"
+        sprite, side = _sprite(table.thumbnails)
+        write_bytes(folder / "sprite.png", sprite)
+        write_bytes(folder / "metadata.tsv", _metadata(table.columns).encode())
+        rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
+        write_bytes(folder / "tensors.tsv", ("\n".join(rows) + "\n").encode())
+        folders = sorted((path.parent.name for path in self.logs.glob("projector/*/tensors.tsv")), reverse=True)
+        write_bytes(self.logs / "projector_config.pbtxt", "".join(_config(name, side) for name in folders).encode())
+        return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
+
+    def flush(self) -> None:
+        """Let TensorBoard see everything written so far; raises `SaveError` where that fails."""
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise SaveError(f"TensorBoard's events in {self.logs} cannot be written: {error.strerror}.") from error
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._writer.close()
+        except OSError as failure:
+            if error is None:
+                raise SaveError(
+                    f"TensorBoard's events in {self.logs} cannot be written: {failure.strerror}."
+                ) from failure
+
+
+def _config(folder: str, side: int) -> str:
+    """One entry of projector_config.pbtxt; all its texts are our own."""
+    return (
+        "embeddings {\n"
+        f'  tensor_name: "{folder.replace("_", " ")}"\n'
+        f'  tensor_path: "projector/{folder}/tensors.tsv"\n'
+        f'  metadata_path: "projector/{folder}/metadata.tsv"\n'
+        "  sprite {\n"
+        f'    image_path: "projector/{folder}/sprite.png"\n'
+        f"    single_image_dim: {side}\n"
+        f"    single_image_dim: {side}\n"
+        "  }\n"
+        "}\n"
+    )
+
+
+def _metadata(columns: Mapping[str, list[str]]) -> str:
+    """A header and one row per point; tabs and line breaks in a label, which would shift the rows, become spaces."""
+    clean = [
+        [re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text) for text in column] for column in columns.values()
+    ]
+    header = [list(columns)] if len(columns) > 1 else []
+    return "".join("\t".join(row) + "\n" for row in [*header, *(list(row) for row in zip(*clean, strict=True))])
+
+
+def _sprite(thumbnails: np.ndarray) -> tuple[bytes, int]:
+    """All thumbnails in one square picture, row by row, as PNG; and the side of one in pixels."""
+    count, side, width, channels = thumbnails.shape
+    across = int(np.ceil(np.sqrt(count)))
+    if side != width or across * side > LARGEST_SPRITE_PIXELS:
+        raise DataError(
+            f"{count} thumbnails of {side}×{width} pixels do not fit the projector; they must be square, and "
+            f"the picture of all at most {LARGEST_SPRITE_PIXELS} pixels wide."
+        )
+    grid = np.full((across * across, side, side, channels), 255, dtype=np.uint8)
+    grid[:count] = thumbnails
+    mosaic = (
+        grid.reshape(across, across, side, side, channels)
+        .swapaxes(1, 2)
+        .reshape(across * side, across * side, channels)
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(mosaic[..., 0] if channels == 1 else mosaic).save(buffer, format="PNG")
+    return buffer.getvalue(), side

@@ -1,0 +1,116 @@
+"""The `pellucid` command: reads the arguments, checks every name, and only then loads what does the work."""
+
+import sys
+import tempfile
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+
+from pellucid.config import RunConfig, as_arguments, read_config
+from pellucid.core.errors import ConfigError, PeerFailed, PellucidError, UnknownName
+from pellucid.core.terminal import console
+from pellucid.data._spec import check_spec as check_dataset
+from pellucid.hooks import HOOKS
+from pellucid.models import check_spec as check_model
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 a wrong argument, 130 interrupted."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help"):
+        console().print(_overview(), markup=False)
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise UnknownName("command", command, COMMANDS)
+        return COMMANDS[command](rest)
+    except PeerFailed as error:
+        return error.exit_code
+    except PellucidError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted.")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    """Train a network and show what it learned (the same as `python runner.py`)"""
+    config = parse_run(arguments)
+    sys.path.insert(0, str(Path.cwd()))  # so that MODULE:FUNCTION finds a file in the current folder
+    check_dataset(config.data.dataset)
+    check_model(config.training.model)
+    if config.show.hooks not in ("default", "all", "none"):
+        for name in config.show.hooks.split(","):
+            HOOKS.check(name.strip())
+    try:
+        from pellucid.pipeline import run  # loads torch
+
+        return run(config)
+    except PellucidError:
+        raise
+    except Exception as error:  # noqa: BLE001  (the last resort: whatever it is, its traceback is kept)
+        log = _keep_traceback(config.save)
+        _complain(f"unexpected {type(error).__name__}: {error}\nThe traceback is in {log}.")
+        return 1
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run}
+
+
+def parse_run(arguments: Sequence[str]) -> RunConfig:
+    """The configuration that the arguments of `run` ask for; `--help` and unknown flags leave with `SystemExit`.
+
+    Settings from `--config` stand below those on the command line; with `--resume` those of the interrupted run do.
+
+    >>> parse_run(["--batch-size", "64"]).training.batch_size
+    64
+    """
+    given = list(arguments)
+    sources = ArgumentParser(add_help=False, allow_abbrev=False)
+    sources.add_argument("--config", type=Path)
+    sources.add_argument("--save", type=Path)
+    sources.add_argument("--resume", action="store_true")
+    known, _ = sources.parse_known_args(given)
+    settings = read_config(known.config) if known.config else {}
+    if known.resume:
+        saved = (known.save or Path(settings.get("save", "save"))) / "run.json"
+        if not saved.is_file():
+            raise ConfigError(
+                f"--resume finds no run in {saved.parent}: there is no {saved}; start one without --resume."
+            )
+        settings = read_config(saved) | settings | {"save": str(saved.parent)}
+    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in given}
+    below = {name: value for name, value in settings.items() if name not in flags}
+    return tyro.cli(
+        RunConfig, prog="pellucid run", args=[*as_arguments(below), *given], config=(tyro.conf.OmitArgPrefixes,)
+    )
+
+
+def _overview() -> str:
+    lines = [f"  {name:<14}{(function.__doc__ or '').strip()}" for name, function in COMMANDS.items()]
+    return "\n".join(["usage: pellucid COMMAND [--help] …", "", *lines])
+
+
+def _complain(message: str) -> None:
+    """On standard error, with every character as it is."""
+    print(f"pellucid: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _keep_traceback(save: Path) -> Path:
+    """Write the current traceback below `save`, or where that fails, in a temporary file."""
+    text = traceback.format_exc()
+    try:
+        folder = save / "errors"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="unexpected_", suffix=".txt", dir=folder)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix="pellucid_", suffix=".txt")
+    with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123  (an open descriptor)
+        file.write(text)
+    return Path(name)

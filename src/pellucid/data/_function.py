@@ -1,0 +1,77 @@
+"""A data set from a function of the user's own."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pellucid.core import importing
+from pellucid.core.errors import DataError
+from pellucid.data._materialise import materialise
+from pellucid.data._source import RawData, Request
+
+__all__ = ["load_function"]
+
+EXPECTED = "(train data set, test data set, class names)"
+
+
+def load_function(request: Request) -> RawData:
+    """What the function named by `request.argument`, "package.module:function", returns, as tensors.
+
+    The function is called without arguments and returns two map-style data sets and the class names. Its module is
+    found in the current folder too. See `materialise` for what the data sets may hold; they are read once, so that a
+    random transform is frozen.
+
+    Raises `ConfigError` where the module cannot be imported, `UnknownName` where it has no such function, and
+    `DataError` where the function fails or returns something else.
+    """
+    name = request.argument
+    with _current_folder_importable():
+        train, test, classes = _checked(_call(name), name)
+        sets = [
+            materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size)
+            for kind, dataset in (("training", train), ("test", test))
+        ]
+    return RawData(sets[0], sets[1], classes, title=name.partition(":")[2])
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Find modules in the current folder first, as `python -m` does; the search path is handed back as it was."""
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109  (the path list holds strings)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _call(name: str) -> Any:
+    """What the user's function returns."""
+    function = importing.load_function("--dataset", name)
+    try:
+        return function()
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"--dataset {name} failed with {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
+        ) from error
+
+
+def _checked(returned: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """The two data sets and the class names, if that is what was returned."""
+    if not isinstance(returned, Sequence) or len(returned) != 3:
+        length = f" of length {len(returned)}" if isinstance(returned, Sequence) else ""
+        raise DataError(f"{name} returned a {type(returned).__name__}{length}; expected {EXPECTED}.")
+    train, test, classes = returned
+    for kind, dataset in (("training", train), ("test", test)):
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise DataError(
+                f"{name} returned a {type(dataset).__name__} as {kind} set; "
+                "expected a map-style data set, with __len__ and __getitem__."
+            )
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise DataError(f"{name} returned class names of type {type(classes).__name__}; expected a list of strings.")
+    return train, test, tuple(str(each) for each in classes)

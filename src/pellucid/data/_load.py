@@ -1,0 +1,102 @@
+"""From what `--dataset` says to images that are ready to train on."""
+
+import hashlib
+from dataclasses import replace
+
+from pellucid.core.contracts import DataSplits, ImageSet
+from pellucid.core.errors import ConfigError, DataError
+from pellucid.core.seeding import generator
+from pellucid.data import DATASETS
+from pellucid.data._download import MirrorsFailed
+from pellucid.data._function import load_function
+from pellucid.data._source import RawData, Request
+from pellucid.data._spec import AUTO, FUNCTION, parse_spec
+from pellucid.data._splitting import limited, split_off_validation
+
+__all__ = ["load_data"]
+
+
+def load_data(
+    dataset: str, request: Request, *, limit_train: int | None = None, limit_test: int | None = None
+) -> DataSplits:
+    """The data set that `dataset` names, split into training, validation and test images.
+
+    `dataset` is `auto`, the name of a registered data set, `folder:PATH`, or `module:function`. The limits keep
+    so many images of each kind; validation images are taken from the limited training images: a twelfth, at most 5,000.
+    All draws are stratified and follow from `request.seed`. `auto` is MNIST and, where it cannot be had, the digits
+    with a `notice` that says why.
+
+    Raises `UnknownName` or `ConfigError` for a spec that cannot be, `DownloadError` where no mirror delivers,
+    and `DataError` for data that cannot be used.
+
+    >>> from pathlib import Path
+    >>> splits = load_data("digits", Request(Path("save/data")), limit_train=120, limit_test=50)
+    >>> len(splits.train), len(splits.validation), len(splits.test), splits.train.image_shape
+    (110, 10, 50, (1, 28, 28))
+    """
+    source, argument = parse_spec(dataset)
+    for flag, limit in (("--limit-train", limit_train), ("--limit-test", limit_test)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{flag} {limit} leaves no images; give at least 1.")
+    name, raw, notice = _load_raw(source, replace(request, argument=argument))
+    _check(raw, name)
+    train = limited(raw.train, limit_train, generator(request.seed, "limit", "train"))
+    test = limited(raw.test, limit_test, generator(request.seed, "limit", "test"))
+    train, validation = split_off_validation(train, generator(request.seed, "validation"))
+    return DataSplits(
+        requested=dataset,
+        name=name,
+        title=raw.title,
+        train=train,
+        validation=validation,
+        test=test,
+        classes=raw.classes,
+        sha256=checksum(train, validation, test),
+        shift_share=raw.shift_share,
+        default_epochs=raw.default_epochs,
+        notice=notice,
+    )
+
+
+def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
+    """The data set's own name, its images, and what the user must know about it."""
+    if source == FUNCTION:
+        return request.argument, load_function(request), None
+    if source != AUTO:
+        return f"{source}:{request.argument}" if request.argument else source, DATASETS[source](request), None
+    try:
+        return "mnist", DATASETS["mnist"](request), None
+    except MirrorsFailed as failure:
+        notice = (
+            f"MNIST could not be had ({'; '.join(failure.reasons)}), so this run shows scikit-learn's own 1,797 "
+            "digits instead; for MNIST, name a folder or an address that has its files with --mirror."
+        )
+        return "digits", DATASETS["digits"](request), notice
+
+
+def _check(raw: RawData, name: str) -> None:
+    """`DataError` for images that cannot be trained on."""
+    for kind, images in (("training", raw.train), ("test", raw.test)):
+        if not len(images):
+            raise DataError(f"{name} has no {kind} images; at least one is needed.")
+        if images.labels.min() < 0 or images.labels.max() >= len(raw.classes):
+            raise DataError(
+                f"{name} has {kind} labels from {images.labels.min()} to {images.labels.max()} "
+                f"for {len(raw.classes)} class names; expected 0 to {len(raw.classes) - 1}."
+            )
+    if raw.train.image_shape != raw.test.image_shape:
+        raise DataError(
+            f"{name} has training images of shape {raw.train.image_shape} and test images of shape "
+            f"{raw.test.image_shape} (channels, height, width); make them equal, or give --image-size."
+        )
+    if len(raw.classes) < 2:
+        raise DataError(f"{name} has {len(raw.classes)} class; at least two are needed to tell apart.")
+
+
+def checksum(*sets: ImageSet) -> str:
+    """SHA-256 over the images and labels of the sets, with their shapes and types."""
+    digest = hashlib.sha256()
+    for tensor in (tensor for images in sets for tensor in (images.pixels, images.labels)):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

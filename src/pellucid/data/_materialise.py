@@ -1,0 +1,128 @@
+"""Any torch data set as one tensor of images."""
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pellucid.core.contracts import ImageSet, to_floats
+from pellucid.core.errors import DataError
+from pellucid.core.terminal import track
+from pellucid.data._pictures import picture_pixels
+from pellucid.data._resize import resized
+
+__all__ = ["materialise"]
+
+IMAGES_AT_ONCE = 1000
+"""So many images are packed together, so that floats which are bytes never take a float's memory for long."""
+ROUNDING = 1e-6
+"""How far a float may lie outside [0, 1] and count as rounding."""
+
+
+def materialise(dataset: Any, name: str, classes: int, image_size: int | None = None) -> ImageSet:
+    """All items of a map-style data set, in order: bytes where these are exact, else float32 in [0, 1].
+
+    An item is (image, label). The image is a PIL image, a uint8 tensor or array, or a float tensor or array in [0, 1],
+    of shape (height, width) or (channel, height, width). With `image_size`, each is scaled to a square of that size.
+    `name` stands in the messages.
+
+    Raises `DataError` for an item that is none of these, a label outside 0…classes - 1, or images of different shapes.
+
+    >>> pairs = [(torch.tensor([[0.0, 1.0], [0.2, 0.4]]), 1), (torch.zeros(2, 2), 0)]
+    >>> images = materialise(pairs, "pairs", classes=2)
+    >>> images.pixels[0, 0].tolist(), images.labels.tolist()
+    ([[0, 255], [51, 102]], [1, 0])
+    """
+    count = len(dataset)
+    labels, packed, waiting = [], [], []
+    shape: torch.Size | None = None
+    with track(f"reading {name}", count) as tracker:
+        for index in range(count):
+            place = f"item {index} of {name}"
+            image, label = _item(dataset, index, place)
+            pixels = _pixels(image, place)
+            if image_size is not None:
+                pixels = resized(pixels.unsqueeze(0), image_size, image_size).squeeze(0)
+            shape = _same_shape(pixels, shape, place)
+            waiting.append(pixels)
+            labels.append(_label(label, classes, place))
+            if len(waiting) == IMAGES_AT_ONCE or index == count - 1:
+                packed.append(_packed(waiting))
+                waiting = []
+            tracker.update(index + 1)
+    if not packed:
+        raise DataError(f"{name} is empty; at least one image is needed.")
+    if any(part.dtype != torch.uint8 for part in packed):
+        packed = [to_floats(part) for part in packed]
+    return ImageSet(torch.cat(packed), torch.tensor(labels))
+
+
+def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
+    try:
+        item = dataset[index]
+    except Exception as error:
+        raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise DataError(f"{place} is a {type(item).__name__}; expected a pair (image, label).")
+    return item[0], item[1]
+
+
+def _pixels(image: Any, place: str) -> torch.Tensor:
+    """The image as (channel, height, width) bytes or float32 in [0, 1]."""
+    if isinstance(image, Image.Image):
+        return picture_pixels(image)
+    if not isinstance(image, torch.Tensor | np.ndarray):
+        raise DataError(f"{place} has a {type(image).__name__} as image; expected a PIL image, a tensor or an array.")
+    pixels = torch.as_tensor(image).detach().cpu()
+    if pixels.ndim == 2:
+        pixels = pixels.unsqueeze(0)
+    if pixels.ndim != 3 or (pixels.shape[0] > 4 and pixels.shape[2] in (1, 3)):
+        raise DataError(
+            f"{place} has an image of shape {tuple(image.shape)}; expected (height, width) or (channel, height, width)."
+        )
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.is_floating_point():
+        raise DataError(f"{place} has an image of {pixels.dtype}; expected uint8 in 0…255 or floats in [0, 1].")
+    return _in_range(pixels.to(torch.float32), place)
+
+
+def _in_range(pixels: torch.Tensor, place: str) -> torch.Tensor:
+    low, high = pixels.min().item(), pixels.max().item()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so written that NaN is refused
+        raise DataError(
+            f"{place} has values from {low:g} to {high:g}; expected floats in [0, 1]. "
+            "Scale them in the data set; a normalisation by mean and deviation belongs in the model."
+        )
+    return pixels.clamp(0, 1)
+
+
+def _same_shape(pixels: torch.Tensor, shape: torch.Size | None, place: str) -> torch.Size:
+    if shape is None or pixels.shape == shape:
+        return pixels.shape
+    way_out = "give --image-size to scale them" if pixels.shape[0] == shape[0] else "give all as many channels"
+    raise DataError(
+        f"{place} has shape {tuple(pixels.shape)}, the ones before {tuple(shape)} (channel, height, width); {way_out}."
+    )
+
+
+def _label(label: Any, classes: int, place: str) -> int:
+    try:
+        value: Any = label.item() if isinstance(label, torch.Tensor | np.ndarray) else label
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{place} has the label {label!r}; expected one class index.") from error
+    if not 0 <= number < classes:
+        raise DataError(f"{place} has the label {number}; expected 0 to {classes - 1}, for {classes} class names.")
+    return number
+
+
+def _packed(images: list[torch.Tensor]) -> torch.Tensor:
+    """The images in one tensor: bytes where these are exact, else floats."""
+    if all(image.dtype == torch.uint8 for image in images):
+        return torch.stack(images)
+    floats = torch.cat([to_floats(image.unsqueeze(0)) for image in images])
+    rounded = floats.mul(255).round_().to(torch.uint8)
+    return rounded if torch.equal(to_floats(rounded), floats) else floats

@@ -1,0 +1,32 @@
+"""Images brought to another size."""
+
+import torch
+import torch.nn.functional as F
+
+from pellucid.core.contracts import ImageSet, to_floats
+
+__all__ = ["resized", "resized_set"]
+
+IMAGES_AT_ONCE = 1000
+"""Bounds the memory that the float copies take."""
+
+
+def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(image, channel, height, width) pixels at another size, in the same dtype: bilinear, smoothed where it shrinks.
+
+    >>> resized(torch.full((2, 1, 8, 8), 200, dtype=torch.uint8), 28, 28).unique()
+    tensor([200], dtype=torch.uint8)
+    """
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return torch.cat([_resized_part(part, height, width) for part in pixels.split(IMAGES_AT_ONCE)])
+
+
+def resized_set(images: ImageSet, size: int | None) -> ImageSet:
+    """The images as squares of `size` pixels; unchanged where it is None."""
+    return images if size is None else ImageSet(resized(images.pixels, size, size), images.labels)
+
+
+def _resized_part(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    floats = F.interpolate(to_floats(pixels), size=(height, width), mode="bilinear", antialias=True)
+    return floats.mul_(255).round_().to(torch.uint8) if pixels.dtype == torch.uint8 else floats

@@ -1,0 +1,31 @@
+"""scikit-learn's digits: 1,797 real handwritten digits (Alpaydin and Kaynak, 1998), at hand with no network."""
+
+import torch
+from sklearn.datasets import load_digits
+
+from pellucid.core.contracts import ImageSet
+from pellucid.core.seeding import generator
+from pellucid.data import DATASETS
+from pellucid.data._resize import resized
+from pellucid.data._source import RawData, Request
+from pellucid.data._splitting import split_off_test
+
+__all__ = ["digits"]
+
+BRIGHTEST = 16.0
+"""The 8×8 originals count the ink in blocks of 4×4 pixels: 0…16."""
+
+
+@DATASETS.register("digits")
+def digits(request: Request) -> RawData:
+    """1,438 training and 359 test images, upscaled from 8×8 to 28×28 (or `request.image_size`) grey bytes.
+
+    The test fifth is stratified and drawn from `request.seed`. Small enough that random shifts help.
+    """
+    bunch = load_digits()
+    size = 28 if request.image_size is None else request.image_size
+    shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
+    pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
+    images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
+    train, test = split_off_test(images, generator(request.seed, "digits", "test"))
+    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=0.1, default_epochs=25)

@@ -1,0 +1,129 @@
+"""A folder of class folders of images: anybody's own data."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from pellucid.core.contracts import ImageSet
+from pellucid.core.errors import DataError
+from pellucid.core.seeding import generator
+from pellucid.core.terminal import track
+from pellucid.data import DATASETS
+from pellucid.data._pictures import picture_pixels
+from pellucid.data._source import RawData, Request
+from pellucid.data._splitting import split_off_test
+
+__all__ = ["SUFFIXES", "folder"]
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""A file with another ending is no image, and ignored; so is everything whose name starts with a dot."""
+
+
+@DATASETS.register("folder")
+def folder(request: Request) -> RawData:
+    """The images below `request.argument`, in sorted order, as bytes.
+
+    Either PATH/train and PATH/test hold one folder per class, or PATH itself does: then a stratified fifth, drawn
+    from `request.seed`, is for testing, and a class with one image stays in training. A class folder's own subfolders
+    belong to the class. The images are grey if all of them are, else red, green, blue. With
+    `request.image_size`, each is scaled to a square of that size; without, all must have one size.
+
+    Raises `DataError` where a folder is missing, empty or lacks classes, or an image cannot be read.
+    """
+    path = Path(request.argument).expanduser()
+    parts = _parts(path)
+    classes = _classes(parts)
+    paths = {part: [_image_files(part / name) for name in classes] for part in parts}
+    pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request.image_size)
+    labels = torch.tensor([label for part in parts for label, files in enumerate(paths[part]) for _ in files])
+    images = ImageSet(pixels, labels)
+    if len(parts) == 2:
+        count = sum(len(files) for files in paths[parts[0]])
+        train, test = images[:count], images[count:]
+    else:
+        train, test = split_off_test(images, generator(request.seed, "folder", "test"))
+    return RawData(train, test, tuple(classes), title=path.resolve().name)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The folders that hold class folders: PATH/train and PATH/test, or PATH."""
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}; --dataset folder:PATH needs one folder per class of images.")
+    train, test = path / "train", path / "test"
+    if train.is_dir() and test.is_dir():
+        return [train, test]
+    if train.is_dir() and _visible_folders(train):
+        raise DataError(f"{path} has a folder train with classes, but no folder test beside it; add {test}.")
+    return [path]
+
+
+def _classes(parts: list[Path]) -> list[str]:
+    """The class names, sorted, the same in all parts."""
+    names = [_visible_folders(part) for part in parts]
+    for part, found in zip(parts, names, strict=True):
+        if not found:
+            raise DataError(f"{part} has no class folders; it needs one folder of images per class.")
+    odd = sorted(set(names[0]) ^ set(names[-1]))
+    if odd:
+        raise DataError(
+            f"{parts[0]} and {parts[1]} must have the same class folders; only one of them has {', '.join(odd)}."
+        )
+    return names[0]
+
+
+def _visible_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(path: Path) -> list[Path]:
+    """All images below a class folder, sorted."""
+    found = [
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        raise DataError(
+            f"the class folder {path} has no images ({', '.join(sorted(SUFFIXES))}); add some or remove it."
+        )
+    return sorted(found)
+
+
+def _load(path: Path, files: list[Path], image_size: int | None) -> torch.Tensor:
+    """The pixels of all files: (image, channel, height, width)."""
+    pixels: list[torch.Tensor] = []
+    with track(f"reading {path.name}", len(files)) as tracker:
+        for file in files:
+            pixels.append(_read(file, image_size))
+            if pixels[-1].shape[1:] != pixels[0].shape[1:]:
+                raise DataError(
+                    f"{files[0]} has {_size(pixels[0])} pixels, {file} has {_size(pixels[-1])}; "
+                    "make all images one size, or give --image-size to scale them."
+                )
+            tracker.update(len(pixels))
+    return _stacked(pixels)
+
+
+def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
+    """All images in one tensor, greys spread over three channels where some have colours."""
+    channels = max(len(image) for image in pixels)
+    stacked = torch.empty(len(pixels), channels, *pixels[0].shape[1:], dtype=torch.uint8)
+    for target, image in zip(stacked, pixels, strict=True):
+        target.copy_(image)  # one channel is broadcast to three
+    return stacked
+
+
+def _read(file: Path, image_size: int | None) -> torch.Tensor:
+    try:
+        with Image.open(file) as opened:
+            return picture_pixels(opened, image_size)
+    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{file} cannot be read as an image ({reason}); repair or remove it.") from error
+
+
+def _size(image: torch.Tensor) -> str:
+    return f"{image.shape[2]}×{image.shape[1]}"

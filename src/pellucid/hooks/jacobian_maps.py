@@ -1,0 +1,144 @@
+"""How each pixel would change every class's logit, checked against finite differences."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pellucid.core.contracts import Artifact
+from pellucid.core.errors import ModelError
+from pellucid.hooks import HOOKS
+from pellucid.hooks._hook import Hook, Scene
+from pellucid.jacobian import check_jacobian, jacobian
+from pellucid.plots.colours import INK, WRONG, scale_limit
+from pellucid.plots.image_grid import Block, Label, Mark, image_grid
+
+__all__ = ["JacobianMaps"]
+
+
+@HOOKS.register("jacobian_maps")
+@dataclass(frozen=True)
+class JacobianMaps(Hook):
+    """One row per test image: the derivative of every class's logit with respect to its pixels."""
+
+    images: int = 10
+    """So many test images: the first of each class, then the first ones."""
+    columns: int = 12
+    """At most so many classes are drawn."""
+    samples: int = 16
+    """Pixels per image that are compared with finite differences."""
+    largest_bytes: int = 256_000_000
+    """A Jacobian larger than this is stored for the drawn classes only; norms are of all of it."""
+
+    def run(self, scene: Scene) -> Iterable[Artifact]:
+        """One figure, the array `jacobian` (image, class, channel, height, width), and the numbers.
+
+        `frobenius_norm` and `spectral_norm` (the largest singular value) are of each image's full Jacobian (class by
+        pixel), in logits per unit of pixel. `finite_difference_error` is the largest deviation from central
+        differences in float64 on sampled pixels, over images that are not on a kink (None where all are);
+        `kink_images` are the test indices of the others. `jacobian_classes` are the classes of the array.
+        """
+        indices = self._choose_images(scene)
+        if not indices:
+            return
+        predictions = scene.logits[indices].argmax(1).tolist()
+        drawn = self._choose_classes(scene, indices, predictions)
+        images = scene.test.floats(indices).to(scene.device)
+        maps, stored, norms = self._differentiate(scene, images, drawn)
+        numbers: dict[str, Any] = {
+            "indices": indices,
+            "labels": scene.test.labels[indices].tolist(),
+            "predictions": predictions,
+            "classes": list(scene.classes),
+            "jacobian_classes": stored,
+            "drawn_classes": drawn,
+            **norms,
+            **self._check(scene, images, indices, maps if len(stored) == scene.logits.shape[1] else None),
+        }
+        shown = maps.numpy()[:, [stored.index(label) for label in drawn]].sum(2, keepdims=True)
+        numbers["scale_limit"] = scale_limit(shown)
+        title = f"{scene.title}: what each pixel does to every class's logit"
+        yield Artifact(
+            caption=f"{title}. {_verdict(numbers)}",
+            figure=_figure(scene, shown, numbers, title),
+            arrays={"jacobian": maps.numpy()},
+            numbers=numbers,
+            scalars={"mean_spectral_norm": float(np.mean(norms["spectral_norm"]))},
+        )
+
+    def _choose_images(self, scene: Scene) -> list[int]:
+        firsts = scene.first_of_each_class(self.images)
+        others = (index for index in range(len(scene.test)) if index not in firsts)
+        return firsts + [index for index, _ in zip(others, range(self.images - len(firsts)), strict=False)]
+
+    def _choose_classes(self, scene: Scene, indices: list[int], predictions: list[int]) -> list[int]:
+        """The classes to draw: the chosen ones, or those of the images and their predictions first."""
+        wanted = scene.chosen_classes
+        if wanted is None:
+            wanted = (*predictions, *scene.test.labels[indices].tolist(), *range(scene.logits.shape[1]))
+        return sorted(list(dict.fromkeys(wanted))[: self.columns])
+
+    def _differentiate(
+        self, scene: Scene, images: Tensor, drawn: list[int]
+    ) -> tuple[Tensor, list[int], dict[str, list[float]]]:
+        """The Jacobian to store (image, class, channel, height, width), its classes, and each image's norms."""
+        count = scene.logits.shape[1]
+        is_small = images.numel() * count * 4 <= self.largest_bytes
+        stored = list(range(count)) if is_small else drawn
+        maps, frobenius, spectral = [], [], []
+        for part in [images] if is_small else images.split(1):
+            full = jacobian(scene.model, part).cpu()
+            matrices = full.flatten(2).double()
+            frobenius += torch.linalg.matrix_norm(matrices).tolist()
+            spectral += torch.linalg.matrix_norm(matrices, 2).tolist()
+            maps.append(full if is_small else full[:, stored])
+        return torch.cat(maps), stored, {"frobenius_norm": frobenius, "spectral_norm": spectral}
+
+    def _check(self, scene: Scene, images: Tensor, indices: list[int], maps: Tensor | None) -> dict[str, Any]:
+        """What a comparison with finite differences gives; the reason where the model allows none."""
+        try:
+            check = check_jacobian(scene.model, images, maps, samples=self.samples, seed=scene.seed)
+        except ModelError as error:
+            return {"finite_difference_error": None, "kink_images": [], "finite_difference_note": str(error)}
+        return {
+            "finite_difference_error": check.largest(),
+            "finite_difference_error_off_kinks": check.largest(with_kinks=True),
+            "kink_images": [index for index, on_kink in zip(indices, check.on_kink.tolist(), strict=True) if on_kink],
+        }
+
+
+def _verdict(numbers: dict[str, Any]) -> str:
+    """One sentence on how well the Jacobian agrees with finite differences."""
+    error, kinks, images = numbers["finite_difference_error"], numbers["kink_images"], len(numbers["indices"])
+    if "finite_difference_note" in numbers:
+        return "Not compared with finite differences: the model does not run in float64."
+    if error is None:
+        return f"All {images} images lie on a kink (a ReLU at zero or a tie): there is no derivative to compare with."
+    apart = f"; {len(kinks)} of {images} images on a kink left out" if kinks else ""
+    return f"Largest deviation from finite differences: {error:.1e}{apart}."
+
+
+def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
+    """The source in the first column, then one column per class; the prediction framed."""
+    source = scene.test.floats(numbers["indices"]).numpy()
+    source = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
+    blocks = [
+        Block(source[:, None], column=0),
+        Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),
+    ]
+    rows, marks = [], []
+    for row, (label, prediction) in enumerate(zip(numbers["labels"], numbers["predictions"], strict=True)):
+        is_right = label == prediction
+        rows.append(Label(scene.classes[label], f"‖J‖₂ {numbers['spectral_norm'][row]:.3g}"))
+        if prediction in numbers["drawn_classes"]:
+            column = 1 + numbers["drawn_classes"].index(prediction)
+            marks.append(Mark(row, column, INK if is_right else WRONG))
+    columns = [Label("source"), *(Label(scene.classes[label]) for label in numbers["drawn_classes"])]
+    subtitle = (
+        "Red: more of this pixel raises the class's logit. Framed: the prediction (orange: wrong). ‖J‖₂: spectral"
+    )
+    return image_grid(blocks, rows, columns, (title, f"{subtitle} norm. {_verdict(numbers)}"), marks)

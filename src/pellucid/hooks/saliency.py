@@ -1,0 +1,100 @@
+"""How each pixel would change the true class's logit, at the empty image and at the image."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pellucid.attribution.gradient import gradient
+from pellucid.core.contracts import Artifact
+from pellucid.hooks import HOOKS
+from pellucid.hooks._hook import Hook, Scene
+from pellucid.plots.colours import PALE, WRONG, scale_limit
+from pellucid.plots.image_grid import Block, Label, image_grid
+
+__all__ = ["Saliency"]
+
+
+@HOOKS.register("saliency")
+@dataclass(frozen=True)
+class Saliency(Hook):
+    """One column per class: the first test image of each, and the gradients of its true class's logit."""
+
+    columns: int = 12
+    """At most so many classes."""
+
+    def run(self, scene: Scene) -> Iterable[Artifact]:
+        """One figure; the arrays `source`, `baseline`, `saliency`, `delta` and `overlay`, each like the images.
+
+        `baseline` is the gradient at the empty image (all zeros), `saliency` the gradient at the image, both in logits
+        per unit of pixel; `delta` = saliency − baseline, `overlay` = delta × source.
+        """
+        indices = scene.first_of_each_class(self.columns)
+        if not indices:
+            return
+        labels, predictions = scene.test.labels[indices], scene.logits[indices].argmax(1)
+        arrays = _gradients(scene, indices, labels)
+        limits = {
+            "gradient": scale_limit(np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])),
+            "overlay": scale_limit(_signed(arrays["overlay"])),
+        }
+        title = f"{scene.title}: what each pixel does to the true class's logit"
+        columns = [
+            Label(
+                scene.classes[label],
+                "" if label == prediction else f"→ {scene.classes[prediction]}",
+                PALE if label == prediction else WRONG,
+            )
+            for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True)
+        ]
+        yield Artifact(
+            caption=f"{title}: gradients at the empty image and at the image, their difference, and that × the image.",
+            figure=_figure(arrays, limits, columns, title),
+            arrays=arrays,
+            numbers={
+                "classes": [scene.classes[label] for label in labels.tolist()],
+                "indices": indices,
+                "labels": labels.tolist(),
+                "predictions": predictions.tolist(),
+                "scale_limits": limits,
+            },
+        )
+
+
+def _gradients(scene: Scene, indices: list[int], labels: torch.Tensor) -> dict[str, np.ndarray]:
+    source = scene.test.floats(indices)
+    images, targets = source.to(scene.device), labels.to(scene.device)
+    baseline = gradient(scene.model, torch.zeros_like(images), targets).cpu().numpy()
+    saliency = gradient(scene.model, images, targets).cpu().numpy()
+    delta = saliency - baseline
+    overlay = delta * source.numpy()
+    return {"source": source.numpy(), "baseline": baseline, "saliency": saliency, "delta": delta, "overlay": overlay}
+
+
+def _figure(arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], columns: list[Label], title: str) -> Figure:
+    gradients = np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])
+    is_colour = arrays["source"].shape[1] == 3
+    source = arrays["source"] if is_colour else arrays["source"].mean(1, keepdims=True)
+    blocks = [
+        Block(source[None], row=0, meaning="" if is_colour else "pixel"),
+        Block(gradients, row=1, limit=limits["gradient"], meaning="∂ logit / ∂ pixel"),
+        Block(_signed(arrays["overlay"])[None], row=4, limit=limits["overlay"], meaning="logit"),
+    ]
+    rows = [
+        Label("source", "test image"),
+        Label("baseline", "gradient at the empty image"),
+        Label("saliency", "gradient at the image"),
+        Label("delta", "saliency − baseline"),
+        Label("overlay", "delta × source"),
+    ]
+    subtitle = "Red: more of this pixel raises the logit; blue: lowers it."
+    subtitle += " → what a wrong image is taken for." if any(label.detail for label in columns) else ""
+    subtitle += " Channels are summed." if arrays["source"].shape[1] > 1 else ""
+    return image_grid(blocks, rows, columns, (title, subtitle))
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """(image, channel, height, width) to the sum over channels, as one channel."""
+    return values.sum(1, keepdims=True)

@@ -1,0 +1,79 @@
+"""A model in double precision, to check the real one against."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pellucid.core.errors import ModelError
+from pellucid.engine.freezing import device_of
+
+__all__ = ["DoubleModel"]
+
+
+class DoubleModel:
+    """A copy of a model that computes in float64 from end to end, in eval mode; the model itself is left alone.
+
+    It stays on the model's device where that knows float64, and moves to the CPU otherwise (MPS). A cast to a lower
+    precision in the model's own code (`logits.float()`) becomes a cast to float64, since it would drown differences.
+
+    Raises `ModelError` where the model cannot be copied; calling raises it where the copy does not run in float64.
+
+    >>> double = DoubleModel(nn.Linear(2, 1))
+    >>> double(torch.zeros(1, 2)).dtype
+    torch.float64
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        device = device_of(model)
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        try:
+            copy = deepcopy(model, _plain_tensors(model, self.device))
+            self._model = copy.to(self.device, torch.float64).eval().requires_grad_(False)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ModelError(f"the model cannot be copied to be checked in float64: {error}") from error
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """`x` in float64 on the copy's device."""
+        return x.detach().to(self.device, torch.float64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        try:
+            with _KeepDouble():
+                outputs: Tensor = self._model(self.prepare(x) if not x.requires_grad else x)
+        except (RuntimeError, TypeError) as error:
+            raise ModelError(f"the model does not run in float64, so it cannot be checked there: {error}") from error
+        return outputs
+
+
+def _plain_tensors(model: nn.Module, device: torch.device) -> dict[int, Any]:
+    """A memo for `deepcopy`: tensors that modules hold as plain attributes, which `Module.to` would not reach."""
+    values = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {
+        id(value): value.detach().to(device, torch.float64 if value.is_floating_point() else value.dtype, copy=True)
+        for value in values
+    }
+
+
+class _KeepDouble(TorchFunctionMode):
+    """Turns casts to a lower precision, and new tensors of the default dtype, into float64."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = {name: _raised(value) for name, value in (kwargs or {}).items()}
+        if func in _LOWERING:
+            func = Tensor.double
+        elif func in _FACTORIES:
+            named.setdefault("dtype", torch.float64)
+        return func(*map(_raised, args), **named)
+
+
+_LOWERING = {Tensor.float, Tensor.half, Tensor.bfloat16}
+_FACTORIES = {torch.zeros, torch.ones, torch.rand, torch.randn, torch.empty, torch.linspace, torch.eye}
+
+
+def _raised(value: Any) -> Any:
+    is_lower = isinstance(value, torch.dtype) and value in {torch.float32, torch.float16, torch.bfloat16}
+    return torch.float64 if is_lower else value

@@ -1,0 +1,106 @@
+"""Build the model that `--model` names, and refuse one that does not fit the data before any long work."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.errors import ModelError
+from pellucid.core.importing import is_function_name, load_function
+from pellucid.core.seeding import derive_seed, preserved_random_state, seed_everything
+from pellucid.core.types import Images
+from pellucid.models import MODELS
+
+__all__ = ["build_model", "check_fit", "count_parameters"]
+
+
+def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
+    """The model named `spec`, with weights drawn from `seed`; the global random state is left as it was.
+
+    Args:
+        spec: a registered name, or MODULE:FUNCTION; a function is given `channels`, `classes` and `image_size`
+            (height, width) where its parameters have these names (or it takes any keyword).
+        image_shape: channels, height, width.
+        classes: number of logits.
+        seed: of the initial weights.
+
+    Raises:
+        UnknownName: for a name that is not registered.
+        ConfigError: for a function that cannot be imported.
+        ModelError: where the function fails, or does not return an `nn.Module`.
+    """
+    function = load_function("--model", spec) if is_function_name(spec) else MODELS[spec]
+    channels, height, width = image_shape
+    offered = {"channels": channels, "classes": classes, "image_size": (height, width)}
+    with preserved_random_state():
+        seed_everything(derive_seed(seed, "model"))
+        try:
+            model = function(**_asked_for(function, offered))
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(f"--model {spec} failed: {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"--model {spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def _asked_for(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return offered
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers the model can learn."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def check_fit(model: nn.Module, images: Images, classes: int) -> None:
+    """Raise `ModelError` unless the model turns `images` (two or more) into one logit per class and can be trained.
+
+    Both modes are tried; the model's mode, gradients, buffers and the global random state are left as they were.
+    """
+    if count_parameters(model) == 0:
+        raise ModelError("the model has no parameter that could be trained; return one with requires_grad=True.")
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with preserved_random_state():
+            for training in (False, True):
+                model.train(training)
+                _check_outputs(model, images, classes)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _check_outputs(model: nn.Module, images: Images, classes: int) -> None:
+    mode = "training" if model.training else "evaluation"
+    shape, wanted = tuple(images.shape), (len(images), classes)
+    try:
+        logits = model(images)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot take images of shape {shape} (image, channel, height, width; {mode} mode) and give "
+            f"logits of shape {wanted}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ModelError(
+            f"in {mode} mode the model made {got} of images of shape {shape}; "
+            f"it must return logits of shape {wanted}: one per image and class, and nothing else."
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"the model's outputs are {logits.dtype}; logits must be floating-point numbers.")
+    if model.training and not logits.requires_grad:
+        raise ModelError("the model's logits do not depend on its parameters in a way that gradients can follow.")

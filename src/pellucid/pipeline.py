@@ -1,0 +1,246 @@
+"""The recipe: data → model → epochs → hooks → what was made."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+from torch import Tensor
+
+from pellucid.artifacts.lock import locked
+from pellucid.artifacts.picture import to_png
+from pellucid.artifacts.store import Store
+from pellucid.artifacts.tensorboard import Board
+from pellucid.artifacts.weights import pack_weights, unpack_weights
+from pellucid.config import RunConfig
+from pellucid.core.contracts import Artifact, to_floats
+from pellucid.core.errors import SaveError
+from pellucid.core.seeding import generator
+from pellucid.core.terminal import console, silence
+from pellucid.data._loaders import batches, random_shifts
+from pellucid.hooks._hook import Hook, Scene
+from pellucid.record import finished_record, first_record, metrics_record, timestamp
+from pellucid.session import Session, prepare
+from pellucid.summary import print_epoch, print_start, print_summary
+from pellucid.training.checkpoint import TrainingState, pack_state
+from pellucid.training.distributed import joined_world
+from pellucid.training.evaluate import evaluate
+from pellucid.training.loop import Epoch, train
+
+__all__ = ["run"]
+
+EPOCHS_SHOWN_ALL = 5
+"""With more epochs than this, hooks run at round numbers only."""
+
+
+def run(config: RunConfig) -> int:
+    """Do everything that `python runner.py` promises with these settings; returns the exit code.
+
+    0: all done. 1: a hook failed; its traceback is in `save/errors/`. Raises a `PellucidError` for what is wrong with
+    the settings, the data, the model or the save folder, before any training, and `KeyboardInterrupt` after Ctrl-C,
+    when a checkpoint is written.
+    """
+    with ExitStack() as stack:
+        world = stack.enter_context(joined_world())
+        if not world.is_first:
+            silence()
+        world.first(lambda: stack.enter_context(locked(config.save)))
+        session = prepare(config, world)
+        world.first(lambda: _begin(session))
+        return _train_and_show(session)
+
+
+def _begin(session: Session) -> None:
+    """Make room for this run and record what it is; a resumed run goes on with what is there."""
+    store = session.store
+    moved = None if session.config.resume else store.move_previous_run()
+    store.write_run(first_record(session))
+    print_start(session, moved)
+
+
+def _train_and_show(session: Session) -> int:
+    """The epochs, what follows each of them, and what follows them all."""
+    store, world = session.store, session.world
+    start_epoch = session.resumed.progress.epoch if session.resumed else 0
+    try:
+        with ExitStack() as stack:
+            made = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
+            board = cast(Board, made)  # None in the other processes, which never call what uses it
+            for epoch in _epochs(session):
+                world.first(partial(_keep_epoch, session, board, epoch))
+            world.first(lambda: _run_end_hooks(session, board))
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if world.is_first:
+            _note_end(store, "interrupted" if interrupted else "failed")
+        if interrupted:
+            console().print(f"\nInterrupted. Go on with: {_resume_command(session)}", markup=False)
+        raise
+    world.first(lambda: _finish(store))
+    return int(world.any(world.is_first and bool(store.manifest()["failures"])))
+
+
+def _finish(store: Store) -> None:
+    store.write_run(finished_record(store))
+    print_summary(store)
+
+
+def _board(session: Session, start_epoch: int) -> Board:
+    """TensorBoard's view, begun with the model's graph, or gone on with at `start_epoch`."""
+    board = Board(session.store.folder / "logs", start_epoch if session.config.resume else None)
+    if start_epoch == 0:
+        board.graph(session.model, session.data.test.floats([0]).to(session.device))
+    return board
+
+
+def _epochs(session: Session) -> Iterator[Epoch]:
+    """Train; the first process keeps the checkpoints."""
+    first, store = session.world.is_first, session.store
+
+    def keep(state: TrainingState) -> None:
+        if first:
+            store.write_model("last.ckpt", pack_state(state))
+
+    return train(
+        session.model,
+        session.data,
+        lambda epoch, first_step: _batches(session, epoch, first_step),
+        session.recipe,
+        device=session.device,
+        world=session.world,
+        start=session.resumed,
+        keep=keep,
+    )
+
+
+def _batches(session: Session, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch's training images as the model gets them, shifted at random where the data set wants that."""
+    world, seed, data = session.world, session.recipe.seed, session.data
+    source = batches(
+        data.train,
+        session.config.training.batch_size,
+        seed=seed,
+        epoch=epoch,
+        rank=world.rank,
+        world_size=world.size,
+        first_step=first_step,
+    )
+    for step, (pixels, labels) in enumerate(source, start=first_step):
+        images = to_floats(pixels)
+        if data.shift_share:
+            draws = generator(seed, "shift", epoch, step, world.rank)
+            images = random_shifts(images, data.shift_share, draws)
+        yield images, labels
+
+
+def _keep_epoch(session: Session, board: Board, epoch: Epoch) -> None:
+    """Best weights, hooks, metrics: what the first process does with a finished epoch."""
+    store, recipe = session.store, session.recipe
+    if epoch.is_best:
+        store.write_model("best.safetensors", pack_weights(session.model))
+    if is_shown(epoch.number, recipe.epochs):
+        scene = _scene(session, epoch.number, epoch.test_logits)
+        for name, hook in session.hooks.items():
+            if hook.when == "epoch":
+                _run_hook(session, board, name, hook, scene)
+    record = metrics_record(epoch)
+    store.add_metrics(record)
+    numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+    board.scalars({_tag(key): value for key, value in numbers.items()}, epoch.number)
+    board.flush()
+    print_epoch(epoch, recipe.epochs)
+
+
+def _tag(name: str) -> str:
+    """The TensorBoard tag of a metric: `test_loss` stands in the group `loss`."""
+    part, _, quantity = name.rpartition("_")
+    return f"{quantity}/{part}" if quantity in ("loss", "accuracy") else f"training/{name}"
+
+
+def _run_end_hooks(session: Session, board: Board) -> None:
+    """The hooks that run once, with the best weights; the trained ones are put back after."""
+    hooks = {name: hook for name, hook in session.hooks.items() if hook.when == "end"}
+    if not hooks:
+        return
+    content = session.store.read_model("best.safetensors")
+    if content is None:
+        raise SaveError(f"the best weights are gone from {session.store.folder / 'models'}; run again.")
+    session.model.load_state_dict(unpack_weights(content))
+    logits = evaluate(session.model, session.data.test, session.device)
+    scene = _scene(session, session.recipe.epochs, logits)
+    for name, hook in hooks.items():
+        _run_hook(session, board, name, hook, scene)
+
+
+def _scene(session: Session, epoch: int, logits: Tensor) -> Scene:
+    methods = session.config.show.methods
+    return Scene(
+        epoch=epoch,
+        model=session.model,
+        device=session.device,
+        test=session.data.test,
+        logits=logits,
+        classes=session.data.classes,
+        data_title=session.data.title,
+        seed=session.recipe.seed,
+        chosen_classes=session.classes,
+        methods=tuple(name.strip() for name in methods.split(",")) if methods else None,
+        embedding_layer=session.embedding_layer,
+    )
+
+
+def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scene) -> None:
+    """Run one hook and keep what it made; a failure is kept with its traceback, and the run goes on."""
+    store = session.store
+    try:
+        scene = replace(scene, previous=store.previous_arrays(name, scene.epoch))
+        artifacts = list(hook.run(scene))
+        pictures = [None if made.figure is None else to_png(made.figure) for made in artifacts]
+    except Exception as error:  # noqa: BLE001  (a hook may be anybody's code)
+        message = f"{type(error).__name__}: {error}"
+        log = store.add_failure(name, scene.epoch, message, traceback.format_exc())
+        console().print(f"  hook {name} failed at epoch {scene.epoch}: {message} (see {log})", markup=False)
+        return
+    for artifact, picture in zip(artifacts, pictures, strict=True):
+        _keep_artifact(store, board, name, scene.epoch, artifact, picture)
+
+
+def _keep_artifact(
+    store: Store, board: Board, hook: str, epoch: int, artifact: Artifact, picture: bytes | None
+) -> None:
+    tag = f"{hook}/{artifact.name}" if artifact.name else hook
+    store.keep(hook, epoch, artifact, picture)
+    if picture is not None:
+        board.picture(tag, picture, epoch)
+    if artifact.embedding is not None:
+        path = board.embedding(epoch, artifact.embedding)
+        store.keep_file(hook, epoch, artifact, path, "embedding")
+    board.scalars({f"{hook}/{key}": value for key, value in artifact.scalars.items()}, epoch)
+
+
+def is_shown(epoch: int, epochs: int) -> bool:
+    """Whether hooks run at `epoch`: always where there are few, else at 0, 1, 2, 5, 10, 20, 50… and the last.
+
+    >>> [epoch for epoch in range(26) if is_shown(epoch, 25)]
+    [0, 1, 2, 5, 10, 20, 25]
+    """
+    leading = int(str(epoch).rstrip("0") or "0")
+    return epochs <= EPOCHS_SHOWN_ALL or epoch == epochs or leading in (0, 1, 2, 5)
+
+
+def _note_end(store: Store, status: str) -> None:
+    """Write the status of a run that did not finish; what ended it may also make this impossible."""
+    try:
+        record = store.run()
+        store.write_run(record | {"status": status, "timing": record["timing"] | {"finished": timestamp()}})
+    except (SaveError, OSError, KeyError):
+        return
+
+
+def _resume_command(session: Session) -> str:
+    program = "python runner.py" if sys.argv[0].endswith("runner.py") else "pellucid run"
+    save = session.store.folder
+    return f"{program} --resume" + ("" if str(save) == "save" else f" --save {save}")

@@ -1,0 +1,65 @@
+"""Text as pictures need it: names of any characters made drawable, measured, shortened and wrapped."""
+
+from functools import cache
+
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+__all__ = ["drawable", "shorten", "text_width", "wrap"]
+
+MISSING = "□"
+"""Drawn for a character that the font does not have."""
+
+
+def drawable(text: str) -> str:
+    r"""`text` on one line, with only characters that the font has.
+
+    >>> drawable("cat\tor\ndog"), drawable("猫") in ("猫", "□")
+    ('cat or dog', True)
+    """
+    known = _known_characters()
+    spaced = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return "".join(character if ord(character) in known else MISSING for character in spaced)
+
+
+def shorten(text: str, at_most: int) -> str:
+    """`text`, drawable and at most so many characters long: the middle of a longer one is left out.
+
+    >>> shorten("golden retriever", 9)
+    'gold…ever'
+    """
+    text = drawable(text)
+    if len(text) <= at_most:
+        return text
+    head = at_most // 2
+    return f"{text[:head]}…{text[len(text) - (at_most - head - 1) :]}"
+
+
+def text_width(text: str, size: float, dots_per_inch: float, *, bold: bool = False) -> float:
+    """The width of one line in dots, at `size` points."""
+    font = get_font(_font_path(bold))
+    font.set_size(size, dots_per_inch)
+    font.set_text(drawable(text))
+    return float(font.get_width_height()[0]) / 64
+
+
+def wrap(text: str, width: float, size: float, dots_per_inch: float, *, bold: bool = False) -> list[str]:
+    """`text` in lines of at most `width` dots, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size, dots_per_inch, bold=bold) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+@cache
+def _font_path(bold: bool) -> str:
+    return str(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")))
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    plain, bold = (frozenset(get_font(_font_path(is_bold)).get_charmap()) for is_bold in (False, True))
+    return plain & bold

@@ -1,0 +1,181 @@
+"""Which classes are taken for which others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
+from pellucid.plots._text import shorten, text_width
+from pellucid.plots.colours import INK, PALE
+
+__all__ = ["confusion_matrix"]
+
+WRITTEN_CLASSES = 25
+"""Up to so many classes, the numbers are written into the cells."""
+GAMMA = 0.4
+"""Shares are coloured by share ** GAMMA: a per cent of errors must be seen beside 99 % of right answers."""
+NARROWEST = 600
+"""Dots that the headline needs."""
+
+
+def confusion_matrix(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    recall: np.ndarray,
+    precision: np.ndarray,
+    headline: tuple[str, str],
+) -> Figure:
+    """A figure of `counts` (truth, prediction), its margins `recall` (right) and `precision` (below).
+
+    Each cell's colour is its share of its row: right answers blue, errors orange, on one scale that is steep near
+    zero; the margins are coloured as right answers. Numbers are written in for up to 25 classes. A recall or precision
+    that is undefined (NaN) is shown as "–".
+
+    >>> counts = np.array([[9, 1], [0, 5]])
+    >>> figure = confusion_matrix(counts, ["cat", "dog"], np.array([0.9, 1]), np.array([1, 5 / 6]), ("title", ""))
+    >>> figure.axes[0].images[0].get_array().tolist()
+    [[0.9, None], [None, 1.0]]
+    """
+    place = _Layout.of(classes)
+    canvas = Canvas(max(place.width, NARROWEST), place.height, *headline)
+    share = np.where(counts > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
+    diagonal = np.eye(len(counts), dtype=bool)
+    matrix = place.box(share.shape)
+    right = _cells(canvas, matrix, np.where(diagonal, share, np.nan), "Blues")
+    wrong = _cells(canvas, matrix, np.where(diagonal, np.nan, share), "Oranges")
+    texts = [[f"{count}" if count else "" for count in row] for row in counts]
+    parts = [(matrix, share, texts)]
+    for values in (recall[:, None], precision[None]):
+        parts.append((place.box(values.shape), values, [[_percent(value) for value in row] for row in values]))
+        _cells(canvas, parts[-1][0], values, "Blues")
+    if place.is_written:
+        for part in parts:
+            _write(canvas, *part)
+    _write_names(canvas, place)
+    x, height = place.edge_x + place.margin + MARGIN, min(place.side, 260.0)
+    canvas.colour_bar(right, (x, place.top, height), "right: share of the row", _SHARE_TICKS)
+    canvas.colour_bar(wrong, (x + BAR_DOTS - 12, place.top, height), "wrong: share of the row", _SHARE_TICKS)
+    return canvas.figure
+
+
+_SHARE_TICKS = [0, 0.01, 0.1, 0.5, 1.0]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the parts stand, in dots."""
+
+    names: list[str]
+    cell: float
+    size: float
+    """Of the names, in points."""
+    left: float
+    top: float
+    is_upright: bool
+    """Whether the names above the columns are written upwards."""
+
+    @classmethod
+    def of(cls, classes: Sequence[str]) -> "_Layout":
+        cell = float(np.clip(860 // len(classes), 9, 64 if len(classes) > 3 else 96))
+        size = TEXT if cell >= 16 else 6.0
+        names = [shorten(name, 20) for name in classes]
+        widest = max(text_width(name, size, DOTS_PER_INCH) for name in names)
+        is_upright = widest > cell - 6
+        top = 20 + (widest if is_upright else 14) + 8
+        left = MARGIN + max(22 + widest, text_width("precision", SMALL, DOTS_PER_INCH)) + 8
+        return cls(names, cell, size, left, top, is_upright)
+
+    @property
+    def is_written(self) -> bool:
+        return len(self.names) <= WRITTEN_CLASSES
+
+    @property
+    def side(self) -> float:
+        return self.cell * len(self.names)
+
+    @property
+    def margin(self) -> float:
+        """The width of the recall column, and the height of the precision row."""
+        return max(self.cell, 50.0) if self.is_written else 22.0
+
+    @property
+    def edge_x(self) -> float:
+        """Where the recall column begins."""
+        return self.left + self.side + 8
+
+    @property
+    def edge_y(self) -> float:
+        """Where the precision row begins."""
+        return self.top + self.side + 8
+
+    def box(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the matrix, of the recall column, or of the precision row."""
+        is_column, is_row = shape[1] < shape[0], shape[0] < shape[1]
+        return (
+            self.edge_x if is_column else self.left,
+            self.edge_y if is_row else self.top,
+            self.margin if is_column else self.side,
+            self.margin if is_row else self.side,
+        )
+
+    @property
+    def width(self) -> float:
+        return self.edge_x + self.margin + 2 * BAR_DOTS + MARGIN
+
+    @property
+    def height(self) -> float:
+        return self.edge_y + self.margin + MARGIN
+
+
+def _cells(canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, palette: str) -> AxesImage:
+    """Coloured cells with fine lines between; what is NaN is left free."""
+    axes = canvas.axes(*box)
+    colours = colormaps[palette].with_extremes(bad=(0, 0, 0, 0))
+    values = np.ma.masked_invalid(share)
+    shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")
+    rows, columns = share.shape
+    style: dict[str, Any] = {"colors": "#d4d7db", "linewidths": 0.7 if max(rows, columns) <= WRITTEN_CLASSES else 0.3}
+    axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, **style)
+    axes.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, **style)
+    return shown
+
+
+def _write(
+    canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, texts: Sequence[Sequence[str]]
+) -> None:
+    """Text in the middle of each cell: white on dark, dark on light."""
+    x, y, width, height = box
+    down, across = height / len(texts), width / len(texts[0])
+    longest = max(len(text) for line in texts for text in line)
+    size = min(TEXT, 1.15 * across / max(longest, 1), down / 2)
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            colour = "white" if share[row, column] > 0.35 else INK
+            middle = (x + (column + 0.5) * across, y + (row + 0.5) * down)
+            canvas.text(*middle, text, size=size, color=colour, ha="center", va="center_baseline")
+
+
+def _write_names(canvas: Canvas, place: _Layout) -> None:
+    for index, name in enumerate(place.names):
+        offset = (index + 0.5) * place.cell
+        canvas.text(place.left - 6, place.top + offset, name, size=place.size, ha="right", va="center")
+        rotation = 90 if place.is_upright else 0
+        canvas.text(place.left + offset, place.top - 6, name, size=place.size, ha="center", rotation=rotation)
+    half = place.side / 2
+    strong = {"color": PALE, "size": TEXT, "ha": "center", "va": "center"}
+    canvas.text(MARGIN + 6, place.top + half, "truth", rotation=90, **strong)
+    canvas.text(place.left + half, 8, "prediction", **strong)
+    canvas.text(place.edge_x + place.margin / 2, place.top - 6, "recall", size=SMALL, color=PALE, ha="center")
+    canvas.text(
+        place.left - 6, place.edge_y + place.margin / 2, "precision", size=SMALL, color=PALE, ha="right", va="center"
+    )
+
+
+def _percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1%}"

@@ -1,0 +1,147 @@
+"""Images in rows and columns, some as they are and some signed on a common scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from pellucid.core.errors import ShapeError
+from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
+from pellucid.plots._grid import Grid
+from pellucid.plots._text import shorten, text_width
+from pellucid.plots.colours import INK, PALE, signed_norm, signed_palette
+
+__all__ = ["Block", "Label", "Mark", "image_grid"]
+
+NARROWEST = 620
+"""Dots that the headline needs."""
+LABEL_DOTS = 40
+"""Dots of the labels above the columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Images that stand side by side and share one scale."""
+
+    images: np.ndarray
+    """(row, column, channel, height, width): 1 or 3 channels in [0, 1], or 1 signed channel."""
+    row: int = 0
+    """Where the block's first image stands in the grid."""
+    column: int = 0
+    limit: float | None = None
+    """Signed values are shown from −limit to limit, zero being white; None: pixels from 0 to 1."""
+    meaning: str = ""
+    """What the colour bar says; none is drawn without."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What stands beside a row or above a column: a line, a smaller one below it, and the second's colour."""
+
+    text: str
+    detail: str = ""
+    detail_colour: str = PALE
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A frame around one image of the grid."""
+
+    row: int
+    column: int
+    colour: str = INK
+
+
+def image_grid(
+    blocks: Sequence[Block],
+    rows: Sequence[Label],
+    columns: Sequence[Label],
+    headline: tuple[str, str],
+    marks: Sequence[Mark] = (),
+) -> Figure:
+    """A figure of image blocks with labels on the left and on top, a title and a subtitle, and colour bars.
+
+    Every pixel of an image is a square of whole dots (images above 96 pixels are reduced), and each block is drawn as
+    one array. Raises `ShapeError` where the blocks differ in image size.
+
+    >>> signed = np.linspace(-1, 1, 2 * 28 * 28).reshape(1, 2, 1, 28, 28)
+    >>> block = Block(signed, limit=1.0, meaning="value")
+    >>> figure = image_grid([block], [Label("row")], [Label("a"), Label("b")], ("title", "subtitle"))
+    >>> figure.axes[0].images[0].get_clim()
+    (-1.0, 1.0)
+    """
+    sizes = {block.images.shape[-2:] for block in blocks}
+    if len(sizes) != 1:
+        raise ShapeError(f"the blocks of a grid hold images of the sizes {sorted(sizes)}; they must be equal.")
+    rows = [replace(label, text=shorten(label.text, 28), detail=shorten(label.detail, 36)) for label in rows]
+    grid = Grid(
+        left=MARGIN + max((_label_width(label) for label in rows), default=0) + 8,
+        top=LABEL_DOTS if any(label.detail for label in columns) else LABEL_DOTS - 14,
+        image_size=sizes.pop(),
+        row_starts={block.row for block in blocks},
+        column_starts={block.column for block in blocks},
+    )
+    left, top, width, height = grid.box(0, 0, (len(rows), len(columns)))
+    bars = BAR_DOTS + MARGIN if any(block.meaning for block in blocks) else MARGIN
+    canvas = Canvas(max(NARROWEST, left + width + bars), top + height + MARGIN, *headline)
+    for block in blocks:
+        x, y, across, down = grid.box(block.row, block.column, (block.images.shape[0], block.images.shape[1]))
+        shown = _draw(canvas.axes(x, y, across, down), block, grid)
+        if block.meaning:
+            ticks = [0.0, 1.0] if block.limit is None else [-block.limit, 0, block.limit]
+            canvas.colour_bar(shown, (left + width + MARGIN, y, down), block.meaning, ticks)
+    _draw_labels(canvas, grid, rows, columns)
+    for mark in marks:
+        x, y = grid.corner(mark.row, mark.column)
+        canvas.frame(x - 1, y - 1, grid.width + 2, grid.height + 2, mark.colour)
+    return canvas.figure
+
+
+def _draw(axes: Axes, block: Block, grid: Grid) -> AxesImage:
+    mosaic = _mosaic(block.images, grid.gap_pixels, fill=1.0 if block.images.shape[2] == 3 else np.nan)
+    smoothing = "nearest" if grid.zoom >= 1 else "auto"
+    if block.limit is None:
+        palette, norm = colormaps["gray"].with_extremes(bad="white"), Normalize(0, 1)
+    else:
+        palette, norm = signed_palette(), signed_norm(block.limit)
+    return axes.imshow(mosaic, cmap=palette, norm=norm, interpolation=smoothing, aspect="auto")
+
+
+def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
+    """(row, column, channel, height, width) to one picture, `gap` pixels of `fill` between."""
+    spaced = np.pad(images.astype(float), [(0, 0)] * 3 + [(0, gap), (0, gap)], constant_values=fill)
+    picture = np.concatenate(np.concatenate(spaced, axis=2), axis=2)[:, :-gap, :-gap]
+    return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)
+
+
+def _draw_labels(canvas: Canvas, grid: Grid, rows: Sequence[Label], columns: Sequence[Label]) -> None:
+    for row, label in enumerate(rows):
+        x, y = grid.corner(row, 0)
+        middle = y + grid.height / 2
+        shift = 8 if label.detail else 0
+        canvas.text(x - 8, middle - shift, label.text, ha="right", va="center", weight="bold")
+        canvas.text(x - 8, middle + shift, label.detail, ha="right", va="center", size=SMALL, color=label.detail_colour)
+    for column, label in enumerate(columns):
+        x, _ = grid.corner(0, column)
+        middle = x + grid.width / 2
+        name, detail = (_fitting(text, size, grid.width) for text, size in ((label.text, TEXT), (label.detail, SMALL)))
+        base = grid.top - (20 if any(other.detail for other in columns) else 6)
+        canvas.text(middle, base, name, ha="center", weight="bold")
+        canvas.text(middle, grid.top - 6, detail, ha="center", size=SMALL, color=label.detail_colour)
+
+
+def _label_width(label: Label) -> float:
+    return max(text_width(label.text, TEXT, DOTS_PER_INCH, bold=True), text_width(label.detail, SMALL, DOTS_PER_INCH))
+
+
+def _fitting(text: str, size: float, width: float) -> str:
+    """`text` shortened until it is at most `width` dots wide."""
+    for length in range(len(text), 2, -1):
+        if text_width(shorten(text, length), size, DOTS_PER_INCH, bold=size == TEXT) <= width:
+            return shorten(text, length)
+    return shorten(text, 2)

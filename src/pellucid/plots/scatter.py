@@ -1,0 +1,103 @@
+"""Points in a plane, coloured by class, errors ringed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
+from pellucid.plots._text import shorten, text_width
+from pellucid.plots.colours import INK, PALE, class_colours
+
+__all__ = ["scatter"]
+
+SIDE = 720
+"""Dots of the plane."""
+NAMED_CLASSES = 40
+"""Up to so many classes, the legend lists each."""
+
+
+def scatter(
+    points: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    classes: Sequence[str],
+    headline: tuple[str, str],
+) -> Figure:
+    """A figure of `points` (point, 2): a dot in its label's colour, an error in a ring of its prediction's colour.
+
+    Class names stand at the median of their points; one unit is as long in x as in y.
+
+    >>> points, labels = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
+    >>> figure = scatter(points, labels, labels, ["cat", "dog"], ("title", "subtitle"))
+    >>> len(figure.axes[0].collections[0].get_offsets())
+    6
+    """
+    names = [shorten(name, 20) for name in classes]
+    colours, wrong = class_colours(len(names)), labels != predictions
+    canvas = Canvas(MARGIN + SIDE + 24 + _key_width(names) + MARGIN, SIDE + MARGIN, *headline)
+    axes = canvas.axes(MARGIN, 0, SIDE, SIDE)
+    size = float(np.clip(14000 / max(len(points), 1), 10, 60))
+    axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[labels], linewidths=0, alpha=0.85)
+    _ring(axes, points[wrong], colours[predictions[wrong]], size)
+    _square_limits(axes, points)
+    _name_clusters(axes, points, labels, names)
+    listed = range(len(names)) if len(names) <= NAMED_CLASSES else range(0)
+    _draw_key(canvas, [names[label] for label in listed], colours, int(wrong.sum()))
+    return canvas.figure
+
+
+def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> None:
+    """Around each point a ring in its colour, set off by a thin dark one."""
+    x, y = points.T
+    axes.scatter(x, y, s=size * 4, facecolors="none", edgecolors=[tuple(colour) for colour in colours], linewidths=1.7)
+    axes.scatter(x, y, s=size * 6.5, facecolors="none", edgecolors=INK, linewidths=0.6)
+
+
+def _square_limits(axes: Axes, points: np.ndarray) -> None:
+    low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.ones(2))
+    middle, half = (low + high) / 2, max(float((high - low).max()) / 2 * 1.04, 1e-9)
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
+
+
+def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Each class's name at the median of its points, large classes first; one that would cover another is left out."""
+    size = TEXT + 2 if len(names) <= NAMED_CLASSES else SMALL
+    dots = SIDE / np.ptp(axes.get_xlim())
+    style: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "color": INK, "parse_math": False}
+    outline = [withStroke(linewidth=3, foreground="white")]
+    placed: list[tuple[float, float, float]] = []
+    found, counts = np.unique(labels, return_counts=True)
+    for label in found[np.argsort(-counts, kind="stable")]:
+        x, y = np.median(points[labels == label], axis=0)
+        half = text_width(names[label], size, DOTS_PER_INCH, bold=True) / 2
+        if any(abs(x - u) * dots < half + other and abs(y - v) * dots < 2 * size for u, v, other in placed):
+            continue
+        placed.append((x, y, half))
+        axes.text(x, y, names[label], size=size, path_effects=outline, **style)
+
+
+def _key_width(names: Sequence[str]) -> float:
+    listed = names if len(names) <= NAMED_CLASSES else ()
+    return max(150.0, *(text_width(name, TEXT, DOTS_PER_INCH) + 24 for name in listed), 0)
+
+
+def _draw_key(canvas: Canvas, names: Sequence[str], colours: np.ndarray, errors: int) -> None:
+    """The legend at the right: a dot per class, and what a ring means."""
+    left, line = MARGIN + SIDE + 24, min(20.0, (SIDE - 80) / max(len(names), 1))
+    width = canvas.width - left
+    axes = canvas.axes(left, 0, width, SIDE)
+    axes.set_xlim(0, width)
+    axes.set_ylim(SIDE, 0)
+    rows = 10 + line * np.arange(len(names))
+    axes.scatter(np.full(len(names), 8), rows, s=36, c=colours[: len(names)], linewidths=0)
+    for name, y in zip(names, rows, strict=True):
+        canvas.text(left + 22, y, name, va="center", size=TEXT if line > 15 else SMALL)
+    below = 10 + line * len(names) + 14
+    _ring(axes, np.array([[8.0, below]]), colours[:1], 14)
+    canvas.text(left + 22, below, f"{errors} wrong: the ring has", size=SMALL, color=PALE, va="center")
+    canvas.text(left + 22, below + 14, "the prediction's colour", size=SMALL, color=PALE, va="center")

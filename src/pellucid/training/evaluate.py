@@ -1,0 +1,55 @@
+"""What a model says to every image of a set."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pellucid.core.contracts import ImageSet
+from pellucid.core.types import Logits
+from pellucid.training.distributed import World
+
+__all__ = ["Score", "evaluate", "score"]
+
+IMAGES_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy (nats) and share of right answers (0 to 1)."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: World | None = None) -> Logits:
+    """The logits of all images, in their order, on the CPU, in every process.
+
+    The processes share the batches without padding; which images stand in a batch does not depend on their number, so
+    that neither do the logits. The model's mode is handed back.
+    """
+    world = world or World()
+    modes = [(module, module.training) for module in model.modules()]
+    batches = torch.arange(len(images)).split(IMAGES_AT_ONCE)
+    logits: torch.Tensor | None = None
+    try:
+        model.eval()
+        with torch.inference_mode():
+            for number, batch in enumerate(batches):
+                if number % world.size == world.rank or logits is None:
+                    part = model(images.floats(batch).to(device)).float().cpu()
+                    logits = part.new_zeros(len(images), part.shape[1]) if logits is None else logits
+                    if number % world.size == world.rank:
+                        logits[batch] = part
+    finally:
+        for module, training in modes:
+            module.training = training
+    assert logits is not None, "a set of images is never empty"
+    return world.sum(logits.clone())
+
+
+def score(logits: Logits, images: ImageSet) -> Score:
+    """Loss and accuracy of `logits` on the images they were computed from."""
+    loss = F.cross_entropy(logits.double(), images.labels).item()
+    return Score(loss, (logits.argmax(1) == images.labels).double().mean().item())

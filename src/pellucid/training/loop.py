@@ -1,0 +1,208 @@
+"""Training, as a generator of finished epochs."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from pellucid.core.contracts import DataSplits
+from pellucid.core.errors import TrainingError
+from pellucid.core.seeding import derive_seed, seed_everything
+from pellucid.core.terminal import Tracker, track
+from pellucid.core.types import Logits
+from pellucid.training.checkpoint import Progress, TrainingState
+from pellucid.training.distributed import World
+from pellucid.training.evaluate import Score, evaluate, score
+from pellucid.training.interrupt import deferred_interrupt
+
+__all__ = ["Batches", "Epoch", "Recipe", "train"]
+
+SECONDS_BETWEEN_CHECKPOINTS = 25.0
+
+
+Batches: TypeAlias = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
+"""From an epoch and its first step to images (floats in [0, 1]) and labels, a pair per step."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train."""
+
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float = 0.01
+    """Peak of the one-cycle schedule."""
+    seed: int = 0
+    precision: str = "float32"
+    """`float32`, or `bf16` for mixed precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """A finished epoch; number 0 is the untrained network."""
+
+    number: int
+    train: Score | None
+    """Over the training batches as they came; None at epoch 0."""
+    validation: Score
+    test: Score
+    test_logits: Logits
+    learning_rate: float
+    is_best: bool
+    """Whether no epoch before this one did better on the validation images."""
+    seconds: float
+    """Clock time of the training alone."""
+    images: int
+    """Training images seen in this epoch."""
+
+
+def train(
+    model: nn.Module,
+    data: DataSplits,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    world: World | None = None,
+    start: TrainingState | None = None,
+    keep: Callable[[TrainingState], None] = lambda _: None,
+) -> Iterator[Epoch]:
+    """Train `model` in place with AdamW and a one-cycle schedule, and yield each epoch as it is finished.
+
+    The first epoch yielded is number 0, the untrained network; with `start`, the one `start` stands in. Each step draws
+    its random numbers from the seed and its own position, so that whatever happens between the steps changes nothing.
+
+    `keep` is given the state of the training at the end of each epoch (before it is yielded), at least every 30
+    seconds, and on Ctrl-C, which leaves as `KeyboardInterrupt` between two steps.
+
+    Raises `TrainingError` where the loss or a weight is not finite, before such a state is kept.
+    """
+    trainer = _Trainer(model, data, batches, recipe, device, world or World(), keep)
+    progress = trainer.restore(start) if start is not None else Progress()
+    if progress.epoch == 0:
+        yield trainer.finish(progress)
+        progress = Progress(epoch=1, best_accuracy=trainer.best.accuracy, best_loss=trainer.best.loss)
+    while progress.epoch <= recipe.epochs:
+        progress = trainer.run_epoch(progress)
+        yield trainer.finish(progress)
+        progress = Progress(progress.epoch + 1, best_accuracy=trainer.best.accuracy, best_loss=trainer.best.loss)
+
+
+class _Trainer:
+    """The parts that all epochs share: model, optimizer, schedule and the best score so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSplits,
+        batches: Batches,
+        recipe: Recipe,
+        device: torch.device,
+        world: World,
+        keep: Callable[[TrainingState], None],
+    ) -> None:
+        self.model, self.data, self.batches, self.recipe = model, data, batches, recipe
+        self.device, self.world, self.keep = device, world, keep
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
+        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, recipe.epochs * recipe.steps_per_epoch)
+        self.parallel = self.world.parallel(model)
+        self.best = Score(loss=float("inf"), accuracy=-1.0)
+
+    def restore(self, state: TrainingState) -> Progress:
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(dict(state.optimizer))
+        self.schedule.load_state_dict(dict(state.schedule))
+        self.best = Score(loss=state.progress.best_loss, accuracy=state.progress.best_accuracy)
+        return state.progress
+
+    def save(self, progress: Progress) -> None:
+        """Hand the current state to `keep`, unless a weight is not finite."""
+        weights = self.model.state_dict()
+        for name, value in weights.items():
+            if not torch.isfinite(value).all():
+                raise TrainingError(f"{name} is no longer finite {self._place(progress)}. {WAY_OUT}")
+        self.keep(TrainingState(progress, weights, self.optimizer.state_dict(), self.schedule.state_dict()))
+
+    def run_epoch(self, progress: Progress) -> Progress:
+        """All steps of an epoch that are not done yet."""
+        self.parallel.train()
+        total = self.recipe.steps_per_epoch
+        began, kept = monotonic() - progress.seconds, monotonic()
+        label = f"epoch {progress.epoch} of {self.recipe.epochs}"
+        with track(label, total) as tracker, deferred_interrupt() as interrupted:
+            for images, labels in self.batches(progress.epoch, progress.step):
+                progress = self._step(images, labels, progress)
+                progress = replace(progress, seconds=monotonic() - began)
+                _report(tracker, progress)
+                if self.world.any(interrupted()):
+                    self.save(progress)
+                    raise KeyboardInterrupt
+                if monotonic() - kept > SECONDS_BETWEEN_CHECKPOINTS and progress.step < total:
+                    self.save(progress)
+                    kept = monotonic()
+        self.world.share_buffers(self.model)
+        self.save(progress)
+        return progress
+
+    def _step(self, images: Tensor, labels: Tensor, progress: Progress) -> Progress:
+        seed_everything(derive_seed(self.recipe.seed, "step", progress.epoch, progress.step, self.world.rank))
+        images, labels = images.to(self.device), labels.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.parallel(images)
+            loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        correct = (logits.argmax(1) == labels).sum()
+        sums = self.world.sum(torch.stack([loss.detach().float() * len(labels), correct.float()]).cpu()).tolist()
+        images_seen = len(labels) * self.world.size
+        progress = replace(progress, step=progress.step + 1, images=progress.images + images_seen)
+        if not torch.isfinite(torch.tensor(sums[0])):
+            rate = float(self.schedule.get_last_lr()[0])
+            raise TrainingError(
+                f"the loss is {sums[0] / images_seen} {self._place(progress)}, at learning rate {rate:.3g}. {WAY_OUT}"
+            )
+        self.optimizer.step()
+        self.schedule.step()
+        return replace(progress, loss_sum=progress.loss_sum + sums[0], correct=progress.correct + round(sums[1]))
+
+    def finish(self, progress: Progress) -> Epoch:
+        """The scores of the network as it now is."""
+        logits = [
+            evaluate(self.model, part, self.device, self.world) for part in (self.data.validation, self.data.test)
+        ]
+        validation, test = score(logits[0], self.data.validation), score(logits[1], self.data.test)
+        is_best = (validation.accuracy, -validation.loss) > (self.best.accuracy, -self.best.loss)
+        self.best = validation if is_best else self.best
+        seen = progress.images
+        return Epoch(
+            number=progress.epoch,
+            train=Score(progress.loss_sum / seen, progress.correct / seen) if seen else None,
+            validation=validation,
+            test=test,
+            test_logits=logits[1],
+            learning_rate=float(self.schedule.get_last_lr()[0]),
+            is_best=is_best,
+            seconds=progress.seconds,
+            images=seen,
+        )
+
+    def _place(self, progress: Progress) -> str:
+        return f"in epoch {progress.epoch}, step {progress.step} of {self.recipe.steps_per_epoch}"
+
+
+WAY_OUT = (
+    "Lower --learning-rate, or check the model for divisions and logarithms of zero; the last good checkpoint stays."
+)
+
+
+def _report(tracker: Tracker, progress: Progress) -> None:
+    rate = progress.images / progress.seconds if progress.seconds else 0.0
+    note = f"loss {progress.loss_sum / progress.images:.4f}  accuracy {progress.correct / progress.images:.2%}"
+    tracker.update(progress.step, f"{note}  {rate:,.0f} images/s")

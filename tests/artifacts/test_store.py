@@ -1,0 +1,118 @@
+"""The save folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pellucid.artifacts.store import Store
+from pellucid.core.contracts import Artifact
+from pellucid.core.errors import SaveError
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "save")
+
+
+def artifact(value=1.0, name="", **options):
+    return Artifact("a caption", name, arrays={"map": np.full((2, 2), value)}, numbers={"value": value}, **options)
+
+
+def test_an_artifact_has_its_files_and_its_entries(store):
+    store.keep("saliency", 3, artifact(), b"png")
+    store.keep("saliency", 3, artifact(name="extra"), None)
+    folder = store.folder / "plots" / "saliency"
+    names = ["epoch_003.json", "epoch_003.npz", "epoch_003.png", "epoch_003_extra.json", "epoch_003_extra.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    entries = store.manifest()["artifacts"]
+    assert [(entry["name"], entry["kind"]) for entry in entries] == [
+        ("saliency", "figure"),
+        ("saliency", "arrays"),
+        ("saliency", "data"),
+        ("extra", "arrays"),
+        ("extra", "data"),
+    ]
+    assert entries[0] == {
+        "hook": "saliency",
+        "epoch": 3,
+        "name": "saliency",
+        "path": "plots/saliency/epoch_003.png",
+        "kind": "figure",
+        "caption": "a caption",
+        "numbers": {"value": 1.0},
+    }
+    assert (store.folder / entries[0]["path"]).read_bytes() == b"png"
+    assert json.loads((folder / "epoch_003.json").read_text()) == {"value": 1.0}
+
+
+def test_equal_artifacts_make_equal_bytes_and_one_entry(store):
+    store.keep("tsne", 1, artifact(), None)
+    first = (store.folder / "plots/tsne/epoch_001.npz").read_bytes(), (store.folder / "manifest.json").read_bytes()
+    store.keep("tsne", 1, artifact(), None)
+    again = (store.folder / "plots/tsne/epoch_001.npz").read_bytes(), (store.folder / "manifest.json").read_bytes()
+    assert first == again
+
+
+def test_previous_arrays_are_those_of_the_last_epoch_before(store):
+    assert store.previous_arrays("tsne", 5) is None
+    for epoch in (0, 2, 7):
+        store.keep("tsne", epoch, artifact(float(epoch)), None)
+    store.keep("tsne", 4, artifact(40.0, name="other"), None)
+    store.keep("saliency", 4, artifact(41.0), None)
+    assert store.previous_arrays("tsne", 0) is None
+    assert store.previous_arrays("tsne", 5)["map"][0, 0] == 2
+    assert store.previous_arrays("tsne", 7)["map"][0, 0] == 2
+    assert store.previous_arrays("tsne", 8)["map"][0, 0] == 7
+
+
+def test_a_failure_is_listed_until_the_hook_works(store):
+    log = store.add_failure("tsne", 2, "ValueError: no", "Traceback …")
+    store.add_failure("tsne", 2, "ValueError: no again", "Traceback …")
+    assert log == store.folder / "errors/tsne_epoch_002.txt"
+    assert store.manifest()["failures"] == [
+        {"hook": "tsne", "epoch": 2, "error": "ValueError: no again", "log": "errors/tsne_epoch_002.txt"}
+    ]
+    store.keep("tsne", 2, artifact(), None)
+    assert store.manifest()["failures"] == []
+
+
+def test_metrics_have_one_line_per_epoch_in_order(store):
+    for epoch, loss in ((0, 1.0), (2, 3.0), (1, 2.0), (2, float("nan"))):
+        store.add_metrics({"epoch": epoch, "loss": loss})
+    lines = (store.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"epoch": 0, "loss": 1.0},
+        {"epoch": 1, "loss": 2.0},
+        {"epoch": 2, "loss": None},
+    ]
+
+
+def test_an_earlier_run_is_moved_aside_and_nothing_else(store):
+    assert store.move_previous_run() is None
+    for round_number in range(2):
+        store.write_run({"timing": {"started": "2026-01-02T03:04:05Z"}})
+        store.add_metrics({"epoch": round_number})
+        store.keep("saliency", 0, artifact(), b"png")
+        store.write_model("best.safetensors", b"weights")
+        for kept in ("data/mnist", "docs"):
+            (store.folder / kept).mkdir(parents=True, exist_ok=True)
+        moved = store.move_previous_run()
+        name = "2026-01-02T03-04-05Z" + ("-2" if round_number else "")
+        assert moved == store.folder / "previous" / name
+        assert (moved / "models/best.safetensors").read_bytes() == b"weights"
+        assert json.loads((moved / "metrics.jsonl").read_text()) == {"epoch": round_number}
+        assert sorted(path.name for path in store.folder.iterdir()) == ["data", "docs", "previous"]
+
+
+def test_a_damaged_record_is_named(store):
+    store.write_run({})
+    (store.folder / "run.json").write_text('{"status": "runn')
+    with pytest.raises(SaveError, match=r"run\.json is damaged"):
+        store.run()
+    assert store.move_previous_run() == store.folder / "previous" / "unknown"
+
+
+def test_a_start_time_never_becomes_a_path(store):
+    store.write_run({"timing": {"started": "../../../outside"}})
+    assert store.move_previous_run() == store.folder / "previous" / "outside"

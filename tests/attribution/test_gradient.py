@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pellucid.attribution.gradient import gradient
+from pellucid.core.errors import ModelError, ShapeError
+from pellucid.engine import chunks
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.ReLU(inplace=True),
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+def central_differences(model: nn.Module, images: Tensor, targets: Tensor, step: float = 1e-6) -> Tensor:
+    """One forward pass of the float64 model per pixel and sign: slow and obvious."""
+    model, images = model.double().eval(), images.double()
+    result = torch.zeros_like(images)
+    rows = torch.arange(len(images))
+    with torch.no_grad():
+        for place in torch.ones(images.shape[1:]).nonzero():
+            shift = torch.zeros_like(images)
+            shift[(slice(None), *place)] = step
+            slope = (model(images + shift) - model(images - shift))[rows, targets] / (2 * step)
+            result[(slice(None), *place)] = slope
+    return result
+
+
+IMAGES = torch.rand(5, 2, 6, 6, generator=torch.Generator().manual_seed(1)) + 0.01
+TARGETS = torch.tensor([0, 1, 2, 1, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_central_differences(dtype: torch.dtype) -> None:
+    expected = central_differences(network(), IMAGES, TARGETS)
+    found = gradient(network().to(dtype), IMAGES, TARGETS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_leaves_no_fingerprints_in_training_mode() -> None:
+    model, images = network().train(), IMAGES.clone()
+    model[1].weight.grad = grad = torch.ones_like(model[1].weight)
+    state = torch.get_rng_state()
+    gradient(model, images, TARGETS)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model[1].weight.grad is grad
+    assert bool((grad == 1).all())
+    assert model[1].bias.grad is None
+    assert int(model[2].num_batches_tracked) == 0
+    assert torch.equal(images, IMAGES)
+    assert images.grad is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_off(context: type) -> None:
+    expected = gradient(network(), IMAGES, TARGETS)
+    model = network()
+    with context():
+        found = gradient(model, IMAGES.clone(), TARGETS)
+    assert torch.equal(found, expected)
+
+
+def test_a_batch_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network().double()
+    whole = gradient(model, IMAGES.double(), TARGETS)
+    alone = torch.cat([gradient(model, IMAGES[[i]].double(), TARGETS[[i]]) for i in range(5)])
+    monkeypatch.setattr(chunks, "LARGEST_TENSOR_BYTES", 2 * 2 * 6 * 6 * 8)
+    chunked = gradient(model, IMAGES.double(), TARGETS)
+    torch.testing.assert_close(whole, alone, rtol=0, atol=1e-14)
+    torch.testing.assert_close(whole, chunked, rtol=0, atol=1e-14)
+
+
+def test_no_images() -> None:
+    assert gradient(network(), IMAGES[:0], TARGETS[:0]).shape == (0, 2, 6, 6)
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+def test_a_target_that_is_no_class_is_told(target: int) -> None:
+    with pytest.raises(ShapeError, match=rf"\(1, 3\) for 1 images and targets from {target}"):
+        gradient(network(), IMAGES[:1], torch.tensor([target]))
+
+
+def test_logits_without_gradient_are_told() -> None:
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().flatten(1)
+
+    with pytest.raises(ModelError, match="no gradient"):
+        gradient(Detached(), IMAGES, TARGETS)

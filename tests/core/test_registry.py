@@ -1,0 +1,66 @@
+"""Registries list names without importing them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pellucid.core.errors import UnknownName
+from pellucid.core.registry import Registry
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with a module, a family of variants, a private module, and one that cannot be imported."""
+    folder = tmp_path / "shapes_of_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from pellucid.core.registry import Registry\nSHAPES = Registry('shape', __name__)\n"
+    )
+    (folder / "circle.py").write_text("from shapes_of_test import SHAPES\nSHAPES.register('circle')('round')\n")
+    (folder / "polygon.py").write_text(
+        "from shapes_of_test import SHAPES\nVARIANTS = ('polygon.three', 'polygon.four')\n"
+        "for name, sides in zip(VARIANTS, (3, 4)):\n    SHAPES.register(name)(sides)\n"
+    )
+    (folder / "_shared.py").write_text("")
+    (folder / "broken.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield __import__("shapes_of_test").SHAPES
+    for name in [name for name in sys.modules if name.startswith("shapes_of_test")]:
+        del sys.modules[name]
+
+
+def test_lists_modules_and_variants_without_importing(package):
+    assert package.names() == ["broken", "circle", "polygon.four", "polygon.three"]
+    assert "shapes_of_test.broken" not in sys.modules
+
+
+def test_looks_up_by_importing_one_module(package):
+    assert package["polygon.four"] == 4
+    assert package["circle"] == "round"
+    assert "shapes_of_test.broken" not in sys.modules
+
+
+def test_unknown_name_tells_the_near_ones(package):
+    with pytest.raises(UnknownName, match=r"no shape 'cirle'; did you mean 'circle'\? The names are: broken, circle"):
+        package["cirle"]
+    with pytest.raises(KeyError):
+        package["polygon"]
+
+
+def test_a_name_is_taken_once():
+    registry = Registry[int]("number", "pellucid.core")
+    registry.register("one")(1)
+    with pytest.raises(ValueError, match="'one' is registered twice"):
+        registry.register("one")(2)
+    assert registry["one"] == 1
+
+
+def test_importing_pellucid_and_its_registries_leaves_torch_alone():
+    code = (
+        "import sys, pellucid; from pellucid.hooks import HOOKS; from pellucid.models import MODELS; "
+        "from pellucid.data import DATASETS; "
+        "assert 'saliency' in HOOKS and MODELS.names() == ['basic', 'cnn', 'mlp'] and 'mnist' in DATASETS; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,30 @@
+"""Random numbers depend on the seed and the place, and on nothing else."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_places_have_seeds_of_their_own():
+    seeds = {derive_seed(seed, place, step) for seed in range(5) for place in ("a", "b") for step in range(50)}
+    assert len(seeds) == 500
+    assert torch.equal(torch.rand(3, generator=generator(1, "x")), torch.rand(3, generator=generator(1, "x")))
+
+
+def test_global_state_is_handed_back_also_after_an_error():
+    seed_everything(5)
+    expected = draw()
+    seed_everything(5)
+    with pytest.raises(RuntimeError, match="out"), preserved_random_state():
+        seed_everything(9)
+        draw()
+        raise RuntimeError("out")
+    assert draw() == expected

@@ -1,0 +1,34 @@
+"""Progress: a bar on a terminal, plain lines elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pellucid.core import terminal
+
+
+@pytest.fixture
+def screen(monkeypatch, request):
+    screen = Console(file=io.StringIO(), force_terminal=request.param, width=100)
+    monkeypatch.setattr(terminal, "console", lambda: screen)
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    return screen
+
+
+@pytest.mark.parametrize("screen", [False], indirect=True)
+def test_plain_lines_off_a_terminal(screen):
+    with terminal.track("counting", total=4) as tracker:
+        tracker.update(1, "loss 0.5")
+        tracker.update(4, "loss [bold]0.1")
+    assert screen.file.getvalue() == "  counting:  25%  loss 0.5\n  counting: 100%  loss [bold]0.1\n"
+
+
+@pytest.mark.parametrize("screen", [True], indirect=True)
+def test_a_bar_on_a_terminal_that_vanishes(screen):
+    with terminal.track("counting", total=4) as tracker:
+        tracker.update(2, "loss 0.5")
+    text = screen.file.getvalue()
+    assert "counting" in text
+    assert "2/4" in text
+    assert "loss 0.5" in text

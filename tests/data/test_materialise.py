@@ -1,0 +1,111 @@
+"""Items of every kind become one tensor with the same values."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from pellucid.core.errors import DataError
+from pellucid.data._materialise import materialise
+
+BYTES = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(BYTES),
+        BYTES,
+        torch.from_numpy(BYTES),
+        torch.from_numpy(BYTES)[None],
+        torch.from_numpy(BYTES).float() / 255,
+        (BYTES / 255)[None],
+        torch.from_numpy(BYTES).double() / 255,
+    ],
+    ids=["PIL", "array", "tensor", "CHW", "float tensor", "float64 array", "float64 tensor"],
+)
+@pytest.mark.parametrize("label", [2, torch.tensor(2), np.int64(2), torch.tensor([2])], ids=str)
+def test_bytes_of_every_kind(image: object, label: object) -> None:
+    images = materialise([(image, label)] * 2, "pairs", classes=3)
+    assert images.pixels.dtype == torch.uint8
+    assert images.pixels.tolist() == [[BYTES.tolist()]] * 2
+    assert images.labels.tolist() == [2, 2]
+
+
+def test_every_byte_survives_as_a_float() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    assert torch.equal(materialise([(every / 255, 0)], "pairs", classes=1).pixels[0], every)
+
+
+def test_floats_between_bytes_stay_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pellucid.data._materialise.IMAGES_AT_ONCE", 2)
+    values = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    values[0:3] = (values[0:3] * 255).round() / 255  # the first part packs into bytes, the last does not
+    images = materialise(TensorDataset(values, torch.arange(5)), "values", classes=5)
+    assert images.pixels.dtype == torch.float32
+    assert torch.equal(images.pixels, values)
+    assert images.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_images_are_scaled_when_asked() -> None:
+    pairs = [(torch.full((1, 4, 6), 0.2), 0), (torch.full((1, 9, 3), 0.6), 1), (torch.full((1, 5, 5), 0.4), 0)]
+    images = materialise(pairs, "pairs", classes=2, image_size=5)
+    assert images.image_shape == (1, 5, 5)
+    assert images.floats().mean((1, 2, 3)).tolist() == pytest.approx([0.2, 0.6, 0.4])
+
+
+GOOD = (torch.zeros(1, 4, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ((torch.zeros(1, 4, 4), 2), "item 1 of pairs has the label 2; expected 0 to 1, for 2 class names"),
+        ((torch.zeros(1, 4, 4), -1), "has the label -1"),
+        ((torch.zeros(1, 4, 4), 0.5), "has the label 0.5; expected one class index"),
+        ((torch.zeros(1, 4, 4), torch.tensor([0, 1])), "expected one class index"),
+        ((torch.zeros(1, 4, 4), "cat"), "has the label 'cat'"),
+        ((torch.full((1, 4, 4), -0.4), 0), "values from -0.4 to -0.4; expected floats in [0, 1]"),
+        ((torch.full((1, 4, 4), 255.0), 0), "a normalisation by mean and deviation belongs in the model"),
+        ((torch.full((1, 4, 4), float("nan")), 0), "values from nan to nan"),
+        ((torch.zeros(1, 4, 4, dtype=torch.int64), 0), "has an image of torch.int64"),
+        ((torch.zeros(4), 0), "has an image of shape (4,)"),
+        ((np.zeros((8, 8, 3), np.uint8), 0), "has an image of shape (8, 8, 3); expected (height, width) or (channel"),
+        (
+            (torch.zeros(1, 4, 5), 0),
+            "has shape (1, 4, 5), the ones before (1, 4, 4) (channel, height, width); give --im",
+        ),
+        ((torch.zeros(3, 4, 4), 0), "give all as many channels"),
+        (("picture.png", 0), "has a str as image"),
+        (torch.zeros(1, 4, 4), "is a Tensor; expected a pair"),
+        ((torch.zeros(1, 4, 4), 0, 0), "is a tuple; expected a pair"),
+    ],
+)
+def test_a_wrong_item_is_named(item: object, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        materialise([GOOD, item], "pairs", classes=2)
+    assert message in str(caught.value)
+    assert "item 1 of pairs" in str(caught.value)
+
+
+def test_a_data_set_that_fails_is_named() -> None:
+    class Broken:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> object:
+            raise OSError("no such picture")
+
+    with pytest.raises(DataError, match="item 0 of pairs cannot be read: OSError: no such picture"):
+        materialise(Broken(), "pairs", classes=2)
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    with pytest.raises(DataError, match="pairs is empty"):
+        materialise([], "pairs", classes=2)
+
+
+def test_rounding_beyond_the_range_is_forgiven() -> None:
+    images = materialise([(torch.tensor([[1.0000002, -1e-7]]), 0)], "pairs", classes=1)
+    assert images.pixels.flatten().tolist() == [255, 0]

@@ -1,0 +1,55 @@
+"""What may stand behind --dataset is known before anything heavy is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pellucid
+from pellucid.core.errors import ConfigError, UnknownName
+from pellucid.data._spec import FUNCTION, check_spec, parse_spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "parsed"),
+    [
+        ("auto", ("auto", "")),
+        ("mnist", ("mnist", "")),
+        ("digits", ("digits", "")),
+        ("folder:/a b/c:d", ("folder", "/a b/c:d")),
+        ("shop.data:shoes", (FUNCTION, "shop.data:shoes")),
+    ],
+)
+def test_what_a_spec_means(spec: str, parsed: tuple[str, str]) -> None:
+    assert parse_spec(spec) == parsed
+    check_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("minst", UnknownName, "no data set 'minst'; did you mean 'mnist'"),
+        ("digit", UnknownName, "did you mean 'digits'"),
+        ("foldr:/photos", UnknownName, "did you mean 'folder:PATH'"),
+        ("", UnknownName, "The names are: auto, digits, folder:PATH, mnist, module:function"),
+        ("shop.data:", UnknownName, "no data set"),
+        ("folder", ConfigError, "use --dataset folder:PATH"),
+        ("folder:", ConfigError, "use --dataset folder:PATH"),
+        ("mnist:10", ConfigError, "takes nothing behind a colon, got 'mnist:10'; use --dataset mnist"),
+    ],
+)
+def test_a_wrong_spec_names_the_way_out(spec: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        check_spec(spec)
+    assert message in str(caught.value)
+
+
+def test_checking_leaves_torch_unimported() -> None:
+    code = (
+        "import sys; from pellucid.data._spec import check_spec; check_spec('auto'); check_spec('a.b:c'); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'PIL', 'numpy')))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(pellucid.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

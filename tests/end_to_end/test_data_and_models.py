@@ -1,0 +1,115 @@
+"""Other data, other models: digits, colour images in folders, a user's own functions, and no network."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pellucid
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_without_network_the_default_run_shows_the_digits(run_program, tmp_path, capsys):
+    assert run_program("--epochs", 2) == 0
+    output = capsys.readouterr().out
+    assert "Notice:" in output
+    assert "127.0.0.1:9" in output
+    record = read_json(tmp_path / "save/run.json")
+    assert (record["dataset"]["requested"], record["dataset"]["name"]) == ("auto", "digits")
+    assert "digits" in record["dataset"]["notice"]
+    assert "tensorboard --logdir=save/logs" in output
+    assert "#projector" in output
+    assert all("digits" in entry["caption"] for entry in read_json(tmp_path / "save/manifest.json")["artifacts"])
+
+
+@pytest.mark.slow
+def test_the_digits_reach_97_percent(run_program, tmp_path):
+    assert run_program("--dataset", "digits") == 0
+    record = read_json(tmp_path / "save/run.json")
+    assert record["test_accuracy"] >= 0.97
+    assert record["epochs"] == 25
+    shown = {path.name for path in (tmp_path / "save/plots/saliency").glob("*.png")}
+    assert shown == {f"epoch_{epoch:03d}.png" for epoch in (0, 1, 2, 5, 10, 20, 25)}
+
+
+@pytest.fixture
+def colour_folder(tmp_path):
+    """Three classes told apart by their colour; test images of other sizes."""
+    generator = np.random.default_rng(0)
+    for part, count, size in (("train", 30, (20, 16)), ("test", 6, (24, 24))):
+        for label, name in enumerate(("<red>", "$green$", "blue_sky")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 120, (*size, 3), dtype=np.uint8)
+                pixels[..., label] += 130
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_a_colour_folder(run_program, tmp_path, colour_folder):
+    arguments = ("--dataset", f"folder:{colour_folder}", "--image-size", 16, "--batch-size", 16, "--epochs", 4)
+    assert run_program(*arguments, "--classes", "blue_sky,0", "--save", "out") == 0
+    run = pellucid.load_run(tmp_path / "out")
+    assert run.classes == ("$green$", "<red>", "blue_sky")
+    assert run.metrics[-1]["test_accuracy"] > 0.8
+    numbers = read_json(tmp_path / "out/plots/saliency/epoch_004.json")
+    assert [run.classes[label] for label in numbers["labels"]] == ["blue_sky", "$green$"]
+    assert np.load(tmp_path / "out/plots/saliency/epoch_004.npz")["saliency"].shape == (2, 3, 16, 16)
+
+
+MODULE = """
+import torch
+from torch import nn
+from torch.nn.functional import relu
+
+class Awkward(nn.Module):
+    def __init__(self, pixels, classes):
+        super().__init__()
+        self.last, self.first = nn.Linear(16, classes), nn.Linear(pixels, 16)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x):
+        return self.last(self.dropout(relu(self.first(x.flatten(1) - 0.5))))
+
+def network(image_size, classes):
+    return Awkward(image_size[0] * image_size[1], classes)
+
+def stripes():
+    images = torch.zeros(64, 1, 12, 10)
+    images[:32, :, ::2] = 1
+    images[32:, :, :, ::2] = 1
+    noise = torch.rand(64, 1, 12, 10, generator=torch.Generator().manual_seed(0)) * 0.3
+    labels = torch.arange(64) // 32
+    whole = torch.utils.data.TensorDataset((images * 0.7 + noise), labels)
+    return whole, torch.utils.data.Subset(whole, range(0, 64, 4)), ["across", "down"]
+"""
+
+
+def test_a_users_own_model_and_data(run_program, tmp_path):
+    (tmp_path / "own_of_test.py").write_text(MODULE)
+    try:
+        arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 8)
+        assert run_program(*arguments, "--epochs", 3) == 0
+        run = pellucid.load_run(tmp_path / "save")
+    finally:
+        sys.modules.pop("own_of_test", None)
+    record = read_json(tmp_path / "save/run.json")
+    assert record["model"]["embedding_layer"] == "last"
+    assert record["dataset"]["image_shape"] == [1, 12, 10]
+    assert run.classes == ("across", "down")
+    assert run.metrics[-1]["test_accuracy"] == 1.0
+    assert np.load(tmp_path / "save/plots/tsne/epoch_003.npz")["points"].shape == (16, 2)
+
+
+def test_the_named_embedding_layer_is_the_one_shown(run_program, tmp_path):
+    small = ("--dataset", "digits", "--epochs", 1, "--limit-train", 100, "--limit-test", 60)
+    assert run_program(*small, "--model", "mlp", "--embedding-layer", "3", "--hooks", "projector") == 0
+    rows = (tmp_path / "save/logs/projector/epoch_001/tensors.tsv").read_text().splitlines()
+    assert (len(rows), len(rows[0].split("\t"))) == (60, 300)
+    assert read_json(tmp_path / "save/run.json")["model"]["embedding_layer"] == "3"

@@ -1,0 +1,68 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pellucid.engine.freezing import device_of, dtype_of, frozen
+
+
+class Counting(nn.Module):
+    """Writes into one buffer and replaces another at every call, and draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("last", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = x[0].detach() + torch.rand(2)
+        return self.layer(x)
+
+
+def everything_random() -> tuple[object, ...]:
+    return random.getstate(), tuple(np.random.get_state()[1]), tuple(torch.get_rng_state().tolist())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hands_the_model_back_exactly_as_it_came(fails: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2), Counting())
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    model(torch.rand(4, 2)).sum().backward()
+    state, random_state = copy.deepcopy(model.state_dict()), everything_random()
+    modes = [module.training for module in model.modules()]
+    grads = [parameter.grad for parameter in model.parameters()]
+    with pytest.raises(ZeroDivisionError) if fails else pytest.MonkeyPatch.context():  # noqa: PT012
+        with frozen(model) as same:
+            assert same is model
+            assert not any(module.training for module in model.modules())
+            assert not any(parameter.requires_grad for parameter in model.parameters())
+            model(torch.rand(4, 2))
+            random.random(), np.random.rand(), torch.rand(1)
+            if fails:
+                _ = 1 / 0
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True, True, True]
+    assert all(parameter.grad is grad for parameter, grad in zip(model.parameters(), grads, strict=True))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert everything_random() == random_state
+
+
+def test_a_graph_made_before_can_still_be_walked_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    loss = model(torch.rand(3, 2)).sum()
+    with frozen(model):
+        model(torch.rand(3, 2))
+    loss.backward()
+    assert model[0].weight.grad is not None
+
+
+def test_device_and_dtype_of_models_with_nothing() -> None:
+    assert device_of(nn.Flatten()) == torch.device("cpu")
+    assert dtype_of(nn.BatchNorm1d(2, affine=False)) == torch.float32
+    assert dtype_of(nn.Linear(1, 1, dtype=torch.bfloat16)) == torch.bfloat16

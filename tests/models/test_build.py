@@ -1,0 +1,100 @@
+"""Models by name and by the user's own function, and the check that they fit the data."""
+
+import pytest
+import torch
+from torch import nn
+
+from pellucid.core.errors import ModelError, UnknownName
+from pellucid.models import MODELS, check_spec
+from pellucid.models._build import build_model, check_fit, count_parameters
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 48), (1, 9, 9), (3, 65, 65)])
+def test_every_model_fits_every_size(name, shape):
+    model = build_model(name, shape, 7)
+    check_fit(model, torch.rand(2, *shape), 7)
+    assert model(torch.rand(3, *shape)).shape == (3, 7)
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second, third = (build_model("cnn", (1, 28, 28), 10, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(third.parameters()))
+
+
+def test_the_default_has_about_80k_parameters():
+    assert 70_000 < count_parameters(build_model("cnn", (1, 28, 28), 10)) < 90_000
+
+
+def test_specs():
+    assert check_spec("some.module:function") == "some.module:function"
+    with pytest.raises(UnknownName, match="did you mean 'mlp'"):
+        check_spec("mpl")
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    (tmp_path / "nets_of_test.py").write_text(
+        "from torch import nn\n"
+        "def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+        "def sized(image_size, *, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(image_size[0] * image_size[1], classes))\n"
+        "def anything(**given):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(given['channels'] * 64, given['classes']))\n"
+        "def text(): return 'a model'\n"
+        "def failing(): raise ValueError('no weights')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["plain", "sized", "anything"])
+def test_a_users_function_gets_what_it_asks_for(name, user_module):
+    model = build_model(f"nets_of_test:{name}", (1, 8, 8), 3)
+    check_fit(model, torch.rand(2, 1, 8, 8), 3)
+
+
+def test_a_users_function_that_fails_or_returns_something_else(user_module):
+    with pytest.raises(ModelError, match="returned str; it must return a torch.nn.Module"):
+        build_model("nets_of_test:text", (1, 8, 8), 3)
+    with pytest.raises(ModelError, match="failed: ValueError: no weights"):
+        build_model("nets_of_test:failing", (1, 8, 8), 3)
+
+
+class Tuple(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), r"shape \(2, 1, 8, 8\).*logits of shape \(2, 3\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"made shape \(2, 4\) of images of shape \(2, 1, 8, 8\)"),
+        (nn.Conv2d(1, 3, 3), r"made shape \(2, 3, 6, 6\)"),
+        (Tuple(), "in training mode the model made a tuple"),
+        (nn.Flatten(), "no parameter that could be trained"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_with_both_shapes(model, message):
+    with pytest.raises(ModelError, match=message):
+        check_fit(model, torch.rand(2, 1, 8, 8), 3)
+
+
+def test_the_check_leaves_no_trace():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    model[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_fit(model, torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, True, False, True, True]

@@ -1,0 +1,72 @@
+"""What docs/architecture.md claims about the shape of the code."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pellucid.core.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "pellucid"
+MODULES = sorted(SOURCE.rglob("*.py"))
+PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
+
+
+def registries() -> list[tuple[str, Registry[object]]]:
+    """Every registry that stands in a package, with the package's name."""
+    return [
+        (package, value)
+        for package in PACKAGES
+        for value in vars(import_module(f"pellucid.{package}")).values()
+        if isinstance(value, Registry) and value.package == f"pellucid.{package}"
+    ]
+
+
+ENTRIES = [(package, registry, name) for package, registry in registries() for name in registry.names()]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_imports_run_downhill() -> None:
+    pytest.importorskip("importlinter", reason="import-linter is not installed (it comes with the extra `dev`)")
+    linter = run_python("from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))")
+    assert linter.returncode == 0, linter.stdout + linter.stderr
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {*PACKAGES, *(path.stem for path in SOURCE.glob("[!_]*.py"))}
+    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layered = set(re.findall(r"pellucid\.(\w+)", contract.partition('type = "layers"')[2].partition("]")[0]))
+    assert parts <= layered
+
+
+def test_importing_pellucid_is_light() -> None:
+    heavy = "{'torch', 'torchvision', 'matplotlib', 'sklearn', 'tensorboard', 'numpy'}"
+    loaded = run_python(f"import sys, pellucid; print(sorted({heavy} & set(sys.modules)))")
+    assert loaded.stdout.strip() == "[]", loaded.stdout + loaded.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{path} has no docstring"
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [path for path in MODULES if path.stem.strip("_") in drawers] == []
+
+
+@pytest.mark.parametrize(("package", "registry", "name"), ENTRIES, ids=[f"{entry[0]}-{entry[2]}" for entry in ENTRIES])
+def test_an_entry_its_file_and_its_test_are_one_word(package: str, registry: Registry[object], name: str) -> None:
+    registry[name]  # a KeyError where the file registers another name
+    word = name.partition(".")[0]
+    assert (SOURCE / package / f"{word}.py").is_file()
+    assert (ROOT / "tests" / package / f"test_{word}.py").is_file()

@@ -1,0 +1,131 @@
+"""One field is one flag; files and the command line give the same settings."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pellucid.cli import parse_run
+from pellucid.config import FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
+from pellucid.core.errors import ConfigError, UnknownName
+
+PROMISED = [
+    *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
+    *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
+    *("resume", "config"),
+]
+
+
+def test_every_promised_flag_exists_and_no_other():
+    assert {name.replace("_", "-") for name in FLAGS} | {"resume", "config"} == set(PROMISED)
+    assert set(RunConfig().flat()) == {name.replace("-", "_") for name in PROMISED}
+
+
+def test_help_tells_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_run(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert leaving.value.code == 0
+    for name in PROMISED:
+        assert f"--{name}" in text
+    for part in ("(default: 256)", "(default: 3 on mnist", "(default: SAVE/data)", "INT≥1", "0<FLOAT≤10"):
+        assert part in text
+    assert text.count("(default: None)") == 0
+
+
+def test_every_field_has_a_docstring():
+    source = Path(__import__("pellucid.config").config.__file__).read_text()
+    for group in (DataConfig, TrainingConfig):
+        for field in fields(group):
+            assert f"    {field.name}: " in source
+            after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1]
+            assert after.lstrip().startswith('"""'), field.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "--epochs is 0, and must be at least 1"),
+        (["--batch-size", "-3"], "--batch-size is -3"),
+        (["--learning-rate", "nan"], "--learning-rate is nan, and must be more than 0 and at most 10"),
+        (["--learning-rate", "11"], "at most 10"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--image-size", "3"], "--image-size is 3, and must be at least 4 and at most 4096"),
+        (["--device", "gpu"], "--device 'gpu' is none of auto, cpu, cuda, cuda:N and mps"),
+        (["--config", "absent.toml"], "--config absent.toml cannot be read: No such file"),
+        (["--resume", "--save", "nowhere"], "--resume finds no run in nowhere"),
+    ],
+)
+def test_wrong_values_are_named(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        parse_run(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "many"], ["--precision", "fp8"], ["--nonsense"], ["extra"]])
+def test_unparsable_arguments_leave_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_run(arguments)
+    assert leaving.value.code == 2
+
+
+def test_a_mistyped_flag_gets_the_near_one(capsys):
+    with pytest.raises(SystemExit):
+        parse_run(["--epoch", "3"])
+    output = capsys.readouterr()
+    assert "--epochs" in output.err + output.out
+
+
+def test_mirror_is_repeatable():
+    assert parse_run(["--mirror", "a", "--mirror", "b c"]).data.mirror == ("a", "b c")
+
+
+def test_toml_stands_below_the_command_line(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('batch-size = 64\nepochs = 7\nmirror = ["x", "y"]\ndataset = "digits"\nseed = 3\n')
+    config = parse_run(["--config", str(file), "--epochs=2", "--seed", "0", "--mirror", "z"])
+    assert (config.training.batch_size, config.training.epochs, config.training.seed) == (64, 2, 0)
+    assert config.data.mirror == ("z",)
+    assert config.data.dataset == "digits"
+
+
+def test_a_run_json_gives_its_settings_back(tmp_path):
+    config = parse_run(
+        ["--batch-size", "32", "--mirror", "m", "--classes", "1,2", "--save", "out", "--learning-rate", "1e-4"]
+    )
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"config": config.flat(), "status": "finished"}))
+    again = parse_run(["--config", str(file)])
+    assert again.flat() == config.flat() | {"config": str(file)}
+
+
+def test_resume_takes_the_settings_of_the_run(tmp_path):
+    config = parse_run(["--batch-size", "32", "--save", "elsewhere"])
+    (tmp_path / "run.json").write_text(json.dumps({"config": config.flat()}))
+    resumed = parse_run(["--resume", "--save", str(tmp_path), "--hooks", "none"])
+    assert resumed.resume
+    assert resumed.training.batch_size == 32
+    assert resumed.save == tmp_path
+    assert resumed.show.hooks == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error", "message"),
+    [
+        ("a.toml", "batchsize = 3", UnknownName, "did you mean 'batch_size'"),
+        ("a.toml", "batch-size = ", ConfigError, "neither TOML nor a run.json"),
+        ("a.json", "[]", ConfigError, "neither TOML nor a run.json"),
+        ("a.json", "{}", ConfigError, "holds no settings"),
+    ],
+)
+def test_damaged_files_are_named(name, text, error, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=message):
+        read_config(tmp_path / name)
+
+
+def test_a_wrong_value_in_a_file_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text('epochs = "many"')
+    with pytest.raises(SystemExit):
+        parse_run(["--config", str(tmp_path / "a.toml")])

@@ -1,0 +1,32 @@
+"""Ctrl-C."""
+
+import signal
+import threading
+
+import pytest
+
+from pellucid.training.interrupt import deferred_interrupt
+
+
+def test_the_first_is_remembered_and_the_second_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with deferred_interrupt() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_there_is_none():
+    seen = []
+
+    def body():
+        with deferred_interrupt() as interrupted:
+            seen.append(interrupted())
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [False]

@@ -1,0 +1,185 @@
+"""Training: values by hand, and a state that goes on as if it had never stopped."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pellucid.core.contracts import DataSplits, ImageSet
+from pellucid.core.errors import TrainingError
+from pellucid.core.seeding import generator
+from pellucid.training.checkpoint import pack_state, unpack_state
+from pellucid.training.evaluate import evaluate, score
+from pellucid.training.loop import Recipe, train
+
+CPU = torch.device("cpu")
+STEPS = 5
+
+
+def image_set(count, place):
+    labels = torch.arange(count) % 3
+    images = torch.rand(count, 1, 4, 4, generator=generator(0, place)) * 0.5
+    images[torch.arange(count), 0, labels, labels] = 1.0
+    return ImageSet(images, labels)
+
+
+@pytest.fixture(scope="module")
+def data():
+    parts = {place: image_set(count, place) for place, count in (("train", 60), ("validation", 12), ("test", 30))}
+    return DataSplits("x", "x", "X", classes=("a", "b", "c"), sha256="", **parts)
+
+
+def batches(data):
+    def of_epoch(epoch, first_step):
+        order = torch.randperm(60, generator=generator(0, "order", epoch)).split(12)
+        return ((data.train.floats(part), data.train.labels[part]) for part in order[first_step:])
+
+    return of_epoch
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 3)
+    )
+
+
+def run(data, model=None, epochs=3, rate=0.05, **options):
+    model = model or network()
+    recipe = Recipe(epochs=epochs, steps_per_epoch=STEPS, learning_rate=rate)
+    return model, train(model, data, batches(data), recipe, device=CPU, **options)
+
+
+def record(epoch):
+    return (epoch.number, epoch.train, epoch.validation, epoch.test, epoch.learning_rate, epoch.is_best, epoch.images)
+
+
+def test_it_learns_and_reports_every_epoch(data):
+    model, epochs = run(data, epochs=15)
+    epochs = list(epochs)
+    assert [epoch.number for epoch in epochs] == list(range(16))
+    assert epochs[0].train is None
+    assert epochs[-1].test.accuracy > 0.9 > 0.7 > epochs[0].test.accuracy
+    assert epochs[-1].images == 60
+    logits = evaluate(model, data.test, CPU)
+    assert torch.equal(logits, epochs[-1].test_logits)
+
+
+def test_scores_are_those_of_the_definition(data):
+    _, epochs = run(data)
+    first = next(epochs)
+    with torch.no_grad():
+        chances = torch.softmax(network().eval()(data.test.floats()).double(), dim=1)
+    expected = [-math.log(chances[row, label]) for row, label in enumerate(data.test.labels.tolist())]
+    assert first.test.loss == pytest.approx(sum(expected) / 30, rel=1e-6)
+    assert first.test.accuracy == (chances.argmax(1) == data.test.labels).sum().item() / 30
+
+
+def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    reference = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    reference.load_state_dict(plain.state_dict())
+    model, epochs = run(data, model=plain, epochs=1)
+    list(epochs)
+
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS)
+    for images, labels in batches(data)(1, 0):
+        optimizer.zero_grad()
+        chances = torch.log_softmax(reference(images), dim=1)
+        (-chances[torch.arange(len(labels)), labels].mean()).backward()
+        optimizer.step()
+        schedule.step()
+    for trained, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(trained, expected, atol=1e-6)
+
+
+def test_best_is_by_validation_accuracy_then_loss(data):
+    _, epochs = run(data, epochs=8)
+    best = (-1.0, -math.inf)
+    for epoch in epochs:
+        now = (epoch.validation.accuracy, -epoch.validation.loss)
+        assert epoch.is_best == (now > best)
+        best = max(now, best)
+
+
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 5), (3, 1), (3, 5)])
+def test_going_on_from_a_kept_state_gives_the_same_bits(data, stop_at, monkeypatch):
+    reference_model, epochs = run(data)
+    reference = [record(epoch) for epoch in epochs]
+
+    monkeypatch.setattr("pellucid.training.loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    kept = []
+    _, epochs = run(data, keep=lambda state: kept.append(pack_state(state)))
+    list(epochs)
+    states = [unpack_state(content) for content in kept]
+    at = {(state.progress.epoch, state.progress.step): state for state in states}
+    assert set(at) == {(epoch, step) for epoch in (1, 2, 3) for step in range(1, STEPS + 1)}
+    torch.manual_seed(999)
+    model, epochs = run(data, model=network(), start=at[stop_at])
+    resumed = [record(epoch) for epoch in epochs]
+    assert resumed == reference[stop_at[0] :]
+    for name, value in reference_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_what_happens_between_the_epochs_changes_nothing(data):
+    _, epochs = run(data)
+    reference = [record(epoch) for epoch in epochs]
+    _, epochs = run(data)
+    disturbed = []
+    for number, epoch in enumerate(epochs):
+        disturbed.append(record(epoch))
+        torch.manual_seed(number)
+        torch.rand(7)
+    assert disturbed == reference
+
+
+class Exploding(nn.Module):
+    """Finite for some steps, then a loss that is not."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+        self.left = after
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+        return self.linear(x.flatten(1)) * (math.nan if self.left < 0 else 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rate(data):
+    kept = []
+    _, epochs = run(data, model=Exploding(after=STEPS + 2), keep=kept.append)
+    with pytest.raises(
+        TrainingError, match=r"loss is nan in epoch 2, step 3 of 5, at learning rate 0\.\d+\. Lower --learn"
+    ):
+        list(epochs)
+    assert [state.progress.epoch for state in kept] == [1]
+    assert all(torch.isfinite(value).all() for value in kept[-1].model.values())
+
+
+def test_a_weight_that_is_not_finite_is_never_kept(data):
+    model = network()
+    _, epochs = run(data, model=model, keep=lambda state: pytest.fail("kept"))
+    next(epochs)
+
+    def spoil(module, inputs):
+        if module.training:
+            module.running_mean.fill_(math.inf)
+
+    model[2].register_forward_pre_hook(spoil)
+    with pytest.raises(TrainingError, match=r"2\.running_mean is no longer finite in epoch 1, step 5 of 5"):
+        next(epochs)
+
+
+def test_evaluation_hands_the_mode_back_and_keeps_the_order(data):
+    model = network()
+    model[2].eval()
+    logits = evaluate(model, data.test, CPU)
+    assert [module.training for module in model] == [True, True, False, True, True, True]
+    with torch.no_grad():
+        assert torch.allclose(logits, network().eval()(data.test.floats()))
+    assert score(logits, data.test).accuracy == (logits.argmax(1) == data.test.labels).sum().item() / 30
