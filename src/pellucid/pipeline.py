@@ -49,6 +49,10 @@ def run(config: RunConfig) -> int:
             silence()
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
+        if session.earlier.get("status") == "finished":
+            console().print(f"The run in {config.save} is already finished; there is nothing to resume.", markup=False)
+            world.first(lambda: print_summary(session.store))
+            return 0
         world.first(lambda: _begin(session))
         return _train_and_show(session)
 

@@ -31,10 +31,9 @@ def gradient(model: nn.Module, images: Images, targets: Targets) -> Images:
             f"targets has {len(targets)} entries for {len(images)} images; "
             "pass one class index per image, e.g. logits.argmax(1)."
         )
-    result = torch.empty_like(images)
     with frozen(model), torch.inference_mode(False), torch.enable_grad():
         inputs = images.detach().to(dtype_of(model), copy=True)
-        chunk = images_per_chunk(model, inputs)
+        result, chunk = torch.empty_like(images), images_per_chunk(model, inputs)
         for start in range(0, len(images), chunk):
             here = slice(start, start + chunk)
             result[here] = _chunk_gradient(model, inputs[here], targets[here].to(images.device))

@@ -88,7 +88,8 @@ def trustworthiness(features: np.ndarray, points: np.ndarray) -> float | None:
 def knn_accuracy(points: np.ndarray, labels: np.ndarray) -> float | None:
     """The share, 0…1, of points that their 10 nearest other points vote right; a tie goes to the nearest. None for one.
 
-    >>> knn_accuracy(np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 1]))
+    >>> labels = np.repeat([0, 1], 20)
+    >>> knn_accuracy(labels[:, None] + np.linspace(0, 0.1, 40)[:, None], labels)
     1.0
     """
     neighbours = min(NEIGHBOURS, len(points) - 1)

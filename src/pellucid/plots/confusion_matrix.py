@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -47,13 +48,14 @@ def confusion_matrix(
     share = np.where(counts > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
     diagonal = np.eye(len(counts), dtype=bool)
     matrix = place.box(share.shape)
-    right = _cells(canvas, matrix, np.where(diagonal, share, np.nan), "Blues")
-    wrong = _cells(canvas, matrix, np.where(diagonal, np.nan, share), "Oranges")
+    axes = canvas.axes(*matrix)
+    right = _cells(axes, np.where(diagonal, share, np.nan), "Blues")
+    wrong = _cells(axes, np.where(diagonal, np.nan, share), "Oranges")
     texts = [[f"{count}" if count else "" for count in row] for row in counts]
     parts = [(matrix, share, texts)]
     for values in (recall[:, None], precision[None]):
         parts.append((place.box(values.shape), values, [[_percent(value) for value in row] for row in values]))
-        _cells(canvas, parts[-1][0], values, "Blues")
+        _cells(canvas.axes(*parts[-1][0]), values, "Blues")
     if place.is_written:
         for part in parts:
             _write(canvas, *part)
@@ -133,9 +135,8 @@ class _Layout:
         return self.edge_y + self.margin + MARGIN
 
 
-def _cells(canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, palette: str) -> AxesImage:
+def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
     """Coloured cells with fine lines between; what is NaN is left free."""
-    axes = canvas.axes(*box)
     colours = colormaps[palette].with_extremes(bad=(0, 0, 0, 0))
     values = np.ma.masked_invalid(share)
     shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")

@@ -1,6 +1,7 @@
 """Points in a plane, coloured by class, errors ringed."""
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ __all__ = ["scatter"]
 
 SIDE = 720
 """Dots of the plane."""
+MANY_ERRORS = 150
+"""More rings than this are drawn smaller, since they would hide the dots."""
 NAMED_CLASSES = 40
 """Up to so many classes, the legend lists each."""
 
@@ -42,7 +45,7 @@ def scatter(
     axes = canvas.axes(MARGIN, 0, SIDE, SIDE)
     size = float(np.clip(14000 / max(len(points), 1), 10, 60))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[labels], linewidths=0, alpha=0.85)
-    _ring(axes, points[wrong], colours[predictions[wrong]], size)
+    _ring(axes, points[wrong], colours[predictions[wrong]], size * (0.5 if wrong.sum() > MANY_ERRORS else 1))
     _square_limits(axes, points)
     _name_clusters(axes, points, labels, names)
     listed = range(len(names)) if len(names) <= NAMED_CLASSES else range(0)
@@ -53,8 +56,11 @@ def scatter(
 def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> None:
     """Around each point a ring in its colour, set off by a thin dark one."""
     x, y = points.T
-    axes.scatter(x, y, s=size * 4, facecolors="none", edgecolors=[tuple(colour) for colour in colours], linewidths=1.7)
-    axes.scatter(x, y, s=size * 6.5, facecolors="none", edgecolors=INK, linewidths=0.6)
+    width = min(1.7, sqrt(size) / 2.2)
+    axes.scatter(
+        x, y, s=size * 4, facecolors="none", edgecolors=[tuple(colour) for colour in colours], linewidths=width
+    )
+    axes.scatter(x, y, s=size * 6.5, facecolors="none", edgecolors=INK, linewidths=width / 3)
 
 
 def _square_limits(axes: Axes, points: np.ndarray) -> None:

@@ -1,0 +1,65 @@
+"""Whether two save folders tell the same: everything but clock readings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+__all__ = ["assert_equal_runs"]
+
+
+def without_timing(value: Any) -> Any:
+    """`value` without what stands under a key `timing`, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_timing(entry) for key, entry in value.items() if key != "timing"}
+    return [without_timing(entry) for entry in value] if isinstance(value, list) else value
+
+
+def assert_equal_runs(expected: Path, got: Path) -> None:
+    """Weights, metrics, manifest, numbers, pictures, arrays and projector are equal, bit for bit."""
+    kept = ("models/best.safetensors", "metrics.jsonl", "manifest.json")
+    names = {name: list(folder_files(folder)) for name, folder in (("expected", expected), ("got", got))}
+    assert names["expected"] == names["got"]
+    for name in (*kept, *names["expected"]):
+        assert_equal_files(expected / name, got / name)
+    records = [without_timing(json.loads((folder / "run.json").read_text())) for folder in (expected, got)]
+    for record in records:
+        for changing in ("command", "config", "git_revision"):
+            record.pop(changing)
+    assert records[0] == records[1]
+    assert shown_in_tensorboard(expected) == shown_in_tensorboard(got)
+
+
+def folder_files(folder: Path) -> list[str]:
+    parts = ("plots", "errors", "logs/projector")
+    return sorted(str(path.relative_to(folder)) for part in parts for path in (folder / part).rglob("*.*"))
+
+
+def assert_equal_files(expected: Path, got: Path) -> None:
+    if expected.suffix in (".json", ".jsonl"):
+        contents = [
+            [without_timing(json.loads(line)) for line in path.read_text().splitlines()]
+            if path.suffix == ".jsonl"
+            else without_timing(json.loads(path.read_text()))
+            for path in (expected, got)
+        ]
+        assert contents[0] == contents[1], expected
+    elif expected.suffix == ".npz":
+        with np.load(expected) as first, np.load(got) as second:
+            assert first.files == second.files
+            for name in first.files:
+                assert first[name].tobytes() == second[name].tobytes(), (expected, name)
+    else:
+        assert expected.read_bytes() == got.read_bytes(), expected
+
+
+def shown_in_tensorboard(folder: Path) -> dict[str, Any]:
+    """Every tag with its steps and values as TensorBoard shows them."""
+    events = EventAccumulator(str(folder / "logs"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    images = {tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)] for tag in tags["images"]}
+    return scalars | images

@@ -1,0 +1,175 @@
+"""Several processes: the same results as one, one set of files, one message, and all end together."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pellucid
+from pellucid.cli import main
+from pellucid.data._load import load_data
+from pellucid.data._source import Request
+
+pytestmark = pytest.mark.slow
+
+RUNNER = Path(__file__).parents[2] / "runner.py"
+SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1".split()
+
+
+def torchrun(*arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RUNNER), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process, seconds=180):
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def counts(save, epoch):
+    return read_json(save / f"plots/confusion_matrix/epoch_{epoch:03d}.json")["counts"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """One process."""
+    save = tmp_path_factory.mktemp("one")
+    assert main(["run", *SMALL, "--epochs", "2", "--save", str(save)]) == 0
+    return save
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two processes."""
+    save = tmp_path_factory.mktemp("two")
+    code, out, err = finish(torchrun(*SMALL, "--epochs", 2, "--save", save))
+    assert code == 0, err
+    assert out.count("Epoch 2 of 2") == 1
+    assert "another process" not in err
+    return save
+
+
+def test_one_set_of_files_and_the_same_artifacts(one, two):
+    assert read_json(two / "run.json")["processes"] == 2
+    listed = [[entry["path"] for entry in read_json(save / "manifest.json")["artifacts"]] for save in (one, two)]
+    assert listed[0] == listed[1]
+    assert [line["epoch"] for line in pellucid.load_run(two).metrics] == [0, 1, 2]
+
+
+def test_the_untrained_network_is_judged_alike(one, two):
+    assert counts(one, 0) == counts(two, 0)
+    first, second = (pellucid.load_run(save).metrics[0] for save in (one, two))
+    assert {key: first[key] for key in first if key != "timing"} == {
+        key: second[key] for key in second if key != "timing"
+    }
+
+
+def test_the_confusion_matrix_of_two_is_that_of_one_on_the_same_weights(two):
+    run = pellucid.load_run(two)
+    best = [line["epoch"] for line in run.metrics if line["best"]][-1]
+    test = load_data("digits", Request(two / "data"), limit_train=280, limit_test=45).test
+    with torch.no_grad():
+        predictions = run.model(test.floats()).argmax(1)
+    expected = np.zeros((10, 10), dtype=int)
+    np.add.at(expected, (test.labels.numpy(), predictions.numpy()), 1)
+    assert counts(two, best) == expected.tolist()
+
+
+def test_two_processes_learn_what_one_learns(one, two):
+    """The batches hold the same images; batch-norm sees half of each, so the losses are near, not equal."""
+    first, second = (pellucid.load_run(save).metrics for save in (one, two))
+    assert second[2]["train_loss"] == pytest.approx(first[2]["train_loss"], rel=0.5)
+    assert second[2]["train_loss"] < second[1]["train_loss"]
+
+
+def test_one_process_goes_on_where_two_stopped(two, tmp_path):
+    save = tmp_path / "save"
+    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
+    wait_for(save / "models/last.ckpt")
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    reached = read_json(save / "run.json")
+    assert reached["status"] in ("interrupted", "running", "failed")
+    lines = len((save / "metrics.jsonl").read_text().splitlines())
+    process = subprocess.Popen([sys.executable, str(RUNNER), "--resume", "--save", str(save)])
+    wait_for_lines(save / "metrics.jsonl", lines + 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    epochs = [json.loads(line)["epoch"] for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(len(epochs)))
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists()
+
+
+def wait_for_lines(path, count, seconds=60):
+    deadline = time.monotonic() + seconds
+    while len(path.read_text().splitlines()) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(path.read_text().splitlines()) >= count
+
+
+def children(process):
+    """Process numbers of the ranks that torchrun started, in the order of their ranks."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {}
+    for number in listed:
+        environment = Path(f"/proc/{number}/environ").read_text()
+        found = re.search(r"(?:^|\0)RANK=(\d+)", environment)
+        if found:
+            ranks[int(found.group(1))] = int(number)
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_all_and_the_run_can_go_on(rank, tmp_path):
+    save = tmp_path / "save"
+    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
+    wait_for(save / "models/last.ckpt")
+    ranks = children(process)
+    os.kill(ranks[rank], signal.SIGKILL)
+    code, _, err = finish(process, 60)
+    assert code != 0
+    assert all(not Path(f"/proc/{number}").exists() for number in ranks)
+    assert "Traceback" not in err.replace("Traceback : Signal", "").split("torch/distributed")[0]
+    assert err.count("pellucid:") <= 1
+    lines = len((save / "metrics.jsonl").read_text().splitlines())
+    process = torchrun("--resume", "--save", save)
+    wait_for_lines(save / "metrics.jsonl", lines + 2)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch-size", "33"), "--batch-size 33 cannot be shared by 2 processes"),
+        (("--dataset", "folder:absent"), "absent"),
+        (("--classes", "eleven"), "no class 'eleven'"),
+    ],
+)
+def test_a_wrong_argument_is_told_once(arguments, message, tmp_path):
+    code, _, err = finish(torchrun(*SMALL, *arguments, "--save", tmp_path / "save"))
+    assert code != 0
+    told = [line for line in err.splitlines() if line.startswith("pellucid:")]
+    assert len(told) == 1, err
+    assert message in told[0]

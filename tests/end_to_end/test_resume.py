@@ -1,0 +1,216 @@
+"""A run that is cut short at any moment and resumed ends as if it had never been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from comparing import assert_equal_runs
+
+from pellucid.artifacts import _atomic, store, tensorboard
+from pellucid.cli import main
+from pellucid.hooks.tsne import TSNE
+from pellucid.training import loop
+
+SMALL = (
+    "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 --threads 1 --classes 0,1,2".split()
+)
+"""Eight steps an epoch, shifts at random, all hooks."""
+
+
+class Killed(BaseException):
+    """Stands for a process that dies here: after it, nothing more is written."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frequent_checkpoints():
+    """A checkpoint after each step, so that a kill in mid-epoch goes on in mid-epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, frequent_checkpoints):
+    """The run that nothing disturbs, and how many files it writes."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    writes = []
+    with pytest.MonkeyPatch.context() as patch:
+        write = _atomic.write_bytes
+
+        def count(path, content):
+            writes.append(path)
+            write(path, content)
+
+        everywhere(patch, count)
+        assert main(["run", *SMALL, "--save", str(folder)]) == 0
+    return folder, len(writes)
+
+
+def everywhere(patch, write):
+    """Put `write` in place of the one function that writes files."""
+    for module in (_atomic, store, tensorboard):
+        patch.setattr(module, "write_bytes", write)
+
+
+class Fault:
+    """Dies at the write with a number, before or after it; from then on every write fails."""
+
+    def __init__(self, at, after):
+        self.at, self.after, self.seen, self.dead = at, after, 0, False
+
+    def __call__(self, path, content):
+        if self.dead:
+            raise Killed
+        self.seen += 1
+        if self.seen == self.at:
+            self.dead = True
+            if self.after:
+                WRITE(path, content)
+            raise Killed
+        WRITE(path, content)
+
+
+WRITE = _atomic.write_bytes
+
+
+def run_and_die(patch, folder, fault):
+    everywhere(patch, fault)
+    with pytest.raises(Killed):
+        main(["run", *SMALL, "--save", str(folder)])
+
+
+def resume(folder):
+    return main(["run", "--resume", "--save", str(folder)])
+
+
+SHARES = [(number + 0.5) / 20 for number in range(20)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", SHARES)
+def test_a_death_at_any_write(share, uninterrupted, tmp_path):
+    """Twenty fault points, spread over all writes of a run: before the write or after it, in turn."""
+    reference, writes = uninterrupted
+    at = max(3, round(share * writes))  # the third write is the first that a resume can know of
+    with pytest.MonkeyPatch.context() as patch:
+        run_and_die(patch, tmp_path / "save", Fault(at, after=bool(at % 2)))
+    assert resume(tmp_path / "save") == 0
+    assert_equal_runs(reference, tmp_path / "save")
+    assert not list((tmp_path / "save").rglob("*.tmp"))
+
+
+def test_a_death_in_the_middle_of_an_epoch_and_again(uninterrupted, tmp_path):
+    reference, _ = uninterrupted
+    step = loop._Trainer._step
+    for place in ((1, 3), (2, 6)):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def die(self, images, labels, progress, place=place):
+                if (progress.epoch, progress.step) == place:
+                    raise Killed
+                return step(self, images, labels, progress)
+
+            patch.setattr(loop._Trainer, "_step", die)
+            with pytest.raises(Killed):
+                main(["run", *(SMALL if place == (1, 3) else ["--resume"]), "--save", str(tmp_path / "save")])
+    assert resume(tmp_path / "save") == 0
+    assert_equal_runs(reference, tmp_path / "save")
+
+
+def test_a_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
+    reference, _ = uninterrupted
+    run = TSNE.run
+
+    def die(self, scene):
+        if scene.epoch == 2:
+            raise Killed
+        return run(self, scene)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TSNE, "run", die)
+        with pytest.raises(Killed):
+            main(["run", *SMALL, "--save", str(tmp_path / "save")])
+    assert resume(tmp_path / "save") == 0
+    assert_equal_runs(reference, tmp_path / "save")
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted, capsys):
+    reference, _ = uninterrupted
+    before = {path: path.read_bytes() for path in (reference / "plots").rglob("*.*")}
+    assert resume(reference) == 0
+    assert {path: path.read_bytes() for path in (reference / "plots").rglob("*.*")} == before
+    assert "already finished" in capsys.readouterr().out
+
+
+def test_a_loss_that_turns_nan_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, uninterrupted):
+    reference, _ = uninterrupted
+    cross_entropy = loop.F.cross_entropy
+    with monkeypatch.context() as patch:
+        calls = iter(range(1000))
+        patch.setattr(
+            loop.F, "cross_entropy", lambda *a: cross_entropy(*a) * (float("nan") if next(calls) == 15 else 1)
+        )
+        assert main(["run", *SMALL, "--save", str(tmp_path / "save")]) == 1
+    assert "the loss is nan in epoch 2, step 4 of 8" in capsys.readouterr().err
+    assert json.loads((tmp_path / "save/run.json").read_text())["status"] == "failed"
+    assert resume(tmp_path / "save") == 0
+    assert_equal_runs(reference, tmp_path / "save")
+
+
+def test_data_that_changed_cannot_be_resumed(tmp_path, monkeypatch, capsys):
+    quick = (*SMALL, "--hooks", "none", "--save", str(tmp_path / "save"))
+    assert main(["run", *quick]) == 0
+    record = json.loads((tmp_path / "save/run.json").read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    record["status"] = "interrupted"
+    (tmp_path / "save/run.json").write_text(json.dumps(record))
+    assert resume(tmp_path / "save") == 2
+    assert "the data set digits is not the one the run began with" in capsys.readouterr().err
+
+
+def start(*arguments):
+    """The program as a process of its own, killed as a whole."""
+    command = [sys.executable, "-m", "pellucid", "run", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_real_kill_at_a_random_moment(seed, uninterrupted, tmp_path):
+    reference, _ = uninterrupted
+    save = tmp_path / "save"
+    process = start(*SMALL, "--save", save)
+    wait_for(save / "run.json")
+    time.sleep(random.Random(seed).uniform(0.0, 6.0))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = start("--resume", "--save", save)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert_equal_runs(reference, save)
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_a_checkpoint_says_how_to_resume_and_exits_with_130(uninterrupted, tmp_path):
+    save = tmp_path / "save"
+    long = ("--dataset", "digits", "--epochs", 200, "--threads", 1, "--hooks", "none", "--save", save)
+    process = start(*long)
+    wait_for(save / "models/last.ckpt")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"--resume --save {save}" in output
+    assert json.loads((save / "run.json").read_text())["status"] == "interrupted"
+    assert (save / "models/last.ckpt").stat().st_size > 0

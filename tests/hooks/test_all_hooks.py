@@ -1,0 +1,93 @@
+"""What every picture hook keeps: the model as it was, equal results for equal inputs, JSON numbers."""
+
+import copy
+import io
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from pellucid.core.contracts import Artifact
+from pellucid.hooks import HOOKS
+from pellucid.hooks._hook import Scene
+
+NAMES = ["confusion_matrix", "saliency", "jacobian_maps", "projector", "tsne"]
+Maker = Callable[..., Scene]
+
+
+def run(name: str, scene: Scene) -> list[Artifact]:
+    return list(HOOKS[name]().run(scene))
+
+
+def png(artifact: Artifact) -> bytes:
+    buffer = io.BytesIO()
+    if artifact.figure is not None:
+        artifact.figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_in_training_mode_is_handed_back_as_it_came(name: str, make_scene: Maker) -> None:
+    scene = make_scene()
+    model = scene.model.train()
+    model[4].eval()
+    model[0].weight.grad = grad = torch.ones_like(model[0].weight)
+    model[0].bias.requires_grad_(False)
+    state, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    requires = [parameter.requires_grad for parameter in model.parameters()]
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    run(name, scene)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == requires
+    assert model[0].weight.grad is grad
+    assert bool((grad == 1).all())
+    assert all(parameter.grad is None for parameter in list(model.parameters())[1:])
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_scene_gives_the_same_bytes(name: str, make_scene: Maker) -> None:
+    (first,), (second,) = run(name, make_scene()), run(name, make_scene())
+    assert first.caption == second.caption
+    assert json.dumps(first.numbers, allow_nan=False) == json.dumps(second.numbers, allow_nan=False)
+    assert all(array.tobytes() == second.arrays[key].tobytes() for key, array in first.arrays.items())
+    assert png(first) == png(second)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"count": 1},
+        {"count": 2},
+        {"count": 3},
+        {"count": 12},
+        {"count": 40, "channels": 3},
+        {"count": 40, "size": (7, 12)},
+        {"count": 40, "channels": 2},
+        {"count": 30, "chosen_classes": (2, 0)},
+        {"count": 30, "chosen_classes": (3,)},
+    ],
+    ids=str,
+)
+def test_small_odd_and_colour_images(name: str, images: dict[str, object], make_scene: Maker) -> None:
+    for artifact in run(name, make_scene(**images)):
+        png(artifact)
+        json.dumps(artifact.numbers, allow_nan=False)
+        assert artifact.caption.startswith("Bars, epoch 2")
+        assert "\n" not in artifact.caption
+        assert all(np.isfinite(value) for value in artifact.scalars.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_in_double_precision(name: str, make_scene: Maker) -> None:
+    model = make_scene().model.double()
+    (artifact,) = run(name, make_scene(model=model))
+    png(artifact)
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    assert all(array.dtype in (np.float32, np.int64) for array in artifact.arrays.values())
