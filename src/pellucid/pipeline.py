@@ -154,7 +154,6 @@ def _keep_epoch(session: Session, board: Board, epoch: Epoch) -> None:
     store.add_metrics(record)
     numbers = {key: value for key, value in record.items() if isinstance(value, float)}
     board.scalars({_tag(key): value for key, value in numbers.items()}, epoch.number)
-    board.flush()
     print_epoch(epoch, recipe.epochs)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pellucid.core.errors import SaveError
 
-__all__ = ["json_text", "write_bytes", "write_json"]
+__all__ = ["explain", "json_text", "write_bytes", "write_json"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -35,11 +35,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise SaveError(_explain(path, error)) from error
+            raise SaveError(explain(path, error)) from error
         raise
 
 
-def _explain(path: Path, error: OSError) -> str:
+def explain(path: Path, error: OSError) -> str:
+    """Why `path` cannot be written, and the way out."""
     cure = {
         errno.ENOSPC: "the disk is full; free some space",
         errno.EDQUOT: "the disk quota is used up; free some space",

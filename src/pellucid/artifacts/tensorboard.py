@@ -1,20 +1,24 @@
 """What TensorBoard shows: scalars, figures, the graph, and the projector's points with their thumbnails."""
 
 import io
-import logging
+import os
+import platform
 import re
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard._pytorch_graph import graph
 
-from pellucid.artifacts._atomic import write_bytes
+from pellucid.artifacts._atomic import explain, write_bytes
 from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.errors import DataError, SaveError
 
@@ -27,42 +31,44 @@ LARGEST_SPRITE_PIXELS = 8192
 class Board:
     """TensorBoard's view of a run, below `logs/`.
 
-    On a resumed run, events from epoch `goes_on_at` on that an interrupted process left are hidden by TensorBoard, so
-    that each epoch is shown once.
+    Every event is written before the call returns, in a file of this process's own, so that a full disk is told where
+    it happens. On a resumed run, events from epoch `goes_on_at` on that an interrupted process left are hidden by
+    TensorBoard, so that each epoch is shown once.
     """
 
     def __init__(self, logs: Path, goes_on_at: int | None = None) -> None:
         self.logs = logs
-        try:
-            self._writer = SummaryWriter(str(logs), purge_step=goes_on_at)
-        except OSError as error:
-            raise SaveError(f"{logs} cannot be written: {error.strerror or error}.") from error
+        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
+        with self._told():
+            logs.mkdir(parents=True, exist_ok=True)
+            self._file = (logs / name).open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        if goes_on_at is not None:
+            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=goes_on_at))
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Curves by tag; a slash in a tag makes a group."""
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, epoch)
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        if points:
+            self._write(Event(summary=Summary(value=points), step=epoch))
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
         """A figure, as the very PNG that stands in `plots/`."""
         with Image.open(io.BytesIO(png)) as picture:
             width, height = picture.size
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
-        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
+        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
 
     def graph(self, model: nn.Module, images: Tensor) -> bool:
         """The model's graph, traced on `images`; False where the model cannot be traced."""
-        tracing = logging.getLogger("torch.jit")
-        level = tracing.level
         try:
-            tracing.setLevel(logging.CRITICAL)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")  # tracing warns of shapes that it takes as constants, which is meant
-                self._writer.add_graph(model, images, verbose=False)
+                definition, _ = graph(model, images)
         except Exception:  # noqa: BLE001  (tracing runs any code of the model; the graph is an extra)
             return False
-        finally:
-            tracing.setLevel(level)
+        self._write(Event(graph_def=definition.SerializeToString()))
         return True
 
     def embedding(self, epoch: int, table: EmbeddingTable) -> str:
@@ -77,26 +83,25 @@ class Board:
         write_bytes(self.logs / "projector_config.pbtxt", "".join(_config(name, side) for name in folders).encode())
         return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
 
-    def flush(self) -> None:
-        """Let TensorBoard see everything written so far; raises `SaveError` where that fails."""
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._told():
+            self._records.write(event.SerializeToString())
+            self._file.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Failures of the body in writing, as a `SaveError` that tells the way out."""
         try:
-            self._writer.flush()
+            yield
         except OSError as error:
-            raise SaveError(f"TensorBoard's events in {self.logs} cannot be written: {error.strerror}.") from error
+            raise SaveError(explain(self.logs, error)) from error
 
     def __enter__(self) -> "Board":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._writer.close()
-        except OSError as failure:
-            if error is None:
-                raise SaveError(
-                    f"TensorBoard's events in {self.logs} cannot be written: {failure.strerror}."
-                ) from failure
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def _config(folder: str, side: int) -> str:

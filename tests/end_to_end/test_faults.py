@@ -1,0 +1,129 @@
+"""A full disk, a read-only folder, data that vanished: old files stay whole, and the message says what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from comparing import assert_equal_runs
+
+from pellucid.artifacts.weights import unpack_weights
+from pellucid.cli import main
+from pellucid.training.checkpoint import unpack_state
+
+QUICK = "--dataset digits --epochs 2 --limit-train 120 --limit-test 40 --batch-size 32 --threads 1".split()
+
+
+def program(*arguments, file_size_limit=None):
+    """The program as a process of its own; `file_size_limit` in bytes."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_size_limit},) * 2); "
+    code = (limit if file_size_limit else "") + "import sys; from pellucid.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def assert_whole(save):
+    """Every file in the folder can be read to its end."""
+    for path in save.rglob("*"):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".jsonl":
+            [json.loads(line) for line in path.read_text().splitlines()]
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                assert all(arrays[name].size for name in arrays.files)
+        elif path.suffix == ".ckpt":
+            unpack_state(path.read_bytes())
+        elif path.suffix == ".safetensors":
+            unpack_weights(path.read_bytes())
+    assert not list(save.rglob("*.tmp"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a given size, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("this user may not mount a disk")
+        mounted.append(True)
+        return folder
+
+    yield mount
+    for _ in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [700, 1500, 2500])
+def test_a_full_disk(kilobytes, small_disk, tmp_path):
+    disk = small_disk(f"size={kilobytes}k")
+    failed = program(*QUICK, "--save", disk / "save")
+    assert failed.returncode != 0, "the disk is large enough: make it smaller"
+    assert "Traceback" not in failed.stderr
+    assert "the disk is full" in failed.stderr or "No space left" in failed.stderr
+    assert "--resume" in failed.stderr
+    assert_whole(disk / "save")
+    subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+    assert program("--resume", "--save", disk / "save").returncode == 0
+    assert main(["run", *QUICK, "--save", str(tmp_path / "undisturbed")]) == 0
+    assert_equal_runs(tmp_path / "undisturbed", disk / "save")
+
+
+@pytest.mark.parametrize(("hooks", "named"), [("none", "last.ckpt"), ("default", "logs")])
+def test_a_file_that_would_pass_the_size_limit(hooks, named, tmp_path):
+    save = tmp_path / "save"
+    failed = program(*QUICK, "--hooks", hooks, "--save", save, file_size_limit=400_000)
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    assert f"{named} cannot be written: the file would pass the size limit" in failed.stderr
+    assert_whole(save)
+    assert json.loads((save / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_read_only_folder(small_disk):
+    disk = small_disk("ro")
+    failed = program(*QUICK, "--save", disk / "save")
+    assert failed.returncode == 2
+    assert "choose another folder with --save" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_folder_of_another_user(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may write everywhere")
+    (tmp_path / "save").mkdir(mode=0o500)
+    failed = program(*QUICK, "--save", tmp_path / "save")
+    assert failed.returncode == 2
+    assert "choose another folder with --save" in failed.stderr
+
+
+def test_data_that_vanished_is_fetched_again_or_named(tmp_path, mnist_files, monkeypatch, capsys):
+    monkeypatch.setattr("pellucid.data.mnist.PUBLIC_MIRRORS", ("http://127.0.0.1:9/",))
+    mirror = tmp_path / "mirror"
+    shutil.copytree(mnist_files, mirror)
+    save = tmp_path / "save"
+    settings = ["--dataset", "mnist", "--mirror", str(mirror), "--limit-train", "200", "--limit-test", "50"]
+    assert main(["run", *settings, "--epochs", "1", "--hooks", "none", "--threads", "1", "--save", str(save)]) == 0
+    record = json.loads((save / "run.json").read_text())
+    (save / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    shutil.rmtree(save / "data")
+    mirror.rename(tmp_path / "away")
+    before = {path: path.read_bytes() for path in save.rglob("*") if path.is_file()}
+    assert main(["run", "--resume", "--save", str(save)]) == 2
+    message = capsys.readouterr().err
+    assert str(mirror) in message
+    assert "--mirror" in message
+    after = {path: path.read_bytes() for path in save.rglob("*") if path.is_file()}
+    assert before.items() <= after.items() | {(save / ".lock", b"")}
+    (tmp_path / "away").rename(mirror)
+    assert main(["run", "--resume", "--save", str(save)]) == 0
+    assert json.loads((save / "run.json").read_text())["status"] == "finished"
