@@ -25,5 +25,8 @@ def test_errors_name_the_reason(tmp_path, monkeypatch):
         load_function("--dataset", "module_of_test:shoe")
     with pytest.raises(ConfigError, match=r"--model failing_module_of_test:f: .* OSError: no sensor"):
         load_function("--model", "failing_module_of_test:f")
+    (tmp_path / "vision_of_test.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    with pytest.raises(ConfigError, match="do not belong together; install both anew: pip install --force-reinstall"):
+        load_function("--dataset", "vision_of_test:f")
     with pytest.raises(ConfigError, match="No module named 'absent_module_of_test'"):
         load_function("--model", "absent_module_of_test:f")

@@ -10,6 +10,13 @@ from pellucid.core.errors import ConfigError, UnknownName
 __all__ = ["is_function_name", "load_function"]
 
 
+MISMATCH = (
+    "The installed torch and torchvision do not belong together; install both anew: "
+    "pip install --force-reinstall torch torchvision"
+)
+"""The cure where torchvision, built for another torch, fails on import with an obscure RuntimeError."""
+
+
 def is_function_name(text: str) -> bool:
     """Whether `text` has the form `package.module:function`.
 
@@ -29,9 +36,9 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except Exception as error:
+        cure = MISMATCH if "torchvision::" in str(error) else "It must be installed or lie in the current folder."
         raise ConfigError(
-            f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. "
-            "It must be installed or lie in the current folder."
+            f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. {cure}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

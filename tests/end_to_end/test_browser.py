@@ -1,0 +1,258 @@
+"""What a person sees in TensorBoard: the projector, the curves and the pictures, before and after a resume."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pellucid.cli import main
+from pellucid.training import loop
+
+pytestmark = pytest.mark.slow
+
+SMALL = "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 --threads 1".split()
+"""Eight steps an epoch, all hooks."""
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-sync",
+    "--use-gl=angle",  # WebGL drawn by the processor
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+
+PATIENCE_MS = 30_000
+"""For anything that the page should show; a machine may be busy."""
+
+
+class Killed(BaseException):
+    """Stands for a process that dies here."""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that dies in the middle of its second epoch."""
+    folder = tmp_path_factory.mktemp("interrupted") / "save"
+    step = loop._Trainer._step
+
+    def die(self, images, labels, progress):
+        if (progress.epoch, progress.step) == (2, 3):
+            raise Killed
+        return step(self, images, labels, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Trainer, "_step", die)
+        with pytest.raises(Killed):
+            main(["run", *SMALL, "--save", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module", params=["interrupted", "resumed"])
+def shown(request, interrupted, tmp_path_factory):
+    """A TensorBoard on the run's logs: its `address`, the `save` folder, and the `epochs` it should show."""
+    save, epochs = interrupted, [0, 1]
+    if request.param == "resumed":
+        save, epochs = tmp_path_factory.mktemp("resumed") / "save", [0, 1, 2]
+        shutil.copytree(interrupted, save)
+        assert main(["run", "--resume", "--save", str(save)]) == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", save / "logs", "--host", "127.0.0.1"]
+    log = tmp_path_factory.mktemp("tensorboard") / "log"
+    with log.open("wb") as output:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(address, server, log)
+        yield SimpleNamespace(address=address, save=save, epochs=epochs)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_ready(address, server, log):
+    """Until TensorBoard offers all that the run has written."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/data/plugins_listing", timeout=10) as answer:
+                offered = json.load(answer)
+        except OSError:
+            offered = {}
+        if all(offered.get(name, {}).get("enabled") for name in ("projector", "scalars", "images", "timeseries")):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"TensorBoard does not show the run:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = shutil.which("chromium")
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("there is no chromium on the path")
+        pytest.skip("there is no chromium on the path")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `test`")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, shown):
+    """A new page; at the end, no script has raised, no request has failed, and none went elsewhere."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE_MS)
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("response", lambda answer: answer.ok or wrong.append(f"{answer.status} {answer.url}"))
+    page.on("request", lambda request: is_local(request.url, shown.address) or wrong.append(request.url))
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def is_local(url, address):
+    return url.startswith((f"{address}/", "data:", "blob:"))
+
+
+def open_projector(page, shown):
+    """The projector's own document, with the points of the first epoch loaded."""
+    with page.expect_response(is_request_for("tensor", 0)) as tensor:
+        page.goto(f"{shown.address}/#projector")
+    assert tensor.value.ok
+    inner = page.frame_locator("iframe").frame_locator("iframe")
+    inner.get_by_text("Dimension:").wait_for()
+    return inner
+
+
+def is_request_for(what, epoch):
+    """Whether a response is the projector's `what` of an epoch."""
+
+    def check(response):
+        return f"/projector/{what}?" in response.url and f"name=epoch%20{epoch:03d}" in response.url
+
+    return check
+
+
+def test_the_projector_shows_the_points_of_every_epoch(page, shown):
+    inner = open_projector(page, shown)
+    chooser = inner.locator("vz-projector-data-panel paper-dropdown-menu").first
+    offered = [text.split() for text in chooser.locator("paper-item").all_text_contents()]
+    numbers = [json.loads((shown.save / f"plots/projector/epoch_{e:03d}.json").read_text()) for e in shown.epochs]
+    sizes = [f"{entry['points']}x{entry['features']}" for entry in numbers]
+    assert offered == [["epoch", f"{epoch:03d}", size] for epoch, size in zip(shown.epochs, sizes, strict=True)]
+    for epoch in shown.epochs[::-1]:
+        responses = choose_epoch(page, chooser, epoch)
+        folder = shown.save / f"logs/projector/epoch_{epoch:03d}"
+        points = np.frombuffer(responses["tensor"].body(), np.float32)
+        assert np.array_equal(points, np.loadtxt(folder / "tensors.tsv", dtype=np.float32).ravel())
+        assert responses["metadata"].body() == (folder / "metadata.tsv").read_bytes()
+        with Image.open(io.BytesIO(responses["sprite_image"].body())) as sprite:
+            assert sprite.size == (7 * 28, 7 * 28)  # 40 thumbnails
+        assert chooser.locator("input").first.input_value() == f"epoch {epoch:03d}"
+        assert inner.locator(".numDataPoints").inner_text() == "40"
+        wait_for_thumbnails(inner)
+        page.screenshot(path=f"/tmp/bt/t{epoch}_{len(shown.epochs)}.png")
+
+
+def choose_epoch(page, chooser, epoch):
+    """What the projector asks for when an epoch is picked from its list."""
+    wanted = ("tensor", "metadata", "sprite_image")
+    chooser.click()
+    item = chooser.locator("paper-item").filter(has_text=f"epoch {epoch:03d}")
+    with (
+        page.expect_response(is_request_for(wanted[0], epoch)) as first,
+        page.expect_response(is_request_for(wanted[1], epoch)) as second,
+        page.expect_response(is_request_for(wanted[2], epoch)) as third,
+    ):
+        item.click()
+    return dict(zip(wanted, (first.value, second.value, third.value), strict=True))
+
+
+def wait_for_thumbnails(inner):
+    """Until the black squares of the thumbnails are drawn; points without thumbnails have no black."""
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    black = 0
+    while black < 1500 and time.monotonic() < deadline:
+        canvas = inner.locator("#scatter canvas").first
+        with Image.open(io.BytesIO(canvas.screenshot())) as picture:
+            black = int((np.asarray(picture.convert("RGB")).max(2) < 30).sum())
+    assert black >= 1500
+
+
+def test_the_projector_tells_each_points_label(page, shown):
+    inner = open_projector(page, shown)
+    with (shown.save / "logs/projector/epoch_000/metadata.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    columns = inner.locator("#labelby paper-item")
+    assert [text.strip() for text in columns.all_text_contents()] == ["label", "prediction", "correct", "confidence"]
+    wrong = Counter(row["correct"] for row in rows)["no"]
+    inner.locator("#search-box input").first.fill("no")
+    inner.get_by_text(f"Selected {wrong} points").wait_for()
+    inner.locator("vz-projector-inspector-panel .matches-list .label").first.click()
+    card = inner.locator("vz-projector-metadata-card")
+    card.get_by_text("confidence").wait_for()
+    text = card.inner_text().split()
+    assert {name: text[text.index(name) + 1] for name in rows[0]} in rows
+
+
+def test_tsne_runs_in_the_projector(page, shown):
+    inner = open_projector(page, shown)
+    inner.locator("#tsne-tab").click()
+    seen = 0
+    for goal in (10, 30):
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while seen < goal and time.monotonic() < deadline:
+            page.wait_for_timeout(100)
+            seen = int(inner.locator(".run-tsne-iter").inner_text())
+        assert seen >= goal
+    page.screenshot(path=f"/tmp/bt/tsne_{len(shown.epochs)}.png")
+
+
+@pytest.mark.parametrize("tab", ["timeseries", "scalars"])
+def test_the_curves_are_drawn(page, shown, tab):
+    page.goto(f"{shown.address}/#{tab}")
+    page.get_by_text("accuracy/test", exact=True).first.wait_for()
+    if tab == "timeseries":
+        page.locator("scalar-card canvas").first.wait_for()
+        page.locator("scalar-card tb-data-table, scalar-card-data-table").first.wait_for()
+    else:
+        page.locator("tf-scalar-card svg path").first.wait_for(state="attached")
+    for tag in ("accuracy/test", "loss/validation", "tsne/trustworthiness"):
+        answer = page.request.get(f"{shown.address}/data/plugin/scalars/scalars?run=.&tag={tag}")
+        assert [step for _, step, _ in answer.json()] == shown.epochs
+
+
+def test_the_pictures_are_shown(page, shown):
+    page.goto(f"{shown.address}/#images")
+    picture = page.locator("tf-image-loader img").first
+    picture.wait_for()
+    page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
+    tags = page.request.get(f"{shown.address}/data/plugin/images/tags").json()["."]
+    assert set(tags) >= {"confusion_matrix", "jacobian_maps", "saliency", "tsne"}
+    for hook in tags:
+        steps = page.request.get(f"{shown.address}/data/plugin/images/images?run=.&sample=0&tag={hook}").json()
+        assert [entry["step"] for entry in steps] == shown.epochs
+        last = page.request.get(f"{shown.address}/data/plugin/images/individualImage?{steps[-1]['query']}")
+        assert last.body() == Path(shown.save / f"plots/{hook}/epoch_{shown.epochs[-1]:03d}.png").read_bytes()
