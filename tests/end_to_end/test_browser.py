@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -137,96 +138,83 @@ def is_local(url, address):
 
 
 def open_projector(page, shown):
-    """The projector's own document, with the points of the first epoch loaded."""
-    with page.expect_response(is_request_for("tensor", 0)) as tensor:
-        page.goto(f"{shown.address}/#projector")
-    assert tensor.value.ok
+    """The projector's own document, and all it has asked for so far and later, by what and epoch."""
+    loaded = {}
+
+    def note(response):
+        found = re.search(r"/projector/(tensor|metadata|sprite_image)\?.*name=epoch%20(\d{3})", response.url)
+        if found:
+            loaded[found[1], int(found[2])] = response
+
+    page.on("response", note)
+    page.goto(f"{shown.address}/#projector")
     inner = page.frame_locator("iframe").frame_locator("iframe")
     inner.get_by_text("Dimension:").wait_for()
-    return inner
-
-
-def is_request_for(what, epoch):
-    """Whether a response is the projector's `what` of an epoch."""
-
-    def check(response):
-        return f"/projector/{what}?" in response.url and f"name=epoch%20{epoch:03d}" in response.url
-
-    return check
+    return inner, loaded
 
 
 def test_the_projector_shows_the_points_of_every_epoch(page, shown):
-    inner = open_projector(page, shown)
+    inner, loaded = open_projector(page, shown)
     chooser = inner.locator("vz-projector-data-panel paper-dropdown-menu").first
-    offered = [text.split() for text in chooser.locator("paper-item").all_text_contents()]
     numbers = [json.loads((shown.save / f"plots/projector/epoch_{e:03d}.json").read_text()) for e in shown.epochs]
     sizes = [f"{entry['points']}x{entry['features']}" for entry in numbers]
+    offered = [text.split() for text in chooser.locator("paper-item").all_text_contents()]
     assert offered == [["epoch", f"{epoch:03d}", size] for epoch, size in zip(shown.epochs, sizes, strict=True)]
-    for epoch in shown.epochs[::-1]:
-        responses = choose_epoch(page, chooser, epoch)
+    for epoch in shown.epochs:
+        chooser.click()
+        chooser.locator("paper-item").filter(has_text=f"epoch {epoch:03d}").click()
+        wanted = [(what, epoch) for what in ("tensor", "metadata", "sprite_image")]
+        until(page, lambda wanted=wanted: set(wanted) <= set(loaded))
+        tensor, metadata, sprite = (loaded[key].body() for key in wanted)
         folder = shown.save / f"logs/projector/epoch_{epoch:03d}"
-        points = np.frombuffer(responses["tensor"].body(), np.float32)
-        assert np.array_equal(points, np.loadtxt(folder / "tensors.tsv", dtype=np.float32).ravel())
-        assert responses["metadata"].body() == (folder / "metadata.tsv").read_bytes()
-        with Image.open(io.BytesIO(responses["sprite_image"].body())) as sprite:
-            assert sprite.size == (7 * 28, 7 * 28)  # 40 thumbnails
+        points = np.loadtxt(folder / "tensors.tsv", dtype=np.float32)
+        assert np.array_equal(np.frombuffer(tensor, np.float32), points.ravel())
+        assert metadata == (folder / "metadata.tsv").read_bytes()
+        with Image.open(io.BytesIO(sprite)) as picture:
+            assert picture.size == (7 * 28, 7 * 28)  # 40 thumbnails
         assert chooser.locator("input").first.input_value() == f"epoch {epoch:03d}"
         assert inner.locator(".numDataPoints").inner_text() == "40"
-        wait_for_thumbnails(inner)
+        until(page, lambda: black_pixels(inner) > 1500)  # points without thumbnails have no black
         page.screenshot(path=f"/tmp/bt/t{epoch}_{len(shown.epochs)}.png")
 
 
-def choose_epoch(page, chooser, epoch):
-    """What the projector asks for when an epoch is picked from its list."""
-    wanted = ("tensor", "metadata", "sprite_image")
-    chooser.click()
-    item = chooser.locator("paper-item").filter(has_text=f"epoch {epoch:03d}")
-    with (
-        page.expect_response(is_request_for(wanted[0], epoch)) as first,
-        page.expect_response(is_request_for(wanted[1], epoch)) as second,
-        page.expect_response(is_request_for(wanted[2], epoch)) as third,
-    ):
-        item.click()
-    return dict(zip(wanted, (first.value, second.value, third.value), strict=True))
-
-
-def wait_for_thumbnails(inner):
-    """Until the black squares of the thumbnails are drawn; points without thumbnails have no black."""
+def until(page, condition):
+    """Let the page go on until something holds."""
     deadline = time.monotonic() + PATIENCE_MS / 1000
-    black = 0
-    while black < 1500 and time.monotonic() < deadline:
-        canvas = inner.locator("#scatter canvas").first
-        with Image.open(io.BytesIO(canvas.screenshot())) as picture:
-            black = int((np.asarray(picture.convert("RGB")).max(2) < 30).sum())
-    assert black >= 1500
+    while not condition():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(100)
+
+
+def black_pixels(inner):
+    """How much of the points' picture is black."""
+    with Image.open(io.BytesIO(inner.locator("#scatter canvas").first.screenshot())) as picture:
+        return int((np.asarray(picture.convert("RGB")).max(2) < 30).sum())
 
 
 def test_the_projector_tells_each_points_label(page, shown):
-    inner = open_projector(page, shown)
+    inner, _ = open_projector(page, shown)
     with (shown.save / "logs/projector/epoch_000/metadata.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     columns = inner.locator("#labelby paper-item")
+    columns.last.wait_for(state="attached")
     assert [text.strip() for text in columns.all_text_contents()] == ["label", "prediction", "correct", "confidence"]
     wrong = Counter(row["correct"] for row in rows)["no"]
     inner.locator("#search-box input").first.fill("no")
     inner.get_by_text(f"Selected {wrong} points").wait_for()
     inner.locator("vz-projector-inspector-panel .matches-list .label").first.click()
     card = inner.locator("vz-projector-metadata-card")
-    card.get_by_text("confidence").wait_for()
-    text = card.inner_text().split()
-    assert {name: text[text.index(name) + 1] for name in rows[0]} in rows
+    card.locator(".metadata-key").last.wait_for()
+    texts = (card.locator(f".metadata-{part}").all_inner_texts() for part in ("key", "value"))
+    assert dict(zip(*texts, strict=True)) in rows
 
 
 def test_tsne_runs_in_the_projector(page, shown):
-    inner = open_projector(page, shown)
+    inner, _ = open_projector(page, shown)
     inner.locator("#tsne-tab").click()
-    seen = 0
-    for goal in (10, 30):
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while seen < goal and time.monotonic() < deadline:
-            page.wait_for_timeout(100)
-            seen = int(inner.locator(".run-tsne-iter").inner_text())
-        assert seen >= goal
+    count = inner.locator(".run-tsne-iter")
+    for iterations in (10, 30):
+        until(page, lambda iterations=iterations: int(count.inner_text()) >= iterations)
     page.screenshot(path=f"/tmp/bt/tsne_{len(shown.epochs)}.png")
 
 
