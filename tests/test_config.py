@@ -100,6 +100,24 @@ def test_a_run_json_gives_its_settings_back(tmp_path):
     assert again.flat() == config.flat() | {"config": str(file)}
 
 
+def test_a_folder_named_like_a_flag_drops_no_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.toml").write_text('seed = 5\nhooks = ["tsne", "saliency"]\nclasses = [3, 8]\n')
+    config = parse_run(["--config", "settings.toml", "--save", "seed", "--embedding-layer", "hooks"])
+    assert (config.training.seed, config.show.hooks, config.show.classes) == (5, "tsne,saliency", "3,8")
+
+
+def test_home_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_run(["--save=~/out"]).save == tmp_path / "out"
+
+
+def test_help_is_help_whatever_stands_beside_it(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_run(["--resume", "--save", "nowhere", "--help"])
+    assert leaving.value.code == 0
+
+
 def test_resume_takes_the_settings_of_the_run(tmp_path):
     config = parse_run(["--batch-size", "32", "--save", "elsewhere"])
     (tmp_path / "run.json").write_text(json.dumps({"config": config.flat()}))
@@ -115,7 +133,8 @@ def test_resume_takes_the_settings_of_the_run(tmp_path):
     [
         ("a.toml", "batchsize = 3", UnknownName, "did you mean 'batch_size'"),
         ("a.toml", "batch-size = ", ConfigError, "neither TOML nor a run.json"),
-        ("a.json", "[]", ConfigError, "neither TOML nor a run.json"),
+        ("a.json", "[]", ConfigError, "holds no settings"),
+        ("a.json", "{", ConfigError, "neither TOML nor a run.json"),
         ("a.json", "{}", ConfigError, "holds no settings"),
     ],
 )

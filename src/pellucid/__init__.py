@@ -24,6 +24,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
     if name == "errors":
         return import_module("pellucid.core.errors")
+    if name == "jacobian":
+        return import_module("pellucid.jacobian")  # the package, which is callable
     return getattr(import_module(_HOMES[name]), name)
 
 

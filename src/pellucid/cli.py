@@ -1,16 +1,18 @@
 """The `pellucid` command: reads the arguments, checks every name, and only then loads what does the work."""
 
+import os
 import sys
 import tempfile
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from pellucid.config import RunConfig, as_arguments, read_config
-from pellucid.core.errors import ConfigError, PeerFailed, PellucidError, UnknownName
+from pellucid.core.errors import ConfigError, PellucidError, UnknownName
 from pellucid.core.terminal import console
 from pellucid.data._spec import check_spec as check_dataset
 from pellucid.hooks import HOOKS
@@ -29,10 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UnknownName("command", command, COMMANDS)
         return COMMANDS[command](rest)
-    except PeerFailed as error:
-        return error.exit_code
     except PellucidError as error:
-        _complain(str(error))
+        if os.environ.get("RANK", "0") == "0":  # the processes of a run fail together; the first one tells
+            _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted.")
@@ -42,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     """Train a network and show what it learned (the same as `python runner.py`)"""
     config = parse_run(arguments)
-    sys.path.insert(0, str(Path.cwd()))  # so that MODULE:FUNCTION finds a file in the current folder
     check_dataset(config.data.dataset)
     check_model(config.training.model)
     if config.show.hooks not in ("default", "all", "none"):
@@ -72,24 +72,34 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     64
     """
     given = list(arguments)
-    sources = ArgumentParser(add_help=False, allow_abbrev=False)
-    sources.add_argument("--config", type=Path)
-    sources.add_argument("--save", type=Path)
-    sources.add_argument("--resume", action="store_true")
-    known, _ = sources.parse_known_args(given)
-    settings = read_config(known.config) if known.config else {}
-    if known.resume:
-        saved = (known.save or Path(settings.get("save", "save"))) / "run.json"
-        if not saved.is_file():
-            raise ConfigError(
-                f"--resume finds no run in {saved.parent}: there is no {saved}; start one without --resume."
-            )
-        settings = read_config(saved) | settings | {"save": str(saved.parent)}
-    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in given}
+    settings = {} if {"-h", "--help"} & set(given) else _settings_below(given)
+    flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
     below = {name: value for name, value in settings.items() if name not in flags}
     return tyro.cli(
         RunConfig, prog="pellucid run", args=[*as_arguments(below), *given], config=(tyro.conf.OmitArgPrefixes,)
     )
+
+
+def _settings_below(given: Sequence[str]) -> dict[str, Any]:
+    """What `--config` and the run that `--resume` continues say."""
+    sources = ArgumentParser(add_help=False, allow_abbrev=False)
+    sources.add_argument("--config", type=Path, nargs="?")
+    sources.add_argument("--save", type=Path, nargs="?")
+    sources.add_argument("--resume", action="store_true")
+    try:
+        known, _ = sources.parse_known_args([argument for argument in given if not argument.startswith("--resume=")])
+    except SystemExit:
+        return {}  # the parser of all flags says it better
+    settings = read_config(known.config.expanduser(), f"--config {known.config}") if known.config else {}
+    if known.resume:
+        save = (known.save or Path(settings.get("save", "save"))).expanduser()
+        if not (save / "run.json").is_file():
+            raise ConfigError(
+                f"--resume finds no run in {save}: there is no {save / 'run.json'}; start one without --resume."
+            )
+        saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
+        settings = saved | settings | {"save": str(save)}
+    return settings
 
 
 def _overview() -> str:

@@ -115,6 +115,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data: ranges, and the form of the device."""
+        object.__setattr__(self, "save", self.save.expanduser())
         for group in (self.data, self.training):
             _check_ranges(group)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
@@ -145,21 +146,24 @@ FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in
 """Every setting a file can hold."""
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, said: str | None = None) -> dict[str, Any]:
     """The settings in a TOML file, or those of an earlier run's run.json; keys with underscores.
 
-    Raises `ConfigError` for a file that cannot be read and `UnknownName` for a setting that does not exist.
+    `said` is how messages call the file. Raises `ConfigError` for a file that cannot be read and `UnknownName` for a
+    setting that does not exist.
     """
+    said = said or str(path)
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text).get("config") if path.suffix == ".json" else tomllib.loads(text)
+        content = json.loads(text) if path.suffix == ".json" else {"config": tomllib.loads(text)}
     except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"--config {path} is neither TOML nor a run.json: {error}.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {path} holds no settings; give a TOML file or the run.json of an earlier run.")
-    settings = {key.replace("-", "_"): value for key, value in content.items()}
+        raise ConfigError(f"{said} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{said} is neither TOML nor a run.json: {error}.") from error
+    settings = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or (path.suffix == ".json" and not settings):
+        raise ConfigError(f"{said} holds no settings; give a TOML file or the run.json of an earlier run.")
+    settings = {key.replace("-", "_"): value for key, value in settings.items()}
     settings = {key: value for key, value in settings.items() if key not in ("resume", "config")}
     for key in settings:
         if key not in FLAGS:
@@ -168,14 +172,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def as_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as command-line arguments.
+    """Settings as command-line arguments; a list becomes NAME,NAME, and one of mirrors a flag for each.
 
-    >>> as_arguments({"batch_size": 64, "mirror": ["a", "b"], "epochs": None})
-    ['--batch-size=64', '--mirror=a', '--mirror=b']
+    >>> as_arguments({"batch_size": 64, "mirror": ["a", "b"], "classes": [3, 8], "epochs": None})
+    ['--batch-size=64', '--mirror=a', '--mirror=b', '--classes=3,8']
     """
-    return [
-        f"--{name.replace('_', '-')}={value}"
-        for name, entry in settings.items()
-        if entry is not None
-        for value in (entry if isinstance(entry, list | tuple) else [entry])
-    ]
+    arguments = []
+    for name, entry in settings.items():
+        values = entry if isinstance(entry, list | tuple) else [] if entry is None else [entry]
+        if isinstance(entry, list | tuple) and name != "mirror":
+            values = [",".join(map(str, entry))]
+        arguments += [f"--{name.replace('_', '-')}={value}" for value in values]
+    return arguments

@@ -1,19 +1,21 @@
 """The recipe: data → model → epochs → hooks → what was made."""
 
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
 from pellucid.artifacts.lock import locked
 from pellucid.artifacts.picture import to_png
-from pellucid.artifacts.store import Store
-from pellucid.artifacts.tensorboard import Board
+from pellucid.artifacts.store import Packed, Store
+from pellucid.artifacts.tensorboard import Board, PackedEmbedding, pack_embedding
 from pellucid.artifacts.weights import pack_weights, unpack_weights
 from pellucid.config import RunConfig
 from pellucid.core.contracts import Artifact, to_floats
@@ -52,16 +54,16 @@ def run(config: RunConfig) -> int:
         if session.earlier.get("status") == "finished":
             console().print(f"The run in {config.save} is already finished; there is nothing to resume.", markup=False)
             world.first(lambda: print_summary(session.store))
-            return 0
+            return int(bool(session.store.manifest()["failures"]))
         world.first(lambda: _begin(session))
         return _train_and_show(session)
 
 
 def _begin(session: Session) -> None:
     """Make room for this run and record what it is; a resumed run goes on with what is there."""
-    store = session.store
+    store, record = session.store, first_record(session)
     moved = None if session.config.resume else store.move_previous_run()
-    store.write_run(first_record(session))
+    store.begin(record)
     print_start(session, moved)
 
 
@@ -200,28 +202,30 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
     store = session.store
     try:
         scene = replace(scene, previous=store.previous_arrays(name, scene.epoch))
-        artifacts = list(hook.run(scene))
-        pictures = [None if made.figure is None else to_png(made.figure) for made in artifacts]
+        made = [_pack(store, name, scene.epoch, artifact) for artifact in hook.run(scene)]
     except Exception as error:  # noqa: BLE001  (a hook may be anybody's code)
         message = f"{type(error).__name__}: {error}"
         log = store.add_failure(name, scene.epoch, message, traceback.format_exc())
         console().print(f"  hook {name} failed at epoch {scene.epoch}: {message} (see {log})", markup=False)
         return
-    for artifact, picture in zip(artifacts, pictures, strict=True):
-        _keep_artifact(store, board, name, scene.epoch, artifact, picture)
+    for artifact, picture, packed, points in made:
+        tag = f"{name}/{artifact.name}" if artifact.name else name
+        store.keep(packed)
+        if picture is not None:
+            board.picture(tag, picture, scene.epoch)
+        if points is not None:
+            path = board.embedding(scene.epoch, points)
+            store.keep_file(name, scene.epoch, artifact, path, "embedding")
+        board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
 
 
-def _keep_artifact(
-    store: Store, board: Board, hook: str, epoch: int, artifact: Artifact, picture: bytes | None
-) -> None:
-    tag = f"{hook}/{artifact.name}" if artifact.name else hook
-    store.keep(hook, epoch, artifact, picture)
-    if picture is not None:
-        board.picture(tag, picture, epoch)
-    if artifact.embedding is not None:
-        path = board.embedding(epoch, artifact.embedding)
-        store.keep_file(hook, epoch, artifact, path, "embedding")
-    board.scalars({f"{hook}/{key}": value for key, value in artifact.scalars.items()}, epoch)
+def _pack(
+    store: Store, hook: str, epoch: int, artifact: Artifact
+) -> tuple[Artifact, bytes | None, Packed, PackedEmbedding | None]:
+    """Everything an artifact will be on disk, so that what is wrong with it shows before anything is written."""
+    picture = None if artifact.figure is None else to_png(artifact.figure)
+    points = None if artifact.embedding is None else pack_embedding(artifact.embedding)
+    return artifact, picture, store.pack(hook, epoch, artifact, picture), points
 
 
 def is_shown(epoch: int, epochs: int) -> bool:
@@ -244,6 +248,9 @@ def _note_end(store: Store, status: str) -> None:
 
 
 def _resume_command(session: Session) -> str:
-    program = "python runner.py" if sys.argv[0].endswith("runner.py") else "pellucid run"
-    save = session.store.folder
-    return f"{program} --resume" + ("" if str(save) == "save" else f" --save {save}")
+    script = Path(sys.argv[0])
+    program = ["pellucid", "run"]
+    if script.suffix == ".py":
+        program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
+    save = str(session.store.folder)
+    return shlex.join([*program, "--resume", *([] if save == "save" else ["--save", save])])

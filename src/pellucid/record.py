@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from pellucid.artifacts.store import Store
-from pellucid.core.errors import PellucidError
 from pellucid.engine.tap import find_embedding
 from pellucid.models._build import count_parameters
 from pellucid.session import Session
@@ -106,8 +105,11 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree that runs, with "-dirty" where it was changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    """The commit of pellucid's own source tree, with "-dirty" where it was changed; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
@@ -119,5 +121,5 @@ def _embedding_layer(session: Session) -> str | None:
     sample = session.data.test.floats([0]).to(session.device)
     try:
         return find_embedding(session.model, sample, session.embedding_layer).layer
-    except PellucidError:
+    except Exception:  # noqa: BLE001  (the model runs on one image here, and may not; only a name is lost)
         return None

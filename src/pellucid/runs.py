@@ -31,6 +31,9 @@ class Run:
 def load_run(folder: str | Path) -> Run:
     """The run in a save folder, with its best weights.
 
+    Weights are read as safetensors, which run no code; but a model that was MODULE:FUNCTION is built by calling that
+    function, so load only runs whose code you trust.
+
     Raises `SaveError` for a folder that holds no run or no weights, and `ModelError` where the weights do not fit
     the model, whose code may have changed since.
     """
@@ -39,11 +42,14 @@ def load_run(folder: str | Path) -> Run:
     if not record or content is None:
         missing = "run.json" if not record else "models/best.safetensors"
         raise SaveError(f"{folder} holds no run: there is no {missing}; give the --save folder of `python runner.py`.")
-    dataset = record["dataset"]
-    channels, height, width = dataset["image_shape"]
-    model = build_model(record["model"]["name"], (channels, height, width), len(dataset["classes"]))
+    try:
+        name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
+        channels, height, width = record["dataset"]["image_shape"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SaveError(f"{folder}/run.json is damaged or not a run's: {error} is not as it should be.") from error
+    model = build_model(name, (channels, height, width), len(classes))
     try:
         model.load_state_dict(unpack_weights(content))
     except RuntimeError as error:
-        raise ModelError(f"the weights in {folder} do not fit the model {record['model']['name']}: {error}") from error
-    return Run(model.eval(), record["config"], tuple(dataset["classes"]), store.metrics())
+        raise ModelError(f"the weights in {folder} do not fit the model {name}: {error}") from error
+    return Run(model.eval(), config, classes, store.metrics())

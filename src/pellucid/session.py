@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pellucid.artifacts.store import Store
+from pellucid.artifacts.weights import unpack_weights
 from pellucid.config import RunConfig
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
@@ -160,21 +161,25 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
     pinned = earlier.get("dataset", {})
     settings = config.data
     request = Request(
-        folder=settings.data_dir or config.save / "data",
+        folder=(settings.data_dir or config.save / "data").expanduser(),
         mirrors=settings.mirror,
         image_size=settings.image_size,
         seed=config.training.seed,
     )
     limits = {"limit_train": settings.limit_train, "limit_test": settings.limit_test}
     data = world.first(lambda: load_data(pinned.get("name", settings.dataset), request, **limits))
-    name = world.agree(data.name if data else None)
-    data = data or load_data(str(name), request, **limits)
-    if pinned and pinned["sha256"] != data.sha256:
+    name = str(world.agree(data.name if data else None))
+    data = world.together(lambda: data or load_data(name, request, **limits))
+    world.together(lambda: _refuse_other_data(pinned, data))
+    return data
+
+
+def _refuse_other_data(pinned: Mapping[str, Any], data: DataSplits) -> None:
+    if pinned and pinned.get("sha256") != data.sha256:
         raise SaveError(
             f"the data set {data.name} is not the one the run began with (checksum {data.sha256[:12]}…, then "
-            f"{pinned['sha256'][:12]}…); bring the old files back, or start anew without --resume."
+            f"{str(pinned.get('sha256'))[:12]}…); bring the old files back, or start anew without --resume."
         )
-    return data
 
 
 PINNED = (
@@ -207,5 +212,16 @@ def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
 
 
 def _read_checkpoint(store: Store) -> TrainingState | None:
-    content = store.read_model("last.ckpt")
-    return None if content is None else unpack_state(content)
+    """Where the run to resume stands; None where it had not come to its first checkpoint."""
+    content, weights = store.read_model("last.ckpt"), store.read_model("best.safetensors")
+    if content is None:
+        if any(line.get("epoch") for line in store.metrics()):
+            raise SaveError(
+                f"the checkpoint is gone from {store.folder / 'models'}; bring it back, or start anew without --resume."
+            )
+        return None
+    state = unpack_state(content)
+    if weights is None:
+        raise SaveError(f"the best weights are gone from {store.folder / 'models'}; start anew without --resume.")
+    unpack_weights(weights)
+    return state

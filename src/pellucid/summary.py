@@ -50,23 +50,22 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
 def print_summary(store: Store) -> None:
     """What was made and where, what failed, and how to look at it in TensorBoard."""
     screen, record, manifest = console(), store.run(), store.manifest()
-    table = Table(
-        title=f"{record['dataset']['title']}: test accuracy {record['test_accuracy']:.2%}", title_justify="left"
-    )
+    title = Text(f"{record['dataset']['title']}: test accuracy {record['test_accuracy']:.2%}", style="bold")
+    table = Table(title=title, title_justify="left")
     table.add_column("What")
     table.add_column("Files", justify="right")
     table.add_column("Where", overflow="fold")
     for hook, count in Counter(entry["hook"] for entry in manifest["artifacts"]).items():
         folders = {str(Path(entry["path"]).parent) for entry in manifest["artifacts"] if entry["hook"] == hook}
         where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
-        table.add_row(hook, str(count), str(store.folder / where))
+        table.add_row(hook, str(count), Text(str(store.folder / where)))
     for what, where in (
         ("weights of the best epoch", "models/best.safetensors"),
         ("metrics, one line per epoch", "metrics.jsonl"),
         ("list of everything", "manifest.json"),
         ("settings and versions", "run.json"),
     ):
-        table.add_row(what, "1", str(store.folder / where))
+        table.add_row(what, "1", Text(str(store.folder / where)))
     screen.print(table)
     for failure in manifest["failures"]:
         text = f"Hook {failure['hook']} failed at epoch {failure['epoch']}: {failure['error']}"

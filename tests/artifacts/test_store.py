@@ -1,13 +1,14 @@
 """The save folder."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pellucid.artifacts.store import Store
 from pellucid.core.contracts import Artifact
-from pellucid.core.errors import SaveError
+from pellucid.core.errors import DataError, SaveError
 
 
 @pytest.fixture
@@ -19,9 +20,13 @@ def artifact(value=1.0, name="", **options):
     return Artifact("a caption", name, arrays={"map": np.full((2, 2), value)}, numbers={"value": value}, **options)
 
 
+def keep(store, hook, epoch, made, picture):
+    store.keep(store.pack(hook, epoch, made, picture))
+
+
 def test_an_artifact_has_its_files_and_its_entries(store):
-    store.keep("saliency", 3, artifact(), b"png")
-    store.keep("saliency", 3, artifact(name="extra"), None)
+    keep(store, "saliency", 3, artifact(), b"png")
+    keep(store, "saliency", 3, artifact(name="extra"), None)
     folder = store.folder / "plots" / "saliency"
     names = ["epoch_003.json", "epoch_003.npz", "epoch_003.png", "epoch_003_extra.json", "epoch_003_extra.npz"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -47,9 +52,9 @@ def test_an_artifact_has_its_files_and_its_entries(store):
 
 
 def test_equal_artifacts_make_equal_bytes_and_one_entry(store):
-    store.keep("tsne", 1, artifact(), None)
+    keep(store, "tsne", 1, artifact(), None)
     first = (store.folder / "plots/tsne/epoch_001.npz").read_bytes(), (store.folder / "manifest.json").read_bytes()
-    store.keep("tsne", 1, artifact(), None)
+    keep(store, "tsne", 1, artifact(), None)
     again = (store.folder / "plots/tsne/epoch_001.npz").read_bytes(), (store.folder / "manifest.json").read_bytes()
     assert first == again
 
@@ -57,9 +62,9 @@ def test_equal_artifacts_make_equal_bytes_and_one_entry(store):
 def test_previous_arrays_are_those_of_the_last_epoch_before(store):
     assert store.previous_arrays("tsne", 5) is None
     for epoch in (0, 2, 7):
-        store.keep("tsne", epoch, artifact(float(epoch)), None)
-    store.keep("tsne", 4, artifact(40.0, name="other"), None)
-    store.keep("saliency", 4, artifact(41.0), None)
+        keep(store, "tsne", epoch, artifact(float(epoch)), None)
+    keep(store, "tsne", 4, artifact(40.0, name="other"), None)
+    keep(store, "saliency", 4, artifact(41.0), None)
     assert store.previous_arrays("tsne", 0) is None
     assert store.previous_arrays("tsne", 5)["map"][0, 0] == 2
     assert store.previous_arrays("tsne", 7)["map"][0, 0] == 2
@@ -73,7 +78,7 @@ def test_a_failure_is_listed_until_the_hook_works(store):
     assert store.manifest()["failures"] == [
         {"hook": "tsne", "epoch": 2, "error": "ValueError: no again", "log": "errors/tsne_epoch_002.txt"}
     ]
-    store.keep("tsne", 2, artifact(), None)
+    keep(store, "tsne", 2, artifact(), None)
     assert store.manifest()["failures"] == []
 
 
@@ -93,7 +98,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_else(store):
     for round_number in range(2):
         store.write_run({"timing": {"started": "2026-01-02T03:04:05Z"}})
         store.add_metrics({"epoch": round_number})
-        store.keep("saliency", 0, artifact(), b"png")
+        keep(store, "saliency", 0, artifact(), b"png")
         store.write_model("best.safetensors", b"weights")
         for kept in ("data/mnist", "docs"):
             (store.folder / kept).mkdir(parents=True, exist_ok=True)
@@ -116,3 +121,55 @@ def test_a_damaged_record_is_named(store):
 def test_a_start_time_never_becomes_a_path(store):
     store.write_run({"timing": {"started": "../../../outside"}})
     assert store.move_previous_run() == store.folder / "previous" / "outside"
+
+
+@pytest.mark.parametrize("name", ["../outside", "a b", "A", "a/b", "."])
+def test_a_name_never_becomes_a_path(name, store):
+    with pytest.raises(DataError, match="must be lower-case letters, digits and _"):
+        store.pack("saliency", 0, artifact(name=name), None)
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_written(store):
+    with pytest.raises(TypeError, match="JSON"):
+        store.pack("saliency", 0, Artifact("a caption", arrays={"a": np.zeros(2)}, numbers={"value": object()}), b"png")
+    with pytest.raises(ValueError, match="allow_pickle"):
+        store.pack("saliency", 0, Artifact("a caption", arrays={"a": np.array([object()])}), b"png")
+    assert not store.folder.exists()
+
+
+@pytest.mark.parametrize("content", ['{"epoch": 0}\n{"epo', '["a"]\n'])
+def test_damaged_metrics_are_named(content, store):
+    store.write_run({})
+    (store.folder / "metrics.jsonl").write_text(content)
+    with pytest.raises(SaveError, match=r"metrics\.jsonl is damaged"):
+        store.metrics()
+
+
+def test_beginning_makes_the_manifest_and_sweeps_up(store):
+    (store.folder / "plots" / "tsne").mkdir(parents=True)
+    leftovers = [store.folder / ".abc.tmp", store.folder / "plots" / "tsne" / ".def.tmp"]
+    for path in leftovers:
+        path.write_text("half")
+    store.begin({"status": "running"})
+    assert not any(path.exists() for path in leftovers)
+    assert json.loads((store.folder / "manifest.json").read_text()) == {"version": 1, "artifacts": [], "failures": []}
+
+
+def test_a_move_that_was_cut_short_goes_on_into_the_same_folder(store, monkeypatch):
+    store.write_run({"timing": {"started": "2026-01-02T03:04:05Z"}})
+    store.add_metrics({"epoch": 0})
+    store.write_model("best.safetensors", b"weights")
+    rename, moved = Path.rename, []
+
+    def cut(self, target):
+        if len(moved) == 1:
+            raise KeyboardInterrupt
+        moved.append(rename(self, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut)
+        with pytest.raises(KeyboardInterrupt):
+            store.move_previous_run()
+    store.move_previous_run()
+    (home,) = (store.folder / "previous").iterdir()
+    assert sorted(path.name for path in home.iterdir()) == ["metrics.jsonl", "models", "run.json"]

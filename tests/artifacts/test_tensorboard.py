@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import nn
 
-from pellucid.artifacts.tensorboard import Board
+from pellucid.artifacts.tensorboard import Board, pack_embedding
 from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.errors import DataError
 
@@ -82,9 +82,9 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tmp_path, capsys):
 
 def test_the_projector_keeps_every_epoch_also_after_a_resume(tmp_path):
     with Board(tmp_path) as board:
-        assert board.embedding(0, table()) == f"{tmp_path.name}/projector/epoch_000/tensors.tsv"
+        assert board.embedding(0, pack_embedding(table())) == f"{tmp_path.name}/projector/epoch_000/tensors.tsv"
     with Board(tmp_path, goes_on_at=1) as board:
-        board.embedding(1, table())
+        board.embedding(1, pack_embedding(table()))
     config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [entry.tensor_name for entry in config.embeddings] == ["epoch 001", "epoch 000"]
     entry = config.embeddings[0]
@@ -99,11 +99,11 @@ def test_the_projector_keeps_every_epoch_also_after_a_resume(tmp_path):
 
 def test_labels_cannot_shift_the_rows(tmp_path):
     with Board(tmp_path) as board:
-        board.embedding(0, table(2, label=["a\tb", "c\nd\r\u2028e"]))
+        board.embedding(0, pack_embedding(table(2, label=["a\tb", "c\nd\r\u2028e"])))
     text = (tmp_path / "projector/epoch_000/metadata.tsv").read_text()
     assert text.split("\n") == ["label\tprediction", "a b\t0", "c d  e\t1", ""]
 
 
-def test_thumbnails_that_browsers_cannot_draw_are_refused(tmp_path):
-    with Board(tmp_path) as board, pytest.raises(DataError, match="at most 8192 pixels wide"):
-        board.embedding(0, table(5, side=3000))
+def test_thumbnails_that_browsers_cannot_draw_are_refused():
+    with pytest.raises(DataError, match="at most 8192 pixels wide"):
+        pack_embedding(table(5, side=3000))

@@ -24,6 +24,7 @@ NUMBERS = count()
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes a module into the current folder and loads the data set `shoes` from it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     module = f"shop_{next(NUMBERS)}"
 
     def write_and_load(body: str, function: str = "shoes", **options: int) -> RawData:
@@ -35,12 +36,17 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_it_delivers_what_the_function_returns(load) -> None:
-    before = list(sys.path)
     raw = load("def shoes(): return some(6), some(4), ['left', 'right']")
     assert raw.train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert raw.test.labels.tolist() == [0, 1, 0, 1]
     assert (raw.classes, raw.title, raw.default_epochs) == (("left", "right"), "shoes", 10)
-    assert sys.path == before
+
+
+def test_the_module_may_add_to_the_search_path(load, tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    body = f"import sys\nsys.path.insert(0, {str(tmp_path / 'shelf')!r})\n"
+    load(body + "def shoes(): return some(6), some(4), (1, 2)")
+    assert sys.path[0] == str(tmp_path / "shelf")
 
 
 def test_images_are_scaled_when_asked(load) -> None:

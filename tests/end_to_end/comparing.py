@@ -1,11 +1,16 @@
 """Whether two save folders tell the same: everything but clock readings."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pellucid.training.checkpoint import unpack_state
 
 __all__ = ["assert_equal_runs"]
 
@@ -18,12 +23,16 @@ def without_timing(value: Any) -> Any:
 
 
 def assert_equal_runs(expected: Path, got: Path) -> None:
-    """Weights, metrics, manifest, numbers, pictures, arrays and projector are equal, bit for bit."""
+    """Weights, checkpoint, metrics, manifest, numbers, pictures, arrays and projector are equal, bit for bit."""
     kept = ("models/best.safetensors", "metrics.jsonl", "manifest.json")
     names = {name: list(folder_files(folder)) for name, folder in (("expected", expected), ("got", got))}
     assert names["expected"] == names["got"]
     for name in (*kept, *names["expected"]):
         assert_equal_files(expected / name, got / name)
+    first, second = (unpack_state((folder / "models/last.ckpt").read_bytes()) for folder in (expected, got))
+    assert replace(first.progress, seconds=0) == replace(second.progress, seconds=0)
+    for part in ("model", "optimizer", "schedule"):
+        assert_equal_states(getattr(first, part), getattr(second, part), part)
     records = [without_timing(json.loads((folder / "run.json").read_text())) for folder in (expected, got)]
     for record in records:
         for changing in ("command", "config", "git_revision"):
@@ -53,6 +62,24 @@ def assert_equal_files(expected: Path, got: Path) -> None:
                 assert first[name].tobytes() == second[name].tobytes(), (expected, name)
     else:
         assert expected.read_bytes() == got.read_bytes(), expected
+
+
+def assert_equal_states(expected: Any, got: Any, place: str) -> None:
+    """Nested mappings and lists with equal values, tensors bit for bit."""
+    assert type(expected) is type(got), place
+    if isinstance(expected, Mapping):
+        assert list(expected) == list(got), place
+        for key in expected:
+            assert_equal_states(expected[key], got[key], f"{place}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(expected) == len(got), place
+        for number, pair in enumerate(zip(expected, got, strict=True)):
+            assert_equal_states(*pair, f"{place}.{number}")
+    elif isinstance(expected, torch.Tensor):
+        assert (expected.dtype, expected.shape) == (got.dtype, got.shape), place
+        assert expected.numpy().tobytes() == got.numpy().tobytes(), place
+    else:
+        assert expected == got, place
 
 
 def shown_in_tensorboard(folder: Path) -> dict[str, Any]:

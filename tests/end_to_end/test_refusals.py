@@ -100,3 +100,55 @@ def test_a_hook_that_fails_is_told_and_does_not_stop_the_run(failing_hook, run_p
     }
     assert json.loads((tmp_path / "save/run.json").read_text())["status"] == "finished"
     assert "hook failing failed at epoch 1" in capsys.readouterr().out
+
+
+class Careless(Hook):
+    """Hands over what cannot be kept."""
+
+    def run(self, scene):
+        yield Artifact("fine", numbers={"value": object()})
+
+
+class Sneaky(Hook):
+    """Wants to write elsewhere."""
+
+    def run(self, scene):
+        yield Artifact("fine", name="../../../escaped", numbers={"value": 1})
+
+
+@pytest.mark.parametrize("hook", [Careless, Sneaky])
+def test_an_artifact_that_cannot_be_kept_is_the_hooks_failure(hook, run_program, tmp_path, monkeypatch):
+    monkeypatch.setitem(HOOKS._entries, "bad", hook)
+    assert run_program(*SMALL[:-1], "bad") == 1
+    assert len(json.loads((tmp_path / "save/manifest.json").read_text())["failures"]) == 2
+    assert not list(tmp_path.rglob("escaped*"))
+    assert run_program("--resume") == 1  # finished, but not all of it went well
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:20])])
+@pytest.mark.parametrize("name", ["best.safetensors", "last.ckpt"])
+def test_a_resume_without_its_weights_is_refused(name, damage, earlier, run_program, tmp_path, capsys):
+    record = json.loads((tmp_path / "save/run.json").read_text())
+    (tmp_path / "save/run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    damage(tmp_path / "save/models" / name)
+    assert run_program("--resume") == 2
+    assert "gone" in (message := capsys.readouterr().err) or "damaged" in message or "cannot be read" in message
+    assert "without --resume" in message or "train again" in message
+
+
+def test_odd_folder_names_are_shown_as_they_are(run_program, tmp_path, capsys):
+    assert run_program(*SMALL, "--save", "sa[/b]v :cat:") == 0
+    assert "--logdir='sa[/b]v :cat:/logs'" in capsys.readouterr().out
+
+
+def test_a_model_that_fails_on_one_image_loses_nothing(earlier, run_program, tmp_path, monkeypatch):
+    (tmp_path / "single_of_test.py").write_text(
+        "from torch import nn\n"
+        "class Single(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        if len(x) == 1: raise ValueError('one image')\n"
+        "        return super().forward(x)\n"
+        "def net(): return Single(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    assert run_program(*SMALL, "--model", "single_of_test:net") == 0
+    assert json.loads((tmp_path / "save/run.json").read_text())["model"]["embedding_layer"] is None

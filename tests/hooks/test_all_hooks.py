@@ -13,7 +13,7 @@ from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Scene
 
-NAMES = ["confusion_matrix", "saliency", "jacobian_maps", "projector", "tsne"]
+NAMES = HOOKS.names()
 Maker = Callable[..., Scene]
 
 

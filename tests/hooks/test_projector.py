@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pellucid.core.errors import UnknownName
 from pellucid.hooks._hook import Scene
@@ -27,7 +28,7 @@ def test_points_columns_and_thumbnails(make_scene: Maker) -> None:
     assert table.columns["correct"] == ["yes" if right else "no" for right in (labels == prediction)]
     np.testing.assert_allclose([float(text) for text in table.columns["confidence"]], confidence, atol=5e-5)
     np.testing.assert_array_equal(table.thumbnails, scene.test.pixels.permute(0, 2, 3, 1).numpy())
-    assert artifact.numbers == {"layer": "7", "points": 60, "features": 16}
+    assert artifact.numbers == {"layer": "7", "points": 60, "features": 16, "projected_from": None}
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,20 @@ def test_the_chosen_layer_is_embedded(make_scene: Maker) -> None:
     assert artifact.numbers["features"] == 6 * 81
     with pytest.raises(UnknownName, match="layer"):
         list(Projector().run(make_scene(embedding_layer="fc")))
+
+
+def test_a_very_large_embedding_is_projected_with_its_distances_kept(make_scene: Maker) -> None:
+    """A linear layer on raw pixels: thousands of numbers per image."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(5000, 4))
+    scene, again = (make_scene(count=20, channels=2, size=(50, 50), model=network, epoch=epoch) for epoch in (1, 2))
+    (artifact,), (later,) = Projector().run(scene), Projector().run(again)
+    assert artifact.embedding is not None
+    assert later.embedding is not None
+    assert artifact.embedding.points.shape == (20, 512)
+    np.testing.assert_array_equal(artifact.embedding.points, later.embedding.points)
+    distances = [
+        torch.pdist(torch.from_numpy(points)) for points in (scene.embedding.numpy(), artifact.embedding.points)
+    ]
+    torch.testing.assert_close(distances[1], distances[0], rtol=0.15, atol=0)
+    assert artifact.numbers == {"layer": "1", "points": 20, "features": 512, "projected_from": 5000}
+    assert "512 numbers each, projected at random from 5,000." in artifact.caption

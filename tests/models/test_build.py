@@ -46,6 +46,7 @@ def user_module(tmp_path, monkeypatch):
         "def anything(**given):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(given['channels'] * 64, given['classes']))\n"
         "def text(): return 'a model'\n"
+        "def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
         "def failing(): raise ValueError('no weights')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -55,6 +56,27 @@ def user_module(tmp_path, monkeypatch):
 def test_a_users_function_gets_what_it_asks_for(name, user_module):
     model = build_model(f"nets_of_test:{name}", (1, 8, 8), 3)
     check_fit(model, torch.rand(2, 1, 8, 8), 3)
+
+
+def test_lazy_layers_draw_their_weights_from_the_seed(user_module):
+    first, second, other = (build_model("nets_of_test:lazy", (1, 8, 8), 3, seed) for seed in (1, 1, 2))
+    check_fit(first, torch.rand(2, 1, 8, 8), 3)
+    assert first.training
+    assert torch.equal(first[1].weight, second[1].weight)
+    assert not torch.equal(first[1].weight, other[1].weight)
+
+
+class Extra(nn.Sequential):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_that_is_no_tensor_is_refused():
+    with pytest.raises(ModelError, match="'_extra_state' is dict, and only tensors can be saved"):
+        check_fit(Extra(nn.Flatten(), nn.Linear(64, 3)), torch.rand(2, 1, 8, 8), 3)
 
 
 def test_a_users_function_that_fails_or_returns_something_else(user_module):

@@ -36,7 +36,10 @@ def test_cells_are_shares_of_the_row_and_empty_ones_free() -> None:
     np.testing.assert_array_equal(right.get_array().mask, ~np.eye(10, dtype=bool))
 
 
-def test_numbers_are_written_for_few_classes_only() -> None:
-    written = {text.get_text() for text in draw(25)[0].texts}
-    assert {"50.0%", "–"} <= written
-    assert not {"50.0%", "–"} & {text.get_text() for text in draw(26)[0].texts}
+@pytest.mark.parametrize(("count", "counts", "shares"), [(25, 1, 1), (30, 1, 1), (50, 1, 1), (60, 0, 1), (100, 0, 0)])
+def test_numbers_are_written_where_there_is_room(count: int, counts: bool, shares: bool) -> None:
+    figure, values = draw(count)
+    numbers = [text for text in figure.texts if text.get_text() in {"50.0%", "–", *map(str, values.flatten())}]
+    assert sum("50" in text.get_text() and len(text.get_text()) == 3 for text in numbers) == counts * count
+    assert sum(text.get_text() in ("50.0%", "–") for text in numbers) == shares * 2 * count
+    assert all(text.get_size() >= 6.5 for text in numbers)

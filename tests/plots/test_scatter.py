@@ -31,7 +31,26 @@ def test_one_unit_is_as_long_in_both_directions() -> None:
 
 @pytest.mark.parametrize("count", [1, 40, 41, 100])
 def test_any_number_of_classes_and_points(count: int) -> None:
-    labels = np.arange(count)
-    figure = scatter(np.zeros((count, 2)), labels, labels, [f"number {k}" for k in labels], ("title", ""))
+    labels = np.repeat(np.arange(count), 3)
+    names = [f"number {k}" for k in range(count)]
+    figure = scatter(np.zeros((len(labels), 2)), labels, labels, names, ("title", ""))
     figure.canvas.draw()
     assert [text.get_text() for text in figure.axes[0].texts] == ["number 0"]  # the others would cover it
+
+
+def test_names_stay_inside_the_plane() -> None:
+    labels = np.repeat(np.arange(4), 5)
+    points = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])[labels]
+    figure = scatter(points, labels, labels, [f"a rather long name {k}" for k in range(4)], ("title", ""))
+    figure.canvas.draw()
+    plane = figure.axes[0].get_window_extent()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert all(plane.x0 <= box.x0 <= box.x1 <= plane.x1 for box in boxes)
+    assert all(plane.y0 <= box.y0 <= box.y1 <= plane.y1 for box in boxes)
+
+
+def test_a_name_does_not_hide_the_only_dots_of_its_class() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    figure = scatter(RNG.normal(size=(6, 2)) * 100, labels, labels, ["many", "two", "one"], ("title", ""))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["many"]

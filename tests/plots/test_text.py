@@ -3,7 +3,7 @@ import warnings
 import pytest
 from matplotlib.figure import Figure
 
-from pellucid.plots._text import drawable, shorten, text_width, wrap
+from pellucid.plots._text import class_names, drawable, shorten, text_width, wrap
 
 
 @pytest.mark.parametrize("text", ["猫 and 犬", "a\tb\nc", "\x00\x1b[31m", "😀", "$x^2$ _y_", "Ünïcödé", ""])
@@ -36,3 +36,7 @@ def test_wrapped_lines_fit_and_keep_every_word() -> None:
 
 def test_bold_is_wider() -> None:
     assert text_width("recall", 9, 100, bold=True) > text_width("recall", 9, 100) > 0
+
+
+def test_names_that_look_alike_are_told_apart_by_their_index() -> None:
+    assert class_names(["猫", "犬", "cat", "a very long name of 鳥"], 12) == ["#0 □", "#1 □", "cat", "#3 a v…of □"]

@@ -19,6 +19,12 @@ def test_the_first_is_remembered_and_the_second_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_polite_end_is_remembered_too():
+    with deferred_interrupt() as interrupted:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupted()
+
+
 def test_in_another_thread_there_is_none():
     seen = []
 

@@ -1,13 +1,14 @@
 """Training: values by hand, and a state that goes on as if it had never stopped."""
 
 import math
+import signal
 
 import pytest
 import torch
 from torch import nn
 
 from pellucid.core.contracts import DataSplits, ImageSet
-from pellucid.core.errors import TrainingError
+from pellucid.core.errors import ModelError, TrainingError
 from pellucid.core.seeding import generator
 from pellucid.training.checkpoint import pack_state, unpack_state
 from pellucid.training.evaluate import evaluate, score
@@ -159,6 +160,70 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(data):
         list(epochs)
     assert [state.progress.epoch for state in kept] == [1]
     assert all(torch.isfinite(value).all() for value in kept[-1].model.values())
+
+
+class Fading(nn.Module):
+    """Finite in training, not in evaluation once it was trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return self.linear(x.flatten(1)) / (1.0 if self.training or not self.steps else 0.0)
+
+
+def test_an_evaluation_that_is_not_finite_is_no_result(data):
+    _, epochs = run(data, model=Fading())
+    next(epochs)
+    with pytest.raises(TrainingError, match="logits of the validation images are not finite in epoch 1"):
+        next(epochs)
+
+
+def test_a_checkpoint_of_another_model_is_refused(data):
+    kept = []
+    _, epochs = run(data, epochs=1, keep=kept.append)
+    list(epochs)
+    with pytest.raises(ModelError, match="checkpoint does not fit the model, whose code may have changed"):
+        next(run(data, model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), start=kept[0])[1])
+
+
+def test_an_interrupt_after_the_last_step_is_not_lost(data):
+    kept = []
+    recipe = Recipe(epochs=3, steps_per_epoch=STEPS, learning_rate=0.05)
+
+    def interrupted_batches(epoch, first_step):
+        yield from batches(data)(epoch, first_step)
+        signal.raise_signal(signal.SIGINT)
+
+    epochs = train(network(), data, interrupted_batches, recipe, device=CPU, keep=kept.append)
+    next(epochs)
+    with pytest.raises(KeyboardInterrupt):
+        next(epochs)
+    assert [(state.progress.epoch, state.progress.step) for state in kept] == [(1, STEPS)]
+
+
+class Caching(nn.Module):
+    """Keeps a tensor of its last forward pass for the next one."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+        self.scale = None
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        if self.scale is None or self.scale.shape != logits.shape:
+            self.scale = torch.ones_like(logits)
+        return logits * self.scale
+
+
+def test_a_model_that_keeps_tensors_can_be_trained_after_an_evaluation(data):
+    model = Caching()
+    evaluate(model, data.validation, CPU)
+    model(data.train.floats(slice(12))).sum().backward()
 
 
 def test_a_weight_that_is_not_finite_is_never_kept(data):

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.core.errors import SaveError
+from pellucid.core.errors import WriteError
 
-__all__ = ["explain", "json_text", "write_bytes", "write_json"]
+__all__ = ["explain", "json_text", "record_text", "write_bytes", "write_json"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: first a temporary file beside it, then a rename; missing folders are made.
 
-    Raises `SaveError` where that fails; what stood at `path` before is then still there, whole.
+    Raises `WriteError` where that fails; what stood at `path` before is then still there, whole.
     """
     temporary = ""
     try:
@@ -35,24 +35,30 @@ def write_bytes(path: Path, content: bytes) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise SaveError(explain(path, error)) from error
+            raise WriteError(explain(path, error)) from error
         raise
 
 
 def explain(path: Path, error: OSError) -> str:
     """Why `path` cannot be written, and the way out."""
+    go_on = "; then go on with --resume"
     cure = {
-        errno.ENOSPC: "the disk is full; free some space",
-        errno.EDQUOT: "the disk quota is used up; free some space",
-        errno.EFBIG: "the file would pass the size limit set for this process; raise it",
+        errno.ENOSPC: "the disk is full; free some space" + go_on,
+        errno.EDQUOT: "the disk quota is used up; free some space" + go_on,
+        errno.EFBIG: "the file would pass the size limit set for this process; raise it" + go_on,
         errno.EROFS: "the disk is read-only; choose another folder with --save",
         errno.EACCES: "this user may not write there; choose another folder with --save",
     }.get(error.errno or 0, error.strerror or str(error))
-    return f"{path} cannot be written: {cure}. Every file already there is whole; go on with --resume."
+    return f"{path} cannot be written: {cure}. Every file already there is whole."
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` by `content` as JSON: a line per key, and per entry of a list of records."""
+    """Replace `path` by `content` as `record_text`."""
+    write_bytes(path, record_text(content).encode())
+
+
+def record_text(content: Mapping[str, Any]) -> str:
+    """`content` as JSON to be read by people too: a line per key, and per entry of a list of records."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -63,7 +69,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             lines.append(f"  {json_text(key)}: {{\n    {entries}\n  }}")
         else:
             lines.append(f"  {json_text(key)}: {json_text(value)}")
-    write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def json_text(content: Any) -> str:

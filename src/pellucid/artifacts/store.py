@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.artifacts._atomic import json_text, write_bytes, write_json
+from pellucid.artifacts._atomic import json_text, record_text, write_bytes, write_json
 from pellucid.core.contracts import Artifact, Kind
-from pellucid.core.errors import SaveError
+from pellucid.core.errors import DataError, SaveError
 
 __all__ = ["Store"]
 
-KEPT_IN_PLACE = ("data", "docs", "previous")
 MOVED_ASIDE = (
     "models",
     "logs",
@@ -25,9 +24,19 @@ MOVED_ASIDE = (
     "errors",
     "metrics.jsonl",
     "manifest.json",
-    "run.json",
     "report.html",
+    "run.json",  # the last one: it tells an interrupted move where to go on
 )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An artifact, ready to be written."""
+
+    entries: list[dict[str, Any]]
+    """Its lines of the manifest."""
+    files: list[tuple[str, bytes]]
+    """Path below the save folder, and content."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,8 @@ class Store:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, by epoch."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        content = self._read("metrics.jsonl") or b""
+        return [self._record("metrics.jsonl", line) for line in content.splitlines()]
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Enter an epoch's line, in place of one that stood there for the same epoch."""
@@ -66,36 +75,55 @@ class Store:
         return self._read_json("manifest.json", {"version": 1, "artifacts": [], "failures": []})
 
     def _read_json(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder / name
-        if not path.is_file():
-            return absent
+        content = self._read(name)
+        return absent if content is None else self._record(name, content)
+
+    def _record(self, name: str, content: bytes) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(content)
         except ValueError as error:
-            raise SaveError(f"{path} is damaged ({error}); move it away to begin anew.") from error
-        return content
+            raise SaveError(f"{self.folder / name} is damaged ({error}); move it away to begin anew.") from error
+        if not isinstance(record, dict):
+            raise SaveError(f"{self.folder / name} is damaged (it holds no record); move it away to begin anew.")
+        return record
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SaveError(f"{self.folder / name} cannot be read: {error.strerror or error}.") from error
 
     # --- artifacts ---------------------------------------------------------------------------------------------
 
-    def keep(self, hook: str, epoch: int, artifact: Artifact, picture: bytes | None) -> None:
-        """Write an artifact's files (its figure as `picture`, the PNG) and enter them in the manifest."""
+    def pack(self, hook: str, epoch: int, artifact: Artifact, picture: bytes | None) -> "Packed":
+        """An artifact (its figure as `picture`, the PNG) as the files it will be, nothing written yet.
+
+        Raises `DataError` for a name that is none and whatever its arrays and numbers raise: they may be anybody's.
+        """
+        if not re.fullmatch(r"[a-z0-9_]*", artifact.name):
+            raise DataError(f"the artifact's name {artifact.name!r} must be lower-case letters, digits and _.")
         stem = f"plots/{hook}/epoch_{epoch:03d}" + (f"_{artifact.name}" if artifact.name else "")
-        files: list[tuple[Kind, str]] = []
+        files: list[tuple[Kind, str, bytes]] = []
         if picture is not None:
-            files.append(("figure", f"{stem}.png"))
-            write_bytes(self.folder / f"{stem}.png", picture)
+            files.append(("figure", f"{stem}.png", picture))
         if artifact.arrays:
-            files.append(("arrays", f"{stem}.npz"))
-            write_bytes(self.folder / f"{stem}.npz", _pack_arrays(artifact.arrays))
+            files.append(("arrays", f"{stem}.npz", _pack_arrays(artifact.arrays)))
         if artifact.numbers:
-            files.append(("data", f"{stem}.json"))
-            write_json(self.folder / f"{stem}.json", artifact.numbers)
-        name = artifact.name or hook
-        self._enter([_entry(hook, epoch, name, path, kind, artifact) for kind, path in files])
+            files.append(("data", f"{stem}.json", record_text(artifact.numbers).encode()))
+        entries = [_entry(hook, epoch, path, kind, artifact) for kind, path, _ in files]
+        return Packed(entries, [(path, content) for _, path, content in files])
+
+    def keep(self, packed: "Packed") -> None:
+        """Write the files of an artifact and enter them in the manifest."""
+        for path, content in packed.files:
+            write_bytes(self.folder / path, content)
+        self._enter(packed.entries)
 
     def keep_file(self, hook: str, epoch: int, artifact: Artifact, path: str, kind: Kind) -> None:
         """Enter a file that something else wrote, such as a projector table."""
-        self._enter([_entry(hook, epoch, artifact.name or hook, path, kind, artifact)])
+        self._enter([_entry(hook, epoch, path, kind, artifact)])
 
     def previous_arrays(self, hook: str, epoch: int) -> dict[str, np.ndarray] | None:
         """The unnamed arrays that `hook` made at the last epoch before `epoch`; None where there are none."""
@@ -135,8 +163,18 @@ class Store:
 
     def read_model(self, name: str) -> bytes | None:
         """The content of `models/NAME`; None where it does not exist."""
-        path = self.folder / "models" / name
-        return path.read_bytes() if path.is_file() else None
+        return self._read(f"models/{name}")
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write the first run.json and an empty manifest, and sweep up what a killed process left half written."""
+        self.write_run(record)
+        if not (self.folder / "manifest.json").exists():
+            write_json(self.folder / "manifest.json", self.manifest())
+        for part in MOVED_ASIDE:
+            for leftover in (self.folder / part).rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def move_previous_run(self) -> Path | None:
         """Move what an earlier run left to `previous/<its start time>/`; None where there was nothing."""
@@ -148,9 +186,9 @@ class Store:
         except SaveError:
             started = "unknown"
         home = self.folder / "previous"
-        target = _unused(home / (re.sub(r"[^0-9A-Za-z]+", "-", started).strip("-") or "unknown"))
+        target = _free_for(present, home / (re.sub(r"[^0-9A-Za-z]+", "-", started).strip("-") or "unknown"))
         try:
-            target.mkdir(parents=True)
+            target.mkdir(parents=True, exist_ok=True)
             for name in present:  # on one disk: renames, so nothing is copied and nothing can be lost
                 (self.folder / name).rename(target / name)
         except OSError as error:
@@ -162,11 +200,11 @@ def _identity(entry: Mapping[str, Any]) -> tuple[str, int, str, str]:
     return entry["hook"], entry["epoch"], entry["name"], entry["kind"]
 
 
-def _entry(hook: str, epoch: int, name: str, path: str, kind: Kind, artifact: Artifact) -> dict[str, Any]:
+def _entry(hook: str, epoch: int, path: str, kind: Kind, artifact: Artifact) -> dict[str, Any]:
     return {
         "hook": hook,
         "epoch": epoch,
-        "name": name,
+        "name": artifact.name or hook,
         "path": path,
         "kind": kind,
         "caption": artifact.caption,
@@ -180,8 +218,9 @@ def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _unused(path: Path) -> Path:
+def _free_for(names: list[str], path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`… that holds none of `names`: a move that was cut short goes on."""
     number, candidate = 2, path
-    while candidate.exists():
+    while any((candidate / name).exists() for name in (*names, "run.json")):
         candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
     return candidate

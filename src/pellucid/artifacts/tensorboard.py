@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from torch.utils.tensorboard._pytorch_graph import graph
 
 from pellucid.artifacts._atomic import explain, write_bytes
 from pellucid.core.contracts import EmbeddingTable
-from pellucid.core.errors import DataError, SaveError
+from pellucid.core.errors import DataError, WriteError
 
-__all__ = ["Board"]
+__all__ = ["Board", "PackedEmbedding", "pack_embedding"]
 
 LARGEST_SPRITE_PIXELS = 8192
 """A side of the projector's picture of all thumbnails; larger ones are not drawn by browsers."""
@@ -71,16 +72,15 @@ class Board:
         self._write(Event(graph_def=definition.SerializeToString()))
         return True
 
-    def embedding(self, epoch: int, table: EmbeddingTable) -> str:
+    def embedding(self, epoch: int, packed: "PackedEmbedding") -> str:
         """Enter the points of an epoch into the projector; returns the table's path below the save folder."""
         folder = self.logs / "projector" / f"epoch_{epoch:03d}"
-        sprite, side = _sprite(table.thumbnails)
-        write_bytes(folder / "sprite.png", sprite)
-        write_bytes(folder / "metadata.tsv", _metadata(table.columns).encode())
-        rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
-        write_bytes(folder / "tensors.tsv", ("\n".join(rows) + "\n").encode())
+        write_bytes(folder / "sprite.png", packed.sprite)
+        write_bytes(folder / "metadata.tsv", packed.metadata.encode())
+        write_bytes(folder / "tensors.tsv", packed.points.encode())
         folders = sorted((path.parent.name for path in self.logs.glob("projector/*/tensors.tsv")), reverse=True)
-        write_bytes(self.logs / "projector_config.pbtxt", "".join(_config(name, side) for name in folders).encode())
+        config = "".join(_config(name, packed.thumbnail_side) for name in folders)
+        write_bytes(self.logs / "projector_config.pbtxt", config.encode())
         return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
 
     def _write(self, event: Event) -> None:
@@ -91,17 +91,35 @@ class Board:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Failures of the body in writing, as a `SaveError` that tells the way out."""
+        """Failures of the body in writing, as a `WriteError` that tells the way out."""
         try:
             yield
         except OSError as error:
-            raise SaveError(explain(self.logs, error)) from error
+            raise WriteError(explain(self.logs, error)) from error
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+@dataclass(frozen=True)
+class PackedEmbedding:
+    """A table of points as the projector's files, ready to be written."""
+
+    points: str
+    metadata: str
+    sprite: bytes
+    """All thumbnails in one PNG."""
+    thumbnail_side: int
+
+
+def pack_embedding(table: EmbeddingTable) -> PackedEmbedding:
+    """The table as the projector's files; raises `DataError` for thumbnails that browsers cannot draw."""
+    sprite, side = _sprite(table.thumbnails)
+    rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
+    return PackedEmbedding("\n".join(rows) + "\n", _metadata(table.columns), sprite, side)
 
 
 def _config(folder: str, side: int) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "UnsupportedOperation",
+    "WriteError",
 ]
 
 
@@ -71,13 +72,23 @@ class ModelError(PellucidError):
 
 
 class PeerFailed(PellucidError):
-    """Another process of a distributed run has failed, and tells why itself; this one ends without a word."""
+    """Another process of a distributed run has failed, with this message and exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class SaveError(PellucidError):
     """A save folder that cannot be used: taken by another run, read-only, full, or not resumable."""
 
     exit_code = 2
+
+
+class WriteError(SaveError):
+    """A file that cannot be written: the disk is full, read-only or out of reach. What stood there is whole."""
+
+    exit_code = 1
 
 
 class TrainingError(PellucidError):

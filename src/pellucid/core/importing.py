@@ -1,8 +1,10 @@
 """`MODULE:FUNCTION`: how a user's own functions are named on the command line."""
 
 import re
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pellucid.core.errors import ConfigError, UnknownName
@@ -33,6 +35,8 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
     function.
     """
     module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # at the end: a file there must not hide a module that others import
     try:
         module = import_module(module_name)
     except Exception as error:

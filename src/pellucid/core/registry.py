@@ -19,7 +19,8 @@ class Registry(Generic[T]):
     names `module.variant`, listed in the module's literal `VARIANTS` tuple). Listing reads file names and literals
     only, so that a name can be checked before anything heavy is imported; looking an entry up imports its module.
 
-    A user's own package adds an entry with the same decorator; it counts from the moment its module is imported:
+    A user's own package adds an entry with the same decorator. It counts once its module is imported, which the
+    command line does not do by itself: a program that imports it and then calls `pellucid.cli.main` does.
 
     >>> from pellucid.core.registry import Registry
     >>> SHAPES = Registry[str]("shape", "pellucid.core")

@@ -26,10 +26,14 @@ def generator(seed: int, *place: int | str) -> torch.Generator:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global random states of Python, NumPy and torch (all devices)."""
+    """Seed the global random states of Python, NumPy and torch (all devices in use)."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (a user's model may draw from the global state)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # torch.manual_seed would else queue a call, with a stack trace, at every step
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager

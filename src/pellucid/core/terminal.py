@@ -16,8 +16,8 @@ SECONDS_BETWEEN_PLAIN_LINES = 15.0
 @cache
 def console() -> Console:
     """The console everything is printed on (standard output). On a pipe, lines are never wrapped."""
-    screen = Console()
-    return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False)
+    screen = Console(emoji=False)
+    return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 def silence() -> None:
@@ -55,11 +55,11 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
         yield Tracker(label, total, None, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
         yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))

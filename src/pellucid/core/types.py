@@ -1,9 +1,9 @@
 """The shapes of tensors, named once; the tests check every signature that uses them."""
 
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-__all__ = ["Embedding", "Images", "Labels", "Logits", "Pixels", "Probabilities", "Targets"]
+__all__ = ["Embedding", "Images", "Labels", "Logits", "Pixels", "Targets"]
 
 Images = Float[Tensor, "batch channel height width"]
 """A batch of images as a model gets them: floats in [0, 1]."""
@@ -20,11 +20,5 @@ Targets = Int64[Tensor, " batch"]
 Logits = Float[Tensor, "batch class"]
 """A classifier's raw outputs."""
 
-Probabilities = Float[Tensor, "batch class"]
-"""Softmax of the logits: each row sums to 1."""
-
 Embedding = Float[Tensor, "batch feature"]
 """What a layer makes of each image, flattened."""
-
-Precise = Float64[Tensor, "..."]
-"""A tensor in double precision."""

@@ -1,10 +1,7 @@
 """A data set from a function of the user's own."""
 
-import os
-import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from pellucid.core import importing
@@ -28,24 +25,12 @@ def load_function(request: Request) -> RawData:
     `DataError` where the function fails or returns something else.
     """
     name = request.argument
-    with _current_folder_importable():
-        train, test, classes = _checked(_call(name), name)
-        sets = [
-            materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size)
-            for kind, dataset in (("training", train), ("test", test))
-        ]
+    train, test, classes = _checked(_call(name), name)
+    sets = [
+        materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size)
+        for kind, dataset in (("training", train), ("test", test))
+    ]
     return RawData(sets[0], sets[1], classes, title=name.partition(":")[2])
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Find modules in the current folder first, as `python -m` does; the search path is handed back as it was."""
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  (the path list holds strings)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _call(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 from pellucid.core.contracts import DataSplits, ImageSet
 from pellucid.core.errors import ConfigError, DataError
@@ -63,7 +64,8 @@ def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
     if source == FUNCTION:
         return request.argument, load_function(request), None
     if source != AUTO:
-        return f"{source}:{request.argument}" if request.argument else source, DATASETS[source](request), None
+        where = Path(request.argument).expanduser().resolve()  # a run can be resumed from another folder
+        return f"{source}:{where}" if request.argument else source, DATASETS[source](request), None
     try:
         return "mnist", DATASETS["mnist"](request), None
     except MirrorsFailed as failure:

@@ -1,5 +1,6 @@
 """A folder of class folders of images: anybody's own data."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ def folder(request: Request) -> RawData:
     belong to the class. The images are grey if all of them are, else red, green, blue. With
     `request.image_size`, each is scaled to a square of that size; without, all must have one size.
 
-    Raises `DataError` where a folder is missing, empty or lacks classes, or an image cannot be read.
+    Raises `DataError` where a folder is missing, empty, not to be listed, named in bytes that are no UTF-8, or lacks
+    classes, or an image cannot be read.
     """
     path = Path(request.argument).expanduser()
     parts = _parts(path)
@@ -73,23 +75,36 @@ def _classes(parts: list[Path]) -> list[str]:
 
 
 def _visible_folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    _check_listable(path)
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for name in names:
+        try:
+            str(path / name).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the name of the class folder {str(path / name)!r} is not UTF-8; rename it.") from error
+    return names
 
 
 def _image_files(path: Path) -> list[Path]:
     """All images below a class folder, sorted."""
-    found = [
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+    found = []
+    for entry in [path, *sorted(path.rglob("*"))]:
+        if any(part.startswith(".") for part in entry.relative_to(path).parts):
+            continue
+        if entry.is_dir():
+            _check_listable(entry)
+        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+            found.append(entry)
     if not found:
         raise DataError(
             f"the class folder {path} has no images ({', '.join(sorted(SUFFIXES))}); add some or remove it."
         )
-    return sorted(found)
+    return found
+
+
+def _check_listable(path: Path) -> None:
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DataError(f"this user may not list the folder {path}; allow it (chmod u+rx) or choose another one.")
 
 
 def _load(path: Path, files: list[Path], image_size: int | None) -> torch.Tensor:

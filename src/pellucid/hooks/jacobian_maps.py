@@ -14,6 +14,7 @@ from pellucid.core.errors import ModelError
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.jacobian import check_jacobian, jacobian
+from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, scale_limit
 from pellucid.plots.image_grid import Block, Label, Mark, image_grid
 
@@ -130,14 +131,15 @@ def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str
         Block(source[:, None], column=0),
         Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),
     ]
+    names = class_names(scene.classes, 28)
     rows, marks = [], []
     for row, (label, prediction) in enumerate(zip(numbers["labels"], numbers["predictions"], strict=True)):
         is_right = label == prediction
-        rows.append(Label(scene.classes[label], f"‖J‖₂ {numbers['spectral_norm'][row]:.3g}"))
+        rows.append(Label(names[label], f"‖J‖₂ {numbers['spectral_norm'][row]:.3g}"))
         if prediction in numbers["drawn_classes"]:
             column = 1 + numbers["drawn_classes"].index(prediction)
             marks.append(Mark(row, column, INK if is_right else WRONG))
-    columns = [Label("source"), *(Label(scene.classes[label]) for label in numbers["drawn_classes"])]
+    columns = [Label("source"), *(Label(names[label]) for label in numbers["drawn_classes"])]
     subtitle = (
         "Red: more of this pixel raises the class's logit. Framed: the prediction (orange: wrong). ‖J‖₂: spectral"
     )

@@ -11,6 +11,7 @@ from pellucid.attribution.gradient import gradient
 from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
+from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, scale_limit
 from pellucid.plots.image_grid import Block, Label, image_grid
 
@@ -41,10 +42,11 @@ class Saliency(Hook):
             "overlay": scale_limit(_signed(arrays["overlay"])),
         }
         title = f"{scene.title}: what each pixel does to the true class's logit"
+        names = class_names(scene.classes, 28)
         columns = [
             Label(
-                scene.classes[label],
-                "" if label == prediction else f"→ {scene.classes[prediction]}",
+                names[label],
+                "" if label == prediction else f"→ {names[prediction]}",
                 PALE if label == prediction else WRONG,
             )
             for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True)

@@ -3,6 +3,7 @@
 `pellucid.jacobian` is this package and a function at once: the package is callable, and calling it computes.
 """
 
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -21,3 +22,4 @@ class _CallableModule(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableModule
+__doc__, __wrapped__, __signature__ = jacobian.__doc__, jacobian, inspect.signature(jacobian)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from pellucid.core.errors import ModelError
 from pellucid.core.importing import is_function_name, load_function
@@ -38,6 +39,7 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
         seed_everything(derive_seed(seed, "model"))
         try:
             model = function(**_asked_for(function, offered))
+            _fill_lazy_layers(model, image_shape)
         except ModelError:
             raise
         except Exception as error:
@@ -45,6 +47,14 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
+
+
+def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
+    """Let layers that wait for their first input draw their weights, from the seed as all others."""
+    if isinstance(model, nn.Module) and any(isinstance(one, UninitializedParameter) for one in model.parameters()):
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, *image_shape))
+        model.train()
 
 
 def _asked_for(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +76,12 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
     """
     if count_parameters(model) == 0:
         raise ModelError("the model has no parameter that could be trained; return one with requires_grad=True.")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"the model's state {name!r} is {type(value).__name__}, and only tensors can be saved; "
+                "keep it outside get_extra_state, for instance in a buffer."
+            )
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]

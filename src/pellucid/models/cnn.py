@@ -2,6 +2,7 @@
 
 from math import ceil
 
+import torch
 from torch import nn
 
 from pellucid.models import MODELS
@@ -14,7 +15,8 @@ LARGEST_MAP = 4
 def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     """Four convolutions with batch-norm and ReLU, three of them with stride 2, and one linear layer.
 
-    About 77,000 parameters on MNIST. It has no max-pooling, whose ties on a flat background have no derivative.
+    About 77,000 parameters on MNIST. It has no max-pooling, whose ties on a flat background have no derivative. Its
+    weights lie in memory with the channels last, which spares the CPU's convolutions a reordering.
 
     Args:
         channels: of the images.
@@ -28,15 +30,16 @@ def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     height, width = (ceil(side / 8) for side in image_size)
     pooled = (min(height, LARGEST_MAP), min(width, LARGEST_MAP))
     shrink = [] if pooled == (height, width) else [nn.AdaptiveAvgPool2d(pooled)]
-    return nn.Sequential(
+    layers = nn.Sequential(
         *_block(channels, 16, kernel=5, stride=2),
-        *_block(16, 32, kernel=3, stride=1),
-        *_block(32, 64, kernel=3, stride=2),
+        *_block(16, 32, kernel=3, stride=2),
+        *_block(32, 64, kernel=3, stride=1),
         *_block(64, 72, kernel=3, stride=2),
         *shrink,
         nn.Flatten(),
         nn.Linear(72 * pooled[0] * pooled[1], classes),
     )
+    return layers.to(memory_format=torch.channels_last)
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:

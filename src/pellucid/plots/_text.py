@@ -1,10 +1,11 @@
 """Text as pictures need it: names of any characters made drawable, measured, shortened and wrapped."""
 
+from collections.abc import Sequence
 from functools import cache
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-__all__ = ["drawable", "shorten", "text_width", "wrap"]
+__all__ = ["class_names", "drawable", "shorten", "text_width", "wrap"]
 
 MISSING = "□"
 """Drawn for a character that the font does not have."""
@@ -32,6 +33,17 @@ def shorten(text: str, at_most: int) -> str:
         return text
     head = at_most // 2
     return f"{text[:head]}…{text[len(text) - (at_most - head - 1) :]}"
+
+
+def class_names(names: Sequence[str], at_most: int) -> list[str]:
+    """Each name, shortened; one with characters that the font lacks gets its index, so that it can be told from others.
+
+    >>> class_names(["cat", "猫", "犬"], 9)
+    ['cat', '#1 □', '#2 □']
+    """
+    return [
+        shorten(f"#{index} {name}" if MISSING in drawable(name) else name, at_most) for index, name in enumerate(names)
+    ]
 
 
 def text_width(text: str, size: float, dots_per_inch: float, *, bold: bool = False) -> float:

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
-from pellucid.plots._text import shorten, text_width
+from pellucid.plots._text import class_names, text_width
 from pellucid.plots.colours import INK, PALE
 
 __all__ = ["confusion_matrix"]
 
-WRITTEN_CLASSES = 25
-"""Up to so many classes, the numbers are written into the cells."""
+SMALLEST = 6.5
+"""Points: a number that would have to be written smaller than this is left out."""
+FINE_LINES = 25
+"""With more classes than this, the lines between the cells are thinner."""
 GAMMA = 0.4
 """Shares are coloured by share ** GAMMA: a per cent of errors must be seen beside 99 % of right answers."""
 NARROWEST = 600
@@ -35,8 +37,8 @@ def confusion_matrix(
     """A figure of `counts` (truth, prediction), its margins `recall` (right) and `precision` (below).
 
     Each cell's colour is its share of its row: right answers blue, errors orange, on one scale that is steep near
-    zero; the margins are coloured as right answers. Numbers are written in for up to 25 classes. A recall or precision
-    that is undefined (NaN) is shown as "–".
+    zero; the margins are coloured as right answers. Numbers are written in where the cells have room for them: three
+    digits up to about 50 classes, recall and precision up to about 60. An undefined one (NaN) is shown as "–".
 
     >>> counts = np.array([[9, 1], [0, 5]])
     >>> figure = confusion_matrix(counts, ["cat", "dog"], np.array([0.9, 1]), np.array([1, 5 / 6]), ("title", ""))
@@ -56,9 +58,8 @@ def confusion_matrix(
     for values in (recall[:, None], precision[None]):
         parts.append((place.box(values.shape), values, [[_percent(value) for value in row] for row in values]))
         _cells(canvas.axes(*parts[-1][0]), values, "Blues")
-    if place.is_written:
-        for part in parts:
-            _write(canvas, *part)
+    for part in parts:
+        _write(canvas, *part)
     _write_names(canvas, place)
     x, height = place.edge_x + place.margin + MARGIN, min(place.side, 260.0)
     canvas.colour_bar(right, (x, place.top, height), "right: share of the row", _SHARE_TICKS)
@@ -86,7 +87,7 @@ class _Layout:
     def of(cls, classes: Sequence[str]) -> "_Layout":
         cell = float(np.clip(860 // len(classes), 9, 64 if len(classes) > 3 else 96))
         size = TEXT if cell >= 16 else 6.0
-        names = [shorten(name, 20) for name in classes]
+        names = class_names(classes, 20)
         widest = max(text_width(name, size, DOTS_PER_INCH) for name in names)
         is_upright = widest > cell - 6
         top = 20 + (widest if is_upright else 14) + 8
@@ -95,7 +96,8 @@ class _Layout:
 
     @property
     def is_written(self) -> bool:
-        return len(self.names) <= WRITTEN_CLASSES
+        """Whether recall and precision are written: along the cells, so that only the other side counts."""
+        return self.cell / 2 >= SMALLEST
 
     @property
     def side(self) -> float:
@@ -141,7 +143,7 @@ def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
     values = np.ma.masked_invalid(share)
     shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")
     rows, columns = share.shape
-    style: dict[str, Any] = {"colors": "#d4d7db", "linewidths": 0.7 if max(rows, columns) <= WRITTEN_CLASSES else 0.3}
+    style: dict[str, Any] = {"colors": "#d4d7db", "linewidths": 0.7 if max(rows, columns) <= FINE_LINES else 0.3}
     axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, **style)
     axes.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, **style)
     return shown
@@ -150,16 +152,25 @@ def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
 def _write(
     canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, texts: Sequence[Sequence[str]]
 ) -> None:
-    """Text in the middle of each cell: white on dark, dark on light."""
+    """Text in the middle of each cell, white on dark, dark on light; upwards in narrow ones, none in small ones."""
     x, y, width, height = box
     down, across = height / len(texts), width / len(texts[0])
     longest = max(len(text) for line in texts for text in line)
-    size = min(TEXT, 1.15 * across / max(longest, 1), down / 2)
+    level, upright = _size(longest, across, down), _size(longest, down, across)
+    size, rotation = (upright, 90) if level < SMALLEST <= upright and across < down else (level, 0)
+    if size < SMALLEST:
+        return
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             colour = "white" if share[row, column] > 0.35 else INK
             middle = (x + (column + 0.5) * across, y + (row + 0.5) * down)
-            canvas.text(*middle, text, size=size, color=colour, ha="center", va="center_baseline")
+            style = {"va": "center", "rotation": 90} if rotation else {"va": "center_baseline"}
+            canvas.text(*middle, text, size=size, color=colour, ha="center", **style)
+
+
+def _size(length: int, along: float, across: float) -> float:
+    """The font size at which so many digits fit into a cell of so many dots along the text and across it."""
+    return min(TEXT, 1.15 * along / max(length, 1), across / 2)
 
 
 def _write_names(canvas: Canvas, place: _Layout) -> None:

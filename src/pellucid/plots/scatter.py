@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
-from pellucid.plots._text import shorten, text_width
+from pellucid.plots._text import class_names, text_width
 from pellucid.plots.colours import INK, PALE, class_colours
 
 __all__ = ["scatter"]
@@ -21,6 +21,8 @@ MANY_ERRORS = 150
 """More rings than this are drawn smaller, since they would hide the dots."""
 NAMED_CLASSES = 40
 """Up to so many classes, the legend lists each."""
+NAMED_POINTS = 3
+"""A class with fewer points is not named in the plane: the name would hide them."""
 
 
 def scatter(
@@ -32,14 +34,14 @@ def scatter(
 ) -> Figure:
     """A figure of `points` (point, 2): a dot in its label's colour, an error in a ring of its prediction's colour.
 
-    Class names stand at the median of their points; one unit is as long in x as in y.
+    Class names stand near the median of their points; one unit is as long in x as in y.
 
     >>> points, labels = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
     >>> figure = scatter(points, labels, labels, ["cat", "dog"], ("title", "subtitle"))
     >>> len(figure.axes[0].collections[0].get_offsets())
     6
     """
-    names = [shorten(name, 20) for name in classes]
+    names = class_names(classes, 20)
     colours, wrong = class_colours(len(names)), labels != predictions
     canvas = Canvas(MARGIN + SIDE + 24 + _key_width(names) + MARGIN, SIDE + MARGIN, *headline)
     axes = canvas.axes(MARGIN, 0, SIDE, SIDE)
@@ -71,16 +73,23 @@ def _square_limits(axes: Axes, points: np.ndarray) -> None:
 
 
 def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """Each class's name at the median of its points, large classes first; one that would cover another is left out."""
+    """Each class's name at the median of its points, within the plane.
+
+    Large classes come first; a name that would cover another is left out, and so are those of classes with one or two
+    points.
+    """
     size = TEXT + 2 if len(names) <= NAMED_CLASSES else SMALL
-    dots = SIDE / np.ptp(axes.get_xlim())
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    dots = SIDE / (right - left)
     style: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "color": INK, "parse_math": False}
     outline = [withStroke(linewidth=3, foreground="white")]
     placed: list[tuple[float, float, float]] = []
     found, counts = np.unique(labels, return_counts=True)
-    for label in found[np.argsort(-counts, kind="stable")]:
-        x, y = np.median(points[labels == label], axis=0)
+    for label in found[np.argsort(-counts, kind="stable")][: int((counts >= NAMED_POINTS).sum())]:
         half = text_width(names[label], size, DOTS_PER_INCH, bold=True) / 2
+        across, up = (half + 3) / dots, size / dots
+        x, y = np.median(points[labels == label], axis=0)
+        x, y = np.clip(x, left + across, right - across), np.clip(y, bottom + up, top - up)
         if any(abs(x - u) * dots < half + other and abs(y - v) * dots < 2 * size for u, v, other in placed):
             continue
         placed.append((x, y, half))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pellucid.core.errors import PeerFailed, TrainingError
+from pellucid.core.errors import PeerFailed, PellucidError
 
 __all__ = ["World", "joined_world"]
 
@@ -49,8 +49,8 @@ class World:
     def together(self, work: Callable[[], T]) -> T:
         """What `work` returns in this process, once it is done in all of them.
 
-        Where it fails in one or several, the first of them raises its own error and all others `PeerFailed`, so that
-        all end and the user reads one message.
+        Where it fails in one or several, all end: the first process with its own error or the message of the first
+        that failed, the others with `PeerFailed`, so that the user reads one message.
         """
         if self.size == 1:
             return work()
@@ -60,11 +60,14 @@ class World:
             result = work()
         except Exception as error:  # noqa: BLE001  (raised again below, when all others know)
             failure = error
-        failures: list[bool] = [False] * self.size
-        dist.all_gather_object(failures, failure is not None)
-        if any(failures):
-            raise failure if failure is not None and failures.index(True) == self.rank else PeerFailed()
-        return cast(T, result)
+        told: list[tuple[str, int] | None] = [None] * self.size
+        dist.all_gather_object(told, None if failure is None else _described(failure))
+        failures = [one for one in told if one is not None]
+        if not failures:
+            return cast(T, result)
+        if failure is not None and self.is_first:
+            raise failure
+        raise PeerFailed(*failures[0]) from failure
 
     def first(self, work: Callable[[], T]) -> T | None:
         """What `work` returns, done by the first process while the others wait; None in those."""
@@ -92,6 +95,13 @@ class World:
         return DistributedDataParallel(model) if self.size > 1 else model
 
 
+def _described(error: Exception) -> tuple[str, int]:
+    """An error's message and exit code."""
+    if isinstance(error, PellucidError):
+        return str(error), error.exit_code
+    return f"{type(error).__name__}: {error}", PellucidError.exit_code
+
+
 @contextmanager
 def joined_world() -> Iterator[World]:
     """The processes that `torchrun` started, or this one alone."""
@@ -104,11 +114,7 @@ def joined_world() -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     except RuntimeError as error:
         if re.search(r"closed by peer|reset by peer|Broken pipe|NCCL.*(abort|remote)", str(error)):
-            raise (
-                PeerFailed
-                if dist.get_rank()
-                else TrainingError("another process of this run has ended, so all do; go on with --resume.")
-            ) from error
+            raise PeerFailed("another process of this run has ended, so all do; go on with --resume.") from error
         raise
     finally:
         dist.destroy_process_group()

@@ -35,7 +35,7 @@ def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: Wo
     logits: torch.Tensor | None = None
     try:
         model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: a model may keep a tensor for its next training step
             for number, batch in enumerate(batches):
                 if number % world.size == world.rank or logits is None:
                     part = model(images.floats(batch).to(device)).float().cpu()

@@ -11,7 +11,7 @@ __all__ = ["deferred_interrupt"]
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the body a first Ctrl-C is only remembered, and a second one interrupts at once.
+    """Within the body a first Ctrl-C (or SIGTERM) is only remembered, and a second one interrupts at once.
 
     Yields a function that tells whether there was one; the body asks it where it can stop. Outside the main thread,
     where Python delivers no signals, it never is.
@@ -26,8 +26,9 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         seen.set()
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from pellucid.core.contracts import DataSplits
-from pellucid.core.errors import TrainingError
+from pellucid.core.errors import ModelError, TrainingError
 from pellucid.core.seeding import derive_seed, seed_everything
 from pellucid.core.terminal import Tracker, track
 from pellucid.core.types import Logits
@@ -116,9 +116,15 @@ class _Trainer:
         self.best = Score(loss=float("inf"), accuracy=-1.0)
 
     def restore(self, state: TrainingState) -> Progress:
-        self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(dict(state.optimizer))
-        self.schedule.load_state_dict(dict(state.schedule))
+        try:
+            self.model.load_state_dict(state.model)
+            self.optimizer.load_state_dict(dict(state.optimizer))
+            self.schedule.load_state_dict(dict(state.schedule))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"the checkpoint does not fit the model, whose code may have changed since: {error}. "
+                "Bring the old code back, or start anew without --resume."
+            ) from error
         self.best = Score(loss=state.progress.best_loss, accuracy=state.progress.best_accuracy)
         return state.progress
 
@@ -142,11 +148,13 @@ class _Trainer:
                 progress = replace(progress, seconds=monotonic() - began)
                 _report(tracker, progress)
                 if self.world.any(interrupted()):
-                    self.save(progress)
-                    raise KeyboardInterrupt
+                    break
                 if monotonic() - kept > SECONDS_BETWEEN_CHECKPOINTS and progress.step < total:
                     self.save(progress)
                     kept = monotonic()
+            if self.world.any(interrupted()):  # one that came after the last step's look
+                self.save(progress)
+                raise KeyboardInterrupt
         self.world.share_buffers(self.model)
         self.save(progress)
         return progress
@@ -174,9 +182,13 @@ class _Trainer:
 
     def finish(self, progress: Progress) -> Epoch:
         """The scores of the network as it now is."""
-        logits = [
-            evaluate(self.model, part, self.device, self.world) for part in (self.data.validation, self.data.test)
-        ]
+        parts = {"validation": self.data.validation, "test": self.data.test}
+        logits = [evaluate(self.model, part, self.device, self.world) for part in parts.values()]
+        for part, outputs in zip(parts, logits, strict=True):
+            if not torch.isfinite(outputs).all():
+                raise TrainingError(
+                    f"the model's logits of the {part} images are not finite {self._place(progress)}. {WAY_OUT}"
+                )
         validation, test = score(logits[0], self.data.validation), score(logits[1], self.data.test)
         is_best = (validation.accuracy, -validation.loss) > (self.best.accuracy, -self.best.loss)
         self.best = validation if is_best else self.best
