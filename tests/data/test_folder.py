@@ -1,5 +1,6 @@
 """Class folders of images, as anybody keeps them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,27 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         save(tmp_path / "plane" / f"{number}.png", number)
         save(tmp_path / "train" / f"{number}.png", number)
     assert load(tmp_path).classes == ("plane", "train")
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    for name in (b"cat", b"caf\xe9"):
+        try:
+            save(tmp_path / os.fsdecode(name) / "1.png", 0)
+        except OSError:
+            pytest.skip("this disk takes names in UTF-8 only")
+    with pytest.raises(DataError, match=r"the name of the class folder '.*caf\\udce9' is not UTF-8; rename it") as caught:
+        load(tmp_path)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", [".", "train", "train/dog", "train/dog/more"])
+def test_a_folder_that_may_not_be_listed(parted: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(parted / "train" / "dog" / "more" / "1.png", 0)
+    hidden = (parted / name).resolve()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != hidden or not mode & os.R_OK)
+    if name == ".":
+        save(parted / "plane" / "1.png", 0)
+        (parted / "test").rename(parted / "testing")
+        (parted / "train").rename(parted / "training")
+    with pytest.raises(DataError, match="this user may not list the folder .*; allow it"):
+        load(parted)

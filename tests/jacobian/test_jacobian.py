@@ -1,3 +1,7 @@
+import inspect
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +86,14 @@ def test_a_model_of_another_dtype() -> None:
 
 def test_the_package_is_the_function() -> None:
     assert torch.equal(pellucid.jacobian(network(), IMAGES, [1]), jacobian(network(), IMAGES, [1]))
+
+
+def test_the_package_is_the_function() -> None:
+    code = "import pellucid; first = pellucid.jacobian; assert first is pellucid.jacobian and first.check_jacobian"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert inspect.signature(pellucid.jacobian) == inspect.signature(jacobian)  # type: ignore[arg-type]
+    assert pellucid.jacobian.__doc__ == jacobian.__doc__
+    assert torch.equal(pellucid.jacobian(network(), IMAGES), jacobian(network(), IMAGES))
 
 
 def test_wrong_arguments_are_told() -> None:

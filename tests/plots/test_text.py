@@ -39,4 +39,4 @@ def test_bold_is_wider() -> None:
 
 
 def test_names_that_look_alike_are_told_apart_by_their_index() -> None:
-    assert class_names(["猫", "犬", "cat", "a very long name of 鳥"], 12) == ["#0 □", "#1 □", "cat", "#3 a v…of □"]
+    assert class_names(["猫", "犬", "cat", "a very long name of 鳥"], 12) == ["#0 □", "#1 □", "cat", "#3 a v… of □"]

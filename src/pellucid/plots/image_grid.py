@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import radians, sin
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,6 +21,8 @@ __all__ = ["Block", "Label", "Mark", "image_grid"]
 
 NARROWEST = 620
 """Dots that the headline needs."""
+SLANT = 35.0
+"""Degrees by which names are turned that would be too wide for their columns."""
 LABEL_DOTS = 40
 """Dots of the labels above the columns."""
 
@@ -86,6 +89,8 @@ def image_grid(
         row_starts={block.row for block in blocks},
         column_starts={block.column for block in blocks},
     )
+    slanted = _slanted_dots(columns, grid.width)
+    grid = replace(grid, top=grid.top + slanted)
     left, top, width, height = grid.box(0, 0, (len(rows), len(columns)))
     bars = BAR_DOTS + MARGIN if any(block.meaning for block in blocks) else MARGIN
     canvas = Canvas(max(NARROWEST, left + width + bars), top + height + MARGIN, *headline)
@@ -95,7 +100,8 @@ def image_grid(
         if block.meaning:
             ticks = [0.0, 1.0] if block.limit is None else [-block.limit, 0, block.limit]
             canvas.colour_bar(shown, (left + width + MARGIN, y, down), block.meaning, ticks)
-    _draw_labels(canvas, grid, rows, columns)
+    _draw_row_labels(canvas, grid, rows)
+    _draw_column_labels(canvas, grid, columns, is_slanted=slanted > 0)
     for mark in marks:
         x, y = grid.corner(mark.row, mark.column)
         canvas.frame(x - 1, y - 1, grid.width + 2, grid.height + 2, mark.colour)
@@ -119,19 +125,32 @@ def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
     return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)
 
 
-def _draw_labels(canvas: Canvas, grid: Grid, rows: Sequence[Label], columns: Sequence[Label]) -> None:
+def _slanted_dots(columns: Sequence[Label], width: float) -> float:
+    """The height that slanted names need above the columns; 0 where upright ones fit, perhaps a little shortened."""
+    widest = max((text_width(shorten(label.text, 32), TEXT, DOTS_PER_INCH, bold=True) for label in columns), default=0)
+    return widest * sin(radians(SLANT)) if widest > 1.6 * width else 0.0
+
+
+def _draw_row_labels(canvas: Canvas, grid: Grid, rows: Sequence[Label]) -> None:
     for row, label in enumerate(rows):
         x, y = grid.corner(row, 0)
         middle = y + grid.height / 2
         shift = 8 if label.detail else 0
         canvas.text(x - 8, middle - shift, label.text, ha="right", va="center", weight="bold")
         canvas.text(x - 8, middle + shift, label.detail, ha="right", va="center", size=SMALL, color=label.detail_colour)
+
+
+def _draw_column_labels(canvas: Canvas, grid: Grid, columns: Sequence[Label], *, is_slanted: bool) -> None:
     for column, label in enumerate(columns):
         x, _ = grid.corner(0, column)
         middle = x + grid.width / 2
         name, detail = (_fitting(text, size, grid.width) for text, size in ((label.text, TEXT), (label.detail, SMALL)))
         base = grid.top - (20 if any(other.detail for other in columns) else 6)
-        canvas.text(middle, base, name, ha="center", weight="bold")
+        if is_slanted:
+            style = {"rotation": SLANT, "rotation_mode": "anchor", "ha": "left", "weight": "bold"}
+            canvas.text(middle - 8, base, shorten(label.text, 32), **style)
+        else:
+            canvas.text(middle, base, name, ha="center", weight="bold")
         canvas.text(middle, grid.top - 6, detail, ha="center", size=SMALL, color=label.detail_colour)
 
 

@@ -1,0 +1,195 @@
+"""Several processes on this machine, joined by a file: what they share and what they tell one another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pellucid.core.contracts import DataSplits, ImageSet
+from pellucid.core.errors import DataError, PeerFailed
+from pellucid.core.seeding import generator
+from pellucid.training import evaluate as evaluation
+from pellucid.training.distributed import World, joined_world
+from pellucid.training.evaluate import evaluate
+from pellucid.training.loop import Recipe, train
+
+CPU = torch.device("cpu")
+STEPS, BATCH = 5, 12
+
+
+def image_set(count, place):
+    labels = torch.arange(count) % 3
+    return ImageSet(torch.rand(count, 1, 4, 4, generator=generator(0, place)), labels)
+
+
+def data():
+    parts = {place: image_set(count, place) for place, count in (("train", 60), ("validation", 12), ("test", 31))}
+    return DataSplits("x", "x", "X", classes=("a", "b", "c"), sha256="", **parts)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def trained(world):
+    """Weights and the losses of each epoch; every process sees its part of each batch."""
+    splits, model = data(), network()
+
+    def batches(epoch, first_step):
+        order = torch.randperm(60, generator=generator(0, "order", epoch)).split(BATCH)
+        own = [batch[world.rank :: world.size] for batch in order[first_step:]]
+        return ((splits.train.floats(part), splits.train.labels[part]) for part in own)
+
+    recipe = Recipe(epochs=3, steps_per_epoch=STEPS, learning_rate=0.05)
+    epochs = list(train(model, splits, batches, recipe, device=CPU, world=world))
+    losses = [(epoch.train.loss, epoch.train.accuracy, epoch.images) for epoch in epochs[1:]]
+    return {"weights": model.state_dict(), "losses": losses}
+
+
+def evaluated(world):
+    evaluation.IMAGES_AT_ONCE = 7
+    model = network().train()
+    model.batches = []
+    model.register_forward_pre_hook(lambda module, inputs: module.batches.append(len(inputs[0])))
+    test = data().test
+    return {"logits": evaluate(model, test, CPU, world), "batches": model.batches, "fewer": few(model, test[:5], world)}
+
+
+def few(model, images, world):
+    """Fewer batches than processes."""
+    return evaluate(model, images, CPU, world)
+
+
+def failing(world):
+    """What each process raises where the given ones fail."""
+    raised = {}
+    for ranks in ((), (0,), (1,), (0, 1)):
+
+        def work(ranks=ranks):
+            if world.rank in ranks:
+                raise DataError(f"of process {world.rank}")
+            return world.rank * 10
+
+        try:
+            raised[ranks] = world.together(work)
+        except (DataError, PeerFailed) as error:
+            raised[ranks] = f"{type(error).__name__} {error}".strip()
+    return raised
+
+
+def talking(world):
+    model = nn.BatchNorm1d(2)
+    model.running_mean.fill_(world.rank + 3.0)
+    world.share_buffers(model)
+    return {
+        "is_first": world.is_first,
+        "first": world.first(lambda: f"done by {world.rank}"),
+        "agree": world.agree(f"said by {world.rank}"),
+        "any": [world.any(condition) for condition in (False, world.rank == 1, world.rank == 0, True)],
+        "sum": world.sum(torch.tensor([1.0, world.rank])).tolist(),
+        "buffers": model.running_mean.tolist(),
+    }
+
+
+WORK = {"trained": trained, "evaluated": evaluated, "failing": failing, "talking": talking}
+
+
+def main(rank, folder):
+    """One process of two: does all of the work, and writes down what came out."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        world = World(rank, 2, rank)
+        torch.save({name: work(world) for name, work in WORK.items()}, folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-W", "error", __file__]
+    processes = [subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE) for rank in (0, 1)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said.decode()
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 7)
+
+
+@pytest.mark.slow
+def test_shared_batches_give_the_logits_of_one_process_bit_for_bit(both, small_batches):
+    test = data().test
+    alone = evaluate(network(), test, CPU)
+    for found in both:
+        assert torch.equal(found["evaluated"]["logits"], alone)
+        assert torch.equal(found["evaluated"]["fewer"], alone[:5])
+    assert both[0]["evaluated"]["batches"] == [7, 7, 3, 5]
+    assert both[1]["evaluated"]["batches"] == [7, 7, 7, 5]  # the first only to learn the number of classes
+
+
+@pytest.mark.slow
+def test_the_first_that_fails_tells_and_all_end(both):
+    failures = [found["failing"] for found in both]
+    assert failures[0] == {(): 0, (0,): "DataError of process 0", (1,): "PeerFailed", (0, 1): "DataError of process 0"}
+    assert failures[1] == {(): 10, (0,): "PeerFailed", (1,): "DataError of process 1", (0, 1): "PeerFailed"}
+
+
+@pytest.mark.slow
+def test_what_processes_tell_one_another(both):
+    first, second = (found["talking"] for found in both)
+    assert (first["is_first"], second["is_first"]) == (True, False)
+    assert (first["first"], second["first"]) == ("done by 0", None)
+    for found in (first, second):
+        assert found["agree"] == "said by 0"
+        assert found["any"] == [False, True, True, True]
+        assert found["sum"] == [2.0, 1.0]
+        assert found["buffers"] == [3.0, 3.0]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(both):
+    alone = trained(World())
+    for found in both:
+        for name, value in alone["weights"].items():
+            torch.testing.assert_close(found["trained"]["weights"][name], value, rtol=1e-4, atol=1e-4)
+        for got, expected in zip(found["trained"]["losses"], alone["losses"], strict=True):
+            assert got == pytest.approx(expected, rel=1e-4)
+    weights = [found["trained"]["weights"] for found in both]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_one_process_alone_sends_nothing():
+    assert talking(World()) == {
+        "is_first": True,
+        "first": "done by 0",
+        "agree": "said by 0",
+        "any": [False, False, True, True],
+        "sum": [1.0, 0.0],
+        "buffers": [3.0, 3.0],
+    }
+    with pytest.raises(DataError):
+        World().together(lambda: (_ for _ in ()).throw(DataError("own")))
+    model = network()
+    assert World().parallel(model) is model
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined_world() as world:
+        assert (world.rank, world.size) == (0, 1)
+        assert not dist.is_initialized()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
