@@ -69,7 +69,6 @@ class Analyzer:
         self.method = method
         self.model = model
         self.name = name
-        self._is_fitted = not method.needs_fit
         self._subject = Subject(unwrap(model), output, unwrap_softmax)
 
     def __repr__(self) -> str:
@@ -116,14 +115,13 @@ class Analyzer:
         with _explaining(self.model) as model:
             check_model(model)
             self.method = self.method.fitted(self._subject, loader)
-        self._is_fitted = True
         return self
 
     def _run(self, x: Tensor, target: Request, *, is_certified: bool) -> Outcome:
         if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
             came = f"{tuple(x.shape)} {x.dtype}"
             raise ShapeError(f"the images are {came}; expected a batch of floats in [0, 1], (batch, …).")
-        if not self._is_fitted:
+        if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request = Target(target)
         self._check_count(request, x)
@@ -184,6 +182,7 @@ class Analyzer:
             evaluations=ones if outcome.evaluations is None else outcome.evaluations,
             seed=getattr(self.method, "seed", None),
             method=self.name,
+            details=outcome.details,
             notes=outcome.notes,
         )
 

@@ -34,6 +34,8 @@ class Outcome:
     absorbed_by: Mapping[str, Tensor] = field(default_factory=dict)
     evaluations: Tensor | None = None
     """(batch,): how often the model was run for each image, a backward pass not counted; None: once."""
+    details: Mapping[str, Tensor] = field(default_factory=dict)
+    """(batch,) each: what else the method tells of each image."""
     notes: tuple[str, ...] = ()
 
     @staticmethod
@@ -95,6 +97,8 @@ class Explanation:
     seed: int | None
     """The seed of the method's random draws; None where it draws none."""
     method: str
+    details: Mapping[str, Tensor] = field(default_factory=dict)
+    """(batch,) each: what else the method tells of each image."""
     notes: tuple[str, ...] = ()
     """What a reader must know, such as that a root was not found."""
 

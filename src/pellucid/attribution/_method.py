@@ -33,6 +33,11 @@ class Attribution:
     images_at_once: ClassVar[int] = 32
     """Images computed together; more need more memory, and are slower where they leave the cache."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is left to be fitted."""
+        return not self.needs_fit
+
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         """Relevance for one batch; the books are only kept with `is_certified`."""
         raise NotImplementedError
