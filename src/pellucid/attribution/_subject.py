@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.composites import Composite
+from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate, record
@@ -52,6 +53,15 @@ class Subject:
             output=self.output,
             unwrap_softmax=self.unwrap_softmax,
             is_certified=is_certified,
+        )
+        self.compare(images, result.logits)
+        return result
+
+    def multipliers(self, images: Tensor, baseline: Tensor, slope_of: Callable[[Tensor], Tensor]) -> Multipliers:
+        """What a change of each pixel from its baseline does, after the guards have seen the first image."""
+        self.guard(images)
+        result = multipliers(
+            self.model, images, baseline, slope_of, output=self.output, unwrap_softmax=self.unwrap_softmax
         )
         self.compare(images, result.logits)
         return result

@@ -38,12 +38,32 @@ class TaintWatch(TorchDispatchMode):
         self._kept[storage.data_ptr()] = storage
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():  # a recorder must not see what the watch itself asks
+            return self._follow(func, args, kwargs or {})
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         sources = [tensor for tensor in _tensors((args, kwargs)) if self.knows(tensor)]
-        if sources and not _is_mask(sources):
+        is_new = getattr(func, "overloadpacket", None) in _SHAPE_ALONE
+        if sources and not is_new and not _is_mask(sources):
             for tensor in _tensors(result):
                 self._taint(tensor)
         return result
+
+
+_aten = torch.ops.aten
+_SHAPE_ALONE = {
+    _aten.zeros_like,
+    _aten.ones_like,
+    _aten.full_like,
+    _aten.empty_like,
+    _aten.new_zeros,
+    _aten.new_ones,
+    _aten.new_full,
+    _aten.new_empty,
+    _aten.new_empty_strided,
+}
+"""What uses the shape of a tensor and not its values."""
 
 
 def _is_mask(sources: list[Tensor]) -> bool:

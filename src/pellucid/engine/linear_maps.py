@@ -153,16 +153,17 @@ class FrozenNorm:
     is_centred: bool
     eps: float | int
 
-    def _centre(self, grouped: Tensor) -> Tensor:
+    def centre(self, grouped: Tensor) -> Tensor:
+        """Less its mean, where the norm takes it off."""
         return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centred else grouped
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
         assert weight is not None
-        return (self._centre(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
+        return (self.centre(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
-        return self._centre((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
+        return self.centre((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
 
     def broadcast(self, bias: Tensor) -> Tensor:
         return bias

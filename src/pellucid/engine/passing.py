@@ -106,6 +106,6 @@ class SoftmaxTaylor:
         assert isinstance(node, Softmax)
         finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked places are −∞
         if account is not None:
-            mean = (node.y * finite).sum(node.axis, keepdim=True)
+            mean = (node.y * finite).sum(node.dim, keepdim=True)
             account.absorb("constant", node, relevance * (1 - finite + mean))
-        return [finite * (relevance - node.y * relevance.sum(node.axis, keepdim=True))]
+        return [finite * (relevance - node.y * relevance.sum(node.dim, keepdim=True))]

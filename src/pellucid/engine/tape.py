@@ -87,7 +87,8 @@ class Maximum(Node):
     replay: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor], Tensor] | None = None
     indices: Tensor | None = None
-    """The flat place of each winner in its plane, where the last two axes are pooled."""
+    """The place of each winner, counted along the input's axes `pooled` taken as one."""
+    pooled: tuple[int, ...] = ()
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return [self.pull(cotangent) if self.pull else vjp(self.replay, self.x, cotangent)]
@@ -102,8 +103,12 @@ class Affine(Node):
     weight: Tensor | None
     bias: Tensor | None
     map: "LinearMap"
+    replay: Callable[[Tensor], Tensor] | None = None
+    """The operation itself, where it is affine only once something (a deviation) is held fixed."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
+        if self.replay is not None:
+            return [vjp(self.replay, self.x, cotangent)]
         return [self.map.transpose(cotangent, self.weight, self.x)]
 
 
@@ -164,11 +169,11 @@ class Softmax(Node):
 
     x: Tensor
     y: Tensor
-    axis: int
+    dim: int
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         weighted = self.y * cotangent
-        return [weighted - self.y * weighted.sum(self.axis, keepdim=True)]
+        return [weighted - self.y * weighted.sum(self.dim, keepdim=True)]
 
 
 def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> Tensor:

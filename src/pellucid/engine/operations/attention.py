@@ -27,7 +27,7 @@ def softmax(call: Call, input: Tensor, dim: int | None = None, *_args: Any, **_k
             Activation, "log_softmax", value, [input],
             x=input, y=value, replay=call.replay_on(input), at_zero=math.nan, is_rectifier=False,
         )  # fmt: skip
-    return call.record(Softmax, "softmax", value, [input], x=input, y=value, axis=dim)
+    return call.record(Softmax, "softmax", value, [input], x=input, y=value, dim=dim)
 
 
 @operation("scaled_dot_product_attention")

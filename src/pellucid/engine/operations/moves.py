@@ -19,6 +19,8 @@ def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     value: Tensor = call.run()
     if not value.is_floating_point() or call.in_place:
         call.refuse("changes the type or the shape of a value in place")
+    if not call.depends(input):
+        return value  # only the shape of the other depends on the image
     shape = input.shape
     return call.record(
         Move, "move", value, [input], _reshaped_axis(call, input, value), pull=lambda r: [r.reshape(shape)]
@@ -64,8 +66,10 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     if not value.is_floating_point():
         return value
     if not call.depends(input):
+        if call.name in _TAKE_AN_EXAMPLE:
+            return value
         call.refuse("uses the image as an index or a size")
-    if any(call.depends(other) for other in args) and call.name not in ("expand_as", "type_as", "to"):
+    if any(call.depends(other) for other in args) and call.name not in _TAKE_AN_EXAMPLE:
         call.refuse("puts a value that depends on the image into another")
     replay = call.replay_on(input)
     return call.record(
@@ -75,6 +79,8 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     )  # fmt: skip
 
 
+_TAKE_AN_EXAMPLE = {"expand_as", "type_as", "to"}
+"""What is given a second tensor for its shape or type alone."""
 _INSERT_CONSTANTS = {"pad", "constant_pad_nd", "masked_fill", "masked_fill_", "unfold"}
 
 

@@ -52,7 +52,18 @@ def _frozen(
     deviation = (spread + eps).sqrt()
     linear_map = FrozenNorm(grouped, axes, deviation, is_centred, eps)
     scale = torch.ones((), dtype=x.dtype, device=x.device) if weight is None else weight
-    return call.record(Affine, "layer_norm", value, [x], x=x, z=value, weight=scale, bias=bias, map=linear_map)
+    return call.record(
+        Affine,
+        "layer_norm",
+        value,
+        [x],
+        x=x,
+        z=value,
+        weight=scale,
+        bias=bias,
+        map=linear_map,
+        replay=call.replay_on(x),
+    )
 
 
 @operation("layer_norm")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.linear_maps import LinearFunction
@@ -49,11 +50,12 @@ def max_pool2d(
         return torch.ops.aten.max_pool2d_with_indices_backward(cotangent, input, *geometry, indices)
 
     return call.record(
-        Maximum, "max", value, [input], x=input, y=value, replay=call.replay_on(input), pull=pull, indices=indices
-    )
+        Maximum, "max", value, [input],
+        x=input, y=value, replay=call.replay_on(input), pull=pull, indices=indices, pooled=(2, 3),
+    )  # fmt: skip
 
 
-@operation("max_pool1d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax")
+@operation("max_pool1d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def max_pool(
     call: Call,
     input: Tensor,
@@ -61,31 +63,35 @@ def max_pool(
     return_indices: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """The largest of each window, or along axes."""
-    if return_indices:
-        call.refuse("returns indices")
-    value: Tensor = call.run()
-    axis = None
-    if call.name == "amax":
-        axis = _axis_after(call, input, *_dim_and_keepdim(*args, **kwargs))
-    return call.record(Maximum, "max", value, [input], axis, x=input, y=value, replay=call.replay_on(input))
+    """The largest of each window; the first one where several are equal."""
+    pooled = tuple(range(2, input.ndim))
+    if return_indices or len(pooled) != int(call.name[-2]):
+        call.refuse("returns indices" if return_indices else "is not given a batch of images")
+    value, indices = getattr(F, call.name)(input, *args, return_indices=True, **kwargs)
+    return call.record(
+        Maximum, "max", value, [input], x=input, y=value, replay=call.replay_on(input), indices=indices, pooled=pooled
+    )
 
 
-def _dim_and_keepdim(dim: int | Sequence[int] | None = None, keepdim: bool = False) -> tuple[Any, bool]:
-    return dim, keepdim
-
-
-@operation("max")
+@operation("amax", "max")
 def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The largest along one axis, with its place, or of all."""
+    """The largest along axes (`max` along one also tells its place), or of all."""
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         call.refuse("compares two tensors")
     result = call.run()
-    axis = _axis_after(call, input, *_dim_and_keepdim(*args, **kwargs))
+    dim, keepdim = _dim_and_keepdim(*args, **kwargs)
+    axis = _axis_after(call, input, dim, keepdim)
+    pooled = tuple(range(input.ndim)) if dim in (None, ()) else (dim,) if isinstance(dim, int) else tuple(dim)
+    pooled = tuple(sorted(number % input.ndim for number in pooled))
+    indices = input.movedim(pooled, tuple(range(-len(pooled), 0))).flatten(-len(pooled)).argmax(-1)
+    value = result if isinstance(result, Tensor) else result.values
     replay: Callable[[Tensor], Any] = call.replay_on(input)
-    if isinstance(result, Tensor):
-        return call.record(Maximum, "max", result, [input], axis, x=input, y=result, replay=replay)
     value = call.record(
-        Maximum, "max", result.values, [input], axis, x=input, y=result.values, replay=lambda x: replay(x).values
-    )
-    return type(result)((value, result.indices))
+        Maximum, "max", value, [input], axis, x=input, y=value, indices=indices.view(value.shape), pooled=pooled,
+        replay=replay if isinstance(result, Tensor) else lambda x: replay(x).values,
+    )  # fmt: skip
+    return value if isinstance(result, Tensor) else type(result)((value, result.indices))
+
+
+def _dim_and_keepdim(dim: Any = None, keepdim: bool = False) -> tuple[Any, bool]:
+    return dim, keepdim
