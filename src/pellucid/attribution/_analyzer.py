@@ -126,6 +126,7 @@ class Analyzer:
         request = Target(target)
         self._check_count(request, x)
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
+        self._subject.begin()
         with _explaining(self.model) as model:
             check_model(model)
             parts = [

@@ -15,6 +15,7 @@ from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate, record
+from pellucid.engine.windows import fast_max_pool
 
 __all__ = ["Subject"]
 
@@ -28,10 +29,15 @@ class Subject:
     unwrap_softmax: bool = False
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
+    _is_compared: bool = False
+
+    def begin(self) -> None:
+        """A new call: its first images are to be compared with a plain pass."""
+        self._is_compared = False
 
     def logits(self, images: Tensor) -> Tensor:
         """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
-        with _SoftmaxWatch() as watch:
+        with _PlainPass() as watch:
             logits = choose_output(self.model(images), self.output)
         if watch.last is not None and watch.last[1] is logits:
             if not self.unwrap_softmax:
@@ -74,7 +80,9 @@ class Subject:
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:
-        """The engine's logits must be those of a plain forward pass of the first image."""
+        """The engine's logits must be those of a plain forward pass of the call's first image."""
+        if self._is_compared:
+            return
         with torch.no_grad():
             plain = self.logits(images[:1])
         scale = plain.abs().max().clamp(min=1e-12)
@@ -87,16 +95,20 @@ class Subject:
                 f"(by {float((plain - logits[:1]).abs().max()):.3g}): it draws random numbers, counts its calls, or "
                 "leaves torch; make it deterministic in eval mode, or choose a gradient method."
             )
+        self._is_compared = True
 
 
-class _SoftmaxWatch(TorchFunctionMode):
-    """Remembers input and output of the last softmax."""
+class _PlainPass(TorchFunctionMode):
+    """Remembers input and output of the last softmax, and pools faster."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        pooled = fast_max_pool(func, args, kwargs or {})
+        if pooled is not None:
+            return pooled
         value = func(*args, **(kwargs or {}))
         if func in _SOFTMAXES:
             source = args[0] if args else (kwargs or {}).get("input")
