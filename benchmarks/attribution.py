@@ -51,7 +51,7 @@ def by_zennit(model: nn.Module, composite: object, images: Tensor, targets: Tens
 
 
 def everywhere(rule: Callable[[], object]) -> LayerMapComposite:
-    """zennit's composite with one rule for every kernel layer."""
+    """Zennit's composite with one rule for every kernel layer."""
     return LayerMapComposite(layer_map=[*layer_map_base(1e-6), (Linear, rule())])
 
 
@@ -60,7 +60,9 @@ def by_captum(attribution: object, images: Tensor, targets: Tensor, **options: o
     return lambda: attribution.attribute(images, target=targets, **options)
 
 
-def contests(images: Tensor, targets: Tensor) -> dict[str, tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]]:
+def contests(
+    images: Tensor, targets: Tensor
+) -> dict[str, tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]]:
     """Name to (least ratio, aim, ours, theirs)."""
     model, theirs = network(), network()
 

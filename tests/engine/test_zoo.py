@@ -26,8 +26,30 @@ def certified(name: str) -> bool:
     return "complete" in entry.promises and name != "integrated_gradients"
 
 
-RELEVANCE = [name for name in METHODS if METHODS[name].family in ("relevance", "backward")]
 CERTIFIED = [name for name in METHODS if certified(name)]
+
+
+def refused(name: str, model: nn.Module, images: Tensor) -> bool:
+    """Whether a method has said that it cannot explain this network."""
+    if name == "sobel":
+        return images.ndim != 4
+    if name == "deeplift" and getattr(getattr(model, "_forward", None), "__name__", "") == "masked":
+        with pytest.raises(pellucid.core.errors.UnsupportedOperation, match="mask"):
+            create_analyzer(name, model).analyze(images)
+        return True
+    return False
+
+
+SOME = (
+    "gradient",
+    "guided_backprop",
+    "lrp.alpha_2_beta_1",
+    "lrp.epsilon_gamma_box",
+    "deeplift",
+    "smoothgrad",
+    "random",
+)
+"""The methods that every network meets; one meets all."""
 
 
 def fingerprint(model: nn.Module) -> list[object]:
@@ -43,9 +65,10 @@ def fingerprint(model: nn.Module) -> list[object]:
 
 def test_logits_of_the_zoo_differ(caged) -> None:
     model, images = caged
-    logits = model(images)
-    assert float((logits[0] - logits[1]).abs().max()) > 1e-2 or float(logits.std()) > 1e-2
-    assert float((logits[:, 0] - logits[:, 1]).abs().max()) > 1e-2
+    logits = model(images).detach()
+    spread = 1e-2 * float(logits.std())
+    assert float((logits[0] - logits[1]).abs().max()) > spread
+    assert float((logits[:, 0] - logits[:, 1]).abs().max()) > spread
 
 
 def test_relevance_sums_to_what_is_promised(caged) -> None:
@@ -53,6 +76,8 @@ def test_relevance_sums_to_what_is_promised(caged) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AmplificationWarning)
         for name in CERTIFIED:
+            if refused(name, model, images):
+                continue
             explanation = ready(name, model, images).explain(images, 1)
             assert explanation.residual is not None, name
             size = explanation.relevance.flatten(1).abs().sum(1).maximum(explanation.logits[:, 1].abs())
@@ -60,24 +85,24 @@ def test_relevance_sums_to_what_is_promised(caged) -> None:
             assert explanation.relevance.shape == images.shape
 
 
-def test_a_batch_equals_its_images_one_by_one(caged) -> None:
+def test_a_batch_equals_its_images_one_by_one(caged, animal) -> None:
     model, images = caged
-    for name in METHODS:
-        analyzer = ready(name, model, images)
-        if name == "sobel" and images.ndim != 4:
+    for name in METHODS if animal == "shortcut" else SOME:
+        if refused(name, model, images):
             continue
+        analyzer = ready(name, model, images)
         many = analyzer.analyze(images)
         alone = torch.cat([analyzer.analyze(image[None]) for image in images])
         torch.testing.assert_close(many, alone, rtol=1e-9, atol=1e-9 * float(many.abs().max()), msg=name)
 
 
-def test_nothing_is_left_behind(caged) -> None:
+def test_nothing_is_left_behind(caged, animal) -> None:
     model, images = caged
     model.train()
     images.requires_grad_()
     before, pixels, random = fingerprint(model), images.detach().clone(), torch.random.get_rng_state()
-    for name in METHODS:
-        if name == "sobel" and images.ndim != 4:
+    for name in METHODS if animal == "shortcut" else SOME:
+        if refused(name, model, images):
             continue
         relevance = ready(name, model, images).analyze(images)
         assert not relevance.requires_grad

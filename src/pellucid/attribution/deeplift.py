@@ -11,7 +11,7 @@ from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ShapeError
+from pellucid.core.errors import ShapeError, UnsupportedOperation
 
 
 @METHODS.register("deeplift")
@@ -20,7 +20,8 @@ class DeepLift(Attribution):
     """R = m ⊙ (x − x₀), in logits; sums to f(x) − f(x₀) (Shrikumar et al., 2017, the rescale rule).
 
     m is Δy/Δx at each activation, the transpose at linear operations. Max-pooling gives all to the winner of the side
-    with the larger maximum; products, softmax and layer norms have rules that keep the sum exactly.
+    with the larger maximum; products, softmax and layer norms have rules that keep the sum exactly. Where the sum is
+    missed all the same, since a mask differs between image and baseline, `UnsupportedOperation` is raised.
     """
 
     family: ClassVar[str] = "relevance"
@@ -37,7 +38,16 @@ class DeepLift(Attribution):
         baseline = baseline.expand_as(images[:1])
         result = subject.multipliers(images, baseline, target.slope)
         promised = (result.slope * (result.logits - result.baseline_logits)).sum(1)
-        return Outcome(result.values * (images - baseline), result.logits, target.classes(result.logits), promised)
+        relevance = result.values * (images - baseline)
+        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
+        residual = relevance.flatten(1).sum(1) - promised
+        if not bool((residual.abs() <= 100 * self.allowed_residual(outcome)).all()):
+            raise UnsupportedOperation(
+                "the map does not sum to the change of the logit: a mask or an index that the model computes differs "
+                "between image and baseline, for which DeepLIFT has no rule; choose another baseline, "
+                "or a method such as 'integrated_gradients' or 'lrp.epsilon'."
+            )
+        return outcome
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
         """1e-4 · max(|f(x) − f(x₀)|, Σ|R| / 10) in float32, 1e-9 of it in float64."""
