@@ -77,7 +77,12 @@ def contests(
     path = captum.attr.IntegratedGradients(theirs)
     noisy = {"nt_type": "smoothgrad", "nt_samples": 32, "stdevs": 0.15, "abs": False}
     return {
-        "guided_backprop": (1.3, 1.7, ours("guided_backprop"), by_captum(captum.attr.GuidedBackprop(theirs), images, targets)),
+        "guided_backprop": (
+            1.3,
+            1.7,
+            ours("guided_backprop"),
+            by_captum(captum.attr.GuidedBackprop(theirs), images, targets),
+        ),
         "deconvnet": (1.3, 1.7, ours("deconvnet"), by_captum(captum.attr.Deconvolution(theirs), images, targets)),
         "lrp.epsilon": (1.7, 2.5, ours("lrp.epsilon"), zennit(everywhere(lambda: Epsilon(1e-6)))),
         "lrp.epsilon_plus_flat": (1.8, 3, ours("lrp.epsilon_plus_flat"), zennit(EpsilonPlusFlat())),
@@ -87,14 +92,24 @@ def contests(
         "deeplift": (4.5, 7, ours("deeplift"), by_captum(captum.attr.DeepLift(theirs), images, targets)),
         "smoothgrad": (2, 3, ours("smoothgrad"), by_captum(smooth, images, targets, **noisy)),
         "smoothgrad, captum's best": (
-            1.2, 1.6, ours("smoothgrad"), by_captum(smooth, images, targets, nt_samples_batch_size=1, **noisy)
+            1.2,
+            1.6,
+            ours("smoothgrad"),
+            by_captum(smooth, images, targets, nt_samples_batch_size=1, **noisy),
         ),
-        "integrated_gradients": (2, 3, ours("integrated_gradients", steps=50), by_captum(path, images, targets, n_steps=50)),
+        "integrated_gradients": (
+            2,
+            3,
+            ours("integrated_gradients", steps=50),
+            by_captum(path, images, targets, n_steps=50),
+        ),
         "integrated_gradients, captum's best": (
-            1.2, 1.6, ours("integrated_gradients", steps=50),
+            1.2,
+            1.6,
+            ours("integrated_gradients", steps=50),
             by_captum(path, images, targets, n_steps=50, internal_batch_size=BATCH),
         ),
-    }  # fmt: skip
+    }
 
 
 def seconds(run: Callable[[], Tensor]) -> float:

@@ -100,7 +100,7 @@ def test_integrated_gradients_of_a_polynomial_are_exact() -> None:
 
 
 def test_a_tolerance_holds_for_each_image(network, images) -> None:
-    explanation = create_analyzer("integrated_gradients", network, steps=300, tolerance=0.01).explain(
+    explanation = create_analyzer("integrated_gradients", network, steps=600, tolerance=0.01).explain(
         images, strict=True
     )
     assert (explanation.residual.abs() <= explanation.allowed).all()

@@ -150,27 +150,57 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "added": (lambda: Net(added, **three()), IMAGE),
     "concatenated": (lambda: Net(concatenated, **three() | {"d": nn.BatchNorm2d(18), "c": nn.Linear(18, 4)}), IMAGE),
     "moved": (lambda: Net(moved, **three() | {"d": nn.Linear(96, 7), "c": nn.Linear(7, 4)}), IMAGE),
-    "normed": (lambda: Net(normed_alone, b=nn.BatchNorm2d(3), a=conv(), d=nn.BatchNorm2d(6), e=nn.BatchNorm1d(6), c=nn.Linear(6, 4)), IMAGE),
-    "dense_normed": (sequential(nn.Flatten, lambda: nn.Linear(192, 9), lambda: nn.BatchNorm1d(9), nn.ReLU, lambda: nn.Linear(9, 4)), IMAGE),
+    "normed": (
+        lambda: Net(
+            normed_alone, b=nn.BatchNorm2d(3), a=conv(), d=nn.BatchNorm2d(6), e=nn.BatchNorm1d(6), c=nn.Linear(6, 4)
+        ),
+        IMAGE,
+    ),
+    "dense_normed": (
+        sequential(nn.Flatten, lambda: nn.Linear(192, 9), lambda: nn.BatchNorm1d(9), nn.ReLU, lambda: nn.Linear(9, 4)),
+        IMAGE,
+    ),
     "conv_normed": (sequential(lambda: conv(bias=False), lambda: nn.BatchNorm2d(6), nn.ReLU, nn.Identity, head), IMAGE),
     "matrix": (lambda: Net(matrix, b=nn.Linear(9, 4), a=nn.Linear(192, 9)), IMAGE),
     "one_dimensional": (sequential(lambda: nn.Conv1d(2, 6, 3), nn.ReLU, lambda: nn.MaxPool1d(2), head), (2, 16)),
     "three_dimensional": (sequential(lambda: nn.Conv3d(1, 6, 3), nn.ReLU, lambda: nn.MaxPool3d(2), head), (1, 6, 6, 6)),
-    "transposed": (sequential(lambda: nn.ConvTranspose2d(3, 6, 3, stride=2), lambda: nn.BatchNorm2d(6), nn.ReLU, head), IMAGE),
+    "transposed": (
+        sequential(lambda: nn.ConvTranspose2d(3, 6, 3, stride=2), lambda: nn.BatchNorm2d(6), nn.ReLU, head),
+        IMAGE,
+    ),
     "average_pool": (pooled(nn.AvgPool2d(3, stride=1, padding=1)), IMAGE),
     "max_pool": (pooled(nn.MaxPool2d(3, stride=2, padding=1)), IMAGE),
     "adaptive_average_pool": (pooled(nn.AdaptiveAvgPool2d(3)), IMAGE),
     "adaptive_max_pool": (pooled(nn.AdaptiveMaxPool2d(3)), IMAGE),
     "upsample": (pooled(nn.Upsample(scale_factor=2, mode="bilinear")), IMAGE),
     "same_padding": (sequential(lambda: nn.Conv2d(3, 6, 4, padding="same"), nn.ReLU, head), IMAGE),
-    "squeeze_and_excite": (lambda: Net(squeeze_and_excite, a=conv(), b=nn.Conv2d(6, 2, 1), d=nn.Conv2d(2, 6, 1), c=nn.Linear(6, 4)), IMAGE),
+    "squeeze_and_excite": (
+        lambda: Net(squeeze_and_excite, a=conv(), b=nn.Conv2d(6, 2, 1), d=nn.Conv2d(2, 6, 1), c=nn.Linear(6, 4)),
+        IMAGE,
+    ),
     "branches": (lambda: Net(branches, paths=[conv(), conv(bias=False), conv()], c=nn.Linear(6, 4)), IMAGE),
-    "weight_norm": (sequential(lambda: weight_norm(conv()), nn.ReLU, lambda: spectral_norm(conv(6, 6)), nn.ReLU, head), IMAGE),
+    "weight_norm": (
+        sequential(lambda: weight_norm(conv()), nn.ReLU, lambda: spectral_norm(conv(6, 6)), nn.ReLU, head),
+        IMAGE,
+    ),
     "normalised_inside": (lambda: Net(normalised_inside, a=conv(), c=nn.Linear(6, 4)), IMAGE),
     "assigned": (lambda: Net(assigned, **three()), IMAGE),
     "masked": (lambda: Net(masked, a=conv(), c=nn.Linear(6, 4)), IMAGE),
-    "layer_norm": (sequential(conv, lambda: nn.GroupNorm(2, 6), nn.GELU, lambda: nn.InstanceNorm2d(6, affine=True), nn.ReLU, head), IMAGE),
-    "transformer": (lambda: Net(transformer, a=nn.Conv2d(3, 8, 4, stride=4), d=nn.Linear(1, 8), e=nn.LayerNorm(8), b=nn.MultiheadAttention(8, 2, batch_first=True), c=nn.Linear(8, 4)), IMAGE),
+    "layer_norm": (
+        sequential(conv, lambda: nn.GroupNorm(2, 6), nn.GELU, lambda: nn.InstanceNorm2d(6, affine=True), nn.ReLU, head),
+        IMAGE,
+    ),
+    "transformer": (
+        lambda: Net(
+            transformer,
+            a=nn.Conv2d(3, 8, 4, stride=4),
+            d=nn.Linear(1, 8),
+            e=nn.LayerNorm(8),
+            b=nn.MultiheadAttention(8, 2, batch_first=True),
+            c=nn.Linear(8, 4),
+        ),
+        IMAGE,
+    ),
     "elu": (activated(F.elu), IMAGE),
     "tanh": (activated(torch.tanh), IMAGE),
     "sigmoid": (activated(torch.sigmoid), IMAGE),
@@ -180,7 +210,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "hardswish": (activated(F.hardswish), IMAGE),
     "leaky": (activated(lambda x: F.leaky_relu(x, 0.1)), IMAGE),
     "clamped": (activated(lambda x: x.clamp(min=0, max=0.5)), IMAGE),
-}  # fmt: skip
+}
 
 
 QUICK = ("functional", "in_place", "shortcut", "transformer")

@@ -238,7 +238,7 @@ def test_a_package_adds_an_operation_in_one_line(images) -> None:
 
 
 def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
-    from pellucid.engine.rules import Epsilon, Flat
+    from pellucid.engine.rules import Epsilon, Flat, ZBox
 
     network = model(torch.relu)
     seen: list[str] = []
@@ -252,8 +252,6 @@ def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
         create_analyzer("lrp.z_plus", network, rules=rules).analyze(images)
         assert seen == places
     with pytest.raises(UnsupportedOperation, match="sees the image"):
-        from pellucid.engine.rules import ZBox
-
         create_analyzer("lrp.z", network, rules={"3": ZBox()}).analyze(images)
     with pytest.raises(ConfigError, match="rule for 'dense'"):
         create_analyzer("lrp.z", network, rules={"dense": "flat"}).analyze(images)

@@ -26,22 +26,40 @@ METHODS = (
 """One of them explains each network, beside lrp.epsilon."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu, "relu_": lambda x: F.relu(x, inplace=True), "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh,
-    "elu": F.elu, "hardswish": F.hardswish, "leaky_relu": F.leaky_relu, "mish": F.mish, "relu6": F.relu6,
+    "relu": F.relu,
+    "relu_": lambda x: F.relu(x, inplace=True),
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "elu": F.elu,
+    "hardswish": F.hardswish,
+    "leaky_relu": F.leaky_relu,
+    "mish": F.mish,
+    "relu6": F.relu6,
     "softplus": F.softplus,
-}  # fmt: skip
+}
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": lambda x: F.max_pool2d(x, 3, 1, 1), "average": lambda x: F.avg_pool2d(x, 3, 1, 1),
-    "half": lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2), "adaptive": lambda x: F.interpolate(F.adaptive_max_pool2d(x, 3), size=8),
-}  # fmt: skip
+    "max": lambda x: F.max_pool2d(x, 3, 1, 1),
+    "average": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "half": lambda x: F.interpolate(F.max_pool2d(x, 2), scale_factor=2),
+    "adaptive": lambda x: F.interpolate(F.adaptive_max_pool2d(x, 3), size=8),
+}
 NORMS = ("batch", "group", "layer", "none", "none")
 WIRINGS = ("plain", "residual", "in_place_residual", "reuse", "concat", "gate", "branch", "view", "slice")
 FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
-    "cumsum": lambda x: x.cumsum(1), "einsum": lambda x: torch.einsum("bchw,bchw->bchw", x, x), "sort": lambda x: x.sort(1).values,
-    "maximum": lambda x: torch.maximum(x, x * 0.5), "exp": torch.exp, "topk": lambda x: x.topk(CHANNELS, 1).values,
-    "prod": lambda x: x * x.prod(1, keepdim=True), "cdist": lambda x: x + torch.cdist(x, x).mean(), "norm": lambda x: x + x.norm(),
-    "std": lambda x: x * x.std(), "log1p": lambda x: torch.log1p(x.abs()), "lerp": lambda x: torch.lerp(x, x * 2, 0.5),
-}  # fmt: skip
+    "cumsum": lambda x: x.cumsum(1),
+    "einsum": lambda x: torch.einsum("bchw,bchw->bchw", x, x),
+    "sort": lambda x: x.sort(1).values,
+    "maximum": lambda x: torch.maximum(x, x * 0.5),
+    "exp": torch.exp,
+    "topk": lambda x: x.topk(CHANNELS, 1).values,
+    "prod": lambda x: x * x.prod(1, keepdim=True),
+    "cdist": lambda x: x + torch.cdist(x, x).mean(),
+    "norm": lambda x: x + x.norm(),
+    "std": lambda x: x * x.std(),
+    "log1p": lambda x: torch.log1p(x.abs()),
+    "lerp": lambda x: torch.lerp(x, x * 2, 0.5),
+}
 
 
 class Stage(nn.Module):

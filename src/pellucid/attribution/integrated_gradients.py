@@ -1,7 +1,8 @@
 """Integrated gradients: the gradient on the way from a baseline, times the way (Sundararajan et al., 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ Quadrature = Literal["gauss_legendre", "trapezoid"]
 class IntegratedGradients(Attribution):
     """R = (x − x₀) ⊙ ∫₀¹ ∂f(x₀ + a(x − x₀)) da, in logits; sums to f(x) − f(x₀).
 
-    With `tolerance`, each image's path is refined by itself, with more and more points, until both the completeness
+    With `tolerance`, each image's path is refined by itself, with 4, 5, 6, … points more, until both the completeness
     residual and the change of the sum since the last refinement are within that share of |f(x) − f(x₀)| (of Σ|R|/10,
     where that is larger), or `steps` points are used.
     """
@@ -35,7 +36,7 @@ class IntegratedGradients(Attribution):
     promises: ClassVar[frozenset[str]] = COMPLETE
 
     steps: int = 64
-    """Points on the path; with `tolerance`, the most points on it."""
+    """Points on the path; with `tolerance`, the most points on it in all."""
     quadrature: Quadrature = "gauss_legendre"
     """Where the points lie, and how they weigh."""
     tolerance: float | int | None = None
@@ -73,15 +74,18 @@ class IntegratedGradients(Attribution):
     def _refined(
         self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, promised: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Maps refined one by one, and the evaluations each took."""
-        relevance = torch.zeros_like(images)
-        before = torch.full_like(promised, torch.nan)
+        """Maps refined one by one, and the evaluations each took.
+
+        Each rung's map joins the mean of those before it, weighted by its points, so that no evaluation is wasted.
+        """
+        relevance, before = torch.zeros_like(images), torch.full_like(promised, torch.nan)
         spent = torch.full((len(images),), 2, device=images.device)
-        active = torch.arange(len(images), device=images.device)
+        active, points = torch.arange(len(images), device=images.device), 0
         for steps in self._ladder():
             part = target if target.score is not None else Target(target.request[active])  # type: ignore[index]
             maps = self._along(subject, images[active], baseline[active], part, steps)
-            relevance[active] = maps
+            maps = (relevance[active] * points + maps * steps) / (points + steps)
+            relevance[active], points = maps, points + steps
             spent[active] += steps
             sums = maps.flatten(1).sum(1)
             allowed = self._scale(maps, promised[active]) * (self.tolerance or 0.0)
@@ -94,10 +98,15 @@ class IntegratedGradients(Attribution):
                 break
         return relevance, spent
 
-    def _ladder(self) -> Sequence[int]:
-        """How many points are tried, one after the other."""
-        rungs = [count for count in (3, 5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300) if count < self.steps]
-        return [*rungs, self.steps]
+    def _ladder(self) -> Iterator[int]:
+        """How many points are taken next, up to `steps` in all."""
+        left = self.steps
+        for rung in chain((4, 5, 6, 7, 8, 10, 12, 15), (20 * 2**power for power in count())):
+            if left - rung < 2:
+                yield left
+                return
+            yield rung
+            left -= rung
 
     @staticmethod
     def _scale(relevance: Tensor, promised: Tensor) -> Tensor:

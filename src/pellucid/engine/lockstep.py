@@ -118,6 +118,8 @@ class _Rescale:
 
 
 def _slope(node: Activation) -> Callable[[], Tensor]:
+    if node.operation in ("relu", "relu_"):
+        return lambda: (node.x > 0).to(node.x.dtype)
     return lambda: vjp(node.replay, node.x, torch.ones_like(node.x))
 
 

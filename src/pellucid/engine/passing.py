@@ -55,8 +55,11 @@ class Guided:
     """At rectifiers, only positive cotangents pass: R_x = f′(x) max(R, 0) (Springenberg et al., 2015)."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        is_rectifier = isinstance(node, Activation) and node.is_rectifier
-        return node.pullback(relevance.clamp(min=0) if is_rectifier else relevance)
+        if not (isinstance(node, Activation) and node.is_rectifier):
+            return node.pullback(relevance)
+        if node.operation in ("relu", "relu_"):  # f′ ≥ 0: the same, without another tensor
+            return [torch.ops.aten.threshold_backward(relevance, node.y, 0).clamp_(min=0)]
+        return node.pullback(relevance.clamp(min=0))
 
 
 @dataclass(frozen=True)

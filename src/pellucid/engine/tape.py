@@ -145,7 +145,7 @@ class Activation(Node):
     """Whether f lets positive values pass and holds negative ones back: ReLU and its smooth relatives."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
-        if self.operation == "relu":
+        if self.operation in ("relu", "relu_"):
             return [torch.ops.aten.threshold_backward(cotangent, self.y, 0)]
         return [vjp(self.replay, self.x, cotangent)]
 
