@@ -4,28 +4,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
     from pellucid.jacobian import jacobian
     from pellucid.runs import Run, load_run
 
-__all__ = ["Run", "errors", "jacobian", "load_run"]
+__all__ = [
+    "Analyzer",
+    "Explanation",
+    "Method",
+    "Run",
+    "create_analyzer",
+    "errors",
+    "jacobian",
+    "load_run",
+    "methods",
+]
 
 _HOMES = {
+    "Analyzer": "pellucid.attribution",
+    "Explanation": "pellucid.attribution",
+    "Method": "pellucid.attribution",
     "Run": "pellucid.runs",
-    "errors": "pellucid.core",
-    "jacobian": "pellucid.jacobian",
+    "create_analyzer": "pellucid.attribution",
     "load_run": "pellucid.runs",
+    "methods": "pellucid.attribution",
 }
 """Where each public name lives; it is imported when it is first used."""
 
+_MODULES = {"errors": "pellucid.core.errors", "jacobian": "pellucid.jacobian"}
+"""The public names that are modules themselves; `jacobian` is one that can be called."""
+
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
-    if name == "errors":
-        return import_module("pellucid.core.errors")
-    if name == "jacobian":
-        return import_module("pellucid.jacobian")  # the package, which is callable
     return getattr(import_module(_HOMES[name]), name)
 
 

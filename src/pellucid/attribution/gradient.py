@@ -1,54 +1,86 @@
-"""The gradient of a logit with respect to every pixel."""
+"""The gradient of the explained logit by the pixels (Simonyan et al., 2014)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.core.errors import ModelError, ShapeError
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
 from pellucid.core.types import Images, Targets
-from pellucid.engine.chunks import images_per_chunk
-from pellucid.engine.freezing import dtype_of, frozen
+from pellucid.engine.freezing import frozen
 
-__all__ = ["gradient"]
+VARIANTS = ("gradient", "gradient.baseline")
 
 
 def gradient(model: nn.Module, images: Images, targets: Targets) -> Images:
-    """The derivative of each image's target logit with respect to each of its pixels, like `images`.
+    """∂ logit / ∂ pixel of each image's target class, in logits per unit of pixel, like `images`.
 
-    Computed in the model's dtype, in eval mode, some images at a time; images and model are left as they came. Unit:
-    logit per unit of pixel. Simonyan et al., *Deep Inside Convolutional Networks*, 2014.
-
-    Raises `ShapeError` for targets that do not fit images or logits, and `ModelError` where the logits carry no
-    gradient to the images.
+    The model is run in eval mode and handed back as it came.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> images = torch.rand(2, 1, 2, 2)
-    >>> relevance = gradient(model, images, torch.tensor([0, 2]))
-    >>> torch.equal(relevance[1].flatten(), model[1].weight[2])
-    True
+    >>> gradient(model, torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])).shape
+    torch.Size([2, 1, 2, 2])
     """
-    if len(targets) != len(images):
-        raise ShapeError(
-            f"targets has {len(targets)} entries for {len(images)} images; "
-            "pass one class index per image, e.g. logits.argmax(1)."
-        )
-    with frozen(model), torch.inference_mode(False), torch.enable_grad():
-        inputs = images.detach().to(dtype_of(model), copy=True)
-        result, chunk = torch.empty_like(images), images_per_chunk(model, inputs)
-        for start in range(0, len(images), chunk):
-            here = slice(start, start + chunk)
-            result[here] = _chunk_gradient(model, inputs[here], targets[here].to(images.device))
-    return result
+    with frozen(model), torch.enable_grad():
+        return slopes(Subject(model), images, Target(targets)).relevance
 
 
-def _chunk_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    leaf = images.detach().requires_grad_()
-    logits = model(leaf.clone())  # a copy, since the model may work in place
-    if logits.ndim != 2 or len(logits) != len(images) or int(targets.max()) >= logits.shape[1] or targets.min() < 0:
-        raise ShapeError(
-            f"the model returned {tuple(logits.shape)} for {len(images)} images and targets from {int(targets.min())} "
-            f"to {int(targets.max())}; it should return (batch, class) logits with every target among the classes."
+def slopes(subject: Subject, images: Tensor, target: Target) -> Outcome:
+    """The gradient of the explained score, with the logits it was taken at."""
+    leaf = images.detach().clone().requires_grad_()
+    logits = subject.logits(leaf)
+    slope = torch.autograd.grad(target.scores(logits).sum(), leaf, materialize_grads=True)[0]
+    logits = logits.detach()
+    return Outcome(slope, logits, target.classes(logits))
+
+
+@METHODS.register("gradient")
+@dataclass(frozen=True)
+class Gradient(Attribution):
+    """∂ logit / ∂ pixel, in logits per unit of pixel."""
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "how the explained logit would react to a small change of each pixel"
+
+    absolute: bool = False
+    """Its size without its sign (what captum calls Saliency)."""
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        outcome = slopes(subject, images, target)
+        return changed(outcome, torch.Tensor.abs) if self.absolute else outcome
+
+
+@METHODS.register("gradient.baseline")
+@dataclass(frozen=True)
+class GradientBaseline(Attribution):
+    """The gradient at the image less the gradient, of the same logit, at a baseline."""
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "how the reaction to each pixel differs from that on the empty image"
+
+    baseline: float | int | Tensor = 0.0
+    """The empty image: a number, or a tensor that broadcasts to the images."""
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        own = slopes(subject, images, target)
+        same = target if target.score is not None else Target(own.classes)
+        empty = slopes(subject, baseline_like(self.baseline, images), same)
+        return Outcome(
+            own.relevance - empty.relevance, own.logits, own.classes, evaluations=torch.full_like(own.classes, 2)
         )
-    if not logits.requires_grad:
-        raise ModelError("the logits carry no gradient to the images; the model must not detach or use no_grad.")
-    (result,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), leaf)
-    return result
+
+
+def baseline_like(baseline: float | int | Tensor, images: Tensor) -> Tensor:
+    """The baseline in the shape of `images`."""
+    return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
+
+
+def changed(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
+    """The outcome with another map, which promises no sum."""
+    return Outcome(change(outcome.relevance), outcome.logits, outcome.classes, evaluations=outcome.evaluations)

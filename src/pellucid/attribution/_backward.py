@@ -1,0 +1,69 @@
+"""What all methods have in common that run the model forward as it is and carry something else back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import COMPLETE, Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.engine.composites import Composite, override
+from pellucid.engine.tape import Rule
+
+__all__ = ["Backward", "Relevance"]
+
+
+@dataclass(frozen=True)
+class Backward(Attribution):
+    """A method given by a composite of rules."""
+
+    def composite(self) -> Composite:
+        """Which operations get which rule."""
+        raise NotImplementedError
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        """What starts at the logits, (batch, class): the slope of the explained score."""
+        return target.slope(logits)
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        result = subject.propagate(
+            images, self.composite(), lambda logits: self.start(logits, target), is_certified=is_certified
+        )
+        is_complete = "complete" in self.promises and is_certified
+        return Outcome(
+            relevance=result.relevance,
+            logits=result.logits,
+            classes=target.classes(result.logits),
+            promised=result.seed.sum(1) if is_complete else None,
+            absorbed={**result.account.absorbed} if is_complete and result.account else {},
+            absorbed_by=dict(result.account.by_place) if is_complete and result.account else {},
+        )
+
+
+@dataclass(frozen=True)
+class Relevance(Backward):
+    """A method that shares the explained logit out among the inputs.
+
+    What starts at the logits is logit · slope of the score: the logit of the explained class.
+    """
+
+    family: ClassVar[str] = "relevance"
+    promises: ClassVar[frozenset[str]] = COMPLETE
+
+    rules: Mapping[str, Rule] = field(default_factory=dict, kw_only=True)
+    """Rules of your own, which come first: by kind of operation (`convolution`), for the layers that see the image
+    (`first`), or by a pattern for module names (`features.*`)."""
+
+    def own_composite(self) -> Composite:
+        """The method's composite, before the user's own rules."""
+        raise NotImplementedError
+
+    def composite(self) -> Composite:
+        return override(self.own_composite(), self.rules)
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        return torch.mul(logits, target.slope(logits))

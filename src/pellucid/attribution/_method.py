@@ -1,0 +1,79 @@
+"""What every method is: frozen knobs and one verb."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+
+__all__ = ["COMPLETE", "Attribution", "Method", "methods"]
+
+COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
+"""Sums to the logit, depends on the class explained, and has the same answer each time whatever the seed."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A way to explain; its fields are its options."""
+
+    family: ClassVar[str]
+    """What kind of method it is: gradient, relevance, control."""
+    answers: ClassVar[str]
+    """The question it answers, in one line."""
+    promises: ClassVar[frozenset[str]] = frozenset({"class_specific", "deterministic"})
+    """Of `complete`, `class_specific` and `deterministic`, what holds on every model."""
+    needs_fit: ClassVar[bool] = False
+    """Whether `fit` must see data before the first explanation."""
+    images_at_once: ClassVar[int] = 32
+    """Images computed together; more need more memory, and are slower where they leave the cache."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is left to be fitted."""
+        return not self.needs_fit
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        """Relevance for one batch; the books are only kept with `is_certified`."""
+        raise NotImplementedError
+
+    def allowed_residual(self, outcome: Outcome) -> Tensor:
+        """(batch,): 1e-4 · max(|promised|, Σ|R| / 100) in float32, 1e-9 · max(|promised|, Σ|R|) in float64."""
+        assert outcome.promised is not None
+        size, total = outcome.relevance.flatten(1).abs().sum(1), outcome.promised.abs()
+        if outcome.relevance.dtype == torch.float64:
+            return 1e-9 * torch.maximum(total, size)
+        return 1e-4 * torch.maximum(total, size / 100)
+
+    def fitted(self, subject: Subject, loader: Iterable[Any]) -> "Attribution":
+        """The method with what it learned from data."""
+        return replace(self)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is, for choosing one."""
+
+    name: str
+    family: str
+    answers: str
+    needs_fit: bool
+    promises: frozenset[str]
+
+
+def methods() -> list[Method]:
+    """Every method there is, sorted by name, with what it answers and promises.
+
+    >>> next(method.family for method in methods() if method.name == "lrp.epsilon")
+    'relevance'
+    """
+    return [
+        Method(name, entry.family, entry.answers, entry.needs_fit, entry.promises)
+        for name in METHODS
+        for entry in [METHODS[name]]
+    ]

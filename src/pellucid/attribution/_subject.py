@@ -1,0 +1,129 @@
+"""The model that is explained, and the ways to run it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.composites import Composite
+from pellucid.engine.lockstep import Multipliers, multipliers
+from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
+from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.relevance import Propagation, propagate, record
+from pellucid.engine.windows import fast_max_pool
+
+__all__ = ["Subject"]
+
+
+@dataclass(eq=False)
+class Subject:
+    """A frozen model, as methods see it: images to logits."""
+
+    model: nn.Module
+    output: Chooser = None
+    unwrap_softmax: bool = False
+    _watched: set[tuple[Any, ...]] = field(default_factory=set)
+    """The shapes, dtypes and devices for which one image was followed below the function calls."""
+    _is_compared: bool = False
+
+    def begin(self) -> None:
+        """A new call: its first images are to be compared with a plain pass."""
+        self._is_compared = False
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
+        with _PlainPass() as watch:
+            logits = choose_output(self.model(images), self.output)
+        if watch.last is not None and watch.last[1] is logits:
+            if not self.unwrap_softmax:
+                raise UnsupportedOperation(SOFTMAX_AT_THE_END)
+            logits = watch.last[0]
+        check_logits(logits, images)
+        return logits
+
+    def propagate(
+        self, images: Tensor, composite: Composite, seed_of: Callable[[Tensor], Tensor], *, is_certified: bool
+    ) -> Propagation:
+        """Relevance by a composite of rules, after the guards have seen the first image."""
+        self.guard(images)
+        result = propagate(
+            self.model,
+            images,
+            composite,
+            seed_of,
+            output=self.output,
+            unwrap_softmax=self.unwrap_softmax,
+            is_certified=is_certified,
+        )
+        self.compare(images, result.logits)
+        return result
+
+    def multipliers(self, images: Tensor, baseline: Tensor, slope_of: Callable[[Tensor], Tensor]) -> Multipliers:
+        """What a change of each pixel from its baseline does, after the guards have seen the first image."""
+        self.guard(images)
+        result = multipliers(
+            self.model, images, baseline, slope_of, output=self.output, unwrap_softmax=self.unwrap_softmax
+        )
+        self.compare(images, result.logits)
+        return result
+
+    def guard(self, images: Tensor) -> None:
+        """Once per kind of input: follow one image below the functions, where side branches would hide."""
+        kind = (images.shape[1:], images.dtype, images.device)
+        if kind not in self._watched:
+            record(self.model, images[:1], output=self.output, unwrap_softmax=self.unwrap_softmax, is_watched=True)
+            self._watched.add(kind)
+
+    def compare(self, images: Tensor, logits: Tensor) -> None:
+        """The engine's logits must be those of a plain forward pass of the call's first image."""
+        if self._is_compared:
+            return
+        with torch.no_grad():
+            plain = self.logits(images[:1])
+        scale = plain.abs().max().clamp(min=1e-12)
+        allowed = 1e-9 if logits.dtype == torch.float64 else 1e-3
+        if not bool((plain - logits[:1]).abs().max() <= allowed * scale):
+            if len(images) > 1:
+                raise BatchMixed  # perhaps images of a batch depend on one another: run them one by one
+            raise UnsupportedOperation(
+                "the model gives other logits when it is followed than when it is run "
+                f"(by {float((plain - logits[:1]).abs().max()):.3g}): it draws random numbers, counts its calls, or "
+                "leaves torch; make it deterministic in eval mode, or choose a gradient method."
+            )
+        self._is_compared = True
+
+
+class _PlainPass(TorchFunctionMode):
+    """Remembers input and output of the last softmax, and pools faster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        pooled = fast_max_pool(func, args, kwargs or {})
+        if pooled is not None:
+            return pooled
+        value = func(*args, **(kwargs or {}))
+        if func in _SOFTMAXES:
+            source = args[0] if args else (kwargs or {}).get("input")
+            if isinstance(source, Tensor):
+                self.last = (source, value)
+        return value
+
+
+_SOFTMAXES = {
+    F.softmax,
+    F.log_softmax,
+    torch.softmax,
+    torch.log_softmax,
+    Tensor.softmax,
+    Tensor.log_softmax,
+    torch.special.softmax,
+    torch.special.log_softmax,
+}

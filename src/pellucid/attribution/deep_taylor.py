@@ -1,0 +1,42 @@
+"""Deep Taylor decomposition: what excites the explained logit, as far as it is positive (Montavon et al., 2017)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._backward import Relevance
+from pellucid.attribution._target import Target
+from pellucid.engine import composites
+from pellucid.engine.composites import Composite
+from pellucid.engine.rules import ZPlus
+
+VARIANTS = ("deep_taylor", "deep_taylor.bounded")
+
+
+@METHODS.register("deep_taylor")
+@dataclass(frozen=True)
+class DeepTaylor(Relevance):
+    """max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit explains nothing."""
+
+    answers = "which pixels excite what speaks for the class, where anything does"
+
+    def own_composite(self) -> Composite:
+        return composites.everywhere(ZPlus(bias=False))
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        return super().start(logits, target).clamp(min=0)
+
+
+@METHODS.register("deep_taylor.bounded")
+@dataclass(frozen=True)
+class DeepTaylorBounded(DeepTaylor):
+    """deep_taylor with the z^B rule for the layers that see the image."""
+
+    low: float | int = 0.0
+    """The lowest pixel."""
+    high: float | int = 1.0
+    """The highest pixel."""
+
+    def own_composite(self) -> Composite:
+        return composites.bounded(self.low, self.high, super().own_composite())

@@ -1,0 +1,56 @@
+"""DeepLIFT: the change of the logit from a baseline, shared out by the change of each value on the way."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import COMPLETE, Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.core.errors import ShapeError, UnsupportedOperation
+
+
+@METHODS.register("deeplift")
+@dataclass(frozen=True)
+class DeepLift(Attribution):
+    """R = m ⊙ (x − x₀), in logits; sums to f(x) − f(x₀) (Shrikumar et al., 2017, the rescale rule).
+
+    m is Δy/Δx at each activation, the transpose at linear operations. Max-pooling gives all to the winner of the side
+    with the larger maximum; products, softmax and layer norms have rules that keep the sum exactly. Where the sum is
+    missed all the same, since a mask differs between image and baseline, `UnsupportedOperation` is raised.
+    """
+
+    family: ClassVar[str] = "relevance"
+    answers: ClassVar[str] = "how much each pixel's difference from the empty image adds to the logit"
+    promises: ClassVar[frozenset[str]] = COMPLETE
+
+    baseline: float | int | Tensor = 0.0
+    """The empty image, the same for all: a number, or a tensor that broadcasts to one image."""
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
+        if baseline.ndim == images.ndim and len(baseline) != 1:
+            raise ShapeError(f"the baseline has {len(baseline)} images; give one for all, or a number.")
+        baseline = baseline.expand_as(images[:1])
+        result = subject.multipliers(images, baseline, target.slope)
+        promised = (result.slope * (result.logits - result.baseline_logits)).sum(1)
+        relevance = result.values * (images - baseline)
+        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
+        residual = relevance.flatten(1).sum(1) - promised
+        if not bool((residual.abs() <= 100 * self.allowed_residual(outcome)).all()):
+            raise UnsupportedOperation(
+                "the map does not sum to the change of the logit: a mask or an index that the model computes differs "
+                "between image and baseline, for which DeepLIFT has no rule; choose another baseline, "
+                "or a method such as 'integrated_gradients' or 'lrp.epsilon'."
+            )
+        return outcome
+
+    def allowed_residual(self, outcome: Outcome) -> Tensor:
+        """1e-4 · max(|f(x) − f(x₀)|, Σ|R| / 10) in float32, 1e-9 of it in float64."""
+        assert outcome.promised is not None
+        size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
+        return size * (1e-9 if size.dtype == torch.float64 else 1e-4)

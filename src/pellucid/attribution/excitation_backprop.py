@@ -1,0 +1,31 @@
+"""Excitation Backprop: the probability that a pixel is what the explained unit was excited by (Zhang et al., 2016)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._backward import Relevance
+from pellucid.attribution._target import Target
+from pellucid.engine import composites
+from pellucid.engine.composites import Composite
+
+
+@METHODS.register("excitation_backprop")
+@dataclass(frozen=True)
+class ExcitationBackprop(Relevance):
+    """P(i) = Σ_j P(i|j) P(j), P(i|j) in proportion to x_i w_ij⁺; starts with probability 1 at the explained logit.
+
+    Each sum is stabilised by ε, and positive biases take their share, as in zennit.
+    """
+
+    answers = "which pixels most probably excited the explained unit, through positive weights alone"
+
+    epsilon: float | int = 1e-6
+    """Added to the denominators."""
+
+    def own_composite(self) -> Composite:
+        return composites.excitation(self.epsilon)
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        return target.slope(logits)

@@ -1,0 +1,74 @@
+"""Expected gradients: integrated gradients, averaged over baselines from the data (Erion et al., 2021)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._paths import Gradients
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.core.errors import ConfigError
+from pellucid.core.seeding import generator
+
+
+@METHODS.register("expected_gradients")
+@dataclass(frozen=True)
+class ExpectedGradients(Attribution):
+    """R = E[(x − x′) ⊙ ∂f(x′ + a(x − x′))] over references x′ and places a.
+
+    There is one place in each of `samples` equal parts of [0, 1].
+
+    Its sum nears f(x) − E f(x′) as `samples` grows; no sum is promised.
+    """
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "how much each pixel adds to the logit, compared with typical images"
+    promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
+    needs_fit: ClassVar[bool] = True
+
+    samples: int = 64
+    """How many pairs of a reference and a place on the path to average."""
+    references: Tensor | None = None
+    """(reference, …): the images to compare with; or let `fit` take them from data."""
+    keep: int = 256
+    """How many images `fit` keeps, the first ones."""
+    seed: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.references is not None
+
+    def fitted(self, subject: Subject, loader: Iterable[Any]) -> Attribution:
+        kept: list[Tensor] = []
+        for batch in loader:
+            kept.append((batch if isinstance(batch, Tensor) else batch[0]).detach())
+            if sum(map(len, kept)) >= self.keep:
+                break
+        if not kept:
+            raise ConfigError("the loader that expected_gradients was fitted on is empty; give at least one batch.")
+        return replace(self, references=torch.cat(kept)[: self.keep])
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        assert self.references is not None
+        with torch.no_grad():
+            logits = subject.logits(images)
+        same = target if target.score is not None else Target(target.classes(logits))
+        source = generator(self.seed, "expected_gradients")
+        chosen = torch.randint(len(self.references), (self.samples,), generator=source)
+        places = (
+            torch.arange(self.samples) + torch.rand(self.samples, generator=source, dtype=torch.float64)
+        ) / self.samples
+        total = torch.zeros_like(images)
+        for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
+            way = images - self.references[index].to(images)
+            gradients = Gradients(subject, images, same)
+            gradients.add(way, 1.0, scale=place - 1)
+            total += gradients.total() * way
+        spent = torch.full((len(images),), self.samples + 1, device=images.device)
+        return Outcome(total / self.samples, logits, same.classes(logits), evaluations=spent)

@@ -1,0 +1,41 @@
+"""The image itself, as a control: a method that does no better shows the image, not the network."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+
+
+@dataclass(frozen=True)
+class Control(Attribution):
+    """A map that owes nothing to the network."""
+
+    family: ClassVar[str] = "control"
+    promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        with torch.no_grad():
+            logits = subject.logits(images)
+            return Outcome(self.draw(images), logits, target.classes(logits))
+
+    def draw(self, images: Tensor) -> Tensor:
+        """The map of each image."""
+        raise NotImplementedError
+
+
+@METHODS.register("input")
+@dataclass(frozen=True)
+class Input(Control):
+    """R = x."""
+
+    answers: ClassVar[str] = "what the image is (a control)"
+
+    def draw(self, images: Tensor) -> Tensor:
+        return images.clone()

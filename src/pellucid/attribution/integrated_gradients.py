@@ -1,0 +1,132 @@
+"""Integrated gradients: the gradient on the way from a baseline, times the way (Sundararajan et al., 2017)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import COMPLETE, Attribution
+from pellucid.attribution._paths import Gradients
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.attribution.gradient import baseline_like
+from pellucid.core.errors import ConfigError
+
+Quadrature = Literal["gauss_legendre", "trapezoid"]
+
+
+@METHODS.register("integrated_gradients")
+@dataclass(frozen=True)
+class IntegratedGradients(Attribution):
+    """R = (x − x₀) ⊙ ∫₀¹ ∂f(x₀ + a(x − x₀)) da, in logits; sums to f(x) − f(x₀).
+
+    With `tolerance`, each image's path is refined by itself, with 4, 5, 6, … points more, until both the completeness
+    residual and the change of the sum since the last refinement are within that share of |f(x) − f(x₀)| (of Σ|R|/10,
+    where that is larger), or `steps` points are used.
+    """
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "how much each pixel adds to the logit on the way from the empty image to this one"
+    promises: ClassVar[frozenset[str]] = COMPLETE
+
+    steps: int = 64
+    """Points on the path; with `tolerance`, the most points on it in all."""
+    quadrature: Quadrature = "gauss_legendre"
+    """Where the points lie, and how they weigh."""
+    tolerance: float | int | None = None
+    """The share within which the map must sum to what it should; None: always `steps` points."""
+    baseline: float | int | Tensor = 0.0
+    """The empty image: a number, or a tensor that broadcasts to the images."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.quadrature not in ("gauss_legendre", "trapezoid"):
+            raise ConfigError(
+                f"steps is {self.steps} and quadrature {self.quadrature!r}; expected 2 steps or more, "
+                "and 'gauss_legendre' or 'trapezoid'."
+            )
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        baseline = baseline_like(self.baseline, images)
+        with torch.no_grad():
+            logits, empty = subject.logits(images), subject.logits(baseline)
+        same = target if target.score is not None else Target(target.classes(logits))
+        promised = (same.scores(logits) - same.scores(empty)).detach()
+        if self.tolerance is None:
+            relevance = self._along(subject, images, baseline, same, self.steps)
+            spent = torch.full((len(images),), self.steps + 2, device=images.device)
+        else:
+            relevance, spent = self._refined(subject, images, baseline, same, promised)
+        return Outcome(relevance, logits, same.classes(logits), promised, evaluations=spent)
+
+    def _along(self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, steps: int) -> Tensor:
+        way = images - baseline
+        gradients = Gradients(subject, baseline, target)
+        for place, weight in zip(*nodes(self.quadrature, steps), strict=True):
+            gradients.add(way, weight, scale=place)
+        return gradients.total() * way
+
+    def _refined(
+        self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, promised: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Maps refined one by one, and the evaluations each took.
+
+        Each rung's map joins the mean of those before it, weighted by its points, so that no evaluation is wasted.
+        """
+        relevance, before = torch.zeros_like(images), torch.full_like(promised, torch.nan)
+        spent = torch.full((len(images),), 2, device=images.device)
+        active, points = torch.arange(len(images), device=images.device), 0
+        for steps in self._ladder():
+            part = target if target.score is not None else Target(target.request[active])  # type: ignore[index]
+            maps = self._along(subject, images[active], baseline[active], part, steps)
+            maps = (relevance[active] * points + maps * steps) / (points + steps)
+            relevance[active], points = maps, points + steps
+            spent[active] += steps
+            sums = maps.flatten(1).sum(1)
+            allowed = self._scale(maps, promised[active]) * (self.tolerance or 0.0)
+            is_done = ((sums - promised[active]).abs() <= allowed) & ((sums - before[active]).abs() <= allowed)
+            before[active] = sums
+            if target.score is not None:
+                is_done = is_done.all().expand_as(is_done)  # a score of one's own is computed for all images at once
+            active = active[~is_done]
+            if not len(active):
+                break
+        return relevance, spent
+
+    def _ladder(self) -> Iterator[int]:
+        """How many points are taken next, up to `steps` in all."""
+        left = self.steps
+        for rung in chain((4, 5, 6, 7, 8, 10, 12, 15), (20 * 2**power for power in count())):
+            if left - rung < 2:
+                yield left
+                return
+            yield rung
+            left -= rung
+
+    @staticmethod
+    def _scale(relevance: Tensor, promised: Tensor) -> Tensor:
+        return torch.maximum(promised.abs(), relevance.flatten(1).abs().sum(1) / 10)
+
+    def allowed_residual(self, outcome: Outcome) -> Tensor:
+        """The tolerance (by default 0.05) of max(|f(x) − f(x₀)|, Σ|R| / 10)."""
+        assert outcome.promised is not None
+        return self._scale(outcome.relevance, outcome.promised) * (0.05 if self.tolerance is None else self.tolerance)
+
+
+def nodes(quadrature: Quadrature, steps: int) -> tuple[list[float], list[float]]:
+    """Places in [0, 1] and their weights, which sum to 1.
+
+    >>> nodes("trapezoid", 3)
+    ([0.0, 0.5, 1.0], [0.25, 0.5, 0.25])
+    """
+    if quadrature == "trapezoid":
+        weights = np.full(steps, 1 / (steps - 1))
+        weights[[0, -1]] /= 2
+        return np.linspace(0, 1, steps).tolist(), weights.tolist()
+    places, weights = np.polynomial.legendre.leggauss(steps)
+    return ((places + 1) / 2).tolist(), (weights / 2).tolist()

@@ -1,0 +1,75 @@
+"""Simple Taylor decomposition: the first-order expansion of the explained logit around a nearby zero of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.attribution.gradient import baseline_like, slopes
+
+
+@METHODS.register("simple_taylor")
+@dataclass(frozen=True)
+class SimpleTaylor(Attribution):
+    """R = ∂f(x̃) ⊙ (x − x̃), in logits (Bach et al., 2015, equation 12; Montavon et al., 2018, section 4.2).
+
+    x̃ is the zero of the explained logit that is nearest to x on the segment from x to the baseline: the first change of
+    sign between `places` equal steps, halved `halvings` times. Where there is none, x̃ is the baseline, and the
+    explanation's `details["root_found"]` and notes say so.
+    """
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "which pixels lift the explained logit above zero, to first order"
+
+    baseline: float | int | Tensor = 0.0
+    """The empty image: a number, or a tensor that broadcasts to the images."""
+    places: int = 16
+    """Steps from the image to the baseline in which a change of sign is looked for."""
+    halvings: int = 20
+    """How often the step with the change is halved."""
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        with torch.no_grad():
+            logits = subject.logits(images)
+        same = target if target.score is not None else Target(target.classes(logits))
+        way = baseline_like(self.baseline, images) - images
+        wide = (-1, *(1 for _ in images.shape[1:]))
+
+        def score(share: Tensor) -> Tensor:
+            with torch.no_grad():
+                return same.scores(subject.logits(images + way * share.view(wide)))
+
+        share, is_found = self._root(score, same.scores(logits).detach())
+        at_root = slopes(subject, images + way * share.view(wide), same)
+        relevance = at_root.relevance * (-way * share.view(wide))
+        missing = int((~is_found).sum())
+        note = "the explained logit has no zero on the way to the baseline for some images; x̃ is the baseline there"
+        return Outcome(
+            relevance, logits, same.classes(logits),
+            evaluations=torch.full((len(images),), self.places + self.halvings + 2, device=images.device),
+            details={"root_found": is_found}, notes=(note,) if missing else (),
+        )  # fmt: skip
+
+    def _root(self, score: Callable[[Tensor], Tensor], at_image: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the nearest zero is, as a share of the way to the baseline, and whether there is one."""
+        low, high = torch.zeros_like(at_image), torch.ones_like(at_image)
+        is_found = at_image == 0
+        high[is_found] = 0
+        for step in range(1, self.places + 1):
+            place = torch.full_like(at_image, step / self.places)
+            is_new = ~is_found & (torch.sign(score(place)) != torch.sign(at_image))
+            low[is_new], high[is_new] = (step - 1) / self.places, step / self.places
+            is_found |= is_new
+        for _ in range(self.halvings):
+            middle = (low + high) / 2
+            is_beyond = torch.sign(score(middle)) != torch.sign(at_image)
+            high = torch.where(is_found & is_beyond, middle, high)
+            low = torch.where(is_found & ~is_beyond, middle, low)
+        return torch.where(is_found, high, torch.ones_like(high)), is_found

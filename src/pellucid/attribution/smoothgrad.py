@@ -1,0 +1,85 @@
+"""SmoothGrad and its relatives: statistics of the gradient over noisy copies of each image."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._paths import Gradients
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.core.seeding import generator
+
+VARIANTS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
+
+
+@METHODS.register("smoothgrad")
+@dataclass(frozen=True)
+class SmoothGrad(Attribution):
+    """Mean input gradient over noisy copies of each image (Smilkov et al., 2017), in logits per unit of pixel.
+
+    The noise is drawn from the seed once, and is the same for every image up to its scale.
+    """
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "how the explained logit reacts to each pixel, on average near the image"
+    promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
+
+    samples: int = 32
+    """How many noisy copies to average."""
+    noise_share: float | int = 0.15
+    """Noise standard deviation, as a share of each image's value range."""
+    seed: int = 0
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        with torch.no_grad():
+            logits = subject.logits(images)
+        same = target if target.score is not None else Target(target.classes(logits))
+        spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
+        spread = spread.view(-1, *(1 for _ in images.shape[1:]))
+        gradients = Gradients(subject, images, same, is_summed=self.is_linear)
+        source = generator(self.seed, "smoothgrad")
+        for _ in range(self.samples):
+            noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64).to(images)
+            gradients.add(noise, 1.0, scale=spread)
+        return Outcome(
+            self.statistic(gradients),
+            logits,
+            same.classes(logits),
+            evaluations=torch.full((len(images),), self.samples + 1, device=images.device),
+        )
+
+    is_linear: ClassVar[bool] = True
+    """Whether the statistic needs the sum of the gradients alone."""
+
+    def statistic(self, gradients: Gradients) -> Tensor:
+        """What is told of the gradients."""
+        return gradients.total() / self.samples
+
+
+@METHODS.register("smoothgrad.squared")
+@dataclass(frozen=True)
+class SmoothGradSquared(SmoothGrad):
+    """Mean squared input gradient over noisy copies of each image (Hooker et al., 2019)."""
+
+    answers: ClassVar[str] = "which pixels the explained logit reacts to anywhere near the image"
+    is_linear: ClassVar[bool] = False
+
+    def statistic(self, gradients: Gradients) -> Tensor:
+        return gradients.squares() / self.samples
+
+
+@METHODS.register("smoothgrad.variance")
+@dataclass(frozen=True)
+class SmoothGradVariance(SmoothGrad):
+    """Variance of the input gradient over noisy copies of each image (Adebayo et al., 2018)."""
+
+    answers: ClassVar[str] = "at which pixels the reaction of the explained logit is least certain"
+    is_linear: ClassVar[bool] = False
+
+    def statistic(self, gradients: Gradients) -> Tensor:
+        return gradients.squares() / self.samples - (gradients.total() / self.samples).square()

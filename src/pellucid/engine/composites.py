@@ -1,0 +1,176 @@
+"""Composites: which operations get which rule, as data.
+
+A composite is a tuple of steps, and the first step that fits an operation gives its rule. A step can ask for kinds of
+operations, for the first layers (those that see the image), and for modules by a name pattern.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pellucid.core.errors import ConfigError, UnsupportedOperation
+from pellucid.engine.passing import Carry, Deconvnet, Derivative, Guided, Pass, SoftmaxTaylor, Split
+from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZBox, ZPlus
+from pellucid.engine.tape import Node, Rule
+
+__all__ = ["KINDS", "Composite", "Step", "override", "rule_of"]
+
+KINDS = (
+    "activation",
+    "add",
+    "average",
+    "batch_norm",
+    "convolution",
+    "dense",
+    "layer_norm",
+    "max",
+    "move",
+    "product",
+    "scale",
+    "softmax",
+)
+KERNELS = ("convolution", "dense")
+NORMALISATIONS = ("add", "batch_norm", "scale")
+"""What a normalisation of the image inside a model is made of."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a composite."""
+
+    rule: Rule
+    kinds: tuple[str, ...] = KINDS
+    first: bool = False
+    """Only where the input is still the image."""
+    name: str = "*"
+    """A pattern for the path of the module that runs the operation."""
+
+    def fits(self, node: Node) -> bool:
+        """Whether this step gives the node's rule."""
+        return node.kind in self.kinds and (node.is_first or not self.first) and fnmatchcase(node.path, self.name)
+
+
+Composite = tuple[Step, ...]
+
+
+def rule_of(composite: Composite, node: Node) -> Rule:
+    """The rule of the first step that fits; `UnsupportedOperation` where none does."""
+    for step in composite:
+        if step.fits(node):
+            return step.rule
+    raise UnsupportedOperation(
+        f"no rule of the method is for {node.place} (kind {node.kind!r}); "
+        f"give one with rules={{{node.kind!r}: …}}, or choose a gradient method such as 'integrated_gradients'."
+    )
+
+
+def override(composite: Composite, rules: Mapping[str, Rule]) -> Composite:
+    """`composite` with rules of the user's own before it.
+
+    A key is a kind of operation (`convolution`), `first` (the kernel layers that see the image), or a pattern for
+    module paths (`features.*`), which is for the kernel layers there. Earlier keys win.
+    """
+    return (*(step for key, rule in rules.items() for step in _user_steps(key, rule)), *composite)
+
+
+def _user_steps(key: str, rule: Rule) -> Composite:
+    if not callable(rule):
+        raise ConfigError(
+            f"the rule for {key!r} is {rule!r}; give one of pellucid.engine.rules, such as Epsilon(1e-6)."
+        )
+    if key == "first":
+        return input_layer(rule) if isinstance(rule, (Flat, WSquare, ZBox)) else (Step(rule, KERNELS, first=True),)
+    return (Step(rule, (key,)) if key in KINDS else Step(rule, KERNELS, name=key),)
+
+
+def structure(epsilon: float | int) -> Composite:
+    """What every composite of relevance rules does with operations that have no kernel."""
+    return (
+        Step(Pass(), ("activation", "scale")),
+        Step(Carry(), ("max", "move")),
+        Step(Split(epsilon), ("product",)),
+        Step(SoftmaxTaylor(), ("softmax",)),
+        Step(Epsilon(epsilon), ("add", "average", "batch_norm", "layer_norm")),
+    )
+
+
+def everywhere(rule: Rule, epsilon: float | int = 1e-6) -> Composite:
+    """One rule for every kernel layer."""
+    return (Step(rule, KERNELS), *structure(epsilon))
+
+
+def layered(
+    *,
+    dense: Rule,
+    convolution: Rule,
+    first: Rule | None = None,
+    first_kinds: Iterable[str] = KERNELS,
+    epsilon: float | int,
+) -> Composite:
+    """One rule for dense layers, one for convolutions, and perhaps one for the layers that see the image."""
+    return (
+        *(input_layer(first, tuple(first_kinds)) if first else ()),
+        Step(dense, ("dense",)),
+        Step(convolution, ("convolution",)),
+        *structure(epsilon),
+    )
+
+
+def input_layer(rule: Rule, kinds: tuple[str, ...] = KERNELS) -> Composite:
+    """A rule that does not multiply by the pixel: it is used first, and a normalisation passes its relevance on."""
+    return (Step(rule, kinds, first=True), Step(Pass(), NORMALISATIONS, first=True))
+
+
+def guided() -> Composite:
+    """Guided Backprop."""
+    return (Step(Guided(), ("activation",)), Step(Derivative()))
+
+
+def deconvnet() -> Composite:
+    """Deconvnet."""
+    return (Step(Deconvnet(), ("activation",)), Step(Derivative()))
+
+
+def excitation(epsilon: float | int) -> Composite:
+    """Excitation Backprop: winner probabilities through positive weights and biases."""
+    return everywhere(ZPlus(epsilon=epsilon), epsilon)
+
+
+def bounded(low: float | int, high: float | int, rest: Composite) -> Composite:
+    """The z^B rule for the layers that see the image, `rest` for all others."""
+    return (*input_layer(ZBox(low, high)), *rest)
+
+
+def preset(alpha: float | int, beta: float | int, epsilon: float | int, *, is_flat: bool) -> Composite:
+    """ε for dense layers, αβ for convolutions, and perhaps flat for the first layer."""
+    return layered(
+        dense=Epsilon(epsilon),
+        convolution=AlphaBeta(alpha, beta),
+        first=Flat() if is_flat else None,
+        epsilon=1e-6,
+    )
+
+
+def epsilon_plus_flat(epsilon: float | int) -> Composite:
+    """Flat first, z⁺ for convolutions, ε for dense layers."""
+    return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=1e-6)
+
+
+def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: float | int, high: float | int) -> Composite:
+    """The z^B rule first, γ for convolutions, ε for dense layers."""
+    return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=1e-6))
+
+
+def weights_only(rule: WSquare | Flat) -> Composite:
+    """A rule that looks at no pixel, in every kernel layer."""
+    return (Step(Pass(), NORMALISATIONS, first=True), *everywhere(rule))
+
+
+def plain_z() -> Composite:
+    """The z rule in every kernel layer."""
+    return everywhere(Z(), 1e-7)
+
+
+def box_of(composite: Composite) -> tuple[float | int, float | int] | None:
+    """The lowest and highest pixel, where a step needs them."""
+    return next(((step.rule.low, step.rule.high) for step in composite if isinstance(step.rule, ZBox)), None)

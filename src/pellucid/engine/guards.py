@@ -1,0 +1,96 @@
+"""Guards against silent errors that the recorder alone cannot see."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pellucid.core.errors import UnsupportedOperation
+
+__all__ = ["TaintWatch", "check_model", "unwrap"]
+
+
+class TaintWatch(TorchDispatchMode):
+    """Follows everything computed from the image, below the functions that a model calls.
+
+    Tensors are known by their memory. What comes out of a tainted computation is tainted; comparing and then turning
+    the answer into numbers (a mask) is not, since it is constant almost everywhere.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used twice
+        self._clean: dict[int, Tensor] = {}
+        self._taint(images)
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor is tainted."""
+        try:
+            storage = tensor.untyped_storage()
+            return storage.data_ptr() in self._kept and storage.data_ptr() != 0
+        except (RuntimeError, NotImplementedError):
+            return True  # a wrapper of a transform, such as vmap's
+
+    def _taint(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._kept[storage.data_ptr()] = storage
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():  # a recorder must not see what the watch itself asks
+            return self._follow(func, args, kwargs or {})
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        sources = [tensor for tensor in _tensors((args, kwargs)) if self.knows(tensor)]
+        is_new = getattr(func, "overloadpacket", None) in _SHAPE_ALONE
+        if sources and not is_new and not _is_mask(sources):
+            for tensor in _tensors(result):
+                self._taint(tensor)
+        return result
+
+
+_aten = torch.ops.aten
+_SHAPE_ALONE = {
+    _aten.zeros_like,
+    _aten.ones_like,
+    _aten.full_like,
+    _aten.empty_like,
+    _aten.new_zeros,
+    _aten.new_ones,
+    _aten.new_full,
+    _aten.new_empty,
+    _aten.new_empty_strided,
+}
+"""What uses the shape of a tensor and not its values."""
+
+
+def _is_mask(sources: list[Tensor]) -> bool:
+    return all(source.dtype == torch.bool for source in sources)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel or DistributedDataParallel."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise `UnsupportedOperation` for models whose operations cannot be seen: scripted ones."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedOperation(
+                f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be followed; "
+                "explain the model before it was scripted, or choose a gradient method."
+            )

@@ -1,0 +1,169 @@
+"""Linear maps in pairs with their transpose: all that a rule for an affine operation needs to know of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.tape import vjp
+
+__all__ = ["Convolution", "Dense", "Diagonal", "FrozenNorm", "LeftMatrix", "LinearFunction", "LinearMap", "RightMatrix"]
+
+
+@runtime_checkable
+class LinearMap(Protocol):
+    """x ↦ weight · x, and its transpose."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """Weight · x, without the bias."""
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        """weightᵀ · s, in the shape of `x`."""
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        """The bias in a shape that broadcasts to the output."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Convolutions in any number of dimensions, grouped, dilated, strided or transposed."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return torch.ops.aten.convolution(
+            x, weight, None, self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
+        )
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        return torch.ops.aten.convolution_backward(
+            s,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding,
+            self.groups,
+            [True, False, False],
+        )[0]
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias.view(-1, *(1 for _ in self.stride))
+
+
+@dataclass(frozen=True)
+class Dense:
+    """x · weightᵀ over the last axis."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return x @ weight.t()
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return (s @ weight).reshape(x.shape)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Each element times a weight that broadcasts to x, and does not enlarge it."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return x * weight
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return s * weight
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True)
+class LinearFunction:
+    """Any linear function without a weight, such as average pooling; its transpose comes from autograd."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return self.function(x)
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        return vjp(self.function, x, s)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True)
+class RightMatrix:
+    """x · weight over the last two axes, for weights with leading axes of their own."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return x @ weight
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return (s @ weight.mT).sum_to_size(x.shape)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True)
+class LeftMatrix:
+    """weight · x over the last two axes."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return weight @ x
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return (weight.mT @ s).sum_to_size(x.shape)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNorm:
+    """(x − mean x) / deviation · weight, with the deviation held fixed; the mean moves with x."""
+
+    grouped: tuple[int, ...]
+    """The shape in which `axes` are averaged."""
+    axes: tuple[int, ...]
+    deviation: Tensor
+    is_centred: bool
+    eps: float | int
+
+    def centre(self, grouped: Tensor) -> Tensor:
+        """Less its mean, where the norm takes it off."""
+        return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centred else grouped
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return (self.centre(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return self.centre((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias

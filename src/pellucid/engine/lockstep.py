@@ -1,0 +1,206 @@
+"""Two forward passes in lockstep, of the images and of a baseline, and the multipliers between them.
+
+A multiplier m of a value v says what a change of v from its baseline does to the explained score: Σ m Δv = Δscore, at
+every stage of the network. Linear operations hand multipliers back by their transpose; the others by the rules here,
+each of which keeps that sum exactly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.account import Account
+from pellucid.engine.linear_maps import FrozenNorm
+from pellucid.engine.outputs import Chooser
+from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.relevance import record
+from pellucid.engine.tape import (
+    Activation,
+    Affine,
+    Maximum,
+    Node,
+    Product,
+    Relevances,
+    Rule,
+    Softmax,
+    Tape,
+    vjp,
+)
+from pellucid.engine.windows import Windows
+
+__all__ = ["Multipliers", "multipliers"]
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """What a change of each pixel from its baseline does to the score, per unit of pixel."""
+
+    values: Tensor
+    logits: Tensor
+    baseline_logits: Tensor
+    """(1, class)."""
+    slope: Tensor
+    """(batch, class): what a change of each logit does to the score."""
+
+
+def multipliers(
+    model: nn.Module,
+    images: Tensor,
+    baseline: Tensor,
+    slope_of: Callable[[Tensor], Tensor],
+    *,
+    output: Chooser = None,
+    unwrap_softmax: bool = False,
+) -> Multipliers:
+    """The multipliers of a frozen model's input; `baseline` is one image, (1, …).
+
+    Raises `UnsupportedOperation` where images and baseline take different ways through the model.
+    """
+    base = record(model, baseline, output=output, unwrap_softmax=unwrap_softmax)
+    tape = record(model, images, output=output, unwrap_softmax=unwrap_softmax)
+    twins = _twins(tape, base, len(images))
+
+    def rule(node: Node) -> Rule:
+        return _Rescale(twins[id(node)])
+
+    slope = slope_of(tape.logits)
+    with torch.no_grad():
+        return Multipliers(tape.reverse(slope, rule), tape.logits, base.logits, slope)
+
+
+def _twins(tape: Tape, base: Tape, images: int) -> dict[int, Node]:
+    """Each node's counterpart in the baseline's pass."""
+    pairs = list(zip(tape.nodes, base.nodes, strict=False))
+    is_same = len(tape.nodes) == len(base.nodes) and all(
+        own.operation == other.operation and own.inputs == other.inputs for own, other in pairs
+    )
+    if is_same and images > 1 and any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs):
+        raise BatchMixed  # the baseline's values do not broadcast: run the images one by one
+    if not is_same:
+        raise UnsupportedOperation(
+            "the model takes another way for the baseline than for the image, so the two cannot be compared; "
+            "choose another baseline, or another method."
+        )
+    return {id(own): other for own, other in pairs}
+
+
+def _is_merged(node: Node, twin: Node) -> bool:
+    """Whether the first axis holds more than the images."""
+    values = [(getattr(node, name, None), getattr(twin, name, None)) for name in ("x", "z", "a", "b")]
+    return any(
+        isinstance(own, Tensor) and isinstance(other, Tensor) and own.ndim and other.shape[:1] != (1,)
+        for own, other in values
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rescale:
+    """Multipliers of a node's inputs from that of its output."""
+
+    twin: Node
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        twin = self.twin
+        if isinstance(node, Activation) and isinstance(twin, Activation):
+            return [relevance * _ratio(node.x - twin.x, node.y - twin.y, _slope(node))]
+        if isinstance(node, Maximum) and isinstance(twin, Maximum):
+            return [_pooled(node, twin, relevance)]
+        if isinstance(node, Product) and isinstance(twin, Product):
+            return _averaged(node, twin, relevance)
+        if isinstance(node, Softmax) and isinstance(twin, Softmax):
+            return [_softmax(node, twin, relevance)]
+        if isinstance(node, Affine) and isinstance(twin, Affine) and isinstance(node.map, FrozenNorm):
+            return [_normalised(node, twin, node.map, relevance)]
+        return node.pullback(relevance)
+
+
+def _slope(node: Activation) -> Callable[[], Tensor]:
+    if node.operation in ("relu", "relu_"):
+        return lambda: (node.x > 0).to(node.x.dtype)
+    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x))
+
+
+def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tensor:
+    """Δy / Δx, and the derivative where Δx is too small to divide by."""
+    tiny = 1e-10 if change.dtype == torch.float64 else 1e-6
+    is_tiny = change.abs() < tiny
+    ratio = answer / change
+    return torch.where(is_tiny, slope(), ratio) if bool(is_tiny.any()) else ratio
+
+
+def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
+    """All to the winner of the side with the larger maximum: there 0 ≤ Δy/Δx ≤ 1."""
+    if node.windows is not None and twin.windows is not None:
+        return _windowed(node, twin, node.windows, multiplier)
+    if node.indices is None or twin.indices is None:
+        return vjp(node.replay, node.x, multiplier)
+    count = len(node.pooled)
+    last = tuple(range(-count, 0))
+
+    def lined_up(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return values.movedim(axes, last).flatten(-count)
+
+    x = lined_up(node.x, node.pooled)
+    x0 = lined_up(twin.x, node.pooled).expand_as(x)
+    y, y0, m, place = (
+        lined_up(values, node.pooled)
+        if "pool" in node.operation
+        else values.expand_as(node.y).reshape(*x.shape[:-1], 1)
+        for values in (node.y, twin.y, multiplier, torch.where(node.y >= twin.y, node.indices, twin.indices))
+    )
+    change = x.gather(-1, place) - x0.gather(-1, place)
+    share = _ratio(change, y - y0, lambda: torch.ones_like(change))
+    spread = torch.zeros_like(x).scatter_add_(-1, place, m * share)
+    return spread.unflatten(-1, [node.x.shape[axis] for axis in node.pooled]).movedim(last, node.pooled)
+
+
+def _windowed(node: Maximum, twin: Maximum, windows: Windows, multiplier: Tensor) -> Tensor:
+    """The same by slices: each place of the window, where it is the winner of the larger side."""
+    is_larger = node.y >= twin.y
+    won, won0 = windows.winners(node.x, node.y), windows.winners(twin.x, twin.y)
+    winners = [torch.where(is_larger, mask, mask0) for mask, mask0 in zip(won, won0, strict=True)]
+    change = torch.zeros_like(node.y)
+    for mask, part, part0 in zip(winners, windows.slices(node.x, 0.0), windows.slices(twin.x, 0.0), strict=True):
+        change += (part - part0) * mask
+    share = multiplier * _ratio(change, node.y - twin.y, lambda: torch.ones_like(change))
+    return windows.spread([share * mask for mask in winners], node.x)
+
+
+def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
+    """Δ(ab) = Δa (b + b₀)/2 + Δb (a + a₀)/2."""
+    mean_a, mean_b = (node.a + twin.a) / 2, (node.b + twin.b) / 2
+    return [
+        vjp(lambda a: node.multiply(a, mean_b), node.a, multiplier),
+        vjp(lambda b: node.multiply(mean_a, b), node.b, multiplier),
+    ]
+
+
+def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
+    """P = e/Σe as a product of e and 1/Σe, with one shift for image and baseline."""
+    shift = torch.maximum(node.x, twin.x).amax(node.dim, keepdim=True)
+    e, e0 = (node.x - shift).exp(), (twin.x - shift).exp()
+    total, total0 = e.sum(node.dim, keepdim=True), e0.sum(node.dim, keepdim=True)
+    by_total = (multiplier * (e + e0)).sum(node.dim, keepdim=True) / 2 * (-1 / (total * total0))
+    by_e = multiplier * (1 / total + 1 / total0) / 2 + by_total
+    change = node.x - twin.x
+    is_finite = torch.isfinite(change)  # masked places are −∞ on both sides
+    return torch.where(is_finite, by_e * _ratio(torch.where(is_finite, change, 1.0), e - e0, lambda: e), 0.0)
+
+
+def _normalised(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:
+    """c/σ of the centred c: m_c = 1/σ of the image, m_(1/σ) = c of the baseline; the variance by the average rule."""
+    base = twin.map
+    assert isinstance(base, FrozenNorm)
+    assert node.weight is not None
+    c = norm.centre(node.x.reshape(norm.grouped))
+    c0 = norm.centre(twin.x.reshape(base.grouped))
+    m = (multiplier * node.weight).reshape(norm.grouped)
+    inverse, inverse0 = 1 / norm.deviation, 1 / base.deviation
+    by_inverse = (m * c0).sum(norm.axes, keepdim=True)
+    variances = norm.deviation.square() - base.deviation.square()
+    by_variance = by_inverse * _ratio(variances, inverse - inverse0, lambda: -0.5 * inverse**3)
+    size = c[0].numel() // by_variance[0].numel()
+    return norm.centre(m * inverse + by_variance * (c + c0) / size).reshape(node.x.shape)

@@ -1,0 +1,19 @@
+"""How each operation of a forward pass is recorded; importing this package fills the table."""
+
+from pellucid.engine.operations import attention, elementwise, kernels, moves, norms, pooling, queries, sums
+from pellucid.engine.operations.elementwise import register_elementwise
+from pellucid.engine.table import OPERATIONS, operation
+
+__all__ = [
+    "OPERATIONS",
+    "attention",
+    "elementwise",
+    "kernels",
+    "moves",
+    "norms",
+    "operation",
+    "pooling",
+    "queries",
+    "register_elementwise",
+    "sums",
+]

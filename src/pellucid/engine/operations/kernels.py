@@ -1,0 +1,154 @@
+"""Operations with a kernel: convolutions, and products with a constant matrix."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearMap, RightMatrix
+from pellucid.engine.recorder import Call
+from pellucid.engine.table import operation
+from pellucid.engine.tape import Affine, Product
+
+__all__ = ["convolution", "linear", "matrix_product", "transposed_convolution"]
+
+Sizes = int | Sequence[int]
+
+
+def _check_constant(call: Call, *values: object) -> None:
+    if any(call.depends(value) for value in values):
+        call.refuse("has a weight or bias that depends on the image")
+
+
+def _affine(call: Call, kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, linear_map: LinearMap) -> Tensor:
+    z: Tensor = call.run()
+    return call.record(Affine, kind, z, [x], x=x, z=z, weight=weight, bias=bias, map=linear_map)
+
+
+def _tuple(value: Sizes, dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value) * (dimensions if len(value) == 1 else 1)
+
+
+@operation("conv1d", "conv2d", "conv3d")
+def convolution(
+    call: Call,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution with constant weights."""
+    _check_constant(call, weight, bias)
+    dimensions = weight.ndim - 2
+    if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
+        call.refuse("is not given a batch of images")
+    dilation = _tuple(dilation, dimensions)
+    if isinstance(padding, str):
+        return _with_named_padding(call, (input, weight, bias, stride, padding, dilation, groups))
+    linear_map = Convolution(
+        _tuple(stride, dimensions), _tuple(padding, dimensions), dilation, False, (0,) * dimensions, groups
+    )
+    return _affine(call, "convolution", input, weight, bias, linear_map)
+
+
+def _with_named_padding(call: Call, arguments: tuple[Any, ...]) -> Tensor:
+    """`same` and `valid` padding: pad first where the two sides differ, then convolve."""
+    x, weight, bias, stride, padding, dilation, groups = arguments
+    totals = [
+        step * (size - 1) if padding == "same" else 0 for step, size in zip(dilation, weight.shape[2:], strict=True)
+    ]
+    sides = [(total // 2, total - total // 2) for total in totals]
+    convolve: Any = (torch.conv1d, torch.conv2d, torch.conv3d)[weight.ndim - 3]
+    with call.recorder:
+        if any(left != right for left, right in sides):
+            x = F.pad(x, [side for pair in reversed(sides) for side in pair])
+            sides = [(0, 0)] * len(sides)
+        return convolve(x, weight, bias, stride, tuple(left for left, _ in sides), dilation, groups)
+
+
+@operation("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(
+    call: Call,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> Tensor:
+    """A transposed convolution with constant weights."""
+    _check_constant(call, weight, bias)
+    dimensions = weight.ndim - 2
+    if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
+        call.refuse("is not given a batch of images")
+    linear_map = Convolution(
+        _tuple(stride, dimensions),
+        _tuple(padding, dimensions),
+        _tuple(dilation, dimensions),
+        True,
+        _tuple(output_padding, dimensions),
+        groups,
+    )
+    return _affine(call, "convolution", input, weight, bias, linear_map)
+
+
+@operation("linear")
+def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X · weightᵀ + bias."""
+    _check_constant(call, weight, bias)
+    _keep_batch_axis(call, input)
+    return _affine(call, "dense", input, weight if weight.ndim == 2 else weight[None], bias, Dense())
+
+
+def _keep_batch_axis(call: Call, x: Tensor) -> None:
+    if call.recorder.batch > 1 and call.recorder.batch_axis(x) == x.ndim - 1:
+        call.refuse("multiplies along the axis of the batch")
+
+
+@operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm")
+def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
+    """A matrix product with a constant on either side, or of two values that depend on the image."""
+    left, right = (other, input) if call.name == "__rmatmul__" else (input, other)
+    if left.ndim < 2 or right.ndim < 2:
+        call.refuse("multiplies a vector", "give both factors at least two axes, or choose a gradient method.")
+    if call.depends(left) and call.depends(right):
+        value: Tensor = call.run()
+        return call.record(
+            Product, "product", value, [left, right], a=left, b=right, z=value, multiply=torch.matmul, gate=None
+        )
+    if call.depends(left):
+        _keep_batch_axis(call, left)
+        if right.ndim == 2:
+            return _affine(call, "dense", left, right.t(), None, Dense())
+        return _affine(call, "dense", left, right, None, RightMatrix())
+    if call.recorder.batch > 1 and call.recorder.batch_axis(right) == right.ndim - 2:
+        call.refuse("multiplies along the axis of the batch")
+    return _affine(call, "dense", right, left, None, LeftMatrix())
+
+
+@operation("addmm")
+def add_matrix_product(
+    call: Call,
+    input: Tensor,
+    mat1: Tensor,
+    mat2: Tensor,
+    *,
+    beta: float | int = 1,
+    alpha: float | int = 1,
+) -> Tensor:
+    """Beta · input + alpha · mat1 · mat2, with constant input and mat2."""
+    _check_constant(call, input, mat2)
+    _keep_batch_axis(call, mat1)
+    bias = input * beta
+    if bias.ndim == 2 and bias.shape[0] != 1:
+        call.refuse("adds a matrix that differs between images")
+    return _affine(
+        call, "dense", mat1, (mat2 * alpha).t(), bias.expand(mat2.shape[1]) if bias.ndim < 2 else bias[0], Dense()
+    )

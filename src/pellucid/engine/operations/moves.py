@@ -1,0 +1,258 @@
+"""Operations that only move values: views, permutations, slices, concatenation, padding, repetition."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.recorder import BatchMixed, Call, substitute
+from pellucid.engine.table import operation
+from pellucid.engine.tape import Move, Relevances, vjp
+
+__all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
+
+
+@operation("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as", "ravel")
+def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
+    """The same values in the same order, in another shape."""
+    value: Tensor = call.run()
+    if not value.is_floating_point() or call.in_place:
+        call.refuse("changes the type or the shape of a value in place")
+    if not call.depends(input):
+        return value  # only the shape of the other depends on the image
+    shape = input.shape
+    return call.record(
+        Move, "move", value, [input], _reshaped_axis(call, input, value), pull=lambda r: [r.reshape(shape)]
+    )
+
+
+def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
+    """The batch axis after a reshape: the same number of values before it, and whole images from it on."""
+    recorder = call.recorder
+    if recorder.batch == 1:
+        return 0
+    axis = recorder.batch_axis(x)
+    before, total = x.shape[:axis].numel(), 1
+    for number, size in enumerate(value.shape):
+        if total == before and size % recorder.batch == 0:
+            return number
+        total *= size
+    raise BatchMixed
+
+
+@operation("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
+           "Tensor.mT.__get__")  # fmt: skip
+def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
+    """The axes in another order."""
+    value: Tensor = call.run()
+    if call.in_place:
+        call.refuse("changes the shape of a value in place")
+    numbered = torch.empty(tuple(range(2, input.ndim + 2)), device="meta")  # the size of each axis tells its number
+    order = [size - 2 for size in call.replay_on(input)(numbered).shape]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    axis = order.index(call.recorder.batch_axis(input))
+    return call.record(Move, "move", value, [input], axis, pull=lambda r: [r.permute(inverse)])
+
+
+@operation("contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda", "roll",
+           "flip", "fliplr", "flipud", "expand", "expand_as", "repeat", "tile", "repeat_interleave", "broadcast_to",
+           "__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim", "pixel_shuffle",
+           "pixel_unshuffle", "channel_shuffle", "unfold", "diagonal", "constant_pad_nd", "pad", "masked_fill",
+           "native_channel_shuffle", "alias", "positive", "__pos__", "Tensor.real.__get__")  # fmt: skip
+def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
+    """Values moved, dropped or repeated, in one piece."""
+    value: Tensor = call.run()
+    if not value.is_floating_point():
+        return value
+    if not call.depends(input):
+        if call.name in _TAKE_AN_EXAMPLE:
+            return value
+        call.refuse("uses the image as an index or a size")
+    if any(call.depends(other) for other in args) and call.name not in _TAKE_AN_EXAMPLE:
+        call.refuse("puts a value that depends on the image into another")
+    replay = call.replay_on(input)
+    return call.record(
+        Move, "move", value, [input], _probed_axis(call, value, [input]),
+        pull=_pull_back([input], lambda x: replay(x)),
+        inserted=_constants([input], replay) if call.name in _INSERT_CONSTANTS else None,
+    )  # fmt: skip
+
+
+_TAKE_AN_EXAMPLE = {"expand_as", "type_as", "to"}
+"""What is given a second tensor for its shape or type alone."""
+_INSERT_CONSTANTS = {"pad", "constant_pad_nd", "masked_fill", "masked_fill_", "unfold"}
+
+
+def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[Tensor], Relevances]:
+    """The vector-Jacobian product of a function that is linear in `inputs`."""
+    like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
+
+    def pull(relevance: Tensor) -> Relevances:
+        zeros = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in like]
+
+        def alone(place: int) -> Callable[[Tensor], Tensor]:
+            return lambda x: replay(*zeros[:place], x, *zeros[place + 1 :])
+
+        return [vjp(alone(place), zero, relevance) for place, zero in enumerate(zeros)]
+
+    return pull
+
+
+def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[], Tensor]:
+    """1 where the output comes from no input."""
+
+    def mask() -> Tensor:
+        zero, one = (replay(*(torch.full_like(tensor, value) for tensor in inputs)) for value in (0, 1))
+        return (zero == one).to(one.dtype)
+
+    return mask
+
+
+def _probed_axis(
+    call: Call, value: Tensor, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None
+) -> int:
+    """The batch axis of the output, found by moving the number of each image instead of its values."""
+    recorder = call.recorder
+    if recorder.batch == 1:
+        return 0
+    numbered = {id(tensor): _numbered(tensor, recorder.batch_axis(tensor), recorder.batch) for tensor in inputs}
+
+    def swap(tensor: Tensor) -> Tensor:
+        return numbered.get(id(tensor), torch.full_like(tensor, -1) if tensor.is_floating_point() else tensor)
+
+    if replay is not None:
+        moved = replay(*numbered.values())
+    else:
+        moved = call.function(*substitute(call.args, swap), **substitute(dict(call.kwargs), swap))
+    for axis, size in enumerate(value.shape):
+        if size % recorder.batch == 0:
+            wanted = _numbered(moved, axis, recorder.batch)
+            if bool(((moved == wanted) | (moved < 0)).all()):
+                return axis
+    raise BatchMixed
+
+
+def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
+    """The number of the image at each place."""
+    size = like.shape[axis]
+    numbers = torch.arange(batch, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
+    return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
+
+
+@operation("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
+def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+    """A value cut into several."""
+    values = call.run()
+    replay = call.replay_on(input)
+
+    def piece(index: int, value: Tensor) -> Tensor:
+        def cut(x: Tensor) -> Tensor:
+            return replay(x)[index]
+
+        axis = _probed_axis(call, value, [input], cut)
+        return call.record(Move, "move", value, [input], axis, pull=_pull_back([input], cut))
+
+    return tuple(piece(index, value) for index, value in enumerate(values))
+
+
+@operation("__iter__")
+def iterate(call: Call, input: Tensor) -> Any:
+    """The values along the first axis, one by one."""
+    with call.recorder:
+        return iter(torch.unbind(input, 0))
+
+
+@operation("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
+def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Several values in one; the constants among them absorb what arrives at them."""
+    value: Tensor = call.run()
+    tracked = [tensor for tensor in tensors if call.depends(tensor)]
+
+    def join(*moved: Tensor) -> Tensor:
+        parts = iter(moved)
+        return call.function([next(parts) if is_tracked else tensor for is_tracked, tensor in plan], *args, **kwargs)
+
+    plan = [(call.depends(tensor), tensor if not call.depends(tensor) else None) for tensor in tensors]
+    has_constants = len(tracked) < len(tensors)
+    if call.name in ("cat", "concat", "concatenate") and not has_constants:
+        axis, pull = _concatenated(call, tensors, value, *args, **kwargs)
+    else:
+        axis, pull = _probed_axis(call, value, tracked), _pull_back(tracked, join)
+    return call.record(
+        Move, "move", value, tracked, axis, pull=pull, inserted=_constants(tracked, join) if has_constants else None
+    )
+
+
+def _concatenated(
+    call: Call, tensors: Sequence[Tensor], value: Tensor, dim: int = 0, axis: int | None = None, **_kwargs: Any
+) -> tuple[int, Callable[[Tensor], Relevances]]:
+    """Batch axis and way back of a concatenation."""
+    dim = (dim if axis is None else axis) % value.ndim
+    axes = {call.recorder.batch_axis(tensor) for tensor in tensors}
+    if call.recorder.batch > 1 and (len(axes) != 1 or dim in axes):
+        raise BatchMixed
+    sizes = [tensor.shape[dim] for tensor in tensors]
+    return axes.pop(), lambda r: r.split(sizes, dim)
+
+
+@operation("where")
+def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
+    """Values chosen by a mask."""
+    value: Tensor = call.run()
+    if call.depends(condition) or not isinstance(value, Tensor):
+        call.refuse("chooses by a value that is no mask")
+    choices = [choice for choice in (input, other) if call.depends(choice)]
+    if call.name == "where" and not isinstance(condition, Tensor):
+        call.refuse("is not given a mask")
+    mask = condition
+
+    def choose(*moved: Tensor) -> Tensor:
+        parts = iter(moved)
+        chosen: Any = [next(parts) if is_tracked else choice for is_tracked, choice in plan]
+        return torch.where(mask, chosen[0], chosen[1])
+
+    plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (input, other)]
+    return call.record(
+        Move, "move", value, choices, pull=_pull_back(choices, choose),
+        inserted=_constants(choices, choose) if len(choices) == 1 else None,
+    )  # fmt: skip
+
+
+@operation("__setitem__")
+def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
+    """`x[index] = other`: a copy with the values in place; the object stands for the copy from here on."""
+    if any(call.depends(part) for part in (index if isinstance(index, tuple) else (index,))):
+        call.refuse("uses the image as an index")
+    tracked = [tensor for tensor in (input, other) if call.depends(tensor)]
+    plan: list[tuple[bool, Any]] = [
+        (call.depends(tensor), None if call.depends(tensor) else tensor) for tensor in (input, other)
+    ]
+
+    def assigned(*moved: Tensor) -> Tensor:
+        parts = iter(moved)
+        target, source = (next(parts) if is_tracked else tensor for is_tracked, tensor in plan)
+        assert isinstance(target, Tensor)
+        result: Tensor = target.clone()
+        result[index] = source
+        return result
+
+    value = assigned(*tracked)
+    call.record(
+        Move, "move", value, tracked, _probed_axis(call, value, tracked, assigned), pull=_pull_back(tracked, assigned),
+        inserted=_constants(tracked, assigned) if len(tracked) == 1 else None,
+    )  # fmt: skip
+    call.recorder.rebind(input, value)
+
+
+@operation(Tensor.copy_)
+def copy(call: Call, input: Tensor, source: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    """`x.copy_(source)`: the object stands for the source's values from here on."""
+    if not call.depends(source):
+        call.refuse("overwrites a value that depends on the image with a constant")
+    value = source.expand_as(input).clone()
+    call.record(
+        Move, "move", value, [source], _probed_axis(call, value, [source], lambda x: x.expand_as(input)),
+        pull=_pull_back([source], lambda x: x.expand_as(input)),
+    )  # fmt: skip
+    return call.recorder.rebind(input, value)

@@ -1,0 +1,148 @@
+"""Normalisations: batch-norm is affine with constants; the others are affine once their deviation is held fixed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.linear_maps import Diagonal, FrozenNorm
+from pellucid.engine.recorder import Call
+from pellucid.engine.table import operation
+from pellucid.engine.tape import Affine
+
+__all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
+
+
+@operation("batch_norm")
+def batch_norm(
+    call: Call,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | int = 0.1,
+    eps: float | int = 1e-5,
+    *_backend: object,
+) -> Tensor:
+    """(x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
+    if training or running_mean is None or running_var is None:
+        call.refuse("uses the statistics of the batch, so that images depend on one another")
+    value: Tensor = call.run()
+    scale = (running_var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    wide = (-1, *(1 for _ in input.shape[2:]))
+    return call.record(
+        Affine, "batch_norm", value, [input],
+        x=input, z=value, weight=scale.view(wide), bias=shift.view(wide), map=Diagonal(),
+    )  # fmt: skip
+
+
+def _frozen(
+    call: Call, x: Tensor, grouped: tuple[int, ...], axes: tuple[int, ...], eps: float | int,
+    weight: Tensor | None, bias: Tensor | None, *, is_centred: bool = True,
+) -> Tensor:  # fmt: skip
+    """A normalisation over `axes` of x in the shape `grouped`, as an affine map with its deviation held fixed."""
+    value: Tensor = call.run()
+    view = x.reshape(grouped)
+    spread = view.var(axes, correction=0, keepdim=True) if is_centred else view.square().mean(axes, keepdim=True)
+    deviation = (spread + eps).sqrt()
+    linear_map = FrozenNorm(grouped, axes, deviation, is_centred, eps)
+    scale = torch.ones((), dtype=x.dtype, device=x.device) if weight is None else weight
+    return call.record(
+        Affine,
+        "layer_norm",
+        value,
+        [x],
+        x=x,
+        z=value,
+        weight=scale,
+        bias=bias,
+        map=linear_map,
+        replay=call.replay_on(x),
+    )
+
+
+@operation("layer_norm")
+def layer_norm(
+    call: Call,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float | int = 1e-5,
+) -> Tensor:
+    """Normalised over the last axes."""
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    return _frozen(call, input, tuple(input.shape), axes, eps, weight, bias)
+
+
+@operation("rms_norm")
+def rms_norm(
+    call: Call,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | int | None = None,
+) -> Tensor:
+    """Divided by the root mean square over the last axes."""
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    floor = torch.finfo(input.dtype).eps if eps is None else eps
+    return _frozen(call, input, tuple(input.shape), axes, floor, weight, None, is_centred=False)
+
+
+def _per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if parameter is None else parameter.view(-1, *(1 for _ in x.shape[2:]))
+
+
+@operation("group_norm")
+def group_norm(
+    call: Call,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float | int = 1e-5,
+) -> Tensor:
+    """Normalised over each group of channels."""
+    grouped = (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:])
+    axes = tuple(range(2, len(grouped)))
+    return _frozen(call, input, grouped, axes, eps, _per_channel(weight, input), _per_channel(bias, input))
+
+
+@operation("instance_norm")
+def instance_norm(
+    call: Call,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float | int = 0.1,
+    eps: float | int = 1e-5,
+) -> Tensor:
+    """Normalised over the places of each channel of each image, or by running statistics."""
+    if not use_input_stats:
+        return batch_norm(call, input, running_mean, running_var, weight, bias, False, momentum, eps)
+    axes = tuple(range(2, input.ndim))
+    wide = (_per_channel(weight, input), _per_channel(bias, input))
+    return _frozen(call, input, tuple(input.shape), axes, eps, *wide)
+
+
+@operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
+           "feature_dropout")  # fmt: skip
+def dropout(
+    call: Call,
+    input: Tensor,
+    p: float | int = 0.5,
+    training: bool = True,
+    **_kwargs: object,
+) -> Tensor:
+    """Nothing, outside training."""
+    if training and p > 0:
+        call.refuse("draws random numbers outside training")
+    return input

@@ -1,0 +1,133 @@
+"""Sums and products of values with one another and with constants, and reductions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.linear_maps import Diagonal, LinearFunction
+from pellucid.engine.recorder import BatchMixed, Call
+from pellucid.engine.table import operation
+from pellucid.engine.tape import Addition, Affine, Product
+
+__all__ = ["add", "divide", "multiply", "reduce", "subtract"]
+
+_GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
+Number = float | int | Tensor
+
+
+def _tensor(value: Number, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, float | int]) -> Tensor:
+    value: Tensor = call.run()
+    terms = (_tensor(first, value), _tensor(second, value))
+    return call.record(Addition, "add", value, terms, terms=terms, z=value, signs=signs)
+
+
+@operation("add", "__add__", "__radd__")
+def add(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
+    """Input + alpha · other."""
+    return _add(call, input, other, (1, alpha))
+
+
+@operation("sub", "subtract", "__sub__")
+def subtract(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
+    """Input − alpha · other."""
+    return _add(call, input, other, (1, -alpha))
+
+
+@operation("rsub", "__rsub__")
+def subtract_from(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
+    """Other − alpha · input."""
+    return _add(call, input, other, (-alpha, 1))
+
+
+def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
+    """X times a constant: a diagonal map, or one that repeats x where the constant is the larger."""
+    value: Tensor = call.run()
+    if value.shape == x.shape:
+        return call.record(Affine, "scale", value, [x], x=x, z=value, weight=weight, bias=None, map=Diagonal())
+    repeat = LinearFunction(call.replay_on(x))
+    return call.record(Affine, "average", value, [x], x=x, z=value, weight=None, bias=None, map=repeat)
+
+
+@operation("mul", "multiply", "__mul__", "__rmul__")
+def multiply(call: Call, input: Number, other: Number) -> Tensor:
+    """A product with a constant, or of two values that depend on the image."""
+    if not (call.depends(input) and call.depends(other)):
+        x, constant = (input, other) if call.depends(input) else (other, input)
+        assert isinstance(x, Tensor)
+        return _scale(call, x, _tensor(constant, x))
+    assert isinstance(input, Tensor)
+    assert isinstance(other, Tensor)
+    value: Tensor = call.run()
+    gate = _gate(call, input, other)
+    return call.record(
+        Product, "product", value, [input, other], a=input, b=other, z=value, multiply=torch.mul, gate=gate
+    )
+
+
+def _gate(call: Call, a: Tensor, b: Tensor) -> int | None:
+    """Which factor is a gate: what comes out of a sigmoid or softmax, or the one that is broadcast over the other."""
+    gates = [_is_gate(call, tensor) for tensor in (a, b)]
+    if gates[0] != gates[1]:
+        return gates.index(True)
+    if a.numel() != b.numel():
+        return 0 if a.numel() < b.numel() else 1
+    return None
+
+
+def _is_gate(call: Call, tensor: Tensor) -> bool:
+    slot = call.recorder.slot(tensor)
+    for node in reversed(call.recorder.nodes):
+        if node.output == slot:
+            if node.kind != "move" or len(node.inputs) != 1:
+                return node.operation.rstrip("_") in _GATES
+            slot = node.inputs[0]
+    return False
+
+
+@operation("div", "divide", "true_divide", "__truediv__")
+def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
+    """A quotient with a constant denominator."""
+    if rounding_mode is not None:
+        call.refuse("rounds")
+    if call.depends(other):
+        call.refuse("divides by a value that depends on the image")
+    assert isinstance(input, Tensor)
+    return _scale(call, input, _tensor(other, input).reciprocal())
+
+
+@operation("neg", "negative", "__neg__")
+def negate(call: Call, input: Tensor) -> Tensor:
+    """The negative."""
+    return _scale(call, input, _tensor(-1.0, input))
+
+
+@operation("sum", "mean")
+def reduce(
+    call: Call,
+    input: Tensor,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **_kwargs: object,
+) -> Tensor:
+    """A sum or mean over axes."""
+    value: Tensor = call.run()
+    axis = _axis_after(call, input, dim, keepdim)
+    function = LinearFunction(call.replay_on(input))
+    return call.record(Affine, "average", value, [input], axis, x=input, z=value, weight=None, bias=None, map=function)
+
+
+def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim: bool) -> int:
+    """Where the batch axis is after a reduction over `dim`."""
+    if call.recorder.batch == 1:
+        return 0
+    axis = call.recorder.batch_axis(x)
+    dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    dropped = {number % x.ndim for number in dims} or set(range(x.ndim))
+    if axis in dropped:
+        raise BatchMixed
+    return axis if keepdim else axis - sum(number < axis for number in dropped)

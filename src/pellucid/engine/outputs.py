@@ -1,0 +1,50 @@
+"""Which of a model's outputs is explained, and what stands before a softmax at its end."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+
+__all__ = ["SOFTMAX_AT_THE_END", "Chooser", "check_logits", "choose_output"]
+
+Chooser = int | str | Callable[[Any], Tensor] | None
+"""Which output holds the logits: a place, a key or field, a function of the outputs; None for the only one."""
+
+SOFTMAX_AT_THE_END = (
+    "the model ends in a softmax, whose outputs compete with one another and say little of what speaks for a class; "
+    "pass unwrap_softmax=True to explain the logits before it, or hand over the model without the softmax."
+)
+
+
+def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
+    """The logits among a model's outputs; `ConfigError` where they cannot be told."""
+    if callable(chooser):
+        chosen = chooser(outputs)
+    elif isinstance(chooser, str) and not isinstance(outputs, Mapping):
+        chosen = getattr(outputs, chooser)
+    elif chooser is not None:
+        chosen = outputs[chooser]
+    else:
+        chosen = outputs
+    if isinstance(chosen, Tensor):
+        return chosen
+    raise ConfigError(
+        f"the model returns a {type(chosen).__name__}, and the logits in it cannot be told; "
+        "name them with output=0 (a place), output='logits' (a key or field) or output=function."
+    )
+
+
+def check_logits(logits: Tensor, images: Tensor) -> None:
+    """`ShapeError` unless there is one row of logits per image."""
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise ShapeError(
+            f"the model returns {tuple(logits.shape)} for {len(images)} images; expected one row of logits per image, "
+            "(batch, class). Choose or reshape them with output=function."
+        )
+
+
+def refuse_softmax() -> None:
+    """Raise the error for a softmax at the end."""
+    raise UnsupportedOperation(SOFTMAX_AT_THE_END)

@@ -1,0 +1,114 @@
+"""Rules for operations without weights: what passes, what splits, and the derivatives that some methods change."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.account import Account
+from pellucid.engine.rules import stabilise
+from pellucid.engine.tape import Activation, Move, Node, Product, Relevances, Softmax
+
+__all__ = ["Carry", "Deconvnet", "Derivative", "Guided", "Pass", "SoftmaxTaylor", "Split"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Relevance passes as it is; where f(0) ≠ 0, its share f(0)/f(x) is absorbed as a constant.
+
+    R_x = R (f(x) − f(0)) / f(x). A normalisation of the image passes all to the image.
+    """
+
+    epsilon: float | int = 1e-9
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if not isinstance(node, Activation) or node.at_zero == 0:
+            return [None if slot is None else relevance for slot in node.inputs]
+        stable = stabilise(node.y, self.epsilon)
+        s = relevance / stable
+        if account is not None:
+            account.absorb("constant", node, s * node.at_zero)
+            account.absorb("stabiliser", node, s * (stable - node.y))
+        return [s * (node.y - node.at_zero)]
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Relevance goes where the values came from; what arrives at constants put in between is absorbed."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if account is not None and isinstance(node, Move) and node.inserted is not None:
+            account.absorb("constant", node, relevance * node.inserted())
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The chain rule: R_x = R · ∂f/∂x."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """At rectifiers, only positive cotangents pass: R_x = f′(x) max(R, 0) (Springenberg et al., 2015)."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if not (isinstance(node, Activation) and node.is_rectifier):
+            return node.pullback(relevance)
+        if node.operation in ("relu", "relu_"):  # f′ ≥ 0: the same, without another tensor
+            return [torch.ops.aten.threshold_backward(relevance, node.y, 0).clamp_(min=0)]
+        return node.pullback(relevance.clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Deconvnet:
+    """At rectifiers, positive cotangents pass whatever the input was: R_x = max(R, 0) (Zeiler and Fergus, 2014)."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if isinstance(node, Activation) and node.is_rectifier:
+            return [relevance.clamp(min=0)]
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A product's relevance: all to the signal where the other factor is a gate, half to each factor otherwise.
+
+    For z = a · b (elementwise or of matrices): s = R / (2 stab(z)), R_a = a ⊙ (s bᵀ), R_b = b ⊙ (aᵀ s)
+    (Achtibat et al., 2024).
+    """
+
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        assert isinstance(node, Product)
+        stable = stabilise(node.z, self.epsilon)
+        s = relevance / stable
+        if account is not None:
+            account.absorb("stabiliser", node, s * (stable - node.z))
+        if node.gate is None:
+            by_a, by_b = node.pullback(s * 0.5)
+            assert by_a is not None
+            assert by_b is not None
+            return [by_a * node.a, by_b * node.b]
+        shares = node.pullback(s)
+        signal = 1 - node.gate
+        share = shares[signal]
+        assert share is not None
+        own = share * (node.b if signal else node.a)
+        return [None, own] if signal else [own, None]
+
+
+@dataclass(frozen=True)
+class SoftmaxTaylor:
+    """R_i = x_i (R_i − p_i Σ_j R_j) (Achtibat et al., 2024); the expansion's constant term is absorbed."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        assert isinstance(node, Softmax)
+        finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked places are −∞
+        if account is not None:
+            mean = (node.y * finite).sum(node.dim, keepdim=True)
+            account.absorb("constant", node, relevance * (1 - finite + mean))
+        return [finite * (relevance - node.y * relevance.sum(node.dim, keepdim=True))]

@@ -1,0 +1,340 @@
+"""Record what an unmodified model does with a batch of images: every function that touches what depends on them.
+
+The forward pass runs under `no_grad` inside a `TorchFunctionMode`, where every torch function arrives in one place,
+whether a module, a functional call or an operator called it. A function without an entry in the table of operations is
+refused. In-place operations are answered out of place: from then on the changed object stands for the new value, and
+whatever else shared its memory can no longer be read.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.guards import TaintWatch
+from pellucid.engine.table import OPERATIONS
+from pellucid.engine.tape import Node, Tape
+
+__all__ = ["BatchMixed", "Call", "Recorder"]
+
+
+class BatchMixed(Exception):
+    """An operation moved the images of the batch where they cannot be told apart."""
+
+
+class Recorder(TorchFunctionMode):
+    """Records one forward pass of `model`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        box: tuple[float | int, float | int] | None = None,
+        taint: TaintWatch | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch = len(images)
+        self.nodes: list[Node] = []
+        self.images = images
+        self._values: list[Tensor] = []
+        self._slots: dict[int, tuple[Tensor, int]] = {}  # by the identity of the object, which is kept alive
+        self._owners: dict[int, Tensor] = {}  # what an object changed in place stands for, back to that object
+        self._stale: dict[int, torch.UntypedStorage] = {}
+        self._axes: list[int] = []
+        self._image_slots: set[int] = set()
+        self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
+        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._taint = taint
+        slot = self._enter(images, 0)
+        self._image_slots.add(slot)
+        if box is not None:
+            self._bounds[slot] = (torch.full_like(images, box[0]), torch.full_like(images, box[1]))
+
+    # ── what the operations use ──────────────────────────────────────────────────────────────────────────────────────
+
+    def slot(self, value: object) -> int | None:
+        """The slot of a value that depends on the images; None for constants."""
+        found = self._slots.get(id(value))
+        return None if found is None else found[1]
+
+    def batch_axis(self, value: Tensor) -> int:
+        """The axis of a tracked value that starts with the images."""
+        slot = self.slot(value)
+        return 0 if slot is None else self._axes[slot]
+
+    def is_image(self, value: Tensor) -> bool:
+        """Whether a value is still the image, up to moves and per-channel normalisation."""
+        return self.slot(value) in self._image_slots
+
+    def bounds(self, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The lowest and highest value where `value` is still the image and they were asked for."""
+        slot = self.slot(value)
+        return None if slot is None else self._bounds.get(slot)
+
+    def enter_image(self, value: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
+        """Note that `value` is the image still, between these bounds."""
+        slot = self.slot(value)
+        assert slot is not None
+        self._image_slots.add(slot)
+        if bounds is not None:
+            self._bounds[slot] = bounds
+
+    def enter(self, value: Tensor, axis: int) -> int:
+        """A slot for the output of an operation."""
+        return self._enter(value, axis)
+
+    def path(self) -> str:
+        """The path of the innermost module of the model that is running."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            names = frame.f_code.co_varnames
+            if names and names[0] == "self":
+                path = self._paths.get(id(frame.f_locals.get("self")))
+                if path is not None:
+                    return path
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+    def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
+        """Raise `UnsupportedOperation` for the operation `name`, at the module that is running."""
+        place = self.path()
+        raise UnsupportedOperation(
+            f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
+            + (
+                way_out
+                or "register a rule for it (pellucid.engine.operations.register_elementwise, or @operation), "
+                "or choose a gradient method such as 'integrated_gradients'."
+            )
+        )
+
+    # ── the mode ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = list(tensors_in((args, kwargs)))
+        slots = [self.slot(tensor) for tensor in tensors]
+        is_tracked = any(slot is not None for slot in slots)
+        entry = OPERATIONS.find(func)
+        if is_tracked or self._stale or self._taint is not None:
+            self._check(tensors, slots, func)
+        if not is_tracked:
+            return func(*args, **kwargs)
+        if entry is None:
+            self.refuse(name_of(func), "has no rule")
+        args = substitute(args, self._current)
+        kwargs = substitute(kwargs, self._current)
+        if kwargs.get("out") is not None:
+            self.refuse(entry.name, "writes into out=", "use its returned value, or choose a gradient method.")
+        is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
+        call = Call(self, entry.name, entry.function or func, args, kwargs, is_in_place)
+        return self._hand_out(entry.handler(call, *args, **kwargs))
+
+    def _current(self, tensor: Tensor) -> Tensor:
+        slot = self.slot(tensor)
+        return tensor if slot is None else self._values[slot]
+
+    def _hand_out(self, result: Any) -> Any:
+        if isinstance(result, Tensor):
+            return self._owners.get(id(result), result)
+        return result
+
+    def _check(self, tensors: Sequence[Tensor], slots: Sequence[int | None], func: Callable[..., Any]) -> None:
+        for tensor, slot in zip(tensors, slots, strict=True):
+            current = tensor if slot is None else self._values[slot]
+            if self._stale and storage_key(current) in self._stale:
+                self.refuse(
+                    name_of(func),
+                    "reads memory that an in-place operation changed through another view",
+                    "write the in-place operation out of place, or choose a gradient method.",
+                )
+            if self._taint is not None and slot is None and tensor.is_floating_point() and self._taint.knows(tensor):
+                self.refuse(
+                    name_of(func),
+                    "uses a value that depends on the image by a way the engine cannot follow "
+                    "(a scripted or vmapped function, or an index turned into numbers)",
+                    "call the function itself instead of its scripted form, or choose a gradient method.",
+                )
+
+    def _enter(self, value: Tensor, axis: int) -> int:
+        self._values.append(value)
+        self._axes.append(axis)
+        slot = len(self._values) - 1
+        self._slots[id(value)] = (value, slot)
+        return slot
+
+    def rebind(self, changed: Tensor, value: Tensor) -> Tensor:
+        """Let the object `changed` stand for `value` from here on; what shared its memory becomes unreadable."""
+        owner = self._owners.get(id(changed), changed)
+        storage = changed.untyped_storage()
+        self._stale[storage.data_ptr()] = storage
+        slot = self.slot(value)
+        assert slot is not None
+        self._slots[id(owner)] = (owner, slot)
+        self._slots[id(changed)] = (changed, slot)
+        self._owners[id(value)] = owner
+        return owner
+
+    def finish(self, output: Tensor) -> Tape:
+        """The tape; the table of tracked values is dropped, so that memory is freed as the tape runs back."""
+        slot = self.slot(output)
+        assert slot is not None
+        tape = Tape(self.nodes, 0, slot, self._values[slot])
+        self.nodes, self._values, self._slots, self._owners = [], [], {}, {}
+        self._stale, self._bounds = {}, {}
+        return tape
+
+
+class Call:
+    """One function call on its way to the tape: what the handlers of operations get first."""
+
+    __slots__ = ("args", "function", "in_place", "kwargs", "name", "recorder")
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        in_place: bool,
+    ) -> None:
+        self.recorder = recorder
+        self.name = name
+        self.function = function
+        """The function out of place."""
+        self.args = args
+        self.kwargs = kwargs
+        self.in_place = in_place
+
+    def run(self) -> Any:
+        """The function's value, out of place."""
+        return self.function(*self.args, **self.kwargs)
+
+    def depends(self, value: object) -> bool:
+        """Whether `value` depends on the images."""
+        return self.recorder.slot(value) is not None
+
+    def refuse(self, why: str, way_out: str = "") -> NoReturn:
+        """Raise `UnsupportedOperation` for this call."""
+        self.recorder.refuse(self.name, why, way_out)
+
+    def replay_on(self, tensor: Tensor) -> Callable[[Tensor], Any]:
+        """The call as a function of one of its arguments."""
+
+        def replay(value: Tensor) -> Any:
+            swap = {id(tensor): value}
+            args = substitute(self.args, lambda old: swap.get(id(old), old))
+            kwargs = substitute(self.kwargs, lambda old: swap.get(id(old), old))
+            return self.function(*args, **kwargs)
+
+        return replay
+
+    def record(
+        self,
+        node: Callable[..., Node],
+        kind: str,
+        value: Tensor,
+        inputs: Sequence[Tensor],
+        axis: int | None = None,
+        **fields: Any,
+    ) -> Tensor:
+        """Enter a node of this kind for `value`, computed from `inputs`; hands back what the model gets.
+
+        `axis` is the batch's axis in `value`, by default that of the inputs; where it is lost, the images are run one
+        by one.
+        """
+        recorder = self.recorder
+        if any(value is tensor for tensor in inputs):
+            return value  # nothing happened
+        if axis is None:
+            axis = _common_axis(recorder, value, inputs)
+        slot = recorder.enter(value, axis)
+        tracked = [tensor for tensor in inputs if self.depends(tensor)]
+        is_first = all(recorder.is_image(tensor) for tensor in tracked)
+        recorder.nodes.append(
+            node(
+                operation=self.name,
+                kind=kind,
+                inputs=tuple(recorder.slot(tensor) for tensor in inputs),
+                output=slot,
+                path=recorder.path(),
+                is_first=is_first,
+                batch_axis=axis,
+                bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
+                **fields,
+            )
+        )
+        if is_first and len(tracked) == 1 and kind in _KEEPS_THE_IMAGE:
+            recorder.enter_image(value, self._moved_bounds(tracked[0], value))
+        return recorder.rebind(self.args[0], value) if self.in_place else value
+
+    def _moved_bounds(self, image: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        bounds = self.recorder.bounds(image)
+        if bounds is None:
+            return None
+        replay = self.replay_on(image)
+        ends = [replay(bound) for bound in bounds]
+        if not isinstance(ends[0], Tensor):
+            pieces = self.run()
+            index = next(index for index, piece in enumerate(pieces) if piece.shape == value.shape)
+            ends = [end[index] for end in ends]
+        return torch.minimum(*ends), torch.maximum(*ends)
+
+
+_KEEPS_THE_IMAGE = {"move", "add", "scale", "batch_norm"}
+
+
+def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) -> int:
+    """The batch axis of an output that broadcasts its inputs."""
+    if recorder.batch == 1:
+        return 0
+    axes = {
+        recorder.batch_axis(tensor) + value.ndim - tensor.ndim for tensor in inputs if recorder.slot(tensor) is not None
+    }
+    if len(axes) != 1:
+        raise BatchMixed
+    axis = axes.pop()
+    if not 0 <= axis < value.ndim or value.shape[axis] % recorder.batch:
+        raise BatchMixed
+    return axis
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, slice):
+        yield from tensors_in((value.start, value.stop, value.step))
+
+
+def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with each tensor in its tuples, lists and dicts replaced."""
+    if isinstance(value, Tensor):
+        return replace(value)
+    if type(value) in (tuple, list):
+        return type(value)(substitute(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: substitute(item, replace) for key, item in value.items()}
+    return value
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tells two tensors' memory apart; 0 for tensors that have none of their own."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """A function's name as its user would write it."""
+    return str(resolve_name(func) or getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func)))

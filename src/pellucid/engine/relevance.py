@@ -1,0 +1,100 @@
+"""Relevance of a model's logits, by any composite of rules, on the model as it is."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine import operations
+from pellucid.engine.account import Account
+from pellucid.engine.composites import Composite, box_of, rule_of
+from pellucid.engine.folding import fold_batch_norms
+from pellucid.engine.guards import TaintWatch
+from pellucid.engine.outputs import Chooser, check_logits, choose_output, refuse_softmax
+from pellucid.engine.recorder import Recorder
+from pellucid.engine.tape import Node, Rule, Tape
+
+__all__ = ["Propagation", "propagate", "record"]
+
+assert operations.OPERATIONS.names()  # importing the operations fills the table
+
+
+@dataclass(frozen=True, eq=False)
+class Propagation:
+    """Relevance, and the books of how it came about."""
+
+    relevance: Tensor
+    logits: Tensor
+    seed: Tensor
+    """The relevance of each logit, with which the way back began."""
+    account: Account | None
+
+
+def record(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    box: tuple[float | int, float | int] | None = None,
+    output: Chooser = None,
+    unwrap_softmax: bool = False,
+    is_watched: bool = False,
+) -> Tape:
+    """Run a frozen model on `images` (batch, …) and write down what it does.
+
+    `is_watched` also follows everything below the functions that arrive, which finds what depends on the images in a
+    way that cannot be followed; it is slower, and one image is enough.
+
+    Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` where the images of a batch cannot be
+    told apart on the way.
+    """
+    with torch.no_grad(), ExitStack() as stack:
+        taint = stack.enter_context(TaintWatch(images)) if is_watched else None
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled modules as they were written
+        recorder = stack.enter_context(Recorder(model, images, box, taint))
+        outputs = model(images)
+        logits = choose_output(outputs, output)
+    if recorder.slot(logits) is None:
+        raise UnsupportedOperation(
+            "the logits do not come from the images by a way the engine can follow (a detached, scripted or constant "
+            "output); return them without leaving torch, or choose a gradient method."
+        )
+    tape = recorder.finish(logits)
+    last = next((node for node in reversed(tape.nodes) if node.output == tape.output), None)
+    if last is not None and last.kind in ("softmax", "log_softmax"):
+        if not unwrap_softmax:
+            refuse_softmax()
+        slot = last.inputs[0]
+        assert slot is not None
+        tape.output, tape.logits = slot, last.x
+    check_logits(tape.logits, images)
+    return tape
+
+
+def propagate(
+    model: nn.Module,
+    images: Tensor,
+    composite: Composite,
+    seed_of: Callable[[Tensor], Tensor],
+    *,
+    output: Chooser = None,
+    unwrap_softmax: bool = False,
+    is_certified: bool = False,
+) -> Propagation:
+    """Carry the relevance `seed_of(logits)` of a frozen model's logits back to `images` by the rules of `composite`.
+
+    With `is_certified`, an account is kept of what biases, stabilisers and constants absorb.
+    """
+    tape = record(model, images, box=box_of(composite), output=output, unwrap_softmax=unwrap_softmax)
+    fold_batch_norms(tape)
+    logits = tape.logits
+    seed = seed_of(logits)
+    account = Account(len(images), logits.dtype, logits.device) if is_certified else None
+
+    def rule(node: Node) -> Rule:
+        return rule_of(composite, node)
+
+    with torch.no_grad():
+        return Propagation(tape.reverse(seed, rule, account), logits, seed, account)

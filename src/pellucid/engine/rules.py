@@ -1,0 +1,328 @@
+"""Relevance rules: each is a frozen set of knobs, called with a node and the relevance of its output.
+
+A rule for affine operations says which parts of input and weight share the relevance; `_share` does the rest:
+
+    R_i = Σ_t x_i⁽ᵗ⁾ Σ_j w_ij⁽ᵗ⁾ s_j,    s_j = R_j / stab(z_j),    z_j = Σ_t Σ_i x_i⁽ᵗ⁾ w_ij⁽ᵗ⁾ + b_j
+
+Of it, s·b is absorbed by the bias and s·(stab(z) − z) by the stabiliser. A package adds a rule by writing a callable
+(node, relevance, account) -> one relevance per input, and naming it in a composite or in an analyzer's `rules`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.account import Account
+from pellucid.engine.linear_maps import Convolution, Dense
+from pellucid.engine.tape import Addition, Affine, Node, Relevances
+
+__all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "WSquare", "Z", "ZBox", "ZPlus", "stabilise"]
+
+Term = tuple[Tensor, Tensor | None]
+"""A part of the input, and the part of the weight it goes with."""
+
+
+def stabilise(z: Tensor, epsilon: float | int) -> Tensor:
+    """Z moved away from zero by ε: z + ε where z ≥ 0, z − ε where z < 0, in z's own dtype.
+
+    >>> stabilise(torch.tensor([2.0, 0.0, -0.0, -1.0]), 0.5)
+    tensor([ 2.5000,  0.5000,  0.5000, -1.5000])
+    """
+    signed = z + 0.0  # −0.0 becomes +0.0, which copysign needs
+    return torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), signed).add_(z)
+
+
+def _positive(values: Tensor) -> Tensor:
+    return values.clamp(min=0)
+
+
+def _negative(values: Tensor) -> Tensor:
+    return values.clamp(max=0)
+
+
+def _affine(node: Node, rule: object) -> Affine:
+    """`node`, where it is affine; otherwise the rule does not apply to it."""
+    if isinstance(node, Affine):
+        return node
+    raise UnsupportedOperation(
+        f"the rule {rule} is for affine operations, and cannot be used at {node.place}; "
+        "name the layers it is meant for, or choose another rule for this one."
+    )
+
+
+def _weight(node: Affine, rule: object) -> Tensor:
+    if node.weight is None:
+        raise UnsupportedOperation(
+            f"the rule {rule} needs a weight, and {node.place} has none; use Epsilon for this kind of operation."
+        )
+    return node.weight
+
+
+def _share(
+    node: Affine,
+    relevance: Tensor,
+    terms: list[Term],
+    bias: Tensor | None,
+    epsilon: float | int,
+    account: Account | None,
+    z: Tensor | None = None,
+) -> Tensor:
+    """Relevance shared among `terms`, as the module's formula says; `z` where it is known already."""
+    wide_bias = None if bias is None else node.map.broadcast(bias)
+    if z is None:
+        z = _sum(node, terms, wide_bias)
+    stable = stabilise(z, epsilon)
+    if account is None:
+        s = torch.div(relevance, stable, out=stable)
+    else:
+        s = relevance / stable
+        account.absorb("stabiliser", node, s * stable.sub_(z))
+        if wide_bias is not None:
+            account.absorb("bias", node, s * wide_bias)
+    return _spread(node, s, terms)
+
+
+def _sum(node: Affine, terms: list[Term], wide_bias: Tensor | None) -> Tensor:
+    z = node.map.apply(*terms[0])
+    for term in terms[1:]:
+        z = z + node.map.apply(*term)
+    return z if wide_bias is None else z + wide_bias
+
+
+def _spread(node: Affine, s: Tensor, terms: list[Term]) -> Tensor:
+    """Σ_t x⁽ᵗ⁾ ⊙ (w⁽ᵗ⁾)ᵀ s."""
+    shares = [node.map.transpose(s, weight, x).mul_(x) for x, weight in terms]
+    for share in shares[1:]:
+        shares[0] += share
+    return shares[0]
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """R_i = Σ_j x_i w_ij R_j / (z_j + ε sign z_j) (Bach et al., 2015, equation 58)."""
+
+    epsilon: float | int = 1e-6
+    bias: bool = True
+    """Whether the bias stands in the denominator."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if isinstance(node, Addition):
+            return _share_addition(node, relevance, self.epsilon, account)
+        node = _affine(node, self)
+        bias = node.bias if self.bias else None
+        z = node.z if self.bias or node.bias is None else None
+        return [_share(node, relevance, [(node.x, node.weight)], bias, self.epsilon, account, z)]
+
+
+def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, account: Account | None) -> Relevances:
+    """Each term's share of a sum; those of the constants are absorbed, and named by place."""
+    stable = stabilise(node.z, epsilon)
+    s = relevance / stable
+    if account is not None:
+        account.absorb("stabiliser", node, s * (stable - node.z))
+    shares: list[Tensor | None] = []
+    for slot, term, sign in zip(node.inputs, node.terms, node.signs, strict=True):
+        share = s * term if sign == 1 else s * (term * sign)
+        if slot is None and account is not None:
+            account.absorb("constant", node, share)
+        shares.append(None if slot is None else share.sum_to_size(term.shape))
+    return shares
+
+
+@dataclass(frozen=True)
+class Z:
+    """R_i = Σ_j x_i w_ij R_j / z_j, with a stabiliser only where z_j is exactly 0 (Bach et al., 2015, equation 56)."""
+
+    epsilon: float | int = 1e-7
+    """What replaces a denominator of exactly zero."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        is_zero = node.z == 0
+        s = relevance / node.z.masked_fill(is_zero, self.epsilon)
+        if account is not None:
+            account.absorb("stabiliser", node, s * (is_zero * self.epsilon))
+            if node.bias is not None:
+                account.absorb("bias", node, s * node.map.broadcast(node.bias))
+        return [_spread(node, s, [(node.x, node.weight)])]
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """R_i = Σ_j (α (x_i w_ij)⁺ / z_j⁺ − β (x_i w_ij)⁻ / z_j⁻) R_j (Bach et al., 2015, equation 60).
+
+    z_j⁺ sums the positive parts, b_j⁺ among them, and z_j⁻ the negative ones with b_j⁻.
+    """
+
+    alpha: float | int = 1.0
+    beta: float | int = 0.0
+    bias: Literal["split", "none", "both"] = "split"
+    """The bias's positive part in z⁺ and its negative one in z⁻; or left out; or the whole bias in both."""
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        weight, bias = _weight(node, self), node.bias if self.bias != "none" else None
+        upper, lower = _positive(weight), _negative(weight)
+        x_upper, x_lower = _positive(node.x), None if _is_nonnegative(node.x) else _negative(node.x)
+        shares = []
+        for factor, own, other, cut in (
+            (self.alpha, upper, lower, _positive),
+            (-self.beta, lower, upper, _negative),
+        ):
+            if factor == 0:
+                continue
+            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
+            part = bias if bias is None or self.bias == "both" else cut(bias)
+            scaled = relevance if factor == 1 else relevance * factor
+            shares.append(_share(node, scaled, terms, part, self.epsilon, account))
+        return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
+
+
+def _is_nonnegative(x: Tensor) -> bool:
+    return bool(x.min() >= 0)
+
+
+@dataclass(frozen=True)
+class ZPlus:
+    """R_i = Σ_j (x_i w_ij)⁺ R_j / z_j⁺ (Montavon et al., 2017, the z⁺ rule, for inputs of either sign)."""
+
+    bias: bool = True
+    """Whether b⁺ stands in the denominator."""
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        return AlphaBeta(1.0, 0.0, "split" if self.bias else "none", self.epsilon)(node, relevance, account)
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Positive (where z_j < 0: negative) contributions weigh 1 + γ (Montavon et al., 2019; both signs as in zennit).
+
+    Where z_j is exactly 0, the relevance is absorbed by the stabiliser.
+    """
+
+    gamma: float | int = 0.25
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        weight, bias = _weight(node, self), node.bias
+        upper = weight + self.gamma * _positive(weight)
+        lower = weight + self.gamma * _negative(weight)
+        x_upper, x_lower = _positive(node.x), None if _is_nonnegative(node.x) else _negative(node.x)
+        for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
+        for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
+        shares = []
+        for arrived, own, other, cut in ((for_upper, upper, lower, _positive), (for_lower, lower, upper, _negative)):
+            if cut is _negative and not arrived.any():
+                continue
+            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
+            part = None if bias is None else bias + self.gamma * cut(bias)
+            shares.append(_share(node, arrived, terms, part, self.epsilon, account))
+        if account is not None:
+            account.absorb("stabiliser", node, relevance * (node.z == 0))
+        return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
+
+
+@dataclass(frozen=True)
+class WSquare:
+    """R_i = Σ_j w_ij² R_j / Σ_i w_ij² (Montavon et al., 2017, the w² rule); the input is not used."""
+
+    bias: bool = False
+    """Whether b_j² stands in the denominator (as in zennit; the paper has no bias)."""
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        bias = node.bias.square() if self.bias and node.bias is not None else None
+        ones = _ones_like_one_image(node)
+        square = _weight(node, self).square()
+        wide_bias = None if bias is None else node.map.broadcast(bias)
+        return [_share_weights(node, relevance, (ones, square), wide_bias, self.epsilon, account)]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """R_i = Σ_j R_j / |{i of j}| (Lapuschkin et al., 2019): shared equally among the inputs that j sees."""
+
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        _weight(node, self)
+        if isinstance(node.map, Dense):
+            return [self._dense(node, relevance, account)]
+        if isinstance(node.map, Convolution) and node.map.groups == 1 and not node.map.transposed:
+            return [self._convolution(node, relevance, account)]
+        ones = torch.ones_like(_weight(node, self))
+        return [_share_weights(node, relevance, (_ones_like_one_image(node), ones), None, self.epsilon, account)]
+
+    def _dense(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
+        features = node.x.shape[-1]
+        s = relevance.sum(-1, keepdim=True) / (features + self.epsilon)
+        if account is not None:
+            account.absorb("stabiliser", node, relevance * (self.epsilon / (features + self.epsilon)))
+        return s.expand_as(node.x)
+
+    def _convolution(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
+        """All outputs of a place have the same denominator, so they are summed first: one kernel of ones."""
+        channels = node.x.shape[1]
+        kernel = torch.ones_like(_weight(node, self)[:1, :1])
+        one_channel = torch.ones_like(node.x[:1, :1])
+        z = node.map.apply(one_channel, kernel) * channels
+        stable = z + self.epsilon
+        if account is not None:
+            account.absorb("stabiliser", node, relevance * (self.epsilon / stable))
+        s = relevance.sum(1, keepdim=True) / stable
+        return node.map.transpose(s, kernel, node.x[:, :1]).expand_as(node.x)
+
+
+def _ones_like_one_image(node: Affine) -> Tensor:
+    """An input of ones; one image stands for all where the batch is the first axis."""
+    return torch.ones_like(node.x[:1] if node.batch_axis == 0 and node.x.ndim > 1 else node.x)
+
+
+def _share_weights(
+    node: Affine,
+    relevance: Tensor,
+    term: tuple[Tensor, Tensor],
+    wide_bias: Tensor | None,
+    epsilon: float | int,
+    account: Account | None,
+) -> Tensor:
+    """Relevance shared by the weights alone: the denominator is the same for every image."""
+    stable = stabilise(z := _sum(node, [term], wide_bias), epsilon)
+    s = relevance / stable
+    if account is not None:
+        account.absorb("stabiliser", node, s * (stable - z))
+        if wide_bias is not None:
+            account.absorb("bias", node, s * wide_bias)
+    return node.map.transpose(s, term[1], node.x)
+
+
+@dataclass(frozen=True)
+class ZBox:
+    """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) R_j / Σ_i(…) (Montavon et al., 2017, the z^B rule).
+
+    l and h are the lowest and highest pixel, mapped through any normalisation inside the model. The bias cancels.
+    """
+
+    low: float | int = 0.0
+    high: float | int = 1.0
+    epsilon: float | int = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        node = _affine(node, self)
+        weight = _weight(node, self)
+        if node.bounds is None:
+            raise UnsupportedOperation(
+                f"the rule {self} is for the layer that sees the image, which {node.place} does not; "
+                "use it for the first layer only."
+            )
+        low, high = node.bounds
+        terms: list[Term] = [(node.x, weight), (-low, _positive(weight)), (-high, _negative(weight))]
+        return [_share(node, relevance, terms, None, self.epsilon, account)]

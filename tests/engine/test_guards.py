@@ -1,0 +1,310 @@
+"""Each guard against silent errors, with a network that only it catches; and ways through that are allowed."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid import create_analyzer
+from pellucid.core.errors import ConfigError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.engine.operations import register_elementwise
+from pellucid.engine.recorder import Recorder
+from pellucid.engine.tape import Move, Tape
+
+
+class Block(nn.Module):
+    """One function, as a module with a path of its own."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def model(function: Callable[[Tensor], Any]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), Block(function), nn.Linear(8, 4)).double()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 1, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+
+
+def refuses(network: nn.Module, images: Tensor, *words: str, name: str = "lrp.epsilon", **options: Any) -> None:
+    with pytest.raises(UnsupportedOperation) as caught:
+        create_analyzer(name, network, **options).analyze(images)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def changed(x: Tensor, change: Callable[[Tensor], Any]) -> Tensor:
+    x = x * 1
+    change(x)
+    return x
+
+
+def doubled(x: Tensor) -> Tensor:
+    return torch.relu(x) * 2
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # scripting is deprecated, and still in use
+    scripted = torch.jit.script(doubled)
+
+
+UNKNOWN: dict[str, Callable[[Tensor], Any]] = {
+    "einsum": lambda x: torch.einsum("bi,bi->bi", x, x),
+    "topk": lambda x: x.topk(8).values,
+    "maximum": lambda x: torch.maximum(x, -x),
+    "sort": lambda x: x.sort(1).values,
+    "cumsum": lambda x: x.cumsum(1),
+    "lstm": nn.LSTM(8, 8).double(),
+    "gru": nn.GRU(8, 8).double(),
+    "div": lambda x: x / x.norm(),
+    "exp": lambda x: x.exp(),
+    "fft": lambda x: torch.fft.rfft(x).real,
+    "rand_like": lambda x: x + torch.rand_like(x),
+}
+
+
+@pytest.mark.parametrize("operation", UNKNOWN)
+@pytest.mark.parametrize("name", ["lrp.epsilon", "guided_backprop", "deeplift"])
+def test_an_operation_without_a_rule_is_named_with_its_module_and_the_way_out(images, operation, name) -> None:
+    function = UNKNOWN[operation]
+    if isinstance(function, nn.RNNBase):
+        layer = function
+        function = lambda x: layer(x[None])[0][0]  # noqa: E731
+    word = "norm" if operation == "div" else operation
+    refuses(model(function), images, word, "'2", "gradient method", name=name)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda x: x.data,
+        lambda x: x.detach(),
+        lambda x: torch.from_numpy(x.numpy()),
+        lambda x: torch.tensor(x.tolist()).double(),
+        lambda x: x * x.sum().item(),
+        lambda x: x * float(x.sum()),
+    ],
+)
+def test_no_value_leaves_the_graph_unnoticed(images, leave) -> None:
+    refuses(model(leave), images, "module '2'", "gradient method")
+    refuses(model(lambda x: x + leave(x * 1)), images, "module '2'", "gradient method")
+
+
+SIDE_BRANCHES = {
+    "scripted": lambda x: x + scripted(x),
+    "vmapped": lambda x: x + torch.vmap(lambda row: row * 3)(x),
+    "one-hot": lambda x: x + F.one_hot(x.argmax(1), 8).double(),
+    "bucket": lambda x: x + torch.bucketize(x, torch.zeros(1).double()).double(),
+}
+
+
+@pytest.mark.parametrize("branch", SIDE_BRANCHES)
+def test_side_branches_below_the_functions_are_caught(images, branch) -> None:
+    refuses(model(SIDE_BRANCHES[branch]), images, "gradient method")
+
+
+def test_a_scripted_branch_is_caught_by_the_watch_alone(images, monkeypatch) -> None:
+    from pellucid.attribution._subject import Subject
+
+    monkeypatch.setattr(Subject, "guard", lambda *_: None)
+    network = model(SIDE_BRANCHES["scripted"])
+    without = create_analyzer("lrp.epsilon", network).explain(images)
+    assert without.residual.abs().max() < 1e-9  # the books close all the same: they prove no coverage
+
+
+def test_scripted_modules_are_refused_by_their_type(images) -> None:
+    network = model(torch.relu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network[1] = torch.jit.script(network[1])
+    refuses(network, images, "'1'", "ScriptModule")
+
+
+def test_a_mask_may_be_turned_into_numbers(images) -> None:
+    gated = create_analyzer("lrp.epsilon", model(lambda x: x * (x > 0).double())).analyze(images)
+    torch.testing.assert_close(gated, create_analyzer("lrp.epsilon", model(torch.relu)).analyze(images))
+
+
+IN_PLACE = {
+    "through a slice": lambda x: changed(x, lambda y: y[:, :4].mul_(2)),
+    "through a view made before": lambda x: (lambda y: (y.view(-1, 2, 4), y.relu_())[0].flatten(1))(x * 1),
+    "through a view of a constant": lambda x: (
+        lambda board: (board[:, :8].copy_(x), board[:, :8])[1]
+    )(torch.zeros(len(x), 8).double()),
+    "out=": lambda x: (lambda out: (torch.add(x, 1, out=out), out)[1])(torch.zeros_like(x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_memory_shared_with_what_changed_in_place_cannot_be_read(images, how) -> None:
+    network = model(IN_PLACE[how])
+    refuses(network, images, "out of place" if how != "out=" else "out=")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (lambda x: changed(x, lambda y: y.relu_()), torch.relu),
+        (lambda x: changed(x, lambda y: F.relu(y, inplace=True).mul_(2)), lambda x: 2 * torch.relu(x)),
+        (lambda x: changed(x, lambda y: y.__setitem__((slice(None), 0), 0.0)), lambda x: F.pad(x[:, 1:], (1, 0))),
+        (lambda x: (lambda y: (y, y.add_(x))[0])(x * 1), lambda x: x * 1 + x),
+        (lambda x: (lambda y: y.contiguous().relu_() + y)(x * 1), lambda x: torch.relu(x * 1) * 2),
+    ],
+)
+def test_what_changes_in_place_is_followed_through_every_name_it_has(images, written, meant) -> None:
+    ours, theirs = (create_analyzer("lrp.epsilon", model(f)).explain(images) for f in (written, meant))
+    torch.testing.assert_close(ours.logits, model(meant)(images).detach())
+    torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=1e-4, atol=1e-7)
+    assert ours.residual.abs().max() < 1e-9
+
+
+def test_a_model_that_answers_differently_each_time_is_caught_by_the_comparison(images) -> None:
+    calls: list[int] = []
+
+    def restless(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x * len(calls)
+
+    refuses(model(restless), images, "other logits when it is followed")
+
+
+def test_random_numbers_in_eval_mode_are_refused(images) -> None:
+    refuses(model(lambda x: F.dropout(x, 0.5, training=True)), images, "dropout", "random")
+
+
+def test_relevance_left_on_the_way_is_an_error() -> None:
+    node = Move(
+        operation="lost", kind="move", inputs=(7,), output=1, path="", is_first=False, batch_axis=0, pull=lambda r: [r]
+    )
+    with pytest.raises(UnsupportedOperation, match="did not find its way back"):
+        Tape([node], 0, 1, torch.ones(1, 2)).reverse(torch.ones(1, 2), lambda _: lambda n, r, a: n.pullback(r))
+
+
+def test_images_of_a_batch_that_depend_on_one_another_are_explained_one_by_one(images) -> None:
+    network = model(lambda x: x - x.mean(0, keepdim=True) * 0.5)
+    many = create_analyzer("lrp.epsilon", network).explain(images, 1)
+    alone = torch.cat([create_analyzer("lrp.epsilon", network).analyze(image[None], 1) for image in images])
+    torch.testing.assert_close(many.relevance, alone)
+    torch.testing.assert_close(many.logits, torch.cat([network(image[None]) for image in images]).detach())
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "gradient", "guided_backprop"])
+@pytest.mark.parametrize("softmax", [nn.Softmax(1), nn.LogSoftmax(1), lambda x: torch.softmax(x, -1)])
+def test_a_softmax_at_the_end_is_refused_or_unwrapped(images, name, softmax) -> None:
+    bare = model(torch.relu)
+    network = nn.Sequential(bare, softmax if isinstance(softmax, nn.Module) else Block(softmax))
+    refuses(network, images, "unwrap_softmax=True", name=name)
+    unwrapped = create_analyzer(name, network, unwrap_softmax=True).explain(images, 1)
+    torch.testing.assert_close(unwrapped.logits, bare(images).detach())
+    torch.testing.assert_close(unwrapped.relevance, create_analyzer(name, bare).analyze(images, 1))
+
+
+def test_one_of_several_outputs_is_chosen(images) -> None:
+    bare = model(torch.relu)
+    pair = nn.Sequential(bare, Block(lambda x: {"logits": x, "other": x.sum(1)}))
+    with pytest.raises(ConfigError, match="output="):
+        create_analyzer("lrp.epsilon", pair).analyze(images)
+    expected = create_analyzer("lrp.epsilon", bare).analyze(images)
+    for output in ("logits", lambda outputs: outputs["logits"]):
+        torch.testing.assert_close(create_analyzer("lrp.epsilon", pair, output=output).analyze(images), expected)
+    with pytest.raises(ShapeError, match="one row of logits"):
+        create_analyzer("lrp.epsilon", pair, output="other").analyze(images)
+
+
+def test_a_compiled_submodule_is_followed(images) -> None:
+    network = model(torch.relu)
+    expected = create_analyzer("lrp.epsilon", network).analyze(images)
+    network[2] = torch.compile(network[2], backend="eager")
+    torch.testing.assert_close(create_analyzer("lrp.epsilon", network).analyze(images), expected)
+
+
+def test_a_package_adds_an_operation_in_one_line(images) -> None:
+    network = model(torch.special.bessel_j0)
+    refuses(network, images, "bessel_j0")
+    register_elementwise(torch.special.bessel_j0)
+    explanation = create_analyzer("lrp.epsilon", network).explain(images, strict=True)
+    assert "special_bessel_j0 in '2'" in explanation.absorbed_by  # 1 at 0, which is absorbed
+
+
+def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
+    from pellucid.engine.rules import Epsilon, Flat, ZBox
+
+    network = model(torch.relu)
+    seen: list[str] = []
+
+    def rule(node, relevance, account):  # a rule is any callable
+        seen.append(node.path)
+        return Epsilon()(node, relevance, account)
+
+    for rules, places in (({"dense": rule}, ["3", "1"]), ({"3": rule}, ["3"]), ({"first": rule}, ["1"])):
+        seen.clear()
+        create_analyzer("lrp.z_plus", network, rules=rules).analyze(images)
+        assert seen == places
+    with pytest.raises(UnsupportedOperation, match="sees the image"):
+        create_analyzer("lrp.z", network, rules={"3": ZBox()}).analyze(images)
+    with pytest.raises(ConfigError, match="rule for 'dense'"):
+        create_analyzer("lrp.z", network, rules={"dense": "flat"}).analyze(images)
+    flat = create_analyzer("lrp.z", network, rules={"first": Flat()}).analyze(images).flatten(1)
+    torch.testing.assert_close(flat, flat[:, :1].expand_as(flat))
+
+
+def test_names_options_and_targets_are_checked(images) -> None:
+    network = model(torch.relu)
+    with pytest.raises(UnknownName, match=r"lrp\.epsilon"):
+        create_analyzer("lrp.epsilom", network)
+    with pytest.raises(ConfigError, match="rules, epsilon"):
+        create_analyzer("lrp.epsilon", network, gamma=1)
+    analyzer = create_analyzer("lrp.epsilon", network)
+    for target in (torch.tensor([0, 1]), torch.tensor([0.0, 1, 2]), 4, lambda logits: logits, torch.tensor([0, 1, -1])):
+        with pytest.raises(ShapeError):
+            analyzer.analyze(images, target)
+    with pytest.raises(ShapeError, match="floats"):
+        analyzer.analyze(torch.zeros(2, 12, dtype=torch.int64))
+
+
+def test_a_score_of_ones_own_is_explained(images) -> None:
+    network = model(torch.relu)
+    difference = create_analyzer("lrp.epsilon", network).explain(images, lambda logits: logits[:, 1] - logits[:, 2])
+    parts = [create_analyzer("lrp.epsilon", network).analyze(images, target) for target in (1, 2)]
+    torch.testing.assert_close(difference.relevance, parts[0] - parts[1])
+    assert difference.residual.abs().max() < 1e-12
+    assert difference.target.tolist() == [-1, -1, -1]
+
+
+def test_the_callers_gradient_and_inference_modes_do_not_matter(images) -> None:
+    network = model(torch.relu)
+    for name in ("gradient", "lrp.gamma", "deeplift", "integrated_gradients"):
+        analyzer = create_analyzer(name, network)
+        expected = analyzer.analyze(images)
+        with torch.no_grad():
+            torch.testing.assert_close(analyzer.analyze(images), expected)
+        with torch.inference_mode():
+            torch.testing.assert_close(analyzer.analyze(images * 1).clone(), expected)
+
+
+def test_memory_does_not_grow_over_calls(images) -> None:
+    import gc
+
+    analyzer = create_analyzer("lrp.epsilon", model(torch.relu))
+
+    def alive_tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+    analyzer.explain(images)
+    before = alive_tensors()
+    for _ in range(100):
+        analyzer.explain(images)
+    assert alive_tensors() <= before + 2
+    assert not any(issubclass(type(thing), Recorder) for thing in gc.get_objects())

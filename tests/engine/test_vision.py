@@ -1,0 +1,89 @@
+"""Torchvision's networks as they are, at 64×64: alive, complete, and the same by every road."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pellucid import create_analyzer
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import AmplificationWarning
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
+]
+CERTIFIED = [name for name in METHODS if "complete" in METHODS[name].promises and name != "integrated_gradients"]
+SOME = ("lrp.epsilon", "lrp.epsilon_plus_flat", "lrp.alpha_2_beta_1", "lrp.gamma", "excitation_backprop", "deeplift")
+
+
+def test_logits_differ_between_images_and_classes(seen) -> None:
+    model, images = seen
+    with torch.no_grad():
+        logits = model(images)
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-2
+    assert float(logits.std(1).min()) > 1e-2
+
+
+def test_every_rule_that_conserves_closes_its_books_in_float64(seen, vision_name) -> None:
+    model, images = seen
+    for name in CERTIFIED if vision_name == "resnet18" else SOME:
+        explanation = create_analyzer(name, model).explain(images[:1], 1)
+        size = explanation.relevance.abs().sum().maximum(explanation.logits[0, 1].abs())
+        assert float(explanation.residual.abs()) <= 1e-9 * float(size), (name, explanation.residual, size)
+
+
+def test_some_close_them_in_float32(seen) -> None:
+    model, images = seen
+    model.float()
+    try:
+        for name in SOME:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AmplificationWarning)
+                explanation = create_analyzer(name, model).explain(images.float(), 1)
+            size = explanation.relevance.flatten(1).abs().sum(1)
+            allowed = 1e-4 * explanation.logits[:, 1].abs().maximum(size / 100)
+            print(name, (explanation.residual.abs() / allowed).tolist())
+            assert (explanation.residual.abs() < allowed).all(), name
+    finally:
+        model.double()
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def test_every_block_matters_to_the_map(seen) -> None:
+    model, images = seen
+    analyzer = create_analyzer("lrp.epsilon_plus_flat", model)
+    before = analyzer.analyze(images[:1], 1)
+    for layer in blocks(model)[:: max(1, len(blocks(model)) // 6)]:
+        with torch.no_grad():
+            kept = layer.weight.clone()
+            layer.weight[: max(1, len(kept) // 2)] *= 1.5
+            after = analyzer.analyze(images[:1], 1)
+            layer.weight.copy_(kept)
+        assert float((after - before).abs().max()) > 1e-9 * float(before.abs().max())
+
+
+def test_a_batch_equals_its_images_one_by_one(seen) -> None:
+    model, images = seen
+    for name in ("lrp.epsilon_plus_flat", "deeplift", "guided_backprop"):
+        many = create_analyzer(name, model).analyze(images)
+        alone = torch.cat([create_analyzer(name, model).analyze(image[None]) for image in images])
+        torch.testing.assert_close(many, alone, rtol=1e-8, atol=1e-8 * float(many.abs().max()))
+
+
+def test_the_tape_gives_the_gradient(seen) -> None:
+    from pellucid.engine.composites import Step
+    from pellucid.engine.freezing import frozen
+    from pellucid.engine.passing import Derivative
+    from pellucid.engine.relevance import propagate
+
+    model, images = seen
+    with frozen(model):
+        result = propagate(model, images[:1], (Step(Derivative()),), lambda logits: torch.ones_like(logits))
+    leaf: Tensor = images[:1].clone().requires_grad_()
+    expected = torch.autograd.grad(model(leaf).sum(), leaf)[0]
+    torch.testing.assert_close(result.relevance, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
