@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import pellucid
 from pellucid import cli
 from pellucid.core.errors import DataError, TrainingError
 
@@ -15,6 +16,7 @@ from pellucid.core.errors import DataError, TrainingError
         (["--model", "cnm"], "no model 'cnm'; did you mean 'cnn'"),
         (["--dataset", "minst"], "no data set 'minst'; did you mean 'mnist'"),
         (["--hooks", "saliency,tnse"], "no hook 'tnse'; did you mean 'tsne'"),
+        (["--methods", "gradient,lrp.epslon"], "no method 'lrp.epslon'; did you mean 'lrp.epsilon'"),
         (["--config", "absent.toml"], "cannot be read"),
         (["--epochs", "0"], "--epochs is 0"),
     ],
@@ -38,6 +40,14 @@ def test_help_leaves_torch_unimported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage: pellucid COMMAND" in done.stdout
+
+
+def test_methods_are_listed_with_what_they_answer_and_promise(capsys):
+    assert cli.main(["methods"]) == 0
+    output = capsys.readouterr().out
+    for method in pellucid.methods():
+        assert method.name in output
+    assert cli.main(["methods", "lrp"]) == 2
 
 
 def test_unknown_command(capsys):

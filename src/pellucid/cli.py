@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.table import Table
 
+from pellucid.attribution import check_method
 from pellucid.config import RunConfig, as_arguments, read_config
 from pellucid.core.errors import ConfigError, PellucidError, UnknownName
 from pellucid.core.terminal import console
@@ -48,6 +50,8 @@ def _run(arguments: list[str]) -> int:
     if config.show.hooks not in ("default", "all", "none"):
         for name in config.show.hooks.split(","):
             HOOKS.check(name.strip())
+    for name in config.show.methods.split(",") if config.show.methods else ():
+        check_method(name.strip())
     try:
         from pellucid.pipeline import run  # loads torch
 
@@ -60,7 +64,25 @@ def _run(arguments: list[str]) -> int:
         return 1
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run}
+def _methods(arguments: list[str]) -> int:
+    """List the explanation methods: what each answers, and what it promises"""
+    if arguments:
+        raise ConfigError(f"`pellucid methods` takes no arguments, got {' '.join(arguments)}.")
+    from pellucid.attribution import methods  # loads torch
+
+    table = Table()
+    table.add_column("Method", no_wrap=True)
+    for heading in ("Family", "What it answers", "Promises"):
+        table.add_column(heading)
+    for method in methods():
+        promises = ", ".join(sorted(promise.replace("_", " ") for promise in method.promises))
+        fit = " (after fit)" if method.needs_fit else ""
+        table.add_row(method.name, method.family, method.answers + fit, promises or "–")
+    console().print(table)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "methods": _methods}
 
 
 def parse_run(arguments: Sequence[str]) -> RunConfig:

@@ -154,7 +154,9 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
             save(tmp_path / os.fsdecode(name) / "1.png", 0)
         except OSError:
             pytest.skip("this disk takes names in UTF-8 only")
-    with pytest.raises(DataError, match=r"the name of the class folder '.*caf\\udce9' is not UTF-8; rename it") as caught:
+    with pytest.raises(
+        DataError, match=r"the name of the class folder '.*caf\\udce9' is not UTF-8; rename it"
+    ) as caught:
         load(tmp_path)
     str(caught.value).encode()
 

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from comparing import assert_equal_runs
@@ -102,6 +104,69 @@ def test_a_death_at_any_write(share, uninterrupted, tmp_path):
     assert resume(tmp_path / "save") == 0
     assert_equal_runs(reference, tmp_path / "save")
     assert not list((tmp_path / "save").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "after"), [(1, False), (1, True), (2, False)])
+def test_a_death_before_the_run_is_recorded_leaves_nothing_to_resume(at, after, uninterrupted, tmp_path, capsys):
+    reference, _ = uninterrupted
+    save = tmp_path / "save"
+    with pytest.MonkeyPatch.context() as patch:
+        run_and_die(patch, save, Fault(at, after))
+    assert resume(save) == 2
+    assert f"--resume finds no run in {save}" in capsys.readouterr().err
+    assert main(["run", *SMALL, "--save", str(save)]) == 0
+    assert not (save / "previous").exists()
+    assert_equal_runs(reference, save)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", ["resumed", "new"])
+def test_a_death_right_after_the_run_is_recorded(again, uninterrupted, tmp_path):
+    reference, _ = uninterrupted
+    save = tmp_path / "save"
+    with pytest.MonkeyPatch.context() as patch:
+        run_and_die(patch, save, Fault(2, after=True))
+    assert (resume(save) if again == "resumed" else main(["run", *SMALL, "--save", str(save)])) == 0
+    assert (save / "previous").exists() == (again == "new")
+    assert_equal_runs(reference, save)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_death_while_an_earlier_run_is_moved_aside_loses_nothing(at, uninterrupted, tmp_path, monkeypatch):
+    """The first moves succeed; then a new run carries the move to its end."""
+    save = tmp_path / "save"
+    shutil.copytree(uninterrupted[0], save)
+    earlier = contents(save)
+    quick = (*SMALL, "--epochs", "1", "--hooks", "none", "--seed", "7", "--save", str(save))
+    rename, moved = Path.rename, []
+
+    def die(self, target):
+        if len(moved) == at:
+            raise Killed
+        moved.append(self.name)
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(Killed):
+            main(["run", *quick])
+    kept = contents(save)
+    kept |= {path.relative_to(*path.parents[-3:-2]): content for path, content in kept.items() if len(path.parts) > 2}
+    assert len(moved) == at
+    assert all(kept.get(path) == content for path, content in earlier.items())
+
+    assert main(["run", *quick]) == 0
+    (previous,) = (save / "previous").iterdir()
+    found = contents(previous)
+    assert {path: content for path, content in earlier.items() if path.parts[0] in os.listdir(previous)} == found
+    assert {"models", "logs", "plots", "metrics.jsonl", "manifest.json", "run.json"} <= set(os.listdir(previous))
+    assert json.loads((save / "run.json").read_text())["status"] == "finished"
+    assert json.loads((save / "run.json").read_text())["config"]["seed"] == 7
 
 
 def test_a_death_in_the_middle_of_an_epoch_and_again(uninterrupted, tmp_path):

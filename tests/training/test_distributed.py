@@ -78,7 +78,7 @@ def failing(world):
         try:
             raised[ranks] = world.together(work)
         except (DataError, PeerFailed) as error:
-            raised[ranks] = f"{type(error).__name__} {error}".strip()
+            raised[ranks] = f"{type(error).__name__} {error}, exit code {error.exit_code}"
     return raised
 
 
@@ -139,10 +139,13 @@ def test_shared_batches_give_the_logits_of_one_process_bit_for_bit(both, small_b
 
 
 @pytest.mark.slow
-def test_the_first_that_fails_tells_and_all_end(both):
+def test_where_one_fails_all_end_with_its_message_and_exit_code(both):
+    own, peer = (
+        f"{name} of process {{}}, exit code {DataError.exit_code}".format for name in ("DataError", "PeerFailed")
+    )
     failures = [found["failing"] for found in both]
-    assert failures[0] == {(): 0, (0,): "DataError of process 0", (1,): "PeerFailed", (0, 1): "DataError of process 0"}
-    assert failures[1] == {(): 10, (0,): "PeerFailed", (1,): "DataError of process 1", (0, 1): "PeerFailed"}
+    assert failures[0] == {(): 0, (0,): own(0), (1,): peer(1), (0, 1): own(0)}
+    assert failures[1] == {(): 10, (0,): peer(0), (1,): peer(1), (0, 1): peer(0)}
 
 
 @pytest.mark.slow

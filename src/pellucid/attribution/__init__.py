@@ -6,6 +6,7 @@ True
 
 from typing import TYPE_CHECKING, Any
 
+from pellucid.attribution._aliases import ALIASES
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -13,10 +14,29 @@ if TYPE_CHECKING:
     from pellucid.attribution._explanation import Explanation
     from pellucid.attribution._method import Attribution, Method, methods
 
-__all__ = ["METHODS", "Analyzer", "Attribution", "Explanation", "Method", "create_analyzer", "methods"]
+__all__ = [
+    "METHODS",
+    "Analyzer",
+    "Attribution",
+    "Explanation",
+    "Method",
+    "check_method",
+    "create_analyzer",
+    "methods",
+]
 
 METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution")
 """Every method by its name, listed without importing any of them."""
+
+
+def check_method(name: str) -> str:
+    """`name` itself where it is a method's or an alias; `UnknownName` with the near matches elsewhere.
+
+    >>> check_method("lrp.epsilon"), check_method("Saliency")
+    ('lrp.epsilon', 'Saliency')
+    """
+    return name if name in ALIASES else METHODS.check(name)
+
 
 _HOMES = {
     "Analyzer": "_analyzer",

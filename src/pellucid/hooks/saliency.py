@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pellucid.attribution.gradient import gradient
+from pellucid.attribution import create_analyzer
 from pellucid.core.contracts import Artifact
+from pellucid.engine.freezing import dtype_of
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.plots._text import class_names
@@ -67,9 +68,10 @@ class Saliency(Hook):
 
 def _gradients(scene: Scene, indices: list[int], labels: torch.Tensor) -> dict[str, np.ndarray]:
     source = scene.test.floats(indices)
-    images, targets = source.to(scene.device), labels.to(scene.device)
-    baseline = gradient(scene.model, torch.zeros_like(images), targets).cpu().numpy()
-    saliency = gradient(scene.model, images, targets).cpu().numpy()
+    images, targets = source.to(scene.device, dtype_of(scene.model)), labels.to(scene.device)
+    gradient = create_analyzer("gradient", scene.model)
+    baseline = gradient.analyze(torch.zeros_like(images), targets).float().cpu().numpy()
+    saliency = gradient.analyze(images, targets).float().cpu().numpy()
     delta = saliency - baseline
     overlay = delta * source.numpy()
     return {"source": source.numpy(), "baseline": baseline, "saliency": saliency, "delta": delta, "overlay": overlay}

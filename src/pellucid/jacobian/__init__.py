@@ -22,4 +22,5 @@ class _CallableModule(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableModule
-__doc__, __wrapped__, __signature__ = jacobian.__doc__, jacobian, inspect.signature(jacobian)
+__wrapped__, __signature__ = jacobian, inspect.signature(jacobian)
+__doc__ = (jacobian.__doc__ or "").partition(">>>")[0]  # the example is tested where it stands

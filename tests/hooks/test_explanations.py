@@ -1,0 +1,69 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pellucid.attribution import METHODS, create_analyzer
+from pellucid.core.errors import PellucidError
+from pellucid.hooks._hook import Scene
+from pellucid.hooks.explanations import DEFAULT_METHODS, Explanations
+
+Maker = Callable[..., Scene]
+
+
+def test_the_default_dozen_exists_and_spans_the_families() -> None:
+    assert len(set(DEFAULT_METHODS)) == 12
+    assert all(name in METHODS for name in DEFAULT_METHODS)
+    assert {METHODS[name].family for name in DEFAULT_METHODS} == {"gradient", "backward", "relevance"}
+
+
+def test_each_map_is_what_the_method_says_of_the_predicted_class(make_scene: Maker) -> None:
+    scene = make_scene(methods=("gradient", "lrp.epsilon", "deeplift"))
+    (artifact,) = Explanations().run(scene)
+    numbers = artifact.numbers
+    assert numbers["methods"] == ["gradient", "lrp.epsilon", "deeplift"]
+    assert numbers["targets"] == scene.logits[numbers["indices"]].argmax(1).tolist()
+    images, targets = scene.test.floats(numbers["indices"]), torch.tensor(numbers["targets"])
+    np.testing.assert_array_equal(artifact.arrays["source"], images.numpy())
+    for name in numbers["methods"]:
+        expected = create_analyzer(name, scene.model).analyze(images, targets)
+        np.testing.assert_allclose(artifact.arrays[name], expected.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_residuals_stand_in_the_numbers_where_a_sum_is_promised(make_scene: Maker) -> None:
+    (artifact,) = Explanations().run(make_scene(methods=("gradient", "lrp.epsilon")))
+    residuals = artifact.numbers["residuals"]
+    assert residuals["gradient"] is None
+    assert len(residuals["lrp.epsilon"]) == len(artifact.numbers["indices"])
+    assert max(map(abs, residuals["lrp.epsilon"])) < 1e-4
+
+
+def test_each_method_is_drawn_on_its_own_scale_centred_at_zero(make_scene: Maker) -> None:
+    (artifact,) = Explanations().run(make_scene(channels=3, methods=("gradient", "input_x_gradient")))
+    assert artifact.figure is not None
+    shown = [axes.images[0] for axes in artifact.figure.axes if axes.images][1]
+    assert shown.get_clim() == (-1.0, 1.0)
+    summed = artifact.arrays["gradient"][0].sum(0) / artifact.numbers["scale_limits"]["gradient"]
+    np.testing.assert_allclose(shown.get_array()[:9, :9], summed, rtol=1e-5)
+
+
+class Detached(nn.Module):
+    """Leaves the graph on its way: rules cannot follow, gradients are zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(81, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return self.linear(flat * torch.from_numpy((flat.detach().numpy() > 0.2).astype("float32")))
+
+
+def test_a_method_that_does_not_apply_is_named_and_the_others_are_shown(make_scene: Maker) -> None:
+    (artifact,) = Explanations().run(make_scene(model=Detached(), methods=("gradient", "lrp.epsilon")))
+    assert artifact.numbers["methods"] == ["gradient"]
+    assert set(artifact.numbers["refused"]) == {"lrp.epsilon"}
+    with pytest.raises(PellucidError, match="no method applies to this model"):
+        list(Explanations().run(make_scene(model=Detached(), methods=("lrp.epsilon",))))
