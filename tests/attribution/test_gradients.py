@@ -61,7 +61,7 @@ def test_the_gradient_is_the_slope_of_the_logit(network, images) -> None:
 
 def test_smoothgrad_is_the_mean_over_noisy_copies_drawn_from_the_seed(network, images) -> None:
     gradient = create_analyzer("gradient", network)
-    noise = torch.randn(2000, 1, 14, 14, generator=torch.Generator().manual_seed(5)).double()
+    noise = torch.randn(600, 1, 14, 14, generator=torch.Generator().manual_seed(5)).double()
     spread = (images[0].max() - images[0].min()) * 0.15
     many = gradient.analyze(images[:1] + spread * noise, 1)
     for name, expected in (
@@ -69,8 +69,8 @@ def test_smoothgrad_is_the_mean_over_noisy_copies_drawn_from_the_seed(network, i
         ("smoothgrad.squared", many.square().mean(0)),
         ("smoothgrad.variance", many.var(0)),
     ):
-        ours = create_analyzer(name, network, samples=1000).analyze(images[:1], 1)[0]
-        assert float((ours - expected).norm() / expected.norm()) < 0.1
+        ours = create_analyzer(name, network, samples=250).analyze(images[:1], 1)[0]
+        assert float((ours - expected).norm() / expected.norm()) < 0.2
         again, other = (create_analyzer(name, network, samples=4, seed=seed).analyze(images, 1) for seed in (0, 1))
         assert torch.equal(again, create_analyzer(name, network, samples=4).analyze(images, 1))
         assert not torch.allclose(again, other)
@@ -108,11 +108,11 @@ def test_a_tolerance_holds_for_each_image(network, images) -> None:
 
 def test_expected_gradients_near_the_mean_difference(network, images) -> None:
     references = torch.rand(40, 1, 14, 14, generator=torch.Generator().manual_seed(3)).double()
-    analyzer = create_analyzer("expected_gradients", network, samples=1500).fit(
+    analyzer = create_analyzer("expected_gradients", network, samples=300).fit(
         [references[:20], (references[20:], None)]
     )
     expected = (network(images) - network(references).mean(0))[:, 1].detach()
-    torch.testing.assert_close(analyzer.analyze(images, 1).flatten(1).sum(1), expected, rtol=0.1, atol=0.02)
+    torch.testing.assert_close(analyzer.analyze(images, 1).flatten(1).sum(1), expected, rtol=0.15, atol=0.05)
 
 
 def test_simple_taylor_finds_the_nearest_zero() -> None:

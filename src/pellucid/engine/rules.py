@@ -94,7 +94,10 @@ def _sum(node: Affine, terms: list[Term], wide_bias: Tensor | None) -> Tensor:
 
 def _spread(node: Affine, s: Tensor, terms: list[Term]) -> Tensor:
     """Σ_t x⁽ᵗ⁾ ⊙ (w⁽ᵗ⁾)ᵀ s."""
-    shares = [node.map.transpose(s, weight, x).mul_(x) for x, weight in terms]
+    shares = []
+    for x, weight in terms:
+        share = node.map.transpose(s, weight, x)
+        shares.append(share * x if weight is None else share.mul_(x))  # a weightless map may hand back an expanded s
     for share in shares[1:]:
         shares[0] += share
     return shares[0]
