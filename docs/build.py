@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
+    "rules": ROOT / "docs" / "rules.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "dependencies": ROOT / "docs" / "dependencies.md",
     "contributing": ROOT / "CONTRIBUTING.md",
@@ -109,6 +110,9 @@ def load_modules() -> dict[str, pdoc.doc.Module]:
     found = [module.name for module in walk_packages(pellucid.__path__, "pellucid.")]
     names = ["pellucid", *sorted(name for name in found if "._" not in name or name in CONTRACTS)]
     modules = {name: import_module(name) for name in names}
+    for module in modules.values():
+        for name in getattr(module, "__all__", ()):
+            vars(module).setdefault(name, getattr(module, name))
     for name in pellucid.__all__:
         value = getattr(pellucid, name)
         # pdoc reads what the package holds by now; a package that is also a function is shown as the function

@@ -1,7 +1,11 @@
+"""The gradient: against central differences and captum; the function `gradient`, which other parts call."""
+
+import captum.attr
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pellucid import create_analyzer
 from pellucid.attribution.gradient import gradient
 from pellucid.core.errors import ModelError, ShapeError
 from pellucid.engine import chunks
@@ -98,3 +102,24 @@ def test_logits_without_gradient_are_told() -> None:
 
     with pytest.raises(ModelError, match="no gradient"):
         gradient(Detached(), IMAGES, TARGETS)
+
+
+@pytest.mark.filterwarnings("ignore")  # captum warns that it sets gradients
+@pytest.mark.parametrize(("name", "options"), [("gradient", {}), ("gradient", {"absolute": True}), ("Saliency", {})])
+def test_agrees_with_captum(network, images, targets, name, options) -> None:
+    saliency = captum.attr.Saliency(network)
+    is_absolute = name == "Saliency" or "absolute" in options
+    theirs = saliency.attribute(images.clone().requires_grad_(), target=targets, abs=is_absolute).detach()
+    ours = create_analyzer(name, network, **options).analyze(images, targets)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
+
+
+def test_less_the_gradient_at_a_baseline(network, images) -> None:
+    baseline = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(9)).double()
+    rows, classes = torch.arange(4), network(images).argmax(1)
+    for empty in (0.5, baseline):
+        # the class predicted for the image, not the one predicted for the baseline, is explained at both
+        at_image = central_differences(network, images, classes)
+        at_baseline = central_differences(network, (0 * images + empty)[rows], classes)
+        found = create_analyzer("gradient.baseline", network, baseline=empty).analyze(images)
+        torch.testing.assert_close(found, at_image - at_baseline, rtol=1e-6, atol=1e-8)

@@ -63,7 +63,7 @@ class Node:
         return f"{self.operation} in {self.path!r}" if self.path else f"{self.operation} in the model itself"
 
 
-Rule = Callable[[Any, Tensor, "Account | None"], Relevances]
+Rule = Callable[[Any, Tensor, Any], Relevances]
 """(node, relevance of its output, account or None) to the relevance of each of its inputs."""
 
 

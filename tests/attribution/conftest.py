@@ -1,0 +1,38 @@
+"""What the tests of methods share: a small network with max-pooling and biases, and images for it, in float64."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@pytest.fixture(scope="session")
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 5)).double().eval()
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    return torch.rand(4, 1, 10, 10, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.fixture(scope="session")
+def targets() -> Tensor:
+    return torch.tensor([0, 1, 4, 2])
+
+
+class Squares(nn.Module):
+    """Logit c is Σ_i a_ci x_i² / 2, whose gradient a_c ⊙ x is linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([[1.0, -2.0, 0.5, 3.0], [2.0, 1.0, -1.0, 0.0]]).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).square() @ self.a.T / 2
+
+
+@pytest.fixture(scope="session")
+def squares() -> Squares:
+    return Squares()

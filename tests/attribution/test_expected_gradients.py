@@ -1,0 +1,55 @@
+"""Expected gradients: a closed form, the formula pair by pair, and what `fit` keeps."""
+
+import pytest
+import torch
+
+from pellucid import create_analyzer
+from pellucid.core.errors import ConfigError
+from pellucid.core.seeding import generator
+
+REFERENCES = torch.rand(40, 1, 10, 10, generator=torch.Generator().manual_seed(3)).double()
+
+
+def test_a_closed_form(squares) -> None:
+    """E[(x − x′) a (x′ + t (x − x′))] = a (x² − E x′²) / 2, with t uniform."""
+    x, references = torch.tensor([0.5, -1.0, 2.0, 0.1]).double(), torch.tensor([[0.2, 1, 0, -2], [0, 2, 1, 1]]).double()
+    analyzer = create_analyzer("expected_gradients", squares, samples=4000, references=references.view(2, 1, 2, 2))
+    expected = squares.a[0].detach() * (x**2 - references.square().mean(0)) / 2
+    torch.testing.assert_close(analyzer.analyze(x.view(1, 1, 2, 2), 0).flatten(), expected, rtol=0.05, atol=0.02)
+
+
+def test_equals_the_formula_pair_by_pair(network, images, targets) -> None:
+    source = generator(5, "expected_gradients")
+    chosen = torch.randint(len(REFERENCES), (6,), generator=source)
+    places = (torch.arange(6) + torch.rand(6, generator=source, dtype=torch.float64)) / 6  # one in each sixth
+    analyzer = create_analyzer("expected_gradients", network, samples=6, seed=5).fit([REFERENCES])
+    for image, target, relevance in zip(images, targets, analyzer.analyze(images, targets), strict=True):
+        expected = torch.zeros_like(image)
+        for reference, place in zip(REFERENCES[chosen], places, strict=True):
+            leaf = (reference + place * (image - reference)).requires_grad_()
+            expected += (image - reference) * torch.autograd.grad(network(leaf[None])[0, target], leaf)[0] / 6
+        torch.testing.assert_close(relevance, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_sums_near_the_mean_difference(network, images) -> None:
+    analyzer = create_analyzer("expected_gradients", network, samples=200).fit(
+        [REFERENCES[:20], (REFERENCES[20:], None)]
+    )
+    expected = (network(images) - network(REFERENCES).mean(0))[:, 1].detach()
+    sums = analyzer.analyze(images, 1).flatten(1).sum(1)
+    torch.testing.assert_close(sums, expected, rtol=0.15, atol=0.05)
+
+
+def test_fit_keeps_the_first_images(network, images) -> None:
+    fitted = create_analyzer("expected_gradients", network, keep=25).fit([REFERENCES[:20], (REFERENCES[20:], None)])
+    assert torch.equal(fitted.method.references, REFERENCES[:25])
+    given = create_analyzer("expected_gradients", network, references=REFERENCES[:25])
+    assert torch.equal(given.analyze(images, 0), fitted.analyze(images, 0))
+
+
+def test_without_references_the_way_out_is_told(network, images) -> None:
+    analyzer = create_analyzer("expected_gradients", network)
+    with pytest.raises(ConfigError, match=r"fit\(loader\)"):
+        analyzer.analyze(images)
+    with pytest.raises(ConfigError, match="at least one batch"):
+        analyzer.fit([])
