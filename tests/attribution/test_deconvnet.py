@@ -21,10 +21,8 @@ def walk_back(model: nn.Sequential, image: Tensor, target: int) -> Tensor:
     signal = torch.zeros_like(value)
     signal[0, target] = 1
     for layer, came, value in reversed(walk):
-        if isinstance(layer, RECTIFIERS):
-            signal = signal.clamp(min=0)
-        else:
-            signal = torch.autograd.grad(value, came, signal)[0]
+        is_rectifier = isinstance(layer, RECTIFIERS)
+        signal = signal.clamp(min=0) if is_rectifier else torch.autograd.grad(value, came, signal)[0]
     return signal[0]
 
 

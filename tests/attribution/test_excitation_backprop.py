@@ -11,7 +11,7 @@ def winning(x: Tensor, layer: nn.Linear, parents: Tensor, epsilon: float) -> Ten
     """P(i) = Σ_j P(i|j) P(j), P(i|j) = x_i w_ji⁺ / (Σ_k x_k w_jk⁺ + b_j⁺ + ε)."""
     children = torch.zeros_like(x)
     for j in range(layer.out_features):
-        weight, bias = layer.weight[j].tolist(), float(layer.bias[j])
+        weight, bias = layer.weight[j].tolist(), layer.bias[j].item()
         excitation = sum(float(x[k]) * max(w, 0) for k, w in enumerate(weight)) + max(bias, 0) + epsilon
         for i, w in enumerate(weight):
             children[i] += float(x[i]) * max(w, 0) / excitation * parents[j]

@@ -12,10 +12,12 @@ REFERENCES = torch.rand(40, 1, 10, 10, generator=torch.Generator().manual_seed(3
 
 def test_a_closed_form(squares) -> None:
     """E[(x − x′) a (x′ + t (x − x′))] = a (x² − E x′²) / 2, with t uniform."""
-    x, references = torch.tensor([0.5, -1.0, 2.0, 0.1]).double(), torch.tensor([[0.2, 1, 0, -2], [0, 2, 1, 1]]).double()
-    analyzer = create_analyzer("expected_gradients", squares, samples=4000, references=references.view(2, 1, 2, 2))
-    expected = squares.a[0].detach() * (x**2 - references.square().mean(0)) / 2
-    torch.testing.assert_close(analyzer.analyze(x.view(1, 1, 2, 2), 0).flatten(), expected, rtol=0.05, atol=0.02)
+    x, a = torch.tensor([0.5, -1.0, 2.0, 0.1]).double(), squares.a[0].detach()
+    references = torch.tensor([[0.2, 1, 0, -2], [0, 2, 1, 1]]).double()
+    for some, within in ((references[:1], 0.005), (references, 0.25)):  # which reference is drawn varies more than t
+        analyzer = create_analyzer("expected_gradients", squares, samples=400, references=some.view(-1, 1, 2, 2))
+        expected = a * (x**2 - some.square().mean(0)) / 2
+        torch.testing.assert_close(analyzer.analyze(x.view(1, 1, 2, 2), 0).flatten(), expected, rtol=0.02, atol=within)
 
 
 def test_equals_the_formula_pair_by_pair(network, images, targets) -> None:

@@ -116,10 +116,14 @@ def test_agrees_with_captum(network, images, targets, name, options) -> None:
 
 def test_less_the_gradient_at_a_baseline(network, images) -> None:
     baseline = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(9)).double()
-    rows, classes = torch.arange(4), network(images).argmax(1)
-    for empty in (0.5, baseline):
-        # the class predicted for the image, not the one predicted for the baseline, is explained at both
-        at_image = central_differences(network, images, classes)
-        at_baseline = central_differences(network, (0 * images + empty)[rows], classes)
-        found = create_analyzer("gradient.baseline", network, baseline=empty).analyze(images)
-        torch.testing.assert_close(found, at_image - at_baseline, rtol=1e-6, atol=1e-8)
+    classes = network(images).argmax(1)  # explained at the baseline too, whatever is predicted there
+    expected = central_differences(network, images, classes)
+    expected -= central_differences(network, baseline.expand_as(images), classes)
+    found = create_analyzer("gradient.baseline", network, baseline=baseline).analyze(images)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_less_the_gradient_at_a_grey_image_in_closed_form(squares) -> None:
+    x = torch.tensor([0.5, -1.0, 2.0, 0.1]).double()
+    found = create_analyzer("gradient.baseline", squares, baseline=0.3).analyze(x.view(1, 1, 2, 2), 0).flatten()
+    torch.testing.assert_close(found, squares.a[0].detach() * (x - 0.3), rtol=1e-12, atol=1e-15)

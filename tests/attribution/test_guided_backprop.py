@@ -21,10 +21,8 @@ def walk_back(model: nn.Sequential, image: Tensor, target: int) -> Tensor:
     signal = torch.zeros_like(value)
     signal[0, target] = 1
     for layer, came, value in reversed(walk):
-        if isinstance(layer, RECTIFIERS):
-            signal = torch.autograd.grad(value, came, signal.clamp(min=0))[0]
-        else:
-            signal = torch.autograd.grad(value, came, signal)[0]
+        held_back = signal.clamp(min=0) if isinstance(layer, RECTIFIERS) else signal
+        signal = torch.autograd.grad(value, came, held_back)[0]
     return signal[0]
 
 

@@ -65,12 +65,16 @@ def z_box(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return parts / (parts.sum() + 1e-6)
 
 
+STRUCTURE = epsilon(1e-6)
+"""What most variants do with average pooling."""
+
+
 @dataclass(frozen=True)
 class Rules:
     dense: Shares
     convolution: Shares
     first: Shares | None = None
-    average: Shares = epsilon(1e-6)
+    average: Shares = STRUCTURE
 
     def of(self, layer: nn.Module, is_first: bool) -> Shares:
         if is_first and self.first:
@@ -140,8 +144,8 @@ def dense() -> tuple[nn.Sequential, tuple[int, ...]]:
 
 def convolutional() -> tuple[nn.Sequential, tuple[int, ...]]:
     layers = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2), nn.ReLU()]
-    layers += [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5)]
-    return nn.Sequential(*layers), (2, 6, 6)
+    layers += [nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5)]
+    return nn.Sequential(*layers), (2, 8, 8)
 
 
 @pytest.mark.parametrize("make", [dense, convolutional])

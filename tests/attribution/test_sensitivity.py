@@ -8,7 +8,7 @@ from pellucid import create_analyzer
 def test_is_the_gradient_squared(network, images, targets) -> None:
     relevance = create_analyzer("sensitivity", network).analyze(images, targets)
     for image, target, found in zip(images, targets, relevance, strict=True):
-        slope = torch.autograd.functional.jacobian(lambda x: network(x[None])[0], image)[target]  # noqa: B023
+        slope = torch.autograd.functional.jacobian(lambda x: network(x[None])[0], image)[target]
         torch.testing.assert_close(found, slope**2, rtol=1e-10, atol=1e-16)
 
 

@@ -85,7 +85,7 @@ def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
     list(epochs)
 
     optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS, pct_start=0.1)
     for images, labels in batches(data)(1, 0):
         optimizer.zero_grad()
         chances = torch.log_softmax(reference(images), dim=1)

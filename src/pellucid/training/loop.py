@@ -24,6 +24,8 @@ from pellucid.training.interrupt import deferred_interrupt
 __all__ = ["Batches", "Epoch", "Recipe", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 25.0
+WARM_UP_SHARE = 0.1
+"""The part of all steps in which the learning rate rises to its peak."""
 
 
 Batches: TypeAlias = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
@@ -111,7 +113,8 @@ class _Trainer:
         self.device, self.world, self.keep = device, world, keep
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
-        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, recipe.epochs * recipe.steps_per_epoch)
+        steps = recipe.epochs * recipe.steps_per_epoch
+        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=WARM_UP_SHARE)
         self.parallel = self.world.parallel(model)
         self.best = Score(loss=float("inf"), accuracy=-1.0)
 

@@ -1,0 +1,330 @@
+"""The contract that every method keeps, over all names there are; the zoo of `tests/engine` asks for more networks."""
+
+import copy
+from collections import Counter
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pellucid
+from pellucid import create_analyzer
+from pellucid.attribution import METHODS, Analyzer, check_method, methods
+from pellucid.attribution._aliases import ALIASES
+from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnknownName
+
+pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
+FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3}
+CONTROLS = ("input", "random", "sobel")
+every_method = pytest.mark.parametrize("name", METHODS.names())
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """With what a careless method would disturb: dropout, batch statistics, gradients, frozen weights and hooks."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
+    model(torch.rand(16, 1, 6, 6))
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([0.5, 0.8, 1.1]))  # positive logits, for deep_taylor
+    return model.to(dtype).eval()
+
+
+def some(count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def ready(name: str, model: nn.Module, **options: object) -> Analyzer:
+    known = {option.name for option in fields(METHODS[name])}
+    few = {option: value for option, value in FEW.items() if option in known}
+    analyzer = create_analyzer(name, model, **{**few, **options})
+    return analyzer.fit([some(5)]) if analyzer.method.needs_fit else analyzer
+
+
+def fingerprint(model: nn.Module) -> list[object]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return [
+        [
+            (
+                list(vars(module)),
+                module.training,
+                [list(getattr(module, kind).items()) for kind in hooks],
+                [(key, id(value)) for key, value in (*module._parameters.items(), *module._buffers.items())],
+            )
+            for module in model.modules()
+        ],
+        [
+            (parameter.requires_grad, id(parameter.grad), parameter._version, parameter.is_leaf)
+            for parameter in model.parameters()
+        ],
+    ]
+
+
+def contents(model: nn.Module) -> list[Tensor]:
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers(), *grads)]
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_is_like_the_images(name, dtype) -> None:
+    images = some(dtype=dtype)
+    analyzer = ready(name, network(dtype))
+    explanation = analyzer.explain(images)
+    for relevance in (analyzer.analyze(images), explanation.relevance):
+        assert relevance.shape == images.shape
+        assert relevance.dtype == dtype
+        assert bool(relevance.isfinite().all())
+        assert not relevance.requires_grad
+        assert relevance.data_ptr() != images.data_ptr()
+    assert torch.equal(explanation.target, network(dtype)(images).argmax(1))
+    torch.testing.assert_close(explanation.logits, network(dtype)(images).detach())
+    assert not explanation.logits.requires_grad
+    assert explanation.evaluations.shape == explanation.amplification.shape == (3,)
+    assert explanation.method == name
+
+
+@every_method
+@pytest.mark.parametrize("is_training", [True, False], ids=["training", "eval"])
+def test_no_fingerprints_are_left_also_when_it_raises(name, is_training) -> None:
+    model, images = network(), some()
+    model.train(is_training)
+    model[0].train(not is_training)  # one that is not like the others
+    model[0].bias.requires_grad_(False)
+    model[6].weight.grad = torch.full_like(model[6].weight, 7)
+    calls = Counter[str]()
+    model[2].register_forward_hook(lambda *_: calls.update(["forward"]))
+    model[6].register_forward_pre_hook(lambda *_: calls.update(["before"]))
+    analyzer = ready(name, model)
+    before, held, pixels = fingerprint(model), contents(model), images.clone()
+    torch.manual_seed(5)
+    random = torch.random.get_rng_state()
+    images.requires_grad_()
+
+    analyzer.analyze(images, 1)
+    analyzer.explain(images)
+    for target in (99, torch.tensor([0, 1]), torch.tensor([0.0, 1.0, 2.0])):
+        with pytest.raises(ShapeError):
+            analyzer.analyze(images, target)
+
+    def broken(logits: Tensor) -> Tensor:
+        raise OSError("a score of the user's own that fails")
+
+    if name not in CONTROLS:
+        with pytest.raises(OSError, match="user's own"):
+            analyzer.explain(images, broken)
+
+    assert fingerprint(model) == before
+    assert all(torch.equal(now, then) for now, then in zip(contents(model), held, strict=True))
+    assert torch.equal(images, pixels)
+    assert images.requires_grad
+    assert images.grad is None
+    assert images._version == 0
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+@every_method
+def test_equal_calls_have_equal_bits_wherever_they_are_made(name) -> None:
+    model, images = network(), some()
+    expected = ready(name, model).analyze(images, 1)
+    analyzer = ready(name, copy.deepcopy(model).train())
+    torch.manual_seed(99)
+    assert torch.equal(analyzer.analyze(images, 1), expected)
+    assert torch.equal(analyzer.analyze(images, 1), expected)
+    with torch.no_grad():
+        assert torch.equal(analyzer.analyze(images, 1), expected)
+    with torch.inference_mode():
+        relevance = analyzer.analyze(some(), 1)
+    assert torch.equal(relevance, expected)
+    torch.testing.assert_close(analyzer.explain(images, 1).relevance, expected, rtol=1e-12, atol=1e-14)
+    strided = images.transpose(2, 3).contiguous().transpose(2, 3)
+    torch.testing.assert_close(analyzer.analyze(strided, 1), expected, rtol=1e-9, atol=1e-12)
+
+
+@every_method
+def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name) -> None:
+    model, images = network(), some(METHODS[name].images_at_once + 3)
+    targets = torch.arange(len(images)) % 3
+    analyzer = ready(name, model)
+    many = analyzer.explain(images, targets)
+    assert torch.equal(many.target, targets)
+    for n in (0, 1, len(images) - 4, len(images) - 3, len(images) - 1):
+        alone = analyzer.explain(images[n : n + 1], targets[n : n + 1])
+        scale = float(many.relevance[n].abs().max())
+        torch.testing.assert_close(alone.relevance[0], many.relevance[n], rtol=1e-6, atol=1e-9 * scale)
+        torch.testing.assert_close(alone.logits[0], many.logits[n])
+        assert int(alone.evaluations) == int(many.evaluations[n])
+        assert set(alone.absorbed) <= set(many.absorbed)
+        for key, value in alone.absorbed.items():
+            torch.testing.assert_close(value[0], many.absorbed[key][n], rtol=1e-6, atol=1e-9)
+
+
+@every_method
+def test_every_kind_of_target_means_the_same(name) -> None:
+    model, images = network(), some()
+    analyzer = ready(name, model)
+    predicted = model(images).argmax(1)
+    by_default = analyzer.analyze(images)
+    assert torch.equal(by_default, analyzer.analyze(images, predicted))
+    assert torch.equal(by_default, analyzer.analyze(images, predicted.to(torch.int32)))
+    one = analyzer.explain(images, 2)
+    assert torch.equal(one.relevance, analyzer.explain(images, torch.tensor([2, 2, 2])).relevance)
+    assert torch.equal(one.relevance, analyzer.explain(images, torch.tensor(2)).relevance)
+    assert one.target.tolist() == [2, 2, 2]
+    score = analyzer.explain(images, lambda logits: logits[:, 2])
+    assert score.target.tolist() == [-1, -1, -1]
+    torch.testing.assert_close(score.relevance, one.relevance, rtol=1e-9, atol=1e-12)
+
+
+@every_method
+def test_what_does_not_fit_is_told_by_name(name) -> None:
+    images = some()
+    analyzer = ready(name, network())
+    for target, told in (
+        (3, "indices from 0 to 2"),
+        (-1, "indices from 0 to 2"),
+        (torch.tensor([0, 1]), "2 entries for 3 images"),
+        (torch.tensor([[0], [1], [2]]), "one class index"),
+        (torch.tensor([0.0, 1.0, 2.0]), "torch.float32 for 3 images"),
+        (torch.tensor([True, False, True]), "torch.bool for 3 images"),
+    ):
+        for call in (analyzer.analyze, analyzer.explain):
+            with pytest.raises(ShapeError, match=told):
+                call(images, target)
+    for wrong in (images[:0], images.long(), images[0, 0, 0]):
+        with pytest.raises(ShapeError, match="expected a batch of floats"):
+            analyzer.analyze(wrong)
+    if name not in CONTROLS:
+        with pytest.raises(ShapeError, match="one number per image"):
+            analyzer.analyze(images, lambda logits: logits)
+
+
+@every_method
+def test_an_option_that_there_is_not_is_told(name) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' has no option 'epsilom'; its options are: ") as caught:
+        create_analyzer(name, network(), epsilom=1)
+    assert all(option.name in str(caught.value) for option in fields(METHODS[name]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [method.name for method in methods() if "complete" in method.promises])
+def test_complete_maps_sum_to_what_they_promise(name, dtype) -> None:
+    model, images = network(dtype), some(dtype=dtype)
+    analyzer = create_analyzer(name, model)
+    logit = model(images)[:, 1].detach()
+    promised = {
+        "deeplift": logit - model(0 * images)[:, 1].detach(),
+        "integrated_gradients": logit - model(0 * images)[:, 1].detach(),
+        "deep_taylor": logit.clamp(min=0),
+        "deep_taylor.bounded": logit.clamp(min=0),
+        "excitation_backprop": torch.ones_like(logit),
+    }.get(name, logit)
+    explanation = analyzer.explain(images, 1, strict=True)
+    total = explanation.relevance.flatten(1).sum(1)
+    assert (explanation.residual.abs() <= explanation.allowed).all()
+    torch.testing.assert_close(total - explanation.expected, explanation.residual)
+    gap = total + sum(explanation.absorbed.values(), torch.zeros_like(total)) - promised
+    size = torch.maximum(promised.abs(), explanation.relevance.flatten(1).abs().sum(1) / 10)
+    within = 0.05 if name == "integrated_gradients" else 1e-9 if dtype == torch.float64 else 1e-4
+    assert (gap.abs() <= within * size).all()
+
+
+@pytest.mark.parametrize("name", [method.name for method in methods() if "class_specific" in method.promises])
+def test_class_specific_maps_differ_between_classes(name) -> None:
+    model, images = network(), some()
+    assert (model(images) > 0).all()
+    first, second = (ready(name, model).analyze(images, target).flatten(1) for target in (0, 1))
+    assert ((first - second).abs().amax(1) > 1e-3 * first.abs().amax(1)).all()
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_owe_nothing_to_the_class_and_the_weights(name) -> None:
+    model, images = network(), some()
+    expected = ready(name, model).analyze(images, 0)
+    assert torch.equal(ready(name, model).analyze(images, 1), expected)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert torch.equal(ready(name, model).analyze(images, 1), expected)
+
+
+@every_method
+def test_the_seed_matters_unless_the_method_is_deterministic(name) -> None:
+    has_seed = "seed" in {option.name for option in fields(METHODS[name])}
+    assert has_seed != ("deterministic" in METHODS[name].promises)
+    model, images = network(), some()
+    explanation = ready(name, model).explain(images, 0)
+    assert explanation.seed == (0 if has_seed else None)
+    if has_seed:
+        assert torch.equal(ready(name, model, seed=0).analyze(images, 0), explanation.relevance)
+        assert not torch.allclose(ready(name, model, seed=1).analyze(images, 0), explanation.relevance)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        assert torch.equal(ready(name, model).analyze(images, 0), ready(name, model).analyze(images, 0))
+
+
+@every_method
+def test_a_method_is_frozen_knobs(name) -> None:
+    analyzer = create_analyzer(name, network())
+    assert analyzer.method == METHODS[name]()
+    assert analyzer.name == name
+    assert name in repr(analyzer)
+    with pytest.raises(AttributeError):
+        analyzer.method.colour = "red"
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_the_method_with_its_options(alias) -> None:
+    name, preset = ALIASES[alias]
+    assert check_method(alias) == alias
+    assert alias not in METHODS
+    analyzer, model = create_analyzer(alias, network()), network()
+    assert analyzer.method == create_analyzer(name, model, **preset).method
+    assert analyzer.name == name
+    for option, value in preset.items():  # the user's own word comes last
+        other = not value if isinstance(value, bool) else value * 2
+        assert getattr(create_analyzer(alias, model, **{option: other}).method, option) == other
+
+
+def test_an_unknown_name_is_told_with_what_is_near() -> None:
+    for look_up in (check_method, lambda name: create_analyzer(name, network())):
+        with pytest.raises(UnknownName, match=r"'lrp\.epsilom'; did you mean 'lrp\.epsilon'"):
+            look_up("lrp.epsilom")
+
+
+def test_the_list_tells_what_each_answers() -> None:
+    listed = {method.name: method for method in pellucid.methods()}
+    assert list(listed) == sorted(METHODS)
+    for method in listed.values():
+        assert method.family in ("gradient", "backward", "relevance", "control")
+        assert method.answers.strip()
+        assert method.promises <= {"complete", "class_specific", "deterministic"}
+    assert {name for name, method in listed.items() if method.needs_fit} == {"expected_gradients"}
+    assert {name for name, method in listed.items() if method.family == "control"} == set(CONTROLS)
+
+
+# Faults that these tests found; each mark goes with its fault.
+
+
+@pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError), reason="x is not shielded from the model")
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "smoothgrad", "lrp.epsilon", "deeplift", "input"])
+def test_images_survive_a_model_that_begins_in_place(name) -> None:
+    model, images = nn.Sequential(nn.ReLU(inplace=True), *network()).eval(), some() - 0.5
+    pixels = images.clone()
+    ready(name, model).analyze(images, 1)
+    assert torch.equal(images, pixels)
+
+
+@pytest.mark.xfail(strict=True, raises=PellucidError, reason="allows a residual of 0 where the promised sum is 0")
+def test_deeplift_of_a_black_image_is_next_to_nothing() -> None:
+    images = some()
+    images[1] *= 1e-12  # as good as black
+    relevance = ready("deeplift", network()).analyze(images, 1)
+    assert relevance[1].abs().max() < 1e-11
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's own error comes out")
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift"])
+def test_images_of_another_dtype_than_the_model_are_told_by_name(name) -> None:
+    with pytest.raises(PellucidError, match="float32"):
+        ready(name, network(torch.float64)).analyze(some(dtype=torch.float32))
