@@ -34,18 +34,20 @@ def test_equals_the_formula_pair_by_pair(network, images, targets) -> None:
 
 
 def test_sums_near_the_mean_difference(network, images) -> None:
-    analyzer = create_analyzer("expected_gradients", network, samples=200).fit(
+    analyzer = create_analyzer("expected_gradients", network, samples=100).fit(
         [REFERENCES[:20], (REFERENCES[20:], None)]
     )
     expected = (network(images) - network(REFERENCES).mean(0))[:, 1].detach()
     sums = analyzer.analyze(images, 1).flatten(1).sum(1)
-    torch.testing.assert_close(sums, expected, rtol=0.15, atol=0.05)
+    torch.testing.assert_close(sums, expected, rtol=0.2, atol=0.05)
 
 
 def test_fit_keeps_the_first_images(network, images) -> None:
-    fitted = create_analyzer("expected_gradients", network, keep=25).fit([REFERENCES[:20], (REFERENCES[20:], None)])
+    fitted = create_analyzer("expected_gradients", network, keep=25, samples=4).fit(
+        [REFERENCES[:20], (REFERENCES[20:], None)]
+    )
     assert torch.equal(fitted.method.references, REFERENCES[:25])
-    given = create_analyzer("expected_gradients", network, references=REFERENCES[:25])
+    given = create_analyzer("expected_gradients", network, samples=4, references=REFERENCES[:25])
     assert torch.equal(given.analyze(images, 0), fitted.analyze(images, 0))
 
 

@@ -154,8 +154,8 @@ def test_equals_the_formula_neuron_by_neuron(make, name, options, rules) -> None
     torch.manual_seed(0)
     model, shape = make()
     model.double()
-    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
-    targets = [0, 3, 1]
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
+    targets = [0, 3]
     found = create_analyzer(name, model, **options).analyze(images, torch.tensor(targets))
     for image, target, relevance in zip(images, targets, found, strict=True):
         expected = by_hand(model, image, target, rules)
