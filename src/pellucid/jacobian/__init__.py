@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.jacobian._check import JacobianCheck, check_jacobian
-from pellucid.jacobian._jacobian import METHODS, jacobian
+from pellucid.jacobian._jacobian import METHODS, JacobianReport, jacobian, jacobian_report
 
-__all__ = ["METHODS", "JacobianCheck", "check_jacobian", "jacobian"]
+__all__ = ["METHODS", "JacobianCheck", "JacobianReport", "check_jacobian", "jacobian", "jacobian_report"]
 
 
 class _CallableModule(ModuleType):
