@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Size, Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 __all__ = ["Cut", "narrowest_cut"]
 
@@ -13,7 +13,8 @@ __all__ = ["Cut", "narrowest_cut"]
 class Cut:
     """One value in a graph of operations that all paths from the inputs to the outputs pass."""
 
-    edge: GradientEdge
+    edge: GradientEdge | None
+    """None in a plan that is only remembered."""
     place: int
     """Its index in the graph's order, outputs first: equal for equal graphs."""
     name: str
@@ -35,7 +36,7 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
     if output.grad_fn is None:
         return None
     order = _order(output.grad_fn)
-    ends = {get_gradient_edge(leaf).node for leaf in leaves}
+    ends = {node for node in order if any(getattr(node, "variable", None) is leaf for leaf in leaves)}
     below: dict[Any, int] = {}
     for node in reversed(order):
         below[node] = int(node in ends) + sum(below.get(after, 0) for after, _ in node.next_functions)

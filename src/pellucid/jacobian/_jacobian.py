@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
-from pellucid.jacobian._plan import Plan, make_plan
+from pellucid.jacobian._plan import Plan, plan_for
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 from pellucid.jacobian._ways import WAYS, Part, choose
 from pellucid.jacobian._ways.differences import differences
@@ -29,7 +29,7 @@ class JacobianReport:
     jacobian: Any
     """(batch, *outputs, *inputs); with several inputs a tuple of such, None for one of whole numbers."""
     method: str
-    """The way that was taken: a name of `METHODS`, and after a plus sign the convolutions that were done another way."""
+    """The way that was taken: a name of `METHODS`; after plus signs, the convolutions that were done another way."""
     chunk: int
     """Images that shared one forward pass."""
     forwards: int
@@ -51,8 +51,8 @@ def jacobian(
     Args:
         model: any module (run in eval mode and its own dtype, and handed back as it was) or function of tensors. The
             images of a batch must not depend on each other.
-        x: (batch, …), or a tuple of such for a model of several inputs; then a tuple of Jacobians is returned. Inputs of
-            whole numbers or booleans are passed on, and None stands in their place.
+        x: (batch, …), or a tuple of such for a model of several inputs; then a tuple of Jacobians is returned. Inputs
+            of whole numbers or booleans are passed on, and None stands in their place.
         outputs: indices into the flattened outputs, in that order: (batch, len(outputs), *inputs). Or the name of one
             entry of a dict, dataclass or tuple ("0", "1"…) of outputs; or {name: indices}.
         chunk: so many images share one forward pass; by default so many that no tensor passes 10 MB.
@@ -98,18 +98,16 @@ def jacobian_report(
         return JacobianReport(_like(x, problem, found), method, chunk or 0, forwards, 0, perf_counter() - started)
     with untouched(model), torch.inference_mode(False), torch.enable_grad():
         try:
-            plan = make_plan(problem)
+            plan = plan_for(problem)
             name = choose(plan) if method == "auto" else method
             size = min(chunk or plan.chunk, problem.batch)
             rows, passes = _fill(plan, name, size, x)
         except (NotImplementedError, RuntimeError) as error:
             raise _named(error) from error
     shaped = tuple(row.unflatten(1, plan.result_shape) if plan.result_shape else row.squeeze(1) for row in rows)
-    swapped = "".join(f"+{swap}" for swap in sorted(plan.swapped)) if name != "forward" else ""
+    swapped = "".join(f"+{swap}" for swap in sorted(plan.swaps(size))) if name != "forward" else ""
     forwards = -(-problem.batch // size) + (size > 1)
-    return JacobianReport(
-        _like(x, problem, shaped), name + swapped, size, forwards, passes, perf_counter() - started
-    )
+    return JacobianReport(_like(x, problem, shaped), name + swapped, size, forwards, passes, perf_counter() - started)
 
 
 def _fill(plan: Plan, name: str, size: int, x: Inputs) -> tuple[tuple[Tensor, ...], int]:
@@ -122,9 +120,9 @@ def _fill(plan: Plan, name: str, size: int, x: Inputs) -> tuple[tuple[Tensor, ..
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
         is_first = start == 0 and stop == 1
-        leaves, flat = plan.first if is_first else (problem.part(start, stop), None)
+        leaves, flat = plan.first if is_first and plan.first else (problem.part(start, stop), None)
         part = Part(plan, leaves, tuple(row[start:stop] for row in rows), flat)
-        with plan.kernels if plan.swapped and name != "forward" else nullcontext():
+        with plan.kernels if plan.swaps(size) and name != "forward" else nullcontext():
             passes = max(passes, WAYS[name].run(part))
     return rows, passes
 

@@ -15,7 +15,8 @@ FEW_CHANNELS = 4
 """A convolution of at most so many input channels is run backward as a matrix product, folded back into an image."""
 
 SMALL_BATCH = 4
-"""Below so many images, a small kernel costs less than its detour."""
+FOLDED_SIDE = 5
+"""Below so many images, a kernel of shorter sides costs less than its detour."""
 
 
 class KernelSwap(TorchDispatchMode):
@@ -35,25 +36,29 @@ class KernelSwap(TorchDispatchMode):
         """Bytes of the largest tensor that an operation returned; views apart."""
         self.swapped: set[str] = set()
         """What was, or on the way back would be, done another way."""
+        self.swapped_in_batches: set[str] = set()
+        """The same, from `SMALL_BATCH` images on."""
         self.has_convolution = False
-        self._spectra: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
-            result = self._forward(*args)
+            result: Any = self._forward(*args)
         elif func is torch.ops.aten.convolution_backward.default and args[-1][0] and not any(args[-1][1:]):
             result = self._backward(args)
         else:
             result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and not func.is_view:
+        if isinstance(result, Tensor) and not getattr(func, "is_view", False):
             self.largest = max(self.largest, result.numel() * result.element_size())
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
         self.has_convolution = True
         way = _way(x, weight, rest[1:])
-        if way is not None:
+        if way is not None and (way != "few_channels" or min(weight.shape[2:]) >= FOLDED_SIDE):
             self.swapped.add(way)
+        elif way is not None:
+            self.swapped_in_batches.add(way)
         multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
         if way in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
             return torch.ops.aten.convolution(x.repeat_interleave(multiplier, 1), weight, *rest[:-1], len(weight))
@@ -66,7 +71,7 @@ class KernelSwap(TorchDispatchMode):
             return self._by_fourier(gradient, x, weight, rest[1]), None, None
         if way == "multiplier":
             return _by_repetition(gradient, x, weight, rest), None, None
-        if way == "few_channels" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= 5):
+        if way == "few_channels" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
             return _by_folding(gradient, x, weight, rest), None, None
         result: tuple[Tensor, None, None] = torch.ops.aten.convolution_backward(*args)
         return result
@@ -74,9 +79,10 @@ class KernelSwap(TorchDispatchMode):
     def _by_fourier(self, gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
         full = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
         sides = [_fast_size(size) for size in full]
-        key = (id(weight), *sides)
+        key = (weight.data_ptr(), *sides)
         if key not in self._spectra:
-            self._spectra[key] = (weight, torch.fft.rfft2(weight[:, 0], sides))  # the weight too, so its id stays its own
+            spectrum = torch.fft.rfft2(weight[:, 0], sides)
+            self._spectra[key] = (weight, spectrum)  # the weight too, so that its place in memory stays its own
         spectrum = torch.fft.rfft2(gradient, sides).mul_(self._spectra[key][1])
         if x.shape[1] < gradient.shape[1]:
             spectrum = spectrum.unflatten(1, (x.shape[1], -1)).sum(2)
@@ -86,7 +92,7 @@ class KernelSwap(TorchDispatchMode):
 
 
 def _way(x: Tensor, weight: Tensor, settings: Any) -> str | None:
-    """How a convolution goes back, from shapes alone. `settings`: stride, padding, dilation, is_transposed, _, groups."""
+    """How a convolution goes back, from shapes alone; `settings` are those of `aten.convolution` from the stride on."""
     stride, _, dilation, is_transposed, _, groups = settings
     if x.ndim != 4 or is_transposed or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return None

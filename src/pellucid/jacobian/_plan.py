@@ -1,17 +1,19 @@
 """What one pass of the first image tells: sizes, operations, and whether the derivative can be right."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
 from pellucid.jacobian._graph import Cut, narrowest_cut
-from pellucid.jacobian._kernels import KernelSwap
+from pellucid.jacobian._kernels import SMALL_BATCH, KernelSwap
 from pellucid.jacobian._problem import Problem
 from pellucid.jacobian._watch import PathWatch
 
-__all__ = ["LARGEST_BYTES", "Plan", "make_plan"]
+__all__ = ["LARGEST_BYTES", "Plan", "make_plan", "plan_for"]
 
 LARGEST_BYTES = 10_000_000
 """No tensor of a chunk passes this: a third of what allocators hand out again without asking the system for pages."""
@@ -34,10 +36,16 @@ class Plan:
     has_convolution: bool
     swapped: frozenset[str]
     """Convolutions that are done another way."""
+    swapped_in_batches: frozenset[str]
+    """The same, from `SMALL_BATCH` images on."""
     cut: Cut | None
-    first: tuple[tuple[Tensor, ...], Tensor]
-    """The first image's inputs, as leaves, and its flat outputs with their graph."""
-    kernels: KernelSwap = field(repr=False)
+    first: tuple[tuple[Tensor, ...], Tensor] | None = None
+    """The first image's inputs, as leaves, and its flat outputs with their graph; None in a plan made before."""
+    kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
+
+    def swaps(self, chunk: int) -> frozenset[str]:
+        """The convolutions that are done another way in chunks of so many images."""
+        return self.swapped | self.swapped_in_batches if chunk >= SMALL_BATCH else self.swapped
 
     @property
     def chunk(self) -> int:
@@ -51,6 +59,8 @@ class Plan:
 
     def check_alone(self, flat: Tensor) -> None:
         """Raise `ShapeError` where the first image's outputs among others are not what they are alone."""
+        if self.first is None:
+            return
         alone, among = self.first[1].detach()[0], flat.detach()[0]
         if alone.shape != among.shape:
             raise ShapeError(f"the outputs have shape {tuple(among.shape)} in a batch and {tuple(alone.shape)} alone.")
@@ -60,6 +70,34 @@ class Plan:
                 f"the first image's outputs change by {float(error):.1e} when other images stand beside it: the model "
                 "mixes the images of a batch, or draws random numbers. Make it treat each alone, or pass chunk=1."
             )
+
+
+def plan_for(problem: Problem) -> Plan:
+    """The plan of a problem: made anew, or that of the last call on this module with inputs of these shapes.
+
+    What is remembered is shapes and operations, never a value; a module whose parts were exchanged is looked at anew.
+    """
+    if not isinstance(problem.model, nn.Module):
+        return make_plan(problem)
+    kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in problem.inputs)
+    parts = tuple(map(id, problem.model.modules()))
+    key = (kinds, problem.name, problem.indices, parts, torch.is_autocast_enabled(problem.inputs[0].device.type))
+    remembered = _PLANS.get(problem.model)
+    if remembered is not None and remembered[0] == key:
+        return replace(remembered[1], problem=problem, kernels=KernelSwap())
+    plan = make_plan(problem)
+    bare = replace(problem, model=None, inputs=())
+    _PLANS[problem.model] = key, replace(plan, problem=bare, first=None, cut=_bare(plan.cut), kernels=KernelSwap())
+    return plan
+
+
+_PLANS: WeakKeyDictionary[nn.Module, tuple[Any, Plan]] = WeakKeyDictionary()
+"""The last plan of each living module."""
+
+
+def _bare(cut: Cut | None) -> Cut | None:
+    """Without its edge, which keeps a graph alive."""
+    return None if cut is None else replace(cut, edge=None)
 
 
 def make_plan(problem: Problem) -> Plan:
@@ -82,6 +120,7 @@ def make_plan(problem: Problem) -> Plan:
         largest=max(kernels.largest, *(tensor[0].numel() * tensor.element_size() for tensor in problem.inputs)),
         has_convolution=kernels.has_convolution,
         swapped=frozenset(kernels.swapped),
+        swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, wanted_leaves, fewer_than=len(wanted)),
         first=(leaves, flat),
         kernels=kernels,

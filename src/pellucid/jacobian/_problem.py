@@ -26,7 +26,8 @@ for a tuple's entries); or some of the named one."""
 class Problem:
     """A call, its inputs as leaves in the model's dtype, and the wanted outputs."""
 
-    model: Model
+    model: Model | None
+    """None in a plan that is only remembered."""
     inputs: tuple[Tensor, ...]
     """Each (batch, …); those of integers or booleans are passed on and not differentiated."""
     name: str | None
@@ -79,6 +80,7 @@ class Problem:
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen output, (batch, …). The model gets copies, since it may work in place."""
+        assert self.model is not None
         result = pick(self.model(*(tensor.clone() for tensor in inputs)), self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(

@@ -27,10 +27,10 @@ _WAY_OUT = 'or take method="finite_difference", which differentiates what the mo
 class PathWatch(TorchFunctionMode):
     """Follows the values that depend on the input, through one forward pass.
 
-    Raises `UnsupportedOperation` for batch statistics and for dropout that is on. Keeps a note on values that lost their
-    gradient on the way (`detach`, `.data`, `no_grad`, NumPy), which `check` turns into an error where the output hangs
-    on one: its derivative would come out too small, without a word. Whole numbers and booleans (a mask, a rank) are
-    piecewise constant, and no loss.
+    Raises `UnsupportedOperation` for batch statistics, for dropout that is on, and for values taken out as plain
+    numbers. Keeps a note on values that lost their gradient on the way (`detach`, `.data`, `no_grad`), which `check`
+    turns into an error where the output hangs on one: its derivative would be wrong without a word. Whole numbers and
+    booleans (a mask, a rank) are piecewise constant, and no loss.
     """
 
     def __init__(self, model: Any) -> None:

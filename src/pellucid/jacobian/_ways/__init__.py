@@ -24,15 +24,13 @@ class Way:
     """Fills the rows, and returns how many backward (or tangent) passes through the whole network that took."""
     pays: Callable[[Plan], bool]
     """Whether it is the one to take, from shapes, dtype and operations alone."""
-    batched: bool = False
-    """Whether a chunk holds fewer images, since its tensors are larger by the number of rows."""
 
 
 WAYS = {
-    "forward": Way(forward, pays_forward, batched=True),
+    "forward": Way(forward, pays_forward),
     "cut": Way(cut, pays_cut),
     "folded": Way(folded, pays_folded),
-    "loop": Way(loop, lambda plan: True),
+    "loop": Way(loop, lambda _: True),
 }
 """In the order in which they are asked; the first that pays is taken."""
 

@@ -31,7 +31,8 @@ def cut(part: Part) -> int:
     is_active = (upper != 0).any(1)
     counts = is_active.sum(1)
     passes = int(counts.max())
-    order = is_active.int().argsort(1, descending=True, stable=True)[:, :passes]  # (batch, pass): active units first
+    # (batch, pass): the active units come first
+    order = is_active.int().argsort(dim=1, descending=True, stable=True)[:, :passes]
     factors = upper.gather(2, order[:, None].expand(-1, upper.shape[1], -1))
     lower = [rows.new_zeros((len(rows), passes, *rows.shape[2:]), dtype=flat.dtype) for rows in part.rows]
     images = torch.arange(len(flat), device=flat.device)

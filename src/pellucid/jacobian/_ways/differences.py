@@ -16,7 +16,7 @@ that few ReLUs switch on the way; large enough for nine digits of a difference."
 
 
 def differences(problem: Problem, chunk: int | None) -> tuple[Tensor, int]:
-    """J (batch, *outputs, *inputs) in float64, by \\((f(x+h) - f(x-h)) / 2h\\), and the number of forward passes."""
+    r"""J (batch, *outputs, *inputs) in float64, by \((f(x+h) - f(x-h)) / 2h\), and the number of forward passes."""
     if len(problem.inputs) != 1 or not isinstance(problem.model, nn.Module) or problem.name is not None:
         raise ModelError("finite differences are taken of a module with one input and one output; use another method.")
     (x,) = problem.inputs
