@@ -18,6 +18,9 @@ SMALL_BATCH = 4
 FOLDED_SIDE = 5
 """Below so many images, a kernel of shorter sides costs less than its detour."""
 
+UNFOLDABLE = ("convolution", "pool", "attention", "rnn", "gru", "lstm")
+"""Operations whose way back gains nothing, or has no batched form."""
+
 
 class KernelSwap(TorchDispatchMode):
     r"""Runs convolutions in the fastest exact way known here, forward and backward, and watches sizes.
@@ -38,7 +41,8 @@ class KernelSwap(TorchDispatchMode):
         """What was, or on the way back would be, done another way."""
         self.swapped_in_batches: set[str] = set()
         """The same, from `SMALL_BATCH` images on."""
-        self.has_convolution = False
+        self.is_foldable = True
+        """Whether a further axis of cotangents costs nothing beyond arithmetic."""
         self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,12 +52,12 @@ class KernelSwap(TorchDispatchMode):
             result = self._backward(args)
         else:
             result = func(*args, **(kwargs or {}))
+        self.is_foldable &= not any(word in str(func) for word in UNFOLDABLE)
         if isinstance(result, Tensor) and not getattr(func, "is_view", False):
             self.largest = max(self.largest, result.numel() * result.element_size())
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        self.has_convolution = True
         way = _way(x, weight, rest[1:])
         if way is not None and (way != "few_channels" or min(weight.shape[2:]) >= FOLDED_SIDE):
             self.swapped.add(way)

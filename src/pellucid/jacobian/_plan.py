@@ -33,7 +33,8 @@ class Plan:
     """Indices into the flattened outputs."""
     largest: int
     """Bytes of the largest tensor of one image's forward pass."""
-    has_convolution: bool
+    is_foldable: bool
+    """No convolution, pooling, attention or recurrence."""
     swapped: frozenset[str]
     """Convolutions that are done another way."""
     swapped_in_batches: frozenset[str]
@@ -118,7 +119,7 @@ def make_plan(problem: Problem) -> Plan:
         shape=output.shape[1:],
         wanted=wanted,
         largest=max(kernels.largest, *(tensor[0].numel() * tensor.element_size() for tensor in problem.inputs)),
-        has_convolution=kernels.has_convolution,
+        is_foldable=kernels.is_foldable,
         swapped=frozenset(kernels.swapped),
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, wanted_leaves, fewer_than=len(wanted)),

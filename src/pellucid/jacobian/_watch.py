@@ -36,7 +36,9 @@ class PathWatch(TorchFunctionMode):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
-        self._lost: dict[int, tuple[Tensor, str]] = {}  # the tensor itself is kept, so that its id stays its own
+        self._lost: dict[
+            int, tuple[Tensor, str, tuple[bool, int]]
+        ] = {}  # the tensor itself is kept, so that its id stays its own
         self.last_without_gradient = ""
         """The last operation that took a value with a gradient and returned one that can have none."""
 
@@ -45,7 +47,7 @@ class PathWatch(TorchFunctionMode):
         _refuse_batch_effects(func, args, kwargs, self._model)
         result = func(*args, **kwargs)
         tensors = list(_tensors((args, kwargs)))
-        lost = next((self._lost[id(tensor)][1] for tensor in tensors if id(tensor) in self._lost), None)
+        lost = next(filter(None, map(self._loss_of, tensors)), None)
         if lost is not None or any(tensor.requires_grad for tensor in tensors):
             if func in _EXITS and tensors[0].is_floating_point():
                 raise UnsupportedOperation(
@@ -60,13 +62,19 @@ class PathWatch(TorchFunctionMode):
             if not value.is_floating_point():
                 self.last_without_gradient = _name_of(func)
             elif lost is not None:
-                self._lost[id(value)] = (value, lost)
+                self._lost[id(value)] = (value, lost, _state(value))
             elif not value.requires_grad and func not in _CONSTANT:
-                self._lost[id(value)] = (value, _name_of(func))
+                self._lost[id(value)] = (value, _name_of(func), _state(value))
+
+    def _loss_of(self, tensor: Tensor) -> str | None:
+        """What cost a value its gradient. What a user's own Function returns gets its gradient after it was made."""
+        _, name, before = self._lost.get(id(tensor), (None, None, None))
+        was_given_gradient = before == (False, tensor._version) and tensor.requires_grad
+        return None if was_given_gradient else name
 
     def check(self, output: Tensor) -> None:
         """Raise `UnsupportedOperation` where the output hangs on a value that lost its gradient, or has none."""
-        name = self._lost[id(output)][1] if id(output) in self._lost else None
+        name = self._loss_of(output)
         if name is not None:
             raise UnsupportedOperation(
                 f"{name} cuts the output off from the input (wholly or in part), so its derivative would be wrong "
@@ -121,6 +129,10 @@ def _refuse_batch_effects(func: Callable[..., Any], args: Any, kwargs: Any, mode
                 f"{_name_of(func)} is on although the model is in eval mode, so the outputs are random; "
                 "pass it training=self.training."
             )
+
+
+def _state(tensor: Tensor) -> tuple[bool, int]:
+    return tensor.requires_grad, tensor._version
 
 
 def _name_of(func: Callable[..., Any]) -> str:

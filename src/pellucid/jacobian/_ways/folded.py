@@ -1,5 +1,7 @@
 """Several cotangents in one backward pass: fewer, larger operations, for networks so small that calling them costs."""
 
+from warnings import catch_warnings, simplefilter
+
 import torch
 
 from pellucid.jacobian._plan import Plan
@@ -14,7 +16,7 @@ FOLDED_BYTES = 2_500_000
 def pays_folded(plan: Plan) -> bool:
     """Where calling costs more than computing: a network without convolutions, and few images."""
     size = plan.chunk * len(plan.wanted) * plan.largest
-    return not plan.has_convolution and len(plan.wanted) > 1 and size <= FOLDED_BYTES
+    return plan.is_foldable and len(plan.wanted) > 1 and size <= FOLDED_BYTES
 
 
 def folded(part: Part) -> int:
@@ -24,7 +26,9 @@ def folded(part: Part) -> int:
     for places in torch.arange(len(wanted)).split(max(1, 4 * FOLDED_BYTES // per_row)):
         cotangents = flat.new_zeros((len(places), *flat.shape))
         cotangents[torch.arange(len(places)), :, wanted[places]] = 1
-        found = gradients(flat, part.differentiated, cotangents, folded=True)
+        with catch_warnings():
+            simplefilter("ignore", UserWarning)  # that an operation has no batched form: slower, and right
+            found = gradients(flat, part.differentiated, cotangents, folded=True)
         for rows, gradient in zip(part.rows, found, strict=True):
             rows[:, places[0] : places[-1] + 1] = 0 if gradient is None else gradient.movedim(0, 1)
     return len(wanted)

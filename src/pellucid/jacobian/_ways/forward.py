@@ -1,5 +1,7 @@
 """One tangent pass per input: for fewer inputs than outputs, such as a decoder of a short code."""
 
+from warnings import catch_warnings, simplefilter
+
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
@@ -23,9 +25,11 @@ def forward(part: Part) -> int:
     """
     problem, wanted = part.plan.problem, list(part.plan.wanted)
     try:
-        for number, leaf in enumerate(part.differentiated):
-            columns = vmap(lambda tangent, at=number: _tangent(part, at, tangent))(_directions(leaf))
-            part.rows[number].copy_(columns[:, :, wanted].movedim(0, -1).reshape(part.rows[number].shape))
+        with catch_warnings():
+            simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch.jit, on the first call
+            for number, leaf in enumerate(part.differentiated):
+                columns = vmap(lambda tangent, at=number: _tangent(part, at, tangent))(_directions(leaf))
+                part.rows[number].copy_(columns[:, :, wanted].movedim(0, -1).reshape(part.rows[number].shape))
     except (NotImplementedError, RuntimeError):
         return loop(part)
     return problem.input_count
