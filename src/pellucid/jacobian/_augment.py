@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pellucid.core.errors import ModelError
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._problem import Outputs
 
@@ -67,13 +66,9 @@ def augment(model: nn.Module) -> Augmented:
     state dict of either loads into both. So a model can be augmented before it is trained, or after it was loaded. The
     mode (training or not) is set for both by the augmented model's `train()` and `eval()`.
 
-    Raises `ModelError` for what is no module.
-
     >>> import torch
     >>> model = augment(nn.Linear(3, 2))
     >>> model.return_jacobian(torch.rand(5, 3)).shape, list(model.state_dict())
     (torch.Size([5, 2, 3]), ['weight', 'bias'])
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"augment got {type(model).__name__}; give an nn.Module, or call jacobian() on the function.")
     return model if isinstance(model, Augmented) else Augmented(model)

@@ -36,9 +36,8 @@ class PathWatch(TorchFunctionMode):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
-        self._lost: dict[
-            int, tuple[Tensor, str, tuple[bool, int]]
-        ] = {}  # the tensor itself is kept, so that its id stays its own
+        self._lost: dict[int, tuple[Tensor, str, tuple[bool, int]]] = {}
+        # by id, which stays the tensor's own as long as it is kept here
         self.last_without_gradient = ""
         """The last operation that took a value with a gradient and returned one that can have none."""
 
