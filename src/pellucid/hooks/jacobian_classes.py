@@ -95,14 +95,10 @@ def _figure(scene: Scene, means: np.ndarray, numbers: dict[str, Any], title: str
     maps = means[np.ix_(numbers["drawn_classes"], drawn)].sum(2)
     norms = numbers["class_median_spectral_norm"]
     details = ["no image" if norms[label] is None else f"‖J‖₂ {norms[label]:.3g}" for label in numbers["drawn_classes"]]
-    return class_maps(
-        maps,
-        [(scene.classes[label], detail) for label, detail in zip(numbers["drawn_classes"], details, strict=True)],
-        [scene.classes[label] for label in drawn],
-        np.array(numbers["spectral_norms"]),
-        (
-            title,
-            f"Row: class of the image; column: logit. Mean |∂ logit / ∂ pixel| over {numbers['images']:,} test images. "
-            "Below: the spectral norm ‖J‖₂ of each image's Jacobian; dashed: the median.",
-        ),
+    subtitle = (
+        f"Row: class of the image; column: logit. Mean |∂ logit / ∂ pixel| over {numbers['images']:,} test images. "
+        "Below: the spectral norm ‖J‖₂ of each image's Jacobian; dashed: the median."
     )
+    rows = [(scene.classes[label], detail) for label, detail in zip(numbers["drawn_classes"], details, strict=True)]
+    columns = [scene.classes[label] for label in drawn]
+    return class_maps(maps, rows, columns, np.array(numbers["spectral_norms"]), (title, subtitle))

@@ -56,9 +56,8 @@ def class_maps(
     _draw_labels(canvas, grid, labels, columns)
     room = canvas.width - left - MARGIN - 20
     marked = [float(np.median(spread))] if spread.size else []
-    draw_histogram(
-        canvas, (left, below, room, HISTOGRAM_DOTS), spread, "spectral norm ‖J‖₂, logits per unit of pixel", marked
-    )
+    meaning = "spectral norm ‖J‖₂, logits per unit of pixel"
+    draw_histogram(canvas, (left, below, room, HISTOGRAM_DOTS), spread, meaning, marked)
     return canvas.figure
 
 
