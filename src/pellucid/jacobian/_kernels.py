@@ -18,8 +18,8 @@ SMALL_BATCH = 4
 FOLDED_SIDE = 5
 """Below so many images, a kernel of shorter sides costs less than its detour."""
 
-UNFOLDABLE = ("convolution", "pool", "attention", "rnn", "gru", "lstm")
-"""Operations whose way back gains nothing, or has no batched form."""
+UNFOLDABLE = ("attention", "rnn", "gru", "lstm")
+"""Operations whose way back has no batched form."""
 
 
 class KernelSwap(TorchDispatchMode):

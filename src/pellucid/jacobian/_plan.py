@@ -34,7 +34,7 @@ class Plan:
     largest: int
     """Bytes of the largest tensor of one image's forward pass."""
     is_foldable: bool
-    """No convolution, pooling, attention or recurrence."""
+    """No attention or recurrence, whose way back has no batched form."""
     swapped: frozenset[str]
     """Convolutions that are done another way."""
     swapped_in_batches: frozenset[str]

@@ -14,7 +14,7 @@ FOLDED_BYTES = 2_500_000
 
 
 def pays_folded(plan: Plan) -> bool:
-    """Where calling costs more than computing: a network without convolutions, and few images."""
+    """Where calling costs more than computing: a small network, and few images."""
     size = plan.chunk * len(plan.wanted) * plan.largest
     return plan.is_foldable and len(plan.wanted) > 1 and size <= FOLDED_BYTES
 
