@@ -21,14 +21,17 @@ def pays_folded(plan: Plan) -> bool:
 
 def folded(part: Part) -> int:
     """All of J's rows at once, the cotangents stacked along a further axis; in groups where that would be large."""
-    flat, wanted = part.run(), torch.tensor(part.plan.wanted, device=part.leaves[0].device)
+    flat, wanted = part.run(), part.plan.wanted
     per_row = max(1, len(flat) * part.plan.largest)
-    for places in torch.arange(len(wanted)).split(max(1, 4 * FOLDED_BYTES // per_row)):
-        cotangents = flat.new_zeros((len(places), *flat.shape))
-        cotangents[torch.arange(len(places)), :, wanted[places]] = 1
+    size = max(1, 4 * FOLDED_BYTES // per_row)
+    units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+    if part.plan.problem.indices is not None:
+        units = units[list(wanted)]
+    for start in range(0, len(wanted), size):
+        cotangents = units[start : start + size, None].expand(-1, len(flat), -1)
         with catch_warnings():
             simplefilter("ignore", UserWarning)  # that an operation has no batched form: slower, and right
             found = gradients(flat, part.differentiated, cotangents, folded=True)
         for rows, gradient in zip(part.rows, found, strict=True):
-            rows[:, places[0] : places[-1] + 1] = 0 if gradient is None else gradient.movedim(0, 1)
+            rows[:, start : start + size] = 0 if gradient is None else gradient.movedim(0, 1)
     return len(wanted)
