@@ -29,6 +29,7 @@ GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
     "rules": ROOT / "docs" / "rules.md",
+    "jacobian": ROOT / "docs" / "jacobian.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "dependencies": ROOT / "docs" / "dependencies.md",
     "contributing": ROOT / "CONTRIBUTING.md",

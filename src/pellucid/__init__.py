@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
-    from pellucid.jacobian import jacobian
+    from pellucid.jacobian import (
+        augment,
+        check_jacobian,
+        jacobian,
+        jacobian_class_means,
+        jacobian_product,
+        jacobian_report,
+        jacobian_spectrum,
+        transposed_product,
+    )
+    from pellucid.jacobian_store import jacobian_to_disk
     from pellucid.runs import Run, load_run
 
 __all__ = [
@@ -14,11 +24,19 @@ __all__ = [
     "Explanation",
     "Method",
     "Run",
+    "augment",
+    "check_jacobian",
     "create_analyzer",
     "errors",
     "jacobian",
+    "jacobian_class_means",
+    "jacobian_product",
+    "jacobian_report",
+    "jacobian_spectrum",
+    "jacobian_to_disk",
     "load_run",
     "methods",
+    "transposed_product",
 ]
 
 _HOMES = {
@@ -26,9 +44,17 @@ _HOMES = {
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",
+    "augment": "pellucid.jacobian",
+    "check_jacobian": "pellucid.jacobian",
     "create_analyzer": "pellucid.attribution",
+    "jacobian_class_means": "pellucid.jacobian",
+    "jacobian_product": "pellucid.jacobian",
+    "jacobian_report": "pellucid.jacobian",
+    "jacobian_spectrum": "pellucid.jacobian",
+    "jacobian_to_disk": "pellucid.jacobian_store",
     "load_run": "pellucid.runs",
     "methods": "pellucid.attribution",
+    "transposed_product": "pellucid.jacobian",
 }
 """Where each public name lives; it is imported when it is first used."""
 

@@ -12,7 +12,7 @@ import pellucid
 from pellucid.data._load import load_data
 from pellucid.data._source import Request
 
-HOOKS = ("confusion_matrix", "jacobian_maps", "projector", "saliency", "tsne")
+HOOKS = ("confusion_matrix", "jacobian_classes", "jacobian_maps", "projector", "saliency", "tsne")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def test_every_promised_file_exists(save):
             stem = save / "plots" / hook / f"epoch_{epoch:03d}"
             assert stem.with_suffix(".json").is_file()
             assert stem.with_suffix(".png").is_file() == (hook != "projector")
-            assert stem.with_suffix(".npz").is_file() == (hook in ("jacobian_maps", "saliency", "tsne"))
+            assert stem.with_suffix(".npz").is_file() == (
+                hook in ("jacobian_classes", "jacobian_maps", "saliency", "tsne")
+            )
 
 
 def test_the_manifest_lists_exactly_the_files(save):

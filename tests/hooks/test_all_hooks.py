@@ -54,7 +54,8 @@ def test_a_model_in_training_mode_is_handed_back_as_it_came(name: str, make_scen
 def test_the_same_scene_gives_the_same_bytes(name: str, make_scene: Maker) -> None:
     (first,), (second,) = run(name, make_scene()), run(name, make_scene())
     assert first.caption == second.caption
-    assert json.dumps(first.numbers, allow_nan=False) == json.dumps(second.numbers, allow_nan=False)
+    told = [{key: value for key, value in made.numbers.items() if key != "timing"} for made in (first, second)]
+    assert json.dumps(told[0], allow_nan=False) == json.dumps(told[1], allow_nan=False)
     assert all(array.tobytes() == second.arrays[key].tobytes() for key, array in first.arrays.items())
     assert png(first) == png(second)
 

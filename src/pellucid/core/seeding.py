@@ -40,7 +40,10 @@ def seed_everything(seed: int) -> None:
 def preserved_random_state() -> Iterator[None]:
     """Hand the global random states back as they were, whatever the body draws or raises."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    devices: list[int] | None = (
+        None if torch.cuda.is_initialized() else []
+    )  # asking for devices costs more than a small network's pass
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:

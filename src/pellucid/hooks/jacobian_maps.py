@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
+from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.jacobian import check_jacobian, jacobian
@@ -49,7 +51,9 @@ class JacobianMaps(Hook):
         predictions = scene.logits[indices].argmax(1).tolist()
         drawn = self._choose_classes(scene, indices, predictions)
         images = scene.test.floats(indices).to(scene.device)
+        started = perf_counter()
         maps, stored, norms = self._differentiate(scene, images, drawn)
+        timing = _timing(scene, images, perf_counter() - started)
         numbers: dict[str, Any] = {
             "indices": indices,
             "labels": scene.test.labels[indices].tolist(),
@@ -58,6 +62,7 @@ class JacobianMaps(Hook):
             "jacobian_classes": stored,
             "drawn_classes": drawn,
             **norms,
+            "timing": timing,
             **self._check(scene, images, indices, maps if len(stored) == scene.logits.shape[1] else None),
         }
         shown = maps.numpy()[:, [stored.index(label) for label in drawn]].sum(2, keepdims=True)
@@ -110,6 +115,17 @@ class JacobianMaps(Hook):
             "finite_difference_error_off_kinks": check.largest(with_kinks=True),
             "kink_images": [index for index, on_kink in zip(indices, check.on_kink.tolist(), strict=True) if on_kink],
         }
+
+
+def _timing(scene: Scene, images: Tensor, seconds: float) -> dict[str, float]:
+    """What the Jacobian and its norms took, in seconds and as a multiple of one forward pass of the same images."""
+    passes = []
+    with frozen(scene.model), torch.no_grad():
+        for _ in range(3):
+            started = perf_counter()
+            scene.model(images.to(dtype_of(scene.model)))
+            passes.append(perf_counter() - started)
+    return {"seconds": seconds, "forward_passes": seconds / max(sorted(passes)[1], 1e-9)}
 
 
 def _verdict(numbers: dict[str, Any]) -> str:

@@ -8,10 +8,29 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from pellucid.jacobian._augment import Augmented, augment
 from pellucid.jacobian._check import JacobianCheck, check_jacobian
-from pellucid.jacobian._jacobian import METHODS, jacobian
+from pellucid.jacobian._class_means import ClassMeans, jacobian_class_means
+from pellucid.jacobian._jacobian import METHODS, JacobianReport, jacobian, jacobian_report
+from pellucid.jacobian._products import jacobian_product, transposed_product
+from pellucid.jacobian._spectrum import JacobianSpectrum, jacobian_spectrum
 
-__all__ = ["METHODS", "JacobianCheck", "check_jacobian", "jacobian"]
+__all__ = [
+    "METHODS",
+    "Augmented",
+    "ClassMeans",
+    "JacobianCheck",
+    "JacobianReport",
+    "JacobianSpectrum",
+    "augment",
+    "check_jacobian",
+    "jacobian",
+    "jacobian_class_means",
+    "jacobian_product",
+    "jacobian_report",
+    "jacobian_spectrum",
+    "transposed_product",
+]
 
 
 class _CallableModule(ModuleType):

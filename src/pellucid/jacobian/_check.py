@@ -11,7 +11,8 @@ from pellucid.core.seeding import generator
 from pellucid.engine.chunks import images_per_chunk
 from pellucid.engine.freezing import frozen
 from pellucid.jacobian._double import DoubleModel
-from pellucid.jacobian._jacobian import STEP, gradient_rows
+from pellucid.jacobian._rows import gradient_rows
+from pellucid.jacobian._ways.differences import STEP
 
 __all__ = ["JacobianCheck", "check_jacobian"]
 
@@ -147,7 +148,7 @@ def _exact_entries(double: DoubleModel, inputs: Tensor, positions: Tensor) -> tu
     entries, scales = [], []
     with torch.inference_mode(False), torch.enable_grad():
         for part, here in zip(*(t.split(images_per_chunk(double, inputs)) for t in (inputs, positions)), strict=True):
-            rows = [row.flatten(1) for _, row in gradient_rows(double, part)]
+            rows = [row.flatten(1) for row in gradient_rows(double, part)]
             entries.append(torch.stack([row.gather(1, here) for row in rows], 2))
             scales.append(torch.stack([row.abs().amax(1) for row in rows], 1).amax(1))
     return torch.cat(entries), torch.cat(scales)

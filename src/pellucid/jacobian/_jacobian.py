@@ -1,122 +1,143 @@
-"""Every output by every input, by one backward pass per output."""
+"""Every output by every input, of any model or function, at the cost of a few predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from pellucid.core.errors import ModelError, ShapeError, UnknownName
-from pellucid.engine.chunks import images_per_chunk
-from pellucid.engine.freezing import dtype_of, frozen
-from pellucid.jacobian._double import DoubleModel
+from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.jacobian._plan import Plan, make_plan
+from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
+from pellucid.jacobian._ways import WAYS, Part, choose
+from pellucid.jacobian._ways.differences import differences
 
-__all__ = ["METHODS", "gradient_rows", "jacobian"]
+__all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
-METHODS = ("auto", "finite_difference")
+METHODS = ("auto", *WAYS, "finite_difference")
 """The ways to compute a Jacobian."""
 
-STEP = 2.0**-20
-"""The finite-difference step for inputs in [0, 1]: a power of two, so that adding it to a float32 pixel is exact in
-float64; small, so that few ReLUs switch on the way; large enough for nine digits of a difference."""
+Inputs = Tensor | tuple[Tensor, ...]
 
-Inputs = Float[Tensor, "batch ..."]
+
+@dataclass(frozen=True, eq=False)
+class JacobianReport:
+    """A Jacobian, and how it was come by."""
+
+    jacobian: Any
+    """(batch, *outputs, *inputs); with several inputs a tuple of such, None for one of whole numbers."""
+    method: str
+    """The way that was taken: a name of `METHODS`; after plus signs, the convolutions that were done another way."""
+    chunk: int
+    """Images that shared one forward pass."""
+    forwards: int
+    """How often the model was run: once per chunk, and before that, where there are several images, on the first."""
+    backwards: int
+    """Passes through the whole network after that for the chunk that took most, cotangents folded together counted one
+    by one: the number of outputs; fewer by a cut; in forward mode the number of inputs; none by finite differences."""
+    seconds: float
+    """Wall-clock time."""
 
 
 def jacobian(
-    model: nn.Module,
-    x: Inputs,
-    outputs: Sequence[int] | None = None,
-    *,
-    chunk: int | None = None,
-    method: str = "auto",
-) -> Inputs:
-    """The derivative of every output with respect to every input, image by image: (batch, *outputs, *inputs).
+    model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
+) -> Any:
+    r"""The derivative of every output with respect to every input, image by image: (batch, *outputs, *inputs).
 
-    With `outputs`, only those (indices into the flattened outputs, in that order): (batch, len(outputs), *inputs).
-    `chunk` images share one forward pass, by default so many that no tensor passes 30 MB; then one backward pass per
-    output. The model runs in eval mode and its own dtype and is handed back as it was; the images of a batch must not
-    depend on each other. The result is like `x` in dtype and device.
+    \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, like `x` in dtype and device.
 
-    `method="finite_difference"` takes central differences in float64 instead, at two forward passes per input.
+    Args:
+        model: any module (run in eval mode and its own dtype, and handed back as it was) or function of tensors. The
+            images of a batch must not depend on each other.
+        x: (batch, …), or a tuple of such for a model of several inputs; then a tuple of Jacobians is returned. Inputs
+            of whole numbers or booleans are passed on, and None stands in their place.
+        outputs: indices into the flattened outputs, in that order: (batch, len(outputs), *inputs). Or the name of one
+            entry of a dict, dataclass or tuple ("0", "1"…) of outputs; or {name: indices}.
+        chunk: so many images share one forward pass; by default so many that no tensor passes 10 MB.
+        method: "auto", a fixed rule from shapes, dtype and operations; or one of `METHODS`. "finite_difference" takes
+            central differences in float64, at two forward passes per input.
 
-    Raises `UnknownName` for another method, `ShapeError` for an output the model does not have, and `ModelError`
-    where the outputs carry no gradient to `x`.
+    Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
+    that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
+    statistics, a detached path, an operation without a derivative.
 
+    >>> from torch import nn
     >>> model = nn.Linear(3, 2)
     >>> jacobian(model, torch.rand(5, 3)).shape
     torch.Size([5, 2, 3])
     >>> torch.equal(jacobian(model, torch.rand(1, 3))[0], model.weight)
     True
+    >>> jacobian(lambda x: {"square": x**2, "mean": x.mean(1)}, torch.ones(1, 2), "square")
+    tensor([[[2., 0.],
+             [0., 2.]]])
+    """
+    return jacobian_report(model, x, outputs, chunk=chunk, method=method).jacobian
+
+
+def jacobian_report(
+    model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
+) -> JacobianReport:
+    """The same as `jacobian`, with the way it was computed and what it cost.
+
+    >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
+    >>> report.method, report.chunk, report.backwards
+    ('folded', 5, 2)
     """
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
-    if not len(x):
-        raise ShapeError("x holds no image; pass at least one.")
-    compute = _differences if method == "finite_difference" else _backwards
-    return compute(model, x, outputs, chunk)
+    if chunk is not None and chunk < 1:
+        raise ShapeError(f"chunk is {chunk}; at least one image must share a pass.")
+    started = perf_counter()
+    with torch.inference_mode(False):
+        problem = Problem.of(model, x, outputs)
+    if method == "finite_difference":
+        values, forwards = differences(problem, chunk)
+        found = (values.to(x if isinstance(x, Tensor) else x[0]),)
+        return JacobianReport(_like(x, problem, found), method, chunk or 0, forwards, 0, perf_counter() - started)
+    with untouched(model), torch.inference_mode(False), torch.enable_grad():
+        try:
+            plan = make_plan(problem)
+            name = choose(plan) if method == "auto" else method
+            size = min(chunk or plan.chunk, problem.batch)
+            rows, passes = _fill(plan, name, size, x)
+        except (NotImplementedError, RuntimeError) as error:
+            raise _named(error) from error
+    shaped = tuple(row.unflatten(1, plan.result_shape) if plan.result_shape else row.squeeze(1) for row in rows)
+    swapped = "".join(f"+{swap}" for swap in sorted(plan.swaps(size))) if name != "forward" else ""
+    forwards = -(-problem.batch // size) + (size > 1)
+    return JacobianReport(_like(x, problem, shaped), name + swapped, size, forwards, passes, perf_counter() - started)
 
 
-def _backwards(model: nn.Module, x: Tensor, outputs: Sequence[int] | None, chunk: int | None) -> Tensor:
-    with frozen(model), torch.inference_mode(False), torch.enable_grad():
-        inputs = x.detach().to(dtype_of(model), copy=True)
-        parts = inputs.split(chunk or images_per_chunk(model, inputs))
-        result, start = None, 0
-        for part in parts:
-            for position, (shape, row) in enumerate(gradient_rows(model, part, outputs)):
-                if result is None:
-                    result = x.new_empty((len(x), shape.numel(), *x.shape[1:]))
-                result[start : start + len(part), position] = row
-            start += len(part)
-    assert result is not None
-    return result.reshape(len(x), *shape, *x.shape[1:])
+def _fill(plan: Plan, name: str, size: int, x: Inputs) -> tuple[tuple[Tensor, ...], int]:
+    """The rows of all images, chunk by chunk, and the passes that the costliest chunk took."""
+    problem, given = plan.problem, x if isinstance(x, tuple) else (x,)
+    rows = tuple(
+        given[place].new_empty((problem.batch, len(plan.wanted), *given[place].shape[1:])) for place in problem.floats
+    )
+    passes = 0
+    for start in range(0, problem.batch, size):
+        stop = min(start + size, problem.batch)
+        is_first = start == 0 and stop == 1
+        leaves, flat = plan.first if is_first and plan.first else (problem.part(start, stop), None)
+        part = Part(plan, leaves, tuple(row[start:stop] for row in rows), flat)
+        with plan.kernels if plan.swaps(size) and name != "forward" else nullcontext():
+            passes = max(passes, WAYS[name].run(part))
+    return rows, passes
 
 
-def gradient_rows(
-    call: Callable[[Tensor], Any], x: Tensor, outputs: Sequence[int] | None = None
-) -> Iterator[tuple[torch.Size, Tensor]]:
-    """One forward pass of `x`, then for each output: the shape of all wanted outputs, and the output's gradient.
-
-    To be drawn from where gradients are enabled.
-    """
-    leaf = x.detach().requires_grad_()
-    result = call(leaf.clone())  # a copy, since the model may work in place
-    if not isinstance(result, Tensor) or result.shape[:1] != x.shape[:1]:
-        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ShapeError(f"the model returned {got} for {len(x)} images; it should return a tensor, a row per image.")
-    flat = result.reshape(len(x), -1)
-    wanted = list(range(flat.shape[1])) if outputs is None else [int(index) for index in outputs]
-    if not wanted or not all(0 <= index < flat.shape[1] for index in wanted):
-        raise ShapeError(f"outputs is {wanted}, and the model has outputs 0 to {flat.shape[1] - 1}.")
-    if not flat.requires_grad:
-        raise ModelError("the outputs carry no gradient to the input; the model must not detach or use no_grad.")
-    shape = result.shape[1:] if outputs is None else torch.Size([len(wanted)])
-    for position, index in enumerate(wanted):
-        cotangent = torch.zeros_like(flat)
-        cotangent[:, index] = 1
-        (row,) = torch.autograd.grad(flat, leaf, cotangent, retain_graph=position + 1 < len(wanted))
-        yield shape, row
+def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
+    """One Jacobian for one input, a tuple for a tuple."""
+    if isinstance(x, Tensor):
+        return found[0]
+    placed = dict(zip(problem.floats, found, strict=True))
+    return tuple(placed.get(place) for place in range(len(x)))
 
 
-def _differences(model: nn.Module, x: Tensor, outputs: Sequence[int] | None, chunk: int | None) -> Tensor:
-    with frozen(model), torch.no_grad():
-        double = DoubleModel(model)
-        inputs = double.prepare(x)
-        parts = inputs.split(chunk or images_per_chunk(double, inputs))
-        slopes = torch.cat([_slopes(double, part) for part in parts])  # (batch, input, *outputs)
-    moved = slopes.movedim(1, -1)
-    if outputs is not None:
-        moved = moved.flatten(1, -2)[:, list(outputs)]
-    return moved.reshape(*moved.shape[:-1], *x.shape[1:]).to(x)
-
-
-def _slopes(double: DoubleModel, inputs: Tensor) -> Tensor:
-    """Central differences along each input in turn."""
-    slopes = []
-    for index in range(inputs[0].numel()):
-        step = torch.zeros_like(inputs).flatten(1)
-        step[:, index] = STEP
-        step = step.view_as(inputs)
-        slopes.append((double(inputs + step) - double(inputs - step)) / (2 * STEP))
-    return torch.stack(slopes, 1)
+def _named(error: Exception) -> Exception:
+    """An error of autograd's that tells of a missing derivative, as ours; any other as it is."""
+    text = str(error)
+    if "derivative" in text and "not implemented" in text:
+        return UnsupportedOperation(f'{text}; take method="finite_difference", which needs none.')
+    return error

@@ -1,0 +1,142 @@
+"""Convolutions that the CPU's library does slowly, done another way: below autograd, so the model runs as it is."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["KernelSwap"]
+
+FOURIER_SIDE = 15
+"""Depthwise kernels at least this long on both sides are run backward by FFT."""
+FEW_CHANNELS = 4
+"""A convolution of at most so many input channels is run backward as a matrix product, folded back into an image."""
+
+SMALL_BATCH = 4
+FOLDED_SIDE = 5
+"""Below so many images, a kernel of shorter sides costs less than its detour."""
+
+UNFOLDABLE = ("attention", "rnn", "gru", "lstm")
+"""Operations whose way back has no batched form."""
+
+
+class KernelSwap(TorchDispatchMode):
+    r"""Runs convolutions in the fastest exact way known here, forward and backward, and watches sizes.
+
+    - *Depthwise with a channel multiplier above 1*: each channel is repeated, so that the multiplier is 1.
+    - *Large depthwise kernels*: backward by FFT, \(\partial x = F^{-1}(F(g) F(w))\). Never forward: rounding would
+      break the ties of a max-pool on flat background.
+    - *Few input channels*: \(\partial x = \text{fold}(W^T g)\).
+
+    Only on a CPU and only for gradients by the input; everything else passes through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
+        """Bytes of the largest tensor that an operation returned; views apart."""
+        self.swapped: set[str] = set()
+        """What was, or on the way back would be, done another way."""
+        self.swapped_in_batches: set[str] = set()
+        """The same, from `SMALL_BATCH` images on."""
+        self.is_foldable = True
+        """Whether a further axis of cotangents costs nothing beyond arithmetic."""
+        self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            result: Any = self._forward(*args)
+        elif func is torch.ops.aten.convolution_backward.default and args[-1][0] and not any(args[-1][1:]):
+            result = self._backward(args)
+        else:
+            result = func(*args, **(kwargs or {}))
+        self.is_foldable &= not any(word in str(func) for word in UNFOLDABLE)
+        if isinstance(result, Tensor) and not getattr(func, "is_view", False):
+            self.largest = max(self.largest, result.numel() * result.element_size())
+        return result
+
+    def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        way = _way(x, weight, rest[1:])
+        if way is not None and (way != "few_channels" or min(weight.shape[2:]) >= FOLDED_SIDE):
+            self.swapped.add(way)
+        elif way is not None:
+            self.swapped_in_batches.add(way)
+        multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
+        if way in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
+            return torch.ops.aten.convolution(x.repeat_interleave(multiplier, 1), weight, *rest[:-1], len(weight))
+        return torch.ops.aten.convolution(x, weight, *rest)
+
+    def _backward(self, args: Any) -> tuple[Tensor, None, None]:
+        gradient, x, weight, _, *rest = args
+        way = _way(x, weight, rest[:-1])
+        if way == "fourier":
+            return self._by_fourier(gradient, x, weight, rest[1]), None, None
+        if way == "multiplier":
+            return _by_repetition(gradient, x, weight, rest), None, None
+        if way == "few_channels" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
+            return _by_folding(gradient, x, weight, rest), None, None
+        result: tuple[Tensor, None, None] = torch.ops.aten.convolution_backward(*args)
+        return result
+
+    def _by_fourier(self, gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
+        full = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
+        sides = [_fast_size(size) for size in full]
+        key = (weight.data_ptr(), *sides)
+        if key not in self._spectra:
+            spectrum = torch.fft.rfft2(weight[:, 0], sides)
+            self._spectra[key] = (weight, spectrum)  # the weight too, so that its place in memory stays its own
+        spectrum = torch.fft.rfft2(gradient, sides).mul_(self._spectra[key][1])
+        if x.shape[1] < gradient.shape[1]:
+            spectrum = spectrum.unflatten(1, (x.shape[1], -1)).sum(2)
+        image = torch.fft.irfft2(spectrum, sides)
+        rows, columns = (slice(pad, pad + size) for size, pad in zip(x.shape[2:], padding, strict=True))
+        return image[:, :, rows, columns]
+
+
+def _way(x: Tensor, weight: Tensor, settings: Any) -> str | None:
+    """How a convolution goes back, from shapes alone; `settings` are those of `aten.convolution` from the stride on."""
+    stride, _, dilation, is_transposed, _, groups = settings
+    if x.ndim != 4 or is_transposed or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return None
+    channels, area = x.shape[1], weight.shape[2] * weight.shape[3]
+    is_plain = set(stride) == {1} and set(dilation) == {1}
+    if groups == channels and is_plain and min(weight.shape[2:]) >= FOURIER_SIDE and weight.shape[2:] <= x.shape[2:]:
+        return "fourier"
+    if groups == channels > 1 and len(weight) > channels and is_plain:
+        return "multiplier"
+    if groups == 1 and channels <= FEW_CHANNELS and channels * area <= 3 * len(weight):
+        return "few_channels"
+    return None
+
+
+def _by_repetition(gradient: Tensor, x: Tensor, weight: Tensor, rest: list[Any]) -> Tensor:
+    stride, padding, dilation, _, output_padding, _, _ = rest
+    repeated = x.new_empty((len(x), len(weight), *x.shape[2:]))  # its values do not enter the gradient
+    settings = (stride, padding, dilation, False, output_padding, len(weight), [True, False, False])
+    separate, _, _ = torch.ops.aten.convolution_backward(gradient, repeated, weight, None, *settings)
+    return separate.unflatten(1, (x.shape[1], -1)).sum(2)
+
+
+def _by_folding(gradient: Tensor, x: Tensor, weight: Tensor, rest: list[Any]) -> Tensor:
+    stride, padding, dilation = rest[:3]
+    columns = weight.flatten(1).T @ gradient.flatten(2)
+    return F.fold(columns, x.shape[2:], weight.shape[2:], dilation, padding, stride)
+
+
+def _fast_size(size: int) -> int:
+    """The next even number without a prime factor above 5.
+
+    >>> _fast_size(275), _fast_size(147)
+    (288, 150)
+    """
+    size += size % 2
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2

@@ -1,0 +1,60 @@
+"""Singular values and vectors of each image's Jacobian."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.errors import ShapeError
+from pellucid.jacobian._jacobian import jacobian
+from pellucid.jacobian._problem import Model, Outputs
+
+__all__ = ["JacobianSpectrum", "jacobian_spectrum"]
+
+LARGEST_ENTRIES = 20_000_000
+"""Numbers of a Jacobian that are held at once in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianSpectrum:
+    r"""\(J = \sum_r s_r u_r v_r^T\) for each image."""
+
+    values: Float[Tensor, "batch rank"]
+    """Singular values, the largest first, in units of output per unit of input; the first is the spectral norm."""
+    left: Tensor
+    """(batch, rank, *outputs): which outputs move together; unit length."""
+    right: Tensor
+    """(batch, rank, *inputs): the input pattern that moves them; unit length. Signs are those for which the largest
+    entry of `left` is positive."""
+
+
+def jacobian_spectrum(
+    model: Model, x: Tensor, outputs: Outputs = None, *, count: int | None = None, chunk: int | None = None
+) -> JacobianSpectrum:
+    r"""The singular values and vectors of every image's Jacobian, or the `count` leading ones.
+
+    The first right vector is the change of the input, of unit length, that changes the outputs most: by \(s_1\).
+    Computed in float64 from J, chunk by chunk. Refuses what `jacobian` refuses; raises `ShapeError`
+    for a count below 1.
+
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> spectrum = jacobian_spectrum(layer, torch.rand(4, 3))
+    >>> torch.allclose(spectrum.values[0], torch.linalg.svdvals(layer.weight))
+    True
+    """
+    if count is not None and count < 1:
+        raise ShapeError(f"count is {count}; ask for at least one singular value.")
+    parts = []
+    size = max(1, jacobian(model, x[:1], outputs).numel())
+    for part in x.split(chunk or max(1, LARGEST_ENTRIES // size)):
+        full = jacobian(model, part, outputs, chunk=chunk)
+        shape = full.shape[1 : full.ndim - x.ndim + 1]
+        left, values, right = torch.linalg.svd(full.reshape(len(part), shape.numel(), -1).double(), full_matrices=False)
+        left, values, right = left[:, :, :count], values[:, :count], right[:, :count]
+        largest = left.gather(1, left.abs().argmax(1, keepdim=True))  # (batch, 1, rank)
+        sign = torch.where(largest < 0, -1.0, 1.0).to(left)
+        left = (left * sign).mT.unflatten(2, shape) if shape else (left * sign).mT.squeeze(2)
+        right = (right * sign.mT).unflatten(2, x.shape[1:])
+        parts.append([tensor.to(x) for tensor in (values, left, right)])
+    return JacobianSpectrum(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -1,0 +1,149 @@
+"""What a forward pass must not do if its derivative is to be right, seen while it runs and refused by name."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from pellucid.core.errors import UnsupportedOperation
+
+__all__ = ["PathWatch"]
+
+_DROPOUTS = {
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+}
+_WAY_OUT = 'or take method="finite_difference", which differentiates what the model computes.'
+
+
+class PathWatch(TorchFunctionMode):
+    """Follows the values that depend on the input, through one forward pass.
+
+    Raises `UnsupportedOperation` for batch statistics, for dropout that is on, and for values taken out as plain
+    numbers. Keeps a note on values that lost their gradient on the way (`detach`, `.data`, `no_grad`), which `check`
+    turns into an error where the output hangs on one: its derivative would be wrong without a word. Whole numbers and
+    booleans (a mask, a rank) are piecewise constant, and no loss.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+        self._lost: dict[int, tuple[Tensor, str, tuple[bool, int]]] = {}
+        # by id, which stays the tensor's own as long as it is kept here
+        self.last_without_gradient = ""
+        """The last operation that took a value with a gradient and returned one that can have none."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        _refuse_batch_effects(func, args, kwargs, self._model)
+        result = func(*args, **kwargs)
+        tensors = list(_tensors((args, kwargs)))
+        lost = next(filter(None, map(self._loss_of, tensors)), None)
+        if lost is not None or any(tensor.requires_grad for tensor in tensors):
+            if func in _EXITS and tensors[0].is_floating_point():
+                raise UnsupportedOperation(
+                    f"{_name_of(func)} takes a value that depends on the input out of the graph, and what is done with "
+                    f"it has no derivative; compute with tensors, {_WAY_OUT}"
+                )
+            self._note(func, result, lost)
+        return result
+
+    def _note(self, func: Callable[..., Any], result: Any, lost: str | None) -> None:
+        for value in _tensors(result):
+            if not value.is_floating_point():
+                self.last_without_gradient = _name_of(func)
+            elif lost is not None:
+                self._lost[id(value)] = (value, lost, _state(value))
+            elif not value.requires_grad and func not in _CONSTANT:
+                self._lost[id(value)] = (value, _name_of(func), _state(value))
+
+    def _loss_of(self, tensor: Tensor) -> str | None:
+        """What cost a value its gradient. What a user's own Function returns gets its gradient after it was made."""
+        _, name, before = self._lost.get(id(tensor), (None, None, None))
+        was_given_gradient = before == (False, tensor._version) and tensor.requires_grad
+        return None if was_given_gradient else name
+
+    def check(self, output: Tensor) -> None:
+        """Raise `UnsupportedOperation` where the output hangs on a value that lost its gradient, or has none."""
+        name = self._loss_of(output)
+        if name is not None:
+            raise UnsupportedOperation(
+                f"{name} cuts the output off from the input (wholly or in part), so its derivative would be wrong "
+                f"without a word; leave it out of the model, {_WAY_OUT}"
+            )
+        if not output.requires_grad:
+            raise UnsupportedOperation(
+                "the outputs carry no gradient to the input"
+                + (f": {self.last_without_gradient} has no derivative" if self.last_without_gradient else "")
+                + f"; the model must not detach, round to whole numbers or use no_grad, {_WAY_OUT}"
+            )
+
+
+_CONSTANT = {
+    torch.zeros_like,
+    torch.ones_like,
+    torch.empty_like,
+    torch.full_like,
+    torch.rand_like,
+    torch.randn_like,
+    torch.sign,
+    Tensor.sign,
+    Tensor.new_zeros,
+    Tensor.new_ones,
+    Tensor.new_full,
+    Tensor.new_empty,
+    Tensor.new_tensor,
+}
+"""What takes a tensor for its shape alone, or is constant in pieces."""
+
+
+_EXITS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy}
+"""What turns a tensor into plain numbers."""
+
+
+def _refuse_batch_effects(func: Callable[..., Any], args: Any, kwargs: Any, model: Any) -> None:
+    if func is F.batch_norm and (kwargs.get("training", args[5] if len(args) > 5 else False)):
+        names = [
+            f"{name} ({type(module).__name__})"
+            for name, module in (model.named_modules() if isinstance(model, nn.Module) else ())
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+        ]
+        where = ", ".join(names) or "called as a function"
+        raise UnsupportedOperation(
+            f"batch_norm with batch statistics makes each image depend on the others: {where}. "
+            "Keep running statistics (track_running_stats=True, training=False)."
+        )
+    if func in _DROPOUTS and kwargs.get("training", args[2] if len(args) > 2 else True):
+        share = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        if share:
+            raise UnsupportedOperation(
+                f"{_name_of(func)} is on although the model is in eval mode, so the outputs are random; "
+                "pass it training=self.training."
+            )
+
+
+def _state(tensor: Tensor) -> tuple[bool, int]:
+    return tensor.requires_grad, tensor._version
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    name = resolve_name(func) or getattr(func, "__name__", str(func))
+    return name.removesuffix(".__get__").replace("torch.Tensor.", "").replace("torch.nn.functional.", "")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, Iterable) and isinstance(value, tuple | list):
+        for entry in value:
+            yield from _tensors(entry)

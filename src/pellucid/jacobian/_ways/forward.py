@@ -1,0 +1,55 @@
+"""One tangent pass per input: for fewer inputs than outputs, such as a decoder of a short code."""
+
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from pellucid.jacobian._plan import Plan
+from pellucid.jacobian._ways._part import Part
+from pellucid.jacobian._ways.loop import loop
+
+__all__ = ["forward", "pays_forward"]
+
+
+def pays_forward(plan: Plan) -> bool:
+    """Where there are fewer inputs than wanted outputs."""
+    return plan.problem.input_count < len(plan.wanted)
+
+
+def forward(part: Part) -> int:
+    """J's columns: the n-th is the outputs' derivative along input n, all carried forward in one batch.
+
+    Where an operation has no forward derivative, the rows are computed backward instead.
+    """
+    problem, wanted = part.plan.problem, list(part.plan.wanted)
+    try:
+        with catch_warnings():
+            simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch.jit, on the first call
+            for number, leaf in enumerate(part.differentiated):
+                columns = vmap(lambda tangent, at=number: _tangent(part, at, tangent))(_directions(leaf))
+                part.rows[number].copy_(columns[:, :, wanted].movedim(0, -1).reshape(part.rows[number].shape))
+    except (NotImplementedError, RuntimeError):
+        return loop(part)
+    return problem.input_count
+
+
+def _tangent(part: Part, number: int, tangent: Tensor) -> Tensor:
+    """(batch, output): the outputs' derivative along one direction of one input."""
+    inputs = [leaf.detach() for leaf in part.leaves]
+    place = part.plan.problem.floats[number]
+
+    def call(moving: Tensor) -> Tensor:
+        here = [*inputs[:place], moving, *inputs[place + 1 :]]
+        return part.plan.problem.call(here).reshape(len(moving), -1)
+
+    derivative: Tensor = jvp(call, (inputs[place],), (tangent,))[1]
+    return derivative
+
+
+def _directions(leaf: Tensor) -> Tensor:
+    """(input, batch, *inputs): one for each input, the same for all images."""
+    count = leaf[0].numel()
+    unit = torch.eye(count, dtype=leaf.dtype, device=leaf.device).view(count, 1, *leaf.shape[1:])
+    return unit.expand(count, *leaf.shape)

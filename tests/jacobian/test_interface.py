@@ -1,0 +1,106 @@
+"""Inputs and outputs of every kind."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jacobian.models import reference, zoo
+from pellucid.core.errors import ShapeError, UnknownName
+from pellucid.jacobian import jacobian, jacobian_report
+
+X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+SQUARE = torch.diag_embed(2 * X)
+Pair = namedtuple("Pair", ["square", "cube"])
+
+
+@dataclass
+class Both:
+    square: Tensor
+    cube: Tensor
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda a, b: {"square": a, "cube": b}, Pair, Both], ids=["dict", "named", "dataclass"]
+)
+def test_one_of_several_outputs_is_named(kind: object) -> None:
+    def model(x: Tensor) -> object:
+        return kind(x**2, x**3)
+
+    torch.testing.assert_close(jacobian(model, X, "square"), SQUARE)
+    torch.testing.assert_close(jacobian(model, X, {"square": [2]}), SQUARE[:, [2]])
+    with pytest.raises(ShapeError, match="'square', 'cube'; name one"):
+        jacobian(model, X)
+    with pytest.raises(UnknownName, match="did you mean 'square'"):
+        jacobian(model, X, "squared")
+
+
+def test_entries_of_a_tuple_are_named_by_place() -> None:
+    torch.testing.assert_close(jacobian(lambda x: (x, x**2), X, "1"), SQUARE)
+    torch.testing.assert_close(jacobian(lambda x: (x**2,), X), SQUARE)
+    with pytest.raises(ShapeError, match="leave the name away"):
+        jacobian(lambda x: x, X, "1")
+    with pytest.raises(ShapeError, match="returned str"):
+        jacobian(lambda x: "no tensor", X)
+    with pytest.raises(ShapeError, match="name one"):
+        jacobian(lambda x: (x, x), X, {"0": None, "1": None})
+
+
+@pytest.mark.parametrize("method", ["auto", "loop", "folded", "forward", "cut"])
+def test_several_inputs(method: str) -> None:
+    other, which = torch.rand(4, 2), torch.arange(4)
+
+    def model(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return a.sum(1, keepdim=True) * b + c[:, None]
+
+    found = jacobian(model, (X, other, which), method=method)
+    assert found[2] is None
+    torch.testing.assert_close(found[0], other[:, :, None].expand(4, 2, 3))
+    torch.testing.assert_close(found[1], X.sum(1)[:, None, None] * torch.eye(2))
+    unused = jacobian(lambda a, b: a**2, (X, other), method=method)
+    assert not unused[1].any()
+
+
+def test_wrong_inputs_are_told() -> None:
+    with pytest.raises(ShapeError, match="one batch size"):
+        jacobian(lambda a, b: a, (X, X[:2]))
+    with pytest.raises(ShapeError, match="whole numbers"):
+        jacobian(lambda a: a, torch.arange(3)[:, None])
+    with pytest.raises(ShapeError, match="chunk is 0"):
+        jacobian(lambda a: a, X, chunk=0)
+    with pytest.raises(ShapeError, match="no image"):
+        jacobian(lambda a: a, X[:0])
+
+
+def test_a_function_keeps_the_inputs_dtype_and_a_module_has_its_own() -> None:
+    assert jacobian(torch.sin, X.double()).dtype == torch.float64
+    torch.testing.assert_close(jacobian(torch.sin, X.double()), torch.diag_embed(X.double().cos()))
+    assert jacobian(nn.Linear(3, 2), X.double()).dtype == torch.float64
+    assert jacobian(nn.Linear(3, 2).double(), X).dtype == torch.float32
+
+
+def test_bfloat16_on_request() -> None:
+    model = zoo()["mlp"].float()
+    images = torch.rand(3, 1, 6, 6)
+    exact = reference(model, images)
+    torch.testing.assert_close(jacobian(model.bfloat16(), images), exact, rtol=0.1, atol=0.05)
+    assert jacobian(model, images.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(jacobian(model.float(), images), exact, rtol=0.1, atol=0.05)
+
+
+def test_the_bound_method_of_a_module_is_run_in_eval_mode_too() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
+    assert torch.equal(jacobian(model.forward, X)[0], model[0].weight)
+    assert model.training
+
+
+def test_the_report_tells_what_it_cost() -> None:
+    model = zoo()["convolution"].float()
+    report = jacobian_report(model, torch.rand(5, 1, 6, 6), chunk=2)
+    assert (report.chunk, report.forwards, report.backwards) == (2, 4, 3)
+    assert report.seconds > 0
+    again = jacobian_report(model, torch.rand(1, 1, 6, 6), method="finite_difference")
+    assert (again.method, again.forwards, again.backwards) == ("finite_difference", 72, 0)

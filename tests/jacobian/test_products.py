@@ -1,0 +1,72 @@
+"""Products, spectrum and class means against the Jacobian itself."""
+
+import pytest
+import torch
+
+from jacobian.models import reference, zoo
+from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.jacobian import jacobian_class_means, jacobian_product, jacobian_spectrum, transposed_product
+
+X = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+NAMES = ["linear", "mlp", "convolution", "residual", "unflattened", "decoder", "strided"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_with_the_jacobian_and_its_transpose(name: str) -> None:
+    model = zoo()[name]
+    full = reference(model, X).reshape(6, -1, 36)
+    v, u = torch.randn_like(X), torch.randn_like(model(X)).detach()
+    expected = torch.einsum("bki,bi->bk", full, v.flatten(1))
+    torch.testing.assert_close(jacobian_product(model, X, v).flatten(1), expected, rtol=1e-9, atol=1e-12)
+    expected = torch.einsum("bki,bk->bi", full, u.flatten(1))
+    torch.testing.assert_close(transposed_product(model, X, u).flatten(1), expected, rtol=1e-9, atol=1e-12)
+    some = jacobian_product(model, X, v, [1, 0])
+    torch.testing.assert_close(some, torch.einsum("bki,bi->bk", full, v.flatten(1))[:, [1, 0]], rtol=1e-9, atol=1e-12)
+
+
+def test_products_refuse_what_does_not_fit() -> None:
+    model = zoo()["mlp"]
+    with pytest.raises(ShapeError, match="like x"):
+        jacobian_product(model, X, X[:2])
+    with pytest.raises(ShapeError, match="like the outputs"):
+        transposed_product(model, X, torch.ones(6, 3))
+    with pytest.raises(UnsupportedOperation, match="detach"):
+        transposed_product(lambda x: x * x.detach(), X, X)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_spectrum_rebuilds_the_jacobian(name: str) -> None:
+    model = zoo()[name]
+    found, full = jacobian_spectrum(model, X, chunk=4), reference(model, X)
+    rebuilt = torch.einsum("br,brk,bri->bki", found.values, found.left.flatten(2), found.right.flatten(2))
+    torch.testing.assert_close(rebuilt, full.reshape(6, -1, 36), rtol=1e-9, atol=1e-12)
+    assert found.left.shape[2:] == full.shape[1:-3]
+    leading = jacobian_spectrum(model, X, count=1)
+    torch.testing.assert_close(leading.values, found.values[:, :1])
+    moved = jacobian_product(model, X, leading.right[:, 0]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(moved, leading.values[:, 0])
+    with pytest.raises(ShapeError, match="count is 0"):
+        jacobian_spectrum(model, X, count=0)
+
+
+def test_a_scalar_output_has_one_singular_value() -> None:
+    found = jacobian_spectrum(lambda x: (x**2).sum((1, 2, 3)), X)
+    torch.testing.assert_close(found.values[:, 0], 2 * X.flatten(1).norm(dim=1))
+    assert found.left.shape == (6, 1)
+
+
+def test_class_means_in_one_streaming_pass() -> None:
+    model, labels = zoo()["convolution"], torch.tensor([0, 2, 2, 0, 2, 0])
+    batches = [(X[:4], labels[:4]), (X[:0], labels[:0]), (X[4:], labels[4:])]
+    found, full = jacobian_class_means(model, iter(batches), classes=3), reference(model, X)
+    assert found.counts.tolist() == [3, 0, 3]
+    torch.testing.assert_close(found.means[0], full[labels == 0].abs().mean(0))
+    torch.testing.assert_close(found.means[2], full[labels == 2].abs().mean(0))
+    assert bool(found.means[1].isnan().all())
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.spectral_norms, torch.linalg.matrix_norm(full.flatten(2), 2))
+    torch.testing.assert_close(found.frobenius_norms, torch.linalg.matrix_norm(full.flatten(2)))
+    with pytest.raises(ShapeError, match="no image"):
+        jacobian_class_means(model, [], classes=3)
+    with pytest.raises(ShapeError, match="classes is 2"):
+        jacobian_class_means(model, batches, classes=2)

@@ -1,0 +1,138 @@
+"""Jacobians on disk: whole, resumable at every fault point, and never of another model or other images."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pellucid
+from pellucid.artifacts import _atomic, chunked_array
+from pellucid.artifacts.chunked_array import ChunkedArray
+from pellucid.core.errors import SaveError, ShapeError
+
+X = torch.rand(11, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4))
+
+
+def loader(size: int = 4) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, torch.zeros(len(X))), batch_size=size)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_holds_every_jacobian_in_order(tmp_path: Path) -> None:
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    expected = pellucid.jacobian(network(), X).numpy()
+    np.testing.assert_allclose(ChunkedArray.open(folder), expected, atol=1e-6)
+    header = json.loads((folder / ".zarray").read_text())
+    assert header["shape"] == [11, 4, 1, 5, 5]
+    assert header["chunks"] == [3, 4, 1, 5, 5]
+    first = np.frombuffer((folder / "0.0.0.0.0").read_bytes(), header["dtype"]).reshape(header["chunks"])
+    np.testing.assert_allclose(first, expected[:3], atol=1e-6)
+
+
+def test_any_zarr_reader_opens_it(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed; the format is checked by hand above")
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    np.testing.assert_array_equal(zarr.open(str(folder), mode="r")[:], ChunkedArray.open(folder))
+
+
+def test_the_loaders_batches_do_not_matter(tmp_path: Path) -> None:
+    folders = [pellucid.jacobian_to_disk(network(), loader(n), tmp_path / str(n), chunk=3) for n in (1, 4, 11)]
+    assert contents(folders[0]) == contents(folders[1]) == contents(folders[2])
+
+
+@pytest.mark.parametrize("fault", range(1, 16))
+def test_goes_on_after_a_fault_at_any_write(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "whole", chunk=3))
+    writes = 0
+
+    def failing(write: Any) -> Any:
+        def count_and_write(path: Path, content: Any) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == fault:
+                raise KeyboardInterrupt
+            write(path, content)
+
+        return count_and_write
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunked_array, "write_bytes", failing(_atomic.write_bytes))
+        patch.setattr(chunked_array, "write_json", failing(_atomic.write_json))
+        with pytest.raises(KeyboardInterrupt):
+            pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    if (tmp_path / "maps" / ".zarray").is_file():
+        shown = ChunkedArray.open(tmp_path / "maps")
+        np.testing.assert_allclose(shown, pellucid.jacobian(network(), X).numpy()[: len(shown)], atol=1e-6)
+    assert contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)) == expected
+
+
+def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    (tmp_path / ".marks" / "2").unlink()
+    from pellucid import jacobian_store
+
+    sizes: list[int] = []
+    compute = jacobian_store.jacobian
+
+    def counting(model: nn.Module, x: torch.Tensor, **named: Any) -> torch.Tensor:
+        sizes.append(len(x))
+        return compute(model, x, **named)
+
+    monkeypatch.setattr(jacobian_store, "jacobian", counting)
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert sizes == [1, 3]  # the shape of one, and the missing chunk
+
+
+def test_a_full_disk_is_told_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_atomic.os, "fsync", full)
+        with pytest.raises(SaveError, match="disk is full.*the same call goes on"):
+            pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert not list(tmp_path.rglob("*.tmp"))
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    np.testing.assert_allclose(ChunkedArray.open(folder), pellucid.jacobian(network(), X).numpy(), atol=1e-6)
+
+
+def test_another_model_other_images_another_folder(tmp_path: Path) -> None:
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    with pytest.raises(SaveError, match="another model"):
+        pellucid.jacobian_to_disk(network(1), loader(), tmp_path / "maps", chunk=3)
+    with pytest.raises(SaveError, match="another chunks"):
+        pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=4)
+    with pytest.raises(SaveError, match="images of chunk 0 are not"):
+        pellucid.jacobian_to_disk(network(), [X.flip(0)], tmp_path / "maps", chunk=3)
+    with pytest.raises(ShapeError, match="no images"):
+        pellucid.jacobian_to_disk(network(), [], tmp_path / "none")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    with pytest.raises(SaveError, match="something else"):
+        pellucid.jacobian_to_disk(network(), loader(), tmp_path / "thesis")
+    with pytest.raises(SaveError, match="no array"):
+        ChunkedArray.open(tmp_path / "thesis")
+
+
+def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
+    folder = pellucid.jacobian_to_disk(network().bfloat16(), [X.bfloat16()], tmp_path)
+    assert ChunkedArray.open(folder).dtype == np.float32
