@@ -293,10 +293,6 @@ def test_the_list_tells_what_each_answers() -> None:
     assert {name for name, method in listed.items() if method.family == "control"} == set(CONTROLS)
 
 
-# Faults that these tests found; each mark goes with its fault.
-
-
-@pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError), reason="x is not shielded from the model")
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "smoothgrad", "lrp.epsilon", "deeplift", "input"])
 def test_images_survive_a_model_that_begins_in_place(name) -> None:
     model, images = nn.Sequential(nn.ReLU(inplace=True), *network()).eval(), some() - 0.5
@@ -305,14 +301,12 @@ def test_images_survive_a_model_that_begins_in_place(name) -> None:
     assert torch.equal(images, pixels)
 
 
-@pytest.mark.xfail(strict=True, raises=PellucidError, reason="allows a residual of 0 where the promised sum is 0")
 def test_deeplift_of_a_black_image_is_next_to_nothing() -> None:
     for scale in (0, 1e-12):
         relevance = ready("deeplift", network()).analyze(some() * scale, 1)
         assert relevance.abs().max() < 1e-11
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's own error comes out")
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift"])
 def test_images_of_another_dtype_than_the_model_are_told_by_name(name) -> None:
     with pytest.raises(PellucidError, match="float32"):

@@ -91,7 +91,9 @@ def test_no_images() -> None:
 
 @pytest.mark.parametrize("target", [-1, 3])
 def test_a_target_that_is_no_class_is_told(target: int) -> None:
-    with pytest.raises(ShapeError, match=rf"\(1, 3\) for 1 images and targets from {target}"):
+    with pytest.raises(
+        ShapeError, match=rf"target has classes {target}…{target}, and the model has 3; give indices from 0 to 2"
+    ):
         gradient(network(), IMAGES[:1], torch.tensor([target]))
 
 

@@ -16,7 +16,7 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Score, Target
 from pellucid.core.errors import ConfigError, ShapeError
-from pellucid.engine.freezing import frozen
+from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, unwrap
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.recorder import BatchMixed
@@ -127,7 +127,7 @@ class Analyzer:
         self._check_count(request, x)
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
         self._subject.begin()
-        with _explaining(self.model) as model:
+        with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)
             parts = [
                 self._attribute(x.detach()[start : start + size], request.part(start, start + size), is_certified)
@@ -186,6 +186,19 @@ class Analyzer:
             details=outcome.details,
             notes=outcome.notes,
         )
+
+
+@contextmanager
+def _told_apart(x: Tensor, model: nn.Module) -> Iterator[None]:
+    """Where torch complains of types and images and model have different ones, say which."""
+    try:
+        yield
+    except RuntimeError as error:
+        if x.dtype != dtype_of(model) and "type" in str(error):
+            raise ShapeError(
+                f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the model's type ({error})."
+            ) from error
+        raise
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.composites import Composite
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
@@ -38,12 +38,14 @@ class Subject:
     def logits(self, images: Tensor) -> Tensor:
         """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
         with _PlainPass() as watch:
-            logits = choose_output(self.model(images), self.output)
+            logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
         if watch.last is not None and watch.last[1] is logits:
             if not self.unwrap_softmax:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
+        if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            raise ModelError("the logits carry no gradient to the images; the model must not detach or use no_grad.")
         return logits
 
     def propagate(

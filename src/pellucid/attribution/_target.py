@@ -59,6 +59,8 @@ class Target:
             raise ShapeError(
                 f"the target function returns {came} for {len(logits)} images; return one number per image."
             )
+        if logits.requires_grad and not scores.requires_grad:
+            raise ShapeError("the target function's scores carry no gradient to the logits; it must not detach them.")
         return scores
 
     def slope(self, logits: Tensor) -> Tensor:

@@ -50,7 +50,11 @@ class DeepLift(Attribution):
         return outcome
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
-        """1e-4 · max(|f(x) − f(x₀)|, Σ|R| / 10) in float32, 1e-9 of it in float64."""
+        """1e-4 · max(|f(x) − f(x₀)|, Σ|R| / 10, |f(x)| / 100) in float32, 1e-9 of it in float64.
+
+        The last one is what rounding leaves where image and baseline are nearly the same.
+        """
         assert outcome.promised is not None
         size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
+        size = torch.maximum(size, outcome.logits.abs().amax(1) / 100)
         return size * (1e-9 if size.dtype == torch.float64 else 1e-4)

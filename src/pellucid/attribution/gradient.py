@@ -5,30 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.core.types import Images, Targets
-from pellucid.engine.freezing import frozen
 
 VARIANTS = ("gradient", "gradient.baseline")
-
-
-def gradient(model: nn.Module, images: Images, targets: Targets) -> Images:
-    """∂ logit / ∂ pixel of each image's target class, in logits per unit of pixel, like `images`.
-
-    The model is run in eval mode and handed back as it came.
-
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> gradient(model, torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])).shape
-    torch.Size([2, 1, 2, 2])
-    """
-    with frozen(model), torch.enable_grad():
-        return slopes(Subject(model), images, Target(targets)).relevance
 
 
 def slopes(subject: Subject, images: Tensor, target: Target) -> Outcome:
