@@ -1,4 +1,4 @@
-"""The gradient: against central differences and captum; the function `gradient`, which other parts call."""
+"""The gradient: against central differences and captum."""
 
 import captum.attr
 import pytest
@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.attribution.gradient import gradient
+from pellucid.attribution.gradient import Gradient
 from pellucid.core.errors import ModelError, ShapeError
-from pellucid.engine import chunks
+
+
+def gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return create_analyzer("gradient", model).analyze(images, targets)
 
 
 def network() -> nn.Module:
@@ -45,8 +48,8 @@ TARGETS = torch.tensor([0, 1, 2, 1, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_central_differences(dtype: torch.dtype) -> None:
     expected = central_differences(network(), IMAGES, TARGETS)
-    found = gradient(network().to(dtype), IMAGES, TARGETS)
-    assert found.dtype == torch.float32
+    found = gradient(network().to(dtype), IMAGES.to(dtype), TARGETS)
+    assert found.dtype == dtype
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -79,21 +82,20 @@ def test_a_batch_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -
     model = network().double()
     whole = gradient(model, IMAGES.double(), TARGETS)
     alone = torch.cat([gradient(model, IMAGES[[i]].double(), TARGETS[[i]]) for i in range(5)])
-    monkeypatch.setattr(chunks, "LARGEST_TENSOR_BYTES", 2 * 2 * 6 * 6 * 8)
+    monkeypatch.setattr(Gradient, "images_at_once", 2)
     chunked = gradient(model, IMAGES.double(), TARGETS)
     torch.testing.assert_close(whole, alone, rtol=0, atol=1e-14)
     torch.testing.assert_close(whole, chunked, rtol=0, atol=1e-14)
 
 
 def test_no_images() -> None:
-    assert gradient(network(), IMAGES[:0], TARGETS[:0]).shape == (0, 2, 6, 6)
+    with pytest.raises(ShapeError, match=r"the images are \(0, 2, 6, 6\)"):
+        gradient(network(), IMAGES[:0], TARGETS[:0])
 
 
 @pytest.mark.parametrize("target", [-1, 3])
 def test_a_target_that_is_no_class_is_told(target: int) -> None:
-    with pytest.raises(
-        ShapeError, match=rf"target has classes {target}…{target}, and the model has 3; give indices from 0 to 2"
-    ):
+    with pytest.raises(ShapeError, match=rf"target has classes {target}…{target}, and the model has 3"):
         gradient(network(), IMAGES[:1], torch.tensor([target]))
 
 

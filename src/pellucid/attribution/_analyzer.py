@@ -196,7 +196,7 @@ def _told_apart(x: Tensor, model: nn.Module) -> Iterator[None]:
     except RuntimeError as error:
         if x.dtype != dtype_of(model) and "type" in str(error):
             raise ShapeError(
-                f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the model's type ({error})."
+                f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the same type ({error})."
             ) from error
         raise
 
