@@ -24,11 +24,13 @@ RUNNER = Path(__file__).parents[2] / "runner.py"
 SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1".split()
 
 
-def torchrun(*arguments, processes=2):
+def torchrun(*arguments, processes=2, folder=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RUNNER), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+    )
 
 
 def finish(process, seconds=180):
@@ -157,6 +159,21 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_can_go_on(rank, tmp_path):
     wait_for_lines(save / "metrics.jsonl", lines + 2)
     process.send_signal(signal.SIGINT)
     finish(process)
+
+
+def test_a_hook_that_fails_ends_all_with_the_same_code_once_the_training_is_done(tmp_path):
+    (tmp_path / "nets_of_test.py").write_text(
+        "from torch import nn\n"
+        "def net(classes): return nn.Sequential(nn.Conv2d(1, classes, 28), nn.Flatten())  # no linear layer\n"
+    )
+    arguments = (*SMALL, "--epochs", 1, "--model", "nets_of_test:net", "--hooks", "projector,confusion_matrix")
+    code, out, err = finish(torchrun(*arguments, "--save", tmp_path / "save", folder=tmp_path))
+    assert code == 1
+    assert out.count("hook projector failed at epoch 1") == 1
+    assert len(re.findall(r"exitcode  : 1", err)) == 2
+    record = read_json(tmp_path / "save/run.json")
+    assert record["status"] == "finished"
+    assert [failed["epoch"] for failed in read_json(tmp_path / "save/manifest.json")["failures"]] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training: values by hand, and a state that goes on as if it had never stopped."""
 
+import itertools
 import math
 import signal
 
@@ -85,7 +86,7 @@ def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
     list(epochs)
 
     optimizer = torch.optim.AdamW(reference.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS, pct_start=0.3)
     for images, labels in batches(data)(1, 0):
         optimizer.zero_grad()
         chances = torch.log_softmax(reference(images), dim=1)
@@ -94,6 +95,18 @@ def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
         schedule.step()
     for trained, expected in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(trained, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("epochs", range(1, 25))
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_schedule_works_for_any_number_of_steps(data, epochs, steps):
+    recipe = Recipe(epochs=epochs, steps_per_epoch=steps, learning_rate=0.05)
+
+    def few(epoch, first_step):
+        return itertools.islice(batches(data)(epoch, first_step), steps)
+
+    rates = [epoch.learning_rate for epoch in train(network(), data, few, recipe, device=CPU)]
+    assert all(0 < rate <= 0.05 for rate in rates)
 
 
 def test_best_is_by_validation_accuracy_then_loss(data):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.engine.composites import Composite, override
-from pellucid.engine.tape import Rule
 
 __all__ = ["Backward", "Relevance"]
 
@@ -54,7 +53,7 @@ class Relevance(Backward):
     family: ClassVar[str] = "relevance"
     promises: ClassVar[frozenset[str]] = COMPLETE
 
-    rules: Mapping[str, Rule] = field(default_factory=dict, kw_only=True)
+    rules: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Rules of your own, which come first: by kind of operation (`convolution`), for the layers that see the image
     (`first`), or by a pattern for module names (`features.*`)."""
 

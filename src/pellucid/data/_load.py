@@ -64,8 +64,10 @@ def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
     if source == FUNCTION:
         return request.argument, load_function(request), None
     if source != AUTO:
-        where = Path(request.argument).expanduser().resolve()  # a run can be resumed from another folder
-        return f"{source}:{where}" if request.argument else source, DATASETS[source](request), None
+        name = f"{source}:{request.argument}" if request.argument else source
+        if source == "folder":  # in full, so that a run can be resumed from another folder
+            name = f"folder:{Path(request.argument).expanduser().resolve()}"
+        return name, DATASETS[source](request), None
     try:
         return "mnist", DATASETS["mnist"](request), None
     except MirrorsFailed as failure:

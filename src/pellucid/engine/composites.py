@@ -7,6 +7,7 @@ operations, for the first layers (those that see the image), and for modules by 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.engine.passing import Carry, Deconvnet, Derivative, Guided, Pass, SoftmaxTaylor, Split
@@ -64,7 +65,7 @@ def rule_of(composite: Composite, node: Node) -> Rule:
     )
 
 
-def override(composite: Composite, rules: Mapping[str, Rule]) -> Composite:
+def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
     """`composite` with rules of the user's own before it.
 
     A key is a kind of operation (`convolution`), `first` (the kernel layers that see the image), or a pattern for

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class Node:
         return f"{self.operation} in {self.path!r}" if self.path else f"{self.operation} in the model itself"
 
 
-Rule = Callable[[Any, Tensor, Any], Relevances]
+Rule = Callable[..., Relevances]
 """(node, relevance of its output, account or None) to the relevance of each of its inputs."""
 
 

@@ -114,7 +114,8 @@ class _Trainer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
         steps = recipe.epochs * recipe.steps_per_epoch
-        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=WARM_UP_SHARE)
+        warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # torch divides by zero where it is one step exactly
+        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=warm_up)
         self.parallel = self.world.parallel(model)
         self.best = Score(loss=float("inf"), accuracy=-1.0)
 
