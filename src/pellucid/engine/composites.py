@@ -74,7 +74,7 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
     return (*(step for key, rule in rules.items() for step in _user_steps(key, rule)), *composite)
 
 
-def _user_steps(key: str, rule: Rule) -> Composite:
+def _user_steps(key: str, rule: Any) -> Composite:
     if not callable(rule):
         raise ConfigError(
             f"the rule for {key!r} is {rule!r}; give one of pellucid.engine.rules, such as Epsilon(1e-6)."
