@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from jacobian.models import reference, zoo
-from pellucid.jacobian import METHODS, jacobian, jacobian_report
+from pellucid.jacobian import jacobian, jacobian_report
+from pellucid.jacobian._jacobian import METHODS
 from pellucid.jacobian._ways import WAYS
 
 IMAGES = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -12,6 +12,7 @@ from pellucid.engine.composites import Composite
 from pellucid.engine.rules import ZPlus
 
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
+"""The names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("deep_taylor")

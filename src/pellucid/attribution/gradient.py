@@ -14,6 +14,7 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 
 VARIANTS = ("gradient", "gradient.baseline")
+"""The names registered here; the registry reads them without importing this file."""
 
 
 def slopes(subject: Subject, images: Tensor, target: Target) -> Outcome:

@@ -19,6 +19,7 @@ from pellucid.attribution.gradient import baseline_like
 from pellucid.core.errors import ConfigError
 
 Quadrature = Literal["gauss_legendre", "trapezoid"]
+"""Where the points of the path lie, and what they weigh."""
 
 
 @METHODS.register("integrated_gradients")

@@ -31,6 +31,7 @@ VARIANTS = (
     "lrp.z_box",
     "lrp.z_plus",
 )
+"""The names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("lrp.z")

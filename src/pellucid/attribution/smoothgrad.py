@@ -15,6 +15,7 @@ from pellucid.attribution._target import Target
 from pellucid.core.seeding import generator
 
 VARIANTS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
+"""The names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("smoothgrad")

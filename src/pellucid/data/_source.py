@@ -39,3 +39,4 @@ class RawData:
 
 
 Source: TypeAlias = Callable[[Request], RawData]
+"""What `DATASETS` registers: from what is asked for to the raw images."""

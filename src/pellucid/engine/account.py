@@ -12,6 +12,7 @@ __all__ = ["ABSORBERS", "Account"]
 
 Absorber = Literal["bias", "stabiliser", "constant"]
 ABSORBERS: tuple[Absorber, ...] = ("bias", "stabiliser", "constant")
+"""What takes a share of the logit that no pixel gets."""
 
 
 class Account:

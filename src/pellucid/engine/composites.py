@@ -30,6 +30,7 @@ KINDS = (
     "scale",
     "softmax",
 )
+"""The kinds of operations that a rule can be chosen for."""
 KERNELS = ("convolution", "dense")
 NORMALISATIONS = ("add", "batch_norm", "scale")
 """What a normalisation of the image inside a model is made of."""
@@ -52,6 +53,7 @@ class Step:
 
 
 Composite = tuple[Step, ...]
+"""Steps in order: the first that fits an operation gives its rule."""
 
 
 def rule_of(composite: Composite, node: Node) -> Rule:

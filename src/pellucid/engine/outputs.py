@@ -16,6 +16,7 @@ SOFTMAX_AT_THE_END = (
     "the model ends in a softmax, whose outputs compete with one another and say little of what speaks for a class; "
     "pass unwrap_softmax=True to explain the logits before it, or hand over the model without the softmax."
 )
+"""What a user reads whose model ends in a softmax."""
 
 
 def choose_output(outputs: Any, chooser: Chooser) -> Tensor:

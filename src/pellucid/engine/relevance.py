@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine import operations
 from pellucid.engine.account import Account
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.folding import fold_batch_norms
@@ -18,8 +18,6 @@ from pellucid.engine.recorder import Recorder
 from pellucid.engine.tape import Node, Rule, Tape
 
 __all__ = ["Propagation", "propagate", "record"]
-
-assert operations.OPERATIONS.names()  # importing the operations fills the table
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,11 @@ from typing import Any
 from pellucid.jacobian._augment import Augmented, augment
 from pellucid.jacobian._check import JacobianCheck, check_jacobian
 from pellucid.jacobian._class_means import ClassMeans, jacobian_class_means
-from pellucid.jacobian._jacobian import METHODS, JacobianReport, jacobian, jacobian_report
+from pellucid.jacobian._jacobian import JacobianReport, jacobian, jacobian_report
 from pellucid.jacobian._products import jacobian_product, transposed_product
 from pellucid.jacobian._spectrum import JacobianSpectrum, jacobian_spectrum
 
 __all__ = [
-    "METHODS",
     "Augmented",
     "ClassMeans",
     "JacobianCheck",

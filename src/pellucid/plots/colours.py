@@ -6,8 +6,12 @@ from matplotlib.colors import Colormap, Normalize, hsv_to_rgb
 
 __all__ = ["INK", "PALE", "WRONG", "class_colours", "scale_limit", "signed_norm", "signed_palette"]
 
-INK, PALE, WRONG = "#1b1f24", "#6b7280", "#c2410c"
-"""Text: plain, secondary, and about an error."""
+INK = "#1b1f24"
+"""Plain text."""
+PALE = "#6b7280"
+"""Secondary text."""
+WRONG = "#c2410c"
+"""What is about an error."""
 
 SHOWN_SHARE = 0.998
 """The share of the values that a signed scale shows unclipped: a few extreme ones would leave the rest pale."""

@@ -2,10 +2,9 @@
 
 from pellucid.engine.operations import attention, elementwise, kernels, moves, norms, pooling, queries, sums
 from pellucid.engine.operations.elementwise import register_elementwise
-from pellucid.engine.table import OPERATIONS, operation
+from pellucid.engine.table import operation
 
 __all__ = [
-    "OPERATIONS",
     "attention",
     "elementwise",
     "kernels",
