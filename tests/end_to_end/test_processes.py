@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interrupts import heed
 
 import pellucid
 from pellucid.cli import main
@@ -29,7 +30,7 @@ def torchrun(*arguments, processes=2, folder=None):
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RUNNER), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder, preexec_fn=heed
     )
 
 
@@ -107,7 +108,7 @@ def test_one_process_goes_on_where_two_stopped(two, tmp_path):
     reached = read_json(save / "run.json")
     assert reached["status"] in ("interrupted", "running", "failed")
     lines = len((save / "metrics.jsonl").read_text().splitlines())
-    process = subprocess.Popen([sys.executable, str(RUNNER), "--resume", "--save", str(save)])
+    process = subprocess.Popen([sys.executable, str(RUNNER), "--resume", "--save", str(save)], preexec_fn=heed)
     wait_for_lines(save / "metrics.jsonl", lines + 1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from comparing import assert_equal_runs
+from interrupts import heed
 
 from pellucid.artifacts import _atomic, store, tensorboard
 from pellucid.cli import main
@@ -241,7 +242,8 @@ def test_data_that_changed_cannot_be_resumed(tmp_path, monkeypatch, capsys):
 def start(*arguments):
     """The program as a process of its own, killed as a whole."""
     command = [sys.executable, "-m", "pellucid", "run", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=os.environ, preexec_fn=heed, **output)
 
 
 def wait_for(path, seconds=60):
