@@ -3,9 +3,9 @@
 import sys
 
 try:
-    from pellucid.cli import main
+    from pellucid.cli import leave, main
 except ModuleNotFoundError as error:
     sys.exit(f"{error}. Install pellucid and what it needs first, in this folder: pip install -e .")
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    leave(main(["run", *sys.argv[1:]]))

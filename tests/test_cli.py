@@ -1,5 +1,6 @@
 """The command: names are checked before torch is loaded, and errors have their exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -75,3 +76,16 @@ def test_errors_become_exit_codes(error, code, message, tmp_path, monkeypatch, c
     for log in logs:
         assert "ZeroDivisionError: a/0" in log.read_text()
     assert bool(logs) == ("unexpected" in message)
+
+
+@pytest.mark.parametrize(("processes", "ended"), [("1", "torn down\n"), ("2", "")])
+def test_one_process_of_several_leaves_without_taking_the_interpreter_apart(processes, ended):
+    code = "import atexit\nfrom pellucid.cli import leave\natexit.register(print, 'torn down')\nprint('said')\nleave(3)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"WORLD_SIZE": processes},
+    )
+    assert (done.returncode, done.stdout) == (3, "said\n" + ended)

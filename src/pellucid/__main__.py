@@ -1,8 +1,6 @@
 """`python -m pellucid` is the `pellucid` command."""
 
-import sys
-
-from pellucid.cli import main
+from pellucid.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -7,7 +7,7 @@ import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 from rich.table import Table
@@ -20,7 +20,7 @@ from pellucid.data._spec import check_spec as check_dataset
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
 
-__all__ = ["main"]
+__all__ = ["entry", "leave", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted.")
         return 130
+
+
+def entry() -> NoReturn:
+    """The `pellucid` command of the shell."""
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One process of several ends at once, without taking the interpreter apart: the threads of gloo may still hold
+    tensors then, and abort the process when they give them back to an interpreter that is no longer there.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

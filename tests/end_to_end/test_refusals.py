@@ -29,7 +29,7 @@ def earlier(run_program, tmp_path):
     [
         (("--classes", "3,eleven"), "no class 'eleven'"),
         (("--classes", "10"), "no class '10'"),
-        (("--embedding-layer", "head"), "no layer 'head'; The names are: 0, 1, 2"),
+        (("--embedding-layer", "head"), "no layer 'head'. The names are: 0, 1, 2"),
         (("--dataset", "folder:absent"), "absent"),
         (("--dataset", "absent_module:data"), "cannot be imported"),
         (("--dataset", "mnist"), "127.0.0.1:9"),

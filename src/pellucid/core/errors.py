@@ -42,8 +42,8 @@ class UnknownName(ConfigError, KeyError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
         near = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
-        super().__init__(f"there is no {kind} {name!r}; {hint}The names are: {', '.join(known) or '(none)'}.")
+        hint = f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else "."
+        super().__init__(f"there is no {kind} {name!r}{hint} The names are: {', '.join(known) or '(none)'}.")
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would print the message in quotes
