@@ -64,6 +64,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
     """What can be settled before the data is there."""
     earlier = store.run() if config.resume else {}
     if config.resume:
+        store.check_whole()
         _refuse_changes(earlier, config)
     if config.training.batch_size % world.size:
         raise ConfigError(

@@ -170,6 +170,9 @@ def test_a_move_that_was_cut_short_goes_on_into_the_same_folder(store, monkeypat
         patch.setattr(Path, "rename", cut)
         with pytest.raises(KeyboardInterrupt):
             store.move_previous_run()
+    with pytest.raises(SaveError, match="was stopped on the way; move what lies there back"):
+        store.check_whole()
     store.move_previous_run()
+    store.check_whole()
     (home,) = (store.folder / "previous").iterdir()
     assert sorted(path.name for path in home.iterdir()) == ["metrics.jsonl", "models", "run.json"]

@@ -181,12 +181,7 @@ class Store:
         present = [name for name in MOVED_ASIDE if (self.folder / name).exists()]
         if not present:
             return None
-        try:
-            started = str(self.run().get("timing", {}).get("started", "unknown"))
-        except SaveError:
-            started = "unknown"
-        home = self.folder / "previous"
-        target = _free_for(present, home / (re.sub(r"[^0-9A-Za-z]+", "-", started).strip("-") or "unknown"))
+        target = _free_for(present, self._place_aside())
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name in present:  # on one disk: renames, so nothing is copied and nothing can be lost
@@ -194,6 +189,23 @@ class Store:
         except OSError as error:
             raise SaveError(f"the earlier run in {self.folder} cannot be moved to {target}: {error}.") from error
         return target
+
+    def check_whole(self) -> None:
+        """Raise `SaveError` where a move of this run to `previous/` was cut short, so that a part of it lies there."""
+        aside = self._place_aside()
+        if aside.is_dir() and not (aside / "run.json").exists():
+            raise SaveError(
+                f"a newer run began to move this one to {aside} and was stopped on the way; move what lies there back "
+                f"to {self.folder} to resume it, or start anew without --resume."
+            )
+
+    def _place_aside(self) -> Path:
+        """`previous/` and the start time of the run that is here."""
+        try:
+            started = str(self.run().get("timing", {}).get("started", "unknown"))
+        except SaveError:
+            started = "unknown"
+        return self.folder / "previous" / (re.sub(r"[^0-9A-Za-z]+", "-", started).strip("-") or "unknown")
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[str, int, str, str]:
