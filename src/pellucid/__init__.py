@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
+    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
     from pellucid.jacobian import (
         augment,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analyzer",
+    "Contrast",
     "Explanation",
     "Method",
     "Run",
@@ -41,6 +42,7 @@ __all__ = [
 
 _HOMES = {
     "Analyzer": "pellucid.attribution",
+    "Contrast": "pellucid.attribution",
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",

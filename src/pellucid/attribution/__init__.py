@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
     from pellucid.attribution._explanation import Explanation
     from pellucid.attribution._method import Attribution, Method, methods
+    from pellucid.attribution._target import Contrast
 
 __all__ = [
     "METHODS",
     "Analyzer",
     "Attribution",
+    "Contrast",
     "Explanation",
     "Method",
     "check_method",
@@ -45,6 +47,7 @@ _HOMES = {
     "Attribution": "_method",
     "Method": "_method",
     "methods": "_method",
+    "Contrast": "_target",
 }
 
 

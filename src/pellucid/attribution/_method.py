@@ -1,6 +1,6 @@
 """What every method is: frozen knobs and one verb."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -41,6 +41,15 @@ class Attribution:
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         """Relevance for one batch; the books are only kept with `is_certified`."""
         raise NotImplementedError
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
+        """One outcome per target, for `target="all"`: a method that can share work between targets does it here.
+
+        Each outcome's `evaluations` count what it cost beyond those before it.
+        """
+        return [self.attribute(subject, images, target, is_certified=is_certified) for target in targets]
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
         """(batch,): 1e-4 · max(|promised|, Σ|R| / 100) in float32, 1e-9 · max(|promised|, Σ|R|) in float64."""
