@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
+    from pellucid.fitted_store import load_fitted, save_fitted
     from pellucid.jacobian import (
         augment,
         check_jacobian,
@@ -35,8 +36,10 @@ __all__ = [
     "jacobian_report",
     "jacobian_spectrum",
     "jacobian_to_disk",
+    "load_fitted",
     "load_run",
     "methods",
+    "save_fitted",
     "transposed_product",
 ]
 
@@ -54,8 +57,10 @@ _HOMES = {
     "jacobian_report": "pellucid.jacobian",
     "jacobian_spectrum": "pellucid.jacobian",
     "jacobian_to_disk": "pellucid.jacobian_store",
+    "load_fitted": "pellucid.fitted_store",
     "load_run": "pellucid.runs",
     "methods": "pellucid.attribution",
+    "save_fitted": "pellucid.fitted_store",
     "transposed_product": "pellucid.jacobian",
 }
 """Where each public name lives; it is imported when it is first used."""

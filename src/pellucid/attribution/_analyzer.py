@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pellucid.attribution import METHODS
 from pellucid.attribution._aliases import ALIASES
 from pellucid.attribution._explanation import AmplificationWarning, Explanation, Outcome
-from pellucid.attribution._method import Attribution
+from pellucid.attribution._method import Attribution, FittedState
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request, Target
 from pellucid.core.errors import ConfigError, ShapeError
@@ -125,10 +125,23 @@ class Analyzer:
         return explanation
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
-        """Let the method learn from batches of images (or of tuples that begin with them)."""
+        """Let the method learn from batches of images (or of tuples that begin with them), in one pass over them."""
+        self._subject.begin()
         with _explaining(self.model) as model:
             check_model(model)
             self.method = self.method.fitted(self._subject, loader)
+        return self
+
+    def state(self) -> FittedState:
+        """What `fit` learned, for `pellucid.save_fitted`."""
+        if not self.method.is_ready:
+            raise ConfigError(f"the method {self.name!r} has learned nothing yet; call fit(loader) first.")
+        return self.method.state()
+
+    def restore(self, state: FittedState) -> "Analyzer":
+        """Take over what `fit` learned before; refused where it belongs to another method, or to other weights."""
+        self._subject.begin()
+        self.method = self.method.restored(self._subject, state)
         return self
 
     def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:

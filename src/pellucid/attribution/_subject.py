@@ -11,10 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.composites import Composite
+from pellucid.engine.fingerprint import fingerprint
+from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate_each, record
+from pellucid.engine.tape import Tape
 from pellucid.engine.windows import fast_max_pool
 
 __all__ = ["Subject"]
@@ -30,10 +33,12 @@ class Subject:
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _is_compared: bool = False
+    _fingerprint: str | None = None
 
     def begin(self) -> None:
-        """A new call: its first images are to be compared with a plain pass."""
+        """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
+        self._fingerprint = None
 
     def logits(self, images: Tensor) -> Tensor:
         """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
@@ -80,6 +85,20 @@ class Subject:
         )
         self.compare(images, results[0].logits)
         return results
+
+    def follow(self, images: Tensor) -> Tape:
+        """The tape of one forward pass, batch-norms folded, after the guards have seen the first image."""
+        self.guard(images)
+        tape = record(self.model, images, output=self.output, unwrap_softmax=self.unwrap_softmax)
+        fold_batch_norms(tape)
+        self.compare(images, tape.logits)
+        return tape
+
+    def fingerprint(self) -> str:
+        """Of the model's weights as they are in this call."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.model)
+        return self._fingerprint
 
     def guard(self, images: Tensor) -> None:
         """Once per kind of input: follow one image below the functions, where side branches would hide."""

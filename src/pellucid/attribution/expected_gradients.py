@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution
+from pellucid.attribution._method import Attribution, FittedState, images_in
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
@@ -46,13 +46,21 @@ class ExpectedGradients(Attribution):
 
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> Attribution:
         kept: list[Tensor] = []
-        for batch in loader:
-            kept.append((batch if isinstance(batch, Tensor) else batch[0]).detach())
+        for images in images_in(loader):
+            kept.append(images)
             if sum(map(len, kept)) >= self.keep:
                 break
         if not kept:
             raise ConfigError("the loader that expected_gradients was fitted on is empty; give at least one batch.")
         return replace(self, references=torch.cat(kept)[: self.keep])
+
+    def state(self) -> FittedState:
+        assert self.references is not None
+        return FittedState("expected_gradients", {"references": self.references}, {})
+
+    def restored(self, subject: Subject, state: FittedState) -> Attribution:
+        state.check_kind("expected_gradients")
+        return replace(self, references=state.tensors["references"])
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
