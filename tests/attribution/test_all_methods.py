@@ -359,7 +359,11 @@ def test_the_list_tells_what_each_answers() -> None:
         assert method.family in ("gradient", "backward", "relevance", "control")
         assert method.answers.strip()
         assert method.promises <= {"complete", "class_specific", "deterministic"}
-    assert {name for name, method in listed.items() if method.needs_fit} == {"expected_gradients"}
+    assert {name for name, method in listed.items() if method.needs_fit} == {
+        "expected_gradients",
+        "pattern.attribution",
+        "pattern.net",
+    }
     assert {name for name, method in listed.items() if method.family == "control"} == set(CONTROLS)
 
 
