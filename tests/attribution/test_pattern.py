@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer, load_fitted, save_fitted
 from pellucid.core.errors import ConfigError, SaveError, ShapeError, UnsupportedOperation
+from pellucid.data._source import Request
+from pellucid.data.digits import digits
 
 NAMES = ("pattern.net", "pattern.attribution")
 random = torch.Generator().manual_seed(0)
@@ -52,13 +54,13 @@ def test_the_pattern_recovers_the_signal_and_the_gradient_does_not() -> None:
 # ── the estimators ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def directly(x: Tensor, w: Tensor, z: Tensor, is_positive: bool) -> Tensor:
-    """x (place, input) of one unit, its weight and outputs: the paper's formulas as they stand."""
-    y = x @ w
-    chosen = z > 0 if is_positive else torch.ones_like(z, dtype=torch.bool)
-    mean_xy = (x * y[:, None])[chosen].mean(0)
-    covariance = mean_xy - x[chosen].mean(0) * y.mean()
-    return covariance / (w @ covariance) if is_positive else covariance / y.var(correction=0)
+def directly(x: Tensor, y: Tensor, is_positive: bool) -> Tensor:
+    """x (place, input) and output y of one unit: the formulas as they stand."""
+    chosen = y > 0 if is_positive else torch.ones_like(y, dtype=torch.bool)
+    covariance = (x * y[:, None])[chosen].mean(0) - x[chosen].mean(0) * y.mean()
+    if not is_positive:
+        return covariance / y.var(correction=0)
+    return covariance / (y[chosen].square().mean() - y[chosen].mean() * y.mean())
 
 
 LAYERS = [
@@ -100,26 +102,37 @@ def test_each_estimator_is_its_formula(place, estimator) -> None:
     z = (z if isinstance(layer, nn.Linear) else z.movedim(1, -1)).reshape(-1, len(layer.bias))
     flat = isinstance(layer, nn.Linear)
     for unit, seen in enumerate(patches(layer, x)):
-        w = (layer.weight[unit] if flat else layer.weight.flatten()).detach()
         own = slice(None) if flat else seen.abs().sum(0) > 0
         if estimator == "two_component" and not (z[:, unit] > 0).any():
             assert not (pattern[unit] if flat else pattern.flatten()[own]).any()
             continue
-        expected = directly(seen[:, own], w[own], z[:, unit], estimator == "two_component")
+        expected = directly(seen[:, own], z[:, unit], estimator == "two_component")
         ours = pattern[unit] if flat else pattern.flatten()[own]
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_patterns_are_normalised_and_independent_of_the_batches(network, images) -> None:
+@pytest.mark.parametrize("estimator", ["linear", "two_component"])
+def test_without_biases_the_pattern_is_the_paper_s(estimator) -> None:
+    """a = (E₊[xy] − E₊[x] E[y]) / wᵀ(E₊[xy] − E₊[x] E[y])."""
+    layer, x = nn.Linear(6, 4, bias=False).double(), normal(80, 6) + 0.3
+    (pattern,) = patterns_of(nn.Sequential(layer, nn.ReLU()), [x], estimator)
+    for w, a in zip(layer.weight.detach(), pattern, strict=True):
+        y = x @ w
+        chosen = y > 0 if estimator == "two_component" else y > -torch.inf
+        covariance = (x * y[:, None])[chosen].mean(0) - x[chosen].mean(0) * y.mean()
+        torch.testing.assert_close(a, covariance / (w @ covariance))
+
+
+def test_patterns_are_independent_of_the_batches(network, images) -> None:
     data = torch.rand(70, 1, 10, 10, generator=random).double()
     whole = patterns_of(network, [data])
     parts = patterns_of(network, [(part, None) for part in data.split(9)])
-    weights = [network[place].weight.detach() for place in (0, 3, 6, 8)]
-    for one, other, weight in zip(whole, parts, weights, strict=True):
-        assert one.shape == weight.shape
+    for one, other, place in zip(whole, parts, (0, 3, 6, 8), strict=True):
+        assert one.shape == network[place].weight.shape
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
-        along = (one * weight).flatten(1).sum(1)
-        torch.testing.assert_close(along[along != 0], torch.ones_like(along[along != 0]))
+    backwards = patterns_of(network, list(data.flip(0).split(32)))
+    for one, other in zip(whole, backwards, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
 def test_float32_sums_keep_their_digits() -> None:
@@ -242,6 +255,45 @@ def test_constant_images_have_no_pattern() -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     for data in (torch.zeros(40, 6), torch.full((40, 6), 0.3)):
         assert not any(pattern.any() for pattern in patterns_of(model, [data[:13], data[13:]]))
+
+
+def test_on_digits_the_maps_show_the_strokes_of_their_class(tmp_path) -> None:
+    torch.manual_seed(0)
+    train = digits(Request(tmp_path)).train
+    x, labels = train.floats(), train.labels
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 5, stride=3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 64, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    )
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(120):
+        some = torch.randint(len(x), (64,), generator=random)
+        optimiser.zero_grad()
+        F.cross_entropy(model(x[some]), labels[some]).backward()
+        optimiser.step()
+    model.eval()
+    assert (model(x[:200]).argmax(1) == labels[:200]).float().mean() > 0.9
+    shown = x[:40]
+
+    def likeness(maps: Tensor) -> float:
+        return float(F.cosine_similarity(maps.flatten(1), shown.flatten(1)).mean())
+
+    gradient = likeness(create_analyzer("gradient", model).analyze(shown))
+    for name in NAMES:
+        analyzer = create_analyzer(name, model).fit(x[:1000].split(100))
+        maps = analyzer.analyze(shown)
+        assert bool(maps.isfinite().all())
+        assert likeness(maps) > 2 * max(gradient, 0.1)
+        every = analyzer.analyze(shown, "all").flatten(2)
+        apart = (every[:, :, None] - every[:, None]).abs().amax(-1) + torch.eye(10) * 1e9
+        assert float(apart.min()) > 1e-3 * float(every.abs().amax(2).median())
+        reordered = create_analyzer(name, model).fit(x[:1000].flip(0).split(64)).analyze(shown)
+        torch.testing.assert_close(reordered, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
 # ── what is refused, saved and loaded ────────────────────────────────────────────────────────────────────────────────

@@ -49,8 +49,11 @@ class PatternNet(Attribution):
 
     Starts with the explained logit. Rectifiers, pooling and sums use the derivative; a batch-norm belongs to the layer
     before it, and elsewhere, as any multiplication with a constant w, has the pattern 1/w. A module that is used twice
-    has two patterns, one per use. `fit` must see images first, best those of the training. No sum is promised.
-    Networks with other operations (layer norm, products, attention, softmax) are refused.
+    has two patterns, one per use. Each of many units estimates the signal by itself, and all are summed: the map's
+    shape says where the signal is, its size says nothing, and no sum is promised.
+
+    `fit` must see images first, best those of the training. Networks with other operations (layer norm, products,
+    attention, softmax) are refused.
     """
 
     family: ClassVar[str] = "backward"

@@ -2,7 +2,7 @@
 
 A unit computes y = wᵀx + b from x = s + d, a signal s that its output is about, and a distractor d that w has to filter
 out. w is orthogonal to the distractor, not along the signal; the pattern a is along the signal: s is estimated as
-a·wᵀx (Kindermans et al., 2018). Averages run over images, and over all places where a convolution looks.
+a·y (Kindermans et al., 2018). Averages run over images, and over all places where a convolution looks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -94,44 +94,46 @@ class PatternSums:
         self.is_rectified = is_rectified
         """Whether a rectifier follows, so that the units are looked at where they are positive."""
         self.shape = node.weight.shape if node.weight is not None else torch.Size()
-        self._shift = _per_unit(node, node.z.double()) / _places(node)
+        self._shift = _per_unit(node, node.z) / _places(node)
         self._count = 0
         self._y = torch.zeros_like(self._shift)
         self._yy = torch.zeros_like(self._shift)
+        self._z = torch.zeros_like(self._shift)
+        self._zy = torch.zeros_like(self._shift)
         self._x: Tensor | float = 0.0
         self._xy: Tensor | float = 0.0
 
     def add(self, node: Affine) -> None:
         """Enter one batch."""
         assert node.weight is not None
-        shifted = node.z - node.map.broadcast(self._shift.to(node.z))
+        y = node.z - node.map.broadcast(self._shift.to(node.z))
         mask = (node.z > 0).to(node.z.dtype) if self.is_rectified else torch.ones_like(node.z)
-        by_x, by_xy = _weight_gradients(node, (mask, shifted * mask))
-        self._x = self._x + rows_of(node, by_x).double()
-        self._xy = self._xy + rows_of(node, by_xy).double()
+        masked_y = y * mask
+        self._x = self._x + rows_of(node, _weight_gradient(node, mask)).double()
+        self._xy = self._xy + rows_of(node, _weight_gradient(node, masked_y)).double()
         self._count += _places(node)
-        self._y += _per_unit(node, shifted.double())
-        self._yy += _per_unit(node, shifted.double().square())
+        self._y += _per_unit(node, y)
+        self._yy += _per_unit(node, y * y)
+        self._z += _per_unit(node, node.z * mask)
+        self._zy += _per_unit(node, node.z * masked_y)
 
     def pattern(self, node: Affine) -> Tensor:
-        """The pattern of each unit, like the weight: a with wᵀa = 1, and 0 where a unit has none.
+        """The pattern of each unit, like the weight; 0 where a unit has none.
 
-        linear: a = cov[x, y] / var[y]. two_component, where a rectifier follows:
-        a = (E₊[xy] − E₊[x] E[y]) / wᵀ(…), with E₊ over the places where the unit is positive. A unit that is never
-        positive, or never varies, has no pattern.
+        linear: a = cov[x, y] / var[y], with wᵀa = 1. two_component, where a rectifier follows:
+        a = (E₊[xy] − E₊[x] E[y]) / (E₊[y²] − E₊[y] E[y]), with E₊ over the places where y > 0. Without a bias the
+        denominator is wᵀ times the numerator, as in the paper; with one, only this form stays positive. A unit that is
+        never positive, or never varies, has no pattern.
         """
         assert node.weight is not None
         assert isinstance(self._x, Tensor)
         assert isinstance(self._xy, Tensor)
-        weight = rows_of(node, node.weight).double()
         mean = self._y / self._count
-        signal = self._xy - self._x * mean[:, None]
-        along = (weight * signal).sum(1)
+        signal, size = self._xy - self._x * mean[:, None], self._zy - self._z * mean
         tiny = 1e-12 if node.weight.dtype == torch.float64 else 1e-5
         deviation = (self._yy / self._count - mean.square()).clamp(min=0).sqrt()
-        is_dead = deviation <= tiny * ((self._yy / self._count).sqrt() + self._shift.abs())
-        is_dead |= along.abs() <= tiny * (weight * signal).abs().sum(1)
-        pattern = torch.where(is_dead[:, None], 0.0, signal / along[:, None])
+        is_dead = (deviation <= tiny * ((self._yy / self._count).sqrt() + self._shift.abs())) | (size <= 0)
+        pattern = torch.where(is_dead[:, None], 0.0, signal / size[:, None])
         return weight_of(node, pattern).to(node.weight.dtype)
 
 
@@ -159,12 +161,17 @@ def _is_rectified(slot: int, followers: dict[int, list[Node]]) -> bool:
     )
 
 
-def _weight_gradients(node: Affine, cotangents: Sequence[Tensor]) -> list[Tensor]:
-    assert node.weight is not None
-    with torch.enable_grad():
-        leaf = node.weight.detach().requires_grad_()
-        output = node.map.apply(node.x, leaf)
-        return [torch.autograd.grad(output, leaf, cotangent, retain_graph=True)[0] for cotangent in cotangents]
+def _weight_gradient(node: Affine, cotangent: Tensor) -> Tensor:
+    """Σ patch · cotangent over all places, like the weight."""
+    if isinstance(node.map, Dense):
+        return cotangent.flatten(0, -2).t() @ node.x.flatten(0, -2)
+    assert isinstance(node.map, Convolution)
+    how = (node.map.stride, node.map.padding, node.map.dilation)
+    which = (node.map.transposed, node.map.output_padding, node.map.groups)
+    answer = torch.ops.aten.convolution_backward(
+        cotangent, node.x, node.weight, None, *how, *which, [False, True, False]
+    )
+    return answer[1]
 
 
 def _unit_axis(node: Affine) -> int:
@@ -172,8 +179,8 @@ def _unit_axis(node: Affine) -> int:
 
 
 def _per_unit(node: Affine, values: Tensor) -> Tensor:
-    """Values like the output, summed over everything but the units."""
-    return values.movedim(_unit_axis(node), -1).flatten(0, -2).sum(0)
+    """Values like the output, summed over everything but the units, in float64."""
+    return values.sum([axis for axis in range(values.ndim) if axis != _unit_axis(node)], dtype=torch.float64)
 
 
 def _places(node: Affine) -> int:
