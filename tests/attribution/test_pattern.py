@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pellucid import create_analyzer, load_fitted, save_fitted
-from pellucid.core.errors import ConfigError, SaveError, ShapeError, UnsupportedOperation
+from pellucid import create_analyzer
+from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 from pellucid.data._source import Request
 from pellucid.data.digits import digits
 
@@ -296,7 +296,7 @@ def test_on_digits_the_maps_show_the_strokes_of_their_class(tmp_path) -> None:
         torch.testing.assert_close(reordered, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
-# ── what is refused, saved and loaded ────────────────────────────────────────────────────────────────────────────────
+# ── what is refused ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_what_patterns_are_not_defined_for_is_refused_by_name() -> None:
@@ -314,47 +314,6 @@ def test_what_patterns_are_not_defined_for_is_refused_by_name() -> None:
         create_analyzer("pattern.net", nn.Linear(3, 2)).fit([])
     with pytest.raises(ShapeError, match="the loader yields .*uint8"):
         create_analyzer("pattern.net", nn.Linear(3, 2)).fit([torch.zeros(2, 3, dtype=torch.uint8)])
-
-
-def test_fitted_patterns_are_saved_and_other_weights_refused(network, images, tmp_path) -> None:
-    data = torch.rand(40, 1, 10, 10, generator=random).double()
-    fitted = create_analyzer("pattern.attribution", network).fit([data])
-    path = save_fitted(fitted, tmp_path / "folder" / "patterns.safetensors")
-    loaded = load_fitted(create_analyzer("pattern.attribution", network), path)
-    assert torch.equal(loaded.analyze(images), fitted.analyze(images))
-    assert list(loaded.method.patterns.tensors) == list(fitted.method.patterns.tensors)
-    load_fitted(create_analyzer("pattern.net", network), path).analyze(images)  # the same patterns
-    first = path.read_bytes()
-    assert save_fitted(loaded, path).read_bytes() == first
-
-    torch.manual_seed(1)
-    other = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), *network[1:])
-    with pytest.raises(ConfigError, match=r"belong to other weights .*fingerprints [0-9a-f]{12}… and [0-9a-f]{12}…"):
-        load_fitted(create_analyzer("pattern.net", other.double()), path)
-    with pytest.raises(ConfigError, match="learned with estimator='two_component'"):
-        load_fitted(create_analyzer("pattern.net", network, estimator="linear"), path)
-    with pytest.raises(ConfigError, match="'pattern'.*expected 'expected_gradients'"):
-        load_fitted(create_analyzer("expected_gradients", network), path)
-    with pytest.raises(ConfigError, match="learns nothing from data"):
-        load_fitted(create_analyzer("gradient", network), path)
-    with pytest.raises(ConfigError, match="learns nothing from data"):
-        save_fitted(create_analyzer("gradient", network), path)
-    with pytest.raises(ConfigError, match=r"call fit\(loader\) first"):
-        save_fitted(create_analyzer("pattern.net", network), path)
-    assert path.read_bytes() == first
-    with pytest.raises(SaveError, match="cannot be read"):
-        load_fitted(create_analyzer("pattern.net", network), tmp_path / "absent")
-    for damaged in (b"", first[:200], b"\xff" * 300):
-        path.write_bytes(damaged)
-        with pytest.raises(SaveError, match="is damaged, or no safetensors file"):
-            load_fitted(create_analyzer("pattern.net", network), path)
-
-
-def test_references_of_expected_gradients_are_saved_too(network, images, tmp_path) -> None:
-    fitted = create_analyzer("expected_gradients", network, samples=3).fit([images])
-    path = save_fitted(fitted, tmp_path / "references.safetensors")
-    loaded = load_fitted(create_analyzer("expected_gradients", network, samples=3), path)
-    assert torch.equal(loaded.analyze(images), fitted.analyze(images))
 
 
 def test_weights_that_change_after_the_fit_are_noticed(images) -> None:
