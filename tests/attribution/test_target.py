@@ -184,6 +184,30 @@ def test_a_residual_of_one_class_is_named(network, images) -> None:
         explanation.check()
 
 
+class Mixed(nn.Module):
+    """Lays its images end to end on the way, so that the engine runs them one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(100, 6).double(), nn.Linear(6, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.first(x.flatten(1)).reshape(1, -1).relu()
+        return self.last(wide.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "pattern.attribution"])
+def test_targets_of_images_run_one_by_one(images, name) -> None:
+    mixed, plain = Mixed(), Mixed()
+    plain.forward = lambda x: plain.last(plain.first(x.flatten(1)).relu())  # type: ignore[method-assign]
+    ours, theirs = create_analyzer(name, mixed), create_analyzer(name, plain)
+    if ours.method.needs_fit:
+        ours.fit([images]), theirs.fit([images])
+    for target in ("all", Contrast([0, 1, 2, 0], [2, 2, 1, 1]), [2, 1, 0, 1], None):
+        torch.testing.assert_close(ours.analyze(images, target), theirs.analyze(images, target))
+
+
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "guided_backprop", "lrp.gamma"])
 def test_the_forward_pass_is_shared_by_all_classes(network, images, name) -> None:
     few = {"smoothgrad": {"samples": 4}, "integrated_gradients": {"steps": 6}}.get(name, {})
