@@ -29,6 +29,8 @@ GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
     "rules": ROOT / "docs" / "rules.md",
+    "targets": ROOT / "docs" / "targets.md",
+    "patterns": ROOT / "docs" / "patterns.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "dependencies": ROOT / "docs" / "dependencies.md",

@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
+    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
+    from pellucid.fitted_store import load_fitted, save_fitted
     from pellucid.jacobian import (
         augment,
         check_jacobian,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analyzer",
+    "Contrast",
     "Explanation",
     "Method",
     "Run",
@@ -34,13 +36,16 @@ __all__ = [
     "jacobian_report",
     "jacobian_spectrum",
     "jacobian_to_disk",
+    "load_fitted",
     "load_run",
     "methods",
+    "save_fitted",
     "transposed_product",
 ]
 
 _HOMES = {
     "Analyzer": "pellucid.attribution",
+    "Contrast": "pellucid.attribution",
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",
@@ -52,8 +57,10 @@ _HOMES = {
     "jacobian_report": "pellucid.jacobian",
     "jacobian_spectrum": "pellucid.jacobian",
     "jacobian_to_disk": "pellucid.jacobian_store",
+    "load_fitted": "pellucid.fitted_store",
     "load_run": "pellucid.runs",
     "methods": "pellucid.attribution",
+    "save_fitted": "pellucid.fitted_store",
     "transposed_product": "pellucid.jacobian",
 }
 """Where each public name lives; it is imported when it is first used."""

@@ -194,6 +194,7 @@ def _scene(session: Session, epoch: int, logits: Tensor) -> Scene:
         chosen_classes=session.classes,
         methods=tuple(name.strip() for name in methods.split(",")) if methods else None,
         embedding_layer=session.embedding_layer,
+        train=session.data.train,
     )
 
 

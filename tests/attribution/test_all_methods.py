@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pellucid
-from pellucid import create_analyzer
+from pellucid import Contrast, create_analyzer
 from pellucid.attribution import METHODS, Analyzer, check_method, methods
 from pellucid.attribution._aliases import ALIASES
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnknownName
@@ -173,6 +173,73 @@ def test_every_kind_of_target_means_the_same(name) -> None:
 
 
 @every_method
+def test_a_list_of_classes_is_the_tensor_also_over_the_chunk_size(name) -> None:
+    model, images = network(), some(METHODS[name].images_at_once + 2)
+    targets = torch.arange(len(images)) % 3
+    analyzer = ready(name, model)
+    assert torch.equal(analyzer.analyze(images, targets.tolist()), analyzer.analyze(images, targets))
+
+
+@every_method
+def test_all_classes_at_once_are_the_stack_of_single_ones(name) -> None:
+    model, images = network(), some()
+    analyzer = ready(name, model)
+    together = analyzer.explain(images, "all")
+    alone = [analyzer.explain(images, target) for target in range(3)]
+    assert torch.equal(analyzer.analyze(images, "all"), together.relevance)
+    assert torch.equal(together.target, torch.tensor([[0, 1, 2]] * 3))
+    assert torch.equal(together.logits, alone[0].logits)
+    assert together.evaluations.shape == (3,)
+    assert (together.evaluations <= sum(one.evaluations for one in alone)).all()
+    for quantity in ("relevance", "expected", "residual", "amplification", "allowed"):
+        expected = [getattr(one, quantity) for one in alone]
+        if expected[0] is None:
+            assert getattr(together, quantity) is None
+        else:
+            close(getattr(together, quantity), torch.stack(expected, 1))
+    for quantity in ("absorbed", "absorbed_by", "details"):
+        for key, values in getattr(together, quantity).items():
+            close(values, torch.stack([getattr(one, quantity)[key] for one in alone], 1))
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12 * float(theirs.double().abs().max()) + 1e-13)
+
+
+@every_method
+def test_a_contrast_is_the_difference_wherever_the_way_back_is_linear(name) -> None:
+    model, images = network(), some()
+    analyzer, others = ready(name, model), torch.tensor([0, 0, 2])
+    if name.startswith("deep_taylor"):
+        with pytest.raises(ConfigError, match="deep_taylor explains what speaks for an output"):
+            analyzer.analyze(images, Contrast(1, others))
+        return
+    explanation = analyzer.explain(images, Contrast(1, others))
+    assert explanation.target.tolist() == [1, 1, 1]
+    assert explanation.details["against"].tolist() == others.tolist()
+    if name in NOT_LINEAR:
+        assert explanation.relevance.shape == images.shape
+        return
+    own, other = analyzer.explain(images, 1), analyzer.explain(images, others)
+    close(explanation.relevance, own.relevance - other.relevance)
+    if explanation.expected is not None:
+        close(explanation.expected, own.expected - other.expected)
+        close(explanation.residual, own.residual - other.residual)
+
+
+NOT_LINEAR = {
+    *CONTROLS,
+    "deconvnet",
+    "guided_backprop",
+    "sensitivity",
+    "simple_taylor",
+    "smoothgrad.squared",
+    "smoothgrad.variance",
+}
+"""Methods whose map of a difference is not the difference of two maps."""
+
+
+@every_method
 def test_what_does_not_fit_is_told_by_name(name) -> None:
     images = some()
     analyzer = ready(name, network())
@@ -180,12 +247,15 @@ def test_what_does_not_fit_is_told_by_name(name) -> None:
         (3, "indices from 0 to 2"),
         (-1, "indices from 0 to 2"),
         (torch.tensor([0, 1]), "2 entries for 3 images"),
+        ([0, 1], "2 entries for 3 images"),
         (torch.tensor([[0], [1], [2]]), "one class index"),
         (torch.tensor([0.0, 1.0, 2.0]), "torch.float32 for 3 images"),
         (torch.tensor([True, False, True]), "torch.bool for 3 images"),
     ):
         with pytest.raises(ShapeError, match=told):
             analyzer.analyze(images, target)
+    with pytest.raises(ConfigError, match="knows no names of classes.*Contrast.*classes.index"):
+        analyzer.analyze(images, "cat")
     for wrong in (images[:0], images.long(), images[0, 0, 0]):
         with pytest.raises(ShapeError, match="expected a batch of floats"):
             analyzer.analyze(wrong)
@@ -289,7 +359,11 @@ def test_the_list_tells_what_each_answers() -> None:
         assert method.family in ("gradient", "backward", "relevance", "control")
         assert method.answers.strip()
         assert method.promises <= {"complete", "class_specific", "deterministic"}
-    assert {name for name, method in listed.items() if method.needs_fit} == {"expected_gradients"}
+    assert {name for name, method in listed.items() if method.needs_fit} == {
+        "expected_gradients",
+        "pattern.attribution",
+        "pattern.net",
+    }
     assert {name for name, method in listed.items() if method.family == "control"} == set(CONTROLS)
 
 

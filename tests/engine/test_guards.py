@@ -218,8 +218,8 @@ def test_one_of_several_outputs_is_chosen(images) -> None:
     expected = create_analyzer("lrp.epsilon", bare).analyze(images)
     for output in ("logits", lambda outputs: outputs["logits"]):
         torch.testing.assert_close(create_analyzer("lrp.epsilon", pair, output=output).analyze(images), expected)
-    with pytest.raises(ShapeError, match="one row of logits"):
-        create_analyzer("lrp.epsilon", pair, output="other").analyze(images)
+    with pytest.raises(ShapeError, match="expected outputs for each image"):
+        create_analyzer("lrp.epsilon", pair, output=lambda outputs: outputs["other"].sum()).analyze(images)
 
 
 def test_a_compiled_submodule_is_followed(images) -> None:

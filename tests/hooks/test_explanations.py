@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,3 +68,19 @@ def test_a_method_that_does_not_apply_is_named_and_the_others_are_shown(make_sce
     assert set(artifact.numbers["refused"]) == {"lrp.epsilon"}
     with pytest.raises(PellucidError, match="no method applies to this model"):
         list(Explanations().run(make_scene(model=Detached(), methods=("lrp.epsilon",))))
+
+
+def test_a_method_that_learns_is_fitted_on_training_images(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pellucid.hooks._hook.FITTED_IMAGES", 40)
+    methods = ("gradient", "pattern.attribution", "expected_gradients")
+    scene = make_scene(count=90, methods=methods)
+    train = scene.test[list(range(80))]
+    (artifact,) = Explanations().run(replace(scene, train=train))
+    assert artifact.numbers["methods"] == list(methods)
+    fitted = create_analyzer("pattern.attribution", scene.model).fit([train.floats(list(range(0, 80, 2)))])
+    numbers = artifact.numbers
+    expected = fitted.analyze(scene.test.floats(numbers["indices"]), torch.tensor(numbers["targets"]))
+    np.testing.assert_allclose(artifact.arrays["pattern.attribution"], expected.numpy(), rtol=1e-4, atol=1e-6)
+    (without,) = Explanations().run(scene)
+    assert set(without.numbers["refused"]) == {"pattern.attribution", "expected_gradients"}
+    assert "learns from data" in without.numbers["refused"]["pattern.attribution"]

@@ -1,14 +1,17 @@
-"""A model's weights as safetensors: nothing is unpickled, and equal weights give equal bytes."""
+"""Weights and other tensors as safetensors: nothing is unpickled, and equal tensors give equal bytes."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pellucid.artifacts._atomic import write_bytes
 from pellucid.core.errors import SaveError
 
-__all__ = ["pack_weights", "unpack_weights"]
+__all__ = ["load_tensors", "pack_weights", "save_tensors", "unpack_weights"]
 
 
 def pack_weights(model: nn.Module) -> bytes:
@@ -23,3 +26,27 @@ def unpack_weights(content: bytes) -> Mapping[str, Tensor]:
         return safetensors.torch.load(content)
     except SafetensorError as error:
         raise SaveError(f"the file of weights is damaged ({error}); train again.") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors by name to a file, whole or not at all, with facts about them in its header.
+
+    Raises `WriteError` where that fails.
+    """
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header = {"facts": json.dumps(facts, sort_keys=True)}  # one entry: safetensors writes several in any order
+    write_bytes(path, safetensors.torch.save(plain, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, sorted by name, and the facts; raises `SaveError` where it is absent or damaged."""
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header.get("__metadata__", {}).get("facts", "{}"))
+    except OSError as error:
+        raise SaveError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, ValueError) as error:
+        raise SaveError(f"{path} is damaged, or no safetensors file ({error}).") from error
+    return {key: tensors[key] for key in sorted(tensors)}, facts

@@ -12,13 +12,16 @@ from pellucid.core.registry import Registry
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
     from pellucid.attribution._explanation import Explanation
-    from pellucid.attribution._method import Attribution, Method, methods
+    from pellucid.attribution._method import Attribution, FittedState, Method, methods
+    from pellucid.attribution._target import Contrast
 
 __all__ = [
     "METHODS",
     "Analyzer",
     "Attribution",
+    "Contrast",
     "Explanation",
+    "FittedState",
     "Method",
     "check_method",
     "create_analyzer",
@@ -43,8 +46,10 @@ _HOMES = {
     "create_analyzer": "_analyzer",
     "Explanation": "_explanation",
     "Attribution": "_method",
+    "FittedState": "_method",
     "Method": "_method",
     "methods": "_method",
+    "Contrast": "_target",
 }
 
 

@@ -1,7 +1,7 @@
 """An analyzer: one method on one model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pellucid.attribution import METHODS
 from pellucid.attribution._aliases import ALIASES
 from pellucid.attribution._explanation import AmplificationWarning, Explanation, Outcome
-from pellucid.attribution._method import Attribution
+from pellucid.attribution._method import Attribution, FittedState
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Score, Target
+from pellucid.attribution._target import Request, Target
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, unwrap
@@ -23,7 +23,6 @@ from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["Analyzer", "create_analyzer"]
 
-Request = int | Tensor | Score | None
 WARN_ABOVE = 100.0
 """The Σ|R| / |logit| above which an explanation warns."""
 
@@ -77,13 +76,24 @@ class Analyzer:
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
 
-        `x` is (batch, …) of floats. `target` is None (the class predicted for each image), one class, a tensor of one
-        class per image, or a function logits -> (batch,) of a score that is differentiable in the logits.
+        `x` is (batch, …) of floats. `target` is
 
-        Raises `UnsupportedOperation` where the model does something for which the method has no rule, and `ShapeError`
-        for images or targets that do not fit.
+        - None: the class predicted for each image (of several outputs of a regression, the largest);
+        - one class, or one per image, as a tensor or a list; of a regression, the output's index;
+        - `Contrast(a, b)`: class a minus class b;
+        - a function outputs -> (batch,) of a score that is differentiable in the outputs, which may be (batch, …);
+        - `"all"`: every class at once; the relevance is (batch, class, …), and the forward pass is shared.
+
+        Raises `UnsupportedOperation` where the model does something for which the method has no rule, `ShapeError`
+        for images or targets that do not fit, and `ConfigError` for what is no target, or none for this method.
+
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
+        torch.Size([2, 3, 1, 2, 2])
         """
-        return self._run(x, target, is_certified=False).relevance
+        request = Target(target)
+        maps = [outcome.relevance for outcome in self._run(x, request, is_certified=False)]
+        return torch.stack(maps, 1) if request.is_all else maps[0]
 
     def explain(self, x: Tensor, target: Request = None, *, strict: bool = False) -> Explanation:
         """The relevance with its certificate; arguments as for `analyze`.
@@ -96,8 +106,12 @@ class Analyzer:
         >>> bool(explanation.residual.abs().max() < 1e-5)
         True
         """
-        outcome = self._run(x, target, is_certified=True)
-        explanation = self._certify(outcome, Target(target))
+        request = Target(target)
+        outcomes = self._run(x, request, is_certified=True)
+        explained = [
+            self._certify(outcome, one) for outcome, one in zip(outcomes, request.each(outcomes[0].logits), strict=True)
+        ]
+        explanation = Explanation.stack(explained) if request.is_all else explained[0]
         worst = float(explanation.amplification.max()) if len(x) else 0.0
         if worst > WARN_ABOVE:
             warnings.warn(
@@ -111,58 +125,66 @@ class Analyzer:
         return explanation
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
-        """Let the method learn from batches of images (or of tuples that begin with them)."""
+        """Let the method learn from batches of images (or of tuples that begin with them), in one pass over them."""
+        self._subject.begin()
         with _explaining(self.model) as model:
             check_model(model)
             self.method = self.method.fitted(self._subject, loader)
         return self
 
-    def _run(self, x: Tensor, target: Request, *, is_certified: bool) -> Outcome:
+    def state(self) -> FittedState:
+        """What `fit` learned, for `pellucid.save_fitted`."""
+        if not self.method.is_ready:
+            raise ConfigError(f"the method {self.name!r} has learned nothing yet; call fit(loader) first.")
+        return self.method.state()
+
+    def restore(self, state: FittedState) -> "Analyzer":
+        """Take over what `fit` learned before; refused where it belongs to another method, or to other weights."""
+        self._subject.begin()
+        self.method = self.method.restored(self._subject, state)
+        return self
+
+    def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
+        """One outcome; one per class where all are asked for."""
         if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
             came = f"{tuple(x.shape)} {x.dtype}"
             raise ShapeError(f"the images are {came}; expected a batch of floats in [0, 1], (batch, …).")
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
-        request = Target(target)
-        self._check_count(request, x)
+        request.check(len(x))
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)
+            targets = [request]
+            if request.is_all:
+                with torch.no_grad():
+                    targets = request.each(self._subject.logits(x[:1].detach()))
             parts = [
-                self._attribute(x.detach()[start : start + size], request.part(start, start + size), is_certified)
+                self._attribute(x.detach()[start : start + size], targets, slice(start, start + size), is_certified)
                 for start in range(0, len(x), size)
             ]
-        return Outcome.join(parts)
+        return [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
 
-    def _check_count(self, target: Target, x: Tensor) -> None:
-        if isinstance(target.request, Tensor) and target.request.ndim and len(target.request) != len(x):
-            raise ShapeError(
-                f"target has {len(target.request)} entries for {len(x)} images; "
-                "pass one class index per image, e.g. logits.argmax(1)."
-            )
+    def _attribute(self, images: Tensor, targets: Sequence[Target], which: slice, is_certified: bool) -> list[Outcome]:
+        """One batch, the images `which` of the call; its images one by one where the model mixes them."""
 
-    def _attribute(self, images: Tensor, target: Target, is_certified: bool) -> Outcome:
-        """One batch; its images one by one where the model mixes them."""
+        def attribute(part: Tensor, which: slice) -> list[Outcome]:
+            own = [target.part(which) for target in targets]
+            return self.method.attribute_each(self._subject, part, own, is_certified=is_certified)
+
         try:
-            return self.method.attribute(self._subject, images, target, is_certified=is_certified)
+            return attribute(images, which)
         except BatchMixed:
-            singles = range(len(images))
-            return Outcome.join(
-                [
-                    self.method.attribute(
-                        self._subject, images[n : n + 1], target.part(n, n + 1), is_certified=is_certified
-                    )
-                    for n in singles
-                ]
-            )
+            first = which.start
+            singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
+            return [Outcome.join(outcomes) for outcomes in zip(*singles, strict=True)]
 
     def _certify(self, outcome: Outcome, target: Target) -> Explanation:
         size = outcome.relevance.flatten(1).abs().sum(1)
-        classes = outcome.classes.clamp(min=0)[:, None]
-        own = (
-            outcome.logits.gather(1, classes)[:, 0] if target.score is None else target.scores(outcome.logits).detach()
-        )
+        own, against = target.scores(outcome.logits).detach(), None
+        if target.score is None:
+            against = target.against(outcome.logits)
         expected = residual = allowed = None
         if outcome.promised is not None:
             expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
@@ -183,7 +205,7 @@ class Analyzer:
             evaluations=ones if outcome.evaluations is None else outcome.evaluations,
             seed=getattr(self.method, "seed", None),
             method=self.name,
-            details=outcome.details,
+            details=outcome.details if against is None else {**outcome.details, "against": against},
             notes=outcome.notes,
         )
 

@@ -1,17 +1,18 @@
 """What all methods have in common that run the model forward as it is and carry something else back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.engine.composites import Composite, override
+from pellucid.engine.relevance import Propagation
 
 __all__ = ["Backward", "Relevance"]
 
@@ -25,19 +26,30 @@ class Backward(Attribution):
         raise NotImplementedError
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
-        """What starts at the logits, (batch, class): the slope of the explained score."""
+        """What starts at the logits, in their shape: the slope of the explained score."""
         return target.slope(logits)
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        result = subject.propagate(
-            images, self.composite(), lambda logits: self.start(logits, target), is_certified=is_certified
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
+        results = subject.propagate(
+            images,
+            self.composite(),
+            lambda logits: [self.start(logits, target) for target in targets],
+            is_certified=is_certified,
         )
+        return sharing([self._outcome(*pair, is_certified) for pair in zip(results, targets, strict=True)])
+
+    def _outcome(self, result: Propagation, target: Target, is_certified: bool) -> Outcome:
         is_complete = "complete" in self.promises and is_certified
         return Outcome(
             relevance=result.relevance,
             logits=result.logits,
             classes=target.classes(result.logits),
-            promised=result.seed.sum(1) if is_complete else None,
+            promised=result.seed.reshape(len(result.seed), -1).sum(1) if is_complete else None,
             absorbed={**result.account.absorbed} if is_complete and result.account else {},
             absorbed_by=dict(result.account.by_place) if is_complete and result.account else {},
         )

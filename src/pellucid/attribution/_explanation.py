@@ -1,7 +1,7 @@
 """An explanation with its certificate: what it should sum to, and what it sums to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.core.errors import PellucidError
 
-__all__ = ["AmplificationWarning", "Explanation", "Outcome", "ResidualError"]
+__all__ = ["AmplificationWarning", "Explanation", "Outcome", "ResidualError", "sharing"]
 
 
 class ResidualError(PellucidError):
@@ -47,6 +47,12 @@ class Outcome:
         return Outcome(**joined, notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)))
 
 
+def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes of targets for which the model was run together: the runs are counted in the first one alone."""
+    free = [torch.zeros_like(outcome.classes) for outcome in outcomes[1:]]
+    return [*outcomes[:1], *(replace(one, evaluations=none) for one, none in zip(outcomes[1:], free, strict=True))]
+
+
 def _names() -> list[str]:
     return [entry.name for entry in fields(Outcome) if entry.name != "notes"]
 
@@ -72,14 +78,18 @@ def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Relevance and its certificate."""
+    """Relevance and its certificate.
+
+    With `target="all"`, relevance is (batch, class, …), and what is (batch,) below is (batch, class), `evaluations`
+    and `logits` excepted, which the classes share.
+    """
 
     relevance: Tensor
     """Like the images; per unit of pixel for derivatives, in units of the logit for methods that share it out."""
     target: Tensor
-    """(batch,): the class explained; −1 for a score of one's own."""
+    """(batch,): the class explained; −1 for a score of one's own. A contrast's other class is `details["against"]`."""
     logits: Tensor
-    """(batch, class)."""
+    """(batch, class), or whatever outputs (batch, …) the model has."""
     expected: Tensor | None
     """(batch,): the promised sum less what was absorbed; None where the method promises no sum."""
     residual: Tensor | None
@@ -89,7 +99,7 @@ class Explanation:
     absorbed_by: Mapping[str, Tensor]
     """The constants again, by operation and module."""
     amplification: Tensor
-    """(batch,): Σ|R| / |explained logit|."""
+    """(batch,): Σ|R| / |explained number|: the logit, the contrast or the score."""
     allowed: Tensor | None
     """(batch,): the residual that the method's tolerance allows."""
     evaluations: Tensor
@@ -102,16 +112,49 @@ class Explanation:
     notes: tuple[str, ...] = ()
     """What a reader must know, such as that a root was not found."""
 
+    @staticmethod
+    def stack(parts: Sequence["Explanation"]) -> "Explanation":
+        """The explanations of every class as one."""
+        stacked = {entry.name: _stack([getattr(part, entry.name) for part in parts]) for entry in fields(Explanation)}
+        return Explanation(
+            **{
+                **stacked,
+                "logits": parts[0].logits,
+                "evaluations": stacked["evaluations"].sum(1),
+                "seed": parts[0].seed,
+                "method": parts[0].method,
+                "notes": tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            }
+        )
+
     def check(self) -> None:
         """Raise `ResidualError` where a residual is over the method's tolerance."""
         if self.residual is None or self.allowed is None or self.expected is None:
             return
-        over = (~(self.residual.abs() <= self.allowed)).nonzero().flatten()
+        residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
+        over = (~(residual.abs() <= allowed)).nonzero().flatten()
         if len(over):
-            worst = int(over[self.residual[over].abs().argmax()])
+            worst = int(over[residual[over].abs().argmax()])
+            image, *place = (int(index) for index in torch.unravel_index(torch.tensor(worst), self.residual.shape))
+            of_class = f", class {place[0]}," if place else ""
             raise ResidualError(
-                f"{self.method}: the relevance of {len(over)} of {len(self.relevance)} images does not sum to what it "
-                f"should; image {worst} sums to {float(self.residual[worst] + self.expected[worst]):.6g} instead of "
-                f"{float(self.expected[worst]):.6g} (allowed: {float(self.allowed[worst]):.2g}). "
+                f"{self.method}: the relevance of {len(over)} of {len(residual)} "
+                f"{'maps' if place else 'images'} does not sum to what it "
+                f"should; image {image}{of_class} sums to {float(residual[worst] + expected[worst]):.6g} instead of "
+                f"{float(expected[worst]):.6g} (allowed: {float(allowed[worst]):.2g}). "
                 "Compute in float64, or refine the method's tolerance."
             )
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    """Tensors along a new axis 1, in mappings too, where a missing entry is zero."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(values), 1)
+    if not isinstance(first, Mapping):
+        return first
+    entries = {key: value for mapping in values for key, value in mapping.items()}
+    return {
+        key: torch.stack([mapping.get(key, torch.zeros_like(entry)) for mapping in values], 1)
+        for key, entry in entries.items()
+    }

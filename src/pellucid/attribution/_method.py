@@ -1,6 +1,6 @@
 """What every method is: frozen knobs and one verb."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,11 +11,27 @@ from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
+from pellucid.core.errors import ConfigError, ShapeError
 
-__all__ = ["COMPLETE", "Attribution", "Method", "methods"]
+__all__ = ["COMPLETE", "Attribution", "FittedState", "Method", "images_in", "methods"]
 
 COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
 """Sums to the logit, depends on the class explained, and has the same answer each time whatever the seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedState:
+    """What a method learned from data, as it is saved."""
+
+    kind: str
+    """The family of methods that can use it."""
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, str]
+
+    def check_kind(self, kind: str) -> None:
+        """`ConfigError` where this was learned by another kind of method."""
+        if self.kind != kind:
+            raise ConfigError(f"this is what a method of the kind {self.kind!r} has learned; expected {kind!r}.")
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,15 @@ class Attribution:
         """Relevance for one batch; the books are only kept with `is_certified`."""
         raise NotImplementedError
 
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
+        """One outcome per target, for `target="all"`: a method that can share work between targets does it here.
+
+        Each outcome's `evaluations` count what it cost beyond those before it.
+        """
+        return [self.attribute(subject, images, target, is_certified=is_certified) for target in targets]
+
     def allowed_residual(self, outcome: Outcome) -> Tensor:
         """(batch,): 1e-4 · max(|promised|, Σ|R| / 100) in float32, 1e-9 · max(|promised|, Σ|R|) in float64."""
         assert outcome.promised is not None
@@ -53,6 +78,25 @@ class Attribution:
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> "Attribution":
         """The method with what it learned from data."""
         return replace(self)
+
+    def state(self) -> FittedState:
+        """What `fitted` learned, for saving."""
+        raise ConfigError("this method learns nothing from data, so there is nothing to save.")
+
+    def restored(self, subject: Subject, state: FittedState) -> "Attribution":
+        """The method with what was learned before; `ConfigError` where it belongs to another method or model."""
+        raise ConfigError(f"this method learns nothing from data; {state.kind!r} is what another one has learned.")
+
+
+def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
+    """The images of each batch of a loader, whose batches are images or tuples that begin with them."""
+    for batch in loader:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
+            came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise ShapeError(f"the loader yields {came}; expected batches of floats in [0, 1], (batch, …).")
+        if len(images):
+            yield images.detach()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The model that is explained, and the ways to run it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.composites import Composite
+from pellucid.engine.fingerprint import fingerprint
+from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.relevance import Propagation, propagate, record
+from pellucid.engine.relevance import Propagation, propagate_each, record
+from pellucid.engine.tape import Tape
 from pellucid.engine.windows import fast_max_pool
 
 __all__ = ["Subject"]
@@ -30,13 +33,15 @@ class Subject:
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _is_compared: bool = False
+    _fingerprint: str | None = None
 
     def begin(self) -> None:
-        """A new call: its first images are to be compared with a plain pass."""
+        """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
+        self._fingerprint = None
 
     def logits(self, images: Tensor) -> Tensor:
-        """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
+        """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
         with _PlainPass() as watch:
             logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
         if watch.last is not None and watch.last[1] is logits:
@@ -49,30 +54,51 @@ class Subject:
         return logits
 
     def propagate(
-        self, images: Tensor, composite: Composite, seed_of: Callable[[Tensor], Tensor], *, is_certified: bool
-    ) -> Propagation:
-        """Relevance by a composite of rules, after the guards have seen the first image."""
+        self,
+        images: Tensor,
+        composite: Composite,
+        seeds_of: Callable[[Tensor], Sequence[Tensor]],
+        *,
+        is_certified: bool,
+    ) -> list[Propagation]:
+        """Relevance of each seed by a composite of rules, after the guards have seen the first image."""
         self.guard(images)
-        result = propagate(
+        results = propagate_each(
             self.model,
             images,
             composite,
-            seed_of,
+            seeds_of,
             output=self.output,
             unwrap_softmax=self.unwrap_softmax,
             is_certified=is_certified,
         )
-        self.compare(images, result.logits)
-        return result
+        self.compare(images, results[0].logits)
+        return results
 
-    def multipliers(self, images: Tensor, baseline: Tensor, slope_of: Callable[[Tensor], Tensor]) -> Multipliers:
+    def multipliers(
+        self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]]
+    ) -> list[Multipliers]:
         """What a change of each pixel from its baseline does, after the guards have seen the first image."""
         self.guard(images)
-        result = multipliers(
-            self.model, images, baseline, slope_of, output=self.output, unwrap_softmax=self.unwrap_softmax
+        results = multipliers(
+            self.model, images, baseline, slopes_of, output=self.output, unwrap_softmax=self.unwrap_softmax
         )
-        self.compare(images, result.logits)
-        return result
+        self.compare(images, results[0].logits)
+        return results
+
+    def follow(self, images: Tensor) -> Tape:
+        """The tape of one forward pass, batch-norms folded, after the guards have seen the first image."""
+        self.guard(images)
+        tape = record(self.model, images, output=self.output, unwrap_softmax=self.unwrap_softmax)
+        fold_batch_norms(tape)
+        self.compare(images, tape.logits)
+        return tape
+
+    def fingerprint(self) -> str:
+        """Of the model's weights as they are in this call."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.model)
+        return self._fingerprint
 
     def guard(self, images: Tensor) -> None:
         """Once per kind of input: follow one image below the functions, where side branches would hide."""

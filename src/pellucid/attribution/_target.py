@@ -1,78 +1,203 @@
-"""What of the logits is explained: the predicted class, given classes, or a score of one's own."""
+"""What of the outputs is explained: the predicted class, given ones, a contrast, all of them, or one's own score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError
+from pellucid.core.errors import ConfigError, ShapeError
 
-__all__ = ["Score", "Target"]
+__all__ = ["Contrast", "Request", "Score", "Target", "rows_of"]
 
 Score = Callable[[Tensor], Tensor]
-"""Logits (batch, class) to one number per image, (batch,)."""
+"""The outputs, (batch, …), to one number per image, (batch,)."""
+Classes = int | Tensor | np.ndarray | np.integer | Sequence[int]
+"""One class for all images, or one per image."""
+
+KINDS = (
+    "an index, one index per image (a tensor such as logits.argmax(1), or a list), 'all', Contrast(a, b), "
+    "or a function outputs -> (batch,)"
+)
+"""What a target may be, for messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The target "class `target` minus class `against`": why this class rather than that one.
+
+    Explained is the difference of the two logits. Each is one class, one per image, or None for the predicted class
+    (not both). Where the two are the same class, the difference is zero, and so is the map.
+
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> from pellucid.attribution import create_analyzer
+    >>> explanation = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 1, 2, 2), Contrast(2, 0))
+    >>> explanation.target.tolist(), explanation.details["against"].tolist()
+    ([2, 2], [0, 0])
+    """
+
+    target: Classes | None = None
+    against: Classes | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is None and self.against is None:
+            raise ConfigError(
+                "a contrast of the predicted class with itself is zero; name the other class, as in Contrast(None, 3)."
+            )
+
+
+Request = Classes | Contrast | Score | str | None
+"""What a user may ask for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A request, as the user gave it: None, one class, a class per image, or a score."""
+    """A request, as the user gave it; `None` for the predicted class."""
 
-    request: int | Tensor | Score | None = None
+    request: Request = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request, str) and self.request != "all":
+            raise ConfigError(
+                f"target is {self.request!r}, and the analyzer knows no names of classes; "
+                f"give {KINDS}. A name's index is classes.index({self.request!r})."
+            )
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every class is asked for."""
+        return isinstance(self.request, str)
 
     @property
     def score(self) -> Score | None:
         """The user's own score, where one is asked for."""
         return self.request if callable(self.request) and not isinstance(self.request, Tensor) else None
 
-    def classes(self, logits: Tensor) -> Tensor:
+    @property
+    def _asked(self) -> dict[Literal["target", "against"], Classes | None]:
+        """The classes asked for, by what they are for."""
+        if isinstance(self.request, Contrast):
+            return {"target": self.request.target, "against": self.request.against}
+        assert self.score is None
+        assert not isinstance(self.request, str)
+        return {"target": self.request}  # type: ignore[dict-item]  # nothing else is left
+
+    def check(self, images: int) -> None:
+        """Raise, before any work, where the request has not one class per image."""
+        if self.is_all or self.score is not None:
+            return
+        for asked in self._asked.values():
+            classes = None if asked is None else _as_tensor(asked)
+            if classes is not None and classes.ndim and len(classes) != images:
+                raise ShapeError(
+                    f"target has {len(classes)} entries for {images} images; "
+                    "pass one class index per image, e.g. logits.argmax(1)."
+                )
+
+    def each(self, outputs: Tensor) -> list["Target"]:
+        """The request itself, or one per class where all are asked for."""
+        return [Target(index) for index in range(rows_of(outputs).shape[1])] if self.is_all else [self]
+
+    def part(self, which: slice | Tensor) -> "Target":
+        """The request for some of the images."""
+        if self.is_all or self.score is not None:
+            return self
+        chosen = {name: _some(asked, which) for name, asked in self._asked.items()}
+        return Target(Contrast(**chosen) if "against" in chosen else chosen["target"])
+
+    def held(self, outputs: Tensor) -> "Target":
+        """The request with the class predicted here in place of None, for use at other images."""
+        if self.score is not None:
+            return self
+        own, other = self.classes(outputs), self.against(outputs)
+        return Target(own if other is None else Contrast(own, other))
+
+    def classes(self, outputs: Tensor) -> Tensor:
         """The class explained for each image, (batch,) int64; −1 for a score of one's own."""
         if self.score is not None:
-            return torch.full((len(logits),), -1, dtype=torch.int64, device=logits.device)
-        if self.request is None:
-            return logits.argmax(1)
-        classes = torch.as_tensor(self.request, device=logits.device)
-        classes = classes.expand(len(logits)) if classes.ndim == 0 else classes
-        self._check(classes, logits)
-        return classes.to(torch.int64)
+            return torch.full((len(outputs),), -1, dtype=torch.int64, device=outputs.device)
+        return _classes(self._asked["target"], rows_of(outputs))
 
-    def _check(self, classes: Tensor, logits: Tensor) -> None:
-        if classes.dtype.is_floating_point or classes.dtype == torch.bool or classes.shape != logits.shape[:1]:
-            raise ShapeError(
-                f"target is {tuple(classes.shape)} {classes.dtype} for {len(logits)} images; "
-                "give one class index, one per image (such as logits.argmax(1)), or a function logits -> (batch,)."
-            )
-        if len(classes) and not (int(classes.min()) >= 0 and int(classes.max()) < logits.shape[1]):
-            raise ShapeError(
-                f"target has classes {int(classes.min())}…{int(classes.max())}, and the model has {logits.shape[1]}; "
-                f"give indices from 0 to {logits.shape[1] - 1}."
-            )
+    def against(self, outputs: Tensor) -> Tensor | None:
+        """The class that a contrast takes off, (batch,) int64; None where there is none."""
+        if not isinstance(self.request, Contrast):
+            return None
+        return _classes(self.request.against, rows_of(outputs))
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """The explained number of each image, (batch,); differentiable in `logits`."""
-        if self.score is None:
-            return logits.gather(1, self.classes(logits)[:, None])[:, 0]
-        scores: object = self.score(logits)
-        if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
+    def scores(self, outputs: Tensor) -> Tensor:
+        """The explained number of each image, (batch,); differentiable in `outputs`."""
+        if self.score is not None:
+            return self._own_scores(self.score, outputs)
+        rows, against = rows_of(outputs), self.against(outputs)
+        scores = rows.gather(1, self.classes(outputs)[:, None])[:, 0]
+        return scores if against is None else scores - rows.gather(1, against[:, None])[:, 0]
+
+    @staticmethod
+    def _own_scores(score: Score, outputs: Tensor) -> Tensor:
+        scores: object = score(outputs)
+        if not isinstance(scores, Tensor) or scores.shape != outputs.shape[:1]:
             came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ShapeError(
-                f"the target function returns {came} for {len(logits)} images; return one number per image."
+                f"the target function returns {came} for {len(outputs)} images; return one number per image."
             )
-        if logits.requires_grad and not scores.requires_grad:
+        if outputs.requires_grad and not scores.requires_grad:
             raise ShapeError("the target function's scores carry no gradient to the logits; it must not detach them.")
         return scores
 
-    def slope(self, logits: Tensor) -> Tensor:
-        """∂ score / ∂ logits, (batch, class): one at the explained class."""
-        if self.score is None:
-            return F.one_hot(self.classes(logits), logits.shape[1]).to(logits.dtype)
-        with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            return torch.autograd.grad(self.scores(leaf).sum(), leaf)[0]
+    def slope(self, outputs: Tensor) -> Tensor:
+        """∂ score / ∂ outputs, like `outputs`: one at the explained class, −1 at the one it is contrasted with."""
+        if self.score is not None:
+            with torch.enable_grad():
+                leaf = outputs.detach().requires_grad_()
+                return torch.autograd.grad(self.scores(leaf).sum(), leaf)[0]
+        count, against = rows_of(outputs).shape[1], self.against(outputs)
+        slope = F.one_hot(self.classes(outputs), count).to(outputs.dtype)
+        if against is not None:
+            slope = slope - F.one_hot(against, count)
+        return slope.reshape(outputs.shape)
 
-    def part(self, start: int, stop: int) -> "Target":
-        """The request for some of the images."""
-        if isinstance(self.request, Tensor) and self.request.ndim:
-            return Target(self.request[start:stop])
-        return self
+
+def rows_of(outputs: Tensor) -> Tensor:
+    """Outputs as (batch, class), where a class can be asked for: one number per image is one class."""
+    if outputs.ndim > 2:
+        raise ShapeError(
+            f"the model returns {tuple(outputs.shape)}, in which a class is not one number per image; give a target "
+            "function outputs -> (batch,), such as lambda outputs: outputs[:, 3].flatten(1).sum(1), or choose a row "
+            "per image with output=function."
+        )
+    return outputs if outputs.ndim == 2 else outputs[:, None]
+
+
+def _as_tensor(asked: Classes) -> Tensor:
+    try:
+        return torch.as_tensor(asked)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"target is {asked!r}, which is no class index; give {KINDS}.") from error
+
+
+def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
+    if asked is None:
+        return None
+    classes = _as_tensor(asked)
+    return classes[which.to(classes.device) if isinstance(which, Tensor) else which] if classes.ndim else classes
+
+
+def _classes(asked: Classes | None, rows: Tensor) -> Tensor:
+    """(batch,) int64, checked against the rows of outputs."""
+    if asked is None:
+        return rows.argmax(1)
+    classes = _as_tensor(asked).to(rows.device)
+    classes = classes.expand(len(rows)) if classes.ndim == 0 else classes
+    if classes.dtype.is_floating_point or classes.dtype == torch.bool or classes.shape != rows.shape[:1]:
+        raise ShapeError(
+            f"target is {tuple(classes.shape)} {classes.dtype} for {len(rows)} images; give one class index: {KINDS}."
+        )
+    if len(classes) and not (int(classes.min()) >= 0 and int(classes.max()) < rows.shape[1]):
+        raise ShapeError(
+            f"target has classes {int(classes.min())}…{int(classes.max())}, and the model has {rows.shape[1]}; "
+            f"give indices from 0 to {rows.shape[1] - 1}."
+        )
+    return classes.to(torch.int64)

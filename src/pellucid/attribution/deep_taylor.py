@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._backward import Relevance
 from pellucid.attribution._target import Target
+from pellucid.core.errors import ConfigError
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
 from pellucid.engine.rules import ZPlus
@@ -18,7 +20,11 @@ VARIANTS = ("deep_taylor", "deep_taylor.bounded")
 @METHODS.register("deep_taylor")
 @dataclass(frozen=True)
 class DeepTaylor(Relevance):
-    """max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit explains nothing."""
+    """max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit explains nothing.
+
+    Scores that fall with a logit, contrasts among them, are refused (`ConfigError`): what is taken off cannot be shared
+    out as something positive.
+    """
 
     answers = "which pixels excite what speaks for the class, where anything does"
 
@@ -26,7 +32,14 @@ class DeepTaylor(Relevance):
         return composites.everywhere(ZPlus(bias=False))
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
-        return super().start(logits, target).clamp(min=0)
+        slope = target.slope(logits)
+        if bool((slope < 0).any()):
+            raise ConfigError(
+                "deep_taylor explains what speaks for an output, and this target (a contrast, or a score that falls as "
+                "a logit rises) also takes one off; explain the classes one by one, or choose 'lrp.gamma' or "
+                "'lrp.epsilon', which can."
+            )
+        return torch.mul(logits, slope).clamp(min=0)
 
 
 @METHODS.register("deep_taylor.bounded")

@@ -1,5 +1,6 @@
 """DeepLIFT: the change of the logit from a baseline, shared out by the change of each value on the way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.engine.lockstep import Multipliers
 
 
 @METHODS.register("deeplift")
@@ -32,13 +34,23 @@ class DeepLift(Attribution):
     """The empty image, the same for all: a number, or a tensor that broadcasts to one image."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
         if baseline.ndim == images.ndim and len(baseline) != 1:
             raise ShapeError(f"the baseline has {len(baseline)} images; give one for all, or a number.")
         baseline = baseline.expand_as(images[:1])
-        result = subject.multipliers(images, baseline, target.slope)
-        promised = (result.slope * (result.logits - result.baseline_logits)).sum(1)
-        relevance = result.values * (images - baseline)
+        results = subject.multipliers(images, baseline, lambda logits: [target.slope(logits) for target in targets])
+        changes = images - baseline
+        return sharing([self._outcome(*pair, changes) for pair in zip(results, targets, strict=True)])
+
+    def _outcome(self, result: Multipliers, target: Target, change: Tensor) -> Outcome:
+        parts = result.slope * (result.logits - result.baseline_logits)
+        promised = parts.reshape(len(parts), -1).sum(1)
+        relevance = result.values * change
         outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
         residual = relevance.flatten(1).sum(1) - promised
         if not bool((residual.abs() <= 100 * self.allowed_residual(outcome)).all()):
@@ -56,5 +68,5 @@ class DeepLift(Attribution):
         """
         assert outcome.promised is not None
         size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
-        size = torch.maximum(size, outcome.logits.abs().amax(1) / 100)
+        size = torch.maximum(size, outcome.logits.abs().reshape(len(size), -1).amax(1) / 100)
         return size * (1e-9 if size.dtype == torch.float64 else 1e-4)

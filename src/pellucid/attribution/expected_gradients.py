@@ -1,6 +1,6 @@
 """Expected gradients: integrated gradients, averaged over baselines from the data (Erion et al., 2021)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._method import Attribution
+from pellucid.attribution._explanation import Outcome, sharing
+from pellucid.attribution._method import Attribution, FittedState, images_in
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
@@ -46,29 +46,48 @@ class ExpectedGradients(Attribution):
 
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> Attribution:
         kept: list[Tensor] = []
-        for batch in loader:
-            kept.append((batch if isinstance(batch, Tensor) else batch[0]).detach())
+        for images in images_in(loader):
+            kept.append(images)
             if sum(map(len, kept)) >= self.keep:
                 break
         if not kept:
             raise ConfigError("the loader that expected_gradients was fitted on is empty; give at least one batch.")
         return replace(self, references=torch.cat(kept)[: self.keep])
 
+    def state(self) -> FittedState:
+        assert self.references is not None
+        return FittedState("expected_gradients", {"references": self.references}, {})
+
+    def restored(self, subject: Subject, state: FittedState) -> Attribution:
+        state.check_kind("expected_gradients")
+        return replace(self, references=state.tensors["references"])
+
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         assert self.references is not None
         with torch.no_grad():
             logits = subject.logits(images)
-        same = target if target.score is not None else Target(target.classes(logits))
+        held = [target.held(logits) for target in targets]
         source = generator(self.seed, "expected_gradients")
         chosen = torch.randint(len(self.references), (self.samples,), generator=source)
         places = (
             torch.arange(self.samples) + torch.rand(self.samples, generator=source, dtype=torch.float64)
         ) / self.samples
-        total = torch.zeros_like(images)
+        totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             way = images - self.references[index].to(images)
-            gradients = Gradients(subject, images, same)
+            gradients = Gradients(subject, images, held)
             gradients.add(way, 1.0, scale=place - 1)
-            total += gradients.total() * way
+            for total, slope in zip(totals, gradients.totals, strict=True):
+                total += slope * way
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
-        return Outcome(total / self.samples, logits, same.classes(logits), evaluations=spent)
+        return sharing(
+            [
+                Outcome(total / self.samples, logits, target.classes(logits), evaluations=spent)
+                for total, target in zip(totals, held, strict=True)
+            ]
+        )

@@ -1,14 +1,14 @@
 """The gradient of the explained logit by the pixels (Simonyan et al., 2014)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
@@ -17,29 +17,51 @@ VARIANTS = ("gradient", "gradient.baseline")
 """The names registered here; the registry reads them without importing this file."""
 
 
-def slopes(subject: Subject, images: Tensor, target: Target) -> Outcome:
-    """The gradient of the explained score, with the logits it was taken at."""
+def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[Outcome]:
+    """The gradient of each explained score, with the logits it was taken at: one pass forward for all."""
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
-    slope = torch.autograd.grad(target.scores(logits).sum(), leaf, materialize_grads=True)[0]
-    logits = logits.detach()
-    return Outcome(slope, logits, target.classes(logits))
+    outcomes = []
+    for number, target in enumerate(targets, start=1):
+        is_kept = number < len(targets)
+        score = target.scores(logits).sum()
+        slope = torch.autograd.grad(score, leaf, materialize_grads=True, retain_graph=is_kept)[0]
+        outcomes.append(Outcome(slope, logits.detach(), target.classes(logits)))
+    return sharing(outcomes)
+
+
+@dataclass(frozen=True)
+class OneGradient(Attribution):
+    """A map made of the gradient at the image alone."""
+
+    family: ClassVar[str] = "gradient"
+
+    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
+        """The map, from the gradient."""
+        raise NotImplementedError
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
+        outcomes = slopes(subject, images, targets)
+        return [replace(outcome, relevance=self.shown(outcome.relevance, images)) for outcome in outcomes]
 
 
 @METHODS.register("gradient")
 @dataclass(frozen=True)
-class Gradient(Attribution):
+class Gradient(OneGradient):
     """∂ logit / ∂ pixel, in logits per unit of pixel."""
 
-    family: ClassVar[str] = "gradient"
     answers: ClassVar[str] = "how the explained logit would react to a small change of each pixel"
 
     absolute: bool = False
     """Its size without its sign (what captum calls Saliency)."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        outcome = slopes(subject, images, target)
-        return changed(outcome, torch.Tensor.abs) if self.absolute else outcome
+    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
+        return slope.abs() if self.absolute else slope
 
 
 @METHODS.register("gradient.baseline")
@@ -54,9 +76,8 @@ class GradientBaseline(Attribution):
     """The empty image: a number, or a tensor that broadcasts to the images."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        own = slopes(subject, images, target)
-        same = target if target.score is not None else Target(own.classes)
-        empty = slopes(subject, baseline_like(self.baseline, images), same)
+        own = slopes(subject, images, [target])[0]
+        empty = slopes(subject, baseline_like(self.baseline, images), [target.held(own.logits)])[0]
         return Outcome(
             own.relevance - empty.relevance, own.logits, own.classes, evaluations=torch.full_like(own.classes, 2)
         )
@@ -65,8 +86,3 @@ class GradientBaseline(Attribution):
 def baseline_like(baseline: float | int | Tensor, images: Tensor) -> Tensor:
     """The baseline in the shape of `images`."""
     return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
-
-
-def changed(outcome: Outcome, change: Callable[[Tensor], Tensor]) -> Outcome:
-    """The outcome with another map, which promises no sum."""
-    return Outcome(change(outcome.relevance), outcome.logits, outcome.classes, evaluations=outcome.evaluations)

@@ -1,5 +1,6 @@
 """The image itself, as a control: a method that does no better shows the image, not the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
@@ -21,9 +22,15 @@ class Control(Attribution):
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         with torch.no_grad():
             logits = subject.logits(images)
-            return Outcome(self.draw(images), logits, target.classes(logits))
+            drawn = self.draw(images)
+            return sharing([Outcome(drawn, logits, target.classes(logits)) for target in targets])
 
     def draw(self, images: Tensor) -> Tensor:
         """The map of each image."""

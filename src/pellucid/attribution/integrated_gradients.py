@@ -1,6 +1,6 @@
 """Integrated gradients: the gradient on the way from a baseline, times the way (Sundararajan et al., 2017)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
@@ -53,38 +53,54 @@ class IntegratedGradients(Attribution):
             )
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)
         with torch.no_grad():
             logits, empty = subject.logits(images), subject.logits(baseline)
-        same = target if target.score is not None else Target(target.classes(logits))
-        promised = (same.scores(logits) - same.scores(empty)).detach()
-        if self.tolerance is None:
-            relevance = self._along(subject, images, baseline, same, self.steps)
-            spent = torch.full((len(images),), self.steps + 2, device=images.device)
-        else:
-            relevance, spent = self._refined(subject, images, baseline, same, promised)
-        return Outcome(relevance, logits, same.classes(logits), promised, evaluations=spent)
+        held = [target.held(logits) for target in targets]
+        promised = [(one.scores(logits) - one.scores(empty)).detach() for one in held]
+        classes = [one.classes(logits) for one in held]
+        if self.tolerance is not None:
+            maps = [self._refined(subject, images, baseline, *pair) for pair in zip(held, promised, strict=True)]
+            return [
+                Outcome(relevance, logits, own, due, evaluations=spent + (2 if number == 0 else 0))
+                for number, ((relevance, spent), own, due) in enumerate(zip(maps, classes, promised, strict=True))
+            ]
+        spent = torch.full((len(images),), self.steps + 2, device=images.device)
+        return sharing(
+            [
+                Outcome(relevance, logits, own, due, evaluations=spent)
+                for relevance, own, due in zip(
+                    self._along(subject, images, baseline, held, self.steps), classes, promised, strict=True
+                )
+            ]
+        )
 
-    def _along(self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, steps: int) -> Tensor:
+    def _along(
+        self, subject: Subject, images: Tensor, baseline: Tensor, targets: Sequence[Target], steps: int
+    ) -> list[Tensor]:
         way = images - baseline
-        gradients = Gradients(subject, baseline, target)
+        gradients = Gradients(subject, baseline, targets)
         for place, weight in zip(*nodes(self.quadrature, steps), strict=True):
             gradients.add(way, weight, scale=place)
-        return gradients.total() * way
+        return [total * way for total in gradients.totals]
 
     def _refined(
         self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, promised: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Maps refined one by one, and the evaluations each took.
+        """Maps refined one by one, and the evaluations each took on the path.
 
         Each rung's map joins the mean of those before it, weighted by its points, so that no evaluation is wasted.
         """
         relevance, before = torch.zeros_like(images), torch.full_like(promised, torch.nan)
-        spent = torch.full((len(images),), 2, device=images.device)
+        spent = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         active, points = torch.arange(len(images), device=images.device), 0
         for steps in self._ladder():
-            part = target if target.score is not None else Target(target.request[active])  # type: ignore[index]
-            maps = self._along(subject, images[active], baseline[active], part, steps)
+            maps = self._along(subject, images[active], baseline[active], [target.part(active)], steps)[0]
             maps = (relevance[active] * points + maps * steps) / (points + steps)
             relevance[active], points = maps, points + steps
             spent[active] += steps

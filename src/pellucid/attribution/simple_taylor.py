@@ -38,7 +38,7 @@ class SimpleTaylor(Attribution):
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         with torch.no_grad():
             logits = subject.logits(images)
-        same = target if target.score is not None else Target(target.classes(logits))
+        same = target.held(logits)
         way = baseline_like(self.baseline, images) - images
         wide = (-1, *(1 for _ in images.shape[1:]))
 
@@ -47,7 +47,7 @@ class SimpleTaylor(Attribution):
                 return same.scores(subject.logits(images + way * share.view(wide)))
 
         share, is_found = self._root(score, same.scores(logits).detach())
-        at_root = slopes(subject, images + way * share.view(wide), same)
+        at_root = slopes(subject, images + way * share.view(wide), [same])[0]
         relevance = at_root.relevance * (-way * share.view(wide))
         missing = int((~is_found).sum())
         note = "the explained logit has no zero on the way to the baseline for some images; x̃ is the baseline there"

@@ -1,5 +1,6 @@
 """SmoothGrad and its relatives: statistics of the gradient over noisy copies of each image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
@@ -37,29 +38,35 @@ class SmoothGrad(Attribution):
     seed: int = 0
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         with torch.no_grad():
             logits = subject.logits(images)
-        same = target if target.score is not None else Target(target.classes(logits))
+        held = [target.held(logits) for target in targets]
         spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
-        gradients = Gradients(subject, images, same, is_summed=self.is_linear)
+        gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
         for _ in range(self.samples):
             noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64).to(images)
             gradients.add(noise, 1.0, scale=spread)
-        return Outcome(
-            self.statistic(gradients),
-            logits,
-            same.classes(logits),
-            evaluations=torch.full((len(images),), self.samples + 1, device=images.device),
+        spent = torch.full((len(images),), self.samples + 1, device=images.device)
+        return sharing(
+            [
+                Outcome(self.statistic(gradients, number), logits, target.classes(logits), evaluations=spent)
+                for number, target in enumerate(held)
+            ]
         )
 
     is_linear: ClassVar[bool] = True
     """Whether the statistic needs the sum of the gradients alone."""
 
-    def statistic(self, gradients: Gradients) -> Tensor:
-        """What is told of the gradients."""
-        return gradients.total() / self.samples
+    def statistic(self, gradients: Gradients, number: int) -> Tensor:
+        """What is told of the gradients for one target."""
+        return gradients.totals[number] / self.samples
 
 
 @METHODS.register("smoothgrad.squared")
@@ -70,8 +77,8 @@ class SmoothGradSquared(SmoothGrad):
     answers: ClassVar[str] = "which pixels the explained logit reacts to anywhere near the image"
     is_linear: ClassVar[bool] = False
 
-    def statistic(self, gradients: Gradients) -> Tensor:
-        return gradients.squares() / self.samples
+    def statistic(self, gradients: Gradients, number: int) -> Tensor:
+        return gradients.squares[number] / self.samples
 
 
 @METHODS.register("smoothgrad.variance")
@@ -82,5 +89,5 @@ class SmoothGradVariance(SmoothGrad):
     answers: ClassVar[str] = "at which pixels the reaction of the explained logit is least certain"
     is_linear: ClassVar[bool] = False
 
-    def statistic(self, gradients: Gradients) -> Tensor:
-        return gradients.squares() / self.samples - (gradients.total() / self.samples).square()
+    def statistic(self, gradients: Gradients, number: int) -> Tensor:
+        return gradients.squares[number] / self.samples - (gradients.totals[number] / self.samples).square()

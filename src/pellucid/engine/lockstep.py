@@ -5,8 +5,8 @@ every stage of the network. Linear operations hand multipliers back by their tra
 each of which keeps that sum exactly.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,19 +43,19 @@ class Multipliers:
     baseline_logits: Tensor
     """(1, class)."""
     slope: Tensor
-    """(batch, class): what a change of each logit does to the score."""
+    """Like the logits: what a change of each logit does to the score."""
 
 
 def multipliers(
     model: nn.Module,
     images: Tensor,
     baseline: Tensor,
-    slope_of: Callable[[Tensor], Tensor],
+    slopes_of: Callable[[Tensor], Sequence[Tensor]],
     *,
     output: Chooser = None,
     unwrap_softmax: bool = False,
-) -> Multipliers:
-    """The multipliers of a frozen model's input; `baseline` is one image, (1, …).
+) -> list[Multipliers]:
+    """The multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
 
     Raises `UnsupportedOperation` where images and baseline take different ways through the model.
     """
@@ -66,9 +66,12 @@ def multipliers(
     def rule(node: Node) -> Rule:
         return _Rescale(twins[id(node)])
 
-    slope = slope_of(tape.logits)
-    with torch.no_grad():
-        return Multipliers(tape.reverse(slope, rule), tape.logits, base.logits, slope)
+    slopes, results = slopes_of(tape.logits), []
+    for number, slope in enumerate(slopes, start=1):
+        own = tape if number == len(slopes) else replace(tape, nodes=[*tape.nodes])  # the last one uses the nodes up
+        with torch.no_grad():
+            results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits, slope))
+    return results
 
 
 def _twins(tape: Tape, base: Tape, images: int) -> dict[int, Node]:

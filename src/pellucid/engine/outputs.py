@@ -38,11 +38,11 @@ def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
 
 
 def check_logits(logits: Tensor, images: Tensor) -> None:
-    """`ShapeError` unless there is one row of logits per image."""
-    if logits.ndim != 2 or len(logits) != len(images):
+    """`ShapeError` unless the outputs are one number, one row or one array per image."""
+    if logits.ndim == 0 or len(logits) != len(images):
         raise ShapeError(
-            f"the model returns {tuple(logits.shape)} for {len(images)} images; expected one row of logits per image, "
-            "(batch, class). Choose or reshape them with output=function."
+            f"the model returns {tuple(logits.shape)} for {len(images)} images; expected outputs for each image, "
+            "(batch, class) or (batch, …). Choose or reshape them with output=function."
         )
 
 

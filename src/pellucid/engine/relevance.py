@@ -1,8 +1,8 @@
 """Relevance of a model's logits, by any composite of rules, on the model as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from pellucid.engine.outputs import Chooser, check_logits, choose_output, refuse
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.tape import Node, Rule, Tape
 
-__all__ = ["Propagation", "propagate", "record"]
+__all__ = ["Propagation", "propagate", "propagate_each", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +85,34 @@ def propagate(
 
     With `is_certified`, an account is kept of what biases, stabilisers and constants absorb.
     """
+    return propagate_each(
+        model, images, composite, lambda logits: [seed_of(logits)],
+        output=output, unwrap_softmax=unwrap_softmax, is_certified=is_certified,
+    )[0]  # fmt: skip
+
+
+def propagate_each(
+    model: nn.Module,
+    images: Tensor,
+    composite: Composite,
+    seeds_of: Callable[[Tensor], Sequence[Tensor]],
+    *,
+    output: Chooser = None,
+    unwrap_softmax: bool = False,
+    is_certified: bool = False,
+) -> list[Propagation]:
+    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed."""
     tape = record(model, images, box=box_of(composite), output=output, unwrap_softmax=unwrap_softmax)
     fold_batch_norms(tape)
-    logits = tape.logits
-    seed = seed_of(logits)
-    account = Account(len(images), logits.dtype, logits.device) if is_certified else None
+    logits, results = tape.logits, []
 
     def rule(node: Node) -> Rule:
         return rule_of(composite, node)
 
-    with torch.no_grad():
-        return Propagation(tape.reverse(seed, rule, account), logits, seed, account)
+    seeds = seeds_of(logits)
+    for number, seed in enumerate(seeds, start=1):
+        account = Account(len(images), logits.dtype, logits.device) if is_certified else None
+        own = tape if number == len(seeds) else replace(tape, nodes=[*tape.nodes])  # the last one uses the nodes up
+        with torch.no_grad():
+            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
+    return results

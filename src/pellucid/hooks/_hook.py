@@ -13,10 +13,12 @@ from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.types import Embedding, Logits
 from pellucid.engine.tap import Tap, find_embedding
 
-__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene"]
+__all__ = ["EMBEDDED_IMAGES", "FITTED_IMAGES", "Hook", "Scene"]
 
 EMBEDDED_IMAGES = 2000
 """At most so many test images are embedded."""
+FITTED_IMAGES = 5000
+"""At most so many training images are shown to a method that learns from data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class Scene:
     """The methods that `--methods` chose; None: no choice."""
     embedding_layer: str | None = None
     """The layer that `--embedding-layer` chose; None: found by itself."""
+    train: ImageSet | None = None
+    """The training images, on the CPU, for what learns from data; None: there are none."""
     previous: Mapping[str, np.ndarray] | None = None
     """The arrays this same hook made at the epoch it last ran before this one; None at the first."""
     _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -63,6 +67,13 @@ class Scene:
         """Indices of the embedded test images: at most `EMBEDDED_IMAGES`, spread evenly over the test set."""
         count = min(len(self.test), EMBEDDED_IMAGES)
         return torch.arange(count) * len(self.test) // count
+
+    def training_batches(self) -> list[torch.Tensor]:
+        """Indices of training images in batches: at most `FITTED_IMAGES`, spread evenly over the training set."""
+        if self.train is None:
+            return []
+        count = min(len(self.train), FITTED_IMAGES)
+        return list((torch.arange(count) * len(self.train) // count).split(500))
 
     @property
     def tap(self) -> Tap:

@@ -1,7 +1,7 @@
 """Why the network decides as it does: the same images explained by many methods, side by side."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pellucid.attribution import Explanation, create_analyzer
+from pellucid.attribution import Analyzer, Explanation, create_analyzer
 from pellucid.attribution._explanation import AmplificationWarning
-from pellucid.core.contracts import Artifact
+from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
 from pellucid.hooks import HOOKS
@@ -51,6 +51,7 @@ class Explanations(Hook):
 
         Explained is the predicted class. `residuals` and `amplifications` hold, for each method, one value per image
         (None for a method that promises no sum); `refused` tells which methods do not apply to this model, and why.
+        Methods that learn from data are fitted on a sample of the training images each time.
         """
         indices = scene.first_of_each_class(self.rows)
         if not indices:
@@ -92,10 +93,32 @@ def _explain(scene: Scene, indices: list[int], targets: torch.Tensor) -> tuple[d
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AmplificationWarning)  # it stands in the numbers
-                explained[name] = create_analyzer(name, scene.model).explain(images, targets)
+                explained[name] = _analyzer(scene, name).explain(images, targets)
         except PellucidError as error:
             refused[name] = str(error)
     return explained, refused
+
+
+def _analyzer(scene: Scene, name: str) -> Analyzer:
+    """The method on the scene's model; one that learns from data is shown a sample of the training images."""
+    analyzer = create_analyzer(name, scene.model)
+    if analyzer.method.needs_fit and scene.train is not None:
+        analyzer.fit(_Batches(scene.train, scene.training_batches()))
+    return analyzer
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Batches of images, made floats as they are asked for."""
+
+    images: ImageSet
+    indices: list[torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self.images.floats(part) for part in self.indices)
 
 
 def _listed(values: torch.Tensor | None) -> list[float] | None:
