@@ -15,7 +15,6 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.account import Account
 from pellucid.engine.linear_maps import FrozenNorm
 from pellucid.engine.outputs import Chooser
-from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import (
     Activation,
@@ -61,30 +60,36 @@ def multipliers(
     """
     base = record(model, baseline, output=output, unwrap_softmax=unwrap_softmax)
     tape = record(model, images, output=output, unwrap_softmax=unwrap_softmax)
-    twins = _twins(tape, base, len(images))
+    if len(images) > 1 and _is_mixed(tape, base):
+        base = record(model, baseline.expand_as(images).contiguous(), output=output, unwrap_softmax=unwrap_softmax)
+    twins = _twins(tape, base)
 
     def rule(node: Node) -> Rule:
         return _Rescale(twins[id(node)])
 
     slope = slope_of(tape.logits)
     with torch.no_grad():
-        return Multipliers(tape.reverse(slope, rule), tape.logits, base.logits, slope)
+        return Multipliers(tape.reverse(slope, rule), tape.logits, base.logits[:1], slope)
 
 
-def _twins(tape: Tape, base: Tape, images: int) -> dict[int, Node]:
+def _twins(tape: Tape, base: Tape) -> dict[int, Node]:
     """Each node's counterpart in the baseline's pass."""
     pairs = list(zip(tape.nodes, base.nodes, strict=False))
     is_same = len(tape.nodes) == len(base.nodes) and all(
         own.operation == other.operation and own.inputs == other.inputs for own, other in pairs
     )
-    if is_same and images > 1 and any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs):
-        raise BatchMixed  # the baseline's values do not broadcast: run the images one by one
     if not is_same:
         raise UnsupportedOperation(
             "the model takes another way for the baseline than for the image, so the two cannot be compared; "
             "choose another baseline, or another method."
         )
     return {id(own): other for own, other in pairs}
+
+
+def _is_mixed(tape: Tape, base: Tape) -> bool:
+    """Whether values of one baseline do not broadcast to those of the batch, since images are not the first axis."""
+    pairs = zip(tape.nodes, base.nodes, strict=False)
+    return any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs)
 
 
 def _is_merged(node: Node, twin: Node) -> bool:
@@ -120,7 +125,7 @@ class _Rescale:
 def _slope(node: Activation) -> Callable[[], Tensor]:
     if node.operation in ("relu", "relu_"):
         return lambda: (node.x > 0).to(node.x.dtype)
-    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x))
+    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # the root of zero
 
 
 def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tensor:
