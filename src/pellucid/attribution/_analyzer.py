@@ -15,6 +15,7 @@ from pellucid.attribution._explanation import AmplificationWarning, Explanation,
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Score, Target
+from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_range, is_tokens
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, unwrap
@@ -34,13 +35,15 @@ def create_analyzer(
     *,
     output: int | str | Callable[[Any], Tensor] | None = None,
     unwrap_softmax: bool = False,
+    embedding: str | None = None,
     **options: Any,
 ) -> "Analyzer":
     """The method `name`, ready to explain what `model` makes of images.
 
     `options` are the fields of the method. `output` tells which of several outputs holds the logits: a place, a key or
     field, or a function of the outputs. `unwrap_softmax` explains the logits before a softmax at the model's end.
-    Names of captum and iNNvestigate are understood too.
+    `embedding` names the token embedding of a model of token ids, where several are applied to them. Names of captum
+    and iNNvestigate are understood too.
 
     Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not have.
 
@@ -57,19 +60,28 @@ def create_analyzer(
         raise ConfigError(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
-    return Analyzer(entry(**{**preset, **options}), model, name=name, output=output, unwrap_softmax=unwrap_softmax)
+    method = entry(**{**preset, **options})
+    return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
 
 
 class Analyzer:
     """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state."""
 
     def __init__(
-        self, method: Attribution, model: nn.Module, *, name: str, output: Chooser = None, unwrap_softmax: bool = False
+        self,
+        method: Attribution,
+        model: nn.Module,
+        *,
+        name: str,
+        output: Chooser = None,
+        unwrap_softmax: bool = False,
+        embedding: str | None = None,
     ) -> None:
         self.method = method
         self.model = model
         self.name = name
         self._subject = Subject(unwrap(model), output, unwrap_softmax)
+        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), output, unwrap_softmax)
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
@@ -77,8 +89,11 @@ class Analyzer:
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
 
-        `x` is (batch, …) of floats. `target` is None (the class predicted for each image), one class, a tensor of one
-        class per image, or a function logits -> (batch,) of a score that is differentiable in the logits.
+        `x` is (batch, …) of floats, or (batch, token) of integers: the relevance is then that of what the token
+        embedding makes of them, (batch, token, feature), and its sum over the features is the token's.
+
+        `target` is None (the class predicted for each image), one class, a tensor of one class per image, or a function
+        logits -> (batch,) of a score that is differentiable in the logits.
 
         Raises `UnsupportedOperation` where the model does something for which the method has no rule, and `ShapeError`
         for images or targets that do not fit.
@@ -114,17 +129,26 @@ class Analyzer:
         """Let the method learn from batches of images (or of tuples that begin with them)."""
         with _explaining(self.model) as model:
             check_model(model)
-            self.method = self.method.fitted(self._subject, loader)
+            batches = EmbeddedBatches(loader, self._from_embedding.embed)
+            if batches.is_needed:
+                self._from_embedding.locate(batches.ids)
+            subject = self._tokens if batches.is_needed else self._subject
+            self.method = self.method.fitted(subject, batches)
         return self
 
     def _run(self, x: Tensor, target: Request, *, is_certified: bool) -> Outcome:
-        if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        if not (x.is_floating_point() or is_tokens(x)) or x.ndim < 2 or len(x) == 0:
             came = f"{tuple(x.shape)} {x.dtype}"
-            raise ShapeError(f"the images are {came}; expected a batch of floats in [0, 1], (batch, …).")
+            raise ShapeError(
+                f"the images are {came}; expected a batch of floats in [0, 1], (batch, …), "
+                "or of token ids as integers, (batch, token)."
+            )
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request = Target(target)
         self._check_count(request, x)
+        if is_tokens(x):
+            return self._run_tokens(x, request, is_certified)
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
@@ -134,6 +158,37 @@ class Analyzer:
                 for start in range(0, len(x), size)
             ]
         return Outcome.join(parts)
+
+    @property
+    def _from_embedding(self) -> FromEmbedding:
+        assert isinstance(self._tokens.model, FromEmbedding)
+        return self._tokens.model
+
+    def _run_tokens(self, ids: Tensor, target: Target, is_certified: bool) -> Outcome:
+        """The outcome at the output of the token embedding, sequence by sequence."""
+        parts, model = [], self._from_embedding
+        with _explaining(self.model) as whole:
+            check_model(whole)
+            model.locate(ids)
+            embedded = model.embed(ids)
+            check_range(self.method, embedded)
+            for n in range(len(ids)):
+                self._tokens.begin()
+                with model.hold(ids[n : n + 1]):
+                    parts.append(
+                        self.method.attribute(
+                            self._tokens, embedded[n : n + 1], target.part(n, n + 1), is_certified=is_certified
+                        )
+                    )
+        outcome = Outcome.join(parts)
+        if target.score is not None:
+            alone = [target.scores(part.logits).detach() for part in parts]
+            if not torch.allclose(torch.cat(alone), target.scores(outcome.logits).detach(), rtol=1e-3, atol=1e-6):
+                raise ShapeError(
+                    "the target function gives a sequence another score in a batch than alone; sequences of tokens are "
+                    "explained one by one, so it must be given (1, class) and treat each row by itself."
+                )
+        return outcome
 
     def _check_count(self, target: Target, x: Tensor) -> None:
         if isinstance(target.request, Tensor) and target.request.ndim and len(target.request) != len(x):

@@ -21,7 +21,9 @@ def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
     """Sums of products along named axes, of one or two factors."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], (tuple, list)) else operands
     if not isinstance(equation, str) or len(factors) > 2:
-        call.refuse("has more than two factors", "write it as several einsums of two factors and an equation as text.")
+        call.refuse(
+            "has more than two factors", "write it as einsums of two factors and a text, or choose a gradient method."
+        )
     sources, target = _letters(equation, [factor.ndim for factor in factors])
     if sorted(sources[0]) == sorted(target) and len(factors) == 1:
         with call.recorder:

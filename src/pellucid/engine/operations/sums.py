@@ -97,7 +97,10 @@ def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | Non
     if call.depends(other):
         return _divide(call, input, other)
     assert isinstance(input, Tensor)
-    return _scale(call, input, _tensor(other, input).reciprocal())
+    denominator = _tensor(other, input)
+    if not denominator.is_floating_point():
+        denominator = denominator.to(input.dtype)  # 1/3 of an integer would be a float32
+    return _scale(call, input, denominator.reciprocal())
 
 
 def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
