@@ -18,7 +18,7 @@ from pellucid.attribution._target import Score, Target
 from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_range, is_tokens
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.engine.freezing import dtype_of, frozen
-from pellucid.engine.guards import check_model, unwrap
+from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.recorder import BatchMixed
 
@@ -157,7 +157,12 @@ class Analyzer:
                 self._attribute(x.detach()[start : start + size], request.part(start, start + size), is_certified)
                 for start in range(0, len(x), size)
             ]
-        return Outcome.join(parts)
+            return self._checked(model, x, Outcome.join(parts))
+
+    def _checked(self, model: nn.Module, x: Tensor, outcome: Outcome) -> Outcome:
+        logits = outcome.logits.log_softmax(1) if self._subject.unwrap_softmax else outcome.logits
+        check_skipped_padding(model, x, self._subject.logits_of, logits)
+        return outcome
 
     @property
     def _from_embedding(self) -> FromEmbedding:
@@ -180,7 +185,7 @@ class Analyzer:
                             self._tokens, embedded[n : n + 1], target.part(n, n + 1), is_certified=is_certified
                         )
                     )
-        outcome = Outcome.join(parts)
+            outcome = self._checked(whole, ids, Outcome.join(parts))
         if target.score is not None:
             alone = [target.scores(part.logits).detach() for part in parts]
             if not torch.allclose(torch.cat(alone), target.scores(outcome.logits).detach(), rtol=1e-3, atol=1e-6):

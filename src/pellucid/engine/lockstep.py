@@ -184,15 +184,28 @@ def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
 
 
 def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
-    """P = e/Σe as a product of e and 1/Σe, with one shift for image and baseline."""
-    shift = torch.maximum(node.x, twin.x).amax(node.dim, keepdim=True)
-    e, e0 = (node.x - shift).exp(), (twin.x - shift).exp()
+    """For log p_i = d_i − log Σ e^d, the ratio of changes at exp, at the sum's log, and at the exp of both.
+
+    Those ratios are logarithmic means, so nothing cancels. d is x less its mean under (p + p₀)/2, which makes the
+    multipliers sum to 0: a softmax does not see what is added to all of x.
+    """
+    is_open = torch.isfinite(node.x)  # masked places are −∞ on both sides
+    mean = (node.y + twin.y) / 2
+    d, d0 = (x - (mean * x).sum(node.dim, keepdim=True) for x in (x.masked_fill(~is_open, 0) for x in (node.x, twin.x)))
+    shift = torch.maximum(d, d0).masked_fill(~is_open, -torch.inf).amax(node.dim, keepdim=True)
+    e, e0 = ((x - shift).exp() * is_open for x in (d, d0))
     total, total0 = e.sum(node.dim, keepdim=True), e0.sum(node.dim, keepdim=True)
-    by_total = (multiplier * (e + e0)).sum(node.dim, keepdim=True) / 2 * (-1 / (total * total0))
-    by_e = multiplier * (1 / total + 1 / total0) / 2 + by_total
-    change = node.x - twin.x
-    is_finite = torch.isfinite(change)  # masked places are −∞ on both sides
-    return torch.where(is_finite, by_e * _ratio(torch.where(is_finite, change, 1.0), e - e0, lambda: e), 0.0)
+    by_log = total.log() - total0.log()
+    weights = _between(e, e0, d - d0) / _between(total, total0, by_log)
+    by_share = multiplier * _between(node.y, twin.y, d - d0 - by_log)
+    centred = by_share - weights * by_share.sum(node.dim, keepdim=True)
+    return (centred - mean * centred.sum(node.dim, keepdim=True)) * is_open
+
+
+def _between(a: Tensor, b: Tensor, log_ratio: Tensor) -> Tensor:
+    """The logarithmic mean (a − b) / (log a − log b)."""
+    size = log_ratio.abs()
+    return torch.maximum(a, b) * torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
 
 
 def _normalised(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:
