@@ -488,7 +488,7 @@ def test_some_random_transformers_are_complete(plan) -> None:
 
 
 @pytest.mark.slow
-@drawn(40)
+@drawn(20)
 @given(plan=plans)
-def test_40_random_transformers_are_complete(plan) -> None:
+def test_20_random_transformers_are_complete(plan) -> None:
     check(plan)
