@@ -60,15 +60,15 @@ with warnings.catch_warnings():
 
 
 UNKNOWN: dict[str, Callable[[Tensor], Any]] = {
-    "einsum": lambda x: torch.einsum("bi,bi->bi", x, x),
+    "einsum": lambda x: torch.einsum("bi,bi,bi->bi", x, x, x),
     "topk": lambda x: x.topk(8).values,
     "maximum": lambda x: torch.maximum(x, -x),
     "sort": lambda x: x.sort(1).values,
     "cumsum": lambda x: x.cumsum(1),
     "lstm": nn.LSTM(8, 8).double(),
     "gru": nn.GRU(8, 8).double(),
-    "div": lambda x: x / x.norm(),
-    "exp": lambda x: x.exp(),
+    "logsumexp": lambda x: x - x.logsumexp(1, keepdim=True),
+    "log": lambda x: torch.log(x.abs()),
     "fft": lambda x: torch.fft.rfft(x).real,
     "rand_like": lambda x: x + torch.rand_like(x),
 }

@@ -48,15 +48,15 @@ NORMS = ("batch", "group", "layer", "none", "none")
 WIRINGS = ("plain", "residual", "in_place_residual", "reuse", "concat", "gate", "branch", "view", "slice")
 FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
     "cumsum": lambda x: x.cumsum(1),
-    "einsum": lambda x: torch.einsum("bchw,bchw->bchw", x, x),
+    "einsum": lambda x: torch.einsum("bchw,bchw,bchw->bchw", x, x, x),
     "sort": lambda x: x.sort(1).values,
     "maximum": lambda x: torch.maximum(x, x * 0.5),
-    "exp": torch.exp,
+    "log": lambda x: torch.log(x.abs() + 1),
     "topk": lambda x: x.topk(CHANNELS, 1).values,
     "prod": lambda x: x * x.prod(1, keepdim=True),
     "cdist": lambda x: x + torch.cdist(x, x).mean(),
-    "norm": lambda x: x + x.norm(),
-    "std": lambda x: x * x.std(),
+    "norm": lambda x: x + x.norm(p=1, dim=1, keepdim=True),
+    "logsumexp": lambda x: x * x.logsumexp(1, keepdim=True),
     "log1p": lambda x: torch.log1p(x.abs()),
     "lerp": lambda x: torch.lerp(x, x * 2, 0.5),
 }

@@ -29,3 +29,15 @@ def test_train_and_utilise_then_load_a_trained_model(tmp_path: Path) -> None:
     assert deviation is not None
     assert float(deviation[1]) < 1e-5
     assert (tmp_path / "jacobian.zarr" / ".zarray").is_file()
+
+
+@pytest.mark.slow
+def test_explain_text(tmp_path: Path) -> None:
+    told = run("explain_text.py", tmp_path)
+    accuracy, residual = re.search(r"([\d.]+)% told right", told), re.search(r"certificates: ([\d.e+-]+)", told)
+    assert accuracy is not None
+    assert residual is not None
+    assert float(accuracy[1]) > 95
+    assert float(residual[1]) < 1e-4
+    assert "the plot is truly not wonderful" in told
+    assert ">wonderful</span>" in (tmp_path / "words.html").read_text(encoding="utf-8")

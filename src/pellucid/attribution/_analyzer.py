@@ -15,9 +15,10 @@ from pellucid.attribution._explanation import AmplificationWarning, Explanation,
 from pellucid.attribution._method import Attribution, FittedState
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request, Target
+from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_range, is_tokens
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.engine.freezing import dtype_of, frozen
-from pellucid.engine.guards import check_model, unwrap
+from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.recorder import BatchMixed
 
@@ -33,13 +34,15 @@ def create_analyzer(
     *,
     output: int | str | Callable[[Any], Tensor] | None = None,
     unwrap_softmax: bool = False,
+    embedding: str | None = None,
     **options: Any,
 ) -> "Analyzer":
     """The method `name`, ready to explain what `model` makes of images.
 
     `options` are the fields of the method. `output` tells which of several outputs holds the logits: a place, a key or
     field, or a function of the outputs. `unwrap_softmax` explains the logits before a softmax at the model's end.
-    Names of captum and iNNvestigate are understood too.
+    `embedding` names the token embedding of a model of token ids, where several are applied to them. Names of captum
+    and iNNvestigate are understood too.
 
     Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not have.
 
@@ -56,19 +59,28 @@ def create_analyzer(
         raise ConfigError(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
-    return Analyzer(entry(**{**preset, **options}), model, name=name, output=output, unwrap_softmax=unwrap_softmax)
+    method = entry(**{**preset, **options})
+    return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
 
 
 class Analyzer:
     """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state."""
 
     def __init__(
-        self, method: Attribution, model: nn.Module, *, name: str, output: Chooser = None, unwrap_softmax: bool = False
+        self,
+        method: Attribution,
+        model: nn.Module,
+        *,
+        name: str,
+        output: Chooser = None,
+        unwrap_softmax: bool = False,
+        embedding: str | None = None,
     ) -> None:
         self.method = method
         self.model = model
         self.name = name
         self._subject = Subject(unwrap(model), output, unwrap_softmax)
+        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), output, unwrap_softmax)
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
@@ -76,7 +88,8 @@ class Analyzer:
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
 
-        `x` is (batch, …) of floats. `target` is
+        `x` is (batch, …) of floats, or (batch, token) of integers: the relevance is then that of what the token
+        embedding makes of them, (batch, token, feature), and its sum over the features is the token's. `target` is
 
         - None: the class predicted for each image (of several outputs of a regression, the largest);
         - one class, or one per image, as a tensor or a list; of a regression, the output's index;
@@ -129,7 +142,11 @@ class Analyzer:
         self._subject.begin()
         with _explaining(self.model) as model:
             check_model(model)
-            self.method = self.method.fitted(self._subject, loader)
+            batches = EmbeddedBatches(loader, self._from_embedding.embed)
+            if batches.is_needed:
+                self._from_embedding.locate(batches.ids)
+            subject = self._tokens if batches.is_needed else self._subject
+            self.method = self.method.fitted(subject, batches)
         return self
 
     def state(self) -> FittedState:
@@ -146,25 +163,72 @@ class Analyzer:
 
     def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
         """One outcome; one per class where all are asked for."""
-        if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        if not (x.is_floating_point() or is_tokens(x)) or x.ndim < 2 or len(x) == 0:
             came = f"{tuple(x.shape)} {x.dtype}"
-            raise ShapeError(f"the images are {came}; expected a batch of floats in [0, 1], (batch, …).")
+            raise ShapeError(
+                f"the images are {came}; expected a batch of floats in [0, 1], (batch, …), "
+                "or of token ids as integers, (batch, token)."
+            )
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request.check(len(x))
+        if is_tokens(x):
+            return self._run_tokens(x, request, is_certified)
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)
-            targets = [request]
-            if request.is_all:
-                with torch.no_grad():
-                    targets = request.each(self._subject.logits(x[:1].detach()))
+            targets = self._targets(self._subject, x[:1], request)
             parts = [
                 self._attribute(x.detach()[start : start + size], targets, slice(start, start + size), is_certified)
                 for start in range(0, len(x), size)
             ]
-        return [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
+            outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
+            self._check_padding(model, x, outcomes[0].logits)
+        return outcomes
+
+    def _check_padding(self, model: nn.Module, x: Tensor, logits: Tensor) -> None:
+        own = logits.log_softmax(1) if self._subject.unwrap_softmax else logits
+        check_skipped_padding(model, x, self._subject.logits_of, own)
+
+    @property
+    def _from_embedding(self) -> FromEmbedding:
+        assert isinstance(self._tokens.model, FromEmbedding)
+        return self._tokens.model
+
+    def _run_tokens(self, ids: Tensor, request: Target, is_certified: bool) -> list[Outcome]:
+        """The outcomes at the output of the token embedding, sequence by sequence."""
+        parts, model = [], self._from_embedding
+        with _explaining(self.model) as whole:
+            check_model(whole)
+            model.locate(ids)
+            embedded = model.embed(ids)
+            check_range(self.method, embedded)
+            for n in range(len(ids)):
+                self._tokens.begin()
+                one, own = embedded[n : n + 1], request.part(slice(n, n + 1))
+                with model.hold(ids[n : n + 1]):
+                    targets = self._targets(self._tokens, one, own)
+                    parts.append(self.method.attribute_each(self._tokens, one, targets, is_certified=is_certified))
+            outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
+            self._check_padding(whole, ids, outcomes[0].logits)
+        if request.score is not None:
+            alone = [request.scores(part[0].logits).detach() for part in parts]
+            together = request.scores(outcomes[0].logits).detach()
+            if not torch.allclose(torch.cat(alone), together, rtol=1e-3, atol=1e-6):
+                raise ShapeError(
+                    "the target function gives a sequence another score in a batch than alone; sequences of tokens are "
+                    "explained one by one, so it must be given (1, class) and treat each row by itself."
+                )
+        return outcomes
+
+    @staticmethod
+    def _targets(subject: Subject, first: Tensor, request: Target) -> list[Target]:
+        """The request, or one per class where all are asked for; `first` is one image."""
+        if not request.is_all:
+            return [request]
+        with torch.no_grad():
+            return request.each(subject.logits(first.detach()))
 
     def _attribute(self, images: Tensor, targets: Sequence[Target], which: slice, is_certified: bool) -> list[Outcome]:
         """One batch, the images `which` of the call; its images one by one where the model mixes them."""

@@ -100,6 +100,11 @@ class Subject:
             self._fingerprint = fingerprint(self.model)
         return self._fingerprint
 
+    def logits_of(self, outputs: Any) -> Tensor:
+        """The logits among a model's outputs, less the softmax at the end up to a constant."""
+        logits = choose_output(outputs, self.output)
+        return logits if not self.unwrap_softmax or float(logits.min()) < 0 else logits.log()
+
     def guard(self, images: Tensor) -> None:
         """Once per kind of input: follow one image below the functions, where side branches would hide."""
         kind = (images.shape[1:], images.dtype, images.device)

@@ -23,6 +23,7 @@ KINDS = (
     "batch_norm",
     "convolution",
     "dense",
+    "factor",
     "layer_norm",
     "max",
     "move",

@@ -1,5 +1,6 @@
 """Guards against silent errors that the recorder alone cannot see."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import UnsupportedOperation
 
-__all__ = ["TaintWatch", "check_model", "unwrap"]
+__all__ = ["TaintWatch", "check_model", "check_skipped_padding", "unwrap"]
 
 
 class TaintWatch(TorchDispatchMode):
@@ -94,3 +95,23 @@ def check_model(model: nn.Module) -> None:
                 f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be followed; "
                 "explain the model before it was scripted, or choose a gradient method."
             )
+
+
+def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:
+    """Raise `UnsupportedOperation` where the model has other logits without gradients than with them.
+
+    torch's TransformerEncoder leaves out padded tokens when nobody asks for gradients, and hands back zeros in their
+    places; a model that looks at those places then computes something else.
+    """
+    if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
+        return
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype, says torch
+        plain = logits_of(model(x.clone()))
+    gap = float((plain - logits).abs().max())
+    if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):
+        raise UnsupportedOperation(
+            f"the model has other logits without gradients than with them (by {gap:.3g}): its nn.TransformerEncoder "
+            "leaves zeros in the places of padded tokens, which the model then uses; build it with "
+            "enable_nested_tensor=False, or set its use_nested_tensor to False."
+        )

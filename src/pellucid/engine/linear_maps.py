@@ -9,7 +9,17 @@ from torch import Tensor
 
 from pellucid.engine.tape import vjp
 
-__all__ = ["Convolution", "Dense", "Diagonal", "FrozenNorm", "LeftMatrix", "LinearFunction", "LinearMap", "RightMatrix"]
+__all__ = [
+    "Contraction",
+    "Convolution",
+    "Dense",
+    "Diagonal",
+    "FrozenNorm",
+    "LeftMatrix",
+    "LinearFunction",
+    "LinearMap",
+    "RightMatrix",
+]
 
 
 @runtime_checkable
@@ -137,6 +147,24 @@ class LeftMatrix:
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
         return (weight.mT @ s).sum_to_size(x.shape)
+
+    def broadcast(self, bias: Tensor) -> Tensor:
+        return bias
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Any product of x and a weight that is linear in both, such as an einsum; its transpose comes from autograd."""
+
+    multiply: Callable[[Tensor, Tensor], Tensor]
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        assert weight is not None
+        return self.multiply(x, weight)
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        return vjp(lambda moved: self.multiply(moved, weight), x, s)
 
     def broadcast(self, bias: Tensor) -> Tensor:
         return bias

@@ -15,7 +15,6 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.account import Account
 from pellucid.engine.linear_maps import FrozenNorm
 from pellucid.engine.outputs import Chooser
-from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import (
     Activation,
@@ -61,7 +60,9 @@ def multipliers(
     """
     base = record(model, baseline, output=output, unwrap_softmax=unwrap_softmax)
     tape = record(model, images, output=output, unwrap_softmax=unwrap_softmax)
-    twins = _twins(tape, base, len(images))
+    if len(images) > 1 and _is_mixed(tape, base):
+        base = record(model, baseline.expand_as(images).contiguous(), output=output, unwrap_softmax=unwrap_softmax)
+    twins = _twins(tape, base)
 
     def rule(node: Node) -> Rule:
         return _Rescale(twins[id(node)])
@@ -70,24 +71,28 @@ def multipliers(
     for number, slope in enumerate(slopes, start=1):
         own = tape if number == len(slopes) else replace(tape, nodes=[*tape.nodes])  # the last one uses the nodes up
         with torch.no_grad():
-            results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits, slope))
+            results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits[:1], slope))
     return results
 
 
-def _twins(tape: Tape, base: Tape, images: int) -> dict[int, Node]:
+def _twins(tape: Tape, base: Tape) -> dict[int, Node]:
     """Each node's counterpart in the baseline's pass."""
     pairs = list(zip(tape.nodes, base.nodes, strict=False))
     is_same = len(tape.nodes) == len(base.nodes) and all(
         own.operation == other.operation and own.inputs == other.inputs for own, other in pairs
     )
-    if is_same and images > 1 and any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs):
-        raise BatchMixed  # the baseline's values do not broadcast: run the images one by one
     if not is_same:
         raise UnsupportedOperation(
             "the model takes another way for the baseline than for the image, so the two cannot be compared; "
             "choose another baseline, or another method."
         )
     return {id(own): other for own, other in pairs}
+
+
+def _is_mixed(tape: Tape, base: Tape) -> bool:
+    """Whether values of one baseline do not broadcast to those of the batch, since images are not the first axis."""
+    pairs = zip(tape.nodes, base.nodes, strict=False)
+    return any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs)
 
 
 def _is_merged(node: Node, twin: Node) -> bool:
@@ -123,7 +128,7 @@ class _Rescale:
 def _slope(node: Activation) -> Callable[[], Tensor]:
     if node.operation in ("relu", "relu_"):
         return lambda: (node.x > 0).to(node.x.dtype)
-    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x))
+    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # the root of zero
 
 
 def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tensor:
@@ -182,15 +187,28 @@ def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
 
 
 def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
-    """P = e/Σe as a product of e and 1/Σe, with one shift for image and baseline."""
-    shift = torch.maximum(node.x, twin.x).amax(node.dim, keepdim=True)
-    e, e0 = (node.x - shift).exp(), (twin.x - shift).exp()
+    """For log p_i = d_i − log Σ e^d, the ratio of changes at exp, at the sum's log, and at the exp of both.
+
+    Those ratios are logarithmic means, so nothing cancels. d is x less its mean under (p + p₀)/2, which makes the
+    multipliers sum to 0: a softmax does not see what is added to all of x.
+    """
+    is_open = torch.isfinite(node.x)  # masked places are −∞ on both sides
+    mean = (node.y + twin.y) / 2
+    d, d0 = (x - (mean * x).sum(node.dim, keepdim=True) for x in (x.masked_fill(~is_open, 0) for x in (node.x, twin.x)))
+    shift = torch.maximum(d, d0).masked_fill(~is_open, -torch.inf).amax(node.dim, keepdim=True)
+    e, e0 = ((x - shift).exp() * is_open for x in (d, d0))
     total, total0 = e.sum(node.dim, keepdim=True), e0.sum(node.dim, keepdim=True)
-    by_total = (multiplier * (e + e0)).sum(node.dim, keepdim=True) / 2 * (-1 / (total * total0))
-    by_e = multiplier * (1 / total + 1 / total0) / 2 + by_total
-    change = node.x - twin.x
-    is_finite = torch.isfinite(change)  # masked places are −∞ on both sides
-    return torch.where(is_finite, by_e * _ratio(torch.where(is_finite, change, 1.0), e - e0, lambda: e), 0.0)
+    by_log = total.log() - total0.log()
+    weights = _between(e, e0, d - d0) / _between(total, total0, by_log)
+    by_share = multiplier * _between(node.y, twin.y, d - d0 - by_log)
+    centred = by_share - weights * by_share.sum(node.dim, keepdim=True)
+    return (centred - mean * centred.sum(node.dim, keepdim=True)) * is_open
+
+
+def _between(a: Tensor, b: Tensor, log_ratio: Tensor) -> Tensor:
+    """The logarithmic mean (a − b) / (log a − log b)."""
+    size = log_ratio.abs()
+    return torch.maximum(a, b) * torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
 
 
 def _normalised(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:

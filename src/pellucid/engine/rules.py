@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.account import Account
-from pellucid.engine.linear_maps import Convolution, Dense
+from pellucid.engine.linear_maps import Contraction, Convolution, Dense
 from pellucid.engine.tape import Addition, Affine, Node, Relevances
 
 __all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "WSquare", "Z", "ZBox", "ZPlus", "stabilise"]
@@ -122,12 +122,15 @@ class Epsilon:
 
 def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, account: Account | None) -> Relevances:
     """Each term's share of a sum; those of the constants are absorbed, and named by place."""
-    stable = stabilise(node.z, epsilon)
+    z, terms = node.z, list(node.terms)
+    if not bool(z.sum().isfinite()):  # a mask of −∞: nothing arrives where it is closed, and nothing is shared there
+        z, *terms = (value.masked_fill(~value.isfinite(), 0) for value in (z, *terms))
+    stable = stabilise(z, epsilon)
     s = relevance / stable
     if account is not None:
-        account.absorb("stabiliser", node, s * (stable - node.z))
+        account.absorb("stabiliser", node, s * (stable - z))
     shares: list[Tensor | None] = []
-    for slot, term, sign in zip(node.inputs, node.terms, node.signs, strict=True):
+    for slot, term, sign in zip(node.inputs, terms, node.signs, strict=True):
         share = s * term if sign == 1 else s * (term * sign)
         if slot is None and account is not None:
             account.absorb("constant", node, share)
@@ -286,7 +289,8 @@ class Flat:
 
 def _ones_like_one_image(node: Affine) -> Tensor:
     """An input of ones; one image stands for all where the batch is the first axis."""
-    return torch.ones_like(node.x[:1] if node.batch_axis == 0 and node.x.ndim > 1 else node.x)
+    is_first_axis = node.batch_axis == 0 and node.x.ndim > 1 and not isinstance(node.map, Contraction)
+    return torch.ones_like(node.x[:1] if is_first_axis else node.x)
 
 
 def _share_weights(

@@ -42,19 +42,29 @@ def attend(
     scale: float | int | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(query · keyᵀ · scale + mask) · value."""
-    if dropout_p > 0 or enable_gqa:
-        call.refuse("draws random numbers outside training" if dropout_p > 0 else "groups its queries")
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    """softmax(query · keyᵀ · scale + mask) · value; with `enable_gqa`, groups of query heads share a key head."""
+    if dropout_p > 0:
+        call.refuse("draws random numbers outside training")
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     with call.recorder:
-        scores = torch.matmul(query * factor, key.transpose(-2, -1))
-        if is_causal:
-            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        return torch.matmul(F.softmax(scores, -1), value)
+        if enable_gqa:
+            key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+        return _weights(query, key, attn_mask, scale) @ value
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | int | None = None) -> Tensor:
+    """(…, query, key): the share of each key."""
+    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
+    return F.softmax(scores if mask is None else _masked(scores, mask), -1)
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """−∞ where a mask of booleans is False; one of floats is added."""
+    is_closed = ~mask if mask.dtype == torch.bool else mask == -math.inf
+    if mask.dtype != torch.bool and bool((mask != 0).any()):
+        scores = scores + mask.masked_fill(is_closed, 0)
+    return scores.masked_fill(is_closed, -math.inf) if bool(is_closed.any()) else scores
 
 
 @operation("multi_head_attention_forward")
@@ -85,32 +95,71 @@ def multi_head_attention(
     static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
-) -> tuple[Tensor, None]:
-    """Multi-head attention over (token, batch, feature), without the weights as a second output."""
-    unusual = (bias_k, bias_v, key_padding_mask, static_k, static_v)
-    if any(option is not None for option in unusual) or add_zero_attn or (training and dropout_p > 0):
-        call.refuse("has an option (added keys, padding masks, dropout) that is not written out")
-    if need_weights:
-        call.refuse("is asked for its weights", "call the attention module with need_weights=False.")
-    weights: tuple[Any, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
+) -> tuple[Tensor, Tensor | None]:
+    """Multi-head attention over (token, batch, feature), and its weights where they are asked for."""
+    if static_k is not None or static_v is not None or query.ndim != 3:
+        call.refuse("is given keys of its own" if query.ndim == 3 else "is not given a batch")
+    if training and dropout_p > 0:
+        call.refuse("draws random numbers outside training")
+    packed: tuple[Any, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
     if not use_separate_proj_weight:
         assert in_proj_weight is not None
-        weights = in_proj_weight.chunk(3)
+        packed = in_proj_weight.chunk(3)
     biases: tuple[Any, ...] = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     with call.recorder:
-        parts = [
-            _heads(F.linear(x, weight, bias), num_heads)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
-        attended = F.scaled_dot_product_attention(
-            parts[0], parts[1], parts[2], attn_mask=attn_mask, is_causal=is_causal
-        )
-        tokens, batch = query.shape[:2]
-        joined = attended.permute(2, 0, 1, 3).reshape(tokens, batch, embed_dim_to_check)
-        return F.linear(joined, out_proj_weight, out_proj_bias), None
+        projected = [F.linear(*given) for given in zip((query, key, value), packed, biases, strict=True)]
+        for place, extra in ((1, bias_k), (2, bias_v)):
+            if extra is not None:
+                projected[place] = torch.cat([projected[place], extra.expand(-1, query.shape[1], -1)])
+        heads = [_heads(x, num_heads) for x in projected]
+        if add_zero_attn:
+            heads[1:] = [F.pad(x, (0, 0, 0, 1)) for x in heads[1:]]
+        mask = _merged(attn_mask, key_padding_mask, heads[0], heads[1])
+        weights = _weights(heads[0], heads[1], mask)
+        joined = (weights @ heads[2]).permute(2, 0, 1, 3).reshape(query.shape)
+        output = F.linear(joined, out_proj_weight, out_proj_bias)
+        if not need_weights:
+            return output, None
+        return output, weights.mean(1) if average_attn_weights else weights
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(token, batch, feature) to (batch, head, token, feature of the head)."""
     tokens, batch, features = x.shape
     return x.reshape(tokens, batch, heads, features // heads).permute(1, 2, 0, 3)
+
+
+def _merged(attention: Tensor | None, padding: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """One mask to be added to scores (batch, head, query, key), of torch's two, in which True stands for −∞.
+
+    Keys that the module adds itself are open to all.
+    """
+    masks = []
+    if attention is not None:
+        wide = attention if attention.ndim == 2 else attention.view(*query.shape[:2], *attention.shape[1:])
+        masks.append(_added(wide, query))
+    if padding is not None:
+        masks.append(_added(padding[:, None, None], query))
+    if not masks:
+        return None
+    return sum(F.pad(mask, (0, key.shape[2] - mask.shape[-1])) for mask in masks)  # type: ignore[return-value]
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
+
+
+@operation(torch._nested_tensor_from_mask_left_aligned)
+def offer_of_nesting(call: Call, *_args: object, **_kwargs: object) -> bool:
+    """No: an encoder that may skip its padded tokens runs over all of them."""
+    return False
+
+
+@operation("glu")
+def gated_linear_unit(call: Call, input: Tensor, dim: int = -1) -> Tensor:
+    """The first half of the features times the sigmoid of the second."""
+    with call.recorder:
+        signal, gate = input.chunk(2, dim)
+        return signal * torch.sigmoid(gate)

@@ -57,6 +57,19 @@ def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Te
     return _activate(call, input, float(at_zero), bool(is_rectifier))
 
 
+@operation("sqrt", "rsqrt", "reciprocal", "exp")
+def factor(call: Call, input: Tensor) -> Tensor:
+    """What is not bounded by its input near 0: it may scale another value, and no relevance rule is for it."""
+    return _factor(call, input)
+
+
+def _factor(call: Call, input: Tensor) -> Tensor:
+    return call.record(
+        Activation, "factor", value := call.run(), [input],
+        x=input, y=value, replay=call.replay_on(input), at_zero=math.nan, is_rectifier=False,
+    )  # fmt: skip
+
+
 @operation("prelu")
 def prelu(call: Call, input: Tensor, weight: Tensor) -> Tensor:
     """A leaky ReLU with a learned slope per channel."""
@@ -74,15 +87,17 @@ def rrelu(call: Call, input: Tensor, *_args: object, training: bool = False, **_
 
 @operation("pow", "__pow__", "float_power")
 def power(call: Call, input: Tensor, exponent: float | int | Tensor) -> Tensor:
-    """X to a constant power of at least 1."""
+    """X to a constant power; one below 1 may only scale another value."""
     if not call.depends(input) or call.depends(exponent):
         call.refuse("has an exponent that depends on the image")
     if isinstance(exponent, Tensor):
         if exponent.numel() != 1:
             call.refuse("has more than one exponent")
         exponent = float(exponent)
-    if exponent < 1 or not math.isfinite(exponent):
-        call.refuse(f"with exponent {exponent} is not bounded by its input near 0")
+    if not math.isfinite(exponent):
+        call.refuse(f"has the exponent {exponent}")
+    if exponent < 1:
+        return _factor(call, input)
     return _activate(call, input, 0.0, is_rectifier=False)
 
 

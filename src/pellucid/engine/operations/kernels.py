@@ -112,12 +112,12 @@ def _keep_batch_axis(call: Call, x: Tensor) -> None:
         call.refuse("multiplies along the axis of the batch")
 
 
-@operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm")
+@operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv")
 def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     """A matrix product with a constant on either side, or of two values that depend on the image."""
     left, right = (other, input) if call.name == "__rmatmul__" else (input, other)
     if left.ndim < 2 or right.ndim < 2:
-        call.refuse("multiplies a vector", "give both factors at least two axes, or choose a gradient method.")
+        return _vector_product(call, left, right)
     if call.depends(left) and call.depends(right):
         value: Tensor = call.run()
         return call.record(
@@ -133,6 +133,28 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     return _affine(call, "dense", right, left, None, LeftMatrix())
 
 
+def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
+    """A product with a constant vector, which becomes a matrix of one row or column."""
+    vector = left if left.ndim < 2 else right
+    if call.depends(vector) or left.ndim == right.ndim == 1:
+        call.refuse("multiplies a vector that depends on the image", "give both factors at least two axes.")
+    with call.recorder:
+        return (left[None] @ right).squeeze(-2) if vector is left else (left @ right[:, None]).squeeze(-1)
+
+
+@operation("baddbmm")
+def add_products(
+    call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
+) -> Tensor:
+    """Beta · input + alpha · batch1 · batch2."""
+    if call.in_place:
+        call.refuse("adds in place", "use the form without the underscore.")
+    with call.recorder:
+        product = torch.bmm(batch1, batch2)
+        product = product if alpha == 1 else product * alpha
+        return product if beta == 0 else (input if beta == 1 else input * beta) + product
+
+
 @operation("addmm")
 def add_matrix_product(
     call: Call,
@@ -144,7 +166,11 @@ def add_matrix_product(
     alpha: float | int = 1,
 ) -> Tensor:
     """Beta · input + alpha · mat1 · mat2, with constant input and mat2."""
-    _check_constant(call, input, mat2)
+    if call.depends(input) or call.depends(mat2):
+        if call.in_place:
+            call.refuse("adds in place", "use the form without the underscore.")
+        with call.recorder:
+            return input * beta + torch.mm(mat1, mat2) * alpha
     _keep_batch_axis(call, mat1)
     bias = input * beta
     if bias.ndim == 2 and bias.shape[0] != 1:

@@ -128,15 +128,15 @@ def _probed_axis(
     for axis, size in enumerate(value.shape):
         if size % recorder.batch == 0:
             wanted = _numbered(moved, axis, recorder.batch)
-            if bool(((moved == wanted) | (moved < 0)).all()):
+            if bool(((moved == wanted) | (moved <= 0)).all()):  # constants that were put in have no number
                 return axis
     raise BatchMixed
 
 
 def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
-    """The number of the image at each place."""
+    """The number of the image at each place, from 1 on."""
     size = like.shape[axis]
-    numbers = torch.arange(batch, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
+    numbers = torch.arange(1, batch + 1, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
     return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
 
 

@@ -1,6 +1,8 @@
 """Normalisations: batch-norm is affine with constants; the others are affine once their deviation is held fixed."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,6 +133,65 @@ def instance_norm(
     axes = tuple(range(2, input.ndim))
     wide = (_per_channel(weight, input), _per_channel(bias, input))
     return _frozen(call, input, tuple(input.shape), axes, eps, *wide)
+
+
+Axes = int | Sequence[int] | None
+
+
+@operation("var")
+def variance(
+    call: Call,
+    input: Tensor,
+    dim: Axes = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | int | None = None,
+) -> Tensor:
+    """The mean square of what is left of x without its mean."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    axes = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    lost = correction if correction is not None else 1 if unbiased is None else int(unbiased)
+    count = math.prod(input.shape[axis] for axis in axes)
+    with call.recorder:
+        centred = input - input.mean(tuple(axes), keepdim=True)
+        return centred.square().sum(tuple(axes), keepdim) * (1 / (count - lost))
+
+
+@operation("std")
+def deviation(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The root of the variance."""
+    with call.recorder:
+        return torch.sqrt(torch.var(input, *args, **kwargs))
+
+
+@operation("norm", torch.linalg.vector_norm, torch.linalg.norm)
+def length(
+    call: Call, input: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, *, ord: Any = None, **_kwargs: Any
+) -> Tensor:
+    """The root of the sum of squares."""
+    if (p if ord is None else ord) not in (2, 2.0, "fro", None):
+        call.refuse("is not the Euclidean norm")
+    with call.recorder:
+        axes = dim if dim is None or isinstance(dim, int) else tuple(dim)
+        return torch.sqrt(input.square().sum(axes, keepdim))
+
+
+@operation("normalize")
+def normalize(
+    call: Call,
+    input: Tensor,
+    p: float | int = 2.0,
+    dim: int = 1,
+    eps: float | int = 1e-12,
+    **_kwargs: Any,
+) -> Tensor:
+    """Divided by the Euclidean norm along an axis."""
+    if p != 2:
+        call.refuse("is not the Euclidean norm")
+    with call.recorder:
+        return input / input.square().sum(dim, keepdim=True).sqrt().clamp_min(eps)
 
 
 @operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",

@@ -10,7 +10,7 @@ from pellucid.engine.recorder import BatchMixed, Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Addition, Affine, Product
 
-__all__ = ["add", "divide", "multiply", "reduce", "subtract"]
+__all__ = ["add", "divide", "gate_among", "multiply", "reduce", "subtract"]
 
 _GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
 Number = float | int | Tensor
@@ -63,14 +63,14 @@ def multiply(call: Call, input: Number, other: Number) -> Tensor:
     assert isinstance(input, Tensor)
     assert isinstance(other, Tensor)
     value: Tensor = call.run()
-    gate = _gate(call, input, other)
+    gate = gate_among(call, input, other)
     return call.record(
         Product, "product", value, [input, other], a=input, b=other, z=value, multiply=torch.mul, gate=gate
     )
 
 
-def _gate(call: Call, a: Tensor, b: Tensor) -> int | None:
-    """Which factor is a gate: what comes out of a sigmoid or softmax, or the one that is broadcast over the other."""
+def gate_among(call: Call, a: Tensor, b: Tensor) -> int | None:
+    """Which factor is a gate: what a sigmoid, softmax or root gives, or what is broadcast over the other."""
     gates = [_is_gate(call, tensor) for tensor in (a, b)]
     if gates[0] != gates[1]:
         return gates.index(True)
@@ -84,20 +84,37 @@ def _is_gate(call: Call, tensor: Tensor) -> bool:
     for node in reversed(call.recorder.nodes):
         if node.output == slot:
             if node.kind != "move" or len(node.inputs) != 1:
-                return node.operation.rstrip("_") in _GATES
+                return node.kind == "factor" or node.operation.rstrip("_") in _GATES
             slot = node.inputs[0]
     return False
 
 
 @operation("div", "divide", "true_divide", "__truediv__")
 def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
-    """A quotient with a constant denominator."""
+    """A quotient; a denominator that depends on the image is a factor that scales the numerator."""
     if rounding_mode is not None:
         call.refuse("rounds")
     if call.depends(other):
-        call.refuse("divides by a value that depends on the image")
+        return _divide(call, input, other)
     assert isinstance(input, Tensor)
-    return _scale(call, input, _tensor(other, input).reciprocal())
+    denominator = _tensor(other, input)
+    if not denominator.is_floating_point():
+        denominator = denominator.to(input.dtype)  # 1/3 of an integer would be a float32
+    return _scale(call, input, denominator.reciprocal())
+
+
+def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
+    if call.in_place:
+        call.refuse("divides in place by a value that depends on the image", "divide out of place.")
+    assert isinstance(denominator, Tensor)
+    with call.recorder:
+        return numerator * denominator.reciprocal()
+
+
+@operation("__rtruediv__", "__rdiv__")
+def divide_constant(call: Call, input: Tensor, other: Number) -> Tensor:
+    """A constant divided by a value that depends on the image."""
+    return _divide(call, other, input)
 
 
 @operation("neg", "negative", "__neg__")

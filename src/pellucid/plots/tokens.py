@@ -1,0 +1,130 @@
+"""Tokens of a text coloured by their relevance: as a page of HTML, and as text for the terminal.
+
+Red speaks for the explained class and blue against it, as in every signed picture of pellucid; white is zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from rich.text import Text
+
+from pellucid.core.errors import ShapeError
+from pellucid.plots.colours import INK, PALE, scale_limit, signed_norm, signed_palette
+
+__all__ = ["TokenRow", "tokens_html", "tokens_text"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRow:
+    """A text, cut into tokens, with one signed number for each."""
+
+    tokens: Sequence[str]
+    relevance: np.ndarray
+    """(token,): in units of the logit for methods that share it out."""
+    title: str = ""
+    """What stands above, such as the class explained and its logit."""
+
+    def __post_init__(self) -> None:
+        if np.shape(self.relevance) != (len(self.tokens),):
+            raise ShapeError(
+                f"the relevance has shape {np.shape(self.relevance)} for {len(self.tokens)} tokens; give one number "
+                "for each, such as relevance.sum(-1) of one sequence."
+            )
+
+
+def _limit(rows: Sequence[TokenRow], limit: float | None) -> float:
+    """Where the scale of all rows ends."""
+    return limit or scale_limit(np.concatenate([np.zeros(0), *(np.asarray(row.relevance) for row in rows)]))
+
+
+def _colours(value: float, limit: float) -> tuple[str, str]:
+    """Background and ink of a token."""
+    if not np.isfinite(value):
+        return "#d4d7db", INK
+    red, green, blue = (round(255 * part) for part in signed_palette()(signed_norm(limit)(value))[:3])
+    is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
+    return f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if is_dark else INK
+
+
+def tokens_html(rows: Sequence[TokenRow], headline: str = "", *, limit: float | None = None) -> str:
+    """A page of HTML with the texts one below the other, on one scale from −limit to limit, and its legend.
+
+    Everything given is escaped, and nothing is loaded from anywhere. Without `limit`, 99.8 % of the values are shown
+    unclipped. The number of each token shows where the pointer rests on it.
+
+    >>> page = tokens_html([TokenRow(["not", "<b>"], np.array([-1.0, 0.5]), "negative")])
+    >>> "&lt;b&gt;" in page, "<b>" in page
+    (True, False)
+    """
+    end = _limit(rows, limit)
+    return "\n".join(
+        [
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(headline) or "Tokens"}</title>',
+            f"<style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(headline)}</h1>" if headline else "",
+            *(_row_html(row, end) for row in rows),
+            _legend_html(end),
+            "</body></html>",
+        ]
+    )
+
+
+def _legend_html(end: float) -> str:
+    steps = ", ".join(_colours(value, end)[0] for value in np.linspace(-end, end, 9))
+    bar = f'<i style="background: linear-gradient(to right, {steps})"></i>'
+    return (
+        f'<div class="legend"><span>{-end:.3g}<br>against</span>{bar}<span>{end:.3g}<br>for the class</span>'
+        "<span>white: no part in it</span></div>"
+    )
+
+
+def _row_html(row: TokenRow, limit: float) -> str:
+    spans = []
+    for token, value in zip(row.tokens, np.asarray(row.relevance).tolist(), strict=True):
+        ground, ink = _colours(value, limit)
+        spans.append(f'<span title="{value:+.4g}" style="background:{ground};color:{ink}">{escape(token)}</span>')
+    title = f"<h2>{escape(row.title)}</h2>" if row.title else ""
+    return f"<section>{title}<p>{' '.join(spans)}</p></section>"
+
+
+_STYLE = f"""
+body {{ font: 17px/1.9 system-ui, sans-serif; color: {INK}; background: #fff; margin: 2em auto; max-width: 46em;
+  padding: 0 1em; }}
+h1 {{ font-size: 1.25em; line-height: 1.3; }}
+h2 {{ font-size: .85em; font-weight: 600; color: {PALE}; margin: 1.6em 0 .1em; line-height: 1.3; }}
+p {{ margin: 0; }}
+p span {{ padding: .12em .3em; border-radius: .2em; white-space: pre-wrap; -webkit-box-decoration-break: clone;
+  box-decoration-break: clone; print-color-adjust: exact; }}
+.legend {{ display: flex; gap: .8em; align-items: center; margin: 2.4em 0; font-size: .8em; color: {PALE};
+  line-height: 1.3; text-align: center; }}
+.legend i {{ width: 16em; height: 1em; border: 1px solid {PALE}; print-color-adjust: exact; }}
+"""
+
+
+def tokens_text(rows: Sequence[TokenRow], headline: str = "", *, limit: float | None = None) -> Text:
+    """The same for the terminal: print it with `rich.print`, or a console's `print`.
+
+    >>> print(tokens_text([TokenRow(["not", "bad"], np.array([-1.0, 0.5]), "positive")]).plain)
+    positive
+    not bad
+    <BLANKLINE>
+    -1 against         for the class 1
+    """
+    end = _limit(rows, limit)
+    text = Text()
+    if headline:
+        text.append(f"{headline}\n\n", "bold")
+    for row in rows:
+        if row.title:
+            text.append(f"{row.title}\n", "dim")
+        for place, (token, value) in enumerate(zip(row.tokens, np.asarray(row.relevance).tolist(), strict=True)):
+            ground, ink = _colours(value, end)
+            text.append(" " if place else "")
+            text.append(token, f"{ink} on {ground}")
+        text.append("\n\n")
+    text.append(f"{-end:.3g} against ")
+    for value in np.linspace(-end, end, 7):
+        text.append(" ", f"on {_colours(value, end)[0]}")
+    return text.append(f" for the class {end:.3g}")

@@ -1,0 +1,115 @@
+"""ConvNeXt-Tiny, Swin-T and ViT-B/16 of torchvision, unmodified, at 64×64: every method there is explains them."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from pellucid import create_analyzer
+from pellucid.attribution import METHODS, Analyzer
+from pellucid.attribution._explanation import AmplificationWarning, Explanation
+
+pytestmark = pytest.mark.slow
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "convnext_tiny": lambda: torchvision.models.convnext_tiny(num_classes=10),
+    "swin_t": lambda: torchvision.models.swin_t(num_classes=10),
+    "vit_b_16": lambda: torchvision.models.vit_b_16(num_classes=10, image_size=64),
+}
+FEW = {"samples": 2, "steps": 4, "places": 2, "halvings": 2}
+
+
+def alive(model: nn.Module) -> nn.Module:
+    """With weights of a spread that keeps a signal's size, as training would leave them: torchvision's let it fade."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(parameter: Tensor, spread: float) -> None:
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layer_scale" in name or "token" in name or "pos_embedding" in name:
+                normal(parameter, 1)
+            elif parameter.ndim > 1:
+                normal(parameter, 1 / math.sqrt(parameter[0].numel()))
+            elif not parameter.any():
+                normal(parameter, 0.1)
+    return model.eval()
+
+
+def pictures(count: int) -> Tensor:
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(coarse, size=64) * torch.linspace(0.4, 1, count).view(-1, 1, 1, 1)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def seen(request) -> tuple[Analyzer, Tensor]:
+    """One analyzer for all methods, so that the model is watched below its functions once, and two images."""
+    torch.manual_seed(0)
+    return create_analyzer("gradient", alive(NETWORKS[request.param]())), pictures(2)
+
+
+def explain(name: str, analyzer: Analyzer, images: Tensor, target: int | None = None) -> Explanation:
+    known = METHODS[name].__dataclass_fields__
+    analyzer.name, analyzer.method = name, METHODS[name](**{key: few for key, few in FEW.items() if key in known})
+    if not analyzer.method.is_ready:
+        analyzer.fit([pictures(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AmplificationWarning)
+        return analyzer.explain(images, target)
+
+
+def test_logits_differ_between_images_and_classes(seen) -> None:
+    analyzer, images = seen
+    with torch.no_grad():
+        logits = analyzer.model(images)
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-2
+    assert float(logits.std(1).min()) > 1e-2
+
+
+def test_every_method_explains_them_and_keeps_its_promise(seen) -> None:
+    analyzer, images = seen
+    with torch.no_grad():
+        logits = analyzer.model(images[:1])
+    for name in METHODS:
+        began = time.process_time()
+        explanation = explain(name, analyzer, images[:1])
+        relevance, residual = explanation.relevance, explanation.residual
+        assert relevance.shape == images[:1].shape, name
+        assert bool(relevance.isfinite().all()), name
+        assert float(relevance.std()) > 0, name
+        torch.testing.assert_close(explanation.logits, logits, rtol=1e-3, atol=1e-4)
+        told = ""
+        if residual is not None and name != "integrated_gradients":
+            size = explanation.logits.amax(1).abs().maximum(relevance.flatten(1).abs().sum(1) / 100)
+            assert float(residual.abs() / size) < 1e-4, name
+            told = f"residual {float(residual.abs() / size):.1e}"
+        print(f"{name:30} {time.process_time() - began:.2f} s  {told}")
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift"])
+def test_attnlrp_and_deeplift_are_complete_for_each_image_of_a_batch(seen, name) -> None:
+    analyzer, images = seen
+    many = explain(name, analyzer, images)
+    size = many.logits.amax(1).abs().maximum(many.relevance.flatten(1).abs().sum(1) / 100)
+    assert (many.residual.abs() < 1e-4 * size).all()
+    alone = explain(name, analyzer, images[1:])
+    assert float((many.relevance[1:] - alone.relevance).abs().max()) < 1e-3 * float(alone.relevance.abs().max())
+
+
+def test_every_block_matters_to_the_map(seen) -> None:
+    analyzer, images = seen
+    before = explain("lrp.epsilon", analyzer, images[:1], 1).relevance
+    layers = [module for module in analyzer.model.modules() if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm))]
+    for layer in layers[:: len(layers) // 3]:
+        with torch.no_grad():
+            kept = layer.weight.clone()
+            layer.weight[: max(1, len(kept) // 2)] *= 1.5
+            after = explain("lrp.epsilon", analyzer, images[:1], 1).relevance
+            layer.weight.copy_(kept)
+        assert float((after - before).abs().max()) > 1e-4 * float(before.abs().max())
