@@ -166,11 +166,14 @@ def explain(column: Column, material: Material, images: Tensor, target: Tensor) 
 def with_palette(png: bytes) -> bytes:
     """The picture in 256 colours, those of the signed scale and greys: a smaller file that looks the same."""
     scale, greys = signed_palette()(np.linspace(0, 1, 176))[:, :3] * 255, np.linspace(0, 255, 80).repeat(3)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*scale.round().astype(int).flatten().tolist(), *greys.round().astype(int).tolist()])
+    palette = np.concatenate([scale, greys.reshape(-1, 3)]).round()
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    nearest = np.square(colours[:, None] - palette).sum(2).argmin(1).astype(np.uint8)
+    picture = Image.fromarray(nearest[index].reshape(pixels.shape[:2]), "P")
+    picture.putpalette(palette.astype(int).flatten().tolist())
     buffer = io.BytesIO()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
