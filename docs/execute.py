@@ -24,7 +24,7 @@ def execute(notebook: Path, run: Path) -> nbformat.NotebookNode:
     nbformat.validate(content)
     environment = {**os.environ, "PELLUCID_RUN": str(run.resolve())}
     place = {"metadata": {"path": str(notebook.parent)}}
-    client = NotebookClient(content, timeout=SECONDS, resources=place)
+    client = NotebookClient(content, timeout=SECONDS, resources=place, coalesce_streams=True)
     return client.execute(env=environment)
 
 
