@@ -39,6 +39,9 @@ METHODS = (
     "deep_taylor",
     "deeplift",
     "excitation_backprop",
+    "pattern",
+    "cam",
+    "perturbation",
     "controls",
 )
 """The pages of docs/methods, in the order of the menu."""

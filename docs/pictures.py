@@ -20,7 +20,7 @@ from torch import Tensor
 import pellucid
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "walkthrough"))
-from material import Material, grid, open_run
+from material import Material, grid, open_run, with_pooling
 
 from pellucid.artifacts.picture import to_png
 from pellucid.plots.colours import signed_palette
@@ -39,6 +39,8 @@ class Column:
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     target: str = "predicted"
+    network: str = "own"
+    """`pooled`: the one that ends in global average pooling, for methods that need it."""
 
 
 def variants(family: str, *names: str) -> tuple[Column, ...]:
@@ -127,6 +129,37 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         "Which pixels most probably excited the explained logit",
         (*both_classes("excitation_backprop"), Column("lrp.z_plus", "lrp.z_plus")),
     ),
+    "pattern": (
+        "The signal, and what it contributes",
+        (
+            Column("gradient", "gradient"),
+            Column("pattern.net", "pattern.net"),
+            Column("input_x_gradient", "input_x_gradient"),
+            Column("pattern.attribution", "pattern.attribution"),
+        ),
+    ),
+    "cam": (
+        "Regions that speak for the class",
+        (
+            Column("cam (network with pooling)", "cam", network="pooled"),
+            Column("grad_cam, predicted", "grad_cam"),
+            Column("grad_cam, runner-up", "grad_cam", target="runner_up"),
+            Column("grad_cam_pp", "grad_cam_pp"),
+            Column("layer_cam", "layer_cam"),
+            Column("layer_cam, earlier layer", "layer_cam", {"layer": "5"}),
+            Column("guided_grad_cam", "guided_grad_cam"),
+        ),
+    ),
+    "perturbation": (
+        "How the logit changes when parts are hidden",
+        (
+            Column("occlusion, 4×4 pixels", "occlusion", {"window": 4, "stride": 1}),
+            Column("occlusion, 8×8 pixels", "occlusion", {"window": 8, "stride": 2}),
+            Column("rise", "rise"),
+            Column("rise, centred=True", "rise", {"centred": True}),
+            Column("shapley_sampling", "shapley_sampling"),
+        ),
+    ),
     "controls": (
         "Maps that owe nothing to the network",
         (Column("input", "input"), Column("sobel", "sobel"), Column("random", "random")),
@@ -157,7 +190,8 @@ def draw(page: str, material: Material) -> Path:
 
 def explain(column: Column, material: Material, images: Tensor, target: Tensor) -> Tensor:
     """The maps of one column."""
-    analyzer = pellucid.create_analyzer(column.method, material.model, **column.options)
+    model = with_pooling(material) if column.network == "pooled" else material.model
+    analyzer = pellucid.create_analyzer(column.method, model, **column.options)
     if not analyzer.method.is_ready:
         analyzer.fit([material.training_images])
     return analyzer.analyze(images, target)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from pellucid.data._source import Request
 from pellucid.plots.colours import scale_limit
 from pellucid.plots.image_grid import Block, Label, image_grid
 
-__all__ = ["Material", "Picture", "grid", "open_run"]
+__all__ = ["Material", "Picture", "grid", "open_run", "with_pooling"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +38,7 @@ class Material:
     test_images: Tensor
     test_labels: Tensor
     training_images: Tensor
+    training_labels: Tensor
     title: str
     """The data set's name."""
 
@@ -70,8 +73,41 @@ def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
     is_right = run.model(test).argmax(1) == labels
     chosen = [int(((labels == index) & is_right).nonzero()[0]) for index in range(len(run.classes))]
     return Material(
-        run.model, test[chosen], labels[chosen], run.classes, test, labels, data.train.floats(slice(images)), data.title
+        model=run.model,
+        images=test[chosen],
+        labels=labels[chosen],
+        classes=run.classes,
+        test_images=test,
+        test_labels=labels,
+        training_images=data.train.floats(slice(images)),
+        training_labels=data.train.labels[:images],
+        title=data.title,
     )
+
+
+def with_pooling(material: Material) -> nn.Sequential:
+    """The network `cnn` with another end: global average pooling, and a linear layer fitted to the training images.
+
+    The layers before it are the trained ones, unchanged.
+    """
+    assert isinstance(material.model, nn.Sequential)
+    *trunk, _flatten, _linear = material.model
+    body = nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with torch.no_grad():
+        features = body(material.training_images)
+    head = nn.Linear(features.shape[1], len(material.classes))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    search = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        value = F.cross_entropy(head(features), material.training_labels) + 1e-3 * head.weight.square().sum()
+        value.backward()
+        return value
+
+    search.step(loss)
+    return nn.Sequential(*body, head).eval().requires_grad_(False)
 
 
 def grid(
