@@ -42,6 +42,7 @@ METHODS = (
     "pattern",
     "cam",
     "perturbation",
+    "attention",
     "controls",
 )
 """The pages of docs/methods, in the order of the menu."""

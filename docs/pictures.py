@@ -5,17 +5,19 @@ A name after `--only` draws one page's picture alone.
 """
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import pellucid
 
@@ -160,12 +162,53 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("shapley_sampling", "shapley_sampling"),
         ),
     ),
+    "attention": (
+        "A small transformer of patches, explained",
+        (
+            Column("gradient", "gradient"),
+            Column("input_x_gradient", "input_x_gradient"),
+            Column("integrated_gradients", "integrated_gradients"),
+            Column("deeplift", "deeplift"),
+            Column("lrp.epsilon", "lrp.epsilon"),
+            Column("lrp.epsilon, runner-up", "lrp.epsilon", target="runner_up"),
+        ),
+    ),
     "controls": (
         "Maps that owe nothing to the network",
         (Column("input", "input"), Column("sobel", "sobel"), Column("random", "random")),
     ),
 }
 """By page: the picture's title and its columns."""
+
+
+TRANSFORMER = "pictures:patch_transformer"
+NETWORKS = {"attention": ("transformer", ("--model", TRANSFORMER, "--limit-train", "20000", "--epochs", "6"))}
+"""By page, where it is not the pipeline's own network: the run's folder in RUN, and the flags of its training."""
+
+
+class PatchTransformer(nn.Module):
+    """Patches of 7×7 pixels as tokens, two layers of attention, the mean of all tokens, and a linear layer."""
+
+    def __init__(self, channels: int, classes: int, patches: int, width: int = 48) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(channels, width, 7, stride=7)
+        self.places = nn.Parameter(0.02 * torch.randn(1, patches, width))
+        layers = [
+            nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(2)
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, class): the logits."""
+        tokens = self.embed(images).flatten(2).mT + self.places
+        return self.head(self.norm(self.layers(tokens)).mean(1))
+
+
+def patch_transformer(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """The network of the page on attention, for `--model`."""
+    return PatchTransformer(channels, classes, (image_size[0] // 7) * (image_size[1] // 7))
 
 
 def draw(page: str, material: Material) -> Path:
@@ -211,6 +254,16 @@ def with_palette(png: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@cache
+def opened(folder: Path, *flags: str) -> Material:
+    """The run in `folder`, trained first where there is none."""
+    if not (folder / "run.json").is_file():
+        train = [sys.executable, str(ROOT / "runner.py"), "--save", str(folder), "--hooks", "none", *flags]
+        paths = os.pathsep.join([str(ROOT / "docs"), os.environ.get("PYTHONPATH", "")])
+        subprocess.run(train, check=True, env={**os.environ, "PYTHONPATH": paths})  # noqa: S603
+    return open_run(folder)
+
+
 def main(arguments: list[str]) -> None:
     """Train if need be, and draw."""
     only: Iterable[str] = PICTURES
@@ -220,13 +273,11 @@ def main(arguments: list[str]) -> None:
         arguments = arguments[:place] + arguments[place + 2 :]
     has_folder = bool(arguments) and not arguments[0].startswith("-")
     folder = Path(arguments[0]) if has_folder else ROOT / "save" / "gallery"
-    if not (folder / "run.json").is_file():
-        train = [sys.executable, str(ROOT / "runner.py"), "--save", str(folder), "--hooks", "none"]
-        subprocess.run([*train, *arguments[has_folder:]], check=True)  # noqa: S603
+    flags = arguments[has_folder:]
     torch.set_num_threads(1)
-    material = open_run(folder)
     for page in only:
-        path = draw(page, material)
+        name, more = NETWORKS.get(page, ("", ()))
+        path = draw(page, opened(folder / name, *more, *flags))
         sys.stdout.write(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB\n")
 
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("index", "architecture", "jacobian", "glossary", "dependencies", "contributing", "changelog")
+GUIDES = (
+    *("index", "architecture", "jacobian", "glossary", "dependencies", "contributing", "changelog"),
+    *("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor"),
+)
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--no-first-run",
