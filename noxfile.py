@@ -47,6 +47,14 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation site, into save/docs."""
+    """The documentation site, into save/docs, with the notebooks executed on a network trained for them."""
     install(session)
-    session.run("python", "docs/build.py", "save/docs")
+    session.run("python", "docs/execute.py", "save/walkthrough")
+    session.run("python", "docs/build.py", "save/docs", "save/walkthrough")
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """The pictures of docs/methods; what follows `--` goes to the training, such as `--mirror FOLDER`."""
+    install(session)
+    session.run("python", "docs/pictures.py", *session.posargs)

@@ -5,6 +5,8 @@ own, and turns the formulas of both (between single or double dollar signs) into
 nothing from anywhere: it opens from disk with the network cut.
 """
 
+import html
+import json
 import re
 import shutil
 import sys
@@ -14,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from pkgutil import walk_packages
 from types import ModuleType
+from typing import Any
 
 import pdoc.doc
 import pdoc.render
@@ -25,24 +28,51 @@ import pellucid
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GUIDES = {
-    "index": ROOT / "README.md",
-    "architecture": ROOT / "docs" / "architecture.md",
-    "rules": ROOT / "docs" / "rules.md",
-    "targets": ROOT / "docs" / "targets.md",
-    "patterns": ROOT / "docs" / "patterns.md",
-    "jacobian": ROOT / "docs" / "jacobian.md",
-    "glossary": ROOT / "docs" / "glossary.md",
-    "dependencies": ROOT / "docs" / "dependencies.md",
-    "contributing": ROOT / "CONTRIBUTING.md",
-    "changelog": ROOT / "CHANGELOG.md",
+METHODS = (
+    "overview",
+    "gradient",
+    "taylor",
+    "smoothgrad",
+    "integrated_gradients",
+    "guided_backprop",
+    "lrp",
+    "deep_taylor",
+    "deeplift",
+    "excitation_backprop",
+    "pattern",
+    "cam",
+    "perturbation",
+    "attention",
+    "controls",
+)
+"""The pages of docs/methods, in the order of the menu."""
+
+MENU: dict[str, dict[str, Path]] = {
+    "": {
+        "index": ROOT / "README.md",
+        "architecture": ROOT / "docs" / "architecture.md",
+        "rules": ROOT / "docs" / "rules.md",
+        "targets": ROOT / "docs" / "targets.md",
+        "jacobian": ROOT / "docs" / "jacobian.md",
+        "glossary": ROOT / "docs" / "glossary.md",
+        "dependencies": ROOT / "docs" / "dependencies.md",
+        "contributing": ROOT / "CONTRIBUTING.md",
+        "changelog": ROOT / "CHANGELOG.md",
+    },
+    "Methods": {f"methods_{name}": ROOT / "docs" / "methods" / f"{name}.md" for name in METHODS},
+    "Walkthrough": {
+        f"walkthrough_{path.stem}": path for path in sorted((ROOT / "docs" / "walkthrough").glob("*.ipynb"))
+    },
 }
-"""The guides in the order of the menu: name of the page, and its source."""
+"""The guides by heading, in the order of the menu: name of the page, and its source."""
+
+GUIDES = {name: source for group in MENU.values() for name, source in group.items()}
 
 CONTRACTS = ("pellucid.data._source", "pellucid.hooks._hook")
 """Private modules that get a page, because whoever adds a data set or a hook reads them."""
 
-LINK_TO_MARKDOWN = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.md(#[\w-]+)?\)")
+LINK_TO_MARKDOWN = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.(?:md|ipynb)(#[\w-]+)?\)")
+LINK_TO_PICTURE = re.compile(r"(?<=\]\(|=\")(?!\w+:)(?:[\w.-]+/)*(pictures/[\w./-]+)")
 CODE_OR_FORMULA = re.compile(
     r"""
     (?P<fence>^[ ]*```.*?^[ ]*```[ ]*$)
@@ -69,8 +99,11 @@ class Html(str):
     toc_html: str | None
 
 
-def build(folder: Path) -> list[str]:
-    """Write the site into `folder`, and return what is wrong with its formulas: one line each, none if all is well."""
+def build(folder: Path, executed: Path | None = None) -> list[str]:
+    """Write the site into `folder`, and return what is wrong with its formulas: one line each, none if all is well.
+
+    `executed` is a folder with the notebooks of the walkthrough as `docs/execute.py` wrote them, with what they show.
+    """
     clear(folder)
     modules = load_modules()
     pdoc.render.env.filters["to_html"] = to_html
@@ -81,14 +114,16 @@ def build(folder: Path) -> list[str]:
         template_directory=ROOT / "docs" / "templates",
     )
     titles = {name: title_of(source) for name, source in GUIDES.items()}
-    pdoc.render.env.globals.update(guides=titles, site_modules=list(modules))
+    menu = {heading: {name: titles[name] for name in group} for heading, group in MENU.items()}
+    pdoc.render.env.globals.update(guides=titles, menu_groups=menu, site_modules=list(modules))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="pdoc")  # what pdoc could not find is a mistake of ours
         for name, module in modules.items():
             write(folder / f"{name.replace('.', '/')}.html", pdoc.render.html_module(module, modules))
         write(folder / "search.js", pdoc.render.search_index(modules))
-    for name in GUIDES:
-        write(folder / f"{name}.html", guide_page(name))
+    for name, source in GUIDES.items():
+        shown = executed / source.name if executed and source.suffix == ".ipynb" else source
+        write(folder / f"{name}.html", guide_page(name, shown))
     pictures = ROOT / "docs" / "pictures"
     if pictures.is_dir():
         shutil.copytree(pictures, folder / "pictures")
@@ -147,18 +182,44 @@ def write(path: Path, text: str) -> None:
 
 
 def title_of(source: Path) -> str:
-    """The first heading of a Markdown file."""
-    return source.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    """The first heading of a Markdown file or a notebook."""
+    text = source.read_text(encoding="utf-8")
+    if source.suffix == ".ipynb":
+        text = "".join(json.loads(text)["cells"][0]["source"])
+    return text.partition("\n")[0].lstrip("# ")
 
 
-def guide_page(name: str) -> str:
-    """One Markdown file as a page that looks like the others; links between the files lead to their pages."""
-    text = GUIDES[name].read_text(encoding="utf-8").replace("](docs/pictures/", "](pictures/")
-    text = text.replace('src="docs/pictures/', 'src="pictures/')
+def guide_page(name: str, source: Path) -> str:
+    """One Markdown file or notebook as a page that looks like the others."""
+    text = source.read_text(encoding="utf-8")
+    content = notebook_html(json.loads(text)) if source.suffix == ".ipynb" else to_html(relinked(text))
+    return pdoc.render.env.get_template("guide.html.jinja2").render(guide=name, content=content, all_modules={})
+
+
+def relinked(text: str) -> str:
+    """Markdown in which links between the files lead to their pages, and pictures come from the site's folder."""
     page_of = {source.stem: page for page, source in GUIDES.items()}
     text = LINK_TO_MARKDOWN.sub(lambda link: f"]({page_of[link[1]]}.html{link[2] or ''})", text)
-    template = pdoc.render.env.get_template("guide.html.jinja2")
-    return template.render(guide=name, content=to_html(text), all_modules={})
+    return LINK_TO_PICTURE.sub(r"\1", text)
+
+
+def notebook_html(notebook: dict[str, Any]) -> str:
+    """The cells of a notebook, with what they show where it has been executed."""
+    parts: list[str] = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(to_html(relinked(text) if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"))
+        parts += [output_html(output) for output in cell.get("outputs", [])]
+    return "\n".join(parts)
+
+
+def output_html(output: dict[str, Any]) -> str:
+    """What a cell shows: a picture, or text."""
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "image/png" in data:
+        png = "".join(data["image/png"]).strip()
+        return f'<p><img alt="what the code above shows" src="data:image/png;base64,{png}"></p>'
+    return f'<pre class="output">{html.escape("".join(data["text/plain"]).rstrip())}</pre>'
 
 
 def formula_faults(page: str) -> list[str]:
@@ -172,10 +233,10 @@ def formula_faults(page: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python docs/build.py FOLDER (an earlier site in it is replaced)")
-    target = Path(sys.argv[1])
-    found_faults = build(target)
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python docs/build.py FOLDER [EXECUTED NOTEBOOKS] (an earlier site in FOLDER is replaced)")
+    target, *shown_notebooks = map(Path, sys.argv[1:])
+    found_faults = build(target, *shown_notebooks)
     if found_faults:
         sys.exit("\n".join(found_faults))
     sys.stdout.write(f"The site is at {target / 'index.html'}\n")

@@ -74,3 +74,32 @@ def test_links_between_the_guides_lead_to_their_pages(site: ModuleType) -> None:
     assert pattern.search("[a](docs/architecture.md#the-layers)").groups() == ("architecture", "#the-layers")
     assert pattern.search("[a](../CONTRIBUTING.md)").groups() == ("CONTRIBUTING", None)
     assert pattern.search("[a](https://example.org/a.md)") is None
+
+
+def test_links_and_pictures_of_a_page_in_a_folder_lead_into_the_site(site: ModuleType) -> None:
+    text = '[a](../rules.md#deeplift) [b](lrp.md) ![c](../pictures/methods/lrp.png) <img src="docs/pictures/tsne.png">'
+    text += " [d](https://example.org/pictures/a.png)"
+    shown = (
+        '[a](rules.html#deeplift) [b](methods_lrp.html) ![c](pictures/methods/lrp.png) <img src="pictures/tsne.png">'
+    )
+    assert site.relinked(text) == shown + " [d](https://example.org/pictures/a.png)"
+
+
+def test_a_notebook_is_shown_with_what_its_cells_show(site: ModuleType) -> None:
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["1 < 2\n", "done\n"]},
+        {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Picture>"}},
+        {"output_type": "execute_result", "data": {"text/plain": ["tensor(1)"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# 1. Title\n", "with $x_1$ and [LRP](../methods/lrp.md)"]},
+        {"cell_type": "code", "source": ["price = '$'"], "outputs": outputs},
+    ]
+    page = site.notebook_html({"cells": cells})
+    assert page.count("<math") == 1
+    assert 'href="methods_lrp.html"' in page
+    assert '<pre class="output">1 &lt; 2\ndone</pre>' in page
+    assert 'src="data:image/png;base64,QUJD"' in page
+    assert "<Picture>" not in page
+    assert "tensor(1)" in page
+    assert site.formula_faults(page) == []

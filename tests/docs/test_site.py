@@ -23,15 +23,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    "index",
-    "architecture",
-    "targets",
-    "patterns",
-    "jacobian",
-    "glossary",
-    "dependencies",
-    "contributing",
-    "changelog",
+    *("index", "architecture", "targets", "jacobian", "glossary", "dependencies", "contributing", "changelog"),
+    *("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor"),
 )
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",

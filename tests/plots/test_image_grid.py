@@ -10,8 +10,8 @@ from pellucid.plots.image_grid import Block, Label, Mark, image_grid
 RNG = np.random.default_rng(0)
 
 
-def draw(*blocks: Block, rows: int, columns: int, **options: object) -> Figure:
-    labels = [Label(f"row ${index}", "de_tail") for index in range(rows)], [Label("猫 a long name")] * columns
+def draw(*blocks: Block, rows: int, columns: int, name: str = "猫 a long name", **options: object) -> Figure:
+    labels = [Label(f"row ${index}", "de_tail") for index in range(rows)], [Label(name)] * columns
     return image_grid(list(blocks), *labels, ("title $ with _ and \\alpha", "subtitle"), **options)
 
 
@@ -55,9 +55,10 @@ def test_large_images_are_reduced() -> None:
     assert box.width == pytest.approx(2 * box.height)
 
 
-def test_everything_lies_within_the_figure() -> None:
+@pytest.mark.parametrize("name", ["猫 a long name", "a name of many columns' width", "short"])
+def test_everything_lies_within_the_figure(name: str) -> None:
     block = Block(RNG.normal(size=(3, 12, 1, 28, 28)), limit=1.0, meaning="∂ logit / ∂ pixel")
-    figure = draw(block, rows=3, columns=12, marks=[Mark(2, 11)])
+    figure = draw(block, rows=3, columns=12, name=name, marks=[Mark(2, 11)])
     figure.canvas.draw()
     width, height = figure.get_size_inches() * DOTS_PER_INCH
     for artist in [*figure.texts, *figure.axes, *figure.artists]:

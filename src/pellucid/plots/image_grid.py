@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import radians, sin
+from math import cos, radians, sin
 
 import numpy as np
 from matplotlib import colormaps
@@ -93,7 +93,8 @@ def image_grid(
     grid = replace(grid, top=grid.top + slanted)
     left, top, width, height = grid.box(0, 0, (len(rows), len(columns)))
     bars = BAR_DOTS + MARGIN if any(block.meaning for block in blocks) else MARGIN
-    canvas = Canvas(max(NARROWEST, left + width + bars), top + height + MARGIN, *headline)
+    needed = left + width + max(bars, _overhang(columns, grid) if slanted else 0)
+    canvas = Canvas(max(NARROWEST, needed), top + height + MARGIN, *headline)
     for block in blocks:
         x, y, across, down = grid.box(block.row, block.column, (block.images.shape[0], block.images.shape[1]))
         shown = _draw(canvas.axes(x, y, across, down), block, grid)
@@ -127,8 +128,20 @@ def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
 
 def _slanted_dots(columns: Sequence[Label], width: float) -> float:
     """The height that slanted names need above the columns; 0 where upright ones fit, perhaps a little shortened."""
-    widest = max((text_width(shorten(label.text, 32), TEXT, DOTS_PER_INCH, bold=True) for label in columns), default=0)
-    return widest * sin(radians(SLANT)) if widest > 1.6 * width else 0.0
+    widest = max(map(_name_width, columns), default=0)
+    return widest * sin(radians(SLANT)) if widest > 1.3 * width else 0.0
+
+
+def _overhang(columns: Sequence[Label], grid: Grid) -> float:
+    """How far slanted names reach beyond the last column, with the margin."""
+    last = grid.corner(0, len(columns) - 1)[0] + grid.width
+    middles = (grid.corner(0, column)[0] + grid.width / 2 for column in range(len(columns)))
+    ends = (at + _name_width(label) * cos(radians(SLANT)) for at, label in zip(middles, columns, strict=True))
+    return max(ends) - last + MARGIN
+
+
+def _name_width(label: Label) -> float:
+    return text_width(shorten(label.text, 32), TEXT, DOTS_PER_INCH, bold=True)
 
 
 def _draw_row_labels(canvas: Canvas, grid: Grid, rows: Sequence[Label]) -> None:

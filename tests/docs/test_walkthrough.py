@@ -1,0 +1,70 @@
+"""The notebooks of docs/walkthrough run from top to bottom on a network that the pipeline has just trained."""
+
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pellucid.attribution import METHODS
+
+DOCS = Path(__file__).parents[2] / "docs"
+AWAITED = {"5_cam": "grad_cam"}
+"""What a notebook needs that may not be there yet."""
+NOTEBOOKS = sorted((DOCS / "walkthrough").glob("*.ipynb"))
+
+
+def cells_of(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_what_it_shows(notebook: Path) -> None:
+    cells = cells_of(notebook)
+    assert "".join(cells[0]["source"]).startswith(f"# {notebook.stem.partition('_')[0]}. ")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert sum("assert" in "".join(cell["source"]) for cell in code) >= 3
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert re.search(r"^## .*[Pp]itfalls", text, re.MULTILINE)
+    assert "*Sources:" in text
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    """docs/execute.py as a module."""
+    for name in ("nbclient", "ipykernel"):
+        if importlib.util.find_spec(name) is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{name} is not installed")
+            pytest.skip(f"{name} is not installed (it comes with the extra `docs`)")
+    spec = importlib.util.spec_from_file_location("execute_notebooks", DOCS / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick run of the pipeline: enough to recognise most digits."""
+    folder = tmp_path_factory.mktemp("walkthrough") / "save"
+    program.train(folder, "--epochs", "6", "--threads", "1")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs(program: ModuleType, run: Path, notebook: Path) -> None:
+    if AWAITED.get(notebook.stem, "gradient") not in METHODS:
+        pytest.skip(f"the method {AWAITED[notebook.stem]!r} is not there yet")
+    executed = program.execute(notebook, run)
+    shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 2
+    assert not [output for output in shown if output.output_type == "error"]
+    assert not [output for output in shown if output.get("name") == "stderr"]
