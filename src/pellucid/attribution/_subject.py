@@ -1,6 +1,7 @@
 """The model that is explained, and the ways to run it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,14 +31,19 @@ class Subject:
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _is_compared: bool = False
+    layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """The layers that class activation maps have found in it."""
 
     def begin(self) -> None:
         """A new call: its first images are to be compared with a plain pass."""
         self._is_compared = False
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
-        with _PlainPass() as watch:
+    def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
+        """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off.
+
+        `within` is entered around the model's own functions, such as to watch them.
+        """
+        with _PlainPass() as watch, within or nullcontext():
             logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
         if watch.last is not None and watch.last[1] is logits:
             if not self.unwrap_softmax:
