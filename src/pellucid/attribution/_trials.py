@@ -1,6 +1,6 @@
 """Run a model on many changed copies of the same images, a few at a time, and show how far it has come."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 
@@ -10,9 +10,13 @@ from torch import Tensor
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
+from pellucid.core.errors import ConfigError
 from pellucid.core.terminal import Tracker, track
 
-__all__ = ["COPIES_AT_ONCE", "Trials", "progress"]
+__all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
+
+Sizes = int | tuple[int, ...] | None
+"""One size for all spatial axes, one for each, or one for the channels and each; None for the method's default."""
 
 COPIES_AT_ONCE = 32
 """So many changed images are run together, or one copy of each image where there are more."""
@@ -67,3 +71,14 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
                 tracker.update(done)
 
         yield update
+
+
+def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
+    """One size for each axis but the batch's; channels that are not told of are taken as a whole."""
+    own = default if sizes is None else [sizes] * len(default) if isinstance(sizes, int) else list(sizes)
+    if len(own) not in (len(default), len(shape)):
+        raise ConfigError(
+            f"{name} has {len(own)} sizes for images of {tuple(shape)}; give one number, {len(default)} (one for each "
+            f"spatial axis) or {len(shape)} (the channels first)."
+        )
+    return tuple(own) if len(own) == len(shape) else (whole, *own)

@@ -13,10 +13,9 @@ from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.attribution._trials import Trials, progress
+from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
-Sizes = int | tuple[int, ...] | None
 Window = tuple[slice, ...]
 
 
@@ -58,9 +57,9 @@ class Occlusion(Attribution):
         """The part of an image, of this shape without the batch, that each window hides."""
         places = shape[1:] or shape
         default = [min(max(1, max(places) // 7), size) for size in places]
-        window = _sizes("window", self.window, default, shape, whole=shape[0])
+        window = sizes_of("window", self.window, default, shape, whole=shape[0])
         half = [max(1, size // 2) for size in window[-len(places) :]]
-        stride = _sizes("stride", self.stride, half, shape, whole=window[0])
+        stride = sizes_of("stride", self.stride, half, shape, whole=window[0])
         if any(not 1 <= size <= side for size, side in zip(window, shape, strict=True)) or any(
             not 1 <= step <= size for step, size in zip(stride, window, strict=True)
         ):
@@ -69,17 +68,6 @@ class Occlusion(Attribution):
                 "the image, and a stride into the window, since pixels that no window hides have no relevance."
             )
         return list(product(*(_along(*sizes) for sizes in zip(shape, window, stride, strict=True))))
-
-
-def _sizes(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
-    """One size for each axis but the batch's; channels that are not told of are taken as a whole."""
-    own = default if sizes is None else [sizes] * len(default) if isinstance(sizes, int) else list(sizes)
-    if len(own) not in (len(default), len(shape)):
-        raise ConfigError(
-            f"{name} has {len(own)} sizes for images of {tuple(shape)}; give one number, {len(default)} (one for each "
-            f"spatial axis) or {len(shape)} (the channels first)."
-        )
-    return tuple(own) if len(own) == len(shape) else (whole, *own)
 
 
 def _along(side: int, window: int, stride: int) -> list[slice]:
