@@ -42,6 +42,8 @@ def channel_axis(
         return 1
     if name == "linear" or (name == "layer_norm" and len(_argument(args, kwargs, 1, "normalized_shape")) == 1):
         return out.ndim - 1
+    if name in ("matmul", "__matmul__") and args[0] is source and args[1].ndim == 2:
+        return out.ndim - 1
     if name in ("permute", "transpose", "swapaxes", "swapdims"):
         order = _order(name, args, kwargs, source.ndim)
         return order.index(axis) if axis in order and order[0] == 0 else None

@@ -63,23 +63,23 @@ class ClassActivation(Attribution):
 
     def _arranged(self, output: Tensor, layer: Layer, images: Tensor) -> Tensor:
         """A layer's output as (batch, channel, …)."""
-        if self.reshape is not None:
-            output = self.reshape(output)
-        elif self.channels == "last" or (self.channels == "auto" and layer.axis not in (None, 1)):
-            output = output.movedim(-1 if self.channels == "last" else layer.axis or 1, 1)
-        if output.ndim != images.ndim or len(output) != len(images):
+        maps = output if self.reshape is None else self.reshape(output)
+        if maps.ndim != images.ndim or len(maps) != len(images):
+            came = f"{tuple(output.shape)}" + ("" if self.reshape is None else f", reshaped to {tuple(maps.shape)},")
             raise ModelError(
-                f"the output of {layer.name!r} is {tuple(output.shape)} for {len(images)} images; expected "
-                f"(batch, channel, …) with {images.ndim} axes. Name a layer that puts out maps, or, for tokens,"
-                " pass reshape=function, such as "
-                "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
+                f"the output of {layer.name!r} is {came} for {len(images)} images; expected maps with {images.ndim} "
+                "axes, (batch, channel, …). Name a layer that puts out maps, or, for tokens, pass reshape=function, "
+                "such as lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
-        if self.reshape is None and self.channels == "auto" and layer.axis is None:
+        if self.reshape is not None or self.channels == "first":
+            return maps
+        axis = -1 if self.channels == "last" else layer.axis
+        if axis is None:
             raise ModelError(
                 f"which axis of the output of {layer.name!r}, {tuple(output.shape)}, holds its channels "
                 "cannot be told; pass channels='first' or channels='last'."
             )
-        return output
+        return maps.movedim(axis, 1)
 
 
 def check_images(images: Tensor) -> None:

@@ -68,8 +68,6 @@ def _pooled(tape: Tape, slope: Tensor, images: Tensor) -> tuple[Tensor, Tensor, 
         assert back is not None
         slot, slope, taker = node.inputs[place] or 0, back, node.place
         value = images if slot == tape.image else _output(makers[slot])
-        if value is None:
-            value = _input(node, place)
     return *_weighed(value, slope, taker), taker
 
 
@@ -93,12 +91,8 @@ def _only_input(node: Node) -> int:
 
 
 def _output(node: Node) -> Tensor | None:
-    """What a node puts out, where it keeps it."""
+    """What a node puts out; None for moves, behind whose input to look."""
     return getattr(node, "z", None) if hasattr(node, "z") else getattr(node, "y", None)
-
-
-def _input(node: Node, place: int) -> Tensor | None:
-    return node.x if isinstance(node, Affine) else node.terms[place] if isinstance(node, Addition) else None
 
 
 def _weighed(value: Tensor, slope: Tensor, taker: str) -> tuple[Tensor, Tensor]:
