@@ -64,6 +64,7 @@ def test_of_a_linear_model_every_order_is_exact(counting) -> None:
     torch.testing.assert_close(found.flatten(1), expected)
 
 
+@pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), patch=st.integers(1, 12), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_every_order_is_complete(seed, patch, dtype) -> None:
@@ -98,7 +99,7 @@ def test_memory_does_not_grow_with_the_orders(counting) -> None:
     create_analyzer("shapley_sampling", counting, permutations=20).analyze(images)
     assert len(counting.sizes) == 2 + 30 + 2 + 300
     assert max(counting.sizes) <= 32
-    assert counting.bytes[1] <= counting.bytes[0] + 1000
+    assert counting.bytes[1] <= counting.bytes[0] + 15 * 20 * 8 + 1000  # the scores along one order
 
 
 def test_long_work_shows_its_progress_and_short_work_does_not(counting, monkeypatch) -> None:
