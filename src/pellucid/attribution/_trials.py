@@ -47,7 +47,11 @@ class Trials:
         """(copy, batch) of copies (copy, batch, …)."""
         with torch.no_grad():
             logits = self._subject.logits(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
-            return torch.stack([self._target.scores(rows) for rows in logits])
+            return torch.stack([self.score_of(rows) for rows in logits])
+
+    def score_of(self, logits: Tensor) -> Tensor:
+        """(batch,) of the images' logits after a change."""
+        return self._target.scores(logits)
 
     def spent(self, copies: int) -> Tensor:
         """(batch,): evaluations, with that of the image itself."""
