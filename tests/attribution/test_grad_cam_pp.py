@@ -26,7 +26,7 @@ def test_equals_the_formula(network, images) -> None:
     explanation = create_analyzer("grad_cam_pp", network).explain(images, 3)
     for image, plain in zip(images, explanation.details["map"], strict=True):
         torch.testing.assert_close(plain, by_formula(network[:5], network[5:], image, 3), rtol=1e-9, atol=1e-14)
-    assert len(explanation.notes) == 1
+    assert not any("negative" in note for note in explanation.notes)
 
 
 def test_one_of_two_equal_objects_does_not_halve_the_weight() -> None:

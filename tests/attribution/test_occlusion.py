@@ -3,12 +3,16 @@
 import captum.attr
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid import create_analyzer
+from pellucid.attribution import occlusion
+from pellucid.attribution._local import LocalPasses
 from pellucid.core.errors import ConfigError
 
+local_passes = occlusion._local_passes
 SIZES = [
     ((1, 3, 3), (1, 2, 2)),
     ((1, 4, 5), (1, 3, 2)),
@@ -84,6 +88,69 @@ def test_sizes_that_do_not_fit_are_told(network, images) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             create_analyzer("occlusion", network, **options).analyze(images)
+
+
+class Local(nn.Module):
+    """Strides, padding, dilation, groups, overlapping pooling, a shortcut, and an in-place rectifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = (
+            nn.Conv2d(2, 4, 3, stride=2, padding=2),
+            nn.Conv2d(4, 4, (3, 1), padding=(2, 0), dilation=(2, 1)),
+        )
+        self.c, self.norm = nn.Conv2d(4, 6, 2, groups=2), nn.BatchNorm2d(4)
+        self.norm.running_mean.uniform_(-1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x))
+        y = x.relu()
+        y += self.b(y)
+        y = F.max_pool2d(F.relu(y, inplace=True), 3, 2, 1)
+        y = F.gelu(self.c(y))
+        return torch.stack([y.mean((1, 2, 3)), y.flatten(1)[:, ::5].sum(1), y[:, 0, 0, 0]], 1)
+
+
+@pytest.mark.parametrize(("window", "stride"), [((1, 3, 4), (1, 3, 3)), ((2, 2, 2), (2, 2, 2)), ((2, 5, 3), (1, 5, 3))])
+def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypatch) -> None:
+    model, images = Local().double().eval(), torch.rand(16, 2, 33, 38).double()
+    used: list[LocalPasses] = []
+
+    def remembered(*args: object) -> LocalPasses | None:
+        used.append(local_passes(*args))
+        return used[-1]
+
+    monkeypatch.setattr(occlusion, "_local_passes", remembered)
+    for target in (0, 2):
+        analyzer = create_analyzer("occlusion", model, window=window, stride=stride, baseline=0.4)
+        many = analyzer.analyze(images, target)
+        few = torch.cat([analyzer.analyze(images[start : start + 4], target) for start in range(0, 16, 4)])
+        torch.testing.assert_close(many, few, rtol=1e-9, atol=1e-13)
+    assert [one is not None for one in used] == [True, False, False, False, False] * 2
+    assert all(one.share < 0.5 for one in used if one is not None)
+
+
+def test_models_that_go_another_way_are_run_as_a_whole() -> None:
+    """One that ignores what an in-place function returns, and one whose functions hang on the pixels."""
+
+    class Ignoring(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.avg_pool2d(x, 2) - 0.5
+            y.relu_()
+            return y.sum((2, 3))
+
+    class Choosing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.relu() if x.sum() > 0.499 * x.numel() else x.tanh()
+            return y.sum((2, 3))
+
+    images = torch.rand(16, 3, 8, 8).double()
+    for model in (Ignoring(), Choosing()):
+        analyzer = create_analyzer("occlusion", model, window=2)
+        assert analyzer.analyze(images, 1).shape == images.shape
+    alone = torch.cat([create_analyzer("occlusion", Ignoring(), window=2).analyze(image[None], 1) for image in images])
+    torch.testing.assert_close(create_analyzer("occlusion", Ignoring(), window=2).analyze(images, 1), alone)
 
 
 def test_memory_does_not_grow_with_the_windows(counting) -> None:

@@ -38,13 +38,13 @@ def test_equals_the_formula_mask_by_mask(network, images, targets) -> None:
 def test_of_a_model_of_one_pixel_only_that_pixel_stands_out() -> None:
     """Where f(x) is one pixel, R there is E[M²] / E[M], and about E[M] far away from it."""
     images = torch.ones(1, 1, 28, 28)
-    found = create_analyzer("rise", lambda_model(), masks=3000, cells=7).analyze(images, 0)[0, 0]
+    found = create_analyzer("rise", one_pixel(), masks=3000, cells=7, centred=False).analyze(images, 0)[0, 0]
     assert int(found.argmax()) in {14 * 28 + 14 + shift for shift in (-29, -28, -27, -1, 0, 1, 27, 28, 29)}
     assert abs(float(found[:5].mean()) - 0.5) < 0.03
     assert float(found.max()) > 0.65
 
 
-def lambda_model() -> torch.nn.Module:
+def one_pixel() -> torch.nn.Module:
     class Pixel(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[:, 0, 14, 14:16]
@@ -53,7 +53,9 @@ def lambda_model() -> torch.nn.Module:
 
 
 def test_the_paper_weighs_by_probabilities(network, images) -> None:
-    found = create_analyzer("rise", network, masks=5).analyze(images, lambda logits: logits.softmax(1)[:, 2])
+    found = create_analyzer("rise", network, masks=5, centred=False).analyze(
+        images, lambda logits: logits.softmax(1)[:, 2]
+    )
     assert float(found.min()) >= 0
     assert float(found.max()) < 5 / 2.5
 

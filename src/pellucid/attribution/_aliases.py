@@ -30,8 +30,8 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Grad-CAM": ("grad_cam", {}),
     "Grad-CAM++": ("grad_cam_pp", {}),
     "Guided Grad-CAM": ("guided_grad_cam", {}),
-    "Rise": ("rise", {}),
-    "RISE": ("rise", {}),
+    "Rise": ("rise", {"centred": False}),
+    "RISE": ("rise", {"centred": False}),
     # iNNvestigate
     "input_t_gradient": ("input_x_gradient", {}),
     "lrp.alpha_1_beta_0_IB": ("lrp.alpha_1_beta_0_ib", {}),

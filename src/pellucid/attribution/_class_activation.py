@@ -59,6 +59,8 @@ class ClassActivation(Attribution):
         relevance = drawn_up(plain.clamp(min=0) if self.relu else plain, images)
         notes: tuple[str, ...] = (f"the maps are the output of {layer.name}: {'×'.join(map(str, values.shape[1:]))}",)
         notes += self.warn(values, gradient)
+        if self.relu and bool((plain.flatten(1).amax(1) <= 0).any()):
+            notes += ("nowhere does the map of some images speak for the class, so that ReLU left nothing; relu=False",)
         return Outcome(relevance, read.logits, read.classes, details={"map": plain}, notes=notes)
 
     def _arranged(self, output: Tensor, layer: Layer, images: Tensor) -> Tensor:

@@ -40,8 +40,9 @@ class Rise(Attribution):
     """Cells of a mask along each spatial axis."""
     keep_share: float = 0.5
     """The probability that a cell is left to be seen."""
-    centred: bool = False
-    """Take the mean score over all masks off each score, so that what does not matter has a relevance near 0."""
+    centred: bool = True
+    """Take the mean score over all masks off each score first, so that what does not matter has a relevance near 0;
+    False: as in the paper, where all pixels share that mean."""
     baseline: float | int | Tensor = 0.0
     """What hides: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
