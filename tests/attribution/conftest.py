@@ -1,5 +1,7 @@
 """What the tests of methods share: a small network with max-pooling and biases, and images for it, in float64."""
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -36,3 +38,26 @@ class Squares(nn.Module):
 @pytest.fixture(scope="session")
 def squares() -> Squares:
     return Squares()
+
+
+class Counting(nn.Module):
+    """A linear model that notes how many images come at once, and now and then how many bytes of tensors live."""
+
+    def __init__(self, places: int = 16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(places, 3).double()
+        self.sizes: list[int] = []
+        self.bytes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(self.sizes) in (10, 250):  # looking at all objects takes its time
+            storages = [thing.untyped_storage() for thing in gc.get_objects() if type(thing) is Tensor]
+            self.bytes.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
+        return self.linear(x.flatten(1))
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()

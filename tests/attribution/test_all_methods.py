@@ -15,16 +15,20 @@ from pellucid.attribution._aliases import ALIASES
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnknownName
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
-FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3}
+FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
 CONTROLS = ("input", "random", "sobel")
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """With what a careless method would disturb: dropout, batch statistics, gradients, frozen weights and hooks."""
+    """With what a careless method would disturb: dropout, batch statistics, gradients, frozen weights and hooks.
+
+    It ends in global average pooling and a linear layer, for cam.
+    """
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.Flatten()]
-    model = nn.Sequential(*layers, nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.Dropout()]
+    layers += [nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(6, 3))
     model(torch.rand(16, 1, 6, 6))
     with torch.no_grad():
         model[-1].bias.copy_(torch.tensor([0.5, 0.8, 1.1]))  # positive logits, for deep_taylor
@@ -279,6 +283,7 @@ def test_complete_maps_sum_to_what_they_promise(name, dtype) -> None:
     logit = model(images)[:, 1].detach()
     promised = {
         "deeplift": logit - model(0 * images)[:, 1].detach(),
+        "shapley_sampling": logit - model(0 * images)[:, 1].detach(),
         "integrated_gradients": logit - model(0 * images)[:, 1].detach(),
         "deep_taylor": logit.clamp(min=0),
         "deep_taylor.bounded": logit.clamp(min=0),
@@ -356,7 +361,7 @@ def test_the_list_tells_what_each_answers() -> None:
     listed = {method.name: method for method in pellucid.methods()}
     assert list(listed) == sorted(METHODS)
     for method in listed.values():
-        assert method.family in ("gradient", "backward", "relevance", "control")
+        assert method.family in ("gradient", "backward", "relevance", "class_activation", "perturbation", "control")
         assert method.answers.strip()
         assert method.promises <= {"complete", "class_specific", "deterministic"}
     assert {name for name, method in listed.items() if method.needs_fit} == {

@@ -14,7 +14,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
 ]
-CERTIFIED = [name for name in METHODS if "complete" in METHODS[name].promises and name != "integrated_gradients"]
+SAMPLED = ("integrated_gradients", "shapley_sampling")
+CERTIFIED = [name for name in METHODS if "complete" in METHODS[name].promises and name not in SAMPLED]
 SOME = ("lrp.epsilon", "lrp.epsilon_plus_flat", "lrp.alpha_2_beta_1", "lrp.gamma", "excitation_backprop", "deeplift")
 
 

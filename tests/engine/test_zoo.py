@@ -12,7 +12,7 @@ from pellucid.attribution import METHODS, Analyzer
 from pellucid.attribution._explanation import AmplificationWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
-FEW = {"samples": 3, "steps": 6, "places": 3, "halvings": 3}
+FEW = {"samples": 3, "steps": 6, "places": 3, "halvings": 3, "masks": 6, "permutations": 1, "patch": 4}
 
 
 def ready(name: str, model: nn.Module, images: Tensor) -> Analyzer:

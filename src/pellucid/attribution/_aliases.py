@@ -1,4 +1,4 @@
-"""The names that captum and iNNvestigate have for our methods, with the options that make them the same."""
+"""The names that other libraries have for our methods, with the options that make them the same."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +15,23 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GuidedBackprop": ("guided_backprop", {}),
     "DeepLift": ("deeplift", {}),
     "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),
+    "LayerGradCam": ("grad_cam", {"relu": False}),
+    "GuidedGradCam": ("guided_grad_cam", {}),
+    "Occlusion": ("occlusion", {}),
+    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),
+    # pytorch-grad-cam and torch-cam
+    "CAM": ("cam", {}),
+    "GradCAM": ("grad_cam", {}),
+    "GradCAMPlusPlus": ("grad_cam_pp", {}),
+    "GradCAMpp": ("grad_cam_pp", {}),
+    "LayerCAM": ("layer_cam", {}),
+    # xplique and the papers
+    "GradCAMPP": ("grad_cam_pp", {}),
+    "Grad-CAM": ("grad_cam", {}),
+    "Grad-CAM++": ("grad_cam_pp", {}),
+    "Guided Grad-CAM": ("guided_grad_cam", {}),
+    "Rise": ("rise", {"centred": False}),
+    "RISE": ("rise", {"centred": False}),
     # iNNvestigate
     "input_t_gradient": ("input_x_gradient", {}),
     "lrp.alpha_1_beta_0_IB": ("lrp.alpha_1_beta_0_ib", {}),

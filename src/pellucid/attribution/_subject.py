@@ -1,6 +1,7 @@
 """The model that is explained, and the ways to run it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,15 +35,20 @@ class Subject:
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _is_compared: bool = False
     _fingerprint: str | None = None
+    layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """The layers that class activation maps have found in it."""
 
     def begin(self) -> None:
         """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
         self._fingerprint = None
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""
-        with _PlainPass() as watch:
+    def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
+        """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.
+
+        `within` is entered around the model's own functions, such as to watch them.
+        """
+        with _PlainPass() as watch, within or nullcontext():
             logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
         if watch.last is not None and watch.last[1] is logits:
             if not self.unwrap_softmax:

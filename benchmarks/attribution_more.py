@@ -1,0 +1,93 @@
+"""Class activation maps and perturbation beside captum, on the network of `attribution.py`.
+
+One process, one thread, the two interleaved, CPU time, medians:
+`python benchmarks/attribution_more.py [--rounds 5] [--only NAME] [--batch 128]`.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import captum.attr
+import torch
+from attribution import network
+from torch import Tensor
+
+import pellucid
+from pellucid.attribution.shapley_sampling import patches_of
+
+Contest = tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]
+
+
+def contests(images: Tensor, targets: Tensor) -> dict[str, Contest]:
+    """Name to (least ratio, aim, ours, theirs)."""
+    model, theirs = network(), network()
+    last = theirs[3]
+
+    def ours(name: str, **options: object) -> Callable[[], Tensor]:
+        analyzer = pellucid.create_analyzer(name, model, **options)
+        return lambda: analyzer.analyze(images, targets)
+
+    def grad_cam() -> Tensor:
+        plain = captum.attr.LayerGradCam(theirs, last).attribute(images, target=targets, relu_attributions=True)
+        return captum.attr.LayerAttribution.interpolate(plain, images.shape[2:], "bilinear")
+
+    def guided_grad_cam() -> Tensor:
+        pixels = images.clone().requires_grad_()
+        method = captum.attr.GuidedGradCam(theirs, last)
+        return method.attribute(pixels, target=targets, interpolate_mode="bilinear")
+
+    def occlusion(window: int, stride: int) -> Callable[[], Tensor]:
+        sizes = {"sliding_window_shapes": (1, window, window), "strides": (1, stride, stride)}
+        return lambda: captum.attr.Occlusion(theirs).attribute(images, target=targets, baselines=0, **sizes)
+
+    def shapley() -> Tensor:
+        mask = patches_of(images.shape[1:], (1, 7, 7))[None]
+        return captum.attr.ShapleyValueSampling(theirs).attribute(
+            images, target=targets, feature_mask=mask, n_samples=2
+        )
+
+    return {
+        "grad_cam": (1.2, 1.5, ours("grad_cam"), grad_cam),
+        "guided_grad_cam": (1.2, 1.5, ours("guided_grad_cam"), guided_grad_cam),
+        "occlusion, window 7": (1.5, 8, ours("occlusion", window=7, stride=7), occlusion(7, 7)),
+        "occlusion, window 4, stride 2": (1.5, 8, ours("occlusion", window=4, stride=2), occlusion(4, 2)),
+        "shapley_sampling": (1, 1.5, ours("shapley_sampling", patch=7, permutations=2), shapley),
+    }
+
+
+def seconds(run: Callable[[], Tensor]) -> float:
+    """CPU time of one run."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--batch", type=int, default=128)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(options.batch, 1, 28, 28, generator=generator)
+    targets = torch.randint(10, (options.batch,), generator=generator)
+    print(f"{'method':32}{'ours /s':>9}{'theirs /s':>11}{'ratio':>8}{'least':>7}{'aim':>6}")
+    for name, (least, aim, ours, theirs) in contests(images, targets).items():
+        if options.only not in name:
+            continue
+        ours(), theirs()
+        pairs = [(seconds(ours), seconds(theirs)) for _ in range(options.rounds)]
+        mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(b / a for a, b in pairs)
+        speeds = f"{len(images) / mine:9.1f}{len(images) / other:11.1f}"
+        print(f"{name:32}{speeds}{ratio:8.2f}{least:7.1f}{aim:6.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Run a model on many changed copies of the same images, a few at a time, and show how far it has come."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.attribution.gradient import baseline_like
+from pellucid.core.errors import ConfigError
+from pellucid.core.terminal import Tracker, track
+
+__all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
+
+Sizes = int | tuple[int, ...] | None
+"""One size for all spatial axes, one for each, or one for the channels and each; None for the method's default."""
+
+COPIES_AT_ONCE = 32
+"""So many changed images are run together, or one copy of each image where there are more."""
+QUIET_SECONDS = 1.0
+"""Work that is done by then shows no progress."""
+
+
+class Trials:
+    """The explained score of changed copies of the same images."""
+
+    def __init__(self, subject: Subject, images: Tensor, target: Target, baseline: float | int | Tensor) -> None:
+        self.images = images
+        self.baseline = baseline_like(baseline, images)
+        self._subject = subject
+        with torch.no_grad():
+            self.logits = subject.logits(images)
+        self._target = target if target.score is not None else Target(target.classes(self.logits))
+        self.classes = self._target.classes(self.logits)
+        self.score = self._target.scores(self.logits)
+        """(batch,): of the images as they are."""
+
+    @property
+    def at_once(self) -> int:
+        """How many copies of the images are run together."""
+        return max(1, COPIES_AT_ONCE // len(self.images))
+
+    def scores(self, copies: Tensor) -> Tensor:
+        """(copy, batch) of copies (copy, batch, …)."""
+        with torch.no_grad():
+            logits = self._subject.logits(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
+            return torch.stack([self.score_of(rows) for rows in logits])
+
+    def score_of(self, logits: Tensor) -> Tensor:
+        """(batch,) of the images' logits after a change."""
+        return self._target.scores(logits)
+
+    def spent(self, copies: int) -> Tensor:
+        """(batch,): evaluations, with that of the image itself."""
+        return torch.full((len(self.images),), copies + 1, device=self.images.device)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to tell how many of `total` are done; what is done within a second is not shown.
+
+    >>> with progress("counting", total=3) as update:
+    ...     update(3)
+    """
+    begun, trackers = monotonic(), list[Tracker]()
+    with ExitStack() as stack:
+
+        def update(done: int) -> None:
+            if not trackers and done < total and monotonic() - begun > QUIET_SECONDS:
+                trackers.append(stack.enter_context(track(label, total)))
+            for tracker in trackers:
+                tracker.update(done)
+
+        yield update
+
+
+def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
+    """One size for each axis but the batch's; channels that are not told of are taken as a whole."""
+    own = default if sizes is None else [sizes] * len(default) if isinstance(sizes, int) else list(sizes)
+    if len(own) not in (len(default), len(shape)):
+        raise ConfigError(
+            f"{name} has {len(own)} sizes for images of {tuple(shape)}; give one number, {len(default)} (one for each "
+            f"spatial axis) or {len(shape)} (the channels first)."
+        )
+    return tuple(own) if len(own) == len(shape) else (whole, *own)

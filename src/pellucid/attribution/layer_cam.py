@@ -1,0 +1,23 @@
+"""LayerCAM: each place of a layer's maps, weighted by its own positive gradient (Jiang et al., 2021)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._class_activation import ClassActivation
+
+
+@METHODS.register("layer_cam")
+@dataclass(frozen=True)
+class LayerCam(ClassActivation):
+    """R = ReLU(Σₖ ReLU(gₖ) ⊙ Aₖ) with g = ∂ score / ∂ A (equations 5 to 7 of the paper).
+
+    It also suits earlier layers, whose maps are finer.
+    """
+
+    answers: ClassVar[str] = "which places of a layer's maps raise the explained logit, in early layers too"
+
+    def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
+        return (gradient.clamp(min=0) * values).sum(1)

@@ -1,0 +1,89 @@
+"""RISE: the mean of random masks, weighted by the score of what they leave to be seen (Petsiuk et al., 2018)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.attribution._trials import Trials, progress
+from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.seeding import generator
+
+
+@METHODS.register("rise")
+@dataclass(frozen=True)
+class Rise(Attribution):
+    """R = Σᵢ f(x ⊙ Mᵢ) Mᵢ / (masks · E[M]) (equation 6 of the paper), in logits, the same for all channels.
+
+    A mask is a grid of cells, each kept with the probability `keep_share`, drawn up with (bi)linear interpolation to
+    one cell more than the image and cut at random. The masks are drawn from the seed and are the same for every image.
+    The paper weighs by the probability of the class: `target=lambda logits: logits.softmax(1)[:, 3]`.
+    """
+
+    family: ClassVar[str] = "perturbation"
+    answers: ClassVar[str] = (
+        "how high the explained logit is, on average, when each pixel is among those left to be seen"
+    )
+    promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
+
+    masks: int = 2000
+    """How many masks."""
+    cells: int = 7
+    """Cells of a mask along each spatial axis."""
+    keep_share: float = 0.5
+    """The probability that a cell is left to be seen."""
+    centred: bool = True
+    """Take the mean score over all masks off each score first, so that what does not matter has a relevance near 0;
+    False: as in the paper, where all pixels share that mean."""
+    baseline: float | int | Tensor = 0.0
+    """What hides: a number, or a tensor that broadcasts to the images."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.masks < 1 or self.cells < 1 or not 0 < self.keep_share < 1:
+            raise ConfigError(
+                f"masks is {self.masks}, cells {self.cells} and keep_share {self.keep_share}; "
+                "expected at least one mask and one cell, and a probability between 0 and 1."
+            )
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        if not 3 <= images.ndim <= 5:
+            raise ShapeError(f"the images are {tuple(images.shape)}; RISE needs one to three spatial axes.")
+        trials = Trials(subject, images, target, self.baseline)
+        places, source = images.shape[2:], generator(self.seed, "rise")
+        total, seen, scores = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0]), trials.score * 0
+        with progress("rise", self.masks) as update:
+            for start in range(0, self.masks, trials.at_once):
+                count = min(trials.at_once, self.masks - start)
+                masks = torch.stack([self.mask(places, source) for _ in range(count)]).to(images)
+                some = trials.scores(torch.lerp(trials.baseline, images, masks[:, None, None]))
+                total += torch.tensordot(some, masks, dims=([0], [0]))
+                seen, scores = seen + masks.sum(0), scores + some.sum(0)
+                update(start + count)
+        if self.centred:
+            total -= (scores / self.masks).reshape(-1, *(1 for _ in places)) * seen
+        relevance = (total / (self.masks * self.keep_share))[:, None].expand_as(images).clone()
+        return Outcome(relevance, trials.logits, trials.classes, evaluations=trials.spent(self.masks))
+
+    def mask(self, places: Sequence[int], source: Generator) -> Tensor:
+        """One mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
+        grid = torch.rand(1, 1, *(self.cells for _ in places), generator=source, dtype=torch.float64)
+        sides = [-(-size // self.cells) for size in places]
+        shifts = [int(torch.randint(side, (1,), generator=source)) for side in sides]
+        mode = ("linear", "bilinear", "trilinear")[len(places) - 1]
+        large = F.interpolate(
+            (grid < self.keep_share).double(),
+            size=[(self.cells + 1) * side for side in sides],
+            mode=mode,
+            align_corners=False,
+        )
+        cut = tuple(slice(shift, shift + size) for shift, size in zip(shifts, places, strict=True))
+        return large[0, 0][cut]

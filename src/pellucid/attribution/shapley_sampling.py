@@ -1,0 +1,89 @@
+"""Shapley values by sampling: what each patch adds when patches come in random order (Castro et al., 2009)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.attribution import METHODS
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Target
+from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
+from pellucid.core.errors import ConfigError
+from pellucid.core.seeding import generator
+
+
+@METHODS.register("shapley_sampling")
+@dataclass(frozen=True)
+class ShapleySampling(Attribution):
+    """φₚ = mean over orders of f(x with p and all before it) − f(x with all before it); the rest is the baseline.
+
+    Sums to f(x) − f(x₀), exactly and for every order (Castro et al., 2009; Štrumbelj and Kononenko, 2010). The players
+    are patches with all their channels; a patch's value is shared evenly among its pixels and channels. The orders are
+    drawn from the seed and are the same for every image; four times as many halve the error.
+    """
+
+    family: ClassVar[str] = "perturbation"
+    answers: ClassVar[str] = "how much each patch adds to the logit, on average over all orders of revealing patches"
+    promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
+
+    permutations: int = 25
+    """How many orders; each takes as many evaluations as there are patches."""
+    patch: Sizes = None
+    """Pixels along each spatial axis of a patch: one number for all of them, or one for each (or for the channels and
+    each); None: so many that there are at most 14 patches along the longest axis."""
+    baseline: float | int | Tensor = 0.0
+    """The empty image: a number, or a tensor that broadcasts to the images."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.permutations < 1:
+            raise ConfigError(f"permutations is {self.permutations}; expected 1 or more.")
+
+    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        trials = Trials(subject, images, target, self.baseline)
+        patches = self._patches(images.shape[1:])
+        count, source = int(patches.max()) + 1, generator(self.seed, "shapley_sampling")
+        empty = trials.scores(trials.baseline[None])[0]
+        added = torch.zeros(len(images), count, dtype=torch.float64, device=images.device)
+        with progress("shapley_sampling", self.permutations * (count - 1)) as update:
+            for number in range(self.permutations):
+                order = torch.randperm(count, generator=source)
+                way = [empty[None]]
+                for start in range(1, count, trials.at_once):
+                    sizes = torch.arange(start, min(start + trials.at_once, count))
+                    is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
+                    way.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
+                    update(number * (count - 1) + int(sizes[-1]))
+                steps = torch.cat([*way, trials.score[None]]).double().diff(dim=0)
+                added[:, order] += steps.T
+        shares = (added / self.permutations / patches.flatten().bincount().to(added)).to(images)
+        spent = trials.spent(self.permutations * (count - 1) + 1)
+        return Outcome(shares[:, patches], trials.logits, trials.classes, trials.score - empty, evaluations=spent)
+
+    def _patches(self, shape: Sequence[int]) -> Tensor:
+        """The number of the patch that each input belongs to, in the shape of an image."""
+        places = shape[1:] or shape
+        default = [-(-max(places) // 14)] * len(places)
+        sides = sizes_of("patch", self.patch, default, shape, whole=shape[0])
+        if min(sides) < 1:
+            raise ConfigError(f"patch is {self.patch}; expected sizes of 1 or more.")
+        return patches_of(shape, sides)
+
+
+def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:
+    """The number of the patch that each input belongs to, row by row.
+
+    >>> patches_of((2, 3), (2, 2))
+    tensor([[0, 0, 1],
+            [0, 0, 1]])
+    """
+    numbers = torch.zeros(tuple(shape), dtype=torch.int64)
+    for axis, (size, side) in enumerate(zip(shape, sides, strict=True)):
+        along = (torch.arange(size) // side).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        numbers = numbers * -(-size // side) + along
+    return numbers

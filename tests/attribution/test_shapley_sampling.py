@@ -1,0 +1,114 @@
+"""Shapley sampling: captum's values for equal orders, exact values by enumeration, and completeness of every order."""
+
+from itertools import permutations
+
+import captum.attr
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pellucid import create_analyzer
+from pellucid.attribution.shapley_sampling import patches_of
+from pellucid.core import terminal
+from pellucid.core.errors import ConfigError
+from pellucid.core.seeding import generator
+
+
+def test_agrees_with_captum_for_equal_orders(network, images, targets) -> None:
+    patches = patches_of((1, 10, 10), (1, 3, 4))
+    count = int(patches.max()) + 1
+    source = generator(5, "shapley_sampling")
+    orders = [torch.randperm(count, generator=source).tolist() for _ in range(3)]
+    sampling = captum.attr.ShapleyValueSampling(network)
+    sampling.permutation_generator = lambda *_: orders
+    theirs = sampling.attribute(images, target=targets, feature_mask=patches[None], n_samples=3, baselines=0.1)
+    analyzer = create_analyzer("shapley_sampling", network, patch=(3, 4), permutations=3, seed=5, baseline=0.1)
+    ours = analyzer.analyze(images, targets) * patches.flatten().bincount()[patches]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()), check_dtype=False)
+
+
+def exact(model: nn.Module, image: Tensor, target: int) -> Tensor:
+    """The mean over all orders, one by one."""
+    values, count = torch.zeros(image.numel()).double(), 0
+    for order in permutations(range(image.numel())):
+        shown = torch.zeros_like(image).flatten()
+        before = model(shown.reshape(image.shape)[None])[0, target]
+        for player in order:
+            shown[player] = image.flatten()[player]
+            after = model(shown.reshape(image.shape)[None])[0, target]
+            values[player] += (after - before).detach()
+            before = after
+        count += 1
+    return values / count
+
+
+def test_nears_the_exact_values() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    image = torch.rand(1, 1, 5).double() * 3
+    values = exact(model, image[0], 1)
+    error = {}
+    for count in (10, 1000):
+        found = create_analyzer("shapley_sampling", model, permutations=count, patch=1).analyze(image, 1)
+        error[count] = float((found.flatten() - values).abs().max())
+    assert error[1000] < 0.03 * float(values.abs().max())
+    assert error[1000] < error[10] / 3
+
+
+def test_of_a_linear_model_every_order_is_exact(counting) -> None:
+    images = torch.rand(3, 1, 4, 4).double()
+    found = create_analyzer("shapley_sampling", counting, permutations=1, baseline=0.5).analyze(images, 0)
+    expected = counting.linear.weight[0].detach() * (images - 0.5).flatten(1)
+    torch.testing.assert_close(found.flatten(1), expected)
+
+
+@pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), patch=st.integers(1, 12), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_every_order_is_complete(seed, patch, dtype) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(4)).to(dtype)
+    images = torch.randn(2, 2, 7, 5).to(dtype)
+    model(images)
+    analyzer = create_analyzer("shapley_sampling", model, permutations=1, patch=patch, seed=seed, baseline=0.2)
+    explanation = analyzer.explain(images, 1, strict=True)
+    change = (model(images) - model(torch.full_like(images, 0.2)))[:, 1].detach()
+    torch.testing.assert_close(explanation.expected, change, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_can_be_the_players() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
+    tokens = torch.rand(2, 3, 4).double()
+    found = create_analyzer("shapley_sampling", model, patch=(1, 4), permutations=2).analyze(tokens, 1)
+    parts = (model[1].weight[1].detach() * tokens.flatten(1)).reshape(2, 3, 4)
+    torch.testing.assert_close(found, parts.mean(2, keepdim=True).expand(2, 3, 4))
+
+
+def test_what_cannot_be_is_told(network, images) -> None:
+    for options in ({"permutations": 0}, {"patch": 0}, {"patch": (1, 2, 3, 4)}):
+        with pytest.raises(ConfigError, match="expected 1 or more|expected sizes of 1|patch has 4 sizes"):
+            create_analyzer("shapley_sampling", network, **options).analyze(images)
+
+
+def test_memory_does_not_grow_with_the_orders(counting) -> None:
+    images = torch.rand(20, 1, 4, 4).double()
+    create_analyzer("shapley_sampling", counting, permutations=2).analyze(images)
+    create_analyzer("shapley_sampling", counting, permutations=20).analyze(images)
+    assert len(counting.sizes) == 2 + 30 + 2 + 300
+    assert max(counting.sizes) <= 32
+    assert counting.bytes[1] <= counting.bytes[0] + 15 * 20 * 8 + 1000  # the scores along one order
+
+
+def test_long_work_shows_its_progress_and_short_work_does_not(counting, monkeypatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(terminal.Tracker, "update", lambda self, done, note="": told.append(done))
+    images = torch.rand(1, 1, 4, 4).double()
+    analyzer = create_analyzer("shapley_sampling", counting, permutations=10)
+    analyzer.analyze(images)
+    assert told == []
+    monkeypatch.setattr("pellucid.attribution._trials.QUIET_SECONDS", 0.0)
+    analyzer.analyze(images)
+    assert told == [number * 15 for number in range(1, 10)] + [150] * (told[-1] == 150)
