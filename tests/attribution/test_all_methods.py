@@ -176,7 +176,7 @@ def test_every_kind_of_target_means_the_same(name) -> None:
     torch.testing.assert_close(score.relevance, one.relevance, rtol=1e-9, atol=1e-12)
 
 
-@every_method
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp.epsilon", "pattern.net"])
 def test_a_list_of_classes_is_the_tensor_also_over_the_chunk_size(name) -> None:
     model, images = network(), some(METHODS[name].images_at_once + 2)
     targets = torch.arange(len(images)) % 3

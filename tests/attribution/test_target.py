@@ -133,7 +133,7 @@ def _bare(layer: nn.Module) -> dict[str, object]:
     return {name: getattr(layer, name) for name in names} | {"bias": False}
 
 
-@pytest.mark.parametrize("target", [None, 1, "all", Contrast(0, 1)], ids=repr)
+@pytest.mark.parametrize("target", [None, "all"], ids=repr)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_a_class_of_a_segmentation_is_no_number(segmenter, images, name, target) -> None:
     analyzer = create_analyzer(name, segmenter)
@@ -185,7 +185,7 @@ def test_a_residual_of_one_class_is_named(network, images) -> None:
 
 
 class Mixed(nn.Module):
-    """Lays its images end to end on the way, so that the engine runs them one by one."""
+    """Shuffles its images together on the way, so that the engine runs them one by one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,8 +193,8 @@ class Mixed(nn.Module):
         self.first, self.last = nn.Linear(100, 6).double(), nn.Linear(6, 3).double()
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.first(x.flatten(1)).reshape(1, -1).relu()
-        return self.last(wide.reshape(len(x), -1))
+        wide = self.first(x.flatten(1)).t().reshape(-1).relu()
+        return self.last(wide.reshape(-1, len(x)).t())
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "pattern.attribution"])

@@ -18,8 +18,9 @@ from pellucid.engine.tape import Activation, Affine, Node, Tape
 __all__ = ["ESTIMATORS", "Estimator", "PatternSums", "kernels_of", "names_of", "needed_nodes", "sums_of"]
 
 Estimator = Literal["two_component", "linear"]
-ESTIMATORS: tuple[Estimator, ...] = ("two_component", "linear")
 """How the signal is told from the distractor."""
+ESTIMATORS: tuple[Estimator, ...] = ("two_component", "linear")
+"""Every estimator, the default first."""
 KERNELS = ("convolution", "dense")
 
 
