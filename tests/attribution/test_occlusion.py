@@ -112,9 +112,9 @@ class Local(nn.Module):
         return torch.stack([y.mean((1, 2, 3)), y.flatten(1)[:, ::5].sum(1), y[:, 0, 0, 0]], 1)
 
 
-@pytest.mark.parametrize(("window", "stride"), [((1, 3, 4), (1, 3, 4)), ((2, 2, 2), (2, 2, 2)), ((2, 5, 3), (1, 5, 3))])
+@pytest.mark.parametrize(("window", "stride"), [((1, 5, 4), (1, 5, 4)), ((2, 2, 4), (2, 2, 4)), ((2, 5, 3), (1, 5, 3))])
 def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypatch) -> None:
-    model, images = Local().double().eval(), torch.rand(16, 2, 27, 30).double()
+    model, images = Local().double().eval(), torch.rand(16, 2, 27, 24).double()
     used: list[LocalPasses] = []
 
     def remembered(*args: object) -> LocalPasses | None:
