@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import captum.attr
 import torch
-from attribution import network
 from torch import Tensor
 
 import pellucid
+from attribution import network
 from pellucid.attribution.shapley_sampling import patches_of
 
 Contest = tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]

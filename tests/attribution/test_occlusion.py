@@ -112,9 +112,9 @@ class Local(nn.Module):
         return torch.stack([y.mean((1, 2, 3)), y.flatten(1)[:, ::5].sum(1), y[:, 0, 0, 0]], 1)
 
 
-@pytest.mark.parametrize(("window", "stride"), [((1, 3, 4), (1, 3, 3)), ((2, 2, 2), (2, 2, 2)), ((2, 5, 3), (1, 5, 3))])
+@pytest.mark.parametrize(("window", "stride"), [((1, 5, 4), (1, 5, 4)), ((2, 2, 4), (2, 2, 4)), ((2, 5, 3), (1, 5, 3))])
 def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypatch) -> None:
-    model, images = Local().double().eval(), torch.rand(16, 2, 33, 38).double()
+    model, images = Local().double().eval(), torch.rand(16, 2, 27, 24).double()
     used: list[LocalPasses] = []
 
     def remembered(*args: object) -> LocalPasses | None:
@@ -122,13 +122,13 @@ def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypa
         return used[-1]
 
     monkeypatch.setattr(occlusion, "_local_passes", remembered)
-    for target in (0, 2):
-        analyzer = create_analyzer("occlusion", model, window=window, stride=stride, baseline=0.4)
-        many = analyzer.analyze(images, target)
-        few = torch.cat([analyzer.analyze(images[start : start + 4], target) for start in range(0, 16, 4)])
-        torch.testing.assert_close(many, few, rtol=1e-9, atol=1e-13)
-    assert [one is not None for one in used] == [True, False, False, False, False] * 2
-    assert all(one.share < 0.5 for one in used if one is not None)
+    analyzer = create_analyzer("occlusion", model, window=window, stride=stride, baseline=0.4)
+    targets = torch.arange(16) % 3
+    many = analyzer.analyze(images, targets)
+    few = analyzer.analyze(images[:3], targets[:3])
+    torch.testing.assert_close(many[:3], few, rtol=1e-9, atol=1e-13)
+    assert [one is not None for one in used] == [True, False]
+    assert used[0].share < 0.5
 
 
 def test_models_that_go_another_way_are_run_as_a_whole() -> None:
