@@ -234,7 +234,11 @@ def test_a_contrast_is_the_difference_wherever_the_way_back_is_linear(name) -> N
 NOT_LINEAR = {
     *CONTROLS,
     "deconvnet",
+    "grad_cam",
+    "grad_cam_pp",
     "guided_backprop",
+    "guided_grad_cam",
+    "layer_cam",
     "sensitivity",
     "simple_taylor",
     "smoothgrad.squared",

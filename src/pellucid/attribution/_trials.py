@@ -33,7 +33,7 @@ class Trials:
         self._subject = subject
         with torch.no_grad():
             self.logits = subject.logits(images)
-        self._target = target if target.score is not None else Target(target.classes(self.logits))
+        self._target = target.held(self.logits)
         self.classes = self._target.classes(self.logits)
         self.score = self._target.scores(self.logits)
         """(batch,): of the images as they are."""
