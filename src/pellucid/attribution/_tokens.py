@@ -96,8 +96,8 @@ class FromEmbedding(nn.Module):
         except (RuntimeError, TypeError, IndexError) as error:
             came = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
             raise ShapeError(
-                f"the model fails on the token ids ({came}): {error}; expected ids that its embedding has, or a batch of "
-                "floats in [0, 1] where it has none."
+                f"the model fails on the token ids ({came}): {error}; expected ids that its embedding has, or "
+                "a batch of floats in [0, 1] where it has none."
             ) from error
         self._name = self._choose(sorted(found), sorted(others))
         self._weight, self._is_turned = found[self._name]
