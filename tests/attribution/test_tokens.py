@@ -141,6 +141,12 @@ def test_what_cannot_be_told_for_each_token_is_refused() -> None:
         create_analyzer("gradient", reader("bag")).analyze(IDS)
     with pytest.raises(ShapeError, match=r"\(3,\) torch.int64; expected .* token ids as integers, \(batch, token\)"):
         create_analyzer("gradient", reader()).analyze(IDS[:, 0])
+    with pytest.raises(ShapeError, match="from 20 to 25"):
+        create_analyzer("gradient", reader()).analyze(IDS.clamp(5, 5) + torch.arange(15, 21))
+    with pytest.raises(ShapeError, match=r"expected ids .* or a batch of floats in \[0, 1\]"):
+        create_analyzer("gradient", nn.Linear(6, 2)).analyze(IDS)
+    with pytest.raises(ConfigError, match="'words' is for token ids"):
+        create_analyzer("gradient", reader(), embedding="words").analyze(torch.rand(2, 3))
     with pytest.raises(ConfigError, match="lie between .* pass low= and high="):
         create_analyzer("lrp.z_box", reader()).analyze(IDS)
     for target in (7, torch.tensor([0, 1])):

@@ -404,6 +404,16 @@ def test_deeplift_of_a_softmax_gives_the_only_change_all_of_it() -> None:
     assert int((relevance != 0).sum()) == 1
 
 
+def test_deeplift_is_complete_where_scores_are_far_from_those_of_the_baseline() -> None:
+    torch.manual_seed(0)
+    model = Net(by_hand(lambda q, k: q @ k.mT * 40), qkv=three())
+    x = torch.randn(2, TOKENS, WIDTH) * 3
+    q, k, _ = model.qkv(x).detach().chunk(3, -1)
+    assert float((q @ k.mT * 40).abs().max()) > 200
+    create_analyzer("deeplift", model).explain(x, 1, strict=True)
+    create_analyzer("lrp.epsilon", model).explain(x, 1, strict=True)
+
+
 def test_deeplift_of_attention_over_changed_values_alone_is_linear() -> None:
     torch.manual_seed(0)
     keys = torch.randn(1, TOKENS, WIDTH).double()

@@ -174,6 +174,7 @@ class Analyzer:
         request.check(len(x))
         if is_tokens(x):
             return self._run_tokens(x, request, is_certified)
+        self._from_embedding.refuse_floats()
         size = len(x) if request.score is not None else max(1, self.method.images_at_once)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pellucid.core.errors import ConfigError, UnsupportedOperation
+from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
 __all__ = ["EmbeddedBatches", "FromEmbedding", "check_range", "is_tokens"]
 
@@ -67,10 +67,19 @@ class FromEmbedding(nn.Module):
         """Those of the model, under their own names."""
         return self.model.named_modules(*args, **kwargs)
 
+    def refuse_floats(self) -> None:
+        """Raise `ConfigError` where an embedding is named, for inputs that are no token ids."""
+        if self._wanted is not None:
+            raise ConfigError(
+                f"embedding={self._wanted!r} is for token ids, integers (batch, token), and these inputs are floats; "
+                "leave it out, or hand over the ids."
+            )
+
     def locate(self, ids: Tensor) -> None:
         """Find the embedding that is applied to the token ids, (batch, token).
 
-        Raises `ConfigError` where there is none, or more than one and none is named.
+        Raises `ConfigError` where there is none, or more than one and none is named, and `ShapeError` where the model
+        cannot run on them.
         """
         first, found, others = ids[:1], {}, set()
 
@@ -81,8 +90,15 @@ class FromEmbedding(nn.Module):
             else:
                 others.add(name)
 
-        with torch.no_grad(), _Lookups(note):
-            self.model(first)
+        try:
+            with torch.no_grad(), _Lookups(note):
+                self.model(first)
+        except (RuntimeError, TypeError, IndexError) as error:
+            came = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
+            raise ShapeError(
+                f"the model fails on the token ids ({came}): {error}; expected ids that its embedding has, or "
+                "a batch of floats in [0, 1] where it has none."
+            ) from error
         self._name = self._choose(sorted(found), sorted(others))
         self._weight, self._is_turned = found[self._name]
 

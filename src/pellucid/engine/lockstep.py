@@ -195,20 +195,19 @@ def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
     is_open = torch.isfinite(node.x)  # masked places are −∞ on both sides
     mean = (node.y + twin.y) / 2
     d, d0 = (x - (mean * x).sum(node.dim, keepdim=True) for x in (x.masked_fill(~is_open, 0) for x in (node.x, twin.x)))
-    shift = torch.maximum(d, d0).masked_fill(~is_open, -torch.inf).amax(node.dim, keepdim=True)
-    e, e0 = ((x - shift).exp() * is_open for x in (d, d0))
-    total, total0 = e.sum(node.dim, keepdim=True), e0.sum(node.dim, keepdim=True)
-    by_log = total.log() - total0.log()
-    weights = _between(e, e0, d - d0) / _between(total, total0, by_log)
-    by_share = multiplier * _between(node.y, twin.y, d - d0 - by_log)
+    log, log0 = (x.masked_fill(~is_open, -torch.inf).logsumexp(node.dim, keepdim=True) for x in (d, d0))
+    scale = (torch.maximum(d, d0) - torch.maximum(log, log0)).exp() * is_open
+    weights = scale * _decline(d - d0) / _decline(log - log0)
+    change = d - d0 - (log - log0)
+    by_share = multiplier * torch.maximum(node.y, twin.y) * _decline(change)
     centred = by_share - weights * by_share.sum(node.dim, keepdim=True)
     return (centred - mean * centred.sum(node.dim, keepdim=True)) * is_open
 
 
-def _between(a: Tensor, b: Tensor, log_ratio: Tensor) -> Tensor:
-    """The logarithmic mean (a − b) / (log a − log b)."""
+def _decline(log_ratio: Tensor) -> Tensor:
+    """The logarithmic mean (a − b) / (log a − log b) as a share of the larger of a and b."""
     size = log_ratio.abs()
-    return torch.maximum(a, b) * torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
+    return torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
 
 
 def _normalised(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:

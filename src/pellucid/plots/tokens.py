@@ -106,7 +106,7 @@ p span {{ padding: .12em .3em; border-radius: .2em; white-space: pre-wrap; -webk
 def tokens_text(rows: Sequence[TokenRow], headline: str = "", *, limit: float | None = None) -> Text:
     """The same for the terminal: print it with `rich.print`, or a console's `print`.
 
-    >>> print(tokens_text([TokenRow(["not", "bad"], np.array([-1.0, 0.5]), "positive")]).plain)
+    >>> print(tokens_text([TokenRow(["not", "bad"], np.array([-1.0, 0.5]), "positive")], limit=1).plain)
     positive
     not bad
     <BLANKLINE>
