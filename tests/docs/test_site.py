@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ("index", "architecture", "jacobian", "glossary", "dependencies", "contributing", "changelog")
-GROUPED = ("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor")
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--no-first-run",
@@ -34,6 +33,8 @@ CHROMIUM_ARGUMENTS = [
     "--disable-quic",
     "--disable-sync",
 ]
+GROUPED = ("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor")
+"""Some of the pages that stand under a heading of the menu."""
 
 
 @pytest.fixture(scope="module")
