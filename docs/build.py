@@ -28,6 +28,19 @@ import pellucid
 
 ROOT = Path(__file__).resolve().parents[1]
 
+GUIDES = {
+    "index": ROOT / "README.md",
+    "architecture": ROOT / "docs" / "architecture.md",
+    "rules": ROOT / "docs" / "rules.md",
+    "targets": ROOT / "docs" / "targets.md",
+    "jacobian": ROOT / "docs" / "jacobian.md",
+    "glossary": ROOT / "docs" / "glossary.md",
+    "dependencies": ROOT / "docs" / "dependencies.md",
+    "contributing": ROOT / "CONTRIBUTING.md",
+    "changelog": ROOT / "CHANGELOG.md",
+}
+"""The guides in the order of the menu: name of the page, and its source."""
+
 METHODS = (
     "overview",
     "gradient",
@@ -47,26 +60,16 @@ METHODS = (
 )
 """The pages of docs/methods, in the order of the menu."""
 
-MENU: dict[str, dict[str, Path]] = {
-    "": {
-        "index": ROOT / "README.md",
-        "architecture": ROOT / "docs" / "architecture.md",
-        "rules": ROOT / "docs" / "rules.md",
-        "targets": ROOT / "docs" / "targets.md",
-        "jacobian": ROOT / "docs" / "jacobian.md",
-        "glossary": ROOT / "docs" / "glossary.md",
-        "dependencies": ROOT / "docs" / "dependencies.md",
-        "contributing": ROOT / "CONTRIBUTING.md",
-        "changelog": ROOT / "CHANGELOG.md",
-    },
+MENU = {
+    "": GUIDES,
     "Methods": {f"methods_{name}": ROOT / "docs" / "methods" / f"{name}.md" for name in METHODS},
     "Walkthrough": {
         f"walkthrough_{path.stem}": path for path in sorted((ROOT / "docs" / "walkthrough").glob("*.ipynb"))
     },
 }
-"""The guides by heading, in the order of the menu: name of the page, and its source."""
+"""The groups of the menu, by heading."""
 
-GUIDES = {name: source for group in MENU.values() for name, source in group.items()}
+PAGES = {name: source for group in MENU.values() for name, source in group.items()}
 
 CONTRACTS = ("pellucid.data._source", "pellucid.hooks._hook")
 """Private modules that get a page, because whoever adds a data set or a hook reads them."""
@@ -113,7 +116,7 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
         footer_text=f"pellucid {version('pellucid')}",
         template_directory=ROOT / "docs" / "templates",
     )
-    titles = {name: title_of(source) for name, source in GUIDES.items()}
+    titles = {name: title_of(source) for name, source in PAGES.items()}
     menu = {heading: {name: titles[name] for name in group} for heading, group in MENU.items()}
     pdoc.render.env.globals.update(guides=titles, menu_groups=menu, site_modules=list(modules))
     with warnings.catch_warnings():
@@ -121,7 +124,7 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
         for name, module in modules.items():
             write(folder / f"{name.replace('.', '/')}.html", pdoc.render.html_module(module, modules))
         write(folder / "search.js", pdoc.render.search_index(modules))
-    for name, source in GUIDES.items():
+    for name, source in PAGES.items():
         shown = executed / source.name if executed and source.suffix == ".ipynb" else source
         write(folder / f"{name}.html", guide_page(name, shown))
     pictures = ROOT / "docs" / "pictures"
@@ -198,7 +201,7 @@ def guide_page(name: str, source: Path) -> str:
 
 def relinked(text: str) -> str:
     """Markdown in which links between the files lead to their pages, and pictures come from the site's folder."""
-    page_of = {source.stem: page for page, source in GUIDES.items()}
+    page_of = {source.stem: page for page, source in PAGES.items()}
     text = LINK_TO_MARKDOWN.sub(lambda link: f"]({page_of[link[1]]}.html{link[2] or ''})", text)
     return LINK_TO_PICTURE.sub(r"\1", text)
 

@@ -182,7 +182,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
 
 
 TRANSFORMER = "pictures:patch_transformer"
-NETWORKS = {"attention": ("transformer", ("--model", TRANSFORMER, "--limit-train", "20000", "--epochs", "6"))}
+NETWORKS = {"attention": ("transformer", ("--model", TRANSFORMER))}
 """By page, where it is not the pipeline's own network: the run's folder in RUN, and the flags of its training."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid.artifacts.picture import to_png
+from pellucid.core.errors import DataError
 from pellucid.data._load import load_data
 from pellucid.data._source import Request
 from pellucid.plots.colours import scale_limit
@@ -56,7 +57,8 @@ class Picture:
 def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
     """The run in `folder`: by default that of the variable PELLUCID_RUN, or `save`, where `python runner.py` leaves it.
 
-    At most `images` test images and as many training images are kept. Raises `SaveError` where there is no run.
+    At most `images` test images and as many training images are kept. Raises `SaveError` where there is no run,
+    and `DataError` where the network recognises none of a class.
     """
     folder = Path(folder or os.environ.get("PELLUCID_RUN") or ROOT / "save")
     run = pellucid.load_run(folder)
@@ -71,7 +73,7 @@ def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
     data = load_data(record["dataset"]["name"], request, **limits)
     test, labels = data.test.floats(slice(images)), data.test.labels[:images]
     is_right = run.model(test).argmax(1) == labels
-    chosen = [int(((labels == index) & is_right).nonzero()[0]) for index in range(len(run.classes))]
+    chosen = [_first(is_right & (labels == index), run.classes[index], folder) for index in range(len(run.classes))]
     return Material(
         model=run.model,
         images=test[chosen],
@@ -83,6 +85,13 @@ def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
         training_labels=data.train.labels[:images],
         title=data.title,
     )
+
+
+def _first(is_wanted: Tensor, name: str, folder: Path) -> int:
+    """The index of the first that is wanted."""
+    if not is_wanted.any():
+        raise DataError(f"the network in {folder} recognises no test image of class {name}; train it for more epochs.")
+    return int(is_wanted.nonzero()[0])
 
 
 def with_pooling(material: Material) -> nn.Sequential:

@@ -76,6 +76,10 @@ def test_links_between_the_guides_lead_to_their_pages(site: ModuleType) -> None:
     assert pattern.search("[a](https://example.org/a.md)") is None
 
 
+def test_no_two_pages_have_the_same_file_name(site: ModuleType) -> None:
+    assert len({source.stem for source in site.PAGES.values()}) == len(site.PAGES)  # links are told apart by it
+
+
 def test_links_and_pictures_of_a_page_in_a_folder_lead_into_the_site(site: ModuleType) -> None:
     text = '[a](../rules.md#deeplift) [b](lrp.md) ![c](../pictures/methods/lrp.png) <img src="docs/pictures/tsne.png">'
     text += " [d](https://example.org/pictures/a.png)"
