@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.engine.chunks import keep_freed_memory
 from pellucid.engine.composites import Composite
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate, record
-from pellucid.engine.windows import fast_max_pool
+from pellucid.engine.max_pooling import fast_max_pool
 
 __all__ = ["Subject"]
 
@@ -34,6 +35,7 @@ class Subject:
     def begin(self) -> None:
         """A new call: its first images are to be compared with a plain pass."""
         self._is_compared = False
+        keep_freed_memory()
 
     def logits(self, images: Tensor) -> Tensor:
         """(batch, class): a plain forward pass, differentiable; a softmax at the end is refused or taken off."""

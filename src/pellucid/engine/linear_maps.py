@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.tape import vjp
@@ -57,6 +58,12 @@ class Convolution:
             self.groups,
             [True, False, False],
         )[0]
+
+    def _has_few_columns(self, weight: Tensor, s: Tensor) -> bool:
+        """Whether one matrix product and a fold are faster: few input channels, as in a layer that sees the image."""
+        if weight.ndim != 4 or self.transposed or self.groups != 1 or s.device.type != "cpu":
+            return False
+        return weight.shape[2:].numel() > 1 and weight[0].numel() <= len(weight)
 
     def broadcast(self, bias: Tensor) -> Tensor:
         return bias.view(-1, *(1 for _ in self.stride))

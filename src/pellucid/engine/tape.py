@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.windows import Windows
 
 if TYPE_CHECKING:
     from pellucid.engine.account import Account
@@ -90,12 +89,8 @@ class Maximum(Node):
     indices: Tensor | None = None
     """The place of each winner, counted along the input's axes `pooled` taken as one."""
     pooled: tuple[int, ...] = ()
-    windows: Windows | None = None
-    """Where the windows lie, where the pooling was done by slices."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
-        if self.windows is not None:
-            return [self.windows.pull(self.x, self.y, cotangent)]
         return [self.pull(cotangent) if self.pull else vjp(self.replay, self.x, cotangent)]
 
 
