@@ -125,7 +125,7 @@ class Analyzer:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request = Target(target)
         self._check_count(request, x)
-        size = len(x) if request.score is not None else max(1, self.method.images_at_once)
+        size = len(x) if request.score is not None else self.method.images_per_pass(x)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)

@@ -23,6 +23,7 @@ class Control(Attribution):
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         with torch.no_grad():
             logits = subject.logits(images)
+            target.scores(logits)  # a request that does not fit is told, though the map does not hang on it
             return Outcome(self.draw(images), logits, target.classes(logits))
 
     def draw(self, images: Tensor) -> Tensor:

@@ -83,4 +83,5 @@ class SmoothGradVariance(SmoothGrad):
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients) -> Tensor:
-        return gradients.squares() / self.samples - (gradients.total() / self.samples).square()
+        variance = gradients.squares() / self.samples - (gradients.total() / self.samples).square()
+        return variance.clamp(min=0)  # rounding can leave it a little below

@@ -45,6 +45,10 @@ class Convolution:
         )
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        assert weight is not None
+        if self._has_few_columns(weight, s):
+            columns = torch.matmul(weight.permute(1, 2, 3, 0).flatten(0, 2), s.flatten(2))
+            return F.fold(columns, x.shape[2:], weight.shape[2:], self.dilation, self.padding, self.stride)
         return torch.ops.aten.convolution_backward(
             s,
             x,
