@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pellucid
@@ -110,9 +111,8 @@ def test_no_fingerprints_are_left_also_when_it_raises(name) -> None:
     def broken(logits: Tensor) -> Tensor:
         raise OSError("a score of the user's own that fails")
 
-    if name not in CONTROLS:
-        with pytest.raises(OSError, match="user's own"):
-            analyzer.explain(images, broken)
+    with pytest.raises(OSError, match="user's own"):
+        analyzer.explain(images, broken)
 
     assert fingerprint(model) == before
     assert all(torch.equal(now, then) for now, then in zip(contents(model), held, strict=True))
@@ -229,8 +229,24 @@ def test_complete_maps_sum_to_what_they_promise(name, dtype) -> None:
 def test_class_specific_maps_differ_between_classes(name) -> None:
     model, images = network(), some()
     assert (model(images) > 0).all()
-    first, second = (ready(name, model).analyze(images, target).flatten(1) for target in (0, 1))
-    assert ((first - second).abs().amax(1) > 1e-3 * first.abs().amax(1)).all()
+    assert (class_distance(name, model, images) > 1e-3).all()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bits_are_refused(name, dtype) -> None:
+    with pytest.raises(ShapeError, match=r"the images are torch\.b?float16.*explain in 32 bits"):
+        ready(name, network()).analyze(some().to(dtype), 1)
+
+
+def class_distance(name: str, model: nn.Module, images: Tensor) -> Tensor:
+    """How far the maps of two classes are from one another, both scaled to length 1."""
+    first, second = (F.normalize(ready(name, model).analyze(images, target).flatten(1)) for target in (0, 1))
+    return (first - second).norm(dim=1)
+
+
+def test_flat_maps_of_two_classes_differ_by_a_factor() -> None:
+    assert (class_distance("lrp.flat", network(), some()) < 1e-12).all()
 
 
 @pytest.mark.parametrize("name", CONTROLS)

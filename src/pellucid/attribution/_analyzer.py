@@ -77,8 +77,8 @@ class Analyzer:
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
 
-        `x` is (batch, …) of floats. `target` is None (the class predicted for each image), one class, a tensor of one
-        class per image, or a function logits -> (batch,) of a score that is differentiable in the logits.
+        `x` is (batch, …) of float32 or float64. `target` is None (the class predicted for each image), one class, a
+        tensor of one class per image, or a function logits -> (batch,) of a score that is differentiable in the logits.
 
         Raises `UnsupportedOperation` where the model does something for which the method has no rule, and `ShapeError`
         for images or targets that do not fit.
@@ -121,6 +121,11 @@ class Analyzer:
         if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
             came = f"{tuple(x.shape)} {x.dtype}"
             raise ShapeError(f"the images are {came}; expected a batch of floats in [0, 1], (batch, …).")
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ShapeError(
+                f"the images are {x.dtype}, in which maps are off by several percent and no sum can be held; "
+                "explain in 32 bits: images.float(), and a float copy of the model."
+            )
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request = Target(target)

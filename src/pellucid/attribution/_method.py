@@ -30,7 +30,8 @@ class Attribution:
     answers: ClassVar[str]
     """The question it answers, in one line."""
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific", "deterministic"})
-    """Of `complete`, `class_specific` and `deterministic`, what holds on every model."""
+    """Of `complete`, `class_specific` (maps of two classes differ by more than a factor) and `deterministic`, what
+    holds on every model."""
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see data before the first explanation."""
     images_at_once: ClassVar[int] = 32

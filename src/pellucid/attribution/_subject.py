@@ -13,10 +13,10 @@ from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.chunks import keep_freed_memory
 from pellucid.engine.composites import Composite
 from pellucid.engine.lockstep import Multipliers, multipliers
+from pellucid.engine.max_pooling import fast_max_pool
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate, record
-from pellucid.engine.max_pooling import fast_max_pool
 
 __all__ = ["Subject"]
 

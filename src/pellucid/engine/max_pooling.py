@@ -24,7 +24,6 @@ def geometry_of(
     padding: Sizes = 0,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
-    return_indices: bool = False,
 ) -> Geometry:
     """The arguments of `F.max_pool2d` after the images, written out.
 
@@ -75,8 +74,8 @@ def fast_max_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if func not in _MAX_POOLS:
         return None
     x = args[0] if args else kwargs["input"]
-    options = {name: value for name, value in kwargs.items() if name != "input"}
-    if x.ndim != 4 or not x.is_floating_point() or options.get("return_indices") or len(args) > 6:
+    options = {name: value for name, value in kwargs.items() if name not in ("input", "return_indices")}
+    if x.ndim != 4 or not x.is_floating_point() or kwargs.get("return_indices") or len(args) > 6:
         return None
     pooled: Tensor = FastMaxPool.apply(x, geometry_of(*args[1:], **options))
     return pooled

@@ -73,6 +73,8 @@ class Move(Node):
     pull: Callable[[Tensor], Relevances]
     inserted: Callable[[], Tensor] | None = None
     """1 where the output is a constant and 0 elsewhere, where the operation puts constants in."""
+    joined: tuple[int, ...] | None = None
+    """How many channels (along axis 1) come from each input, where the operation joins them."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return self.pull(cotangent)
