@@ -177,9 +177,9 @@ def test_500_random_networks_are_complete(plans, seed) -> None:
 
 
 @pytest.mark.slow
-@drawn(150)
+@drawn(100)
 @given(plans=stages, seed=st.integers(0, 10**6), foreign=st.sampled_from(sorted(FOREIGN)), place=st.integers(0, 9))
-def test_150_foreign_operations_are_refused_by_name(plans, seed, foreign, place) -> None:
+def test_100_foreign_operations_are_refused_by_name(plans, seed, foreign, place) -> None:
     check_refused(plans, seed, foreign, place)
 
 
