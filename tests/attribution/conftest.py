@@ -1,6 +1,7 @@
 """What the tests of methods share: a small network with max-pooling and biases, and images for it, in float64."""
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -61,3 +62,44 @@ class Counting(nn.Module):
 @pytest.fixture
 def counting() -> Counting:
     return Counting()
+
+
+RECTIFIERS = (nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus)
+
+
+@pytest.fixture(params=[*RECTIFIERS, nn.Tanh, nn.Sigmoid])
+def activated(request: pytest.FixtureRequest) -> nn.Sequential:
+    """A network with one kind of activation, and both kinds of pooling."""
+    torch.manual_seed(1)
+    kind = request.param
+    layers = [nn.Conv2d(1, 4, 3, padding=1), kind(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3), kind()]
+    layers += [nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(24, 9), kind(), nn.Linear(9, 5)]
+    return nn.Sequential(*layers).double().eval()
+
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(layer's input, its output, the signal there) to the signal at its input."""
+
+
+@pytest.fixture(scope="session")
+def walk_back() -> Callable[[nn.Sequential, Tensor, int, Step], Tensor]:
+    """The signal at an image: the derivative of each layer, one at a time, and a step of one's own at rectifiers."""
+
+    def walk(model: nn.Sequential, image: Tensor, target: int, at_rectifiers: Step) -> Tensor:
+        stages, value = [], image[None]
+        for layer in model:
+            came = value.detach().requires_grad_()
+            value = layer(came)
+            stages.append((layer, came, value))
+        signal = torch.zeros_like(value)
+        signal[0, target] = 1
+        for layer, came, value in reversed(stages):
+            step = at_rectifiers if isinstance(layer, RECTIFIERS) else derivative
+            signal = step(came, value, signal)
+        return signal[0]
+
+    return walk
+
+
+def derivative(came: Tensor, value: Tensor, signal: Tensor) -> Tensor:
+    return torch.autograd.grad(value, came, signal)[0]

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pellucid
@@ -114,9 +115,8 @@ def test_no_fingerprints_are_left_also_when_it_raises(name) -> None:
     def broken(logits: Tensor) -> Tensor:
         raise OSError("a score of the user's own that fails")
 
-    if name not in CONTROLS:
-        with pytest.raises(OSError, match="user's own"):
-            analyzer.explain(images, broken)
+    with pytest.raises(OSError, match="user's own"):
+        analyzer.explain(images, broken)
 
     assert fingerprint(model) == before
     assert all(torch.equal(now, then) for now, then in zip(contents(model), held, strict=True))
@@ -145,13 +145,14 @@ def test_equal_calls_have_equal_bits_wherever_they_are_made(name) -> None:
 
 
 @every_method
-def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name) -> None:
-    model, images = network(), some(METHODS[name].images_at_once + 2)
+def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name, monkeypatch) -> None:
+    monkeypatch.setattr(METHODS[name], "images_at_once", 2)
+    model, images = network(), some(6)
     targets = torch.arange(len(images)) % 3
     analyzer = ready(name, model)
     many = analyzer.explain(images, targets)
     assert torch.equal(many.target, targets)
-    for n in (0, METHODS[name].images_at_once, len(images) - 1):
+    for n in (0, 4, 5):
         alone = analyzer.explain(images[n : n + 1], targets[n : n + 1])
         scale = float(many.relevance[n].abs().max())
         torch.testing.assert_close(alone.relevance[0], many.relevance[n], rtol=1e-6, atol=1e-9 * scale)
@@ -307,8 +308,24 @@ def test_complete_maps_sum_to_what_they_promise(name, dtype) -> None:
 def test_class_specific_maps_differ_between_classes(name) -> None:
     model, images = network(), some()
     assert (model(images) > 0).all()
-    first, second = (ready(name, model).analyze(images, target).flatten(1) for target in (0, 1))
-    assert ((first - second).abs().amax(1) > 1e-3 * first.abs().amax(1)).all()
+    assert (class_distance(name, model, images) > 1e-3).all()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bits_are_refused(name, dtype) -> None:
+    with pytest.raises(ShapeError, match=r"the images are torch\.b?float16.*explain in 32 bits"):
+        ready(name, network()).analyze(some().to(dtype), 1)
+
+
+def class_distance(name: str, model: nn.Module, images: Tensor) -> Tensor:
+    """How far the maps of two classes are from one another, both scaled to length 1."""
+    first, second = (F.normalize(ready(name, model).analyze(images, target).flatten(1)) for target in (0, 1))
+    return (first - second).norm(dim=1)
+
+
+def test_flat_maps_of_two_classes_differ_by_a_factor() -> None:
+    assert (class_distance("lrp.flat", network(), some()) < 1e-12).all()
 
 
 @pytest.mark.parametrize("name", CONTROLS)

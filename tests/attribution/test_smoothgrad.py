@@ -51,3 +51,12 @@ def test_the_noise_hangs_on_the_seed(network, images, name) -> None:
     again, other = (create_analyzer(name, network, samples=4, seed=seed).analyze(images, 1) for seed in (0, 1))
     assert torch.equal(again, create_analyzer(name, network, samples=4).analyze(images, 1))
     assert not torch.allclose(again, other)
+
+
+def test_a_variance_is_never_negative() -> None:
+    """A linear network's gradient is the same everywhere: rounding alone is left."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    relevance = create_analyzer("smoothgrad.variance", model, samples=7).analyze(torch.rand(3, 1, 6, 6), 1)
+    assert (relevance >= 0).all()
+    assert relevance.max() < 1e-7

@@ -176,6 +176,13 @@ def test_500_random_networks_are_complete(plans, seed) -> None:
     check(plans, seed)
 
 
+@pytest.mark.slow
+@drawn(100)
+@given(plans=stages, seed=st.integers(0, 10**6), foreign=st.sampled_from(sorted(FOREIGN)), place=st.integers(0, 9))
+def test_100_foreign_operations_are_refused_by_name(plans, seed, foreign, place) -> None:
+    check_refused(plans, seed, foreign, place)
+
+
 @drawn(25)
 @given(plans=stages, seed=st.integers(0, 99), foreign=st.sampled_from(sorted(FOREIGN)), place=st.integers(0, 9))
 def test_a_foreign_operation_is_always_refused_by_its_name(plans, seed, foreign, place) -> None:

@@ -162,3 +162,63 @@ def test_resnet_agrees_with_zennit_and_its_canonizer(resnet, monkeypatch) -> Non
     for module, eps in zip((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), epsilons, strict=True):
         module.eps = eps
     assert relative(create_analyzer("lrp.epsilon_plus_flat", model).analyze(images, classes), expected) < AGREEMENT
+
+
+class Joined(nn.Module):
+    """Three branches, joined and then normalised, or normalised and then joined."""
+
+    def __init__(self, *, is_joined_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.is_joined_first = is_joined_first
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(3, 5, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(12), nn.Linear(12 * 36, 3)
+        for tensor in (self.norm.weight, self.norm.bias, self.norm.running_mean):
+            tensor.data.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.a(x), self.b(x), F.max_pool2d(x, 3, 1, 1)]
+        norm = [self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias]
+        if self.is_joined_first:
+            joined = self.norm(torch.cat(parts, 1))
+        else:
+            pieces = zip(parts, *(tensor.split([4, 5, 3]) for tensor in norm), strict=True)
+            joined = torch.cat([F.batch_norm(*piece) for piece in pieces], 1)
+        return self.last(joined.relu().flatten(1))
+
+
+@pytest.mark.parametrize("method", ["lrp.epsilon", "lrp.alpha_2_beta_1", "lrp.gamma", "lrp.epsilon_plus_flat"])
+def test_a_batch_norm_is_folded_through_a_concatenation(method) -> None:
+    images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+    joined, apart = (
+        create_analyzer(method, Joined(is_joined_first=first).double().eval()).explain(images, 1, strict=True)
+        for first in (True, False)
+    )
+    torch.testing.assert_close(joined.logits, apart.logits)
+    torch.testing.assert_close(joined.relevance, apart.relevance, rtol=1e-9, atol=1e-12)
+    for absorber, amount in apart.absorbed.items():
+        torch.testing.assert_close(joined.absorbed[absorber], amount, rtol=1e-9, atol=1e-12)
+
+
+class Functional(nn.Module):
+    """Uses the weights of its layers without calling them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.last = nn.Conv2d(1, 3, 3), nn.Linear(48, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.conv.weight, self.conv.bias).relu().flatten(1)
+        return (x @ self.hidden.weight.T).relu() @ self.last.weight.t()
+
+
+def test_layers_are_named_by_the_weights_they_use() -> None:
+    torch.manual_seed(0)
+    model, images = Functional().double().eval(), torch.rand(2, 1, 6, 6).double()
+    plain = create_analyzer("lrp.epsilon", model).analyze(images, 1)
+    for name in ("conv", "hidden", "last"):
+        own = create_analyzer("lrp.epsilon", model, rules={name: Gamma(2.0)}).analyze(images, 1)
+        assert relative(own, plain) > 1e-3, name
+    every = create_analyzer("lrp.epsilon", model, rules={name: Epsilon(1e-7) for name in ("conv", "*d*", "last")})
+    torch.testing.assert_close(every.analyze(images, 1), plain)

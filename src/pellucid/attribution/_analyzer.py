@@ -88,8 +88,10 @@ class Analyzer:
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
 
-        `x` is (batch, …) of floats, or (batch, token) of integers: the relevance is then that of what the token
-        embedding makes of them, (batch, token, feature), and its sum over the features is the token's. `target` is
+        `x` is (batch, …) of float32 or float64, or (batch, token) of integers: the relevance is then that of what the
+        token embedding makes of them, (batch, token, feature), and its sum over the features is the token's.
+
+        `target` is
 
         - None: the class predicted for each image (of several outputs of a regression, the largest);
         - one class, or one per image, as a tensor or a list; of a regression, the output's index;
@@ -174,8 +176,13 @@ class Analyzer:
         request.check(len(x))
         if is_tokens(x):
             return self._run_tokens(x, request, is_certified)
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ShapeError(
+                f"the images are {x.dtype}, in which maps are off by several percent and no sum can be held; "
+                "explain in 32 bits: images.float(), and a float copy of the model."
+            )
         self._from_embedding.refuse_floats()
-        size = len(x) if request.score is not None else max(1, self.method.images_at_once)
+        size = len(x) if request.score is not None else self.method.images_per_pass(x)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)

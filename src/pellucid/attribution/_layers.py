@@ -13,7 +13,8 @@ from pellucid.attribution._axes import channel_axis, is_passive
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
-from pellucid.engine.recorder import Recorder, tensors_in
+from pellucid.engine.arguments import tensors_in
+from pellucid.engine.recorder import Recorder
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._subject import Subject
-from pellucid.engine.recorder import substitute, tensors_in
+from pellucid.engine.arguments import substitute, tensors_in
 from pellucid.engine.table import OPERATIONS
 
 __all__ = ["LocalPasses"]

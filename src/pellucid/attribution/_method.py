@@ -18,6 +18,9 @@ __all__ = ["COMPLETE", "Attribution", "FittedState", "Method", "images_in", "met
 COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
 """Sums to the logit, depends on the class explained, and has the same answer each time whatever the seed."""
 
+_SMALL_IMAGE = 4096
+"""The numbers of an image of 32×32 pixels in colour, and a little more."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedState:
@@ -43,11 +46,17 @@ class Attribution:
     answers: ClassVar[str]
     """The question it answers, in one line."""
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific", "deterministic"})
-    """Of `complete`, `class_specific` and `deterministic`, what holds on every model."""
+    """Of `complete`, `class_specific` (maps of two classes differ by more than a factor) and `deterministic`, what
+    holds on every model."""
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see data before the first explanation."""
     images_at_once: ClassVar[int] = 32
-    """Images computed together; more need more memory, and are slower where they leave the cache."""
+    """Images computed together; more need more memory, and are slower where they leave the cache. Small ones go in
+    twice as many."""
+
+    def images_per_pass(self, images: Tensor) -> int:
+        """How many of these images are computed together."""
+        return max(1, self.images_at_once) * (2 if images[0].numel() <= _SMALL_IMAGE else 1)
 
     @property
     def is_ready(self) -> bool:

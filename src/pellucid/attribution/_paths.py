@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
+from pellucid.engine.first_layer import Entrance, entrance_of
 
 __all__ = ["Gradients"]
 
@@ -18,21 +19,58 @@ class Gradients:
         self._subject = subject
         self._images = images
         self._targets = targets
-        self.totals = [torch.zeros_like(images) for _ in targets]
-        """The weighted sum of the gradients, one per target."""
-        self.squares = [] if is_summed else [torch.zeros_like(images) for _ in targets]
-        """The weighted sum of their squares."""
+        self._sums = [_Sum(torch.zeros_like(images)) for _ in targets]
+        self._squares = [] if is_summed else [torch.zeros_like(images) for _ in targets]
 
-    def add(self, offset: Tensor, weight: float | Tensor, *, scale: Tensor | float) -> None:
+    def add(self, offset: Tensor, weight: float, *, scale: Tensor | float) -> None:
         """Add `weight` times the gradients at image + scale · offset; `offset` broadcasts to the images."""
         point = torch.addcmul(
             self._images, offset, torch.as_tensor(scale, dtype=offset.dtype, device=offset.device)
         ).requires_grad_()
         logits = self._subject.logits(point)
         last = len(self._targets) - 1
-        for number, target in enumerate(self._targets):
-            score = target.scores(logits).sum()
-            slope = torch.autograd.grad(score, point, materialize_grads=True, retain_graph=number < last)[0]
-            self.totals[number] += slope * weight
-            if self.squares:
-                self.squares[number] += slope.square() * weight
+        for number, (target, total) in enumerate(zip(self._targets, self._sums, strict=True)):
+            score, is_kept = target.scores(logits).sum(), number < last
+            entrance = None if self._squares else entrance_of(score, point, self._subject.model)
+            if entrance is not None:
+                total.add_at(entrance, entrance.gradient(score, is_kept=is_kept), weight)
+                continue
+            slope = torch.autograd.grad(score, point, materialize_grads=True, retain_graph=is_kept)[0]
+            total.add(slope * weight)
+            if self._squares:
+                self._squares[number] += slope.square() * weight
+
+    def total(self, number: int) -> Tensor:
+        """The weighted sum of one score's gradients."""
+        return self._sums[number].collect()
+
+    def squares(self, number: int) -> Tensor:
+        """The weighted sum of their squares."""
+        return self._squares[number]
+
+
+class _Sum:
+    """A sum of gradients, some of which wait at the output of the first layer."""
+
+    def __init__(self, total: Tensor) -> None:
+        self._total = total
+        self._entrance: Entrance | None = None
+        self._waiting: Tensor | None = None
+
+    def add(self, slope: Tensor) -> None:
+        self._total += slope
+
+    def add_at(self, entrance: Entrance, slope: Tensor, weight: float) -> None:
+        is_same = self._entrance is not None and self._entrance.key == entrance.key
+        if self._waiting is not None and is_same and self._waiting.shape == slope.shape:
+            self._waiting.add_(slope, alpha=weight)
+            return
+        self.collect()
+        self._entrance, self._waiting = entrance, slope * weight
+
+    def collect(self) -> Tensor:
+        """All of it, at the images."""
+        if self._entrance is not None and self._waiting is not None:
+            self._total += self._entrance.to_image(self._waiting)
+        self._entrance = self._waiting = None
+        return self._total

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.engine.chunks import keep_freed_memory
 from pellucid.engine.composites import Composite
 from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.lockstep import Multipliers, multipliers
+from pellucid.engine.max_pooling import fast_max_pool
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate_each, record
 from pellucid.engine.tape import Tape
-from pellucid.engine.windows import fast_max_pool
 
 __all__ = ["Subject"]
 
@@ -42,6 +43,7 @@ class Subject:
         """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
         self._fingerprint = None
+        keep_freed_memory()
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
         """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.

@@ -82,8 +82,8 @@ class ExpectedGradients(Attribution):
             way = images - self.references[index].to(images)
             gradients = Gradients(subject, images, held)
             gradients.add(way, 1.0, scale=place - 1)
-            for total, slope in zip(totals, gradients.totals, strict=True):
-                total += slope * way
+            for number, total in enumerate(totals):
+                total += gradients.total(number) * way
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(
             [

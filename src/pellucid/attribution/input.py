@@ -30,6 +30,8 @@ class Control(Attribution):
         with torch.no_grad():
             logits = subject.logits(images)
             drawn = self.draw(images)
+            for target in targets:
+                target.scores(logits)  # a request that does not fit is told, though the map does not hang on it
             return sharing([Outcome(drawn, logits, target.classes(logits)) for target in targets])
 
     def draw(self, images: Tensor) -> Tensor:

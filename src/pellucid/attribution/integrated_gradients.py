@@ -87,7 +87,7 @@ class IntegratedGradients(Attribution):
         gradients = Gradients(subject, baseline, targets)
         for place, weight in zip(*nodes(self.quadrature, steps), strict=True):
             gradients.add(way, weight, scale=place)
-        return [total * way for total in gradients.totals]
+        return [gradients.total(number) * way for number in range(len(targets))]
 
     def _refined(
         self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, promised: Tensor

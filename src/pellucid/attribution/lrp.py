@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._backward import Relevance
+from pellucid.attribution._method import COMPLETE
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
 from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
@@ -154,9 +155,13 @@ class LrpWSquare(Relevance):
 @METHODS.register("lrp.flat")
 @dataclass(frozen=True)
 class LrpFlat(Relevance):
-    """Shared equally within each receptive field (Lapuschkin et al., 2019)."""
+    """Shared equally within each receptive field (Lapuschkin et al., 2019).
+
+    Classes differ by their logits alone, which scale the map.
+    """
 
     answers = "where the network looks, whatever it sees there"
+    promises = COMPLETE - {"class_specific"}
 
     def own_composite(self) -> Composite:
         return composites.weights_only(Flat())

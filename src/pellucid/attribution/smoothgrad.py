@@ -66,7 +66,7 @@ class SmoothGrad(Attribution):
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
         """What is told of the gradients for one target."""
-        return gradients.totals[number] / self.samples
+        return gradients.total(number) / self.samples
 
 
 @METHODS.register("smoothgrad.squared")
@@ -78,7 +78,7 @@ class SmoothGradSquared(SmoothGrad):
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
-        return gradients.squares[number] / self.samples
+        return gradients.squares(number) / self.samples
 
 
 @METHODS.register("smoothgrad.variance")
@@ -90,4 +90,5 @@ class SmoothGradVariance(SmoothGrad):
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
-        return gradients.squares[number] / self.samples - (gradients.totals[number] / self.samples).square()
+        variance = gradients.squares(number) / self.samples - (gradients.total(number) / self.samples).square()
+        return variance.clamp(min=0)  # rounding can leave it a little below

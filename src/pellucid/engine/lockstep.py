@@ -28,7 +28,6 @@ from pellucid.engine.tape import (
     Tape,
     vjp,
 )
-from pellucid.engine.windows import Windows
 
 __all__ = ["Multipliers", "multipliers"]
 
@@ -113,7 +112,7 @@ class _Rescale:
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         twin = self.twin
         if isinstance(node, Activation) and isinstance(twin, Activation):
-            return [relevance * _ratio(node.x - twin.x, node.y - twin.y, _slope(node))]
+            return [_activation_ratio(node, twin).mul_(relevance)]
         if isinstance(node, Maximum) and isinstance(twin, Maximum):
             return [_pooled(node, twin, relevance)]
         if isinstance(node, Product) and isinstance(twin, Product):
@@ -125,10 +124,17 @@ class _Rescale:
         return node.pullback(relevance)
 
 
-def _slope(node: Activation) -> Callable[[], Tensor]:
-    if node.operation in ("relu", "relu_"):
-        return lambda: (node.x > 0).to(node.x.dtype)
-    return lambda: vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # the root of zero
+def _activation_ratio(node: Activation, twin: Activation) -> Tensor:
+    if node.operation not in ("relu", "relu_"):
+        return _ratio(node.x - twin.x, node.y - twin.y, lambda: _derivative(node))
+    ratio = (node.y - twin.y).div_(node.x - twin.x)  # between 0 and 1, also where both are tiny
+    if bool(ratio.sum().isnan()):  # 0 / 0
+        ratio = torch.where(ratio.isnan(), (node.x > 0).to(ratio.dtype), ratio)
+    return ratio
+
+
+def _derivative(node: Activation) -> Tensor:
+    return vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # the root of zero
 
 
 def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tensor:
@@ -141,8 +147,6 @@ def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tenso
 
 def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
     """All to the winner of the side with the larger maximum: there 0 ≤ Δy/Δx ≤ 1."""
-    if node.windows is not None and twin.windows is not None:
-        return _windowed(node, twin, node.windows, multiplier)
     if node.indices is None or twin.indices is None:
         return vjp(node.replay, node.x, multiplier)
     count = len(node.pooled)
@@ -163,18 +167,6 @@ def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
     share = _ratio(change, y - y0, lambda: torch.ones_like(change))
     spread = torch.zeros_like(x).scatter_add_(-1, place, m * share)
     return spread.unflatten(-1, [node.x.shape[axis] for axis in node.pooled]).movedim(last, node.pooled)
-
-
-def _windowed(node: Maximum, twin: Maximum, windows: Windows, multiplier: Tensor) -> Tensor:
-    """The same by slices: each place of the window, where it is the winner of the larger side."""
-    is_larger = node.y >= twin.y
-    won, won0 = windows.winners(node.x, node.y), windows.winners(twin.x, twin.y)
-    winners = [torch.where(is_larger, mask, mask0) for mask, mask0 in zip(won, won0, strict=True)]
-    change = torch.zeros_like(node.y)
-    for mask, part, part0 in zip(winners, windows.slices(node.x, 0.0), windows.slices(twin.x, 0.0), strict=True):
-        change += (part - part0) * mask
-    share = multiplier * _ratio(change, node.y - twin.y, lambda: torch.ones_like(change))
-    return windows.spread([share * mask for mask in winners], node.x)
 
 
 def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:

@@ -7,14 +7,15 @@ whatever else shared its memory can no longer be read.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
 from pellucid.engine.guards import TaintWatch
 from pellucid.engine.table import OPERATIONS
 from pellucid.engine.tape import Node, Tape
@@ -48,6 +49,7 @@ class Recorder(TorchFunctionMode):
         self._image_slots: set[int] = set()
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
         self._paths = {id(module): name for name, module in model.named_modules()}
+        self._homes = _homes(model)
         self._taint = taint
         slot = self._enter(images, 0)
         self._image_slots.add(slot)
@@ -98,6 +100,12 @@ class Recorder(TorchFunctionMode):
                     return path
             frame = frame.f_back  # type: ignore[assignment]
         return ""
+
+    def path_of(self, weight: object) -> str:
+        """The path of the module whose parameter `weight` is, or a view of it; else of the module that is running."""
+        place = self.path()
+        homes = self._homes.get(weight.data_ptr(), []) if isinstance(weight, Tensor) else []
+        return place if place in homes or not homes else homes[0]
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
         """Raise `UnsupportedOperation` for the operation `name`, at the module that is running."""
@@ -261,7 +269,7 @@ class Call:
                 kind=kind,
                 inputs=tuple(recorder.slot(tensor) for tensor in inputs),
                 output=slot,
-                path=recorder.path(),
+                path=recorder.path_of(fields.get("weight")),
                 is_first=is_first,
                 batch_axis=axis,
                 bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
@@ -285,6 +293,15 @@ class Call:
         return torch.minimum(*ends), torch.maximum(*ends)
 
 
+def _homes(model: nn.Module) -> dict[int, list[str]]:
+    """Where each parameter's memory is first reached: by the paths of the modules that have it."""
+    homes: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            homes.setdefault(parameter.data_ptr(), []).append(name)
+    return homes
+
+
 _KEEPS_THE_IMAGE = {"move", "add", "scale", "batch_norm"}
 
 
@@ -301,40 +318,3 @@ def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) ->
     if not 0 <= axis < value.ndim or value.shape[axis] % recorder.batch:
         raise BatchMixed
     return axis
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-    elif isinstance(value, slice):
-        yield from tensors_in((value.start, value.stop, value.step))
-
-
-def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with each tensor in its tuples, lists and dicts replaced."""
-    if isinstance(value, Tensor):
-        return replace(value)
-    if type(value) in (tuple, list):
-        return type(value)(substitute(item, replace) for item in value)
-    if isinstance(value, dict):
-        return {key: substitute(item, replace) for key, item in value.items()}
-    return value
-
-
-def storage_key(tensor: Tensor) -> int:
-    """What tells two tensors' memory apart; 0 for tensors that have none of their own."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return 0
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    """A function's name as its user would write it."""
-    return str(resolve_name(func) or getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func)))

@@ -173,7 +173,7 @@ class AlphaBeta:
         node = _affine(node, self)
         weight, bias = _weight(node, self), node.bias if self.bias != "none" else None
         upper, lower = _positive(weight), _negative(weight)
-        x_upper, x_lower = _positive(node.x), None if _is_nonnegative(node.x) else _negative(node.x)
+        x_upper, x_lower = _halves(node.x)
         shares = []
         for factor, own, other, cut in (
             (self.alpha, upper, lower, _positive),
@@ -188,8 +188,9 @@ class AlphaBeta:
         return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
 
 
-def _is_nonnegative(x: Tensor) -> bool:
-    return bool(x.min() >= 0)
+def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The positive part, and the negative one where there is any."""
+    return (x, None) if bool(x.min() >= 0) else (_positive(x), _negative(x))
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Gamma:
         weight, bias = _weight(node, self), node.bias
         upper = weight + self.gamma * _positive(weight)
         lower = weight + self.gamma * _negative(weight)
-        x_upper, x_lower = _positive(node.x), None if _is_nonnegative(node.x) else _negative(node.x)
+        x_upper, x_lower = _halves(node.x)
         for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
         for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
         shares = []

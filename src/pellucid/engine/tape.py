@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.windows import Windows
 
 if TYPE_CHECKING:
     from pellucid.engine.account import Account
@@ -74,6 +73,8 @@ class Move(Node):
     pull: Callable[[Tensor], Relevances]
     inserted: Callable[[], Tensor] | None = None
     """1 where the output is a constant and 0 elsewhere, where the operation puts constants in."""
+    joined: tuple[int, ...] | None = None
+    """How many channels (along axis 1) come from each input, where the operation joins them."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return self.pull(cotangent)
@@ -90,12 +91,8 @@ class Maximum(Node):
     indices: Tensor | None = None
     """The place of each winner, counted along the input's axes `pooled` taken as one."""
     pooled: tuple[int, ...] = ()
-    windows: Windows | None = None
-    """Where the windows lie, where the pooling was done by slices."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
-        if self.windows is not None:
-            return [self.windows.pull(self.x, self.y, cotangent)]
         return [self.pull(cotangent) if self.pull else vjp(self.replay, self.x, cotangent)]
 
 

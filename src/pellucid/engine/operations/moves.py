@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.recorder import BatchMixed, Call, substitute
+from pellucid.engine.arguments import substitute
+from pellucid.engine.recorder import BatchMixed, Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Move, Relevances, vjp
 
@@ -176,24 +177,31 @@ def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any
     plan = [(call.depends(tensor), tensor if not call.depends(tensor) else None) for tensor in tensors]
     has_constants = len(tracked) < len(tensors)
     if call.name in ("cat", "concat", "concatenate") and not has_constants:
-        axis, pull = _concatenated(call, tensors, value, *args, **kwargs)
-    else:
-        axis, pull = _probed_axis(call, value, tracked), _pull_back(tracked, join)
+        dim, sizes = _joined(tensors, value, *args, **kwargs)
+        axis = _axis_of_joined(call, tensors, dim)
+        return call.record(
+            Move, "move", value, tracked, axis,
+            pull=lambda r: r.split(sizes, dim), joined=tuple(sizes) if dim == 1 else None,
+        )  # fmt: skip
     return call.record(
-        Move, "move", value, tracked, axis, pull=pull, inserted=_constants(tracked, join) if has_constants else None
-    )
+        Move, "move", value, tracked, _probed_axis(call, value, tracked),
+        pull=_pull_back(tracked, join), inserted=_constants(tracked, join) if has_constants else None,
+    )  # fmt: skip
 
 
-def _concatenated(
-    call: Call, tensors: Sequence[Tensor], value: Tensor, dim: int = 0, axis: int | None = None, **_kwargs: Any
-) -> tuple[int, Callable[[Tensor], Relevances]]:
-    """Batch axis and way back of a concatenation."""
+def _joined(
+    tensors: Sequence[Tensor], value: Tensor, dim: int = 0, axis: int | None = None, **_kwargs: Any
+) -> tuple[int, list[int]]:
+    """The axis of a concatenation, and how much of it comes from each tensor."""
     dim = (dim if axis is None else axis) % value.ndim
+    return dim, [tensor.shape[dim] for tensor in tensors]
+
+
+def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
     axes = {call.recorder.batch_axis(tensor) for tensor in tensors}
     if call.recorder.batch > 1 and (len(axes) != 1 or dim in axes):
         raise BatchMixed
-    sizes = [tensor.shape[dim] for tensor in tensors]
-    return axes.pop(), lambda r: r.split(sizes, dim)
+    return axes.pop()
 
 
 @operation("where")

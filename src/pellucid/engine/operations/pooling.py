@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.linear_maps import LinearFunction
+from pellucid.engine.max_pooling import geometry_of, pool, unpool
 from pellucid.engine.operations.sums import _axis_after
 from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine, Maximum
-from pellucid.engine.windows import windows_of
 
 __all__ = ["average_pool", "largest", "max_pool", "max_pool2d"]
 
@@ -42,19 +41,11 @@ def max_pool2d(
     """The largest of each window; the first one where several are equal."""
     if return_indices or input.ndim != 4:
         call.refuse("returns indices" if return_indices else "is not given a batch of images")
-    windows = windows_of(input, kernel_size, stride, padding, dilation, ceil_mode)
-    if windows is not None:
-        value = windows.largest(input)
-        return call.record(
-            Maximum, "max", value, [input], x=input, y=value, replay=call.replay_on(input), windows=windows
-        )
-    sizes = [[size] * 2 if isinstance(size, int) else list(size) for size in (kernel_size, padding, dilation)]
-    steps = sizes[0] if stride is None or stride == [] else [stride] * 2 if isinstance(stride, int) else list(stride)
-    geometry = (sizes[0], steps, sizes[1], sizes[2], ceil_mode)
-    value, indices = torch.ops.aten.max_pool2d_with_indices(input, *geometry)
+    geometry = geometry_of(kernel_size, stride, padding, dilation, ceil_mode)
+    value, indices = pool(input, geometry)
 
     def pull(cotangent: Tensor) -> Tensor:
-        return torch.ops.aten.max_pool2d_with_indices_backward(cotangent, input, *geometry, indices)
+        return unpool(cotangent, input, geometry, indices)
 
     return call.record(
         Maximum, "max", value, [input],
