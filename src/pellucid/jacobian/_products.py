@@ -57,7 +57,8 @@ def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tenso
     """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
-    leaves = problem.part(0, problem.batch)
-    flat = problem.call(leaves).reshape(len(x), -1)
-    plan.check_alone(flat)
+    leaves, flat = plan.first or ((), torch.empty(0))
+    if problem.batch > 1:
+        leaves = problem.part(0, problem.batch)
+        flat = plan.prove(leaves)
     return plan, leaves[0], flat if problem.indices is None else flat[:, list(plan.wanted)]
