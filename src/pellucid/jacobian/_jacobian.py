@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._memory import recall, remember
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
@@ -120,8 +121,9 @@ def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[Plan, tu
         except PlanOutdated:
             pass
     plan = make_plan(problem)
+    plan = with_exact_masks(plan) if method != "forward" else plan
     rows, passes = _fill(plan, method, chunk)
-    remember(plan, chunk)
+    remember(problem, plan, chunk)
     return plan, rows, passes
 
 

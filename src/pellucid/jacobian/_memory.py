@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.weak import WeakIdKeyDictionary
 
+from pellucid.jacobian._exact import ExactMasks, doubled
 from pellucid.jacobian._plan import Layout, Plan, Signature
 from pellucid.jacobian._problem import Problem
 
@@ -26,12 +27,17 @@ def recall(problem: Problem, chunk: int | None) -> Plan | None:
     if owner is None or owner not in _LAYOUTS:
         return None
     found: tuple[Layout, tuple[int, ...], Signature] | None = _LAYOUTS[owner].get(key)
-    return found and Plan(problem, found[0], found[1], signature=found[2])
+    if found is None:
+        return None
+    layout, wanted, signature = found
+    if "double" in layout.swapped:
+        return Plan(doubled(problem), layout, wanted, signature=signature, kernels=ExactMasks())
+    return Plan(problem, layout, wanted, signature=signature)
 
 
-def remember(plan: Plan, chunk: int | None) -> None:
+def remember(problem: Problem, plan: Plan, chunk: int | None) -> None:
     """Keep a plan's layout for the next call, without its tensors; not for what cannot be referred to weakly."""
-    owner, key = _place(plan.problem, chunk)
+    owner, key = _place(problem, chunk)
     if owner is None or plan.signature is None:
         return
     layouts = _LAYOUTS.setdefault(owner, {})

@@ -39,7 +39,7 @@ class Layout:
     is_foldable: bool
     """No attention or recurrence, whose way back has no batched form."""
     swapped: frozenset[str]
-    """Convolutions that are done another way."""
+    """What is done another way: convolutions; "double": the forward pass is in float64."""
     swapped_in_batches: frozenset[str]
     """The same, from `SMALL_BATCH` images on."""
     cut: Cut | None
@@ -106,13 +106,13 @@ class Plan:
             )
 
 
-def make_plan(problem: Problem) -> Plan:
-    """Run the first image, watched. To be called where gradients are enabled.
+def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
+    """Run the first image, watched, with its convolutions done by `kernels`. For where gradients are enabled.
 
     Raises `UnsupportedOperation` for what would make the derivative wrong, `ShapeError` for outputs without a row per
     image or an index the model does not have.
     """
-    leaves, kernels = problem.part(0, 1), KernelSwap()
+    leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
     with kernels, PathWatch(problem.model) as watch:
         output = problem.call(leaves)
     watch.check(output)
