@@ -23,13 +23,27 @@ __all__ = ["ExactMasks", "doubled", "with_exact_masks"]
 TIE_SHARE = 1e-10
 """Values of a max-pool's window that differ by less than this share of the largest value are equal: the first wins."""
 
-KNOWN = frozenset(
-    """convolution relu relu_ leaky_relu elu gelu silu tanh sigmoid softplus threshold max_pool2d_with_indices avg_pool2d
-    _adaptive_avg_pool2d mean sum native_batch_norm _native_batch_norm_legit_no_training addmm mm bmm add add_ sub mul div
-    constant_pad_nd cat clone copy_ _to_copy empty empty_like view _unsafe_view reshape permute transpose t expand squeeze
-    unsqueeze slice select alias detach _softmax _log_softmax lift_fresh""".split()
-)
-"""Operations whose kinks are a sign's or a max-pool's; others may compare values, which an FFT leaves equal only nearly."""
+KNOWN = {
+    *("convolution", "addmm", "mm", "bmm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
+    *("relu", "relu_", "leaky_relu", "threshold", "max_pool2d_with_indices"),
+    *("elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "_softmax", "_log_softmax"),
+    *("avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "add", "add_", "sub", "mul", "div"),
+    *("constant_pad_nd", "cat", "clone", "copy_", "_to_copy", "empty", "empty_like", "lift_fresh", "alias", "detach"),
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "squeeze",
+        "unsqueeze",
+        "slice",
+        "select",
+    ),
+}
+"""Operations whose kinks are a sign's or a max-pool's; others may compare values that an FFT leaves nearly equal."""
 
 
 class ExactMasks(KernelSwap):
@@ -80,7 +94,7 @@ def with_exact_masks(plan: Plan) -> Plan:
     """The plan of the same network in float64, or the plan itself where that does not pay or cannot be."""
     problem, kernels = plan.problem, plan.kernels
     is_one = len(problem.inputs) == 1 and problem.inputs[0].dtype == torch.float32
-    if not is_one or "fourier" not in plan.layout.swapped or not kernels.operations <= KNOWN:
+    if not is_one or "fourier" not in plan.layout.swapped or not kernels.operations.issubset(KNOWN):
         return plan
     if not isinstance(problem.model, nn.Module):
         return plan

@@ -31,7 +31,8 @@ class JacobianReport:
     jacobian: Any
     """(batch, *outputs, *inputs); with several inputs a tuple of such, None for one of whole numbers."""
     method: str
-    """The way that was taken: a name of `METHODS`; after plus signs, the convolutions that were done another way."""
+    """The way that was taken: a name of `METHODS`; after plus signs, what was done another way: kinds of convolutions,
+    and "double" for a forward pass in float64."""
     chunk: int
     """Images that shared one forward pass."""
     forwards: int
@@ -59,7 +60,8 @@ def jacobian(
             entry of a dict, dataclass or tuple ("0", "1"…) of outputs; or {name: indices}.
         chunk: so many images share one forward pass; by default so many that no tensor passes 10 MB.
         method: "auto", a fixed rule from shapes, dtype and operations; or one of `METHODS`. "finite_difference" takes
-            central differences in float64, at two forward passes per input.
+            central differences in float64, at two forward passes per input; what that costs is told before it begins,
+            in the log `pellucid.jacobian`.
 
     Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
     that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
@@ -95,16 +97,13 @@ def jacobian_report(
     with torch.inference_mode(False):
         problem = Problem.of(model, x, outputs)
     if method == "finite_difference":
-        values, forwards = differences(problem, chunk)
-        found = (values.to(x if isinstance(x, Tensor) else x[0]),)
-        return JacobianReport(_like(x, problem, found), method, chunk or 0, forwards, 0, perf_counter() - started)
+        found, size, forwards = differences(problem, chunk)
+        return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
     with untouched(model), torch.inference_mode(False), torch.enable_grad():
         try:
             plan, rows, passes = _compute(problem, method, chunk)
         except (NotImplementedError, RuntimeError) as error:
             raise _named(error) from error
-    given = x if isinstance(x, tuple) else (x,)
-    rows = tuple(row.to(given[place].dtype) for place, row in zip(problem.floats, rows, strict=True))
     shaped = tuple(row.unflatten(1, plan.result_shape) if plan.result_shape else row.squeeze(1) for row in rows)
     name, size = _name_and_size(plan, method, chunk)
     swapped = "".join(f"+{swap}" for swap in sorted(plan.swaps(size))) if name != "forward" else ""
@@ -158,11 +157,10 @@ def _rows_of(part: Part, name: str) -> tuple[tuple[Tensor, ...], int]:
 
 
 def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
-    """One Jacobian for one input, a tuple for a tuple."""
-    if isinstance(x, Tensor):
-        return found[0]
-    placed = dict(zip(problem.floats, found, strict=True))
-    return tuple(placed.get(place) for place in range(len(x)))
+    """One Jacobian for one input, a tuple for a tuple; in the dtype and on the device of its input."""
+    given = x if isinstance(x, tuple) else (x,)
+    placed = {place: rows.to(given[place]) for place, rows in zip(problem.floats, found, strict=True)}
+    return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))
 
 
 def _named(error: Exception) -> Exception:

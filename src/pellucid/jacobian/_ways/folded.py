@@ -13,7 +13,7 @@ __all__ = ["folded", "pays_folded"]
 
 FEWEST = 4
 """Fewer passes than these cost less one by one."""
-FOLDED_BYTES = 2_500_000
+FOLDED_BYTES = 10_000_000
 """The largest folded tensor for which folding pays: beyond, operations are slower than the calls they save."""
 
 
@@ -26,7 +26,7 @@ def pays_folded(plan: Plan) -> bool:
 def folded(part: Part) -> int:
     """All of J's rows at once, the cotangents stacked along a further axis; in groups where that would be large."""
     flat, wanted = part.run(), part.plan.wanted
-    size = max(1, 4 * FOLDED_BYTES // max(1, len(flat) * part.plan.layout.largest))
+    size = max(1, FOLDED_BYTES // max(1, len(flat) * part.plan.layout.largest))
     units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     if part.plan.problem.indices is not None:
         units = units[list(wanted)]
