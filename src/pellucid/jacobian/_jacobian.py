@@ -87,7 +87,7 @@ def jacobian_report(
 
     >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
     >>> report.method, report.chunk, report.backwards
-    ('folded', 5, 2)
+    ('loop', 5, 2)
     """
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)

@@ -11,7 +11,7 @@ from pellucid.jacobian._ways._part import Part, gradients
 
 __all__ = ["folded", "pays_folded"]
 
-FEWEST = 4
+FEWEST = 3
 """Fewer passes than these cost less one by one."""
 FOLDED_BYTES = 10_000_000
 """The largest folded tensor for which folding pays: beyond, operations are slower than the calls they save."""
