@@ -1,23 +1,28 @@
 """The Jacobian engine beside torch's own ways: `python benchmarks/jacobian.py [--quick] [FOLDER]`.
 
-One process, one thread, all candidates of a case interleaved, process CPU time, medians. Prints a table and writes
-`jacobian.json` into FOLDER (default: the current one). aug-net's case needs the reference folder (PELLUCID_SHARED).
+One process, one thread, all candidates of a case interleaved, process CPU time, medians. Prints the tables and writes
+`jacobian.json` into FOLDER (default: `benchmarks/results`). The cost by images and outputs is measured and drawn by
+`jacobian_cost.py`. aug-net's case needs the reference folder (PELLUCID_SHARED).
 """
 
 import argparse
 import json
 import os
 import resource
-from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from time import process_time
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from pellucid.jacobian import jacobian_report
+from pellucid.jacobian import _kernels, jacobian_report
+from pellucid.jacobian._jacobian import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("PELLUCID_SHARED", ROOT.parent / "shared"))
@@ -101,7 +106,9 @@ def batched(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def candidates(model: nn.Module, x: Tensor) -> Candidates:
-    """Ours and the others; torch.autograd.functional.jacobian computes the blocks between images too, so only at 1."""
+    """Ours and the others; of several images, autograd.functional.jacobian is asked for the sum, without the blocks
+    between images.
+    """
 
     def one(image: Tensor) -> Tensor:
         return model(image[None])[0]
@@ -110,8 +117,9 @@ def candidates(model: nn.Module, x: Tensor) -> Candidates:
     found["loop"] = lambda: looped(model, x)
     found["is_grads_batched"] = lambda: batched(model, x)
     found["vmap(jacrev)"] = lambda: vmap(jacrev(one))(x)
-    if len(x) == 1:
-        found["functional.jacobian"] = lambda: torch.autograd.functional.jacobian(model, x)
+    found["functional.jacobian"] = lambda: torch.autograd.functional.jacobian(
+        model if len(x) == 1 else lambda images: model(images).sum(0), x
+    )
     for size in (1, 2, 4, 8, 16, 32):
         if size < len(x):
             found[f"vmap(jacrev, chunk {size})"] = lambda size=size: vmap(jacrev(one), chunk_size=size)(x)
@@ -134,12 +142,12 @@ def measure(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, o
     """One row of the table."""
     model = model.eval().requires_grad_(False)
     report = jacobian_report(model, x)
-    exact = looped(model, x)
+    exact = looped(model.double(), x.double())
+    model.float()
     found = candidates(model, x) | {"forward": lambda: model(x)}
     times = medians(found, repeats)
     forward, ours = times.pop("forward"), times.pop("ours")
     best = min(times, key=lambda key: times[key])
-    chunked = [value for key, value in times.items() if key.startswith("vmap")]
     row: dict[str, object] = {
         "case": name,
         "method": report.method,
@@ -152,23 +160,24 @@ def measure(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, o
         "best_other_ms": times[best],
         "is_within_bound": ours <= max(1.1 * times[best], times[best] + 0.3),
         "over_vmap_jacrev": times["vmap(jacrev)"] / ours,
-        "over_best_chunk": min(chunked) / ours,
+        "over_best_chunk": min(value for key, value in times.items() if key.startswith("vmap")) / ours,
         "over_loop": times["loop"] / ours,
         "over_is_grads_batched": times["is_grads_batched"] / ours,
         "largest_deviation": float((report.jacobian - exact).abs().max() / exact.abs().max()),
         "others_ms": times,
     }
-    shown = ["ours_ms", "forward_passes", "best_other_ms", "over_vmap_jacrev", "over_best_chunk", "over_loop"]
-    numbers = "  ".join(f"{float(str(row[key])):9.2f}" for key in [*shown, "over_is_grads_batched"])
+    factors = ("over_vmap_jacrev", "over_best_chunk", "over_loop", "over_is_grads_batched")
+    numbers = " | ".join(f"{float(str(row[key])):.2f}" for key in ("forward_passes", *factors))
     print(
-        f"{name:16s} {report.method:22s} {numbers}  {best:22s} {'ok' if row['is_within_bound'] else 'SLOWER'}",
+        f"| {name} | {report.method} | {ours:.2f} | {times[best]:.2f} ({best}) | {numbers} | "
+        f"{'yes' if row['is_within_bound'] else 'no'} |",
         flush=True,
     )
     return row
 
 
 def memory() -> dict[str, float]:
-    """Megabytes that 256 images on the CNN add to the peak, and the output's own."""
+    """Megabytes that 256 images on the CNN add to the peak, and the output's own. Before anything else is run."""
     torch.manual_seed(0)
     model, x = cnn().eval(), torch.rand(256, 1, 28, 28)
     jacobian_report(model, x[:1])
@@ -178,30 +187,89 @@ def memory() -> dict[str, float]:
     return {"added_megabytes": added, "output_megabytes": found.numel() * found.element_size() / 2**20}
 
 
-def cost(repeats: int) -> dict[str, list[list[float]]]:
-    """CPU seconds by images (10 outputs) and by outputs (64 images), and of finite differences, extrapolated."""
+@contextmanager
+def without(swap: str) -> Iterator[None]:
+    """The engine with one kind of convolution done as the library does it."""
+    real = _kernels.way_of
+
+    def other(*arguments: Any) -> str | None:
+        found = real(*arguments)
+        return None if found == swap else found
+
+    with patch.object(_kernels, "way_of", other):
+        yield
+
+
+def ways(repeats: int) -> dict[str, float]:
+    """How many times as long each case takes without its way: by the plain loop, or by the library's convolution."""
     torch.manual_seed(0)
-    model = cnn().eval()
-    wide = nn.Sequential(*list(model.children())[:-1], nn.Linear(128, 100)).eval()
-    images = [
-        [n, medians({"": lambda n=n: jacobian_report(model, torch.rand(n, 1, 28, 28))}, repeats)[""] / 1e3]
-        for n in (1, 4, 16, 64, 256, 1024, 4096)
-    ]
-    x = torch.rand(64, 1, 28, 28)
-    outputs = [
-        [k, medians({"": lambda k=k: jacobian_report(wide, x, list(range(k)))}, repeats)[""] / 1e3]
-        for k in (1, 3, 10, 30, 100)
-    ]
-    double = cnn().double().eval()
-    forward = medians({"": lambda: double(torch.rand(16, 1, 28, 28).double())}, 3)[""] / 1e3 / 16
-    return {"images": images, "outputs": outputs, "finite_differences": [[n, forward * 2 * 784 * n] for n, _ in images]}
+    decoder = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid()).eval()
+    narrow = [nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 8), nn.ReLU(), nn.Linear(8, 40)]
+    bottleneck = nn.Sequential(*list(cnn().children())[:5], *narrow).eval()
+    cases = {
+        "folded": (mlp().eval(), torch.rand(1, 1, 28, 28)),
+        "forward": (decoder, torch.rand(16, 8)),
+        "cut": (bottleneck, torch.rand(16, 1, 28, 28)),
+    }
+    gains = {name: gain(name, model, x, 5 * repeats) for name, (model, x) in cases.items()}
+    swaps = {
+        "multiplier": (depthwise(3, 3, 7), torch.rand(8, 8, 48, 48)),
+        "fourier": (depthwise(1, 2, 20), torch.rand(4, 8, 96, 96)),
+        "few_channels": (cnn().eval(), torch.rand(64, 1, 28, 28)),
+    }
+    return gains | {name: gain(name, model, x, repeats) for name, (model, x) in swaps.items()}
+
+
+def gain(name: str, model: nn.Module, x: Tensor, repeats: int) -> float:
+    """Time without a way as a multiple of that with it."""
+    if name in METHODS:
+        found = {method: lambda method=method: jacobian_report(model, x, method=method) for method in ("loop", name)}
+        times = medians(found, repeats)
+        return times["loop"] / times[name]
+    times = medians({"with": lambda: jacobian_report(model, x), "without": lambda: apart(name, model, x)}, repeats)
+    return times["without"] / times["with"]
+
+
+def depthwise(multiplier: int, layers: int, side: int) -> nn.Module:
+    """Depthwise convolutions of 8 channels, each summed up again, and 6 outputs."""
+    parts: list[nn.Module] = []
+    for _ in range(layers):
+        parts += [nn.Conv2d(8, 8 * multiplier, side, padding=side // 2, groups=8), nn.Conv2d(8 * multiplier, 8, 1)]
+        parts += [nn.Tanh()]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)).eval()
+
+
+def apart(name: str, model: nn.Module, x: Tensor) -> Tensor:
+    """The Jacobian without one swap."""
+    with without(name):
+        return jacobian_report(model, x).jacobian
+
+
+def augnet() -> tuple[nn.Module, dict[str, Tensor]]:
+    """aug-net's network in float64 and its reference arrays, as the tests build them."""
+    spec = spec_from_file_location("augnet", ROOT / "tests" / "jacobian" / "augnet.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: tuple[nn.Module, dict[str, Tensor]] = module.augnet(SHARED)
+    return found
+
+
+def accuracy() -> dict[str, float]:
+    """aug-net's network: the largest deviation from TensorFlow's float64 Jacobian."""
+    model, arrays = augnet()
+    truth = arrays["jacobian_f64"]
+    double = jacobian_report(model, arrays["input"]).jacobian[0, :, 0]
+    single = jacobian_report(model.float(), arrays["input"].float()).jacobian[0, :, 0]
+    return {"float64": float((double - truth).abs().max()), "float32": float((single - truth).abs().max())}
 
 
 def main() -> None:
     """Run all cases."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path())
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, and no cost curve")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
     options = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, object] = {"torch": torch.__version__, "memory": memory()}
@@ -209,25 +277,29 @@ def main() -> None:
     cases: list[tuple[str, nn.Module, Tensor]] = []
     for batch in (1, 64, 256):
         cases += [
-            (f"cnn {batch}", cnn(), torch.rand(batch, 1, 28, 28)),
-            (f"mlp {batch}", mlp(), torch.rand(batch, 1, 28, 28)),
+            (f"CNN, {batch}", cnn(), torch.rand(batch, 1, 28, 28)),
+            (f"MLP, {batch}", mlp(), torch.rand(batch, 1, 28, 28)),
         ]
-    cases += [("vgg 16", vgg(), torch.rand(16, 3, 64, 64)), ("resnet18 16", resnet(), torch.rand(16, 3, 64, 64))]
+    cases += [("VGG-like, 16", vgg(), torch.rand(16, 3, 64, 64))]
+    cases += [("ResNet-18, 16", resnet(), torch.rand(16, 3, 64, 64))]
     trained = regression()
-    cases += [("regression 1", trained, torch.rand(1, 4)), ("regression 256", trained, torch.rand(256, 4))]
+    cases += [("regression, 1", trained, torch.rand(1, 4)), ("regression, 256", trained, torch.rand(256, 4))]
     if SHARED.is_dir():
-        module = SourceFileLoader("augnet", str(ROOT / "tests" / "jacobian" / "augnet.py")).load_module()
-        model, arrays = module.augnet(SHARED)
-        cases.append(("aug-net 1", model.float(), arrays["input"].float()))
+        model, arrays = augnet()
+        cases.append(("aug-net, 1", model.float(), arrays["input"].float()))
+        record["augnet_deviation"] = accuracy()
     rows = []
-    print(f"{'case':16s} {'method':22s}   ours ms   forwards   best ms   /jacrev    /chunk     /loop  /batched")
+    print(
+        "| Case, images | Way | ms | best other, ms | forward passes | × vmap(jacrev) | × best chunk | × loop "
+        "| × is_grads_batched | bound |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     for name, model, x in cases:
-        small = (len(x) == 1 and "aug" not in name) or "regression" in name
-        rows.append(measure(name, model, x, 60 if small else (3 if options.quick else 5)))
+        is_small = x.numel() < 1000 or name == "CNN, 1"
+        rows.append(measure(name, model, x, (9 if options.quick else 101) if is_small else (3 if options.quick else 7)))
     record["cases"] = rows
-    if not options.quick:
-        record["cost"] = cost(1)
-    print(f"memory at 256: {record['memory']}")
+    record["ways"] = ways(3 if options.quick else 9)
+    for key in ("memory", "augnet_deviation", "ways"):
+        print(key, record.get(key))
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "jacobian.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,10 @@ def test_holds_every_jacobian_in_order(tmp_path: Path) -> None:
 def test_any_zarr_reader_opens_it(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr", reason="zarr is not installed; the format is checked by hand above")
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
-    np.testing.assert_array_equal(zarr.open(str(folder), mode="r")[:], ChunkedArray.open(folder))
+    read = zarr.open(str(folder), mode="r")
+    assert (read.shape, read.chunks) == ((11, 4, 1, 5, 5), (3, 4, 1, 5, 5))
+    np.testing.assert_array_equal(read[:], ChunkedArray.open(folder))
+    np.testing.assert_allclose(read[10], pellucid.jacobian(network(), X[10:])[0], atol=1e-6)
 
 
 def test_the_loaders_batches_do_not_matter(tmp_path: Path) -> None:
@@ -113,6 +118,27 @@ def test_a_full_disk_is_told_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.rglob("*.tmp"))
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     np.testing.assert_allclose(ChunkedArray.open(folder), pellucid.jacobian(network(), X).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kilobytes", [16, 28, 40, 60])
+def test_a_disk_that_is_really_full(kilobytes: int, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a disk")
+    try:
+        with pytest.raises(SaveError, match="disk is full"):
+            pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
+        if (disk / "maps" / ".zarray").is_file():
+            shown = ChunkedArray.open(disk / "maps")
+            np.testing.assert_allclose(shown, pellucid.jacobian(network(), X).numpy()[: len(shown)], atol=1e-6)
+        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+        pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
+        undisturbed = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "undisturbed", chunk=1)
+        assert contents(disk / "maps") == contents(undisturbed)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_another_model_other_images_another_folder(tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ def test_equals_tensorflow_in_float64(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_float32_only_masks_that_rounding_flips_differ(shared: Path) -> None:
-    """Backward by FFT adds nothing to what plain autograd in float32 deviates; see docs/jacobian.md."""
+def test_in_float32_the_kinks_are_those_of_float64(shared: Path) -> None:
+    """Plain autograd in float32 flips seven windows of a max-pool, and is off by 1.5e-4; TensorFlow's is too."""
     model, reference = augnet(shared)
     model, image = model.float(), reference["input"].float()
-    ours = jacobian_report(model, image).jacobian[0, :, 0]
+    report = jacobian_report(model, image)
+    assert (report.method, report.backwards) == ("cut+double+fourier", 6)
     plain = torch.autograd.functional.jacobian(model, image)[0, :, 0, 0]
-    error, usual = ((found - reference["jacobian_f64"]).abs().max() for found in (ours, plain))
-    assert float(error) < 2e-4
-    assert float(error) < 1.2 * float(usual)
+    error, usual = (
+        float((found - reference["jacobian_f64"]).abs().max()) for found in (report.jacobian[0, :, 0], plain)
+    )
+    assert error < 1e-6 < 1e-5 < usual

@@ -41,6 +41,12 @@ def test_refused_by_name(model: Callable[[Tensor], Tensor], message: str) -> Non
 
 
 @pytest.mark.parametrize("model", [lambda x: x - x.mean(0), lambda x: x.flip(0), lambda x: x + torch.rand_like(x)])
+def test_forward_mode_refuses_as_the_others_do(model: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ShapeError, match="mixes the images"):
+        jacobian(lambda x: model(x).repeat(1, 2), X)
+
+
+@pytest.mark.parametrize("model", [lambda x: x - x.mean(0), lambda x: x.flip(0), lambda x: x + torch.rand_like(x)])
 def test_images_that_depend_on_each_other_or_on_chance_are_told(model: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ShapeError, match="mixes the images"):
         jacobian(model, X)

@@ -1,5 +1,6 @@
 """Inputs and outputs of every kind."""
 
+import logging
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from jacobian.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.jacobian import jacobian, jacobian_report
+from pellucid.jacobian._ways import differences
 
 X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
 SQUARE = torch.diag_embed(2 * X)
@@ -48,7 +50,7 @@ def test_entries_of_a_tuple_are_named_by_place() -> None:
         jacobian(lambda x: (x, x), X, {"0": None, "1": None})
 
 
-@pytest.mark.parametrize("method", ["auto", "loop", "folded", "forward", "cut"])
+@pytest.mark.parametrize("method", ["auto", "loop", "folded", "forward", "cut", "finite_difference"])
 def test_several_inputs(method: str) -> None:
     other, which = torch.rand(4, 2), torch.arange(4)
 
@@ -59,6 +61,7 @@ def test_several_inputs(method: str) -> None:
     assert found[2] is None
     torch.testing.assert_close(found[0], other[:, :, None].expand(4, 2, 3))
     torch.testing.assert_close(found[1], X.sum(1)[:, None, None] * torch.eye(2))
+    assert found[0].dtype == torch.float32
     unused = jacobian(lambda a, b: a**2, (X, other), method=method)
     assert not unused[1].any()
 
@@ -103,4 +106,17 @@ def test_the_report_tells_what_it_cost() -> None:
     assert (report.chunk, report.forwards, report.backwards) == (2, 4, 3)
     assert report.seconds > 0
     again = jacobian_report(model, torch.rand(1, 1, 6, 6), method="finite_difference")
-    assert (again.method, again.forwards, again.backwards) == ("finite_difference", 72, 0)
+    assert (again.method, again.forwards, again.backwards) == ("finite_difference", 73, 0)
+
+
+def test_the_cost_of_finite_differences_is_told_beforehand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calls = zoo()["mlp"], []
+    monkeypatch.setattr(differences.log, "log", lambda *told: calls.append((told[0], told[1] % told[2:])))
+    monkeypatch.setattr(differences, "TOLD_SECONDS", 0.0)
+    report = jacobian_report(model, torch.rand(5, 1, 6, 6), chunk=2, method="finite_difference")
+    ((level, text),) = calls
+    assert level == logging.WARNING
+    assert "216 forward passes in float64 (2 x 36 inputs) for 5 images" in text
+    assert report.forwards == 217

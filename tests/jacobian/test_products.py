@@ -1,11 +1,15 @@
 """Products, spectrum and class means against the Jacobian itself."""
 
+from collections.abc import Callable
+from unittest.mock import patch
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from jacobian.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnsupportedOperation
-from pellucid.jacobian import jacobian_class_means, jacobian_product, jacobian_spectrum, transposed_product
+from pellucid.jacobian import _spectrum, jacobian_class_means, jacobian_product, jacobian_spectrum, transposed_product
 
 X = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 NAMES = ["linear", "mlp", "convolution", "residual", "unflattened", "decoder", "strided"]
@@ -47,6 +51,32 @@ def test_the_spectrum_rebuilds_the_jacobian(name: str) -> None:
     torch.testing.assert_close(moved, leading.values[:, 0])
     with pytest.raises(ShapeError, match="count is 0"):
         jacobian_spectrum(model, X, count=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_leading_value_of_many_outputs_needs_no_jacobian(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(200, 60), nn.Tanh(), nn.Linear(60, 150)).to(dtype)
+    x = torch.rand(3, 200, dtype=dtype)
+    whole = jacobian_spectrum(model, x)
+    with patch.object(_spectrum, "jacobian", side_effect=AssertionError):
+        found = jacobian_spectrum(model, x, count=1)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(found.values, whole.values[:, :1], rtol=tolerance, atol=0)
+    cosine = (found.right[:, 0] * whole.right[:, 0]).sum(1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=0, atol=1e-3)
+    assert found.left.shape == (3, 1, 150)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda x: 0 * x, lambda x: 2 * x, lambda x: x * torch.linspace(0.99, 1, 200)],
+    ids=["zero", "equal", "close"],
+)
+def test_a_spectrum_that_iteration_does_not_settle_is_still_right(model: Callable[[Tensor], Tensor]) -> None:
+    x = torch.rand(2, 200, dtype=torch.float64)
+    found, whole = jacobian_spectrum(model, x, count=1), jacobian_spectrum(model, x)
+    torch.testing.assert_close(found.values, whole.values[:, :1])
 
 
 def test_a_scalar_output_has_one_singular_value() -> None:

@@ -26,8 +26,8 @@ BATCH = 250
 class JacobianClasses(Hook):
     """The mean absolute Jacobian of each class, and the histogram of spectral norms."""
 
-    images: int = 1000
-    """So many test images, spread evenly over the test set; more than there are: all of them."""
+    images: int | None = 1000
+    """So many test images, spread evenly over the test set; None, or more than there are: all of them."""
     columns: int = 12
     """At most so many classes are drawn."""
 
@@ -37,7 +37,7 @@ class JacobianClasses(Hook):
         Row c, column k of the figure: the mean of |∂ logit k / ∂ pixel| over the test images of class c, its channels
         added. `spectral_norms` and `frobenius_norms` are of each image's full Jacobian, in logits per unit of pixel.
         """
-        count = min(len(scene.test), self.images)
+        count = len(scene.test) if self.images is None else min(len(scene.test), self.images)
         if not count:
             return
         indices = torch.arange(count) * len(scene.test) // count
@@ -46,7 +46,7 @@ class JacobianClasses(Hook):
         seconds = perf_counter() - started
         drawn = self._choose_classes(scene, found)
         numbers = _numbers(scene, found, drawn) | {"timing": {"seconds": seconds}}
-        title = f"{scene.title}: what each logit reacts to, by class"
+        title = f"{self._moment(scene)}: what each logit reacts to, by class"
         typical = numbers["median_spectral_norm"]
         caption = (
             f"{title}: the mean of |∂ logit / ∂ pixel| over {count:,} test images; median spectral norm {typical:.3g} "
@@ -60,6 +60,10 @@ class JacobianClasses(Hook):
             numbers=numbers,
             scalars={"median_spectral_norm": typical},
         )
+
+    def _moment(self, scene: Scene) -> str:
+        """What the title begins with."""
+        return scene.title
 
     def _choose_classes(self, scene: Scene, found: ClassMeans) -> list[int]:
         """The chosen ones, or those with images first."""

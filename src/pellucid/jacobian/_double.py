@@ -37,16 +37,17 @@ class DoubleModel:
             raise ModelError(f"the model cannot be copied to be checked in float64: {error}") from error
 
     def prepare(self, x: Tensor) -> Tensor:
-        """`x` in float64 on the copy's device."""
-        return x.detach().to(self.device, torch.float64)
+        """`x` on the copy's device, in float64 if it holds floats."""
+        return x.detach().to(self.device, torch.float64 if x.is_floating_point() else x.dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         try:
             with _KeepDouble():
-                outputs: Tensor = self._model(self.prepare(x) if not x.requires_grad else x)
+                return self._model(
+                    *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
+                )
         except (RuntimeError, TypeError) as error:
             raise ModelError(f"the model does not run in float64, so it cannot be checked there: {error}") from error
-        return outputs
 
 
 def _plain_tensors(model: nn.Module, device: torch.device) -> dict[int, Any]:

@@ -13,7 +13,7 @@ __all__ = ["Cut", "narrowest_cut"]
 class Cut:
     """One value in a graph of operations that all paths from the inputs to the outputs pass."""
 
-    edge: GradientEdge
+    edge: GradientEdge | None
     place: int
     """Its index in the graph's order, outputs first: equal for equal graphs."""
     name: str

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
-from pellucid.jacobian._plan import Plan, make_plan
+from pellucid.jacobian._exact import with_exact_masks
+from pellucid.jacobian._memory import recall, remember
+from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 from pellucid.jacobian._ways import WAYS, Part, choose
 from pellucid.jacobian._ways.differences import differences
@@ -29,7 +31,8 @@ class JacobianReport:
     jacobian: Any
     """(batch, *outputs, *inputs); with several inputs a tuple of such, None for one of whole numbers."""
     method: str
-    """The way that was taken: a name of `METHODS`; after plus signs, the convolutions that were done another way."""
+    """The way that was taken: a name of `METHODS`; after plus signs, what was done another way: kinds of convolutions,
+    and "double" for a forward pass in float64."""
     chunk: int
     """Images that shared one forward pass."""
     forwards: int
@@ -57,7 +60,8 @@ def jacobian(
             entry of a dict, dataclass or tuple ("0", "1"…) of outputs; or {name: indices}.
         chunk: so many images share one forward pass; by default so many that no tensor passes 10 MB.
         method: "auto", a fixed rule from shapes, dtype and operations; or one of `METHODS`. "finite_difference" takes
-            central differences in float64, at two forward passes per input.
+            central differences in float64, at two forward passes per input; what that costs is told before it begins,
+            in the log `pellucid.jacobian`.
 
     Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
     that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
@@ -83,7 +87,7 @@ def jacobian_report(
 
     >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
     >>> report.method, report.chunk, report.backwards
-    ('folded', 5, 2)
+    ('loop', 5, 2)
     """
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
@@ -93,46 +97,70 @@ def jacobian_report(
     with torch.inference_mode(False):
         problem = Problem.of(model, x, outputs)
     if method == "finite_difference":
-        values, forwards = differences(problem, chunk)
-        found = (values.to(x if isinstance(x, Tensor) else x[0]),)
-        return JacobianReport(_like(x, problem, found), method, chunk or 0, forwards, 0, perf_counter() - started)
+        found, size, forwards = differences(problem, chunk)
+        return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
     with untouched(model), torch.inference_mode(False), torch.enable_grad():
         try:
-            plan = make_plan(problem)
-            name = choose(plan) if method == "auto" else method
-            size = min(chunk or plan.chunk, problem.batch)
-            rows, passes = _fill(plan, name, size, x)
+            plan, rows, passes = _compute(problem, method, chunk)
         except (NotImplementedError, RuntimeError) as error:
             raise _named(error) from error
     shaped = tuple(row.unflatten(1, plan.result_shape) if plan.result_shape else row.squeeze(1) for row in rows)
+    name, size = _name_and_size(plan, method, chunk)
     swapped = "".join(f"+{swap}" for swap in sorted(plan.swaps(size))) if name != "forward" else ""
     forwards = -(-problem.batch // size) + (size > 1)
     return JacobianReport(_like(x, problem, shaped), name + swapped, size, forwards, passes, perf_counter() - started)
 
 
-def _fill(plan: Plan, name: str, size: int, x: Inputs) -> tuple[tuple[Tensor, ...], int]:
+def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[Plan, tuple[Tensor, ...], int]:
+    """The plan, the rows of all images, and the passes that the costliest chunk took."""
+    plan = recall(problem, chunk)
+    if plan is not None:
+        try:
+            return plan, *_fill(plan, method, chunk)
+        except PlanOutdated:
+            pass
+    plan = make_plan(problem)
+    plan = with_exact_masks(plan) if method != "forward" else plan
+    rows, passes = _fill(plan, method, chunk)
+    remember(problem, plan, chunk)
+    return plan, rows, passes
+
+
+def _name_and_size(plan: Plan, method: str, chunk: int | None) -> tuple[str, int]:
+    """The way to take, and how many images share a pass."""
+    return choose(plan) if method == "auto" else method, min(chunk or plan.chunk, plan.problem.batch)
+
+
+def _fill(plan: Plan, method: str, chunk: int | None) -> tuple[tuple[Tensor, ...], int]:
     """The rows of all images, chunk by chunk, and the passes that the costliest chunk took."""
-    problem, given = plan.problem, x if isinstance(x, tuple) else (x,)
-    rows = tuple(
-        given[place].new_empty((problem.batch, len(plan.wanted), *given[place].shape[1:])) for place in problem.floats
-    )
+    problem, (name, size) = plan.problem, _name_and_size(plan, method, chunk)
+    if size == problem.batch:
+        return _rows_of(Part(plan, problem.part(0, size)), name)
+    inputs = [problem.inputs[place] for place in problem.floats]
+    rows = tuple(x.new_empty((len(x), len(plan.wanted), *x.shape[1:])) for x in inputs)
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
-        is_first = start == 0 and stop == 1
-        leaves, flat = plan.first if is_first and plan.first else (problem.part(start, stop), None)
-        part = Part(plan, leaves, tuple(row[start:stop] for row in rows), flat)
-        with plan.kernels if plan.swaps(size) and name != "forward" else nullcontext():
-            passes = max(passes, WAYS[name].run(part))
+        part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
+        passes = max(passes, _rows_of(part, name)[1])
     return rows, passes
 
 
+def _rows_of(part: Part, name: str) -> tuple[tuple[Tensor, ...], int]:
+    """A part's rows, and the passes they took."""
+    plan = part.plan
+    if plan.problem.batch == 1 and plan.first:  # run already
+        part.leaves, part.flat = plan.first
+    with plan.kernels if plan.swaps(len(part.leaves[0])) and name != "forward" else nullcontext():
+        passes = WAYS[name].run(part)
+    return part.rows, passes
+
+
 def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
-    """One Jacobian for one input, a tuple for a tuple."""
-    if isinstance(x, Tensor):
-        return found[0]
-    placed = dict(zip(problem.floats, found, strict=True))
-    return tuple(placed.get(place) for place in range(len(x)))
+    """One Jacobian for one input, a tuple for a tuple; in the dtype and on the device of its input."""
+    given = x if isinstance(x, tuple) else (x,)
+    placed = {place: rows.to(given[place]) for place, rows in zip(problem.floats, found, strict=True)}
+    return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))
 
 
 def _named(error: Exception) -> Exception:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["KernelSwap"]
+__all__ = ["KernelSwap", "fast_size", "way_of"]
 
 FOURIER_SIDE = 15
 """Depthwise kernels at least this long on both sides are run backward by FFT."""
@@ -41,9 +41,14 @@ class KernelSwap(TorchDispatchMode):
         """What was, or on the way back would be, done another way."""
         self.swapped_in_batches: set[str] = set()
         """The same, from `SMALL_BATCH` images on."""
-        self.is_foldable = True
-        """Whether a further axis of cotangents costs nothing beyond arithmetic."""
+        self.operations: set[str] = set()
+        """Names of all operations."""
         self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def is_foldable(self) -> bool:
+        """Whether a further axis of cotangents costs nothing beyond arithmetic."""
+        return not any(word in name for name in self.operations for word in UNFOLDABLE)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
@@ -52,13 +57,13 @@ class KernelSwap(TorchDispatchMode):
             result = self._backward(args)
         else:
             result = func(*args, **(kwargs or {}))
-        self.is_foldable &= not any(word in str(func) for word in UNFOLDABLE)
+        self.operations.add(func.overloadpacket.__name__)
         if isinstance(result, Tensor) and not getattr(func, "is_view", False):
             self.largest = max(self.largest, result.numel() * result.element_size())
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        way = _way(x, weight, rest[1:])
+        way = way_of(x, weight, rest[1:])
         if way is not None and (way != "few_channels" or min(weight.shape[2:]) >= FOLDED_SIDE):
             self.swapped.add(way)
         elif way is not None:
@@ -70,7 +75,7 @@ class KernelSwap(TorchDispatchMode):
 
     def _backward(self, args: Any) -> tuple[Tensor, None, None]:
         gradient, x, weight, _, *rest = args
-        way = _way(x, weight, rest[:-1])
+        way = way_of(x, weight, rest[:-1])
         if way == "fourier":
             return self._by_fourier(gradient, x, weight, rest[1]), None, None
         if way == "multiplier":
@@ -82,7 +87,7 @@ class KernelSwap(TorchDispatchMode):
 
     def _by_fourier(self, gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
         full = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
-        sides = [_fast_size(size) for size in full]
+        sides = [fast_size(size) for size in full]
         key = (weight.data_ptr(), *sides)
         if key not in self._spectra:
             spectrum = torch.fft.rfft2(weight[:, 0], sides)
@@ -95,7 +100,7 @@ class KernelSwap(TorchDispatchMode):
         return image[:, :, rows, columns]
 
 
-def _way(x: Tensor, weight: Tensor, settings: Any) -> str | None:
+def way_of(x: Tensor, weight: Tensor, settings: Any) -> str | None:
     """How a convolution goes back, from shapes alone; `settings` are those of `aten.convolution` from the stride on."""
     stride, _, dilation, is_transposed, _, groups = settings
     if x.ndim != 4 or is_transposed or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
@@ -125,10 +130,10 @@ def _by_folding(gradient: Tensor, x: Tensor, weight: Tensor, rest: list[Any]) ->
     return F.fold(columns, x.shape[2:], weight.shape[2:], dilation, padding, stride)
 
 
-def _fast_size(size: int) -> int:
+def fast_size(size: int) -> int:
     """The next even number without a prime factor above 5.
 
-    >>> _fast_size(275), _fast_size(147)
+    >>> fast_size(275), fast_size(147)
     (288, 150)
     """
     size += size % 2

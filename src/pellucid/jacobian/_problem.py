@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ class Problem:
         if not any(tensor.is_floating_point() for tensor in given):
             raise ShapeError("x holds whole numbers; pass floats, such as images in [0, 1] or embedded tokens.")
         dtype = dtype_for(model)
-        inputs = tuple(t.detach().to(dtype or t.dtype, copy=True) if t.is_floating_point() else t for t in given)
+        inputs = tuple(
+            t.detach().to(dtype or t.dtype, copy=t.is_inference()) if t.is_floating_point() else t for t in given
+        )
         if isinstance(outputs, str):
             return cls(model, inputs, outputs, None)
         if isinstance(outputs, Mapping):
@@ -133,7 +136,7 @@ def _entries(result: Any) -> dict[str, Tensor]:
 def dtype_for(model: Model) -> torch.dtype | None:
     """The dtype of a module's first floating parameter or buffer; None (the input's own) where there is none."""
     module = _module_of(model)
-    tensors = () if module is None else (*module.parameters(), *module.buffers())
+    tensors = () if module is None else chain(module.parameters(), module.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 

@@ -1,5 +1,7 @@
 """Products with J and its transpose, without forming it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,10 @@ from pellucid.core.errors import ShapeError
 from pellucid.jacobian._plan import Plan, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 
-__all__ = ["jacobian_product", "transposed_product"]
+__all__ = ["Product", "jacobian_product", "linearise", "transposed_product"]
+
+Product = Callable[[Tensor], Tensor]
+"""From (batch, input) to (batch, output), or back."""
 
 
 def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs = None) -> Tensor:
@@ -53,11 +58,33 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
     return product.to(x)
 
 
+def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Product]:
+    """Products with J and with its transpose, of flat vectors, that share one forward pass.
+
+    To be called and used where gradients are enabled and the model is untouched.
+    """
+    _, leaf, flat = _run(model, x, outputs)
+    dummy = torch.zeros_like(flat, requires_grad=True)
+    (row,) = torch.autograd.grad(flat, leaf, dummy, create_graph=True)
+
+    def forward(vectors: Tensor) -> Tensor:
+        if not row.requires_grad:
+            return torch.zeros_like(flat)
+        rows = vectors.to(row).view_as(row)
+        return torch.autograd.grad(row, dummy, rows, retain_graph=True, materialize_grads=True)[0]
+
+    def backward(vectors: Tensor) -> Tensor:
+        return torch.autograd.grad(flat, leaf, vectors.to(flat), retain_graph=True)[0].flatten(1)
+
+    return forward, backward
+
+
 def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tensor]:
     """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
-    leaves = problem.part(0, problem.batch)
-    flat = problem.call(leaves).reshape(len(x), -1)
-    plan.check_alone(flat)
+    leaves, flat = plan.first or ((), torch.empty(0))
+    if problem.batch > 1:
+        leaves = problem.part(0, problem.batch)
+        flat = plan.prove(leaves)
     return plan, leaves[0], flat if problem.indices is None else flat[:, list(plan.wanted)]

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pellucid.core.errors import ShapeError
 from pellucid.jacobian._jacobian import jacobian
-from pellucid.jacobian._problem import Model, Outputs
+from pellucid.jacobian._leading import STEPS, leading_triple
+from pellucid.jacobian._plan import make_plan
+from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
@@ -35,8 +37,9 @@ def jacobian_spectrum(
     r"""The singular values and vectors of every image's Jacobian, or the `count` leading ones.
 
     The first right vector is the change of the input, of unit length, that changes the outputs most: by \(s_1\).
-    Computed in float64 from J, chunk by chunk. Refuses what `jacobian` refuses; raises `ShapeError`
-    for a count below 1.
+    Computed in float64 from J, chunk by chunk; the leading one alone (`count=1`) from products with J, which is never
+    formed, where there are so many outputs and inputs that this costs less. Refuses what `jacobian` refuses; raises
+    `ShapeError` for a count below 1.
 
     >>> layer = torch.nn.Linear(3, 2)
     >>> spectrum = jacobian_spectrum(layer, torch.rand(4, 3))
@@ -45,16 +48,24 @@ def jacobian_spectrum(
     """
     if count is not None and count < 1:
         raise ShapeError(f"count is {count}; ask for at least one singular value.")
+    with untouched(model), torch.inference_mode(False), torch.enable_grad():
+        plan = make_plan(Problem.of(model, x[:1], outputs))
+    shape, inputs = plan.result_shape, x[0].numel()
+    is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
     parts = []
-    size = max(1, jacobian(model, x[:1], outputs).numel())
-    for part in x.split(chunk or max(1, LARGEST_ENTRIES // size)):
-        full = jacobian(model, part, outputs, chunk=chunk)
-        shape = full.shape[1 : full.ndim - x.ndim + 1]
-        left, values, right = torch.linalg.svd(full.reshape(len(part), shape.numel(), -1).double(), full_matrices=False)
-        left, values, right = left[:, :, :count], values[:, :count], right[:, :count]
+    for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
+        triple = leading_triple(model, part, outputs) if is_iterated else None
+        left, values, right = triple or _decompose(jacobian(model, part, outputs, chunk=chunk), shape, count)
         largest = left.gather(1, left.abs().argmax(1, keepdim=True))  # (batch, 1, rank)
         sign = torch.where(largest < 0, -1.0, 1.0).to(left)
         left = (left * sign).mT.unflatten(2, shape) if shape else (left * sign).mT.squeeze(2)
         right = (right * sign.mT).unflatten(2, x.shape[1:])
         parts.append([tensor.to(x) for tensor in (values, left, right)])
     return JacobianSpectrum(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _decompose(full: Tensor, shape: torch.Size, count: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Left (batch, output, rank), values (batch, rank) and right (batch, rank, input) of Jacobians that are there."""
+    rows = full.reshape(len(full), shape.numel(), -1).double()
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    return left[:, :, :count], values[:, :count], right[:, :count]

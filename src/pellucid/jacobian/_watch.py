@@ -1,6 +1,6 @@
 """What a forward pass must not do if its derivative is to be right, seen while it runs and refused by name."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,15 +38,24 @@ class PathWatch(TorchFunctionMode):
         self._model = model
         self._lost: dict[int, tuple[Tensor, str, tuple[bool, int]]] = {}
         # by id, which stays the tensor's own as long as it is kept here
+        self.calls: list[object] = []
+        """Each function that was called, with shape and dtype of what it returned."""
         self.last_without_gradient = ""
         """The last operation that took a value with a gradient and returned one that can have none."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        _refuse_batch_effects(func, args, kwargs, self._model)
+        if func in _TO_INSPECT:
+            _refuse_batch_effects(func, args, kwargs, self._model)
         result = func(*args, **kwargs)
-        tensors = list(_tensors((args, kwargs)))
-        lost = next(filter(None, map(self._loss_of, tensors)), None)
+        if isinstance(result, Tensor):
+            self.calls.append((func, result.shape, result.dtype))
+            if result.requires_grad and not self._lost:  # so nothing is lost on the way to it
+                return result
+        else:
+            self.calls.append(func)
+        tensors = _tensors(args, _tensors(tuple(kwargs.values()), []))
+        lost = next(filter(None, map(self._loss_of, tensors)), None) if self._lost else None
         if lost is not None or any(tensor.requires_grad for tensor in tensors):
             if func in _EXITS and tensors[0].is_floating_point():
                 raise UnsupportedOperation(
@@ -57,7 +66,7 @@ class PathWatch(TorchFunctionMode):
         return result
 
     def _note(self, func: Callable[..., Any], result: Any, lost: str | None) -> None:
-        for value in _tensors(result):
+        for value in _tensors((result,), []):
             if not value.is_floating_point():
                 self.last_without_gradient = _name_of(func)
             elif lost is not None:
@@ -105,6 +114,9 @@ _CONSTANT = {
 """What takes a tensor for its shape alone, or is constant in pieces."""
 
 
+_TO_INSPECT = _DROPOUTS | {F.batch_norm}
+"""What may make images depend on each other or on chance."""
+
 _EXITS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy}
 """What turns a tensor into plain numbers."""
 
@@ -139,11 +151,13 @@ def _name_of(func: Callable[..., Any]) -> str:
     return name.removesuffix(".__get__").replace("torch.Tensor.", "").replace("torch.nn.functional.", "")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, Iterable) and isinstance(value, tuple | list):
-        for entry in value:
-            yield from _tensors(entry)
+def _tensors(values: Iterable[Any], found: list[Tensor]) -> list[Tensor]:
+    """`found` with all tensors among some values, in lists, tuples and dicts too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            _tensors(value, found)
+        elif isinstance(value, dict):
+            _tensors(value.values(), found)
+    return found

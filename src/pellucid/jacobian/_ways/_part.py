@@ -12,15 +12,15 @@ from pellucid.jacobian._plan import Plan
 __all__ = ["Part", "gradients"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Part:
     """Some images of a problem, and where their rows go."""
 
     plan: Plan
     leaves: tuple[Tensor, ...]
     """The model's inputs for these images."""
-    rows: tuple[Tensor, ...]
-    """For each differentiated input (batch, output, *inputs), to be filled."""
+    targets: tuple[Tensor, ...] | None = None
+    """Where the rows go; None: these are all images, so their rows are a tensor of their own."""
     flat: Tensor | None = None
     """The outputs (batch, output) with their graph; None: not computed yet."""
 
@@ -29,17 +29,28 @@ class Part:
         """The leaves that rows are wanted of."""
         return tuple(self.leaves[place] for place in self.plan.problem.floats)
 
-    def run(self) -> Tensor:
-        """The outputs (batch, output) with their graph."""
-        flat = self.flat
-        if flat is None:
-            flat = self.plan.problem.call(self.leaves).reshape(len(self.leaves[0]), -1)
-            self.plan.check_alone(flat) if len(flat) > 1 and self.starts_first() else None
-        return flat
-
-    def starts_first(self) -> bool:
-        """Whether the first image of the problem is the first one here."""
+    @property
+    def is_first(self) -> bool:
+        """Whether the problem's first image is the first one here."""
         return self.leaves[0].data_ptr() == self.plan.problem.inputs[0].data_ptr()
+
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """For each differentiated input (batch, output, *inputs), to be filled."""
+        if self.targets is None:
+            count = len(self.plan.wanted)
+            self.targets = tuple(leaf.new_empty((len(leaf), count, *leaf.shape[1:])) for leaf in self.differentiated)
+        return self.targets
+
+    def run(self) -> Tensor:
+        """The outputs (batch, output) with their graph; those of the problem's first images are watched and checked."""
+        if self.flat is None:
+            problem = self.plan.problem
+            if self.is_first:
+                self.flat = self.plan.prove(self.leaves)
+            else:
+                self.flat = problem.call(self.leaves).reshape(len(self.leaves[0]), -1)
+        return self.flat
 
 
 def gradients(outputs: Any, inputs: Sequence[Any], cotangent: Tensor, *, folded: bool = False) -> list[Tensor | None]:

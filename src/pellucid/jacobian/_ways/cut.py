@@ -13,7 +13,7 @@ __all__ = ["cut", "pays_cut"]
 
 def pays_cut(plan: Plan) -> bool:
     """Where some layer that all paths pass has fewer units than there are outputs."""
-    return plan.cut is not None
+    return plan.layout.cut is not None
 
 
 def cut(part: Part) -> int:
@@ -56,7 +56,7 @@ def _same_cut(part: Part, flat: Tensor) -> Cut | None:
     from one that happens to be as long.
     """
     found = narrowest_cut(flat, part.differentiated, fewer_than=len(part.plan.wanted))
-    planned = part.plan.cut
+    planned = part.plan.layout.cut
     if found is None or planned is None:
         return None
     is_same = (found.place, found.name, found.shape[1:]) == (planned.place, planned.name, planned.shape[1:])

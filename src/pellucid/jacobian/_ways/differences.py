@@ -1,10 +1,13 @@
 """The naive way, kept for comparison: central differences in float64, two forward passes per input."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+
 import torch
 from torch import Tensor, nn
 
-from pellucid.core.errors import ModelError
-from pellucid.engine.chunks import images_per_chunk
 from pellucid.jacobian._double import DoubleModel
 from pellucid.jacobian._problem import Problem, untouched
 
@@ -14,30 +17,75 @@ STEP = 2.0**-20
 """The step for inputs in [0, 1]: a power of two, so that adding it to a float32 pixel is exact in float64; small, so
 that few ReLUs switch on the way; large enough for nine digits of a difference."""
 
+TOLD_SECONDS = 1.0
+"""What takes longer is told before it begins, as a warning of the log; what takes less, at level info."""
 
-def differences(problem: Problem, chunk: int | None) -> tuple[Tensor, int]:
-    r"""J (batch, *outputs, *inputs) in float64, by \((f(x+h) - f(x-h)) / 2h\), and the number of forward passes."""
-    if len(problem.inputs) != 1 or not isinstance(problem.model, nn.Module) or problem.name is not None:
-        raise ModelError("finite differences are taken of a module with one input and one output; use another method.")
-    (x,) = problem.inputs
+LARGEST_BYTES = 30_000_000
+"""Of the inputs and of the outputs of one pass."""
+
+log = logging.getLogger("pellucid.jacobian")
+
+
+def differences(problem: Problem, chunk: int | None) -> tuple[tuple[Tensor, ...], int, int]:
+    r"""For each differentiated input J (batch, *outputs, *inputs), by \((f(x+h) - f(x-h)) / 2h\), in float64.
+
+    And images per pass, and the number of passes: two for every input of every chunk, and one by which the cost is
+    told beforehand.
+    """
     with untouched(problem.model), torch.no_grad():
-        double = DoubleModel(problem.model)
-        inputs = double.prepare(x)
-        parts = inputs.split(chunk or images_per_chunk(double, inputs))
-        slopes = torch.cat([_slopes(double, part) for part in parts])  # (batch, input, *outputs)
-    moved = slopes.movedim(1, -1)
-    if problem.indices is not None:
-        wanted = problem.wanted(moved.flatten(1, -2).shape[1])
-        moved = moved.flatten(1, -2)[:, list(wanted)]
-    return moved.reshape(*moved.shape[:-1], *x.shape[1:]), 2 * problem.input_count * len(parts)
+        double = _in_double(problem)
+        started = perf_counter()
+        shape = double.call([tensor[:1] for tensor in double.inputs]).shape[1:]
+        seconds = perf_counter() - started
+        wanted = list(double.wanted(shape.numel())) if double.indices is not None else None
+        row = 8 * max(shape.numel(), double.input_count)
+        size = min(double.batch, chunk or max(1, LARGEST_BYTES // row))
+        passes = 2 * double.input_count * -(-double.batch // size)
+        _tell(double, passes, seconds * 2 * double.input_count * double.batch)
+        found = tuple(_by_input(double, place, size, wanted) for place in double.floats)
+    return found, size, passes + 1
 
 
-def _slopes(double: DoubleModel, inputs: Tensor) -> Tensor:
-    """Central differences along each input in turn."""
+def _in_double(problem: Problem) -> Problem:
+    """The problem in float64: a copy of a module; a function as it is."""
+    if isinstance(problem.model, nn.Module):
+        copy = DoubleModel(problem.model)
+        return replace(problem, model=copy, inputs=tuple(copy.prepare(tensor) for tensor in problem.inputs))
+    inputs = tuple(t.double() if t.is_floating_point() else t for t in problem.inputs)
+    return replace(problem, inputs=inputs)
+
+
+def _tell(problem: Problem, passes: int, seconds: float) -> None:
+    """The cost, before it is paid; the time is at most this, since images that share a pass take less."""
+    log.log(
+        logging.WARNING if seconds > TOLD_SECONDS else logging.INFO,
+        "finite differences: %s forward passes in float64 (2 x %s inputs) for %s images, at most about %.1f s; "
+        'method="auto" takes a few.',
+        *(f"{passes:,}", f"{problem.input_count:,}", f"{problem.batch:,}"),
+        seconds,
+    )
+
+
+def _by_input(problem: Problem, place: int, size: int, wanted: list[int] | None) -> Tensor:
+    """J by the input at `place`: (batch, *outputs, *inputs)."""
+    parts = [_slopes(problem, place, start, start + size, wanted) for start in range(0, problem.batch, size)]
+    slopes, shape = torch.cat(parts).movedim(1, -1), problem.inputs[place].shape[1:]  # (batch, *outputs, input)
+    return slopes.unflatten(-1, shape) if shape else slopes.squeeze(-1)
+
+
+def _slopes(problem: Problem, place: int, start: int, stop: int, wanted: list[int] | None) -> Tensor:
+    """Central differences of some images along each number of one input in turn."""
+    inputs = [tensor[start:stop] for tensor in problem.inputs]
     slopes = []
-    for index in range(inputs[0].numel()):
-        step = torch.zeros_like(inputs).flatten(1)
+    for index in range(inputs[place][0].numel()):
+        step = torch.zeros_like(inputs[place]).flatten(1)
         step[:, index] = STEP
-        step = step.view_as(inputs)
-        slopes.append((double(inputs + step) - double(inputs - step)) / (2 * STEP))
+        step = step.view_as(inputs[place])
+        right, left = (problem.call(_moved(inputs, place, change)) for change in (step, -step))
+        slope = (right - left) / (2 * STEP)
+        slopes.append(slope if wanted is None else slope.flatten(1)[:, wanted])
     return torch.stack(slopes, 1)
+
+
+def _moved(inputs: Sequence[Tensor], place: int, change: Tensor) -> list[Tensor]:
+    return [tensor + change if at == place else tensor for at, tensor in enumerate(inputs)]

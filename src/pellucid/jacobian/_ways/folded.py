@@ -1,37 +1,51 @@
 """Several cotangents in one backward pass: fewer, larger operations, for networks so small that calling them costs."""
 
+from collections.abc import Iterator
 from warnings import catch_warnings, simplefilter
 
 import torch
+from torch import Tensor
 
 from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._ways._part import Part, gradients
 
 __all__ = ["folded", "pays_folded"]
 
-FOLDED_BYTES = 2_500_000
+FEWEST = 3
+"""Fewer passes than these cost less one by one."""
+FOLDED_BYTES = 10_000_000
 """The largest folded tensor for which folding pays: beyond, operations are slower than the calls they save."""
 
 
 def pays_folded(plan: Plan) -> bool:
-    """Where calling costs more than computing: a small network, and few images."""
-    size = plan.chunk * len(plan.wanted) * plan.largest
-    return plan.is_foldable and len(plan.wanted) > 1 and size <= FOLDED_BYTES
+    """Where calling costs more than computing: a small network, few images, and several outputs to fold."""
+    size = plan.chunk * len(plan.wanted) * plan.layout.largest
+    return plan.layout.is_foldable and len(plan.wanted) >= FEWEST and size <= FOLDED_BYTES
 
 
 def folded(part: Part) -> int:
     """All of J's rows at once, the cotangents stacked along a further axis; in groups where that would be large."""
     flat, wanted = part.run(), part.plan.wanted
-    per_row = max(1, len(flat) * part.plan.largest)
-    size = max(1, 4 * FOLDED_BYTES // per_row)
+    size = max(1, FOLDED_BYTES // max(1, len(flat) * part.plan.layout.largest))
     units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     if part.plan.problem.indices is not None:
         units = units[list(wanted)]
-    for start in range(0, len(wanted), size):
-        cotangents = units[start : start + size, None].expand(-1, len(flat), -1)
-        with catch_warnings():
-            simplefilter("ignore", UserWarning)  # that an operation has no batched form: slower, and right
-            found = gradients(flat, part.differentiated, cotangents, folded=True)
-        for rows, gradient in zip(part.rows, found, strict=True):
-            rows[:, start : start + size] = 0 if gradient is None else gradient.movedim(0, 1)
+    cotangents = units[:, None].expand(-1, len(flat), -1)
+    with catch_warnings():
+        simplefilter("ignore", UserWarning)  # that an operation has no batched form: slower, and right
+        if part.targets is None and size >= len(wanted):
+            part.targets = tuple(_group(part, flat, cotangents))
+            return len(wanted)
+        for start in range(0, len(wanted), size):
+            found = _group(part, flat, cotangents[start : start + size])
+            for rows, gradient in zip(part.rows, found, strict=True):
+                rows[:, start : start + size] = gradient
     return len(wanted)
+
+
+def _group(part: Part, flat: Tensor, cotangents: Tensor) -> Iterator[Tensor]:
+    """For each differentiated input the rows (batch, cotangent, *inputs)."""
+    found = gradients(flat, part.differentiated, cotangents, folded=True)
+    for leaf, gradient in zip(part.differentiated, found, strict=True):
+        rows = leaf.new_zeros(len(cotangents), *leaf.shape) if gradient is None else gradient
+        yield rows.movedim(0, 1)

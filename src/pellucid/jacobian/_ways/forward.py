@@ -24,6 +24,8 @@ def forward(part: Part) -> int:
     Where an operation has no forward derivative, the rows are computed backward instead.
     """
     problem, wanted = part.plan.problem, list(part.plan.wanted)
+    if part.is_first:
+        part.run()  # for what it refuses
     try:
         with catch_warnings():
             simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch.jit, on the first call
