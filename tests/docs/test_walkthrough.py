@@ -9,11 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from pellucid.attribution import METHODS
-
 DOCS = Path(__file__).parents[2] / "docs"
-AWAITED = {"5_cam": "grad_cam"}
-"""What a notebook needs that may not be there yet."""
 NOTEBOOKS = sorted((DOCS / "walkthrough").glob("*.ipynb"))
 
 
@@ -60,8 +56,6 @@ def run(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(program: ModuleType, run: Path, notebook: Path) -> None:
-    if AWAITED.get(notebook.stem, "gradient") not in METHODS:
-        pytest.skip(f"the method {AWAITED[notebook.stem]!r} is not there yet")
     executed = program.execute(notebook, run)
     shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
     pictures = [output for output in shown if "image/png" in output.get("data", {})]

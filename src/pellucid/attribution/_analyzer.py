@@ -15,7 +15,7 @@ from pellucid.attribution._explanation import AmplificationWarning, Explanation,
 from pellucid.attribution._method import Attribution, FittedState
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request, Target
-from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_range, is_tokens
+from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_suits, is_tokens
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
@@ -211,7 +211,7 @@ class Analyzer:
             check_model(whole)
             model.locate(ids)
             embedded = model.embed(ids)
-            check_range(self.method, embedded)
+            check_suits(self.name, self.method, embedded)
             for n in range(len(ids)):
                 self._tokens.begin()
                 one, own = embedded[n : n + 1], request.part(slice(n, n + 1))

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pellucid.attribution._method import Attribution
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
-__all__ = ["EmbeddedBatches", "FromEmbedding", "check_range", "is_tokens"]
+__all__ = ["EmbeddedBatches", "FromEmbedding", "check_suits", "is_tokens"]
 
 
 def is_tokens(x: object) -> bool:
@@ -196,8 +197,15 @@ class EmbeddedBatches:
                 yield (self._embed(batch[0]), *batch[1:])
 
 
-def check_range(method: object, embedded: Tensor) -> None:
-    """`ConfigError` where the method's rule for bounded pixels has other bounds than the embedding keeps."""
+def check_suits(name: str, method: Attribution, embedded: Tensor) -> None:
+    """`UnsupportedOperation` for methods of regions of an image, and `ConfigError` where a rule for bounded pixels has
+    other bounds than the embedding keeps.
+    """
+    if method.family in ("class_activation", "perturbation"):
+        raise UnsupportedOperation(
+            f"{name} explains by regions of an image, which tokens do not have; choose a method that gives each input "
+            "its own relevance, such as lrp.epsilon, deeplift or integrated_gradients."
+        )
     low, high = getattr(method, "low", None), getattr(method, "high", None)
     if low is None or high is None:
         return
