@@ -30,16 +30,21 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     buffers = _remember_buffers(model)
     try:
         with preserved_random_state():
-            model.eval()
-            for parameter, _, _ in parameters:
-                parameter.requires_grad_(False)
+            if any(training for _, training in modes):  # setting what is so already costs more than a small pass
+                model.eval()
+            for parameter, requires_grad, _ in parameters:
+                if requires_grad:
+                    parameter.requires_grad_(False)
             yield model
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training is not training:
+                module.training = training
         for parameter, requires_grad, grad in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+            if parameter.requires_grad is not requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not grad:
+                parameter.grad = grad
         _restore_buffers(buffers)
 
 
