@@ -158,7 +158,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("occlusion, 4×4 pixels", "occlusion", {"window": 4, "stride": 1}),
             Column("occlusion, 8×8 pixels", "occlusion", {"window": 8, "stride": 2}),
             Column("rise", "rise"),
-            Column("rise, centred=True", "rise", {"centred": True}),
+            Column("rise, centred=False", "rise", {"centred": False}),
             Column("shapley_sampling", "shapley_sampling"),
         ),
     ),
