@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
+    from pellucid.density_store import fit_density, load_density
     from pellucid.jacobian import (
         augment,
         check_jacobian,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         transposed_product,
     )
     from pellucid.jacobian_store import jacobian_to_disk
+    from pellucid.prototyping import prototypes
     from pellucid.runs import Run, load_run
 
 __all__ = [
@@ -28,14 +30,17 @@ __all__ = [
     "check_jacobian",
     "create_analyzer",
     "errors",
+    "fit_density",
     "jacobian",
     "jacobian_class_means",
     "jacobian_product",
     "jacobian_report",
     "jacobian_spectrum",
     "jacobian_to_disk",
+    "load_density",
     "load_run",
     "methods",
+    "prototypes",
     "transposed_product",
 ]
 
@@ -47,13 +52,16 @@ _HOMES = {
     "augment": "pellucid.jacobian",
     "check_jacobian": "pellucid.jacobian",
     "create_analyzer": "pellucid.attribution",
+    "fit_density": "pellucid.density_store",
     "jacobian_class_means": "pellucid.jacobian",
     "jacobian_product": "pellucid.jacobian",
     "jacobian_report": "pellucid.jacobian",
     "jacobian_spectrum": "pellucid.jacobian",
     "jacobian_to_disk": "pellucid.jacobian_store",
+    "load_density": "pellucid.density_store",
     "load_run": "pellucid.runs",
     "methods": "pellucid.attribution",
+    "prototypes": "pellucid.prototyping",
     "transposed_product": "pellucid.jacobian",
 }
 """Where each public name lives; it is imported when it is first used."""
