@@ -1,4 +1,4 @@
-"""Densities of a data set, fitted once and kept in a save folder: the mathematics, the training and the files joined."""
+"""Densities of a data set, fitted once and kept in a save folder: mathematics, training and files joined."""
 
 from functools import partial
 from hashlib import sha256
@@ -12,6 +12,7 @@ from torch import Tensor
 from pellucid.artifacts.store import Store
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.types import Pixels
 from pellucid.densities import DENSITIES, Density
 from pellucid.training.checkpoint import pack_state, unpack_state
 from pellucid.training.descent import descend
@@ -46,13 +47,13 @@ def fit_density(
     >>> density.log_density(torch.rand(3, 1, 4, 4)).shape
     torch.Size([3])
     """
-    kind, data, place = DENSITIES[name], _as_set(images), torch.device(device)
+    kind, pixels, place = DENSITIES[name], _pixels_of(images), torch.device(device)
     if save is None:
-        return kind.fit(data, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
-    store, mark = Store(Path(save)), f"{_checksum(data)} {seed}"
+        return kind.fit(pixels, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
+    store, mark = Store(Path(save)), f"{_checksum(pixels)} {seed}"
     content = store.read_model(f"{name}.safetensors")
     if content is None:
-        density = kind.fit(data, seed=seed, minimise=_resumable(store, name), device=place)
+        density = kind.fit(pixels, seed=seed, minimise=_resumable(store, name), device=place)
         store.write_model(f"{name}.safetensors", safetensors.torch.save(density.state(), {"fitted to": mark}))
     else:
         density = _unpack(content, name, mark).on(place)
@@ -89,9 +90,8 @@ def _unpack(content: bytes, name: str, mark: str | None = None) -> Density:
     try:
         density = DENSITIES[name].from_state(safetensors.torch.load(content))
     except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise SaveError(
-            f"models/{name}.safetensors is damaged or of another version ({error}); move it away."
-        ) from error
+        message = f"models/{name}.safetensors is damaged or of another version ({error}); move it away."
+        raise SaveError(message) from error
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]  # JSON, the metadata in it
     if mark is not None and mark.encode() not in header:
         raise SaveError(
@@ -101,23 +101,23 @@ def _unpack(content: bytes, name: str, mark: str | None = None) -> Density:
     return density
 
 
-def _as_set(images: ImageSet | Tensor) -> ImageSet:
+def _pixels_of(images: ImageSet | Tensor) -> Pixels:
+    """Bytes or float32 on the CPU; `ShapeError` for anything else."""
     if isinstance(images, ImageSet):
-        return images
-    is_pixels = images.dtype == torch.uint8 or images.is_floating_point()
-    if images.ndim != 4 or not is_pixels:
+        return images.pixels
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ShapeError(
-            f"the images are {tuple(images.shape)} of {images.dtype}; give (image, channel, height, width) of bytes, or "
-            "of floats in [0, 1]."
+            f"the images are {tuple(images.shape)} of {images.dtype}; give (image, channel, height, width) of bytes "
+            "or of floats in [0, 1]."
         )
-    if images.is_floating_point() and images.numel() and not (float(images.min()) >= 0 and float(images.max()) <= 1):
-        raise ShapeError(
-            f"the images have values from {float(images.min()):.3g} to {float(images.max()):.3g}; give floats in [0, 1]."
-        )
+    if images.is_floating_point() and images.numel():
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):
+            raise ShapeError(f"the images have values from {low:.3g} to {high:.3g}; give floats in [0, 1].")
     pixels = images.detach().cpu()
-    return ImageSet(pixels if pixels.dtype == torch.uint8 else pixels.float(), torch.zeros(len(images)).long())
+    return pixels if pixels.dtype == torch.uint8 else pixels.float()
 
 
-def _checksum(images: ImageSet) -> str:
-    pixels = images.pixels.contiguous()
-    return sha256(str(tuple(pixels.shape)).encode() + pixels.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+def _checksum(pixels: Pixels) -> str:
+    content = pixels.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return sha256(str(tuple(pixels.shape)).encode() + content).hexdigest()

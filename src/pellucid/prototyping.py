@@ -38,8 +38,8 @@ def prototypes(
         classes: one index or several; None: all.
         prior: its name, or a prior with its own knobs, such as `pellucid.synthesis.l2.L2(image_shape=(3, 64, 64))`.
         seed: equal seeds give equal images, on the CPU bit for bit.
-        unit: in place of classes, (layer, channel), (layer, channels) or a function of the model's outputs that gives one
-            number per image; a channel's value is its mean over the image.
+        unit: in place of classes, (layer, channel), (layer, channels) or a function of the model's outputs that gives
+            one number per image; a channel's value is its mean over the image.
         diversity: so many different prototypes of each class.
         options: knobs of a prior that is given by name, such as `weight`, `steps`; for `l2` also `image_shape`
             (channels, height, width), known for models of `pellucid.load_run`; for the others `density` (its name, or

@@ -10,12 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError, ShapeError
 from pellucid.core.seeding import generator
-from pellucid.core.types import Images
+from pellucid.core.types import Images, Pixels
 
-__all__ = ["LARGEST", "Density", "HeldOut", "Minimise", "check_images", "check_shape", "dequantised", "held_out"]
+__all__ = [
+    "LARGEST",
+    "Density",
+    "HeldOut",
+    "Minimise",
+    "check_images",
+    "check_shape",
+    "dequantised",
+    "floats_of",
+    "held_out",
+]
 
 LARGEST = 12_288
 """The most numbers in an image that a density is fitted to (3×64×64): above, fitting takes too long."""
@@ -41,7 +50,7 @@ class Density(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, images: ImageSet, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
         """The density of `images`; what must be trained for it, `minimise` trains."""
 
     @abstractmethod
@@ -78,7 +87,7 @@ class HeldOut:
     """How many images were held out."""
 
 
-def held_out(density: Density, images: ImageSet, *, at_most: int = 2000, seed: int = 0) -> HeldOut:
+def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int = 0) -> HeldOut:
     r"""The log-likelihood of `images`, of at most so many, spread evenly.
 
     Bytes are made continuous, $x = (b + u) / 256$ with $u$ uniform in [0, 1), so that the mean of log p(x) bounds the
@@ -90,7 +99,7 @@ def held_out(density: Density, images: ImageSet, *, at_most: int = 2000, seed: i
     draws, total = generator(seed, "held out"), 0.0
     with torch.no_grad():
         for part in indices.split(500):
-            total += float(density.log_density(dequantised(images.floats(part), draws)).double().sum())
+            total += float(density.log_density(dequantised(floats_of(images[part]), draws)).double().sum())
     nats = total / count if count else float("nan")
     dims = math.prod(density.image_shape)
     return HeldOut(nats, math.log2(LEVELS) - nats / (dims * math.log(2)), count)
@@ -102,13 +111,18 @@ def dequantised(images: Images, draws: torch.Generator) -> Images:
     return (images * (LEVELS - 1) + noise) / LEVELS
 
 
-def check_images(images: ImageSet) -> None:
+def floats_of(pixels: Pixels) -> Images:
+    """Bytes 0…255 as floats in [0, 1]; floats unchanged."""
+    return pixels.float() / (LEVELS - 1) if pixels.dtype == torch.uint8 else pixels
+
+
+def check_images(images: Pixels) -> None:
     """Raise `DataError` where a density cannot be fitted: too few images, or too large ones."""
-    size = math.prod(images.image_shape)
+    size = math.prod(images.shape[1:])
     if len(images) < FEWEST:
         raise DataError(f"a density was asked for of {len(images)} images; give at least {FEWEST}.")
     if size > LARGEST:
-        shape = "×".join(map(str, images.image_shape))
+        shape = "×".join(map(str, images.shape[1:]))
         raise DataError(
             f"images of {shape} hold {size:,} numbers, and a density is fitted to {LARGEST:,} at most; "
             "shrink them (--image-size 64), or use the prior 'l2', which needs none."

@@ -12,11 +12,10 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.seeding import derive_seed, generator
-from pellucid.core.types import Images
+from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES
-from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised
+from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised, floats_of
 
 __all__ = ["GaussianMixture"]
 
@@ -69,7 +68,7 @@ class GaussianMixture(Density):
         return channels, height, width
 
     @classmethod
-    def fit(cls, images: ImageSet, *, seed: int, minimise: Minimise, device: torch.device) -> Self:  # noqa: ARG003
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:  # noqa: ARG003
         """The density of `images`: some seconds for MNIST. Nothing is trained by gradients.
 
         Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
@@ -77,11 +76,11 @@ class GaussianMixture(Density):
         check_images(images)
         draws = generator(seed, "gaussian mixture")
         chosen = torch.randperm(len(images), generator=draws)[:IMAGES].sort().values
-        points = dequantised(images.floats(chosen), draws).flatten(1).numpy().astype(np.float64)
+        points = dequantised(floats_of(images[chosen]), draws).flatten(1).numpy().astype(np.float64)
         with threadpool_limits(1):
             parts = _fit(points, derive_seed(seed, "mixture"))
         tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in parts.items()}
-        return cls(torch.tensor(images.image_shape), **tensors).on(device)
+        return cls(torch.tensor(images.shape[1:]), **tensors).on(device)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
         """The log p(x) of each image, in nats; raises `ShapeError` for images of another shape."""

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
-from pellucid.core.types import Images
+from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES
-from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised
+from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised, floats_of
 
 __all__ = ["VAE", "Codes"]
 
@@ -72,7 +71,7 @@ class VAE(nn.Module, Density):
         return int(self.sizes[3])
 
     @classmethod
-    def fit(cls, images: ImageSet, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
         """The density of `images`, trained by `minimise`: about 20 seconds for MNIST on one core.
 
         Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
@@ -80,7 +79,8 @@ class VAE(nn.Module, Density):
         check_images(images)
         with preserved_random_state():
             seed_everything(derive_seed(seed, "vae"))
-            vae = cls(images.image_shape)
+            channels, height, width = images.shape[1:]
+            vae = cls((channels, height, width))
         vae.to(device).train()
 
         def loss(step: int) -> Tensor:
@@ -89,10 +89,10 @@ class VAE(nn.Module, Density):
         minimise(vae, loss, steps=_steps(images), learning_rate=4e-3)
         return vae._settled(images, generator(seed, "vae", "variance"))
 
-    def _loss(self, images: ImageSet, draws: torch.Generator) -> Tensor:
+    def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """The mean negative bound of a batch drawn at random, in nats, at the batch's own best variance."""
         chosen = torch.randint(len(images), (BATCH,), generator=draws)
-        x = dequantised(images.floats(chosen), draws).to(self.pixel_variance.device)
+        x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
         noise = torch.randn(mean.shape, generator=draws).to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
@@ -100,11 +100,11 @@ class VAE(nn.Module, Density):
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
         return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
 
-    def _settled(self, images: ImageSet, draws: torch.Generator) -> Self:
+    def _settled(self, images: Pixels, draws: torch.Generator) -> Self:
         """Itself, no longer trained, with the variance of all images."""
         self.eval().requires_grad_(False)
         chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws)
-        x = dequantised(images.floats(chosen), draws).to(self.pixel_variance.device)
+        x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
         noise = torch.randn(mean.shape, generator=draws).to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().mean()
@@ -171,7 +171,7 @@ def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
     return (mean.square() + (2 * log_spread).exp() - 2 * log_spread - 1).sum(1) / 2
 
 
-def _steps(images: ImageSet) -> int:
+def _steps(images: Pixels) -> int:
     """How long to train: until each image was seen often, not beyond a bound that falls with the images' size."""
-    affordable = max(200, STEPS * 4 * 784 // max(math.prod(images.image_shape), 4 * 784))
+    affordable = max(200, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
     return min(affordable, ROUNDS * math.ceil(len(images) / BATCH))

@@ -54,8 +54,8 @@ class ClassPrototypes(Hook):
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """One figure; the arrays `images` (way, class, channel, height, width) and `class_means`; and the numbers.
 
-        By way: `log_probability` (nats), `logit`, `objective`, and that of the class mean at its best brightness; cosine
-        distances to the class mean and to the nearest training image of the class, where there is one; the knobs. By
+        By way: `log_probability` (nats), `logit`, `objective`, and that of the class mean at its best brightness;
+        cosine distances to the class mean and to the nearest training image of the class; the knobs. By
         density: the held-out log-likelihood of test images, in nats per image and bits per dim. `refused` tells why a
         way does not apply.
         """
@@ -83,7 +83,7 @@ class ClassPrototypes(Hook):
         }
         title = f"{scene.title}: what the network thinks each class looks like"
         yield Artifact(
-            caption=f"{title}: the images it is most sure of, in {len(found)} ways, and the mean of the training images.",
+            caption=f"{title}, in {len(found)} ways, beside the mean of the training images.",
             figure=_figure(found, means, numbers, title),
             arrays={
                 "images": np.stack([one.images.float().numpy() for one in found.values()]),
@@ -183,7 +183,7 @@ def _densities_told(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[s
     """How well each density foresees test images."""
     told = {}
     for way, density in densities.items():
-        result = held_out(density, scene.test)
+        result = held_out(density, scene.test.pixels)
         told[DENSITIES[way]] = {
             "held_out_nats_per_image": result.nats,
             "held_out_bits_per_dim": result.bits_per_dim,

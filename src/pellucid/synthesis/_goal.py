@@ -43,7 +43,8 @@ def make_goal(model: nn.Module, classes: Sequence[int] | int | None, unit: Unit 
         raise ConfigError("classes and unit were both given; a prototype is of one of them.")
     if callable(unit):
         return _tried(Goal(model, (-1,), lambda images: _twice(_of_function(model, unit, images)), False), sample)
-    if not (isinstance(unit, tuple) and len(unit) == 2 and isinstance(unit[0], str)):
+    given: object = unit
+    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str)):
         raise ConfigError(
             f"unit is {unit!r}; give (layer, channel), such as ('conv1', 3), or a function of the outputs."
         )

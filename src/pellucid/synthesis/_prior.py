@@ -80,8 +80,9 @@ class Prior(ABC):
     def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
         """Any images as this prior can express them, and the log p(x) of those."""
 
-    def constrain(self, parameters: Parameters) -> None:
-        """Put parameters that left their range back, in place."""
+    def constrain(self, parameters: Parameters) -> None:  # noqa: ARG002
+        """Put parameters that left their range back, in place; by default they have none."""
+        return
 
     def on(self, device: torch.device) -> Self:  # noqa: ARG002
         """A copy that computes on `device`."""

@@ -85,7 +85,7 @@ class _Plan:
         return torch.arange(len(self.goal.targets)).repeat_interleave(self.prior.starts * self.diversity)
 
     def begin(self, device: torch.device, dtype: torch.dtype) -> Parameters:
-        """Where each entry begins: at the candidates with the best objective, where the prior has more than are needed."""
+        """Where each entry begins: at the candidates with the best objective."""
         per_target = self.prior.starts * self.diversity
         count = len(self.goal.targets) * per_target
         candidates = self.prior.begin(count, self.seed).to(device, dtype)

@@ -44,7 +44,7 @@ class L2(Prior):
     blur_pixels: float = 0.7
     """Every image is a blurred one: the standard deviation of the Gaussian."""
     parametrisation: Literal["pixels", "fourier", "auto"] = "auto"
-    """What is searched: pixels, or a spectrum with decorrelated colours; auto: pixels for small images of one channel."""
+    """What is searched: pixels, or a spectrum with decorrelated colours; auto: pixels for small grey images."""
     colour_correlation: float = 0.9
     """How much red, green and blue correlate in the spectrum's parametrisation."""
 
@@ -58,9 +58,10 @@ class L2(Prior):
             ("colour_correlation", 0.999),
         ):
             self._check_range(name, 0, high)
-        if self.parametrisation not in ("pixels", "fourier", "auto"):
+        if str(self.parametrisation) not in ("pixels", "fourier", "auto"):
             raise ConfigError(f"parametrisation is {self.parametrisation!r}; choose pixels, fourier or auto.")
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+        shape: tuple[int, ...] = self.image_shape
+        if len(shape) != 3 or min(shape) < 1:
             raise ConfigError(f"image_shape is {self.image_shape}; give (channels, height, width).")
 
     @property

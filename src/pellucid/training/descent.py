@@ -30,9 +30,9 @@ def descend(
 ) -> None:
     """Lower `loss(step)` by `steps` steps of AdamW with a one-cycle schedule; `module` is trained in place.
 
-    `loss` is a scalar that depends on the module and on its step alone, so that a training that was interrupted and goes
-    on from `start` ends in the same bits. `keep` is given the state every 15 seconds, and on Ctrl-C, which leaves as
-    `KeyboardInterrupt`.
+    `loss` is a scalar that depends on the module and on its step alone, so that a training that was interrupted and
+    goes on from `start` ends in the same bits. `keep` is given the state every 15 seconds, and on Ctrl-C, which leaves
+    as `KeyboardInterrupt`.
 
     Raises `TrainingError` where the loss is not finite, and `SaveError` where `start` does not fit.
 
