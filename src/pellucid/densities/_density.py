@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ FEWEST = 2
 LEVELS = 256
 
 
+@runtime_checkable
 class Minimise(Protocol):
     """Trains a module in place: what a density that must be trained is given."""
 
@@ -50,7 +51,7 @@ class Density(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "Density":
         """The density of `images`; what must be trained for it, `minimise` trains."""
 
     @abstractmethod
@@ -67,11 +68,11 @@ class Density(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+    def from_state(cls, state: Mapping[str, Tensor]) -> "Density":
         """The inverse of `state`."""
 
     @abstractmethod
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> "Density":
         """A copy on `device`; itself where it is there."""
 
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class GaussianMixture(Density):
         return channels, height, width
 
     @classmethod
-    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:  # noqa: ARG003
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "GaussianMixture":  # noqa: ARG003
         """The density of `images`: some seconds for MNIST. Nothing is trained by gradients.
 
         Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
@@ -79,7 +79,7 @@ class GaussianMixture(Density):
         points = dequantised(floats_of(images[chosen]), draws).flatten(1).numpy().astype(np.float64)
         with threadpool_limits(1):
             parts = _fit(points, derive_seed(seed, "mixture"))
-        tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in parts.items()}
+        tensors = {name: torch.as_tensor(value, dtype=torch.float32).contiguous() for name, value in parts.items()}
         return cls(torch.tensor(images.shape[1:]), **tensors).on(device)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
@@ -108,11 +108,11 @@ class GaussianMixture(Density):
         return {field.name: getattr(self, field.name).cpu().contiguous() for field in fields(self)}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+    def from_state(cls, state: Mapping[str, Tensor]) -> "GaussianMixture":
         """The inverse of `state`."""
         return cls(**state)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> "GaussianMixture":
         """A copy on `device`; itself where it is there."""
         if self.mean.device == device:
             return self

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -71,7 +70,7 @@ class VAE(nn.Module, Density):
         return int(self.sizes[3])
 
     @classmethod
-    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> Self:
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
         """The density of `images`, trained by `minimise`: about 20 seconds for MNIST on one core.
 
         Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
@@ -100,7 +99,7 @@ class VAE(nn.Module, Density):
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
         return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
 
-    def _settled(self, images: Pixels, draws: torch.Generator) -> Self:
+    def _settled(self, images: Pixels, draws: torch.Generator) -> "VAE":
         """Itself, no longer trained, with the variance of all images."""
         self.eval().requires_grad_(False)
         chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws)
@@ -149,7 +148,7 @@ class VAE(nn.Module, Density):
         return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+    def from_state(cls, state: Mapping[str, Tensor]) -> "VAE":
         """The inverse of `state`."""
         channels, height, width, features, hidden = state["sizes"].tolist()
         with preserved_random_state():
@@ -157,7 +156,7 @@ class VAE(nn.Module, Density):
         vae.load_state_dict(state)
         return vae.eval().requires_grad_(False)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> "VAE":
         """A copy on `device`; itself where it is there."""
         return self if self.pixel_variance.device == device else self.from_state(self.state()).to(device)
 

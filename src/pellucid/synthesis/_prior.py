@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,7 @@ class Prior(ABC):
         """Put parameters that left their range back, in place; by default they have none."""
         return
 
-    def on(self, device: torch.device) -> Self:  # noqa: ARG002
+    def on(self, device: torch.device) -> "Prior":  # noqa: ARG002
         """A copy that computes on `device`."""
         return self
 

@@ -17,7 +17,7 @@ from pellucid.synthesis._regularisers import similarity, warped
 
 __all__ = ["synthesise"]
 
-MOVED_SHARE = 0.75
+MOVED_SHARE = 0.5
 """In so many of the steps the network sees moved images; the rest climb the objective itself."""
 RANKED_AT_ONCE = 250
 

@@ -1,7 +1,7 @@
 """Images that a decoder makes: the search is among its codes."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,8 +32,8 @@ class Code(Prior):
 
     density: Density
     """The VAE whose decoder is g."""
-    weight: float = 0.01
-    steps: int = 160
+    weight: float = 1e-3
+    steps: int = 250
     learning_rate: float = 0.1
     starts: int = 4
 
@@ -73,6 +73,6 @@ class Code(Prior):
         codes = self.vae.encode(images)
         return self.vae.decode(codes), self.log_prior(codes, images)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> "Code":
         """A copy whose density computes on `device`."""
         return replace(self, density=self.density.on(device))

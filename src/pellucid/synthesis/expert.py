@@ -1,7 +1,7 @@
 """Images that are probable among those of a data set, as a density tells."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from pellucid.synthesis._prior import Parameters, Prior
 
 __all__ = ["Expert"]
 
-CANDIDATES = 400
+CANDIDATES = 1000
 
 
 @PRIORS.register("expert")
@@ -32,6 +32,7 @@ class Expert(Prior):
     weight: float = 1e-4
     steps: int = 160
     learning_rate: float = 0.02
+    starts: int = 2
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,6 +60,6 @@ class Expert(Prior):
         """Pixels stay in [0, 1]."""
         parameters.clamp_(0, 1)
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device) -> "Expert":
         """A copy whose density computes on `device`."""
         return replace(self, density=self.density.on(device))
