@@ -20,7 +20,7 @@ DEFAULT_DENSITY = {"expert": "gaussian_mixture", "code": "vae"}
 
 def prototypes(
     model: nn.Module,
-    classes: Sequence[int] | int | None = None,
+    classes: Sequence[int] | Tensor | int | None = None,
     *,
     prior: str | Prior = "l2",
     seed: int = 0,

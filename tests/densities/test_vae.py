@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pellucid.core.errors import ShapeError
-from pellucid.densities.vae import VAE
 from pellucid.densities._density import held_out
+from pellucid.densities.vae import VAE
 from pellucid.training.descent import descend
 
 CPU = torch.device("cpu")

@@ -147,7 +147,7 @@ def _told(scene: Scene, found: Prototypes, prior: Prior, means: Images) -> dict[
         "objective": found.objective.tolist(),
         "log_prior": found.log_prior.tolist(),
         "objective_of_class_mean": _objective_of_means(scene, prior, labels, means),
-        "cosine_distance_to_class_mean": to_mean.tolist(),
+        "cosine_distance_to_class_mean": _listed(to_mean),
         "cosine_distance_to_nearest": nearest,
         "knobs": prior.summary(),
     }
@@ -163,20 +163,20 @@ def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | 
     return 1 - float(torch.stack(cosines).max())
 
 
-def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float]:
-    """The objective of each class mean at its best brightness; NaN where there is no mean."""
+def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:
+    """The objective of each class mean at its best brightness; None where there is no mean."""
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     levels = torch.linspace(0, 1, BRIGHTNESSES)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)
     values = objective(scene.model, torch.cat([scaled, means]).nan_to_num(), labels, prior)
     best = values.view(BRIGHTNESSES + 1, len(labels), len(labels)).amax(0).diagonal()
-    return torch.where(means.isnan().any(3).any(2).any(1), torch.nan, best).tolist()
+    return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, best))
 
 
-def _log_probability_of_means(scene: Scene, classes: list[int], means: Images) -> list[float]:
+def _log_probability_of_means(scene: Scene, classes: list[int], means: Images) -> list[float | None]:
     prior = L2(image_shape=(means.shape[1], means.shape[2], means.shape[3]), weight=0.0)
     values = objective(scene.model, means.nan_to_num(), classes, prior).diagonal()
-    return torch.where(means.isnan().any(3).any(2).any(1), torch.nan, values).tolist()
+    return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, values))
 
 
 def _densities_told(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -192,6 +192,10 @@ def _densities_told(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[s
     return told
 
 
+def _listed(values: Tensor) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
 def _figure(found: dict[str, Prototypes], means: Images, numbers: dict[str, Any], title: str) -> Figure:
     images = [one.images.float() for one in found.values()]
     values = [numbers["ways"][way]["log_probability"] for way in found] + [numbers["class_mean"]["log_probability"]]
@@ -201,7 +205,7 @@ def _figure(found: dict[str, Prototypes], means: Images, numbers: dict[str, Any]
         subtitle += f" Not made: {', '.join(numbers['refused'])}."
     return captioned_images(
         torch.stack([*images, means]).numpy(),
-        [["–" if np.isnan(value) else _short(value) for value in line] for line in values],
+        [["–" if value is None else _short(value) for value in line] for line in values],
         rows,
         numbers["names"],
         (title, subtitle),

@@ -32,7 +32,9 @@ class Goal:
     is_of_classes: bool
 
 
-def make_goal(model: nn.Module, classes: Sequence[int] | int | None, unit: Unit | None, sample: Images) -> Goal:
+def make_goal(
+    model: nn.Module, classes: Sequence[int] | Tensor | int | None, unit: Unit | None, sample: Images
+) -> Goal:
     """The goal that the public arguments state, tried on `sample`; the model is frozen by the caller.
 
     Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for what cannot work.
@@ -62,7 +64,7 @@ def make_goal(model: nn.Module, classes: Sequence[int] | int | None, unit: Unit 
     return _tried(Goal(model, tuple(channels), read, False), sample)
 
 
-def _class_goal(model: nn.Module, classes: Sequence[int] | int | None, sample: Images) -> Goal:
+def _class_goal(model: nn.Module, classes: Sequence[int] | Tensor | int | None, sample: Images) -> Goal:
     with torch.no_grad():
         logits = _logits(model, sample)
     _refuse_probabilities(logits)

@@ -19,7 +19,7 @@ AT_ONCE = 500
 def objective(
     model: nn.Module,
     images: Images,
-    classes: Sequence[int] | int | None,
+    classes: Sequence[int] | Tensor | int | None,
     prior: Prior,
     *,
     unit: Unit | None = None,

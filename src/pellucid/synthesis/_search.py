@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
@@ -20,11 +21,13 @@ __all__ = ["synthesise"]
 MOVED_SHARE = 0.5
 """In so many of the steps the network sees moved images; the rest climb the objective itself."""
 RANKED_AT_ONCE = 250
+ALIKE = 0.9
+"""Several prototypes of one class begin at images whose cosine is below this, where there are such."""
 
 
 def synthesise(
     model: nn.Module,
-    classes: Sequence[int] | int | None,
+    classes: Sequence[int] | Tensor | int | None,
     prior: Prior,
     *,
     seed: int = 0,
@@ -93,9 +96,14 @@ class _Plan:
             return candidates
         with torch.no_grad():
             scores = torch.cat([self._score(part) for part in candidates.split(RANKED_AT_ONCE)])
-        ranks = scores.argsort(dim=0, descending=True, stable=True)[:per_target]  # (rank, target)
-        ranks = ranks.repeat(math.ceil(per_target / len(ranks)), 1)[:per_target]
-        return candidates[ranks.T.reshape(-1)].clone()
+        order = scores.argsort(dim=0, descending=True, stable=True).T  # (target, rank)
+        if self.diversity > 1:
+            with torch.no_grad():
+                unit = F.normalize(self.prior.decode(candidates).flatten(1), dim=1)
+            order = torch.stack([_apart(ranked, unit, self.diversity, self.prior.starts) for ranked in order])
+        order = order[:, :per_target]
+        order = order.repeat(1, math.ceil(per_target / order.shape[1]))[:, :per_target]
+        return candidates[order.reshape(-1)].clone()
 
     def _score(self, parameters: Parameters) -> Tensor:
         images = self.prior.decode(parameters)
@@ -113,6 +121,20 @@ class _Plan:
         own = values.gather(1, self.places.to(values.device)[:, None])[:, 0]
         total = own + prior.weight * prior.log_prior(parameters, images)
         return total - prior.repulsion * similarity(images, self.groups, self.diversity), total, own
+
+
+def _apart(ranked: Tensor, unit: Tensor, size: int, groups: int) -> Tensor:
+    """The indices `ranked`, in front so many groups whose members are not alike: those would move as one."""
+    left, chosen = ranked.tolist(), []
+    for _ in range(groups):
+        group: list[int] = []
+        while left and len(group) < size:
+            far = (index for index in left if not group or float((unit[group] @ unit[index]).max()) < ALIKE)
+            index = next(far, left[0])
+            left.remove(index)
+            group.append(index)
+        chosen += group
+    return torch.tensor(chosen + left, device=ranked.device)
 
 
 def _climb(plan: _Plan, parameters: Parameters) -> tuple[Parameters, Tensor]:

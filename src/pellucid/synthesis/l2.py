@@ -1,7 +1,6 @@
 """Images near the empty one and smooth: what a network wants to see where nothing tells it what images are like."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -43,8 +42,8 @@ class L2(Prior):
     """τ."""
     blur_pixels: float = 0.7
     """Every image is a blurred one: the standard deviation of the Gaussian."""
-    parametrisation: Literal["pixels", "fourier", "auto"] = "auto"
-    """What is searched: pixels, or a spectrum with decorrelated colours; auto: pixels for small grey images."""
+    parametrisation: str = "auto"
+    """`pixels`, or `fourier`: a spectrum with decorrelated colours; `auto`: pixels for small grey images."""
     colour_correlation: float = 0.9
     """How much red, green and blue correlate in the spectrum's parametrisation."""
 
@@ -58,10 +57,9 @@ class L2(Prior):
             ("colour_correlation", 0.999),
         ):
             self._check_range(name, 0, high)
-        if str(self.parametrisation) not in ("pixels", "fourier", "auto"):
+        if self.parametrisation not in ("pixels", "fourier", "auto"):
             raise ConfigError(f"parametrisation is {self.parametrisation!r}; choose pixels, fourier or auto.")
-        shape: tuple[int, ...] = self.image_shape
-        if len(shape) != 3 or min(shape) < 1:
+        if min(self.image_shape) < 1:
             raise ConfigError(f"image_shape is {self.image_shape}; give (channels, height, width).")
 
     @property
