@@ -30,6 +30,7 @@ GUIDES = {
     "architecture": ROOT / "docs" / "architecture.md",
     "rules": ROOT / "docs" / "rules.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
+    "prototypes": ROOT / "docs" / "prototypes.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "dependencies": ROOT / "docs" / "dependencies.md",
     "contributing": ROOT / "CONTRIBUTING.md",

@@ -11,7 +11,7 @@ from pellucid.core.errors import SaveError, ShapeError, UnknownName
 from pellucid.densities import DENSITIES
 from pellucid.training import descent
 
-IMAGES = (torch.rand(60, 1, 5, 5, generator=torch.Generator().manual_seed(0)) * 255).byte()
+IMAGES = (torch.rand(200, 1, 5, 5, generator=torch.Generator().manual_seed(0)) * 255).byte()
 
 
 @pytest.mark.parametrize("name", DENSITIES.names())
@@ -20,7 +20,7 @@ def test_it_is_fitted_once_and_read_again(name: str, tmp_path: Path) -> None:
     first = pellucid.fit_density(name, IMAGES, save=tmp_path)
     path = tmp_path / "models" / f"{name}.safetensors"
     written = path.read_bytes()
-    second = pellucid.fit_density(name, ImageSet(IMAGES, torch.zeros(60).long()), save=tmp_path)
+    second = pellucid.fit_density(name, ImageSet(IMAGES, torch.zeros(200).long()), save=tmp_path)
     assert path.read_bytes() == written
     expected = pellucid.fit_density(name, IMAGES).log_density(images)
     for density in (first, second, pellucid.load_density(tmp_path, name)):
@@ -46,7 +46,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, monkey
         pellucid.fit_density("vae", IMAGES, save=tmp_path)
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["vae.ckpt"]
     resumed = pellucid.fit_density("vae", IMAGES, save=tmp_path).state()
-    assert len(calls) == 12 + 40 - 11
+    assert len(calls) == 12 + 20 * 2 - 11
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["vae.safetensors"]
 
@@ -64,7 +64,7 @@ def test_other_images_another_seed_and_damage_are_told(tmp_path: Path) -> None:
 
 
 def test_wrong_images_and_names_are_told() -> None:
-    with pytest.raises(ShapeError, match=r"\(60, 25\) of torch.uint8; give \(image, channel, height, width\)"):
+    with pytest.raises(ShapeError, match=r"\(200, 25\) of torch.uint8; give \(image, channel, height, width\)"):
         pellucid.fit_density("vae", IMAGES.flatten(1))
     with pytest.raises(ShapeError, match=r"values from 0 to 255; give floats in \[0, 1\]"):
         pellucid.fit_density("vae", 255.0 * (IMAGES > 100))

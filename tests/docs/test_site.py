@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("index", "architecture", "jacobian", "glossary", "dependencies", "contributing", "changelog")
+GUIDES = ("index", "architecture", "jacobian", "prototypes", "glossary", "dependencies", "contributing", "changelog")
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--no-first-run",

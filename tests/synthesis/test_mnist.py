@@ -1,9 +1,8 @@
 """Prototypes of networks trained on real MNIST: measurably something the network made, and neither mean nor copy."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -127,12 +126,12 @@ def test_it_is_neither_the_mean_nor_a_training_image(way: str, setting: Setting)
 @pytest.mark.parametrize("way", WAYS)
 def test_another_network_gives_other_pictures_and_equal_seeds_equal_ones(way: str, setting: Setting) -> None:
     first, prior = setting.found[way].images, setting.priors[way]
-    again = pellucid.prototypes(setting.networks[0], prior=prior).images
-    assert torch.equal(first, again)
     other = pellucid.prototypes(setting.networks[1], prior=prior).images
     assert (first - other).abs().amax((1, 2, 3)).min() > 0.05
-    untrained: Any = build_model("cnn", (1, 28, 28), 10, seed=5).eval()
-    random = pellucid.prototypes(untrained, prior=prior).images
+    short = replace(prior, steps=12)
+    untrained = build_model("cnn", (1, 28, 28), 10, seed=5).eval()
+    random, again = (pellucid.prototypes(untrained, prior=short).images for _ in range(2))
+    assert torch.equal(random, again)
     assert cosine_distances(first, random).diagonal().mean() > 0.1
 
 

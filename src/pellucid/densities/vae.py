@@ -172,5 +172,6 @@ def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
 
 def _steps(images: Pixels) -> int:
     """How long to train: until each image was seen often, not beyond a bound that falls with the images' size."""
-    affordable = max(200, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
-    return min(affordable, ROUNDS * math.ceil(len(images) / BATCH))
+    affordable = max(STEPS // 10, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
+    rounds = min(ROUNDS, max(1, len(images) // 10))
+    return min(affordable, rounds * math.ceil(len(images) / BATCH))

@@ -37,8 +37,8 @@ WAYS = {
 DENSITIES = {"expert": "gaussian_mixture", "code": "vae"}
 BRIGHTNESSES = 21
 """The class mean is compared at so many brightnesses, from black to as bright as it can be."""
-IMAGES_FOR_ALL_STEPS = 1000
-"""With fewer training images than this, a network is not worth the whole search: its steps fall in proportion."""
+IMAGES_FOR_ALL_STEPS = 1200
+"""With fewer training images than this, a network is not worth the whole search: its steps fall with their square."""
 
 
 @HOOKS.register("prototypes")
@@ -115,7 +115,7 @@ def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _priors(scene: Scene, densities: dict[str, Any]) -> dict[str, Prior]:
     assert scene.train is not None
-    share = min(1.0, len(scene.train) / IMAGES_FOR_ALL_STEPS)
+    share = min(1.0, (len(scene.train) / IMAGES_FOR_ALL_STEPS) ** 2)
     priors: dict[str, Prior] = {"l2": L2(image_shape=scene.train.image_shape, steps=max(5, round(share * L2.steps)))}
     if "expert" in densities:
         priors["expert"] = Expert(density=densities["expert"], steps=max(5, round(share * Expert.steps)))
