@@ -42,9 +42,9 @@ def test_what_is_told_is_what_the_network_says_of_the_images(name, network, make
     assert found.log_probability.exp().min() > 0.9
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_image_of_the_data_does_better(name, network, bars, make_prior) -> None:
-    prior = make_prior(name, steps=150)
+def test_no_image_of_the_data_does_better(network, bars, make_prior) -> None:
+    """Of the expert, whose search begins at modes; the others are measured on MNIST."""
+    prior = make_prior("expert", steps=150)
     found = pellucid.prototypes(network, prior=prior)
     images, labels = bars
     of_data = objective(network, images, None, prior)

@@ -16,6 +16,7 @@ from pellucid.training.interrupt import deferred_interrupt
 __all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "descend"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 15.0
+"""A training that is killed loses no more than this."""
 
 
 def descend(
