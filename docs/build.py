@@ -34,6 +34,7 @@ GUIDES = {
     "rules": ROOT / "docs" / "rules.md",
     "targets": ROOT / "docs" / "targets.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
+    "prototypes": ROOT / "docs" / "prototypes.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "dependencies": ROOT / "docs" / "dependencies.md",
     "contributing": ROOT / "CONTRIBUTING.md",

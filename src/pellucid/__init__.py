@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
+    from pellucid.density_store import fit_density, load_density
     from pellucid.fitted_store import load_fitted, save_fitted
     from pellucid.jacobian import (
         augment,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         transposed_product,
     )
     from pellucid.jacobian_store import jacobian_to_disk
+    from pellucid.prototyping import prototypes
     from pellucid.runs import Run, load_run
 
 __all__ = [
@@ -30,15 +32,18 @@ __all__ = [
     "check_jacobian",
     "create_analyzer",
     "errors",
+    "fit_density",
     "jacobian",
     "jacobian_class_means",
     "jacobian_product",
     "jacobian_report",
     "jacobian_spectrum",
     "jacobian_to_disk",
+    "load_density",
     "load_fitted",
     "load_run",
     "methods",
+    "prototypes",
     "save_fitted",
     "transposed_product",
 ]
@@ -52,14 +57,17 @@ _HOMES = {
     "augment": "pellucid.jacobian",
     "check_jacobian": "pellucid.jacobian",
     "create_analyzer": "pellucid.attribution",
+    "fit_density": "pellucid.density_store",
     "jacobian_class_means": "pellucid.jacobian",
     "jacobian_product": "pellucid.jacobian",
     "jacobian_report": "pellucid.jacobian",
     "jacobian_spectrum": "pellucid.jacobian",
     "jacobian_to_disk": "pellucid.jacobian_store",
+    "load_density": "pellucid.density_store",
     "load_fitted": "pellucid.fitted_store",
     "load_run": "pellucid.runs",
     "methods": "pellucid.attribution",
+    "prototypes": "pellucid.prototyping",
     "save_fitted": "pellucid.fitted_store",
     "transposed_product": "pellucid.jacobian",
 }

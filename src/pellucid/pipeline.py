@@ -23,6 +23,7 @@ from pellucid.core.errors import SaveError
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import console, silence
 from pellucid.data._loaders import batches, random_shifts
+from pellucid.density_store import fit_density
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.record import finished_record, first_record, metrics_record, timestamp
 from pellucid.session import Session, prepare
@@ -195,6 +196,13 @@ def _scene(session: Session, epoch: int, logits: Tensor) -> Scene:
         methods=tuple(name.strip() for name in methods.split(",")) if methods else None,
         embedding_layer=session.embedding_layer,
         train=session.data.train,
+        fitted=partial(
+            fit_density,
+            images=session.data.train,
+            seed=session.recipe.seed,
+            save=session.store.folder,
+            device=session.device,
+        ),
     )
 
 

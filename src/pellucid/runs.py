@@ -10,6 +10,7 @@ from torch import nn
 from pellucid.artifacts.store import Store
 from pellucid.artifacts.weights import unpack_weights
 from pellucid.core.errors import ModelError, SaveError
+from pellucid.core.origin import Origin, remember_origin
 from pellucid.models._build import build_model
 
 __all__ = ["Run", "load_run"]
@@ -52,4 +53,5 @@ def load_run(folder: str | Path) -> Run:
         model.load_state_dict(unpack_weights(content))
     except RuntimeError as error:
         raise ModelError(f"the weights in {folder} do not fit the model {name}: {error}") from error
+    remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics())

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("index", "architecture", "targets", "jacobian", "glossary", "dependencies", "contributing", "changelog")
+GUIDES = (
+    "index",
+    "architecture",
+    "targets",
+    "jacobian",
+    "prototypes",
+    "glossary",
+    "dependencies",
+    "contributing",
+    "changelog",
+)
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--no-first-run",

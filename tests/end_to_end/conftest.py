@@ -9,6 +9,19 @@ import pytest
 from pellucid.cli import main
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_search():
+    """Densities and prototypes are made in few steps: what they come to is tested elsewhere."""
+    from pellucid.densities import gaussian_mixture, vae
+    from pellucid.hooks import prototypes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "STEPS", 30)
+        patch.setattr(gaussian_mixture, "COMPONENTS", 3)
+        patch.setattr(prototypes, "IMAGES_FOR_ALL_STEPS", 10**6)
+        yield
+
+
 @pytest.fixture
 def run_program(tmp_path, monkeypatch) -> Callable[..., int]:
     """Run `pellucid run ARGUMENTS` in an empty folder with one thread; no mirror on the internet is asked."""

@@ -53,6 +53,24 @@ def test_every_promised_file_exists(save):
             )
 
 
+def test_prototypes_are_made_once_at_the_end_with_densities_in_files(save):
+    assert [path.name for path in sorted((save / "plots/prototypes").iterdir())] == [
+        f"epoch_002.{ending}" for ending in ("json", "npz", "png")
+    ]
+    numbers = read_json(save / "plots/prototypes/epoch_002.json")
+    assert list(numbers["ways"]) == ["l2", "expert", "code"]
+    assert set(numbers["densities"]) == {"gaussian_mixture", "vae"}
+    run = pellucid.load_run(save)
+    images = np.load(save / "plots/prototypes/epoch_002.npz")["images"]
+    assert images.shape == (3, 10, 1, 28, 28)
+    with torch.no_grad():
+        told = run.model(torch.from_numpy(images[1])).log_softmax(1).diagonal()
+    assert numbers["ways"]["expert"]["log_probability"] == pytest.approx(told.tolist(), rel=1e-3, abs=1e-5)
+    for prior in ("expert", "code"):
+        assert pellucid.prototypes(run.model, [3], prior=prior, steps=2).images.shape == (1, 1, 28, 28)
+    assert not list((save / "models").glob("vae.ckpt"))
+
+
 def test_the_manifest_lists_exactly_the_files(save):
     manifest = read_json(save / "manifest.json")
     assert manifest["version"] == 1

@@ -63,6 +63,7 @@ def make_scene() -> Callable[..., Scene]:
             classes=CLASSES,
             data_title="Bars",
             seed=0,
+            train=test,
         )
         return replace(scene, **changes)
 

@@ -165,6 +165,10 @@ class Store:
         """The content of `models/NAME`; None where it does not exist."""
         return self._read(f"models/{name}")
 
+    def remove_model(self, name: str) -> None:
+        """Remove `models/NAME`, if it is there."""
+        (self.folder / "models" / name).unlink(missing_ok=True)
+
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write the first run.json and an empty manifest, and sweep up what a killed process left half written."""
         self.write_run(record)

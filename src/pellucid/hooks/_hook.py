@@ -1,7 +1,7 @@
 """The contract of a hook, and what a hook sees."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.errors import DataError
 from pellucid.core.types import Embedding, Logits
+from pellucid.densities import Density
+from pellucid.density_store import fit_density
 from pellucid.engine.tap import Tap, find_embedding
 
 __all__ = ["EMBEDDED_IMAGES", "FITTED_IMAGES", "Hook", "Scene"]
@@ -46,6 +49,8 @@ class Scene:
     """The layer that `--embedding-layer` chose; None: found by itself."""
     train: ImageSet | None = None
     """The training images, on the CPU, for what learns from data; None: there are none."""
+    fitted: Callable[[str], Density] | None = None
+    """Gives the density of the training images with a name, kept in the save folder; None: it is fitted anew."""
     previous: Mapping[str, np.ndarray] | None = None
     """The arrays this same hook made at the epoch it last ran before this one; None at the first."""
     _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -61,6 +66,17 @@ class Scene:
         wanted = self.chosen_classes if self.chosen_classes is not None else range(len(self.classes))
         firsts = ((self.test.labels == label).nonzero().flatten()[:1].tolist() for label in wanted)
         return [index for first in firsts for index in first][:at_most]
+
+    def density(self, name: str) -> Density:
+        """The density of the training images with a name, on `device`; fitted when first asked for.
+
+        Raises `DataError` where it cannot be fitted to these images.
+        """
+        if self.fitted is not None:
+            return self.fitted(name)
+        if self.train is None:
+            raise DataError(f"the density {name!r} needs training images; give them as Scene(train=…).")
+        return fit_density(name, self.train, seed=self.seed, device=self.device)
 
     @property
     def embedded(self) -> torch.Tensor:

@@ -1,0 +1,177 @@
+"""A variational autoencoder: the strong density, and a decoder that makes images from codes."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
+from pellucid.core.types import Images, Pixels
+from pellucid.densities import DENSITIES
+from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised, floats_of
+
+__all__ = ["VAE", "Codes"]
+
+Codes = Float[Tensor, "batch feature"]
+"""One point of the latent space per image; their prior is a standard normal distribution."""
+
+HIDDEN = 256
+FEATURES = 10
+BATCH = 128
+STEPS = 2000
+"""At most; fewer for few images, and for large ones."""
+ROUNDS = 40
+"""No image is seen more often than this."""
+SAMPLES = 4
+"""Codes drawn for each image's bound."""
+SMALLEST_VARIANCE = 1e-4
+
+
+@DENSITIES.register("vae")
+class VAE(nn.Module, Density):
+    r"""Encoder q(z|x), decoder g(z), and one variance σ² of pixels: the log-density is the variational bound
+
+    $$
+    \log p(x) \ge E_{q(z|x)} \log N(x; g(z), \sigma^2) - KL(q(z|x) \,\Vert\, N(0, 1))
+    $$
+
+    (Kingma and Welling, *Auto-encoding variational Bayes*, 2014), with the σ² that fits best (Rybkin, Daniilidis and
+    Levine, *Simple and effective VAE training with calibrated decoders*, 2021). Two hidden layers each way.
+    """
+
+    pixel_variance: Tensor
+    sizes: Tensor
+    noise: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], features: int = FEATURES, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        size = math.prod(image_shape)
+        self.encoder = nn.Sequential(
+            nn.Flatten(), *_hidden(size, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, 2 * features)
+        )
+        self.decoder = nn.Sequential(
+            *_hidden(features, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, size), nn.Sigmoid()
+        )
+        self.register_buffer("pixel_variance", torch.tensor(0.05))
+        self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden]))
+        self.register_buffer("noise", torch.randn(SAMPLES, features))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images it knows."""
+        channels, height, width = self.sizes[:3].tolist()
+        return channels, height, width
+
+    @property
+    def features(self) -> int:
+        """How many numbers a code has."""
+        return int(self.sizes[3])
+
+    @classmethod
+    def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
+        """The density of `images`, trained by `minimise`: about 20 seconds for MNIST on one core.
+
+        Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
+        """
+        check_images(images)
+        with preserved_random_state():
+            seed_everything(derive_seed(seed, "vae"))
+            channels, height, width = images.shape[1:]
+            vae = cls((channels, height, width))
+        vae.to(device).train()
+
+        def loss(step: int) -> Tensor:
+            return vae._loss(images, generator(seed, "vae", step))
+
+        minimise(vae, loss, steps=_steps(images), learning_rate=4e-3)
+        return vae._settled(images, generator(seed, "vae", "variance"))
+
+    def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
+        """The mean negative bound of a batch drawn at random, in nats, at the batch's own best variance."""
+        chosen = torch.randint(len(images), (BATCH,), generator=draws)
+        x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
+        mean, log_spread = self.encoder(x).chunk(2, 1)
+        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
+        size = math.prod(self.image_shape)
+        variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
+        return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
+
+    def _settled(self, images: Pixels, draws: torch.Generator) -> "VAE":
+        """Itself, no longer trained, with the variance of all images."""
+        self.eval().requires_grad_(False)
+        chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws)
+        x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
+        mean, log_spread = self.encoder(x).chunk(2, 1)
+        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        error = (x - self.decode(mean + log_spread.exp() * noise)).square().mean()
+        self.pixel_variance.copy_(error.clamp_min(SMALLEST_VARIANCE))
+        return self
+
+    def encode(self, images: Images) -> Codes:
+        """The mean code of each image; raises `ShapeError` for images of another shape."""
+        check_shape(self, images)
+        return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
+
+    def decode(self, codes: Codes) -> Images:
+        """The image g(z) of each code, in [0, 1]."""
+        return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
+
+    def log_density(self, images: Images) -> Float[Tensor, " batch"]:
+        """The bound of each image, in nats, over four codes whose noise is always the same.
+
+        Raises `ShapeError` for images of another shape.
+        """
+        check_shape(self, images)
+        x = images.to(self.pixel_variance.dtype)
+        mean, log_spread = self.encoder(x).chunk(2, 1)
+        error = sum((x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3)) for noise in self.noise)
+        size = math.prod(self.image_shape)
+        fit = -error / (2 * SAMPLES * self.pixel_variance) - size / 2 * (2 * math.pi * self.pixel_variance).log()
+        return fit - _divergence(mean, log_spread)
+
+    def likely(self, count: int, seed: int) -> Images:
+        """Images of codes drawn from the prior, at several distances from its middle."""
+        with torch.no_grad():
+            return self.decode(self.likely_codes(count, seed))
+
+    def likely_codes(self, count: int, seed: int) -> Codes:
+        """Codes drawn from the prior, every second, third and fourth of them nearer to its middle."""
+        codes = torch.randn(count, self.features, generator=generator(seed, "codes"))
+        nearness = torch.tensor([1.0, 0.75, 0.5, 0.25]).repeat(count // 4 + 1)[:count, None]
+        return (codes * nearness).to(self.pixel_variance)
+
+    def state(self) -> dict[str, Tensor]:
+        """All weights and buffers, on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "VAE":
+        """The inverse of `state`."""
+        channels, height, width, features, hidden = state["sizes"].tolist()
+        with preserved_random_state():
+            vae = cls((channels, height, width), features, hidden)
+        vae.load_state_dict(state)
+        return vae.eval().requires_grad_(False)
+
+    def on(self, device: torch.device) -> "VAE":
+        """A copy on `device`; itself where it is there."""
+        return self if self.pixel_variance.device == device else self.from_state(self.state()).to(device)
+
+
+def _hidden(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Linear(inputs, outputs), nn.SiLU()]
+
+
+def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
+    """The Kullback-Leibler divergence of N(mean, exp(log_spread)²) from N(0, 1), in nats."""
+    return (mean.square() + (2 * log_spread).exp() - 2 * log_spread - 1).sum(1) / 2
+
+
+def _steps(images: Pixels) -> int:
+    """How long to train: until each image was seen often, not beyond a bound that falls with the images' size."""
+    affordable = max(STEPS // 10, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
+    rounds = min(ROUNDS, max(1, len(images) // 10))
+    return min(affordable, rounds * math.ceil(len(images) / BATCH))

@@ -1,0 +1,224 @@
+"""What the network thinks each class looks like, in three ways, beside the mean of its training images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.errors import DataError
+from pellucid.core.types import Images
+from pellucid.densities import held_out
+from pellucid.hooks import HOOKS
+from pellucid.hooks._hook import Hook, Scene
+from pellucid.plots.captioned_images import captioned_images
+from pellucid.plots.image_grid import Label
+from pellucid.synthesis import Prior, Prototypes, objective, synthesise
+from pellucid.synthesis.code import Code
+from pellucid.synthesis.expert import Expert
+from pellucid.synthesis.l2 import L2
+
+__all__ = ["ClassPrototypes", "ClassPrototypesOfEachEpoch"]
+
+VARIANTS = ("prototypes", "prototypes.each_epoch")
+
+WAYS = {
+    "l2": "small and smooth",
+    "expert": "Gaussian mixture",
+    "code": "decoder of a VAE",
+}
+"""The rows, and what each takes for plausible."""
+DENSITIES = {"expert": "gaussian_mixture", "code": "vae"}
+BRIGHTNESSES = 21
+"""The class mean is compared at so many brightnesses, from black to as bright as it can be."""
+IMAGES_FOR_ALL_STEPS = 1200
+"""With fewer training images than this, a network is not worth the whole search: its steps fall with their square."""
+
+
+@HOOKS.register("prototypes")
+@dataclass(frozen=True)
+class ClassPrototypes(Hook):
+    """The image that the network is most sure of for each class, among small, probable and decoded images."""
+
+    when: ClassVar[Literal["epoch", "end"]] = "end"
+
+    columns: int = 12
+    """At most so many classes."""
+
+    def run(self, scene: Scene) -> Iterable[Artifact]:
+        """One figure; the arrays `images` (way, class, channel, height, width) and `class_means`; and the numbers.
+
+        By way: `log_probability` (nats), `logit`, `objective`, and that of the class mean at its best brightness;
+        cosine distances to the class mean and to the nearest training image of the class; the knobs. By
+        density: the held-out log-likelihood of test images, in nats per image and bits per dim. `refused` tells why a
+        way does not apply.
+        """
+        if scene.train is None:
+            raise DataError("the hook `prototypes` needs the training images; give them as Scene(train=…).")
+        started = perf_counter()
+        wanted = scene.chosen_classes if scene.chosen_classes is not None else tuple(range(len(scene.classes)))
+        classes = list(wanted[: self.columns])
+        means = _class_means(scene.train, classes)
+        densities, refused = _fit(scene)
+        found: dict[str, Prototypes] = {}
+        rows: dict[str, dict[str, Any]] = {}
+        for way, prior in _priors(scene, densities).items():
+            found[way] = synthesise(scene.model, classes, prior, seed=scene.seed)
+            rows[way] = _told(scene, found[way], prior, means)
+        numbers = {
+            "seed": scene.seed,
+            "classes": classes,
+            "names": [scene.classes[label] for label in classes],
+            "ways": rows,
+            "class_mean": {"log_probability": _log_probability_of_means(scene, classes, means)},
+            "densities": _densities_told(scene, densities),
+            "refused": refused,
+            "timing": {"seconds": perf_counter() - started},
+        }
+        title = f"{scene.title}: what the network thinks each class looks like"
+        yield Artifact(
+            caption=f"{title}, in {len(found)} ways, beside the mean of the training images.",
+            figure=_figure(found, means, numbers, title),
+            arrays={
+                "images": np.stack([one.images.float().numpy() for one in found.values()]),
+                "class_means": np.nan_to_num(means.numpy()),
+            },
+            numbers=numbers,
+        )
+
+
+@HOOKS.register("prototypes.each_epoch")
+@dataclass(frozen=True)
+class ClassPrototypesOfEachEpoch(ClassPrototypes):
+    """The same after every epoch, the untrained network included: only on request."""
+
+    when: ClassVar[Literal["epoch", "end"]] = "epoch"
+    default: ClassVar[bool] = False
+
+
+def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
+    """The densities by way, and why there is none for the others."""
+    densities, refused = {}, {}
+    for way, name in DENSITIES.items():
+        try:
+            densities[way] = scene.density(name)
+        except DataError as error:
+            refused[way] = str(error)
+    return densities, refused
+
+
+def _priors(scene: Scene, densities: dict[str, Any]) -> dict[str, Prior]:
+    assert scene.train is not None
+    share = min(1.0, (len(scene.train) / IMAGES_FOR_ALL_STEPS) ** 2)
+    priors: dict[str, Prior] = {"l2": L2(image_shape=scene.train.image_shape, steps=max(5, round(share * L2.steps)))}
+    if "expert" in densities:
+        priors["expert"] = Expert(density=densities["expert"], steps=max(5, round(share * Expert.steps)))
+    if "code" in densities:
+        priors["code"] = Code(density=densities["code"], steps=max(5, round(share * Code.steps)))
+    return priors
+
+
+def _class_means(images: ImageSet, classes: list[int]) -> Images:
+    """(class, channel, height, width) in [0, 1]; NaN for a class without an image."""
+    means = []
+    for label in classes:
+        chosen = (images.labels == label).nonzero().flatten()
+        total = sum((images.floats(part).sum(0, dtype=torch.float64) for part in chosen.split(2000)), torch.zeros(()))
+        means.append((total / len(chosen)).expand(images.image_shape).float())
+    return torch.stack(means)
+
+
+def _told(scene: Scene, found: Prototypes, prior: Prior, means: Images) -> dict[str, Any]:
+    assert scene.train is not None
+    assert found.log_probability is not None
+    images, labels = found.images.float(), found.classes.tolist()
+    nearest = [_distance_to_nearest(image, scene.train, label) for image, label in zip(images, labels, strict=True)]
+    to_mean = 1 - F.cosine_similarity(images.flatten(1), means.flatten(1))
+    return {
+        "log_probability": found.log_probability.tolist(),
+        "probability": found.log_probability.exp().tolist(),
+        "logit": found.logit.tolist(),
+        "objective": found.objective.tolist(),
+        "log_prior": found.log_prior.tolist(),
+        "objective_of_class_mean": _objective_of_means(scene, prior, labels, means),
+        "cosine_distance_to_class_mean": _listed(to_mean),
+        "cosine_distance_to_nearest": nearest,
+        "knobs": prior.summary(),
+    }
+
+
+def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | None:
+    """1 − the largest cosine with a training image of the class; None where there is none."""
+    chosen = (train.labels == label).nonzero().flatten()
+    if not len(chosen):
+        return None
+    flat = image.flatten()[None]
+    cosines = [F.cosine_similarity(train.floats(part).flatten(1), flat).max() for part in chosen.split(2000)]
+    return 1 - float(torch.stack(cosines).max())
+
+
+def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:
+    """The objective of each class mean at its best brightness; None where there is no mean."""
+    brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    levels = torch.linspace(0, 1, BRIGHTNESSES)
+    scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)
+    values = objective(scene.model, torch.cat([scaled, means]).nan_to_num(), labels, prior)
+    best = values.view(BRIGHTNESSES + 1, len(labels), len(labels)).amax(0).diagonal()
+    return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, best))
+
+
+def _log_probability_of_means(scene: Scene, classes: list[int], means: Images) -> list[float | None]:
+    prior = L2(image_shape=(means.shape[1], means.shape[2], means.shape[3]), weight=0.0)
+    values = objective(scene.model, means.nan_to_num(), classes, prior).diagonal()
+    return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, values))
+
+
+def _densities_told(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How well each density foresees test images."""
+    told = {}
+    for way, density in densities.items():
+        result = held_out(density, scene.test.pixels)
+        told[DENSITIES[way]] = {
+            "held_out_nats_per_image": result.nats,
+            "held_out_bits_per_dim": result.bits_per_dim,
+            "held_out_images": result.images,
+        }
+    return told
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _figure(found: dict[str, Prototypes], means: Images, numbers: dict[str, Any], title: str) -> Figure:
+    images = [one.images.float() for one in found.values()]
+    values = [numbers["ways"][way]["log_probability"] for way in found] + [numbers["class_mean"]["log_probability"]]
+    rows = [Label(way, WAYS[way]) for way in found] + [Label("class mean", "of training images")]
+    subtitle = "Below each image: log p(class | image), in nats; 0 is certain."
+    if numbers["refused"]:
+        subtitle += f" Not made: {', '.join(numbers['refused'])}."
+    return captioned_images(
+        torch.stack([*images, means]).numpy(),
+        [["–" if value is None else _short(value) for value in line] for line in values],
+        rows,
+        numbers["names"],
+        (title, subtitle),
+    )
+
+
+def _short(value: float) -> str:
+    """A log-probability in a few characters.
+
+    >>> _short(-0.00001234), _short(-12.34), _short(-0.0)
+    ('−0.00001', '−12', '0')
+    """
+    if value > -5e-6:
+        return "0"
+    digits = 0 if value <= -10 else min(5, max(1, 1 - int(np.floor(np.log10(-value)))))
+    return f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,44 @@
+"""How much a network and a prior together make of given images."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.core.types import Images
+from pellucid.engine.freezing import device_of, frozen
+from pellucid.synthesis._goal import Unit, make_goal
+from pellucid.synthesis._prior import Prior
+
+__all__ = ["objective"]
+
+AT_ONCE = 500
+
+
+def objective(
+    model: nn.Module,
+    images: Images,
+    classes: Sequence[int] | Tensor | int | None,
+    prior: Prior,
+    *,
+    unit: Unit | None = None,
+) -> Float[Tensor, "batch target"]:
+    """Log p(class | x) + weight · log p(x) of each image for each class, in nats: what a prototype makes largest.
+
+    The prior `code` knows only images that its decoder makes: there, x is the reconstruction of each image.
+
+    >>> from pellucid.synthesis.l2 import L2
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> objective(model, torch.rand(5, 1, 2, 2), [0, 2], L2(image_shape=(1, 2, 2))).shape
+    torch.Size([5, 2])
+    """
+    device = device_of(model)
+    prior, parts = prior.on(device), []
+    with frozen(model):
+        goal = make_goal(model, classes, unit, images[:2].to(device))
+        with torch.no_grad():
+            for part in images.split(AT_ONCE):
+                shown, log_prior = prior.of_images(part.to(device))
+                parts.append((goal.read(shown)[0] + prior.weight * log_prior[:, None]).cpu())
+    return torch.cat(parts)

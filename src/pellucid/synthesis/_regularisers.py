@@ -1,0 +1,72 @@
+"""What keeps a synthesised image smooth, robust, and unlike the others of its class."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.types import Images
+
+__all__ = ["blurred", "similarity", "total_variation", "warped"]
+
+
+def total_variation(images: Images) -> Float[Tensor, " batch"]:
+    """The sum of the absolute differences of neighbouring pixels (Rudin, Osher and Fatemi, 1992, anisotropic).
+
+    >>> total_variation(torch.eye(2).view(1, 1, 2, 2))
+    tensor([4.])
+    """
+    down, across = images.diff(dim=2).abs(), images.diff(dim=3).abs()
+    return down.sum((1, 2, 3)) + across.sum((1, 2, 3))
+
+
+def blurred(images: Images, pixels: float) -> Images:
+    """`images` smoothed by a Gaussian of that standard deviation; the border is continued. Values stay in their range.
+
+    >>> bool(blurred(torch.ones(1, 1, 5, 5), 1.0).allclose(torch.ones(1, 1, 5, 5)))
+    True
+    """
+    radius = min(math.ceil(3 * pixels), min(images.shape[-2:]))
+    if radius == 0:
+        return images
+    steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = (-steps.square() / (2 * pixels**2)).exp()
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    padded = F.pad(images, (radius,) * 4, mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+def warped(
+    images: Images, shift_share: float, rotation_degrees: float, scale_share: float, draws: torch.Generator
+) -> Images:
+    """Each image shifted, rotated and scaled at random within these bounds; the border is continued.
+
+    Shares are of the image's side. Interpolated bilinearly, so that values stay in their range.
+    """
+    if not (shift_share or rotation_degrees or scale_share):
+        return images
+    uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype).to(images.device) * 2 - 1
+    shift, angle, scale = 2 * shift_share * uniform[:2], math.radians(rotation_degrees) * uniform[2], uniform[3]
+    aspect = images.shape[3] / images.shape[2]
+    along, turn = angle.cos() * (1 + scale_share * scale), angle.sin() * (1 + scale_share * scale)
+    rows = [torch.stack([along, -turn / aspect, shift[0]], 1), torch.stack([turn * aspect, along, shift[1]], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def similarity(images: Images, groups: int, size: int) -> Float[Tensor, " batch"]:
+    """The mean cosine similarity of each image with the others of its group; 0 in groups of one.
+
+    The images stand as (group, member, …).
+
+    >>> similarity(torch.ones(4, 1, 2, 2), groups=2, size=2)
+    tensor([1., 1., 1., 1.])
+    """
+    if size == 1:
+        return images.new_zeros(len(images))
+    unit = F.normalize(images.reshape(groups, size, -1), dim=2)
+    return ((unit @ unit.mT).sum(2) - 1).div(size - 1).reshape(-1)

@@ -1,0 +1,200 @@
+"""The search: gradient ascent on what a network and a prior say together, all prototypes in one batch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
+from pellucid.core.seeding import generator
+from pellucid.engine.freezing import device_of, dtype_of, frozen
+from pellucid.synthesis._goal import Goal, Unit, make_goal
+from pellucid.synthesis._prior import Parameters, Prior
+from pellucid.synthesis._prototypes import Prototypes
+from pellucid.synthesis._regularisers import similarity, warped
+
+__all__ = ["synthesise"]
+
+MOVED_SHARE = 0.5
+"""In so many of the steps the network sees moved images; the rest climb the objective itself."""
+RANKED_AT_ONCE = 250
+ALIKE = 0.9
+"""Several prototypes of one class begin at images whose cosine is below this, where there are such."""
+
+
+def synthesise(
+    model: nn.Module,
+    classes: Sequence[int] | Tensor | int | None,
+    prior: Prior,
+    *,
+    seed: int = 0,
+    unit: Unit | None = None,
+    diversity: int = 1,
+) -> Prototypes:
+    """The images that make log p(class | x) + weight · log p(x) largest; all classes are searched in one batch.
+
+    Equal arguments give equal images, on the CPU bit for bit. The model is handed back as it came.
+
+    Args:
+        model: any module from images to logits.
+        classes: one index or several; None: all.
+        prior: which images are plausible, and how to search them.
+        seed: of everything drawn at random.
+        unit: (layer, channel), (layer, channels) or a function of the model's outputs, in place of classes; its value
+            (a channel's mean over the image) stands in place of log p(class | x).
+        diversity: so many prototypes of each class, pushed apart.
+
+    Raises `ShapeError`, `UnknownName`, `ModelError`, `UnsupportedOperation` and `ConfigError` for what cannot work,
+    before any search.
+
+    >>> from pellucid.synthesis.l2 import L2
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    >>> found = synthesise(model, [0, 2], L2(image_shape=(1, 4, 4), steps=5))
+    >>> found.images.shape, found.history.shape
+    (torch.Size([2, 1, 4, 4]), torch.Size([2, 5]))
+    """
+    if diversity < 1:
+        raise ConfigError(f"diversity is {diversity}; give the number of prototypes of each class, at least 1.")
+    device, dtype = device_of(model), torch.promote_types(dtype_of(model), torch.float32)
+    prior = prior.on(device)
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        sample = torch.rand(2, *prior.shape, generator=generator(seed, "sample"), dtype=dtype).to(device)
+        goal = make_goal(model, classes, unit, sample)
+        plan = _Plan(goal, prior, diversity, seed)
+        parameters, history = _climb(plan, plan.begin(device, dtype))
+        return _finished(plan, parameters, history)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is searched for; the entries of the batch stand as (target, start, one of several)."""
+
+    goal: Goal
+    prior: Prior
+    diversity: int
+    seed: int
+
+    @property
+    def groups(self) -> int:
+        """Prototypes that are pushed apart stand in one group."""
+        return len(self.goal.targets) * self.prior.starts
+
+    @property
+    def places(self) -> Tensor:
+        """The target of each entry, as a place among the targets."""
+        return torch.arange(len(self.goal.targets)).repeat_interleave(self.prior.starts * self.diversity)
+
+    def begin(self, device: torch.device, dtype: torch.dtype) -> Parameters:
+        """Where each entry begins: at the candidates with the best objective."""
+        per_target = self.prior.starts * self.diversity
+        count = len(self.goal.targets) * per_target
+        candidates = self.prior.begin(count, self.seed).to(device, dtype)
+        if len(candidates) == count:
+            return candidates
+        with torch.no_grad():
+            scores = torch.cat([self._score(part) for part in candidates.split(RANKED_AT_ONCE)])
+        order = scores.argsort(dim=0, descending=True, stable=True).T  # (target, rank)
+        if self.diversity > 1:
+            with torch.no_grad():
+                unit = F.normalize(self.prior.decode(candidates).flatten(1), dim=1)
+            order = torch.stack([_apart(ranked, unit, self.diversity, self.prior.starts) for ranked in order])
+        order = order[:, :per_target]
+        order = order.repeat(1, math.ceil(per_target / order.shape[1]))[:, :per_target]
+        return candidates[order.reshape(-1)].clone()
+
+    def _score(self, parameters: Parameters) -> Tensor:
+        images = self.prior.decode(parameters)
+        values, _ = self.goal.read(images)
+        return values + self.prior.weight * self.prior.log_prior(parameters, images)[:, None]
+
+    def objective(self, parameters: Parameters, draws: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What is climbed, the objective, and the network's own part of it; with `draws`, of images moved at random."""
+        prior = self.prior
+        images = prior.decode(parameters)
+        seen = images
+        if draws is not None:
+            seen = warped(images, prior.shift_share, prior.rotation_degrees, prior.scale_share, draws)
+        values, _ = self.goal.read(seen)
+        own = values.gather(1, self.places.to(values.device)[:, None])[:, 0]
+        total = own + prior.weight * prior.log_prior(parameters, images)
+        return total - prior.repulsion * similarity(images, self.groups, self.diversity), total, own
+
+
+def _apart(ranked: Tensor, unit: Tensor, size: int, groups: int) -> Tensor:
+    """The indices `ranked`, in front so many groups whose members are not alike: those would move as one."""
+    left, chosen = ranked.tolist(), []
+    for _ in range(groups):
+        group: list[int] = []
+        while left and len(group) < size:
+            far = (index for index in left if not group or float((unit[group] @ unit[index]).max()) < ALIKE)
+            index = next(far, left[0])
+            left.remove(index)
+            group.append(index)
+        chosen += group
+    return torch.tensor(chosen + left, device=ranked.device)
+
+
+def _climb(plan: _Plan, parameters: Parameters) -> tuple[Parameters, Tensor]:
+    """The best parameters found, and the objective at each step, (entry, step)."""
+    prior, draws = plan.prior, generator(plan.seed, "prototypes", "moves")
+    parameters = parameters.requires_grad_()
+    optimizer = torch.optim.Adam([parameters], prior.learning_rate)
+    best, height, history = parameters.detach().clone(), None, []
+    moved = int(MOVED_SHARE * prior.steps)
+    for step in range(prior.steps + 1):
+        climbed, total, own = plan.objective(parameters, draws if step < moved else None)
+        if step >= moved:  # these can be compared with one another
+            height = climbed.detach() - torch.inf if height is None else height
+            is_better = climbed.detach() > height
+            height = torch.where(is_better, climbed.detach(), height)
+            best = torch.where(is_better.view(-1, *[1] * (best.ndim - 1)), parameters.detach(), best)
+        if step == prior.steps:
+            break
+        if not torch.isfinite(climbed).all():
+            raise ModelError(f"the objective is not finite at step {step}; lower learning_rate, or check the model.")
+        history.append(total.detach())
+        (slope,) = torch.autograd.grad(-climbed.sum(), parameters)
+        _check_slope(own, slope, step)
+        parameters.grad = slope
+        optimizer.param_groups[0]["lr"] = prior.learning_rate * (1 - step / prior.steps)
+        optimizer.step()
+        with torch.no_grad():
+            prior.constrain(parameters)
+    return best, torch.stack(history, 1)
+
+
+def _check_slope(own: Tensor, slope: Tensor, step: int) -> None:
+    if not own.requires_grad:
+        raise UnsupportedOperation("the values to be maximised have no gradient to the images at some of its steps.")
+    if not torch.isfinite(slope).all():
+        raise ModelError(f"a gradient is not finite at step {step}; check the model for divisions and roots of zero.")
+
+
+def _finished(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
+    """The best start of each prototype, with everything that is told of it."""
+    starts, diversity, targets = plan.prior.starts, plan.diversity, len(plan.goal.targets)
+    with torch.no_grad():
+        climbed, total, own = plan.objective(parameters, None)
+        images = plan.prior.decode(parameters)
+        raw = plan.goal.read(images)[1].gather(1, plan.places.to(images.device)[:, None])[:, 0]
+    heights = climbed.view(targets, starts, diversity).sum(2).argmax(1)  # a group is kept whole: it was pushed apart
+    entries = torch.arange(len(images), device=images.device).view(targets, starts, diversity)
+    kept = entries[torch.arange(targets, device=images.device), heights].reshape(-1)
+    if not torch.isfinite(total[kept]).all():
+        raise ModelError("the objective of a prototype is not finite; lower learning_rate, or check the model.")
+    found = {name: value[kept].detach().cpu() for name, value in {"own": own, "raw": raw, "total": total}.items()}
+    log_prior = plan.prior.log_prior(parameters, images)[kept].detach().cpu()
+    return Prototypes(
+        images=images[kept].detach().clamp(0, 1).cpu(),
+        classes=torch.tensor(plan.goal.targets).repeat_interleave(diversity),
+        log_probability=found["own"] if plan.goal.is_of_classes else None,
+        logit=found["raw"],
+        objective=found["total"],
+        log_prior=log_prior,
+        history=history[kept].cpu(),
+        seed=plan.seed,
+        prior=type(plan.prior).__module__.rpartition(".")[2],
+    )

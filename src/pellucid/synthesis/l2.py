@@ -1,0 +1,105 @@
+"""Images near the empty one and smooth: what a network wants to see where nothing tells it what images are like."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError
+from pellucid.core.seeding import generator
+from pellucid.core.types import Images
+from pellucid.synthesis import PRIORS
+from pellucid.synthesis._fourier import begin_spectrum, image_of_spectrum
+from pellucid.synthesis._prior import Parameters, Prior
+from pellucid.synthesis._regularisers import blurred, total_variation
+
+__all__ = ["L2"]
+
+CANDIDATES = 1000
+LARGEST_BY_PIXELS = 64
+"""Images up to this side, of one channel, are searched pixel by pixel by default."""
+
+
+@PRIORS.register("l2")
+@dataclass(frozen=True, kw_only=True)
+class L2(Prior):
+    r"""$\log p(x) = -\lVert x - o \rVert^2 - \tau \, TV(x)$, up to a constant: in input space, without any data.
+
+    Montavon, Samek and Müller, *Methods for interpreting and understanding deep neural networks*, 2018, equation 2,
+    with total variation (Mahendran and Vedaldi, 2015).
+    """
+
+    image_shape: tuple[int, int, int]
+    """Channels, height and width."""
+    weight: float = 1e-3
+    steps: int = 300
+    learning_rate: float = 0.1
+    starts: int = 4
+    origin: float = 0.0
+    """o: the brightness, in [0, 1], from which the distance is measured; 0 is the empty image."""
+    total_variation: float = 0.5
+    """τ."""
+    blur_pixels: float = 0.7
+    """Every image is a blurred one: the standard deviation of the Gaussian."""
+    parametrisation: str = "auto"
+    """`pixels`, or `fourier`: a spectrum with decorrelated colours; `auto`: pixels for small grey images."""
+    colour_correlation: float = 0.9
+    """How much red, green and blue correlate in the spectrum's parametrisation."""
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a number out of its range."""
+        super().__post_init__()
+        for name, high in (
+            ("origin", 1.0),
+            ("total_variation", 1e9),
+            ("blur_pixels", 64),
+            ("colour_correlation", 0.999),
+        ):
+            self._check_range(name, 0, high)
+        if self.parametrisation not in ("pixels", "fourier", "auto"):
+            raise ConfigError(f"parametrisation is {self.parametrisation!r}; choose pixels, fourier or auto.")
+        if min(self.image_shape) < 1:
+            raise ConfigError(f"image_shape is {self.image_shape}; give (channels, height, width).")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        return self.image_shape
+
+    @property
+    def is_fourier(self) -> bool:
+        """Whether spectra are searched."""
+        channels, height, width = self.image_shape
+        is_small = channels == 1 and max(height, width) <= LARGEST_BY_PIXELS
+        return self.parametrisation == "fourier" or (self.parametrisation == "auto" and not is_small)
+
+    def begin(self, count: int, seed: int) -> Parameters:
+        """Noise: soft spots on the empty image by pixels, hardly any around mid-grey by spectrum."""
+        draws = generator(seed, "prototypes", "l2")
+        if self.is_fourier:
+            return begin_spectrum(count, self.image_shape, draws)
+        noise = torch.randn(max(count, CANDIDATES), *self.image_shape, generator=draws)
+        soft = blurred(noise, max(self.image_shape[1:]) / 12)
+        soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        return (self.origin + 0.25 * (soft - 1)).clamp(0, 1)
+
+    def decode(self, parameters: Parameters) -> Images:
+        """The blurred images of pixels or spectra."""
+        if self.is_fourier:
+            parameters = image_of_spectrum(parameters, self.image_shape[2], self.colour_correlation)
+        return blurred(parameters, self.blur_pixels)
+
+    def log_prior(self, parameters: Parameters, images: Images) -> Float[Tensor, " prototype"]:  # noqa: ARG002
+        """−‖x − o‖² − τ TV(x)."""
+        distance = (images - self.origin).square().sum((1, 2, 3))
+        return -distance - self.total_variation * total_variation(images)
+
+    def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
+        """The images themselves."""
+        return images, self.log_prior(images, images)
+
+    def constrain(self, parameters: Parameters) -> None:
+        """Pixels stay in [0, 1]; a spectrum is free."""
+        if not self.is_fourier:
+            parameters.clamp_(0, 1)

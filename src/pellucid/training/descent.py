@@ -1,0 +1,83 @@
+"""Lower any loss of a module: resumable, with progress shown, and stopped by Ctrl-C without a loss."""
+
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from pellucid.core.errors import SaveError, TrainingError
+from pellucid.core.terminal import track
+from pellucid.training.checkpoint import Progress, TrainingState
+from pellucid.training.interrupt import deferred_interrupt
+
+__all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "descend"]
+
+SECONDS_BETWEEN_CHECKPOINTS = 15.0
+"""A training that is killed loses no more than this."""
+
+
+def descend(
+    module: nn.Module,
+    loss: Callable[[int], Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    label: str = "fitting",
+    start: TrainingState | None = None,
+    keep: Callable[[TrainingState], None] = lambda _: None,
+) -> None:
+    """Lower `loss(step)` by `steps` steps of AdamW with a one-cycle schedule; `module` is trained in place.
+
+    `loss` is a scalar that depends on the module and on its step alone, so that a training that was interrupted and
+    goes on from `start` ends in the same bits. `keep` is given the state every 15 seconds, and on Ctrl-C, which leaves
+    as `KeyboardInterrupt`.
+
+    Raises `TrainingError` where the loss is not finite, and `SaveError` where `start` does not fit.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> descend(layer, lambda _: (layer.weight - 3).square().sum(), steps=200, learning_rate=0.1)
+    >>> round(layer.weight.item(), 1)
+    3.0
+    """
+    optimizer = AdamW(module.parameters(), learning_rate)
+    schedule = OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=min(max(0.1, 1.5 / steps), 0.99))
+    first = 0
+    if start is not None:
+        first = start.progress.step
+        _restore(start, {"model": module, "optimizer": optimizer, "schedule": schedule})
+
+    def save(step: int) -> None:
+        states = [part.state_dict() for part in (module, optimizer, schedule)]
+        keep(TrainingState(Progress(step=step), *states))
+
+    kept = monotonic()
+    with track(label, steps) as tracker, deferred_interrupt() as interrupted:
+        for step in range(first, steps):
+            value = loss(step)
+            optimizer.zero_grad()
+            value.backward()
+            if not torch.isfinite(value):
+                raise TrainingError(
+                    f"{label}: the loss is {value.item()} at step {step} of {steps}; are the images finite?"
+                )
+            optimizer.step()
+            schedule.step()
+            tracker.update(step + 1, f"loss {value.item():.4g}")
+            if interrupted():
+                save(step + 1)
+                raise KeyboardInterrupt
+            if monotonic() - kept > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
+                save(step + 1)
+                kept = monotonic()
+    optimizer.zero_grad()
+
+
+def _restore(state: TrainingState, parts: Mapping[str, nn.Module | AdamW | OneCycleLR]) -> None:
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(dict(getattr(state, name)))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise SaveError(f"the checkpoint does not fit what is to be fitted ({error}); move it away.") from error

@@ -1,0 +1,105 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pellucid.core.errors import ShapeError
+from pellucid.densities._density import held_out
+from pellucid.densities.vae import VAE
+from pellucid.training.descent import descend
+
+CPU = torch.device("cpu")
+
+
+def fit(pixels: torch.Tensor, seed: int = 0) -> VAE:
+    return VAE.fit(pixels, seed=seed, minimise=descend, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def vae(all_pixels: torch.Tensor) -> VAE:
+    """Fitted to 300 of the 400 images."""
+    return fit(all_pixels[:300])
+
+
+def test_the_bound_is_reconstruction_minus_divergence(vae: VAE, pixels: torch.Tensor) -> None:
+    """With torch's own distributions, over the same four draws."""
+    images = pixels[:6].float() / 255
+    mean, log_spread = vae.encoder(images).chunk(2, 1)
+    posterior = torch.distributions.Normal(mean, log_spread.exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
+    divergence = torch.distributions.kl_divergence(posterior, prior).sum(1)
+    fits = [
+        torch.distributions.Normal(vae.decode(mean + log_spread.exp() * noise), vae.pixel_variance.sqrt())
+        .log_prob(images)
+        .sum((1, 2, 3))
+        for noise in vae.noise
+    ]
+    torch.testing.assert_close(vae.log_density(images), sum(fits) / len(fits) - divergence, rtol=1e-4, atol=1e-3)
+
+
+def test_the_bound_is_below_the_log_density(vae: VAE, pixels: torch.Tensor) -> None:
+    """log p(x) by importance sampling: at least the bound, up to the noise of four draws."""
+    images = pixels[:20].float() / 255
+    mean, log_spread = vae.encoder(images).chunk(2, 1)
+    posterior = torch.distributions.Normal(mean, log_spread.exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
+    torch.manual_seed(0)
+    weights = []
+    for _ in range(300):
+        codes = posterior.sample()
+        pixel = torch.distributions.Normal(vae.decode(codes), vae.pixel_variance.sqrt())
+        fit_of = pixel.log_prob(images).sum((1, 2, 3))
+        weights.append(fit_of + prior.log_prob(codes).sum(1) - posterior.log_prob(codes).sum(1))
+    log_density = torch.stack(weights).logsumexp(0) - math.log(300)
+    assert (vae.log_density(images).mean() < log_density.mean() + 1.0).item()
+
+
+def test_it_learns_the_two_kinds_and_its_state_makes_it_anew(vae: VAE, pixels: torch.Tensor) -> None:
+    images = pixels[300:].float() / 255
+    rebuilt = vae.decode(vae.encode(images))
+    assert ((rebuilt - images) ** 2).mean() < 0.5 * images.var()
+    assert vae.log_density(images).min() > vae.log_density(torch.rand(50, 1, 6, 6)).max()
+    assert math.isfinite(held_out(vae, pixels[300:]).bits_per_dim)
+    anew = VAE.from_state(vae.state())
+    assert torch.equal(anew.log_density(images), vae.log_density(images))
+    assert not anew.training
+    assert not any(parameter.requires_grad for parameter in anew.parameters())
+
+
+def test_equal_seeds_give_equal_bits_whatever_the_global_state(pixels: torch.Tensor) -> None:
+    pixels = pixels[:100]
+    first = fit(pixels).state()
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    second = fit(pixels).state()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(fit(pixels, seed=1).state()["noise"], first["noise"])
+
+
+def test_each_image_counts_alone(vae: VAE, pixels: torch.Tensor) -> None:
+    images = pixels[:5].float() / 255
+    alone = torch.cat([vae.log_density(image[None]) for image in images])
+    torch.testing.assert_close(vae.log_density(images), alone, rtol=1e-4, atol=1e-3)
+
+
+def test_likely_images_and_codes(vae: VAE) -> None:
+    codes = vae.likely_codes(5, 0)
+    assert codes.shape == (5, vae.features)
+    assert torch.equal(vae.likely(5, 0), vae.decode(codes))
+    with pytest.raises(ShapeError, match="the density was fitted to"):
+        vae.encode(torch.zeros(1, 3, 6, 6))
+
+
+def test_what_trains_it_is_given(pixels: torch.Tensor) -> None:
+    seen = []
+
+    def minimise(module: torch.nn.Module, loss: Callable[[int], torch.Tensor], **how: float) -> None:
+        seen.append((module, loss(0).item(), how))
+
+    VAE.fit(pixels, seed=0, minimise=minimise, device=CPU)
+    ((module, loss, how),) = seen
+    assert isinstance(module, VAE)
+    assert math.isfinite(loss)
+    assert how["steps"] == 40 * math.ceil(400 / 128)
