@@ -16,11 +16,14 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
+    from pellucid.evaluation import Evaluation
     from pellucid.jacobian_store import jacobian_to_disk
+    from pellucid.quality import evaluate
     from pellucid.runs import Run, load_run
 
 __all__ = [
     "Analyzer",
+    "Evaluation",
     "Explanation",
     "Method",
     "Run",
@@ -28,6 +31,7 @@ __all__ = [
     "check_jacobian",
     "create_analyzer",
     "errors",
+    "evaluate",
     "jacobian",
     "jacobian_class_means",
     "jacobian_product",
@@ -41,12 +45,14 @@ __all__ = [
 
 _HOMES = {
     "Analyzer": "pellucid.attribution",
+    "Evaluation": "pellucid.evaluation",
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",
     "augment": "pellucid.jacobian",
     "check_jacobian": "pellucid.jacobian",
     "create_analyzer": "pellucid.attribution",
+    "evaluate": "pellucid.quality",
     "jacobian_class_means": "pellucid.jacobian",
     "jacobian_product": "pellucid.jacobian",
     "jacobian_report": "pellucid.jacobian",

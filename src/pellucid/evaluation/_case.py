@@ -106,7 +106,9 @@ class Explainer:
                 f"{tuple(images.shape)}; choose a method that explains pixels."
             )
         if not torch.isfinite(relevance).all():
-            raise UselessExplanation(f"{self.label} gives relevances that are not finite; check the model, or leave it out.")
+            raise UselessExplanation(
+                f"{self.label} gives relevances that are not finite; check the model, or leave it out."
+            )
         return relevance
 
     def shared_analyzer(self, model: nn.Module) -> Analyzer:

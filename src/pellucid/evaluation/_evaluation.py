@@ -164,7 +164,9 @@ class Evaluation:
             "best": {metric: self.best(metric) for metric in self.metrics},
             "comparisons": [asdict(pair) for pair in self.comparisons],
             "curves": {
-                f"{metric}, {method}": scores.curves for (method, metric), scores in self.scores.items() if scores.curves
+                f"{metric}, {method}": scores.curves
+                for (method, metric), scores in self.scores.items()
+                if scores.curves
             },
             "refused": dict(self.refused),
             "timing": {"seconds": dict(self.seconds)},

@@ -64,7 +64,12 @@ def _folded(model: nn.Module) -> nn.Module | None:
 def _split(model: nn.Module, seed: int) -> nn.Module | None:
     """The last linear layer W as Q (QᵀW), with an orthogonal matrix Q."""
     copied = copy.deepcopy(model)
-    found = [(parent, name, child) for parent in copied.modules() for name, child in parent.named_children() if type(child) is nn.Linear]
+    found = [
+        (parent, name, child)
+        for parent in copied.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
     if not found:
         return None
     parent, name, layer = found[-1]

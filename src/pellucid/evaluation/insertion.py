@@ -40,4 +40,6 @@ class Insertion(Metric):
         counts = counts_of(ranks[0].numel(), self.steps)
         change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         scores = curve(case, ranks, counts, lambda is_back: change(~is_back), self.output)
-        return Measured(area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)})
+        return Measured(
+            area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}
+        )

@@ -45,7 +45,9 @@ class Road(Metric):
         sign = 1 if self.order == "most" else -1
         ranks = places(sign * method.pixels, case.generator("ties"))
         change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
-        right = torch.stack([self._is_right(case, change(ranks < share * ranks[0].numel())) for share in self.shares], 1)
+        right = torch.stack(
+            [self._is_right(case, change(ranks < share * ranks[0].numel())) for share in self.shares], 1
+        )
         return Measured(right.mean(1), curves={"share": torch.tensor(self.shares), self.order: right.mean(0)})
 
     def _is_right(self, case: Case, images: Tensor) -> Tensor:

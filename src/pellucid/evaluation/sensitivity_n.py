@@ -38,7 +38,9 @@ class SensitivityN(Metric):
 
     def __post_init__(self) -> None:
         if not self.shares or not all(0 < share < 1 for share in self.shares) or self.sets < 3:
-            raise ConfigError(f"shares {self.shares}, sets {self.sets}: give shares within 0 and 1, and 3 sets or more.")
+            raise ConfigError(
+                f"shares {self.shares}, sets {self.sets}: give shares within 0 and 1, and 3 sets or more."
+            )
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """(image,) mean correlations."""
@@ -67,7 +69,11 @@ class SensitivityN(Metric):
         change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         own, shape = case.read(case.logits).double(), (len(case.images), *case.images.shape[2:])
         return torch.stack(
-            [own - case.score(change(one.reshape(shape[1:]).expand(shape))).double() for one in self._sets(case, number)], 1
+            [
+                own - case.score(change(one.reshape(shape[1:]).expand(shape))).double()
+                for one in self._sets(case, number)
+            ],
+            1,
         )
 
 
