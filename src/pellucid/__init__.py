@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
+    from pellucid.evaluation import Evaluation
     from pellucid.jacobian import (
         augment,
         check_jacobian,
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
-    from pellucid.evaluation import Evaluation
     from pellucid.jacobian_store import jacobian_to_disk
     from pellucid.quality import evaluate
     from pellucid.runs import Run, load_run

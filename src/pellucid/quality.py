@@ -64,16 +64,11 @@ def evaluate(
     retrain = _retrainer(model, seed) if training is not None else None
     request = plan(model, images, targets, methods, metrics, seed=seed, masks=masks, training=training, retrain=retrain)
     with track("evaluating", request.blocks) as bar:
-        find, keep = _kept_in(Path(save)) if save is not None else (_nothing, _nowhere)
-        return run(request, Record(find, keep, bar.update))
-
-
-def _nothing(key: str) -> Scores | None:
-    return None
-
-
-def _nowhere(key: str, scores: Scores) -> None:
-    return None
+        record = Record(progress=bar.update)
+        if save is not None:
+            find, keep = _kept_in(Path(save))
+            record = Record(find, keep, bar.update)
+        return run(request, record)
 
 
 def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str, Scores], None]]:

@@ -90,8 +90,8 @@ def load_data_of(folder: Path, trained: Run, data_dir: Path | None = None, mirro
     data = load_data(record["name"], request, **limits)
     if data.sha256 != record["sha256"]:
         raise SaveError(
-            f"the data set {data.name} is not the one the run in {folder} was trained on (checksum {data.sha256[:12]}…, "
-            f"then {record['sha256'][:12]}…); bring the old files back, or train anew."
+            f"the data set {data.name} is not the one the run in {folder} was trained on (checksum "
+            f"{data.sha256[:12]}…, then {record['sha256'][:12]}…); bring the old files back, or train anew."
         )
     return data
 
@@ -149,7 +149,7 @@ def ground_truth(config: GroundTruthConfig) -> int:
                 "are asked for; train longer with --epochs."
             )
         runs[name] = trained, data
-        results[name] = _measure(config, name, folder, trained, data)
+        results[name] = _measure(config, folder, trained, data)
     pairs = [(name, _control_of(name)) for name in runs if _control_of(name) in runs]
     for name, control in pairs:
         results[f"{name} against {control}"] = _against(config, runs[name], runs[control])
@@ -174,8 +174,8 @@ def _train(config: GroundTruthConfig, name: str, folder: Path) -> None:
     run(RunConfig(data=data, training=training, show=HookConfig(hooks="none"), save=folder))
 
 
-def _measure(config: GroundTruthConfig, name: str, folder: Path, trained: Run, data: DataSplits) -> dict[str, Any]:
-    title, part = _part_of(data, "auto", needs_masks=True)
+def _measure(config: GroundTruthConfig, folder: Path, trained: Run, data: DataSplits) -> dict[str, Any]:
+    _, part = _part_of(data, "auto", needs_masks=True)
     chosen = _spread(part, config.images)
     assert chosen.masks is not None
     found = evaluate(

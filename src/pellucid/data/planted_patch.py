@@ -41,4 +41,5 @@ def planted_patch(request: Request) -> RawData:
         pixels, masks = pasted(digits.pixels, shapes[labels], tops, lefts)
         parts.append(ImageSet(pixels, labels, masks))
     names = ("stripes across", "stripes down", "squares", "slanted stripes")
-    return RawData(*parts, classes=names, title="Planted patch", default_epochs=2)
+    train, test = parts
+    return RawData(train, test, classes=names, title="Planted patch", default_epochs=2)

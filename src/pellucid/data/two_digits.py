@@ -36,4 +36,5 @@ def two_digits(request: Request) -> RawData:
         masks[is_left, :, :CELL_PIXELS] = True
         masks[~is_left, :, CELL_PIXELS:] = True
         parts.append(ImageSet(pixels, digits.labels, masks))
-    return RawData(*parts, classes=raw.classes, title="Two digits", default_epochs=6)
+    train, test = parts
+    return RawData(train, test, classes=raw.classes, title="Two digits", default_epochs=6)

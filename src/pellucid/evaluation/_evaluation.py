@@ -140,7 +140,7 @@ class Evaluation:
         """The methods that differ from the best one by no more than chance would make, itself included."""
         best = self.best(metric)
         close = {
-            (set((pair.method, pair.other)) - {best}).pop()
+            ({pair.method, pair.other} - {best}).pop()
             for pair in self.comparisons
             if pair.metric == metric and best in (pair.method, pair.other) and pair.p >= CERTAIN
         }

@@ -25,9 +25,8 @@ def layers_of(model: nn.Module) -> list[list[nn.Module]]:
         own = list(module.parameters(recurse=False))
         if any(parameter.ndim > 1 for parameter in own) or (own and not layers):
             layers.append([module])
-        elif own or any(True for _ in module.buffers(recurse=False)):
-            if layers:
-                layers[-1].append(module)
+        elif layers and (own or any(True for _ in module.buffers(recurse=False))):
+            layers[-1].append(module)
     return layers
 
 
@@ -52,7 +51,7 @@ def cascade(model: nn.Module, seed_of: Callable[[int], int], stages: int) -> lis
 
 
 def randomise(modules: list[nn.Module], seed: int) -> None:
-    """Draw the modules' parameters anew: as they draw them at the start, or from N(mean, deviation) of what they hold."""
+    """Draw the modules' parameters anew: as at their start, or else from N(mean, deviation) of what they hold."""
     with preserved_random_state(), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for module in modules:

@@ -1,6 +1,7 @@
 """The same function, written in other ways."""
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def _folded(model: nn.Module) -> nn.Module | None:
     copied, count = copy.deepcopy(model).eval(), 0
     for parent in list(copied.modules()):
         children = list(parent.named_children())
-        for (name, layer), (after, norm) in zip(children, children[1:], strict=False):
+        for (name, layer), (after, norm) in pairwise(children):
             if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
                 continue
             if isinstance(layer, nn.Linear):

@@ -30,9 +30,9 @@ class Record:
     A block's key tells everything its values depend on.
     """
 
-    find: Callable[[str], Scores | None] = lambda key: None
-    keep: Callable[[str, Scores], None] = lambda key, scores: None
-    progress: Callable[[int, str], None] = lambda done, note: None
+    find: Callable[[str], Scores | None] = lambda _: None
+    keep: Callable[[str, Scores], None] = lambda *_: None
+    progress: Callable[[int, str], None] = lambda *_: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,8 @@ def plan(
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ShapeError(
-            f"the images are {tuple(images.shape)} {images.dtype}; expected floats in [0, 1], (image, channel, height, width)."
+            f"the images are {tuple(images.shape)} {images.dtype}; "
+            "expected floats in [0, 1], (image, channel, height, width)."
         )
     chosen = _by_label([(metric if isinstance(metric, Metric) else METRICS[metric]()) for metric in metrics])
     _check_shapes(images, targets, more.get("masks"))

@@ -19,8 +19,8 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
     """(image,): at most 1, which is reached by equal maps.
 
     `spearman` is the correlation of the ranks of all entries, `cosine` that of the angle, and `ssim` the structural
-    similarity (Wang et al., 2004, eq. 13) of the maps with their channels added, each scaled to [0, 1]. Two maps that are constant
-    count as alike, and one as unlike any that is not.
+    similarity (Wang et al., 2004, eq. 13) of the maps with their channels added, each scaled to [0, 1]. Two maps that
+    are constant count as alike, and one as unlike any that is not.
 
     >>> maps = torch.rand(2, 1, 8, 8)
     >>> [round(float(similarity(maps, maps, kind).min()), 6) for kind in ("spearman", "cosine", "ssim")]

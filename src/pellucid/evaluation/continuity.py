@@ -18,11 +18,12 @@ class Continuity(Metric):
     """max ‖R(x) − R(x′)‖₁ / ‖x − x′‖₂ over x′ moved by `pixels` to each side, and over x′ with small noise.
 
     R is in units of Σ|R(x)| (`is_relative`), for methods differ in scale and the definition assumes one; without that,
-    the formula as printed. Lower is better, from 0. A translation that changes nothing is skipped. Weakness: a map that
-    ignores its image is perfectly continuous (the constant is left out as a yardstick), and one that rightly moves with the
-    image is not.
+    the formula as printed. Lower is better, from 0. A translation that changes nothing is skipped. Weakness: a map
+    that ignores its image is perfectly continuous (the constant is left out as a yardstick), and one that rightly
+    moves with the image is not.
 
-    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.1, eq. 11.
+    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.1, eq.
+    11.
     """
 
     asks: ClassVar[str] = "does the map stay the same where the image nearly does?"

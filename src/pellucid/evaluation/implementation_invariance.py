@@ -18,8 +18,8 @@ class ImplementationInvariance(Metric):
     """max ‖R − R′‖₁ / (‖R‖₁ + ‖R′‖₁) over explanations R′ of the same function written in another way.
 
     The ways: each batch-norm folded into the convolution before it, and the last linear layer split in two. Both are
-    checked to give the same logits. Lower is better: 0 for a method that sees the function alone, 1 for maps that share nothing.
-    Weakness: passing for these two ways proves nothing for others.
+    checked to give the same logits. Lower is better: 0 for a method that sees the function alone, 1 for maps that
+    share nothing. Weakness: passing for these two ways proves nothing for others.
 
     Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017, section 2.2.
     """

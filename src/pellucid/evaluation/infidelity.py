@@ -16,9 +16,9 @@ from pellucid.evaluation._metric import Measured, Metric
 class Infidelity(Metric):
     """E[(β IᵀR − (f(x) − f(x − I)))²] over perturbations I, in squared logits.
 
-    I is Gaussian noise, or the image itself within a random square (its removal to the empty image). β is the scale that
-    suits R best, image by image (`is_scaled`), as in the authors' code; without it, β = 1. Lower is better, from 0.
-    Weakness: IᵀR takes R as an effect per unit of pixel, which favours gradients over maps that share out a logit.
+    I is Gaussian noise, or the image itself within a random square (its removal to the empty image). β is the scale
+    that suits R best, image by image (`is_scaled`), as in the authors' code; without it, β = 1. Lower is better, from
+    0. Weakness: IᵀR takes R as an effect per unit of pixel, which favours gradients over maps that share out a logit.
 
     Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019, definition 2.1 (eq. 1).
     """

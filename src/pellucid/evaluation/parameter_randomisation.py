@@ -19,9 +19,9 @@ from pellucid.evaluation._similarity import Similarity, similarity
 class ParameterRandomisation(Metric):
     """The similarity of the explanations of the network and of its copies with 1, 2, … layers drawn anew, from the top.
 
-    The mean over the cascade; the curve (`similarity` by stage, the untouched network first) is kept. Lower is better: 1 for a
-    map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all ranks of
-    the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
+    The mean over the cascade; the curve (`similarity` by stage, the untouched network first) is kept. Lower is better:
+    1 for a map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all
+    ranks of the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
 
     Source: Adebayo et al., "Sanity checks for saliency maps", 2018, section 3.1 (cascading randomisation).
     """

@@ -16,8 +16,8 @@ from pellucid.evaluation._metric import Measured, Metric
 class RelevanceMass(Metric):
     """Positive relevance within the mask over all positive relevance, channels added first.
 
-    Higher is better, from 0 to 1; a random map has the mask's share of the area. NaN where nothing is positive, or the mask is
-    empty. Weakness: it needs a truth to compare with, and trusts that the network uses it.
+    Higher is better, from 0 to 1; a random map has the mask's share of the area. NaN where nothing is positive, or the
+    mask is empty. Weakness: it needs a truth to compare with, and trusts that the network uses it.
 
     Source: Arras et al., "CLEVR-XAI", 2022, section 3.3 (relevance mass accuracy).
     """

@@ -21,9 +21,9 @@ class Roar(Metric):
 
     Of each training and test image, the share of its pixels with the largest relevance becomes the mean of its
     channel; a fresh network is trained on what is left. Right is a test image given its explained class; the drop of
-    accuracy is the case's own less this. Lower is better, from 0 to 1. It needs training images, and takes one training a method
-    and share: minutes. Weakness: a class may be read off the shape of the removed pixels, which hides a good
-    explanation (Rong et al., 2022); the value has the spread of the trainings.
+    accuracy is the case's own less this. Lower is better, from 0 to 1. It needs training images, and takes one
+    training a method and share: minutes. Weakness: a class may be read off the shape of the removed pixels, which
+    hides a good explanation (Rong et al., 2022); the value has the spread of the trainings.
 
     Source: Hooker et al., "A benchmark for interpretability methods in deep neural networks", 2019, section 3.
     """

@@ -1,5 +1,4 @@
-"""How fast the logit falls when the patches that an explanation names are removed (Bach et al., 2015; Samek et al.,
-2017; Montavon, Samek and Müller, 2018, section 5.2)."""
+"""How fast the logit falls when the patches that an explanation names are removed (Montavon et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -47,10 +47,10 @@ class SensitivityN(Metric):
         check_images(case)
         correlations = []
         relevance = method.pixels.flatten(1).double()
-        for number, share in enumerate(self.shares):
-            effects = case.shared((self, number), lambda number=number: self._effects(case, number))
+        effects = case.shared(self, lambda: [self._effects(case, number) for number in range(len(self.shares))])
+        for number in range(len(self.shares)):
             foretold = relevance @ self._sets(case, number).to(relevance).T
-            correlations.append(correlation(foretold, effects))
+            correlations.append(correlation(foretold, effects[number]))
         curves = torch.stack(correlations, 1)
         return Measured(curves.mean(1), curves={"share": torch.tensor(self.shares), "correlation": curves.mean(0)})
 

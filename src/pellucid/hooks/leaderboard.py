@@ -56,9 +56,9 @@ def subtitle(found: Evaluation) -> str:
     """How the picture is to be read."""
     left_out = sorted({name.partition(",")[0] for name in found.refused})
     return (
-        f"{found.images} images, 95 % bootstrap intervals below each mean; the longer the band, the better. Bold: best; "
-        "≈: no significant difference from it; grey: worse than a control (or a control that wins by construction)."
-        + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
+        f"{found.images} images, 95 % bootstrap intervals below each mean; the longer the band, the better. Bold: "
+        "best; ≈: no significant difference from it; grey: worse than a control (or a control that wins "
+        "by construction)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
     )
 
 

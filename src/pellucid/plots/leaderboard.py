@@ -67,8 +67,8 @@ def leaderboard(
 ) -> Figure:
     """A table of `methods` (the last `controls` of them below a line) by metrics, and curves beneath it.
 
-    The best value is bold, on a darker band; ` ≈` marks those that chance does not tell from it; grey is what is worse than a control.
-    Each cell's band shows where its value lies between the worst and the best of its column, and below stands the interval.
+    The best value is bold, on a darker band; ≈ marks those that chance does not tell from it; grey is what is worse
+    than a control. Each band shows where a value lies between the worst and the best of its column.
 
     >>> cells = [Cell(0.5, 0.4, 0.6, is_best=True), Cell(1.0, 0.9, 1.1)]
     >>> figure = leaderboard(["gradient", "random"], [Column("selectivity", False, cells)], 1, None, ("title", "sub"))
