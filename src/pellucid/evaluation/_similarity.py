@@ -53,8 +53,9 @@ def _unit(maps: Tensor) -> Tensor:
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:
     sides = [min(WINDOW_PIXELS, side - 1 + side % 2) for side in first.shape[2:]]
-    rows, columns = (torch.exp(-(torch.arange(n) - n // 2).square() / (2 * WINDOW_SIGMA**2)) for n in sides)
-    window = (rows[:, None] * columns / (rows.sum() * columns.sum())).to(first)[None, None]
+    places = (torch.arange(side, dtype=first.dtype, device=first.device) - side // 2 for side in sides)
+    rows, columns = (torch.exp(-place.square() / (2 * WINDOW_SIGMA**2)) for place in places)
+    window = (rows[:, None] * columns / (rows.sum() * columns.sum()))[None, None]
 
     def mean(maps: Tensor) -> Tensor:
         return F.conv2d(maps, window)

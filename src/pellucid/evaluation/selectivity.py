@@ -34,7 +34,7 @@ class Selectivity(Metric):
 
     patch_pixels: int = 4
     """Height and width of a patch."""
-    steps: int = 25
+    steps: int = 16
     """Points of the curve after the first; more than there are patches: one patch a step."""
     removal: Removal = "zero"
     """What stands in a patch's place."""

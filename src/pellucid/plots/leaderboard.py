@@ -79,7 +79,7 @@ def leaderboard(
     left = MARGIN + max(text_width(name.partition("(")[0], TEXT, DOTS_PER_INCH, bold=True) for name in names) + 18
     table = HEAD_DOTS + ROW_DOTS * len(names) + (GAP_DOTS if controls else 0)
     width = max(left + CELL_DOTS * len(columns) + MARGIN, 760 if curves else 480)
-    below = CURVES_DOTS + 14 if curves else 0
+    below = CURVES_DOTS + 34 if curves else 0
     canvas = Canvas(width, table + below + MARGIN, *headline)
     axes = canvas.axes(0, 0, width, table)
     axes.set_xlim(0, width)
