@@ -17,6 +17,9 @@ __all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "chec
 
 T = TypeVar("T")
 
+IMAGES_AT_ONCE = 128
+"""More images of a small network at once leave the cache, and each takes longer."""
+
 Output = Literal["logit", "probability"]
 """What of the explained class is read off the network."""
 Retrain = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -65,7 +68,7 @@ class Case:
     @cached_property
     def chunk(self) -> int:
         """So many images go through the model at once."""
-        return images_per_chunk(self.model, self.images)
+        return min(images_per_chunk(self.model, self.images), IMAGES_AT_ONCE)
 
     def predict(self, images: Tensor, model: nn.Module | None = None) -> Tensor:
         """(batch, class): the logits, in chunks."""

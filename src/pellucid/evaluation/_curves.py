@@ -56,9 +56,19 @@ def counts_of(units: int, steps: int) -> list[int]:
 def curve(case: Case, ranks: Tensor, counts: list[int], change: Callable[[Tensor], Tensor], output: Output) -> Tensor:
     """(image, point): the score after `change` of the pixels whose rank is below each count.
 
-    `ranks` is (image, height, width); `change` makes images of such a mask of the changed pixels.
+    `ranks` is (image, height, width); `change` makes images of such a mask of the changed pixels. An image that a step
+    leaves as it was, such as one that loses empty pixels, is not run again.
     """
-    return torch.stack([case.score(change(ranks < count), output) for count in counts], dim=1)
+    shown, logits, scores = case.images, case.logits, []
+    for count in counts:
+        images = change(ranks < count)
+        is_new = (images != shown).flatten(1).any(1)
+        if bool(is_new.any()):
+            logits = logits.clone()
+            logits[is_new] = case.predict(images[is_new])
+        shown = images
+        scores.append(case.read(logits, output))
+    return torch.stack(scores, dim=1)
 
 
 def area(values: Tensor, counts: list[int]) -> Tensor:

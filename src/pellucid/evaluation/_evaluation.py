@@ -154,7 +154,11 @@ class Evaluation:
         return [name for name in others if sign * self.value(name, metric) > sign * own]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the values of single images, as JSON can hold it."""
+        """Everything but the values of single images, as JSON can hold it: what is not finite is None."""
+        told: dict[str, Any] = _finite(self._told())
+        return told
+
+    def _told(self) -> dict[str, Any]:
         return {
             "images": self.images,
             "seed": self.seed,
@@ -173,8 +177,8 @@ class Evaluation:
         }
 
     def to_json(self) -> str:
-        """The same as text; numbers that are not finite are null."""
-        return json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False)
+        """The same as text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
     def to_csv(self) -> str:
         """The rows, with a header."""

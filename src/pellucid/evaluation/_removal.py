@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 __all__ = ["IMPUTATION_NOISE", "Removal", "removed", "remover", "substitute"]
@@ -19,13 +16,10 @@ tenth of its longer side; or a noisy linear imputation from the pixels that are 
 BLUR_SHARE = 0.1
 IMPUTATION_NOISE = 0.01
 """Standard deviation of the noise on imputed pixels, so that a network cannot tell them by their smoothness."""
-NEIGHBOURS = [
-    (down, across, 1 / 12 if down and across else 1 / 6)
-    for down in (-1, 0, 1)
-    for across in (-1, 0, 1)
-    if down or across
-]
-"""Offsets and weights by Rong et al. (2022, section 5.1)."""
+WEIGHTS = ((1 / 12, 1 / 6, 1 / 12), (1 / 6, 0.0, 1 / 6), (1 / 12, 1 / 6, 1 / 12))
+"""Of a pixel's neighbours, by Rong et al. (2022, section 5.1)."""
+TOLERANCE, MOST_STEPS = 1e-8, 1000
+"""The share of the residual that is left by the solver, and the steps it may take."""
 
 
 def substitute(images: Tensor, removal: Removal) -> Tensor:
@@ -50,9 +44,7 @@ def removed(images: Tensor, is_removed: Tensor, removal: Removal, noise: Tensor 
     """
     if removal != "linear":
         return torch.where(is_removed[:, None], substitute(images, removal), images)
-    masks = is_removed.cpu().numpy()
-    filled = np.stack([_imputed(image, mask) for image, mask in zip(images.cpu().double().numpy(), masks, strict=True)])
-    result = torch.from_numpy(filled).to(images)
+    result = _imputed(images, is_removed)
     return result if noise is None else torch.where(is_removed[:, None], result + IMPUTATION_NOISE * noise, result)
 
 
@@ -77,35 +69,32 @@ def _blurred(images: Tensor) -> Tensor:
     return images
 
 
-def _imputed(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each removed pixel the weighted mean of its neighbours, removed or not: a sparse system of linear equations.
+def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
+    """Each removed pixel the weighted mean of its neighbours, removed or not: linear equations, solved for all at once.
 
     Rong et al. (2022, eq. 7): direct neighbours weigh 1/6, diagonal ones 1/12; neighbours outside the image have no
-    weight, and the others more. Where no pixel is left, all become 0.
+    weight, and the others more. The matrix (weights of the neighbours on the diagonal, less the weights elsewhere) is
+    symmetric and positive definite, so that conjugate gradients solve it. An image with no pixel left becomes 0.
     """
-    height, width = mask.shape
-    if not mask.any():
-        return image
-    if mask.all():
-        return np.zeros_like(image)
-    rows, columns = mask.nonzero()
-    number = np.full((height, width), -1)
-    number[rows, columns] = np.arange(len(rows))
-    total, known = np.zeros(len(rows)), np.zeros((len(rows), len(image)))
-    entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for down, across, weight in NEIGHBOURS:
-        y, x = rows + down, columns + across
-        inside = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).nonzero()[0]
-        total[inside] += weight
-        there = number[y[inside], x[inside]]
-        is_known = there < 0
-        at = inside[is_known]
-        known[at] += weight * image[:, y[at], x[at]].T
-        unknown = inside[~is_known]
-        entries.append((unknown, there[~is_known], np.full(len(unknown), -weight)))
-    entries.append((np.arange(len(rows)), np.arange(len(rows)), total))
-    i, j, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    solved = spsolve(coo_array((values, (i, j)), shape=(len(rows), len(rows))).tocsc(), known)
-    result = image.copy()
-    result[:, rows, columns] = solved.reshape(len(rows), len(image)).T
-    return result
+    unknown = is_removed[:, None].to(torch.float64)
+    pixels = images.double() * (1 - unknown)
+    window = torch.tensor(WEIGHTS, dtype=torch.float64, device=images.device)[None, None]
+
+    def neighbours(values: Tensor) -> Tensor:
+        return F.conv2d(values.flatten(0, 1)[:, None], window, padding=1).reshape(values.shape)
+
+    total = neighbours(torch.ones_like(pixels[:1]))
+    found = torch.zeros_like(pixels)
+    left = unknown * neighbours(pixels)
+    way, size = left / total, (left * left / total).sum((2, 3), keepdim=True)
+    goal = TOLERANCE**2 * size
+    for _ in range(MOST_STEPS):
+        if bool((size <= goal).all()):
+            break
+        pushed = unknown * (total * way - neighbours(way))
+        step = size / (way * pushed).sum((2, 3), keepdim=True).clamp(min=1e-300)
+        found = found + step * way
+        left = left - step * pushed
+        before, size = size, (left * left / total).sum((2, 3), keepdim=True)
+        way = left / total + size / before.clamp(min=1e-300) * way
+    return (pixels + found).to(images.dtype)
