@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
+    "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "glossary": ROOT / "docs" / "glossary.md",
