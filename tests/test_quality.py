@@ -13,7 +13,6 @@ from torch import nn
 import pellucid
 from pellucid.core.errors import ConfigError, ShapeError, UnknownName
 from pellucid.evaluation import CONTROLS, METRICS
-from pellucid.quality import leaderboard_figure
 
 CHEAP = ("selectivity", "completeness", "sparseness")
 
@@ -69,7 +68,7 @@ def test_json_csv_table_and_picture_say_the_same(found):
     screen = Console(width=200, file=io.StringIO())
     screen.print(found.to_table())
     assert all(name in screen.file.getvalue() for name in (*found.methods, *CHEAP))
-    figure = leaderboard_figure(found, ("title", "subtitle"))
+    figure = found.figure("title")
     bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
     assert f"{found.value('integrated_gradients', 'completeness'):.3f}" in bold
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Explanation, Method, create_analyzer, methods
     from pellucid.core import errors
-    from pellucid.evaluation import Evaluation
     from pellucid.jacobian import (
         augment,
         check_jacobian,
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
         transposed_product,
     )
     from pellucid.jacobian_store import jacobian_to_disk
-    from pellucid.quality import evaluate
+    from pellucid.quality import Evaluation, evaluate
     from pellucid.runs import Run, load_run
 
 __all__ = [
@@ -45,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "Analyzer": "pellucid.attribution",
-    "Evaluation": "pellucid.evaluation",
+    "Evaluation": "pellucid.quality",
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",

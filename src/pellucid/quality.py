@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,24 @@ from pellucid.artifacts._atomic import json_text, write_bytes
 from pellucid.attribution import Analyzer
 from pellucid.core.seeding import derive_seed
 from pellucid.core.terminal import track
-from pellucid.evaluation import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Evaluation, Metric
+from pellucid.evaluation import CONTROLS, DEFAULT_METHODS, DEFAULT_METRICS, Metric
+from pellucid.evaluation import Evaluation as Found
 from pellucid.evaluation._case import Retrain
 from pellucid.evaluation._evaluation import Scores
 from pellucid.evaluation._run import Record, plan, run
 from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
 from pellucid.training.afresh import train_afresh
 
-__all__ = ["evaluate", "leaderboard_figure"]
+__all__ = ["Evaluation", "evaluate", "leaderboard_figure"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Found):
+    """What an evaluation found, and how it looks."""
+
+    def figure(self, title: str = "Which explanation can be trusted?") -> Figure:
+        """The table as a picture: the best bold, controls below a line, grey what is worse than one of them."""
+        return leaderboard_figure(self, (title, how_to_read(self)))
 
 
 def evaluate(
@@ -68,7 +78,8 @@ def evaluate(
         if save is not None:
             find, keep = _kept_in(Path(save))
             record = Record(find, keep, bar.update)
-        return run(request, record)
+        found = run(request, record)
+    return Evaluation(**{part.name: getattr(found, part.name) for part in fields(found)})
 
 
 def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str, Scores], None]]:
@@ -90,7 +101,17 @@ def _retrainer(model: nn.Module, seed: int) -> Retrain:
     return lambda images, labels, tests: train_afresh(model, images, labels, tests, derive_seed(seed, "retrain"))
 
 
-def leaderboard_figure(found: Evaluation, headline: tuple[str, str]) -> Figure:
+def how_to_read(found: Found) -> str:
+    """The subtitle of an evaluation's picture."""
+    left_out = sorted({name.partition(",")[0] for name in found.refused})
+    return (
+        f"{found.images} images, 95 % bootstrap intervals below each mean; the longer the band, the better. Bold: "
+        "best; ≈: no significant difference from it; grey: worse than a control (or a control that wins "
+        "by construction)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
+    )
+
+
+def leaderboard_figure(found: Found, headline: tuple[str, str]) -> Figure:
     """The table of an evaluation as a picture, with the curves of selectivity where it was measured."""
     cells = {(row.method, row.metric): row for row in found.rows}
     columns = []
@@ -118,11 +139,11 @@ def leaderboard_figure(found: Evaluation, headline: tuple[str, str]) -> Figure:
     return leaderboard(list(found.methods), columns, _controls(found), _curves(found), headline)
 
 
-def _controls(found: Evaluation) -> int:
+def _controls(found: Found) -> int:
     return sum(method in CONTROLS for method in found.methods)
 
 
-def _curves(found: Evaluation) -> Curves | None:
+def _curves(found: Found) -> Curves | None:
     name = next((label for label, about in found.metrics.items() if about["name"] == "selectivity"), None)
     if name is None:
         return None

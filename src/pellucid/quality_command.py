@@ -18,11 +18,11 @@ from pellucid.core.errors import ConfigError, SaveError, TrainingError
 from pellucid.core.terminal import console
 from pellucid.data._load import load_data
 from pellucid.data._source import Request
-from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS, Evaluation
+from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS
 from pellucid.evaluation._statistics import intervals, sign_flip
-from pellucid.hooks.leaderboard import THRIFTY, subtitle
+from pellucid.hooks.leaderboard import THRIFTY
 from pellucid.pipeline import run
-from pellucid.quality import evaluate, leaderboard_figure
+from pellucid.quality import Evaluation, evaluate
 from pellucid.runs import Run, load_run
 
 __all__ = ["evaluate_run", "ground_truth", "load_data_of"]
@@ -123,7 +123,7 @@ def _show(found: Evaluation, folder: Path, title: str) -> None:
     console().print(found.to_table())
     for name, why in found.refused.items():
         console().print(f"not applicable: {name}: {why}", markup=False)
-    write_bytes(folder / "leaderboard.png", to_png(leaderboard_figure(found, (title, subtitle(found)))))
+    write_bytes(folder / "leaderboard.png", to_png(found.figure(title)))
     write_bytes(folder / "evaluation.json", found.to_json().encode())
     write_bytes(folder / "evaluation.csv", found.to_csv().encode())
     console().print(f"Picture, JSON and CSV: {folder}", markup=False)

@@ -56,5 +56,5 @@ def test_without_the_pixels_that_decide_nothing_is_learned():
         training=(images[:500], labels[:500]),
     )
     (label,) = found.metrics
-    assert found.value("sensitivity", label) < 0.75 < 0.9 < found.value("random", label)
+    assert found.value("sensitivity", label) < 0.75 < 0.8 < found.value("random", label)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

@@ -12,7 +12,7 @@ from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
-from pellucid.quality import leaderboard_figure
+from pellucid.quality import how_to_read, leaderboard_figure
 
 __all__ = ["Leaderboard", "told"]
 
@@ -44,23 +44,13 @@ class Leaderboard(Hook):
         found = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
         yield Artifact(
             caption=f"{scene.title}: {told(found)}",
-            figure=leaderboard_figure(found, (f"{scene.title}: which explanation can be trusted?", subtitle(found))),
+            figure=leaderboard_figure(found, (f"{scene.title}: which explanation can be trusted?", how_to_read(found))),
             numbers=found.to_dict(),
         )
 
 
 def _analyzer(name: str, scene: Scene) -> Analyzer:
     return create_analyzer(name, scene.model, **THRIFTY.get(name, {}))
-
-
-def subtitle(found: Evaluation) -> str:
-    """How the picture is to be read."""
-    left_out = sorted({name.partition(",")[0] for name in found.refused})
-    return (
-        f"{found.images} images, 95 % bootstrap intervals below each mean; the longer the band, the better. Bold: "
-        "best; ≈: no significant difference from it; grey: worse than a control (or a control that wins "
-        "by construction)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
-    )
 
 
 def told(found: Evaluation) -> str:
