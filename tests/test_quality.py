@@ -67,7 +67,7 @@ def test_json_csv_table_and_picture_say_the_same(found):
     assert [float(line["value"]) for line in lines] == [row.value for row in found.rows]
     screen = Console(width=200, file=io.StringIO())
     screen.print(found.to_table())
-    assert all(name in screen.file.getvalue() for name in (*found.methods, *CHEAP))
+    assert all(name.replace("_", " ") in screen.file.getvalue().replace("_", " ") for name in (*found.methods, *CHEAP))
     figure = found.figure("title")
     bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
     assert f"{found.value('integrated_gradients', 'completeness'):.3f}" in bold

@@ -30,6 +30,8 @@ __all__ = ["evaluate_run", "ground_truth", "load_data_of"]
 TRUTH_METRICS = ("relevance_mass", "relevance_rank", "pointing_game")
 LEAST_ACCURACY = 0.98
 """A network must recognise so many validation images before where it looks is worth asking."""
+PIPE_COLUMNS = 200
+"""The width of a table that is written to a file or a pipe."""
 TRAINING_IMAGES = 10_000
 """At most so many are trained on anew by `roar`."""
 
@@ -120,7 +122,7 @@ def _training(data: DataSplits) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _show(found: Evaluation, folder: Path, title: str) -> None:
-    console().print(found.to_table())
+    console().print(found.to_table(), width=None if console().is_terminal else PIPE_COLUMNS)
     for name, why in found.refused.items():
         console().print(f"not applicable: {name}: {why}", markup=False)
     write_bytes(folder / "leaderboard.png", to_png(found.figure(title)))

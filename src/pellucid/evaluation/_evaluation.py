@@ -191,9 +191,10 @@ class Evaluation:
     def to_table(self) -> Table:
         """For the terminal: a line per method, a column per metric; the best bold, worse than a control dim."""
         table = Table(title=f"{self.images} images; ↑ higher is better, ↓ lower is better")
-        table.add_column("method", no_wrap=True)
+        table.add_column("method", overflow="fold")
         for metric, about in self.metrics.items():
-            table.add_column(f"{metric} {'↑' if about['is_higher_better'] else '↓'}", justify="right")
+            arrow = "↑" if about["is_higher_better"] else "↓"
+            table.add_column(f"{metric.replace('_', ' ')} {arrow}", justify="right", overflow="fold", min_width=6)
         for method in self.methods:
             is_last = method == self.methods[-1] or (method not in CONTROLS and self._next(method) in CONTROLS)
             table.add_row(method, *(self._cell(method, metric) for metric in self.metrics), end_section=is_last)
