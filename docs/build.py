@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
+    "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
     "targets": ROOT / "docs" / "targets.md",
     "jacobian": ROOT / "docs" / "jacobian.md",

@@ -32,6 +32,24 @@ def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, 
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "save", "--metrics", "selectivty"], "no metric 'selectivty'; did you mean 'selectivity'"),
+        (["evaluate", "save", "--methods", "gradent"], "no method 'gradent'; did you mean 'gradient'"),
+        (["evaluate", "save", "--images", "0"], "--images is 0"),
+        (["ground-truth", "--datasets", "planted_pach"], "no data set 'planted_pach'; did you mean 'planted_patch'"),
+        (["ground-truth", "--methods", "gradent"], "no method 'gradent'"),
+    ],
+)
+def test_wrong_names_of_other_commands_leave_torch_unimported(arguments, message):
+    code = f"import sys; from pellucid.cli import main; code = main({arguments!r}); "
+    code += "assert 'torch' not in sys.modules; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+
+
 def test_help_leaves_torch_unimported():
     code = (
         "import sys\nfrom pellucid.cli import main\n"

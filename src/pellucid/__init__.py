@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     )
     from pellucid.jacobian_store import jacobian_to_disk
     from pellucid.prototyping import prototypes
+    from pellucid.quality import Evaluation, evaluate
     from pellucid.runs import Run, load_run
 
 __all__ = [
     "Analyzer",
     "Contrast",
+    "Evaluation",
     "Explanation",
     "Method",
     "Run",
@@ -32,6 +34,7 @@ __all__ = [
     "check_jacobian",
     "create_analyzer",
     "errors",
+    "evaluate",
     "fit_density",
     "jacobian",
     "jacobian_class_means",
@@ -51,12 +54,14 @@ __all__ = [
 _HOMES = {
     "Analyzer": "pellucid.attribution",
     "Contrast": "pellucid.attribution",
+    "Evaluation": "pellucid.quality",
     "Explanation": "pellucid.attribution",
     "Method": "pellucid.attribution",
     "Run": "pellucid.runs",
     "augment": "pellucid.jacobian",
     "check_jacobian": "pellucid.jacobian",
     "create_analyzer": "pellucid.attribution",
+    "evaluate": "pellucid.quality",
     "fit_density": "pellucid.density_store",
     "jacobian_class_means": "pellucid.jacobian",
     "jacobian_product": "pellucid.jacobian",

@@ -13,10 +13,11 @@ import tyro
 from rich.table import Table
 
 from pellucid.attribution import check_method
-from pellucid.config import RunConfig, as_arguments, read_config
+from pellucid.config import EvaluateConfig, GroundTruthConfig, RunConfig, as_arguments, read_config
 from pellucid.core.errors import ConfigError, PellucidError, UnknownName
 from pellucid.core.terminal import console
 from pellucid.data._spec import check_spec as check_dataset
+from pellucid.evaluation import METRICS
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
 
@@ -100,7 +101,39 @@ def _methods(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "methods": _methods}
+def _evaluate(arguments: list[str]) -> int:
+    """Measure how good the explanations of a saved run are"""
+    config = tyro.cli(EvaluateConfig, prog="pellucid evaluate", args=arguments)
+    _check_methods(config.methods)
+    for name in config.metrics.split(",") if config.metrics != "default" else ():
+        METRICS.check(name.strip())
+    from pellucid.quality_command import evaluate_run  # loads torch
+
+    return evaluate_run(config)
+
+
+def _ground_truth(arguments: list[str]) -> int:
+    """Train networks of which it is known where they must look, and measure explanations on them"""
+    config = tyro.cli(GroundTruthConfig, prog="pellucid ground-truth", args=arguments)
+    _check_methods(config.methods)
+    for name in config.datasets.split(","):
+        check_dataset(name.strip())
+    from pellucid.quality_command import ground_truth  # loads torch
+
+    return ground_truth(config)
+
+
+def _check_methods(names: str) -> None:
+    for name in names.split(",") if names not in ("default", "all") else ():
+        check_method(name.strip())
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "methods": _methods,
+    "evaluate": _evaluate,
+    "ground-truth": _ground_truth,
+}
 
 
 def parse_run(arguments: Sequence[str]) -> RunConfig:

@@ -12,7 +12,16 @@ import tyro
 
 from pellucid.core.errors import ConfigError, UnknownName
 
-__all__ = ["DataConfig", "HookConfig", "RunConfig", "TrainingConfig", "as_arguments", "read_config"]
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "GroundTruthConfig",
+    "HookConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "as_arguments",
+    "read_config",
+]
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,65 @@ class RunConfig:
         return {key: _plain(value) for group in (*groups, nested) for key, value in group.items()}
 
 
-def _check_ranges(group: DataConfig | TrainingConfig) -> None:
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure explanations of a saved run: many methods, many metrics, always beside controls."""
+
+    run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
+    """The save folder of a run. Results go to RUN/evaluation; what is finished there is not computed again."""
+    images: Count = 1000
+    """At most so many images, spread evenly over the set."""
+    methods: Annotated[str, _flag("default|all|NAME,NAME")] = "default"
+    """Explanation methods; the controls are always there. all: every one that needs no fitting."""
+    metrics: Annotated[str, _flag("default|NAME,NAME")] = "default"
+    """default: selectivity, continuity, completeness, sparseness, random_logit, parameter_randomisation."""
+    split: Literal["auto", "test", "validation"] = "auto"
+    """Whose images; auto: the test images, or the validation images where only these have a ground truth."""
+    seed: Seed = 0
+    """Everything drawn at random depends on it."""
+    data_dir: Annotated[Path | None, _flag("FOLDER", "where the run had it")] = None
+    """Where downloads are kept."""
+    mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
+    """Tried before the public mirrors."""
+    threads: Count = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        object.__setattr__(self, "run", self.run.expanduser())
+        _check_ranges(self)
+
+
+@dataclass(frozen=True)
+class GroundTruthConfig:
+    """Train networks on data in which it is known where the class is, and measure what explanations find."""
+
+    datasets: Annotated[str, _flag("NAME,NAME")] = "planted_patch,two_digits,confound,confound.control"
+    """Which data sets; with `:digits` behind a name, made of scikit-learn's digits instead of MNIST."""
+    save: Annotated[Path, _flag("FOLDER")] = Path("save/ground_truth")
+    """One run per data set below it; a finished one is not trained again."""
+    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "each data set's own")] = None
+    """Passes over the training images."""
+    images: Count = 200
+    """So many images are explained."""
+    methods: Annotated[str, _flag("default|all|NAME,NAME")] = "default"
+    """Explanation methods; the controls are always there."""
+    seed: Seed = 0
+    """Everything drawn at random depends on it."""
+    data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
+    """Where downloads are kept."""
+    mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
+    """Tried before the public mirrors."""
+    threads: Count = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        object.__setattr__(self, "save", self.save.expanduser())
+        _check_ranges(self)
+
+
+def _check_ranges(group: DataConfig | TrainingConfig | EvaluateConfig | GroundTruthConfig) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):

@@ -17,7 +17,7 @@ from pellucid.core.errors import ConfigError, PellucidError, ShapeError, Unknown
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
-CONTROLS = ("input", "random", "sobel")
+CONTROLS = ("constant", "input", "random", "sobel")
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 

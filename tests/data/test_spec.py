@@ -33,7 +33,7 @@ def test_what_a_spec_means(spec: str, parsed: tuple[str, str]) -> None:
         ("minst", UnknownName, "no data set 'minst'; did you mean 'mnist'"),
         ("digit", UnknownName, "did you mean 'digits'"),
         ("foldr:/photos", UnknownName, "did you mean 'folder:PATH'"),
-        ("", UnknownName, "The names are: auto, digits, folder:PATH, mnist, module:function"),
+        ("", UnknownName, "The names are: auto, confound, confound.control, digits, folder:PATH, mnist"),
         ("shop.data:", UnknownName, "no data set"),
         ("folder", ConfigError, "use --dataset folder:PATH"),
         ("folder:", ConfigError, "use --dataset folder:PATH"),

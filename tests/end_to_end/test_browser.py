@@ -24,7 +24,10 @@ from pellucid.training import loop
 
 pytestmark = pytest.mark.slow
 
-SMALL = "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 --threads 1".split()
+SMALL = (
+    "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 "
+    "--threads 1 --methods gradient".split()
+)
 """Eight steps an epoch, all hooks."""
 
 CHROMIUM_ARGUMENTS = [

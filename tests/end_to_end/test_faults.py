@@ -14,7 +14,10 @@ from pellucid.artifacts.weights import unpack_weights
 from pellucid.cli import main
 from pellucid.training.checkpoint import unpack_state
 
-QUICK = "--dataset digits --epochs 2 --limit-train 120 --limit-test 40 --batch-size 32 --threads 1".split()
+QUICK = (
+    "--dataset digits --epochs 2 --limit-train 120 --limit-test 40 --batch-size 32 "
+    "--threads 1 --methods gradient".split()
+)
 
 
 def program(*arguments, file_size_limit=None):

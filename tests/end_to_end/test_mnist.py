@@ -22,6 +22,7 @@ def save(tmp_path_factory, mnist_files):
 
     folder = tmp_path_factory.mktemp("mnist") / "save"
     arguments = ["--mirror", mnist_files, "--dataset", "mnist", "--epochs", 2, "--save", folder, "--threads", 1]
+    arguments += ["--methods", "gradient"]
     assert main(["run", *map(str, [*arguments, "--limit-train", 4000, "--limit-test", 600, "--batch-size", 64])]) == 0
     return folder
 

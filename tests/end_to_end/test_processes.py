@@ -22,7 +22,7 @@ from pellucid.data._source import Request
 pytestmark = pytest.mark.slow
 
 RUNNER = Path(__file__).parents[2] / "runner.py"
-SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1".split()
+SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1 --methods gradient".split()
 
 
 def torchrun(*arguments, processes=2, folder=None):

@@ -20,7 +20,8 @@ from pellucid.hooks.tsne import TSNE
 from pellucid.training import loop
 
 SMALL = (
-    "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 --threads 1 --classes 0,1,2".split()
+    "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 "
+    "--threads 1 --classes 0,1,2 --methods gradient".split()
 )
 """Eight steps an epoch, shifts at random, all hooks."""
 

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,14 @@ NAMES = HOOKS.names()
 Maker = Callable[..., Scene]
 
 
+BRIEF = {"leaderboard": {"images": 6, "metrics": ("selectivity", "sparseness", "random_logit")}}
+"""Options of hooks that take long."""
+
+
 def run(name: str, scene: Scene) -> list[Artifact]:
-    return list(HOOKS[name]().run(scene))
+    if name in BRIEF:
+        scene = replace(scene, methods=("gradient", "lrp.epsilon"))
+    return list(HOOKS[name](**BRIEF.get(name, {})).run(scene))
 
 
 def png(artifact: Artifact) -> bytes:

@@ -22,6 +22,7 @@ MOVED_ASIDE = (
     "plots",
     "films",
     "errors",
+    "evaluation",
     "metrics.jsonl",
     "manifest.json",
     "report.html",

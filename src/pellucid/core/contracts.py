@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pellucid.core.errors import DataError
-from pellucid.core.types import Images, Labels, Pixels
+from pellucid.core.types import Images, Labels, Masks, Pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,8 @@ class ImageSet:
     """(image, channel, height, width): bytes 0…255, or float32 in [0, 1] where bytes would round."""
     labels: Labels
     """(image,): class indices, int64."""
+    masks: Masks | None = None
+    """(image, height, width): where what decides the class is; None where nobody knows."""
 
     def __post_init__(self) -> None:
         if len(self.pixels) != len(self.labels):
@@ -45,7 +47,8 @@ class ImageSet:
 
     def __getitem__(self, indices: torch.Tensor | slice | list[int]) -> "ImageSet":
         """The images at `indices`, as a set of their own."""
-        return ImageSet(self.pixels[indices], self.labels[indices])
+        masks = None if self.masks is None else self.masks[indices]
+        return ImageSet(self.pixels[indices], self.labels[indices], masks)
 
     def floats(self, indices: torch.Tensor | slice | list[int] = slice(None)) -> Images:
         """The images at `indices` as a model gets them: float32 in [0, 1]."""

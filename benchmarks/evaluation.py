@@ -1,0 +1,183 @@
+"""The quality of explanations measured by pellucid and by Quantus: the same network, images, methods and metrics.
+
+One process, one thread, processor time, medians of rounds in turn. Quantus in an environment of its own, with pellucid:
+
+    python -m venv quantus && quantus/bin/pip install -e . captum quantus==0.6.0
+    quantus/bin/python benchmarks/evaluation.py [--images 32] [--rounds 3]
+    quantus/bin/python benchmarks/evaluation.py --reference tests/evaluation/quantus.npz
+
+The second call writes the values that the tests compare with. Quantus's sensitivity-n takes the n most relevant pixels
+where the paper draws random sets, and is not compared.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import quantus
+import torch
+from torch import Tensor, nn
+
+from pellucid.data._load import load_data
+from pellucid.data._source import Request
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._run import plan, run
+from pellucid.models import MODELS
+
+METHODS = {
+    "gradient": "Saliency",
+    "input_x_gradient": "InputXGradient",
+    "deconvnet": "Deconvolution",
+    "deeplift": "DeepLift",
+}
+"""Our name and captum's, which Quantus calls."""
+CONTROLS = ("Control Var. Random Uniform", "Control Var. Sobel Filter")
+"""Those of Quantus that it measures (it refuses a constant map); pellucid measures four."""
+
+QUIET = {"disable_warnings": True, "display_progressbar": False}
+REFERENCE_CLASSES = 3
+
+
+def contests() -> dict[str, tuple[Any, list[Any]]]:
+    """Metric to ours and Quantus's, with as many removals, neighbours, draws and layers."""
+    regions = {"patch_size": 4, "regions_evaluation": 49, "perturb_baseline": "black", **QUIET}
+    shares = list(range(10, 100, 10))
+    return {
+        "selectivity": (
+            METRICS["selectivity"](steps=49, output="probability"),
+            [quantus.RegionPerturbation(order=order, **regions) for order in ("morf", "lerf")],
+        ),
+        "continuity": (METRICS["continuity"](), [quantus.LocalLipschitzEstimate(nr_samples=6, **QUIET)]),
+        "completeness": (METRICS["completeness"](), [quantus.Completeness(**QUIET)]),
+        "sparseness": (METRICS["sparseness"](), [quantus.Sparseness(**QUIET)]),
+        "random_logit": (METRICS["random_logit"](), [quantus.RandomLogit(num_classes=10, seed=0, **QUIET)]),
+        "parameter_randomisation": (
+            METRICS["parameter_randomisation"](stages=99),
+            [quantus.MPRT(layer_order="top_down", seed=0, **QUIET)],
+        ),
+        "deletion": (
+            METRICS["deletion"](),
+            [quantus.PixelFlipping(features_in_step=28, perturb_baseline="black", **QUIET)],
+        ),
+        "max_sensitivity": (METRICS["max_sensitivity"](), [quantus.MaxSensitivity(nr_samples=10, **QUIET)]),
+        "infidelity": (
+            METRICS["infidelity"](draws=10, perturbation="square"),
+            [quantus.Infidelity(n_perturb_samples=10, perturb_patch_sizes=[7], **QUIET)],
+        ),
+        "sensitivity_n": (
+            METRICS["sensitivity_n"](shares=(0.1, 0.2, 0.4, 0.8), sets=7),
+            [quantus.SensitivityN(features_in_step=28, n_max_percentage=1.0, **QUIET)],
+        ),
+        "road": (METRICS["road"](), [quantus.ROAD(percentages=shares, **QUIET)]),
+    }
+
+
+def ours(model: nn.Module, images: Tensor, targets: Tensor, metrics: list[Any]) -> None:
+    """Every metric of every method; our controls come on top."""
+    run(plan(model, images, targets, list(METHODS), metrics)).rows  # noqa: B018
+
+
+def theirs(model: nn.Module, images: Tensor, targets: Tensor, metrics: list[Any]) -> None:
+    """The same by Quantus, each method explained once for all metrics, as its users do."""
+    x, y = images.numpy(), targets.numpy()
+    for name in (*METHODS.values(), *CONTROLS):
+        options = {"method": name, "device": "cpu", "constant_value": 0.0}
+        arguments = {"explain_func": quantus.explain, "explain_func_kwargs": options}
+        relevance = quantus.explain(model, x, y, **options)
+        for metric in metrics:
+            metric(model=model, x_batch=x.copy(), y_batch=y, a_batch=relevance.copy(), device="cpu", **arguments)
+
+
+def network() -> nn.Module:
+    """Pellucid's default one, with ReLUs that captum accepts (one each)."""
+    torch.manual_seed(0)
+    return MODELS["cnn"](channels=1, classes=10, image_size=(28, 28)).eval()
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Processor time of one call."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def compare(count: int, rounds: int) -> None:
+    """Print a line per metric, and the total."""
+    images = load_data("digits", Request(Path("unused"))).test.floats(slice(count))
+    model = network()
+    targets = model(images).argmax(1)
+    totals = [0.0, 0.0]
+    print(f"{'metric':28}{'pellucid s':>12}{'Quantus s':>12}{'ratio':>8}")
+    for name, (own, other) in contests().items():
+        pairs = [
+            (
+                seconds(lambda own=own: ours(model, images, targets, [own])),
+                seconds(lambda other=other: theirs(model, images, targets, other)),
+            )
+            for _ in range(rounds)
+        ]
+        mine, its = (statistics.median(side) for side in zip(*pairs, strict=True))
+        totals = [totals[0] + mine, totals[1] + its]
+        print(f"{name:28}{mine:12.2f}{its:12.2f}{its / mine:8.1f}", flush=True)
+    print(f"{'all':28}{totals[0]:12.2f}{totals[1]:12.2f}{totals[1] / totals[0]:8.1f}")
+
+
+def reference(path: Path) -> None:
+    """Quantus's pixel flipping and parameter randomisation of a small network, with everything they rest on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, REFERENCE_CLASSES)).eval()
+    images = torch.rand(4, 1, 8, 8)
+    images[:, :, 0, 0] = 0  # what Quantus calls black is the least value
+    targets = model(images).argmax(1)
+    x, y = images.numpy(), targets.numpy()
+
+    def gradient(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
+        leaf = torch.as_tensor(inputs).float().requires_grad_()
+        chosen = model(leaf).gather(1, torch.as_tensor(targets).long()[:, None]).sum()
+        return torch.autograd.grad(chosen, leaf)[0].numpy()
+
+    relevance = gradient(model, x, y)
+    flips = quantus.PixelFlipping(features_in_step=4, perturb_baseline="black", abs=False, normalise=False, **QUIET)(
+        model=model, x_batch=x.copy(), y_batch=y, a_batch=relevance.copy(), device="cpu", softmax=True
+    )
+    test = quantus.MPRT(layer_order="top_down", seed=41, abs=True, normalise=False, **QUIET)
+    alike = test(
+        model=model, x_batch=x.copy(), y_batch=y, a_batch=None, device="cpu", explain_func=gradient, softmax=True
+    )
+    layers = [np.asarray(values) for key, values in alike.items() if key != "original"]
+    weights = {f"weights.{name}": value.numpy() for name, value in model.state_dict().items()}
+    np.savez_compressed(
+        path,
+        images=x,
+        targets=y,
+        relevance=relevance,
+        pixel_flipping=np.array(flips),
+        parameter_randomisation=np.stack(layers, axis=1),
+        seed=42,
+        **weights,
+    )
+    print({key: values.shape for key, values in np.load(path).items()})
+
+
+def main() -> None:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--reference", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if options.reference:
+        reference(options.reference)
+    else:
+        compare(options.images, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A digit, and a small pattern at a random place that alone decides the class."""
+
+import torch
+
+from pellucid.core.contracts import ImageSet
+from pellucid.data import DATASETS
+from pellucid.data._ground_truth import base_digits, each_part, pasted
+from pellucid.data._source import RawData, Request
+
+__all__ = ["PATCH_PIXELS", "patterns", "planted_patch"]
+
+PATCH_PIXELS = 8
+
+
+def patterns() -> torch.Tensor:
+    """(class, row, column): stripes across, stripes down, squares, rings; each bright on half of its pixels.
+
+    >>> patterns().float().mean((1, 2)).tolist()
+    [127.5, 127.5, 127.5, 127.5]
+    """
+    row, column = torch.meshgrid(torch.arange(PATCH_PIXELS), torch.arange(PATCH_PIXELS), indexing="ij")
+    across, down = row // 2 % 2, column // 2 % 2
+    slanted = (row + column) // 2 % 2
+    shapes = [across, down, across ^ down, slanted]
+    return torch.stack(shapes).to(torch.uint8) * 255
+
+
+@DATASETS.register("planted_patch")
+def planted_patch(request: Request) -> RawData:
+    """Digits of any kind with one of four patterns of 8×8 pixels; the mask is the pattern's place (8 % of the area).
+
+    The digit, its place and the pattern's place say nothing of the class.
+    """
+    raw = base_digits(request, "planted_patch")
+    shapes, parts = patterns(), []
+    for digits, draws in each_part(raw, request.seed, "planted_patch"):
+        count, (_, height, width) = len(digits), digits.image_shape
+        labels = torch.randint(len(shapes), (count,), generator=draws)
+        tops = torch.randint(height - PATCH_PIXELS + 1, (count,), generator=draws)
+        lefts = torch.randint(width - PATCH_PIXELS + 1, (count,), generator=draws)
+        pixels, masks = pasted(digits.pixels, shapes[labels], tops, lefts)
+        parts.append(ImageSet(pixels, labels, masks))
+    names = ("stripes across", "stripes down", "squares", "slanted stripes")
+    train, test = parts
+    return RawData(train, test, classes=names, title="Planted patch", default_epochs=2)

@@ -1,0 +1,64 @@
+"""Copies of a network that forget, layer by layer, what it learned."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pellucid.core.errors import ModelError
+from pellucid.core.seeding import preserved_random_state
+
+__all__ = ["cascade", "layers_of", "randomise"]
+
+
+def layers_of(model: nn.Module) -> list[list[nn.Module]]:
+    """The modules with parameters of their own, in their order of definition, each with the norm layers after it.
+
+    A layer is a module with a parameter of two axes or more.
+
+    >>> len(layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))))
+    2
+    """
+    layers: list[list[nn.Module]] = []
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if any(parameter.ndim > 1 for parameter in own) or (own and not layers):
+            layers.append([module])
+        elif layers and (own or any(True for _ in module.buffers(recurse=False))):
+            layers[-1].append(module)
+    return layers
+
+
+def cascade(model: nn.Module, seed_of: Callable[[int], int], stages: int) -> list[nn.Module]:
+    """The model with its last layer drawn anew, then with the last two, … and at the end with all.
+
+    `seed_of` gives the seed of layer 0 (the last), 1, …. Of more than `stages` copies, evenly spread ones are kept,
+    the one with all layers drawn anew among them. Raises `ModelError` for a model without layers.
+    """
+    working = copy.deepcopy(model)
+    layers = layers_of(working)
+    if not layers:
+        raise ModelError("the model has no layer with weights that could be drawn anew.")
+    count = min(stages, len(layers))
+    kept = {round((stage + 1) * len(layers) / count) for stage in range(count)}
+    made = []
+    for number, layer in enumerate(reversed(layers)):
+        randomise(layer, seed_of(number))
+        if number + 1 in kept:
+            made.append(copy.deepcopy(working).eval().requires_grad_(False))
+    return made
+
+
+def randomise(modules: list[nn.Module], seed: int) -> None:
+    """Draw the modules' parameters anew: as at their start, or else from N(mean, deviation) of what they hold."""
+    with preserved_random_state(), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for module in modules:
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                mean, deviation = float(parameter.mean()), float(parameter.std(correction=0))
+                parameter.copy_(torch.randn(parameter.shape).to(parameter) * deviation + mean)

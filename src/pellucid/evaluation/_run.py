@@ -1,0 +1,214 @@
+"""Measure every method by every metric, whatever is already known left out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.attribution import Analyzer, create_analyzer
+from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.engine.freezing import device_of, dtype_of, frozen
+from pellucid.engine.guards import unwrap
+from pellucid.evaluation import CONTROLS, METRICS
+from pellucid.evaluation._case import Case, Explainer, Retrain, label_of
+from pellucid.evaluation._evaluation import Evaluation, Scores, about_metric, name_of
+from pellucid.evaluation._metric import Metric
+
+__all__ = ["Plan", "Record", "plan", "run"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where finished blocks, one method by one metric, are kept; by default nowhere.
+
+    A block's key tells everything its values depend on.
+    """
+
+    find: Callable[[str], Scores | None] = lambda _: None
+    keep: Callable[[str, Scores], None] = lambda *_: None
+    progress: Callable[[int, str], None] = lambda *_: None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked request: what is measured by what, on what."""
+
+    model: nn.Module
+    images: Tensor
+    targets: Tensor | None
+    analyzers: Mapping[str, Analyzer]
+    metrics: Mapping[str, Metric]
+    seed: int = 0
+    masks: Tensor | None = None
+    training: tuple[Tensor, Tensor] | None = None
+    retrain: Retrain | None = None
+    _prints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> int:
+        """How many there are to compute."""
+        return len(self.analyzers) * len(self.metrics)
+
+
+def plan(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    methods: Sequence[str | Analyzer],
+    metrics: Sequence[str | Metric],
+    **more: Any,
+) -> Plan:
+    """Check everything before any long work; the controls join the methods.
+
+    Raises `UnknownName` for names that there are not, `ShapeError` for images, targets or masks that do not fit, and
+    `ConfigError` for a metric whose masks or training images are missing, or two entries of the same label.
+    """
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ShapeError(
+            f"the images are {tuple(images.shape)} {images.dtype}; "
+            "expected floats in [0, 1], (image, channel, height, width)."
+        )
+    chosen = _by_label([(metric if isinstance(metric, Metric) else METRICS[metric]()) for metric in metrics])
+    _check_shapes(images, targets, more.get("masks"))
+    _check_needs(chosen, more)
+    model = unwrap(model)
+    asked = [name for name in methods if name not in CONTROLS]
+    analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *CONTROLS)]
+    labels = [label_of(analyzer) for analyzer in analyzers]
+    for label, analyzer in zip(labels, analyzers, strict=True):
+        if unwrap(analyzer.model) is not model:
+            raise ConfigError(f"the analyzer {label} explains another model; make it with the model that is evaluated.")
+        if not analyzer.method.is_ready:
+            raise ConfigError(f"the method {label!r} learns from data first; pass an analyzer that was fitted.")
+    _check_unique("method", labels)
+    return Plan(model, images, targets, dict(zip(labels, analyzers, strict=True)), chosen, **more)
+
+
+def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    labels = []
+    for metric in metrics:
+        plain = type(metric)()
+        changed = [
+            f"{option.name}={getattr(metric, option.name)}"
+            for option in fields(metric)
+            if getattr(metric, option.name) != getattr(plain, option.name)
+        ]
+        labels.append(name_of(metric) + (f"({', '.join(changed)})" if changed else ""))
+    _check_unique("metric", labels)
+    return dict(zip(labels, metrics, strict=True))
+
+
+def _check_unique(kind: str, labels: Sequence[str]) -> None:
+    if not labels:
+        raise ConfigError(f"no {kind} was named; name one or more.")
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ConfigError(f"the {kind} {twice[0]!r} was named twice; name it once.")
+
+
+def _check_shapes(images: Tensor, targets: Tensor | None, masks: Tensor | None) -> None:
+    if targets is not None and (targets.shape != images.shape[:1] or targets.is_floating_point()):
+        raise ShapeError(
+            f"targets is {tuple(targets.shape)} {targets.dtype} for {len(images)} images; pass one class index per "
+            "image, or None for the predicted classes."
+        )
+    if masks is not None and (masks.shape != (len(images), *images.shape[2:]) or masks.dtype != torch.bool):
+        raise ShapeError(
+            f"masks is {tuple(masks.shape)} {masks.dtype}; expected booleans (image, height, width), "
+            f"{(len(images), *images.shape[2:])}."
+        )
+
+
+def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> None:
+    for label, metric in metrics.items():
+        for need in sorted(metric.needs):
+            if given.get(need) is None:
+                way_out = (
+                    "pass masks=, or evaluate a run on a ground-truth data set"
+                    if need == "masks"
+                    else "pass training=(images, labels)"
+                )
+                raise ConfigError(f"the metric {label!r} needs {need}; {way_out}.")
+
+
+def run(request: Plan, record: Record | None = None) -> Evaluation:
+    """Measure; a method that does not apply to the model, or has no finite map, is refused by name, with the reason."""
+    record = record or Record()
+    scores: dict[tuple[str, str], Scores] = {}
+    refused: dict[str, str] = {}
+    seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
+    with frozen(request.model) as model, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AmplificationWarning)
+        case = _case(request, model)
+        base, done = _fingerprint(request, case), 0
+        for method, analyzer in request.analyzers.items():
+            explainer = Explainer(analyzer, case)
+            for label, metric in request.metrics.items():
+                key = sha256(f"{base}\n{method}\n{analyzer.method!r}\n{metric!r}".encode()).hexdigest()[:24]
+                found, started = record.find(key), perf_counter()
+                if found is None and method not in refused:
+                    found = _measure(metric, case, explainer, refused, label)
+                    seconds[label] += perf_counter() - started
+                    if found is not None:
+                        record.keep(key, found)
+                if found is not None:
+                    scores[method, label] = found
+                done += 1
+                record.progress(done, f"{method}, {label}")
+    kept = tuple(method for method in request.analyzers if any(one == method for one, _ in scores))
+    if not kept:
+        raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")
+    about = {label: about_metric(name_of(metric), metric) for label, metric in request.metrics.items()}
+    return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds)
+
+
+def _case(request: Plan, model: nn.Module) -> Case:
+    images = request.images.detach().to(device_of(model), dtype_of(model))
+    case = Case(
+        model=model,
+        images=images,
+        targets=torch.zeros(len(images), dtype=torch.int64, device=images.device),
+        masks=None if request.masks is None else request.masks.to(images.device),
+        seed=request.seed,
+        training=None if request.training is None else (request.training[0].to(images), request.training[1]),
+        retrain=request.retrain,
+    )
+    case.targets = case.logits.argmax(1) if request.targets is None else request.targets.to(images.device).long()
+    if int(case.targets.min()) < 0 or int(case.targets.max()) >= case.logits.shape[1]:
+        raise ShapeError(
+            f"targets has classes {int(case.targets.min())}…{int(case.targets.max())}, and the model has "
+            f"{case.logits.shape[1]}; give indices from 0."
+        )
+    return case
+
+
+def _measure(metric: Metric, case: Case, explainer: Explainer, refused: dict[str, str], label: str) -> Scores | None:
+    try:
+        explainer.relevance  # noqa: B018  (a method that cannot explain at all is refused as such)
+    except PellucidError as error:
+        refused[explainer.label] = str(error)
+        return None
+    try:
+        return Scores.of(metric.measure(case, explainer))
+    except PellucidError as error:
+        refused[f"{explainer.label}, {label}"] = str(error)
+        return None
+
+
+def _fingerprint(request: Plan, case: Case) -> str:
+    """Of the weights, the structure, the images, targets, masks, training images and the seed."""
+    total = sha256(f"{request.seed}\n{case.model}".encode())
+    tensors = [value for value in case.model.state_dict().values() if isinstance(value, Tensor)]
+    tensors += [case.images, case.targets]
+    tensors += [value for value in (case.masks, *(case.training or ())) if value is not None]
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return total.hexdigest()

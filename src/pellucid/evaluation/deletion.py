@@ -1,0 +1,45 @@
+"""How fast the probability falls when pixels are deleted, the most relevant first (Petsiuk et al., 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer, Output, check_images
+from pellucid.evaluation._curves import area, counts_of, curve, places
+from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation._removal import Removal, remover
+
+
+@METRICS.register("deletion")
+@dataclass(frozen=True)
+class Deletion(Metric):
+    """Area under the explained class's probability while pixels become zero, the most relevant first.
+
+    Lower is better, from 0 to 1. With one pixel a step and the logit, this is pixel flipping (Bach et al., 2015).
+    Weakness: single missing pixels are adversarial noise to many networks.
+
+    Source: Petsiuk et al., "RISE", 2018, section 4.2 (algorithm 1 of its supplement).
+    """
+
+    asks: ClassVar[str] = "does the probability fall fast when the most relevant pixels are deleted?"
+    is_higher_better: ClassVar[bool] = False
+
+    steps: int = 28
+    """Points of the curve after the first."""
+    removal: Removal = "zero"
+    """What stands in a pixel's place."""
+    output: Output = "probability"
+    """What is read off the network."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) areas."""
+        check_images(case)
+        ranks = places(method.pixels, case.generator("ties"))
+        counts = counts_of(ranks[0].numel(), self.steps)
+        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        scores = curve(case, ranks, counts, change, self.output)
+        return Measured(
+            area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}
+        )

@@ -1,0 +1,75 @@
+"""How wrongly an explanation foretells the effect of perturbations (Yeh et al., 2019)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._metric import Measured, Metric
+
+
+@METRICS.register("infidelity")
+@dataclass(frozen=True)
+class Infidelity(Metric):
+    """E[(β IᵀR − (f(x) − f(x − I)))²] over perturbations I, in squared logits.
+
+    I is Gaussian noise, or the image itself within a random square (its removal to the empty image). β is the scale
+    that suits R best, image by image (`is_scaled`), as in the authors' code; without it, β = 1. Lower is better, from
+    0. Weakness: IᵀR takes R as an effect per unit of pixel, which favours gradients over maps that share out a logit.
+
+    Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019, definition 2.1 (eq. 1).
+    """
+
+    asks: ClassVar[str] = "does the map foretell what a perturbation does to the logit?"
+    is_higher_better: ClassVar[bool] = False
+    high: ClassVar[float] = float("inf")
+
+    perturbation: Literal["gaussian", "square"] = "gaussian"
+    """Noise on all pixels, or the removal of a square."""
+    noise: float = 0.2
+    """Standard deviation of the Gaussian noise."""
+    side_share: float = 0.25
+    """The square's side, as a share of the image's shorter one."""
+    draws: int = 64
+    """How many perturbations."""
+    is_scaled: bool = True
+    """Whether each map may be multiplied by the number that suits it best."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) mean squared errors."""
+        effects = case.shared(self, lambda: self._effects(case))
+        relevance = method.relevance.flatten(1).double()
+        foretold = torch.stack(
+            [(self._perturbation(case, one).flatten(1) * relevance).sum(1) for one in self._draws(case)], dim=1
+        )
+        if self.is_scaled:
+            scale = (foretold * effects).sum(1) / foretold.square().sum(1).clamp(min=1e-300)
+            foretold = scale[:, None] * foretold
+        return Measured((foretold - effects).square().mean(1))
+
+    def _draws(self, case: Case) -> Tensor:
+        """(draw, channel, height, width): noise, or masks of squares."""
+        if self.perturbation == "gaussian":
+            return self.noise * case.draw("infidelity", count=self.draws)
+        height, width = case.images.shape[-2:]
+        side = max(1, round(self.side_share * min(height, width)))
+        random = case.generator("infidelity")
+        masks = torch.zeros(self.draws, *case.images.shape[1:], dtype=case.images.dtype)
+        for mask in masks:
+            top, left = (int(torch.randint(size - side + 1, (), generator=random)) for size in (height, width))
+            mask[..., top : top + side, left : left + side] = 1
+        return masks.to(case.images.device)
+
+    def _perturbation(self, case: Case, draw: Tensor) -> Tensor:
+        """I of each image."""
+        return draw * case.images if self.perturbation == "square" else draw.expand_as(case.images)
+
+    def _effects(self, case: Case) -> Tensor:
+        """(image, draw): f(x) − f(x − I), the same for all methods."""
+        own = case.read(case.logits).double()
+        return torch.stack(
+            [own - case.score(case.images - self._perturbation(case, one)).double() for one in self._draws(case)], dim=1
+        )

@@ -1,0 +1,45 @@
+"""How fast the probability rises when pixels come back, the most relevant first (Petsiuk et al., 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer, Output, check_images
+from pellucid.evaluation._curves import area, counts_of, curve, places
+from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation._removal import Removal, remover
+
+
+@METRICS.register("insertion")
+@dataclass(frozen=True)
+class Insertion(Metric):
+    """Area under the explained class's probability while pixels are put onto the blurred image, most relevant first.
+
+    Higher is better, from 0 to 1. Weakness: where the blurred image is still recognised, the curve starts high for
+    every method.
+
+    Source: Petsiuk et al., "RISE", 2018, section 4.2.
+    """
+
+    asks: ClassVar[str] = "does the probability rise fast when the most relevant pixels come back?"
+    is_higher_better: ClassVar[bool] = True
+
+    steps: int = 28
+    """Points of the curve after the first."""
+    removal: Removal = "blur"
+    """What the image begins as."""
+    output: Output = "probability"
+    """What is read off the network."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) areas."""
+        check_images(case)
+        ranks = places(method.pixels, case.generator("ties"))
+        counts = counts_of(ranks[0].numel(), self.steps)
+        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        scores = curve(case, ranks, counts, lambda is_back: change(~is_back), self.output)
+        return Measured(
+            area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}
+        )

@@ -1,0 +1,54 @@
+"""Whether an explanation changes when the network forgets what it learned (Adebayo et al., 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pellucid.core.seeding import derive_seed
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation._randomised import cascade
+from pellucid.evaluation._similarity import Similarity, similarity
+
+
+@METRICS.register("parameter_randomisation")
+@dataclass(frozen=True)
+class ParameterRandomisation(Metric):
+    """The similarity of the explanations of the network and of its copies with 1, 2, … layers drawn anew, from the top.
+
+    The mean over the cascade; the curve (`similarity` by stage, the untouched network first) is kept. Lower is better:
+    1 for a map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all
+    ranks of the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
+
+    Source: Adebayo et al., "Sanity checks for saliency maps", 2018, section 3.1 (cascading randomisation).
+    """
+
+    asks: ClassVar[str] = "does the map change when the weights are drawn anew?"
+    is_higher_better: ClassVar[bool] = False
+    low: ClassVar[float] = -1.0
+
+    kind: Similarity = "spearman"
+    """How maps are compared: the paper has the rank correlation first."""
+    is_absolute: bool = True
+    """Whether signs are left out of the comparison."""
+    stages: int = 8
+    """At most so many copies, spread evenly over the layers of a deeper network."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) mean similarities over the cascade."""
+        models = case.shared(self, lambda: self._models(case))
+        own = method.relevance.abs() if self.is_absolute else method.relevance
+        alike = []
+        for model in models:
+            other = method(case.images, case.targets, model)
+            alike.append(similarity(own, other.abs() if self.is_absolute else other, self.kind))
+        curve = torch.stack([torch.ones_like(alike[0]), *alike], 1)
+        return Measured(
+            curve[:, 1:].mean(1), curves={"stage": torch.arange(curve.shape[1]), "similarity": curve.mean(0)}
+        )
+
+    def _models(self, case: Case) -> list[nn.Module]:
+        return cascade(case.model, lambda stage: derive_seed(case.seed, "parameter_randomisation", stage), self.stages)

@@ -1,0 +1,41 @@
+"""Whether the most relevant pixel is where it must be (Zhang et al., 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._curves import places
+from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation.relevance_mass import masks_of
+
+
+@METRICS.register("pointing_game")
+@dataclass(frozen=True)
+class PointingGame(Metric):
+    """1 where the most relevant pixel is in the mask or at most `tolerance` pixels from it, else 0.
+
+    Higher is better. Weakness: one pixel decides; a map that is right there and wrong all around passes.
+
+    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2018, section 4.2 (there with 15 pixels
+    on photographs).
+    """
+
+    asks: ClassVar[str] = "is the most relevant pixel where it must be?"
+    is_higher_better: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"masks"})
+
+    tolerance: int = 0
+    """Pixels, to each side, by which the mask is widened."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) hits."""
+        masks = masks_of(case)
+        assert case.masks is not None
+        wide = F.max_pool2d(case.masks[:, None].float(), 2 * self.tolerance + 1, 1, self.tolerance)[:, 0] > 0
+        is_first = places(method.pixels, case.generator("ties")) == 0
+        hit = (is_first & wide).flatten(1).any(1).double()
+        return Measured(torch.where(masks.any(1), hit, torch.nan))

@@ -1,0 +1,37 @@
+"""Whether an explanation of another class is another explanation (Sixt et al., 2020)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation._similarity import Similarity, similarity
+
+
+@METRICS.register("random_logit")
+@dataclass(frozen=True)
+class RandomLogit(Metric):
+    """The similarity of the explanations of the explained class and of another one, drawn for each image.
+
+    Lower is better: 1 for a map that does not depend on the class. Weakness: two classes may truly rest on the same
+    pixels; a noisy map is unlike any other.
+
+    Source: Sixt et al., "When explanations lie", 2020, section 4 (random logit test).
+    """
+
+    asks: ClassVar[str] = "is another class explained by another map?"
+    is_higher_better: ClassVar[bool] = False
+    low: ClassVar[float] = -1.0
+
+    kind: Similarity = "ssim"
+    """How maps are compared; the paper's is the structural similarity."""
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) similarities."""
+        classes = case.logits.shape[1]
+        steps = torch.randint(1, max(classes, 2), (len(case.images),), generator=case.generator("random_logit"))
+        others = (case.targets + steps.to(case.targets)) % classes
+        return Measured(similarity(method.relevance, method(case.images, others), self.kind))

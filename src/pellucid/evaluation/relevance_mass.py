@@ -1,0 +1,41 @@
+"""How much of the positive relevance is where it must be (Arras et al., 2022)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._metric import Measured, Metric
+
+
+@METRICS.register("relevance_mass")
+@dataclass(frozen=True)
+class RelevanceMass(Metric):
+    """Positive relevance within the mask over all positive relevance, channels added first.
+
+    Higher is better, from 0 to 1; a random map has the mask's share of the area. NaN where nothing is positive, or the
+    mask is empty. Weakness: it needs a truth to compare with, and trusts that the network uses it.
+
+    Source: Arras et al., "CLEVR-XAI", 2022, section 3.3 (relevance mass accuracy).
+    """
+
+    asks: ClassVar[str] = "how much of the positive relevance is where it must be?"
+    is_higher_better: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"masks"})
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) shares."""
+        masks = masks_of(case)
+        positive = method.pixels.double().clamp(min=0).flatten(1)
+        total = positive.sum(1)
+        share = (positive * masks).sum(1) / total.clamp(min=1e-300)
+        return Measured(torch.where((total > 0) & masks.any(1), share, torch.nan))
+
+
+def masks_of(case: Case) -> Tensor:
+    """(image, pixel): the masks."""
+    assert case.masks is not None
+    return case.masks.flatten(1)

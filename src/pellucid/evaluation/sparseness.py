@@ -1,0 +1,35 @@
+"""How few pixels hold the relevance (Chalasani et al., 2020)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pellucid.evaluation import METRICS
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._metric import Measured, Metric
+
+
+@METRICS.register("sparseness")
+@dataclass(frozen=True)
+class Sparseness(Metric):
+    """The Gini index of |R|: 0 where all pixels have the same, near 1 where one has all.
+
+    1 − 2 Σ_k (|R|₍ₖ₎ / ‖R‖₁) · (d − k + ½) / d, with |R|₍₁₎ ≤ … ≤ |R|₍d₎. Higher is better, if a short explanation is
+    what one wants. Weakness: nothing of it depends on the network; on images with an empty background, whatever is
+    multiplied by the image is sparse (`input` is no yardstick here).
+
+    Source: Chalasani et al., "Concise explanations of neural networks using adversarial training", 2020, section 3.
+    """
+
+    asks: ClassVar[str] = "do few pixels hold the relevance?"
+    is_higher_better: ClassVar[bool] = True
+    won_by: ClassVar[frozenset[str]] = frozenset({"input", "sobel"})
+
+    def measure(self, case: Case, method: Explainer) -> Measured:
+        """(image,) Gini indices."""
+        sizes = method.relevance.flatten(1).abs().double().sort(1).values
+        count = sizes.shape[1]
+        weights = (count - torch.arange(1, count + 1, device=sizes.device).double() + 0.5) / count
+        total = sizes.sum(1)
+        return Measured(torch.where(total > 0, 1 - 2 * (sizes @ weights) / total.clamp(min=1e-300), 0.0))

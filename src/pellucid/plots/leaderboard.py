@@ -1,0 +1,231 @@
+"""Which explanation is good at what: methods by metrics, and the curves of selectivity."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
+from pellucid.plots._text import shorten, text_width
+from pellucid.plots.colours import INK, PALE
+
+__all__ = ["Cell", "Column", "Curves", "leaderboard"]
+
+ROW_DOTS = 33
+HEAD_DOTS = 62
+CELL_DOTS = 116
+GAP_DOTS = 12
+"""Between the methods and the controls."""
+CURVES_DOTS = 330
+LEGEND_COLUMNS_DOTS = 250
+FADED = "#9aa2ad"
+"""What is no better than a control."""
+RULE = "#d7dbe0"
+BAND = "#cfe3d6"
+BEST_BAND = "#8fc3a3"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mean with its interval, and how it is shown; NaN: not measured."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    is_best: bool = False
+    is_tied: bool = False
+    """Not told from the best by chance alone."""
+    is_beaten: bool = False
+    """Worse than a control."""
+    is_trivial: bool = False
+    """A control that wins by construction."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric."""
+
+    name: str
+    is_higher_better: bool
+    cells: Sequence[Cell]
+    """One per method."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Score over the share of patches removed, best method first."""
+
+    by_method: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """`share`, `most` and `least` of each method."""
+    meaning: str = "score"
+
+
+def leaderboard(
+    methods: Sequence[str], columns: Sequence[Column], controls: int, curves: Curves | None, headline: tuple[str, str]
+) -> Figure:
+    """A table of `methods` (the last `controls` of them below a line) by metrics, and curves beneath it.
+
+    The best value is bold, on a darker band; ≈ marks those that chance does not tell from it; grey is what is worse
+    than a control. Each band shows where a value lies between the worst and the best of its column.
+
+    >>> cells = [Cell(0.5, 0.4, 0.6, is_best=True), Cell(1.0, 0.9, 1.1)]
+    >>> figure = leaderboard(["gradient", "random"], [Column("selectivity", False, cells)], 1, None, ("title", "sub"))
+    >>> any(text.get_text() == "0.500" and text.get_weight() == "bold" for text in figure.texts)
+    True
+    """
+    names = [shorten(method, 44) for method in methods]
+    left = MARGIN + max(text_width(name.partition("(")[0], TEXT, DOTS_PER_INCH, bold=True) for name in names) + 18
+    table = HEAD_DOTS + ROW_DOTS * len(names) + (GAP_DOTS if controls else 0)
+    width = max(left + CELL_DOTS * len(columns) + MARGIN, 760 if curves else 480)
+    below = CURVES_DOTS + 34 if curves else 0
+    canvas = Canvas(width, table + below + MARGIN, *headline)
+    axes = canvas.axes(0, 0, width, table)
+    axes.set_xlim(0, width)
+    axes.set_ylim(table, 0)
+    tops = [HEAD_DOTS + ROW_DOTS * row + (GAP_DOTS if row >= len(names) - controls else 0) for row in range(len(names))]
+    _draw_names(canvas, names, tops, left, len(names) - controls)
+    for number, column in enumerate(columns):
+        _draw_column(canvas, axes, column, tops, left + CELL_DOTS * number)
+    right = left + CELL_DOTS * len(columns)
+    _rule(axes, HEAD_DOTS - 5, right, INK)
+    if controls:
+        _rule(axes, tops[len(names) - controls] - GAP_DOTS / 2, right, INK)
+    if curves:
+        _draw_curves(canvas, curves, table + 26, width, set(methods[len(methods) - controls :]) if controls else set())
+    return canvas.figure
+
+
+def _rule(axes: Axes, y: float, right: float, colour: str) -> None:
+    axes.plot([MARGIN, right], [y, y], color=colour, linewidth=0.9)
+
+
+def _draw_names(canvas: Canvas, names: Sequence[str], tops: Sequence[float], left: float, controls_from: int) -> None:
+    for row, (name, top) in enumerate(zip(names, tops, strict=True)):
+        is_control = row >= controls_from
+        style = {"color": PALE, "style": "italic"} if is_control else {"weight": "bold"}
+        name, _, options = name.partition("(")
+        middle = top + ROW_DOTS / 2 - (5 if options else 0)
+        canvas.text(left - 14, middle, name, ha="right", va="center", **style)
+        if options:
+            detail = options.removesuffix(")").replace("=", " ")
+            canvas.text(left - 14, middle + 13, detail, ha="right", va="center", size=6.8, color=PALE)
+
+
+def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[float], left: float) -> None:
+    middle = left + CELL_DOTS / 2
+    for line, part in enumerate(_halves(column.name)):
+        canvas.text(middle, 14 + 15 * line, part, ha="center", va="center", weight="bold", size=SMALL + 1)
+    canvas.text(
+        middle,
+        46,
+        "higher is better" if column.is_higher_better else "lower is better",
+        ha="center",
+        va="center",
+        size=SMALL - 1,
+        color=PALE,
+    )
+    shares = _shares(column)
+    for cell, share, top in zip(column.cells, shares, tops, strict=True):
+        y = top + ROW_DOTS / 2
+        if np.isnan(cell.value):
+            canvas.text(middle, y, "–", ha="center", va="center", color=FADED)
+            continue
+        colour = "#e9ebee" if cell.is_beaten or cell.is_trivial else (BEST_BAND if cell.is_best else BAND)
+        axes.barh(y, max(share, 0.0) * (CELL_DOTS - 12), height=ROW_DOTS - 5, left=left + 6, color=colour, linewidth=0)
+        text = _number(cell.value) + (" ≈" if cell.is_tied else "")
+        ink = FADED if cell.is_beaten or cell.is_trivial else INK
+        canvas.text(
+            middle, y - 6, text, ha="center", va="center", color=ink, weight="bold" if cell.is_best else "normal"
+        )
+        spread = f"{_number(cell.low)} … {_number(cell.high)}"
+        canvas.text(middle, y + 8, spread, ha="center", va="center", color=FADED if ink == FADED else PALE, size=6.8)
+
+
+def _shares(column: Column) -> list[float]:
+    """Of each value, how far it is from the column's worst (0) to its best (1)."""
+    values = np.array([cell.value for cell in column.cells])
+    finite = values[np.isfinite(values)]
+    if not finite.size or finite.max() == finite.min():
+        return [0.0] * len(values)
+    shares = (values - finite.min()) / (finite.max() - finite.min())
+    return [float(share) for share in (shares if column.is_higher_better else 1 - shares)]
+
+
+def _halves(name: str) -> list[str]:
+    """A metric's name on one or two lines.
+
+    >>> _halves("parameter_randomisation"), _halves("sparseness")
+    (['parameter', 'randomisation'], ['', 'sparseness'])
+    """
+    name = shorten(name, 34)
+    head, _, tail = name.partition("_")
+    return [head, tail.replace("_", " ")] if tail and len(name) > 13 else ["", name.replace("_", " ")]
+
+
+def _number(value: float) -> str:
+    """Three digits.
+
+    >>> _number(0.5), _number(12.345), _number(-0.00004), _number(5.8e-8)
+    ('0.500', '12.3', '-0.000', '0.000')
+    """
+    if abs(value) >= 1000:
+        return f"{value:.2g}"
+    digits = 3 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}".replace("-", "−") if abs(value) >= 0.0005 else f"{value:.3f}"
+
+
+def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, controls: set[str]) -> None:
+    """Two panels, most and least relevant first, with one legend."""
+    legend = LEGEND_COLUMNS_DOTS
+    across = (width - 2 * MARGIN - legend - 2 * 62) / 2
+    names = list(curves.by_method)
+    own = [name for name in names if name not in controls]
+    palette = _colours(len(own))
+    panels = []
+    for number, (part, title) in enumerate((("most", "most relevant first"), ("least", "least relevant first"))):
+        axes = canvas.axes(MARGIN + 50 + number * (across + 62), top + 18, across, CURVES_DOTS - 50)
+        axes.set_axis_on()
+        for name in names:
+            lines = curves.by_method[name]
+            style = (
+                {"color": FADED, "linewidth": 1.1, "linestyle": _dashes(sorted(controls).index(name))}
+                if name in controls
+                else {"color": palette[own.index(name)], "linewidth": 1.6}
+            )
+            axes.plot(lines["share"], lines[part], label=shorten(name.partition("(")[0], 34), **style)
+        axes.set_xlim(0, 1)
+        axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=SMALL, labelcolor=INK, color=PALE, length=3)
+        axes.set_xlabel("share of patches removed", size=SMALL, color=INK)
+        axes.set_title(f"Selectivity: {title}", size=TEXT, color=INK, loc="left", weight="bold")
+        panels.append(axes)
+    panels[0].set_ylabel(curves.meaning, size=SMALL, color=INK)
+    low = min(axes.get_ylim()[0] for axes in panels)
+    high = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_ylim(low, high)
+    handles, labels = panels[0].get_legend_handles_labels()
+    box = canvas.axes(width - MARGIN - legend + 10, top + 10, legend - 10, CURVES_DOTS - 20)
+    box.legend(
+        handles,
+        labels,
+        loc="upper left",
+        fontsize=SMALL - 0.5,
+        frameon=False,
+        title="steepest first",
+        title_fontsize=SMALL,
+    )
+
+
+def _dashes(number: int) -> str:
+    return ("-", "--", ":", "-.")[number % 4]
+
+
+def _colours(count: int) -> np.ndarray:
+    """(curve, 3): from dark violet to yellow-green, so that neighbours in rank are neighbours in colour."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps["turbo"](np.linspace(0.05, 0.92, max(count, 1))))[:, :3]

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+import torch
+
+from pellucid.evaluation.sparseness import Sparseness
+
+
+def test_it_is_the_gini_index(network, by_name):
+    method = by_name(network, "gradient")
+    found = Sparseness().measure(network, method).values
+    for value, relevance in zip(found, method.relevance, strict=True):
+        sizes = relevance.abs().flatten().numpy()
+        gini = np.abs(sizes[:, None] - sizes).mean() / (2 * sizes.mean())
+        assert float(value) == pytest.approx(gini, rel=1e-10)
+
+
+def test_one_pixel_has_it_all_or_none_has_any(network, given):
+    def one(images, _):
+        maps = torch.zeros_like(images)
+        maps[0, 0, 3, 3] = -5.0
+        maps[1] = 2.0
+        return maps
+
+    found = Sparseness().measure(network, given(network, one)).values
+    torch.testing.assert_close(found, torch.tensor([1 - 1 / 64, 0.0, 0.0]).double(), atol=1e-12, rtol=0)

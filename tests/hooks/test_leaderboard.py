@@ -1,0 +1,30 @@
+import pytest
+
+import pellucid
+from pellucid.evaluation import CONTROLS, DEFAULT_METHODS
+from pellucid.hooks.explanations import DEFAULT_METHODS as SHOWN
+from pellucid.hooks.leaderboard import Leaderboard
+
+
+def test_the_methods_that_are_shown_are_measured():
+    assert DEFAULT_METHODS == SHOWN
+    assert Leaderboard.when == "end"
+
+
+def test_the_numbers_are_those_of_evaluate(make_scene):
+    scene = make_scene(methods=("gradient", "lrp.epsilon"))
+    metrics = ("selectivity", "completeness")
+    (artifact,) = Leaderboard(images=20, metrics=metrics).run(scene)
+    images, targets = scene.test.floats(slice(0, 60, 3)), scene.logits[::3].argmax(1)
+    found = pellucid.evaluate(scene.model, images, targets, ["gradient", "lrp.epsilon"], metrics)
+    rows = artifact.numbers["rows"]
+    assert [row["method"] for row in rows] == 2 * ["gradient", "lrp.epsilon", *CONTROLS]
+    assert [row["value"] for row in rows] == pytest.approx([row.value for row in found.rows], rel=1e-4, abs=1e-6)
+    assert found.best("completeness") in artifact.caption
+
+
+def test_the_picture_marks_the_best_and_what_a_control_beats(make_scene):
+    (artifact,) = Leaderboard(images=20, metrics=("completeness",)).run(make_scene(methods=("gradient", "deeplift")))
+    texts = {text.get_text(): text for text in artifact.figure.texts}
+    assert texts["0.000"].get_weight() == "bold"
+    assert texts["random"].get_style() == "italic"

@@ -1,0 +1,158 @@
+"""`pellucid.evaluate`: rows with intervals, controls, resuming, refusals, and the model as it was."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import pellucid
+from pellucid.core.errors import ConfigError, ShapeError, UnknownName
+from pellucid.evaluation import CONTROLS, METRICS
+
+CHEAP = ("selectivity", "completeness", "sparseness")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3)]
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def found(model, images):
+    return pellucid.evaluate(model, images, None, ["gradient", "integrated_gradients"], CHEAP)
+
+
+def test_every_method_and_control_has_a_row_with_its_interval(found):
+    assert found.methods == ("gradient", "integrated_gradients", *CONTROLS)
+    assert len(found.rows) == 3 * 6
+    for row in found.rows:
+        assert row.low <= row.value <= row.high
+        assert row.images == 12
+    assert found.best("completeness") == "integrated_gradients"
+    assert found.beaten_by("gradient", "sparseness") == []
+    pairs = [pair for pair in found.comparisons if pair.metric == "completeness"]
+    assert len(pairs) == 15
+    (own,) = (pair for pair in pairs if (pair.method, pair.other) == ("gradient", "integrated_gradients"))
+    assert own.difference > 0
+    assert own.p < 0.05
+    assert "integrated_gradients" in found.ties("completeness")
+    assert "gradient" not in found.ties("completeness")
+
+
+def test_a_value_is_the_mean_of_the_metric_over_the_images_one_by_one(model, images, found):
+    singles = [
+        pellucid.evaluate(model, one[None], None, ["gradient"], ["completeness", "selectivity"]) for one in images
+    ]
+    for metric in ("completeness", "selectivity"):
+        values = [single.value("gradient", metric) for single in singles]
+        assert found.value("gradient", metric) == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_json_csv_table_and_picture_say_the_same(found):
+    told = json.loads(found.to_json())
+    assert [row["value"] for row in told["rows"]] == [row.value for row in found.rows]
+    lines = list(csv.DictReader(io.StringIO(found.to_csv())))
+    assert [float(line["value"]) for line in lines] == [row.value for row in found.rows]
+    screen = Console(width=200, file=io.StringIO())
+    screen.print(found.to_table())
+    assert all(name.replace("_", " ") in screen.file.getvalue().replace("_", " ") for name in (*found.methods, *CHEAP))
+    figure = found.figure("title")
+    bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
+    assert f"{found.value('integrated_gradients', 'completeness'):.3f}" in bold
+
+
+def test_the_same_call_gives_the_same_and_another_seed_another_answer(model, images):
+    first, second, other = (
+        pellucid.evaluate(model, images, None, ["gradient"], ["continuity", "random_logit"], seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert [row.value for row in first.rows] == [row.value for row in second.rows]
+    assert first.value("gradient", "continuity") != other.value("gradient", "continuity")
+
+
+def test_the_model_is_handed_back_as_it_came(model, images):
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    pellucid.evaluate(model, images[:3], None, ["gradient"], ["parameter_randomisation", "implementation_invariance"])
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_finished_is_not_computed_again(model, images, tmp_path, monkeypatch):
+    arguments = (model, images, None, ["gradient"], CHEAP)
+    first = pellucid.evaluate(*arguments, save=tmp_path)
+    kept = sorted(tmp_path.iterdir())
+    assert len(kept) == 3 * 5
+    kept[0].unlink()
+    kept[1].write_text("{")
+    computed = []
+    for name in CHEAP:
+        measure = METRICS[name].measure
+        monkeypatch.setattr(
+            METRICS[name], "measure", lambda self, *rest, measure=measure: (computed.append(1), measure(self, *rest))[1]
+        )
+    again = pellucid.evaluate(*arguments, save=tmp_path)
+    assert len(computed) == 2
+    assert [row.value for row in again.rows] == [row.value for row in first.rows]
+    pellucid.evaluate(model, images + 0.01, None, ["gradient"], ["sparseness"], save=tmp_path)
+    assert len(computed) == 2 + 5
+    with torch.no_grad():
+        model[5].bias += 1
+    pellucid.evaluate(model, images, None, ["gradient"], ["sparseness"], save=tmp_path)
+    assert len(computed) == 2 + 5 + 5
+    pellucid.evaluate(model, images, None, ["gradient"], [METRICS["selectivity"](patch_pixels=2)], save=tmp_path)
+    assert len(computed) == 2 + 5 + 5 + 5
+
+
+class Detached(nn.Module):
+    """No rule can follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) * torch.from_numpy((x.detach().flatten(1).numpy() > 0.2).astype("float32")))
+
+
+def test_a_method_that_does_not_apply_is_named_and_the_others_are_measured(images):
+    found = pellucid.evaluate(Detached(), images, None, ["gradient", "lrp.epsilon"], ["sparseness"])
+    assert found.methods == ("gradient", *CONTROLS)
+    assert set(found.refused) == {"lrp.epsilon"}
+
+
+def test_what_is_wrong_is_told_before_any_work(model, images):
+    call = pellucid.evaluate
+    with pytest.raises(UnknownName, match="no metric 'selectivty'; did you mean 'selectivity'"):
+        call(model, images, None, ["gradient"], ["selectivty"])
+    with pytest.raises(UnknownName, match="no method 'gradent'; did you mean 'gradient'"):
+        call(model, images, None, ["gradent"], ["sparseness"])
+    with pytest.raises(ConfigError, match="'relevance_mass' needs masks"):
+        call(model, images, None, ["gradient"], ["relevance_mass"])
+    with pytest.raises(ConfigError, match="named twice"):
+        call(model, images, None, ["gradient", "gradient"], ["sparseness"])
+    with pytest.raises(ConfigError, match="no metric was named"):
+        call(model, images, None, ["gradient"], [])
+    with pytest.raises(ShapeError, match="one class index per image"):
+        call(model, images, torch.tensor([0]), ["gradient"], ["sparseness"])
+    with pytest.raises(ShapeError, match="the model has 3"):
+        call(model, images, torch.full((12,), 7), ["gradient"], ["sparseness"])
+    with pytest.raises(ShapeError, match="expected booleans"):
+        call(model, images, None, ["gradient"], ["sparseness"], masks=torch.ones(12, 8, 8))
+    with pytest.raises(ConfigError, match="explains another model"):
+        call(model, images, None, [pellucid.create_analyzer("gradient", nn.Flatten())], ["sparseness"])
