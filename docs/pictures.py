@@ -175,7 +175,12 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
     ),
     "controls": (
         "Maps that owe nothing to the network",
-        (Column("input", "input"), Column("sobel", "sobel"), Column("random", "random")),
+        (
+            Column("input", "input"),
+            Column("sobel", "sobel"),
+            Column("random", "random"),
+            Column("constant", "constant"),
+        ),
     ),
 }
 """By page: the picture's title and its columns."""

@@ -66,8 +66,8 @@ def _run(arguments: list[str]) -> int:
     config = parse_run(arguments)
     check_dataset(config.data.dataset)
     check_model(config.training.model)
-    if config.show.hooks not in ("default", "all", "none"):
-        for name in config.show.hooks.split(","):
+    for name in () if config.show.hooks == "none" else config.show.hooks.split(","):
+        if name.strip() not in ("default", "all"):
             HOOKS.check(name.strip())
     for name in config.show.methods.split(",") if config.show.methods else ():
         check_method(name.strip())

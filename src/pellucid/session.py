@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -117,9 +118,9 @@ def _build(
 def _choose_hooks(wanted: str) -> dict[str, Hook]:
     if wanted == "none":
         return {}
-    names = HOOKS.names() if wanted in ("all", "default") else [name.strip() for name in wanted.split(",")]
-    chosen = {name: HOOKS[name] for name in dict.fromkeys(names)}
-    return {name: hook() for name, hook in chosen.items() if wanted != "default" or hook.default}
+    groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
+    parts = (groups.get(name, [name]) for name in (part.strip() for part in wanted.split(",")))
+    return {name: HOOKS[name]() for name in dict.fromkeys(chain.from_iterable(parts))}
 
 
 def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
