@@ -7,6 +7,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
@@ -25,18 +26,19 @@ QUIET_SECONDS = 1.0
 
 
 class Trials:
-    """The explained score of changed copies of the same images."""
+    """The explained scores of changed copies of the same images, for one target or several."""
 
-    def __init__(self, subject: Subject, images: Tensor, target: Target, baseline: float | int | Tensor) -> None:
+    def __init__(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: float | int | Tensor
+    ) -> None:
         self.images = images
         self.baseline = baseline_like(baseline, images)
         self._subject = subject
         with torch.no_grad():
             self.logits = subject.logits(images)
-        self._target = target.held(self.logits)
-        self.classes = self._target.classes(self.logits)
-        self.score = self._target.scores(self.logits)
-        """(batch,): of the images as they are."""
+        self._targets = [target.held(self.logits) for target in targets]
+        self.score = self.score_of(self.logits)
+        """(target, batch): of the images as they are."""
 
     @property
     def at_once(self) -> int:
@@ -44,18 +46,30 @@ class Trials:
         return max(1, COPIES_AT_ONCE // len(self.images))
 
     def scores(self, copies: Tensor) -> Tensor:
-        """(copy, batch) of copies (copy, batch, …)."""
+        """(target, copy, batch) of copies (copy, batch, …)."""
         with torch.no_grad():
             logits = self._subject.logits(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
-            return torch.stack([self.score_of(rows) for rows in logits])
+            return torch.stack([self.score_of(rows) for rows in logits], 1)
 
     def score_of(self, logits: Tensor) -> Tensor:
-        """(batch,) of the images' logits after a change."""
-        return self._target.scores(logits)
+        """(target, batch) of the images' logits after a change."""
+        return torch.stack([target.scores(logits) for target in self._targets])
 
-    def spent(self, copies: int) -> Tensor:
-        """(batch,): evaluations, with that of the image itself."""
-        return torch.full((len(self.images),), copies + 1, device=self.images.device)
+    def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None) -> list[Outcome]:
+        """One outcome for each target: of maps (target, batch, …), and of what they promise, (target, batch)."""
+        spent = torch.full((len(self.images),), copies + 1, device=self.images.device)  # with the image itself
+        return sharing(
+            [
+                Outcome(
+                    relevance,
+                    self.logits,
+                    target.classes(self.logits),
+                    None if promised is None else promised[number],
+                    evaluations=spent,
+                )
+                for number, (target, relevance) in enumerate(zip(self._targets, maps, strict=True))
+            ]
+        )
 
 
 @contextmanager

@@ -41,16 +41,20 @@ class Occlusion(Attribution):
     """What hides: a number, or a tensor that broadcasts to the images."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         windows = self._windows(images.shape[1:])
-        trials = Trials(subject, images, target, self.baseline)
-        total, covered = torch.zeros_like(images), torch.zeros_like(images[:1])
+        trials = Trials(subject, images, targets, self.baseline)
+        total, covered = images.new_zeros(len(targets), *images.shape), torch.zeros_like(images[:1])
         with progress("occlusion", len(windows)) as update:
             for number, (window, score) in enumerate(_scores(subject, trials, windows), 1):
-                place = (slice(None), *window)
-                total[place] += (trials.score - score).reshape(-1, *(1 for _ in window))
-                covered[place] += 1
+                total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))
+                covered[:, *window] += 1
                 update(number)
-        return Outcome(total / covered, trials.logits, trials.classes, evaluations=trials.spent(len(windows)))
+        return trials.outcomes(total / covered, len(windows))
 
     def _windows(self, shape: Sequence[int]) -> list[Window]:
         """The part of an image, of this shape without the batch, that each window hides."""
@@ -80,16 +84,16 @@ def _along(side: int, window: int, stride: int) -> list[slice]:
 
 
 def _scores(subject: Subject, trials: Trials, windows: Sequence[Window]) -> Iterator[tuple[Window, Tensor]]:
-    """Each window, with the scores (batch,) of the images when it is hidden."""
+    """Each window, with the scores (target, batch) of the images when it is hidden."""
     local = _local_passes(subject, trials, windows)
     if local is not None:
         for window in windows:
             logits = local.logits(window, trials.baseline[:, *window])
-            yield window, trials.scores(_hidden(trials, [window]))[0] if logits is None else trials.score_of(logits)
+            yield window, trials.scores(_hidden(trials, [window]))[:, 0] if logits is None else trials.score_of(logits)
         return
     for start in range(0, len(windows), trials.at_once):
         some = windows[start : start + trials.at_once]
-        yield from zip(some, trials.scores(_hidden(trials, some)), strict=True)
+        yield from zip(some, trials.scores(_hidden(trials, some)).unbind(1), strict=True)
 
 
 def _local_passes(subject: Subject, trials: Trials, windows: Sequence[Window]) -> LocalPasses | None:

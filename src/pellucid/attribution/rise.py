@@ -55,23 +55,29 @@ class Rise(Attribution):
             )
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
         if not 3 <= images.ndim <= 5:
             raise ShapeError(f"the images are {tuple(images.shape)}; RISE needs one to three spatial axes.")
-        trials = Trials(subject, images, target, self.baseline)
+        trials = Trials(subject, images, targets, self.baseline)
         places, source = images.shape[2:], generator(self.seed, "rise")
-        total, seen, scores = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0]), trials.score * 0
+        total = images.new_zeros(len(targets), len(images), *places)
+        seen, scores = torch.zeros_like(images[0, 0]), trials.score * 0
         with progress("rise", self.masks) as update:
             for start in range(0, self.masks, trials.at_once):
                 count = min(trials.at_once, self.masks - start)
                 masks = torch.stack([self.mask(places, source) for _ in range(count)]).to(images)
                 some = trials.scores(torch.lerp(trials.baseline, images, masks[:, None, None]))
-                total += torch.tensordot(some, masks, dims=([0], [0]))
-                seen, scores = seen + masks.sum(0), scores + some.sum(0)
+                total += torch.tensordot(some, masks, dims=([1], [0]))
+                seen, scores = seen + masks.sum(0), scores + some.sum(1)
                 update(start + count)
         if self.centred:
-            total -= (scores / self.masks).reshape(-1, *(1 for _ in places)) * seen
-        relevance = (total / (self.masks * self.keep_share))[:, None].expand_as(images).clone()
-        return Outcome(relevance, trials.logits, trials.classes, evaluations=trials.spent(self.masks))
+            total -= (scores / self.masks).reshape(*scores.shape, *(1 for _ in places)) * seen
+        maps = (total / (self.masks * self.keep_share))[:, :, None].expand(-1, *images.shape).clone()
+        return trials.outcomes(maps, self.masks)
 
     def mask(self, places: Sequence[int], source: Generator) -> Tensor:
         """One mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""

@@ -45,25 +45,30 @@ class ShapleySampling(Attribution):
             raise ConfigError(f"permutations is {self.permutations}; expected 1 or more.")
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        trials = Trials(subject, images, target, self.baseline)
+        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
+
+    def attribute_each(
+        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
+    ) -> list[Outcome]:
+        trials = Trials(subject, images, targets, self.baseline)
         patches = self._patches(images.shape[1:])
         count, source = int(patches.max()) + 1, generator(self.seed, "shapley_sampling")
-        empty = trials.scores(trials.baseline[None])[0]
-        added = torch.zeros(len(images), count, dtype=torch.float64, device=images.device)
+        empty = trials.scores(trials.baseline[None])
+        added = torch.zeros(*trials.score.shape, count, dtype=torch.float64, device=images.device)
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
                 order = torch.randperm(count, generator=source)
-                way = [empty[None]]
+                way = [empty]
                 for start in range(1, count, trials.at_once):
                     sizes = torch.arange(start, min(start + trials.at_once, count))
                     is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
                     way.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
                     update(number * (count - 1) + int(sizes[-1]))
-                steps = torch.cat([*way, trials.score[None]]).double().diff(dim=0)
-                added[:, order] += steps.T
+                steps = torch.cat([*way, trials.score[:, None]], 1).double().diff(dim=1)
+                added[..., order] += steps.movedim(1, -1)
         shares = (added / self.permutations / patches.flatten().bincount().to(added)).to(images)
-        spent = trials.spent(self.permutations * (count - 1) + 1)
-        return Outcome(shares[:, patches], trials.logits, trials.classes, trials.score - empty, evaluations=spent)
+        spent = self.permutations * (count - 1) + 1
+        return trials.outcomes(shares[..., patches], spent, trials.score - empty[:, 0])
 
     def _patches(self, shape: Sequence[int]) -> Tensor:
         """The number of the patch that each input belongs to, in the shape of an image."""
