@@ -215,7 +215,7 @@ def ways(repeats: int) -> dict[str, float]:
     swaps = {
         "multiplier": (depthwise(3, 3, 7), torch.rand(8, 8, 48, 48)),
         "fourier": (depthwise(1, 2, 20), torch.rand(4, 8, 96, 96)),
-        "few_channels": (cnn().eval(), torch.rand(64, 1, 28, 28)),
+        "one_channel": (cnn().eval(), torch.rand(64, 1, 28, 28)),
     }
     return gains | {name: gain(name, model, x, repeats) for name, (model, x) in swaps.items()}
 

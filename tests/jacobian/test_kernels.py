@@ -18,19 +18,19 @@ from pellucid.jacobian import jacobian_report
         (nn.Conv2d(3, 6, (3, 2), groups=3), "multiplier"),
         (nn.Conv2d(3, 3, 15, groups=3, padding=7), "fourier"),
         (nn.Conv2d(3, 6, (16, 15), groups=3, padding=(3, 0)), "fourier"),
-        (nn.Conv2d(3, 12, 3, stride=2, padding=1, dilation=2), "few_channels"),
-        (nn.Conv2d(3, 40, 5, padding=2), "few_channels"),
+        (nn.Conv2d(1, 12, 3, stride=2, padding=1, dilation=2), "one_channel"),
+        (nn.Conv2d(1, 40, 5, padding=2), "one_channel"),
         (nn.Conv2d(3, 3, 3, groups=3), None),
         (nn.Conv2d(3, 3, 15, groups=3, dilation=2, padding=14), None),
         (nn.Conv2d(3, 2, 7), None),
     ],
     ids=str,
 )
-def test_each_kind_of_convolution(layer: nn.Module, swap: str | None, dtype: torch.dtype) -> None:
+def test_each_kind_of_convolution(layer: nn.Conv2d, swap: str | None, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer.reset_parameters()
     model = nn.Sequential(layer, nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).to(dtype)
-    x = torch.rand(5, 3, 19, 17, dtype=dtype)
+    x = torch.rand(5, layer.in_channels, 19, 17, dtype=dtype)
     report = jacobian_report(model, x, [0, 3, 5])
     is_doubled = swap == "fourier" and dtype == torch.float32
     assert report.method.partition("+")[2] == ("double+" if is_doubled else "") + (swap or "")

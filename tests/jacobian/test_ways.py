@@ -50,11 +50,11 @@ def test_the_rule_takes_the_way_that_pays() -> None:
     taken = {name: jacobian_report(model, IMAGES).method for name, model in zoo().items()}
     assert taken["narrow"] == "cut"
     assert taken["mlp"] == "folded"
-    assert taken["convolution"] == "folded+few_channels"
+    assert taken["convolution"] == "folded+one_channel"
     assert taken["multiplier"].startswith("cut") is False
     assert "multiplier" in taken["multiplier"]
     many = torch.rand(9000, 1, 6, 6, dtype=torch.float64)
-    assert jacobian_report(zoo()["convolution"], many).method == "loop+few_channels"
+    assert jacobian_report(zoo()["convolution"], many).method == "loop+one_channel"
     few_inputs = nn.Sequential(nn.Linear(2, 30), nn.Tanh())
     assert jacobian_report(few_inputs, torch.rand(3, 2)).method == "forward"
 

@@ -11,9 +11,6 @@ __all__ = ["KernelSwap", "fast_size", "way_of"]
 
 FOURIER_SIDE = 15
 """Depthwise kernels at least this long on both sides are run backward by FFT."""
-FEW_CHANNELS = 4
-"""A convolution of at most so many input channels is run backward as a matrix product, folded back into an image."""
-
 SMALL_BATCH = 4
 FOLDED_SIDE = 5
 """Below so many images, a kernel of shorter sides costs less than its detour."""
@@ -64,7 +61,7 @@ class KernelSwap(TorchDispatchMode):
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
         way = way_of(x, weight, rest[1:])
-        if way is not None and (way != "few_channels" or min(weight.shape[2:]) >= FOLDED_SIDE):
+        if way is not None and (way != "one_channel" or min(weight.shape[2:]) >= FOLDED_SIDE):
             self.swapped.add(way)
         elif way is not None:
             self.swapped_in_batches.add(way)
@@ -80,7 +77,7 @@ class KernelSwap(TorchDispatchMode):
             return self._by_fourier(gradient, x, weight, rest[1]), None, None
         if way == "multiplier":
             return _by_repetition(gradient, x, weight, rest), None, None
-        if way == "few_channels" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
+        if way == "one_channel" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
             return _by_folding(gradient, x, weight, rest), None, None
         result: tuple[Tensor, None, None] = torch.ops.aten.convolution_backward(*args)
         return result
@@ -111,8 +108,8 @@ def way_of(x: Tensor, weight: Tensor, settings: Any) -> str | None:
         return "fourier"
     if groups == channels > 1 and len(weight) > channels and is_plain:
         return "multiplier"
-    if groups == 1 and channels <= FEW_CHANNELS and channels * area <= 3 * len(weight):
-        return "few_channels"
+    if groups == channels == 1 and area <= 3 * len(weight):
+        return "one_channel"
     return None
 
 
