@@ -72,6 +72,7 @@ def _pooled(tape: Tape, slope: Tensor, images: Tensor) -> tuple[Tensor, Tensor, 
 
 
 WAY_OUT = "choose 'grad_cam', which needs no such end."
+"""What a refusal advises."""
 
 
 def _has_places(slope: Tensor, images: Tensor) -> bool:

@@ -18,6 +18,7 @@ from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
 Window = tuple[slice, ...]
+"""The part of an image that is hidden, one slice for each axis but the batch."""
 
 
 @METHODS.register("occlusion")

@@ -12,6 +12,7 @@ VARIANTS = ("confound", "confound.control")
 """The names registered here; the registry reads them without importing this file."""
 
 TAG_PIXELS = 3
+"""The side of a tag."""
 STEP = 5
 """Pixels from one tag's place to the next."""
 

@@ -10,6 +10,7 @@ from pellucid.data._source import RawData, Request
 __all__ = ["PATCH_PIXELS", "patterns", "planted_patch"]
 
 PATCH_PIXELS = 8
+"""The side of the patch."""
 
 
 def patterns() -> torch.Tensor:
