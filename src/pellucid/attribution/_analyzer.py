@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,11 @@ class Analyzer:
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
+
+    @property
+    def explains_other_outputs(self) -> bool:
+        """Whether something else is explained than what the model returns, by `output` or `unwrap_softmax`."""
+        return self._subject.output is not None or self._subject.unwrap_softmax
 
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """The relevance of each input for one output, like `x`.
@@ -174,6 +179,7 @@ class Analyzer:
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
         request.check(len(x))
+        _check_baseline(self.method, x)
         if is_tokens(x):
             return self._run_tokens(x, request, is_certified)
         if x.dtype not in (torch.float32, torch.float64):
@@ -217,17 +223,12 @@ class Analyzer:
                 one, own = embedded[n : n + 1], request.part(slice(n, n + 1))
                 with model.hold(ids[n : n + 1]):
                     targets = self._targets(self._tokens, one, own)
-                    parts.append(self.method.attribute_each(self._tokens, one, targets, is_certified=is_certified))
+                    method = _for_part(self.method, slice(n, n + 1))
+                    parts.append(method.attribute_each(self._tokens, one, targets, is_certified=is_certified))
             outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
             self._check_padding(whole, ids, outcomes[0].logits)
         if request.score is not None:
-            alone = [request.scores(part[0].logits).detach() for part in parts]
-            together = request.scores(outcomes[0].logits).detach()
-            if not torch.allclose(torch.cat(alone), together, rtol=1e-3, atol=1e-6):
-                raise ShapeError(
-                    "the target function gives a sequence another score in a batch than alone; sequences of tokens are "
-                    "explained one by one, so it must be given (1, class) and treat each row by itself."
-                )
+            _check_score(request, [part[0] for part in parts], outcomes[0])
         return outcomes
 
     @staticmethod
@@ -243,14 +244,21 @@ class Analyzer:
 
         def attribute(part: Tensor, which: slice) -> list[Outcome]:
             own = [target.part(which) for target in targets]
-            return self.method.attribute_each(self._subject, part, own, is_certified=is_certified)
+            outcomes = _for_part(self.method, which).attribute_each(self._subject, part, own, is_certified=is_certified)
+            self._subject.compare(part, outcomes[0].logits)
+            return outcomes
 
-        try:
-            return attribute(images, which)
-        except BatchMixed:
-            first = which.start
-            singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
-            return [Outcome.join(outcomes) for outcomes in zip(*singles, strict=True)]
+        if not self._subject.is_mixed:
+            try:
+                return attribute(images, which)
+            except BatchMixed:
+                self._subject.is_mixed = True
+        first = which.start
+        singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
+        outcomes = [Outcome.join(parts) for parts in zip(*singles, strict=True)]
+        if targets[0].score is not None:
+            _check_score(targets[0], [parts[0] for parts in singles], outcomes[0])
+        return outcomes
 
     def _certify(self, outcome: Outcome, target: Target) -> Explanation:
         size = outcome.relevance.flatten(1).abs().sum(1)
@@ -280,6 +288,36 @@ class Analyzer:
             details=outcome.details if against is None else {**outcome.details, "against": against},
             notes=outcome.notes,
         )
+
+
+def _check_score(request: Target, alone: Sequence[Outcome], together: Outcome) -> None:
+    """Where inputs are explained one by one: `ShapeError` if the user's score depends on the others of the batch."""
+    scores = torch.cat([request.scores(part.logits).detach() for part in alone])
+    if not torch.allclose(scores, request.scores(together.logits).detach(), rtol=1e-3, atol=1e-6):
+        raise ShapeError(
+            "the target function gives an input another score in a batch than alone; sequences of tokens, and images "
+            "that the model mixes, are explained one by one, so it must be given (1, …) and treat each row by itself."
+        )
+
+
+def _check_baseline(method: Attribution, x: Tensor) -> None:
+    """`ShapeError` where a baseline has rows for another number of images."""
+    rows = _rows_of_baseline(method)
+    if rows > 1 and rows != len(x):
+        raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; give one for all, or one for each.")
+
+
+def _for_part(method: Attribution, which: slice) -> Attribution:
+    """The method for some images of the call: a baseline for each image is cut likewise."""
+    if _rows_of_baseline(method) <= 1:
+        return method
+    return replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
+
+
+def _rows_of_baseline(method: Attribution) -> int:
+    """How many images a baseline tensor has; 1 for one that is shared."""
+    baseline = getattr(method, "baseline", None)
+    return len(baseline) if isinstance(baseline, Tensor) and baseline.ndim > 2 else 1
 
 
 @contextmanager

@@ -53,7 +53,8 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
     known = [path for path, _ in subject.model.named_modules() if path]
     if name is not None and name not in known:
         raise UnknownName("layer", name, known)
-    key = (name, images.shape[1:], images.dtype, images.device)
+    parts = tuple(map(id, subject.model.modules()))  # a part may have been replaced since
+    key = (name, parts, images.shape[1:], images.dtype, images.device)
     if key not in subject.layers:
         subject.layers[key] = _search(subject, images[:1], name)
     return subject.layers[key]

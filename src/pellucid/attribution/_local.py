@@ -103,7 +103,7 @@ class _First(TorchFunctionMode):
         self.calls.append((func, value))
         for tensor in tensors_in(value):
             self.versions.append((tensor, tensor._version))
-            self.work += _work(args, tensor)
+            self.work += _work(func, args, tensor)
         return value
 
 
@@ -132,19 +132,23 @@ class _Later(TorchFunctionMode):
         base = self._first.calls[self._count][1]
         self._count += 1
         touched = [tensor for tensor in tensors_in((args, kwargs)) if self._is_touched(tensor)]
-        if not touched or _kind(func) == "queries":
+        if not touched or (
+            _kind(func) == "queries" and getattr(func, "__name__", "") in _OF_SHAPES and not tensors_in(base)
+        ):
             return base
         if all(id(tensor) in self._changes for tensor in touched) and isinstance(base, Tensor):
             changes = [self._changes[id(tensor)] for tensor in touched]
             change = _carried(func, args, kwargs, changes, base)
             if change is not None:
                 self._changes[id(base)] = change
-                self.work += _work(args, change.patch)
+                self.work += _work(func, args, change.patch)
                 return base
         value = func(*substitute(args, self.whole), **substitute(kwargs, self.whole))
+        if not tensors_in(value) and value != base:
+            raise _AnotherWay  # a number that was taken out, by which the model may choose its way
         for tensor in tensors_in(value):
             self._wholes[id(tensor)] = tensor
-            self.work += _work(args, tensor)
+            self.work += _work(func, args, tensor)
         return value
 
     def _is_touched(self, tensor: Tensor) -> bool:
@@ -164,9 +168,27 @@ def _kind(func: Callable[..., Any]) -> str:
     return "" if entry is None else entry.handler.__module__.rpartition(".")[2]
 
 
-def _work(args: Sequence[Any], value: Tensor) -> int:
+_OF_SHAPES = {
+    "__get__",
+    "__len__",
+    "dim",
+    "element_size",
+    "is_complex",
+    "is_contiguous",
+    "is_floating_point",
+    "nelement",
+    "ndimension",
+    "numel",
+    "size",
+    "stride",
+}
+"""What asks for the shape or type of a tensor, which no change of its values alters."""
+
+
+def _work(func: Callable[..., Any], args: Sequence[Any], value: Tensor) -> int:
     """About how many products it takes to compute a value."""
-    is_product = len(args) > 1 and isinstance(args[1], Tensor) and args[1].ndim > 1 and len(args[1]) > 0
+    is_kernel = _kind(func) == "kernels" and len(args) > 1
+    is_product = is_kernel and isinstance(args[1], Tensor) and args[1].ndim > 1 and len(args[1]) > 0
     return value.numel() * (args[1][0].numel() if is_product else 1)
 
 

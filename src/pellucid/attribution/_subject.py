@@ -17,7 +17,7 @@ from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.max_pooling import fast_max_pool
-from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output
+from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output, refuse_softmax
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, propagate_each, record
 from pellucid.engine.tape import Tape
@@ -35,6 +35,8 @@ class Subject:
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _is_compared: bool = False
+    is_mixed: bool = False
+    """Whether images of a batch depend on one another, so that each is run by itself."""
     _fingerprint: str | None = None
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The layers that class activation maps have found in it."""
@@ -43,6 +45,7 @@ class Subject:
         """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
         self._fingerprint = None
+        self.is_mixed = False
         keep_freed_memory()
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
@@ -52,6 +55,8 @@ class Subject:
         """
         with _PlainPass() as watch, within or nullcontext():
             logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
+        if watch.moved is not None and watch.moved[0] is logits:
+            refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
             if not self.unwrap_softmax:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
@@ -145,6 +150,8 @@ class _PlainPass(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.last: tuple[Tensor, Tensor] | None = None
+        self.moved: tuple[Tensor, str] | None = None
+        """What became of its output by moves and bounds alone, and the last of them."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         pooled = fast_max_pool(func, args, kwargs or {})
@@ -155,8 +162,19 @@ class _PlainPass(TorchFunctionMode):
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor):
                 self.last = (source, value)
+        elif args and isinstance(value, Tensor) and (name := getattr(func, "__name__", "")) in _MOVES:
+            known = [self.last and self.last[1], self.moved and self.moved[0]]
+            if any(args[0] is tensor for tensor in known if tensor is not None):
+                self.moved = value, name
         return value
 
+
+_MOVES = {
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim"),
+    *("clone", "contiguous", "double", "float", "to", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "add"),
+    *("__getitem__", "select", "narrow", "expand"),
+}
+"""What leaves probabilities probabilities."""
 
 _SOFTMAXES = {
     F.softmax,

@@ -43,7 +43,7 @@ class Trials:
     @property
     def at_once(self) -> int:
         """How many copies of the images are run together."""
-        return max(1, COPIES_AT_ONCE // len(self.images))
+        return 1 if self._subject.is_mixed else max(1, COPIES_AT_ONCE // len(self.images))
 
     def scores(self, copies: Tensor) -> Tensor:
         """(target, copy, batch) of copies (copy, batch, …)."""

@@ -46,6 +46,11 @@ def check_logits(logits: Tensor, images: Tensor) -> None:
         )
 
 
-def refuse_softmax() -> None:
-    """Raise the error for a softmax at the end."""
+def refuse_softmax(*, behind: str = "") -> None:
+    """Raise the error for a softmax at the end, or for one that stands before the operation `behind`."""
+    if behind:
+        raise UnsupportedOperation(
+            f"the model ends in a softmax and, behind it, {behind}, so that probabilities would be explained, which "
+            "compete with one another; hand over the model without them, or choose the logits with output=…."
+        )
     raise UnsupportedOperation(SOFTMAX_AT_THE_END)

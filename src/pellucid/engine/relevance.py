@@ -15,7 +15,7 @@ from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.guards import TaintWatch
 from pellucid.engine.outputs import Chooser, check_logits, choose_output, refuse_softmax
 from pellucid.engine.recorder import Recorder
-from pellucid.engine.tape import Node, Rule, Tape
+from pellucid.engine.tape import Move, Node, Rule, Tape
 
 __all__ = ["Propagation", "propagate", "propagate_each", "record"]
 
@@ -61,6 +61,8 @@ def record(
         )
     tape = recorder.finish(logits)
     last = next((node for node in reversed(tape.nodes) if node.output == tape.output), None)
+    if (moved := _softmax_behind(tape, last)) is not None:
+        refuse_softmax(behind=moved.place)
     if last is not None and last.kind in ("softmax", "log_softmax"):
         if not unwrap_softmax:
             refuse_softmax()
@@ -69,6 +71,15 @@ def record(
         tape.output, tape.logits = slot, last.x
     check_logits(tape.logits, images)
     return tape
+
+
+def _softmax_behind(tape: Tape, last: Node | None) -> Node | None:
+    """The last operation, where it only moves or bounds what a softmax puts out."""
+    makers, node = {node.output: node for node in tape.nodes}, last
+    while node is not None and (isinstance(node, Move) or node.operation.startswith(("clamp", "clip"))):
+        slots = [slot for slot in node.inputs if slot is not None]
+        node = makers.get(slots[0]) if len(slots) == 1 else None
+    return last if node is not last and node is not None and node.kind in ("softmax", "log_softmax") else None
 
 
 def propagate(

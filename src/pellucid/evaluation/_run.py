@@ -84,6 +84,11 @@ def plan(
     for label, analyzer in zip(labels, analyzers, strict=True):
         if unwrap(analyzer.model) is not model:
             raise ConfigError(f"the analyzer {label} explains another model; make it with the model that is evaluated.")
+        if analyzer.explains_other_outputs:
+            raise ConfigError(
+                f"the analyzer {label} explains other outputs than the model returns (output= or unwrap_softmax=), and "
+                "the metrics read what the model returns; hand over a model that returns the logits alone."
+            )
         if not analyzer.method.is_ready:
             raise ConfigError(f"the method {label!r} learns from data first; pass an analyzer that was fitted.")
     _check_unique("method", labels)
@@ -137,6 +142,13 @@ def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> Non
                 raise ConfigError(f"the metric {label!r} needs {need}; {way_out}.")
 
 
+def _check_outputs(case: Case) -> None:
+    first: object = case.model(case.images[:1].clone())
+    if not isinstance(first, Tensor) or first.ndim != 2:
+        came = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ShapeError(f"the model returns {came} for one image; the metrics read logits, (batch, class).")
+
+
 def run(request: Plan, record: Record | None = None) -> Evaluation:
     """Measure; a method that does not apply to the model, or has no finite map, is refused by name, with the reason."""
     record = record or Record()
@@ -146,6 +158,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     with frozen(request.model) as model, warnings.catch_warnings():
         warnings.simplefilter("ignore", AmplificationWarning)
         case = _case(request, model)
+        _check_outputs(case)
         base, done = _fingerprint(request, case), 0
         for method, analyzer in request.analyzers.items():
             explainer = Explainer(analyzer, case)

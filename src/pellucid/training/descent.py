@@ -38,6 +38,7 @@ def descend(
     Raises `TrainingError` where the loss is not finite, and `SaveError` where `start` does not fit.
 
     >>> layer = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(layer.weight)
     >>> descend(layer, lambda _: (layer.weight - 3).square().sum(), steps=200, learning_rate=0.1)
     >>> round(layer.weight.item(), 1)
     3.0
