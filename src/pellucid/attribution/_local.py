@@ -132,9 +132,8 @@ class _Later(TorchFunctionMode):
         base = self._first.calls[self._count][1]
         self._count += 1
         touched = [tensor for tensor in tensors_in((args, kwargs)) if self._is_touched(tensor)]
-        if not touched or (
-            _kind(func) == "queries" and getattr(func, "__name__", "") in _OF_SHAPES and not tensors_in(base)
-        ):
+        is_tensor = next(tensors_in(base), None) is not None
+        if not touched or (getattr(func, "__name__", "") in _OF_SHAPES and not is_tensor):
             return base
         if all(id(tensor) in self._changes for tensor in touched) and isinstance(base, Tensor):
             changes = [self._changes[id(tensor)] for tensor in touched]
@@ -144,7 +143,7 @@ class _Later(TorchFunctionMode):
                 self.work += _work(func, args, change.patch)
                 return base
         value = func(*substitute(args, self.whole), **substitute(kwargs, self.whole))
-        if not tensors_in(value) and value != base:
+        if not is_tensor and value != base:
             raise _AnotherWay  # a number that was taken out, by which the model may choose its way
         for tensor in tensors_in(value):
             self._wholes[id(tensor)] = tensor

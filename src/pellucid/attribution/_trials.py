@@ -13,6 +13,7 @@ from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.terminal import Tracker, track
+from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
 
@@ -32,6 +33,7 @@ class Trials:
         self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: float | int | Tensor
     ) -> None:
         self.images = images
+        self._is_checked = False
         self.baseline = baseline_like(baseline, images)
         self._subject = subject
         with torch.no_grad():
@@ -48,8 +50,19 @@ class Trials:
     def scores(self, copies: Tensor) -> Tensor:
         """(target, copy, batch) of copies (copy, batch, …)."""
         with torch.no_grad():
-            logits = self._subject.logits(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
+            together = self._subject.logits(copies.flatten(0, 1))
+            self._check_apart(copies[0, :1], together)
+            logits = together.unflatten(0, copies.shape[:2])
             return torch.stack([self.score_of(rows) for rows in logits], 1)
+
+    def _check_apart(self, first: Tensor, together: Tensor) -> None:
+        """Once: `BatchMixed` where the first copy has other logits among the others than alone."""
+        if self._is_checked or len(together) == 1:
+            return
+        alone, allowed = self._subject.logits(first), 1e-9 if first.dtype == torch.float64 else 1e-3
+        if not bool((alone - together[:1]).abs().max() <= allowed * alone.abs().max().clamp(min=1e-12)):
+            raise BatchMixed
+        self._is_checked = True
 
     def score_of(self, logits: Tensor) -> Tensor:
         """(target, batch) of the images' logits after a change."""

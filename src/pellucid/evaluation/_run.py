@@ -143,7 +143,8 @@ def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> Non
 
 
 def _check_outputs(case: Case) -> None:
-    first: object = case.model(case.images[:1].clone())
+    with torch.no_grad():
+        first: object = case.model(case.images[:1].clone())
     if not isinstance(first, Tensor) or first.ndim != 2:
         came = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ShapeError(f"the model returns {came} for one image; the metrics read logits, (batch, class).")
@@ -158,7 +159,6 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     with frozen(request.model) as model, warnings.catch_warnings():
         warnings.simplefilter("ignore", AmplificationWarning)
         case = _case(request, model)
-        _check_outputs(case)
         base, done = _fingerprint(request, case), 0
         for method, analyzer in request.analyzers.items():
             explainer = Explainer(analyzer, case)
@@ -192,6 +192,7 @@ def _case(request: Plan, model: nn.Module) -> Case:
         training=None if request.training is None else (request.training[0].to(images), request.training[1]),
         retrain=request.retrain,
     )
+    _check_outputs(case)
     case.targets = case.logits.argmax(1) if request.targets is None else request.targets.to(images.device).long()
     if int(case.targets.min()) < 0 or int(case.targets.max()) >= case.logits.shape[1]:
         raise ShapeError(
