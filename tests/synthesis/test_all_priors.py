@@ -172,7 +172,6 @@ def test_a_function_of_the_outputs_is_maximised(network, make_prior) -> None:
         ({"prior": "expert"}, ConfigError, "needs a density of the data; give images="),
         ({"prior": "code", "density": "gaussian_mixture", "images": torch.rand(9, 1, 8, 8)}, ConfigError, "no codes"),
     ],
-    ids=str,
 )
 def test_what_cannot_work_is_told(arguments, kind, message, network, make_prior) -> None:
     arguments = {"prior": make_prior("l2"), **arguments}
