@@ -8,17 +8,20 @@ import pytest
 
 from pellucid.cli import main
 
+SHORT = {
+    "pellucid.densities.vae.STEPS": 30,
+    "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
+    "pellucid.hooks.prototypes.IMAGES_FOR_ALL_STEPS": 10**6,
+}
+"""What takes long, and how little of it is enough."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def short_search():
     """Densities and prototypes are made in few steps: what they come to is tested elsewhere."""
-    from pellucid.densities import gaussian_mixture, vae
-    from pellucid.hooks import prototypes
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae, "STEPS", 30)
-        patch.setattr(gaussian_mixture, "COMPONENTS", 3)
-        patch.setattr(prototypes, "IMAGES_FOR_ALL_STEPS", 10**6)
+        for place, number in SHORT.items():
+            patch.setattr(place, number)
         yield
 
 
