@@ -8,8 +8,9 @@ from torch import nn
 
 from pellucid.attribution import METHODS, create_analyzer
 from pellucid.core.errors import PellucidError
+from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks._hook import Scene
-from pellucid.hooks.explanations import DEFAULT_METHODS, Explanations
+from pellucid.hooks.explanations import Explanations
 
 Maker = Callable[..., Scene]
 

@@ -30,6 +30,7 @@ class SmoothGrad(Attribution):
     family: ClassVar[str] = "gradient"
     answers: ClassVar[str] = "how the explained logit reacts to each pixel, on average near the image"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
+    images_at_once: ClassVar[int] = 16
 
     samples: int = 32
     """How many noisy copies to average."""

@@ -14,28 +14,13 @@ from pellucid.attribution._explanation import AmplificationWarning
 from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
+from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.plots.colours import PALE, WRONG, scale_limit
 from pellucid.plots.image_grid import Block, Label, image_grid
 
-__all__ = ["DEFAULT_METHODS", "Explanations"]
-
-DEFAULT_METHODS = (
-    "gradient",
-    "input_x_gradient",
-    "smoothgrad",
-    "integrated_gradients",
-    "deconvnet",
-    "guided_backprop",
-    "excitation_backprop",
-    "deep_taylor",
-    "lrp.epsilon",
-    "lrp.alpha_2_beta_1",
-    "lrp.epsilon_plus_flat",
-    "deeplift",
-)
-"""One or two of each family, from the plainest to the most elaborate; `--methods` chooses others."""
+__all__ = ["Explanations"]
 
 
 @HOOKS.register("explanations")
