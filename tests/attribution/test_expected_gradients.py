@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pellucid import create_analyzer
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.seeding import generator
 
 REFERENCES = torch.rand(40, 1, 10, 10, generator=torch.Generator().manual_seed(3)).double()
@@ -57,3 +57,12 @@ def test_without_references_the_way_out_is_told(network, images) -> None:
         analyzer.analyze(images)
     with pytest.raises(ConfigError, match="at least one batch"):
         analyzer.fit([])
+
+
+def test_references_of_another_size_are_refused(network, images) -> None:
+    larger = torch.rand(4, *(size + 1 for size in images.shape[1:]), dtype=images.dtype)
+    fitted = create_analyzer("expected_gradients", network, references=larger)
+    with pytest.raises(ShapeError, match=r"references of .* and the images are"):
+        fitted.analyze(images)
+    with pytest.raises(ShapeError, match="of one size"):
+        create_analyzer("expected_gradients", network).fit([REFERENCES[:2], larger])

@@ -245,3 +245,14 @@ def test_hooks_are_removed_also_when_it_raises(network, images) -> None:
         analyzer.analyze(images, broken)
     analyzer.analyze(images)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_maps_that_the_model_puts_out_explain_nothing() -> None:
+    segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).double().eval()
+
+    def score(maps: Tensor) -> Tensor:
+        return maps[:, 1].sum((1, 2))
+
+    with pytest.raises(ModelError, match=r"puts out maps, \(2, 64, 64\).*layer='…'"):
+        create_analyzer("grad_cam", segmenter).analyze(IMAGES, score)
+    assert create_analyzer("grad_cam", segmenter, layer="1").analyze(IMAGES, score).shape == IMAGES.shape

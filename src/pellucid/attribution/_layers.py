@@ -96,6 +96,7 @@ def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -
     _check_uses(layer.name, len(probe.seen))
     values, zeros = probe.seen[0]
     scores = target.scores(logits).sum()
+    _check_is_inside(layer, logits)
     slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0] if scores.requires_grad else None
     if slope is None:
         raise ModelError(
@@ -104,6 +105,15 @@ def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -
         )
     logits = logits.detach()
     return Read(values, slope, logits, target.classes(logits))
+
+
+def _check_is_inside(layer: Layer, logits: Tensor) -> None:
+    """`ModelError` where a layer found by itself is what the model puts out: its gradient repeats the target."""
+    if layer.call is not None and logits.ndim == len(layer.shape) and max(logits.shape[2:], default=1) > 1:
+        raise ModelError(
+            f"the model puts out maps, {tuple(logits.shape[1:])}, as segmenters do, so its last maps are the output "
+            "itself and would only show the target; name a layer before it with layer='…'."
+        )
 
 
 class _Probe:

@@ -13,7 +13,7 @@ from pellucid.attribution._method import Attribution, FittedState, images_in
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.seeding import generator
 
 
@@ -47,6 +47,11 @@ class ExpectedGradients(Attribution):
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> Attribution:
         kept: list[Tensor] = []
         for images in images_in(loader):
+            if kept and images.shape[1:] != kept[0].shape[1:]:
+                raise ShapeError(
+                    f"the loader yields images of {tuple(images.shape[1:])} after {tuple(kept[0].shape[1:])}; "
+                    "expected_gradients compares like with like: give images (or token ids) of one size."
+                )
             kept.append(images)
             if sum(map(len, kept)) >= self.keep:
                 break
@@ -69,6 +74,11 @@ class ExpectedGradients(Attribution):
         self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
     ) -> list[Outcome]:
         assert self.references is not None
+        if self.references.shape[1:] != images.shape[1:]:
+            raise ShapeError(
+                f"expected_gradients compares with references of {tuple(self.references.shape[1:])}, and the "
+                f"images are {tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
+            )
         with torch.no_grad():
             logits = subject.logits(images)
         held = [target.held(logits) for target in targets]
