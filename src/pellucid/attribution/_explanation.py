@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import PellucidError
+from pellucid.core.showing import Shown
 
 __all__ = ["AmplificationWarning", "Explanation", "Outcome", "ResidualError", "sharing"]
 
@@ -76,8 +77,8 @@ def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(Shown):
     """Relevance and its certificate.
 
     With `target="all"`, relevance is (batch, class, …), and what is (batch,) below is (batch, class), `evaluations`

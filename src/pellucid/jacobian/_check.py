@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.seeding import generator
+from pellucid.core.showing import Shown
 from pellucid.engine.chunks import images_per_chunk
 from pellucid.engine.freezing import frozen
 from pellucid.jacobian._double import DoubleModel
@@ -20,8 +21,8 @@ TOLERANCE_SHARE = 1e-5
 """A change of slope below this share of an image's largest derivative is no kink."""
 
 
-@dataclass(frozen=True, eq=False)
-class JacobianCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class JacobianCheck(Shown):
     """How far a Jacobian is from central differences, image by image, on sampled entries. Unit: output per input."""
 
     error: Float64[Tensor, " batch"]

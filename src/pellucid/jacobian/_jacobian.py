@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.showing import Shown
 from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._memory import recall, remember
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
@@ -24,8 +25,8 @@ METHODS = ("auto", *WAYS, "finite_difference")
 Inputs = Tensor | tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class JacobianReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class JacobianReport(Shown):
     """A Jacobian, and how it was come by."""
 
     jacobian: Any

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.showing import Shown
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._leading import STEPS, leading_triple
 from pellucid.jacobian._plan import make_plan
@@ -18,8 +19,8 @@ LARGEST_ENTRIES = 20_000_000
 """Numbers of a Jacobian that are held at once in float64."""
 
 
-@dataclass(frozen=True, eq=False)
-class JacobianSpectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class JacobianSpectrum(Shown):
     r"""\(J = \sum_r s_r u_r v_r^T\) for each image."""
 
     values: Float[Tensor, "batch rank"]

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pellucid.core.showing import Shown
 from pellucid.core.types import Images
 
 __all__ = ["Prototypes"]
 
 
-@dataclass(frozen=True, eq=False)
-class Prototypes:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prototypes(Shown):
     """Images that a network is most sure of, and how sure."""
 
     images: Images
