@@ -20,8 +20,6 @@ def test_tensors_are_told_by_type_and_shape_and_small_ones_by_their_values() -> 
     assert "value = [0.3333, None, 'a']" in repr(Result([1 / 3, None, "a"]))
     nested = Result({"maps": (torch.zeros(5, 5, dtype=torch.int8), True)})
     assert "value = {'maps': (int8 (5, 5), True)}" in repr(nested)
-        Result({"maps": (torch.zeros(5, 5, dtype=torch.int8), True)})
-    )
 
 
 def test_results_of_the_library_print_on_a_screen() -> None:
