@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -136,15 +135,20 @@ def _entries(result: Any) -> dict[str, Tensor]:
 def dtype_for(model: Model) -> torch.dtype | None:
     """The dtype of a module's first floating parameter or buffer; None (the input's own) where there is none."""
     module = _module_of(model)
-    tensors = () if module is None else chain(module.parameters(), module.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    if module is None:
+        return None
+    for part in module.modules():  # not by `parameters`, which costs as much as a small network's pass
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
+    return next((buffer.dtype for buffer in module.buffers() if buffer.is_floating_point()), None)
 
 
 @contextmanager
 def untouched(model: Model) -> Iterator[None]:
     """In eval mode, without parameter gradients, and handed back as it came; of a function, the random state."""
     module = _module_of(model)
-    with preserved_random_state() if module is None else frozen(module):
+    with preserved_random_state() if module is None else frozen(module, only_model_draws=module is model):
         yield
 
 
