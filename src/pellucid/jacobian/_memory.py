@@ -17,7 +17,7 @@ __all__ = ["recall", "remember"]
 AT_MOST = 32
 """So many shapes are remembered for each model."""
 
-Layouts = dict[tuple[object, ...], tuple[Layout, tuple[int, ...], Signature]]
+Layouts = dict[tuple[object, ...], tuple[Layout, tuple[int, ...], Signature, bool]]
 
 _LAYOUTS: dict[int, tuple[ref[Any], Layouts]] = {}
 """By the model's id, which is its own as long as it lives; with it the entry goes."""
@@ -30,10 +30,10 @@ def recall(problem: Problem, chunk: int | None) -> Plan | None:
     found = layouts.get(key)
     if held is None or held() is not owner or found is None:
         return None
-    layout, wanted, signature = found
+    layout, wanted, signature, is_quiet = found
     if "double" in layout.swapped:
-        return Plan(doubled(problem), layout, wanted, signature=signature, kernels=ExactMasks())
-    return Plan(problem, layout, wanted, signature=signature)
+        return Plan(doubled(problem), layout, wanted, None, signature, is_quiet, ExactMasks())
+    return Plan(problem, layout, wanted, None, signature, is_quiet)
 
 
 def remember(problem: Problem, plan: Plan, chunk: int | None) -> None:
@@ -48,7 +48,7 @@ def remember(problem: Problem, plan: Plan, chunk: int | None) -> None:
     if len(layouts) >= AT_MOST:
         layouts.clear()
     cut = plan.layout.cut and replace(plan.layout.cut, edge=None)  # which would keep the graph, and so its tensors
-    layouts[key] = replace(plan.layout, cut=cut), plan.wanted, plan.signature
+    layouts[key] = replace(plan.layout, cut=cut), plan.wanted, plan.signature, plan.is_quiet
 
 
 def _place(problem: Problem, chunk: int | None) -> tuple[Any, tuple[object, ...]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from pellucid.core.errors import ShapeError
 from pellucid.jacobian._graph import Cut, narrowest_cut
@@ -58,6 +59,8 @@ class Plan:
     """The first image's inputs, as leaves, and its flat outputs with their graph; None: not run yet."""
     signature: Signature | None = None
     """Of the first chunk's pass; None: not known yet."""
+    is_quiet: bool = False
+    """Whether it is known that folding warns of nothing."""
     kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
 
     def swaps(self, chunk: int) -> frozenset[str]:
@@ -95,13 +98,14 @@ class Plan:
 
     def _check_alone(self, among: Tensor) -> None:
         """Raise `ShapeError` where the first image's outputs among others are not what they are alone."""
-        alone = (self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]).detach().flatten()
+        alone = self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]
+        alone = alone.detach().flatten()
         if alone.shape != among.shape:
             raise ShapeError(f"the outputs have shape {tuple(among.shape)} in a batch and {tuple(alone.shape)} alone.")
-        error = (alone - among).abs().amax()
-        if error > TOLERANCE.get(among.dtype, 0.1) * alone.abs().amax() + torch.finfo(among.dtype).tiny:
+        error, scale = float(vector_norm(alone - among, torch.inf)), float(vector_norm(alone, torch.inf))
+        if error > TOLERANCE.get(among.dtype, 0.1) * scale + torch.finfo(among.dtype).tiny:
             raise ShapeError(
-                f"the first image's outputs change by {float(error):.1e} when other images stand beside it: the model "
+                f"the first image's outputs change by {error:.1e} when other images stand beside it: the model "
                 "mixes the images of a batch, or draws random numbers. Make it treat each alone, or pass chunk=1."
             )
 
@@ -127,4 +131,4 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
     )
     signature = (*watch.calls, output.shape) if problem.batch == 1 else None
-    return Plan(problem, layout, wanted, (leaves, flat), signature, kernels)
+    return Plan(problem, layout, wanted, (leaves, flat), signature, kernels=kernels)

@@ -38,18 +38,16 @@ class Problem:
     def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
         """The problem that the public arguments state. Raises `ShapeError` where the inputs do not fit together."""
         given = x if isinstance(x, tuple) else (x,)
-        sizes = {tensor.shape[:1] for tensor in given}
-        if len(sizes) != 1 or () in sizes:
+        size = given[0].shape[:1] if given else ()
+        if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
             raise ShapeError(f"x has the shapes {shapes}; give tensors (batch, …) with one batch size.")
-        if not len(given[0]):
+        if not size[0]:
             raise ShapeError("x holds no image; pass at least one.")
         if not any(tensor.is_floating_point() for tensor in given):
             raise ShapeError("x holds whole numbers; pass floats, such as images in [0, 1] or embedded tokens.")
         dtype = dtype_for(model)
-        inputs = tuple(
-            t.detach().to(dtype or t.dtype, copy=t.is_inference()) if t.is_floating_point() else t for t in given
-        )
+        inputs = tuple([_as_input(tensor, dtype) for tensor in given])
         if isinstance(outputs, str):
             return cls(model, inputs, outputs, None)
         if isinstance(outputs, Mapping):
@@ -62,27 +60,27 @@ class Problem:
     @property
     def batch(self) -> int:
         """How many images."""
-        return len(self.inputs[0])
+        return self.inputs[0].shape[0]
 
     @property
     def floats(self) -> tuple[int, ...]:
         """The positions of the inputs that are differentiated."""
-        return tuple(place for place, tensor in enumerate(self.inputs) if tensor.is_floating_point())
+        return tuple([place for place, tensor in enumerate(self.inputs) if tensor.is_floating_point()])
 
     @property
     def input_count(self) -> int:
         """How many numbers one image's differentiated inputs hold."""
-        return sum(self.inputs[place][0].numel() for place in self.floats)
+        return sum([self.inputs[place].numel() for place in self.floats]) // self.batch
 
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The inputs of some images; the floating ones as leaves that want a gradient."""
-        parts = (tensor[start:stop] for tensor in self.inputs)
-        return tuple(part.detach().requires_grad_(part.is_floating_point()) for part in parts)
+        parts = self.inputs if stop - start == self.batch else [tensor[start:stop] for tensor in self.inputs]
+        return tuple([part.detach().requires_grad_(part.is_floating_point()) for part in parts])
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen output, (batch, …). The model gets copies, since it may work in place."""
         assert self.model is not None
-        result = pick(self.model(*(tensor.clone() for tensor in inputs)), self.name)
+        result = pick(self.model(*[tensor.clone() for tensor in inputs]), self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
                 f"the model returned {tuple(result.shape)} for {len(inputs[0])} images; it should return a tensor, "
@@ -96,6 +94,13 @@ class Problem:
         if not wanted or not all(0 <= index < count for index in wanted):
             raise ShapeError(f"outputs is {list(wanted)}, and the model has outputs 0 to {count - 1}.")
         return wanted
+
+
+def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor outside of any graph, in the model's dtype where it is floating."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.detach().to(dtype or tensor.dtype, copy=tensor.is_inference())
 
 
 def pick(result: Any, name: str | None) -> Tensor:
