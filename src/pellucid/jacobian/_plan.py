@@ -84,10 +84,7 @@ class Plan:
         Raises what `make_plan` raises, `ShapeError` for images that depend on each other, and `PlanOutdated` where the
         pass is not the one that was remembered.
         """
-        with PathWatch(self.problem.model) as watch:
-            output = self.problem.call(leaves)
-        watch.check(output)
-        signature = (*watch.calls, output.shape)
+        output, signature = _watched(self.problem, leaves)
         if self.signature not in (None, signature):
             raise PlanOutdated
         self.signature = signature
@@ -117,9 +114,8 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     image or an index the model does not have.
     """
     leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
-    with kernels, PathWatch(problem.model) as watch:
-        output = problem.call(leaves)
-    watch.check(output)
+    with kernels:
+        output, signature = _watched(problem, leaves)
     flat = output.reshape(1, -1)
     wanted = problem.wanted(flat.shape[1])
     layout = Layout(
@@ -130,5 +126,14 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
     )
-    signature = (*watch.calls, output.shape) if problem.batch == 1 else None
-    return Plan(problem, layout, wanted, (leaves, flat), signature, kernels=kernels)
+    return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
+
+
+def _watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:
+    """The chosen output of one pass that has been watched, and what it called."""
+    copies = [leaf.clone() for leaf in leaves]  # since the model may work in place
+    with PathWatch(problem.model) as watch:
+        returned = problem.model(*copies)
+    output = problem.chosen(returned, leaves)
+    watch.check(output)
+    return output, (*watch.calls, output.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.seeding import preserved_random_state
-from pellucid.engine.freezing import frozen
+from pellucid.engine.freezing import frozen, modules_of
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 
@@ -79,8 +79,11 @@ class Problem:
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen output, (batch, …). The model gets copies, since it may work in place."""
-        assert self.model is not None
-        result = pick(self.model(*[tensor.clone() for tensor in inputs]), self.name)
+        return self.chosen(self.model(*[tensor.clone() for tensor in inputs]), inputs)
+
+    def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
+        """The chosen one of what the model returned. Raises `ShapeError` where it has no row for each image."""
+        result = pick(returned, self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
                 f"the model returned {tuple(result.shape)} for {len(inputs[0])} images; it should return a tensor, "
@@ -142,7 +145,7 @@ def dtype_for(model: Model) -> torch.dtype | None:
     module = _module_of(model)
     if module is None:
         return None
-    for part in module.modules():  # not by `parameters`, which costs as much as a small network's pass
+    for part in modules_of(module):
         for parameter in part._parameters.values():
             if parameter is not None and parameter.is_floating_point():
                 return parameter.dtype

@@ -34,7 +34,7 @@ def folded(part: Part) -> int:
     cotangents = units.unsqueeze(1).expand(-1, len(flat), -1)
     with nullcontext() if part.plan.is_quiet else _silenced(part.plan):
         if part.targets is None and size >= len(wanted):
-            part.targets = tuple(_group(part, flat, cotangents))
+            part.targets = tuple(_group(part, flat, cotangents, is_last=True))
             return len(wanted)
         for start in range(0, len(wanted), size):
             found = _group(part, flat, cotangents[start : start + size])
@@ -55,9 +55,9 @@ def _silenced(plan: Plan) -> Iterator[None]:
             warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _group(part: Part, flat: Tensor, cotangents: Tensor) -> Iterator[Tensor]:
+def _group(part: Part, flat: Tensor, cotangents: Tensor, *, is_last: bool = False) -> Iterator[Tensor]:
     """For each differentiated input the rows (batch, cotangent, *inputs)."""
-    found = gradients(flat, part.differentiated, cotangents, folded=True)
+    found = gradients(flat, part.differentiated, cotangents, folded=True, is_last=is_last)
     for leaf, gradient in zip(part.differentiated, found, strict=True):
         rows = leaf.new_zeros(len(cotangents), *leaf.shape) if gradient is None else gradient
         yield rows.movedim(0, 1)
