@@ -71,7 +71,7 @@ def _others() -> Callable[[], None]:
 
 def _numpy_words() -> bytes | None:
     """Words and position of NumPy's global generator; None where it is not the usual one."""
-    generator = np.random.get_bit_generator()
+    generator = np.random.mtrand.get_bit_generator()
     if type(generator) is not np.random.MT19937:
         return None
     return string_at(generator.ctypes.state_address, 4 * 625)

@@ -97,6 +97,7 @@ _LAYERS = {
 }
 """Where torch's layers are defined, apart from those that call functions of a user's."""
 
+
 def _draws_from_torch_alone(modes: Modes) -> bool:
     """Whether a model runs no code but torch's, which draws from no random state but torch's own."""
     if _has_any_global_hook():

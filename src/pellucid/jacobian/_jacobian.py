@@ -120,7 +120,7 @@ def _with_gradients() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Course:
     """A plan, and what was decided by it."""
 

@@ -70,8 +70,9 @@ class Plan:
 
     @property
     def chunk(self) -> int:
-        """So many images at once."""
-        return max(1, min(self.problem.batch, LARGEST_BYTES // max(self.layout.largest, 1)))
+        """So many images at once: as many as memory's bound allows, in chunks as equal as can be."""
+        most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
+        return -(-self.problem.batch // -(-self.problem.batch // most))
 
     @property
     def result_shape(self) -> torch.Size:
@@ -114,8 +115,10 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     image or an index the model does not have.
     """
     leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
+    kernels.is_planning = True
     with kernels:
         output, signature = _watched(problem, leaves)
+    kernels.is_planning = False
     flat = output.reshape(1, -1)
     wanted = problem.wanted(flat.shape[1])
     layout = Layout(

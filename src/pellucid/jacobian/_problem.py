@@ -1,7 +1,7 @@
 """What is differentiated: a model or function, its inputs, and which of its outputs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -103,7 +103,9 @@ def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor outside of any graph, in the model's dtype where it is floating."""
     if not tensor.is_floating_point():
         return tensor
-    return tensor.detach().to(dtype or tensor.dtype, copy=tensor.is_inference())
+    if tensor.is_inference():
+        return tensor.to(dtype or tensor.dtype, copy=True)
+    return tensor.detach() if dtype in (None, tensor.dtype) else tensor.detach().to(dtype)
 
 
 def pick(result: Any, name: str | None) -> Tensor:
@@ -152,12 +154,10 @@ def dtype_for(model: Model) -> torch.dtype | None:
     return next((buffer.dtype for buffer in module.buffers() if buffer.is_floating_point()), None)
 
 
-@contextmanager
-def untouched(model: Model) -> Iterator[None]:
+def untouched(model: Model) -> AbstractContextManager[object]:
     """In eval mode, without parameter gradients, and handed back as it came; of a function, the random state."""
     module = _module_of(model)
-    with preserved_random_state() if module is None else frozen(module, only_model_draws=module is model):
-        yield
+    return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 
 
 def _module_of(model: Model) -> nn.Module | None:
