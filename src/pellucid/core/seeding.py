@@ -41,8 +41,8 @@ def seed_everything(seed: int) -> None:
 def preserved_random_state(*, torch_alone: bool = False) -> Iterator[None]:
     """Hand the global random states back as they were, whatever the body draws or raises.
 
-    With `torch_alone` only torch's: for a body that cannot draw from Python's and NumPy's, which cost a fifth of a
-    millisecond.
+    With `torch_alone` only torch's: for a body that cannot draw from Python's and NumPy's, which cost up to a fifth of
+    a millisecond.
     """
     devices = torch.random.fork_rng() if torch.cuda.is_initialized() else nullcontext()  # asking for them costs as much
     state, hand_back_others = torch.get_rng_state(), None if torch_alone else _others()
