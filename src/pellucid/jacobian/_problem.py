@@ -48,6 +48,8 @@ class Problem:
             raise ShapeError("x holds whole numbers; pass floats, such as images in [0, 1] or embedded tokens.")
         dtype = dtype_for(model)
         inputs = tuple([_as_input(tensor, dtype) for tensor in given])
+        if outputs is None:
+            return cls(model, inputs, None, None)
         if isinstance(outputs, str):
             return cls(model, inputs, outputs, None)
         if isinstance(outputs, Mapping):
@@ -55,7 +57,7 @@ class Problem:
                 raise ShapeError(f"outputs names {list(outputs)}; name one, and call again for another.")
             ((name, indices),) = outputs.items()
             return cls(model, inputs, name, None if indices is None else tuple(int(index) for index in indices))
-        return cls(model, inputs, None, None if outputs is None else tuple(int(index) for index in outputs))
+        return cls(model, inputs, None, tuple(int(index) for index in outputs))
 
     @property
     def batch(self) -> int:
