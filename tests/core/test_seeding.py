@@ -28,3 +28,26 @@ def test_global_state_is_handed_back_also_after_an_error():
         draw()
         raise RuntimeError("out")
     assert draw() == expected
+
+
+@pytest.mark.parametrize("drawn_before", [0, 1])
+@pytest.mark.parametrize("drawn", [0, 1, 2, 700])
+def test_numpys_kept_normal_number_is_handed_back(drawn_before, drawn):
+    """Normal numbers come in pairs: the second is kept, and taken without a move of the generator."""
+    np.random.seed(3)
+    np.random.randn(drawn_before)
+    expected = np.random.get_state(legacy=False)
+    with preserved_random_state():
+        np.random.randn(drawn)
+    np.testing.assert_equal(np.random.get_state(legacy=False), expected)
+
+
+def test_another_global_generator_of_numpys_is_handed_back():
+    usual = np.random.mtrand.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(1))
+        with preserved_random_state():
+            first = np.random.rand()
+        assert np.random.rand() == first
+    finally:
+        np.random.set_bit_generator(usual)

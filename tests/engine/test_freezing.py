@@ -1,11 +1,12 @@
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid.engine.freezing import device_of, dtype_of, frozen
+from pellucid.engine.freezing import device_of, dtype_of, frozen, modules_of
 
 
 class Counting(nn.Module):
@@ -25,7 +26,8 @@ class Counting(nn.Module):
 
 def everything_random() -> tuple[object, ...]:
     # Python's own state is left out: the checker of signatures draws from it.
-    return tuple(np.random.get_state()[1]), tuple(torch.get_rng_state().tolist())
+    _, words, *rest = np.random.get_state()
+    return tuple(words), *rest, tuple(torch.get_rng_state().tolist())
 
 
 def look_at(model: nn.Module, fails: bool) -> None:
@@ -73,3 +75,72 @@ def test_device_and_dtype_of_models_with_nothing() -> None:
     assert device_of(nn.Flatten()) == torch.device("cpu")
     assert dtype_of(nn.BatchNorm1d(2, affine=False)) == torch.float32
     assert dtype_of(nn.Linear(1, 1, dtype=torch.bfloat16)) == torch.bfloat16
+
+
+def draw(*_: object) -> None:
+    np.random.rand(), torch.rand(1)
+
+
+class Drawing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        draw()
+        return x
+
+
+def hooked(register: str) -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2))
+    getattr(model[0], register)(draw)
+    return model
+
+
+def replaced() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].forward = Drawing().forward
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Linear(2, 2), Drawing()),
+        replaced,
+        lambda: nn.TransformerEncoderLayer(2, 1, 2, activation=Drawing().forward, batch_first=True),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Sequential(nn.Linear(2, 2), Drawing())[0]),
+        *(lambda name=name: hooked(f"register_{name}_hook") for name in ("forward", "forward_pre", "full_backward")),
+    ],
+    ids=["module", "forward", "activation", "weight_norm", "hook", "hook before", "hook backward"],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_only_the_model_draws_is_handed_back(build: Callable[[], nn.Module], fails: bool) -> None:
+    model = build()
+
+    def look() -> None:
+        with frozen(model, only_model_draws=True):
+            model(torch.rand(3, 1, 2, requires_grad=True)).sum().backward()
+            if fails:
+                raise ZeroDivisionError
+
+    before = everything_random()
+    try:
+        look()
+    except ZeroDivisionError:
+        assert fails
+    assert everything_random() == before
+
+
+def test_what_hooks_of_all_modules_draw_is_handed_back() -> None:
+    model, before = nn.Linear(2, 2), everything_random()
+    handle = nn.modules.module.register_module_forward_hook(draw)
+    try:
+        with frozen(model, only_model_draws=True):
+            model(torch.rand(3, 2))
+    finally:
+        handle.remove()
+    assert everything_random() == before
+
+
+def test_modules_in_order_and_once() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.Sequential(Counting(), nn.Sequential()))
+    model.register_module("none", None)
+    assert modules_of(model) == list(model.modules())

@@ -1,8 +1,12 @@
 """What is remembered of a model saves time and changes nothing: neither results nor what is refused."""
 
+import importlib
+import warnings
 from collections.abc import Callable
+from types import MethodType
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -109,7 +113,7 @@ def test_what_is_remembered_dies_with_its_model() -> None:
     for size in range(1, 2 * _memory.AT_MOST):
         jacobian(model, X[:1].expand(size, 6))
     assert len(_memory._LAYOUTS) == before + 1
-    assert len(_memory._LAYOUTS[model]) <= _memory.AT_MOST
+    assert len(_memory._LAYOUTS[id(model)][1]) <= _memory.AT_MOST
     del model
     assert len(_memory._LAYOUTS) == before
 
@@ -126,3 +130,47 @@ def test_methods_of_one_module_are_told_apart() -> None:
     for _ in range(2):
         torch.testing.assert_close(jacobian(model.first, X), torch.diag_embed(2 * X))
         torch.testing.assert_close(jacobian(model.second, X), torch.diag_embed(3 * X**2))
+
+
+@pytest.mark.parametrize("as_method", [False, True])
+def test_what_a_model_draws_leaves_no_trace(as_method: bool) -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            np.random.rand(), torch.rand(1)
+            return x**2
+
+    model = nn.Sequential(Drawing())
+    if as_method:  # a method that is not of the class of its module
+        model = MethodType(lambda layer, x: Drawing()(layer(x)), nn.Linear(6, 6).double())
+    expected = np.random.get_state(legacy=False), torch.get_rng_state()
+    for _ in range(2):
+        jacobian(model, X)
+        np.testing.assert_equal(np.random.get_state(legacy=False), expected[0])
+        assert torch.equal(torch.get_rng_state(), expected[1])
+
+
+def test_that_an_operation_has_no_batched_form_is_told_to_nobody() -> None:
+    """And what else is warned of is heard, at the first call and later."""
+    folded = importlib.import_module("pellucid.jacobian._ways.folded")
+    model, real = nn.Linear(6, 4).double(), folded.gradients
+
+    def warning(kind: type[Warning]) -> Callable[..., object]:
+        def gradients(*arguments: object, **options: object) -> object:
+            warnings.warn("there is a performance drop", kind, stacklevel=1)
+            return real(*arguments, **options)
+
+        return gradients
+
+    for kind, told in ((UserWarning, 0), (FutureWarning, 1)):
+        for _ in range(3):
+            with patch.object(folded, "gradients", warning(kind)), warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
+                jacobian(model, X, method="folded")
+            assert len(heard) == told
+
+
+def test_chunks_are_as_equal_as_can_be() -> None:
+    wide = nn.Sequential(nn.Linear(6, 1000), nn.Linear(1000, 2)).double()
+    with patch("pellucid.jacobian._plan.LARGEST_BYTES", 3 * 8000):
+        assert jacobian_report(wide, X).chunk == 2
+        assert jacobian_report(wide, X[:3]).chunk == 3

@@ -1,6 +1,7 @@
 """Every output by every input, of any model or function, at the cost of a few predictions."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -95,65 +96,95 @@ def jacobian_report(
     if chunk is not None and chunk < 1:
         raise ShapeError(f"chunk is {chunk}; at least one image must share a pass.")
     started = perf_counter()
-    with torch.inference_mode(False):
+    with nullcontext() if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else _with_gradients():
         problem = Problem.of(model, x, outputs)
-    if method == "finite_difference":
-        found, size, forwards = differences(problem, chunk)
-        return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
-    with untouched(model), torch.inference_mode(False), torch.enable_grad():
+        if method == "finite_difference":
+            found, size, forwards = differences(problem, chunk)
+            return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
         try:
-            plan, rows, passes = _compute(problem, method, chunk)
+            with untouched(model):
+                course, rows, passes = _compute(problem, method, chunk)
         except (NotImplementedError, RuntimeError) as error:
             raise _named(error) from error
-    shaped = tuple(row.unflatten(1, plan.result_shape) if plan.result_shape else row.squeeze(1) for row in rows)
-    name, size = _name_and_size(plan, method, chunk)
-    swapped = "".join(f"+{swap}" for swap in sorted(plan.swaps(size))) if name != "forward" else ""
-    forwards = -(-problem.batch // size) + (size > 1)
-    return JacobianReport(_like(x, problem, shaped), name + swapped, size, forwards, passes, perf_counter() - started)
+    shape = course.plan.result_shape
+    if len(shape) != 1:
+        rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+    forwards = -(-problem.batch // course.chunk) + (course.chunk > 1)
+    found = _like(x, problem, rows)
+    return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
 
 
-def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[Plan, tuple[Tensor, ...], int]:
-    """The plan, the rows of all images, and the passes that the costliest chunk took."""
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """Where a graph is built, whatever the caller switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@dataclass(eq=False)
+class _Course:
+    """A plan, and what was decided by it."""
+
+    plan: Plan
+    name: str
+    """Of the way."""
+    chunk: int
+    """Images that share a pass."""
+
+    @classmethod
+    def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Course":
+        """The course that the public arguments ask for."""
+        name = choose(plan) if method == "auto" else method
+        return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
+
+    @property
+    def told(self) -> str:
+        """The way's name, and what is done another way."""
+        swaps = self.plan.swaps(self.chunk) if self.name != "forward" else frozenset()
+        return "+".join([self.name, *sorted(swaps)])
+
+
+def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Course, tuple[Tensor, ...], int]:
+    """What was done, the rows of all images, and the passes that the costliest chunk took."""
     plan = recall(problem, chunk)
     if plan is not None:
         try:
-            return plan, *_fill(plan, method, chunk)
+            course = _Course.of(plan, method, chunk)
+            return course, *_fill(course)
         except PlanOutdated:
             pass
     plan = make_plan(problem)
     plan = with_exact_masks(plan) if method != "forward" else plan
-    rows, passes = _fill(plan, method, chunk)
+    course = _Course.of(plan, method, chunk)
+    rows, passes = _fill(course)
     remember(problem, plan, chunk)
-    return plan, rows, passes
+    return course, rows, passes
 
 
-def _name_and_size(plan: Plan, method: str, chunk: int | None) -> tuple[str, int]:
-    """The way to take, and how many images share a pass."""
-    return choose(plan) if method == "auto" else method, min(chunk or plan.chunk, plan.problem.batch)
-
-
-def _fill(plan: Plan, method: str, chunk: int | None) -> tuple[tuple[Tensor, ...], int]:
+def _fill(course: _Course) -> tuple[tuple[Tensor, ...], int]:
     """The rows of all images, chunk by chunk, and the passes that the costliest chunk took."""
-    problem, (name, size) = plan.problem, _name_and_size(plan, method, chunk)
+    plan, size = course.plan, course.chunk
+    problem = plan.problem
     if size == problem.batch:
-        return _rows_of(Part(plan, problem.part(0, size)), name)
+        return _rows_of(Part(plan, problem.part(0, size)), course)
     inputs = [problem.inputs[place] for place in problem.floats]
     rows = tuple(x.new_empty((len(x), len(plan.wanted), *x.shape[1:])) for x in inputs)
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
         part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
-        passes = max(passes, _rows_of(part, name)[1])
+        passes = max(passes, _rows_of(part, course)[1])
     return rows, passes
 
 
-def _rows_of(part: Part, name: str) -> tuple[tuple[Tensor, ...], int]:
+def _rows_of(part: Part, course: _Course) -> tuple[tuple[Tensor, ...], int]:
     """A part's rows, and the passes they took."""
     plan = part.plan
     if plan.problem.batch == 1 and plan.first:  # run already
         part.leaves, part.flat = plan.first
-    with plan.kernels if plan.swaps(len(part.leaves[0])) and name != "forward" else nullcontext():
-        passes = WAYS[name].run(part)
+    is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
+    with plan.kernels if is_swapped else nullcontext():
+        passes = WAYS[course.name].run(part)
     return part.rows, passes
 
 

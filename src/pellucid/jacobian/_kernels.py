@@ -32,6 +32,8 @@ class KernelSwap(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.is_planning = False
+        """Whether to note sizes and names of operations."""
         self.largest = 0
         """Bytes of the largest tensor that an operation returned; views apart."""
         self.swapped: set[str] = set()
@@ -53,10 +55,11 @@ class KernelSwap(TorchDispatchMode):
         elif func is torch.ops.aten.convolution_backward.default and args[-1][0] and not any(args[-1][1:]):
             result = self._backward(args)
         else:
-            result = func(*args, **(kwargs or {}))
-        self.operations.add(func.overloadpacket.__name__)
-        if isinstance(result, Tensor) and not getattr(func, "is_view", False):
-            self.largest = max(self.largest, result.numel() * result.element_size())
+            result = func(*args, **kwargs) if kwargs else func(*args)
+        if self.is_planning:
+            self.operations.add(func.overloadpacket.__name__)
+            if isinstance(result, Tensor) and not getattr(func, "is_view", False):
+                self.largest = max(self.largest, result.numel() * result.element_size())
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from pellucid.core.errors import ShapeError
 from pellucid.jacobian._graph import Cut, narrowest_cut
@@ -58,6 +59,8 @@ class Plan:
     """The first image's inputs, as leaves, and its flat outputs with their graph; None: not run yet."""
     signature: Signature | None = None
     """Of the first chunk's pass; None: not known yet."""
+    is_quiet: bool = False
+    """Whether it is known that folding warns of nothing."""
     kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
 
     def swaps(self, chunk: int) -> frozenset[str]:
@@ -67,8 +70,9 @@ class Plan:
 
     @property
     def chunk(self) -> int:
-        """So many images at once."""
-        return max(1, min(self.problem.batch, LARGEST_BYTES // max(self.layout.largest, 1)))
+        """So many images at once: as many as memory's bound allows, in chunks as equal as can be."""
+        most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
+        return -(-self.problem.batch // -(-self.problem.batch // most))
 
     @property
     def result_shape(self) -> torch.Size:
@@ -81,10 +85,7 @@ class Plan:
         Raises what `make_plan` raises, `ShapeError` for images that depend on each other, and `PlanOutdated` where the
         pass is not the one that was remembered.
         """
-        with PathWatch(self.problem.model) as watch:
-            output = self.problem.call(leaves)
-        watch.check(output)
-        signature = (*watch.calls, output.shape)
+        output, signature = _watched(self.problem, leaves)
         if self.signature not in (None, signature):
             raise PlanOutdated
         self.signature = signature
@@ -95,13 +96,14 @@ class Plan:
 
     def _check_alone(self, among: Tensor) -> None:
         """Raise `ShapeError` where the first image's outputs among others are not what they are alone."""
-        alone = (self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]).detach().flatten()
+        alone = self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]
+        alone = alone.detach().flatten()
         if alone.shape != among.shape:
             raise ShapeError(f"the outputs have shape {tuple(among.shape)} in a batch and {tuple(alone.shape)} alone.")
-        error = (alone - among).abs().amax()
-        if error > TOLERANCE.get(among.dtype, 0.1) * alone.abs().amax() + torch.finfo(among.dtype).tiny:
+        error, scale = float(vector_norm(alone - among, torch.inf)), float(vector_norm(alone, torch.inf))
+        if error > TOLERANCE.get(among.dtype, 0.1) * scale + torch.finfo(among.dtype).tiny:
             raise ShapeError(
-                f"the first image's outputs change by {float(error):.1e} when other images stand beside it: the model "
+                f"the first image's outputs change by {error:.1e} when other images stand beside it: the model "
                 "mixes the images of a batch, or draws random numbers. Make it treat each alone, or pass chunk=1."
             )
 
@@ -113,9 +115,10 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     image or an index the model does not have.
     """
     leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
-    with kernels, PathWatch(problem.model) as watch:
-        output = problem.call(leaves)
-    watch.check(output)
+    kernels.is_planning = True
+    with kernels:
+        output, signature = _watched(problem, leaves)
+    kernels.is_planning = False
     flat = output.reshape(1, -1)
     wanted = problem.wanted(flat.shape[1])
     layout = Layout(
@@ -126,5 +129,14 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
     )
-    signature = (*watch.calls, output.shape) if problem.batch == 1 else None
-    return Plan(problem, layout, wanted, (leaves, flat), signature, kernels)
+    return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
+
+
+def _watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:
+    """The chosen output of one pass that has been watched, and what it called."""
+    copies = [leaf.clone() for leaf in leaves]  # since the model may work in place
+    with PathWatch(problem.model) as watch:
+        returned = problem.model(*copies)
+    output = problem.chosen(returned, leaves)
+    watch.check(output)
+    return output, (*watch.calls, output.shape)

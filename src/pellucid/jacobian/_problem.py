@@ -1,9 +1,8 @@
 """What is differentiated: a model or function, its inputs, and which of its outputs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.seeding import preserved_random_state
-from pellucid.engine.freezing import frozen
+from pellucid.engine.freezing import frozen, modules_of
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 
@@ -39,18 +38,18 @@ class Problem:
     def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
         """The problem that the public arguments state. Raises `ShapeError` where the inputs do not fit together."""
         given = x if isinstance(x, tuple) else (x,)
-        sizes = {tensor.shape[:1] for tensor in given}
-        if len(sizes) != 1 or () in sizes:
+        size = given[0].shape[:1] if given else ()
+        if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
             raise ShapeError(f"x has the shapes {shapes}; give tensors (batch, …) with one batch size.")
-        if not len(given[0]):
+        if not size[0]:
             raise ShapeError("x holds no image; pass at least one.")
         if not any(tensor.is_floating_point() for tensor in given):
             raise ShapeError("x holds whole numbers; pass floats, such as images in [0, 1] or embedded tokens.")
         dtype = dtype_for(model)
-        inputs = tuple(
-            t.detach().to(dtype or t.dtype, copy=t.is_inference()) if t.is_floating_point() else t for t in given
-        )
+        inputs = tuple([_as_input(tensor, dtype) for tensor in given])
+        if outputs is None:
+            return cls(model, inputs, None, None)
         if isinstance(outputs, str):
             return cls(model, inputs, outputs, None)
         if isinstance(outputs, Mapping):
@@ -58,32 +57,35 @@ class Problem:
                 raise ShapeError(f"outputs names {list(outputs)}; name one, and call again for another.")
             ((name, indices),) = outputs.items()
             return cls(model, inputs, name, None if indices is None else tuple(int(index) for index in indices))
-        return cls(model, inputs, None, None if outputs is None else tuple(int(index) for index in outputs))
+        return cls(model, inputs, None, tuple(int(index) for index in outputs))
 
     @property
     def batch(self) -> int:
         """How many images."""
-        return len(self.inputs[0])
+        return self.inputs[0].shape[0]
 
     @property
     def floats(self) -> tuple[int, ...]:
         """The positions of the inputs that are differentiated."""
-        return tuple(place for place, tensor in enumerate(self.inputs) if tensor.is_floating_point())
+        return tuple([place for place, tensor in enumerate(self.inputs) if tensor.is_floating_point()])
 
     @property
     def input_count(self) -> int:
         """How many numbers one image's differentiated inputs hold."""
-        return sum(self.inputs[place][0].numel() for place in self.floats)
+        return sum([self.inputs[place].numel() for place in self.floats]) // self.batch
 
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The inputs of some images; the floating ones as leaves that want a gradient."""
-        parts = (tensor[start:stop] for tensor in self.inputs)
-        return tuple(part.detach().requires_grad_(part.is_floating_point()) for part in parts)
+        parts = self.inputs if stop - start == self.batch else [tensor[start:stop] for tensor in self.inputs]
+        return tuple([part.detach().requires_grad_(part.is_floating_point()) for part in parts])
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen output, (batch, …). The model gets copies, since it may work in place."""
-        assert self.model is not None
-        result = pick(self.model(*(tensor.clone() for tensor in inputs)), self.name)
+        return self.chosen(self.model(*[tensor.clone() for tensor in inputs]), inputs)
+
+    def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
+        """The chosen one of what the model returned. Raises `ShapeError` where it has no row for each image."""
+        result = pick(returned, self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
                 f"the model returned {tuple(result.shape)} for {len(inputs[0])} images; it should return a tensor, "
@@ -97,6 +99,15 @@ class Problem:
         if not wanted or not all(0 <= index < count for index in wanted):
             raise ShapeError(f"outputs is {list(wanted)}, and the model has outputs 0 to {count - 1}.")
         return wanted
+
+
+def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor outside of any graph, in the model's dtype where it is floating."""
+    if not tensor.is_floating_point():
+        return tensor
+    if tensor.is_inference():
+        return tensor.to(dtype or tensor.dtype, copy=True)
+    return tensor.detach() if dtype in (None, tensor.dtype) else tensor.detach().to(dtype)
 
 
 def pick(result: Any, name: str | None) -> Tensor:
@@ -136,16 +147,19 @@ def _entries(result: Any) -> dict[str, Tensor]:
 def dtype_for(model: Model) -> torch.dtype | None:
     """The dtype of a module's first floating parameter or buffer; None (the input's own) where there is none."""
     module = _module_of(model)
-    tensors = () if module is None else chain(module.parameters(), module.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    if module is None:
+        return None
+    for part in modules_of(module):
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
+    return next((buffer.dtype for buffer in module.buffers() if buffer.is_floating_point()), None)
 
 
-@contextmanager
-def untouched(model: Model) -> Iterator[None]:
+def untouched(model: Model) -> AbstractContextManager[object]:
     """In eval mode, without parameter gradients, and handed back as it came; of a function, the random state."""
     module = _module_of(model)
-    with preserved_random_state() if module is None else frozen(module):
-        yield
+    return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 
 
 def _module_of(model: Model) -> nn.Module | None:

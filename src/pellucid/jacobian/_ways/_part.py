@@ -53,9 +53,10 @@ class Part:
         return self.flat
 
 
-def gradients(outputs: Any, inputs: Sequence[Any], cotangent: Tensor, *, folded: bool = False) -> list[Tensor | None]:
-    """One backward pass; None for an input that the outputs do not depend on. The graph stays for the next pass."""
-    found = torch.autograd.grad(
-        [outputs], list(inputs), [cotangent], retain_graph=True, allow_unused=True, is_grads_batched=folded
+def gradients(
+    outputs: Any, inputs: Sequence[Any], cotangent: Tensor, *, folded: bool = False, is_last: bool = False
+) -> Sequence[Tensor | None]:
+    """One backward pass; None for an input that the outputs do not depend on. The graph goes with the last pass."""
+    return torch.autograd.grad(
+        [outputs], inputs, [cotangent], retain_graph=not is_last, allow_unused=True, is_grads_batched=folded
     )
-    return list(found)

@@ -1,7 +1,8 @@
 """Several cotangents in one backward pass: fewer, larger operations, for networks so small that calling them costs."""
 
 from collections.abc import Iterator
-from warnings import catch_warnings, simplefilter
+from contextlib import contextmanager, nullcontext
+from warnings import catch_warnings, simplefilter, warn_explicit
 
 import torch
 from torch import Tensor
@@ -30,11 +31,10 @@ def folded(part: Part) -> int:
     units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     if part.plan.problem.indices is not None:
         units = units[list(wanted)]
-    cotangents = units[:, None].expand(-1, len(flat), -1)
-    with catch_warnings():
-        simplefilter("ignore", UserWarning)  # that an operation has no batched form: slower, and right
+    cotangents = units.unsqueeze(1).expand(-1, len(flat), -1)
+    with nullcontext() if part.plan.is_quiet else _silenced(part.plan):
         if part.targets is None and size >= len(wanted):
-            part.targets = tuple(_group(part, flat, cotangents))
+            part.targets = tuple(_group(part, flat, cotangents, is_last=True))
             return len(wanted)
         for start in range(0, len(wanted), size):
             found = _group(part, flat, cotangents[start : start + size])
@@ -43,9 +43,21 @@ def folded(part: Part) -> int:
     return len(wanted)
 
 
-def _group(part: Part, flat: Tensor, cotangents: Tensor) -> Iterator[Tensor]:
+@contextmanager
+def _silenced(plan: Plan) -> Iterator[None]:
+    """No word that an operation has no batched form, which is slower and right; notes on the plan if there was none."""
+    with catch_warnings(record=True) as told:
+        simplefilter("always")
+        yield
+    plan.is_quiet = not told
+    for warning in told:
+        if not issubclass(warning.category, UserWarning):
+            warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _group(part: Part, flat: Tensor, cotangents: Tensor, *, is_last: bool = False) -> Iterator[Tensor]:
     """For each differentiated input the rows (batch, cotangent, *inputs)."""
-    found = gradients(flat, part.differentiated, cotangents, folded=True)
+    found = gradients(flat, part.differentiated, cotangents, folded=True, is_last=is_last)
     for leaf, gradient in zip(part.differentiated, found, strict=True):
         rows = leaf.new_zeros(len(cotangents), *leaf.shape) if gradient is None else gradient
         yield rows.movedim(0, 1)
