@@ -37,7 +37,9 @@ def write_report(folder: str | Path) -> Path:
 def render(material: Material) -> str:
     """The page of a run."""
     sections = [section for make in SECTIONS if (section := make(material)) is not None]
-    scripts = [_asset("page.js"), *(_asset(f"{kind}.js") for kind in dict.fromkeys(one.kind for one in sections))]
+    kinds = dict.fromkeys(one.kind for one in sections)
+    scripts = [_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds)]
+    styles = [_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))]
     script = "\n".join([*scripts, "pellucid.start();"])
     environment = Environment(
         loader=PackageLoader("pellucid.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -47,7 +49,7 @@ def render(material: Material) -> str:
         sections=sections,
         epochs=material.epochs,
         damages=material.damages,
-        style=Markup(_asset("page.css")),  # noqa: S704  (our own file)
+        style=Markup("\n".join(styles)),  # noqa: S704  (our own files)
         script=Markup(script),  # noqa: S704  (our own files)
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=_json(_data(material, sections)),
@@ -72,6 +74,10 @@ def _json(record: Any) -> Markup:
 def _guides(material: Material) -> set[str]:
     """The pages of the documentation that lie beside the report, so that no link leads nowhere."""
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
+
+
+def _has_asset(name: str) -> bool:
+    return (files("pellucid.report") / "page" / name).is_file()
 
 
 def _asset(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from pellucid.report._section import Maker
 from pellucid.report.sections.curves import curves
+from pellucid.report.sections.embedding import embedding
+from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
 
 __all__ = ["SECTIONS"]
@@ -12,4 +14,6 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_maps"),
     figures("explanations"),
     figures("prototypes"),
+    embedding,
+    explain,
 )

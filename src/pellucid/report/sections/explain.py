@@ -1,0 +1,175 @@
+"""One test image at a time, explained by any method for any class, with its certificate."""
+
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from pellucid.plots.colours import scale_limit, signed_palette
+from pellucid.report._material import Material
+from pellucid.report._section import Section
+
+__all__ = ["LARGEST_SIDE", "explain", "packed", "palette"]
+
+LARGEST_SIDE = 112
+"""Larger test images are shown with so many pixels a side, unless their maps have more."""
+SUMS = ("expected", "total", "residual")
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """What the hook `gallery` left, checked."""
+
+    source: np.ndarray
+    """(image, height, width, channel) bytes."""
+    maps: np.ndarray
+    """(method, image, class, height, width) int8."""
+    scales: np.ndarray
+    """(method, image, class): the relevance that 127 stands for."""
+    methods: list[str]
+    classes: np.ndarray
+    """(image, class): which class each map explains."""
+    columns: Mapping[str, list[int]]
+    """`indices`, `labels` and `predictions` of the images."""
+    record: Mapping[str, Any]
+
+
+def explain(material: Material) -> Section | None:
+    """The maps of the hook `gallery`, packed for the page; the latest where there are several."""
+    arrays, numbers = material.entries("gallery", "arrays"), material.entries("gallery", "data")
+    for epoch in sorted(arrays.keys() & numbers.keys(), reverse=True):
+        found, record = material.arrays(arrays[epoch]), material.numbers(numbers[epoch])
+        if found is None or record is None:
+            continue
+        try:
+            return _section(epoch, _checked(found, record), material)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            material.damages.append(f"{arrays[epoch]['path']} cannot be shown: {reason}.")
+    return None
+
+
+def _section(epoch: int, gallery: Gallery, material: Material) -> Section:
+    lead = "Choose a test image, a method and a class: red pixels speak for the class, blue ones against it."
+    return Section(
+        name="explain",
+        kind="explain",
+        title="Explain one image",
+        lead=f"{lead} This is the network after epoch {epoch}, whichever epoch is chosen below."
+        if len(material.epochs) > 1
+        else lead,
+        data=_data(epoch, gallery),
+        guide="methods_overview",
+        notes=tuple(_notes(gallery)),
+    )
+
+
+def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
+    source, maps, scales = (np.asarray(arrays[name]) for name in ("source", "maps", "scales"))
+    if maps.ndim != 5 or maps.dtype != np.int8 or not maps.size:
+        raise ValueError(f"its maps are {maps.dtype} of shape {maps.shape}, not int8 of five axes")
+    methods, images, classes = maps.shape[:3]
+    if source.ndim != 4 or len(source) != images or source.shape[1] not in (1, 3) or source.dtype != np.uint8:
+        raise ValueError(f"its source is {source.dtype} of shape {source.shape} for {images} images")
+    if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
+        raise ValueError(f"its scales are of shape {scales.shape} for maps of shape {maps.shape}, or not finite")
+    names = [str(name) for name in record["methods"]]
+    columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
+    if len(names) != methods or any(len(column) != images for column in columns.values()):
+        raise ValueError(f"it has maps of {methods} methods and {images} images, but not as many names or labels")
+    explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
+    return Gallery(source.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
+
+
+def _data(epoch: int, gallery: Gallery) -> dict[str, Any]:
+    record, shape = gallery.record, gallery.maps.shape[1:3]
+    values = gallery.maps / 127.0 * gallery.scales[..., None, None]
+    source = _shown(gallery.source, gallery.maps.shape[3:])
+    return {
+        "epoch": epoch,
+        "palette": palette(),
+        "size": gallery.maps.shape[3:],
+        "source": {"size": source.shape[1:3], "channels": source.shape[3], "bytes": packed(source)},
+        "is_exact": source.shape == gallery.source.shape and source.shape[1:3] == gallery.maps.shape[3:],
+        **gallery.columns,
+        "methods": gallery.methods,
+        "maps": [packed(maps) for maps in gallery.maps],
+        "scales": _rounded(gallery.scales),
+        "limits": [[[_limit(one) for one in image] for image in method] for method in values],
+        "shared_limits": [[_limit(image) for image in method] for method in values],
+        "classes": gallery.classes,
+        "logits": _table(record.get("logits"), shape),
+        "probabilities": _table(record.get("probabilities"), shape),
+        **{name: [_table(_of(record, name, method), shape) for method in gallery.methods] for name in SUMS},
+    }
+
+
+def _shown(source: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The images as they are, or averaged over areas to at most `LARGEST_SIDE` pixels a side, never below the maps."""
+    height, width = source.shape[1:3]
+    share = min(1.0, LARGEST_SIDE / max(height, width))
+    small = (max(round(height * share), size[0]), max(round(width * share), size[1]))
+    if share == 1 or small == (height, width):
+        return source
+    plain = source[..., 0] if source.shape[3] == 1 else source
+    resized = [np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX)) for image in plain]
+    return np.stack(resized).reshape(len(source), *small, source.shape[3])
+
+
+def packed(values: np.ndarray) -> str:
+    """The bytes of an array, compressed by zlib, in base 64: exact, and to be unpacked without a picture's decoder.
+
+    >>> packed(np.zeros(3, np.int8))
+    'eNpjYGAAAAADAAE='
+    """
+    return b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
+
+
+def palette() -> str:
+    """The signed palette as 255 colours from -127 to 127, six hexadecimal digits each.
+
+    >>> len(palette()), palette()[127 * 6 : 128 * 6]
+    (1530, 'f7f6f6')
+    """
+    return "".join(to_hex(colour)[1:] for colour in signed_palette()(np.arange(255) / 254))
+
+
+def _limit(values: np.ndarray) -> float:
+    return float(f"{scale_limit(values):.6g}")
+
+
+def _rounded(values: np.ndarray) -> list[Any]:
+    """Nested lists with six digits, more than 254 steps can tell."""
+    return [_rounded(part) for part in values] if values.ndim else float(f"{float(values):.6g}")  # type: ignore[return-value]
+
+
+def _of(record: Mapping[str, Any], name: str, method: str) -> object:
+    sums = record.get(name)
+    return sums.get(method) if isinstance(sums, Mapping) else None
+
+
+def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
+    """(image, class) numbers, or None where there are none. Raises `ValueError` for another shape."""
+    if values is None:
+        return None
+    table = np.array(values, float)
+    if table.shape != tuple(shape):
+        raise ValueError(f"a table is of shape {table.shape} for {shape[0]} images and {shape[1]} classes")
+    return table
+
+
+def _notes(gallery: Gallery) -> list[str]:
+    notes, shrunk = [], gallery.record.get("shrunk_from")
+    if shrunk:
+        now, before = (" × ".join(str(side) for side in size) for size in (gallery.maps.shape[3:], shrunk))
+        notes.append(f"The maps are shrunk from {before} to {now} by sums over areas, so that their sums stay the same.")
+    refused = gallery.record.get("refused") or {}
+    if refused:
+        reasons = "; ".join(f"{name} ({str(why).rstrip('.')})" for name, why in refused.items())
+        notes.append(f"Not applicable to this model: {reasons}.")
+    return notes
