@@ -117,7 +117,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       const width = side - 2 * PAD;
       return [side / 2 + (moves.at[3 * row] - x) * scale * width, side / 2 + (moves.at[3 * row + 1] - y) * scale * width];
     };
-    const radius = () => Math.min(9, Math.max(2.2, 0.13 * side / Math.sqrt(moves.count)) * looking.view.scale ** 0.4);
+    const radius = () => Math.min(9, Math.max(2.2, 0.15 * side / Math.sqrt(moves.count)) * looking.view.scale ** 0.4);
 
     const drawDots = (rows, alpha) => {
       const size = radius();
@@ -219,10 +219,11 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       const [x, y] = place(chosen.row);
       const gap = radius() * 2.1 + 10;
       const { offsetWidth: width, offsetHeight: height } = card;
-      const left = x + gap + width <= side ? x + gap : x - gap - width;
-      const top = y - height / 2;
-      card.style.left = `${Math.max(0, Math.min(side - width, left))}px`;
-      card.style.top = `${left < 0 ? y + gap : Math.max(0, Math.min(side - height, top))}px`;
+      const isNarrow = side < 2.2 * width; // there the card lies at the far edge, or it would cover the neighbours
+      const left = isNarrow ? x - width / 2 : x + gap + width <= side ? x + gap : x - gap - width;
+      const top = isNarrow ? (y < side / 2 ? side : 0) : y - height / 2;
+      card.style.left = `${Math.max(6, Math.min(side - width - 6, left))}px`;
+      card.style.top = `${Math.max(6, Math.min(side - height - 6, top))}px`;
     };
 
     const choose = (row, isPinned = false) => {
@@ -384,7 +385,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     const tell = (key, epoch) => {
       const { rows, trustworthiness, knn_accuracy: near, knn_accuracy_embedding: before } = data.epochs[key];
       const wrong = rows.filter(isWrong).length;
-      const right = `${many(rows.length - wrong, "image")} recognised (${percent(1 - wrong / rows.length)})`;
+      const right = `${(rows.length - wrong).toLocaleString("en")} recognised (${percent(1 - wrong / rows.length)})`;
       canvas.setAttribute("aria-label", `Epoch ${key}: ${many(rows.length, "test image")} in a plane, ${right}`);
       const when = Number(key) === epoch ? `Epoch ${key}` : `Epoch ${key}, as there is no such picture of epoch ${epoch}`;
       const texts = [`${when}: of ${many(rows.length, "test image")}, ${right}.`];
@@ -409,6 +410,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       image.decode().then(() => { sprite = image; fillCard(); }, () => {}); // without pictures, the texts remain
     }
     enlarge(0);
+    find("details").open = matchMedia("(min-width: 56rem)").matches; // beside the plane there is room
 
     return (epoch) => {
       const key = page.latest(data.epochs, epoch);

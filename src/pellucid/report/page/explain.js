@@ -215,11 +215,15 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       return data.classes[at.image].map((_, position) => position).sort((a, b) => rank(a) - rank(b) || a - b);
     };
 
+    /* Names of methods break after an underscore or a dot. */
+    const breakable = (text) => text.split(/(?<=[._])/).flatMap((part, number) => (number ? [page.element("wbr"), part] : [part]));
+
     const tile = (method, position, isPressed, texts, choose) => {
       const canvas = page.element("canvas", { class: "pixels", "aria-hidden": "true" });
       paintMap(canvas, method, position);
       const button = page.element("button", { type: "button", "aria-pressed": isPressed }, canvas,
-        ...texts.filter(Boolean).map((text, line) => page.element("span", line ? { class: "pale" } : {}, text)));
+        page.element("span", {}, ...texts.filter(Boolean).map((text, line) =>
+          page.element("span", line ? { class: "pale" } : {}, ...breakable(text)))));
       button.addEventListener("click", choose);
       return button;
     };
