@@ -387,8 +387,8 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       const wrong = rows.filter(isWrong).length;
       const right = `${(rows.length - wrong).toLocaleString("en")} recognised (${percent(1 - wrong / rows.length)})`;
       canvas.setAttribute("aria-label", `Epoch ${key}: ${many(rows.length, "test image")} in a plane, ${right}`);
-      const when = Number(key) === epoch ? `Epoch ${key}` : `Epoch ${key}, as there is no such picture of epoch ${epoch}`;
-      const texts = [`${when}: of ${many(rows.length, "test image")}, ${right}.`];
+      find(".which").textContent = page.stale(key, epoch);
+      const texts = [`Epoch ${key}: of ${many(rows.length, "test image")}, ${right}.`];
       if (trustworthiness !== null) {
         texts.push(`Trustworthiness ${percent(trustworthiness)}: how far neighbours in this plane are also neighbours to the network (100 %: all are).`);
       }

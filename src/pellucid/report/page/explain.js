@@ -1,6 +1,6 @@
 /* One image explained.
 
-data: {epoch, palette, size: [height, width], source: {size, channels, bytes}, is_exact, indices, labels, predictions,
+data: {palette, size: [height, width], source: {size, channels, bytes}, is_exact, indices, labels, predictions,
 methods, maps: [bytes of (image, class, height, width) int8], scales, limits: (method, image, class),
 shared_limits: (method, image), classes, logits, probabilities: (image, class), expected, total, residual:
 [(image, class) or null, by method]}. A map's value is scale × number / 127. Bytes are zlib's, in base 64.
@@ -92,7 +92,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       const step = painter(method, position);
       paint(canvas, data.size, (pixel) => [...table[step(pixel) + STEPS], 255]);
     };
-    const paintUpper = (canvas) => {
+    const paintAbove = (canvas) => {
       const step = painter(at.method, at.position);
       const [against, before] = [table[STEPS - 100], table[STEPS + 100]];
       paint(canvas, data.size, (pixel) => {
@@ -124,7 +124,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       find(".image canvas").setAttribute("aria-label", described);
       const heatmap = `Relevance of ${height} × ${width} pixels for class ${name(explained())} by ${data.methods[at.method]}`;
       find(".map canvas").setAttribute("aria-label", `${heatmap}; ${described}`);
-      find(".over .under").setAttribute("aria-label", `${heatmap}, over the image in grey`);
+      find(".over .below").setAttribute("aria-label", `${heatmap}, over the image in grey`);
     };
 
     const tellLimit = () => {
@@ -159,8 +159,8 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const pixelText = (row, column) => {
       const { size: [tall, wide], channels } = data.source;
       const values = source(at.image);
-      const [top, bottom] = [row, row + 1].map((edge) => Math.round(edge * tall / height));
-      const [left, right] = [column, column + 1].map((edge) => Math.round(edge * wide / width));
+      const [top, bottom] = [Math.floor(row * tall / height), Math.ceil((row + 1) * tall / height)];
+      const [left, right] = [Math.floor(column * wide / width), Math.ceil((column + 1) * wide / width)];
       const sums = new Array(channels).fill(0);
       for (let y = top; y < bottom; y += 1) {
         for (let x = left; x < right; x += 1) {
@@ -195,7 +195,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     /* --- choices -------------------------------------------------------------------------------------------- */
 
     const fillClasses = () => {
-      const select = find("select.class");
+      const select = find("select.by-class");
       select.replaceChildren(...order().map((position) => {
         const label = data.classes[at.image][position];
         const share = probability(position) === null ? "" : ` · ${percent(probability(position))}`;
@@ -248,10 +248,10 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const show = () => {
       paintImage(find(".image canvas"), at.image);
       paintMap(find(".map canvas"), at.method, at.position);
-      paintGrey(find(".under"));
-      paintUpper(find(".upper"));
-      find("select.method").value = at.method;
-      find("select.class").value = at.position;
+      paintGrey(find(".below"));
+      paintAbove(find(".above"));
+      find("select.by-method").value = at.method;
+      find("select.by-class").value = at.position;
       fillMultiples();
       for (const tell of [tellAnswer, tellLimit, tellCertificate, tellPixel]) tell();
     };
@@ -312,9 +312,9 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
         for (const kind of ["pointermove", "pointerdown"]) frame.addEventListener(kind, under);
       }
       find(".map canvas").addEventListener("keydown", press);
-      find("select.method").append(...data.methods.map((method, number) => page.element("option", { value: number }, method)));
-      find("select.method").addEventListener("change", (event) => choose({ method: Number(event.target.value) }));
-      find("select.class").addEventListener("change", (event) => choose({ position: Number(event.target.value) }));
+      find("select.by-method").append(...data.methods.map((method, number) => page.element("option", { value: number }, method)));
+      find("select.by-method").addEventListener("change", (event) => choose({ method: Number(event.target.value) }));
+      find("select.by-class").addEventListener("change", (event) => choose({ position: Number(event.target.value) }));
       for (const radio of root.querySelectorAll(".scale input")) {
         radio.addEventListener("change", () => choose({ isShared: radio.value === "shared" }));
       }
@@ -332,7 +332,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       root.dataset.ready = "true";
     };
     start().catch((error) => {
-      find(".explain").replaceChildren(page.element("p", { class: "note" }, `The maps cannot be unpacked by this browser: ${error.message}`));
+      find(".explain").replaceChildren(page.element("p", { class: "notice" }, `The maps cannot be unpacked by this browser: ${error.message}`));
     });
     return null;
   };

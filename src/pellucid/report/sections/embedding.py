@@ -38,12 +38,11 @@ class Plane:
 
 def embedding(material: Material) -> Section | None:
     """The t-SNE points of every epoch on one scale, with thumbnails and confidences where the run kept them."""
-    arrays, numbers = material.entries("tsne", "arrays"), material.entries("tsne", "data")
-    planes = {
-        epoch: plane
-        for epoch in sorted(arrays.keys() & numbers.keys())
-        if (plane := _plane(material, arrays[epoch], numbers[epoch])) is not None
-    }
+    numbers = material.entries("tsne", "data")
+    planes: dict[int, Plane] = material.by_epoch(
+        {epoch: entry for epoch, entry in material.entries("tsne", "arrays").items() if epoch in numbers},
+        lambda entry: _plane(material, entry, numbers[int(entry["epoch"])]),
+    )
     if not planes:
         return None
     images = _images(planes)
@@ -63,20 +62,14 @@ def embedding(material: Material) -> Section | None:
             "epochs": _epochs(planes, list(images)),
         },
         notes=tuple(_notes(planes, pictures)),
+        hook="tsne",
     )
 
 
 def _plane(material: Material, arrays: Entry, numbers: Entry) -> Plane | None:
-    """The points of one epoch; None, and noted, where the files hold something else."""
+    """The points of one epoch. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
     points, record = material.arrays(arrays), material.numbers(numbers)
-    if points is None or record is None:
-        return None
-    try:
-        return _checked(points, record)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        material.damages.append(f"{arrays['path']} cannot be shown: {reason}.")
-        return None
+    return None if points is None or record is None else _checked(points, record)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane:
@@ -146,7 +139,7 @@ def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> 
 def _notes(planes: Mapping[int, Plane], pictures: object) -> list[str]:
     notes = []
     if pictures is None:
-        notes.append("This run kept no thumbnails of its points, so none are shown; runs of this version keep them.")
+        notes.append("This run kept no thumbnails of these images, so the cards tell only what they are.")
     without = [str(epoch) for epoch, plane in planes.items() if plane.confidences is None]
     if without:
         which = "" if len(without) == len(planes) else f" of epoch {', '.join(without)}"

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from pellucid.plots.colours import scale_limit, signed_palette
-from pellucid.report._material import Material
+from pellucid.report._material import Entry, Material
 from pellucid.report._section import Section
+from pellucid.report.sections.figures import end_moment
 
-__all__ = ["LARGEST_SIDE", "explain", "packed", "palette"]
+__all__ = ["explain", "packed", "palette"]
 
-LARGEST_SIDE = 112
-"""Larger test images are shown with so many pixels a side, unless their maps have more."""
 SUMS = ("expected", "total", "residual")
 
 
@@ -26,7 +24,7 @@ class Gallery:
     """What the hook `gallery` left, checked."""
 
     source: np.ndarray
-    """(image, height, width, channel) bytes."""
+    """(image, height, width, channel) bytes, in grey or colour; at most about 128 pixels a side."""
     maps: np.ndarray
     """(method, image, class, height, width) int8."""
     scales: np.ndarray
@@ -41,40 +39,40 @@ class Gallery:
 
 def explain(material: Material) -> Section | None:
     """The maps of the hook `gallery`, packed for the page; the latest where there are several."""
-    arrays, numbers = material.entries("gallery", "arrays"), material.entries("gallery", "data")
-    for epoch in sorted(arrays.keys() & numbers.keys(), reverse=True):
-        found, record = material.arrays(arrays[epoch]), material.numbers(numbers[epoch])
-        if found is None or record is None:
-            continue
-        try:
-            return _section(epoch, _checked(found, record), material)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            material.damages.append(f"{arrays[epoch]['path']} cannot be shown: {reason}.")
-    return None
-
-
-def _section(epoch: int, gallery: Gallery, material: Material) -> Section:
-    lead = "Choose a test image, a method and a class: red pixels speak for the class, blue ones against it."
+    numbers = material.entries("gallery", "data")
+    galleries: dict[int, Gallery] = material.by_epoch(
+        {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
+        lambda entry: _gallery(material, entry, numbers[int(entry["epoch"])]),
+    )
+    if not galleries:
+        return None
+    gallery = galleries[max(galleries)]
     return Section(
         name="explain",
         kind="explain",
         title="Explain one image",
-        lead=f"{lead} This is the network after epoch {epoch}, whichever epoch is chosen below."
-        if len(material.epochs) > 1
-        else lead,
-        data=_data(epoch, gallery),
+        lead="Choose a test image, a method and a class: red pixels speak for the class, blue ones against it.",
+        data=_data(gallery),
         guide="methods_overview",
-        notes=tuple(_notes(gallery)),
+        notes=(f"{end_moment(material)} The slider does not change it.", *_notes(gallery)),
+        hook="gallery",
     )
+
+
+def _gallery(material: Material, arrays: Entry, numbers: Entry) -> Gallery | None:
+    """What the hook left. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
+    found, record = material.arrays(arrays), material.numbers(numbers)
+    return None if found is None or record is None else _checked(found, record)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
     source, maps, scales = (np.asarray(arrays[name]) for name in ("source", "maps", "scales"))
+    if not len(maps) and record["refused"]:
+        raise ValueError(f"no method applies to this model: {_reasons(record['refused'])}")
     if maps.ndim != 5 or maps.dtype != np.int8 or not maps.size:
         raise ValueError(f"its maps are {maps.dtype} of shape {maps.shape}, not int8 of five axes")
     methods, images, classes = maps.shape[:3]
-    if source.ndim != 4 or len(source) != images or source.shape[1] not in (1, 3) or source.dtype != np.uint8:
+    if source.ndim != 4 or len(source) != images or not source.size or source.dtype != np.uint8:
         raise ValueError(f"its source is {source.dtype} of shape {source.shape} for {images} images")
     if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
         raise ValueError(f"its scales are of shape {scales.shape} for maps of shape {maps.shape}, or not finite")
@@ -83,19 +81,19 @@ def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gal
     if len(names) != methods or any(len(column) != images for column in columns.values()):
         raise ValueError(f"it has maps of {methods} methods and {images} images, but not as many names or labels")
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
-    return Gallery(source.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
+    plain = source if source.shape[1] == 3 else np.rint(source.mean(1, keepdims=True)).astype(np.uint8)
+    return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
 
 
-def _data(epoch: int, gallery: Gallery) -> dict[str, Any]:
+def _data(gallery: Gallery) -> dict[str, Any]:
     record, shape = gallery.record, gallery.maps.shape[1:3]
     values = gallery.maps / 127.0 * gallery.scales[..., None, None]
-    source = _shown(gallery.source, gallery.maps.shape[3:])
+    source = gallery.source
     return {
-        "epoch": epoch,
         "palette": palette(),
         "size": gallery.maps.shape[3:],
         "source": {"size": source.shape[1:3], "channels": source.shape[3], "bytes": packed(source)},
-        "is_exact": source.shape == gallery.source.shape and source.shape[1:3] == gallery.maps.shape[3:],
+        "is_exact": source.shape[1:3] == gallery.maps.shape[3:] and not record.get("shrunk_from"),
         **gallery.columns,
         "methods": gallery.methods,
         "maps": [packed(maps) for maps in gallery.maps],
@@ -107,18 +105,6 @@ def _data(epoch: int, gallery: Gallery) -> dict[str, Any]:
         "probabilities": _table(record.get("probabilities"), shape),
         **{name: [_table(_of(record, name, method), shape) for method in gallery.methods] for name in SUMS},
     }
-
-
-def _shown(source: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The images as they are, or averaged over areas to at most `LARGEST_SIDE` pixels a side, never below the maps."""
-    height, width = source.shape[1:3]
-    share = min(1.0, LARGEST_SIDE / max(height, width))
-    small = (max(round(height * share), size[0]), max(round(width * share), size[1]))
-    if share == 1 or small == (height, width):
-        return source
-    plain = source[..., 0] if source.shape[3] == 1 else source
-    resized = [np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX)) for image in plain]
-    return np.stack(resized).reshape(len(source), *small, source.shape[3])
 
 
 def packed(values: np.ndarray) -> str:
@@ -164,12 +150,23 @@ def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
 
 
 def _notes(gallery: Gallery) -> list[str]:
-    notes, shrunk = [], gallery.record.get("shrunk_from")
-    if shrunk:
-        now, before = (" × ".join(str(side) for side in size) for size in (gallery.maps.shape[3:], shrunk))
-        notes.append(f"The maps are shrunk from {before} to {now} by sums over areas, so that their sums stay the same.")
-    refused = gallery.record.get("refused") or {}
-    if refused:
-        reasons = "; ".join(f"{name} ({str(why).rstrip('.')})" for name, why in refused.items())
-        notes.append(f"Not applicable to this model: {reasons}.")
+    notes, record = [], gallery.record
+    shrunk, now = record.get("shrunk_from"), gallery.maps.shape[3:]
+    if shrunk and tuple(shrunk) != now:
+        sizes = [" × ".join(str(side) for side in size) for size in (shrunk, now)]
+        notes.append(f"The maps are shrunk from {sizes[0]} to {sizes[1]} by sums over areas, so their sums stay.")
+    options = record.get("options") or {}
+    if options:
+        told = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
+        notes.append(f"Made quickly: {told}.")
+    if record.get("refused"):
+        notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
     return notes
+
+
+def _settings(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+def _reasons(refused: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} ({str(why).rstrip('.')})" for name, why in refused.items())
