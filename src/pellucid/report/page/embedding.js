@@ -77,8 +77,8 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
   /* The colours of the page as they are now, light or dark. */
   const inks = (element) => {
     const style = getComputedStyle(element);
-    const [ink, card] = ["--ink", "--card"].map((name) => style.getPropertyValue(name).trim());
-    return { ink, card };
+    const [ink, card, accent] = ["--ink", "--card", "--accent"].map((name) => style.getPropertyValue(name).trim());
+    return { ink, card, accent };
   };
 
   const disc = (context, x, y, radius) => {
@@ -177,7 +177,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       const size = radius() * (wrong.length > 150 ? 1.5 : 2.1); // more rings than this would hide the dots
       for (const row of wrong) drawRing(row, data.colours[now.predictions[row]], colours.ink, size);
       drawNames(isFiltered() ? meant.filter(isChosen) : meant, colours);
-      if (chosen.row !== null) drawRing(chosen.row, colours.card, colours.ink, radius() * 2.1 + 3);
+      if (chosen.row !== null) drawRing(chosen.row, colours.accent, colours.card, radius() * 2.1 + 4);
       if (chosen.row !== null) drawDots([chosen.row], 1);
       placeCard();
     };
@@ -304,8 +304,8 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
         if (row === start) continue;
         const [right, down] = [place(row)[0] - x, place(row)[1] - y];
         const [along, aside] = [right * dx + down * dy, Math.abs(right * dy) + Math.abs(down * dx)];
-        const cost = start === null ? Math.hypot(right, down) : along + 2 * aside;
-        if ((start === null || (along > 0 && aside <= along)) && cost < least) [best, least] = [row, cost];
+        const cost = start === null ? Math.hypot(right, down) : along + 3 * aside;
+        if ((start === null || along > 0.5) && cost < least) [best, least] = [row, cost];
       }
       return best;
     };

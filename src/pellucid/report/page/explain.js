@@ -140,7 +140,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
         ? `One scale, to ±${digits(end)}, for all classes of this image by this method: paler maps matter less.`
         : `This map's own scale, to ±${digits(end)}: do not compare its colours with another map's.`;
       const more = beyond ? ` ${beyond} of ${values.length} pixels lie beyond its ends, up to ${digits(most)}.` : "";
-      const nothing = most === 0 ? " The map is zero everywhere." : "";
+      const nothing = most === 0 ? " There is nothing to show: it is zero everywhere, or was not finite." : "";
       find(".limit").textContent = `Red: ${what}; blue: against it. ${whose}${more}${nothing}`;
     };
 

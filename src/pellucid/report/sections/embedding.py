@@ -53,7 +53,7 @@ def embedding(material: Material) -> Section | None:
         kind="embedding",
         title="How it arranges the images",
         lead="Each dot is a test image in its class's colour; images that are alike to the network lie close together. "
-        "A ring marks an error, in the colour of the class it was taken for. Only nearness means something, no axis does.",
+        "A ring marks an error, in the colour of the class it was taken for. Only nearness has a meaning, no axis has.",
         data={
             "steps": STEPS,
             "colours": [to_hex(colour) for colour in class_colours(max(classes, len(material.classes)))],
@@ -116,7 +116,7 @@ def _sprite(planes: Mapping[int, Plane], images: Mapping[int, int]) -> dict[str,
 
 
 def _epochs(planes: Mapping[int, Plane], images: list[int]) -> dict[int, dict[str, Any]]:
-    """What the page draws of each epoch: x to the right and y down, one scale for all, so that moves can be compared."""
+    """What the page draws of each epoch: x to the right and y down, one scale for all, so that moves are comparable."""
     everything = np.concatenate([plane.points for plane in planes.values()])
     low, high = everything.min(0), everything.max(0)
     middle, side = (low + high) / 2, float((high - low).max()) or 1.0

@@ -129,9 +129,9 @@ def _limit(values: np.ndarray) -> float:
     return float(f"{scale_limit(values):.6g}")
 
 
-def _rounded(values: np.ndarray) -> list[Any]:
-    """Nested lists with six digits, more than 254 steps can tell."""
-    return [_rounded(part) for part in values] if values.ndim else float(f"{float(values):.6g}")  # type: ignore[return-value]
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """With six digits: more than 254 steps can tell."""
+    return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
 
 
 def _of(record: Mapping[str, Any], name: str, method: str) -> object:
