@@ -40,13 +40,19 @@ class Gallery:
 def explain(material: Material) -> Section | None:
     """The maps of the hook `gallery`, packed for the page; the latest where there are several."""
     numbers = material.entries("gallery", "data")
-    galleries: dict[int, Gallery] = material.by_epoch(
+    sections: dict[int, Section] = material.by_epoch(
         {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
-        lambda entry: _gallery(material, entry, numbers[int(entry["epoch"])]),
+        lambda entry: _section(material, entry, numbers[int(entry["epoch"])]),
     )
-    if not galleries:
+    return sections[max(sections)] if sections else None
+
+
+def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | None:
+    """What the hook left. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
+    found, record = material.arrays(arrays), material.numbers(numbers)
+    if found is None or record is None:
         return None
-    gallery = galleries[max(galleries)]
+    gallery = _checked(found, record)
     return Section(
         name="explain",
         kind="explain",
@@ -57,12 +63,6 @@ def explain(material: Material) -> Section | None:
         notes=(f"{end_moment(material)} The slider does not change it.", *_notes(gallery)),
         hook="gallery",
     )
-
-
-def _gallery(material: Material, arrays: Entry, numbers: Entry) -> Gallery | None:
-    """What the hook left. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
-    found, record = material.arrays(arrays), material.numbers(numbers)
-    return None if found is None or record is None else _checked(found, record)
 
 
 def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
