@@ -19,7 +19,7 @@ from pellucid.artifacts.tensorboard import Board, PackedEmbedding, pack_embeddin
 from pellucid.artifacts.weights import pack_weights, unpack_weights
 from pellucid.config import RunConfig
 from pellucid.core.contracts import Artifact, to_floats
-from pellucid.core.errors import SaveError
+from pellucid.core.errors import SaveError, WriteError
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import console, silence
 from pellucid.data._loaders import batches, random_shifts
@@ -99,9 +99,14 @@ def _finish(store: Store, epochs: int) -> None:
 
 
 def _report(store: Store, epoch: int) -> None:
-    """Write the page again; a failure is kept with its traceback, and the run goes on."""
+    """Write the page again; a failure is kept with its traceback, and the run goes on.
+
+    Raises `WriteError` where the file cannot be written, as for every file: the disk is full, or out of reach.
+    """
     try:
         write_report(store.folder)
+    except WriteError:
+        raise
     except Exception as error:  # noqa: BLE001  (no page is worth a run)
         _keep_failure(store, "report", epoch, error)
 
