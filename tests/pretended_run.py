@@ -17,6 +17,7 @@ __all__ = [
     "COUNTS",
     "EPOCHS",
     "data_of",
+    "hardest_images",
     "keep",
     "leaderboard_record",
     "metrics_line",
