@@ -4,6 +4,7 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -71,20 +72,27 @@ def _render(material: Material) -> str:
     kinds = list(dict.fromkeys(section.kind for section in sections))
     script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
-    environment = Environment(
-        loader=PackageLoader("pellucid.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            head=head(material),
+            sections=sections,
+            epochs=material.epochs,
+            damages=material.damages,
+            style=Markup(style),  # noqa: S704  (our own files)
+            script=Markup(script),  # noqa: S704  (our own files)
+            script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            data=_json(_data(material, sections)),
+            guides=_guides(material),
+        )
     )
-    return environment.get_template("page.html").render(
-        head=head(material),
-        sections=sections,
-        epochs=material.epochs,
-        damages=material.damages,
-        style=Markup(style),  # noqa: S704  (our own files)
-        script=Markup(script),  # noqa: S704  (our own files)
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=_json(_data(material, sections)),
-        guides=_guides(material),
-    )
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("pellucid.report", "page")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def _sections(material: Material) -> list[Section]:
@@ -120,6 +128,7 @@ def _guides(material: Material) -> set[str]:
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 
+@cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-__all__ = ["Picture", "data_uri", "pack_picture", "sprite"]
+__all__ = ["Picture", "pack_picture", "sprite"]
 
 MOST_WEBP_PIXELS = 16_383
 """In width or height: the format has no more."""
@@ -37,22 +37,22 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
             kind, width, height = str(picture.format).lower(), *picture.size
             if kind not in ("png", "webp", "jpeg", "gif"):
                 raise ValueError(f"a browser shows no {kind.upper()}")
-            shown: Image.Image = picture
+            shown = picture.convert("RGB") if _is_opaque(picture) else picture
             if scale < 1:
-                shown = picture.convert("RGB").resize((max(1, round(width * scale)), max(1, round(height * scale))))
+                shown = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))))
             if max(shown.size) > MOST_WEBP_PIXELS:
                 return Picture(_uri(kind, content), width, height)
             packed = io.BytesIO()
-            shown.save(packed, "WEBP", lossless=True, quality=50, method=2)
+            shown.save(packed, "WEBP", lossless=True, quality=50, method=1)
     webp = packed.getvalue()
     if scale < 1 or len(webp) < len(content):
         return Picture(_uri("webp", webp), width, height)
     return Picture(_uri(kind, content), width, height)
 
 
-def data_uri(png: bytes) -> str:
-    """A picture as a `data:` URI; see `pack_picture`."""
-    return pack_picture(png).uri
+def _is_opaque(picture: Image.Image) -> bool:
+    """Whether the transparency of an RGBA picture, which takes time and bytes, says nothing."""
+    return picture.mode == "RGBA" and picture.getchannel("A").getextrema()[0] == 255
 
 
 def sprite(thumbnails: np.ndarray, across: int = 32) -> str:

@@ -1,13 +1,15 @@
 /* What is taken for what. data: {classes, matrices: {epoch: {counts, truths, predictions, right, images}},
    images: {epoch: {uri, side, indices, labels, predictions, confidences}}, across}. */
 (() => {
+  const RECALL = "recall, %";
   const SHORT = 4; // characters that need no turning
   const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
+  const bare = (part, whole) => percent(part, whole).replace(" %", "");
   const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
   const build = (classes, page) => {
     const long = classes.some((name) => name.length > SHORT);
-    const head = (name) => page.element("th", { scope: "col", class: long ? "long" : "", title: name }, name);
+    const head = (name) => page.element("th", { scope: "col", class: long && name !== RECALL ? "long" : "", title: name }, name);
     const cells = classes.map(() => classes.map(() => page.element("td", { tabindex: -1 })));
     const margin = () => page.element("td", { class: "margin" });
     const recalls = classes.map(margin);
@@ -17,9 +19,9 @@
       page.element("th", { scope: "row", title: name }, name), ...cells[row], recalls[row]));
     const parts = [
       page.element("thead", {}, page.element("tr", {},
-        page.element("th", { scope: "col" }, "truth"), ...classes.map(head), head("recall"))),
+        page.element("th", { scope: "col" }, "truth"), ...classes.map(head), head(RECALL))),
       page.element("tbody", {}, ...rows),
-      page.element("tfoot", {}, page.element("tr", {}, page.element("th", { scope: "row" }, "precision"), ...precisions, all)),
+      page.element("tfoot", {}, page.element("tr", {}, page.element("th", { scope: "row" }, "precision, %"), ...precisions, all)),
     ];
     cells[0][0].tabIndex = 0;
     return { parts, cells, recalls, precisions, all };
@@ -31,11 +33,12 @@
       const cell = grid.cells[row][column];
       cell.textContent = count;
       cell.className = `${row === column ? "right" : "wrong"}${count ? "" : " none"}`;
-      cell.style.setProperty("--share", truths[row] ? Math.sqrt(count / truths[row]).toFixed(3) : 0);
+      const share = truths[row] ? count / truths[row] : 0;
+      cell.style.setProperty("--share", (row === column ? share : Math.cbrt(share)).toFixed(3)); // few mistakes show too
     }));
-    grid.recalls.forEach((cell, row) => { cell.textContent = percent(counts[row][row], truths[row]); });
-    grid.precisions.forEach((cell, column) => { cell.textContent = percent(counts[column][column], predictions[column]); });
-    grid.all.textContent = percent(right, images);
+    grid.recalls.forEach((cell, row) => { cell.textContent = bare(counts[row][row], truths[row]); });
+    grid.precisions.forEach((cell, column) => { cell.textContent = bare(counts[column][column], predictions[column]); });
+    grid.all.textContent = bare(right, images);
   };
 
   const move = (key, [row, column], size) => {
@@ -92,11 +95,11 @@
       const kept = images[now];
       const found = kept ? kept.labels.map((_, number) => number)
         .filter((number) => kept.labels[number] === row && kept.predictions[number] === column) : [];
-      const shown = found.length ? `, ${found.length} shown with the prediction's probability` : "";
+      const told = found.length ? `${found.length} shown, with the prediction's probability.` : "No image of this cell was kept.";
       panel.replaceChildren(
-        page.element("h3", {}, `${heading}: ${many(count, "test image")}${shown}`),
-        found.length || !count ? page.element("ul", { class: "tiles" }, ...found.map((number) => card(kept, number, now)))
-          : page.element("p", {}, "No image of this cell was kept."));
+        page.element("h3", {}, `${heading}: ${many(count, "test image")}`),
+        page.element("p", { class: "aside" }, count ? told : ""),
+        page.element("ul", { class: "tiles" }, ...found.map((number) => card(kept, number, now))));
     };
     const select = (at) => {
       if (open) grid.cells[open[0]][open[1]].setAttribute("aria-selected", "false");

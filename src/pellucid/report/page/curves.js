@@ -1,6 +1,6 @@
 /* Loss and accuracy. data: {lines: [{epoch, train_loss, …}], best}. */
 (() => {
-  const SIZE = { width: 560, height: 300, left: 52, right: 14, top: 22, bottom: 34 };
+  const SIZE = { width: 560, height: 300, left: 60, right: 16, top: 22, bottom: 34 };
   const PARTS = ["train", "validation", "test"];
   const QUANTITIES = {
     loss: { title: "Loss", text: (value) => value.toPrecision(3) },
@@ -34,7 +34,7 @@
     const least = Math.max(Math.min(...values.filter((value) => value < 1).map((value) => 1 - value)) / 2, 1e-4);
     const stretch = (value) => -Math.log10(Math.max(1 - value, least));
     const top = -Math.log10(least);
-    const ticks = [0, 0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999].filter((tick) => stretch(tick) <= top);
+    const ticks = [0, 0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999].filter((tick) => -Math.log10(1 - tick) <= top + 0.01);
     return { place: (value) => stretch(value) / top, ticks, note: "stretched towards 100 %" };
   };
 
@@ -72,7 +72,7 @@
     for (const epoch of epochs.filter((_, index) => index % every === 0)) {
       plot.append(page.drawn("text", { x: across(epoch), y: SIZE.height - 12, "text-anchor": "middle" }, String(epoch)));
     }
-    plot.append(page.drawn("text", { x: SIZE.left - 6, y: SIZE.height - 12, "text-anchor": "end" }, "epoch"));
+    plot.append(page.drawn("text", { x: 0, y: SIZE.height - 12 }, "epoch"));
     if (scale.note) plot.append(page.drawn("text", { x: SIZE.left, y: 13 }, scale.note));
     if (data.best !== null && epochs.includes(data.best)) {
       const near = across(data.best) > SIZE.width / 2 ? "end" : "start";

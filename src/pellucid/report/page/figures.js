@@ -30,6 +30,7 @@
     return (epoch) => {
       const shown = made.map(([, show]) => show(epoch));
       which.textContent = data.moment || page.stale(shown[0], epoch);
+      which.classList.toggle("calm", Boolean(data.moment));
     };
   };
 })();

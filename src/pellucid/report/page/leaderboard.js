@@ -57,7 +57,7 @@
       told.textContent = again ? "In the order asked for." : `Sorted by ${name}, best first.`;
     };
     const headings = data.columns.map(({ name, asks, is_higher_better: higher }, column) => {
-      const button = page.element("button", { type: "button", title: asks }, `${name} ${higher ? "↑" : "↓"}`);
+      const button = page.element("button", { type: "button", title: asks }, `${name}\u00a0${higher ? "↑" : "↓"}`);
       const heading = page.element("th", { scope: "col", "aria-sort": "none" }, button,
         page.element("small", {}, higher ? "higher is better" : "lower is better"));
       button.addEventListener("click", () => sort(column, heading));
