@@ -1,7 +1,5 @@
-"""Pages opened from disk in headless Chromium, with the network cut."""
+"""Pages opened from disk in a browser, with the network cut."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,37 +7,13 @@ from typing import Any
 
 import pytest
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-]
+__all__ = ["faults", "opened"]
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
-    """A headless Chromium; skips where there is none, fails in CI."""
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no chromium on the path")
-        pytest.skip("there is no chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `test`")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(chromium: Any, page: Path, **options: Any) -> Iterator[Any]:
+def opened(browser: Any, page: Path, **options: Any) -> Iterator[Any]:
     """A page of a browser; after it, nothing was loaded from elsewhere, and the console stayed empty."""
-    context = chromium.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
+    context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(10_000)
     told: list[str] = []
     asked: list[str] = []

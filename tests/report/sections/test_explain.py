@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chromium import browser, faults, opened
+import browser
+from offline_page import faults, opened
 from pellucid.artifacts.store import Store
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import scale_limit, signed_norm, signed_palette
@@ -182,7 +183,7 @@ def test_no_gallery_makes_no_section(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with browser() as one:
+    with browser.chromium("--disable-gpu") as one:
         yield one
 
 
