@@ -273,7 +273,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       radio.checked = image === 0;
       radio.addEventListener("change", () => choose({ image }));
       const text = wrong(image) ? page.element("span", { class: "wrong" }, `${shown} → ${taken}`) : page.element("span", {}, shown);
-      return page.element("label", {}, radio, canvas, text);
+      return page.element("label", { title: text.textContent }, radio, canvas, text);
     }));
 
     /* --- pixels --------------------------------------------------------------------------------------------- */
