@@ -307,8 +307,30 @@ def test_the_plane_can_be_enlarged(page: Any) -> None:
     plane.settle(3)
     page.get_by_role("button", name="Zoom in").click()
     assert plane.hover(10, 3, zoom=1.5).endswith("test image 10")
+    x, y = plane.at(10, 3, zoom=1.5)
+    page.mouse.down()
+    page.mouse.move(x - 10, y - 10)
+    page.mouse.move(x - 30, y - 20)
+    page.mouse.up()
+    page.mouse.move(x - 30, y - 20)
+    assert plane.card().endswith("test image 10")
     page.get_by_role("button", name="Show everything").click()
     assert plane.hover(20, 3).endswith("test image 20")
+
+
+@pytest.mark.slow
+def test_the_wheel_enlarges_only_where_it_is_meant_to(page: Any) -> None:
+    plane = Plane(page)
+    everything = page.get_by_role("button", name="Show everything")
+    page.mouse.move(*plane.at(20, 3))
+    page.mouse.wheel(0, -40)
+    page.wait_for_timeout(200)
+    assert everything.is_disabled()  # the page has scrolled
+    plane.canvas.focus()
+    page.mouse.move(*plane.at(20, 3))
+    page.mouse.wheel(0, -40)
+    page.wait_for_function("() => !document.querySelector('[data-zoom=\"0\"]').disabled")
+    assert plane.card().endswith("test image 20")  # what is under the pointer stays there
 
 
 @pytest.mark.slow

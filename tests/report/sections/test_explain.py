@@ -346,3 +346,12 @@ def test_it_is_within_reach_on_the_phone(folder: Path, chromium: Any, scheme: st
         tab.wait_for_selector("#explain[data-ready]")
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
         assert faults(tab, "#explain") == []
+
+
+@pytest.mark.slow
+def test_a_browser_that_cannot_unpack_is_told(folder: Path, chromium: Any) -> None:
+    with opened(chromium, write_report(folder)) as tab:
+        tab.add_init_script("delete window.DecompressionStream")
+        tab.reload()
+        tab.wait_for_selector("#explain .notice")
+        assert "cannot be drawn: DecompressionStream is not defined" in tab.locator("#explain").inner_text()

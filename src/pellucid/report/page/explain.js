@@ -332,7 +332,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       root.dataset.ready = "true";
     };
     start().catch((error) => {
-      find(".explain").replaceChildren(page.element("p", { class: "notice" }, `The maps cannot be unpacked by this browser: ${error.message}`));
+      find(".explain").replaceChildren(page.element("p", { class: "notice" }, `This part cannot be drawn: ${error.message}`));
     });
     return null;
   };
