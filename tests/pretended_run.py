@@ -101,7 +101,9 @@ def cell_images(counts: list[list[int]]) -> dict[str, Any]:
     cells = [(row, column) for row, line in enumerate(counts) for column, count in enumerate(line) if count]
     pairs = [cell for cell in cells for _ in range(min(2, counts[cell[0]][cell[1]]))]
     return {
-        "arrays": {"thumbnails": np.stack([np.full((4, 4, 1), 20 * number, np.uint8) for number in range(len(pairs))])},
+        "arrays": {
+            "thumbnails": np.stack([np.full((4, 4, 1), 20 * number % 256, np.uint8) for number in range(len(pairs))])
+        },
         "numbers": {
             "indices": [100 + number for number in range(len(pairs))],
             "labels": [row for row, _ in pairs],

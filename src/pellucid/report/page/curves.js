@@ -48,7 +48,7 @@
     page.drawn("path", { class: `line ${part}`, d: "M0 8H38" }), page.drawn("path", { class: `mark ${part}`, d: shapes[part](19, 8) }));
 
   const axisText = (quantity, tick) =>
-    (quantity === "accuracy" ? `${Number((100 * tick).toFixed(2))} %` : String(Number(tick.toPrecision(2))));
+    (quantity === "accuracy" ? `${Number((100 * tick).toFixed(2))}%` : String(Number(tick.toPrecision(2))));
 
   const chart = (quantity, data, page) => {
     const parts = PARTS.filter((part) => data.lines.some((line) => line[`${part}_${quantity}`] !== null));
@@ -68,12 +68,11 @@
       plot.append(page.drawn("path", { class: "axis", d: `M${SIZE.left} ${up(tick)}H${SIZE.width - SIZE.right}` }),
         page.drawn("text", { x: SIZE.left - 6, y: up(tick) + 4, "text-anchor": "end" }, axisText(quantity, tick)));
     }
-    const every = Math.ceil(epochs.length / 10);
-    for (const epoch of epochs.filter((_, index) => index % every === 0)) {
+    const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => epochs.length / step <= 11) ?? 1000;
+    for (const epoch of epochs.filter((number) => number % every === 0)) {
       plot.append(page.drawn("text", { x: across(epoch), y: SIZE.height - 12, "text-anchor": "middle" }, String(epoch)));
     }
-    plot.append(page.drawn("text", { x: 0, y: SIZE.height - 12 }, "epoch"));
-    if (scale.note) plot.append(page.drawn("text", { x: SIZE.left, y: 13 }, scale.note));
+    plot.append(page.drawn("text", { class: "word", x: 0, y: SIZE.height - 12 }, "epoch"));
     if (data.best !== null && epochs.includes(data.best)) {
       const near = across(data.best) > SIZE.width / 2 ? "end" : "start";
       plot.append(page.drawn("path", { class: "best", d: `M${across(data.best)} ${SIZE.top - 6}V${SIZE.height - SIZE.bottom}` }),
@@ -109,7 +108,7 @@
       return epochs.reduce((best, epoch) => (Math.abs(across(epoch) - x) < Math.abs(across(best) - x) ? epoch : best));
     };
     const element = page.element("div", { class: "chart" },
-      page.element("h3", {}, QUANTITIES[quantity].title, at), legend, plot);
+      page.element("h3", {}, QUANTITIES[quantity].title, at, page.element("small", {}, scale.note ? ` · ${scale.note}` : "")), legend, plot);
     return { element, plot, show, nearest, epochs };
   };
 

@@ -138,6 +138,6 @@ pellucid.start = () => {
   const kept = Number(pellucid.address.part("epoch") ?? NaN);
   const place = pellucid.address.place();
   if (epochs.length) choose(epochs.includes(kept) ? kept : epochs[epochs.length - 1]);
-  if (place) document.getElementById(place)?.scrollIntoView();
+  if (place) document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
   addEventListener("hashchange", () => pellucid.address.keep(Number(document.documentElement.dataset.epoch)));
 };

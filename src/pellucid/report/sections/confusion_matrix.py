@@ -103,5 +103,5 @@ def _images(material: Material, entry: Entry, beside: Entry, chosen: list[int]) 
         "indices": indices,
         "labels": [place.get(int(label), -1) for label in labels],
         "predictions": [place.get(int(label), -1) for label in predictions],
-        "confidences": confidences.round(4),
+        "confidences": confidences,
     }
