@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 
 from pellucid.attribution import check_method
-from pellucid.config import EvaluateConfig, GroundTruthConfig, RunConfig, as_arguments, read_config
+from pellucid.config import EvaluateConfig, GroundTruthConfig, ReportConfig, RunConfig, as_arguments, read_config
 from pellucid.core.errors import ConfigError, PellucidError, UnknownName
 from pellucid.core.terminal import console
 from pellucid.data._spec import check_spec as check_dataset
@@ -123,6 +123,15 @@ def _ground_truth(arguments: list[str]) -> int:
     return ground_truth(config)
 
 
+def _report(arguments: list[str]) -> int:
+    """Write the page of a saved run anew"""
+    config = tyro.cli(ReportConfig, prog="pellucid report", args=arguments)
+    from pellucid.report import write_report  # loads torch
+
+    console().print(str(write_report(config.run)), markup=False, soft_wrap=True)
+    return 0
+
+
 def _check_methods(names: str) -> None:
     for name in names.split(",") if names not in ("default", "all") else ():
         check_method(name.strip())
@@ -133,6 +142,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "methods": _methods,
     "evaluate": _evaluate,
     "ground-truth": _ground_truth,
+    "report": _report,
 }
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "EvaluateConfig",
     "GroundTruthConfig",
     "HookConfig",
+    "ReportConfig",
     "RunConfig",
     "TrainingConfig",
     "as_arguments",
@@ -193,6 +194,18 @@ class GroundTruthConfig:
         """Check the ranges."""
         object.__setattr__(self, "save", self.save.expanduser())
         _check_ranges(self)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write the page of a saved run anew, from what lies in its folder: finished, interrupted or still running."""
+
+    run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
+    """The save folder of a run. The page is RUN/report.html."""
+
+    def __post_init__(self) -> None:
+        """Find the home folder."""
+        object.__setattr__(self, "run", self.run.expanduser())
 
 
 def _check_ranges(group: DataConfig | TrainingConfig | EvaluateConfig | GroundTruthConfig) -> None:

@@ -4,7 +4,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from pellucid.artifacts.tensorboard import Board, PackedEmbedding, pack_embeddin
 from pellucid.artifacts.weights import pack_weights, unpack_weights
 from pellucid.config import RunConfig
 from pellucid.core.contracts import Artifact, to_floats
-from pellucid.core.errors import SaveError
+from pellucid.core.errors import SaveError, WriteError
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import console, silence
 from pellucid.data._loaders import batches, random_shifts
 from pellucid.density_store import fit_density
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.record import finished_record, first_record, metrics_record, timestamp
+from pellucid.report import write_report
 from pellucid.session import Session, prepare
 from pellucid.summary import print_epoch, print_start, print_summary
 from pellucid.training.checkpoint import TrainingState, pack_state
@@ -83,16 +84,37 @@ def _train_and_show(session: Session) -> int:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
             _note_end(store, "interrupted" if interrupted else "failed")
+            _report_of_the_end(store)
         if interrupted:
             console().print(f"\nInterrupted. Go on with: {_resume_command(session)}", markup=False)
         raise
-    world.first(lambda: _finish(store))
+    world.first(lambda: _finish(store, session.recipe.epochs))
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 
 
-def _finish(store: Store) -> None:
+def _finish(store: Store, epochs: int) -> None:
     store.write_run(finished_record(store))
+    _report(store, epochs)
     print_summary(store)
+
+
+def _report(store: Store, epoch: int) -> None:
+    """Write the page again; a failure is kept with its traceback, and the run goes on.
+
+    Raises `WriteError` where the file cannot be written, as for every file: the disk is full, or out of reach.
+    """
+    try:
+        write_report(store.folder)
+    except WriteError:
+        raise
+    except Exception as error:  # noqa: BLE001  (no page is worth a run)
+        _keep_failure(store, "report", epoch, error)
+
+
+def _report_of_the_end(store: Store) -> None:
+    """The page of a run that did not finish; what ended it may also make this impossible."""
+    with suppress(Exception):
+        write_report(store.folder)
 
 
 def _board(session: Session, start_epoch: int) -> Board:
@@ -157,6 +179,7 @@ def _keep_epoch(session: Session, board: Board, epoch: Epoch) -> None:
     store.add_metrics(record)
     numbers = {key: value for key, value in record.items() if isinstance(value, float)}
     board.scalars({_tag(key): value for key, value in numbers.items()}, epoch.number)
+    _report(store, epoch.number)
     print_epoch(epoch, recipe.epochs)
 
 
@@ -213,9 +236,7 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
         scene = replace(scene, previous=store.previous_arrays(name, scene.epoch))
         made = [_pack(store, name, scene.epoch, artifact) for artifact in hook.run(scene)]
     except Exception as error:  # noqa: BLE001  (a hook may be anybody's code)
-        message = f"{type(error).__name__}: {error}"
-        log = store.add_failure(name, scene.epoch, message, traceback.format_exc())
-        console().print(f"  hook {name} failed at epoch {scene.epoch}: {message} (see {log})", markup=False)
+        _keep_failure(store, name, scene.epoch, error)
         return
     for artifact, picture, packed, points in made:
         tag = f"{name}/{artifact.name}" if artifact.name else name
@@ -226,6 +247,14 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
             path = board.embedding(scene.epoch, points)
             store.keep_file(name, scene.epoch, artifact, path, "embedding")
         board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
+
+
+def _keep_failure(store: Store, name: str, epoch: int, error: Exception) -> None:
+    """Enter what failed, keep its traceback, and tell."""
+    message = f"{type(error).__name__}: {error}"
+    log = store.add_failure(name, epoch, message, "".join(traceback.format_exception(error)))
+    what = "the report" if name == "report" else f"hook {name}"
+    console().print(f"  {what} failed at epoch {epoch}: {message} (see {log})", markup=False)
 
 
 def _pack(

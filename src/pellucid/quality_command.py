@@ -20,7 +20,7 @@ from pellucid.data._load import load_data
 from pellucid.data._source import Request
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS
 from pellucid.evaluation._statistics import intervals, sign_flip
-from pellucid.hooks.leaderboard import THRIFTY
+from pellucid.hooks._methods import THRIFTY
 from pellucid.pipeline import run
 from pellucid.quality import Evaluation, evaluate
 from pellucid.runs import Run, load_run

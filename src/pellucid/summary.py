@@ -60,15 +60,18 @@ def print_summary(store: Store) -> None:
         where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
         table.add_row(hook, str(count), Text(str(store.folder / where)))
     for what, where in (
+        ("all of it on one page", "report.html"),
         ("weights of the best epoch", "models/best.safetensors"),
         ("metrics, one line per epoch", "metrics.jsonl"),
         ("list of everything", "manifest.json"),
         ("settings and versions", "run.json"),
     ):
-        table.add_row(what, "1", Text(str(store.folder / where)))
+        if (store.folder / where).exists():
+            table.add_row(what, "1", Text(str(store.folder / where)))
     screen.print(table)
     for failure in manifest["failures"]:
-        text = f"Hook {failure['hook']} failed at epoch {failure['epoch']}: {failure['error']}"
+        what = "The report" if failure["hook"] == "report" else f"Hook {failure['hook']}"
+        text = f"{what} failed at epoch {failure['epoch']}: {failure['error']}"
         screen.print(Text(f"{text} ({store.folder / failure['log']})", style="bold red"))
     logs = shlex.quote(str(store.folder / "logs"))
     screen.print(f"TensorBoard: tensorboard --logdir={logs}   then open {TENSORBOARD_ADDRESS}", markup=False)

@@ -1,8 +1,6 @@
 """The documentation site: complete, nothing loaded from anywhere, formulas drawn with the network cut."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import pellucid
+from browser import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -33,16 +32,6 @@ GUIDES = (
     "contributing",
     "changelog",
 )
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-]
 GROUPED = ("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor")
 """Some of the pages that stand under a heading of the menu."""
 
@@ -144,17 +133,8 @@ def test_no_local_link_is_broken(site: Path) -> None:
 @pytest.fixture
 def offline() -> Iterator["BrowserContext"]:
     """A browser that reaches files and nothing else."""
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no chromium on the path")
-        pytest.skip("there is no chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `test`")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
-        context = browser.new_context(offline=True)
-        yield context
-        browser.close()
+    with chromium("--disable-gpu") as browser:
+        yield browser.new_context(offline=True)
 
 
 def watch(page: "Page") -> tuple[list[str], list[str]]:

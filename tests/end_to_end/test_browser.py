@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import socket
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import chromium
 from pellucid.cli import main
 from pellucid.hooks import HOOKS
 from pellucid.training import loop
@@ -31,18 +31,8 @@ SMALL = (
 )
 """Eight steps an epoch, all hooks."""
 
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--disable-sync",
-    "--use-gl=angle",  # WebGL drawn by the processor
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
+DRAWN_BY_THE_PROCESSOR = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""For WebGL."""
 
 PATIENCE_MS = 60_000
 """For anything that the page should show; a machine may be busy."""
@@ -111,16 +101,8 @@ def wait_until_ready(address, server, log):
 
 @pytest.fixture(scope="module")
 def browser():
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no chromium on the path")
-        pytest.skip("there is no chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `test`")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+    with chromium(*DRAWN_BY_THE_PROCESSOR) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

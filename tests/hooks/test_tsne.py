@@ -85,6 +85,8 @@ def test_numbers_arrays_and_the_next_epoch(make_scene: Maker) -> None:
     assert indices == first.arrays["indices"].tolist() == sorted(set(indices))
     assert first.numbers["labels"] == scene.test.labels[indices].tolist()
     assert first.numbers["predictions"] == scene.logits[indices].argmax(1).tolist()
+    np.testing.assert_allclose(first.numbers["confidences"], scene.logits[indices].softmax(1).max(1).values, atol=1e-6)
+    np.testing.assert_array_equal(first.arrays["thumbnails"], scene.test.pixels[indices].permute(0, 2, 3, 1))
     assert set(first.scalars) == {"trustworthiness", "knn_accuracy", "knn_accuracy_embedding"}
     (next_one,) = TSNE(points=40, iterations=260).run(replace(scene, previous=first.arrays))
     expected = embed_in_plane(scene.embedding[indices].numpy(), first.arrays["points"], 260, 0)

@@ -72,6 +72,10 @@ def _listed(values: Any) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.double().tolist()]
 
 
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 def _array(values: list[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
@@ -152,6 +156,21 @@ class Evaluation:
         sign, own = (1 if about["is_higher_better"] else -1), self.value(method, metric)
         others = [name for name in CONTROLS if name in self.methods and name not in about["won_by"] and name != method]
         return [name for name in others if sign * self.value(name, metric) > sign * own]
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> "Evaluation":
+        """The evaluation that `to_dict` told of: its rows and comparisons, with no values of single images.
+
+        Raises `KeyError`, `TypeError` or `ValueError` where the record is not such a one.
+        """
+        about, methods = dict(record["metrics"]), tuple(map(str, record["methods"]))
+        found = Evaluation(methods, about, {}, int(record["images"]), int(record["seed"]), dict(record["refused"]))
+        rows = [
+            Row(**{**row, **{name: _nan(row[name]) for name in ("value", "low", "high")}}) for row in record["rows"]
+        ]
+        pairs = [Comparison(**{**pair, "p": _nan(pair["p"])}) for pair in record["comparisons"]]
+        vars(found).update(rows=rows, comparisons=pairs)  # what the cached properties would compute from the scores
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values of single images, as JSON can hold it: what is not finite is None."""

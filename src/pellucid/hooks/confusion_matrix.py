@@ -8,10 +8,17 @@ import torch
 
 from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS
+from pellucid.hooks._answers import answers
 from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.plots.confusion_matrix import confusion_matrix
 
 __all__ = ["ConfusionMatrix"]
+
+PER_CELL = 8
+"""At most so many test images of a cell are kept to be looked at."""
+AT_MOST = 1000
+"""And of all cells."""
 
 
 @HOOKS.register("confusion_matrix")
@@ -24,7 +31,11 @@ class ConfusionMatrix(Hook):
     """
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure; the numbers `counts`, `classes`, `accuracy`, `recall` and `precision`."""
+        """One figure, with the numbers `counts`, `classes`, `accuracy`, `recall` and `precision`; and test images.
+
+        The second artifact, `images`, holds test images of each cell: the array `thumbnails` (image, side, side,
+        channel), and as numbers `indices`, `labels`, `predictions` and `confidences`.
+        """
         count = len(scene.classes)
         predictions = scene.logits.argmax(1)
         cells = torch.bincount(scene.test.labels * count + predictions, minlength=count * count)
@@ -45,6 +56,28 @@ class ConfusionMatrix(Hook):
             },
             scalars={"accuracy": accuracy},
         )
+        told = answers(scene, _of_each_cell(scene.test.labels.numpy(), predictions.numpy()))
+        yield Artifact(
+            caption=f"{scene.title}: {len(told.indices):,} test images, up to {PER_CELL} of each cell of the matrix.",
+            name="images",
+            arrays={"thumbnails": thumbnails(scene.test[told.indices], PAGE_SIDE)},
+            numbers=told.numbers,
+        )
+
+
+def _of_each_cell(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Indices of the first images of each cell (truth, prediction), cell by cell, those of errors first.
+
+    Where they are too many, each cell gives up its last ones.
+    """
+    order = np.lexsort((predictions, labels))
+    is_first = np.append(True, (np.diff(labels[order]) != 0) | (np.diff(predictions[order]) != 0))
+    starts = np.flatnonzero(is_first)
+    ranks = np.arange(len(order)) - starts[np.cumsum(is_first) - 1]
+    is_right = labels[order] == predictions[order]
+    wanted = np.lexsort((ranks, is_right))
+    wanted = wanted[ranks[wanted] < PER_CELL][:AT_MOST]
+    return order[wanted[np.lexsort((wanted, is_right[wanted]))]]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Why the network decides as it does: the same images explained by many methods, side by side."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pellucid.attribution import Analyzer, Explanation, create_analyzer
+from pellucid.attribution import Explanation
 from pellucid.attribution._explanation import AmplificationWarning
-from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks._methods import ready
 from pellucid.plots.colours import PALE, WRONG, scale_limit
 from pellucid.plots.image_grid import Block, Label, image_grid
 
@@ -78,32 +79,10 @@ def _explain(scene: Scene, indices: list[int], targets: torch.Tensor) -> tuple[d
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AmplificationWarning)  # it stands in the numbers
-                explained[name] = _analyzer(scene, name).explain(images, targets)
+                explained[name] = ready(scene, name).explain(images, targets)
         except PellucidError as error:
             refused[name] = str(error)
     return explained, refused
-
-
-def _analyzer(scene: Scene, name: str) -> Analyzer:
-    """The method on the scene's model; one that learns from data is shown a sample of the training images."""
-    analyzer = create_analyzer(name, scene.model)
-    if analyzer.method.needs_fit and scene.train is not None:
-        analyzer.fit(_Batches(scene.train, scene.training_batches()))
-    return analyzer
-
-
-@dataclass(frozen=True, eq=False)
-class _Batches:
-    """Batches of images, made floats as they are asked for."""
-
-    images: ImageSet
-    indices: list[torch.Tensor]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self.images.floats(part) for part in self.indices)
 
 
 def _listed(values: torch.Tensor | None) -> list[float] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -12,13 +12,10 @@ from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks._methods import THRIFTY
 from pellucid.quality import how_to_read, leaderboard_figure
 
 __all__ = ["Leaderboard", "told"]
-
-THRIFTY: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance": 0.05}, "smoothgrad": {"samples": 16}}
-"""Options that spare most of the time, shown beside the names: a path refined until the map sums to what it should
-within 5 %, and half of the noisy copies."""
 
 
 @HOOKS.register("leaderboard")

@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 
-from pellucid.core.contracts import Artifact, EmbeddingTable, ImageSet
+from pellucid.core.contracts import Artifact, EmbeddingTable
 from pellucid.core.seeding import generator
 from pellucid.core.types import Embedding
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks._thumbnails import thumbnails
 
 __all__ = ["Projector"]
 
@@ -60,22 +59,8 @@ class Projector(Hook):
                 "features": points.shape[1],
                 "projected_from": features if is_large else None,
             },
-            embedding=EmbeddingTable(points, columns, self._thumbnails(scene.test[scene.embedded])),
+            embedding=EmbeddingTable(points, columns, thumbnails(scene.test[scene.embedded], self.thumbnail_pixels)),
         )
-
-    def _thumbnails(self, images: ImageSet) -> np.ndarray:
-        """(image, side, side, channel) bytes, 1 or 3 channels: padded to squares, large ones shrunk."""
-        small = [self._shrunk(images.floats(part)) for part in torch.arange(len(images)).split(200)]
-        return torch.cat(small).permute(0, 2, 3, 1).numpy()
-
-    def _shrunk(self, images: torch.Tensor) -> torch.Tensor:
-        images = images if images.shape[1] == 3 else images.mean(1, keepdim=True)
-        height, width = images.shape[-2:]
-        across, down = max(height - width, 0), max(width - height, 0)
-        square = F.pad(images, (across // 2, across - across // 2, down // 2, down - down // 2))
-        if square.shape[-1] > self.thumbnail_pixels:
-            square = F.interpolate(square, size=(self.thumbnail_pixels,) * 2, mode="area")
-        return (square * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _project(embedding: Embedding, seed: int) -> Float[torch.Tensor, "batch 512"]:

@@ -9,8 +9,10 @@ import torch
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
 from pellucid.hooks import HOOKS
+from pellucid.hooks._answers import answers
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
+from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.plots.scatter import scatter
 
 __all__ = ["TSNE"]
@@ -27,7 +29,7 @@ class TSNE(Hook):
     """Of gradient descent."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure; the arrays `points` and `indices`; and the numbers.
+        """One figure; the arrays `points`, `indices` and `thumbnails` (point, side, side, channel); and the numbers.
 
         `trustworthiness` and `knn_accuracy` (10 nearest neighbours, leave-one-out) are of the picture, in 0…1;
         `knn_accuracy_embedding` is of the embedding itself. Raises `ModelError` where the embedding is not finite.
@@ -42,7 +44,8 @@ class TSNE(Hook):
                 "the embedding is not finite for every test image, so it cannot be drawn; "
                 "the training has diverged: lower the learning rate."
             )
-        labels, predictions = scene.test.labels[indices].numpy(), scene.logits[indices].argmax(1).numpy()
+        told = answers(scene, indices)
+        labels, predictions = np.array(told.labels), np.array(told.predictions)
         points = embed_in_plane(features, _start(scene, indices), self.iterations, scene.seed)
         scores = {
             "trustworthiness": trustworthiness(features, points),
@@ -57,13 +60,12 @@ class TSNE(Hook):
         yield Artifact(
             caption=f"{title}. {summary}. Errors are ringed.",
             figure=scatter(points, labels, predictions, scene.classes, (title, summary)),
-            arrays={"points": points, "indices": indices},
-            numbers={
-                "indices": indices.tolist(),
-                "labels": labels.tolist(),
-                "predictions": predictions.tolist(),
-                **scores,
+            arrays={
+                "points": points,
+                "indices": indices,
+                "thumbnails": thumbnails(scene.test[indices.tolist()], PAGE_SIDE),
             },
+            numbers={**told.numbers, **scores},
             scalars={name: value for name, value in scores.items() if value is not None},
         )
 

@@ -11,7 +11,7 @@ from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._text import shorten, text_width
 from pellucid.plots.colours import INK, PALE
 
-__all__ = ["Cell", "Column", "Curves", "leaderboard"]
+__all__ = ["Cell", "Column", "Curves", "leaderboard", "number_text"]
 
 ROW_DOTS = 33
 HEAD_DOTS = 62
@@ -134,12 +134,12 @@ def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[floa
             continue
         colour = "#e9ebee" if cell.is_beaten or cell.is_trivial else (BEST_BAND if cell.is_best else BAND)
         axes.barh(y, max(share, 0.0) * (CELL_DOTS - 12), height=ROW_DOTS - 5, left=left + 6, color=colour, linewidth=0)
-        text = _number(cell.value) + (" ≈" if cell.is_tied else "")
+        text = number_text(cell.value) + (" ≈" if cell.is_tied else "")
         ink = FADED if cell.is_beaten or cell.is_trivial else INK
         canvas.text(
             middle, y - 6, text, ha="center", va="center", color=ink, weight="bold" if cell.is_best else "normal"
         )
-        spread = f"{_number(cell.low)} … {_number(cell.high)}"
+        spread = f"{number_text(cell.low)} … {number_text(cell.high)}"
         canvas.text(middle, y + 8, spread, ha="center", va="center", color=FADED if ink == FADED else PALE, size=6.8)
 
 
@@ -164,10 +164,10 @@ def _halves(name: str) -> list[str]:
     return [head, tail.replace("_", " ")] if tail and len(name) > 13 else ["", name.replace("_", " ")]
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     """Three digits.
 
-    >>> _number(0.5), _number(12.345), _number(-0.00004), _number(5.8e-8)
+    >>> number_text(0.5), number_text(12.345), number_text(-0.00004), number_text(5.8e-8)
     ('0.500', '12.3', '-0.000', '0.000')
     """
     if abs(value) >= 1000:

@@ -2,22 +2,30 @@
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from pellucid.artifacts._atomic import json_text, write_bytes
 from pellucid.artifacts.store import Store
 from pellucid.core.errors import SaveError
 from pellucid.report._head import head
 from pellucid.report._material import Material
-from pellucid.report._section import Section
+from pellucid.report._section import Maker, Section
 from pellucid.report.sections import SECTIONS
+from pellucid.report.sections.figures import other_figures
 
 __all__ = ["render", "write_report"]
+
+MOST_BYTES = 14_500_000
+"""Of the whole page."""
+SCALES = (0.5, 0.25, 0.0)
+"""To what share of their width figures are shrunk where fewer epochs are not enough."""
 
 
 def write_report(folder: str | Path) -> Path:
@@ -30,29 +38,74 @@ def write_report(folder: str | Path) -> Path:
     if not any((store.folder / name).is_file() for name in ("run.json", "manifest.json")):
         raise SaveError(f"{folder} holds no run: there is no run.json; give the --save folder of `python runner.py`.")
     path = store.folder / "report.html"
-    write_bytes(path, render(Material(store)).encode())
+    write_bytes(path, render(Material(store)).encode("utf-8", "replace"))
     return path
 
 
 def render(material: Material) -> str:
-    """The page of a run."""
-    sections = [section for make in SECTIONS if (section := make(material)) is not None]
-    scripts = [_asset("page.js"), *(_asset(f"{kind}.js") for kind in dict.fromkeys(one.kind for one in sections))]
-    script = "\n".join([*scripts, "pellucid.start();"])
-    environment = Environment(
-        loader=PackageLoader("pellucid.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    """The page of a run; where it would pass `MOST_BYTES`, with fewer epochs, and then with smaller pictures."""
+    page = ""
+    for smaller in _smaller(material):
+        page = _render(smaller)
+        if len(page.encode("utf-8", "replace")) <= MOST_BYTES:
+            break
+    return page
+
+
+def _smaller(material: Material) -> Iterator[Material]:
+    """The material itself, then less and less of it. The first, the best and the last epoch stay."""
+    yield material
+    epochs, step = material.epochs, 2
+    kept = set(epochs)
+    while len(kept) > 3 and step < 2 * len(epochs):
+        best = [epoch for epoch in epochs if epoch == material.best_epoch]
+        kept = {epochs[0], epochs[-1], *epochs[::step], *best}
+        yield replace(material, left_out=frozenset(set(epochs) - kept), damages=[])
+        step *= 2
+    for scale in SCALES:
+        yield replace(material, left_out=frozenset(set(epochs) - kept), scale=scale, damages=[])
+
+
+def _render(material: Material) -> str:
+    sections = _sections(material)
+    kinds = list(dict.fromkeys(section.kind for section in sections))
+    script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])
+    style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            head=head(material),
+            sections=sections,
+            epochs=material.epochs,
+            damages=material.damages,
+            style=style,
+            script=script,
+            script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            data=_json(_data(material, sections)),
+            guides=_guides(material),
+        )
     )
-    return environment.get_template("page.html").render(
-        head=head(material),
-        sections=sections,
-        epochs=material.epochs,
-        damages=material.damages,
-        style=Markup(_asset("page.css")),  # noqa: S704  (our own file)
-        script=Markup(script),  # noqa: S704  (our own files)
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=_json(_data(material, sections)),
-        guides=_guides(material),
-    )
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("pellucid.report", "page")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def _sections(material: Material) -> list[Section]:
+    made = [section for make in SECTIONS if (section := _made(make, material)) is not None]
+    return made + other_figures(material, [section.hook or section.name for section in made])
+
+
+def _made(make: Maker, material: Material) -> Section | None:
+    """A section; None, and noted, where what a run left is damaged in a way that nobody thought of."""
+    try:
+        return make(material)
+    except Exception as error:  # noqa: BLE001  (one part never ends the page)
+        material.note(f"The part {make.__qualname__} cannot be shown: {type(error).__name__}: {error}.")
+        return None
 
 
 def _data(material: Material, sections: list[Section]) -> dict[str, Any]:
@@ -63,10 +116,9 @@ def _data(material: Material, sections: list[Section]) -> dict[str, Any]:
     }
 
 
-def _json(record: Any) -> Markup:
+def _json(record: Any) -> str:
     """JSON that cannot end the element it stands in, whatever its texts are."""
-    text = json_text(record)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
+    return json_text(record).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _guides(material: Material) -> set[str]:
@@ -74,5 +126,10 @@ def _guides(material: Material) -> set[str]:
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 
+@cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _has_asset(name: str) -> bool:
+    return (files("pellucid.report") / "page" / name).is_file()

@@ -1,27 +1,58 @@
 """Pictures inside the page: small, and exact to the pixel."""
 
 import io
+import warnings
 from base64 import b64encode
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["data_uri", "sprite"]
+__all__ = ["Picture", "pack_picture", "sprite"]
+
+MOST_WEBP_PIXELS = 16_383
+"""In width or height: the format has no more."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a `data:` URI, and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
 
 
 @lru_cache(maxsize=512)
-def data_uri(png: bytes) -> str:
-    """A picture as a `data:` URI: lossless WebP where that is smaller than the PNG itself.
+def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
+    """A picture for the page: lossless WebP where that is smaller than the file itself.
 
-    Kept, because the page is written again after every epoch. Raises `OSError` for what is no picture.
+    Kept, because the page is written again after every epoch. Raises `OSError` or `ValueError` for what is no picture.
     """
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.load()
-        packed = io.BytesIO()
-        picture.save(packed, "WEBP", lossless=True, quality=50, method=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            kind, width, height = str(picture.format).lower(), *picture.size
+            if kind not in ("png", "webp", "jpeg", "gif"):
+                raise ValueError(f"a browser shows no {kind.upper()}")
+            shown = picture.convert("RGB") if _is_opaque(picture) else picture
+            if scale < 1:
+                shown = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+            if max(shown.size) > MOST_WEBP_PIXELS:
+                return Picture(_uri(kind, content), width, height)
+            packed = io.BytesIO()
+            shown.save(packed, "WEBP", lossless=True, quality=50, method=1)
     webp = packed.getvalue()
-    return _uri("webp", webp) if len(webp) < len(png) else _uri("png", png)
+    if scale < 1 or len(webp) < len(content):
+        return Picture(_uri("webp", webp), width, height)
+    return Picture(_uri(kind, content), width, height)
+
+
+def _is_opaque(picture: Image.Image) -> bool:
+    """Whether the transparency of an RGBA picture, which takes time and bytes, says nothing."""
+    return picture.mode == "RGBA" and picture.getchannel("A").getextrema()[0] == 255
 
 
 def sprite(thumbnails: np.ndarray, across: int = 32) -> str:
@@ -37,8 +68,14 @@ def sprite(thumbnails: np.ndarray, across: int = 32) -> str:
     mosaic = (
         grid.reshape(rows, across, side, side, channels).swapaxes(1, 2).reshape(rows * side, across * side, channels)
     )
+    return _packed_mosaic(mosaic.tobytes(), mosaic.shape)
+
+
+@lru_cache(maxsize=128)
+def _packed_mosaic(content: bytes, shape: tuple[int, int, int]) -> str:
+    mosaic = np.frombuffer(content, np.uint8).reshape(shape)
     packed = io.BytesIO()
-    Image.fromarray(mosaic[..., 0] if channels == 1 else mosaic).save(packed, "PNG", optimize=True)
+    Image.fromarray(mosaic[..., 0] if shape[2] == 1 else mosaic).save(packed, "PNG", optimize=True)
     return _uri("png", packed.getvalue())
 
 

@@ -11,7 +11,7 @@ __all__ = ["Maker", "Section"]
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page. Its markup is `page/KIND.html`, its behaviour `page/KIND.js`."""
+    """One part of the page. Its markup is `page/KIND.html`, its behaviour `page/KIND.js`, its look `page/KIND.css`."""
 
     name: str
     """Its id on the page."""
@@ -26,6 +26,8 @@ class Section:
     """The page of the documentation that tells more, without its ending."""
     notes: tuple[str, ...] = field(default=())
     """What the reader must know: what is missing, shrunk, or was refused."""
+    hook: str = ""
+    """The hook whose figures it makes superfluous, where that is not its name."""
 
 
 Maker = Callable[[Material], Section | None]

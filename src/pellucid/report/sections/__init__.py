@@ -1,15 +1,28 @@
 """The parts of the page, in reading order."""
 
 from pellucid.report._section import Maker
+from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
+from pellucid.report.sections.embedding import embedding
+from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
+from pellucid.report.sections.hardest import hardest
+from pellucid.report.sections.leaderboard import leaderboard
 
 __all__ = ["SECTIONS"]
 
 SECTIONS: tuple[Maker, ...] = (
     curves,
+    confusion_matrix,
+    hardest,
+    embedding,
+    explain,
     figures("saliency"),
     figures("jacobian_maps"),
     figures("explanations"),
     figures("prototypes"),
+    figures("prototypes.each_epoch"),
+    figures("jacobian_classes"),
+    figures("jacobian_classes_all"),
+    leaderboard,
 )

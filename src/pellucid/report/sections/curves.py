@@ -1,22 +1,33 @@
 """Loss and accuracy over the epochs."""
 
+import math
+from typing import Any
+
 from pellucid.report._material import Material
 from pellucid.report._section import Section
 
 __all__ = ["curves"]
 
-KEYS = ("epoch", "train_loss", "validation_loss", "test_loss", "train_accuracy", "validation_accuracy", "test_accuracy")
+KEYS = tuple(f"{part}_{quantity}" for quantity in ("loss", "accuracy") for part in ("train", "validation", "test"))
 
 
 def curves(material: Material) -> Section | None:
-    """Two charts, with the chosen epoch marked."""
+    """Two charts and a table, with the chosen and the best epoch marked."""
     if not material.metrics:
         return None
-    lines = [{key: line.get(key) for key in KEYS} | {"best": bool(line.get("best"))} for line in material.metrics]
+    lines = [{"epoch": line["epoch"]} | {key: _number(line.get(key)) for key in KEYS} for line in material.metrics]
     return Section(
         name="curves",
         kind="curves",
         title="How it learned",
-        lead="Loss in nats (lower is better) and the share of images recognised, after each epoch; 0 is the untrained network.",
-        data={"lines": lines},
+        lead=(
+            "Loss in nats (lower is better) and the share of images recognised, after each epoch; epoch 0 is the "
+            "untrained network."
+        ),
+        data={"lines": lines, "best": material.best_epoch},
     )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None

@@ -1,0 +1,52 @@
+"""Maps made small: shrunk so that their sums stay, and rounded to bytes."""
+
+import numpy as np
+
+__all__ = ["fitting_size", "quantised", "shrunk"]
+
+
+def fitting_size(size: tuple[int, int], count: int, budget: int) -> tuple[int, int]:
+    """Height and width at which `count` maps of `size` hold at most `budget` values, the shape kept.
+
+    >>> fitting_size((28, 28), 2400, 4_000_000), fitting_size((224, 112), 2400, 4_000_000)
+    ((28, 28), (57, 28))
+    """
+    height, width = size
+    share = min(1.0, (budget / max(count * height * width, 1)) ** 0.5)
+    return max(1, int(height * share)), max(1, int(width * share))
+
+
+def shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(…, height, width) to (…, *size): each value is shared among the new ones by area, so that the sum stays.
+
+    >>> shrunk(np.arange(6.0).reshape(2, 3), (1, 2)).tolist()
+    [[5.5, 9.5]]
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    down, across = (_shares(old, new) for old, new in zip(maps.shape[-2:], size, strict=True))
+    return np.asarray(down @ maps @ across.T, dtype=maps.dtype)
+
+
+def _shares(old: int, new: int) -> np.ndarray:
+    """(new, old): which share of each old interval lies in each new one."""
+    edges = np.arange(new + 1)[:, None] * old / new
+    start = np.arange(old)
+    overlap = np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)
+    return np.maximum(overlap, 0.0)
+
+
+def quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (…, height, width) as int8 in −127…127, and for each the float32 that 127 stands for.
+
+    A map that is zero everywhere has the scale 0; one that is not finite too, and its values become 0.
+
+    >>> values, scale = quantised(np.array([[-2.0, 1.0]]))
+    >>> values.tolist(), float(scale)
+    ([[-127, 64]], 2.0)
+    """
+    scales = np.abs(maps).max((-2, -1))
+    scales = np.where(np.isfinite(scales), scales, 0).astype(np.float32)
+    safe = np.where(scales > 0, scales, 1)[..., None, None]
+    rounded = np.where(scales[..., None, None] > 0, np.rint(maps / safe * 127), 0)
+    return rounded.astype(np.int8), scales

@@ -1,0 +1,34 @@
+"""Small square copies of images, for pages and projectors."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pellucid.core.contracts import ImageSet
+
+__all__ = ["PAGE_SIDE", "thumbnails"]
+
+PAGE_SIDE = 28
+"""Pixels a side, at most, of the thumbnails that the report shows."""
+
+
+def thumbnails(images: ImageSet, side: int) -> np.ndarray:
+    """(image, side, side, channel) bytes, 1 or 3 channels: padded to squares with zeros, larger ones shrunk to `side`.
+
+    Another number of channels than 3 is shown by its mean.
+
+    >>> thumbnails(ImageSet(torch.zeros(2, 1, 7, 12, dtype=torch.uint8), torch.zeros(2).long()), 28).shape
+    (2, 12, 12, 1)
+    """
+    small = [_shrunk(images.floats(part), side) for part in torch.arange(len(images)).split(200)]
+    return torch.cat(small).permute(0, 2, 3, 1).numpy()
+
+
+def _shrunk(images: torch.Tensor, side: int) -> torch.Tensor:
+    images = images if images.shape[1] == 3 else images.mean(1, keepdim=True)
+    height, width = images.shape[-2:]
+    across, down = max(height - width, 0), max(width - height, 0)
+    square = F.pad(images, (across // 2, across - across // 2, down // 2, down - down // 2))
+    if square.shape[-1] > side:
+        square = F.interpolate(square, size=(side, side), mode="area")
+    return (square * 255).round().clamp(0, 255).to(torch.uint8)

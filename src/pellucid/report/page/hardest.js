@@ -1,0 +1,38 @@
+/* The test images with the largest loss. data: {classes, cards: {epoch: {images, maps, side, method, indices, labels,
+   predictions, confidences, true_probabilities, losses, limits}}}. */
+(() => {
+  const percent = (share) => {
+    if (share > 0 && share < 0.0005) return "under 0.1 %";
+    return `${(100 * share).toFixed(1)} %`;
+  };
+
+  const card = (cards, number, sheets, name, page) => {
+    const [label, prediction] = [name(cards.labels[number]), name(cards.predictions[number])];
+    const count = cards.indices.length;
+    const title = page.element("p", {}, page.element("b", {}, label), " taken for ", page.element("b", {}, prediction));
+    if (label === prediction) title.replaceChildren(page.element("b", {}, label), ", recognised");
+    const loss = `loss ${cards.losses[number].toFixed(2)}`;
+    const sure = `${percent(cards.confidences[number])} sure; ${percent(cards.true_probabilities[number])} for ${label}`;
+    return page.element("li", {},
+      page.element("div", { class: "pair" },
+        page.tile(sheets.images, number, cards.side, count, `Test image ${cards.indices[number]}: ${label}`),
+        page.tile(sheets.maps, number, cards.side, count, `What speaks for ${prediction} in test image ${cards.indices[number]}, by ${cards.method}`)),
+      title,
+      page.element("p", { class: "detail" }, `${loss} · ${sure}`),
+      page.element("p", { class: "detail" }, `test image ${cards.indices[number]} · scale ±${cards.limits[number].toPrecision(2)}`));
+  };
+
+  pellucid.kinds.hardest = (root, data, page) => {
+    const sheets = Object.fromEntries(Object.entries(data.cards).map(([epoch, { images, maps }]) =>
+      [epoch, { images: page.picture(images), maps: page.picture(maps) }]));
+    const name = (label) => data.classes[label] ?? String(label);
+    const [which, method, list] = [".which", ".method", ".cards"].map((part) => root.querySelector(part));
+    return (epoch) => {
+      const shown = page.latest(data.cards, epoch);
+      const cards = data.cards[shown];
+      which.textContent = page.stale(shown, epoch);
+      method.textContent = cards.method ? `Explained by ${cards.method}.` : "";
+      list.replaceChildren(...cards.indices.map((_, number) => card(cards, number, sheets[shown], name, page)));
+    };
+  };
+})();

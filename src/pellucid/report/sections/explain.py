@@ -1,0 +1,172 @@
+"""One test image at a time, explained by any method for any class, with its certificate."""
+
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_hex
+
+from pellucid.plots.colours import scale_limit, signed_palette
+from pellucid.report._material import Entry, Material
+from pellucid.report._section import Section
+from pellucid.report.sections.figures import end_moment
+
+__all__ = ["explain", "packed", "palette"]
+
+SUMS = ("expected", "total", "residual")
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """What the hook `gallery` left, checked."""
+
+    source: np.ndarray
+    """(image, height, width, channel) bytes, in grey or colour; at most about 128 pixels a side."""
+    maps: np.ndarray
+    """(method, image, class, height, width) int8."""
+    scales: np.ndarray
+    """(method, image, class): the relevance that 127 stands for."""
+    methods: list[str]
+    classes: np.ndarray
+    """(image, class): which class each map explains."""
+    columns: Mapping[str, list[int]]
+    """`indices`, `labels` and `predictions` of the images."""
+    record: Mapping[str, Any]
+
+
+def explain(material: Material) -> Section | None:
+    """The maps of the hook `gallery`, packed for the page; the latest where there are several."""
+    numbers = material.entries("gallery", "data")
+    sections: dict[int, Section] = material.by_epoch(
+        {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
+        lambda entry: _section(material, entry, numbers[int(entry["epoch"])]),
+    )
+    return sections[max(sections)] if sections else None
+
+
+def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | None:
+    """What the hook left. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
+    found, record = material.arrays(arrays), material.numbers(numbers)
+    if found is None or record is None:
+        return None
+    gallery = _checked(found, record)
+    return Section(
+        name="explain",
+        kind="explain",
+        title="Explain one image",
+        lead="Choose a test image, a method and a class: red pixels speak for the class, blue ones against it.",
+        data=_data(gallery),
+        guide="methods_overview",
+        notes=(f"{end_moment(material)} The slider does not change it.", *_notes(gallery)),
+        hook="gallery",
+    )
+
+
+def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
+    source, maps, scales = (np.asarray(arrays[name]) for name in ("source", "maps", "scales"))
+    if not len(maps) and record["refused"]:
+        raise ValueError(f"no method applies to this model: {_reasons(record['refused'])}")
+    if maps.ndim != 5 or maps.dtype != np.int8 or not maps.size:
+        raise ValueError(f"its maps are {maps.dtype} of shape {maps.shape}, not int8 of five axes")
+    methods, images, classes = maps.shape[:3]
+    if source.ndim != 4 or len(source) != images or not source.size or source.dtype != np.uint8:
+        raise ValueError(f"its source is {source.dtype} of shape {source.shape} for {images} images")
+    if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
+        raise ValueError(f"its scales are of shape {scales.shape} for maps of shape {maps.shape}, or not finite")
+    names = [str(name) for name in record["methods"]]
+    columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
+    if len(names) != methods or any(len(column) != images for column in columns.values()):
+        raise ValueError(f"it has maps of {methods} methods and {images} images, but not as many names or labels")
+    explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
+    plain = source if source.shape[1] == 3 else np.rint(source.mean(1, keepdims=True)).astype(np.uint8)
+    return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
+
+
+def _data(gallery: Gallery) -> dict[str, Any]:
+    record, shape = gallery.record, gallery.maps.shape[1:3]
+    values = gallery.maps / 127.0 * gallery.scales[..., None, None]
+    source = gallery.source
+    return {
+        "palette": palette(),
+        "size": gallery.maps.shape[3:],
+        "source": {"size": source.shape[1:3], "channels": source.shape[3], "bytes": packed(source)},
+        "is_exact": source.shape[1:3] == gallery.maps.shape[3:] and not record.get("shrunk_from"),
+        **gallery.columns,
+        "methods": gallery.methods,
+        "maps": [packed(maps) for maps in gallery.maps],
+        "scales": _rounded(gallery.scales),
+        "limits": [[[_limit(one) for one in image] for image in method] for method in values],
+        "shared_limits": [[_limit(image) for image in method] for method in values],
+        "classes": gallery.classes,
+        "logits": _table(record.get("logits"), shape),
+        "probabilities": _table(record.get("probabilities"), shape),
+        **{name: [_table(_of(record, name, method), shape) for method in gallery.methods] for name in SUMS},
+    }
+
+
+def packed(values: np.ndarray) -> str:
+    """The bytes of an array, compressed by zlib, in base 64: exact, and to be unpacked without a picture's decoder.
+
+    >>> packed(np.zeros(3, np.int8))
+    'eNpjYGAAAAADAAE='
+    """
+    return b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
+
+
+def palette() -> str:
+    """The signed palette as 255 colours from -127 to 127, six hexadecimal digits each.
+
+    >>> len(palette()), palette()[127 * 6 : 128 * 6]
+    (1530, 'f7f6f6')
+    """
+    return "".join(to_hex(colour)[1:] for colour in signed_palette()(np.arange(255) / 254))
+
+
+def _limit(values: np.ndarray) -> float:
+    return float(f"{scale_limit(values):.6g}")
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """With six digits: more than 254 steps can tell."""
+    return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
+
+
+def _of(record: Mapping[str, Any], name: str, method: str) -> object:
+    sums = record.get(name)
+    return sums.get(method) if isinstance(sums, Mapping) else None
+
+
+def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
+    """(image, class) numbers, or None where there are none. Raises `ValueError` for another shape."""
+    if values is None:
+        return None
+    table = np.array(values, float)
+    if table.shape != tuple(shape):
+        raise ValueError(f"a table is of shape {table.shape} for {shape[0]} images and {shape[1]} classes")
+    return table
+
+
+def _notes(gallery: Gallery) -> list[str]:
+    notes, record = [], gallery.record
+    shrunk, now = record.get("shrunk_from"), gallery.maps.shape[3:]
+    if shrunk and tuple(shrunk) != now:
+        sizes = [" × ".join(str(side) for side in size) for size in (shrunk, now)]
+        notes.append(f"The maps are shrunk from {sizes[0]} to {sizes[1]} by sums over areas, so their sums stay.")
+    options = record.get("options") or {}
+    if options:
+        told = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
+        notes.append(f"Made quickly: {told}.")
+    if record.get("refused"):
+        notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
+    return notes
+
+
+def _settings(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+def _reasons(refused: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} ({str(why).rstrip('.')})" for name, why in refused.items())

@@ -1,0 +1,150 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pellucid.attribution import create_analyzer
+from pellucid.core.contracts import ImageSet
+from pellucid.hooks import gallery as module
+from pellucid.hooks._hook import Scene
+from pellucid.hooks._quantised import fitting_size, quantised, shrunk
+from pellucid.hooks.gallery import Gallery
+
+Maker = Callable[..., Scene]
+METHODS = ("gradient", "lrp.epsilon")
+
+
+def restored(artifact) -> np.ndarray:
+    scales = artifact.arrays["scales"][..., None, None].astype(np.float64)
+    return artifact.arrays["maps"] / 127 * scales
+
+
+def test_each_map_is_what_the_method_says_of_the_class_to_within_half_a_step(make_scene: Maker) -> None:
+    scene = make_scene(channels=3, methods=METHODS)
+    (artifact,) = Gallery(images=6).run(scene)
+    numbers, maps = artifact.numbers, restored(artifact)
+    assert numbers["methods"] == list(METHODS)
+    assert numbers["classes"] == [0, 1, 2, 3]
+    assert artifact.arrays["maps"].shape == (2, 6, 4, 9, 9)
+    images = scene.test.floats(numbers["indices"])
+    np.testing.assert_array_equal(artifact.arrays["source"], scene.test.pixels[numbers["indices"]].numpy())
+    for row, name in enumerate(METHODS):
+        for label in range(4):
+            expected = create_analyzer(name, scene.model).explain(images, label)
+            plain = expected.relevance.sum(1).numpy()
+            step = np.abs(plain).max((1, 2), keepdims=True) / 127
+            np.testing.assert_allclose(artifact.arrays["scales"][row, :, label], step[:, 0, 0] * 127, rtol=1e-4)
+            assert (np.abs(maps[row, :, label] - plain) <= 0.501 * step).all()
+            if expected.expected is None:
+                assert numbers["total"][name] is numbers["expected"][name] is numbers["residual"][name] is None
+                continue
+            told = [np.array(numbers[key][name])[:, label] for key in ("expected", "total", "residual")]
+            np.testing.assert_allclose(told[0], expected.expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(told[1], plain.sum((1, 2)), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(told[2], told[1] - told[0], atol=2e-5)
+    np.testing.assert_allclose(numbers["logits"], scene.logits[numbers["indices"]], rtol=1e-6)
+    np.testing.assert_allclose(np.sum(numbers["probabilities"], 1), 1, rtol=1e-6)
+    assert numbers["shrunk_from"] is None
+
+
+def test_half_are_firsts_of_their_class_and_the_others_have_the_largest_losses(make_scene: Maker) -> None:
+    scene = make_scene(methods=("gradient",))
+    (artifact,) = Gallery(images=6).run(scene)
+    indices = artifact.numbers["indices"]
+    assert indices[:3] == scene.first_of_each_class(3)
+    losses = nn.functional.cross_entropy(scene.logits, scene.test.labels, reduction="none")
+    hardest = [index for index in losses.argsort(descending=True).tolist() if index not in indices[:3]]
+    assert indices[3:] == hardest[:3]
+
+
+def many_classes(make_scene: Maker, count: int = 40, classes: int = 30) -> Scene:
+    torch.manual_seed(1)
+    test = ImageSet(torch.randint(256, (count, 1, 9, 9), dtype=torch.uint8), torch.arange(count) % classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(81, classes))
+    with torch.no_grad():
+        logits = model(test.floats())
+    names = tuple(map(str, range(classes)))
+    return replace(make_scene(methods=("gradient",)), model=model, test=test, logits=logits, classes=names)
+
+
+def test_of_many_classes_ten_are_explained_the_true_and_predicted_ones_of_each_image_among_them(make_scene) -> None:
+    scene = many_classes(make_scene)
+    (artifact,) = Gallery(images=6).run(scene)
+    numbers = artifact.numbers
+    assert len(set(numbers["classes"])) == 10
+    assert {*numbers["labels"], *numbers["predictions"]} <= set(numbers["classes"])
+    assert numbers["indices"]
+    gradient = scene.model[1].weight[numbers["classes"]].detach().numpy().reshape(10, 9, 9)
+    step = np.abs(gradient).max((1, 2), keepdims=True) / 127
+    assert (np.abs(restored(artifact)[0] - gradient) <= 0.501 * step).all()
+    assert np.shape(numbers["logits"]) == np.shape(numbers["probabilities"]) == (len(numbers["indices"]), 10)
+
+
+def test_large_maps_are_shrunk_with_their_sums_and_told(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_MAPS", 2 * 6 * 4 * 5 * 4)
+    monkeypatch.setattr(module, "LARGEST_SOURCE", 6)
+    monkeypatch.setattr(module, "VALUES_PER_CALL", 300)  # three images at a time
+    scene = make_scene(size=(12, 9), methods=METHODS)
+    (artifact,) = Gallery(images=6).run(scene)
+    assert artifact.numbers["shrunk_from"] == [12, 9]
+    assert artifact.arrays["maps"].shape == (2, 6, 4, 5, 3)
+    assert artifact.arrays["source"].shape == (6, 1, 6, 4)
+    means = scene.test.pixels[artifact.numbers["indices"]].double().mean((1, 2, 3))
+    np.testing.assert_allclose(artifact.arrays["source"].mean((1, 2, 3)), means, atol=0.5)
+    sums = restored(artifact)[1].sum((2, 3))
+    step = artifact.arrays["scales"][1] / 127
+    assert (np.abs(sums - artifact.numbers["total"]["lrp.epsilon"]) <= 0.51 * 15 * step).all()
+    assert "shrunk from 12×9 to 5×3" in artifact.caption
+
+
+class Detached(nn.Module):
+    """Leaves the graph on its way: rules cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(81, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return self.linear(flat * torch.from_numpy((flat.detach().numpy() > 0.2).astype("float32")))
+
+
+def test_methods_that_refuse_are_named_even_where_all_do(make_scene: Maker) -> None:
+    (artifact,) = Gallery(images=4).run(make_scene(model=Detached(), methods=METHODS))
+    assert artifact.numbers["methods"] == ["gradient"]
+    assert set(artifact.numbers["refused"]) == {"lrp.epsilon"}
+    (none,) = Gallery(images=4).run(make_scene(model=Detached(), methods=("lrp.epsilon",)))
+    assert none.arrays["maps"].shape == (0, 4, 4, 9, 9)
+    assert set(none.numbers["refused"]) == {"lrp.epsilon"}
+
+
+@given(st.tuples(*[st.integers(1, 20)] * 4), st.integers(0, 99))
+def test_shrinking_keeps_sums_and_constants(sizes: tuple[int, int, int, int], seed: int) -> None:
+    size, smaller = sizes[:2], (min(sizes[0], sizes[2]), min(sizes[1], sizes[3]))
+    maps = np.random.default_rng(seed).normal(size=(2, *size))
+    small = shrunk(maps, smaller)
+    assert small.shape == (2, *smaller)
+    np.testing.assert_allclose(small.sum((1, 2)), maps.sum((1, 2)), atol=1e-9)
+    np.testing.assert_allclose(shrunk(np.ones(size), smaller), size[0] * size[1] / (smaller[0] * smaller[1]))
+
+
+def test_shrinking_by_a_whole_factor_sums_the_blocks() -> None:
+    maps = np.random.default_rng(0).normal(size=(3, 6, 8))
+    np.testing.assert_allclose(shrunk(maps, (3, 2)), maps.reshape(3, 3, 2, 2, 4).sum((2, 4)))
+
+
+def test_maps_that_are_zero_or_no_number_have_no_scale() -> None:
+    values, scales = quantised(np.array([[[0.0, 0.0]], [[np.nan, 1.0]], [[-1e-30, 6e-31]]]))
+    assert values.tolist() == [[[0, 0]], [[0, 0]], [[-127, 76]]]
+    assert scales.tolist() == [0, 0, pytest.approx(1e-30)]
+
+
+def test_a_budget_is_kept() -> None:
+    for size in ((28, 28), (224, 224), (500, 3), (3, 9000)):
+        height, width = fitting_size(size, 2400, 4_000_000)
+        assert 2400 * height * width <= 4_000_000 or 1 in (height, width)

@@ -1,0 +1,58 @@
+"""The matrix and the images of its cells."""
+
+import numpy as np
+
+from pellucid.artifacts.store import Store
+from pellucid.report._material import Material
+from pellucid.report.sections.confusion_matrix import confusion_matrix
+from pretended_run import CLASSES, COUNTS, keep, run_record
+
+
+def test_counts_and_sums_are_those_of_the_run(store):
+    section = confusion_matrix(Material(store))
+    assert section.data["classes"] == list(CLASSES)
+    matrix = section.data["matrices"][1]
+    assert np.array_equal(matrix["counts"], COUNTS[1])
+    assert (matrix["truths"].tolist(), matrix["predictions"].tolist()) == ([4, 5, 6], [5, 7, 3])
+    assert (matrix["right"], matrix["images"]) == (9, 15)
+    assert section.notes == ()
+
+
+def test_each_image_has_its_cell(store):
+    kept = confusion_matrix(Material(store)).data["images"][2]
+    assert kept["labels"] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert kept["predictions"] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert kept["indices"].tolist() == list(range(100, 109))
+
+
+def test_a_run_of_before_has_no_images_and_says_so(tmp_path):
+    store = Store(tmp_path)
+    store.begin(run_record())
+    keep(store, "confusion_matrix", 0, numbers={"counts": COUNTS[0]})
+    section = confusion_matrix(Material(store))
+    assert section.data["images"] == {}
+    assert section.notes == ("This run kept no test images for the cells.",)
+
+
+def test_lists_of_other_lengths_are_a_damage(store):
+    path = store.folder / "plots/confusion_matrix/epoch_001_images.json"
+    path.write_text(path.read_text().replace('"confidences": [0.5, ', '"confidences": ['))
+    material = Material(store)
+    assert list(confusion_matrix(material).data["images"]) == [0, 2]
+    (damage,) = material.damages
+    assert damage.startswith("plots/confusion_matrix/epoch_001_images.npz cannot be shown: ")
+    assert damage.endswith("there is not one number for each image.")
+
+
+def test_of_very_many_classes_the_most_mistaken_are_shown(tmp_path):
+    counts = np.diag(np.full(300, 9))
+    counts[5, 290] = 7
+    names = tuple(f"class {number}" for number in range(300))
+    store = Store(tmp_path)
+    store.begin(run_record(names))
+    keep(store, "confusion_matrix", 0, numbers={"counts": counts.tolist()})
+    section = confusion_matrix(Material(store))
+    assert len(section.data["classes"]) == 120
+    assert {"class 5", "class 290"} <= set(section.data["classes"])
+    assert section.notes[0].startswith("Of 300 classes, the 120 with the most mistakes are shown")
+    assert section.data["matrices"][0]["images"] == 300 * 9 + 7

@@ -1,0 +1,382 @@
+"""The scatter of the report: what its maker hands over, and what the page does with it."""
+
+import io
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
+
+import browser
+from offline_page import faults, opened
+from pellucid.artifacts.store import Store
+from pellucid.core.contracts import Artifact
+from pellucid.plots.colours import class_colours
+from pellucid.report import write_report
+from pellucid.report._material import Material
+from pellucid.report.sections.embedding import STEPS, embedding
+
+CLASSES = ["cat", "dog", "<script>owl"]
+PAD = 20
+"""Pixels around the points, as in embedding.js."""
+SCORES = {"trustworthiness": 0.987, "knn_accuracy": 0.75, "knn_accuracy_embedding": 0.875}
+FIRST = {
+    "indices": [30, 10, 20, 40],
+    "labels": [2, 0, 1, 0],
+    "predictions": [2, 0, 2, 0],
+    "confidences": [0.9, 0.8123, 0.6, 1.0],
+}
+POINTS = np.array([[10.0, 0.0], [-10.0, 0.0], [0.0, 8.0], [0.0, -8.0]])
+LAST = {**FIRST, "indices": [30, 10, 20, 50], "predictions": [2, 1, 1, 0]}
+LAST_POINTS = np.array([[-4.0, -8.0], [6.0, 5.0], [0.0, 8.0], [-10.0, 4.0]])
+THUMBNAILS = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
+
+
+def keep(folder: Path, epoch: int, points: np.ndarray, lists: dict[str, Any], **arrays: np.ndarray) -> None:
+    store = Store(folder)
+    store.begin({"status": "finished", "dataset": {"title": "Pets", "classes": CLASSES}})
+    artifact = Artifact(caption="points", arrays={"points": points, **arrays}, numbers={**lists, **SCORES})
+    store.keep(store.pack("tsne", epoch, artifact, None))
+
+
+def made(folder: Path) -> tuple[Any, Material]:
+    material = Material(Store(folder))
+    return embedding(material), material
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS)
+    keep(tmp_path, 3, LAST_POINTS, LAST, thumbnails=THUMBNAILS)
+    return tmp_path
+
+
+def test_places_are_the_points_on_one_scale(folder: Path) -> None:
+    section, material = made(folder)
+    for epoch, points in ((0, POINTS), (3, LAST_POINTS)):
+        told = section.data["epochs"][epoch]
+        places = np.stack([told["x"], told["y"]], 1) / STEPS  # the longer side is x, from -10 to 10; y lies in -8…8
+        np.testing.assert_allclose((places - 0.5) * 20 * (1, -1), points, atol=20 / STEPS)
+    assert material.damages == []
+
+
+def test_images_keep_their_rows_from_epoch_to_epoch(folder: Path) -> None:
+    data = made(folder)[0].data
+    assert data["images"] == {"indices": [10, 20, 30, 40, 50], "labels": [0, 1, 2, 0, 0]}
+    assert data["epochs"][0]["rows"].tolist() == [2, 0, 1, 3]
+    assert data["epochs"][3]["rows"].tolist() == [2, 0, 1, 4]
+    assert data["epochs"][3]["predictions"].tolist() == LAST["predictions"]
+    assert data["epochs"][0]["confidences"] == FIRST["confidences"]
+    assert {name: data["epochs"][0][name] for name in SCORES} == SCORES
+
+
+def test_the_sprite_holds_each_thumbnail_exactly(folder: Path) -> None:
+    sprite = made(folder)[0].data["sprite"]
+    pixels = np.asarray(Image.open(io.BytesIO(b64decode(sprite["uri"].partition(",")[2]))))
+    for row, number in enumerate([1, 2, 0, 3, 3]):  # indices 10, 20, 30, 40, 50
+        left = sprite["side"] * row
+        np.testing.assert_array_equal(pixels[:5, left : left + 5], THUMBNAILS[number, ..., 0])
+
+
+def test_colours_are_those_of_the_other_pictures(folder: Path) -> None:
+    assert made(folder)[0].data["colours"] == [to_hex(colour) for colour in class_colours(3)]
+
+
+def test_an_older_run_is_drawn_without_what_it_did_not_keep(tmp_path: Path) -> None:
+    keep(tmp_path, 0, POINTS, {name: FIRST[name] for name in ("indices", "labels", "predictions")})
+    section, material = made(tmp_path)
+    assert section.data["sprite"] is None
+    assert section.data["epochs"][0]["confidences"] is None
+    assert [note.partition(" were")[0] for note in section.notes[1:]] == ["The confidences"]
+    assert "no thumbnails" in section.notes[0]
+    assert material.damages == []
+
+
+def test_confidences_of_some_epochs_are_told(folder: Path) -> None:
+    keep(folder, 2, POINTS, {**FIRST, "confidences": None}, thumbnails=THUMBNAILS)
+    assert made(folder)[0].notes == ("The confidences of epoch 2 were not kept, so none are told.",)
+
+
+@pytest.mark.parametrize(
+    ("points", "lists", "reason"),
+    [
+        (POINTS[:3], {}, "3 points, but 4 indices"),
+        (POINTS * np.nan, {}, "no finite positions"),
+        (POINTS[:, :1], {}, "no finite positions"),
+        (POINTS, {"predictions": [0, 0, -1, 0]}, "negative"),
+        (POINTS, {"confidences": [0.5]}, "4 points, but 1 confidences"),
+        (POINTS, {"labels": None}, "TypeError"),
+    ],
+)
+def test_an_epoch_that_is_damaged_is_left_out_and_told(
+    folder: Path, points: np.ndarray, lists: dict[str, Any], reason: str
+) -> None:
+    keep(folder, 5, points, {**FIRST, **lists})
+    section, material = made(folder)
+    assert list(section.data["epochs"]) == [0, 3]
+    assert [reason in told and "tsne/epoch_005" in told for told in material.damages] == [True]
+
+
+def test_thumbnails_of_another_type_are_told(tmp_path: Path) -> None:
+    keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS.astype(np.float32))
+    section, material = made(tmp_path)
+    assert section is None
+    assert "thumbnails are float32" in material.damages[0]
+
+
+def test_no_points_make_no_section(tmp_path: Path) -> None:
+    section, material = made(tmp_path)
+    assert section is None
+    assert material.damages == []
+
+
+# --- on the page ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser.chromium("--disable-gpu") as one:
+        yield one
+
+
+@pytest.fixture
+def page(folder: Path, chromium: Any) -> Iterator[Any]:
+    with shown(chromium, folder) as tab:
+        yield tab
+
+
+def shown(chromium: Any, folder: Path, **options: Any) -> AbstractContextManager[Any]:
+    return opened(chromium, write_report(folder), **options)
+
+
+class Plane:
+    """The canvas of a page."""
+
+    def __init__(self, tab: Any) -> None:
+        self.tab = tab
+        self.canvas = tab.locator("#embedding .stage > canvas")
+        self.canvas.evaluate("canvas => canvas.scrollIntoView({block: 'start', behavior: 'instant'})")
+        self.data = json.loads(tab.locator("#data").text_content())["sections"]["embedding"]["data"]
+
+    def inside(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
+        """Where a test image lies, in CSS pixels of the canvas."""
+        told, side = self.data["epochs"][str(epoch)], self.canvas.bounding_box()["width"]
+        point = told["rows"].index(self.data["images"]["indices"].index(index))
+        return tuple(side / 2 + (told[axis][point] / STEPS - 0.5) * zoom * (side - 2 * PAD) for axis in ("x", "y"))  # type: ignore[return-value]
+
+    def at(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
+        """Where it lies in the window."""
+        box = self.canvas.bounding_box()
+        x, y = self.inside(index, epoch, zoom)
+        return box["x"] + x, box["y"] + y
+
+    def card(self) -> str:
+        card = self.tab.locator("#embedding .card")
+        return " ".join(card.locator("strong, span").all_text_contents()) if card.is_visible() else ""
+
+    def hover(self, index: int, epoch: int, zoom: float = 1) -> str:
+        self.tab.mouse.move(*self.at(index, epoch, zoom))
+        return self.card()
+
+    def pixels(self) -> np.ndarray:
+        """(y, x, 4) bytes; as a picture, since browsers warn of repeated readings."""
+        uri = self.canvas.evaluate("canvas => canvas.toDataURL()")
+        return np.asarray(Image.open(io.BytesIO(b64decode(uri.partition(",")[2]))).convert("RGBA")).astype(int)
+
+    def pixel(self, x: float, y: float) -> list[int]:
+        return list(self.pixels()[round(y), round(x)])
+
+    def settle(self, epoch: int) -> None:
+        self.tab.wait_for_selector(f'#embedding canvas[data-epoch="{epoch}"][data-moving="false"]')
+
+
+def bytes_of(colour: str) -> np.ndarray:
+    return np.rint(np.array(to_rgb(colour)) * 255)
+
+
+@pytest.mark.slow
+def test_pointing_at_a_dot_tells_its_image(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    assert plane.hover(20, 3) == "dog recognised confidence 60.0 % test image 20"
+    assert plane.hover(10, 3) == "cat taken for dog confidence 81.2 % test image 10"
+    assert plane.hover(30, 3) == "<script>owl recognised confidence 90.0 % test image 30"
+    thumbnail = page.locator("#embedding .card canvas").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, 5, 5).data].filter((_, i) => i % 4 === 0)"
+    )
+    assert thumbnail == THUMBNAILS[0].flatten().tolist()
+    box = plane.canvas.bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + box["height"] - 4)
+    assert plane.card() == ""
+
+
+@pytest.mark.slow
+def test_epochs_morph_into_each_other(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    page.mouse.click(*plane.at(10, 3))  # kept, so that it is followed
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#embedding canvas')
+        .dataset.moving)).observe(document.querySelector('#embedding canvas'), {attributeFilter: ['data-moving']}); }"""
+    )
+    page.locator("#epoch").fill("0")
+    plane.settle(0)
+    moving = page.evaluate("seen")
+    assert moving.count("true") > 3
+    assert moving[-1] == "false"
+    assert plane.card() == "cat recognised confidence 81.2 % test image 10"
+    plane.canvas.press("Escape")
+    assert plane.hover(30, 0) == "<script>owl recognised confidence 90.0 % test image 30"
+    assert plane.hover(40, 0) == "cat recognised confidence 100.0 % test image 40"
+    assert plane.hover(50, 3) == ""  # image 50 is not of epoch 0
+    np.testing.assert_allclose(plane.pixel(*plane.inside(50, 3))[3], 0)
+
+
+@pytest.mark.slow
+def test_motion_is_left_out_where_it_is_not_wanted(folder: Path, chromium: Any) -> None:
+    with shown(chromium, folder, reduced_motion="reduce") as tab:
+        plane = Plane(tab)
+        tab.locator("#epoch").fill("0")
+        assert plane.canvas.get_attribute("data-moving") == "false"
+        assert plane.hover(10, 0) == "cat recognised confidence 81.2 % test image 10"
+
+
+@pytest.mark.slow
+def test_errors_are_ringed_in_the_colour_of_the_prediction(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    ring = 9 * 2.1
+    colours = plane.data["colours"]
+    wrong, right = plane.inside(10, 3), plane.inside(50, 3)
+    pixels = plane.pixels()
+    around = [[pixels[round(y - ring) + step, round(x)] for step in (-1, 0, 1)] for x, y in (wrong, right)]
+    assert any(np.allclose(pixel, [*bytes_of(colours[1]), 255], atol=12) for pixel in around[0])
+    assert all(pixel[3] == 0 for pixel in around[1])
+    np.testing.assert_allclose(pixels[round(wrong[1]), round(wrong[0])], [*bytes_of(colours[0]), 0.85 * 255], atol=3)
+
+
+@pytest.mark.slow
+def test_everything_works_by_keyboard(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    plane.canvas.focus()
+    for key, index in [
+        ("PageDown", 10),
+        ("PageDown", 20),
+        ("PageUp", 10),
+        ("PageUp", 50),
+        ("ArrowDown", 30),
+        ("ArrowRight", 10),
+        ("ArrowLeft", 20),
+    ]:
+        page.keyboard.press(key)
+        assert plane.card().endswith(f"test image {index}"), key
+    page.keyboard.press("Enter")
+    page.mouse.move(*plane.at(30, 3))
+    assert plane.card().endswith("test image 20")  # kept
+    assert "pinned" in page.locator("#embedding .card").get_attribute("class")
+    page.keyboard.press("Escape")
+    assert plane.card() == ""
+
+
+@pytest.mark.slow
+def test_classes_and_errors_can_be_singled_out(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    page.get_by_role("button", name="dog", exact=True).click()
+    assert plane.hover(20, 3) != ""
+    assert plane.hover(10, 3) == ""
+    assert plane.pixel(*plane.inside(50, 3))[3] == pytest.approx(0.1 * 255, abs=3)
+    page.get_by_role("button", name="Show all").click()
+    errors = page.get_by_role("button", name="Errors only (1)")
+    errors.click()
+    assert errors.get_attribute("aria-pressed") == "true"
+    assert plane.hover(20, 3) == ""
+    assert plane.hover(10, 3) != ""
+
+
+@pytest.mark.slow
+def test_the_plane_can_be_enlarged(page: Any) -> None:
+    plane = Plane(page)
+    plane.settle(3)
+    page.get_by_role("button", name="Zoom in").click()
+    assert plane.hover(10, 3, zoom=1.5).endswith("test image 10")
+    x, y = plane.at(10, 3, zoom=1.5)
+    page.mouse.down()
+    page.mouse.move(x - 10, y - 10)
+    page.mouse.move(x - 30, y - 20)
+    page.mouse.up()
+    page.mouse.move(x - 30, y - 20)
+    assert plane.card().endswith("test image 10")
+    page.get_by_role("button", name="Show everything").click()
+    assert plane.hover(20, 3).endswith("test image 20")
+
+
+@pytest.mark.slow
+def test_the_wheel_enlarges_only_where_it_is_meant_to(page: Any) -> None:
+    plane = Plane(page)
+    everything = page.get_by_role("button", name="Show everything")
+    page.mouse.move(*plane.at(20, 3))
+    page.mouse.wheel(0, -40)
+    page.wait_for_timeout(200)
+    assert everything.is_disabled()  # the page has scrolled
+    plane.canvas.focus()
+    page.mouse.move(*plane.at(20, 3))
+    page.mouse.wheel(0, -40)
+    page.wait_for_function("() => !document.querySelector('[data-zoom=\"0\"]').disabled")
+    assert plane.card().endswith("test image 20")  # what is under the pointer stays there
+
+
+@pytest.mark.slow
+def test_words_tell_what_the_picture_shows(page: Any) -> None:
+    plane = Plane(page)
+    assert plane.canvas.get_attribute("aria-label") == "Epoch 3: 4 test images in a plane, 3 recognised (75.0 %)"
+    told = page.locator("#embedding .told").inner_text()
+    assert "Trustworthiness 98.7 %" in told
+    assert "right class for 75.0 %; by the network's own, many-dimensional distances, 87.5 %" in told
+    table = page.locator("#embedding table")
+    assert table.locator("tbody td").all_text_contents() == ["10", "cat", "dog", "81.2 %"]
+    table.get_by_role("button", name="Show test image 10").click()
+    assert plane.card().endswith("test image 10")
+
+
+@pytest.mark.slow
+def test_an_older_run_is_shown_without_thumbnails(tmp_path: Path, chromium: Any) -> None:
+    keep(tmp_path, 0, POINTS, {name: FIRST[name] for name in ("indices", "labels", "predictions")})
+    with shown(chromium, tmp_path) as tab:
+        plane = Plane(tab)
+        assert plane.hover(20, 0) == "dog taken for <script>owl test image 20"
+        assert tab.locator("#embedding .card canvas").count() == 0
+        assert "no thumbnails" in tab.locator("#embedding .aside").first.inner_text()
+
+
+@pytest.mark.slow
+def test_a_touch_keeps_a_card_on_the_phone(folder: Path, chromium: Any) -> None:
+    phone = {"width": 390, "height": 844}
+    with shown(chromium, folder, viewport=phone, has_touch=True, device_scale_factor=2) as tab:
+        plane = Plane(tab)
+        plane.settle(3)
+        tab.touchscreen.tap(*plane.at(30, 3))
+        assert plane.card().endswith("test image 30")
+        assert plane.canvas.evaluate("canvas => canvas.width / canvas.clientWidth") == pytest.approx(2, abs=0.01)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.slow
+def test_colours_follow_the_scheme_and_nothing_is_hard_to_reach(folder: Path, chromium: Any) -> None:
+    with shown(chromium, folder, color_scheme="light") as tab:
+        plane = Plane(tab)
+        plane.settle(3)
+        light = plane.canvas.evaluate("canvas => canvas.toDataURL()")
+        assert faults(tab, "#embedding") == []
+        tab.emulate_media(color_scheme="dark")
+        tab.wait_for_function(
+            "light => document.querySelector('#embedding .stage > canvas').toDataURL() !== light", arg=light
+        )
+        assert faults(tab, "#embedding") == []

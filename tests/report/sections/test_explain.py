@@ -1,0 +1,357 @@
+"""One image explained: the numbers that the page gets, and what it tells of them."""
+
+import json
+import zlib
+from base64 import b64decode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import browser
+from offline_page import faults, opened
+from pellucid.artifacts.store import Store
+from pellucid.core.contracts import Artifact
+from pellucid.plots.colours import scale_limit, signed_norm, signed_palette
+from pellucid.report import write_report
+from pellucid.report._material import Material
+from pellucid.report.sections.explain import explain, palette
+
+CLASSES = ["cat", "dog", "<b>owl"]
+METHODS = ["gradient", "lrp.epsilon"]
+IMAGES, HEIGHT, WIDTH = 3, 6, 4
+
+
+def gallery(channels: int = 1, side: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and numbers as the hook leaves them; image 1 is wrong."""
+    random = np.random.default_rng(1)
+    maps = random.integers(-127, 128, (len(METHODS), IMAGES, 3, HEIGHT, WIDTH)).astype(np.int8)
+    scales = random.uniform(0.01, 5, maps.shape[:3]).astype(np.float32)
+    total = (maps / 127 * scales[..., None, None]).sum((3, 4))
+    promised = {"gradient": None, "lrp.epsilon": (total[1] - 0.25).tolist()}
+    numbers = {
+        "indices": [7, 11, 13],
+        "labels": [0, 1, 2],
+        "predictions": [0, 2, 2],
+        "methods": METHODS,
+        "classes": [0, 1, 2],
+        "logits": [[4.0, 1.0, -2.5], [0.5, 1.0, 1.5], [0.0, 0.1, 3.0]],
+        "probabilities": [[0.95, 0.04, 0.01], [0.2, 0.3, 0.5], [0.04, 0.06, 0.9]],
+        "expected": promised,
+        "total": {"gradient": None, "lrp.epsilon": total[1].tolist()},
+        "residual": {"gradient": None, "lrp.epsilon": [[0.25] * 3] * 3},
+        "shrunk_from": None,
+        "refused": {},
+    }
+    source = random.integers(0, 256, (IMAGES, channels, *side)).astype(np.uint8)
+    return {"source": source, "maps": maps, "scales": scales}, numbers
+
+
+def keep(folder: Path, arrays: dict[str, np.ndarray], numbers: dict[str, Any], epoch: int = 2) -> None:
+    store = Store(folder)
+    store.begin({"status": "finished", "dataset": {"title": "Pets", "classes": CLASSES}})
+    store.keep(store.pack("gallery", epoch, Artifact(caption="maps", arrays=arrays, numbers=numbers), None))
+
+
+def made(folder: Path) -> tuple[Any, Material]:
+    material = Material(Store(folder))
+    return explain(material), material
+
+
+def unpacked(text: str, kind: type, *shape: int) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(b64decode(text)), kind).reshape(shape)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    keep(tmp_path, *gallery())
+    return tmp_path
+
+
+def test_maps_and_images_reach_the_page_exactly(folder: Path) -> None:
+    arrays = gallery()[0]
+    section, material = made(folder)
+    maps = np.stack([unpacked(text, np.int8, IMAGES, 3, HEIGHT, WIDTH) for text in section.data["maps"]])
+    np.testing.assert_array_equal(maps, arrays["maps"])
+    np.testing.assert_allclose(section.data["scales"], arrays["scales"], rtol=1e-5)
+    source = section.data["source"]
+    assert (source["size"], source["channels"]) == ((HEIGHT, WIDTH), 1)
+    pixels = unpacked(source["bytes"], np.uint8, IMAGES, HEIGHT, WIDTH, 1)
+    np.testing.assert_array_equal(pixels, arrays["source"].transpose(0, 2, 3, 1))
+    assert section.data["is_exact"]
+    assert material.damages == []
+
+
+def test_scales_end_where_those_of_the_other_pictures_do(folder: Path) -> None:
+    arrays = gallery()[0]
+    data = made(folder)[0].data
+    values = arrays["maps"] / 127 * arrays["scales"][..., None, None]
+    for method in range(2):
+        for image in range(IMAGES):
+            assert data["shared_limits"][method][image] == pytest.approx(scale_limit(values[method, image]), rel=1e-5)
+            for label in range(3):
+                own = scale_limit(values[method, image, label])
+                assert data["limits"][method][image][label] == pytest.approx(own, rel=1e-5)
+
+
+def test_the_palette_is_that_of_the_other_pictures() -> None:
+    told = np.frombuffer(bytes.fromhex(palette()), np.uint8).reshape(255, 3)
+    drawn = signed_palette()(signed_norm(127.0)(np.arange(-127, 128)), bytes=True)[:, :3]
+    np.testing.assert_allclose(told, drawn, atol=1)
+
+
+def test_certificates_are_the_hooks_numbers(folder: Path) -> None:
+    numbers = gallery()[1]
+    data = made(folder)[0].data
+    for name in ("expected", "total", "residual"):
+        assert data[name][0] is None
+        np.testing.assert_allclose(data[name][1], numbers[name]["lrp.epsilon"])
+    np.testing.assert_allclose(data["logits"], numbers["logits"])
+
+
+def test_old_numbers_may_be_absent(tmp_path: Path) -> None:
+    arrays, numbers = gallery()
+    needed = ("indices", "labels", "predictions", "methods", "classes")
+    keep(tmp_path, arrays, {name: numbers[name] for name in needed})
+    section, material = made(tmp_path)
+    assert section.data["logits"] is None
+    assert section.data["expected"] == [None, None]
+    assert material.damages == []
+
+
+def test_what_was_shrunk_hurried_or_refused_is_told(tmp_path: Path) -> None:
+    arrays, numbers = gallery(channels=3, side=(12, 8))
+    told = {"shrunk_from": [60, 40], "options": {"gradient": {"samples": 16}}, "refused": {"cam": "no pooling."}}
+    keep(tmp_path, arrays, numbers | told)
+    section, _ = made(tmp_path)
+    assert section.notes[1:] == (
+        "The maps are shrunk from 60 × 40 to 6 × 4 by sums over areas, so their sums stay.",
+        "Made quickly: gradient with samples 16.",
+        "Not applicable to this model: cam (no pooling).",
+    )
+    assert not section.data["is_exact"]
+    assert section.data["source"]["size"] == (12, 8)
+
+
+def test_two_channels_become_grey(tmp_path: Path) -> None:
+    arrays, numbers = gallery(channels=2)
+    keep(tmp_path, arrays, numbers)
+    source = made(tmp_path)[0].data["source"]
+    grey = unpacked(source["bytes"], np.uint8, IMAGES, HEIGHT, WIDTH)
+    np.testing.assert_allclose(grey, arrays["source"].mean(1), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "numbers", "reason"),
+    [
+        ({"maps": np.zeros((2, 3, 3, 6, 4))}, {}, "its maps are float64"),
+        ({"maps": np.zeros((2, 4, 3, 6, 4), np.int8)}, {}, "for 4 images"),
+        ({"scales": np.zeros((2, 3))}, {}, "its scales are of shape (2, 3)"),
+        ({"scales": np.full((2, 3, 3), np.nan)}, {}, "not finite"),
+        ({"source": np.zeros((3, 1, 6, 4))}, {}, "its source is float64"),
+        ({}, {"methods": ["one"]}, "not as many names"),
+        ({}, {"labels": [1]}, "not as many names"),
+        ({"maps": np.zeros((0, 3, 3, 6, 4), np.int8)}, {"refused": {"cam": "why"}}, "no method applies"),
+    ],
+)
+def test_what_is_damaged_is_left_out_and_told(
+    tmp_path: Path, arrays: dict[str, np.ndarray], numbers: dict[str, Any], reason: str
+) -> None:
+    whole = gallery()
+    keep(tmp_path, whole[0] | arrays, whole[1] | numbers)
+    section, material = made(tmp_path)
+    assert section is None
+    assert [reason in told and "gallery/epoch_002" in told for told in material.damages] == [True]
+
+
+def test_a_table_of_another_shape_is_no_certificate(tmp_path: Path) -> None:
+    arrays, numbers = gallery()
+    keep(tmp_path, arrays, numbers | {"logits": [[1.0]]})
+    section, material = made(tmp_path)
+    assert section is None
+    assert "shape (1, 1)" in material.damages[0]
+
+
+def test_no_gallery_makes_no_section(tmp_path: Path) -> None:
+    assert made(tmp_path)[0] is None
+
+
+# --- on the page ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser.chromium("--disable-gpu") as one:
+        yield one
+
+
+@pytest.fixture
+def page(folder: Path, chromium: Any) -> Iterator[Any]:
+    with opened(chromium, write_report(folder)) as tab:
+        tab.wait_for_selector("#explain[data-ready]")
+        yield tab
+
+
+def digits(value: float, count: int = 3) -> str:
+    """As the page writes numbers of this size."""
+    text = np.format_float_positional(abs(value), count, unique=False, fractional=False, trim="k")
+    return ("−" if value < 0 else "") + text.rstrip(".")
+
+
+def relevance(method: int, image: int, label: int, row: int, column: int) -> float:
+    arrays = gallery()[0]
+    return float(arrays["maps"][method, image, label, row, column] / 127 * arrays["scales"][method, image, label])
+
+
+def hover(tab: Any, row: int, column: int, part: str = ".map") -> str:
+    canvas = tab.locator(f"#explain {part} canvas").first
+    canvas.evaluate("canvas => canvas.scrollIntoView({block: 'center', behavior: 'instant'})")
+    box = canvas.bounding_box()
+    tab.mouse.move(box["x"] + (column + 0.5) * box["width"] / WIDTH, box["y"] + (row + 0.5) * box["height"] / HEIGHT)
+    return tab.locator("#explain .readout").inner_text()
+
+
+def choose(tab: Any, image: int | None = None, method: str | None = None, position: int | None = None) -> None:
+    if image is not None:
+        tab.locator(f"#explain .strip input[value='{image}']").check()
+    if method is not None:
+        tab.get_by_label("Method", exact=True).select_option(label=method)
+    if position is not None:
+        tab.get_by_label("Class", exact=True).select_option(str(position))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [".map", ".image", ".over"])
+def test_pointing_at_a_pixel_tells_its_value(page: Any, part: str) -> None:
+    choose(page, image=2, method="lrp.epsilon", position=1)
+    arrays, numbers = gallery()
+    for row, column in ((0, 0), (4, 2), (5, 3)):
+        value = relevance(1, 2, 1, row, column)
+        share = f"{100 * value / numbers['expected']['lrp.epsilon'][2][1]:.1f}".replace("-", "−")
+        assert hover(page, row, column, part) == (
+            f"Row {row}, column {column}: pixel {arrays['source'][2, 0, row, column]} of 255, "
+            f"relevance {'+' if value > 0 else ''}{digits(value)} "
+            f"(kept in steps of {digits(arrays['scales'][1, 2, 1] / 127)}), {share} % of what the map should sum to."
+        )
+
+
+@pytest.mark.slow
+def test_pixels_are_reached_by_keyboard(page: Any) -> None:
+    page.locator("#explain .map canvas").focus()
+    readout = page.locator("#explain .readout")
+    for key, row, column in [
+        ("ArrowUp", 3, 2),  # the first one begins in the middle
+        ("ArrowUp", 2, 2),
+        ("ArrowRight", 2, 3),
+        ("ArrowRight", 2, 3),  # the edge
+        ("Home", 2, 0),
+        ("ArrowDown", 3, 0),
+        ("End", 3, 3),
+    ]:
+        page.keyboard.press(key)
+        value = relevance(0, 0, 0, row, column)
+        assert readout.inner_text().startswith(f"Row {row}, column {column}: "), key
+        assert f"relevance {'+' if value > 0 else ''}{digits(value)} " in readout.inner_text()
+    page.keyboard.press("Escape")
+    assert readout.inner_text() == ""
+
+
+@pytest.mark.slow
+def test_the_map_is_drawn_in_the_palette(page: Any) -> None:
+    drawn = page.locator("#explain .map canvas").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    )
+    arrays = gallery()[0]
+    values = arrays["maps"][0, 0, 0] / 127.0 * arrays["scales"][0, 0, 0]
+    limit = scale_limit(values)
+    expected = signed_palette()(signed_norm(limit)(values.clip(-limit, limit)))
+    np.testing.assert_allclose(np.reshape(drawn, (HEIGHT, WIDTH, 4)) / 255, expected, atol=0.025)
+
+
+@pytest.mark.slow
+def test_the_certificate_tells_the_numbers(page: Any) -> None:
+    numbers = gallery()[1]
+    certificate = page.locator("#explain .certificate")
+    assert "gradient promises no sum." in certificate.inner_text()
+    assert certificate.locator("dd").count() == 0
+    choose(page, image=1, method="lrp.epsilon", position=0)
+    told = [numbers[name]["lrp.epsilon"][1][0] for name in ("expected", "total")]
+    assert certificate.locator("dt").all_text_contents() == ["should sum to", "sums to", "residual"]
+    assert certificate.locator("dd").all_text_contents() == [*(digits(value, 5) for value in told), "0.25"]
+
+
+@pytest.mark.slow
+def test_one_scale_for_all_classes_changes_the_ends(page: Any) -> None:
+    choose(page, image=2, method="lrp.epsilon", position=0)
+    data = made_data(page)
+    ends = page.locator("#explain .ends span")
+    own, shared = data["limits"][1][2][0], data["shared_limits"][1][2]
+    assert own != shared
+    assert ends.all_text_contents() == [digits(-own), "0", f"+{digits(own)}"]
+    assert f"own scale, to ±{digits(own)}" in page.locator("#explain .limit").inner_text()
+    page.get_by_label("shared by its classes").check()
+    assert ends.all_text_contents() == [digits(-shared), "0", f"+{digits(shared)}"]
+    assert f"One scale, to ±{digits(shared)}, for all classes" in page.locator("#explain .limit").inner_text()
+
+
+def made_data(tab: Any) -> Any:
+    return json.loads(tab.locator("#data").text_content())["sections"]["explain"]["data"]
+
+
+@pytest.mark.slow
+def test_classes_come_with_their_probabilities_the_predicted_first(page: Any) -> None:
+    choose(page, image=1)
+    options = page.get_by_label("Class", exact=True).locator("option").all_text_contents()
+    assert options == ["<b>owl · 50.0 % · predicted", "dog · 30.0 % · true", "cat · 20.0 %"]
+    told = page.locator("#explain .answer").inner_text()
+    assert told == (
+        "Test image 11 shows dog and is taken for <b>owl. Class <b>owl has probability 50.0 % and logit 1.50."
+    )
+    labels = page.locator("#explain .strip label").all_inner_texts()
+    assert [text.strip() for text in labels] == ["cat", "dog → <b>owl", "<b>owl"]
+
+
+@pytest.mark.slow
+def test_small_maps_are_buttons(page: Any) -> None:
+    methods, classes = (page.get_by_role("group", name=name, exact=True) for name in ("Methods", "Classes"))
+    methods.get_by_role("button", name="lrp.epsilon").press("Enter")
+    assert page.get_by_label("Method", exact=True).input_value() == "1"
+    assert methods.get_by_role("button", name="lrp.epsilon").evaluate("one => one === document.activeElement")
+    classes.get_by_role("button", name="dog").click()
+    assert page.get_by_label("Class", exact=True).input_value() == "1"
+    assert [one.get_attribute("aria-pressed") for one in classes.get_by_role("button").all()] == [
+        "false",
+        "true",
+        "false",
+    ]
+    assert str(digits(relevance(1, 0, 1, 0, 0))) in hover(page, 0, 0)
+
+
+@pytest.mark.slow
+def test_shrunk_maps_tell_the_mean_of_their_pixels(tmp_path: Path, chromium: Any) -> None:
+    arrays, numbers = gallery(channels=3, side=(2 * HEIGHT, 2 * WIDTH))
+    keep(tmp_path, arrays, numbers | {"shrunk_from": [48, 32]})
+    with opened(chromium, write_report(tmp_path)) as tab:
+        tab.wait_for_selector("#explain[data-ready]")
+        means = np.floor(arrays["source"][0, :, 2:4, 4:6].mean((1, 2)) + 0.5).astype(int)
+        assert f"pixels about ({', '.join(map(str, means))}) of 255" in hover(tab, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_within_reach_on_the_phone(folder: Path, chromium: Any, scheme: str) -> None:
+    with opened(chromium, write_report(folder), viewport={"width": 390, "height": 844}, color_scheme=scheme) as tab:
+        tab.wait_for_selector("#explain[data-ready]")
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        assert faults(tab, "#explain") == []
+
+
+@pytest.mark.slow
+def test_a_browser_that_cannot_unpack_is_told(folder: Path, chromium: Any) -> None:
+    with opened(chromium, write_report(folder)) as tab:
+        tab.add_init_script("delete window.DecompressionStream")
+        tab.reload()
+        tab.wait_for_selector("#explain .notice")
+        assert "cannot be drawn: DecompressionStream is not defined" in tab.locator("#explain").inner_text()

@@ -1,0 +1,453 @@
+"""The page in a real browser, from disk and with the network cut: everything does what it says."""
+
+import json
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from browser import chromium
+from pellucid.cli import main
+from pellucid.report import write_report
+from pretended_run import CLASSES, COUNTS, keep, png, run_record, write_run
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 --threads 1 "
+    "--methods gradient,lrp.epsilon --hooks confusion_matrix,hardest,saliency,leaderboard"
+).split()
+LAST = 2
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+    """What a small run left, its page included."""
+    folder = tmp_path_factory.mktemp("run") / "save"
+    assert main(["run", *SMALL, "--save", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium("--disable-gpu") as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file in a browser that reaches files alone; at the end, the console is empty."""
+    wrong, contexts = [], []
+
+    def is_local(url):
+        return urlsplit(url).scheme in ("file", "data", "blob")
+
+    def open_page(path, width=1280, place="", **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_offline(True)
+        context.route(lambda url: not is_local(url), lambda route: route.abort())
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda request: is_local(request.url) or wrong.append(request.url))
+        page.goto(path.as_uri() + place)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def numbers(save, hook, epoch, name=""):
+    return json.loads((save / f"plots/{hook}/epoch_{epoch:03d}{name}.json").read_text())
+
+
+def metrics(save):
+    return [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+
+
+def choose(page, epoch):
+    """An epoch, by the keyboard."""
+    page.locator("#epoch").focus()
+    page.keyboard.press("Home")
+    for _ in range(epoch):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#epoch-shown").inner_text() == f"epoch {epoch}"
+
+
+def percent(part, whole):
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def test_it_opens_with_every_part(save, visit):
+    page = visit(save / "report.html")
+    run = json.loads((save / "run.json").read_text())
+    assert page.locator("h1").inner_text() == f"What has cnn learned of {run['dataset']['title']}?"
+    assert page.locator("#status").inner_text() == "finished"
+    assert f"{run['test_accuracy']:.2%}" in page.locator(".facts").inner_text()
+    titles = page.locator("section h2").all_inner_texts()
+    assert titles == [
+        "How it learned",
+        "What it gets wrong",
+        "The hardest test images",
+        "Where it looks",
+        "Which explanation can be trusted",
+    ]
+    assert page.locator("nav a").all_inner_texts() == titles
+    assert page.locator(".notice:visible").count() == 0
+
+
+def test_the_slider_drives_every_part(save, visit):
+    page = visit(save / "report.html")
+    captions = {
+        entry["epoch"]: entry["caption"]
+        for entry in json.loads((save / "manifest.json").read_text())["artifacts"]
+        if (entry["hook"], entry["kind"]) == ("saliency", "figure")
+    }
+    for epoch in (0, 1, LAST):
+        choose(page, epoch)
+        picture = page.locator("#saliency img")
+        assert picture.get_attribute("alt") == page.locator("#saliency figcaption").inner_text() == captions[epoch]
+        assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
+        counts = np.array(numbers(save, "confusion_matrix", epoch)["counts"])
+        rows = page.locator("#confusion_matrix tbody tr").all()
+        shown = [[int(cell) for cell in row.locator("td[tabindex]").all_inner_texts()] for row in rows]
+        assert np.array_equal(shown, counts)
+        assert (
+            f"accuracy {percent(counts.trace(), counts.sum())}" in page.locator("#confusion_matrix .told").inner_text()
+        )
+        losses = numbers(save, "hardest", epoch)["losses"]
+        assert [f"loss {loss:.2f}" in text for loss, text in zip(losses, cards(page), strict=True)] == [True] * 12
+        assert page.locator(".chart .at").all_inner_texts() == [f" at epoch {epoch}"] * 2
+
+
+def cards(page):
+    return page.locator("#hardest li").all_inner_texts()
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_play_steps_through_the_epochs_and_stops(motion, save, visit):
+    page = visit(save / "report.html", reduced_motion=motion)
+    page.clock.install()
+    page.reload()
+    play, shown = page.locator("#play"), page.locator("#epoch-shown")
+    play.click()
+    assert (play.inner_text(), shown.inner_text()) == ("Pause", "epoch 0")
+    page.clock.run_for(1200)
+    assert shown.inner_text() == "epoch 1"
+    play.click()
+    assert play.inner_text() == "Play"
+    page.clock.run_for(5000)
+    assert shown.inner_text() == "epoch 1"
+    play.click()
+    page.clock.run_for(1200)
+    assert (play.inner_text(), shown.inner_text()) == ("Play", f"epoch {LAST}")
+
+
+def test_the_epoch_and_the_place_survive_a_reload(save, visit):
+    page = visit(save / "report.html")
+    choose(page, 1)
+    page.get_by_role("link", name="The hardest test images").click()
+    page.wait_for_function("location.hash === '#hardest&epoch=1'")
+    page.reload()
+    assert page.locator("#epoch-shown").inner_text() == "epoch 1"
+    page.wait_for_function("document.querySelector('#hardest').getBoundingClientRect().top < 450")
+    choose(page, 2)
+    page.wait_for_function("location.hash === '#hardest&epoch=2'")
+
+
+# --- curves ----------------------------------------------------------------------------------------------------
+
+
+def test_the_curves_tell_their_values(save, visit):
+    page = visit(save / "report.html")
+    lines = metrics(save)
+    plot = page.locator(".plot").first
+    legend = page.locator(".legend").first
+    plot.focus()
+    page.keyboard.press("Home")
+    assert legend.inner_text().split() == [
+        "train",
+        "–",
+        "validation",
+        told(lines[0]["validation_loss"]),
+        "test",
+        told(lines[0]["test_loss"]),
+    ]
+    page.keyboard.press("ArrowRight")
+    assert plot.get_attribute("aria-valuetext") == (
+        f"epoch 1: train {told(lines[1]['train_loss'])}, validation {told(lines[1]['validation_loss'])}, "
+        f"test {told(lines[1]['test_loss'])}"
+    )
+    assert page.locator("#epoch-shown").inner_text() == f"epoch {LAST}"
+    page.keyboard.press("Enter")
+    assert page.locator("#epoch-shown").inner_text() == "epoch 1"
+    box = page.locator(".plot").nth(1).bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 80)
+    assert f"{100 * lines[2]['test_accuracy']:.2f} %" in page.locator(".legend").nth(1).inner_text()
+    page.mouse.move(0, 0)
+    assert page.locator(".chart .at").first.inner_text() == " at epoch 1"
+    page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 80)
+    assert page.locator("#epoch-shown").inner_text() == "epoch 2"
+    assert f"best: epoch {best(lines)}" in page.locator(".plot").first.text_content()
+
+
+def best(lines):
+    return next(line["epoch"] for line in reversed(lines) if line["best"])
+
+
+def told(value):
+    """Three digits, as a browser writes them."""
+    digits = 2 - int(np.floor(np.log10(value)))
+    return f"{value:.{digits}f}"
+
+
+def test_the_curves_are_a_table_too(save, visit):
+    page = visit(save / "report.html")
+    page.get_by_text("The same as a table").click()
+    lines = metrics(save)
+    rows = page.locator(".curves-table tbody tr").all()
+    for line, row in zip(lines, rows, strict=True):
+        cells = row.locator("td").all_inner_texts()
+        assert cells[2] == told(line["test_loss"])
+        assert cells[5] == f"{100 * line['test_accuracy']:.2f} %"
+        assert row.locator("th").inner_text() == f"{line['epoch']}{' (best)' if line['epoch'] == best(lines) else ''}"
+
+
+# --- confusion matrix ------------------------------------------------------------------------------------------
+
+
+def cell(page, row, column):
+    return page.locator("#confusion_matrix tbody tr").nth(row).locator("td").nth(column)
+
+
+def sentence(counts, row, column, classes):
+    taken = "recognised" if row == column else f"taken for {classes[column]}"
+    count = counts[row][column]
+    truths, predictions = np.sum(counts, 1)[row], np.sum(counts, 0)[column]
+    return (
+        f"{classes[row]} {taken}: {count} image{'' if count == 1 else 's'}, {percent(count, truths)} of the row · "
+        f"recall of {classes[row]} {percent(counts[row][row], truths)} · "
+        f"precision of {classes[column]} {percent(counts[column][column], predictions)}"
+    )
+
+
+def test_hover_tells_count_recall_and_precision(save, visit):
+    page = visit(save / "report.html")
+    counts = numbers(save, "confusion_matrix", LAST)["counts"]
+    classes = [str(number) for number in range(10)]
+    for row, column in ((0, 0), (3, 7), (9, 1)):
+        cell(page, row, column).hover()
+        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, classes)
+    recall = numbers(save, "confusion_matrix", LAST)["recall"]
+    shown = [page.locator("#confusion_matrix tbody tr").nth(row).locator(".margin").inner_text() for row in range(10)]
+    assert shown == [f"{100 * share:.1f}" for share in recall]
+
+
+def test_a_click_shows_the_images_of_the_cell_and_follows_the_epoch(save, visit):
+    page = visit(save / "report.html")
+    counts = np.array(numbers(save, "confusion_matrix", LAST)["counts"])
+    row, column = (int(place) for place in np.argwhere(counts == counts.max())[0])
+    cell(page, row, column).click()
+    for epoch in (LAST, 0, 1):
+        choose(page, epoch)
+        counts = np.array(numbers(save, "confusion_matrix", epoch)["counts"])
+        kept = numbers(save, "confusion_matrix", epoch, "_images")
+        inside = [
+            n for n, pair in enumerate(zip(kept["labels"], kept["predictions"], strict=True)) if pair == (row, column)
+        ]
+        count = int(counts[row, column])
+        heading = page.locator(".cell h3").inner_text()
+        assert heading == f"{row}, recognised: {count} test image{'' if count == 1 else 's'}"
+        texts = page.locator(".cell li").all_inner_texts()
+        assert texts == [f"{row} → {column}, {percent(kept['confidences'][number], 1)}" for number in inside]
+        assert len(inside) == min(count, 8)
+        with np.load(save / f"plots/confusion_matrix/epoch_{epoch:03d}_images.npz") as arrays:
+            thumbnails = arrays["thumbnails"]
+        for number, canvas in zip(inside, page.locator(".cell canvas").all(), strict=True):
+            read = "tile => [...tile.getContext('2d').getImageData(0, 0, tile.width, tile.height).data]"
+            pixels = np.array(canvas.evaluate(read)).reshape(*thumbnails.shape[1:3], 4)
+            assert np.array_equal(pixels[..., 0], thumbnails[number, ..., 0])
+            assert canvas.evaluate("tile => getComputedStyle(tile).imageRendering") == "pixelated"
+            assert canvas.get_attribute("aria-label").startswith(f"Test image {kept['indices'][number]}: ")
+
+
+def test_the_matrix_is_walked_by_keyboard(tmp_path, visit):
+    write_run(tmp_path)
+    page = visit(write_report(tmp_path))
+    counts = COUNTS[2]
+    page.locator("#confusion_matrix td[tabindex='0']").focus()
+    for key, (row, column) in (
+        ("ArrowRight", (0, 1)),
+        ("ArrowDown", (1, 1)),
+        ("End", (1, 2)),
+        ("ArrowRight", (1, 2)),
+        ("PageDown", (2, 2)),
+        ("ArrowLeft", (2, 1)),
+    ):
+        page.keyboard.press(key)
+        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, CLASSES)
+        assert page.locator("#confusion_matrix td[tabindex='0']").count() == 1
+    page.keyboard.press("Enter")
+    assert page.locator(".cell h3").inner_text() == f"{CLASSES[2]}, taken for dog: 2 test images"
+    assert page.locator(".cell li").all_inner_texts() == [f"{CLASSES[2]} → dog, 55.0 %", f"{CLASSES[2]} → dog, 56.0 %"]
+    assert page.locator("#confusion_matrix td[aria-selected='true']").count() == 1
+
+
+# --- hardest, leaderboard, figures -----------------------------------------------------------------------------
+
+
+def test_the_hardest_images_have_their_numbers(save, visit):
+    page = visit(save / "report.html")
+    record = numbers(save, "hardest", LAST)
+    shown = cards(page)
+    assert len(shown) == len(record["indices"]) == 12
+    for number, text in enumerate(shown):
+        label, prediction = record["labels"][number], record["predictions"][number]
+        assert (f"{label} taken for {prediction}" if label != prediction else f"{label}, recognised") in text
+        assert f"{100 * record['confidences'][number]:.1f} % sure" in text
+        assert f"test image {record['indices'][number]} " in text
+    assert page.locator("#hardest canvas").count() == 24
+    drawn = "tile => tile.getContext('2d').getImageData(0, 0, tile.width, tile.height).data.some(value => value > 0)"
+    assert all(canvas.evaluate(drawn) for canvas in page.locator("#hardest canvas").all())
+
+
+def test_the_leaderboard_is_sorted_by_a_column(save, visit):
+    page = visit(save / "report.html")
+    record = numbers(save, "leaderboard", LAST)
+    own, controls = (page.locator(".board tbody").nth(index) for index in (0, 1))
+    names = ["gradient", "lrp.epsilon"]
+    assert [text.split()[0] for text in own.locator("th").all_inner_texts()] == names
+    metric = "sparseness"
+    values = {row["method"]: row["value"] for row in record["rows"] if row["metric"] == metric}
+    heading = page.locator(".board thead th", has_text=metric)
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    for body in (own, controls):
+        listed = [text.split()[0] for text in body.locator("th").all_inner_texts()]
+        assert listed == sorted(listed, key=lambda name: -values[name])
+    assert "Sorted by sparseness, best first." in page.locator("#leaderboard .told").inner_text()
+    column = [text.splitlines()[0] for text in own.locator("td:nth-child(5)").all_inner_texts()]
+    assert column == [f"{values[text.split()[0]]:.3f}" for text in own.locator("th").all_inner_texts()]
+    heading.get_by_role("button").click()
+    assert [text.split()[0] for text in own.locator("th").all_inner_texts()] == names
+    winners = own.locator("td.best")
+    assert winners.count() == len(record["metrics"])
+    assert all("best" in text.splitlines()[2] for text in winners.all_inner_texts())
+    assert page.locator(".board .curve").count() == len(record["methods"])
+
+
+def test_a_picture_opens_in_full_size(save, visit):
+    page = visit(save / "report.html", width=390)
+    button = page.locator("#saliency").get_by_role("button", name="Full size")
+    button.focus()
+    page.keyboard.press("Enter")
+    picture = page.locator("dialog img")
+    assert picture.is_visible()
+    assert picture.bounding_box()["width"] == picture.evaluate("image => image.naturalWidth") > 600
+    assert picture.get_attribute("alt") == page.locator("#saliency figcaption").text_content()
+    page.keyboard.press("Escape")
+    assert not picture.is_visible()
+    assert button.evaluate("button => button === document.activeElement")
+
+
+def test_another_epoch_than_the_chosen_one_is_told(tmp_path, visit):
+    write_run(tmp_path)
+    page = visit(write_report(tmp_path))
+    which = page.locator("#hook-my_hook .which")
+    assert which.inner_text() == "There is nothing of epoch 2 here; shown is epoch 1."
+    choose(page, 1)
+    assert which.inner_text() == ""
+    assert page.locator("#hook-my_hook img").count() == 2
+    assert page.locator("#prototypes .which").inner_text() == "Made at the end, with the best weights, of epoch 1."
+
+
+# --- what runs leave behind when things go wrong -----------------------------------------------------------------
+
+
+def test_hostile_names_stay_texts(tmp_path, visit):
+    script, image = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
+    folder = tmp_path / image
+    classes = (script, image, "bird")
+    store = write_run(folder, classes, config={"save": str(folder)}, command=f"runner.py --save '{folder}'")
+    keep(store, image.replace("/", ""), 2, png(3))
+    store.add_failure("tsne", 2, script, f"Traceback {image}")
+    page = visit(write_report(folder))
+    cell(page, 1, 0).click()
+    assert page.locator(".cell h3").inner_text() == f"{image}, taken for {script}: 1 test image"
+    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == f"{script} taken for {image}"
+    assert page.locator("#failures summary").inner_text() == f"tsne, epoch 2: {script}"
+    page.get_by_text("How it was run").click()
+    assert str(folder) in page.locator(".how").inner_text()
+    assert page.locator("img[src='x']").count() == 0
+    assert page.locator("script").count() == 2
+
+
+def test_an_unfinished_run_with_damages_and_failures_says_so(tmp_path, visit):
+    store = write_run(tmp_path, status="interrupted")
+    (tmp_path / "plots/saliency/epoch_001.png").unlink()
+    store.add_failure("tsne", 1, "ValueError: no points", "Traceback: here it went wrong")
+    page = visit(write_report(tmp_path))
+    assert "This run was interrupted after epoch 2 of 2" in page.locator(".notice").first.inner_text()
+    assert "plots/saliency/epoch_001.png cannot be shown" in page.locator("#damages").inner_text()
+    page.locator("#failures summary").click()
+    assert page.locator("#failures pre").inner_text() == "Traceback: here it went wrong"
+    choose(page, 1)
+    assert page.locator("#saliency .which").inner_text() == "There is nothing of epoch 1 here; shown is epoch 0."
+
+
+def test_numbers_that_a_script_cannot_draw_do_not_end_the_page(tmp_path, visit):
+    write_run(tmp_path)
+    path = write_report(tmp_path)
+    path.write_text(path.read_text().replace('"counts":', '"cuonts":'))
+    page = visit(path)
+    assert "This part cannot be drawn" in page.locator("#confusion_matrix").inner_text()
+    assert page.locator("#hardest li").count() == 2
+
+
+# --- for everybody ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 100])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_any_number_of_classes_fits(count, width, tmp_path, visit):
+    from pellucid.artifacts.store import Store
+
+    names = tuple(f"a class with the long name number {number}" for number in range(count))
+    store = Store(tmp_path)
+    store.begin(run_record(names))
+    keep(store, "confusion_matrix", 0, numbers={"counts": np.diag(np.full(count, 3)).tolist()})
+    page = visit(write_report(tmp_path), width=width)
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    cell(page, count - 1, count - 1).click()
+    assert page.locator(".cell h3").inner_text() == f"{names[-1]}, recognised: 3 test images"
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_fault(width, scheme, save, visit):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it comes with the extra `test`").Axe()
+    page = visit(save / "report.html", width=width, color_scheme=scheme)
+    cell(page, 3, 3).click()
+    for details in page.locator("summary").all():
+        details.click()
+    assert serious(axe.run(page)) == []
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    page.locator("#saliency").get_by_role("button", name="Full size").click()
+    assert serious(axe.run(page)) == []
+
+
+def serious(results):
+    """What axe calls serious or worse, and where."""
+    return [
+        (fault["id"], [node["target"] for node in fault["nodes"]])
+        for fault in results.response["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]

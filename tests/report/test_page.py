@@ -1,0 +1,261 @@
+"""The page as text: whole, of its own, small enough, and never hurt by what a run left."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pellucid.artifacts.store import Store
+from pellucid.core.errors import SaveError
+from pellucid.report import _page as page_module
+from pellucid.report import write_report
+from pellucid.report._material import Material
+from pellucid.report._page import render
+from pretended_run import data_of, keep, metrics_line, png, run_record, write_run
+
+
+class Parts(HTMLParser):
+    """Elements, ids and addresses of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.ids, self.addresses, self.handlers = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "srcset", "action"):
+                self.addresses.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+
+def test_the_page_has_every_part_once_and_in_order(store):
+    path = write_report(store.folder)
+    assert path == store.folder / "report.html"
+    page = path.read_text()
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    assert sections == [
+        "curves",
+        "confusion_matrix",
+        "hardest",
+        "saliency",
+        "prototypes",
+        "leaderboard",
+        "hook-my_hook",
+    ]
+    ids = Parts(page).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_loaded_from_anywhere(store):
+    parts = Parts(render(Material(store)))
+    assert [address for address in parts.addresses if not address.startswith("#")] == []
+    assert parts.handlers == []
+    assert {"link", "iframe", "object", "embed"}.isdisjoint(parts.tags)
+
+
+def test_a_guide_is_linked_where_it_lies_beside(store):
+    assert "docs/prototypes.html" not in render(Material(store))
+    (store.folder / "docs").mkdir()
+    (store.folder / "docs" / "prototypes.html").write_text("guide")
+    assert '<a href="docs/prototypes.html">' in render(Material(store))
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script>", "<!--"])
+def test_names_stay_texts(name, tmp_path, whole):
+    classes = (name, "dog", "bird")
+    changes = {"config": {"save": name}, "command": f"runner.py --save '{name}'"}
+    store = write_run(tmp_path / "save", classes, **changes)
+    store.write_run(run_record(classes, **changes, model={"name": name}))
+    keep(store, "my_hook", 2, png(1), numbers={"a": 1})
+    store.add_failure(name.replace("/", ""), 1, f"Error: {name}", f"Traceback {name}")
+    page = render(Material(store))
+    untroubled = render(Material(whole))
+    assert Parts(page).tags.count("script") == Parts(untroubled).tags.count("script") == 2
+    assert "img" not in Parts(page).tags
+    assert Parts(page).handlers == []
+    assert data_of(page)["classes"][0] == name
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    store = Store(tmp_path / "save")
+    store.write_run(run_record(status="running", test_accuracy=None, timing={"started": "2026-01-31T12:00:00Z"}))
+    page = write_report(store.folder).read_text()
+    assert "This run is not finished: it was written before its first epoch was done." in page
+    assert "There is nothing to see yet." in page
+    assert data_of(page)["sections"] == {}
+
+
+def test_metrics_alone_are_shown_as_curves(tmp_path):
+    store = Store(tmp_path / "save")
+    store.begin(run_record())
+    store.add_metrics(metrics_line(0))
+    page = render(Material(store))
+    assert list(data_of(page)["sections"]) == ["curves"]
+    assert 'id="play"' not in page
+
+
+@pytest.mark.parametrize("kept", [(), ("metrics.jsonl",)])
+def test_a_folder_without_a_run_is_refused(kept, tmp_path):
+    for name in kept:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SaveError, match=r"holds no run: there is no run\.json; give the --save folder"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_missing_and_a_damaged_picture_are_told_and_the_others_shown(store):
+    (store.folder / "plots/saliency/epoch_001.png").unlink()
+    (store.folder / "plots/saliency/epoch_002.png").write_bytes(png()[:60])
+    (store.folder / "plots/confusion_matrix/epoch_002.json").write_text('{"counts": [[1, 2]]}')
+    (store.folder / "plots/hardest/epoch_001.npz").write_bytes(b"PK\3\4 no archive")
+    material = Material(store)
+    page = render(material)
+    assert "4 missing or damaged" in page
+    assert "plots/saliency/epoch_001.png cannot be shown: No such file or directory." in page
+    for name in ("saliency/epoch_002.png", "confusion_matrix/epoch_002.json", "hardest/epoch_001.npz"):
+        assert any(f"plots/{name} cannot be shown" in damage for damage in material.damages)
+    sections = data_of(page)["sections"]
+    assert list(sections["saliency"]["data"]["figures"][0]["pictures"]) == ["0"]
+    assert list(sections["confusion_matrix"]["data"]["matrices"]) == ["0", "1"]
+    assert list(sections["hardest"]["data"]["cards"]) == ["0", "2"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "manifest.json"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", b'{"artifacts": 3, "dataset": [], "epoch": "x"}'])
+def test_a_damaged_record_is_told(name, content, store):
+    (store.folder / name).write_bytes(content)
+    page = write_report(store.folder).read_text()
+    assert "missing or damaged" in page or (name == "metrics.jsonl" and not content)
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "plots/../../secret.png", "plots/\0.png", "link.png"])
+def test_nothing_outside_the_folder_is_shown(path, store, tmp_path):
+    (tmp_path / "secret.png").write_bytes(png())
+    (store.folder / "link.png").symlink_to(tmp_path / "secret.png")
+    manifest = store.manifest()
+    entry = {"hook": "spy", "epoch": 0, "name": "spy", "path": path, "kind": "figure", "caption": "", "numbers": {}}
+    (store.folder / "manifest.json").write_text(json.dumps(manifest | {"artifacts": [entry]}))
+    page = render(Material(store))
+    assert "cannot be shown: it lies outside the save folder." in page
+    assert "hook-spy" not in page
+
+
+def test_a_part_that_fails_is_told_and_the_others_are_made(store, monkeypatch):
+    def broken(material):
+        raise ZeroDivisionError("a / 0")
+
+    monkeypatch.setattr(page_module, "SECTIONS", (broken, *page_module.SECTIONS))
+    page = render(Material(store))
+    assert "cannot be shown: ZeroDivisionError: a / 0." in page
+    assert "saliency" in data_of(page)["sections"]
+
+
+# --- size ------------------------------------------------------------------------------------------------------
+
+
+def many(folder, epochs, side):
+    """A run with noise for pictures: of each, about 3 bytes for each pixel are left."""
+    store = Store(folder)
+    store.begin(run_record(epochs=epochs - 1))
+    for epoch in range(epochs):
+        store.add_metrics(metrics_line(epoch) | {"best": epoch == 5})
+        keep(store, "saliency", epoch, png(size=(side, side), noise=epoch))
+    return store
+
+
+def test_a_page_with_many_epochs_leaves_some_out_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_BYTES", 300_000)
+    page = render(Material(many(tmp_path, epochs=12, side=100)))
+    assert len(page.encode()) <= 300_000
+    assert data_of(page)["epochs"] == [0, 4, 5, 8, 11]
+    assert "To stay small, the page leaves out the pictures of epochs 1, 2, 3, 6, 7, 9, 10;" in page
+    assert len(data_of(page)["sections"]["curves"]["data"]["lines"]) == 12
+
+
+def test_a_page_with_large_pictures_shrinks_them_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_BYTES", 300_000)
+    page = render(Material(many(tmp_path, epochs=2, side=250)))
+    assert len(page.encode()) <= 300_000
+    assert "To stay small, the page shrinks figures to 50% of their width" in page
+    picture = data_of(page)["sections"]["saliency"]["data"]["figures"][0]["pictures"]["1"]
+    assert (picture["width"], picture["height"]) == (250, 250)  # shown as large as before
+
+
+def test_a_page_of_pictures_that_cannot_be_made_small_shows_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MOST_BYTES", 90_000)
+    page = render(Material(many(tmp_path, epochs=2, side=600)))
+    assert "To stay small, the page shows no figures" in page
+    assert "saliency" not in data_of(page)["sections"]
+
+
+def test_the_limit_is_below_fifteen_megabytes():
+    assert page_module.MOST_BYTES < 15_000_000
+
+
+# --- damages that nobody thought of ----------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=12)
+    | st.sampled_from(["saliency", "plots/saliency/epoch_000.png", "../x", "\0", "confusion_matrix"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+def places(record, at=()):
+    """Every place in nested records and lists."""
+    yield at
+    parts = record.items() if isinstance(record, dict) else enumerate(record) if isinstance(record, list) else ()
+    for key, value in parts:
+        yield from places(value, (*at, key))
+
+
+def put(record, at, value):
+    """`record` with something else at a place."""
+    if not at:
+        return value
+    copy = record.copy()
+    copy[at[0]] = put(record[at[0]], at[1:], value)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "run.json",
+        "metrics.jsonl",
+        "plots/confusion_matrix/epoch_002.json",
+        "plots/confusion_matrix/epoch_002_images.json",
+        "plots/hardest/epoch_002.json",
+        "plots/leaderboard/epoch_002.json",
+    ],
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(data=st.data())
+def test_whatever_a_record_holds_the_page_is_made(name, data, whole, tmp_path):
+    folder = tmp_path / "save"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole.folder, folder)
+    record = json.loads(
+        (folder / name).read_text().splitlines()[0] if name.endswith("l") else (folder / name).read_text()
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        record = put(record, data.draw(st.sampled_from(list(places(record)))), data.draw(VALUES))
+    (folder / name).write_text(json.dumps(record))
+    page = render(Material(Store(folder)))
+    assert page.endswith("</html>")
+    page.encode("utf-8", "replace")
