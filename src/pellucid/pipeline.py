@@ -246,7 +246,8 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
         if points is not None:
             path = board.embedding(scene.epoch, points)
             store.keep_file(name, scene.epoch, artifact, path, "embedding")
-        board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
+        if hook.when == "epoch":  # one point is no curve
+            board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
 
 
 def _pack(
