@@ -55,6 +55,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def gallery(session: nox.Session) -> None:
-    """The pictures of docs/methods; what follows `--` goes to the training, such as `--mirror FOLDER`."""
+    """The pictures of README and docs; what follows `--` goes to the training, such as `--mirror FOLDER`."""
     install(session)
+    if "--only" not in session.posargs:
+        session.run("python", "docs/run_pictures.py", *session.posargs)
     session.run("python", "docs/pictures.py", *session.posargs)

@@ -24,6 +24,7 @@ from pellucid.core.seeding import generator
 from pellucid.core.terminal import console, silence
 from pellucid.data._loaders import batches, random_shifts
 from pellucid.density_store import fit_density
+from pellucid.films import FILMS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.record import finished_record, first_record, metrics_record, timestamp
 from pellucid.report import write_report
@@ -80,6 +81,7 @@ def _train_and_show(session: Session) -> int:
             for epoch in _epochs(session):
                 world.first(partial(_keep_epoch, session, board, epoch))
             world.first(lambda: _run_end_hooks(session, board))
+            world.first(lambda: _keep_films(store))
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
@@ -90,6 +92,25 @@ def _train_and_show(session: Session) -> int:
         raise
     world.first(lambda: _finish(store, session.recipe.epochs))
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
+
+
+def _keep_films(store: Store) -> None:
+    """The films of the epochs; what goes wrong in making them is kept as a failure, and the run goes on."""
+    failed: dict[str, Exception] = {}
+    for name, make in FILMS.items():
+        try:
+            film = make(store)
+            packed = store.pack_film(name, film.epoch, film.artifact, film.content) if film else None
+        except Exception as error:  # noqa: BLE001  (a picture may be damaged in any way)
+            failed[name] = error
+            continue
+        if packed is not None:
+            store.keep(packed)
+    if failed:
+        message = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        log = "\n".join("".join(traceback.format_exception(error)) for error in failed.values())
+        path = store.add_failure("films", store.metrics()[-1]["epoch"], message, log)
+        console().print(f"  films failed: {message} (see {path})", markup=False)
 
 
 def _finish(store: Store, epochs: int) -> None:
@@ -246,7 +267,8 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
         if points is not None:
             path = board.embedding(scene.epoch, points)
             store.keep_file(name, scene.epoch, artifact, path, "embedding")
-        board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
+        if hook.when == "epoch":  # one point is no curve
+            board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
 
 
 def _keep_failure(store: Store, name: str, epoch: int, error: Exception) -> None:

@@ -55,10 +55,14 @@ def print_summary(store: Store) -> None:
     table.add_column("What")
     table.add_column("Files", justify="right")
     table.add_column("Where", overflow="fold")
-    for hook, count in Counter(entry["hook"] for entry in manifest["artifacts"]).items():
-        folders = {str(Path(entry["path"]).parent) for entry in manifest["artifacts"] if entry["hook"] == hook}
+    films = [entry for entry in manifest["artifacts"] if entry["kind"] == "film"]
+    others = [entry for entry in manifest["artifacts"] if entry["kind"] != "film"]
+    for hook, count in Counter(entry["hook"] for entry in others).items():
+        folders = {str(Path(entry["path"]).parent) for entry in others if entry["hook"] == hook}
         where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
         table.add_row(hook, str(count), Text(str(store.folder / where)))
+    if films:
+        table.add_row("films over the epochs", str(len(films)), Text(str(store.folder / "films")))
     for what, where in (
         ("all of it on one page", "report.html"),
         ("weights of the best epoch", "models/best.safetensors"),

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorboard
 from PIL import Image
 
 from browser import chromium
@@ -78,7 +79,7 @@ def shown(request, interrupted, tmp_path_factory):
     try:
         address = f"http://127.0.0.1:{port}"
         wait_until_ready(address, server, log)
-        yield SimpleNamespace(address=address, save=save, epochs=epochs)
+        yield SimpleNamespace(address=address, save=save, epochs=epochs, log=log)
     finally:
         server.terminate()
         server.wait(30)
@@ -214,6 +215,48 @@ def test_the_curves_are_drawn(page, shown, tab):
     for tag in ("accuracy/test", "loss/validation", "tsne/trustworthiness"):
         answer = page.request.get(f"{shown.address}/data/plugin/scalars/scalars?run=.&tag={tag}")
         assert [step for _, step, _ in answer.json()] == shown.epochs
+
+
+def test_time_series_show_the_picture_of_each_epoch(page, shown):
+    page.goto(f"{shown.address}/#timeseries")
+    page.get_by_role("combobox", name="Filter tags").fill("saliency")
+    card = page.locator("image-card").first
+    slider, picture = card.locator("input[type=range]"), card.locator("img")
+    picture.wait_for()
+    assert [int(slider.get_attribute(side)) for side in ("min", "max")] == [0, len(shown.epochs) - 1]
+    slider.press("Home")
+    for epoch in shown.epochs:
+        card.get_by_text(re.compile(rf"^\s*Step:?\s*{epoch}\s*$")).first.wait_for()
+        until(page, lambda: picture.evaluate("picture => picture.complete && picture.naturalWidth > 0"))
+        content = page.request.get(picture.evaluate("picture => picture.src")).body()
+        assert content == (shown.save / f"plots/saliency/epoch_{epoch:03d}.png").read_bytes()
+        slider.press("ArrowRight")
+
+
+def test_scalars_stand_in_tidy_groups(page, shown):
+    tags = page.request.get(f"{shown.address}/data/plugin/scalars/tags").json()["."]
+    groups = {}
+    for tag in tags:
+        group, _, name = tag.partition("/")
+        groups.setdefault(group, set()).add(name)
+    assert groups == {
+        "loss": {"train", "validation", "test"},
+        "accuracy": {"train", "validation", "test"},
+        "training": {"learning_rate"},
+        "jacobian_classes": {"median_spectral_norm"},
+        "jacobian_maps": {"mean_spectral_norm"},
+        "tsne": {"trustworthiness", "knn_accuracy", "knn_accuracy_embedding"},
+    }
+    page.goto(f"{shown.address}/#timeseries")
+    for group in groups:
+        page.locator("metrics-card-group-toolbar, .group-title").get_by_text(group, exact=True).first.wait_for()
+
+
+def test_tensorboard_says_nothing_of_our_files(shown):
+    told = [line for line in shown.log.read_text().splitlines() if line.strip()]
+    own = ("TensorFlow installation not found", "NOTE: Using experimental fast", '"--load_fast=false"', "https://")
+    own_prefixes = (*own, "    ", f"TensorBoard {tensorboard.__version__} at ")
+    assert [line for line in told if not line.startswith(own_prefixes)] == []
 
 
 def test_the_pictures_are_shown(page, shown):

@@ -50,7 +50,7 @@ def test_each_map_says_why_the_predicted_class_was_predicted(make_scene: Maker) 
 
 def test_only_images_of_the_chosen_classes_and_the_chosen_method(make_scene: Maker) -> None:
     scene = make_scene(chosen_classes=(2, 0), methods=("input_x_gradient", "gradient"))
-    (artifact,) = Hardest().run(scene)
+    (artifact,) = Hardest(images=60).run(scene)
     assert set(artifact.numbers["labels"]) == {0, 2}
     assert artifact.numbers["method"] == "input_x_gradient"
 

@@ -116,6 +116,11 @@ class Store:
         entries = [_entry(hook, epoch, path, kind, artifact) for kind, path, _ in files]
         return Packed(entries, [(path, content) for _, path, content in files])
 
+    def pack_film(self, hook: str, epoch: int, artifact: Artifact, film: bytes) -> "Packed":
+        """A film of what a hook made up to `epoch`, as the file it will be, nothing written yet."""
+        path = f"films/{hook}.webp"
+        return Packed([_entry(hook, epoch, path, "film", artifact)], [(path, film)])
+
     def keep(self, packed: "Packed") -> None:
         """Write the files of an artifact and enter them in the manifest."""
         for path, content in packed.files:
@@ -142,7 +147,7 @@ class Store:
     def _enter(self, entries: list[dict[str, Any]]) -> None:
         manifest = self.manifest()
         kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
-        gone = {(entry["hook"], entry["epoch"]) for entry in entries}
+        gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
         failures = [failed for failed in manifest["failures"] if (failed["hook"], failed["epoch"]) not in gone]
         write_json(self.folder / "manifest.json", manifest | {"artifacts": list(kept.values()), "failures": failures})
 

@@ -119,5 +119,5 @@ class Artifact:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """JSON values (NaN is written as null) that a reader of the picture would want to compute with."""
     scalars: Mapping[str, float] = field(default_factory=dict)
-    """The few numbers worth a curve over the epochs in TensorBoard."""
+    """The few numbers worth a curve over the epochs in TensorBoard; a hook that runs at the end has none."""
     embedding: EmbeddingTable | None = None

@@ -54,7 +54,6 @@ class ConfusionMatrix(Hook):
                 "recall": _with_none(recall),
                 "precision": _with_none(precision),
             },
-            scalars={"accuracy": accuracy},
         )
         told = answers(scene, _of_each_cell(scene.test.labels.numpy(), predictions.numpy()))
         yield Artifact(

@@ -1,7 +1,7 @@
 """Text as pictures need it: names of any characters made drawable, measured, shortened and wrapped."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -46,6 +46,7 @@ def class_names(names: Sequence[str], at_most: int) -> list[str]:
     ]
 
 
+@lru_cache(maxsize=10_000)
 def text_width(text: str, size: float, dots_per_inch: float, *, bold: bool = False) -> float:
     """The width of one line in dots, at `size` points."""
     font = get_font(_font_path(bold))

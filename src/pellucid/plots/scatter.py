@@ -31,10 +31,12 @@ def scatter(
     predictions: np.ndarray,
     classes: Sequence[str],
     headline: tuple[str, str],
+    extent: np.ndarray | None = None,
 ) -> Figure:
     """A figure of `points` (point, 2): a dot in its label's colour, an error in a ring of its prediction's colour.
 
-    Class names stand near the median of their points; one unit is as long in x as in y.
+    Class names stand near the median of their points; one unit is as long in x as in y. The plane shows all of
+    `extent` (point, 2), and without it all points.
 
     >>> points, labels = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
     >>> figure = scatter(points, labels, labels, ["cat", "dog"], ("title", "subtitle"))
@@ -48,7 +50,7 @@ def scatter(
     size = float(np.clip(14000 / max(len(points), 1), 10, 60))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[labels], linewidths=0, alpha=0.85)
     _ring(axes, points[wrong], colours[predictions[wrong]], size * (0.5 if wrong.sum() > MANY_ERRORS else 1))
-    _square_limits(axes, points)
+    _square_limits(axes, points if extent is None else extent)
     _name_clusters(axes, points, labels, names)
     listed = range(len(names)) if len(names) <= NAMED_CLASSES else range(0)
     _draw_key(canvas, [names[label] for label in listed], colours, int(wrong.sum()))
