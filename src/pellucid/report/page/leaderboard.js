@@ -27,7 +27,7 @@
 
   const row = ({ method, cells, curve: lines }, range, page) => {
     const [name, options] = method.split("(");
-    const heading = page.element("th", { scope: "row" }, name);
+    const heading = page.element("th", { scope: "row" }, ...name.split(/(?<=_)/).flatMap((part) => [part, page.element("wbr")]));
     if (options) heading.append(page.element("small", {}, options.replace(/\)$/, "").replaceAll("=", " ")));
     const made = page.element("tr", {}, heading, ...cells.map((content) => cell(content, page)));
     if (range) made.append(curve(lines, range, page));

@@ -26,3 +26,4 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_classes_all"),
     leaderboard,
 )
+"""What makes each part; one of which a run left nothing is left out."""
