@@ -2,14 +2,14 @@ import numpy as np
 import torch
 
 from pellucid.evaluation._curves import curve, places
-from pellucid.evaluation._removal import remover
+from pellucid.evaluation._removal import Remover
 from pellucid.evaluation.deletion import Deletion
 
 
 def test_the_curve_is_quantus_pixel_flipping(quantus):
     case, kept = quantus
     ranks = places(torch.from_numpy(kept["relevance"]).sum(1), case.generator("ties"))
-    found = curve(case, ranks, list(range(4, 65, 4)), remover(case.images, "zero"), "probability")
+    found = curve(case, ranks, list(range(4, 65, 4)), Remover(case.images, "zero"), "probability")
     np.testing.assert_allclose(found.numpy(), kept["pixel_flipping"], atol=1e-5)
 
 

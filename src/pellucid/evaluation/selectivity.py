@@ -10,7 +10,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, Output, check_images
 from pellucid.evaluation._curves import area, counts_of, curve, patch_scores, pixel_places, places
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("selectivity")
@@ -60,7 +60,7 @@ class Selectivity(Metric):
         scores = sign * patch_scores(method.pixels, self.patch_pixels)
         counts = counts_of(scores[0].numel(), self.steps)
         ranks = places(scores, case.generator("ties"))
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         if not self.is_recomputed:
             return curve(case, pixel_places(ranks, self.patch_pixels, size), counts, change, self.output), counts
         scored = []

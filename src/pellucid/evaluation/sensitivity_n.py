@@ -10,7 +10,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, check_images
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("sensitivity_n")
@@ -66,7 +66,7 @@ class SensitivityN(Metric):
 
     def _effects(self, case: Case, number: int) -> Tensor:
         """(image, set): f(x) − f(x without S), the same for all methods."""
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         own, shape = case.read(case.logits).double(), (len(case.images), *case.images.shape[2:])
         return torch.stack(
             [
