@@ -118,7 +118,7 @@ def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of each pixel's neighbours: the outer product of (1, 2, 1) with itself, less the pixel itself."""
+    """The weighted sum of each pixel's neighbours: (1, 2, 1) by rows and by columns, less the pixel itself."""
     wide = F.pad(values, (1, 1, 1, 1))
     rows = (wide[..., :-2, :] + wide[..., 2:, :]).add_(wide[..., 1:-1, :], alpha=2)
     both = (rows[..., :-2] + rows[..., 2:]).add_(rows[..., 1:-1], alpha=2)

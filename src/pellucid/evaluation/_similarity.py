@@ -20,7 +20,7 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
     """(image,): at most 1, which is reached by equal maps.
 
     `spearman` is the correlation of the ranks of all entries, `cosine` that of the angle, and `ssim` the structural
-    similarity (Wang et al., 2004, eq. 13) of the maps with their channels added, each scaled to [0, 1]. Two maps that
+    similarity (Wang et al., 2004) of the maps with their channels added, each scaled to [0, 1]. Two maps that
     are constant count as alike, and one as unlike any that is not.
 
     >>> maps = torch.rand(2, 1, 8, 8)

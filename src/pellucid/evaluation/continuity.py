@@ -22,8 +22,8 @@ class Continuity(Metric):
     that ignores its image is perfectly continuous (the constant is left out as a yardstick), and one that rightly
     moves with the image is not.
 
-    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.1, eq.
-    11.
+    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
+    (explanation continuity).
     """
 
     asks: ClassVar[str] = "does the map stay the same where the image nearly does?"

@@ -20,7 +20,7 @@ class Deletion(Metric):
     Lower is better, from 0 to 1. With one pixel a step and the logit, this is pixel flipping (Bach et al., 2015).
     Weakness: single missing pixels are adversarial noise to many networks.
 
-    Source: Petsiuk et al., "RISE", 2018, section 4.2 (algorithm 1 of its supplement).
+    Source: Petsiuk et al., "RISE", 2018 (the deletion metric).
     """
 
     asks: ClassVar[str] = "does the probability fall fast when the most relevant pixels are deleted?"

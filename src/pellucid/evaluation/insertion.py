@@ -20,7 +20,7 @@ class Insertion(Metric):
     Higher is better, from 0 to 1. Weakness: where the blurred image is still recognised, the curve starts high for
     every method.
 
-    Source: Petsiuk et al., "RISE", 2018, section 4.2.
+    Source: Petsiuk et al., "RISE", 2018 (the insertion metric).
     """
 
     asks: ClassVar[str] = "does the probability rise fast when the most relevant pixels come back?"

@@ -19,7 +19,7 @@ class MaxSensitivity(Metric):
     a map could become better by being multiplied. Draws find less than the true maximum. Weakness: a map that ignores
     its image wins.
 
-    Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019, definition 3.1 (eq. 4).
+    Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019 (max-sensitivity).
     """
 
     asks: ClassVar[str] = "how much does the map change under the worst of small noises?"

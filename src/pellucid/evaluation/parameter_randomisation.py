@@ -23,7 +23,7 @@ class ParameterRandomisation(Metric):
     1 for a map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all
     ranks of the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
 
-    Source: Adebayo et al., "Sanity checks for saliency maps", 2018, section 3.1 (cascading randomisation).
+    Source: Adebayo et al., "Sanity checks for saliency maps", 2018 (cascading randomisation).
     """
 
     asks: ClassVar[str] = "does the map change when the weights are drawn anew?"

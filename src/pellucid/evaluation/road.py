@@ -23,7 +23,7 @@ class Road(Metric):
     imputation leaves no trace of the mask that it could read. Weakness: what a smooth filling leaves of an image is
     still not what the network was trained on; on line drawings, much can be guessed from the neighbours.
 
-    Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods", 2022, section 5.
+    Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods", 2022.
     """
 
     asks: ClassVar[str] = "is the class lost soon when the most relevant pixels are imputed from the others?"

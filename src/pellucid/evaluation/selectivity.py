@@ -24,7 +24,8 @@ class Selectivity(Metric):
     Lower is better. Weakness: images without patches are none the network was trained on, so that a fall may show its
     surprise, not the patch's part.
 
-    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.2.
+    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
+    (explanation selectivity).
     """
 
     asks: ClassVar[str] = "does the logit fall fast when the most relevant patches are removed?"

@@ -22,7 +22,8 @@ class SensitivityN(Metric):
     mean curve over n is kept (`correlation` over `share`). Where removals change nothing, the correlation is 0.
     Weakness: for large n, all sets are alike, and the correlation is of noise.
 
-    Source: Ancona et al., "Towards better understanding of gradient-based attribution methods", 2018, section 4.
+    Source: Ancona et al., "Towards better understanding of gradient-based attribution methods", 2018
+    (sensitivity-n).
     """
 
     asks: ClassVar[str] = "does the relevance of a random set of pixels foretell the effect of its removal?"
