@@ -14,7 +14,7 @@ from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.evaluation._statistics import sign_flip
 from pellucid.quality_command import load_data_of
 
-BLIND = frozenset({"lrp.flat", "lrp.w_square", "smoothgrad.variance"})
+BLIND = frozenset({"lrp.w_square", "smoothgrad.variance"})
 """By their definitions they look at no activation, or at how the gradient varies: they cannot find a place."""
 
 

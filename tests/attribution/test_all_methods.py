@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid import Contrast, create_analyzer
-from pellucid.attribution import METHODS, Analyzer, check_method, methods
+from pellucid.attribution import METHODS, Analyzer, _subject, check_method, methods
 from pellucid.attribution._aliases import ALIASES
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnknownName
 
@@ -147,6 +147,7 @@ def test_equal_calls_have_equal_bits_wherever_they_are_made(name) -> None:
 @every_method
 def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name, monkeypatch) -> None:
     monkeypatch.setattr(METHODS[name], "images_at_once", 2)
+    monkeypatch.setattr(_subject, "MOST_PASSES_IN_ONE", 1)
     model, images = network(), some(6)
     targets = torch.arange(len(images)) % 3
     analyzer = ready(name, model)

@@ -17,7 +17,8 @@ class Given(Explainer):
     """A method whose map is a function of images and targets."""
 
     def __init__(self, case: Case, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.case, self.function, self.label = case, function, "given"
+        super().__init__(create_analyzer("constant", case.model), case)
+        self.function, self.label = function, "given"
 
     def __call__(self, images: Tensor, targets: Tensor, model: nn.Module | None = None) -> Tensor:
         return self.function(images, targets)

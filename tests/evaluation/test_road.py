@@ -35,6 +35,13 @@ def test_imputation_solves_the_equations(share):
             )
 
 
+def test_single_precision_is_far_below_the_noise():
+    draws = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(3, 1, 28, 28, generator=draws), torch.rand(3, 28, 28, generator=draws) < 0.9
+    found = removed(images, masks, "linear")
+    torch.testing.assert_close(found.double(), removed(images.double(), masks, "linear"), rtol=0, atol=1e-4)
+
+
 def test_what_stands_in_a_pixels_place():
     images = torch.rand(2, 3, 12, 10, dtype=torch.float64)
     mask = torch.zeros(2, 12, 10, dtype=torch.bool)

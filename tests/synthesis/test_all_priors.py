@@ -37,7 +37,7 @@ def test_what_is_told_is_what_the_network_says_of_the_images(name, network, make
     torch.testing.assert_close(found.logit, logits.diagonal())
     torch.testing.assert_close(found.log_probability, logits.log_softmax(1).diagonal(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.objective, found.log_probability + prior.weight * found.log_prior)
-    assert found.history.shape == (3, 40)
+    assert found.history.shape == (3, 40 + round(40 * prior.refined_share))
     assert (found.objective >= found.history[:, -1] - 1e-6).all()
     assert found.log_probability.exp().min() > 0.9
 

@@ -188,10 +188,11 @@ class Analyzer:
                 "explain in 32 bits: images.float(), and a float copy of the model."
             )
         self._from_embedding.refuse_floats()
-        size = len(x) if request.score is not None else self.method.images_per_pass(x)
         self._subject.begin()
         with _explaining(self.model) as model, _told_apart(x, model):
             check_model(model)
+            usual = self.method.images_per_pass(x)
+            size = len(x) if request.score is not None else self._subject.images_per_pass(x, usual)
             targets = self._targets(self._subject, x[:1], request)
             parts = [
                 self._attribute(x.detach()[start : start + size], targets, slice(start, start + size), is_certified)

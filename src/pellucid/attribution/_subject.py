@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
-from pellucid.engine.chunks import keep_freed_memory
+from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
 from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
@@ -24,6 +24,10 @@ from pellucid.engine.tape import Tape
 
 __all__ = ["Subject"]
 
+CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
+"""Tensors up to this size stay near the processor with all that a pass keeps beside them. Where they do, so many passes
+of the usual size are made as one."""
+
 
 @dataclass(eq=False)
 class Subject:
@@ -34,6 +38,8 @@ class Subject:
     unwrap_softmax: bool = False
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
+    _largest: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    """The bytes of the largest tensor that an image of each shape and dtype becomes."""
     _is_compared: bool = False
     is_mixed: bool = False
     """Whether images of a batch depend on one another, so that each is run by itself."""
@@ -47,6 +53,15 @@ class Subject:
         self._fingerprint = None
         self.is_mixed = False
         keep_freed_memory()
+
+    def images_per_pass(self, images: Tensor, usual: int) -> int:
+        """How many of these images are computed together: `usual`, or more of them where the model is small."""
+        if len(images) <= usual:
+            return usual
+        key = (images.shape[1:], images.dtype)
+        if key not in self._largest:
+            self._largest[key] = largest_tensor_bytes(self.model, images)
+        return max(usual, min(MOST_PASSES_IN_ONE * usual, CACHED_BYTES // self._largest[key]))
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
         """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["LARGEST_TENSOR_BYTES", "images_per_chunk", "keep_freed_memory"]
+__all__ = ["LARGEST_TENSOR_BYTES", "images_per_chunk", "keep_freed_memory", "largest_tensor_bytes"]
 
 LARGEST_TENSOR_BYTES = 30_000_000
 """Above about 32 MB, an allocator asks the system for fresh pages at every call, which costs more than arithmetic."""
@@ -30,12 +30,14 @@ def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:
     >>> images_per_chunk(torch.nn.Flatten(), torch.zeros(64, 1, 1000, 1000))
     7
     """
-    if len(images) <= 1:
-        return 1
+    return max(1, LARGEST_TENSOR_BYTES // largest_tensor_bytes(call, images)) if len(images) > 1 else 1
+
+
+def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
+    """The size of the largest tensor, itself included, that `call` makes of the first image."""
     with torch.no_grad(), _SizeWatch() as watch:
         call(images[:1].clone())
-    largest = max(watch.largest, images[:1].numel() * images.element_size(), 1)
-    return max(1, LARGEST_TENSOR_BYTES // largest)
+    return max(watch.largest, images[:1].numel() * images.element_size(), 1)
 
 
 class _SizeWatch(TorchDispatchMode):

@@ -1,17 +1,19 @@
 """What metrics work with: a frozen model, its images, and the methods under test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer
+from pellucid.attribution.input import Control
 from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.seeding import generator
-from pellucid.engine.chunks import images_per_chunk
+from pellucid.engine.chunks import LARGEST_TENSOR_BYTES, images_per_chunk
 
 __all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "check_images", "label_of"]
 
@@ -20,8 +22,8 @@ T = TypeVar("T")
 IMAGES_AT_ONCE = 128
 """More images of a small network at once leave the cache, and each takes longer."""
 
-Output = Literal["logit", "probability"]
-"""What of the explained class is read off the network."""
+Output = Literal["logit", "probability", "is_right"]
+"""What of the explained class is read off the network; `is_right`: 1 where it is the largest."""
 Retrain = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Training images, their labels, test images -> logits of the test images by a fresh network trained on the former."""
 
@@ -80,10 +82,13 @@ class Case:
         """(image, class): of the images themselves."""
         return self.predict(self.images)
 
-    def read(self, logits: Tensor, output: Output = "logit") -> Tensor:
-        """(image,): the explained class's logit or probability, from the logits of (changed) images of this case."""
+    def read(self, logits: Tensor, output: Output = "logit", which: Tensor | slice = slice(None)) -> Tensor:
+        """(image,): what `output` says, from the logits of (changed) images of this case, those of `which`."""
+        targets = self.targets[which]
+        if output == "is_right":
+            return (logits.argmax(1) == targets).to(logits.dtype)
         values = logits.softmax(1) if output == "probability" else logits
-        return values.gather(1, self.targets[:, None])[:, 0]
+        return values.gather(1, targets[:, None])[:, 0]
 
     def score(self, images: Tensor, output: Output = "logit") -> Tensor:
         """(image,): what the network says of the explained class on changed images of this case."""
@@ -100,9 +105,11 @@ class Explainer:
     def __call__(self, images: Tensor, targets: Tensor, model: nn.Module | None = None) -> Tensor:
         """The relevance, like the images; `UselessExplanation` where it is not finite or has another shape."""
         analyzer = self.analyzer
-        if model is not None:
-            analyzer = self.shared_analyzer(model)
-        relevance = analyzer.analyze(images, targets).detach()
+        if isinstance(analyzer.method, Control):
+            relevance = analyzer.method.draw(images)  # whatever the network: it need not run
+        else:
+            analyzer = analyzer if model is None else Analyzer(analyzer.method, model, name=analyzer.name)
+            relevance = analyzer.analyze(images, targets).detach()
         if relevance.shape != images.shape:
             raise UselessExplanation(
                 f"{self.label} explains in the shape {tuple(relevance.shape)}, and the images are "
@@ -114,9 +121,22 @@ class Explainer:
             )
         return relevance
 
-    def shared_analyzer(self, model: nn.Module) -> Analyzer:
-        """The same method on another model."""
-        return Analyzer(self.analyzer.method, model, name=self.analyzer.name)
+    def near(self, variants: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each variant of the case's images with its relevance; several are explained in one call."""
+        images, targets = self.case.images, self.case.targets
+        at_once = max(1, LARGEST_TENSOR_BYTES // (images.numel() * images.element_size()))
+        if self._has_baselines:
+            at_once = 1
+        remaining = iter(variants)
+        while group := list(islice(remaining, at_once)):
+            relevance = self(torch.cat(group), targets.repeat(len(group)))
+            yield from zip(group, relevance.split(len(images)), strict=True)
+
+    @property
+    def _has_baselines(self) -> bool:
+        """Whether the method holds something for each image of a call."""
+        baseline = getattr(self.analyzer.method, "baseline", None)
+        return isinstance(baseline, Tensor) and baseline.ndim > 2 and len(baseline) > 1
 
     @cached_property
     def relevance(self) -> Tensor:

@@ -1,11 +1,10 @@
 """What the network still says when parts of an image go, in an order given by an explanation."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from pellucid.evaluation._case import Case, Output
+from pellucid.evaluation._removal import Remover
 
 __all__ = ["area", "counts_of", "curve", "patch_scores", "pixel_places", "places"]
 
@@ -53,22 +52,67 @@ def counts_of(units: int, steps: int) -> list[int]:
     return sorted({round(units * step / steps) for step in range(steps + 1)})
 
 
-def curve(case: Case, ranks: Tensor, counts: list[int], change: Callable[[Tensor], Tensor], output: Output) -> Tensor:
-    """(image, point): the score after `change` of the pixels whose rank is below each count.
+def curve(
+    case: Case, ranks: Tensor, counts: list[int], change: Remover, output: Output, *, is_back: bool = False
+) -> Tensor:
+    """(image, point): the score without the pixels whose rank is below each count; with `is_back`, with them alone.
 
-    `ranks` is (image, height, width); `change` makes images of such a mask of the changed pixels. An image that a step
-    leaves as it was, such as one that loses empty pixels, is not run again.
+    `ranks` is (image, height, width). A changed image that was scored before, at another point or for another method,
+    is not run again.
     """
-    shown, logits, scores = case.images, case.logits, []
-    for count in counts:
-        images = change(ranks < count)
-        is_new = (images != shown).flatten(1).any(1)
-        if bool(is_new.any()):
-            logits = logits.clone()
-            logits[is_new] = case.predict(images[is_new])
-        shown = images
-        scores.append(case.read(logits, output))
-    return torch.stack(scores, dim=1)
+    points = torch.bucketize(ranks, torch.tensor(counts, device=ranks.device), right=True)  # at which each pixel goes
+    prints = _prints(case, points, len(counts), change.matters, is_back)
+    wanted, places = prints.T.reshape(-1).unique(return_inverse=True)
+    known = case.shared(("scores", change.removal, output), _Scores)
+    found, is_known = known.look_up(wanted, case.images.dtype)
+    first = torch.empty_like(wanted).scatter_(0, places, torch.arange(len(places), device=places.device))
+    order = first[~is_known].sort()  # by point, then by image
+    scores = []
+    for part in order.values.split(case.chunk):
+        image, point = part % len(ranks), part // len(ranks)
+        is_gone = points[image] <= point[:, None, None]
+        images = change(~is_gone if is_back else is_gone, image)
+        scores.append(case.read(case.predict(images), output, image))
+    if scores:
+        found[(~is_known).nonzero()[:, 0][order.indices]] = torch.cat(scores)
+        known.keep(wanted[~is_known], found[~is_known])
+    return found[places].view(len(counts), len(ranks)).T
+
+
+def _prints(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bool) -> Tensor:
+    """(image, point): a whole number that tells changed images apart, the sum of one drawn for each pixel that is gone.
+
+    Pixels that do not matter count as 0, so that equal images have equal numbers; that two others share one of the
+    2⁶⁴ is as good as impossible. Overflow is meant.
+    """
+    size = points[0].numel()
+    drawn = torch.randint(-(2**63), 2**63 - 1, (size + len(points),), generator=case.generator("prints"))
+    drawn = drawn.to(points.device)
+    weights = drawn[:size] * matters.flatten(1)
+    steps = weights.new_zeros(len(points), count + 1).scatter_add_(1, points.flatten(1), weights)
+    gone = steps[:, :-1].cumsum(1)
+    return drawn[size:, None] + (weights.sum(1, keepdim=True) - gone if is_back else gone)
+
+
+class _Scores:
+    """The scores of changed images by their prints, in order."""
+
+    prints: Tensor | None = None
+    values: Tensor
+
+    def look_up(self, wanted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The scores, and which of them are known."""
+        if self.prints is None:
+            return wanted.new_zeros(len(wanted), dtype=dtype), torch.zeros_like(wanted, dtype=torch.bool)
+        place = torch.searchsorted(self.prints, wanted).clamp(max=len(self.prints) - 1)
+        return self.values[place], self.prints[place] == wanted
+
+    def keep(self, prints: Tensor, values: Tensor) -> None:
+        """Add scores that were unknown."""
+        if self.prints is not None:
+            prints, values = torch.cat([self.prints, prints]), torch.cat([self.values, values])
+        self.prints, order = prints.sort()
+        self.values = values[order]
 
 
 def area(values: Tensor, counts: list[int]) -> Tensor:

@@ -1,5 +1,6 @@
 """How alike two heatmaps are, image by image."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
-__all__ = ["Similarity", "similarity"]
+__all__ = ["Similarity", "similarities", "similarity"]
 
 Similarity = Literal["spearman", "cosine", "ssim"]
 
@@ -19,19 +20,32 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
     """(image,): at most 1, which is reached by equal maps.
 
     `spearman` is the correlation of the ranks of all entries, `cosine` that of the angle, and `ssim` the structural
-    similarity (Wang et al., 2004, eq. 13) of the maps with their channels added, each scaled to [0, 1]. Two maps that
+    similarity (Wang et al., 2004) of the maps with their channels added, each scaled to [0, 1]. Two maps that
     are constant count as alike, and one as unlike any that is not.
 
     >>> maps = torch.rand(2, 1, 8, 8)
     >>> [round(float(similarity(maps, maps, kind).min()), 6) for kind in ("spearman", "cosine", "ssim")]
     [1.0, 1.0, 1.0]
     """
+    return similarities(first, [second], kind)[0]
+
+
+def similarities(own: Tensor, others: Iterable[Tensor], kind: Similarity) -> list[Tensor]:
+    """The similarity of one set of maps with each of several others."""
+    shown, alike = _shown(own, kind), []
+    for other in others:
+        if torch.equal(own, other):
+            alike.append(torch.ones(len(own), dtype=torch.float64, device=own.device))
+        else:
+            alike.append((_ssim if kind == "ssim" else _cosine)(shown, _shown(other, kind)))
+    return alike
+
+
+def _shown(maps: Tensor, kind: Similarity) -> Tensor:
+    """The maps as they are compared."""
     if kind == "ssim":
-        return _ssim(_unit(first.sum(1, keepdim=True)), _unit(second.sum(1, keepdim=True)))
-    first, second = first.flatten(1), second.flatten(1)
-    if kind == "spearman":
-        first, second = _centred_ranks(first), _centred_ranks(second)
-    return _cosine(first, second)
+        return _unit(maps.sum(1, keepdim=True))
+    return _centred_ranks(maps.flatten(1)) if kind == "spearman" else maps.flatten(1)
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:

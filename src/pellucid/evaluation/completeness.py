@@ -15,11 +15,12 @@ from pellucid.evaluation._metric import Measured, Metric
 class Completeness(Metric):
     """|ΣR − Δ| / (|ΣR| + |Δ|), where Δ = f(x) − f(x₀): 0 where the axiom of completeness holds, 1 at worst.
 
-    x₀ is the empty image; with `baseline=None`, Δ = f(x), the conservation of LRP (Bach et al., 2015, eq. 2), which
+    x₀ is the empty image; with `baseline=None`, Δ = f(x), the conservation of LRP (Bach et al., 2015), which
     differs by the biases. The quotient has no unit, so that no image with a large logit decides the mean. Lower is
     better. Weakness: it says nothing of where the relevance is; f(x)/n at each of n pixels would be complete.
 
-    Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017, section 3 (proposition 1).
+    Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017 (the
+    axiom of completeness).
     """
 
     asks: ClassVar[str] = "does the map sum to what the image adds to the logit?"

@@ -22,8 +22,8 @@ class Continuity(Metric):
     that ignores its image is perfectly continuous (the constant is left out as a yardstick), and one that rightly
     moves with the image is not.
 
-    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.1, eq.
-    11.
+    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
+    (explanation continuity).
     """
 
     asks: ClassVar[str] = "does the map stay the same where the image nearly does?"
@@ -46,9 +46,9 @@ class Continuity(Metric):
         own = method.relevance
         size = own.flatten(1).abs().sum(1) if self.is_relative else torch.ones_like(own[:, 0, 0, 0])
         worst = torch.zeros(len(own), dtype=torch.float64, device=own.device)
-        for near in self._neighbours(case):
+        for near, relevance in method.near(self._neighbours(case)):
             way = (near - case.images).flatten(1).double().norm(dim=1)
-            change = (method(near, case.targets) - own).flatten(1).abs().double().sum(1)
+            change = (relevance - own).flatten(1).abs().double().sum(1)
             quotient = change / (way * size.double()).clamp(min=1e-300)
             worst = torch.maximum(worst, torch.where((way > 0) & (change > 0), quotient, 0.0))
         return Measured(worst)

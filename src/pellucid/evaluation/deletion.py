@@ -9,7 +9,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, Output, check_images
 from pellucid.evaluation._curves import area, counts_of, curve, places
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("deletion")
@@ -20,7 +20,7 @@ class Deletion(Metric):
     Lower is better, from 0 to 1. With one pixel a step and the logit, this is pixel flipping (Bach et al., 2015).
     Weakness: single missing pixels are adversarial noise to many networks.
 
-    Source: Petsiuk et al., "RISE", 2018, section 4.2 (algorithm 1 of its supplement).
+    Source: Petsiuk et al., "RISE", 2018 (the deletion metric).
     """
 
     asks: ClassVar[str] = "does the probability fall fast when the most relevant pixels are deleted?"
@@ -38,7 +38,7 @@ class Deletion(Metric):
         check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         scores = curve(case, ranks, counts, change, self.output)
         return Measured(
             area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}

@@ -21,7 +21,8 @@ class ImplementationInvariance(Metric):
     checked to give the same logits. Lower is better: 0 for a method that sees the function alone, 1 for maps that
     share nothing. Weakness: passing for these two ways proves nothing for others.
 
-    Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017, section 2.2.
+    Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017 (the
+    axiom of implementation invariance).
     """
 
     asks: ClassVar[str] = "is the same function, written in another way, explained alike?"

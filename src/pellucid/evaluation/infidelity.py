@@ -20,7 +20,8 @@ class Infidelity(Metric):
     that suits R best, image by image (`is_scaled`), as in the authors' code; without it, β = 1. Lower is better, from
     0. Weakness: IᵀR takes R as an effect per unit of pixel, which favours gradients over maps that share out a logit.
 
-    Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019, definition 2.1 (eq. 1).
+    Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019 (explanation
+    infidelity).
     """
 
     asks: ClassVar[str] = "does the map foretell what a perturbation does to the logit?"

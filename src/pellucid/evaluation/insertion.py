@@ -9,7 +9,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, Output, check_images
 from pellucid.evaluation._curves import area, counts_of, curve, places
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("insertion")
@@ -20,7 +20,7 @@ class Insertion(Metric):
     Higher is better, from 0 to 1. Weakness: where the blurred image is still recognised, the curve starts high for
     every method.
 
-    Source: Petsiuk et al., "RISE", 2018, section 4.2.
+    Source: Petsiuk et al., "RISE", 2018 (the insertion metric).
     """
 
     asks: ClassVar[str] = "does the probability rise fast when the most relevant pixels come back?"
@@ -38,8 +38,8 @@ class Insertion(Metric):
         check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
-        scores = curve(case, ranks, counts, lambda is_back: change(~is_back), self.output)
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        scores = curve(case, ranks, counts, change, self.output, is_back=True)
         return Measured(
             area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}
         )

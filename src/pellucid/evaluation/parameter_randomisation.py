@@ -11,7 +11,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer
 from pellucid.evaluation._metric import Measured, Metric
 from pellucid.evaluation._randomised import cascade
-from pellucid.evaluation._similarity import Similarity, similarity
+from pellucid.evaluation._similarity import Similarity, similarities
 
 
 @METRICS.register("parameter_randomisation")
@@ -23,7 +23,7 @@ class ParameterRandomisation(Metric):
     1 for a map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all
     ranks of the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
 
-    Source: Adebayo et al., "Sanity checks for saliency maps", 2018, section 3.1 (cascading randomisation).
+    Source: Adebayo et al., "Sanity checks for saliency maps", 2018 (cascading randomisation).
     """
 
     asks: ClassVar[str] = "does the map change when the weights are drawn anew?"
@@ -40,11 +40,11 @@ class ParameterRandomisation(Metric):
     def measure(self, case: Case, method: Explainer) -> Measured:
         """(image,) mean similarities over the cascade."""
         models = case.shared(self, lambda: self._models(case))
-        own = method.relevance.abs() if self.is_absolute else method.relevance
-        alike = []
-        for model in models:
-            other = method(case.images, case.targets, model)
-            alike.append(similarity(own, other.abs() if self.is_absolute else other, self.kind))
+        others = (method(case.images, case.targets, model) for model in models)
+        if self.is_absolute:
+            alike = similarities(method.relevance.abs(), (other.abs() for other in others), self.kind)
+        else:
+            alike = similarities(method.relevance, others, self.kind)
         curve = torch.stack([torch.ones_like(alike[0]), *alike], 1)
         return Measured(
             curve[:, 1:].mean(1), curves={"stage": torch.arange(curve.shape[1]), "similarity": curve.mean(0)}

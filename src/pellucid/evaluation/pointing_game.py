@@ -20,8 +20,8 @@ class PointingGame(Metric):
 
     Higher is better. Weakness: one pixel decides; a map that is right there and wrong all around passes.
 
-    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2018, section 4.2 (there with 15 pixels
-    on photographs).
+    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2018 (the pointing game; there
+    with 15 pixels on photographs).
     """
 
     asks: ClassVar[str] = "is the most relevant pixel where it must be?"

@@ -19,7 +19,7 @@ class RandomLogit(Metric):
     Lower is better: 1 for a map that does not depend on the class. Weakness: two classes may truly rest on the same
     pixels; a noisy map is unlike any other.
 
-    Source: Sixt et al., "When explanations lie", 2020, section 4 (random logit test).
+    Source: Sixt et al., "When explanations lie", 2020 (random logit test).
     """
 
     asks: ClassVar[str] = "is another class explained by another map?"

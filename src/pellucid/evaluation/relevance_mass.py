@@ -19,7 +19,7 @@ class RelevanceMass(Metric):
     Higher is better, from 0 to 1; a random map has the mask's share of the area. NaN where nothing is positive, or the
     mask is empty. Weakness: it needs a truth to compare with, and trusts that the network uses it.
 
-    Source: Arras et al., "CLEVR-XAI", 2022, section 3.3 (relevance mass accuracy).
+    Source: Arras et al., "CLEVR-XAI", 2022 (relevance mass accuracy).
     """
 
     asks: ClassVar[str] = "how much of the positive relevance is where it must be?"

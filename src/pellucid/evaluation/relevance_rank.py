@@ -20,7 +20,7 @@ class RelevanceRank(Metric):
     Higher is better, from 0 to 1; a random map has the mask's share of the area. Weakness: on an empty background, ties
     decide, and they are broken by lot.
 
-    Source: Arras et al., "CLEVR-XAI", 2022, section 3.3 (relevance rank accuracy).
+    Source: Arras et al., "CLEVR-XAI", 2022 (relevance rank accuracy).
     """
 
     asks: ClassVar[str] = "are the most relevant pixels where they must be?"

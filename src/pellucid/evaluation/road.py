@@ -1,17 +1,17 @@
 """How soon recognition fails when the most relevant pixels are imputed away (ROAD; Rong et al., 2022)."""
 
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from pellucid.core.errors import ConfigError
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, check_images
-from pellucid.evaluation._curves import places
+from pellucid.evaluation._curves import curve, places
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("road")
@@ -23,7 +23,7 @@ class Road(Metric):
     imputation leaves no trace of the mask that it could read. Weakness: what a smooth filling leaves of an image is
     still not what the network was trained on; on line drawings, much can be guessed from the neighbours.
 
-    Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods", 2022, section 5.
+    Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods", 2022.
     """
 
     asks: ClassVar[str] = "is the class lost soon when the most relevant pixels are imputed from the others?"
@@ -44,14 +44,10 @@ class Road(Metric):
         check_images(case)
         sign = 1 if self.order == "most" else -1
         ranks = places(sign * method.pixels, case.generator("ties"))
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
-        right = torch.stack(
-            [self._is_right(case, change(ranks < share * ranks[0].numel())) for share in self.shares], 1
-        )
-        return Measured(right.mean(1), curves={"share": torch.tensor(self.shares), self.order: right.mean(0)})
-
-    def _is_right(self, case: Case, images: Tensor) -> Tensor:
-        return (case.predict(images).argmax(1) == case.targets).double()
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        counts = [ceil(share * ranks[0].numel()) for share in sorted(self.shares)]
+        right = curve(case, ranks, counts, change, "is_right").double()
+        return Measured(right.mean(1), curves={"share": torch.tensor(sorted(self.shares)), self.order: right.mean(0)})
 
 
 def check_shares(shares: tuple[float, ...]) -> None:

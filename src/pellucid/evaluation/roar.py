@@ -25,7 +25,7 @@ class Roar(Metric):
     training a method and share: minutes. Weakness: a class may be read off the shape of the removed pixels, which
     hides a good explanation (Rong et al., 2022); the value has the spread of the trainings.
 
-    Source: Hooker et al., "A benchmark for interpretability methods in deep neural networks", 2019, section 3.
+    Source: Hooker et al., "A benchmark for interpretability methods in deep neural networks", 2019.
     """
 
     asks: ClassVar[str] = "can a network trained anew do without the most relevant pixels?"

@@ -10,7 +10,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, Output, check_images
 from pellucid.evaluation._curves import area, counts_of, curve, patch_scores, pixel_places, places
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("selectivity")
@@ -24,7 +24,8 @@ class Selectivity(Metric):
     Lower is better. Weakness: images without patches are none the network was trained on, so that a fall may show its
     surprise, not the patch's part.
 
-    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018, section 5.2.
+    Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
+    (explanation selectivity).
     """
 
     asks: ClassVar[str] = "does the logit fall fast when the most relevant patches are removed?"
@@ -60,7 +61,7 @@ class Selectivity(Metric):
         scores = sign * patch_scores(method.pixels, self.patch_pixels)
         counts = counts_of(scores[0].numel(), self.steps)
         ranks = places(scores, case.generator("ties"))
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         if not self.is_recomputed:
             return curve(case, pixel_places(ranks, self.patch_pixels, size), counts, change, self.output), counts
         scored = []

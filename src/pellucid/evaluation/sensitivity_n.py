@@ -10,7 +10,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer, check_images
 from pellucid.evaluation._metric import Measured, Metric
-from pellucid.evaluation._removal import Removal, remover
+from pellucid.evaluation._removal import Removal, Remover
 
 
 @METRICS.register("sensitivity_n")
@@ -22,7 +22,8 @@ class SensitivityN(Metric):
     mean curve over n is kept (`correlation` over `share`). Where removals change nothing, the correlation is 0.
     Weakness: for large n, all sets are alike, and the correlation is of noise.
 
-    Source: Ancona et al., "Towards better understanding of gradient-based attribution methods", 2018, section 4.
+    Source: Ancona et al., "Towards better understanding of gradient-based attribution methods", 2018
+    (sensitivity-n).
     """
 
     asks: ClassVar[str] = "does the relevance of a random set of pixels foretell the effect of its removal?"
@@ -66,7 +67,7 @@ class SensitivityN(Metric):
 
     def _effects(self, case: Case, number: int) -> Tensor:
         """(image, set): f(x) − f(x without S), the same for all methods."""
-        change = remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         own, shape = case.read(case.logits).double(), (len(case.images), *case.images.shape[2:])
         return torch.stack(
             [

@@ -19,7 +19,7 @@ class Sparseness(Metric):
     what one wants. Weakness: nothing of it depends on the network; on images with an empty background, whatever is
     multiplied by the image is sparse (`input` is no yardstick here).
 
-    Source: Chalasani et al., "Concise explanations of neural networks using adversarial training", 2020, section 3.
+    Source: Chalasani et al., "Concise explanations of neural networks using adversarial training", 2020.
     """
 
     asks: ClassVar[str] = "do few pixels hold the relevance?"

@@ -32,6 +32,8 @@ class Prior(ABC):
     """At the first step; it falls to zero."""
     starts: int = 1
     """Searches per prototype, of which the best is kept."""
+    refined_share: float = 0.0
+    """Further steps of the best search alone, as a share of `steps`; the learning rate begins and falls again."""
     shift_share: float = 0.05
     """The network sees each image shifted at random by up to this share of its side, but for the last steps."""
     rotation_degrees: float = 8.0
@@ -43,8 +45,10 @@ class Prior(ABC):
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a number out of its range."""
-        for name, low in (("steps", 1), ("starts", 1), ("learning_rate", 0), ("weight", 0), ("repulsion", 0)):
-            self._check_range(name, low)
+        for name in ("steps", "starts"):
+            self._check_range(name, 1)
+        for name in ("refined_share", "learning_rate", "weight", "repulsion"):
+            self._check_range(name, 0)
         for name in ("shift_share", "rotation_degrees", "scale_share"):
             self._check_range(name, 0, 180 if name == "rotation_degrees" else 0.9)
 

@@ -28,7 +28,7 @@ class Prototypes(Shown):
     log_prior: Float[Tensor, " prototype"]
     """log p(x), in nats, up to the prior's constant."""
     history: Float[Tensor, "prototype step"]
-    """The objective at each step; in the first half of them, of an image moved at random."""
+    """The objective at each step of the kept search and its refinement; at first, of an image moved at random."""
     seed: int
     prior: str
     """The prior's name."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from pellucid.synthesis._regularisers import similarity, warped
 __all__ = ["synthesise"]
 
 MOVED_SHARE = 0.5
-"""In so many of the steps the network sees moved images; the rest climb the objective itself."""
+"""In so many of the steps the network sees moved images; the rest, and the refinement, climb the objective itself."""
 RANKED_AT_ONCE = 250
 ALIKE = 0.9
 """Several prototypes of one class begin at images whose cosine is below this, where there are such."""
@@ -54,7 +54,7 @@ def synthesise(
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> found = synthesise(model, [0, 2], L2(image_shape=(1, 4, 4), steps=5))
     >>> found.images.shape, found.history.shape
-    (torch.Size([2, 1, 4, 4]), torch.Size([2, 5]))
+    (torch.Size([2, 1, 4, 4]), torch.Size([2, 10]))
     """
     if diversity < 1:
         raise ConfigError(f"diversity is {diversity}; give the number of prototypes of each class, at least 1.")
@@ -64,7 +64,13 @@ def synthesise(
         sample = torch.rand(2, *prior.shape, generator=generator(seed, "sample"), dtype=dtype).to(device)
         goal = make_goal(model, classes, unit, sample)
         plan = _Plan(goal, prior, diversity, seed)
-        parameters, history = _climb(plan, plan.begin(device, dtype))
+        parameters, history = _climb(plan, plan.begin(device, dtype), prior.steps, int(MOVED_SHARE * prior.steps))
+        kept = _best_starts(plan, parameters)
+        parameters, history = parameters[kept], history[kept]
+        plan = replace(plan, prior=replace(prior, starts=1))
+        if further := round(prior.refined_share * prior.steps):
+            parameters, more = _climb(plan, parameters, further)
+            history = torch.cat([history, more], 1)
         return _finished(plan, parameters, history)
 
 
@@ -137,21 +143,20 @@ def _apart(ranked: Tensor, unit: Tensor, size: int, groups: int) -> Tensor:
     return torch.tensor(chosen + left, device=ranked.device)
 
 
-def _climb(plan: _Plan, parameters: Parameters) -> tuple[Parameters, Tensor]:
-    """The best parameters found, and the objective at each step, (entry, step)."""
+def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> tuple[Parameters, Tensor]:
+    """The best parameters found, and the objective at each step, (entry, step); images move in the first `moved`."""
     prior, draws = plan.prior, generator(plan.seed, "prototypes", "moves")
     parameters = parameters.requires_grad_()
     optimizer = torch.optim.Adam([parameters], prior.learning_rate)
     best, height, history = parameters.detach().clone(), None, []
-    moved = int(MOVED_SHARE * prior.steps)
-    for step in range(prior.steps + 1):
+    for step in range(steps + 1):
         climbed, total, own = plan.objective(parameters, draws if step < moved else None)
         if step >= moved:  # these can be compared with one another
             height = climbed.detach() - torch.inf if height is None else height
             is_better = climbed.detach() > height
             height = torch.where(is_better, climbed.detach(), height)
             best = torch.where(is_better.view(-1, *[1] * (best.ndim - 1)), parameters.detach(), best)
-        if step == prior.steps:
+        if step == steps:
             break
         if not torch.isfinite(climbed).all():
             raise ModelError(f"the objective is not finite at step {step}; lower learning_rate, or check the model.")
@@ -159,7 +164,7 @@ def _climb(plan: _Plan, parameters: Parameters) -> tuple[Parameters, Tensor]:
         (slope,) = torch.autograd.grad(-climbed.sum(), parameters)
         _check_slope(own, slope, step)
         parameters.grad = slope
-        optimizer.param_groups[0]["lr"] = prior.learning_rate * (1 - step / prior.steps)
+        optimizer.param_groups[0]["lr"] = prior.learning_rate * (1 - step / steps)
         optimizer.step()
         with torch.no_grad():
             prior.constrain(parameters)
@@ -173,28 +178,33 @@ def _check_slope(own: Tensor, slope: Tensor, step: int) -> None:
         raise ModelError(f"a gradient is not finite at step {step}; check the model for divisions and roots of zero.")
 
 
-def _finished(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
-    """The best start of each prototype, with everything that is told of it."""
+def _best_starts(plan: _Plan, parameters: Parameters) -> Tensor:
+    """The entries of the best start of each prototype."""
     starts, diversity, targets = plan.prior.starts, plan.diversity, len(plan.goal.targets)
     with torch.no_grad():
-        climbed, total, own = plan.objective(parameters, None)
+        climbed, _, _ = plan.objective(parameters, None)
+    heights = climbed.view(targets, starts, diversity).sum(2).argmax(1)  # a group is kept whole: it was pushed apart
+    entries = torch.arange(len(parameters), device=parameters.device).view(targets, starts, diversity)
+    return entries[torch.arange(targets, device=parameters.device), heights].reshape(-1)
+
+
+def _finished(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
+    """Everything that is told of the prototypes."""
+    with torch.no_grad():
+        _, total, own = plan.objective(parameters, None)
         images = plan.prior.decode(parameters)
         raw = plan.goal.read(images)[1].gather(1, plan.places.to(images.device)[:, None])[:, 0]
-    heights = climbed.view(targets, starts, diversity).sum(2).argmax(1)  # a group is kept whole: it was pushed apart
-    entries = torch.arange(len(images), device=images.device).view(targets, starts, diversity)
-    kept = entries[torch.arange(targets, device=images.device), heights].reshape(-1)
-    if not torch.isfinite(total[kept]).all():
+        log_prior = plan.prior.log_prior(parameters, images)
+    if not torch.isfinite(total).all():
         raise ModelError("the objective of a prototype is not finite; lower learning_rate, or check the model.")
-    found = {name: value[kept].detach().cpu() for name, value in {"own": own, "raw": raw, "total": total}.items()}
-    log_prior = plan.prior.log_prior(parameters, images)[kept].detach().cpu()
     return Prototypes(
-        images=images[kept].detach().clamp(0, 1).cpu(),
-        classes=torch.tensor(plan.goal.targets).repeat_interleave(diversity),
-        log_probability=found["own"] if plan.goal.is_of_classes else None,
-        logit=found["raw"],
-        objective=found["total"],
-        log_prior=log_prior,
-        history=history[kept].cpu(),
+        images=images.clamp(0, 1).cpu(),
+        classes=torch.tensor(plan.goal.targets).repeat_interleave(plan.diversity),
+        log_probability=own.cpu() if plan.goal.is_of_classes else None,
+        logit=raw.cpu(),
+        objective=total.cpu(),
+        log_prior=log_prior.cpu(),
+        history=history.cpu(),
         seed=plan.seed,
         prior=type(plan.prior).__module__.rpartition(".")[2],
     )

@@ -17,6 +17,8 @@ from pellucid.synthesis._regularisers import blurred, total_variation
 __all__ = ["L2"]
 
 CANDIDATES = 1000
+SPECTRUM_STEP = 0.2
+"""What a step of 1 changes in a spectrum: there, as much as in a pixel throws an image about."""
 LARGEST_BY_PIXELS = 64
 """Images up to this side, of one channel, are searched pixel by pixel by default."""
 
@@ -34,8 +36,9 @@ class L2(Prior):
     """Channels, height and width."""
     weight: float = 1e-3
     steps: int = 300
-    learning_rate: float = 0.1
+    learning_rate: float = 0.5
     starts: int = 4
+    refined_share: float = 1.0
     origin: float = 0.0
     """o: the brightness, in [0, 1], from which the distance is measured; 0 is the empty image."""
     total_variation: float = 0.5
@@ -78,7 +81,7 @@ class L2(Prior):
         """Noise: soft spots on the empty image by pixels, hardly any around mid-grey by spectrum."""
         draws = generator(seed, "prototypes", "l2")
         if self.is_fourier:
-            return begin_spectrum(count, self.image_shape, draws)
+            return begin_spectrum(count, self.image_shape, draws) / SPECTRUM_STEP
         noise = torch.randn(max(count, CANDIDATES), *self.image_shape, generator=draws)
         soft = blurred(noise, max(self.image_shape[1:]) / 12)
         soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -87,7 +90,7 @@ class L2(Prior):
     def decode(self, parameters: Parameters) -> Images:
         """The blurred images of pixels or spectra."""
         if self.is_fourier:
-            parameters = image_of_spectrum(parameters, self.image_shape[2], self.colour_correlation)
+            parameters = image_of_spectrum(SPECTRUM_STEP * parameters, self.image_shape[2], self.colour_correlation)
         return blurred(parameters, self.blur_pixels)
 
     def log_prior(self, parameters: Parameters, images: Images) -> Float[Tensor, " prototype"]:  # noqa: ARG002
