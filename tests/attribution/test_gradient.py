@@ -133,3 +133,11 @@ def test_less_the_gradient_at_a_grey_image_in_closed_form(squares) -> None:
     x = torch.tensor([0.5, -1.0, 2.0, 0.1]).double()
     found = create_analyzer("gradient.baseline", squares, baseline=0.3).analyze(x.view(1, 1, 2, 2), 0).flatten()
     torch.testing.assert_close(found, squares.a[0].detach() * (x - 0.3), rtol=1e-12, atol=1e-15)
+
+
+def test_a_small_model_takes_more_images_a_pass() -> None:
+    small, wide = nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), nn.Conv2d(1, 64, 3)
+    images = torch.rand(300, 1, 28, 28)
+    assert _subject.Subject(small).images_per_pass(images, 64) == 256
+    assert _subject.Subject(small).images_per_pass(images[:50], 64) == 64
+    assert _subject.Subject(wide).images_per_pass(images, 64) == 64
