@@ -156,3 +156,16 @@ def test_what_is_wrong_is_told_before_any_work(model, images):
         call(model, images, None, ["gradient"], ["sparseness"], masks=torch.ones(12, 8, 8))
     with pytest.raises(ConfigError, match="explains another model"):
         call(model, images, None, [pellucid.create_analyzer("gradient", nn.Flatten())], ["sparseness"])
+
+
+def test_an_evaluation_prints_as_a_table() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    found = pellucid.evaluate(
+        linear, torch.rand(4, 1, 4, 4), None, ["input_x_gradient"], ["completeness", "sparseness"]
+    )
+    heading, columns, first, *controls = repr(found).splitlines()
+    assert heading == "Evaluation of 4 images, seed 0"
+    assert columns.split() == ["completeness", "↓", "sparseness", "↑"]
+    assert first.split() == ["input_x_gradient", "0.000*", f"{found.value('input_x_gradient', 'sparseness'):.3f}*"]
+    assert [line.split()[0] for line in controls] == ["random", "constant", "sobel", "input"]

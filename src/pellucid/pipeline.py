@@ -220,7 +220,8 @@ def _run_end_hooks(session: Session, board: Board) -> None:
         raise SaveError(f"the best weights are gone from {session.store.folder / 'models'}; run again.")
     session.model.load_state_dict(unpack_weights(content))
     logits = evaluate(session.model, session.data.test, session.device)
-    scene = _scene(session, session.recipe.epochs, logits)
+    best = max((line["epoch"] for line in session.store.metrics() if line["best"]), default=None)
+    scene = replace(_scene(session, session.recipe.epochs, logits), weights_epoch=best)
     for name, hook in hooks.items():
         _run_hook(session, board, name, hook, scene)
 

@@ -24,7 +24,7 @@ from pellucid.training.afresh import train_afresh
 __all__ = ["Evaluation", "evaluate", "leaderboard_figure"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Found):
     """What an evaluation found, and how it looks."""
 

@@ -13,6 +13,6 @@ def test_all_images_at_the_end(make_scene: Callable[..., Scene]) -> None:
     assert (JacobianClasses.when, JacobianClassesAll.when) == ("epoch", "end")
     assert (some.numbers["images"], every.numbers["images"]) == (1000, 1100)
     assert every.numbers["counts"] == scene.test.labels.bincount(minlength=4).tolist()
-    assert every.caption.startswith(f"{scene.title}, best weights: ")
+    assert every.caption.startswith(f"{scene.title}: ")
     (again,) = JacobianClasses(images=None).run(scene)
     np.testing.assert_array_equal(every.arrays["mean_absolute_jacobian"], again.arrays["mean_absolute_jacobian"])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.core.errors import PellucidError, ShapeError, UnsupportedOperation
-from pellucid.jacobian import jacobian
+from pellucid.jacobian import jacobian, jacobian_report
 
 X = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -75,3 +75,38 @@ def test_an_operation_without_derivative_is_named() -> None:
 def test_an_error_of_the_model_comes_through() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         jacobian(nn.Linear(5, 2), X)
+
+
+def test_layers_that_leave_no_way_from_image_to_image_need_no_second_look() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 5), nn.Dropout(), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.rand(6, 2, 4)
+    assert [jacobian_report(model, x).forwards for _ in range(3)] == [2, 1, 1]
+    handle = model[1].register_forward_hook(lambda module, inputs, output: None)
+    assert jacobian_report(model, x).forwards == 2  # a hook may do anything
+    handle.remove()
+    assert jacobian_report(model, x).forwards == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (nn.Sequential(nn.Flatten(0), nn.Linear(8, 2), nn.Unflatten(0, (2, 1))), torch.rand(2, 4)),
+        (nn.Sequential(nn.Linear(2, 2), nn.Unflatten(0, (2, 1))), torch.rand(2)),
+        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(0)), torch.rand(2, 4)),
+        (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm((2, 4))), torch.rand(2, 4)),
+    ],
+    ids=["flatten", "one axis", "softmax", "layer norm"],
+)
+def test_layers_that_mix_are_refused_at_every_call(model: nn.Module, x: torch.Tensor) -> None:
+    for _ in range(2):
+        with pytest.raises((ShapeError, RuntimeError)):
+            jacobian_report(model, x)
+
+
+def test_a_replaced_forward_is_looked_at_again() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    x = torch.rand(5, 4)
+    jacobian_report(model, x)
+    model[1].forward = lambda values: values - values.mean(0)
+    with pytest.raises(ShapeError, match="mixes the images of a batch"):
+        jacobian_report(model, x)

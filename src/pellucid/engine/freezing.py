@@ -1,6 +1,6 @@
 """Look at a model without leaving a trace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from pellucid.core.seeding import preserved_random_state
 
-__all__ = ["device_of", "dtype_of", "frozen", "modules_of"]
+__all__ = ["device_of", "dtype_of", "frozen", "modules_of", "runs_torch_alone"]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     """
     modes, parameters, buffers = _remember(model)
     try:
-        with preserved_random_state(torch_alone=only_model_draws and _draws_from_torch_alone(modes)):
+        with preserved_random_state(torch_alone=only_model_draws and runs_torch_alone(module for module, _ in modes)):
             if any(training for _, training in modes):  # setting what is so already costs more than a small pass
                 model.eval()
             for parameter, requires_grad, _ in parameters:
@@ -98,11 +98,15 @@ _LAYERS = {
 """Where torch's layers are defined, apart from those that call functions of a user's."""
 
 
-def _draws_from_torch_alone(modes: Modes) -> bool:
-    """Whether a model runs no code but torch's, which draws from no random state but torch's own."""
+def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
+    """Whether modules run no code but torch's (no hook, no replaced `forward`), which draws from torch's state alone.
+
+    >>> runs_torch_alone(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).modules())
+    True
+    """
     if _has_any_global_hook():
         return False
-    for module, _ in modes:
+    for module in modules:
         own = vars(module)
         if type(module).__module__ not in _LAYERS or "forward" in own:
             return False

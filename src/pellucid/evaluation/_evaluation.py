@@ -80,7 +80,7 @@ def _array(values: list[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """How good several explanation methods are, by several metrics, on the same images and draws."""
 
@@ -96,6 +96,23 @@ class Evaluation:
     """Methods (or METHOD, METRIC pairs) that do not apply, and why."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Clock time by metric, of what was computed now."""
+
+    def __repr__(self) -> str:
+        """The means, a line for each method; the best of each metric with a star."""
+        heading = [
+            "",
+            *(f"{metric} {'↑' if told['is_higher_better'] else '↓'}" for metric, told in self.metrics.items()),
+        ]
+        best = {metric: self.best(metric) for metric in self.metrics}
+        table = [heading]
+        for method in self.methods:
+            stars = ("*" if method == best[metric] else " " for metric in self.metrics)
+            means = (self.value(method, metric) for metric in self.metrics)
+            table.append([method, *(f"{mean:.3f}{star}" for mean, star in zip(means, stars, strict=True))])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        first, *others = widths
+        rows = ("  ".join([f"{row[0]:<{first}}", *map(str.rjust, row[1:], others)]).rstrip() for row in table)
+        return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows])
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -53,12 +53,16 @@ class Scene:
     """Gives the density of the training images with a name, kept in the save folder; None: it is fitted anew."""
     previous: Mapping[str, np.ndarray] | None = None
     """The arrays this same hook made at the epoch it last ran before this one; None at the first."""
+    weights_epoch: int | None = None
+    """At the end: the epoch whose weights these are, the best one."""
     _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     """What several hooks of one epoch share."""
 
     @property
     def title(self) -> str:
         """What a picture's title begins with: data and epoch."""
+        if self.weights_epoch is not None:
+            return f"{self.data_title}, epoch {self.weights_epoch}, the best of {self.epoch}"
         return f"{self.data_title}, epoch {self.epoch}" + (" (untrained)" if self.epoch == 0 else "")
 
     def first_of_each_class(self, at_most: int) -> list[int]:

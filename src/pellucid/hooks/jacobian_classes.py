@@ -46,7 +46,7 @@ class JacobianClasses(Hook):
         seconds = perf_counter() - started
         drawn = self._choose_classes(scene, found)
         numbers = _numbers(scene, found, drawn) | {"timing": {"seconds": seconds}}
-        title = f"{self._moment(scene)}: what each logit reacts to, by class"
+        title = f"{scene.title}: what each logit reacts to, by class"
         typical = numbers["median_spectral_norm"]
         caption = (
             f"{title}: the mean of |∂ logit / ∂ pixel| over {count:,} test images; median spectral norm {typical:.3g} "
@@ -60,10 +60,6 @@ class JacobianClasses(Hook):
             numbers=numbers,
             scalars={"median_spectral_norm": typical},
         )
-
-    def _moment(self, scene: Scene) -> str:
-        """What the title begins with."""
-        return scene.title
 
     def _choose_classes(self, scene: Scene, found: ClassMeans) -> list[int]:
         """The chosen ones, or those with images first."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Scene
 from pellucid.hooks.jacobian_classes import JacobianClasses
 
 __all__ = ["JacobianClassesAll"]
@@ -16,6 +15,3 @@ class JacobianClassesAll(JacobianClasses):
 
     when = "end"
     images: int | None = None
-
-    def _moment(self, scene: Scene) -> str:
-        return f"{scene.title}, best weights"

@@ -38,7 +38,8 @@ class JacobianReport(Shown):
     chunk: int
     """Images that shared one forward pass."""
     forwards: int
-    """How often the model was run: once per chunk, and before that, where there are several images, on the first."""
+    """How often the model was run: once per chunk; and where a chunk has several images, on the first one alone: at the
+    first call, and at every one unless the layers themselves leave no way from image to image."""
     backwards: int
     """Passes through the whole network after that for the chunk that took most, cotangents folded together counted one
     by one: the number of outputs; fewer by a cut; in forward mode the number of inputs; none by finite differences."""
@@ -109,7 +110,8 @@ def jacobian_report(
     shape = course.plan.result_shape
     if len(shape) != 1:
         rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
-    forwards = -(-problem.batch // course.chunk) + (course.chunk > 1)
+    is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.has_images_apart)
+    forwards = -(-problem.batch // course.chunk) + is_first_alone
     found = _like(x, problem, rows)
     return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
 

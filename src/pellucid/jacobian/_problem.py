@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.seeding import preserved_random_state
-from pellucid.engine.freezing import frozen, modules_of
+from pellucid.engine.freezing import frozen, modules_of, runs_torch_alone
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 
@@ -74,6 +75,15 @@ class Problem:
         """How many numbers one image's differentiated inputs hold."""
         return sum([self.inputs[place].numel() for place in self.floats]) // self.batch
 
+    @cached_property
+    def has_images_apart(self) -> bool:
+        """Whether the model's layers are such that no image can see another; False where that is not known so."""
+        model = self.model
+        if not isinstance(model, nn.Module) or any(tensor.ndim < 2 for tensor in self.inputs):
+            return False
+        modules = modules_of(model)
+        return runs_torch_alone(modules) and all(map(_is_for_each_image, modules))
+
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The inputs of some images; the floating ones as leaves that want a gradient."""
         parts = self.inputs if stop - start == self.batch else [tensor[start:stop] for tensor in self.inputs]
@@ -99,6 +109,22 @@ class Problem:
         if not wanted or not all(0 <= index < count for index in wanted):
             raise ShapeError(f"outputs is {list(wanted)}, and the model has outputs 0 to {count - 1}.")
         return wanted
+
+
+_FOR_EACH_IMAGE = frozenset(
+    {
+        *(nn.Sequential, nn.Identity, nn.Linear, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU),
+        *(nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+    }
+)
+"""Layers that leave the first axis of (batch, feature, …) alone, whatever their options. No convolution: it takes an
+input that lacks an axis for one image."""
+
+
+def _is_for_each_image(module: nn.Module) -> bool:
+    if type(module) is nn.Flatten:
+        return module.start_dim >= 1
+    return type(module) in _FOR_EACH_IMAGE
 
 
 def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -44,7 +44,8 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const [height, width] = data.size;
     const table = colours(data.palette);
     const name = (label) => page.classes[label] ?? `class ${label}`;
-    const at = { image: 0, method: 0, position: 0, isShared: false, pixel: null }; // position: among the image's classes
+    const start = Math.max(0, data.expected.findIndex((table) => table !== null)); // one with a certificate to show
+    const at = { image: 0, method: start, position: 0, isShared: false, pixel: null }; // position: among the image's classes
     let bytes = null;
 
     const map = (method, position) => {
