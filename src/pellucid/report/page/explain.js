@@ -44,8 +44,8 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const [height, width] = data.size;
     const table = colours(data.palette);
     const name = (label) => page.classes[label] ?? `class ${label}`;
-    const start = Math.max(0, data.expected.findIndex((table) => table !== null)); // one with a certificate to show
-    const at = { image: 0, method: start, position: 0, isShared: false, pixel: null }; // position: among the image's classes
+    const withSum = Math.max(0, data.expected.findIndex((table) => table !== null)); // one with a certificate to show
+    const at = { image: 0, method: withSum, position: 0, isShared: false, pixel: null }; // position: among the image's classes
     let bytes = null;
 
     const map = (method, position) => {
