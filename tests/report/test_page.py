@@ -55,6 +55,12 @@ def test_the_page_has_every_part_once_and_in_order(store):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("hook", ["curves", "embedding", "explain", "figures"])
+def test_a_hook_with_the_name_of_a_part_is_shown(hook, store):
+    keep(store, hook, 1, png(5))
+    assert f"hook-{hook}" in data_of(render(Material(store)))["sections"]
+
+
 def test_nothing_is_loaded_from_anywhere(store):
     parts = Parts(render(Material(store)))
     assert [address for address in parts.addresses if not address.startswith("#")] == []

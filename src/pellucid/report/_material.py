@@ -23,6 +23,8 @@ Entry = Mapping[str, Any]
 TEXTS = ("hook", "name", "kind", "path", "caption")
 MOST_BYTES = 200_000_000
 """A larger file is no artifact of a run."""
+MOST_CHARACTERS = 50_000
+"""Of a log."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +187,17 @@ class Material:
         return made
 
     def text(self, path: str) -> str | None:
-        """A file of the save folder as text; None where it cannot be read, which is not noted."""
+        """A file of the save folder as text, of a long one the end; None where it cannot be read, which is not noted."""
         found = self._inside(path)
         try:
-            return None if found is None else found.read_text(encoding="utf-8", errors="replace")
+            if found is None or found.stat().st_size > MOST_BYTES:
+                return None
+            text = found.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
+        if len(text) <= MOST_CHARACTERS:
+            return text
+        return f"[{len(text) - MOST_CHARACTERS:,} characters before this are in the file]\n{text[-MOST_CHARACTERS:]}"
 
     def _content(self, entry: Entry) -> bytes | None:
         path = self._inside(entry["path"])

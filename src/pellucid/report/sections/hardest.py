@@ -63,6 +63,7 @@ def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | 
         "maps": sprite(_squares(coloured), len(pixels)),
         "side": min(max(pixels.shape[1:3]), MOST_SIDE),
         "method": str(numbers.get("method", "")),
+        "refused": [str(name) for name in numbers.get("refused") or ()],
         "is_shrunk": max(pixels.shape[1:3]) > MOST_SIDE,
         "limits": limits,
         **lists,
