@@ -79,7 +79,9 @@ def test_a_log_outside_the_folder_is_not_shown(store, tmp_path):
 
 
 def test_a_setting_of_zero_is_told(store):
-    store.write_run(run_record(config={"seed": 0, "learning_rate": 0.0, "resume": False, "mirror": [], "classes": None}))
+    store.write_run(
+        run_record(config={"seed": 0, "learning_rate": 0.0, "resume": False, "mirror": [], "classes": None})
+    )
     assert dict(head(Material(store)).details)["settings"] == "seed 0, learning_rate 0.0"
 
 

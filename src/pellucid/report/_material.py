@@ -187,7 +187,7 @@ class Material:
         return made
 
     def text(self, path: str) -> str | None:
-        """A file of the save folder as text, of a long one the end; None where it cannot be read, which is not noted."""
+        """The text of a file in the save folder, of a long one the end; None, not noted, where it cannot be read."""
         found = self._inside(path)
         try:
             if found is None or found.stat().st_size > MOST_BYTES:
