@@ -68,6 +68,8 @@ class Material:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, by epoch."""
         lines = self._record(self.store.metrics, [])
+        if not lines and self.run.get("status") == "finished":
+            self.note("metrics.jsonl is missing or empty.")
         whole = [line for line in lines if is_epoch(line.get("epoch"))]
         if len(whole) < len(lines):
             self.note(f"metrics.jsonl: {len(lines) - len(whole)} of {len(lines)} lines name no epoch.")
@@ -96,6 +98,8 @@ class Material:
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
+        if not (self.store.folder / "manifest.json").exists():
+            self.note("manifest.json is missing, and with it every picture.")
         return self._record(self.store.manifest, {})
 
     def _listed(self, name: str) -> list[Any]:
