@@ -16,6 +16,7 @@ __all__ = [
     "CLASSES",
     "COUNTS",
     "EPOCHS",
+    "cell_images",
     "data_of",
     "hardest_images",
     "keep",

@@ -102,6 +102,15 @@ def test_large_maps_are_shrunk_with_their_sums_and_told(make_scene: Maker, monke
     assert "shrunk from 12×9 to 5×3" in artifact.caption
 
 
+def test_a_shrunk_image_beside_maps_as_they_were_is_no_shrunk_map(make_scene: Maker, monkeypatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_SOURCE", 6)
+    (artifact,) = Gallery(images=6).run(make_scene(size=(12, 9), methods=METHODS))
+    assert artifact.arrays["maps"].shape[3:] == (12, 9)
+    assert artifact.arrays["source"].shape[2:] == (6, 4)
+    assert artifact.numbers["shrunk_from"] == [12, 9]
+    assert artifact.caption.endswith("for 4 classes.")
+
+
 class Detached(nn.Module):
     """Leaves the graph on its way: rules cannot follow."""
 

@@ -52,6 +52,8 @@ def test_only_images_of_the_chosen_classes_and_the_chosen_method(make_scene: Mak
     scene = make_scene(chosen_classes=(2, 0), methods=("input_x_gradient", "gradient"))
     (artifact,) = Hardest(images=60).run(scene)
     assert set(artifact.numbers["labels"]) == {0, 2}
+    assert artifact.numbers["chosen_classes"] == [2, 0]
+    assert f"the hardest test images of {scene.classes[2]}, {scene.classes[0]}, the " in artifact.caption
     assert artifact.numbers["method"] == "input_x_gradient"
 
 

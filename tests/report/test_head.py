@@ -76,3 +76,17 @@ def test_a_log_outside_the_folder_is_not_shown(store, tmp_path):
     path.write_text(path.read_text().replace("errors/tsne_epoch_001.txt", "../secret.txt"))
     ((_, log),) = head(Material(store)).failures
     assert log == "The log ../secret.txt cannot be read."
+
+
+def test_a_setting_of_zero_is_told(store):
+    store.write_run(
+        run_record(config={"seed": 0, "learning_rate": 0.0, "resume": False, "mirror": [], "classes": None})
+    )
+    assert dict(head(Material(store)).details)["settings"] == "seed 0, learning_rate 0.0"
+
+
+def test_of_a_long_log_the_end_is_shown(store):
+    store.add_failure("tsne", 1, "x", "a" * 60_000 + "the end")
+    ((_, log),) = head(Material(store)).failures
+    assert log.startswith("[10,007 characters before this are in the file]\naaa")
+    assert log.endswith("aaathe end")

@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 
 from browser import chromium
+from pellucid.artifacts.store import Store
 from pellucid.cli import main
 from pellucid.report import write_report
-from pretended_run import CLASSES, COUNTS, keep, png, run_record, write_run
+from pretended_run import (
+    CLASSES,
+    COUNTS,
+    cell_images,
+    hardest_images,
+    keep,
+    metrics_line,
+    png,
+    run_record,
+    write_run,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +131,8 @@ def test_the_slider_drives_every_part(save, visit):
         shown = [[int(cell) for cell in row.locator("td[tabindex]").all_inner_texts()] for row in rows]
         assert np.array_equal(shown, counts)
         assert (
-            f"accuracy {percent(counts.trace(), counts.sum())}" in page.locator("#confusion_matrix .told").inner_text()
+            f"accuracy {counts.trace() / counts.sum():.2%}".replace("%", " %")
+            in page.locator("#confusion_matrix .told").inner_text()
         )
         losses = numbers(save, "hardest", epoch)["losses"]
         assert [f"loss {loss:.2f}" in text for loss, text in zip(losses, cards(page), strict=True)] == [True] * 12
@@ -411,14 +423,52 @@ def test_numbers_that_a_script_cannot_draw_do_not_end_the_page(tmp_path, visit):
     assert page.locator("#hardest li").count() == 2
 
 
+def test_an_epoch_that_was_never_finished_has_the_curves_of_the_one_before(tmp_path, visit):
+    keep(write_run(tmp_path, status="interrupted"), "saliency", 3, png(3))
+    page = visit(write_report(tmp_path))
+    assert page.locator("#epoch-shown").inner_text() == "epoch 3"
+    assert page.locator(".chart .at").first.inner_text() == " at epoch 2"
+
+
+def test_numbers_of_a_network_that_diverged_are_told_as_such(tmp_path, visit):
+    store = write_run(tmp_path)
+    lost = [float("nan")] * 2
+    numbers = {"confidences": lost, "true_probabilities": lost, "losses": lost, "scale_limits": [1.0, 1.0]}
+    made = hardest_images(2)
+    keep(store, "hardest", 2, arrays=made["arrays"], numbers=made["numbers"] | numbers | {"refused": {"lrp": "no"}})
+    made = cell_images(COUNTS[2])
+    made["numbers"]["confidences"] = [float("nan")] * len(made["numbers"]["labels"])
+    keep(store, "confusion_matrix", 2, name="images", **made)
+    page = visit(write_report(tmp_path))
+    assert "loss not finite · – sure; – for cat" in page.locator("#hardest li").first.inner_text()
+    assert page.locator("#hardest .method").inner_text() == "Explained by gradient. lrp does not apply to this model."
+    cell(page, 1, 1).click()
+    assert page.locator(".cell li").first.inner_text() == "dog → dog, –"
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path, visit):
+    page = visit(write_report(write_run(tmp_path, ("cat", "cat", "cat")).folder))
+    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == "cat taken for cat"
+
+
+def test_curves_that_are_right_throughout_have_a_scale(tmp_path, visit):
+    store = Store(tmp_path)
+    store.begin(run_record())
+    right = {f"{part}_accuracy": 1.0 for part in ("train", "validation", "test")}
+    for epoch in (0, 1):
+        store.add_metrics(metrics_line(epoch) | right)
+    page = visit(write_report(tmp_path), place="#curves")
+    assert "NaN" not in page.locator(".plot").nth(1).inner_html()
+    page.locator("nav a").click()
+    assert page.evaluate("location.hash") == "#curves"  # there is no epoch to be kept
+
+
 # --- for everybody ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 100])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_any_number_of_classes_fits(count, width, tmp_path, visit):
-    from pellucid.artifacts.store import Store
-
     names = tuple(f"a class with the long name number {number}" for number in range(count))
     store = Store(tmp_path)
     store.begin(run_record(names))

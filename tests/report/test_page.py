@@ -55,6 +55,12 @@ def test_the_page_has_every_part_once_and_in_order(store):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("hook", ["curves", "embedding", "explain", "figures"])
+def test_a_hook_with_the_name_of_a_part_is_shown(hook, store):
+    keep(store, hook, 1, png(5))
+    assert f"hook-{hook}" in data_of(render(Material(store)))["sections"]
+
+
 def test_nothing_is_loaded_from_anywhere(store):
     parts = Parts(render(Material(store)))
     assert [address for address in parts.addresses if not address.startswith("#")] == []
@@ -134,7 +140,15 @@ def test_a_missing_and_a_damaged_picture_are_told_and_the_others_shown(store):
 def test_a_damaged_record_is_told(name, content, store):
     (store.folder / name).write_bytes(content)
     page = write_report(store.folder).read_text()
-    assert "missing or damaged" in page or (name == "metrics.jsonl" and not content)
+    assert "missing or damaged" in page
+
+
+def test_a_record_that_is_gone_is_told(store):
+    for name in ("manifest.json", "metrics.jsonl"):
+        (store.folder / name).unlink()
+    page = render(Material(store))
+    assert "<li>manifest.json is missing, and with it every picture.</li>" in page
+    assert "<li>metrics.jsonl is missing or empty.</li>" in page
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "plots/../../secret.png", "plots/\0.png", "link.png"])

@@ -45,3 +45,10 @@ def test_a_sprite_has_its_tiles_row_by_row(count, channels, across):
     for number, tile in enumerate(tiles):
         top, left = number // across * 5, number % across * 5
         assert np.array_equal(mosaic[top : top + 5, left : left + 5], tile)
+
+
+def test_what_no_browser_shows_is_not_even_read():
+    packed = io.BytesIO()
+    Image.new("RGB", (90, 90)).save(packed, "BMP")
+    with pytest.raises(ValueError, match="a browser shows no BMP"):
+        pack_picture(packed.getvalue()[:200])  # reading its pixels would fail

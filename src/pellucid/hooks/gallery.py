@@ -72,6 +72,7 @@ class Gallery(Hook):
         empty = (0, len(indices), len(classes))
         source = _source(scene, indices)
         is_small = source.shape[-2:] == size == (height, width)
+        note = f", maps shrunk from {height}×{width} to {size[0]}×{size[1]} with their sums kept"
         logits = scene.logits[indices].float()
         numbers: dict[str, Any] = {
             **told.numbers,
@@ -89,10 +90,9 @@ class Gallery(Hook):
             "options": {name: THRIFTY[name] for name in found if name in THRIFTY},
             "refused": refused,
         }
-        note = "" if is_small else f", maps shrunk from {height}×{width} to {size[0]}×{size[1]} with their sums kept"
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(found)} methods for "
-            f"{len(classes)} classes{note}.",
+            f"{len(classes)} classes{'' if size == (height, width) else note}.",
             arrays={
                 "source": source,
                 "maps": np.stack([values for values, _ in packed]) if packed else np.zeros((*empty, *size), np.int8),

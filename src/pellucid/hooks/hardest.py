@@ -27,6 +27,8 @@ METHOD = "lrp.epsilon_plus_flat"
 """Explains where `--methods` chooses nothing."""
 FALLBACK = "gradient"
 """Explains where that method does not apply to the model."""
+NAMED_CLASSES = 3
+"""More chosen classes than this are only counted."""
 
 
 @HOOKS.register("hardest")
@@ -42,7 +44,8 @@ class Hardest(Hook):
 
         The loss is the cross entropy in nats. `method` is the first of `--methods`, or LRP; where it does not apply to
         the model it stands in `refused` with the reason, and the gradient explains. `scale_limits` has one value per
-        image: the relevance at which its colours end.
+        image: the relevance at which its colours end. `chosen_classes` is what `--classes` chose, or None: images of
+        other classes are left out.
         """
         order, losses = by_loss(scene)
         indices = order[: self.images]
@@ -58,9 +61,10 @@ class Hardest(Hook):
             "losses": losses[indices].tolist(),
             "method": method,
             "refused": refused,
+            "chosen_classes": None if scene.chosen_classes is None else list(scene.chosen_classes),
             "scale_limits": [scale_limit(one.sum(0)) for one in relevance],
         }
-        title = f"{scene.title}: the hardest test images"
+        title = f"{scene.title}: the hardest test images{_among(scene)}"
         yield Artifact(
             caption=f"{title}, the {len(indices)} with the largest loss, and why the predicted class was predicted, "
             f"by {method}.",
@@ -68,6 +72,14 @@ class Hardest(Hook):
             arrays={"source": source.numpy(), "relevance": relevance},
             numbers=numbers,
         )
+
+
+def _among(scene: Scene) -> str:
+    """Of which classes images are shown, where `--classes` chose some."""
+    if scene.chosen_classes is None:
+        return ""
+    names = [scene.classes[label] for label in scene.chosen_classes]
+    return f" of {', '.join(names)}" if len(names) <= NAMED_CLASSES else f" of {len(names)} chosen classes"
 
 
 def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple[str, np.ndarray, dict[str, str]]:

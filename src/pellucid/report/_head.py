@@ -121,7 +121,12 @@ def _listed(record: Any) -> str | None:
     """A record on a line."""
     if not isinstance(record, dict):
         return None
-    return ", ".join(f"{name} {value}" for name, value in record.items() if value not in (None, [], False))
+    return ", ".join(f"{name} {value}" for name, value in record.items() if not _is_nothing(value))
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a setting was not made; 0 is one that was."""
+    return value is None or value is False or value == []
 
 
 def _unfinished(material: Material) -> str:

@@ -23,6 +23,8 @@ Entry = Mapping[str, Any]
 TEXTS = ("hook", "name", "kind", "path", "caption")
 MOST_BYTES = 200_000_000
 """A larger file is no artifact of a run."""
+MOST_CHARACTERS = 50_000
+"""Of a log."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,8 @@ class Material:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, by epoch."""
         lines = self._record(self.store.metrics, [])
+        if not lines and self.run.get("status") == "finished":
+            self.note("metrics.jsonl is missing or empty.")
         whole = [line for line in lines if is_epoch(line.get("epoch"))]
         if len(whole) < len(lines):
             self.note(f"metrics.jsonl: {len(lines) - len(whole)} of {len(lines)} lines name no epoch.")
@@ -94,6 +98,8 @@ class Material:
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
+        if not (self.store.folder / "manifest.json").exists():
+            self.note("manifest.json is missing, and with it every picture.")
         return self._record(self.store.manifest, {})
 
     def _listed(self, name: str) -> list[Any]:
@@ -185,12 +191,17 @@ class Material:
         return made
 
     def text(self, path: str) -> str | None:
-        """A file of the save folder as text; None where it cannot be read, which is not noted."""
+        """The text of a file in the save folder, of a long one the end; None, not noted, where it cannot be read."""
         found = self._inside(path)
         try:
-            return None if found is None else found.read_text(encoding="utf-8", errors="replace")
+            if found is None or found.stat().st_size > MOST_BYTES:
+                return None
+            text = found.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
+        if len(text) <= MOST_CHARACTERS:
+            return text
+        return f"[{len(text) - MOST_CHARACTERS:,} characters before this are in the file]\n{text[-MOST_CHARACTERS:]}"
 
     def _content(self, entry: Entry) -> bytes | None:
         path = self._inside(entry["path"])

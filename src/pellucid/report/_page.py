@@ -96,7 +96,8 @@ def _environment() -> Environment:
 
 def _sections(material: Material) -> list[Section]:
     made = [section for make in SECTIONS if (section := _made(make, material)) is not None]
-    return made + other_figures(material, [section.hook or section.name for section in made])
+    shown = [section.name if section.hook is None else section.hook for section in made]
+    return made + other_figures(material, shown)
 
 
 def _made(make: Maker, material: Material) -> Section | None:

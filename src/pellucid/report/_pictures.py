@@ -33,10 +33,10 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
             kind, width, height = str(picture.format).lower(), *picture.size
-            if kind not in ("png", "webp", "jpeg", "gif"):
+            if kind not in ("png", "webp", "jpeg", "gif"):  # nor is one read: EPS, for one, is a program
                 raise ValueError(f"a browser shows no {kind.upper()}")
+            picture.load()
             shown = picture.convert("RGB") if _is_opaque(picture) else picture
             if scale < 1:
                 shown = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))))

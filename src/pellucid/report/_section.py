@@ -26,8 +26,8 @@ class Section:
     """The page of the documentation that tells more, without its ending."""
     notes: tuple[str, ...] = field(default=())
     """What the reader must know: what is missing, shrunk, or was refused."""
-    hook: str = ""
-    """The hook whose figures it makes superfluous, where that is not its name."""
+    hook: str | None = None
+    """The hook whose figures it makes superfluous, where that is not its name; "": none."""
 
 
 Maker = Callable[[Material], Section | None]

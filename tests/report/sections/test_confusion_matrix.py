@@ -56,3 +56,9 @@ def test_of_very_many_classes_the_most_mistaken_are_shown(tmp_path):
     assert {"class 5", "class 290"} <= set(section.data["classes"])
     assert section.notes[0].startswith("Of 300 classes, the 120 with the most mistakes are shown")
     assert section.data["matrices"][0]["images"] == 300 * 9 + 7
+
+
+def test_classes_without_a_name_have_their_number(store):
+    counts = np.eye(5, dtype=int).tolist()
+    keep(store, "confusion_matrix", 2, numbers={"counts": counts})
+    assert confusion_matrix(Material(store)).data["classes"] == [*CLASSES, "3", "4"]

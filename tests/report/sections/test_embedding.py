@@ -41,6 +41,7 @@ THUMBNAILS = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
 def keep(folder: Path, epoch: int, points: np.ndarray, lists: dict[str, Any], **arrays: np.ndarray) -> None:
     store = Store(folder)
     store.begin({"status": "finished", "dataset": {"title": "Pets", "classes": CLASSES}})
+    store.add_metrics({"epoch": epoch})
     artifact = Artifact(caption="points", arrays={"points": points, **arrays}, numbers={**lists, **SCORES})
     store.keep(store.pack("tsne", epoch, artifact, None))
 
@@ -125,12 +126,14 @@ def test_an_epoch_that_is_damaged_is_left_out_and_told(
 
 def test_thumbnails_of_another_type_are_told(tmp_path: Path) -> None:
     keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS.astype(np.float32))
+    Store(tmp_path).begin({"status": "running"})
     section, material = made(tmp_path)
     assert section is None
     assert "thumbnails are float32" in material.damages[0]
 
 
 def test_no_points_make_no_section(tmp_path: Path) -> None:
+    Store(tmp_path).begin({"status": "running"})
     section, material = made(tmp_path)
     assert section is None
     assert material.damages == []

@@ -52,6 +52,7 @@ def gallery(channels: int = 1, side: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple
 def keep(folder: Path, arrays: dict[str, np.ndarray], numbers: dict[str, Any], epoch: int = 2) -> None:
     store = Store(folder)
     store.begin({"status": "finished", "dataset": {"title": "Pets", "classes": CLASSES}})
+    store.add_metrics({"epoch": epoch})
     store.keep(store.pack("gallery", epoch, Artifact(caption="maps", arrays=arrays, numbers=numbers), None))
 
 

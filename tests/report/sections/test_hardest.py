@@ -19,7 +19,7 @@ def pixels(uri):
 def test_the_numbers_are_those_of_the_run(store):
     cards = hardest(Material(store)).data["cards"][1]
     numbers = hardest_images(1)["numbers"]
-    assert cards["method"] == "gradient"
+    assert (cards["method"], cards["refused"], cards["chosen"]) == ("gradient", [], [])
     for name in ("indices", "labels", "predictions", "confidences", "true_probabilities", "losses"):
         assert cards[name].tolist() == numbers[name]
 
@@ -51,6 +51,12 @@ def test_large_images_are_shrunk_and_oblong_ones_keep_their_shape(channels, stor
     section = hardest(Material(store))
     assert section.data["cards"][3]["side"] == 96
     assert section.notes == ("Images and maps are shrunk to 96 pixels.",)
+
+
+def test_chosen_classes_are_told(store):
+    made = hardest_images(2)
+    keep(store, "hardest", 2, arrays=made["arrays"], numbers=made["numbers"] | {"chosen_classes": [1, 7]})
+    assert hardest(Material(store)).notes == ("Of dog, 7 alone, as chosen by --classes.",)
 
 
 def test_a_run_without_the_hook_has_no_section(store):

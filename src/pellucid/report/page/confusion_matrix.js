@@ -3,7 +3,7 @@
 (() => {
   const RECALL = "recall, %";
   const SHORT = 4; // characters that need no turning
-  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
+  const percent = (part, whole, decimals = 1) => (whole ? `${((100 * part) / whole).toFixed(decimals)} %` : "–");
   const bare = (part, whole) => percent(part, whole).replace(" %", "");
   const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
@@ -75,11 +75,12 @@
         `precision of ${classes[column]} ${percent(matrix.counts[column][column], matrix.predictions[column])}`;
     };
     const rest = () => {
-      told.textContent = `${many(matrix.images - matrix.right, "mistake")} in ${many(matrix.images, "test image")}: accuracy ${percent(matrix.right, matrix.images)}`;
+      told.textContent = `${many(matrix.images - matrix.right, "mistake")} in ${many(matrix.images, "test image")}: accuracy ${percent(matrix.right, matrix.images, 2)}`;
     };
     const card = (kept, number, epoch) => {
       const [label, prediction] = [classes[kept.labels[number]], classes[kept.predictions[number]]];
-      const text = `${label} → ${prediction}, ${percent(kept.confidences[number], 1)}`;
+      const confidence = kept.confidences[number];
+      const text = `${label} → ${prediction}, ${confidence === null ? "–" : percent(confidence, 1)}`;
       return page.element("li", {},
         page.tile(sheets[epoch], number, kept.side, across, `Test image ${kept.indices[number]}: ${text}`),
         page.element("span", {}, text));

@@ -31,7 +31,7 @@
   const accuracyScale = (values) => {
     const best = Math.max(...values);
     if (best < 0.95) return { place: (value) => value, ticks: [0, 0.25, 0.5, 0.75, 1], note: "" };
-    const least = Math.max(Math.min(...values.filter((value) => value < 1).map((value) => 1 - value)) / 2, 1e-4);
+    const least = Math.max(Math.min(1, ...values.filter((value) => value < 1).map((value) => 1 - value)) / 2, 1e-4);
     const stretch = (value) => -Math.log10(Math.max(1 - value, least));
     const top = -Math.log10(least);
     const ticks = [0, 0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999].filter((tick) => -Math.log10(1 - tick) <= top + 0.01);
@@ -94,7 +94,7 @@
       ...parts.map((part) => page.element("li", {}, sample(part, page), part, numbers[part])));
     const at = page.element("span", { class: "at" });
     const show = (epoch) => {
-      const line = data.lines[Math.max(epochs.indexOf(epoch), 0)];
+      const line = data.lines[epochs.indexOf(epoch)];
       chosen.setAttribute("d", `M${across(line.epoch)} ${SIZE.top - 4}V${SIZE.height - SIZE.bottom}`);
       at.textContent = ` at epoch ${line.epoch}`;
       for (const part of parts) numbers[part].textContent = told(quantity, line[`${part}_${quantity}`]);
@@ -149,11 +149,13 @@
     root.querySelector(".charts").append(...charts.map((one) => one.element));
     root.querySelector("details .wide").append(table(data, page));
     listen(charts, () => current, page);
+    /* A run that was stopped may have pictures of an epoch that it never finished. */
+    const finished = (epoch) => (data.lines.filter((line) => line.epoch <= epoch).pop() ?? data.lines[0]).epoch;
     const show = (epoch) => {
-      current = epoch ?? current;
+      current = finished(epoch);
       for (const one of charts) one.show(current);
     };
-    show();
+    show(current);
     return show;
   };
 })();

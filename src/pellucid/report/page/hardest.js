@@ -1,17 +1,19 @@
-/* The test images with the largest loss. data: {classes, cards: {epoch: {images, maps, side, method, indices, labels,
-   predictions, confidences, true_probabilities, losses, limits}}}. */
+/* The test images with the largest loss. data: {classes, cards: {epoch: {images, maps, side, method, refused, indices,
+   labels, predictions, confidences, true_probabilities, losses, limits}}}. */
 (() => {
   const percent = (share) => {
+    if (share === null) return "–"; // of a network that has diverged
     if (share > 0 && share < 0.0005) return "under 0.1 %";
     return `${(100 * share).toFixed(1)} %`;
   };
 
   const card = (cards, number, sheets, name, page) => {
     const [label, prediction] = [name(cards.labels[number]), name(cards.predictions[number])];
+    const digits = (value, told) => (value === null ? "not finite" : told(value));
     const count = cards.indices.length;
     const title = page.element("p", {}, page.element("b", {}, label), " taken for ", page.element("b", {}, prediction));
-    if (label === prediction) title.replaceChildren(page.element("b", {}, label), ", recognised");
-    const loss = `loss ${cards.losses[number].toFixed(2)}`;
+    if (cards.labels[number] === cards.predictions[number]) title.replaceChildren(page.element("b", {}, label), ", recognised");
+    const loss = `loss ${digits(cards.losses[number], (value) => value.toFixed(2))}`;
     const sure = `${percent(cards.confidences[number])} sure; ${percent(cards.true_probabilities[number])} for ${label}`;
     return page.element("li", {},
       page.element("div", { class: "pair" },
@@ -19,7 +21,7 @@
         page.tile(sheets.maps, number, cards.side, count, `What speaks for ${prediction} in test image ${cards.indices[number]}, by ${cards.method}`)),
       title,
       page.element("p", { class: "detail" }, `${loss} · ${sure}`),
-      page.element("p", { class: "detail" }, `test image ${cards.indices[number]} · scale ±${cards.limits[number].toPrecision(2)}`));
+      page.element("p", { class: "detail" }, `test image ${cards.indices[number]} · scale ±${digits(cards.limits[number], (value) => value.toPrecision(2))}`));
   };
 
   pellucid.kinds.hardest = (root, data, page) => {
@@ -31,7 +33,8 @@
       const shown = page.latest(data.cards, epoch);
       const cards = data.cards[shown];
       which.textContent = page.stale(shown, epoch);
-      method.textContent = cards.method ? `Explained by ${cards.method}.` : "";
+      const refused = cards.refused.map((one) => ` ${one} does not apply to this model.`).join("");
+      method.textContent = cards.method ? `Explained by ${cards.method}.${refused}` : "";
       list.replaceChildren(...cards.indices.map((_, number) => card(cards, number, sheets[shown], name, page)));
     };
   };

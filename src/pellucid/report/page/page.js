@@ -139,5 +139,7 @@ pellucid.start = () => {
   const place = pellucid.address.place();
   if (epochs.length) choose(epochs.includes(kept) ? kept : epochs[epochs.length - 1]);
   if (place) document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
-  addEventListener("hashchange", () => pellucid.address.keep(Number(document.documentElement.dataset.epoch)));
+  addEventListener("hashchange", () => {
+    if (epochs.length) pellucid.address.keep(Number(document.documentElement.dataset.epoch));
+  });
 };

@@ -30,7 +30,7 @@ def confusion_matrix(material: Material) -> Section | None:
         {epoch: entry for epoch, entry in thumbnails.items() if epoch in numbers},
         lambda entry: _images(material, entry, numbers[int(entry["epoch"])], chosen),
     )
-    names = (material.classes or [str(number) for number in range(size)]) + [str(n) for n in range(size)]
+    names = [*material.classes, *map(str, range(len(material.classes), size))]
     notes = []
     if len(chosen) < size:
         notes.append(

@@ -25,6 +25,7 @@ def curves(material: Material) -> Section | None:
             "untrained network."
         ),
         data={"lines": lines, "best": material.best_epoch},
+        hook="",
     )
 
 

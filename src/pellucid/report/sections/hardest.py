@@ -27,7 +27,11 @@ def hardest(material: Material) -> Section | None:
     )
     if not cards:
         return None
-    shrunk = any(one["is_shrunk"] for one in cards.values())
+    notes = (
+        [f"Images and maps are shrunk to {MOST_SIDE} pixels."] if any(c["is_shrunk"] for c in cards.values()) else []
+    )
+    if chosen := cards[max(cards)]["chosen"]:
+        notes.append(f"Of {', '.join(chosen)} alone, as chosen by --classes.")
     return Section(
         name="hardest",
         kind="hardest",
@@ -38,7 +42,7 @@ def hardest(material: Material) -> Section | None:
         ),
         data={"cards": cards, "classes": material.classes},
         guide="methods_overview",
-        notes=(f"Images and maps are shrunk to {MOST_SIDE} pixels.",) if shrunk else (),
+        notes=tuple(notes),
     )
 
 
@@ -63,10 +67,16 @@ def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | 
         "maps": sprite(_squares(coloured), len(pixels)),
         "side": min(max(pixels.shape[1:3]), MOST_SIDE),
         "method": str(numbers.get("method", "")),
+        "refused": [str(name) for name in numbers.get("refused") or ()],
+        "chosen": [_name(material, label) for label in numbers.get("chosen_classes") or ()],
         "is_shrunk": max(pixels.shape[1:3]) > MOST_SIDE,
         "limits": limits,
         **lists,
     }
+
+
+def _name(material: Material, label: int) -> str:
+    return material.classes[label] if label < len(material.classes) else str(label)
 
 
 def _squares(pictures: np.ndarray) -> np.ndarray:
