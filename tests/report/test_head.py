@@ -35,8 +35,8 @@ def test_what_is_known_of_a_run_stands_at_the_top(store):
     ("status", "told"),
     [
         ("running", "This run is not finished: it was written after epoch 1 of 2. Load the page again to see more."),
-        ("interrupted", "This run was interrupted after epoch 1 of 2; `--resume` goes on with it."),
-        ("failed", "This run failed after epoch 1 of 2; `--resume` goes on with it."),
+        ("interrupted", "This run was interrupted after epoch 1 of 2; --resume goes on with it."),
+        ("failed", "This run failed after epoch 1 of 2; --resume goes on with it."),
         (None, "It is not known how this run ended; what is here was written after epoch 1 of 2."),
     ],
 )
@@ -50,6 +50,14 @@ def test_an_unfinished_run_says_so(status, told, tmp_path):
     assert dict(top.facts)["epochs"] == "1 of 2"
     assert dict(top.facts)["test accuracy"] == "45.00% (epoch 1, the best by validation)"
     assert told in render(Material(store)).replace("&#39;", "'")
+
+
+def test_the_duration_of_a_resumed_run_is_told_as_what_it_is(tmp_path):
+    store = Store(tmp_path)
+    store.begin(run_record(config={"resume": True}))
+    facts = dict(head(Material(store)).facts)
+    assert facts["duration, pauses included"] == "1:02:03 h"
+    assert "duration" not in facts
 
 
 def test_other_data_than_asked_for_is_told(tmp_path):

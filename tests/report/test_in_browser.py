@@ -430,6 +430,22 @@ def test_an_epoch_that_was_never_finished_has_the_curves_of_the_one_before(tmp_p
     assert page.locator(".chart .at").first.inner_text() == " at epoch 2"
 
 
+def test_a_click_on_an_epoch_without_pictures_shows_the_nearest_one_that_has(tmp_path, visit):
+    store = write_run(tmp_path)
+    for epoch in range(3, 9):
+        store.add_metrics(metrics_line(2) | {"epoch": epoch})
+    keep(store, "saliency", 8, png(8))
+    page = visit(write_report(tmp_path))
+    plot = page.locator(".plot").first
+    plot.focus()
+    page.keyboard.press("End")
+    for epoch, shown in ((7, 8), (6, 8), (5, 2), (4, 2)):
+        page.keyboard.press("ArrowLeft")
+        assert plot.get_attribute("aria-valuetext").startswith(f"epoch {epoch}: ")
+        page.keyboard.press("Enter")
+        assert page.locator("#epoch-shown").inner_text() == f"epoch {shown}"
+
+
 def test_numbers_of_a_network_that_diverged_are_told_as_such(tmp_path, visit):
     store = write_run(tmp_path)
     lost = [float("nan")] * 2

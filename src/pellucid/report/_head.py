@@ -37,7 +37,7 @@ def head(material: Material) -> Head:
         "parameters": _count(model.get("parameters")),
         "epochs": _epochs(material),
         "device": run.get("device"),
-        "duration": _duration(run.get("timing")),
+        "duration, pauses included" if _of(run.get("config"), "resume") else "duration": _duration(run.get("timing")),
         "seed": run.get("seed"),
     }
     details = {
@@ -137,7 +137,7 @@ def _unfinished(material: Material) -> str:
     reached = "before its first epoch was done" if done is None else f"after epoch {done}"
     if isinstance(wanted := material.run.get("epochs"), int) and done is not None:
         reached += f" of {wanted}"
-    go_on = "`--resume` goes on with it."
+    go_on = "--resume goes on with it."
     told = {
         "running": f"This run is not finished: it was written {reached}. Load the page again to see more.",
         "interrupted": f"This run was interrupted {reached}; {go_on}",

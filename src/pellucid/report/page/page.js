@@ -129,7 +129,10 @@ pellucid.start = () => {
     for (const one of shown) one(epoch);
   };
   const choose = epochs.length > 1 ? pellucid.slider(epochs, show) : show;
-  page.choose = (epoch) => { if (epochs.includes(epoch)) choose(epoch); };
+  page.choose = (epoch) => { // of a long run not every epoch has pictures: the nearest one that has
+    const distance = (one) => Math.abs(one - epoch);
+    if (epochs.length) choose(epochs.reduce((best, one) => (distance(one) < distance(best) ? one : best)));
+  };
   for (const [name, { kind, data }] of Object.entries(sections)) {
     const root = document.getElementById(name);
     const update = pellucid.guarded(root, pellucid.kinds[kind])(root, data, page);
