@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
 
 __all__ = ["entry", "leave", "main"]
+
+SECONDS_TO_TELL = 5.0
+"""How long the other processes of a run wait for the first one to tell what went wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +56,13 @@ def leave(code: int) -> NoReturn:
     """End this process with an exit code.
 
     One process of several ends at once, without taking the interpreter apart: the threads of gloo may still hold
-    tensors then, and abort the process when they give them back to an interpreter that is no longer there.
+    tensors then, and abort the process when they give them back to an interpreter that is no longer there. One that
+    fails beside the first waits a little: `torchrun` ends them all with the one that goes first, and the first process
+    is to tell why.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if code in (1, 2) and os.environ.get("RANK", "0") != "0":
+            time.sleep(SECONDS_TO_TELL)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -64,9 +64,17 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run with room enough leaves."""
+    save = tmp_path_factory.mktemp("undisturbed") / "save"
+    assert main(["run", *QUICK, "--save", str(save)]) == 0
+    return save
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [700, 1500, 2500])
-def test_a_full_disk(kilobytes, small_disk, tmp_path):
+def test_a_full_disk(kilobytes, small_disk, undisturbed):
     disk = small_disk(f"size={kilobytes}k")
     failed = program(*QUICK, "--save", disk / "save")
     assert failed.returncode != 0, "the disk is large enough: make it smaller"
@@ -76,8 +84,7 @@ def test_a_full_disk(kilobytes, small_disk, tmp_path):
     assert_whole(disk / "save")
     subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
     assert program("--resume", "--save", disk / "save").returncode == 0
-    assert main(["run", *QUICK, "--save", str(tmp_path / "undisturbed")]) == 0
-    assert_equal_runs(tmp_path / "undisturbed", disk / "save")
+    assert_equal_runs(undisturbed, disk / "save")
 
 
 @pytest.mark.parametrize(("hooks", "named"), [("none", "last.ckpt"), ("default", "logs")])

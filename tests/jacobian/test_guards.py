@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import jacrev, vmap
 
 from pellucid.core.errors import PellucidError, ShapeError, UnsupportedOperation
 from pellucid.jacobian import jacobian, jacobian_report
@@ -85,6 +86,31 @@ def test_layers_that_leave_no_way_from_image_to_image_need_no_second_look() -> N
     assert jacobian_report(model, x).forwards == 2  # a hook may do anything
     handle.remove()
     assert jacobian_report(model, x).forwards == 1
+
+
+def test_known_layers_that_are_exchanged_are_seen() -> None:
+    a, b, relu, x = nn.Linear(4, 4), nn.Linear(4, 3), nn.ReLU(), torch.randn(5, 4)
+    model = nn.Sequential(a, relu, b)
+
+    def check() -> None:
+        expected = vmap(jacrev(lambda one: model(one[None])[0]))(x)
+        torch.testing.assert_close(jacobian(model, x), expected)
+
+    for _ in range(2):
+        check()
+    for change in (
+        lambda: model.append(relu),  # one layer twice
+        lambda: model.insert(0, nn.Tanh()),
+        lambda: model.__setitem__(1, nn.Linear(4, 4)),
+        lambda: model.append(nn.Linear(3, 1)),  # a narrow end
+        lambda: model.append(nn.Linear(1, 6)),
+        lambda: model.__delitem__(2),
+    ):
+        change()
+        for _ in range(2):
+            check()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert jacobian(model, x).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def jacobian_report(
     shape = course.plan.result_shape
     if len(shape) != 1:
         rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
-    is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.has_images_apart)
+    is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
     forwards = -(-problem.batch // course.chunk) + is_first_alone
     found = _like(x, problem, rows)
     return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)

@@ -57,4 +57,4 @@ def _place(problem: Problem, chunk: int | None) -> tuple[Any, tuple[object, ...]
     function = getattr(model, "__func__", None)
     owner = model if function is None else model.__self__
     inputs = [(tensor.shape, tensor.dtype, tensor.device) for tensor in problem.inputs]
-    return owner, (function, *inputs, problem.name, problem.indices, chunk)
+    return owner, (function, *inputs, problem.name, problem.indices, chunk, problem.known_layers)

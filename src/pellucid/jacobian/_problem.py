@@ -76,13 +76,18 @@ class Problem:
         return sum([self.inputs[place].numel() for place in self.floats]) // self.batch
 
     @cached_property
-    def has_images_apart(self) -> bool:
-        """Whether the model's layers are such that no image can see another; False where that is not known so."""
+    def known_layers(self) -> tuple[object, ...] | None:
+        """The layers of a model that is nothing but layers of torch's known to take each image by itself; None else.
+
+        Equal descriptions mean equal operations on equal shapes.
+        """
         model = self.model
         if not isinstance(model, nn.Module) or any(tensor.ndim < 2 for tensor in self.inputs):
-            return False
-        modules = modules_of(model)
-        return runs_torch_alone(modules) and all(map(_is_for_each_image, modules))
+            return None
+        if torch.is_autocast_enabled(self.inputs[0].device.type):  # casts between the layers
+            return None
+        described = _describe(model)
+        return described if described and runs_torch_alone(modules_of(model)) else None
 
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """The inputs of some images; the floating ones as leaves that want a gradient."""
@@ -111,20 +116,41 @@ class Problem:
         return wanted
 
 
-_FOR_EACH_IMAGE = frozenset(
+_ELEMENTWISE = frozenset(
     {
-        *(nn.Sequential, nn.Identity, nn.Linear, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU),
-        *(nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+        *(
+            nn.Identity,
+            nn.Dropout,
+            nn.ReLU,
+            nn.ReLU6,
+            nn.LeakyReLU,
+            nn.ELU,
+            nn.SELU,
+            nn.CELU,
+            nn.GELU,
+            nn.SiLU,
+            nn.Mish,
+        ),
+        *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
     }
 )
-"""Layers that leave the first axis of (batch, feature, …) alone, whatever their options. No convolution: it takes an
-input that lacks an axis for one image."""
 
 
-def _is_for_each_image(module: nn.Module) -> bool:
-    if type(module) is nn.Flatten:
-        return module.start_dim >= 1
-    return type(module) in _FOR_EACH_IMAGE
+def _describe(module: nn.Module) -> tuple[object, ...] | None:
+    """A layer that leaves the first axis of (batch, feature, …) alone, or a row of such; None for any other.
+
+    No convolution: it takes an input that lacks an axis for one image.
+    """
+    kind, own = type(module), module.__dict__  # a module's attributes cost more to look up
+    if kind in _ELEMENTWISE:
+        return (kind,)
+    if kind is nn.Linear:
+        weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
+        return (kind, weight.shape, bias is None) if type(weight) is nn.Parameter else None
+    if kind is nn.Sequential:
+        parts = [_describe(part) for part in own["_modules"].values() if part is not None]
+        return None if None in parts else (kind, *parts)
+    return (kind, own["start_dim"], own["end_dim"]) if kind is nn.Flatten and own["start_dim"] >= 1 else None
 
 
 def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
