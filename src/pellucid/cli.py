@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PellucidError as error:
         if os.environ.get("RANK", "0") == "0":  # the processes of a run fail together; the first one tells
             _complain(str(error))
+        else:  # torchrun ends all with the one that goes first
+            time.sleep(SECONDS_TO_TELL)
         return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted.")
@@ -56,13 +58,9 @@ def leave(code: int) -> NoReturn:
     """End this process with an exit code.
 
     One process of several ends at once, without taking the interpreter apart: the threads of gloo may still hold
-    tensors then, and abort the process when they give them back to an interpreter that is no longer there. One that
-    fails beside the first waits a little: `torchrun` ends them all with the one that goes first, and the first process
-    is to tell why.
+    tensors then, and abort the process when they give them back to an interpreter that is no longer there.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if code in (1, 2) and os.environ.get("RANK", "0") != "0":
-            time.sleep(SECONDS_TO_TELL)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
