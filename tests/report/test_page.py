@@ -131,6 +131,8 @@ def test_a_missing_and_a_damaged_picture_are_told_and_the_others_shown(store):
         assert any(f"plots/{name} cannot be shown" in damage for damage in material.damages)
     sections = data_of(page)["sections"]
     assert list(sections["saliency"]["data"]["figures"][0]["pictures"]) == ["0"]
+    (store.folder / "plots/saliency/epoch_002.png").write_bytes(b"no picture")
+    assert "plots/saliency/epoch_002.png cannot be shown: it holds no picture." in render(Material(store))
     assert list(sections["confusion_matrix"]["data"]["matrices"]) == ["0", "1"]
     assert list(sections["hardest"]["data"]["cards"]) == ["0", "2"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = ["Picture", "pack_picture", "sprite"]
 
@@ -32,7 +32,7 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content)) as picture:
+        with _opened(content) as picture:
             kind, width, height = str(picture.format).lower(), *picture.size
             if kind not in ("png", "webp", "jpeg", "gif"):  # nor is one read: EPS, for one, is a program
                 raise ValueError(f"a browser shows no {kind.upper()}")
@@ -48,6 +48,13 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
     if scale < 1 or len(webp) < len(content):
         return Picture(_uri("webp", webp), width, height)
     return Picture(_uri(kind, content), width, height)
+
+
+def _opened(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise ValueError("it holds no picture") from error
 
 
 def _is_opaque(picture: Image.Image) -> bool:
