@@ -91,7 +91,7 @@ Z_PLUS = alpha_beta(1, 0, bias=False)
 TABLE: list[tuple[str, dict[str, Any], Rules]] = [
     ("lrp.z", {}, everywhere(z, 1e-7)),
     ("lrp.epsilon", {}, everywhere(epsilon(1e-7), 1e-7)),
-    ("lrp.epsilon", {"epsilon": 0.25}, everywhere(epsilon(0.25), 0.25)),
+    ("lrp.epsilon", {"epsilon": 0.25}, everywhere(epsilon(0.25))),
     ("lrp.gamma", {}, everywhere(gamma(0.25))),
     ("lrp.gamma", {"gamma": 2}, everywhere(gamma(2))),
     ("lrp.alpha_1_beta_0", {}, everywhere(alpha_beta(1, 0))),

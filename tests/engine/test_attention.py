@@ -249,7 +249,7 @@ def test_norms_written_by_hand_are_explained_as_those_of_torch() -> None:
 def test_what_has_no_rule_is_named() -> None:
     x = torch.randn(2, TOKENS, WIDTH).double()
     for body, word in (
-        (lambda n, x: (x.exp() / x.exp().sum(-1, keepdim=True)) @ n.w[0].mT @ n.w[0], "'factor'"),
+        (lambda n, x: x.square().add(1).log().reciprocal() @ n.w[0].mT @ n.w[0], "'factor'"),
         (lambda n, x: torch.einsum("bid,bjd,bkd->bid", x, x, x), "more than two factors"),
         (lambda n, x: x / x.norm(p=1, dim=-1, keepdim=True), "not the Euclidean norm"),
         (lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5), "random"),

@@ -51,13 +51,13 @@ FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
     "einsum": lambda x: torch.einsum("bchw,bchw,bchw->bchw", x, x, x),
     "sort": lambda x: x.sort(1).values,
     "maximum": lambda x: torch.maximum(x, x * 0.5),
-    "log": lambda x: torch.log(x.abs() + 1),
+    "median": lambda x: x - x.median(1, keepdim=True).values,
     "topk": lambda x: x.topk(CHANNELS, 1).values,
     "prod": lambda x: x * x.prod(1, keepdim=True),
     "cdist": lambda x: x + torch.cdist(x, x).mean(),
     "norm": lambda x: x + x.norm(p=1, dim=1, keepdim=True),
     "logsumexp": lambda x: x * x.logsumexp(1, keepdim=True),
-    "log1p": lambda x: torch.log1p(x.abs()),
+    "logaddexp": lambda x: torch.logaddexp(x, 2 * x),
     "lerp": lambda x: torch.lerp(x, x * 2, 0.5),
 }
 

@@ -49,7 +49,11 @@ class LrpZ(Relevance):
 @METHODS.register("lrp.epsilon")
 @dataclass(frozen=True)
 class LrpEpsilon(Relevance):
-    """As lrp.z, with weak contributions damped by ε (Bach et al., 2015, equation 58)."""
+    """As lrp.z, with weak contributions damped by ε (Bach et al., 2015, equation 58).
+
+    ε damps what arrives at dense layers and convolutions. Average pooling, sums, norms and products have no weights
+    whose noise it could damp; there, it is at most 1e-6 and only keeps denominators from zero, as in zennit.
+    """
 
     answers = "which pixels the logit is made of, with the noise of near-cancelling sums damped"
 
@@ -57,7 +61,7 @@ class LrpEpsilon(Relevance):
     """Added to the denominators, with their sign; larger values give sparser maps."""
 
     def own_composite(self) -> Composite:
-        return composites.everywhere(Epsilon(self.epsilon), self.epsilon)
+        return composites.everywhere(Epsilon(self.epsilon), min(self.epsilon, composites.STRUCTURAL_EPSILON))
 
 
 @METHODS.register("lrp.gamma")

@@ -33,6 +33,8 @@ KINDS = (
 )
 """The kinds of operations that a rule can be chosen for."""
 KERNELS = ("convolution", "dense")
+STRUCTURAL_EPSILON = 1e-6
+"""The stabilizer of operations without a kernel, whatever the ε of dense layers and convolutions."""
 NORMALISATIONS = ("add", "batch_norm", "scale")
 """What a normalisation of the image inside a model is made of."""
 
@@ -88,9 +90,13 @@ def _user_steps(key: str, rule: Any) -> Composite:
 
 
 def structure(epsilon: float | int) -> Composite:
-    """What every composite of relevance rules does with operations that have no kernel."""
+    """Rules for operations without a kernel, the same in every composite of relevance rules.
+
+    `epsilon` only keeps denominators from zero. It is not the ε that damps weak contributions in dense layers and
+    convolutions: sums and average pooling have no weights whose noise it could damp.
+    """
     return (
-        Step(Pass(), ("activation", "scale")),
+        Step(Pass(), ("activation", "factor", "scale")),
         Step(Carry(), ("max", "move")),
         Step(Split(epsilon), ("product",)),
         Step(SoftmaxTaylor(), ("softmax",)),
@@ -98,8 +104,8 @@ def structure(epsilon: float | int) -> Composite:
     )
 
 
-def everywhere(rule: Rule, epsilon: float | int = 1e-6) -> Composite:
-    """One rule for every kernel layer."""
+def everywhere(rule: Rule, epsilon: float | int = STRUCTURAL_EPSILON) -> Composite:
+    """One rule for every kernel layer; `epsilon` is that of `structure`."""
     return (Step(rule, KERNELS), *structure(epsilon))
 
 
@@ -137,7 +143,7 @@ def deconvnet() -> Composite:
 
 def excitation(epsilon: float | int) -> Composite:
     """Excitation Backprop: winner probabilities through positive weights and biases."""
-    return everywhere(ZPlus(epsilon=epsilon), epsilon)
+    return everywhere(ZPlus(epsilon=epsilon), min(epsilon, STRUCTURAL_EPSILON))
 
 
 def bounded(low: float | int, high: float | int, rest: Composite) -> Composite:
@@ -151,18 +157,18 @@ def preset(alpha: float | int, beta: float | int, epsilon: float | int, *, is_fl
         dense=Epsilon(epsilon),
         convolution=AlphaBeta(alpha, beta),
         first=Flat() if is_flat else None,
-        epsilon=1e-6,
+        epsilon=STRUCTURAL_EPSILON,
     )
 
 
 def epsilon_plus_flat(epsilon: float | int) -> Composite:
     """Flat first, z⁺ for convolutions, ε for dense layers."""
-    return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=1e-6)
+    return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=STRUCTURAL_EPSILON)
 
 
 def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: float | int, high: float | int) -> Composite:
     """The z^B rule first, γ for convolutions, ε for dense layers."""
-    return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=1e-6))
+    return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=STRUCTURAL_EPSILON))
 
 
 def weights_only(rule: WSquare | Flat) -> Composite:

@@ -170,12 +170,28 @@ def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
 
 
 def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
-    """Δ(ab) = Δa (b + b₀)/2 + Δb (a + a₀)/2."""
+    """Δ(ab) = Δa (b + b₀)/2 + Δb (a + a₀)/2; in a normalization Δ(ab) = Δa b + Δb a₀, b being the statistic.
+
+    A norm divides an empty baseline by nearly zero: b₀ is 1/ε, whose average with b would be all that counts. Both
+    forms keep the sum. The second one is what `_normalised` does for the norms of torch.
+    """
+    if node.is_normalization:
+        return _normalized_product(node, twin, multiplier)
     mean_a, mean_b = (node.a + twin.a) / 2, (node.b + twin.b) / 2
     return [
         vjp(lambda a: node.multiply(a, mean_b), node.a, multiplier),
         vjp(lambda b: node.multiply(mean_a, b), node.b, multiplier),
     ]
+
+
+def _normalized_product(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
+    own, base = (node.a, node.b), (twin.a, twin.b)
+    assert node.gate is not None
+    signal = 1 - node.gate
+    shares: list[Tensor | None] = [None, None]
+    shares[signal] = (multiplier * own[node.gate]).sum_to_size(own[signal].shape)
+    shares[node.gate] = (multiplier * base[signal]).sum_to_size(own[node.gate].shape)
+    return shares
 
 
 def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:

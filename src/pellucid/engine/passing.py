@@ -1,10 +1,12 @@
 """Rules for operations without weights: what passes, what splits, and the derivatives that some methods change."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.account import Account
 from pellucid.engine.rules import stabilise
 from pellucid.engine.tape import Activation, Move, Node, Product, Relevances, Softmax
@@ -22,8 +24,14 @@ class Pass:
     epsilon: float | int = 1e-9
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        if not isinstance(node, Activation) or node.at_zero == 0:
+        if not isinstance(node, Activation) or (isinstance(node.at_zero, (int, float)) and node.at_zero == 0):
             return [None if slot is None else relevance for slot in node.inputs]
+        if isinstance(node.at_zero, float) and not math.isfinite(node.at_zero):
+            raise UnsupportedOperation(
+                f"{node.place} has no value at 0, so relevance cannot pass it (kind {node.kind!r}); "
+                f"give a rule with rules={{{node.kind!r}: …}}, or choose a gradient method such as "
+                "'integrated_gradients'."
+            )
         stable = stabilise(node.y, self.epsilon)
         s = relevance / stable
         if account is not None:
@@ -84,6 +92,10 @@ class Split:
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         assert isinstance(node, Product)
+        if node.is_normalization and node.gate is not None and relevance.shape == (node.b, node.a)[node.gate].shape:
+            return (
+                [None, relevance] if node.gate == 0 else [relevance, None]
+            )  # the signal takes all: no share to compute
         stable = stabilise(node.z, self.epsilon)
         s = relevance / stable
         if account is not None:

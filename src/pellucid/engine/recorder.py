@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
+from pellucid.engine.canonical import canonical
 from pellucid.engine.guards import TaintWatch
 from pellucid.engine.table import OPERATIONS
-from pellucid.engine.tape import Node, Tape
+from pellucid.engine.tape import Formula, Node, Tape
 
 __all__ = ["BatchMixed", "Call", "Recorder"]
 
@@ -48,6 +49,7 @@ class Recorder(TorchFunctionMode):
         self._axes: list[int] = []
         self._image_slots: set[int] = set()
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[int, Formula] = {}
         self._paths = {id(module): name for name, module in model.named_modules()}
         self._homes = _homes(model)
         self._taint = taint
@@ -84,6 +86,15 @@ class Recorder(TorchFunctionMode):
         self._image_slots.add(slot)
         if bounds is not None:
             self._bounds[slot] = bounds
+
+    def enter_mask(self, function: Callable[..., Any], args: Any, kwargs: Any, value: object) -> None:
+        """Remember how a comparison with the image, or what is computed from one, can be computed again."""
+        if isinstance(value, Tensor):
+            compared = tuple(tensor for tensor in tensors_in((args, kwargs)) if not self._is_mask(tensor))
+            formula = Formula(
+                function=function, args=args, kwargs=kwargs, operands=compared, value=value, masks=self._masks
+            )
+            self._masks[id(value)] = formula
 
     def enter(self, value: Tensor, axis: int) -> int:
         """A slot for the output of an operation."""
@@ -130,7 +141,10 @@ class Recorder(TorchFunctionMode):
         if is_tracked or self._stale or self._taint is not None:
             self._check(tensors, slots, func)
         if not is_tracked:
-            return func(*args, **kwargs)
+            value = func(*args, **kwargs)
+            if self._masks and getattr(func, "__name__", "") in _KEEP_A_MASK and any(map(self._is_mask, tensors)):
+                self.enter_mask(func, args, kwargs, value)
+            return value
         if entry is None:
             self.refuse(name_of(func), "has no rule")
         args = substitute(args, self._current)
@@ -140,6 +154,9 @@ class Recorder(TorchFunctionMode):
         is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
         call = Call(self, entry.name, entry.function or func, args, kwargs, is_in_place)
         return self._hand_out(entry.handler(call, *args, **kwargs))
+
+    def _is_mask(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._masks
 
     def _current(self, tensor: Tensor) -> Tensor:
         slot = self.slot(tensor)
@@ -190,7 +207,8 @@ class Recorder(TorchFunctionMode):
         """The tape; the table of tracked values is dropped, so that memory is freed as the tape runs back."""
         slot = self.slot(output)
         assert slot is not None
-        tape = Tape(self.nodes, 0, slot, self._values[slot])
+        tape = canonical(Tape(self.nodes, 0, slot, self._values[slot]))
+        self._masks.clear()  # formulas and this table refer to one another
         self.nodes, self._values, self._slots, self._owners = [], [], {}, {}
         self._stale, self._bounds = {}, {}
         return tape
@@ -248,12 +266,14 @@ class Call:
         value: Tensor,
         inputs: Sequence[Tensor],
         axis: int | None = None,
+        *,
+        is_elementwise: bool = False,
         **fields: Any,
     ) -> Tensor:
         """Enter a node of this kind for `value`, computed from `inputs`; hands back what the model gets.
 
         `axis` is the batch's axis in `value`, by default that of the inputs; where it is lost, the images are run one
-        by one.
+        by one. `is_elementwise` states that each element of the value depends on the same element of the inputs alone.
         """
         recorder = self.recorder
         if any(value is tensor for tensor in inputs):
@@ -273,12 +293,26 @@ class Call:
                 is_first=is_first,
                 batch_axis=axis,
                 bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
+                formula=self._formula(inputs, value) if is_elementwise else None,
                 **fields,
             )
         )
         if is_first and len(tracked) == 1 and kind in _KEEPS_THE_IMAGE:
             recorder.enter_image(value, self._moved_bounds(tracked[0], value))
         return recorder.rebind(self.args[0], value) if self.in_place else value
+
+    def _formula(self, inputs: Sequence[Tensor], value: Tensor) -> Formula | None:
+        """The call as a formula; None where an input that depends on the image is broadcast."""
+        if any(tensor.shape != value.shape for tensor in inputs if self.depends(tensor)):
+            return None
+        return Formula(
+            function=self.function,
+            args=self.args,
+            kwargs=self.kwargs,
+            operands=tuple(inputs),
+            value=value,
+            masks=self.recorder._masks,
+        )
 
     def _moved_bounds(self, image: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
         bounds = self.recorder.bounds(image)
@@ -301,6 +335,14 @@ def _homes(model: nn.Module) -> dict[int, list[str]]:
             homes.setdefault(parameter.data_ptr(), []).append(name)
     return homes
 
+
+_KEEP_A_MASK = {
+    *("float", "double", "to", "type", "type_as", "logical_not", "logical_and", "logical_or", "bitwise_not"),
+    *("bitwise_and", "bitwise_or", "__invert__", "__and__", "__or__", "__rand__", "__ror__", "__neg__", "neg"),
+    *("mul", "add", "sub", "div", "rsub", "where", "__mul__", "__rmul__", "__add__", "__radd__", "__sub__"),
+    *("__rsub__", "__truediv__"),
+}
+"""Elementwise functions of a mask, such as `(x > 0).float()`: their result is still known from the image."""
 
 _KEEPS_THE_IMAGE = {"move", "add", "scale", "batch_norm"}
 

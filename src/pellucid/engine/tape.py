@@ -1,13 +1,14 @@
 """The tape: what a forward pass did, one node per operation, and the loop that carries relevance back over it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.arguments import substitute, tensors_in
 
 if TYPE_CHECKING:
     from pellucid.engine.account import Account
@@ -17,6 +18,8 @@ __all__ = [
     "Activation",
     "Addition",
     "Affine",
+    "Formula",
+    "Function",
     "Maximum",
     "Move",
     "Node",
@@ -30,6 +33,41 @@ __all__ = [
 
 Relevances = Sequence[Tensor | None]
 """One relevance per input of a node; None where the input gets none."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Formula:
+    """How an elementwise operation computes its value, so that it can be computed again from other inputs."""
+
+    function: Callable[..., Tensor]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    operands: tuple[Tensor, ...]
+    """The tensors that the node's slots stand for, in the order of its inputs; of a mask, those that it compares."""
+    value: Tensor
+    masks: Mapping[int, "Formula"]
+    """Formulas of comparisons with values that depend on the image, by the identity of their result. A mask is a
+    constant for the derivative, but f(0) needs the mask at 0."""
+
+    def __call__(self, values: Mapping[int, Tensor]) -> Tensor:
+        """The value where the tensors with the identities in `values` are replaced."""
+
+        def replaced(tensor: Tensor) -> Tensor:
+            if id(tensor) in values:
+                return values[id(tensor)]
+            mask = self.masks.get(id(tensor))
+            return tensor if mask is None else mask(values)
+
+        return self.function(*substitute(self.args, replaced), **substitute(dict(self.kwargs), replaced))
+
+    def compared(self) -> set[int]:
+        """The identities of the tensors whose comparisons the value depends on."""
+        found: set[int] = set()
+        for tensor in tensors_in((self.args, dict(self.kwargs))):
+            mask = self.masks.get(id(tensor))
+            if mask is not None:
+                found |= {id(operand) for operand in mask.operands} | mask.compared()
+        return found
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,6 +89,8 @@ class Node:
     """The axis of the output that starts with the images of the batch."""
     bounds: tuple[Tensor, Tensor] | None = None
     """The lowest and the highest input, where it is still the image and the composite asks for them."""
+    formula: Formula | None = None
+    """Set where each element of the output depends on the same element of the inputs alone."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         """The vector-Jacobian product with each input."""
@@ -136,8 +176,8 @@ class Activation(Node):
     x: Tensor
     y: Tensor
     replay: Callable[[Tensor], Tensor]
-    at_zero: float | int
-    """f(0)."""
+    at_zero: float | int | Tensor
+    """f(0); not finite where f has no value there. A tensor where it differs between elements."""
     is_rectifier: bool
     """Whether f lets positive values pass and holds negative ones back: ReLU and its smooth relatives."""
 
@@ -145,6 +185,14 @@ class Activation(Node):
         if self.operation in ("relu", "relu_"):
             return [torch.ops.aten.threshold_backward(cotangent, self.y, 0)]
         return [vjp(self.replay, self.x, cotangent)]
+
+
+@dataclass(eq=False, kw_only=True)
+class Function(Activation):
+    """Several elementwise operations that are one function of a single value, such as GELU written by hand."""
+
+    is_saturating: bool
+    """True if f is constant far from zero, on both sides: a gate such as a sigmoid."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -157,6 +205,8 @@ class Product(Node):
     multiply: Callable[[Tensor, Tensor], Tensor]
     gate: int | None
     """Which factor only scales the other (0 or 1); None where both carry a signal."""
+    is_normalization: bool = False
+    """True if the gate is one over a statistic, such as 1/σ in a norm."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return [

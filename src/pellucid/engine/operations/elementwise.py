@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pellucid.engine.canonical import one_number
 from pellucid.engine.recorder import Call
 from pellucid.engine.table import OPERATIONS, Entry, operation
 from pellucid.engine.tape import Activation
@@ -19,10 +20,13 @@ _SHIFTED = ("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "hardtanh", "cla
             "expit", "threshold", "sigmoid_")  # fmt: skip
 
 
-def _activate(call: Call, input: Tensor, at_zero: float | int, is_rectifier: bool) -> Tensor:
+def _activate(
+    call: Call, input: Tensor, at_zero: float | int | Tensor, is_rectifier: bool, *, is_uniform: bool = True
+) -> Tensor:
+    """`is_uniform` is False where the function differs between channels."""
     value: Tensor = call.run()
     return call.record(
-        Activation, "activation", value, [input],
+        Activation, "activation", value, [input], is_elementwise=is_uniform,
         x=input, y=value, replay=call.replay_on(input), at_zero=at_zero, is_rectifier=is_rectifier,
     )  # fmt: skip
 
@@ -51,30 +55,45 @@ def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Te
     """Functions with f(0) ≠ 0: what they are at 0 is absorbed."""
     _only_first_depends(call, others)
     at_zero = call.replay_on(input)(input.new_zeros(1))
-    if at_zero.numel() != 1:
-        call.refuse("has bounds that differ between elements")
-    is_rectifier = call.name == "softplus" or (at_zero == 0 and call.replay_on(input)(-torch.ones_like(at_zero)) == 0)
-    return _activate(call, input, float(at_zero), bool(is_rectifier))
+    at_minus_one = call.replay_on(input)(-input.new_ones(1))
+    is_rectifier = call.name == "softplus" or bool(((at_zero == 0) & (at_minus_one == 0)).all())
+    return _activate(call, input, one_number(at_zero), is_rectifier)
 
 
-@operation("sqrt", "rsqrt", "reciprocal", "exp")
+_FACTORS = {"sqrt": 0.0, "rsqrt": math.nan, "reciprocal": math.nan, "exp": 1.0, "exp2": 1.0, "log": math.nan,
+            "log2": math.nan, "log10": math.nan, "log1p": 0.0}  # fmt: skip
+"""Functions that usually scale another value, and f(0), which is not a number where they have no value at 0."""
+
+
+@operation(*_FACTORS)
 def factor(call: Call, input: Tensor) -> Tensor:
-    """What is not bounded by its input near 0: it may scale another value, and no relevance rule is for it."""
-    return _factor(call, input)
+    """A function that is not bounded by its input. Relevance passes it only if it has a value at 0."""
+    return _factor(call, input, _FACTORS[call.name.rstrip("_")])
 
 
-def _factor(call: Call, input: Tensor) -> Tensor:
+def _factor(call: Call, input: Tensor, at_zero: float) -> Tensor:
     return call.record(
-        Activation, "factor", value := call.run(), [input],
-        x=input, y=value, replay=call.replay_on(input), at_zero=math.nan, is_rectifier=False,
+        Activation, "factor", value := call.run(), [input], is_elementwise=True,
+        x=input, y=value, replay=call.replay_on(input), at_zero=at_zero, is_rectifier=False,
     )  # fmt: skip
+
+
+@operation("maximum", "minimum", "fmax", "fmin")
+def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
+    """The larger or smaller of a value and a constant."""
+    x, constant = (input, other) if call.depends(input) else (other, input)
+    if call.depends(constant):
+        call.refuse("compares two values that depend on the image")
+    at_zero = call.replay_on(x)(x.new_zeros(1))
+    is_rectifier = call.name.rstrip("_") in ("maximum", "fmax") and bool((at_zero == 0).all())
+    return _activate(call, x, one_number(at_zero), is_rectifier)
 
 
 @operation("prelu")
 def prelu(call: Call, input: Tensor, weight: Tensor) -> Tensor:
     """A leaky ReLU with a learned slope per channel."""
     _only_first_depends(call, (weight,))
-    return _activate(call, input, 0.0, is_rectifier=True)
+    return _activate(call, input, 0.0, is_rectifier=True, is_uniform=weight.numel() == 1)
 
 
 @operation("rrelu")
@@ -97,7 +116,7 @@ def power(call: Call, input: Tensor, exponent: float | int | Tensor) -> Tensor:
     if not math.isfinite(exponent):
         call.refuse(f"has the exponent {exponent}")
     if exponent < 1:
-        return _factor(call, input)
+        return _factor(call, input, 0.0 if exponent > 0 else math.nan)
     return _activate(call, input, 0.0, is_rectifier=False)
 
 

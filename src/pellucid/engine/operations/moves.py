@@ -74,12 +74,14 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
         call.refuse("puts a value that depends on the image into another")
     replay = call.replay_on(input)
     return call.record(
-        Move, "move", value, [input], _probed_axis(call, value, [input]),
+        Move, "move", value, [input], _probed_axis(call, value, [input]), is_elementwise=call.name in _ELEMENTWISE,
         pull=_pull_back([input], lambda x: replay(x)),
         inserted=_constants([input], replay) if call.name in _INSERT_CONSTANTS else None,
     )  # fmt: skip
 
 
+_ELEMENTWISE = {"masked_fill", "masked_fill_", "clone", "contiguous", "alias", "positive", "__pos__"}
+"""What leaves each value in its place."""
 _TAKE_AN_EXAMPLE = {"expand_as", "type_as", "to"}
 """What is given a second tensor for its shape or type alone."""
 _INSERT_CONSTANTS = {"pad", "constant_pad_nd", "masked_fill", "masked_fill_", "unfold"}
@@ -222,7 +224,7 @@ def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -
 
     plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (input, other)]
     return call.record(
-        Move, "move", value, choices, pull=_pull_back(choices, choose),
+        Move, "move", value, choices, is_elementwise=True, pull=_pull_back(choices, choose),
         inserted=_constants(choices, choose) if len(choices) == 1 else None,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pellucid.engine.recorder import Call
 from pellucid.engine.table import OPERATIONS, Entry, operation
 
-__all__ = ["exit_of_the_graph", "itself", "query"]
+__all__ = ["comparison", "exit_of_the_graph", "itself", "query"]
 
 _SHAPES_AND_TYPES = (
     "size", "dim", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex",
@@ -23,8 +23,9 @@ _PROPERTIES = (
 _NEW = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
 _COMPARISONS = (
     "gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal", "isnan", "isinf",
-    "isfinite", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__", "argmax", "argmin", "_assert",
+    "isfinite", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__",
 )  # fmt: skip
+_PLACES = ("argmax", "argmin", "_assert")
 _EXITS = (
     "detach", "detach_", "numpy", "item", "tolist", "__array__", "__float__", "__int__", "__bool__", "__index__",
     "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero", "allclose", "equal", "__contains__", "__complex__",
@@ -32,10 +33,18 @@ _EXITS = (
 
 
 @operation(*_SHAPES_AND_TYPES, *(f"Tensor.{name}.__get__" for name in _PROPERTIES if hasattr(Tensor, name)))
-@operation(*_NEW, *_COMPARISONS)
+@operation(*_NEW, *_PLACES)
 def query(call: Call, *_args: object, **_kwargs: object) -> object:
     """An answer that does not change with the image, or only in steps."""
     return call.run()
+
+
+@operation(*_COMPARISONS)
+def comparison(call: Call, *_args: object, **_kwargs: object) -> object:
+    """A mask, which changes only in steps; how it comes about is noted."""
+    value = call.run()
+    call.recorder.enter_mask(call.function, call.args, call.kwargs, value)
+    return value
 
 
 @operation("requires_grad_", "retain_grad")

@@ -23,7 +23,7 @@ def _tensor(value: Number, like: Tensor) -> Tensor:
 def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, float | int]) -> Tensor:
     value: Tensor = call.run()
     terms = (_tensor(first, value), _tensor(second, value))
-    return call.record(Addition, "add", value, terms, terms=terms, z=value, signs=signs)
+    return call.record(Addition, "add", value, terms, is_elementwise=True, terms=terms, z=value, signs=signs)
 
 
 @operation("add", "__add__", "__radd__")
@@ -48,7 +48,9 @@ def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     """X times a constant: a diagonal map, or one that repeats x where the constant is the larger."""
     value: Tensor = call.run()
     if value.shape == x.shape:
-        return call.record(Affine, "scale", value, [x], x=x, z=value, weight=weight, bias=None, map=Diagonal())
+        return call.record(
+            Affine, "scale", value, [x], is_elementwise=True, x=x, z=value, weight=weight, bias=None, map=Diagonal()
+        )
     repeat = LinearFunction(call.replay_on(x))
     return call.record(Affine, "average", value, [x], x=x, z=value, weight=None, bias=None, map=repeat)
 
@@ -65,8 +67,9 @@ def multiply(call: Call, input: Number, other: Number) -> Tensor:
     value: Tensor = call.run()
     gate = gate_among(call, input, other)
     return call.record(
-        Product, "product", value, [input, other], a=input, b=other, z=value, multiply=torch.mul, gate=gate
-    )
+        Product, "product", value, [input, other], is_elementwise=True,
+        a=input, b=other, z=value, multiply=torch.mul, gate=gate,
+    )  # fmt: skip
 
 
 def gate_among(call: Call, a: Tensor, b: Tensor) -> int | None:
@@ -108,7 +111,8 @@ def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
         call.refuse("divides in place by a value that depends on the image", "divide out of place.")
     assert isinstance(denominator, Tensor)
     with call.recorder:
-        return numerator * denominator.reciprocal()
+        inverse = denominator.reciprocal()
+        return inverse if isinstance(numerator, (int, float)) and numerator == 1 else numerator * inverse
 
 
 @operation("__rtruediv__", "__rdiv__")

@@ -1,0 +1,340 @@
+"""The canonical form of a tape: the same function, however it is written, becomes the same nodes.
+
+GELU, SiLU, softplus or hard-swish written by hand are several elementwise operations on one value. A rule that shares
+relevance between their parts would give another map than for `nn.GELU`. So the largest elementwise part that depends on
+a single value becomes one `Function` of it. exp(x) / Σ exp(x) becomes a softmax, and a quotient by a statistic, such as
+x / σ(x), is marked as a normalization. All are recognized by what is computed, not by spelling.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+
+import torch
+from torch import Tensor
+
+from pellucid.engine.tape import Activation, Addition, Affine, Formula, Function, Move, Node, Product, Softmax, Tape
+
+__all__ = ["canonical", "one_number"]
+
+PROBES = (0.0, 4.0, -4.0, 20.0, 40.0, -20.0, -40.0)
+"""Where a function is evaluated to learn f(0), and what it does far from 0."""
+GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
+"""Operations that scale another value by what they return."""
+
+
+def canonical(tape: Tape) -> Tape:
+    """The tape with elementwise parts, softmax and normalizations recognized; what is no longer needed is dropped."""
+    form = _Form({node.output: node for node in tape.nodes})
+    with torch.no_grad():
+        nodes = [form.rewritten(node) for node in tape.nodes]
+    for node in tape.nodes:
+        node.formula = None  # it holds tensors that the reverse pass may free
+    if form.has_changed:
+        tape.nodes = _needed(nodes, tape.output)
+    return tape
+
+
+def _needed(nodes: list[Node], output: int) -> list[Node]:
+    """The nodes that the output depends on, in order."""
+    needed, kept = {output}, []
+    for node in reversed(nodes):
+        if node.output in needed:
+            needed.update(slot for slot in node.inputs if slot is not None)
+            kept.append(node)
+    return kept[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """The elementwise operations between a value and what is computed from it alone."""
+
+    source: int
+    x: Tensor
+    members: tuple[Node, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The function, at other values of x."""
+        values = {id(self.x): x}
+        for member in self.members:
+            formula = _formula(member)
+            values[id(formula.value)] = formula(values)
+        return values[id(_formula(self.members[-1]).value)]
+
+    @property
+    def probed(self) -> Tensor:
+        """The function at each of `PROBES`, along axis 0."""
+        probes = torch.tensor(PROBES, dtype=self.x.dtype, device=self.x.device)
+        return self(probes.view(-1, *(1 for _ in self.x.shape)))
+
+
+class _Form:
+    """Rewrites the nodes of a tape one after the other."""
+
+    def __init__(self, producers: dict[int, Node]) -> None:
+        self.producers = producers
+        """By slot, with the rewritten nodes in place of the recorded ones."""
+        self.has_changed = False
+        self._recorded = dict(producers)
+        self._chains: dict[int, tuple[int, ...]] = {}
+
+    def rewritten(self, node: Node) -> Node:
+        """The node's canonical form, which may be the node itself."""
+        made = node
+        if isinstance(node, Product) and node.multiply is torch.mul:
+            made = self._softmax(node) or self._function(node) or self._product(node)
+        elif node.formula is not None:
+            made = self._function(node) or node
+        if made is not node:
+            self.has_changed = True
+            self.producers[node.output] = made
+        return made
+
+    # ── elementwise functions ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _chain(self, slot: int) -> tuple[int, ...]:
+        """The value itself, and all values that it is an elementwise function of alone, the nearest first."""
+        if slot not in self._chains:
+            node = self._recorded.get(slot)
+            shared: tuple[int, ...] = ()
+            if node is not None and node.formula is not None:
+                first, *others = [self._chain(source) for source in node.inputs if source is not None]
+                shared = tuple(source for source in first if all(source in other for other in others))
+            self._chains[slot] = (slot, *shared)
+        return self._chains[slot]
+
+    def _function(self, node: Node) -> Function | None:
+        """All elementwise operations that end in this node, as one function; None where they are no such thing."""
+        region = self._region(node)
+        if region is None or not _is_one_function(region):
+            return None
+        probed = region.probed
+        at_zero, up, down, far_up, farther_up, far_down, farther_down = probed.unbind(0)
+        if not bool(at_zero.isfinite().all()):
+            return None  # the parts have rules where the whole has none, such as a gate in x / |x|
+        if _is_rectifier(down, up):
+            return None  # relu(1 − x): Guided Backprop must still find the rectifier in it
+        steps = torch.stack([farther_up - far_up, farther_down - far_down]).abs()
+        return Function(
+            operation=f"function ending in {node.operation}",
+            kind="activation",
+            inputs=(region.source,),
+            output=node.output,
+            path=node.path,
+            is_first=region.members[0].is_first,
+            batch_axis=node.batch_axis,
+            bounds=region.members[0].bounds,
+            x=region.x,
+            y=_formula(node).value,
+            replay=_replay(region),
+            at_zero=one_number(at_zero),
+            is_rectifier=_is_rectifier(up, down),
+            is_saturating=bool((steps <= 1e-3).all()),
+        )
+
+    def _region(self, node: Node) -> _Region | None:
+        """Everything between this node and the earliest value of which it is an elementwise function alone."""
+        chain = list(self._chain(node.output))
+        while len(chain) > 1:
+            # A first operation that adds or multiplies by one constant per channel belongs to the layer before it (a
+            # bias, a scale), as if that layer had computed it: nn.Linear(…) and x @ W + b are alike.
+            first = self._recorded[chain[-2]]
+            if not (
+                _is_linear(first) and _has_constant_tensor(first) and len(first.inputs) - first.inputs.count(None) == 1
+            ):
+                break
+            chain.pop()
+        if len(chain) == 1:
+            return None
+        return self._between(chain[-1], node)
+
+    def _between(self, source: int, node: Node) -> _Region:
+        """The operations that lead from the slot `source` to `node`."""
+        latest, seen, members = [-node.output], {source, node.output}, list[Node]()  # a heap: the latest comes first
+        while latest:
+            member = self._recorded[-heappop(latest)]
+            members.append(member)
+            for slot in member.inputs:
+                if slot is not None and slot not in seen:
+                    seen.add(slot)
+                    heappush(latest, -slot)
+        first = members[-1]
+        return _Region(source, _formula(first).operands[first.inputs.index(source)], tuple(reversed(members)))
+
+    # ── products ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _product(self, node: Product) -> Product:
+        """The product, with the gate that its factors' canonical forms show."""
+        statistics = [slot is not None and self._divides_by_a_statistic(slot) for slot in node.inputs]
+        if statistics[0] != statistics[1]:
+            return replace(node, gate=statistics.index(True), is_normalization=True)
+        gates = [slot is not None and self._is_gate(slot) for slot in node.inputs]
+        if gates[0] == gates[1]:
+            gate = None if node.a.numel() == node.b.numel() else int(node.b.numel() < node.a.numel())
+        else:
+            gate = gates.index(True)
+        return node if gate == node.gate else replace(node, gate=gate)
+
+    def _is_gate(self, slot: int) -> bool:
+        node = self._origin(slot)
+        if isinstance(node, Function):
+            return node.is_saturating
+        return node is not None and (node.kind == "factor" or node.operation.rstrip("_") in GATES)
+
+    def _origin(self, slot: int) -> Node | None:
+        """What computed a value, before it was moved."""
+        node = self.producers.get(slot)
+        while isinstance(node, Move) and len(node.inputs) == 1 and node.inputs[0] is not None:
+            node = self.producers.get(node.inputs[0])
+        return node
+
+    def _divides_by_a_statistic(self, slot: int) -> bool:
+        """Whether a value is one over means, sums or maxima of others, by elementwise operations and moves alone."""
+        waiting, divides = [slot], False
+        while waiting:
+            node = self._recorded.get(waiting.pop())
+            if node is None:
+                return False
+            if _is_reduction(node):
+                continue
+            if node.formula is None and not isinstance(node, Move):
+                return False
+            # only functions that have no value at 0 can divide, such as a reciprocal root or exp(−log σ)
+            divides |= node.kind == "factor" and isinstance(node, Activation) and math.isnan(float(node.at_zero))
+            waiting.extend(source for source in node.inputs if source is not None)
+        return divides
+
+    # ── softmax ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _softmax(self, node: Product) -> Softmax | None:
+        """exp(x) / Σ exp(x) as a softmax of x, less whatever is subtracted from all of x alike."""
+        slots = [slot for slot in node.inputs if slot is not None]
+        signals = [slot for slot in slots if not self._divides_by_a_statistic(slot)]
+        if len(slots) != 2 or len(signals) != 1:
+            return None
+        for slot in self._chain(signals[0])[1:]:
+            x = self._between(slot, self._recorded[signals[0]]).x
+            axis = _axis_of_softmax(x, node)
+            if axis is not None:
+                slot, x = self._unshifted(slot, x, axis)
+                return Softmax(
+                    operation="softmax",
+                    kind="softmax",
+                    inputs=(slot,),
+                    output=node.output,
+                    path=node.path,
+                    is_first=node.is_first,
+                    batch_axis=node.batch_axis,
+                    x=x,
+                    y=node.z,
+                    dim=axis,
+                )
+        return None
+
+    def _unshifted(self, slot: int, x: Tensor, axis: int) -> tuple[int, Tensor]:
+        """The argument before a value that is the same along the axis, such as its maximum, was subtracted."""
+        node = self._recorded.get(slot)
+        while isinstance(node, Addition) and len(node.terms) == 2:
+            kept = [
+                place
+                for place, (source, term, sign) in enumerate(zip(node.inputs, node.terms, node.signs, strict=True))
+                if source is not None and sign == 1 and term.shape == x.shape
+            ]
+            shifts = [place for place in (0, 1) if _size_along(node.terms[place], axis, x.ndim) == 1]
+            if len(kept) != 1 or shifts != [1 - kept[0]]:
+                break
+            slot, x = _slot(node, kept[0]), node.terms[kept[0]]
+            node = self._recorded.get(slot)
+        return slot, x
+
+
+def one_number(values: Tensor) -> float | Tensor:
+    """The number that all values are; the values themselves where they differ."""
+    first = float(values.flatten()[0])
+    return first if bool((values == first).all()) else values
+
+
+def _formula(node: Node) -> Formula:
+    assert node.formula is not None
+    return node.formula
+
+
+def _slot(node: Node, place: int) -> int:
+    slot = node.inputs[place]
+    assert slot is not None
+    return slot
+
+
+def _size_along(tensor: Tensor, axis: int, rank: int) -> int:
+    """The size of a tensor along an axis of another that it broadcasts to."""
+    place = axis - rank + tensor.ndim
+    return tensor.shape[place] if place >= 0 else 1
+
+
+def _is_linear(node: Node) -> bool:
+    """Whether an operation is a sum, or a product with a constant that is no mask."""
+    if node.formula is not None and node.formula.compared():
+        return False
+    return isinstance(node, Addition) or (isinstance(node, Affine) and node.kind == "scale")
+
+
+def _has_constant_tensor(node: Node) -> bool:
+    if isinstance(node, Addition):
+        return any(slot is None and term.numel() > 1 for slot, term in zip(node.inputs, node.terms, strict=True))
+    return isinstance(node, Affine) and node.weight is not None and node.weight.numel() > 1
+
+
+def _is_one_function(region: _Region) -> bool:
+    """Whether a rule for the whole is needed, since rules for the parts would give another map.
+
+    They would where the value is used twice or compared with something, where a part has no rule (exp), and where a
+    shift would take a share: relu6(x + 3) / 6 is a hard sigmoid. In a chain such as relu(x) · 2 they would not.
+    """
+    members = region.members
+    values = {id(region.x), *(id(_formula(member).value) for member in members)}
+    compared = [_formula(member).compared() for member in members]
+    if any(own and own <= values for own in compared):
+        return True
+    if all(_is_linear(member) or isinstance(member, Move) for member in members):
+        return False
+    if any(sum(slot is not None for slot in member.inputs) > 1 for member in members):
+        return True
+    return len(members) > 1 and any(member.kind in ("factor", "add") for member in members)
+
+
+def _is_rectifier(up: Tensor, down: Tensor) -> bool:
+    """Whether f lets 4 pass, up to a scale, and holds most of −4 back: ReLU and its relatives."""
+    passes = (up >= 2) & (up <= 8)
+    return bool((passes & (down.abs() <= up / 2)).all())
+
+
+def _replay(region: _Region) -> Callable[[Tensor], Tensor]:
+    """The function with its formulas kept, since those of the nodes are dropped."""
+    steps = [_formula(member) for member in region.members]
+    source, last = id(region.x), id(steps[-1].value)
+
+    def replay(x: Tensor) -> Tensor:
+        values: dict[int, Tensor] = {source: x}
+        for step in steps:
+            values[id(step.value)] = step(values)
+        return values[last]
+
+    return replay
+
+
+def _is_reduction(node: Node) -> bool:
+    """Whether a node sums, averages or takes the largest over some axes."""
+    if isinstance(node, Affine):
+        return node.kind == "average" and node.z.numel() < node.x.numel()
+    return node.kind == "max" and getattr(node, "y").numel() < getattr(node, "x").numel()  # noqa: B009
+
+
+def _axis_of_softmax(x: Tensor, node: Product) -> int | None:
+    """The axis along which a product is the softmax of x; None where there is none."""
+    same_rank = node.a.ndim == node.b.ndim
+    apart = [axis for axis in range(x.ndim) if same_rank and node.a.shape[axis] != node.b.shape[axis]]
+    for axis in apart if len(apart) == 1 else range(x.ndim):  # where the sum was expanded, its shape does not tell
+        if axis != node.batch_axis and torch.allclose(torch.softmax(x, axis), node.z, rtol=1e-4, atol=1e-20):
+            return axis
+    return None

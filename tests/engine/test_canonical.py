@@ -1,0 +1,343 @@
+"""Equal functions have equal maps: activations, softmax and norms written by hand against those of torch."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid import create_analyzer
+from pellucid.attribution import METHODS
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.relevance import record
+from pellucid.engine.tape import Activation, Function, Product, Softmax
+from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation.implementation_invariance import ImplementationInvariance
+
+WIDTH = 16
+WEIGHT, BIAS = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(9)).double()
+
+Map = Callable[[Tensor], Tensor]
+
+
+def over_sum(e: Tensor) -> Tensor:
+    return e / e.sum(-1, keepdim=True)
+
+
+def by_groups(x: Tensor) -> Tensor:
+    y = x.view(-1, 4, WIDTH // 4)
+    c = y - y.mean(2, keepdim=True)
+    return (c / (c.square().mean(2, keepdim=True) + 1e-5).sqrt()).view(-1, WIDTH) * WEIGHT + BIAS
+
+
+def centered(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def clamped_by_masks(x: Tensor) -> Tensor:
+    return x * ((x >= -1) & (x <= 1)).double() + (x > 1).double() - (x < -1).double()
+
+
+def elu_in_place(x: Tensor) -> Tensor:
+    y = torch.exp(x).sub_(1)
+    return torch.where(x > 0, x, y)
+
+
+ACTIVATIONS: dict[str, tuple[Map, Map]] = {
+    "gelu, tanh form": (
+        nn.GELU("tanh"),
+        lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "gelu, erf form": (F.gelu, lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
+    "silu, a product": (F.silu, lambda x: x * torch.sigmoid(x)),
+    "silu, a quotient": (F.silu, lambda x: x / (1 + torch.exp(-x))),
+    "hardswish": (F.hardswish, lambda x: x * F.relu6(x + 3) / 6),
+    "hardswish, clamped": (F.hardswish, lambda x: x * ((x + 3).clamp(0, 6) / 6)),
+    "hardsigmoid": (F.hardsigmoid, lambda x: F.relu6(x + 3) / 6),
+    "softplus": (F.softplus, lambda x: torch.log(1 + torch.exp(x))),
+    "softplus, stable": (F.softplus, lambda x: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))),
+    "mish": (F.mish, lambda x: x * torch.tanh(F.softplus(x))),
+    "sigmoid": (torch.sigmoid, lambda x: 1 / (1 + torch.exp(-x))),
+    "sigmoid, a power": (torch.sigmoid, lambda x: (1 + torch.exp(-x)) ** -1),
+    "tanh": (torch.tanh, lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp())),
+    "tanh, a sigmoid": (torch.tanh, lambda x: 2 * torch.sigmoid(2 * x) - 1),
+    "softsign": (F.softsign, lambda x: x / (1 + x.abs())),
+    "relu, halves": (F.relu, lambda x: (x + x.abs()) / 2),
+    "relu, a maximum": (F.relu, lambda x: torch.maximum(x, torch.zeros_like(x))),
+    "relu, a mask": (F.relu, lambda x: x * (x > 0)),
+    "relu, filled": (F.relu, lambda x: x.masked_fill(x < 0, 0)),
+    "relu, where": (F.relu, lambda x: torch.where(x > 0, x, torch.zeros_like(x))),
+    "relu6, where": (F.relu6, lambda x: torch.where(x > 6, 6.0, x.clamp(min=0))),
+    "hardtanh, where": (F.hardtanh, lambda x: torch.where(x > 1, 1.0, torch.where(x < -1, -1.0, x))),
+    "hardtanh, masks": (F.hardtanh, clamped_by_masks),
+    "elu, where": (F.elu, elu_in_place),
+    "elu, two parts": (F.elu, lambda x: x.clamp(min=0) + torch.expm1(x.clamp(max=0))),
+    "leaky relu": (lambda x: F.leaky_relu(x, 0.1), lambda x: torch.where(x > 0, x, 0.1 * x)),
+    "square": (torch.square, lambda x: x * x),
+    "abs": (torch.abs, lambda x: (x * x).sqrt()),
+}
+OTHERS: dict[str, tuple[Map, Map]] = {
+    "softmax": (lambda x: x.softmax(-1), lambda x: x.exp() / x.exp().sum(-1, keepdim=True)),
+    "softmax, shifted": (lambda x: x.softmax(-1), lambda x: over_sum(torch.exp(x - x.amax(-1, keepdim=True)))),
+    "softmax, scaled": (
+        lambda x: (x / 4).softmax(1),
+        lambda x: over_sum(torch.exp(x / 4 - (x / 4).max(1, keepdim=True).values)),
+    ),
+    "softmax, expanded": (
+        lambda x: x.softmax(-1),
+        lambda x: x.exp() * x.exp().sum(1)[:, None].reciprocal().expand_as(x),
+    ),
+    "layer norm": (
+        lambda x: F.layer_norm(x, (WIDTH,), WEIGHT, BIAS),
+        lambda x: centered(x) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5) * WEIGHT + BIAS,
+    ),
+    "layer norm, a power": (
+        lambda x: F.layer_norm(x, (WIDTH,), WEIGHT, BIAS),
+        lambda x: centered(x) * (centered(x).pow(2).mean(-1, keepdim=True) + 1e-5) ** -0.5 * WEIGHT + BIAS,
+    ),
+    "layer norm, moments": (
+        lambda x: F.layer_norm(x, (WIDTH,)),
+        lambda x: centered(x) * ((x * x).mean(1, True) - x.mean(1, True) ** 2 + 1e-5).rsqrt(),
+    ),
+    "rms norm": (
+        lambda x: F.rms_norm(x, (WIDTH,), WEIGHT, 1e-5),
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * WEIGHT,
+    ),
+    "rms norm, a root": (
+        lambda x: F.rms_norm(x, (WIDTH,), None, 1e-5),
+        lambda x: x / ((x * x).sum(-1, keepdim=True) / WIDTH + 1e-5).sqrt(),
+    ),
+    "rms norm, a norm": (
+        lambda x: F.rms_norm(x, (WIDTH,), WEIGHT, 1e-5),
+        lambda x: WEIGHT * (x / (x.norm(dim=-1, keepdim=True) ** 2 / WIDTH + 1e-5) ** 0.5),
+    ),
+    "rms norm, expanded": (
+        lambda x: F.rms_norm(x, (WIDTH,), None, 1e-5),
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5).expand_as(x),
+    ),
+    "normalize": (F.normalize, lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)),
+    "group norm": (lambda x: F.group_norm(x, 4, WEIGHT, BIAS), by_groups),
+}
+
+
+class Apply(nn.Module):
+    def __init__(self, function: Map) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def network(function: Map) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(8, WIDTH), Apply(function), nn.Linear(WIDTH, 12), nn.ReLU(), nn.Linear(12, 3)]
+    return nn.Sequential(*layers).double().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(3, 1, 2, 4, generator=torch.Generator().manual_seed(3)).double()
+
+
+def distances(images: Tensor, pair: str, names: Iterable[str]) -> dict[str, float]:
+    """The metric's distance for each method: 0 for equal maps, 1 for maps that share nothing."""
+    of_torch, by_hand = map(network, {**ACTIVATIONS, **OTHERS}[pair])
+    torch.testing.assert_close(of_torch(images), by_hand(images))
+    case, metric = Case(of_torch, images, torch.tensor([0, 1, 2])), ImplementationInvariance()
+    case.shared(metric, lambda: {"by hand": by_hand})
+    analyzers = [create_analyzer(name, of_torch) for name in names]
+    return {one.name: float(metric.measure(case, Explainer(one, case)).values.max()) for one in analyzers}
+
+
+@pytest.mark.parametrize("pair", [*ACTIVATIONS, *OTHERS])
+def test_equal_functions_have_equal_maps(images, pair) -> None:
+    """Up to 1e-4, which stabilizers in other places make."""
+    assert max(distances(images, pair, ["lrp.epsilon", "deeplift", "guided_backprop"]).values()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [*ACTIVATIONS, *OTHERS][::4])
+def test_equal_functions_have_equal_maps_by_every_backward_method(images, pair) -> None:
+    names = [
+        name for name in METHODS if METHODS[name].family in ("relevance", "backward") and not METHODS[name].needs_fit
+    ]
+    bounded = [name for name in names if {"low", "high"} <= {field.name for field in fields(METHODS[name])}]
+    assert len(names) > 20
+    assert max(distances(images, pair, [name for name in names if name not in bounded]).values()) < 1e-4
+
+
+@pytest.mark.parametrize("pair", OTHERS)
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift"])
+def test_maps_of_functions_by_hand_sum_to_what_they_promise(images, pair, name) -> None:
+    explanation = create_analyzer(name, network(OTHERS[pair][1])).explain(images, 1, strict=True)
+    assert explanation.residual.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("pair", ACTIVATIONS)
+def test_an_activation_by_hand_is_one_function_with_its_own_value_at_zero(images, pair) -> None:
+    of_torch, by_hand = ACTIVATIONS[pair]
+    nodes = record(network(by_hand), images).nodes
+    (function,) = [node for node in nodes if isinstance(node, Activation)][:1]
+    assert isinstance(function, Function) or pair == "relu, a maximum"
+    assert function.at_zero == pytest.approx(float(of_torch(torch.zeros(1).double())), abs=1e-12)
+    (expected,) = [node for node in record(network(of_torch), images).nodes if isinstance(node, Activation)][:1]
+    assert function.is_rectifier == expected.is_rectifier
+
+
+def test_a_bias_written_by_hand_belongs_to_its_layer() -> None:
+    """relu(x @ W + b) is nn.Linear and a ReLU, not a function relu(x + b) that passes all relevance to x @ W."""
+    layer, head, x = nn.Linear(6, 8).double(), nn.Linear(8, 3).double(), torch.randn(4, 6).double()
+    whole = nn.Sequential(layer, nn.ReLU(), head)
+    parts = nn.Sequential(Apply(lambda x: torch.relu(x @ layer.weight.T + layer.bias)), head)
+    maps = [create_analyzer("lrp.epsilon", model, epsilon=1e-12).analyze(x, 1) for model in (whole, parts)]
+    torch.testing.assert_close(*maps, rtol=1e-7, atol=1e-9)
+
+
+def test_a_rectifier_of_the_negative_is_still_one_for_guided_backprop(images) -> None:
+    model = network(lambda x: torch.relu(1 - x))
+    linear, head = model[1], model[3:]
+    hidden = linear(images.flatten(1)).detach()
+    leaf = torch.relu(1 - hidden).requires_grad_()
+    inner = torch.relu(head[0](leaf))
+    slope = head[2].weight[1].clamp(min=0) * (inner > 0)
+    cotangent = (slope @ head[0].weight).clamp(min=0) * (hidden < 1)
+    expected = (-cotangent @ linear.weight).view_as(images)
+    torch.testing.assert_close(create_analyzer("guided_backprop", model).analyze(images, 1), expected)
+
+
+def test_a_value_used_twice_elsewhere_keeps_its_own_relevance(images) -> None:
+    """A sigmoid that gates its own input and is also used by itself."""
+
+    def forward(x: Tensor) -> Tensor:
+        gate = torch.sigmoid(x)
+        return torch.cat([x * gate, gate], 1)
+
+    def expected(x: Tensor) -> Tensor:
+        return torch.cat([F.silu(x), torch.sigmoid(x)], 1)
+
+    for name in ("lrp.epsilon", "deeplift"):
+        maps = []
+        for function in (forward, expected):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(8, 16), Apply(function), nn.Linear(32, 3)).double()
+            maps.append(create_analyzer(name, model).explain(images, 1, strict=True).relevance)
+        torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-9)
+
+
+def test_a_mask_of_another_value_is_a_constant(images) -> None:
+    """Gated by a comparison of another value, a product is no function of its own signal."""
+    torch.manual_seed(0)
+    other, first, head = (nn.Linear(8, 8).double() for _ in range(3))
+    model = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * (other(x) > 0))))
+    mask = (other(images.flatten(1)) > 0).double()
+    fixed = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * mask[: len(x)])))
+    maps = [create_analyzer("lrp.epsilon", m).analyze(images, 1) for m in (model, fixed)]
+    torch.testing.assert_close(*maps)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deeplift_through_hand_written_norms_equals_that_through_torchs(depth, dtype) -> None:
+    """Llama's blocks: with the average rule, the sum was a thousand times the change per norm."""
+
+    def build(norm: Map) -> nn.Module:
+        torch.manual_seed(0)
+        ups, downs = ([nn.Linear(*size) for _ in range(depth)] for size in ((16, 32), (32, 16)))
+        head = nn.Linear(16, 3)
+
+        def forward(x: Tensor) -> Tensor:
+            for up, down in zip(ups, downs, strict=True):
+                x = x + down(F.silu(up(norm(x))))
+            return head(norm(x))
+
+        model = Apply(forward)
+        model.parts = nn.ModuleList([*ups, *downs, head])
+        return model.to(dtype).eval()
+
+    x = torch.rand(2, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    by_hand = build(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+    of_torch = build(lambda x: F.rms_norm(x, (16,), None, 1e-6))
+    found, expected = (create_analyzer("deeplift", m).explain(x, 1, strict=True) for m in (by_hand, of_torch))
+    change = (by_hand(x) - by_hand(torch.zeros_like(x)))[:, 1].detach()
+    precision = 1e-9 if dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=precision, atol=precision)
+    torch.testing.assert_close(found.relevance.sum(1), change, rtol=10 * precision, atol=10 * precision)
+
+
+def test_a_quotient_that_is_no_softmax_is_none(images) -> None:
+    """exp(x) / Σ exp(2x) looks like one."""
+    tape = record(network(lambda x: x.exp() / (2 * x).exp().sum(-1, keepdim=True)), images)
+    assert not any(isinstance(node, Softmax) for node in tape.nodes)
+    assert any(isinstance(node, Product) and node.is_normalization for node in tape.nodes)
+
+
+def test_a_softmax_by_hand_at_the_end_is_refused_as_any_other() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), Apply(lambda x: over_sum(x.exp())))
+    with pytest.raises(UnsupportedOperation, match="ends in a softmax"):
+        create_analyzer("lrp.epsilon", model).analyze(torch.rand(2, 4))
+    plain = create_analyzer("lrp.epsilon", model[0]).analyze(torch.rand(2, 4), 1)
+    assert plain.shape == (2, 4)
+
+
+def test_a_large_epsilon_leaves_pooling_and_sums_to_the_plain_rule() -> None:
+    """The ε rule in the kernel layers only, written as autograd functions (Bach et al., 2015)."""
+
+    class Damped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, layer, x):
+            ctx.layer, ctx.x = layer, x
+            return layer(x)
+
+        @staticmethod
+        def backward(ctx, relevance):
+            with torch.enable_grad():
+                x = ctx.x.detach().requires_grad_()
+                z = ctx.layer(x)
+                s = relevance / (z + 0.3 * torch.where(z >= 0, 1.0, -1.0)).detach()
+                return None, x.detach() * torch.autograd.grad(z, x, s)[0]
+
+    class Plain(Damped):
+        @staticmethod
+        def backward(ctx, relevance):
+            with torch.enable_grad():
+                x = ctx.x.detach().requires_grad_()
+                z = ctx.layer(x)
+                s = relevance / (z + 1e-12).detach()
+                return None, x.detach() * torch.autograd.grad(z, x, s)[0]
+
+    torch.manual_seed(0)
+    first, second, head = nn.Conv2d(1, 4, 3).double(), nn.Conv2d(4, 4, 3, padding=1).double(), nn.Linear(4, 3).double()
+
+    def forward(x: Tensor) -> Tensor:
+        h = F.avg_pool2d(first(x), 2)
+        h = h + second(h)
+        return head(h.mean((2, 3)))
+
+    x = torch.rand(2, 1, 10, 10).double()
+    leaf = x.clone().requires_grad_()
+    h = Plain.apply(lambda x: F.avg_pool2d(x, 2), Damped.apply(first, leaf))
+    branch = Damped.apply(second, h)
+    total = (h + branch).detach()
+    # a sum's plain rule: each term keeps its share of the relevance
+    joined = _Sum.apply(h, branch, total)
+    logits = Damped.apply(head, Plain.apply(lambda x: x.mean((2, 3)), joined))
+    expected = torch.autograd.grad(logits, leaf, F.one_hot(torch.tensor([1, 1]), 3) * logits.detach())[0]
+    model = Apply(forward)
+    model.parts = nn.ModuleList([first, second, head])
+    found = create_analyzer("lrp.epsilon", model, epsilon=0.3).analyze(x, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b, total):
+        ctx.shares = a / total, b / total
+        return a + b
+
+    @staticmethod
+    def backward(ctx, relevance):
+        return relevance * ctx.shares[0], relevance * ctx.shares[1], None
