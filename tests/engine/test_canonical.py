@@ -188,13 +188,33 @@ def test_an_activation_by_hand_is_one_function_with_its_own_value_at_zero(images
     assert function.is_rectifier == expected.is_rectifier
 
 
-def test_a_bias_written_by_hand_belongs_to_its_layer() -> None:
+def test_biases_and_batch_norms_written_by_hand_belong_to_their_layer() -> None:
     """relu(x @ W + b) is nn.Linear and a ReLU, not a function relu(x + b) that passes all relevance to x @ W."""
-    layer, head, x = nn.Linear(6, 8).double(), nn.Linear(8, 3).double(), torch.randn(4, 6).double()
-    whole = nn.Sequential(layer, nn.ReLU(), head)
-    parts = nn.Sequential(Apply(lambda x: torch.relu(x @ layer.weight.T + layer.bias)), head)
-    maps = [create_analyzer("lrp.epsilon", model, epsilon=1e-12).analyze(x, 1) for model in (whole, parts)]
-    torch.testing.assert_close(*maps, rtol=1e-7, atol=1e-9)
+    torch.manual_seed(0)
+    convolution, norm, head = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
+    norm.running_var.uniform_(0.5, 2)
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        nn.init.normal_(tensor)
+    for layer in (convolution, norm, head):
+        layer.double().eval().requires_grad_(False)
+    mean, variance, scale, shift, bias = (
+        tensor.view(-1, 1, 1)
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias, convolution.bias)
+    )
+
+    def of_modules(x: Tensor) -> Tensor:
+        return head(F.relu(norm(convolution(x))).mean((2, 3)))
+
+    def by_hand(x: Tensor) -> Tensor:
+        z = F.conv2d(x, convolution.weight) + bias
+        z = (z - mean) / torch.sqrt(variance + norm.eps) * scale + shift
+        return F.relu(z).mean((2, 3)) @ head.weight.T + head.bias
+
+    x = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    for name in ("lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.w_square", "deeplift"):
+        found, expected = (create_analyzer(name, Apply(f)).explain(x, 1) for f in (by_hand, of_modules))
+        torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.expected, expected.expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_rectifier_of_the_negative_is_still_one_for_guided_backprop(images) -> None:
@@ -235,8 +255,11 @@ def test_a_mask_of_another_value_is_a_constant(images) -> None:
     model = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * (other(x) > 0))))
     mask = (other(images.flatten(1)) > 0).double()
     fixed = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * mask[: len(x)])))
-    maps = [create_analyzer("lrp.epsilon", m).analyze(images, 1) for m in (model, fixed)]
-    torch.testing.assert_close(*maps)
+    for name in ("lrp.epsilon", "lrp.gamma"):
+        maps = [create_analyzer(name, m).analyze(images, 1) for m in (model, fixed)]
+        torch.testing.assert_close(*maps)
+        alone = [create_analyzer(name, model).analyze(images[n : n + 1], 1) for n in range(len(images))]
+        torch.testing.assert_close(torch.cat(alone), maps[0])
 
 
 @pytest.mark.parametrize("depth", [1, 4])

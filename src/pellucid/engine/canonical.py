@@ -30,6 +30,7 @@ def canonical(tape: Tape) -> Tape:
     with torch.no_grad():
         nodes = [form.rewritten(node) for node in tape.nodes]
     for node in tape.nodes:
+        node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
     if form.has_changed:
         tape.nodes = _needed(nodes, tape.output)
