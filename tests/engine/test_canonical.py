@@ -1,6 +1,7 @@
 """Equal functions have equal maps: activations, softmax and norms written by hand against those of torch."""
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 
@@ -186,6 +187,68 @@ def test_an_activation_by_hand_is_one_function_with_its_own_value_at_zero(images
     assert function.at_zero == pytest.approx(float(of_torch(torch.zeros(1).double())), abs=1e-12)
     (expected,) = [node for node in record(network(of_torch), images).nodes if isinstance(node, Activation)][:1]
     assert function.is_rectifier == expected.is_rectifier
+
+
+UNARY: list[Map] = [
+    torch.tanh,
+    torch.sigmoid,
+    F.relu,
+    torch.abs,
+    lambda x: x * x,
+    lambda x: torch.exp(-x.abs()),
+    lambda x: torch.log1p(x.abs()),
+    F.softplus,
+    lambda x: x.clamp(-1, 1),
+    lambda x: (x * x + 1).rsqrt(),
+    lambda x: torch.sqrt(x.abs() + 0.5),
+    lambda x: x.clone().mul_(2).relu_(),
+    lambda x: x.masked_fill(x < 0, 0.5),
+    lambda x: 2 - x,
+    lambda x: x / 3,
+    lambda x: x**3,
+]
+BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
+    torch.add,
+    torch.sub,
+    torch.mul,
+    lambda a, b: a / (1 + b.abs()),
+    lambda a, b: torch.where(a > b, a, b),
+    lambda a, b: a * (b > 0),
+]
+
+
+def drawn_function(draw: random.Random, depth: int) -> Map:
+    """A random expression in one value."""
+    if depth == 0:
+        return lambda x: x
+    if draw.random() < 0.6:
+        outer, inner = draw.choice(UNARY), drawn_function(draw, depth - 1)
+        return lambda x: outer(inner(x))
+    join, left, right = draw.choice(BINARY), drawn_function(draw, depth - 1), drawn_function(draw, depth - 1)
+    return lambda x: join(left(x), right(x))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_expression_is_explained_as_one_function(seed) -> None:
+    """Whatever it is made of: R_x = R (f(x) − f(0)) / f(x), and Δf/Δx for DeepLIFT."""
+    draw = random.Random(seed)
+    function = drawn_function(draw, draw.randint(2, 4))
+    torch.manual_seed(seed)
+    first, last, x = nn.Linear(5, 7).double(), nn.Linear(7, 3).double(), torch.randn(4, 5).double()
+    model = nn.Sequential(first, Apply(function), last).requires_grad_(False)
+    nodes = record(model, x).nodes
+    if len(nodes) != 3 or not isinstance(nodes[1], Function):
+        pytest.skip("this expression is one operation, or linear")
+    z, empty = first(x), first(torch.zeros(1, 5).double())
+    y, at_zero, at_empty = function(z), function(torch.zeros(1, 7).double()), function(empty)
+    arriving = y * last.weight[1]
+    share = torch.where(y == 0, arriving, arriving * (y - at_zero) / y) if at_zero.any() else arriving
+    expected = x * ((share / z) @ first.weight)
+    found = create_analyzer("lrp.epsilon", model, epsilon=1e-13).analyze(x, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    multiplier = last.weight[1] * (y - at_empty) / (z - empty)
+    found = create_analyzer("deeplift", model).analyze(x, 1)
+    torch.testing.assert_close(found, x * (multiplier @ first.weight), rtol=1e-7, atol=1e-9)
 
 
 def test_biases_and_batch_norms_written_by_hand_belong_to_their_layer() -> None:
