@@ -110,11 +110,20 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         self._autocast.__exit__()
         if self._held is not None:
             self._held.release()
-        if isinstance(error, RuntimeError) and "nference tensor" in str(error):
-            raise ModelError(
-                "a weight or buffer of the model was made under torch.inference_mode(), and torch cannot compute "
-                "derivatives with it; build and load the model outside of inference mode, or under torch.no_grad()."
-            ) from error
+        if isinstance(error, RuntimeError):
+            _raise_named(error)
+
+
+def _raise_named(error: RuntimeError) -> None:
+    """Raise what torch says of an unsuitable surrounding as one of pellucid's errors."""
+    if "nference tensor" in str(error):
+        raise ModelError(
+            "a weight or buffer of the model (or a tensor used by the target function) was made under "
+            "torch.inference_mode(), and torch cannot compute derivatives with it; make it outside of inference mode, "
+            "for instance under torch.no_grad()."
+        ) from error
+    if "torch.compile region" in str(error):
+        raise UnsupportedOperation(_TRACED) from error
 
 
 def _refuse_tracing() -> None:
@@ -126,10 +135,11 @@ def _refuse_tracing() -> None:
             "derivatives of whole batches by itself; call it outside the transform, with all inputs as one batch."
         )
     if torch._C._get_dispatch_mode(_FAKE) is not None or torch.compiler.is_compiling():
-        raise UnsupportedOperation(
-            "pellucid was called while torch traces a program (torch.compile, torch.export or FakeTensorMode), where "
-            "tensors hold no values to explain; call it outside, on real tensors."
-        )
+        raise UnsupportedOperation(_TRACED)
 
 
+_TRACED = (
+    "pellucid was called while torch traces a program (torch.compile, torch.export or FakeTensorMode), where tensors "
+    "hold no values to explain; call it outside, on real tensors. The model itself may be compiled."
+)
 _FAKE = torch._C._TorchDispatchModeKey.FAKE

@@ -3,17 +3,18 @@
 import sys
 import warnings
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import autocast_mode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import UnsupportedOperation
 
-__all__ = ["TaintWatch", "check_autocast", "check_model", "check_skipped_padding", "unwrap"]
+__all__ = ["AutocastWatch", "TaintWatch", "check_autocast", "check_model", "check_skipped_padding", "unwrap"]
 
 
 class TaintWatch(TorchDispatchMode):
@@ -120,31 +121,39 @@ def check_autocast(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
             )
 
 
+class AutocastWatch(TorchFunctionMode):
+    """Asks `check_autocast` at every function call, for passes that nothing else watches."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
 _autocast_devices = frozenset(torch._C._autocast_supported_devices())
 _CUSTOM_CAST: CodeType | None = getattr(getattr(autocast_mode, "_cast", None), "__code__", None)
 
 
 def _is_cast_by_custom_forward() -> bool:
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("pellucid", "torch"):
-        if frame.f_code is _CUSTOM_CAST:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(16):  # the cast's frame is near: only the mode and what wraps it lie between
+        if frame is None or frame.f_code is _CUSTOM_CAST:
+            break
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _CUSTOM_CAST
 
 
 def _place_in_model() -> str:
     """The innermost module that is running, by its path in the outermost one."""
-    frame, modules, is_inside = sys._getframe(1), list[nn.Module](), False
+    frame: FrameType | None = sys._getframe(1)
+    modules: list[nn.Module] = []
     while frame is not None:
         owner = frame.f_locals.get("self")
         is_own = frame.f_globals.get("__name__", "").startswith("pellucid.")
         if isinstance(owner, nn.Module) and not is_own:
             modules.append(owner)
-        elif is_own and is_inside:
-            break  # beyond here is the caller, who may be a module too
-        is_inside = is_inside or not is_own
-        frame = frame.f_back  # type: ignore[assignment]
+        elif is_own and modules:
+            break  # pellucid called the model here; beyond is the user's code, which may belong to a module too
+        frame = frame.f_back
     if not modules:
         return "the model"
     path = next((name for name, module in modules[-1].named_modules() if module is modules[0]), "")

@@ -54,7 +54,7 @@ def jacobian_class_means(
     seen: list[Tensor] = []
     spectral: list[Tensor] = []
     frobenius: list[Tensor] = []
-    like = torch.empty(0, device="cpu")
+    like = torch.empty(0, dtype=torch.float32, device="cpu")
     for x, labels in batches:  # drawn in the caller's own surroundings, and without the lock
         if not len(x):
             continue

@@ -84,7 +84,7 @@ def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tenso
     """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
-    leaves, flat = plan.first or ((), torch.empty(0, device="cpu"))
+    leaves, flat = plan.first or ((), torch.empty(0, dtype=torch.float32, device="cpu"))
     if problem.batch > 1:
         leaves = problem.part(0, problem.batch)
         flat = plan.prove(leaves)
