@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.artifacts.chunked_array import ChunkedArray
 from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
 from pellucid.jacobian import jacobian
 
@@ -113,4 +114,5 @@ def _checksum(*tensors: Tensor) -> str:
 
 def _fingerprint(model: nn.Module) -> str:
     """Of all parameters and buffers that a state dict holds."""
-    return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))
+    with exclusive():  # another thread's explanation may be running the model, which changes buffers for a while
+        return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))

@@ -17,6 +17,7 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request, Target
 from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_suits, is_tokens
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
 from pellucid.engine.outputs import Chooser
@@ -64,7 +65,11 @@ def create_analyzer(
 
 
 class Analyzer:
-    """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state."""
+    """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state.
+
+    Threads may share an analyzer or its model: calls take turns, and each gives what it would give alone. Maps do not
+    depend on the caller's autocast, inference or gradient mode.
+    """
 
     def __init__(
         self,
@@ -112,8 +117,9 @@ class Analyzer:
         torch.Size([2, 3, 1, 2, 2])
         """
         request = Target(target)
-        maps = [outcome.relevance for outcome in self._run(x, request, is_certified=False)]
-        return torch.stack(maps, 1) if request.is_all else maps[0]
+        with isolated():
+            maps = [outcome.relevance for outcome in self._run(x, request, is_certified=False)]
+            return torch.stack(maps, 1) if request.is_all else maps[0]
 
     def explain(self, x: Tensor, target: Request = None, *, strict: bool = False) -> Explanation:
         """The relevance with its certificate; arguments as for `analyze`.
@@ -127,11 +133,11 @@ class Analyzer:
         True
         """
         request = Target(target)
-        outcomes = self._run(x, request, is_certified=True)
-        explained = [
-            self._certify(outcome, one) for outcome, one in zip(outcomes, request.each(outcomes[0].logits), strict=True)
-        ]
-        explanation = Explanation.stack(explained) if request.is_all else explained[0]
+        with isolated():
+            outcomes = self._run(x, request, is_certified=True)
+            targets = request.each(outcomes[0].logits)
+            explained = [self._certify(outcome, one) for outcome, one in zip(outcomes, targets, strict=True)]
+            explanation = Explanation.stack(explained) if request.is_all else explained[0]
         worst = float(explanation.amplification.max()) if len(x) else 0.0
         if worst > WARN_ABOVE:
             warnings.warn(
@@ -146,8 +152,8 @@ class Analyzer:
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
         """Let the method learn from batches of images (or of tuples that begin with them), in one pass over them."""
-        self._subject.begin()
-        with _explaining(self.model) as model:
+        with isolated(), frozen(unwrap(self.model)) as model:
+            self._subject.begin()
             check_model(model)
             batches = EmbeddedBatches(loader, self._from_embedding.embed)
             if batches.is_needed:
@@ -158,14 +164,16 @@ class Analyzer:
 
     def state(self) -> FittedState:
         """What `fit` learned, for `pellucid.save_fitted`."""
-        if not self.method.is_ready:
+        method = self.method  # once: another thread may be fitting
+        if not method.is_ready:
             raise ConfigError(f"the method {self.name!r} has learned nothing yet; call fit(loader) first.")
-        return self.method.state()
+        return method.state()
 
     def restore(self, state: FittedState) -> "Analyzer":
         """Take over what `fit` learned before; refused where it belongs to another method, or to other weights."""
-        self._subject.begin()
-        self.method = self.method.restored(self._subject, state)
+        with isolated():
+            self._subject.begin()
+            self.method = self.method.restored(self._subject, state)
         return self
 
     def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
@@ -189,7 +197,7 @@ class Analyzer:
             )
         self._from_embedding.refuse_floats()
         self._subject.begin()
-        with _explaining(self.model) as model, _told_apart(x, model):
+        with frozen(unwrap(self.model)) as model, _told_apart(x, model):
             check_model(model)
             usual = self.method.images_per_pass(x)
             size = len(x) if request.score is not None else self._subject.images_per_pass(x, usual)
@@ -214,7 +222,7 @@ class Analyzer:
     def _run_tokens(self, ids: Tensor, request: Target, is_certified: bool) -> list[Outcome]:
         """The outcomes at the output of the token embedding, sequence by sequence."""
         parts, model = [], self._from_embedding
-        with _explaining(self.model) as whole:
+        with frozen(unwrap(self.model)) as whole:
             check_model(whole)
             model.locate(ids)
             embedded = model.embed(ids)
@@ -332,10 +340,3 @@ def _told_apart(x: Tensor, model: nn.Module) -> Iterator[None]:
                 f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the same type ({error})."
             ) from error
         raise
-
-
-@contextmanager
-def _explaining(model: nn.Module) -> Iterator[nn.Module]:
-    """The frozen model, outside any autograd or inference mode of the caller."""
-    with frozen(unwrap(model)) as inner, torch.inference_mode(False), torch.enable_grad():
-        yield inner

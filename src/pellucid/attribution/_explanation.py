@@ -136,7 +136,9 @@ class Explanation(Shown):
         over = (~(residual.abs() <= allowed)).nonzero().flatten()
         if len(over):
             worst = int(over[residual[over].abs().argmax()])
-            image, *place = (int(index) for index in torch.unravel_index(torch.tensor(worst), self.residual.shape))
+            image, *place = (
+                int(index) for index in torch.unravel_index(torch.tensor(worst, device="cpu"), self.residual.shape)
+            )
             of_class = f", class {place[0]}," if place else ""
             raise ResidualError(
                 f"{self.method}: the relevance of {len(over)} of {len(residual)} "

@@ -15,6 +15,7 @@ from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
 from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
+from pellucid.engine.guards import check_autocast
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.max_pooling import fast_max_pool
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output, refuse_softmax
@@ -169,6 +170,7 @@ class _PlainPass(TorchFunctionMode):
         """What became of its output by moves and bounds alone, and the last of them."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)
         pooled = fast_max_pool(func, args, kwargs or {})
         if pooled is not None:
             return pooled

@@ -173,7 +173,9 @@ def rows_of(outputs: Tensor) -> Tensor:
 
 def _as_tensor(asked: Classes) -> Tensor:
     try:
-        return torch.as_tensor(asked)
+        if isinstance(asked, Tensor):
+            return asked.clone() if asked.is_inference() else asked  # autograd cannot save an inference tensor
+        return torch.as_tensor(asked, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"target is {asked!r}, which is no class index; give {KINDS}.") from error
 

@@ -83,10 +83,9 @@ class ExpectedGradients(Attribution):
             logits = subject.logits(images)
         held = [target.held(logits) for target in targets]
         source = generator(self.seed, "expected_gradients")
-        chosen = torch.randint(len(self.references), (self.samples,), generator=source)
-        places = (
-            torch.arange(self.samples) + torch.rand(self.samples, generator=source, dtype=torch.float64)
-        ) / self.samples
+        chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
+        offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
+        places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             way = images - self.references[index].to(images)

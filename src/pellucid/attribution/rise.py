@@ -81,9 +81,10 @@ class Rise(Attribution):
 
     def mask(self, places: Sequence[int], source: Generator) -> Tensor:
         """One mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
-        grid = torch.rand(1, 1, *(self.cells for _ in places), generator=source, dtype=torch.float64)
+        shape = (1, 1, *(self.cells for _ in places))
+        grid = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
         sides = [-(-size // self.cells) for size in places]
-        shifts = [int(torch.randint(side, (1,), generator=source)) for side in sides]
+        shifts = [int(torch.randint(side, (1,), generator=source, device="cpu")) for side in sides]
         mode = ("linear", "bilinear", "trilinear")[len(places) - 1]
         large = F.interpolate(
             (grid < self.keep_share).double(),

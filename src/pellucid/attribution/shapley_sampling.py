@@ -57,10 +57,10 @@ class ShapleySampling(Attribution):
         added = torch.zeros(*trials.score.shape, count, dtype=torch.float64, device=images.device)
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
-                order = torch.randperm(count, generator=source)
+                order = torch.randperm(count, generator=source, device="cpu")
                 way = [empty]
                 for start in range(1, count, trials.at_once):
-                    sizes = torch.arange(start, min(start + trials.at_once, count))
+                    sizes = torch.arange(start, min(start + trials.at_once, count), device="cpu")
                     is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
                     way.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
                     update(number * (count - 1) + int(sizes[-1]))
@@ -87,8 +87,8 @@ def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:
     tensor([[0, 0, 1],
             [0, 0, 1]])
     """
-    numbers = torch.zeros(tuple(shape), dtype=torch.int64)
+    numbers = torch.zeros(tuple(shape), dtype=torch.int64, device="cpu")
     for axis, (size, side) in enumerate(zip(shape, sides, strict=True)):
-        along = (torch.arange(size) // side).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        along = (torch.arange(size, device="cpu") // side).reshape(-1, *(1 for _ in shape[axis + 1 :]))
         numbers = numbers * -(-size // side) + along
     return numbers

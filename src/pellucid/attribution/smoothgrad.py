@@ -52,7 +52,7 @@ class SmoothGrad(Attribution):
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
         for _ in range(self.samples):
-            noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64).to(images)
+            noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(

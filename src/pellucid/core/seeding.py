@@ -9,6 +9,8 @@ from hashlib import sha256
 import numpy as np
 import torch
 
+from pellucid.core.isolation import exclusive
+
 __all__ = ["derive_seed", "generator", "preserved_random_state", "seed_everything"]
 
 
@@ -42,17 +44,19 @@ def preserved_random_state(*, torch_alone: bool = False) -> Iterator[None]:
     """Hand the global random states back as they were, whatever the body draws or raises.
 
     With `torch_alone` only torch's: for a body that cannot draw from Python's and NumPy's, which cost up to a fifth of
-    a millisecond.
+    a millisecond. Holds the lock of `pellucid.core.isolation` throughout.
     """
-    devices = torch.random.fork_rng() if torch.cuda.is_initialized() else nullcontext()  # asking for them costs as much
-    state, hand_back_others = torch.get_rng_state(), None if torch_alone else _others()
-    with devices:
-        try:
-            yield
-        finally:
-            torch.set_rng_state(state)
-            if hand_back_others is not None:
-                hand_back_others()
+    with exclusive():
+        # asking for the devices costs as much as a small network's pass
+        devices = torch.random.fork_rng() if torch.cuda.is_initialized() else nullcontext()
+        state, hand_back_others = torch.get_rng_state(), None if torch_alone else _others()
+        with devices:
+            try:
+                yield
+            finally:
+                torch.set_rng_state(state)
+                if hand_back_others is not None:
+                    hand_back_others()
 
 
 def _others() -> Callable[[], None]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid.core.isolation import without_autocast
 from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
 from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES
@@ -49,14 +50,14 @@ class VAE(nn.Module, Density):
         super().__init__()
         size = math.prod(image_shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), *_hidden(size, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, 2 * features)
+            nn.Flatten(), *_hidden(size, hidden), *_hidden(hidden, hidden), _linear(hidden, 2 * features)
         )
         self.decoder = nn.Sequential(
-            *_hidden(features, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, size), nn.Sigmoid()
+            *_hidden(features, hidden), *_hidden(hidden, hidden), _linear(hidden, size), nn.Sigmoid()
         )
-        self.register_buffer("pixel_variance", torch.tensor(0.05))
-        self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden]))
-        self.register_buffer("noise", torch.randn(SAMPLES, features))
+        self.register_buffer("pixel_variance", torch.tensor(0.05, dtype=torch.float32, device="cpu"))
+        self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden], device="cpu"))
+        self.register_buffer("noise", torch.randn(SAMPLES, features, dtype=torch.float32, device="cpu"))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,10 +91,10 @@ class VAE(nn.Module, Density):
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """The mean negative bound of a batch drawn at random, in nats, at the batch's own best variance."""
-        chosen = torch.randint(len(images), (BATCH,), generator=draws)
+        chosen = torch.randint(len(images), (BATCH,), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
         size = math.prod(self.image_shape)
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
@@ -102,10 +103,10 @@ class VAE(nn.Module, Density):
     def _settled(self, images: Pixels, draws: torch.Generator) -> "VAE":
         """Itself, no longer trained, with the variance of all images."""
         self.eval().requires_grad_(False)
-        chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws)
+        chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().mean()
         self.pixel_variance.copy_(error.clamp_min(SMALLEST_VARIANCE))
         return self
@@ -113,11 +114,13 @@ class VAE(nn.Module, Density):
     def encode(self, images: Images) -> Codes:
         """The mean code of each image; raises `ShapeError` for images of another shape."""
         check_shape(self, images)
-        return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
+        with without_autocast():
+            return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
 
     def decode(self, codes: Codes) -> Images:
         """The image g(z) of each code, in [0, 1]."""
-        return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
+        with without_autocast():
+            return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
         """The bound of each image, in nats, over four codes whose noise is always the same.
@@ -126,8 +129,10 @@ class VAE(nn.Module, Density):
         """
         check_shape(self, images)
         x = images.to(self.pixel_variance.dtype)
-        mean, log_spread = self.encoder(x).chunk(2, 1)
-        error = sum((x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3)) for noise in self.noise)
+        with without_autocast():
+            mean, log_spread = self.encoder(x).chunk(2, 1)
+            decoded = [self.decode(mean + log_spread.exp() * noise) for noise in self.noise]
+        error = sum((x - image).square().sum((1, 2, 3)) for image in decoded)
         size = math.prod(self.image_shape)
         fit = -error / (2 * SAMPLES * self.pixel_variance) - size / 2 * (2 * math.pi * self.pixel_variance).log()
         return fit - _divergence(mean, log_spread)
@@ -139,8 +144,10 @@ class VAE(nn.Module, Density):
 
     def likely_codes(self, count: int, seed: int) -> Codes:
         """Codes drawn from the prior, every second, third and fourth of them nearer to its middle."""
-        codes = torch.randn(count, self.features, generator=generator(seed, "codes"))
-        nearness = torch.tensor([1.0, 0.75, 0.5, 0.25]).repeat(count // 4 + 1)[:count, None]
+        codes = torch.randn(count, self.features, generator=generator(seed, "codes"), dtype=torch.float32, device="cpu")
+        nearness = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float32, device="cpu").repeat(count // 4 + 1)[
+            :count, None
+        ]
         return (codes * nearness).to(self.pixel_variance)
 
     def state(self) -> dict[str, Tensor]:
@@ -162,7 +169,11 @@ class VAE(nn.Module, Density):
 
 
 def _hidden(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Linear(inputs, outputs), nn.SiLU()]
+    return [_linear(inputs, outputs), nn.SiLU()]
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
 
 def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
 from pellucid.engine.canonical import canonical
-from pellucid.engine.guards import TaintWatch
+from pellucid.engine.guards import TaintWatch, check_autocast
 from pellucid.engine.table import OPERATIONS
 from pellucid.engine.tape import Formula, Node, Tape
 
@@ -134,6 +134,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        check_autocast(func, args, kwargs)
         tensors = list(tensors_in((args, kwargs)))
         slots = [self.slot(tensor) for tensor in tensors]
         is_tracked = any(slot is not None for slot in slots)

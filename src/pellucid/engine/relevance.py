@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.isolation import exclusive
 from pellucid.engine.account import Account
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.folding import fold_batch_norms
@@ -48,7 +49,7 @@ def record(
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` where the images of a batch cannot be
     told apart on the way.
     """
-    with torch.no_grad(), ExitStack() as stack:
+    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive: the compiler's stance is the whole process's
         taint = stack.enter_context(TaintWatch(images)) if is_watched else None
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled modules as they were written
         recorder = stack.enter_context(Recorder(model, images, box, taint))

@@ -150,7 +150,7 @@ class Z:
         is_zero = node.z == 0
         s = relevance / node.z.masked_fill(is_zero, self.epsilon)
         if account is not None:
-            account.absorb("stabiliser", node, s * (is_zero * self.epsilon))
+            account.absorb("stabiliser", node, s * is_zero * self.epsilon)
             if node.bias is not None:
                 account.absorb("bias", node, s * node.map.broadcast(node.bias))
         return [_spread(node, s, [(node.x, node.weight)])]

@@ -30,7 +30,7 @@ def places(scores: Tensor, draws: torch.Generator) -> Tensor:
     `scores` is (image, rows, columns); the result is of its shape.
     """
     flat = scores.flatten(1)
-    shuffle = torch.randperm(flat.shape[1], generator=draws).to(flat.device)
+    shuffle = torch.randperm(flat.shape[1], generator=draws, device="cpu").to(flat.device)
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
@@ -86,7 +86,8 @@ def _prints(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bo
     2⁶⁴ is as good as impossible. Overflow is meant.
     """
     size = points[0].numel()
-    drawn = torch.randint(-(2**63), 2**63 - 1, (size + len(points),), generator=case.generator("prints"))
+    draws, count_of_draws = case.generator("prints"), (size + len(points),)
+    drawn = torch.randint(-(2**63), 2**63 - 1, count_of_draws, generator=draws, device="cpu")
     drawn = drawn.to(points.device)
     weights = drawn[:size] * matters.flatten(1)
     steps = weights.new_zeros(len(points), count + 1).scatter_add_(1, points.flatten(1), weights)

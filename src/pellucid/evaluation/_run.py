@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import AmplificationWarning
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import device_of, dtype_of, frozen
 from pellucid.engine.guards import unwrap
 from pellucid.evaluation import CONTROLS, METRICS
@@ -156,7 +157,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     scores: dict[tuple[str, str], Scores] = {}
     refused: dict[str, str] = {}
     seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
-    with frozen(request.model) as model, warnings.catch_warnings():
+    with isolated(), frozen(request.model) as model, warnings.catch_warnings():
         warnings.simplefilter("ignore", AmplificationWarning)
         case = _case(request, model)
         base, done = _fingerprint(request, case), 0

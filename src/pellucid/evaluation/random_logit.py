@@ -32,6 +32,8 @@ class RandomLogit(Metric):
     def measure(self, case: Case, method: Explainer) -> Measured:
         """(image,) similarities."""
         classes = case.logits.shape[1]
-        steps = torch.randint(1, max(classes, 2), (len(case.images),), generator=case.generator("random_logit"))
+        steps = torch.randint(
+            1, max(classes, 2), (len(case.images),), generator=case.generator("random_logit"), device="cpu"
+        )
         others = (case.targets + steps.to(case.targets)) % classes
         return Measured(similarity(method.relevance, method(case.images, others), self.kind))

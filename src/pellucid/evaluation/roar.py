@@ -53,7 +53,10 @@ class Roar(Metric):
             logits = case.retrain(training, labels, self._without(case, case.images, method.pixels, share))
             right.append((logits.argmax(1).to(case.targets) == case.targets).double())
         told = torch.stack(right, 1)
-        return Measured(told.mean(1), curves={"share": torch.tensor(self.shares), "most": told.mean(0)})
+        return Measured(
+            told.mean(1),
+            curves={"share": torch.tensor(self.shares, dtype=torch.float32, device="cpu"), "most": told.mean(0)},
+        )
 
     def _without(self, case: Case, images: Tensor, pixels: Tensor, share: float) -> Tensor:
         ranks = places(pixels, case.generator("ties"))

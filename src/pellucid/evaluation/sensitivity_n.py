@@ -53,16 +53,22 @@ class SensitivityN(Metric):
             foretold = relevance @ self._sets(case, number).to(relevance).T
             correlations.append(correlation(foretold, effects[number]))
         curves = torch.stack(correlations, 1)
-        return Measured(curves.mean(1), curves={"share": torch.tensor(self.shares), "correlation": curves.mean(0)})
+        return Measured(
+            curves.mean(1),
+            curves={
+                "share": torch.tensor(self.shares, dtype=torch.float32, device="cpu"),
+                "correlation": curves.mean(0),
+            },
+        )
 
     def _sets(self, case: Case, number: int) -> Tensor:
         """(set, pixel): which pixels are in each set."""
         pixels = case.images.shape[2] * case.images.shape[3]
         size = min(max(1, round(self.shares[number] * pixels)), pixels - 1)
         random = case.generator("sensitivity_n", number)
-        sets = torch.zeros(self.sets, pixels, dtype=torch.bool)
+        sets = torch.zeros(self.sets, pixels, dtype=torch.bool, device="cpu")
         for one in sets:
-            one[torch.randperm(pixels, generator=random)[:size]] = True
+            one[torch.randperm(pixels, generator=random, device="cpu")[:size]] = True
         return sets.to(case.images.device)
 
     def _effects(self, case: Case, number: int) -> Tensor:

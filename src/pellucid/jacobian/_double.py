@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError
 from pellucid.engine.freezing import device_of
+from pellucid.engine.guards import check_autocast
 
 __all__ = ["DoubleModel"]
 
@@ -63,6 +64,7 @@ class _KeepDouble(TorchFunctionMode):
     """Turns casts to a lower precision, and new tensors of the default dtype, into float64."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)  # a float64 copy ignores autocast, so it would vouch for another model
         named = {name: _raised(value) for name, value in (kwargs or {}).items()}
         if func in _LOWERING:
             func = Tensor.double

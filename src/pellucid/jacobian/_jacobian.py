@@ -1,15 +1,14 @@
 """Every output by every input, of any model or function, at the cost of a few predictions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
 from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._memory import recall, remember
@@ -54,6 +53,9 @@ def jacobian(
 
     \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, like `x` in dtype and device.
 
+    Threads may share a model: calls take turns, and each returns what it would return alone. The result does not depend
+    on the caller's autocast, inference or gradient mode.
+
     Args:
         model: any module (run in eval mode and its own dtype, and handed back as it was) or function of tensors. The
             images of a batch must not depend on each other.
@@ -70,6 +72,7 @@ def jacobian(
     that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
     statistics, a detached path, an operation without a derivative.
 
+    >>> import torch
     >>> from torch import nn
     >>> model = nn.Linear(3, 2)
     >>> jacobian(model, torch.rand(5, 3)).shape
@@ -88,6 +91,7 @@ def jacobian_report(
 ) -> JacobianReport:
     """The same as `jacobian`, with the way it was computed and what it cost.
 
+    >>> import torch
     >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
     >>> report.method, report.chunk, report.backwards
     ('loop', 5, 2)
@@ -96,8 +100,8 @@ def jacobian_report(
         raise UnknownName("Jacobian method", method, METHODS)
     if chunk is not None and chunk < 1:
         raise ShapeError(f"chunk is {chunk}; at least one image must share a pass.")
-    started = perf_counter()
-    with nullcontext() if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else _with_gradients():
+    with isolated():
+        started = perf_counter()  # not before: another thread may have held the lock
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
             found, size, forwards = differences(problem, chunk)
@@ -107,20 +111,13 @@ def jacobian_report(
                 course, rows, passes = _compute(problem, method, chunk)
         except (NotImplementedError, RuntimeError) as error:
             raise _named(error) from error
-    shape = course.plan.result_shape
-    if len(shape) != 1:
-        rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
-    is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
-    forwards = -(-problem.batch // course.chunk) + is_first_alone
-    found = _like(x, problem, rows)
-    return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
-
-
-@contextmanager
-def _with_gradients() -> Iterator[None]:
-    """Where a graph is built, whatever the caller switched off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+        shape = course.plan.result_shape
+        if len(shape) != 1:
+            rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+        is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
+        forwards = -(-problem.batch // course.chunk) + is_first_alone
+        found = _like(x, problem, rows)
+        return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
 
 
 @dataclass(eq=False)

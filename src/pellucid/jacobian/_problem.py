@@ -84,8 +84,6 @@ class Problem:
         model = self.model
         if not isinstance(model, nn.Module) or any(tensor.ndim < 2 for tensor in self.inputs):
             return None
-        if torch.is_autocast_enabled(self.inputs[0].device.type):  # casts between the layers
-            return None
         described = _describe(model)
         return described if described and runs_torch_alone(modules_of(model)) else None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.jacobian._plan import Plan, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 
@@ -29,14 +30,14 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
     """
     if vectors.shape != x.shape:
         raise ShapeError(f"vectors has shape {tuple(vectors.shape)}; it should be like x: {tuple(x.shape)}.")
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model):
+    with isolated(), untouched(model):
         plan, leaf, flat = _run(model, x, outputs)
         dummy = torch.zeros_like(flat, requires_grad=True)
         (row,) = torch.autograd.grad(flat, leaf, dummy, create_graph=True)
         if not row.requires_grad:
             return x.new_zeros((len(x), *plan.result_shape))
         (product,) = torch.autograd.grad(row, dummy, vectors.to(row), materialize_grads=True)
-    return product.reshape(len(x), *plan.result_shape).to(x)
+        return product.reshape(len(x), *plan.result_shape).to(x)
 
 
 def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs = None) -> Tensor:
@@ -49,19 +50,19 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
     >>> transposed_product(layer, torch.rand(4, 3), torch.ones(4, 2)).shape
     torch.Size([4, 3])
     """
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model):
+    with isolated(), untouched(model):
         plan, leaf, flat = _run(model, x, outputs)
         expected = (len(x), *plan.result_shape)
         if vectors.shape != expected:
             raise ShapeError(f"vectors has shape {tuple(vectors.shape)}; it should be like the outputs: {expected}.")
         (product,) = torch.autograd.grad(flat, leaf, vectors.reshape(flat.shape).to(flat))
-    return product.to(x)
+        return product.to(x)
 
 
 def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Product]:
     """Products with J and with its transpose, of flat vectors, that share one forward pass.
 
-    To be called and used where gradients are enabled and the model is untouched.
+    To be called and used isolated, with the model untouched.
     """
     _, leaf, flat = _run(model, x, outputs)
     dummy = torch.zeros_like(flat, requires_grad=True)
@@ -83,7 +84,7 @@ def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tenso
     """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
-    leaves, flat = plan.first or ((), torch.empty(0))
+    leaves, flat = plan.first or ((), torch.empty(0, dtype=torch.float32, device="cpu"))
     if problem.batch > 1:
         leaves = problem.part(0, problem.batch)
         flat = plan.prove(leaves)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.guards import check_autocast
 
 __all__ = ["PathWatch"]
 
@@ -45,6 +46,7 @@ class PathWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        check_autocast(func, args, kwargs)
         if func in _TO_INSPECT:
             _refuse_batch_effects(func, args, kwargs, self._model)
         result = func(*args, **kwargs)

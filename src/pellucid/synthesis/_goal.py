@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.errors import ConfigError, ModelError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 from pellucid.core.types import Images
 from pellucid.engine.freezing import dtype_of
+from pellucid.engine.guards import AutocastWatch
 
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
@@ -91,7 +92,10 @@ def _logits(model: nn.Module, images: Images) -> Tensor:
 
 def _run(model: nn.Module, images: Images) -> Any:
     try:
-        return model(images.to(dtype_of(model)))
+        with AutocastWatch():
+            return model(images.to(dtype_of(model)))
+    except PellucidError:
+        raise
     except Exception as error:
         raise ModelError(
             f"the model cannot take images of shape {tuple(images.shape)} (image, channel, height, width): "

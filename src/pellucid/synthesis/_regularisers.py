@@ -49,7 +49,7 @@ def warped(
     """
     if not (shift_share or rotation_degrees or scale_share):
         return images
-    uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype).to(images.device) * 2 - 1
+    uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype, device="cpu").to(images.device) * 2 - 1
     shift, angle, scale = 2 * shift_share * uniform[:2], math.radians(rotation_degrees) * uniform[2], uniform[3]
     aspect = images.shape[3] / images.shape[2]
     along, turn = angle.cos() * (1 + scale_share * scale), angle.sin() * (1 + scale_share * scale)
