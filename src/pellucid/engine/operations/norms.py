@@ -30,7 +30,7 @@ def batch_norm(
 ) -> Tensor:
     """(x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
     if training or running_mean is None or running_var is None:
-        call.refuse("uses the statistics of the batch, so that images depend on one another")
+        call.recorder.refuse_batch_statistics()
     value: Tensor = call.run()
     scale = (running_var + eps).rsqrt()
     if weight is not None:
