@@ -15,7 +15,7 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
 from pellucid.engine.arguments import tensors_in
-from pellucid.engine.derivatives import WAY_OUT, check_graph
+from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
@@ -104,7 +104,10 @@ def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -
     if not scores.requires_grad:
         raise ModelError(_no_way(layer))
     check_graph(scores, WAY_OUT)
-    slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
+    try:
+        slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
+    except RuntimeError as error:
+        raise missing_derivative(error, WAY_OUT) or error from error
     if slope is None:
         raise ModelError(_no_way(layer))
     logits = logits.detach()

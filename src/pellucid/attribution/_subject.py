@@ -66,7 +66,11 @@ class Subject:
             return usual
         key = (images.shape[1:], images.dtype)
         if key not in self._largest:
-            self._largest[key] = largest_tensor_bytes(self.model, images)
+            try:
+                self._largest[key] = largest_tensor_bytes(self.model, images)
+            except ValueError:  # torch refuses batch statistics of a single row
+                self.logits(images[:1].detach())  # which tells why
+                raise
         return max(usual, min(MOST_PASSES_IN_ONE * usual, CACHED_BYTES // self._largest[key]))
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:

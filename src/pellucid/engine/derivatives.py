@@ -30,8 +30,8 @@ __all__ = [
 WAY_OUT = "choose a method that needs no derivative, such as 'occlusion' or 'rise'."
 """How errors about missing derivatives end for attributions."""
 PROBE_SHARE = 1e-3
-"""Standard deviation of the probe's noise, as a share of each input's value range: small enough to stay near the
-input, and large enough to be felt in float32."""
+"""Largest size of the probe's noise, as a share of each input's value range: small enough to stay near the input, and
+large enough to be felt in float32."""
 ROUNDING = 64
 """Changes of up to this many machine epsilons of the largest output may be rounding."""
 SAMPLE = 32
@@ -198,7 +198,9 @@ def _nearby(x: Tensor, which: Tensor) -> Tensor:
     largest = flat.abs().amax(1)
     span = flat.amax(1) - flat.amin(1)
     size = torch.where(span > 0, span, torch.where(largest > 0, largest, torch.ones_like(largest)))
-    noise = torch.randn(flat.shape[1], generator=generator(0, "unseen_changes"), dtype=torch.float64).to(flat)
+    draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64) - 0.5
+    # away from zero, so that an output that depends on a single entry changes too
+    noise = (draws + torch.where(draws < 0, -0.5, 0.5)).to(flat)
     moved = flat + noise * (PROBE_SHARE * size * which)[:, None]
     return moved.view(x.shape)
 

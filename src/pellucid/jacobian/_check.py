@@ -148,6 +148,7 @@ def _exact_entries(double: DoubleModel, inputs: Tensor, positions: Tensor) -> tu
     """The float64 Jacobian at the sampled inputs (batch, sample, output), and its largest absolute entry."""
     entries, scales = [], []
     with torch.inference_mode(False), torch.enable_grad():
+        double(inputs[:1].clone().requires_grad_())  # first of all, since it refuses batch statistics
         for part, here in zip(*(t.split(images_per_chunk(double, inputs)) for t in (inputs, positions)), strict=True):
             rows = [row.flatten(1) for row in gradient_rows(double, part)]
             entries.append(torch.stack([row.gather(1, here) for row in rows], 2))

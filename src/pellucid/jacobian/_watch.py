@@ -57,7 +57,8 @@ class PathWatch(TorchFunctionMode):
                 return result
         else:
             self.calls.append(func)
-        tensors = _tensors(args, _tensors(tuple(kwargs.values()), []))
+        # of `constant.to(x)` and the like, the other tensor tells a dtype or a shape alone
+        tensors = _tensors(args[:1], []) if func in _LIKE else _tensors(args, _tensors(tuple(kwargs.values()), []))
         lost = next(filter(None, map(self._loss_of, tensors)), None) if self._lost else None
         if lost is not None or any(tensor.requires_grad for tensor in tensors):
             if func in _EXITS and tensors[0].is_floating_point():
@@ -122,6 +123,9 @@ _CONSTANT = {
 }
 """What takes a tensor for its shape alone, or is constant in pieces."""
 
+
+_LIKE = {Tensor.to, Tensor.type_as, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
+"""What changes its first argument to be like another tensor."""
 
 _EXITS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy}
 """What turns a tensor into plain numbers."""
