@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._missing import MissingGradient
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, ShapeError
@@ -74,7 +75,17 @@ class Attribution:
 
         Each outcome's `evaluations` count what it cost beyond those before it.
         """
-        return [self.attribute(subject, images, target, is_certified=is_certified) for target in targets]
+        outcomes, missing, fine = [], set[int](), set[int]()
+        for target in targets:
+            try:
+                outcomes.append(self.attribute(subject, images, target, is_certified=is_certified))
+            except MissingGradient as error:
+                missing |= error.missing
+                fine |= error.fine
+        if missing:  # name all classes, not the first one alone
+            fine.update(*(outcome.classes.tolist() for outcome in outcomes))
+            raise MissingGradient(missing, fine)
+        return outcomes
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
         """(batch,): 1e-4 · max(|promised|, Σ|R| / 100) in float32, 1e-9 · max(|promised|, Σ|R|) in float64."""

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
+from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.guards import check_autocast
@@ -47,12 +49,16 @@ class Subject:
     _fingerprint: str | None = None
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The layers that class activation maps have found in it."""
+    _saw_batch_statistics: bool = False
+    _is_settled: bool = False
+    """Whether it is known in this call that they are not those of the images."""
 
     def begin(self) -> None:
         """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
         self._is_compared = False
         self._fingerprint = None
         self.is_mixed = False
+        self._is_settled = False
         keep_freed_memory()
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
@@ -61,16 +67,29 @@ class Subject:
             return usual
         key = (images.shape[1:], images.dtype)
         if key not in self._largest:
-            self._largest[key] = largest_tensor_bytes(self.model, images)
+            try:
+                self._largest[key] = largest_tensor_bytes(self.model, images)
+            except ValueError:  # torch refuses batch statistics of a single row
+                self.logits(images[:1].detach())  # which tells why
+                raise
         return max(usual, min(MOST_PASSES_IN_ONE * usual, CACHED_BYTES // self._largest[key]))
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
         """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.
 
-        `within` is entered around the model's own functions, such as to watch them.
+        `within` is entered around the model's own functions, such as to watch them; the caller then calls `settle`.
         """
-        with _PlainPass() as watch, within or nullcontext():
-            logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
+        with _PlainPass(self.model) as watch, within or nullcontext():
+            try:
+                returned = self.model(images.clone())  # a copy: the model may begin in place
+            except ValueError:  # torch refuses batch statistics of a single row
+                self._note_batch_statistics(watch)
+                self.settle(images)
+                raise
+        logits = choose_output(returned, self.output)
+        self._note_batch_statistics(watch)
+        if within is None:
+            self.settle(images)
         if watch.moved is not None and watch.moved[0] is logits:
             refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
@@ -79,8 +98,27 @@ class Subject:
             logits = watch.last[0]
         check_logits(logits, images)
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
-            raise ModelError("the logits carry no gradient to the images; the model must not detach or use no_grad.")
+            raise ModelError(
+                "the logits carry no gradient to the images; the model must not detach, use no_grad or leave torch. "
+                f"Otherwise, {WAY_OUT}"
+            )
+        check_graph(logits, WAY_OUT)
         return logits
+
+    def _note_batch_statistics(self, watch: "_PlainPass") -> None:
+        self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
+
+    def settle(self, images: Tensor) -> None:
+        """Raise `UnsupportedOperation` if a batch norm uses batch statistics of what depends on the images.
+
+        A pass without gradients cannot tell these from a weight that is normalized that way. Where it met batch
+        statistics, the first image is run once more with a gradient, once per call.
+        """
+        if self._is_settled or not self._saw_batch_statistics:
+            return
+        self._is_settled = True
+        with torch.enable_grad(), _PlainPass(self.model):
+            self.model(images[:1].detach().clone().requires_grad_().clone())
 
     def propagate(
         self,
@@ -161,10 +199,13 @@ class Subject:
 
 
 class _PlainPass(TorchFunctionMode):
-    """Remembers input and output of the last softmax, and pools faster."""
+    """Remembers input and output of the last softmax, pools faster, and differentiates batch norms correctly."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._model = model
+        self.saw_batch_statistics = False
+        """Whether a batch norm used batch statistics of a value that requires no gradient."""
         self.last: tuple[Tensor, Tensor] | None = None
         self.moved: tuple[Tensor, str] | None = None
         """What became of its output by moves and bounds alone, and the last of them."""
@@ -174,6 +215,11 @@ class _PlainPass(TorchFunctionMode):
         pooled = fast_max_pool(func, args, kwargs or {})
         if pooled is not None:
             return pooled
+        if func in NORMS:
+            normalised = sound_norm(func, args, kwargs or {}, self._model)
+            if normalised is not None:
+                return normalised
+            self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
         if func in _SOFTMAXES:
             source = args[0] if args else (kwargs or {}).get("input")

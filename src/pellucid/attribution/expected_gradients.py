@@ -10,6 +10,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution, FittedState, images_in
+from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
@@ -89,10 +90,11 @@ class ExpectedGradients(Attribution):
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             way = images - self.references[index].to(images)
-            gradients = Gradients(subject, images, held)
+            gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(way, 1.0, scale=place - 1)
             for number, total in enumerate(totals):
                 total += gradients.total(number) * way
+        check_gradients(subject, images, held, totals)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(
             [

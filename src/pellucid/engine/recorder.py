@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
+from pellucid.engine.batch_norm import refuse_batch_statistics
 from pellucid.engine.canonical import canonical
 from pellucid.engine.guards import TaintWatch, check_autocast
 from pellucid.engine.table import OPERATIONS
@@ -53,6 +54,7 @@ class Recorder(TorchFunctionMode):
         self._paths = {id(module): name for name, module in model.named_modules()}
         self._homes = _homes(model)
         self._taint = taint
+        self._model = model
         slot = self._enter(images, 0)
         self._image_slots.add(slot)
         if box is not None:
@@ -129,6 +131,10 @@ class Recorder(TorchFunctionMode):
                 "or choose a gradient method such as 'integrated_gradients'."
             )
         )
+
+    def refuse_batch_statistics(self) -> NoReturn:
+        """Raise `UnsupportedOperation` for a batch norm of the images by the statistics of the batch."""
+        refuse_batch_statistics(self._model)
 
     # ── the mode ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError
+from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.freezing import device_of
 from pellucid.engine.guards import check_autocast
 
@@ -43,7 +44,7 @@ class DoubleModel:
 
     def __call__(self, *inputs: Tensor) -> Any:
         try:
-            with _KeepDouble():
+            with SoundNorms(self._model), _KeepDouble():
                 return self._model(
                     *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
                 )

@@ -28,6 +28,7 @@ KNOWN = {
     *("relu", "relu_", "leaky_relu", "threshold", "max_pool2d_with_indices"),
     *("elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "_softmax", "_log_softmax"),
     *("avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "add", "add_", "sub", "mul", "div"),
+    *("addcmul", "neg", "rsqrt"),  # batch norm as an affine map
     *("constant_pad_nd", "cat", "clone", "copy_", "_to_copy", "empty", "empty_like", "lift_fresh", "alias", "detach"),
     *(
         "view",

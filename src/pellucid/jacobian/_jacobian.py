@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
+from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._memory import recall, remember
+from pellucid.jacobian._missing import WAY_OUT, check_rows
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 from pellucid.jacobian._ways import WAYS, Part, choose
@@ -109,8 +111,8 @@ def jacobian_report(
         try:
             with untouched(model):
                 course, rows, passes = _compute(problem, method, chunk)
-        except (NotImplementedError, RuntimeError) as error:
-            raise _named(error) from error
+        except RuntimeError as error:
+            raise missing_derivative(error, WAY_OUT) or error from error
         shape = course.plan.result_shape
         if len(shape) != 1:
             rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
@@ -184,6 +186,7 @@ def _rows_of(part: Part, course: _Course) -> tuple[tuple[Tensor, ...], int]:
     is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
     with plan.kernels if is_swapped else nullcontext():
         passes = WAYS[course.name].run(part)
+    check_rows(plan.problem, part.leaves, part.rows, plan.wanted)
     return part.rows, passes
 
 
@@ -192,11 +195,3 @@ def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
     given = x if isinstance(x, tuple) else (x,)
     placed = {place: rows.to(given[place]) for place, rows in zip(problem.floats, found, strict=True)}
     return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))
-
-
-def _named(error: Exception) -> Exception:
-    """An error of autograd's that tells of a missing derivative, as ours; any other as it is."""
-    text = str(error)
-    if "derivative" in text and "not implemented" in text:
-        return UnsupportedOperation(f'{text}; take method="finite_difference", which needs none.')
-    return error

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 from pellucid.core.types import Images
+from pellucid.engine.batch_norm import SoundNorms
+from pellucid.engine.derivatives import check_graph
 from pellucid.engine.freezing import dtype_of
 from pellucid.engine.guards import AutocastWatch
 
@@ -17,6 +19,9 @@ __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
 Unit = tuple[str, int | Sequence[int]] | Callable[[Any], Tensor]
 """A layer's name with a channel or several, or a function of the model's outputs, with one number per image."""
+
+WAY_OUT = "hand over a model whose outputs can be differentiated."
+"""How errors about missing derivatives end."""
 
 Values = Float[Tensor, "batch target"]
 
@@ -92,7 +97,7 @@ def _logits(model: nn.Module, images: Images) -> Tensor:
 
 def _run(model: nn.Module, images: Images) -> Any:
     try:
-        with AutocastWatch():
+        with AutocastWatch(), SoundNorms(model):
             return model(images.to(dtype_of(model)))
     except PellucidError:
         raise
@@ -141,8 +146,9 @@ def _tried(goal: Goal, sample: Images) -> Goal:
     if not values.requires_grad:
         raise UnsupportedOperation(
             "the values to be maximised have no gradient to the images: the model leaves the graph on its way (detach, "
-            "no_grad, argmax, NumPy); hand over a model whose outputs can be differentiated."
+            f"no_grad, argmax, NumPy); {WAY_OUT}"
         )
+    check_graph(values, WAY_OUT)
     return goal
 
 
