@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pellucid import create_analyzer, evaluate
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
+pytestmark = pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")  # of a few points
 FEW = {
     "gradient": {},
     "integrated_gradients": {"steps": 4},

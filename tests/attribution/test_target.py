@@ -10,7 +10,10 @@ from pellucid.attribution import METHODS
 from pellucid.core.errors import ConfigError, ShapeError
 
 COMPLETE = ("deeplift", "integrated_gradients", "lrp.epsilon", "lrp.gamma")
-pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
+    pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),  # of a few points
+]
 
 
 class Detector(nn.Module):

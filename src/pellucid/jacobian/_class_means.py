@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.jacobian._finite import counted_from
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._problem import Model, Outputs
 
@@ -62,7 +63,8 @@ def jacobian_class_means(
             raise ShapeError(
                 f"a batch has {len(x)} images and labels {labels.unique().tolist()}; classes is {classes}."
             )
-        maps = jacobian(model, x, outputs, chunk=chunk)
+        with counted_from(sum(map(len, seen))):
+            maps = jacobian(model, x, outputs, chunk=chunk)
         if sums is None:
             sums = torch.zeros((classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
         for label in labels.unique().tolist():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._plan import Plan, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 
@@ -36,6 +37,7 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
         if not row.requires_grad:
             return x.new_zeros((len(x), *plan.result_shape))
         (product,) = torch.autograd.grad(row, dummy, vectors.to(row), materialize_grads=True)
+    check_finite((), None, [product])
     return product.reshape(len(x), *plan.result_shape).to(x)
 
 
@@ -55,6 +57,7 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
         if vectors.shape != expected:
             raise ShapeError(f"vectors has shape {tuple(vectors.shape)}; it should be like the outputs: {expected}.")
         (product,) = torch.autograd.grad(flat, leaf, vectors.reshape(flat.shape).to(flat))
+    check_finite((), None, [product])
     return product.to(x)
 
 
@@ -80,11 +83,12 @@ def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Produ
 
 
 def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tensor]:
-    """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
+    """The plan, the leaf, and the wanted outputs (batch, output) with their graph; input and outputs found finite."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
     leaves, flat = plan.first or ((), torch.empty(0))
     if problem.batch > 1:
         leaves = problem.part(0, problem.batch)
         flat = plan.prove(leaves)
+    check_finite([leaves[0].detach()], flat, (), wanted=plan.wanted)
     return plan, leaves[0], flat if problem.indices is None else flat[:, list(plan.wanted)]
