@@ -12,7 +12,8 @@ from pellucid.core.errors import ConfigError, ShapeError
 COMPLETE = ("deeplift", "integrated_gradients", "lrp.epsilon", "lrp.gamma")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
-    pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),  # of a few points
+    # integrated gradients take a few points, which are too few for their sum
+    pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
 ]
 
 

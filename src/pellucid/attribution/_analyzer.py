@@ -25,6 +25,7 @@ from pellucid.attribution._target import Request, Target
 from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_suits, is_tokens
 from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.core.options import check_values
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
 from pellucid.engine.outputs import Chooser
@@ -52,7 +53,8 @@ def create_analyzer(
     `embedding` names the token embedding of a model of token ids, where several are applied to them. Names of captum
     and iNNvestigate are understood too.
 
-    Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not have.
+    Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not
+    have, or a value that it cannot take.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)
@@ -67,7 +69,9 @@ def create_analyzer(
         raise ConfigError(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
-    method = entry(**{**preset, **options})
+    options = {**preset, **options}
+    check_values(entry, options)
+    method = entry(**options)
     return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
 
 

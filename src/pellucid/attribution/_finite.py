@@ -14,7 +14,7 @@ from pellucid.core.finite import bad_value, first_bad_row
 if TYPE_CHECKING:
     from pellucid.attribution._method import Attribution
 
-__all__ = ["check_inputs", "check_finite_logits", "check_outcome"]
+__all__ = ["check_finite_logits", "check_inputs", "check_outcome"]
 
 
 def check_inputs(x: Tensor, what: str = "image", first: int = 0) -> None:
@@ -52,7 +52,7 @@ def check_finite_logits(
             "return a finite number for every image."
         )
     raise ModelError(
-        f"the model's logits for {what} {first + row} hold {bad_value(logits[row])}; logits must be finite, but for "
+        f"the model's logits for {what} {first + row} hold {bad_value(logits[row])}; logits must be finite, except for "
         f"-inf at classes that are not explained. {_culprit(model)}"
     )
 
@@ -94,7 +94,8 @@ def check_outcome(outcome: Outcome, method: "Attribution", name: str, *, what: s
     row = first_bad_row(outcome.relevance)
     if row is not None:
         reason = _REASONS.get(method.family, "the method computes it so for a finite input")
+        found = bad_value(outcome.relevance[row])
         raise ModelError(
-            f"{name}: the map of {what} {first + row} holds {bad_value(outcome.relevance[row])}, although the input and "
-            f"its logits are finite: {reason}."
+            f"{name}: the map of {what} {first + row} holds {found}, although the input and its logits are finite: "
+            f"{reason}."
         )

@@ -125,8 +125,8 @@ def rounding_tolerance(outcome: Outcome) -> Tensor:
     """(batch,): the residual that rounding explains, for methods whose sum is exact otherwise.
 
     share · max(|promised|, max|f(x)| / 100) + min(noise · Σ|R|, cap · |promised|), where share, noise and cap are 1e-4,
-    1e-5 and 1e-2 in float32, and 1e-9, 1e-12 and 1e-4 in float64. max|f(x)| stands for promised sums near zero, which are differences of
-    logits (a contrast, the change from a baseline) and inherit their rounding.
+    1e-5 and 1e-2 in float32, and 1e-9, 1e-12 and 1e-4 in float64. max|f(x)| stands for promised sums near zero, which
+    are differences of logits (a contrast, the change from a baseline) and inherit their rounding.
     """
     assert outcome.promised is not None
     dtype, total = outcome.relevance.dtype, outcome.promised.abs()

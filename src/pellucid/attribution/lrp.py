@@ -244,5 +244,6 @@ class LrpEpsilonGammaBox(Bounded, _Preset):
     epsilon: NotNegative = 1e-6
     gamma: NotNegative = 0.25
     """The γ of the convolutions."""
+
     def own_composite(self) -> Composite:
         return composites.epsilon_gamma_box(self.epsilon, self.gamma, self.low, self.high)

@@ -173,6 +173,7 @@ class _Learner:
 
     def see(self, subject: Subject, images: Tensor) -> None:
         """Enter a batch; its images one by one where the model mixes them."""
+        subject.first = self.seen
         try:
             tape = subject.follow(images)
         except BatchMixed:

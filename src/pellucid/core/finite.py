@@ -16,7 +16,9 @@ def first_bad_row(values: Tensor) -> int | None:
     >>> first_bad_row(torch.full((2, 2), 3e38)) is None
     True
     """
-    if math.isfinite(values.detach().sum().item()):  # NaN and infinities survive every sum: one pass, and no tensor of flags
+    if math.isfinite(
+        values.detach().sum().item()
+    ):  # NaN and infinities survive every sum: one pass, and no tensor of flags
         return None
     rows = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
     return int(rows[0]) if len(rows) else None  # finite numbers whose sum overflows

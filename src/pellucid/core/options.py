@@ -28,7 +28,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.finite import bad_value, first_bad_row
 from pellucid.core.ranges import Range
 
-__all__ = ["Count", "NotNegative", "Number", "Options", "Range", "Share", "check_options"]
+__all__ = ["Count", "NotNegative", "Number", "Options", "Range", "Share", "check_options", "check_values"]
 
 
 Number = float | int
@@ -54,18 +54,23 @@ def check_options(options: Any) -> None:
 
     Numbers and tensors must be finite. Annotations that name no type known here accept everything.
     """
-    for name, expected, is_accepted in _checks(type(options)):
-        value = getattr(options, name)
-        if not is_accepted(value):
-            kind = type(options).__name__
-            raise ConfigError(f"the option {name} of {kind} is {_received(value)}; expected {expected}.")
+    check_values(type(options), vars(options))
+
+
+def check_values(kind: type, values: Mapping[str, Any]) -> None:
+    """`check_options` for the values that fields of the dataclass `kind` are to have."""
+    for name, expected, is_accepted in _checks(kind):
+        if name in values and not is_accepted(values[name]):
+            raise ConfigError(
+                f"the option {name} of {kind.__name__} is {_received(values[name])}; expected {expected}."
+            )
 
 
 Check = Callable[[Any], bool]
 
 
 @cache
-def _checks(kind: type) -> tuple[tuple[str, str, Check], ...]:
+def _checks(kind: Any) -> tuple[tuple[str, str, Check], ...]:
     """Name, description and test of each field that is checked."""
     try:
         hints = get_type_hints(kind, include_extras=True)
@@ -142,7 +147,8 @@ def _plain(hint: Any, allowed: Range | None) -> _Kind:
     if hint is Callable:
         return _Kind("a function", callable)
     if isinstance(hint, type) and hint is not object:
-        noun = {str: "a string", Mapping: "a mapping"}.get(hint, f"a {hint.__name__}")
+        names: dict[type, str] = {str: "a string", Mapping: "a mapping"}
+        noun = names.get(hint, f"a {hint.__name__}")
         return _Kind(noun, lambda value: isinstance(value, hint))
     return _ANYTHING
 

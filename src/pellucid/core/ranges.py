@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Range"]
 
@@ -19,9 +20,9 @@ class Range:
     above: bool = False
     below: bool = False
 
-    def __contains__(self, number: float) -> bool:
+    def __contains__(self, number: Any) -> bool:
         is_high_enough = self.low < number if self.above else self.low <= number
-        return is_high_enough and (number < self.high if self.below else number <= self.high)
+        return bool(is_high_enough and (number < self.high if self.below else number <= self.high))
 
     def __str__(self) -> str:
         low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"

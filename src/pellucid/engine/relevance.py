@@ -118,8 +118,8 @@ def propagate_each(
 
     `box` is the composite's, where it is known already for the shape of these images.
     """
-    if box is None and (own := box_of(composite)) is not None:
-        box = own.over(images)
+    if box is None and (bounds := box_of(composite)) is not None:
+        box = bounds.over(images)
     tape = record(model, images, box=box, output=output, unwrap_softmax=unwrap_softmax)
     fold_batch_norms(tape)
     logits, results = tape.logits, []

@@ -68,8 +68,8 @@ def plan(
     """Check everything before any long work; the controls join the methods.
 
     Raises `UnknownName` for names that there are not, `ShapeError` for images, targets or masks that do not fit,
-    `DataError` for an image that holds NaN or an infinity, and `ConfigError` for a metric whose masks or training images
-    are missing, or two entries of the same label.
+    `DataError` for an image that holds NaN or an infinity, and `ConfigError` for a metric whose masks or training
+    images are missing, or two entries of the same label.
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ShapeError(

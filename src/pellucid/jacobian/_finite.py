@@ -38,7 +38,7 @@ def check_finite(
     `outputs` are (batch, output), of which only the `wanted` ones count; `first` is the index of the first image.
     """
     total = 0.0
-    for tensor in (*inputs, *derivatives):
+    for tensor in (*inputs, *derivatives):  # whole numbers among the inputs are finite, whatever they sum to
         total += tensor.sum().item()
     if outputs is not None:
         total += outputs.detach().sum().item()  # detached: no node of the graph for it

@@ -69,8 +69,8 @@ def jacobian(
 
     Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
     that depend on each other, `DataError` and `ModelError` (with the index of the first image) for an input, an output
-    or a derivative that is not finite, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
-    statistics, a detached path, an operation without a derivative.
+    or a derivative that is not finite, `UnsupportedOperation` where autograd's derivative would be wrong or is missing:
+    batch statistics, a detached path, an operation without a derivative.
 
     >>> from torch import nn
     >>> model = nn.Linear(3, 2)
@@ -103,7 +103,7 @@ def jacobian_report(
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
             found, size, forwards = differences(problem, chunk)
-            check_finite([problem.inputs[place] for place in problem.floats], None, found)
+            check_finite(problem.inputs, None, found)
             return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
         try:
             with untouched(model):
@@ -190,9 +190,10 @@ def _rows_of(part: Part, course: _Course, first: int = 0) -> tuple[tuple[Tensor,
     is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
     with plan.kernels if is_swapped else nullcontext():
         passes = WAYS[course.name].run(part)
-    inputs = [leaf.detach() for leaf in part.differentiated]
-    check_finite(inputs, part.flat, part.rows, wanted=plan.wanted, first=first)
-    return part.rows, passes
+    inputs = plan.problem.inputs if first == 0 else ()  # all of them, with the first chunk
+    rows = part.rows
+    check_finite(inputs, part.flat, rows, wanted=plan.wanted, first=first)
+    return rows, passes
 
 
 def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
