@@ -14,6 +14,7 @@ from pellucid.core.errors import SaveError, ShapeError
 from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
 from pellucid.jacobian import jacobian
+from pellucid.jacobian._finite import counted_from
 
 __all__ = ["jacobian_to_disk"]
 
@@ -57,7 +58,9 @@ def jacobian_to_disk(
         for number, part in enumerate(_rechunked(first, images, size)):
             mark, earlier = _checksum(part), array.mark(number)
             if earlier is None:
-                array.write(number, _to_numpy(jacobian(model, part, method=method)), mark)
+                with counted_from(done):
+                    rows = jacobian(model, part, method=method)
+                array.write(number, _to_numpy(rows), mark)
             elif earlier != mark:
                 raise SaveError(
                     f"{path}: the images of chunk {number} are not those it was computed from; give a loader that does "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
 
-__all__ = ["Contrast", "Request", "Score", "Target", "rows_of"]
+__all__ = ["Contrast", "Request", "Score", "Target", "rows_of", "weighted"]
 
 Score = Callable[[Tensor], Tensor]
 """The outputs, (batch, …), to one number per image, (batch,)."""
@@ -158,6 +158,16 @@ class Target:
         if against is not None:
             slope = slope - F.one_hot(against, count)
         return slope.reshape(outputs.shape)
+
+
+def weighted(values: Tensor, slope: Tensor) -> Tensor:
+    """The product with the slope of a score; 0 where the slope is, also for a class ruled out by −∞.
+
+    >>> weighted(torch.tensor([2.0, -torch.inf]), torch.tensor([1.0, 0.0]))
+    tensor([2., 0.])
+    """
+    product = values * slope
+    return product if bool(product.sum().isfinite()) else product.masked_fill(slope == 0, 0)
 
 
 def rows_of(outputs: Tensor) -> Tensor:

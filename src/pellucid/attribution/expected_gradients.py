@@ -15,6 +15,7 @@ from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.options import Count
 from pellucid.core.seeding import generator
 
 
@@ -33,11 +34,11 @@ class ExpectedGradients(Attribution):
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     needs_fit: ClassVar[bool] = True
 
-    samples: int = 64
+    samples: Count = 64
     """How many pairs of a reference and a place on the path to average."""
     references: Tensor | None = None
     """(reference, …): the images to compare with; or let `fit` take them from data."""
-    keep: int = 256
+    keep: Count = 256
     """How many images `fit` keeps, the first ones."""
     seed: int = 0
 
@@ -80,9 +81,7 @@ class ExpectedGradients(Attribution):
                 f"expected_gradients compares with references of {tuple(self.references.shape[1:])}, and the "
                 f"images are {tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
             )
-        with torch.no_grad():
-            logits = subject.logits(images)
-        held = [target.held(logits) for target in targets]
+        logits, held = subject.predict(images, targets)
         source = generator(self.seed, "expected_gradients")
         chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
         offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")

@@ -36,7 +36,7 @@ class Recorder(TorchFunctionMode):
         self,
         model: nn.Module,
         images: Tensor,
-        box: tuple[float | int, float | int] | None = None,
+        box: tuple[Tensor, Tensor] | None = None,
         taint: TaintWatch | None = None,
     ) -> None:
         super().__init__()
@@ -58,7 +58,8 @@ class Recorder(TorchFunctionMode):
         slot = self._enter(images, 0)
         self._image_slots.add(slot)
         if box is not None:
-            self._bounds[slot] = (torch.full_like(images, box[0]), torch.full_like(images, box[1]))
+            low, high = (torch.empty_like(images).copy_(bound) for bound in box)  # in the memory format of the images
+            self._bounds[slot] = (low, high)
 
     # ── what the operations use ──────────────────────────────────────────────────────────────────────────────────────
 

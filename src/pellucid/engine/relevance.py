@@ -36,7 +36,7 @@ def record(
     model: nn.Module,
     images: Tensor,
     *,
-    box: tuple[float | int, float | int] | None = None,
+    box: tuple[Tensor, Tensor] | None = None,
     output: Chooser = None,
     unwrap_softmax: bool = False,
     is_watched: bool = False,
@@ -44,7 +44,8 @@ def record(
     """Run a frozen model on `images` (batch, …) and write down what it does.
 
     `is_watched` also follows everything below the functions that arrive, which finds what depends on the images in a
-    way that cannot be followed; it is slower, and one image is enough.
+    way that cannot be followed; it is slower, and one image is enough. `box` holds the lowest and the highest image,
+    each of which broadcasts to `images`.
 
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` where the images of a batch cannot be
     told apart on the way.
@@ -112,9 +113,15 @@ def propagate_each(
     output: Chooser = None,
     unwrap_softmax: bool = False,
     is_certified: bool = False,
+    box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
-    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed."""
-    tape = record(model, images, box=box_of(composite), output=output, unwrap_softmax=unwrap_softmax)
+    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed.
+
+    `box` is the composite's, where it is known already for the shape of these images.
+    """
+    if box is None and (bounds := box_of(composite)) is not None:
+        box = bounds.over(images)
+    tape = record(model, images, box=box, output=output, unwrap_softmax=unwrap_softmax)
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
+from pellucid.jacobian._finite import counted_from
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._problem import Model, Outputs
 
@@ -58,7 +59,7 @@ def jacobian_class_means(
     for x, labels in batches:  # drawn in the caller's own surroundings, and without the lock
         if not len(x):
             continue
-        with isolated():
+        with isolated(), counted_from(sum(map(len, seen))):
             labels = labels.to("cpu", torch.int64)
             if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
                 raise ShapeError(

@@ -12,6 +12,7 @@ from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobian._exact import with_exact_masks
+from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._memory import recall, remember
 from pellucid.jacobian._missing import WAY_OUT, check_rows
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
@@ -71,8 +72,9 @@ def jacobian(
             in the log `pellucid.jacobian`.
 
     Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
-    that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
-    statistics, a detached path, an operation without a derivative.
+    that depend on each other, `DataError` and `ModelError` (with the index of the first image) for an input, an output
+    or a derivative that is not finite, `UnsupportedOperation` where autograd's derivative would be wrong or is missing:
+    batch statistics, a detached path, an operation without a derivative.
 
     >>> import torch
     >>> from torch import nn
@@ -107,6 +109,7 @@ def jacobian_report(
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
             found, size, forwards = differences(problem, chunk)
+            check_finite(problem.inputs, None, found)
             return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
         try:
             with untouched(model):
@@ -174,20 +177,23 @@ def _fill(course: _Course) -> tuple[tuple[Tensor, ...], int]:
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
         part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
-        passes = max(passes, _rows_of(part, course)[1])
+        passes = max(passes, _rows_of(part, course, start)[1])
     return rows, passes
 
 
-def _rows_of(part: Part, course: _Course) -> tuple[tuple[Tensor, ...], int]:
-    """A part's rows, and the passes they took."""
+def _rows_of(part: Part, course: _Course, first: int = 0) -> tuple[tuple[Tensor, ...], int]:
+    """A part's rows, found finite, and the passes they took; `first` is the index of its first image."""
     plan = part.plan
     if plan.problem.batch == 1 and plan.first:  # run already
         part.leaves, part.flat = plan.first
     is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
     with plan.kernels if is_swapped else nullcontext():
         passes = WAYS[course.name].run(part)
-    check_rows(plan.problem, part.leaves, part.rows, plan.wanted)
-    return part.rows, passes
+    inputs = plan.problem.inputs if first == 0 else ()  # all of them, with the first chunk
+    rows = part.rows
+    check_finite(inputs, part.flat, rows, wanted=plan.wanted, first=first)
+    check_rows(plan.problem, part.leaves, rows, plan.wanted)
+    return rows, passes
 
 
 def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:

@@ -9,6 +9,7 @@ from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.engine.derivatives import derivatives, unseen_changes, zero_rows
+from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._missing import WAY_OUT, check_zeros, no_derivative
 from pellucid.jacobian._plan import Plan, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
@@ -37,6 +38,7 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
         plan, leaf, flat = _run(model, x, outputs)
         dummy, row = _linear(flat, leaf)
         product = _along(row, dummy, vectors.to(row))
+        check_finite((), None, [product])
         _check_product(plan, leaf, row, dummy, product)
         return product.reshape(len(x), *plan.result_shape).to(x)
 
@@ -59,6 +61,7 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
         cotangent = vectors.reshape(flat.shape).to(flat)
         (product,) = derivatives(flat, [leaf], cotangent, way_out=WAY_OUT)
         assert product is not None
+        check_finite((), None, [product])
         _check_transposed(plan, leaf, cotangent, product)
         return product.to(x)
 
@@ -136,11 +139,12 @@ def _check_transposed(plan: Plan, leaf: Tensor, cotangent: Tensor, product: Tens
 
 
 def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tensor]:
-    """The plan, the leaf, and the wanted outputs (batch, output) with their graph."""
+    """The plan, the leaf, and the wanted outputs (batch, output) with their graph; input and outputs found finite."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
     leaves, flat = plan.first or ((), torch.empty(0, dtype=torch.float32, device="cpu"))
     if problem.batch > 1:
         leaves = problem.part(0, problem.batch)
         flat = plan.prove(leaves)
+    check_finite([leaves[0].detach()], flat, (), wanted=plan.wanted)
     return plan, leaves[0], flat if problem.indices is None else flat[:, list(plan.wanted)]
