@@ -23,9 +23,8 @@ def main(folder: Path) -> None:
     points = torch.rand(256, 4, generator=torch.Generator().manual_seed(1))
     maps = augmented.return_jacobian(points)
     report = pellucid.jacobian_report(model, points)
-    print(
-        f"shape {tuple(maps.shape)}, method {report.method}: {report.forwards} forward and {report.backwards} backward passes"
-    )
+    print(f"Jacobian of shape {tuple(maps.shape)}, computed with method {report.method}:", end=" ")
+    print(f"{report.forwards} forward and {report.backwards} backward passes")
     check = pellucid.check_jacobian(model, points, maps)
     print(f"largest deviation from central differences in float64: {check.largest():.1e}")
     spectrum = pellucid.jacobian_spectrum(model, points)
