@@ -131,7 +131,7 @@ class RunConfig:
             _check_ranges(group)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
             raise ConfigError(
-                f"invalid --device {self.training.device!r}: expected auto, cpu, cuda, cuda:N (for example cuda:0) or mps."
+                f"invalid --device {self.training.device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps."
             )
 
     def flat(self) -> dict[str, Any]:

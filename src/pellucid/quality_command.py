@@ -20,7 +20,7 @@ from pellucid.data._load import load_data
 from pellucid.data._source import Request
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS
 from pellucid.evaluation._statistics import intervals, sign_flip
-from pellucid.hooks._methods import THRIFTY
+from pellucid.hooks._methods import FAST_OPTIONS
 from pellucid.pipeline import run
 from pellucid.quality import Evaluation, evaluate
 from pellucid.runs import Run, load_run
@@ -61,7 +61,7 @@ def evaluate_run(config: EvaluateConfig) -> int:
         training=training,
         save=folder / "blocks",
     )
-    _show(evaluation, folder, f"{data.title}, {title} images: evaluation of explanations")
+    _show(evaluation, folder, f"{data.title}, {title} images: leaderboard of explanation methods")
     return 0
 
 
@@ -75,7 +75,7 @@ def _analyzers(wanted: str, trained: Run) -> list[Analyzer]:
         names = [name for name in METHODS if not METHODS[name].needs_fit and METHODS[name].family != "control"]
     else:
         names = list(DEFAULT_METHODS) if wanted == "default" else _names(wanted)
-    return [create_analyzer(name, trained.model, **THRIFTY.get(name, {})) for name in names]
+    return [create_analyzer(name, trained.model, **FAST_OPTIONS.get(name, {})) for name in names]
 
 
 def load_data_of(folder: Path, trained: Run, data_dir: Path | None = None, mirrors: tuple[str, ...] = ()) -> DataSplits:

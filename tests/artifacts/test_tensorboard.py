@@ -54,7 +54,7 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path):
         for epoch in range(4):
             board.scalars({"loss/test": float(epoch)}, epoch)
             board.picture("saliency", png(), epoch)
-    with Board(tmp_path, goes_on_at=2) as board:
+    with Board(tmp_path, start_epoch=2) as board:
         for epoch in range(2, 5):
             board.scalars({"loss/test": 10.0 + epoch}, epoch)
             board.picture("saliency", png(), epoch)
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_traced_has_no_graph(tmp_path, capsys):
 def test_the_projector_keeps_every_epoch_also_after_a_resume(tmp_path):
     with Board(tmp_path) as board:
         assert board.embedding(0, pack_embedding(table())) == f"{tmp_path.name}/projector/epoch_000/tensors.tsv"
-    with Board(tmp_path, goes_on_at=1) as board:
+    with Board(tmp_path, start_epoch=1) as board:
         board.embedding(1, pack_embedding(table()))
     config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [entry.tensor_name for entry in config.embeddings] == ["epoch 001", "epoch 000"]
