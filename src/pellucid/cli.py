@@ -185,7 +185,7 @@ def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
         save = (known.save or Path(settings.get("save", "save"))).expanduser()
         if not (save / "run.json").is_file():
             raise ConfigError(
-                f"there is no run to resume in {save}: {save / 'run.json'} does not exist. Start one without --resume."
+                f"cannot resume a run in {save}: {save / 'run.json'} does not exist. Start one without --resume."
             )
         saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
         settings = saved | settings | {"save": str(save)}

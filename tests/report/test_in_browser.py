@@ -132,7 +132,7 @@ def test_the_slider_drives_every_part(save, visit):
         assert np.array_equal(shown, counts)
         assert (
             f"accuracy {counts.trace() / counts.sum():.2%}".replace("%", " %")
-            in page.locator("#confusion_matrix .told").inner_text()
+            in page.locator("#confusion_matrix .summary").inner_text()
         )
         losses = numbers(save, "hardest", epoch)["losses"]
         assert [f"loss {loss:.2f}" in text for loss, text in zip(losses, cards(page), strict=True)] == [True] * 12
@@ -256,7 +256,7 @@ def test_hover_tells_count_recall_and_precision(save, visit):
     classes = [str(number) for number in range(10)]
     for row, column in ((0, 0), (3, 7), (9, 1)):
         cell(page, row, column).hover()
-        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, classes)
+        assert page.locator(".matrix .summary").inner_text() == sentence(counts, row, column, classes)
     recall = numbers(save, "confusion_matrix", LAST)["recall"]
     shown = [page.locator("#confusion_matrix tbody tr").nth(row).locator(".margin").inner_text() for row in range(10)]
     assert shown == [f"{100 * share:.1f}" for share in recall]
@@ -304,7 +304,7 @@ def test_the_matrix_is_walked_by_keyboard(tmp_path, visit):
         ("ArrowLeft", (2, 1)),
     ):
         page.keyboard.press(key)
-        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, CLASSES)
+        assert page.locator(".matrix .summary").inner_text() == sentence(counts, row, column, CLASSES)
         assert page.locator("#confusion_matrix td[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
     assert page.locator(".cell h3").inner_text() == f"{CLASSES[2]}, taken for dog: 2 test images"
@@ -344,7 +344,7 @@ def test_the_leaderboard_is_sorted_by_a_column(save, visit):
     for body in (own, controls):
         listed = [text.split()[0] for text in body.locator("th").all_inner_texts()]
         assert listed == sorted(listed, key=lambda name: -values[name])
-    assert "Sorted by sparseness, best first." in page.locator("#leaderboard .told").inner_text()
+    assert "Sorted by sparseness, best first." in page.locator("#leaderboard .summary").inner_text()
     column = [text.splitlines()[0] for text in own.locator("td:nth-child(5)").all_inner_texts()]
     assert column == [f"{values[text.split()[0]]:.3f}" for text in own.locator("th").all_inner_texts()]
     heading.get_by_role("button").click()

@@ -134,7 +134,7 @@ class Store:
         self._enter([_entry(hook, epoch, path, kind, artifact)])
 
     def previous_arrays(self, hook: str, epoch: int) -> dict[str, np.ndarray] | None:
-        """Load the main arrays of `hook` from its last epoch before `epoch`; None if there are none."""
+        """Load the main arrays of `hook` from its last epoch before `epoch`; None if it has none."""
         earlier = [
             entry
             for entry in self.manifest()["artifacts"]
@@ -190,7 +190,7 @@ class Store:
             leftover.unlink(missing_ok=True)
 
     def move_previous_run(self) -> Path | None:
-        """Move the files of an earlier run to `previous/<its start time>/`; returns that folder, or None without files."""
+        """Move the files of an earlier run to `previous/<its start time>/`; returns that folder, or None if empty."""
         present = [name for name in MOVED_ASIDE if (self.folder / name).exists()]
         if not present:
             return None

@@ -92,7 +92,7 @@ def _listed(values: torch.Tensor | None) -> list[float] | None:
 def _figure(
     scene: Scene, source: np.ndarray, maps: dict[str, np.ndarray], numbers: dict[str, Any], title: str
 ) -> Figure:
-    """Draw the source in the first column and then one column per method, each in units of its own scale."""
+    """Draw the source in the first column and then one column per method, each with its own color scale."""
     shown = np.stack([maps[name].sum(1, keepdims=True) / numbers["scale_limits"][name] for name in maps], axis=1)
     plain = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
     blocks = [

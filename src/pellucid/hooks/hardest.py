@@ -98,7 +98,7 @@ def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple
 
 
 def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
-    """Draw the images above their maps, each map in units of its own scale."""
+    """Draw the images above their maps, each map with its own color scale."""
     shown = relevance.sum(1, keepdims=True) / np.array(numbers["scale_limits"])[:, None, None, None]
     plain = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
     blocks = [Block(plain[None]), Block(shown[None], row=1, limit=1.0, meaning="share of scale")]

@@ -31,7 +31,7 @@ class Leaderboard(Hook):
     """Metrics to compute."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """Yield a figure with the numbers `rows` (method, metric, value, low, high, images), `comparisons`, `curves`."""
+        """Yield a figure with numbers: `rows` (method, metric, value, low, high, images), `comparisons`, `curves`."""
         count = min(len(scene.test), self.images)
         if not count:
             return

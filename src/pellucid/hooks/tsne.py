@@ -9,9 +9,9 @@ import torch
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
 from pellucid.hooks import HOOKS
-from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
+from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.plots.scatter import scatter
 

@@ -159,7 +159,7 @@ def _shares(column: Column) -> list[float]:
 
 
 def _halves(name: str) -> list[str]:
-    """Split a metric's name into two lines, the first of which may be empty.
+    """Split a metric's name into two lines; the first is empty for a short name.
 
     >>> _halves("parameter_randomisation"), _halves("sparseness")
     (['parameter', 'randomisation'], ['', 'sparseness'])

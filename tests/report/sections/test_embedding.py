@@ -340,7 +340,7 @@ def test_the_wheel_enlarges_only_where_it_is_meant_to(page: Any) -> None:
 def test_words_tell_what_the_picture_shows(page: Any) -> None:
     plane = Plane(page)
     assert plane.canvas.get_attribute("aria-label") == "Epoch 3: 4 test images in a plane, 3 recognised (75.0 %)"
-    told = page.locator("#embedding .told").inner_text()
+    told = page.locator("#embedding .summary").inner_text()
     assert "Trustworthiness 98.7 %" in told
     assert "right class for 75.0 %; by the network's own, many-dimensional distances, 87.5 %" in told
     table = page.locator("#embedding table")
