@@ -93,7 +93,7 @@ def test_a_file_that_would_pass_the_size_limit(hooks, named, tmp_path):
     failed = program(*QUICK, "--hooks", hooks, "--save", save, file_size_limit=400_000)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
-    assert f"{named} cannot be written: the file would pass the size limit" in failed.stderr
+    assert f"{named} cannot be written: the file exceeds the size limit" in failed.stderr
     assert_whole(save)
     assert json.loads((save / "run.json").read_text())["status"] == "failed"
 

@@ -61,7 +61,7 @@ def two(tmp_path_factory):
     save = tmp_path_factory.mktemp("two")
     code, out, err = finish(torchrun(*SMALL, "--epochs", 2, "--save", save))
     assert code == 0, err
-    assert out.count("Epoch 2 of 2") == 1
+    assert out.count("Epoch 2/2") == 1
     assert "another process" not in err
     return save
 
@@ -180,7 +180,7 @@ def test_a_hook_that_fails_ends_all_with_the_same_code_once_the_training_is_done
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch-size", "33"), "--batch-size 33 cannot be shared by 2 processes"),
+        (("--batch-size", "33"), "--batch-size 33 cannot be split evenly over 2 processes"),
         (("--dataset", "folder:absent"), "absent"),
         (("--classes", "eleven"), "no class 'eleven'"),
     ],

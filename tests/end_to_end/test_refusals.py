@@ -52,7 +52,7 @@ def test_a_wrong_argument_gets_its_message_and_touches_nothing(arguments, messag
 def test_a_run_already_going_on_is_refused(earlier, run_program, tmp_path, capsys):
     with locked(tmp_path / "save"):
         assert run_program(*SMALL) == 2
-    assert "a run is already going on in save (process" in capsys.readouterr().err
+    assert "another run is using save (process" in capsys.readouterr().err
     assert earlier()
 
 
@@ -132,7 +132,7 @@ def test_a_resume_without_its_weights_is_refused(name, damage, earlier, run_prog
     (tmp_path / "save/run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     damage(tmp_path / "save/models" / name)
     assert run_program("--resume") == 2
-    assert "gone" in (message := capsys.readouterr().err) or "damaged" in message or "cannot be read" in message
+    assert "is missing" in (message := capsys.readouterr().err) or "damaged" in message or "cannot be read" in message
     assert "without --resume" in message or "train again" in message
 
 

@@ -83,12 +83,12 @@ def test_the_command_writes_it_anew(tmp_path, capsys):
     write_run(tmp_path / "save")
     assert main(["report", str(tmp_path / "save")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'save' / 'report.html'}\n"
-    assert "What has cnn learned of Pets?" in (tmp_path / "save" / "report.html").read_text()
+    assert "Training report: cnn on Pets" in (tmp_path / "save" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["absent", "."])
 def test_the_command_names_a_folder_without_a_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", name]) == 2
-    assert f"{name} holds no run: there is no run.json; give the --save folder" in capsys.readouterr().err
+    assert f"{name} contains no run: run.json is missing. Pass the --save folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -116,7 +116,7 @@ def test_a_death_before_the_run_is_recorded_leaves_nothing_to_resume(at, after, 
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, save, Fault(at, after))
     assert resume(save) == 2
-    assert f"--resume finds no run in {save}" in capsys.readouterr().err
+    assert f"cannot resume a run in {save}" in capsys.readouterr().err
     assert main(["run", *SMALL, "--save", str(save)]) == 0
     assert not (save / "previous").exists()
     assert_equal_runs(reference, save)
@@ -237,7 +237,7 @@ def test_data_that_changed_cannot_be_resumed(tmp_path, monkeypatch, capsys):
     record["status"] = "interrupted"
     (tmp_path / "save/run.json").write_text(json.dumps(record))
     assert resume(tmp_path / "save") == 2
-    assert "the data set digits is not the one the run began with" in capsys.readouterr().err
+    assert "the data set digits has changed since the run started" in capsys.readouterr().err
 
 
 def start(*arguments):
