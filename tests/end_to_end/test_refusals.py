@@ -37,9 +37,9 @@ def earlier(run_program, tmp_path):
         (("--model", "basic", "--image-size", "8"), "at least 9×9 pixels, and these are 8×8"),
         (("--model", "torch.nn:Flatten"), "no parameter that could be trained"),
         (("--device", "cuda:77"), "--device cuda:77"),
-        (("--batch-size", "0"), "--batch-size is 0"),
-        (("--resume", "--epochs", "2"), "cannot be resumed with other settings: --epochs was 1 and is 2"),
-        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256 and is 7; --seed was 0 and is 5"),
+        (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (("--resume", "--epochs", "2"), "cannot be resumed with different settings: --epochs was 1, now 2"),
+        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256, now 7; --seed was 0, now 5"),
     ],
 )
 def test_a_wrong_argument_gets_its_message_and_touches_nothing(arguments, message, earlier, run_program, capsys):
