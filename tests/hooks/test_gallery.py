@@ -144,18 +144,18 @@ def test_downsampling_preserves_sums_and_constants(sizes: tuple[int, int, int, i
     np.testing.assert_allclose(shrunk(np.ones(size), smaller), size[0] * size[1] / (smaller[0] * smaller[1]))
 
 
-def test_shrinking_by_a_whole_factor_sums_the_blocks() -> None:
+def test_downsampling_by_an_integer_factor_sums_blocks() -> None:
     maps = np.random.default_rng(0).normal(size=(3, 6, 8))
     np.testing.assert_allclose(shrunk(maps, (3, 2)), maps.reshape(3, 3, 2, 2, 4).sum((2, 4)))
 
 
-def test_maps_that_are_zero_or_no_number_have_no_scale() -> None:
+def test_zero_and_nan_maps_have_no_scale() -> None:
     values, scales = quantised(np.array([[[0.0, 0.0]], [[np.nan, 1.0]], [[-1e-30, 6e-31]]]))
     assert values.tolist() == [[[0, 0]], [[0, 0]], [[-127, 76]]]
     assert scales.tolist() == [0, 0, pytest.approx(1e-30)]
 
 
-def test_a_budget_is_kept() -> None:
+def test_fitting_size_respects_the_budget() -> None:
     for size in ((28, 28), (224, 224), (500, 3), (3, 9000)):
         height, width = fitting_size(size, 2400, 4_000_000)
         assert 2400 * height * width <= 4_000_000 or 1 in (height, width)
