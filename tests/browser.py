@@ -1,4 +1,4 @@
-"""A real browser for the tests that need one: skipped where there is none, a failure in CI."""
+"""A real browser for tests; without one, they are skipped, or fail in CI."""
 
 import os
 import shutil
@@ -26,13 +26,13 @@ ARGUMENTS = (
 
 @contextmanager
 def chromium(*more: str) -> Iterator["Browser"]:
-    """Chromium without a window; `more` are arguments of its command line."""
+    """Start headless Chromium with additional command-line arguments."""
     program = shutil.which("chromium")
     if program is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("there is no chromium on the path")
-        pytest.skip("there is no chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `test`")
+            pytest.fail("chromium is not on the PATH")
+        pytest.skip("chromium is not on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is part of the extra `test`")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=[*ARGUMENTS, *more])
         yield browser

@@ -1,4 +1,4 @@
-"""A save folder as a run leaves it, written in a moment without any training."""
+"""Write the save folder of a run without any training."""
 
 import io
 import json
@@ -34,7 +34,7 @@ COUNTS = {
     1: [[3, 1, 0], [2, 3, 0], [0, 3, 3]],
     2: [[4, 0, 0], [1, 4, 0], [0, 2, 4]],
 }
-"""By epoch; rows truth."""
+"""Confusion matrix of each epoch, with the true classes as rows."""
 
 
 def run_record(classes: tuple[str, ...] = CLASSES, **changes: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def metrics_line(epoch: int) -> dict[str, Any]:
 
 
 def png(shade: int = 128, size: tuple[int, int] = (60, 40), noise: int | None = None) -> bytes:
-    """A grey picture; with `noise` as its seed, one that cannot be packed small."""
+    """Return a gray PNG, or with the seed `noise` one that does not compress."""
     picture = Image.new("RGB", size, (shade, shade, shade))
     if noise is not None:
         pixels = np.random.default_rng(noise).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -98,7 +98,7 @@ def keep(store: Store, hook: str, epoch: int, picture: bytes | None = None, name
 
 
 def cell_images(counts: list[list[int]]) -> dict[str, Any]:
-    """Two thumbnails for each cell with so many images, each of one shade."""
+    """Return up to two uniformly shaded thumbnails for each nonempty cell."""
     cells = [(row, column) for row, line in enumerate(counts) for column, count in enumerate(line) if count]
     pairs = [cell for cell in cells for _ in range(min(2, counts[cell[0]][cell[1]]))]
     return {
@@ -135,7 +135,7 @@ def hardest_images(epoch: int) -> dict[str, Any]:
 
 
 def leaderboard_record() -> dict[str, Any]:
-    """Three methods and two controls by two metrics; deconvnet is worse than a control by selectivity."""
+    """Return an evaluation of three methods and two controls; deconvnet is worse than a control by selectivity."""
     values = {
         "selectivity": {"gradient": 1.0, "deconvnet": 3.5, "deeplift": 0.9, "random": 3.0, "constant": 4.0},
         "continuity": {"gradient": 0.3, "deconvnet": 0.1, "deeplift": None, "random": 0.9, "constant": 0.0},
@@ -183,7 +183,7 @@ def leaderboard_record() -> dict[str, Any]:
 
 
 def write_run(folder: Path, classes: tuple[str, ...] = CLASSES, **changes: Any) -> Store:
-    """Everything that a run of two epochs leaves, as far as the page reads it."""
+    """Write all files of a run over two epochs that the report reads."""
     store = Store(folder)
     store.begin(run_record(classes, **changes))
     for epoch in EPOCHS:
@@ -200,6 +200,6 @@ def write_run(folder: Path, classes: tuple[str, ...] = CLASSES, **changes: Any) 
 
 
 def data_of(page: str) -> dict[str, Any]:
-    """What the page's scripts get."""
+    """Return the JSON data of the page's scripts."""
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     return json.loads(text)

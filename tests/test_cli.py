@@ -1,4 +1,4 @@
-"""The command: names are checked before torch is loaded, and errors have their exit codes."""
+"""The command line: names are checked before torch is imported, and errors have exit codes."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from pellucid.core.errors import DataError, TrainingError
         (["--hooks", "saliency,tnse"], "no hook 'tnse'; did you mean 'tsne'"),
         (["--methods", "gradient,lrp.epslon"], "no method 'lrp.epslon'; did you mean 'lrp.epsilon'"),
         (["--config", "absent.toml"], "cannot be read"),
-        (["--epochs", "0"], "--epochs is 0"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
     ],
 )
 def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, tmp_path):
@@ -37,7 +37,7 @@ def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, 
     [
         (["evaluate", "save", "--metrics", "selectivty"], "no metric 'selectivty'; did you mean 'selectivity'"),
         (["evaluate", "save", "--methods", "gradent"], "no method 'gradent'; did you mean 'gradient'"),
-        (["evaluate", "save", "--images", "0"], "--images is 0"),
+        (["evaluate", "save", "--images", "0"], "--images must be at least 1, got 0"),
         (["ground-truth", "--datasets", "planted_pach"], "no data set 'planted_pach'; did you mean 'planted_patch'"),
         (["ground-truth", "--methods", "gradent"], "no method 'gradent'"),
     ],
@@ -50,7 +50,7 @@ def test_wrong_names_of_other_commands_leave_torch_unimported(arguments, message
     assert message in done.stderr
 
 
-def test_help_leaves_torch_unimported():
+def test_help_does_not_import_torch():
     code = (
         "import sys\nfrom pellucid.cli import main\n"
         "try:\n    main(['run', '--help'])\nexcept SystemExit as leaving:\n    assert leaving.code == 0\n"
@@ -61,7 +61,7 @@ def test_help_leaves_torch_unimported():
     assert "usage: pellucid COMMAND" in done.stdout
 
 
-def test_methods_are_listed_with_what_they_answer_and_promise(capsys):
+def test_methods_command_lists_every_method(capsys):
     assert cli.main(["methods"]) == 0
     output = capsys.readouterr().out
     for method in pellucid.methods():
@@ -83,7 +83,7 @@ def test_unknown_command(capsys):
         (ZeroDivisionError("a/0"), 1, "unexpected ZeroDivisionError: a/0"),
     ],
 )
-def test_errors_become_exit_codes(error, code, message, tmp_path, monkeypatch, capsys):
+def test_errors_have_exit_codes(error, code, message, tmp_path, monkeypatch, capsys):
     def fail(config):
         raise error
 
@@ -97,7 +97,7 @@ def test_errors_become_exit_codes(error, code, message, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(("processes", "ended"), [("1", "torn down\n"), ("2", "")])
-def test_one_process_of_several_leaves_without_taking_the_interpreter_apart(processes, ended):
+def test_distributed_process_skips_interpreter_shutdown(processes, ended):
     code = "import atexit\nfrom pellucid.cli import leave\natexit.register(print, 'torn down')\nprint('said')\nleave(3)"
     done = subprocess.run(
         [sys.executable, "-c", code],

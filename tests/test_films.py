@@ -1,4 +1,4 @@
-"""Films made of a save folder that is written by hand, and by whole runs."""
+"""Films of a hand-written save folder and of complete runs."""
 
 import io
 import json
@@ -26,14 +26,14 @@ QUICK = (
 
 
 def shown(content: bytes) -> list[tuple[np.ndarray, int]]:
-    """Each frame and its milliseconds."""
-    found = []
+    """Return each frame with its duration in milliseconds."""
+    frames = []
     with Image.open(io.BytesIO(content)) as picture:
         for number in range(picture.n_frames):
             picture.seek(number)
             picture.load()
-            found.append((np.asarray(picture.convert("RGB")), picture.info["duration"]))
-    return found
+            frames.append((np.asarray(picture.convert("RGB")), picture.info["duration"]))
+    return frames
 
 
 def png(shade: int, size: tuple[int, int] = (30, 20)) -> bytes:
@@ -53,7 +53,7 @@ def keep(store: Store, hook: str, epoch: int, picture: bytes | None = None, **pa
     store.keep(store.pack(hook, epoch, Artifact("a caption", **parts), picture))
 
 
-def test_the_pictures_of_the_epochs_follow_one_another(store: Store) -> None:
+def test_film_shows_the_pictures_in_epoch_order(store: Store) -> None:
     for epoch, size in ((10, (30, 20)), (0, (30, 25)), (2, (30, 20))):
         keep(store, "saliency", epoch, png(epoch * 20, size))
     film = FILMS["saliency"](store)
@@ -68,16 +68,16 @@ def test_the_pictures_of_the_epochs_follow_one_another(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", list(FILMS))
-def test_one_epoch_or_none_is_no_film(name: str, store: Store) -> None:
+def test_fewer_than_two_epochs_make_no_film(name: str, store: Store) -> None:
     assert FILMS[name](store) is None
     keep(store, "saliency", 1, png(1))
     keep(store, "prototypes", 1, png(1))
-    keep(store, "prototypes", 2, png(1))  # made at the end of two runs; only each_epoch is a development
+    keep(store, "prototypes", 2, png(1))  # from the end of two runs; only each_epoch follows the training
     keep_points(store, 0, np.zeros((5, 2)))
     assert FILMS[name](store) is None
 
 
-def test_prototypes_of_each_epoch_make_the_film_prototypes(store: Store) -> None:
+def test_prototypes_of_each_epoch_make_the_prototypes_film(store: Store) -> None:
     for epoch in (0, 1):
         keep(store, "prototypes.each_epoch", epoch, png(epoch * 99))
     film = FILMS["prototypes"](store)
@@ -87,15 +87,15 @@ def test_prototypes_of_each_epoch_make_the_film_prototypes(store: Store) -> None
 
 def keep_points(store: Store, epoch: int, points: np.ndarray, first: int = 0, **numbers: list[int]) -> None:
     count = len(points)
-    told = {"labels": [n % 2 for n in range(count)], "predictions": [n % 2 for n in range(count)]}
-    told |= {"indices": list(range(first, first + count))} | numbers
-    keep(store, "tsne", epoch, arrays={"points": points.astype(np.float32)}, numbers=told)
+    record = {"labels": [n % 2 for n in range(count)], "predictions": [n % 2 for n in range(count)]}
+    record |= {"indices": list(range(first, first + count))} | numbers
+    keep(store, "tsne", epoch, arrays={"points": points.astype(np.float32)}, numbers=record)
 
 
 POINTS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.5]])
 
 
-def test_points_wander_from_each_epochs_places_to_the_next_on_one_scale(store: Store, monkeypatch) -> None:
+def test_points_are_interpolated_between_epochs_on_one_scale(store: Store, monkeypatch) -> None:
     drawn = []
 
     def watch(points, labels, predictions, *rest):
@@ -117,18 +117,18 @@ def test_points_wander_from_each_epochs_places_to_the_next_on_one_scale(store: S
     assert all((extent.min(0) == 0).all() and (extent.max(0) == 6).all() for *_, extent in drawn)
     assert ["epoch 0" in title for _, _, title, _ in drawn] == [True] * 5 + [False] * 6
     assert "epoch 3" in drawn[-1][2]
-    assert [bool((told == 0).all()) for _, told, _, _ in drawn] == [True] * 5 + [False] * 6
+    assert [bool((predictions == 0).all()) for _, predictions, _, _ in drawn] == [True] * 5 + [False] * 6
     frames = shown(film.content)
     assert [milliseconds for _, milliseconds in frames] == [550, *[50] * (STEPS - 1), LAST_MS]
 
 
-def test_a_frame_is_the_scatter_plot_to_within_the_shades(store: Store) -> None:
+def test_frame_equals_the_scatter_plot_up_to_color_quantization(store: Store) -> None:
     keep_points(store, 0, POINTS)
     keep_points(store, 1, POINTS[::-1])
     film = FILMS["tsne"](store)
     assert film is not None
-    note = "t-SNE of the embedding of 5 test images. Errors are ringed."
-    title = "Dots, epoch 1: how the network arranges the classes"
+    note = "t-SNE of 5 test images. Circled: misclassified."
+    title = "Dots, epoch 1: t-SNE embedding"
     figure = scatter(POINTS[::-1], np.arange(5) % 2, np.arange(5) % 2, ["a", "b"], (title, note))
     figure.set_dpi(films.MORPH_DOTS_PER_INCH)
     expected = io.BytesIO()
@@ -138,7 +138,7 @@ def test_a_frame_is_the_scatter_plot_to_within_the_shades(store: Store) -> None:
     assert (last[0, 0] == 255).all()
 
 
-def test_epochs_that_show_other_images_than_the_last_are_left_out(store: Store) -> None:
+def test_epochs_with_other_images_than_the_last_are_omitted(store: Store) -> None:
     keep_points(store, 0, POINTS, first=7)
     keep_points(store, 1, POINTS)
     assert FILMS["tsne"](store) is None
@@ -157,7 +157,7 @@ def entries(save: Path, kind: str) -> list[dict]:
     return [entry for entry in json.loads((save / "manifest.json").read_text())["artifacts"] if entry["kind"] == kind]
 
 
-def test_a_run_ends_with_films_of_its_pictures_the_failed_epoch_left_out(tmp_path: Path, monkeypatch) -> None:
+def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) -> None:
     save = tmp_path / "save"
     run_hook = pipeline._run_hook
 
@@ -167,10 +167,10 @@ def test_a_run_ends_with_films_of_its_pictures_the_failed_epoch_left_out(tmp_pat
         run_hook(session, board, name, hook, scene)
 
     monkeypatch.setattr(pipeline, "_run_hook", fail_once)
-    assert main(["run", *QUICK, "--save", str(save)]) == 1  # of the hook; the film does not hide it
+    assert main(["run", *QUICK, "--save", str(save)]) == 1  # because of the hook; the film does not hide it
     assert [failed["hook"] for failed in json.loads((save / "manifest.json").read_text())["failures"]] == ["saliency"]
-    told = {entry["hook"]: entry for entry in entries(save, "film")}
-    assert {name: (entry["path"], entry["epoch"]) for name, entry in told.items()} == {
+    by_hook = {entry["hook"]: entry for entry in entries(save, "film")}
+    assert {name: (entry["path"], entry["epoch"]) for name, entry in by_hook.items()} == {
         "saliency": ("films/saliency.webp", 1),
         "tsne": ("films/tsne.webp", 2),
     }
@@ -183,7 +183,7 @@ def test_a_run_ends_with_films_of_its_pictures_the_failed_epoch_left_out(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_cut_short_before_its_films_makes_them_when_resumed(tmp_path: Path, monkeypatch) -> None:
+def test_resumed_run_writes_the_missing_films(tmp_path: Path, monkeypatch) -> None:
     save, whole = tmp_path / "save", tmp_path / "whole"
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_keep_films", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -196,7 +196,7 @@ def test_a_run_cut_short_before_its_films_makes_them_when_resumed(tmp_path: Path
         assert (save / f"films/{name}.webp").read_bytes() == (whole / f"films/{name}.webp").read_bytes()
 
 
-def test_a_film_that_cannot_be_made_is_kept_as_a_failure_and_the_others_are_made(store: Store) -> None:
+def test_failed_film_is_recorded_and_does_not_stop_the_others(store: Store) -> None:
     for epoch in (0, 1):
         keep(store, "saliency", epoch, png(epoch * 99))
         keep(store, "explanations", epoch, png(epoch * 99))
@@ -212,7 +212,7 @@ def test_a_film_that_cannot_be_made_is_kept_as_a_failure_and_the_others_are_made
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_films_come_with_the_resume(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_full_disk_is_reported_and_resume_writes_the_films(tmp_path: Path, monkeypatch, capsys) -> None:
     save = tmp_path / "save"
     with monkeypatch.context() as patch:
         write = Store.keep
@@ -230,8 +230,8 @@ def test_a_full_disk_is_told_and_the_films_come_with_the_resume(tmp_path: Path, 
     assert {entry["hook"] for entry in entries(save, "film")} == {"saliency", "tsne"}
 
 
-def test_pictures_are_those_of_the_plots(store: Store) -> None:
-    """What `to_png` writes, a film shows to the last bit."""
+def test_film_of_pictures_is_lossless(store: Store) -> None:
+    """The frames equal the output of `to_png` bit for bit."""
     figures = [scatter(POINTS * n, np.arange(5) % 2, np.arange(5) % 2, ["a", "b"], (f"{n}", "")) for n in (1, 2)]
     for epoch, figure in enumerate(figures):
         keep(store, "explanations", epoch, to_png(figure))

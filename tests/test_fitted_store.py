@@ -49,7 +49,7 @@ def test_fitted_patterns_are_saved_and_other_weights_refused(network, images, tm
         load_fitted(create_analyzer("pattern.net", network), tmp_path / "absent")
     for damaged in (b"", first[:200], b"\xff" * 300):
         path.write_bytes(damaged)
-        with pytest.raises(SaveError, match="is damaged, or no safetensors file"):
+        with pytest.raises(SaveError, match="is damaged or not a safetensors file"):
             load_fitted(create_analyzer("pattern.net", network), path)
 
 

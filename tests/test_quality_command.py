@@ -1,4 +1,4 @@
-"""`pellucid evaluate` and `pellucid ground-truth`; and what is found where it is known what is right."""
+"""The commands `pellucid evaluate` and `pellucid ground-truth`, and how well methods find a known ground truth."""
 
 import json
 from pathlib import Path
@@ -14,61 +14,61 @@ from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.evaluation._statistics import sign_flip
 from pellucid.quality_command import load_data_of
 
-BLIND = frozenset({"lrp.w_square", "smoothgrad.variance"})
-"""By their definitions they look at no activation, or at how the gradient varies: they cannot find a place."""
+NOT_LOCALIZING = frozenset({"lrp.w_square", "smoothgrad.variance"})
+"""Methods that cannot localize by definition: they ignore activations or measure the variance of gradients."""
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """A run on planted patches made of scikit-learn's digits."""
+    """A run on planted patches in scikit-learn's digits."""
     folder = tmp_path_factory.mktemp("small") / "save"
     small = "--dataset planted_patch:digits --epochs 1 --hooks none --limit-train 200 --limit-test 30 --threads 1"
     assert main(["run", *small.split(), "--model", "mlp", "--save", str(folder)]) == 0
     return folder
 
 
-def test_a_saved_run_is_measured_with_its_masks(small, capsys):
+def test_evaluate_uses_the_masks_of_the_run(small, capsys):
     asked = ["--methods", "gradient,lrp.epsilon", "--metrics", "relevance_mass,sparseness", "--images", "20"]
     assert main(["evaluate", str(small), *asked]) == 0
     assert "lrp.epsilon" in capsys.readouterr().out
-    told = json.loads((small / "evaluation" / "evaluation.json").read_text())
-    assert told["images"] == 20
-    assert {row["metric"] for row in told["rows"]} == {"relevance_mass", "sparseness"}
+    saved = json.loads((small / "evaluation" / "evaluation.json").read_text())
+    assert saved["images"] == 20
+    assert {row["metric"] for row in saved["rows"]} == {"relevance_mass", "sparseness"}
     assert (small / "evaluation" / "leaderboard.png").stat().st_size > 10_000
     assert len((small / "evaluation" / "evaluation.csv").read_text().splitlines()) == 1 + 2 * 6
     trained = pellucid.load_run(small)
     test = load_data_of(small, trained).test
     chosen = test[torch.arange(20) * 30 // 20]
-    found = pellucid.evaluate(
+    evaluation = pellucid.evaluate(
         trained.model, chosen.floats(), None, ["gradient"], ["relevance_mass"], masks=chosen.masks
     )
-    (row,) = (row for row in told["rows"] if (row["method"], row["metric"]) == ("gradient", "relevance_mass"))
-    assert row["value"] == pytest.approx(found.value("gradient", "relevance_mass"))
+    (row,) = (row for row in saved["rows"] if (row["method"], row["metric"]) == ("gradient", "relevance_mass"))
+    assert row["value"] == pytest.approx(evaluation.value("gradient", "relevance_mass"))
 
 
-def test_a_run_on_other_data_is_refused(small):
+def test_run_with_changed_data_is_refused(small):
     record = json.loads((small / "run.json").read_text())
     record["dataset"]["sha256"] = "0" * 64
     other = small.parent / "other"
     (other / "models").mkdir(parents=True)
     (other / "models" / "best.safetensors").write_bytes((small / "models" / "best.safetensors").read_bytes())
     (other / "run.json").write_text(json.dumps(record))
-    with pytest.raises(SaveError, match="not the one the run"):
+    with pytest.raises(SaveError, match="has changed since the run"):
         load_data_of(other, pellucid.load_run(other))
     assert main(["evaluate", str(small.parent / "absent")]) == 2
 
 
-def test_metrics_with_a_truth_need_a_run_that_has_one(tmp_path, capsys):
+def test_ground_truth_metrics_need_masks(tmp_path, capsys):
     small = "--dataset digits --epochs 1 --hooks none --limit-train 60 --limit-test 20 --threads 1 --model mlp"
     assert main(["run", *small.split(), "--save", str(tmp_path)]) == 0
     assert main(["evaluate", str(tmp_path), "--metrics", "relevance_mass"]) == 2
-    assert "have no ground truth" in capsys.readouterr().err
+    assert "have no ground-truth masks" in capsys.readouterr().err
 
 
-def test_a_network_that_learned_too_little_is_not_asked(tmp_path, capsys):
+def test_ground_truth_needs_an_accurate_network(tmp_path, capsys):
     asked = ["--datasets", "planted_patch:digits", "--epochs", "1", "--save", str(tmp_path)]
     assert main(["ground-truth", *asked]) == 1
-    assert "98% are asked for" in capsys.readouterr().err
+    assert "at least 98% is required" in capsys.readouterr().err
 
 
 def train(folder: Path, mnist_files: Path, name: str) -> Path:
@@ -79,7 +79,7 @@ def train(folder: Path, mnist_files: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-def test_the_planted_patch_is_found(tmp_path, mnist_files):
+def test_methods_find_the_planted_patch(tmp_path, mnist_files):
     folder = train(tmp_path, mnist_files, "planted_patch")
     trained = pellucid.load_run(folder)
     assert max(line["validation_accuracy"] for line in trained.metrics) >= 0.98
@@ -95,17 +95,17 @@ def test_the_planted_patch_is_found(tmp_path, mnist_files):
         pellucid.create_analyzer(name, trained.model, **({"tolerance": 0.05} if name == "integrated_gradients" else {}))
         for name in names
     ]
-    found = pellucid.evaluate(trained.model, part.floats(), None, asked, ["relevance_mass"], masks=part.masks)
-    assert found.value(found.best("relevance_mass"), "relevance_mass") >= 0.8
-    assert max(found.value(name, "relevance_mass") for name in DEFAULT_METHODS if name in names) >= 0.8
-    assert abs(found.value("random", "relevance_mass") - share) <= 0.02
-    for row in found.rows:
-        if row.method.partition("(")[0] in names and row.method not in BLIND:
+    evaluation = pellucid.evaluate(trained.model, part.floats(), None, asked, ["relevance_mass"], masks=part.masks)
+    assert evaluation.value(evaluation.best("relevance_mass"), "relevance_mass") >= 0.8
+    assert max(evaluation.value(name, "relevance_mass") for name in DEFAULT_METHODS if name in names) >= 0.8
+    assert abs(evaluation.value("random", "relevance_mass") - share) <= 0.02
+    for row in evaluation.rows:
+        if row.method.partition("(")[0] in names and row.method not in NOT_LOCALIZING:
             assert row.low > share, row
 
 
 @pytest.mark.slow
-def test_the_confound_is_found(tmp_path, mnist_files):
+def test_methods_find_the_confound(tmp_path, mnist_files):
     runs = {name: train(tmp_path, mnist_files, name) for name in ("confound", "confound.control")}
     learned, ignorant = (pellucid.load_run(folder) for folder in runs.values())
     assert learned.metrics[-1]["test_accuracy"] < 0.8 < 0.94 < ignorant.metrics[-1]["test_accuracy"]
@@ -116,6 +116,6 @@ def test_the_confound_is_found(tmp_path, mnist_files):
         for run in (learned, ignorant)
     ]
     for name in names:
-        one, other = (np.array(found.scores[name, "relevance_mass"].values, dtype=float) for found in mass)
-        assert np.nanmean(one - other) > 0, name
-        assert sign_flip((one - other)[:, None], seed=0)[0] < 0.01, name
+        learned_mass, control_mass = (np.array(one.scores[name, "relevance_mass"].values, dtype=float) for one in mass)
+        assert np.nanmean(learned_mass - control_mass) > 0, name
+        assert sign_flip((learned_mass - control_mass)[:, None], seed=0)[0] < 0.01, name

@@ -1,4 +1,4 @@
-"""`python -m pellucid` is the `pellucid` command."""
+"""Run the `pellucid` command with `python -m pellucid`."""
 
 from pellucid.cli import entry
 

@@ -1,4 +1,4 @@
-"""The `pellucid` command: reads the arguments, checks every name, and only then loads what does the work."""
+"""The `pellucid` command: parse the arguments, check every name and only then import torch."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ from pellucid.models import check_spec as check_model
 
 __all__ = ["entry", "leave", "main"]
 
-SECONDS_TO_TELL = 5.0
-"""How long the other processes of a run wait for the first one to tell what went wrong."""
+SECONDS_TO_REPORT = 5.0
+"""Grace period in which the first process of a distributed run can print its error before the others exit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 a wrong argument, 130 interrupted."""
+    """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 interrupted."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
         console().print(_overview(), markup=False)
@@ -39,26 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UnknownName("command", command, COMMANDS)
         return COMMANDS[command](rest)
     except PellucidError as error:
-        if os.environ.get("RANK", "0") == "0":  # the processes of a run fail together; the first one tells
-            _complain(str(error))
-        else:  # torchrun ends all with the one that goes first
-            time.sleep(SECONDS_TO_TELL)
+        if os.environ.get("RANK", "0") == "0":  # all processes fail with the same error; only the first prints it
+            _print_error(str(error))
+        else:  # torchrun kills every process as soon as one exits, so let the first one print its error
+            time.sleep(SECONDS_TO_REPORT)
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted.")
+        _print_error("interrupted.")
         return 130
 
 
 def entry() -> NoReturn:
-    """The `pellucid` command of the shell."""
+    """Console-script entry point."""
     leave(main())
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code.
+    """Exit the process with an exit code.
 
-    One process of several ends at once, without taking the interpreter apart: the threads of gloo may still hold
-    tensors then, and abort the process when they give them back to an interpreter that is no longer there.
+    In a distributed run, skip interpreter shutdown: gloo's threads may still hold tensors, and releasing them after
+    the interpreter is gone aborts the process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -68,7 +68,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    """Train a network and show what it learned (the same as `python runner.py`)"""
+    """Train a network and visualize what it learns (same as `python runner.py`)"""
     config = parse_run(arguments)
     check_dataset(config.data.dataset)
     check_model(config.training.model)
@@ -83,32 +83,32 @@ def _run(arguments: list[str]) -> int:
         return run(config)
     except PellucidError:
         raise
-    except Exception as error:  # noqa: BLE001  (the last resort: whatever it is, its traceback is kept)
-        log = _keep_traceback(config.save)
-        _complain(f"unexpected {type(error).__name__}: {error}\nThe traceback is in {log}.")
+    except Exception as error:  # noqa: BLE001  (last resort: log the traceback of any other error)
+        log = _write_traceback(config.save)
+        _print_error(f"unexpected {type(error).__name__}: {error}\nThe traceback is in {log}.")
         return 1
 
 
 def _methods(arguments: list[str]) -> int:
-    """List the explanation methods: what each answers, and what it promises"""
+    """List attribution methods and their guarantees"""
     if arguments:
         raise ConfigError(f"`pellucid methods` takes no arguments, got {' '.join(arguments)}.")
     from pellucid.attribution import methods  # loads torch
 
     table = Table()
     table.add_column("Method", no_wrap=True)
-    for heading in ("Family", "What it answers", "Promises"):
+    for heading in ("Family", "Question it answers", "Guarantees"):
         table.add_column(heading)
     for method in methods():
         promises = ", ".join(sorted(promise.replace("_", " ") for promise in method.promises))
-        fit = " (after fit)" if method.needs_fit else ""
+        fit = " (needs fitting)" if method.needs_fit else ""
         table.add_row(method.name, method.family, method.answers + fit, promises or "–")
     console().print(table)
     return 0
 
 
 def _evaluate(arguments: list[str]) -> int:
-    """Measure how good the explanations of a saved run are"""
+    """Evaluate the explanations of a saved run"""
     config = tyro.cli(EvaluateConfig, prog="pellucid evaluate", args=arguments)
     _check_methods(config.methods)
     for name in config.metrics.split(",") if config.metrics != "default" else ():
@@ -119,7 +119,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _ground_truth(arguments: list[str]) -> int:
-    """Train networks of which it is known where they must look, and measure explanations on them"""
+    """Benchmark explanations on data with known ground truth"""
     config = tyro.cli(GroundTruthConfig, prog="pellucid ground-truth", args=arguments)
     _check_methods(config.methods)
     for name in config.datasets.split(","):
@@ -130,7 +130,7 @@ def _ground_truth(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    """Write the page of a saved run anew"""
+    """Regenerate the report of a saved run"""
     config = tyro.cli(ReportConfig, prog="pellucid report", args=arguments)
     from pellucid.report import write_report  # loads torch
 
@@ -153,24 +153,25 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def parse_run(arguments: Sequence[str]) -> RunConfig:
-    """The configuration that the arguments of `run` ask for; `--help` and unknown flags leave with `SystemExit`.
+    """Parse the arguments of `run`; raises `SystemExit` for `--help` and for unknown flags.
 
-    Settings from `--config` stand below those on the command line; with `--resume` those of the interrupted run do.
+    Flags on the command line take precedence over `--config`, which takes precedence over the settings of the run to
+    resume.
 
     >>> parse_run(["--batch-size", "64"]).training.batch_size
     64
     """
     given = list(arguments)
-    settings = {} if {"-h", "--help"} & set(given) else _settings_below(given)
+    settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given)
     flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
-    below = {name: value for name, value in settings.items() if name not in flags}
+    inherited = {name: value for name, value in settings.items() if name not in flags}
     return tyro.cli(
-        RunConfig, prog="pellucid run", args=[*as_arguments(below), *given], config=(tyro.conf.OmitArgPrefixes,)
+        RunConfig, prog="pellucid run", args=[*as_arguments(inherited), *given], config=(tyro.conf.OmitArgPrefixes,)
     )
 
 
-def _settings_below(given: Sequence[str]) -> dict[str, Any]:
-    """What `--config` and the run that `--resume` continues say."""
+def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Return the settings from `--config` and from the run that `--resume` continues."""
     sources = ArgumentParser(add_help=False, allow_abbrev=False)
     sources.add_argument("--config", type=Path, nargs="?")
     sources.add_argument("--save", type=Path, nargs="?")
@@ -178,13 +179,13 @@ def _settings_below(given: Sequence[str]) -> dict[str, Any]:
     try:
         known, _ = sources.parse_known_args([argument for argument in given if not argument.startswith("--resume=")])
     except SystemExit:
-        return {}  # the parser of all flags says it better
+        return {}  # the full parser reports the mistake with a better message
     settings = read_config(known.config.expanduser(), f"--config {known.config}") if known.config else {}
     if known.resume:
         save = (known.save or Path(settings.get("save", "save"))).expanduser()
         if not (save / "run.json").is_file():
             raise ConfigError(
-                f"--resume finds no run in {save}: there is no {save / 'run.json'}; start one without --resume."
+                f"cannot resume a run in {save}: {save / 'run.json'} does not exist. Start one without --resume."
             )
         saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
         settings = saved | settings | {"save": str(save)}
@@ -196,13 +197,13 @@ def _overview() -> str:
     return "\n".join(["usage: pellucid COMMAND [--help] …", "", *lines])
 
 
-def _complain(message: str) -> None:
-    """On standard error, with every character as it is."""
+def _print_error(message: str) -> None:
+    """Print to standard error, without rich's markup or wrapping."""
     print(f"pellucid: {message}", file=sys.stderr)  # noqa: T201
 
 
-def _keep_traceback(save: Path) -> Path:
-    """Write the current traceback below `save`, or where that fails, in a temporary file."""
+def _write_traceback(save: Path) -> Path:
+    """Write the current traceback to a file below `save`, or to a temporary file if that fails."""
     text = traceback.format_exc()
     try:
         folder = save / "errors"

@@ -1,4 +1,4 @@
-"""Every setting of a run: frozen dataclasses in which one field is one flag and its docstring the flag's help."""
+"""Settings of a run: frozen dataclasses in which each field is a command-line flag and its docstring the help text."""
 
 import json
 import re
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def _flag(metavar: str, default: str | None = None) -> object:
-    """How a flag stands in the help: what it takes, and in words what it is where it is not given."""
+    """Describe a flag in `--help`: the values it takes and, for a default that depends on context, a phrase for it."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=None if default is None else f"(default: {default})")
 
 
@@ -38,86 +38,89 @@ Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images."""
+    """Images to train and test on."""
 
     dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|MODULE:FUNCTION")] = "auto"
-    """mnist: the 60,000 + 10,000 handwritten digits, downloaded. digits: scikit-learn's own 1,797, no network needed.
-    folder:PATH: class folders of images (PATH/train and PATH/test, or one folder that is split). MODULE:FUNCTION:
-    returns (train, test, class names), any torch data sets. auto: mnist, or digits where it cannot be had."""
+    """Data set. mnist: 70,000 handwritten digits, downloaded. digits: the 1,797 digits bundled with scikit-learn, no
+    network needed. folder:PATH: one subfolder of images per class (PATH/train and PATH/test, or a single folder that
+    is split). MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets.
+    auto: MNIST if it can be downloaded, otherwise the bundled digits."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
-    """Where downloads are kept."""
+    """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Tried before the public mirrors: an http(s) or file:// address, or a plain folder; may be given several times
-    (also from the environment, PELLUCID_MIRROR)."""
-    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "as they are; digits 28")] = None
-    """Resize images to this many pixels in height and width."""
+    """Mirror to try before the public ones: an http(s) or file:// address, or a folder. Repeatable; also read from the
+    environment variable PELLUCID_MIRROR."""
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
+    """Height and width to resize images to, in pixels."""
     limit_train: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
-    """Use only so many training images, chosen by seed with all classes in proportion."""
+    """Number of training images to use, a stratified random subset."""
     limit_test: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
-    """Use only so many test images, chosen likewise."""
+    """Number of test images to use, a stratified random subset."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Which network, and how it is trained."""
+    """Network and optimization."""
 
     model: Annotated[str, _flag("cnn|mlp|basic|MODULE:FUNCTION")] = "cnn"
-    """MODULE:FUNCTION is any function that returns an nn.Module from images to logits; it is given `channels`,
-    `classes` and `image_size` (height, width) where it asks for them by name."""
-    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "3 on mnist, 25 on digits, 10 elsewhere")] = None
+    """Network to train. MODULE:FUNCTION: any function that returns an nn.Module from images to logits; parameters named
+    `channels`, `classes` or `image_size` receive the channels, classes and (height, width) of the data."""
+    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "3 for mnist, 25 for digits, otherwise 10")] = None
     """Passes over the training images."""
     batch_size: Count = 256
-    """Images per training step, over all processes."""
+    """Global batch size."""
     learning_rate: Rate = 0.01
-    """Peak of the one-cycle schedule of AdamW."""
+    """Peak learning rate of AdamW's one-cycle schedule."""
     seed: Seed = 0
-    """Everything drawn at random depends on it."""
+    """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
+    """Device; auto: a GPU if available, otherwise the CPU."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16: mixed precision in training."""
-    threads: Annotated[int | None, Range(1), _flag("INT≥1", "1 for images up to 64×64, all cores above")] = None
-    """CPU threads of torch; on small images more than one only disturb one another."""
+    """Training precision; bf16: mixed precision."""
+    threads: Annotated[int | None, Range(1), _flag("INT≥1", "1 for images up to 64×64, otherwise all cores")] = None
+    """CPU threads; more than one slows down small images."""
 
 
 @dataclass(frozen=True)
 class HookConfig:
-    """What to show."""
+    """Visualizations and explanations."""
 
     hooks: Annotated[str, _flag("default|all|none|NAME,NAME")] = "default"
-    """What happens after each epoch."""
-    methods: Annotated[str | None, _flag("NAME,NAME", "each hook's own choice")] = None
-    """Explanation methods to show."""
+    """Hooks to run after each epoch or at the end of training."""
+    methods: Annotated[str | None, _flag("NAME,NAME", "chosen by each hook")] = None
+    """Attribution methods to show."""
     classes: Annotated[str | None, _flag("NAME,NAME", "the first twelve")] = None
     """Classes to show, by name or index."""
     embedding_layer: Annotated[str | None, _flag("NAME", "the last linear layer")] = None
-    """The layer whose input is shown by t-SNE and the projector."""
+    """Layer whose input is the embedding in t-SNE and the projector."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Train a network and show, before training and after every epoch, what it has learned."""
+    """Train an image classifier and visualize what it has learned, before training and after every epoch."""
 
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     show: HookConfig = field(default_factory=HookConfig)
     save: Annotated[Path, _flag("FOLDER")] = Path("save")
-    """Where everything is written; an earlier run there is moved to SAVE/previous."""
+    """Output folder; an earlier run there is moved to SAVE/previous."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Continue the interrupted run in SAVE with its own settings."""
+    """Resume the interrupted run in SAVE with its original settings."""
     config: Annotated[Path | None, _flag("FILE", "none")] = None
-    """Settings from a TOML file or an earlier run.json; flags on the command line win."""
+    """TOML file or run.json to read settings from; flags on the command line take precedence."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the data: ranges, and the form of the device."""
-        object.__setattr__(self, "save", self.save.expanduser())
+        """Validate the settings that don't depend on the data: ranges and the device string."""
+        object.__setattr__(self, "save", self.save.expanduser())  # plain assignment fails in a frozen dataclass
         for group in (self.data, self.training):
             _check_ranges(group)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
-            raise ConfigError(f"--device {self.training.device!r} is none of auto, cpu, cuda, cuda:N and mps.")
+            raise ConfigError(
+                f"invalid --device {self.training.device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps."
+            )
 
     def flat(self) -> dict[str, Any]:
-        """Every flag and its value as JSON can hold it; the keys are the flags' names with underscores."""
+        """Return every flag with its JSON-compatible value; keys are the flags' names with underscores."""
         nested = asdict(self)
         groups = [nested.pop(name) for name in ("data", "training", "show")]
         return {key: _plain(value) for group in (*groups, nested) for key, value in group.items()}
@@ -125,71 +128,71 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure explanations of a saved run: many methods, many metrics, always beside controls."""
+    """Evaluate attribution methods on a saved run with several metrics, always compared with controls."""
 
     run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
-    """The save folder of a run. Results go to RUN/evaluation; what is finished there is not computed again."""
+    """Save folder of the run. Results are written to RUN/evaluation and reused by the next evaluation."""
     images: Count = 1000
-    """At most so many images, spread evenly over the set."""
+    """Maximum number of images, spread evenly over the split."""
     methods: Annotated[str, _flag("default|all|NAME,NAME")] = "default"
-    """Explanation methods; the controls are always there. all: every one that needs no fitting."""
+    """Attribution methods; controls are always included. all: every method that needs no fitting."""
     metrics: Annotated[str, _flag("default|NAME,NAME")] = "default"
-    """default: selectivity, continuity, completeness, sparseness, random_logit, parameter_randomisation."""
+    """Metrics. default: selectivity, continuity, completeness, sparseness, random_logit, parameter_randomisation."""
     split: Literal["auto", "test", "validation"] = "auto"
-    """Whose images; auto: the test images, or the validation images where only these have a ground truth."""
+    """Split to evaluate on. auto: test, or validation if only that split has ground truth."""
     seed: Seed = 0
-    """Everything drawn at random depends on it."""
-    data_dir: Annotated[Path | None, _flag("FOLDER", "where the run had it")] = None
-    """Where downloads are kept."""
+    """Random seed."""
+    data_dir: Annotated[Path | None, _flag("FOLDER", "the run's data folder")] = None
+    """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Tried before the public mirrors."""
+    """Mirror to try before the public ones. Repeatable."""
     threads: Count = 1
-    """CPU threads of torch."""
+    """CPU threads."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Expand `~` and validate the ranges."""
         object.__setattr__(self, "run", self.run.expanduser())
         _check_ranges(self)
 
 
 @dataclass(frozen=True)
 class GroundTruthConfig:
-    """Train networks on data in which it is known where the class is, and measure what explanations find."""
+    """Benchmark explanations on data with known ground truth, training one network per data set."""
 
     datasets: Annotated[str, _flag("NAME,NAME")] = "planted_patch,two_digits,confound,confound.control"
-    """Which data sets; with `:digits` behind a name, made of scikit-learn's digits instead of MNIST."""
+    """Data sets; append `:digits` to a name to build it from scikit-learn's digits instead of MNIST."""
     save: Annotated[Path, _flag("FOLDER")] = Path("save/ground_truth")
-    """One run per data set below it; a finished one is not trained again."""
-    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "each data set's own")] = None
+    """Output folder, with one run per data set; finished runs are reused."""
+    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "depends on the data set")] = None
     """Passes over the training images."""
     images: Count = 200
-    """So many images are explained."""
+    """Number of images to explain."""
     methods: Annotated[str, _flag("default|all|NAME,NAME")] = "default"
-    """Explanation methods; the controls are always there."""
+    """Attribution methods; controls are always included."""
     seed: Seed = 0
-    """Everything drawn at random depends on it."""
+    """Random seed."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
-    """Where downloads are kept."""
+    """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Tried before the public mirrors."""
+    """Mirror to try before the public ones. Repeatable."""
     threads: Count = 1
-    """CPU threads of torch."""
+    """CPU threads."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Expand `~` and validate the ranges."""
         object.__setattr__(self, "save", self.save.expanduser())
         _check_ranges(self)
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write the page of a saved run anew, from what lies in its folder: finished, interrupted or still running."""
+    """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
 
     run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
-    """The save folder of a run. The page is RUN/report.html."""
+    """Save folder of the run. The report is written to RUN/report.html."""
 
     def __post_init__(self) -> None:
-        """Find the home folder."""
+        """Expand `~`."""
         object.__setattr__(self, "run", self.run.expanduser())
 
 
@@ -198,7 +201,7 @@ def _check_ranges(group: DataConfig | TrainingConfig | EvaluateConfig | GroundTr
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):
             if isinstance(allowed, Range) and value is not None and value not in allowed:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}, and must be {allowed}.")
+                raise ConfigError(f"--{name.replace('_', '-')} must be {allowed}, got {value}.")
 
 
 def _plain(value: Any) -> Any:
@@ -208,27 +211,28 @@ def _plain(value: Any) -> Any:
 
 
 FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in fields(group)), "save")
-"""Every setting a file can hold."""
+"""Settings that a config file may contain."""
 
 
-def read_config(path: Path, said: str | None = None) -> dict[str, Any]:
-    """The settings in a TOML file, or those of an earlier run's run.json; keys with underscores.
+def read_config(path: Path, description: str | None = None) -> dict[str, Any]:
+    """Read the settings in a TOML file or in the run.json of an earlier run; keys have underscores.
 
-    `said` is how messages call the file. Raises `ConfigError` for a file that cannot be read and `UnknownName` for a
-    setting that does not exist.
+    `description` names the file in error messages. Raises `ConfigError` if the file cannot be read and `UnknownName`
+    for a setting that does not exist.
     """
-    said = said or str(path)
+    description = description or str(path)
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else {"config": tomllib.loads(text)}
     except OSError as error:
-        raise ConfigError(f"{said} cannot be read: {error.strerror or error}.") from error
+        raise ConfigError(f"{description} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise ConfigError(f"{said} is neither TOML nor a run.json: {error}.") from error
+        raise ConfigError(f"{description} is neither valid TOML nor a run.json: {error}.") from error
     settings = content.get("config") if isinstance(content, dict) else None
     if not isinstance(settings, dict) or (path.suffix == ".json" and not settings):
-        raise ConfigError(f"{said} holds no settings; give a TOML file or the run.json of an earlier run.")
+        raise ConfigError(f"{description} contains no settings; pass a TOML file or the run.json of an earlier run.")
     settings = {key.replace("-", "_"): value for key, value in settings.items()}
+    # A run.json records these two as well, but they apply only to the command that wrote it.
     settings = {key: value for key, value in settings.items() if key not in ("resume", "config")}
     for key in settings:
         if key not in FLAGS:
@@ -237,7 +241,7 @@ def read_config(path: Path, said: str | None = None) -> dict[str, Any]:
 
 
 def as_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as command-line arguments; a list becomes NAME,NAME, and one of mirrors a flag for each.
+    """Return settings as command-line arguments; a list becomes NAME,NAME, except that each mirror gets its own flag.
 
     >>> as_arguments({"batch_size": 64, "mirror": ["a", "b"], "classes": [3, 8], "epochs": None})
     ['--batch-size=64', '--mirror=a', '--mirror=b', '--classes=3,8']

@@ -1,4 +1,4 @@
-"""What a network learned, as films over the epochs: made of what the hooks left in the save folder."""
+"""Animations over the epochs, built from the pictures and arrays that the hooks wrote to the save folder."""
 
 import io
 import json
@@ -21,31 +21,33 @@ from pellucid.plots.scatter import scatter
 __all__ = ["FILMS", "Film"]
 
 EPOCH_MS = 1000
-"""How long the film stays at an epoch, the way to it included."""
+"""Duration of an epoch, including the transition to the next one."""
 LAST_MS = 2500
-"""And at the last one."""
+"""Duration of the last epoch."""
 STEPS = 10
-"""Frames on the way from one embedding to the next."""
+"""Number of interpolation steps from one embedding to the next."""
 STEP_MS = 50
+"""Duration of a frame of the transition."""
 MORPH_DOTS_PER_INCH = 75
-"""Three quarters of a picture's: the film has many frames."""
+"""Resolution of the embedding's frames: three quarters of a still picture's, because there are many."""
 SHADES = 16
-"""Of each of red, green and blue in the moving pictures: what the eye hardly sees costs most of the bytes."""
+"""Number of levels per color channel in the embedding's frames: fine gradations are barely visible but make up most of
+the file size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A film, and what its line of the manifest says."""
+    """An animation with its entry in the manifest."""
 
     artifact: Artifact
     epoch: int
-    """The last one shown."""
+    """Last epoch shown."""
     content: bytes
-    """The animated WebP."""
+    """Bytes of the animated WebP."""
 
 
 def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
-    """The pictures of a hook, one after another; None where there are fewer than two."""
+    """Animate the pictures of a hook; None if there are fewer than two."""
     entries = _entries(store, hook, "figure")
     if len(entries) < 2:
         return None
@@ -54,25 +56,23 @@ def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
 
 
 def _of_embedding(store: Store) -> Film | None:
-    """The points of t-SNE, wandering from each epoch's places to the next's, all on one scale."""
+    """Animate the t-SNE embedding, interpolating from epoch to epoch on one common scale."""
     stops = _stops(store)
     if len(stops) < 2:
         return None
-    frames = [(_drawn(figure), milliseconds) for figure, milliseconds in _morph(store, stops)]
-    return _film(store, "how the network arranges the classes", [stop.epoch for stop in stops], frames)
+    frames = [(_rendered(figure), milliseconds) for figure, milliseconds in _morph(store, stops)]
+    return _film(store, "t-SNE embedding", [stop.epoch for stop in stops], frames)
 
 
 FILMS: Mapping[str, Callable[[Store], Film | None]] = {
-    "saliency": partial(_of_pictures, hook="saliency", subject="what each pixel does to the true class's logit"),
+    "saliency": partial(_of_pictures, hook="saliency", subject="gradient of the true class's logit"),
     "explanations": partial(
-        _of_pictures, hook="explanations", subject="why the predicted class was predicted, by several methods"
+        _of_pictures, hook="explanations", subject="attributions of the predicted class by several methods"
     ),
-    "prototypes": partial(
-        _of_pictures, hook="prototypes.each_epoch", subject="what each class looks like to the network"
-    ),
+    "prototypes": partial(_of_pictures, hook="prototypes.each_epoch", subject="class prototypes"),
     "tsne": _of_embedding,
 }
-"""By the film's name: what makes it from a save folder, or tells by None that there is nothing to show."""
+"""Functions that make the film of each name from a save folder; they return None if there is nothing to show."""
 
 
 def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Image.Image, int]]) -> Film:
@@ -86,18 +86,18 @@ def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Imag
 
 
 def _entries(store: Store, hook: str, kind: str) -> dict[int, dict[str, Any]]:
-    """The manifest's lines of a hook's own pictures, arrays or numbers, by epoch in their order."""
-    found = {
+    """Return the manifest entries of a hook's main artifact of one kind, sorted by epoch."""
+    entries = {
         int(entry["epoch"]): entry
         for entry in store.manifest()["artifacts"]
         if (entry["hook"], entry["name"], entry["kind"]) == (hook, hook, kind)
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(entries.items()))
 
 
 @dataclass(frozen=True, eq=False)
 class _Stop:
-    """The embedding at an epoch."""
+    """Embedding at one epoch."""
 
     epoch: int
     points: np.ndarray
@@ -106,44 +106,45 @@ class _Stop:
 
 
 def _stops(store: Store) -> list[_Stop]:
-    """The epochs whose points are those of the last one, so that each has a place to come from."""
+    """Return the epochs that show the same images as the last one, so that every point can be interpolated."""
     arrays, numbers = _entries(store, "tsne", "arrays"), _entries(store, "tsne", "data")
     stops: dict[int, _Stop] = {}
     shown: dict[int, list[int]] = {}
     for epoch in arrays.keys() & numbers.keys():
-        told = json.loads((store.folder / numbers[epoch]["path"]).read_bytes())
+        summary = json.loads((store.folder / numbers[epoch]["path"]).read_bytes())
         with np.load(store.folder / arrays[epoch]["path"], allow_pickle=False) as content:
             points = content["points"]
-        stops[epoch] = _Stop(epoch, points, np.array(told["labels"]), np.array(told["predictions"]))
-        shown[epoch] = told["indices"]
+        stops[epoch] = _Stop(epoch, points, np.array(summary["labels"]), np.array(summary["predictions"]))
+        shown[epoch] = summary["indices"]
     return [stops[epoch] for epoch in sorted(stops) if shown[epoch] == shown[max(shown)]]
 
 
 def _morph(store: Store, stops: list[_Stop]) -> Iterator[tuple[Figure, int]]:
-    """Each frame, and for how many milliseconds it is shown."""
+    """Yield each frame and its duration in milliseconds."""
     data = store.run().get("dataset", {})
     extent = np.concatenate([stop.points for stop in stops])
-    note = f"t-SNE of the embedding of {len(stops[0].points):,} test images. Errors are ringed."
+    note = f"t-SNE of {len(stops[0].points):,} test images. Circled: misclassified."
 
     def frame(points: np.ndarray, stop: _Stop, epoch: str) -> Figure:
-        title = f"{data.get('title', '')}, epoch {epoch}: how the network arranges the classes".removeprefix(", ")
+        title = f"{data.get('title', '')}, epoch {epoch}: t-SNE embedding".removeprefix(", ")
         return scatter(points, stop.labels, stop.predictions, data.get("classes", []), (title, note), extent)
 
     for before, after in pairwise(stops):
         yield frame(before.points, before, str(before.epoch)), EPOCH_MS - (STEPS - 1) * STEP_MS
         for step in range(1, STEPS):
             share = _eased(step / STEPS)
-            told = before if share < 0.5 else after
-            yield frame(before.points + share * (after.points - before.points), told, str(told.epoch)), STEP_MS
+            nearer = before if share < 0.5 else after  # predictions can't be interpolated: switch halfway
+            yield frame(before.points + share * (after.points - before.points), nearer, str(nearer.epoch)), STEP_MS
     yield frame(stops[-1].points, stops[-1], str(stops[-1].epoch)), LAST_MS
 
 
 def _eased(share: float) -> float:
-    """0…1 to 0…1, slow at both ends."""
-    return share * share * (3 - 2 * share)
+    """Map 0…1 to 0…1, slow at both ends."""
+    return share * share * (3 - 2 * share)  # smoothstep
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def _rendered(figure: Figure) -> Image.Image:
+    """Render a figure as an image with `SHADES` levels per color channel."""
     figure.set_dpi(MORPH_DOTS_PER_INCH)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The recipe: data → model → epochs → hooks → what was made."""
+"""The pipeline of a run: data → model → training epochs → hooks → artifacts and report."""
 
 import shlex
 import sys
@@ -38,15 +38,15 @@ from pellucid.training.loop import Epoch, train
 __all__ = ["run"]
 
 EPOCHS_SHOWN_ALL = 5
-"""With more epochs than this, hooks run at round numbers only."""
+"""Maximum number of epochs for which hooks run after every epoch; longer runs show round epoch numbers only."""
 
 
 def run(config: RunConfig) -> int:
-    """Do everything that `python runner.py` promises with these settings; returns the exit code.
+    """Train a network, run the hooks and write the report; returns the exit code.
 
-    0: all done. 1: a hook failed; its traceback is in `save/errors/`. Raises a `PellucidError` for what is wrong with
-    the settings, the data, the model or the save folder, before any training, and `KeyboardInterrupt` after Ctrl-C,
-    when a checkpoint is written.
+    0: success. 1: a hook failed and its traceback is in `save/errors/`. Raises a `PellucidError` before any training if
+    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C, once a
+    checkpoint is written.
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined_world())
@@ -63,7 +63,7 @@ def run(config: RunConfig) -> int:
 
 
 def _begin(session: Session) -> None:
-    """Make room for this run and record what it is; a resumed run goes on with what is there."""
+    """Move an earlier run out of the way and write the first run.json; a resumed run keeps its files."""
     store, record = session.store, first_record(session)
     moved = None if session.config.resume else store.move_previous_run()
     store.begin(record)
@@ -71,13 +71,13 @@ def _begin(session: Session) -> None:
 
 
 def _train_and_show(session: Session) -> int:
-    """The epochs, what follows each of them, and what follows them all."""
+    """Run all epochs with their hooks, then the end hooks, the films and the report; returns the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
     try:
         with ExitStack() as stack:
-            made = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
-            board = cast(Board, made)  # None in the other processes, which never call what uses it
+            opened = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
+            board = cast(Board, opened)  # None in all but the first process, the only one that writes to it
             for epoch in _epochs(session):
                 world.first(partial(_keep_epoch, session, board, epoch))
             world.first(lambda: _run_end_hooks(session, board))
@@ -85,23 +85,23 @@ def _train_and_show(session: Session) -> int:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
-            _note_end(store, "interrupted" if interrupted else "failed")
-            _report_of_the_end(store)
+            _record_end(store, "interrupted" if interrupted else "failed")
+            _write_final_report(store)
         if interrupted:
-            console().print(f"\nInterrupted. Go on with: {_resume_command(session)}", markup=False)
+            console().print(f"\nInterrupted. Resume with: {_resume_command(session)}", markup=False)
         raise
     world.first(lambda: _finish(store, session.recipe.epochs))
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 
 
 def _keep_films(store: Store) -> None:
-    """The films of the epochs; what goes wrong in making them is kept as a failure, and the run goes on."""
+    """Write the films; an error is recorded as a failure and doesn't stop the run."""
     failed: dict[str, Exception] = {}
     for name, make in FILMS.items():
         try:
             film = make(store)
             packed = store.pack_film(name, film.epoch, film.artifact, film.content) if film else None
-        except Exception as error:  # noqa: BLE001  (a picture may be damaged in any way)
+        except Exception as error:  # noqa: BLE001  (a damaged picture can raise almost anything)
             failed[name] = error
             continue
         if packed is not None:
@@ -120,26 +120,26 @@ def _finish(store: Store, epochs: int) -> None:
 
 
 def _report(store: Store, epoch: int) -> None:
-    """Write the page again; a failure is kept with its traceback, and the run goes on.
+    """Update the report; an error is recorded with its traceback and doesn't stop the run.
 
-    Raises `WriteError` where the file cannot be written, as for every file: the disk is full, or out of reach.
+    Raises `WriteError` if the file cannot be written, for example because the disk is full.
     """
     try:
         write_report(store.folder)
     except WriteError:
         raise
-    except Exception as error:  # noqa: BLE001  (no page is worth a run)
+    except Exception as error:  # noqa: BLE001  (a broken report must not end the training)
         _keep_failure(store, "report", epoch, error)
 
 
-def _report_of_the_end(store: Store) -> None:
-    """The page of a run that did not finish; what ended it may also make this impossible."""
+def _write_final_report(store: Store) -> None:
+    """Write the report of a run that did not finish, if the cause of the failure still allows it."""
     with suppress(Exception):
         write_report(store.folder)
 
 
 def _board(session: Session, start_epoch: int) -> Board:
-    """TensorBoard's view, begun with the model's graph, or gone on with at `start_epoch`."""
+    """Open the TensorBoard log: a new one starts with the model's graph, a resumed one continues at `start_epoch`."""
     board = Board(session.store.folder / "logs", start_epoch if session.config.resume else None)
     if start_epoch == 0:
         board.graph(session.model, session.data.test.floats([0]).to(session.device))
@@ -147,7 +147,7 @@ def _board(session: Session, start_epoch: int) -> Board:
 
 
 def _epochs(session: Session) -> Iterator[Epoch]:
-    """Train; the first process keeps the checkpoints."""
+    """Train the model and yield each finished epoch; the first process writes the checkpoints."""
     first, store = session.world.is_first, session.store
 
     def keep(state: TrainingState) -> None:
@@ -167,7 +167,7 @@ def _epochs(session: Session) -> Iterator[Epoch]:
 
 
 def _batches(session: Session, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch's training images as the model gets them, shifted at random where the data set wants that."""
+    """Iterate over an epoch's training batches, with random shifts if the data set asks for them."""
     world, seed, data = session.world, session.recipe.seed, session.data
     source = batches(
         data.train,
@@ -181,13 +181,14 @@ def _batches(session: Session, epoch: int, first_step: int) -> Iterator[tuple[Te
     for step, (pixels, labels) in enumerate(source, start=first_step):
         images = to_floats(pixels)
         if data.shift_share:
+            # Seeded by epoch, step and rank, so that a resumed run draws the same shifts as an uninterrupted one.
             draws = generator(seed, "shift", epoch, step, world.rank)
             images = random_shifts(images, data.shift_share, draws)
         yield images, labels
 
 
 def _keep_epoch(session: Session, board: Board, epoch: Epoch) -> None:
-    """Best weights, hooks, metrics: what the first process does with a finished epoch."""
+    """Process a finished epoch in the first process: best weights, hooks, metrics, report and terminal."""
     store, recipe = session.store, session.recipe
     if epoch.is_best:
         store.write_model("best.safetensors", pack_weights(session.model))
@@ -205,19 +206,19 @@ def _keep_epoch(session: Session, board: Board, epoch: Epoch) -> None:
 
 
 def _tag(name: str) -> str:
-    """The TensorBoard tag of a metric: `test_loss` stands in the group `loss`."""
+    """Return the TensorBoard tag of a metric, grouped by quantity: `test_loss` becomes `loss/test`."""
     part, _, quantity = name.rpartition("_")
     return f"{quantity}/{part}" if quantity in ("loss", "accuracy") else f"training/{name}"
 
 
 def _run_end_hooks(session: Session, board: Board) -> None:
-    """The hooks that run once, with the best weights; the trained ones are put back after."""
+    """Run the hooks of the end of training, with the best weights loaded into the model."""
     hooks = {name: hook for name, hook in session.hooks.items() if hook.when == "end"}
     if not hooks:
         return
     content = session.store.read_model("best.safetensors")
     if content is None:
-        raise SaveError(f"the best weights are gone from {session.store.folder / 'models'}; run again.")
+        raise SaveError(f"best.safetensors is missing from {session.store.folder / 'models'}; run the training again.")
     session.model.load_state_dict(unpack_weights(content))
     logits = evaluate(session.model, session.data.test, session.device)
     best = max((line["epoch"] for line in session.store.metrics() if line["best"]), default=None)
@@ -252,15 +253,16 @@ def _scene(session: Session, epoch: int, logits: Tensor) -> Scene:
 
 
 def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scene) -> None:
-    """Run one hook and keep what it made; a failure is kept with its traceback, and the run goes on."""
+    """Run one hook and store its artifacts; an error is recorded with its traceback and doesn't stop the run."""
     store = session.store
     try:
         scene = replace(scene, previous=store.previous_arrays(name, scene.epoch))
-        made = [_pack(store, name, scene.epoch, artifact) for artifact in hook.run(scene)]
-    except Exception as error:  # noqa: BLE001  (a hook may be anybody's code)
+        # Pack everything before writing anything: a hook that fails halfway leaves no files behind.
+        artifacts = [_pack(store, name, scene.epoch, artifact) for artifact in hook.run(scene)]
+    except Exception as error:  # noqa: BLE001  (hooks can be third-party code)
         _keep_failure(store, name, scene.epoch, error)
         return
-    for artifact, picture, packed, points in made:
+    for artifact, picture, packed, points in artifacts:
         tag = f"{name}/{artifact.name}" if artifact.name else name
         store.keep(packed)
         if picture is not None:
@@ -268,12 +270,12 @@ def _run_hook(session: Session, board: Board, name: str, hook: Hook, scene: Scen
         if points is not None:
             path = board.embedding(scene.epoch, points)
             store.keep_file(name, scene.epoch, artifact, path, "embedding")
-        if hook.when == "epoch":  # one point is no curve
+        if hook.when == "epoch":  # an end hook has a single value, which makes no curve
             board.scalars({f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}, scene.epoch)
 
 
 def _keep_failure(store: Store, name: str, epoch: int, error: Exception) -> None:
-    """Enter what failed, keep its traceback, and tell."""
+    """Record a failure with its traceback and report it in the terminal."""
     message = f"{type(error).__name__}: {error}"
     log = store.add_failure(name, epoch, message, "".join(traceback.format_exception(error)))
     what = "the report" if name == "report" else f"hook {name}"
@@ -283,14 +285,14 @@ def _keep_failure(store: Store, name: str, epoch: int, error: Exception) -> None
 def _pack(
     store: Store, hook: str, epoch: int, artifact: Artifact
 ) -> tuple[Artifact, bytes | None, Packed, PackedEmbedding | None]:
-    """Everything an artifact will be on disk, so that what is wrong with it shows before anything is written."""
+    """Encode an artifact as it will be on disk, so that an invalid one raises before anything is written."""
     picture = None if artifact.figure is None else to_png(artifact.figure)
     points = None if artifact.embedding is None else pack_embedding(artifact.embedding)
     return artifact, picture, store.pack(hook, epoch, artifact, picture), points
 
 
 def is_shown(epoch: int, epochs: int) -> bool:
-    """Whether hooks run at `epoch`: always where there are few, else at 0, 1, 2, 5, 10, 20, 50… and the last.
+    """Return True if hooks run at `epoch`: every epoch of a short run, else 0, 1, 2, 5, 10, 20, 50… and the last.
 
     >>> [epoch for epoch in range(26) if is_shown(epoch, 25)]
     [0, 1, 2, 5, 10, 20, 25]
@@ -299,8 +301,8 @@ def is_shown(epoch: int, epochs: int) -> bool:
     return epochs <= EPOCHS_SHOWN_ALL or epoch == epochs or leading in (0, 1, 2, 5)
 
 
-def _note_end(store: Store, status: str) -> None:
-    """Write the status of a run that did not finish; what ended it may also make this impossible."""
+def _record_end(store: Store, status: str) -> None:
+    """Write the status of a run that did not finish, if the cause of the failure still allows it."""
     try:
         record = store.run()
         store.write_run(record | {"status": status, "timing": record["timing"] | {"finished": timestamp()}})

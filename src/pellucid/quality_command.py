@@ -1,4 +1,4 @@
-"""What `pellucid evaluate` and `pellucid ground-truth` do: saved runs in, tables and pictures out."""
+"""The commands `pellucid evaluate` and `pellucid ground-truth`: measure explanations of saved runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from pellucid.data._load import load_data
 from pellucid.data._source import Request
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS
 from pellucid.evaluation._statistics import intervals, sign_flip
-from pellucid.hooks._methods import THRIFTY
+from pellucid.hooks._methods import FAST_OPTIONS
 from pellucid.pipeline import run
 from pellucid.quality import Evaluation, evaluate
 from pellucid.runs import Run, load_run
@@ -29,17 +29,17 @@ __all__ = ["evaluate_run", "ground_truth", "load_data_of"]
 
 TRUTH_METRICS = ("relevance_mass", "relevance_rank", "pointing_game")
 LEAST_ACCURACY = 0.98
-"""A network must recognise so many validation images before where it looks is worth asking."""
+"""Minimum validation accuracy: only a network that solves the task can be expected to look at the right pixels."""
 PIPE_COLUMNS = 200
-"""The width of a table that is written to a file or a pipe."""
+"""Width of a table written to a file or a pipe, where rich would assume 80 columns."""
 TRAINING_IMAGES = 10_000
-"""At most so many are trained on anew by `roar`."""
+"""Maximum number of images on which `roar` retrains the network."""
 
 
 def evaluate_run(config: EvaluateConfig) -> int:
-    """Measure a saved run, print the table, and write picture, JSON and CSV to RUN/evaluation; returns the exit code.
+    """Evaluate a saved run, print the table and write a figure, JSON and CSV to RUN/evaluation; returns the exit code.
 
-    Raises `SaveError` for a folder that holds no run, or whose data set is no longer the one it was trained on.
+    Raises `SaveError` if the folder contains no run, or if its data set has changed since training.
     """
     torch.set_num_threads(config.threads)
     trained = load_run(config.run)
@@ -50,7 +50,7 @@ def evaluate_run(config: EvaluateConfig) -> int:
     chosen = _spread(part, config.images)
     training = _training(data) if "training" in needs else None
     folder = config.run / "evaluation"
-    found = evaluate(
+    evaluation = evaluate(
         trained.model,
         chosen.floats(),
         None,
@@ -61,7 +61,7 @@ def evaluate_run(config: EvaluateConfig) -> int:
         training=training,
         save=folder / "blocks",
     )
-    _show(found, folder, f"{data.title}, {title} images: which explanation can be trusted?")
+    _show(evaluation, folder, f"{data.title}, {title} images: leaderboard of explanation methods")
     return 0
 
 
@@ -70,16 +70,16 @@ def _names(listed: str) -> list[str]:
 
 
 def _analyzers(wanted: str, trained: Run) -> list[Analyzer]:
-    """The methods asked for, on the run's model."""
+    """Create the requested methods for the run's model."""
     if wanted == "all":
         names = [name for name in METHODS if not METHODS[name].needs_fit and METHODS[name].family != "control"]
     else:
         names = list(DEFAULT_METHODS) if wanted == "default" else _names(wanted)
-    return [create_analyzer(name, trained.model, **THRIFTY.get(name, {})) for name in names]
+    return [create_analyzer(name, trained.model, **FAST_OPTIONS.get(name, {})) for name in names]
 
 
 def load_data_of(folder: Path, trained: Run, data_dir: Path | None = None, mirrors: tuple[str, ...] = ()) -> DataSplits:
-    """The data set a run was trained on; `SaveError` where it is another one by now."""
+    """Load the data set a run was trained on; raises `SaveError` if it has changed since."""
     settings = trained.config
     record = Store(folder).run()["dataset"]
     request = Request(
@@ -92,27 +92,28 @@ def load_data_of(folder: Path, trained: Run, data_dir: Path | None = None, mirro
     data = load_data(record["name"], request, **limits)
     if data.sha256 != record["sha256"]:
         raise SaveError(
-            f"the data set {data.name} is not the one the run in {folder} was trained on (checksum "
-            f"{data.sha256[:12]}…, then {record['sha256'][:12]}…); bring the old files back, or train anew."
+            f"the data set {data.name} has changed since the run in {folder} was trained: its checksum is "
+            f"{data.sha256[:12]}…, was {record['sha256'][:12]}…. Restore the original files, or train again."
         )
     return data
 
 
 def _part_of(data: DataSplits, split: str, needs_masks: bool) -> tuple[str, ImageSet]:
-    """The images that are explained, and what they are."""
+    """Return the name and the images of the split to explain."""
     if split == "auto":
         split = "validation" if data.test.masks is None and data.validation.masks is not None else "test"
     part = data.test if split == "test" else data.validation
     if needs_masks and part.masks is None:
         raise ConfigError(
-            f"the {split} images of {data.name} have no ground truth; evaluate a run on planted_patch, two_digits or "
-            "confound, or choose metrics that need none."
+            f"the {split} images of {data.name} have no ground-truth masks; evaluate a run trained on planted_patch, "
+            "two_digits or confound, or choose metrics that need no ground truth."
         )
     return split, part
 
 
-def _spread(part: ImageSet, most: int) -> ImageSet:
-    count = min(len(part), most)
+def _spread(part: ImageSet, limit: int) -> ImageSet:
+    """Return at most `limit` images, spread evenly over `part`."""
+    count = min(len(part), limit)
     return part[torch.arange(count) * len(part) // count]
 
 
@@ -121,20 +122,21 @@ def _training(data: DataSplits) -> tuple[torch.Tensor, torch.Tensor]:
     return chosen.floats(), chosen.labels
 
 
-def _show(found: Evaluation, folder: Path, title: str) -> None:
-    console().print(found.to_table(), width=None if console().is_terminal else PIPE_COLUMNS)
-    for name, why in found.refused.items():
-        console().print(f"not applicable: {name}: {why}", markup=False)
-    write_bytes(folder / "leaderboard.png", to_png(found.figure(title)))
-    write_bytes(folder / "evaluation.json", found.to_json().encode())
-    write_bytes(folder / "evaluation.csv", found.to_csv().encode())
-    console().print(f"Picture, JSON and CSV: {folder}", markup=False)
+def _show(evaluation: Evaluation, folder: Path, title: str) -> None:
+    """Print the table and write the figure, JSON and CSV."""
+    console().print(evaluation.to_table(), width=None if console().is_terminal else PIPE_COLUMNS)
+    for name, reason in evaluation.refused.items():
+        console().print(f"not applicable: {name}: {reason}", markup=False)
+    write_bytes(folder / "leaderboard.png", to_png(evaluation.figure(title)))
+    write_bytes(folder / "evaluation.json", evaluation.to_json().encode())
+    write_bytes(folder / "evaluation.csv", evaluation.to_csv().encode())
+    console().print(f"Figure, JSON and CSV: {folder}", markup=False)
 
 
 def ground_truth(config: GroundTruthConfig) -> int:
-    """Train a network per data set (unless it is there), and measure where explanations see the class.
+    """Train one network per data set, unless it is saved already, and measure relevance against the ground truth.
 
-    Raises `TrainingError` where a network recognises fewer than 98 % of the validation images.
+    Returns the exit code. Raises `TrainingError` if a network's validation accuracy is below 98%.
     """
     torch.set_num_threads(config.threads)
     runs: dict[str, tuple[Run, DataSplits]] = {}
@@ -147,8 +149,8 @@ def ground_truth(config: GroundTruthConfig) -> int:
         accuracy = max(line["validation_accuracy"] for line in trained.metrics)
         if accuracy < LEAST_ACCURACY:
             raise TrainingError(
-                f"the network on {name} recognises {accuracy:.1%} of the validation images, and {LEAST_ACCURACY:.0%} "
-                "are asked for; train longer with --epochs."
+                f"the network trained on {name} has a validation accuracy of {accuracy:.1%}, at least "
+                f"{LEAST_ACCURACY:.0%} is required; train longer with --epochs."
             )
         runs[name] = trained, data
         results[name] = _measure(config, folder, trained, data)
@@ -161,12 +163,13 @@ def ground_truth(config: GroundTruthConfig) -> int:
 
 
 def _control_of(name: str) -> str:
-    """The data set whose network did not learn the confound; empty where there is none."""
+    """Return the data set whose network did not learn the confound, or an empty string."""
     source, colon, base = name.partition(":")
     return f"confound.control{colon}{base}" if source == "confound" else ""
 
 
 def _train(config: GroundTruthConfig, name: str, folder: Path) -> None:
+    """Train a network on the data set `name`, unless `folder` has a finished run with the same settings."""
     record = Store(folder).run()
     wanted = {"dataset": name, "seed": config.seed, "epochs": config.epochs}
     if record.get("status") == "finished" and all(record["config"].get(key) == wanted[key] for key in wanted):
@@ -177,10 +180,11 @@ def _train(config: GroundTruthConfig, name: str, folder: Path) -> None:
 
 
 def _measure(config: GroundTruthConfig, folder: Path, trained: Run, data: DataSplits) -> dict[str, Any]:
+    """Evaluate relevance against the ground-truth masks; returns the numbers for ground_truth.json."""
     _, part = _part_of(data, "auto", needs_masks=True)
     chosen = _spread(part, config.images)
     assert chosen.masks is not None
-    found = evaluate(
+    evaluation = evaluate(
         trained.model,
         chosen.floats(),
         None,
@@ -191,23 +195,28 @@ def _measure(config: GroundTruthConfig, folder: Path, trained: Run, data: DataSp
         save=folder / "evaluation" / "blocks",
     )
     area = float(chosen.masks.double().mean())
-    _show(found, folder / "evaluation", f"{data.title}: is the relevance where it must be? (area share {area:.1%})")
+    # A method that spreads relevance evenly scores the area share, so the title states it.
+    title = f"{data.title}: relevance inside the ground-truth region ({area:.1%} of the image)"
+    _show(evaluation, folder / "evaluation", title)
     return {
         "area_share": area,
         "validation_accuracy": max(line["validation_accuracy"] for line in trained.metrics),
         "test_accuracy": trained.metrics[-1]["test_accuracy"],
-        "relevance_mass": {row.method: row.value for row in found.rows if row.metric == "relevance_mass"},
+        "relevance_mass": {row.method: row.value for row in evaluation.rows if row.metric == "relevance_mass"},
     }
 
 
 def _against(
     config: GroundTruthConfig, learned: tuple[Run, DataSplits], ignorant: tuple[Run, DataSplits]
 ) -> dict[str, Mapping[str, float]]:
-    """Relevance mass on the confound in the network that learned it, and in one that did not, on the same images."""
+    """Compare relevance mass on the confound between the network that learned it and one that did not.
+
+    Both explain the same images, so the differences are paired.
+    """
     chosen = _spread(learned[1].validation, config.images)
     values = []
     for trained, _ in (learned, ignorant):
-        found = evaluate(
+        evaluation = evaluate(
             trained.model,
             chosen.floats(),
             chosen.labels,
@@ -216,13 +225,13 @@ def _against(
             seed=config.seed,
             masks=chosen.masks,
         )
-        values.append({m: np.array(s.values, dtype=float) for (m, _), s in found.scores.items()})
+        values.append({m: np.array(s.values, dtype=float) for (m, _), s in evaluation.scores.items()})
     names = [name for name in values[0] if name in values[1]]
     differences = np.column_stack([values[0][name] - values[1][name] for name in names])
     mean, low, high = intervals(differences, config.seed)
     p = sign_flip(differences, config.seed)
-    table = Table(title="relevance on the tag: the network that learned it less the one that had no use for it")
-    for heading in ("method", "difference", "95 % interval", "p"):
+    table = Table(title="Relevance mass on the confound: difference to a network that did not learn it")
+    for heading in ("method", "difference", "95% interval", "p"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for number, name in enumerate(names):
         table.add_row(name, f"{mean[number]:.3f}", f"{low[number]:.3f} … {high[number]:.3f}", f"{p[number]:.2g}")

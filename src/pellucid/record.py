@@ -1,4 +1,4 @@
-"""The records of a run: run.json and the lines of metrics.jsonl. Clock readings stand under the key `timing` alone."""
+"""Records of a run: run.json and the lines of metrics.jsonl. All clock readings are under the key `timing`."""
 
 import platform
 import shlex
@@ -23,12 +23,12 @@ PACKAGES = ("pellucid", "torch", "torchvision", "numpy", "scikit-learn", "matplo
 
 
 def timestamp() -> str:
-    """Now, in UTC, such as 2026-01-31T12:00:00Z."""
+    """Return the current time in UTC, for example 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def first_record(session: Session) -> dict[str, Any]:
-    """run.json as it stands when a run begins, or goes on."""
+    """Return the content of run.json at the start of a new or resumed run."""
     data, earlier = session.data, session.earlier
     return {
         "config": session.config.flat(),
@@ -64,7 +64,7 @@ def first_record(session: Session) -> dict[str, Any]:
 
 
 def finished_record(store: Store) -> dict[str, Any]:
-    """run.json as it stands when all is done."""
+    """Return the content of run.json for a finished run."""
     record = store.run()
     best = next((line for line in reversed(store.metrics()) if line["best"]), None)
     return record | {
@@ -75,7 +75,7 @@ def finished_record(store: Store) -> dict[str, Any]:
 
 
 def metrics_record(epoch: Epoch) -> dict[str, Any]:
-    """An epoch's line of metrics.jsonl; losses in nats, accuracies from 0 to 1."""
+    """Return an epoch's line of metrics.jsonl; losses are in nats, accuracies from 0 to 1."""
     return {
         "epoch": epoch.number,
         "train_loss": epoch.train.loss if epoch.train else None,
@@ -94,21 +94,22 @@ def metrics_record(epoch: Epoch) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that affect the results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> str | None:
-    """The commit of pellucid's own source tree, with "-dirty" where it was changed; None outside a checkout."""
+    """Return the commit of pellucid's source tree, with "-dirty" if it has local changes; None outside a checkout."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
+    if not (root / ".git").exists():  # an installed package; git would report any checkout that surrounds it
         return None
+    # --exclude=* ignores tags, which leaves the full hash.
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
@@ -121,5 +122,5 @@ def _embedding_layer(session: Session) -> str | None:
     sample = session.data.test.floats([0]).to(session.device)
     try:
         return find_embedding(session.model, sample, session.embedding_layer).layer
-    except Exception:  # noqa: BLE001  (the model runs on one image here, and may not; only a name is lost)
+    except Exception:  # noqa: BLE001  (some models reject a batch of one image; the record then lacks the layer's name)
         return None

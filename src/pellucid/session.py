@@ -1,4 +1,4 @@
-"""Everything a run needs, loaded, built and checked before anything an earlier run left is touched."""
+"""Load, build and check everything a run needs, before any file of an earlier run is touched."""
 
 import os
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ from pellucid.training.loop import Recipe
 __all__ = ["Session", "prepare"]
 
 LARGEST_SMALL_SIDE = 64
-"""Images up to this many pixels a side are trained on with one thread by default."""
+"""Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What all steps of one run share."""
+    """State shared by all steps of a run."""
 
     config: RunConfig
     world: World
@@ -47,13 +47,13 @@ class Session:
     classes: tuple[int, ...] | None
     embedding_layer: str | None
     earlier: Mapping[str, Any]
-    """The run.json of the run that is resumed; empty for a new one."""
+    """The run.json of the run being resumed; empty for a new run."""
 
 
 def prepare(config: RunConfig, world: World) -> Session:
-    """Load, build and check everything; what an earlier run left is not touched yet.
+    """Load, build and check everything, without touching the files of an earlier run.
 
-    Raises a `PellucidError` in one process of a run, and `PeerFailed` in its others, for whatever cannot work.
+    If anything is invalid, raises a `PellucidError` in one process of the run and `PeerFailed` in the others.
     """
     store = Store(config.save)
     earlier, device, hooks = world.together(lambda: _choose(config, world, store))
@@ -62,14 +62,14 @@ def prepare(config: RunConfig, world: World) -> Session:
 
 
 def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str, Any], torch.device, dict[str, Hook]]:
-    """What can be settled before the data is there."""
+    """Check and resolve the settings that don't depend on the data."""
     earlier = store.run() if config.resume else {}
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)
     if config.training.batch_size % world.size:
         raise ConfigError(
-            f"--batch-size {config.training.batch_size} cannot be shared by {world.size} processes; "
+            f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
     return earlier, _choose_device(config.training.device, world), _choose_hooks(config.show.hooks)
@@ -84,8 +84,9 @@ def _build(
     hooks: dict[str, Hook],
     data: DataSplits,
 ) -> Session:
-    """The model, checked against the data, and everything else of a session."""
+    """Build the model, check it against the data and assemble the session."""
     settings, show = config.training, config.show
+    # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
     _set_threads(settings.threads or earlier.get("threads"), data)
     model = build_model(settings.model, data.train.image_shape, len(data.classes), settings.seed).to(device)
     smallest_batch = min(len(data.train), settings.batch_size // world.size)
@@ -124,7 +125,7 @@ def _choose_hooks(wanted: str) -> dict[str, Hook]:
 
 
 def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
-    """The indices of the classes that `--classes` names, by name or by index."""
+    """Return the indices of the classes in `--classes`, each given by name or by index."""
     if wanted is None:
         return None
     indices = []
@@ -145,11 +146,14 @@ def _choose_device(wanted: str, world: World) -> torch.device:
     if device.type == "cuda":
         index = device.index if ":" in wanted else world.local_rank
         if index >= torch.cuda.device_count():
-            raise ConfigError(f"--device {wanted}: this machine shows {torch.cuda.device_count()} CUDA devices.")
+            raise ConfigError(
+                f"--device {wanted} is not available: this machine has {torch.cuda.device_count()} CUDA devices. "
+                "Choose an available one, or --device cpu."
+            )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("--device mps: this machine has no Metal device; choose --device cpu.")
+        raise ConfigError("--device mps is not available: this machine has no Metal device. Choose --device cpu.")
     return device
 
 
@@ -159,7 +163,7 @@ def _set_threads(threads: int | None, data: DataSplits) -> None:
 
 
 def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSplits:
-    """The data; the first process loads before the others, which then find the files on disk."""
+    """Load the data; the first process downloads it, then the others read the files from disk."""
     pinned = earlier.get("dataset", {})
     settings = config.data
     request = Request(
@@ -179,8 +183,8 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
 def _refuse_other_data(pinned: Mapping[str, Any], data: DataSplits) -> None:
     if pinned and pinned.get("sha256") != data.sha256:
         raise SaveError(
-            f"the data set {data.name} is not the one the run began with (checksum {data.sha256[:12]}…, then "
-            f"{str(pinned.get('sha256'))[:12]}…); bring the old files back, or start anew without --resume."
+            f"the data set {data.name} has changed since the run started: its checksum is {data.sha256[:12]}…, was "
+            f"{str(pinned.get('sha256'))[:12]}…. Restore the original files, or start a new run without --resume."
         )
 
 
@@ -196,34 +200,38 @@ PINNED = (
     "seed",
     "precision",
 )
-"""Settings that a resumed run must share with the run it continues."""
+"""Settings that cannot change when a run is resumed."""
 
 
 def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
     before, now = earlier.get("config", {}), config.flat()
     changed = [
-        f"--{name.replace('_', '-')} was {before.get(name)} and is {now[name]}"
+        f"--{name.replace('_', '-')} was {before.get(name)}, now {now[name]}"
         for name in PINNED
         if before.get(name) != now[name]
     ]
     if changed:
         raise ConfigError(
-            f"this run cannot be resumed with other settings: {'; '.join(changed)}. Resume it without them, or start "
-            "anew without --resume."
+            f"this run cannot be resumed with different settings: {'; '.join(changed)}. Omit these flags, or start a "
+            "new run without --resume."
         )
 
 
 def _read_checkpoint(store: Store) -> TrainingState | None:
-    """Where the run to resume stands; None where it had not come to its first checkpoint."""
+    """Read the training state of the run to resume; None if it stopped before its first checkpoint."""
     content, weights = store.read_model("last.ckpt"), store.read_model("best.safetensors")
     if content is None:
         if any(line.get("epoch") for line in store.metrics()):
             raise SaveError(
-                f"the checkpoint is gone from {store.folder / 'models'}; bring it back, or start anew without --resume."
+                f"the checkpoint last.ckpt is missing from {store.folder / 'models'}; restore it, or start a new run "
+                "without --resume."
             )
         return None
     state = unpack_state(content)
     if weights is None:
-        raise SaveError(f"the best weights are gone from {store.folder / 'models'}; start anew without --resume.")
-    unpack_weights(weights)
+        raise SaveError(
+            f"best.safetensors is missing from {store.folder / 'models'}; restore it, or start a new run without "
+            "--resume."
+        )
+    unpack_weights(weights)  # only to check the file; the end hooks read it much later
     return state

@@ -1,4 +1,4 @@
-"""What the terminal says of a run: at its start, after each epoch, and at its end."""
+"""Terminal output of a run: at its start, after each epoch and at its end."""
 
 import shlex
 from collections import Counter
@@ -19,25 +19,25 @@ TENSORBOARD_ADDRESS = "http://localhost:6006/#projector"
 
 
 def print_start(session: Session, moved: Path | None) -> None:
-    """Which data, which model, where."""
+    """Print the data set, the model and the device."""
     screen, data = console(), session.data
     if data.notice:
         screen.print(Text(f"Notice: {data.notice}", style="bold yellow"))
     if moved is not None:
-        screen.print(f"The earlier run was moved to {moved}.", markup=False)
-    counts = f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
+        screen.print(f"Moved the earlier run to {moved}.", markup=False)
+    counts = f"{len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} test images"
     shape = "×".join(str(side) for side in data.train.image_shape)
-    screen.print(f"Data   {data.title}: {counts} of {shape}, {len(data.classes)} classes", markup=False)
+    screen.print(f"Data   {data.title}: {counts}, {shape}, {len(data.classes)} classes", markup=False)
     name, parameters = session.config.training.model, count_parameters(session.model)
     screen.print(f"Model  {name}: {parameters:,} parameters, on {session.device}", markup=False)
     if session.resumed is not None:
         at = session.resumed.progress
-        screen.print(f"Going on in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
+        screen.print(f"Resuming in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
 
 
 def print_epoch(epoch: Epoch, epochs: int) -> None:
-    """One line per finished epoch."""
-    parts = [f"Epoch {epoch.number} of {epochs}"]
+    """Print one line per finished epoch."""
+    parts = [f"Epoch {epoch.number}/{epochs}"]
     if epoch.train is not None:
         parts.append(f"train loss {epoch.train.loss:.4f}, accuracy {epoch.train.accuracy:.2%}")
     parts.append(f"validation {epoch.validation.accuracy:.2%}")
@@ -48,13 +48,13 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
 
 
 def print_summary(store: Store) -> None:
-    """What was made and where, what failed, and how to look at it in TensorBoard."""
+    """Print a table of the files written, the failures and the TensorBoard command."""
     screen, record, manifest = console(), store.run(), store.manifest()
     title = Text(f"{record['dataset']['title']}: test accuracy {record['test_accuracy']:.2%}", style="bold")
     table = Table(title=title, title_justify="left")
-    table.add_column("What")
+    table.add_column("Output")
     table.add_column("Files", justify="right")
-    table.add_column("Where", overflow="fold")
+    table.add_column("Location", overflow="fold")
     films = [entry for entry in manifest["artifacts"] if entry["kind"] == "film"]
     others = [entry for entry in manifest["artifacts"] if entry["kind"] != "film"]
     for hook, count in Counter(entry["hook"] for entry in others).items():
@@ -62,12 +62,12 @@ def print_summary(store: Store) -> None:
         where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
         table.add_row(hook, str(count), Text(str(store.folder / where)))
     if films:
-        table.add_row("films over the epochs", str(len(films)), Text(str(store.folder / "films")))
+        table.add_row("animations over the epochs", str(len(films)), Text(str(store.folder / "films")))
     for what, where in (
-        ("all of it on one page", "report.html"),
-        ("weights of the best epoch", "models/best.safetensors"),
+        ("interactive report", "report.html"),
+        ("best weights", "models/best.safetensors"),
         ("metrics, one line per epoch", "metrics.jsonl"),
-        ("list of everything", "manifest.json"),
+        ("list of all artifacts", "manifest.json"),
         ("settings and versions", "run.json"),
     ):
         if (store.folder / where).exists():

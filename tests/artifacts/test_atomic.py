@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""Atomic file writes."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from pellucid.artifacts._atomic import json_text, write_bytes, write_json
 from pellucid.core.errors import SaveError
 
 
-def test_folders_are_made_and_nothing_is_left_beside(tmp_path):
+def test_folders_are_created_and_no_temporary_file_remains(tmp_path):
     path = tmp_path / "a" / "b" / "file"
     write_bytes(path, b"one")
     write_bytes(path, b"two")
@@ -23,7 +23,7 @@ def test_folders_are_made_and_nothing_is_left_beside(tmp_path):
     ("number", "message"),
     [(errno.ENOSPC, "the disk is full; free some space"), (errno.EROFS, "read-only"), (errno.EIO, "rror")],
 )
-def test_a_failing_write_leaves_the_old_file(number, message, tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_file(number, message, tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_bytes(path, b"old")
 
@@ -37,7 +37,7 @@ def test_a_failing_write_leaves_the_old_file(number, message, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_bytes(path, b"old")
 

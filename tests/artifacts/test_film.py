@@ -13,17 +13,17 @@ def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
 
 
 def shown(film: bytes) -> list[tuple[np.ndarray, int]]:
-    """Each frame and its milliseconds."""
-    found = []
+    """Return each frame with its duration in milliseconds."""
+    frames = []
     with Image.open(io.BytesIO(film)) as picture:
         for number in range(picture.n_frames):
             picture.seek(number)
             picture.load()
-            found.append((np.asarray(picture.convert("RGB")), picture.info["duration"]))
-    return found
+            frames.append((np.asarray(picture.convert("RGB")), picture.info["duration"]))
+    return frames
 
 
-def test_frames_and_times_come_back_exactly_and_the_film_begins_anew() -> None:
+def test_film_is_lossless_and_loops() -> None:
     frames = pictures((40, 30), (40, 30), (40, 30))
     film = to_webp(frames, [70, 1000, 30])
     for (pixels, milliseconds), frame, expected in zip(shown(film), frames, [70, 1000, 30], strict=True):
@@ -34,7 +34,7 @@ def test_frames_and_times_come_back_exactly_and_the_film_begins_anew() -> None:
     assert to_webp(frames, [70, 1000, 30]) == film
 
 
-def test_smaller_frames_stand_on_white_and_are_not_stretched() -> None:
+def test_smaller_frames_are_padded_with_white() -> None:
     wide, high = pictures((40, 20), (30, 50))
     first, second = (pixels for pixels, _ in shown(to_webp([wide, high], [10, 10])))
     assert first.shape == second.shape == (50, 40, 3)
@@ -45,7 +45,7 @@ def test_smaller_frames_stand_on_white_and_are_not_stretched() -> None:
     assert on_white([wide])[0].size == (40, 20)
 
 
-def test_a_film_that_is_too_large_is_shrunk() -> None:
+def test_too_large_film_is_downsampled() -> None:
     frames = pictures((200, 100), (200, 100))
     whole = to_webp(frames, [10, 10])
     small = to_webp(frames, [10, 10], at_most=len(whole) // 3)
@@ -56,6 +56,6 @@ def test_a_film_that_is_too_large_is_shrunk() -> None:
     assert 80 < width < 200
 
 
-def test_frames_of_other_modes_become_colour() -> None:
-    grey, see_through = Image.new("L", (4, 4), 100), Image.new("P", (4, 4), 0)
-    assert {frame.mode for frame in on_white([grey, see_through])} == {"RGB"}
+def test_frames_of_other_modes_become_rgb() -> None:
+    gray, transparent = Image.new("L", (4, 4), 100), Image.new("P", (4, 4), 0)
+    assert {frame.mode for frame in on_white([gray, transparent])} == {"RGB"}

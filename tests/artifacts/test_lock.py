@@ -1,4 +1,4 @@
-"""One run at a time."""
+"""Only one run at a time can use a save folder."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pellucid.artifacts.lock import locked
 from pellucid.core.errors import SaveError
 
 
-def test_a_second_run_is_refused_and_told_which_process(tmp_path):
+def test_second_run_is_refused_with_the_process_of_the_first(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ except SaveError as error:
     with locked(tmp_path):
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert f"a run is already going on in {tmp_path} (process {os.getpid()} on " in refused.stderr
+    assert f"another run is using {tmp_path} (process {os.getpid()} on " in refused.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -24,7 +24,7 @@ def keep(store, hook, epoch, made, picture):
     store.keep(store.pack(hook, epoch, made, picture))
 
 
-def test_an_artifact_has_its_files_and_its_entries(store):
+def test_artifact_has_files_and_manifest_entries(store):
     keep(store, "saliency", 3, artifact(), b"png")
     keep(store, "saliency", 3, artifact(name="extra"), None)
     folder = store.folder / "plots" / "saliency"
@@ -51,7 +51,7 @@ def test_an_artifact_has_its_files_and_its_entries(store):
     assert json.loads((folder / "epoch_003.json").read_text()) == {"value": 1.0}
 
 
-def test_equal_artifacts_make_equal_bytes_and_one_entry(store):
+def test_equal_artifacts_give_equal_bytes_and_one_entry(store):
     keep(store, "tsne", 1, artifact(), None)
     first = (store.folder / "plots/tsne/epoch_001.npz").read_bytes(), (store.folder / "manifest.json").read_bytes()
     keep(store, "tsne", 1, artifact(), None)
@@ -59,7 +59,7 @@ def test_equal_artifacts_make_equal_bytes_and_one_entry(store):
     assert first == again
 
 
-def test_previous_arrays_are_those_of_the_last_epoch_before(store):
+def test_previous_arrays_come_from_the_last_earlier_epoch(store):
     assert store.previous_arrays("tsne", 5) is None
     for epoch in (0, 2, 7):
         keep(store, "tsne", epoch, artifact(float(epoch)), None)
@@ -71,7 +71,7 @@ def test_previous_arrays_are_those_of_the_last_epoch_before(store):
     assert store.previous_arrays("tsne", 8)["map"][0, 0] == 7
 
 
-def test_a_failure_is_listed_until_the_hook_works(store):
+def test_failure_is_listed_until_the_hook_succeeds(store):
     log = store.add_failure("tsne", 2, "ValueError: no", "Traceback …")
     store.add_failure("tsne", 2, "ValueError: no again", "Traceback …")
     assert log == store.folder / "errors/tsne_epoch_002.txt"
@@ -93,7 +93,7 @@ def test_metrics_have_one_line_per_epoch_in_order(store):
     ]
 
 
-def test_an_earlier_run_is_moved_aside_and_nothing_else(store):
+def test_only_the_files_of_an_earlier_run_are_moved(store):
     assert store.move_previous_run() is None
     for round_number in range(2):
         store.write_run({"timing": {"started": "2026-01-02T03:04:05Z"}})
@@ -110,7 +110,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_else(store):
         assert sorted(path.name for path in store.folder.iterdir()) == ["data", "docs", "previous"]
 
 
-def test_a_damaged_record_is_named(store):
+def test_damaged_record_is_named_in_the_error(store):
     store.write_run({})
     (store.folder / "run.json").write_text('{"status": "runn')
     with pytest.raises(SaveError, match=r"run\.json is damaged"):
@@ -125,11 +125,11 @@ def test_a_start_time_never_becomes_a_path(store):
 
 @pytest.mark.parametrize("name", ["../outside", "a b", "A", "a/b", "."])
 def test_a_name_never_becomes_a_path(name, store):
-    with pytest.raises(DataError, match="must be lower-case letters, digits and _"):
+    with pytest.raises(DataError, match="use lower-case letters, digits and underscores only"):
         store.pack("saliency", 0, artifact(name=name), None)
 
 
-def test_what_cannot_be_kept_is_refused_before_anything_is_written(store):
+def test_invalid_artifact_is_refused_before_anything_is_written(store):
     with pytest.raises(TypeError, match="JSON"):
         store.pack("saliency", 0, Artifact("a caption", arrays={"a": np.zeros(2)}, numbers={"value": object()}), b"png")
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -138,14 +138,14 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(store):
 
 
 @pytest.mark.parametrize("content", ['{"epoch": 0}\n{"epo', '["a"]\n'])
-def test_damaged_metrics_are_named(content, store):
+def test_damaged_metrics_are_named_in_the_error(content, store):
     store.write_run({})
     (store.folder / "metrics.jsonl").write_text(content)
     with pytest.raises(SaveError, match=r"metrics\.jsonl is damaged"):
         store.metrics()
 
 
-def test_beginning_makes_the_manifest_and_sweeps_up(store):
+def test_begin_writes_the_manifest_and_removes_temporary_files(store):
     (store.folder / "plots" / "tsne").mkdir(parents=True)
     leftovers = [store.folder / ".abc.tmp", store.folder / "plots" / "tsne" / ".def.tmp"]
     for path in leftovers:
@@ -155,7 +155,7 @@ def test_beginning_makes_the_manifest_and_sweeps_up(store):
     assert json.loads((store.folder / "manifest.json").read_text()) == {"version": 1, "artifacts": [], "failures": []}
 
 
-def test_a_move_that_was_cut_short_goes_on_into_the_same_folder(store, monkeypatch):
+def test_interrupted_move_continues_into_the_same_folder(store, monkeypatch):
     store.write_run({"timing": {"started": "2026-01-02T03:04:05Z"}})
     store.add_metrics({"epoch": 0})
     store.write_model("best.safetensors", b"weights")
@@ -170,7 +170,7 @@ def test_a_move_that_was_cut_short_goes_on_into_the_same_folder(store, monkeypat
         patch.setattr(Path, "rename", cut)
         with pytest.raises(KeyboardInterrupt):
             store.move_previous_run()
-    with pytest.raises(SaveError, match="was stopped on the way; move what lies there back"):
+    with pytest.raises(SaveError, match="interrupted while moving its files to .* Move them back"):
         store.check_whole()
     store.move_previous_run()
     store.check_whole()

@@ -1,4 +1,4 @@
-"""What TensorBoard reads back."""
+"""TensorBoard logs, read back with TensorBoard."""
 
 import io
 
@@ -49,12 +49,12 @@ def test_scalars_pictures_and_graph(tmp_path):
     assert "linear" in str(events.Graph()).lower()
 
 
-def test_a_resumed_run_shows_each_epoch_once(tmp_path):
+def test_resumed_run_shows_each_epoch_once(tmp_path):
     with Board(tmp_path) as board:
         for epoch in range(4):
             board.scalars({"loss/test": float(epoch)}, epoch)
             board.picture("saliency", png(), epoch)
-    with Board(tmp_path, goes_on_at=2) as board:
+    with Board(tmp_path, start_epoch=2) as board:
         for epoch in range(2, 5):
             board.scalars({"loss/test": 10.0 + epoch}, epoch)
             board.picture("saliency", png(), epoch)
@@ -74,16 +74,16 @@ class Untraceable(nn.Module):
         raise ValueError("no")
 
 
-def test_a_model_that_cannot_be_traced_has_no_graph(tmp_path, capsys):
+def test_untraceable_model_has_no_graph(tmp_path, capsys):
     with Board(tmp_path) as board:
         assert not board.graph(Untraceable(), torch.zeros(1, 1, 2, 2))
     assert capsys.readouterr().out == ""
 
 
-def test_the_projector_keeps_every_epoch_also_after_a_resume(tmp_path):
+def test_projector_keeps_every_epoch_after_a_resume(tmp_path):
     with Board(tmp_path) as board:
         assert board.embedding(0, pack_embedding(table())) == f"{tmp_path.name}/projector/epoch_000/tensors.tsv"
-    with Board(tmp_path, goes_on_at=1) as board:
+    with Board(tmp_path, start_epoch=1) as board:
         board.embedding(1, pack_embedding(table()))
     config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert [entry.tensor_name for entry in config.embeddings] == ["epoch 001", "epoch 000"]
@@ -93,17 +93,17 @@ def test_the_projector_keeps_every_epoch_also_after_a_resume(tmp_path):
     assert np.allclose(points, table().points, rtol=1e-6)
     with Image.open(tmp_path / entry.sprite.image_path) as sprite:
         pixels = np.asarray(sprite)
-    assert pixels.shape == (12, 12)  # 3 by 3 places for 5 thumbnails
+    assert pixels.shape == (12, 12)  # a 3×3 grid for 5 thumbnails
     assert [pixels[0, 0], pixels[0, 4], pixels[4, 0], pixels[4, 4], pixels[11, 11]] == [0, 10, 30, 40, 255]
 
 
-def test_labels_cannot_shift_the_rows(tmp_path):
+def test_tabs_and_line_breaks_in_labels_become_spaces(tmp_path):
     with Board(tmp_path) as board:
         board.embedding(0, pack_embedding(table(2, label=["a\tb", "c\nd\r\u2028e"])))
     text = (tmp_path / "projector/epoch_000/metadata.tsv").read_text()
     assert text.split("\n") == ["label\tprediction", "a b\t0", "c d  e\t1", ""]
 
 
-def test_thumbnails_that_browsers_cannot_draw_are_refused():
+def test_too_large_thumbnails_are_refused():
     with pytest.raises(DataError, match="at most 8192 pixels wide"):
         pack_embedding(table(5, side=3000))

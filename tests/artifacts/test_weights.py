@@ -8,7 +8,7 @@ from pellucid.artifacts.weights import pack_weights, unpack_weights
 from pellucid.core.errors import SaveError
 
 
-def test_tied_and_strided_weights_come_back():
+def test_tied_and_strided_weights_survive_a_round_trip():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
     model[1].weight = model[0].weight
     model[0].bias = nn.Parameter(torch.rand(3, 2)[:, 0])
@@ -19,6 +19,6 @@ def test_tied_and_strided_weights_come_back():
     }
 
 
-def test_damage_is_named():
+def test_damaged_weights_are_refused():
     with pytest.raises(SaveError, match="damaged"):
         unpack_weights(b"\x00" * 7)

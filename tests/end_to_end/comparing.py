@@ -1,4 +1,4 @@
-"""Whether two save folders tell the same: everything but clock readings."""
+"""Compare two save folders, ignoring clock readings."""
 
 import json
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ __all__ = ["assert_equal_runs"]
 
 
 def without_timing(value: Any) -> Any:
-    """`value` without what stands under a key `timing`, at any depth."""
+    """Return `value` without the keys `timing`, at any depth."""
     if isinstance(value, dict):
         return {key: without_timing(entry) for key, entry in value.items() if key != "timing"}
     return [without_timing(entry) for entry in value] if isinstance(value, list) else value
 
 
 def assert_equal_runs(expected: Path, got: Path) -> None:
-    """Weights, checkpoint, metrics, manifest, numbers, pictures, arrays and projector are equal, bit for bit."""
+    """Assert that weights, checkpoint, metrics, manifest, numbers, pictures, arrays and projector are bit-identical."""
     kept = ("models/best.safetensors", "metrics.jsonl", "manifest.json")
     names = {name: list(folder_files(folder)) for name, folder in (("expected", expected), ("got", got))}
     assert names["expected"] == names["got"]
@@ -65,7 +65,7 @@ def assert_equal_files(expected: Path, got: Path) -> None:
 
 
 def assert_equal_states(expected: Any, got: Any, place: str) -> None:
-    """Nested mappings and lists with equal values, tensors bit for bit."""
+    """Assert that nested mappings and lists are equal, with bit-identical tensors."""
     assert type(expected) is type(got), place
     if isinstance(expected, Mapping):
         assert list(expected) == list(got), place
@@ -83,7 +83,7 @@ def assert_equal_states(expected: Any, got: Any, place: str) -> None:
 
 
 def shown_in_tensorboard(folder: Path) -> dict[str, Any]:
-    """Every tag with its steps and values as TensorBoard shows them."""
+    """Return the steps and values of every tag, as TensorBoard shows them."""
     events = EventAccumulator(str(folder / "logs"), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()

@@ -1,4 +1,4 @@
-"""Runs of the whole program, small enough for a test."""
+"""Fixtures for small runs of the whole program."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,12 @@ SHORT = {
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
     "pellucid.hooks.prototypes.IMAGES_FOR_ALL_STEPS": 10**6,
 }
-"""What takes long, and how little of it is enough."""
+"""Constants that make slow computations short enough for tests."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_search():
-    """Densities and prototypes are made in few steps: what they come to is tested elsewhere."""
+    """Fit densities and prototypes in few steps; their quality is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         for place, number in SHORT.items():
             patch.setattr(place, number)
@@ -27,7 +27,7 @@ def short_search():
 
 @pytest.fixture
 def run_program(tmp_path, monkeypatch) -> Callable[..., int]:
-    """Run `pellucid run ARGUMENTS` in an empty folder with one thread; no mirror on the internet is asked."""
+    """Run `pellucid run ARGUMENTS` in an empty folder, with one thread and without internet mirrors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PELLUCID_MIRROR", raising=False)
     monkeypatch.setattr("pellucid.data.mnist.PUBLIC_MIRRORS", ("http://127.0.0.1:9/",))
@@ -39,10 +39,10 @@ def run_program(tmp_path, monkeypatch) -> Callable[..., int]:
 
 
 def read_json(path: Path) -> dict:
-    """The content of a JSON file."""
+    """Read a JSON file."""
     return json.loads(path.read_text())
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a file with one JSON object per line."""
+    """Read a file with one JSON object per line."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Processes that heed Ctrl-C also where a test run does not, such as one that a shell started in the background."""
+"""Restore SIGINT handling in child processes; a test run started in the background ignores the signal."""
 
 import signal
 
@@ -6,5 +6,5 @@ __all__ = ["heed"]
 
 
 def heed() -> None:
-    """To be called in a new process before its program starts."""
+    """Reset SIGINT to its default; pass as `preexec_fn` to `subprocess.Popen`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What a person sees in TensorBoard: the projector, the curves and the pictures, before and after a resume."""
+"""TensorBoard in a browser: projector, curves and figures, before and after a resume."""
 
 import csv
 import io
@@ -30,17 +30,17 @@ SMALL = (
     "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 "
     "--threads 1 --methods gradient".split()
 )
-"""Eight steps an epoch, all hooks."""
+"""Eight steps per epoch, all hooks."""
 
-DRAWN_BY_THE_PROCESSOR = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-"""For WebGL."""
+SOFTWARE_RENDERING = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Software rendering for WebGL."""
 
-PATIENCE_MS = 60_000
-"""For anything that the page should show; a machine may be busy."""
+TIMEOUT_MS = 60_000
+"""Timeout for anything the page should show; generous, because the machine may be busy."""
 
 
 class Killed(BaseException):
-    """Stands for a process that dies here."""
+    """Simulates the death of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def interrupted(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["interrupted", "resumed"])
 def shown(request, interrupted, tmp_path_factory):
-    """A TensorBoard on the run's logs: its `address`, the `save` folder, and the `epochs` it should show."""
+    """TensorBoard on the run's logs, with its `address`, the `save` folder and the expected `epochs`."""
     save, epochs = interrupted, [0, 1]
     if request.param == "resumed":
         save, epochs = tmp_path_factory.mktemp("resumed") / "save", [0, 1, 2]
@@ -86,7 +86,7 @@ def shown(request, interrupted, tmp_path_factory):
 
 
 def wait_until_ready(address, server, log):
-    """Until TensorBoard offers all that the run has written."""
+    """Wait until TensorBoard has loaded everything the run has written."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -102,15 +102,15 @@ def wait_until_ready(address, server, log):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium(*DRAWN_BY_THE_PROCESSOR) as browser:
+    with chromium(*SOFTWARE_RENDERING) as browser:
         yield browser
 
 
 @pytest.fixture
 def page(browser, shown):
-    """A new page; at the end, no script has raised, no request has failed, and none went elsewhere."""
+    """A new page; afterwards, check that no script raised, no request failed and none left the machine."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("response", lambda answer: answer.ok or wrong.append(f"{answer.status} {answer.url}"))
@@ -125,13 +125,13 @@ def is_local(url, address):
 
 
 def open_projector(page, shown):
-    """The projector's own document, and all it has asked for so far and later, by what and epoch."""
+    """Return the projector's frame, and its responses by kind and epoch, including later ones."""
     loaded = {}
 
     def note(response):
-        found = re.search(r"/projector/(tensor|metadata|sprite_image)\?.*name=epoch%20(\d{3})", response.url)
-        if found:
-            loaded[found[1], int(found[2])] = response
+        request = re.search(r"/projector/(tensor|metadata|sprite_image)\?.*name=epoch%20(\d{3})", response.url)
+        if request:
+            loaded[request[1], int(request[2])] = response
 
     page.on("response", note)
     page.goto(f"{shown.address}/#projector")
@@ -140,7 +140,7 @@ def open_projector(page, shown):
     return inner, loaded
 
 
-def test_the_projector_shows_the_points_of_every_epoch(page, shown):
+def test_projector_shows_the_points_of_every_epoch(page, shown):
     inner, loaded = open_projector(page, shown)
     chooser = inner.locator("vz-projector-data-panel paper-dropdown-menu").first
     numbers = [json.loads((shown.save / f"plots/projector/epoch_{e:03d}.json").read_text()) for e in shown.epochs]
@@ -165,20 +165,20 @@ def test_the_projector_shows_the_points_of_every_epoch(page, shown):
 
 
 def until(page, condition):
-    """Let the page go on until something holds."""
-    deadline = time.monotonic() + PATIENCE_MS / 1000
+    """Keep the page running until a condition holds."""
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
     while not condition():
         assert time.monotonic() < deadline
         page.wait_for_timeout(100)
 
 
 def black_pixels(inner):
-    """How much of the points' picture is black."""
+    """Return the number of black pixels in the scatter plot."""
     with Image.open(io.BytesIO(inner.locator("#scatter canvas").first.screenshot())) as picture:
         return int((np.asarray(picture.convert("RGB")).max(2) < 30).sum())
 
 
-def test_the_projector_tells_each_points_label(page, shown):
+def test_projector_shows_labels(page, shown):
     inner, _ = open_projector(page, shown)
     with (shown.save / "logs/projector/epoch_000/metadata.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -204,7 +204,7 @@ def test_tsne_runs_in_the_projector(page, shown):
 
 
 @pytest.mark.parametrize("tab", ["timeseries", "scalars"])
-def test_the_curves_are_drawn(page, shown, tab):
+def test_curves_are_drawn(page, shown, tab):
     page.goto(f"{shown.address}/#{tab}")
     page.get_by_text("accuracy/test", exact=True).first.wait_for()
     if tab == "timeseries":
@@ -217,7 +217,7 @@ def test_the_curves_are_drawn(page, shown, tab):
         assert [step for _, step, _ in answer.json()] == shown.epochs
 
 
-def test_time_series_show_the_picture_of_each_epoch(page, shown):
+def test_time_series_show_the_figure_of_each_epoch(page, shown):
     page.goto(f"{shown.address}/#timeseries")
     page.get_by_role("combobox", name="Filter tags").fill("saliency")
     card = page.locator("image-card").first
@@ -233,7 +233,7 @@ def test_time_series_show_the_picture_of_each_epoch(page, shown):
         slider.press("ArrowRight")
 
 
-def test_scalars_stand_in_tidy_groups(page, shown):
+def test_scalars_are_grouped(page, shown):
     tags = page.request.get(f"{shown.address}/data/plugin/scalars/tags").json()["."]
     groups = {}
     for tag in tags:
@@ -252,14 +252,14 @@ def test_scalars_stand_in_tidy_groups(page, shown):
         page.locator("metrics-card-group-toolbar, .group-title").get_by_text(group, exact=True).first.wait_for()
 
 
-def test_tensorboard_says_nothing_of_our_files(shown):
-    told = [line for line in shown.log.read_text().splitlines() if line.strip()]
+def test_tensorboard_logs_no_warnings_about_our_files(shown):
+    lines = [line for line in shown.log.read_text().splitlines() if line.strip()]
     own = ("TensorFlow installation not found", "NOTE: Using experimental fast", '"--load_fast=false"', "https://")
     own_prefixes = (*own, "    ", f"TensorBoard {tensorboard.__version__} at ")
-    assert [line for line in told if not line.startswith(own_prefixes)] == []
+    assert [line for line in lines if not line.startswith(own_prefixes)] == []
 
 
-def test_the_pictures_are_shown(page, shown):
+def test_figures_are_shown(page, shown):
     page.goto(f"{shown.address}/#images")
     picture = page.locator("tf-image-loader img").first
     picture.wait_for()

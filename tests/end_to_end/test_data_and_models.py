@@ -1,4 +1,4 @@
-"""Other data, other models: digits, colour images in folders, a user's own functions, and no network."""
+"""Other data and models: digits, color image folders, user-defined functions and no network."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_without_network_the_default_run_shows_the_digits(run_program, tmp_path, capsys):
+def test_default_run_without_network_uses_the_digits(run_program, tmp_path, capsys):
     assert run_program("--epochs", 2) == 0
     output = capsys.readouterr().out
     assert "Notice:" in output
@@ -28,7 +28,7 @@ def test_without_network_the_default_run_shows_the_digits(run_program, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_digits_reach_97_percent(run_program, tmp_path):
+def test_digits_reach_97_percent_accuracy(run_program, tmp_path):
     assert run_program("--dataset", "digits", "--hooks", "saliency") == 0
     record = read_json(tmp_path / "save/run.json")
     assert record["test_accuracy"] >= 0.97
@@ -38,8 +38,8 @@ def test_the_digits_reach_97_percent(run_program, tmp_path):
 
 
 @pytest.fixture
-def colour_folder(tmp_path):
-    """Three classes told apart by their colour; test images of other sizes."""
+def color_folder(tmp_path):
+    """Three classes that differ in color; the test images have other sizes."""
     generator = np.random.default_rng(0)
     for part, count, size in (("train", 30, (20, 16)), ("test", 6, (24, 24))):
         for label, name in enumerate(("<red>", "$green$", "blue_sky")):
@@ -52,8 +52,8 @@ def colour_folder(tmp_path):
     return tmp_path / "photos"
 
 
-def test_a_colour_folder(run_program, tmp_path, colour_folder):
-    arguments = ("--dataset", f"folder:{colour_folder}", "--image-size", 16, "--batch-size", 16, "--epochs", 4)
+def test_color_image_folder(run_program, tmp_path, color_folder):
+    arguments = ("--dataset", f"folder:{color_folder}", "--image-size", 16, "--batch-size", 16, "--epochs", 4)
     assert run_program(*arguments, "--classes", "blue_sky,0", "--save", "out") == 0
     run = pellucid.load_run(tmp_path / "out")
     assert run.classes == ("$green$", "<red>", "blue_sky")
@@ -91,7 +91,7 @@ def stripes():
 """
 
 
-def test_a_users_own_model_and_data(run_program, tmp_path):
+def test_user_defined_model_and_data(run_program, tmp_path):
     (tmp_path / "own_of_test.py").write_text(MODULE)
     try:
         arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 8)
@@ -107,7 +107,7 @@ def test_a_users_own_model_and_data(run_program, tmp_path):
     assert np.load(tmp_path / "save/plots/tsne/epoch_003.npz")["points"].shape == (16, 2)
 
 
-def test_the_named_embedding_layer_is_the_one_shown(run_program, tmp_path):
+def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
     small = ("--dataset", "digits", "--epochs", 1, "--limit-train", 100, "--limit-test", 60)
     assert run_program(*small, "--model", "mlp", "--embedding-layer", "3", "--hooks", "projector") == 0
     rows = (tmp_path / "save/logs/projector/epoch_001/tensors.tsv").read_text().splitlines()

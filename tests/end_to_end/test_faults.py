@@ -1,4 +1,4 @@
-"""A full disk, a read-only folder, data that vanished: old files stay whole, and the message says what to do."""
+"""Full disks, read-only folders and missing data: files stay intact and the error says what to do."""
 
 import json
 import os
@@ -21,7 +21,7 @@ QUICK = (
 
 
 def program(*arguments, file_size_limit=None):
-    """The program as a process of its own; `file_size_limit` in bytes."""
+    """Run the program in a separate process, with a file size limit in bytes."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_size_limit},) * 2); "
     code = (limit if file_size_limit else "") + "import sys; from pellucid.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "run", *map(str, arguments)]
@@ -29,7 +29,7 @@ def program(*arguments, file_size_limit=None):
 
 
 def assert_whole(save):
-    """Every file in the folder can be read to its end."""
+    """Assert that every file in the folder can be read completely."""
     for path in save.rglob("*"):
         if path.suffix == ".json":
             json.loads(path.read_text())
@@ -47,7 +47,7 @@ def assert_whole(save):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of a given size, where this user may mount one."""
+    """A function that mounts a small disk, if the user may do so."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = []
@@ -66,7 +66,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What a run with room enough leaves."""
+    """A run with enough disk space."""
     save = tmp_path_factory.mktemp("undisturbed") / "save"
     assert main(["run", *QUICK, "--save", str(save)]) == 0
     return save
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [700, 1500, 2500])
-def test_a_full_disk(kilobytes, small_disk, undisturbed):
+def test_full_disk(kilobytes, small_disk, undisturbed):
     disk = small_disk(f"size={kilobytes}k")
     failed = program(*QUICK, "--save", disk / "save")
     assert failed.returncode != 0, "the disk is large enough: make it smaller"
@@ -88,18 +88,18 @@ def test_a_full_disk(kilobytes, small_disk, undisturbed):
 
 
 @pytest.mark.parametrize(("hooks", "named"), [("none", "last.ckpt"), ("default", "logs")])
-def test_a_file_that_would_pass_the_size_limit(hooks, named, tmp_path):
+def test_file_size_limit(hooks, named, tmp_path):
     save = tmp_path / "save"
     failed = program(*QUICK, "--hooks", hooks, "--save", save, file_size_limit=400_000)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
-    assert f"{named} cannot be written: the file would pass the size limit" in failed.stderr
+    assert f"{named} cannot be written: the file exceeds the size limit" in failed.stderr
     assert_whole(save)
     assert json.loads((save / "run.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.slow
-def test_a_read_only_folder(small_disk):
+def test_read_only_folder(small_disk):
     disk = small_disk("ro")
     failed = program(*QUICK, "--save", disk / "save")
     assert failed.returncode == 2
@@ -107,7 +107,7 @@ def test_a_read_only_folder(small_disk):
     assert "Traceback" not in failed.stderr
 
 
-def test_a_folder_of_another_user(tmp_path):
+def test_folder_of_another_user(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("the superuser may write everywhere")
     (tmp_path / "save").mkdir(mode=0o500)
@@ -116,7 +116,7 @@ def test_a_folder_of_another_user(tmp_path):
     assert "choose another folder with --save" in failed.stderr
 
 
-def test_data_that_vanished_is_fetched_again_or_named(tmp_path, mnist_files, monkeypatch, capsys):
+def test_missing_data_is_downloaded_again_or_reported(tmp_path, mnist_files, monkeypatch, capsys):
     monkeypatch.setattr("pellucid.data.mnist.PUBLIC_MIRRORS", ("http://127.0.0.1:9/",))
     mirror = tmp_path / "mirror"
     shutil.copytree(mnist_files, mirror)

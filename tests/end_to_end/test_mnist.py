@@ -1,4 +1,4 @@
-"""The whole pipeline on real MNIST."""
+"""The whole pipeline on MNIST."""
 
 import re
 
@@ -17,7 +17,7 @@ HOOKS = ("confusion_matrix", "jacobian_classes", "jacobian_maps", "projector", "
 
 @pytest.fixture(scope="module")
 def save(tmp_path_factory, mnist_files):
-    """A run over two epochs on 4,000 training and 600 test images."""
+    """A run of two epochs on 4,000 training and 600 test images."""
     from pellucid.cli import main
 
     folder = tmp_path_factory.mktemp("mnist") / "save"
@@ -38,7 +38,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_every_promised_file_exists(save):
+def test_every_documented_file_exists(save):
     for name in ("models/best.safetensors", "models/last.ckpt", "metrics.jsonl", "manifest.json", "run.json"):
         assert (save / name).stat().st_size > 0, name
     assert list((save / "data").rglob("*.gz"))
@@ -54,7 +54,7 @@ def test_every_promised_file_exists(save):
             )
 
 
-def test_prototypes_are_made_once_at_the_end_with_densities_in_files(save):
+def test_prototypes_are_written_once_with_saved_densities(save):
     assert [path.name for path in sorted((save / "plots/prototypes").iterdir())] == [
         f"epoch_002.{ending}" for ending in ("json", "npz", "png")
     ]
@@ -65,14 +65,14 @@ def test_prototypes_are_made_once_at_the_end_with_densities_in_files(save):
     images = np.load(save / "plots/prototypes/epoch_002.npz")["images"]
     assert images.shape == (3, 10, 1, 28, 28)
     with torch.no_grad():
-        told = run.model(torch.from_numpy(images[1])).log_softmax(1).diagonal()
-    assert numbers["ways"]["expert"]["log_probability"] == pytest.approx(told.tolist(), rel=1e-3, abs=1e-5)
+        log_probability = run.model(torch.from_numpy(images[1])).log_softmax(1).diagonal()
+    assert numbers["ways"]["expert"]["log_probability"] == pytest.approx(log_probability.tolist(), rel=1e-3, abs=1e-5)
     for prior in ("expert", "code"):
         assert pellucid.prototypes(run.model, [3], prior=prior, steps=2).images.shape == (1, 1, 28, 28)
     assert not list((save / "models").glob("vae.ckpt"))
 
 
-def test_the_manifest_lists_exactly_the_files(save):
+def test_manifest_lists_exactly_the_files(save):
     manifest = read_json(save / "manifest.json")
     assert manifest["version"] == 1
     assert manifest["failures"] == []
@@ -87,7 +87,7 @@ def test_the_manifest_lists_exactly_the_files(save):
     assert kinds == {("projector", epoch) for epoch in range(3)}
 
 
-def test_metrics_have_the_promised_keys_and_learn(save):
+def test_metrics_have_the_documented_keys_and_improve(save):
     lines = pellucid.load_run(save).metrics
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     for line in lines:
@@ -100,7 +100,7 @@ def test_metrics_have_the_promised_keys_and_learn(save):
     assert lines[0]["test_accuracy"] < 0.3 < 0.9 < lines[2]["test_accuracy"]
 
 
-def test_the_record_tells_what_was_run(save):
+def test_run_json_describes_the_run(save):
     record = read_json(save / "run.json")
     assert record["status"] == "finished"
     assert record["dataset"]["requested"] == record["dataset"]["name"] == "mnist"
@@ -118,7 +118,7 @@ def test_the_record_tells_what_was_run(save):
     assert record["test_accuracy"] == best["test_accuracy"]
 
 
-def test_the_saved_model_makes_the_recorded_accuracy_and_counts(save, test_images):
+def test_saved_model_reproduces_accuracy_and_counts(save, test_images):
     run = pellucid.load_run(save)
     assert not run.model.training
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_jacobian_maps_agree_with_finite_differences(save):
         assert numbers["finite_difference_error"] is None or numbers["finite_difference_error"] < 1e-4
 
 
-def test_each_tsne_starts_from_the_one_before(save):
+def test_tsne_starts_from_the_previous_epoch(save):
     points = [np.load(save / f"plots/tsne/epoch_{epoch:03d}.npz")["points"] for epoch in range(3)]
     numbers = read_json(save / "plots/tsne/epoch_002.json")
     assert points[0].shape == (600, 2)
@@ -179,7 +179,7 @@ def test_each_tsne_starts_from_the_one_before(save):
     assert min(agreement) > 0.5
 
 
-def test_pictures_are_pictures(save):
+def test_figures_are_valid_pngs(save):
     for path in (save / "plots").rglob("*.png"):
         with Image.open(path) as picture:
             picture.load()

@@ -1,4 +1,4 @@
-"""Several processes: the same results as one, one set of files, one message, and all end together."""
+"""Distributed runs: same results as one process, one set of files, one error message and a joint exit."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def counts(save, epoch):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """One process."""
+    """A run with one process."""
     save = tmp_path_factory.mktemp("one")
     assert main(["run", *SMALL, "--epochs", "2", "--save", str(save)]) == 0
     return save
@@ -57,23 +57,23 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two processes."""
+    """A run with two processes."""
     save = tmp_path_factory.mktemp("two")
     code, out, err = finish(torchrun(*SMALL, "--epochs", 2, "--save", save))
     assert code == 0, err
-    assert out.count("Epoch 2 of 2") == 1
+    assert out.count("Epoch 2/2") == 1
     assert "another process" not in err
     return save
 
 
-def test_one_set_of_files_and_the_same_artifacts(one, two):
+def test_two_processes_write_the_same_artifacts(one, two):
     assert read_json(two / "run.json")["processes"] == 2
     listed = [[entry["path"] for entry in read_json(save / "manifest.json")["artifacts"]] for save in (one, two)]
     assert listed[0] == listed[1]
     assert [line["epoch"] for line in pellucid.load_run(two).metrics] == [0, 1, 2]
 
 
-def test_the_untrained_network_is_judged_alike(one, two):
+def test_untrained_network_has_the_same_metrics(one, two):
     assert counts(one, 0) == counts(two, 0)
     first, second = (pellucid.load_run(save).metrics[0] for save in (one, two))
     assert {key: first[key] for key in first if key != "timing"} == {
@@ -81,7 +81,7 @@ def test_the_untrained_network_is_judged_alike(one, two):
     }
 
 
-def test_the_confusion_matrix_of_two_is_that_of_one_on_the_same_weights(two):
+def test_confusion_matrix_matches_the_saved_weights(two):
     run = pellucid.load_run(two)
     best = [line["epoch"] for line in run.metrics if line["best"]][-1]
     test = load_data("digits", Request(two / "data"), limit_train=280, limit_test=45).test
@@ -92,14 +92,14 @@ def test_the_confusion_matrix_of_two_is_that_of_one_on_the_same_weights(two):
     assert counts(two, best) == expected.tolist()
 
 
-def test_two_processes_learn_what_one_learns(one, two):
-    """The batches hold the same images; batch-norm sees half of each, so the losses are near, not equal."""
+def test_two_processes_reach_a_similar_loss(one, two):
+    """The batches are the same, but batch norm sees half of each, so the losses are only close."""
     first, second = (pellucid.load_run(save).metrics for save in (one, two))
     assert second[2]["train_loss"] == pytest.approx(first[2]["train_loss"], rel=0.5)
     assert second[2]["train_loss"] < second[1]["train_loss"]
 
 
-def test_one_process_goes_on_where_two_stopped(two, tmp_path):
+def test_one_process_resumes_a_run_of_two(two, tmp_path):
     save = tmp_path / "save"
     process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
@@ -131,20 +131,20 @@ def wait_for_lines(path, count, seconds=60):
 
 
 def children(process):
-    """Process numbers of the ranks that torchrun started, in the order of their ranks."""
+    """Return the process ids of the ranks that torchrun started, in rank order."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {}
     for number in listed:
         environment = Path(f"/proc/{number}/environ").read_text()
-        found = re.search(r"(?:^|\0)RANK=(\d+)", environment)
-        if found:
-            ranks[int(found.group(1))] = int(number)
+        rank = re.search(r"(?:^|\0)RANK=(\d+)", environment)
+        if rank:
+            ranks[int(rank.group(1))] = int(number)
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_ends_all_and_the_run_can_go_on(rank, tmp_path):
+def test_killed_rank_ends_all_and_the_run_can_be_resumed(rank, tmp_path):
     save = tmp_path / "save"
     process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
@@ -162,7 +162,7 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_can_go_on(rank, tmp_path):
     finish(process)
 
 
-def test_a_hook_that_fails_ends_all_with_the_same_code_once_the_training_is_done(tmp_path):
+def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
     (tmp_path / "nets_of_test.py").write_text(
         "from torch import nn\n"
         "def net(classes): return nn.Sequential(nn.Conv2d(1, classes, 28), nn.Flatten())  # no linear layer\n"
@@ -180,14 +180,14 @@ def test_a_hook_that_fails_ends_all_with_the_same_code_once_the_training_is_done
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch-size", "33"), "--batch-size 33 cannot be shared by 2 processes"),
+        (("--batch-size", "33"), "--batch-size 33 cannot be split evenly over 2 processes"),
         (("--dataset", "folder:absent"), "absent"),
         (("--classes", "eleven"), "no class 'eleven'"),
     ],
 )
-def test_a_wrong_argument_is_told_once(arguments, message, tmp_path):
+def test_invalid_argument_is_reported_once(arguments, message, tmp_path):
     code, _, err = finish(torchrun(*SMALL, *arguments, "--save", tmp_path / "save"))
     assert code != 0
-    told = [line for line in err.splitlines() if line.startswith("pellucid:")]
-    assert len(told) == 1, err
-    assert message in told[0]
+    errors = [line for line in err.splitlines() if line.startswith("pellucid:")]
+    assert len(errors) == 1, err
+    assert message in errors[0]

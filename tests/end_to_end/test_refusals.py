@@ -1,4 +1,4 @@
-"""What cannot work is refused before any training, and nothing on disk is touched."""
+"""Invalid arguments are refused before any training, and nothing on disk is touched."""
 
 import json
 
@@ -14,7 +14,7 @@ SMALL = ("--dataset", "digits", "--epochs", 1, "--limit-train", 60, "--limit-tes
 
 @pytest.fixture
 def earlier(run_program, tmp_path):
-    """A finished run in save/, and a function that tells whether it is still whole."""
+    """A finished run in save/, as a function that returns True while its files are intact."""
     assert run_program(*SMALL) == 0
     files = {path: path.read_bytes() for path in (tmp_path / "save").rglob("*") if path.is_file()}
 
@@ -37,26 +37,26 @@ def earlier(run_program, tmp_path):
         (("--model", "basic", "--image-size", "8"), "at least 9×9 pixels, and these are 8×8"),
         (("--model", "torch.nn:Flatten"), "no parameter that could be trained"),
         (("--device", "cuda:77"), "--device cuda:77"),
-        (("--batch-size", "0"), "--batch-size is 0"),
-        (("--resume", "--epochs", "2"), "cannot be resumed with other settings: --epochs was 1 and is 2"),
-        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256 and is 7; --seed was 0 and is 5"),
+        (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (("--resume", "--epochs", "2"), "cannot be resumed with different settings: --epochs was 1, now 2"),
+        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256, now 7; --seed was 0, now 5"),
     ],
 )
-def test_a_wrong_argument_gets_its_message_and_touches_nothing(arguments, message, earlier, run_program, capsys):
+def test_invalid_argument_is_reported_and_touches_nothing(arguments, message, earlier, run_program, capsys):
     given = arguments if arguments[0] == "--resume" else (*SMALL, *arguments)
     assert run_program(*given) == 2
     assert message in capsys.readouterr().err
     assert earlier()
 
 
-def test_a_run_already_going_on_is_refused(earlier, run_program, tmp_path, capsys):
+def test_second_run_in_the_same_folder_is_refused(earlier, run_program, tmp_path, capsys):
     with locked(tmp_path / "save"):
         assert run_program(*SMALL) == 2
-    assert "a run is already going on in save (process" in capsys.readouterr().err
+    assert "another run is using save (process" in capsys.readouterr().err
     assert earlier()
 
 
-def test_a_new_run_moves_the_old_one_aside(earlier, run_program, tmp_path):
+def test_new_run_moves_the_earlier_one(earlier, run_program, tmp_path):
     before = (tmp_path / "save/run.json").read_bytes()
     started = json.loads(before)["timing"]["started"].replace(":", "-")
     assert run_program(*SMALL, "--seed", 1) == 0
@@ -75,7 +75,7 @@ def failing_hook(monkeypatch):
     monkeypatch.setitem(HOOKS._entries, "failing", Failing)
 
 
-def test_a_hook_that_fails_is_told_and_does_not_stop_the_run(failing_hook, run_program, tmp_path, capsys):
+def test_failed_hook_is_reported_and_does_not_stop_the_run(failing_hook, run_program, tmp_path, capsys):
     settings = ("--dataset", "digits", "--epochs", 2, "--limit-train", 60, "--limit-test", 30)
     assert run_program(*settings, "--hooks", "failing,confusion_matrix") == 1
     manifest = json.loads((tmp_path / "save/manifest.json").read_text())
@@ -103,45 +103,45 @@ def test_a_hook_that_fails_is_told_and_does_not_stop_the_run(failing_hook, run_p
 
 
 class Careless(Hook):
-    """Hands over what cannot be kept."""
+    """Returns an artifact that cannot be stored."""
 
     def run(self, scene):
         yield Artifact("fine", numbers={"value": object()})
 
 
 class Sneaky(Hook):
-    """Wants to write elsewhere."""
+    """Tries to write outside the save folder."""
 
     def run(self, scene):
         yield Artifact("fine", name="../../../escaped", numbers={"value": 1})
 
 
 @pytest.mark.parametrize("hook", [Careless, Sneaky])
-def test_an_artifact_that_cannot_be_kept_is_the_hooks_failure(hook, run_program, tmp_path, monkeypatch):
+def test_invalid_artifact_is_a_hook_failure(hook, run_program, tmp_path, monkeypatch):
     monkeypatch.setitem(HOOKS._entries, "bad", hook)
     assert run_program(*SMALL[:-1], "bad") == 1
     assert len(json.loads((tmp_path / "save/manifest.json").read_text())["failures"]) == 2
     assert not list(tmp_path.rglob("escaped*"))
-    assert run_program("--resume") == 1  # finished, but not all of it went well
+    assert run_program("--resume") == 1  # finished, but with failures
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:20])])
 @pytest.mark.parametrize("name", ["best.safetensors", "last.ckpt"])
-def test_a_resume_without_its_weights_is_refused(name, damage, earlier, run_program, tmp_path, capsys):
+def test_resume_without_weights_is_refused(name, damage, earlier, run_program, tmp_path, capsys):
     record = json.loads((tmp_path / "save/run.json").read_text())
     (tmp_path / "save/run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     damage(tmp_path / "save/models" / name)
     assert run_program("--resume") == 2
-    assert "gone" in (message := capsys.readouterr().err) or "damaged" in message or "cannot be read" in message
+    assert "is missing" in (message := capsys.readouterr().err) or "damaged" in message or "cannot be read" in message
     assert "without --resume" in message or "train again" in message
 
 
-def test_odd_folder_names_are_shown_as_they_are(run_program, tmp_path, capsys):
+def test_unusual_folder_names_are_shown_verbatim(run_program, tmp_path, capsys):
     assert run_program(*SMALL, "--save", "sa[/b]v :cat:") == 0
     assert "--logdir='sa[/b]v :cat:/logs'" in capsys.readouterr().out
 
 
-def test_a_model_that_fails_on_one_image_loses_nothing(earlier, run_program, tmp_path, monkeypatch):
+def test_model_that_rejects_single_images_can_be_trained(earlier, run_program, tmp_path, monkeypatch):
     (tmp_path / "single_of_test.py").write_text(
         "from torch import nn\n"
         "class Single(nn.Sequential):\n"

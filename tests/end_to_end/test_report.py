@@ -1,4 +1,4 @@
-"""The page is there after every epoch, tells how the run ended, and never ends it."""
+"""The report is updated after every epoch, shows how the run ended, and its failure never ends the run."""
 
 import json
 
@@ -15,7 +15,7 @@ QUICK = (
 ).split()
 
 
-def test_it_is_written_after_every_epoch_and_at_the_end(run_program, tmp_path, monkeypatch, capsys):
+def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_path, monkeypatch, capsys):
     states = []
 
     def watched(folder):
@@ -38,7 +38,7 @@ def test_it_is_written_after_every_epoch_and_at_the_end(run_program, tmp_path, m
     assert len(list((tmp_path / "out" / "previous").glob("*/report.html"))) == 1
 
 
-def test_one_that_fails_is_kept_and_told_and_the_run_goes_on(run_program, tmp_path, monkeypatch, capsys):
+def test_failed_report_is_recorded_and_does_not_stop_the_run(run_program, tmp_path, monkeypatch, capsys):
     def fails(folder):
         raise ZeroDivisionError("no page today")
 
@@ -60,13 +60,13 @@ def test_one_that_fails_is_kept_and_told_and_the_run_goes_on(run_program, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "note"),
     [
         (KeyboardInterrupt, "This run was interrupted after epoch 1 of 2"),
         (MemoryError, "This run failed after epoch 1 of 2"),
     ],
 )
-def test_a_run_that_did_not_finish_says_so(error, told, run_program, tmp_path, monkeypatch):
+def test_unfinished_run_says_so(error, note, run_program, tmp_path, monkeypatch):
     step = loop._Trainer._step
 
     def stop(self, images, labels, progress):
@@ -76,19 +76,19 @@ def test_a_run_that_did_not_finish_says_so(error, told, run_program, tmp_path, m
 
     monkeypatch.setattr(loop._Trainer, "_step", stop)
     assert run_program(*QUICK) in (1, 130)
-    assert told in (tmp_path / "out/report.html").read_text()
+    assert note in (tmp_path / "out/report.html").read_text()
 
 
-def test_the_command_writes_it_anew(tmp_path, capsys):
+def test_report_command_regenerates_the_report(tmp_path, capsys):
     write_run(tmp_path / "save")
     assert main(["report", str(tmp_path / "save")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'save' / 'report.html'}\n"
-    assert "What has cnn learned of Pets?" in (tmp_path / "save" / "report.html").read_text()
+    assert "Training report: cnn on Pets" in (tmp_path / "save" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["absent", "."])
-def test_the_command_names_a_folder_without_a_run(name, tmp_path, monkeypatch, capsys):
+def test_report_command_refuses_a_folder_without_a_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", name]) == 2
-    assert f"{name} holds no run: there is no run.json; give the --save folder" in capsys.readouterr().err
+    assert f"{name} contains no run: run.json is missing. Pass the --save folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A run that is cut short at any moment and resumed ends as if it had never been."""
+"""A run that is interrupted at any moment and resumed gives the same result as an uninterrupted one."""
 
 import json
 import os
@@ -23,16 +23,16 @@ SMALL = (
     "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 "
     "--threads 1 --classes 0,1,2 --methods gradient".split()
 )
-"""Eight steps an epoch, shifts at random, all hooks."""
+"""Eight steps per epoch, random shifts and all hooks."""
 
 
 class Killed(BaseException):
-    """Stands for a process that dies here: after it, nothing more is written."""
+    """Simulates the death of the process; nothing is written afterwards."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def frequent_checkpoints():
-    """A checkpoint after each step, so that a kill in mid-epoch goes on in mid-epoch."""
+    """Write a checkpoint after each step, so that runs resume in mid-epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
         yield
@@ -40,7 +40,7 @@ def frequent_checkpoints():
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, frequent_checkpoints):
-    """The run that nothing disturbs, and how many files it writes."""
+    """An uninterrupted run, and the number of files it writes."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     writes = []
     with pytest.MonkeyPatch.context() as patch:
@@ -56,13 +56,13 @@ def uninterrupted(tmp_path_factory, frequent_checkpoints):
 
 
 def everywhere(patch, write):
-    """Put `write` in place of the one function that writes files."""
+    """Replace the function that writes all files by `write`."""
     for module in (_atomic, store, tensorboard):
         patch.setattr(module, "write_bytes", write)
 
 
 class Fault:
-    """Dies at the write with a number, before or after it; from then on every write fails."""
+    """Dies before or after the n-th write; all later writes fail."""
 
     def __init__(self, at, after):
         self.at, self.after, self.seen, self.dead = at, after, 0, False
@@ -97,10 +97,10 @@ SHARES = [(number + 0.5) / 20 for number in range(20)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
-def test_a_death_at_any_write(share, uninterrupted, tmp_path):
-    """Twenty fault points, spread over all writes of a run: before the write or after it, in turn."""
+def test_death_at_any_write(share, uninterrupted, tmp_path):
+    """Twenty fault points spread over all writes of a run, alternating between before and after the write."""
     reference, writes = uninterrupted
-    at = max(3, round(share * writes))  # the third write is the first that a resume can know of
+    at = max(3, round(share * writes))  # before the third write there is nothing to resume
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, tmp_path / "save", Fault(at, after=bool(at % 2)))
     assert resume(tmp_path / "save") == 0
@@ -110,13 +110,13 @@ def test_a_death_at_any_write(share, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("at", "after"), [(1, False), (1, True), (2, False)])
-def test_a_death_before_the_run_is_recorded_leaves_nothing_to_resume(at, after, uninterrupted, tmp_path, capsys):
+def test_death_before_run_json_leaves_nothing_to_resume(at, after, uninterrupted, tmp_path, capsys):
     reference, _ = uninterrupted
     save = tmp_path / "save"
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, save, Fault(at, after))
     assert resume(save) == 2
-    assert f"--resume finds no run in {save}" in capsys.readouterr().err
+    assert f"cannot resume a run in {save}" in capsys.readouterr().err
     assert main(["run", *SMALL, "--save", str(save)]) == 0
     assert not (save / "previous").exists()
     assert_equal_runs(reference, save)
@@ -124,7 +124,7 @@ def test_a_death_before_the_run_is_recorded_leaves_nothing_to_resume(at, after, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("again", ["resumed", "new"])
-def test_a_death_right_after_the_run_is_recorded(again, uninterrupted, tmp_path):
+def test_death_right_after_run_json(again, uninterrupted, tmp_path):
     reference, _ = uninterrupted
     save = tmp_path / "save"
     with pytest.MonkeyPatch.context() as patch:
@@ -139,8 +139,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("at", range(6))
-def test_a_death_while_an_earlier_run_is_moved_aside_loses_nothing(at, uninterrupted, tmp_path, monkeypatch):
-    """The first moves succeed; then a new run carries the move to its end."""
+def test_death_while_moving_an_earlier_run_loses_nothing(at, uninterrupted, tmp_path, monkeypatch):
+    """The process dies after some moves; a new run completes them."""
     save = tmp_path / "save"
     shutil.copytree(uninterrupted[0], save)
     earlier = contents(save)
@@ -171,7 +171,7 @@ def test_a_death_while_an_earlier_run_is_moved_aside_loses_nothing(at, uninterru
     assert (record["status"], record["config"]["seed"]) == ("finished", 7)
 
 
-def test_a_death_in_the_middle_of_an_epoch_and_again(uninterrupted, tmp_path):
+def test_two_deaths_in_the_middle_of_an_epoch(uninterrupted, tmp_path):
     reference, _ = uninterrupted
     step = loop._Trainer._step
     for place in ((1, 3), (2, 6)):
@@ -189,7 +189,7 @@ def test_a_death_in_the_middle_of_an_epoch_and_again(uninterrupted, tmp_path):
     assert_equal_runs(reference, tmp_path / "save")
 
 
-def test_a_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
+def test_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
     reference, _ = uninterrupted
     run = TSNE.run
 
@@ -214,7 +214,7 @@ def test_resuming_a_finished_run_changes_nothing(uninterrupted, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
-def test_a_loss_that_turns_nan_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, uninterrupted):
+def test_nan_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, uninterrupted):
     reference, _ = uninterrupted
     cross_entropy = loop.F.cross_entropy
     with monkeypatch.context() as patch:
@@ -229,7 +229,7 @@ def test_a_loss_that_turns_nan_leaves_the_last_good_checkpoint(tmp_path, monkeyp
     assert_equal_runs(reference, tmp_path / "save")
 
 
-def test_data_that_changed_cannot_be_resumed(tmp_path, monkeypatch, capsys):
+def test_run_with_changed_data_cannot_be_resumed(tmp_path, monkeypatch, capsys):
     quick = (*SMALL, "--hooks", "none", "--save", str(tmp_path / "save"))
     assert main(["run", *quick]) == 0
     record = json.loads((tmp_path / "save/run.json").read_text())
@@ -237,11 +237,11 @@ def test_data_that_changed_cannot_be_resumed(tmp_path, monkeypatch, capsys):
     record["status"] = "interrupted"
     (tmp_path / "save/run.json").write_text(json.dumps(record))
     assert resume(tmp_path / "save") == 2
-    assert "the data set digits is not the one the run began with" in capsys.readouterr().err
+    assert "the data set digits has changed since the run started" in capsys.readouterr().err
 
 
 def start(*arguments):
-    """The program as a process of its own, killed as a whole; what takes long is as short as in this one."""
+    """Start the program as a process group that can be killed, with the same shortened computations."""
     from pellucid.densities import gaussian_mixture, vae
     from pellucid.hooks import prototypes
 
@@ -267,7 +267,7 @@ def wait_for(path, seconds=60):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_real_kill_at_a_random_moment(seed, uninterrupted, tmp_path):
+def test_sigkill_at_a_random_moment(seed, uninterrupted, tmp_path):
     reference, _ = uninterrupted
     save = tmp_path / "save"
     process = start(*SMALL, "--save", save)
@@ -282,7 +282,7 @@ def test_a_real_kill_at_a_random_moment(seed, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_writes_a_checkpoint_says_how_to_resume_and_exits_with_130(uninterrupted, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(uninterrupted, tmp_path):
     save = tmp_path / "save"
     long = ("--dataset", "digits", "--epochs", 200, "--threads", 1, "--hooks", "none", "--save", save)
     process = start(*long)

@@ -1,4 +1,4 @@
-"""A small trained network on small images, and the scene a hook sees."""
+"""A small network, small images and the scene of a hook."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ CLASSES = ("$disk_1$", "a\tname of\nseveral lines", "猫", "empty")
 
 
 def make_images(count: int, channels: int, size: tuple[int, int], classes: int = 3) -> ImageSet:
-    """Bright bars at a place that tells the class, in noise; the last class has no image."""
+    """Return noise with a bright bar whose position determines the class; the last class has no images."""
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (count,), generator=random)
     pixels = torch.randint(0, 90, (count, channels, *size), generator=random)
@@ -49,7 +49,7 @@ def logits_of(model: nn.Module, test: ImageSet) -> torch.Tensor:
 
 @pytest.fixture
 def make_scene() -> Callable[..., Scene]:
-    """A scene of a fresh network; keyword arguments replace parts of the scene or choose the images."""
+    """Create the scene of a new network; keyword arguments set the images or replace parts of the scene."""
 
     def make(*, count: int = 60, channels: int = 1, size: tuple[int, int] = (9, 9), **changes: Any) -> Scene:
         test = make_images(count, channels, size)

@@ -1,4 +1,4 @@
-"""What every picture hook keeps: the model as it was, equal results for equal inputs, JSON numbers."""
+"""Contract of all hooks: they restore the model, are deterministic and return JSON-compatible numbers."""
 
 import copy
 import io
@@ -18,17 +18,17 @@ NAMES = HOOKS.names()
 Maker = Callable[..., Scene]
 
 
-BRIEF = {
+FAST = {
     "leaderboard": {"images": 6, "metrics": ("selectivity", "sparseness", "random_logit")},
     "gallery": {"images": 4},
 }
-"""Options of hooks that take long."""
+"""Options that shorten slow hooks."""
 
 
 def run(name: str, scene: Scene) -> list[Artifact]:
-    if name in BRIEF:
+    if name in FAST:
         scene = replace(scene, methods=("gradient", "lrp.epsilon"))
-    return list(HOOKS[name](**BRIEF.get(name, {})).run(scene))
+    return list(HOOKS[name](**FAST.get(name, {})).run(scene))
 
 
 def png(artifact: Artifact) -> bytes:
@@ -39,7 +39,7 @@ def png(artifact: Artifact) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_in_training_mode_is_handed_back_as_it_came(name: str, make_scene: Maker) -> None:
+def test_hook_restores_the_model(name: str, make_scene: Maker) -> None:
     scene = make_scene()
     model = scene.model.train()
     model[4].eval()
@@ -61,11 +61,11 @@ def test_a_model_in_training_mode_is_handed_back_as_it_came(name: str, make_scen
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_scene_gives_the_same_bytes(name: str, make_scene: Maker) -> None:
+def test_hook_is_deterministic(name: str, make_scene: Maker) -> None:
     for first, second in zip(run(name, make_scene()), run(name, make_scene()), strict=True):
         assert first.caption == second.caption
-        told = [{key: value for key, value in made.numbers.items() if key != "timing"} for made in (first, second)]
-        assert json.dumps(told[0], allow_nan=False) == json.dumps(told[1], allow_nan=False)
+        numbers = [{key: value for key, value in one.numbers.items() if key != "timing"} for one in (first, second)]
+        assert json.dumps(numbers[0], allow_nan=False) == json.dumps(numbers[1], allow_nan=False)
         assert all(array.tobytes() == second.arrays[key].tobytes() for key, array in first.arrays.items())
         assert png(first) == png(second)
 
@@ -86,7 +86,7 @@ def test_the_same_scene_gives_the_same_bytes(name: str, make_scene: Maker) -> No
     ],
     ids=str,
 )
-def test_small_odd_and_colour_images(name: str, images: dict[str, object], make_scene: Maker) -> None:
+def test_small_and_color_images(name: str, images: dict[str, object], make_scene: Maker) -> None:
     for artifact in run(name, make_scene(**images)):
         png(artifact)
         json.dumps(artifact.numbers, allow_nan=False)
@@ -96,7 +96,7 @@ def test_small_odd_and_colour_images(name: str, images: dict[str, object], make_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_in_double_precision(name: str, make_scene: Maker) -> None:
+def test_model_in_double_precision(name: str, make_scene: Maker) -> None:
     model = make_scene().model.double()
     for artifact in run(name, make_scene(model=model)):
         png(artifact)

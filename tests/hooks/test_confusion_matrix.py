@@ -12,7 +12,7 @@ from pellucid.hooks._hook import Scene
 from pellucid.hooks.confusion_matrix import ConfusionMatrix
 
 
-def test_counts_against_a_table_made_by_hand(make_scene: Callable[..., Scene]) -> None:
+def test_counts_match_a_hand_computed_table(make_scene: Callable[..., Scene]) -> None:
     truth = torch.tensor([0, 0, 0, 1, 1, 2])
     prediction = torch.tensor([0, 0, 1, 1, 1, 0])
     scene = replace(
@@ -32,7 +32,7 @@ def test_counts_against_a_table_made_by_hand(make_scene: Callable[..., Scene]) -
     assert "accuracy 66.67%" in headline
 
 
-def test_each_cell_has_its_first_images_those_of_errors_first(
+def test_examples_are_the_first_of_each_cell_with_errors_first(
     make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_scene()

@@ -15,13 +15,13 @@ from pellucid.hooks.explanations import Explanations
 Maker = Callable[..., Scene]
 
 
-def test_the_default_dozen_exists_and_spans_the_families() -> None:
+def test_default_methods_span_the_families() -> None:
     assert len(set(DEFAULT_METHODS)) == 12
     assert all(name in METHODS for name in DEFAULT_METHODS)
     assert {METHODS[name].family for name in DEFAULT_METHODS} == {"gradient", "backward", "relevance"}
 
 
-def test_each_map_is_what_the_method_says_of_the_predicted_class(make_scene: Maker) -> None:
+def test_maps_match_the_method_for_the_predicted_class(make_scene: Maker) -> None:
     scene = make_scene(methods=("gradient", "lrp.epsilon", "deeplift"))
     (artifact,) = Explanations().run(scene)
     numbers = artifact.numbers
@@ -34,7 +34,7 @@ def test_each_map_is_what_the_method_says_of_the_predicted_class(make_scene: Mak
         np.testing.assert_allclose(artifact.arrays[name], expected.numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_residuals_stand_in_the_numbers_where_a_sum_is_promised(make_scene: Maker) -> None:
+def test_residuals_are_recorded_if_a_sum_is_promised(make_scene: Maker) -> None:
     (artifact,) = Explanations().run(make_scene(methods=("gradient", "lrp.epsilon")))
     residuals = artifact.numbers["residuals"]
     assert residuals["gradient"] is None
@@ -42,7 +42,7 @@ def test_residuals_stand_in_the_numbers_where_a_sum_is_promised(make_scene: Make
     assert max(map(abs, residuals["lrp.epsilon"])) < 1e-4
 
 
-def test_each_method_is_drawn_on_its_own_scale_centred_at_zero(make_scene: Maker) -> None:
+def test_each_method_has_its_own_scale_centered_at_zero(make_scene: Maker) -> None:
     (artifact,) = Explanations().run(make_scene(channels=3, methods=("gradient", "input_x_gradient")))
     assert artifact.figure is not None
     shown = [axes.images[0] for axes in artifact.figure.axes if axes.images][1]
@@ -52,7 +52,7 @@ def test_each_method_is_drawn_on_its_own_scale_centred_at_zero(make_scene: Maker
 
 
 class Detached(nn.Module):
-    """Leaves the graph on its way: rules cannot follow, gradients are zero."""
+    """Detaches part of its computation, which LRP refuses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Detached(nn.Module):
         return self.linear(flat * torch.from_numpy((flat.detach().numpy() > 0.2).astype("float32")))
 
 
-def test_a_method_that_does_not_apply_is_named_and_the_others_are_shown(make_scene: Maker) -> None:
+def test_refused_method_is_named_and_the_others_are_shown(make_scene: Maker) -> None:
     (artifact,) = Explanations().run(make_scene(model=Detached(), methods=("gradient", "lrp.epsilon")))
     assert artifact.numbers["methods"] == ["gradient"]
     assert set(artifact.numbers["refused"]) == {"lrp.epsilon"}
@@ -71,7 +71,7 @@ def test_a_method_that_does_not_apply_is_named_and_the_others_are_shown(make_sce
         list(Explanations().run(make_scene(model=Detached(), methods=("lrp.epsilon",))))
 
 
-def test_a_method_that_learns_is_fitted_on_training_images(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_are_fitted_to_training_images(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pellucid.hooks._hook.FITTED_IMAGES", 40)
     methods = ("gradient", "pattern.attribution", "expected_gradients")
     scene = make_scene(count=90, methods=methods)

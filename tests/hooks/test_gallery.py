@@ -24,7 +24,7 @@ def restored(artifact) -> np.ndarray:
     return artifact.arrays["maps"] / 127 * scales
 
 
-def test_each_map_is_what_the_method_says_of_the_class_to_within_half_a_step(make_scene: Maker) -> None:
+def test_maps_match_the_method_up_to_quantization(make_scene: Maker) -> None:
     scene = make_scene(channels=3, methods=METHODS)
     (artifact,) = Gallery(images=6).run(scene)
     numbers, maps = artifact.numbers, restored(artifact)
@@ -43,16 +43,16 @@ def test_each_map_is_what_the_method_says_of_the_class_to_within_half_a_step(mak
             if expected.expected is None:
                 assert numbers["total"][name] is numbers["expected"][name] is numbers["residual"][name] is None
                 continue
-            told = [np.array(numbers[key][name])[:, label] for key in ("expected", "total", "residual")]
-            np.testing.assert_allclose(told[0], expected.expected, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(told[1], plain.sum((1, 2)), rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(told[2], told[1] - told[0], atol=2e-5)
+            sums = [np.array(numbers[key][name])[:, label] for key in ("expected", "total", "residual")]
+            np.testing.assert_allclose(sums[0], expected.expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(sums[1], plain.sum((1, 2)), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(sums[2], sums[1] - sums[0], atol=2e-5)
     np.testing.assert_allclose(numbers["logits"], scene.logits[numbers["indices"]], rtol=1e-6)
     np.testing.assert_allclose(np.sum(numbers["probabilities"], 1), 1, rtol=1e-6)
     assert numbers["shrunk_from"] is None
 
 
-def test_half_are_firsts_of_their_class_and_the_others_have_the_largest_losses(make_scene: Maker) -> None:
+def test_images_are_first_of_class_or_have_the_largest_losses(make_scene: Maker) -> None:
     scene = make_scene(methods=("gradient",))
     (artifact,) = Gallery(images=6).run(scene)
     indices = artifact.numbers["indices"]
@@ -72,7 +72,7 @@ def many_classes(make_scene: Maker, count: int = 40, classes: int = 30) -> Scene
     return replace(make_scene(methods=("gradient",)), model=model, test=test, logits=logits, classes=names)
 
 
-def test_of_many_classes_ten_are_explained_the_true_and_predicted_ones_of_each_image_among_them(make_scene) -> None:
+def test_ten_of_many_classes_include_labels_and_predictions(make_scene) -> None:
     scene = many_classes(make_scene)
     (artifact,) = Gallery(images=6).run(scene)
     numbers = artifact.numbers
@@ -85,7 +85,9 @@ def test_of_many_classes_ten_are_explained_the_true_and_predicted_ones_of_each_i
     assert np.shape(numbers["logits"]) == np.shape(numbers["probabilities"]) == (len(numbers["indices"]), 10)
 
 
-def test_large_maps_are_shrunk_with_their_sums_and_told(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_maps_are_downsampled_with_their_sums_preserved(
+    make_scene: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LARGEST_MAPS", 2 * 6 * 4 * 5 * 4)
     monkeypatch.setattr(module, "LARGEST_SOURCE", 6)
     monkeypatch.setattr(module, "VALUES_PER_CALL", 300)  # three images at a time
@@ -99,10 +101,10 @@ def test_large_maps_are_shrunk_with_their_sums_and_told(make_scene: Maker, monke
     sums = restored(artifact)[1].sum((2, 3))
     step = artifact.arrays["scales"][1] / 127
     assert (np.abs(sums - artifact.numbers["total"]["lrp.epsilon"]) <= 0.51 * 15 * step).all()
-    assert "shrunk from 12×9 to 5×3" in artifact.caption
+    assert "downsampled from 12×9 to 5×3" in artifact.caption
 
 
-def test_a_shrunk_image_beside_maps_as_they_were_is_no_shrunk_map(make_scene: Maker, monkeypatch) -> None:
+def test_downsampled_source_keeps_the_maps(make_scene: Maker, monkeypatch) -> None:
     monkeypatch.setattr(module, "LARGEST_SOURCE", 6)
     (artifact,) = Gallery(images=6).run(make_scene(size=(12, 9), methods=METHODS))
     assert artifact.arrays["maps"].shape[3:] == (12, 9)
@@ -112,7 +114,7 @@ def test_a_shrunk_image_beside_maps_as_they_were_is_no_shrunk_map(make_scene: Ma
 
 
 class Detached(nn.Module):
-    """Leaves the graph on its way: rules cannot follow."""
+    """Detaches part of its computation, which LRP refuses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ class Detached(nn.Module):
         return self.linear(flat * torch.from_numpy((flat.detach().numpy() > 0.2).astype("float32")))
 
 
-def test_methods_that_refuse_are_named_even_where_all_do(make_scene: Maker) -> None:
+def test_refused_methods_are_named(make_scene: Maker) -> None:
     (artifact,) = Gallery(images=4).run(make_scene(model=Detached(), methods=METHODS))
     assert artifact.numbers["methods"] == ["gradient"]
     assert set(artifact.numbers["refused"]) == {"lrp.epsilon"}
@@ -133,7 +135,7 @@ def test_methods_that_refuse_are_named_even_where_all_do(make_scene: Maker) -> N
 
 
 @given(st.tuples(*[st.integers(1, 20)] * 4), st.integers(0, 99))
-def test_shrinking_keeps_sums_and_constants(sizes: tuple[int, int, int, int], seed: int) -> None:
+def test_downsampling_preserves_sums_and_constants(sizes: tuple[int, int, int, int], seed: int) -> None:
     size, smaller = sizes[:2], (min(sizes[0], sizes[2]), min(sizes[1], sizes[3]))
     maps = np.random.default_rng(seed).normal(size=(2, *size))
     small = shrunk(maps, smaller)
@@ -142,18 +144,18 @@ def test_shrinking_keeps_sums_and_constants(sizes: tuple[int, int, int, int], se
     np.testing.assert_allclose(shrunk(np.ones(size), smaller), size[0] * size[1] / (smaller[0] * smaller[1]))
 
 
-def test_shrinking_by_a_whole_factor_sums_the_blocks() -> None:
+def test_downsampling_by_an_integer_factor_sums_blocks() -> None:
     maps = np.random.default_rng(0).normal(size=(3, 6, 8))
     np.testing.assert_allclose(shrunk(maps, (3, 2)), maps.reshape(3, 3, 2, 2, 4).sum((2, 4)))
 
 
-def test_maps_that_are_zero_or_no_number_have_no_scale() -> None:
+def test_zero_and_nan_maps_have_no_scale() -> None:
     values, scales = quantised(np.array([[[0.0, 0.0]], [[np.nan, 1.0]], [[-1e-30, 6e-31]]]))
     assert values.tolist() == [[[0, 0]], [[0, 0]], [[-127, 76]]]
     assert scales.tolist() == [0, 0, pytest.approx(1e-30)]
 
 
-def test_a_budget_is_kept() -> None:
+def test_fitting_size_respects_the_budget() -> None:
     for size in ((28, 28), (224, 224), (500, 3), (3, 9000)):
         height, width = fitting_size(size, 2400, 4_000_000)
         assert 2400 * height * width <= 4_000_000 or 1 in (height, width)

@@ -14,7 +14,7 @@ from pellucid.hooks.hardest import METHOD, Hardest
 Maker = Callable[..., Scene]
 
 
-def test_the_largest_losses_come_first_with_their_numbers(make_scene: Maker) -> None:
+def test_images_are_sorted_by_decreasing_loss(make_scene: Maker) -> None:
     scene = make_scene()
     (artifact,) = Hardest(images=7).run(scene)
     probabilities = scene.logits.double().softmax(1).numpy()
@@ -30,7 +30,7 @@ def test_the_largest_losses_come_first_with_their_numbers(make_scene: Maker) -> 
     assert numbers["true_probabilities"] == pytest.approx(np.exp(-losses[order]), abs=1e-6)
 
 
-def test_each_map_says_why_the_predicted_class_was_predicted(make_scene: Maker) -> None:
+def test_maps_explain_the_predicted_class(make_scene: Maker) -> None:
     scene = make_scene(channels=3)
     (artifact,) = Hardest().run(scene)
     numbers = artifact.numbers
@@ -48,17 +48,17 @@ def test_each_map_says_why_the_predicted_class_was_predicted(make_scene: Maker) 
     np.testing.assert_allclose(shown.get_array()[:9, :9], expected[0].sum(0) / limits[0], rtol=1e-4, atol=1e-6)
 
 
-def test_only_images_of_the_chosen_classes_and_the_chosen_method(make_scene: Maker) -> None:
+def test_selected_classes_and_method(make_scene: Maker) -> None:
     scene = make_scene(chosen_classes=(2, 0), methods=("input_x_gradient", "gradient"))
     (artifact,) = Hardest(images=60).run(scene)
     assert set(artifact.numbers["labels"]) == {0, 2}
     assert artifact.numbers["chosen_classes"] == [2, 0]
-    assert f"the hardest test images of {scene.classes[2]}, {scene.classes[0]}, the " in artifact.caption
+    assert f"hardest test images of {scene.classes[2]}, {scene.classes[0]}: the " in artifact.caption
     assert artifact.numbers["method"] == "input_x_gradient"
 
 
 class Detached(nn.Module):
-    """Leaves the graph on its way: rules cannot follow, gradients are there."""
+    """Detaches part of its computation, which LRP refuses; gradients exist."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Detached(nn.Module):
         return self.linear(flat * torch.from_numpy((flat.detach().numpy() > 0.2).astype("float32")))
 
 
-def test_a_model_that_the_method_refuses_is_explained_by_the_gradient_and_the_picture_says_so(
+def test_gradient_is_the_fallback_and_the_figure_says_so(
     make_scene: Maker,
 ) -> None:
     scene = make_scene(model=Detached())
@@ -83,7 +83,7 @@ def test_a_model_that_the_method_refuses_is_explained_by_the_gradient_and_the_pi
         list(Hardest().run(scene))
 
 
-def test_losses_that_are_no_number_are_the_largest(make_scene: Maker) -> None:
+def test_nan_losses_come_first(make_scene: Maker) -> None:
     scene = make_scene()
     logits = scene.logits.clone()
     logits[5] = torch.nan

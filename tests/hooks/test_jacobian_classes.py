@@ -12,7 +12,7 @@ Maker = Callable[..., Scene]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_class_means_and_norms_are_those_of_the_jacobian(channels: int, make_scene: Maker) -> None:
+def test_class_means_and_norms_match_the_jacobian(channels: int, make_scene: Maker) -> None:
     scene = make_scene(channels=channels)
     (artifact,) = JacobianClasses().run(scene)
     numbers, means = artifact.numbers, artifact.arrays["mean_absolute_jacobian"]
@@ -29,13 +29,13 @@ def test_class_means_and_norms_are_those_of_the_jacobian(channels: int, make_sce
     assert numbers["timing"]["seconds"] > 0
 
 
-def test_at_most_so_many_images_spread_over_the_test_set(make_scene: Maker) -> None:
+def test_number_of_images_is_limited(make_scene: Maker) -> None:
     (artifact,) = JacobianClasses(images=7).run(make_scene())
     assert artifact.numbers["images"] == 7
     assert sum(artifact.numbers["counts"]) == 7
 
 
-def test_the_picture_shows_maps_and_histogram(make_scene: Maker) -> None:
+def test_figure_shows_maps_and_histogram(make_scene: Maker) -> None:
     (artifact,) = JacobianClasses(columns=2).run(make_scene())
     assert artifact.figure is not None
     maps, _, histogram = artifact.figure.axes

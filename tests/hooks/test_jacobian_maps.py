@@ -13,7 +13,7 @@ Maker = Callable[..., Scene]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_jacobian_its_norms_and_its_error(channels: int, make_scene: Maker) -> None:
+def test_jacobian_norms_and_error(channels: int, make_scene: Maker) -> None:
     scene = make_scene(channels=channels)
     (artifact,) = JacobianMaps().run(scene)
     numbers, maps = artifact.numbers, artifact.arrays["jacobian"]
@@ -31,7 +31,7 @@ def test_the_jacobian_its_norms_and_its_error(channels: int, make_scene: Maker) 
     assert numbers["jacobian_classes"] == numbers["drawn_classes"] == [0, 1, 2, 3]
 
 
-def test_one_scale_for_all_maps_and_the_prediction_framed(make_scene: Maker) -> None:
+def test_maps_share_one_scale_and_predictions_are_framed(make_scene: Maker) -> None:
     (artifact,) = JacobianMaps().run(make_scene())
     assert artifact.figure is not None
     _, maps = (axes.images[0] for axes in artifact.figure.axes if axes.images)
@@ -41,9 +41,9 @@ def test_one_scale_for_all_maps_and_the_prediction_framed(make_scene: Maker) -> 
     assert len(artifact.figure.artists) + len(artifact.figure.patches) == 10
 
 
-def test_images_on_a_kink_are_reported_apart(make_scene: Maker) -> None:
+def test_images_on_a_kink_are_reported_separately(make_scene: Maker) -> None:
     class Bare(nn.Module):
-        """Every ReLU of an image stands exactly at zero where the image is zero."""
+        """All ReLU inputs are exactly zero for a zero image."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -66,7 +66,7 @@ def test_images_on_a_kink_are_reported_apart(make_scene: Maker) -> None:
     assert "kink" in artifact.caption
 
 
-def test_chosen_classes_are_drawn_and_norms_stay_of_all(make_scene: Maker) -> None:
+def test_selected_classes_are_drawn_and_norms_include_all(make_scene: Maker) -> None:
     (full,), (chosen,) = JacobianMaps().run(make_scene()), JacobianMaps().run(make_scene(chosen_classes=(2,)))
     assert chosen.numbers["drawn_classes"] == [2]
     assert chosen.arrays["jacobian"].shape[1] == 4
@@ -76,17 +76,17 @@ def test_chosen_classes_are_drawn_and_norms_stay_of_all(make_scene: Maker) -> No
     assert chosen.numbers["spectral_norm"][at] == pytest.approx(full.numbers["spectral_norm"][2], rel=1e-5)
 
 
-def test_a_jacobian_too_large_is_stored_for_the_drawn_classes(make_scene: Maker) -> None:
+def test_large_jacobian_is_stored_for_the_drawn_classes(make_scene: Maker) -> None:
     (whole,) = JacobianMaps().run(make_scene())
     (small,) = JacobianMaps(largest_bytes=1, columns=2).run(make_scene())
     drawn = small.numbers["drawn_classes"]
     assert small.numbers["jacobian_classes"] == drawn
     np.testing.assert_allclose(small.arrays["jacobian"], whole.arrays["jacobian"][:, drawn], atol=1e-6)
     np.testing.assert_allclose(small.numbers["spectral_norm"], whole.numbers["spectral_norm"], rtol=1e-5)
-    assert small.numbers["finite_difference_error"] < 1e-8  # of the float64 Jacobian
+    assert small.numbers["finite_difference_error"] < 1e-8  # compared with the float64 Jacobian
 
 
-def test_a_model_that_runs_in_float32_only_is_still_drawn(make_scene: Maker) -> None:
+def test_float32_only_model_is_drawn(make_scene: Maker) -> None:
     class Single(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             if x.dtype == torch.float64:

@@ -49,15 +49,15 @@ def test_thumbnails_are_small_squares(
         assert thumbnails[:, :2].max() == thumbnails[:, 9:].max() == 0
 
 
-def test_the_chosen_layer_is_embedded(make_scene: Maker) -> None:
+def test_selected_layer_is_embedded(make_scene: Maker) -> None:
     (artifact,) = Projector().run(make_scene(embedding_layer="5"))
     assert artifact.numbers["features"] == 6 * 81
     with pytest.raises(UnknownName, match="layer"):
         list(Projector().run(make_scene(embedding_layer="fc")))
 
 
-def test_a_very_large_embedding_is_projected_with_its_distances_kept(make_scene: Maker) -> None:
-    """A linear layer on raw pixels: thousands of numbers per image."""
+def test_large_embedding_is_projected_and_preserves_distances(make_scene: Maker) -> None:
+    """A linear layer on raw pixels has thousands of features."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(5000, 4))
     scene, again = (make_scene(count=20, channels=2, size=(50, 50), model=network, epoch=epoch) for epoch in (1, 2))
     (artifact,), (later,) = Projector().run(scene), Projector().run(again)
@@ -70,4 +70,4 @@ def test_a_very_large_embedding_is_projected_with_its_distances_kept(make_scene:
     ]
     torch.testing.assert_close(distances[1], distances[0], rtol=0.15, atol=0)
     assert artifact.numbers == {"layer": "1", "points": 20, "features": 512, "projected_from": 5000}
-    assert "512 numbers each, projected at random from 5,000." in artifact.caption
+    assert "512 features (a random projection of 5,000)." in artifact.caption

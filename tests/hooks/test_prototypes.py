@@ -17,12 +17,12 @@ from pellucid.synthesis.expert import Expert
 Maker = Callable[..., Scene]
 
 
-def test_it_runs_at_the_end_by_default_and_after_each_epoch_on_request() -> None:
+def test_hook_runs_at_the_end_and_each_epoch_variant_is_opt_in() -> None:
     assert (HOOKS["prototypes"].when, HOOKS["prototypes"].default) == ("end", True)
     assert (HOOKS["prototypes.each_epoch"].when, HOOKS["prototypes.each_epoch"].default) == ("epoch", False)
 
 
-def test_the_numbers_are_those_of_the_images(make_scene: Maker) -> None:
+def test_numbers_match_the_images(make_scene: Maker) -> None:
     scene = make_scene(count=80)
     assert scene.train is not None
     fitted = {name: pellucid.fit_density(name, scene.train) for name in ("gaussian_mixture", "vae")}
@@ -36,35 +36,35 @@ def test_the_numbers_are_those_of_the_images(make_scene: Maker) -> None:
     model = scene.model.eval()
     for way, row in zip(images, numbers["ways"].values(), strict=True):
         with torch.no_grad():
-            told = model(way).log_softmax(1).diagonal()
-        np.testing.assert_allclose(row["log_probability"], told.numpy(), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(row["probability"], told.exp().numpy(), rtol=1e-3)
+            expected = model(way).log_softmax(1).diagonal()
+        np.testing.assert_allclose(row["log_probability"], expected.numpy(), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(row["probability"], expected.exp().numpy(), rtol=1e-3)
         for label in range(3):
             cosine = F.cosine_similarity(scene.train.floats().flatten(1), way[label].flatten()[None])
             nearest = 1 - cosine[scene.train.labels == label].max().item()
             assert row["cosine_distance_to_nearest"][label] == pytest.approx(nearest, abs=1e-5)
             to_mean = 1 - F.cosine_similarity(way[label].flatten(), means[label].flatten(), dim=0).item()
             assert row["cosine_distance_to_class_mean"][label] == pytest.approx(to_mean, abs=1e-5)
-        assert row["cosine_distance_to_nearest"][3] is None  # the last class has no image
+        assert row["cosine_distance_to_nearest"][3] is None  # the last class has no images
         assert row["objective_of_class_mean"][3] is None
     expert = Expert(density=fitted["gaussian_mixture"])
     of_means = objective(model, torch.stack(means), [0, 1, 2], expert).diagonal()
     assert (np.array(numbers["ways"]["expert"]["objective_of_class_mean"][:3]) >= of_means.numpy() - 1e-5).all()
-    told = numbers["densities"]["vae"]
-    assert told["held_out_nats_per_image"] == pytest.approx(held_out(fitted["vae"], scene.test.pixels).nats)
+    likelihood = numbers["densities"]["vae"]
+    assert likelihood["held_out_nats_per_image"] == pytest.approx(held_out(fitted["vae"], scene.test.pixels).nats)
     assert set(numbers["densities"]) == {"gaussian_mixture", "vae"}
 
 
-def test_images_too_large_for_a_density_leave_the_row_that_needs_none(make_scene: Maker) -> None:
+def test_large_images_keep_the_prior_without_density(make_scene: Maker) -> None:
     (artifact,) = ClassPrototypes().run(make_scene(count=20, size=(90, 140), chosen_classes=(1,)))
     assert list(artifact.numbers["ways"]) == ["l2"]
     assert set(artifact.numbers["refused"]) == {"expert", "code"}
     assert artifact.figure is not None
-    assert any("Not made: expert, code" in text.get_text() for text in artifact.figure.texts)
+    assert "Not applicable: expert, code" in " ".join(text.get_text() for text in artifact.figure.texts)
 
 
-def test_without_training_images_it_says_so(make_scene: Maker) -> None:
-    with pytest.raises(DataError, match="needs the training images"):
+def test_missing_training_images_are_reported(make_scene: Maker) -> None:
+    with pytest.raises(DataError, match="needs training images"):
         list(ClassPrototypes().run(make_scene(train=None)))
     with pytest.raises(DataError, match="the density 'vae' needs training images"):
         make_scene(train=None).density("vae")

@@ -11,7 +11,7 @@ Maker = Callable[..., Scene]
 
 
 def difference(scene: Scene, image: torch.Tensor, label: int, place: tuple[int, ...], step: float = 1e-6) -> float:
-    """The derivative of one logit by one pixel, by central differences in float64."""
+    """Return the derivative of a logit with respect to a pixel by central differences in float64."""
     model, shift = scene.model.double().eval(), torch.zeros_like(image, dtype=torch.float64)
     shift[place] = step
     with torch.no_grad():
@@ -21,7 +21,7 @@ def difference(scene: Scene, image: torch.Tensor, label: int, place: tuple[int, 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gradients_against_finite_differences(channels: int, make_scene: Maker) -> None:
+def test_gradients_match_finite_differences(channels: int, make_scene: Maker) -> None:
     scene = make_scene(channels=channels)
     (artifact,) = Saliency().run(scene)
     arrays, numbers = artifact.arrays, artifact.numbers
@@ -36,7 +36,7 @@ def test_gradients_against_finite_differences(channels: int, make_scene: Maker) 
             assert arrays["baseline"][column][place] == pytest.approx(at_zero, rel=1e-3, abs=1e-5)
 
 
-def test_delta_and_overlay_are_what_they_say_bit_for_bit(make_scene: Maker) -> None:
+def test_delta_and_overlay_are_exact(make_scene: Maker) -> None:
     (artifact,) = Saliency().run(make_scene(channels=3))
     arrays = artifact.arrays
     assert all(array.dtype == np.float32 and array.shape == (3, 3, 9, 9) for array in arrays.values())
@@ -44,7 +44,7 @@ def test_delta_and_overlay_are_what_they_say_bit_for_bit(make_scene: Maker) -> N
     np.testing.assert_array_equal(arrays["overlay"], arrays["delta"] * arrays["source"])
 
 
-def test_the_three_gradients_share_one_scale(make_scene: Maker) -> None:
+def test_gradients_share_one_scale(make_scene: Maker) -> None:
     (artifact,) = Saliency().run(make_scene())
     assert artifact.figure is not None
     source, gradients, overlay = (axes.images[0] for axes in artifact.figure.axes if axes.images)
@@ -57,10 +57,10 @@ def test_the_three_gradients_share_one_scale(make_scene: Maker) -> None:
     step = (shown.shape[0] - 9) // 2
     for row, values in enumerate(rows):
         np.testing.assert_array_equal(shown[row * step : row * step + 9, step : step + 9], values)
-    assert len(artifact.figure.axes) == 6  # three pictures, three colour bars
+    assert len(artifact.figure.axes) == 6  # three blocks, three color bars
 
 
-def test_chosen_classes_and_wrong_ones(make_scene: Maker) -> None:
+def test_selected_classes(make_scene: Maker) -> None:
     (artifact,) = Saliency().run(make_scene(chosen_classes=(2, 3, 0)))
     assert artifact.numbers["labels"] == [2, 0]
     assert list(Saliency().run(make_scene(chosen_classes=(3,)))) == []

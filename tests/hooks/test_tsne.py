@@ -19,7 +19,7 @@ def clusters(count: int = 120, features: int = 8) -> tuple[np.ndarray, np.ndarra
     return (random.normal(size=(4, features)) * 6)[labels] + random.normal(size=(count, features)), labels
 
 
-def test_clusters_stay_clusters() -> None:
+def test_tsne_preserves_clusters() -> None:
     features, labels = clusters()
     points = embed_in_plane(features, None, 300, 0)
     assert points.shape == (120, 2)
@@ -28,10 +28,10 @@ def test_clusters_stay_clusters() -> None:
     assert trustworthiness(features, points) > 0.95
 
 
-def test_a_start_keeps_everything_where_it_was() -> None:
+def test_start_keeps_clusters_in_place() -> None:
     features, labels = clusters()
     first = embed_in_plane(features, None, 300, 0)
-    turned = first @ np.array([[0, 1], [1, 0]], dtype=np.float32) + 100  # mirrored, and somewhere else
+    turned = first @ np.array([[0, 1], [1, 0]], dtype=np.float32) + 100  # mirrored and shifted
     for start in (first, turned):
         second = embed_in_plane(features + np.random.default_rng(1).normal(size=features.shape) / 3, start, 300, 0)
         middles = [[np.median(plane[labels == k], axis=0) for k in range(4)] for plane in (start, second)]
@@ -39,7 +39,7 @@ def test_a_start_keeps_everything_where_it_was() -> None:
         assert np.abs(shift).max() < 0.5 * start.std(0).max()
 
 
-def test_equal_inputs_give_equal_bits() -> None:
+def test_tsne_is_deterministic() -> None:
     features, _ = clusters()
     first = embed_in_plane(features, None, 260, 0)
     assert first.tobytes() == embed_in_plane(features.copy(), None, 260, 0).tobytes()
@@ -62,7 +62,7 @@ def test_few_points_and_degenerate_features(count: int, kind: str) -> None:
     assert (score is None) == (count < 3)
 
 
-def test_neighbour_accuracy_leaves_the_point_itself_out() -> None:
+def test_knn_accuracy_is_leave_one_out() -> None:
     points = np.array([[0.0], [1.0], [2.5], [10.0], [11.0]])
     assert knn_accuracy(points[:1], np.array([0])) is None
     assert knn_accuracy(points[:2], np.array([0, 1])) == 0
@@ -77,7 +77,7 @@ def test_neighbour_accuracy_leaves_the_point_itself_out() -> None:
     assert knn_accuracy(points, labels) == np.mean(slow)
 
 
-def test_numbers_arrays_and_the_next_epoch(make_scene: Maker) -> None:
+def test_artifact_and_next_epoch(make_scene: Maker) -> None:
     scene = make_scene()
     (first,) = TSNE(points=40, iterations=260).run(scene)
     assert first.arrays["points"].shape == (40, 2)
@@ -91,14 +91,16 @@ def test_numbers_arrays_and_the_next_epoch(make_scene: Maker) -> None:
     (next_one,) = TSNE(points=40, iterations=260).run(replace(scene, previous=first.arrays))
     expected = embed_in_plane(scene.embedding[indices].numpy(), first.arrays["points"], 260, 0)
     assert next_one.arrays["points"].tobytes() == expected.tobytes()
-    (other,) = TSNE(points=30, iterations=260).run(replace(scene, previous=first.arrays))  # other images: a new start
+    (other,) = TSNE(points=30, iterations=260).run(
+        replace(scene, previous=first.arrays)
+    )  # other images need a new start
     (fresh,) = TSNE(points=30, iterations=260).run(scene)
     assert other.arrays["points"].tobytes() == fresh.arrays["points"].tobytes()
 
 
-def test_an_embedding_that_is_not_finite_is_told(make_scene: Maker) -> None:
+def test_nonfinite_embedding_is_refused(make_scene: Maker) -> None:
     scene = make_scene()
     with torch.no_grad():
         scene.model[5].weight.fill_(torch.nan)
-    with pytest.raises(ModelError, match="not finite"):
+    with pytest.raises(ModelError, match="NaN or infinite"):
         list(TSNE().run(scene))

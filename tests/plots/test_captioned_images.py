@@ -10,7 +10,7 @@ from pellucid.plots.image_grid import Label
 HEADLINE = ("Bars, epoch 2: a title", "a subtitle")
 
 
-def test_pixels_are_squares_of_grey_and_captions_stand_below() -> None:
+def test_pixels_are_gray_squares_with_captions_below() -> None:
     images = np.random.default_rng(0).random((2, 3, 1, 8, 8))
     captions = [["−0.1", "−2", "–"], ["a", "b", "c"]]
     figure = captioned_images(images, captions, [Label("l2", "small"), Label("mean")], ["0", "1", "2"], HEADLINE)
@@ -28,7 +28,7 @@ def test_pixels_are_squares_of_grey_and_captions_stand_below() -> None:
     assert texts["0"] > texts["l2"] > texts["−0.1"] > texts["mean"] > texts["a"]
 
 
-def test_colour_is_shown_as_it_is_and_no_image_leaves_a_gap(tmp_path) -> None:
+def test_color_images_stay_in_color_and_nan_leaves_a_gap(tmp_path) -> None:
     images = np.zeros((1, 2, 3, 4, 6))
     images[0, 0, 1] = 1
     images[0, 1] = np.nan
@@ -40,6 +40,6 @@ def test_colour_is_shown_as_it_is_and_no_image_leaves_a_gap(tmp_path) -> None:
         assert any(colour[:3] == (0, 255, 0) for _, colour in picture.convert("RGB").getcolors(10_000))
 
 
-def test_captions_that_do_not_fit_are_told() -> None:
-    with pytest.raises(ShapeError, match="give one caption for each image"):
+def test_captions_that_do_not_match_the_images_are_refused() -> None:
+    with pytest.raises(ShapeError, match="Pass one caption per image"):
         captioned_images(np.zeros((1, 2, 1, 4, 4)), [["only one"]], [Label("x")], ["a", "b"], HEADLINE)

@@ -3,7 +3,7 @@ import numpy as np
 from pellucid.plots.class_maps import class_maps
 
 
-def test_maps_are_white_at_zero_and_missing_ones_grey() -> None:
+def test_maps_are_white_at_zero_and_gray_for_nan() -> None:
     maps = np.zeros((2, 2, 4, 4))
     maps[0, 0] = 2.0
     maps[1] = np.nan
@@ -15,6 +15,6 @@ def test_maps_are_white_at_zero_and_missing_ones_grey() -> None:
     assert int(sum(bar.get_height() for bar in figure.axes[2].patches)) == 3
 
 
-def test_images_without_any_spread() -> None:
+def test_histogram_without_values() -> None:
     figure = class_maps(np.zeros((1, 1, 4, 4)), [("a", "")], ["x"], np.zeros(0), ("title", "subtitle"))
     assert figure.axes[2].patches

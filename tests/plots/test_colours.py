@@ -5,7 +5,7 @@ from pellucid.plots.colours import class_colours, scale_limit, signed_norm, sign
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 11, 100])
-def test_every_class_has_its_own_colour(count: int) -> None:
+def test_every_class_has_a_distinct_color(count: int) -> None:
     colours = class_colours(count)
     assert colours.shape == (count, 3)
     assert colours.min() >= 0
@@ -19,7 +19,7 @@ def test_zero_is_the_middle_of_a_signed_scale() -> None:
     assert signed_palette()(signed_norm(3.0)(-3.0))[2] > signed_palette()(signed_norm(3.0)(-3.0))[0]
 
 
-def test_a_few_extremes_do_not_set_the_scale() -> None:
+def test_a_few_outliers_do_not_determine_the_scale() -> None:
     values = np.ones(10_000)
     values[:5] = 1000
     assert scale_limit(values) == 1

@@ -14,7 +14,7 @@ def draw(count: int, name: str = "class") -> tuple[Figure, np.ndarray]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 26, 100])
-def test_readable_for_any_number_of_classes(count: int) -> None:
+def test_text_stays_inside_for_any_number_of_classes(count: int) -> None:
     figure, _ = draw(count, name="a $long_ name")
     figure.canvas.draw()
     width, height = figure.get_size_inches() * DOTS_PER_INCH
@@ -26,7 +26,7 @@ def test_readable_for_any_number_of_classes(count: int) -> None:
         assert -1 <= box.y0 <= box.y1 <= height + 1, text
 
 
-def test_cells_are_shares_of_the_row_and_empty_ones_free() -> None:
+def test_cells_show_shares_of_the_row() -> None:
     figure, counts = draw(10)
     right, wrong = figure.axes[0].images
     share = counts / counts.sum(1, keepdims=True)
@@ -37,7 +37,7 @@ def test_cells_are_shares_of_the_row_and_empty_ones_free() -> None:
 
 
 @pytest.mark.parametrize(("count", "counts", "shares"), [(25, 1, 1), (30, 1, 1), (50, 1, 1), (60, 0, 1), (100, 0, 0)])
-def test_numbers_are_written_where_there_is_room(count: int, counts: bool, shares: bool) -> None:
+def test_numbers_are_written_if_there_is_room(count: int, counts: bool, shares: bool) -> None:
     figure, values = draw(count)
     numbers = [text for text in figure.texts if text.get_text() in {"50.0%", "–", *map(str, values.flatten())}]
     assert sum("50" in text.get_text() and len(text.get_text()) == 3 for text in numbers) == counts * count

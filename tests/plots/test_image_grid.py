@@ -15,7 +15,7 @@ def draw(*blocks: Block, rows: int, columns: int, name: str = "猫 a long name",
     return image_grid(list(blocks), *labels, ("title $ with _ and \\alpha", "subtitle"), **options)
 
 
-def test_each_block_is_one_picture_of_its_own_values() -> None:
+def test_each_block_is_drawn_as_one_array() -> None:
     signed = RNG.normal(size=(2, 3, 1, 8, 8))
     figure = draw(Block(signed, limit=2.5, meaning="unit"), rows=2, columns=3)
     (shown,) = figure.axes[0].images
@@ -30,12 +30,12 @@ def test_each_block_is_one_picture_of_its_own_values() -> None:
     assert np.ma.getmaskarray(np.ma.masked_invalid(mosaic))[8].all()
 
 
-def test_pixels_stay_pixels_and_colours_stay_colours() -> None:
-    grey, colour = RNG.random((1, 2, 1, 8, 8)), RNG.random((1, 2, 3, 8, 8))
-    figure = draw(Block(grey, meaning="pixel"), Block(colour, row=1), rows=2, columns=2)
+def test_gray_and_color_images_are_drawn_as_they_are() -> None:
+    gray, color = RNG.random((1, 2, 1, 8, 8)), RNG.random((1, 2, 3, 8, 8))
+    figure = draw(Block(gray, meaning="pixel"), Block(color, row=1), rows=2, columns=2)
     first, second = (axes.images[0] for axes in figure.axes if axes.images)
     assert first.get_clim() == (0, 1)
-    np.testing.assert_array_equal(second.get_array()[:8, 9:], colour[0, 1].transpose(1, 2, 0))
+    np.testing.assert_array_equal(second.get_array()[:8, 9:], color[0, 1].transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize(("size", "zoom"), [((8, 8), 12), ((28, 28), 3), ((28, 56), 2), ((64, 64), 1)])
@@ -48,7 +48,7 @@ def test_pixels_are_whole_dots(size: tuple[int, int], zoom: int) -> None:
     assert (round(box.height, 6), round(box.width, 6)) == (size[0] * zoom, size[1] * zoom)
 
 
-def test_large_images_are_reduced() -> None:
+def test_large_images_are_downsampled() -> None:
     figure = draw(Block(np.zeros((1, 1, 1, 200, 400)), limit=1.0), rows=1, columns=1)
     box = figure.axes[0].get_window_extent()
     assert box.width < 150
@@ -56,7 +56,7 @@ def test_large_images_are_reduced() -> None:
 
 
 @pytest.mark.parametrize("name", ["猫 a long name", "a name of many columns' width", "short"])
-def test_everything_lies_within_the_figure(name: str) -> None:
+def test_all_parts_are_inside_the_figure(name: str) -> None:
     block = Block(RNG.normal(size=(3, 12, 1, 28, 28)), limit=1.0, meaning="∂ logit / ∂ pixel")
     figure = draw(block, rows=3, columns=12, name=name, marks=[Mark(2, 11)])
     figure.canvas.draw()
@@ -69,6 +69,6 @@ def test_everything_lies_within_the_figure(name: str) -> None:
         assert box.y1 <= height, artist
 
 
-def test_blocks_of_different_sizes_are_told() -> None:
+def test_blocks_of_different_sizes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(4, 4\), \(8, 8\)"):
         draw(Block(np.zeros((1, 1, 1, 8, 8))), Block(np.zeros((1, 1, 1, 4, 4)), row=1), rows=2, columns=1)

@@ -3,7 +3,7 @@ import numpy as np
 from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
 
 
-def test_bands_grow_with_quality_and_controls_stand_below():
+def test_bars_grow_with_quality_and_controls_are_at_the_bottom():
     cells = [
         Cell(0.2, 0.1, 0.3, is_best=True),
         Cell(0.4, 0.3, 0.5, is_beaten=True),

@@ -8,7 +8,7 @@ from pellucid.plots.scatter import scatter
 RNG = np.random.default_rng(0)
 
 
-def test_dots_are_labels_and_rings_are_errors() -> None:
+def test_dots_have_label_colors_and_rings_mark_errors() -> None:
     points, labels = RNG.normal(size=(30, 2)), np.arange(30) % 3
     predictions = labels.copy()
     predictions[[4, 7]] = 0
@@ -22,7 +22,7 @@ def test_dots_are_labels_and_rings_are_errors() -> None:
     figure.canvas.draw()
 
 
-def test_one_unit_is_as_long_in_both_directions() -> None:
+def test_both_axes_have_the_same_scale() -> None:
     figure = scatter(RNG.normal(size=(9, 2)) * [10, 1], np.zeros(9, int), np.zeros(9, int), ["a"], ("title", ""))
     axes = figure.axes[0]
     box = axes.get_window_extent()
@@ -35,10 +35,10 @@ def test_any_number_of_classes_and_points(count: int) -> None:
     names = [f"number {k}" for k in range(count)]
     figure = scatter(np.zeros((len(labels), 2)), labels, labels, names, ("title", ""))
     figure.canvas.draw()
-    assert [text.get_text() for text in figure.axes[0].texts] == ["number 0"]  # the others would cover it
+    assert [text.get_text() for text in figure.axes[0].texts] == ["number 0"]  # the other names would overlap it
 
 
-def test_names_stay_inside_the_plane() -> None:
+def test_names_stay_inside_the_plot() -> None:
     labels = np.repeat(np.arange(4), 5)
     points = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])[labels]
     figure = scatter(points, labels, labels, [f"a rather long name {k}" for k in range(4)], ("title", ""))
@@ -50,7 +50,7 @@ def test_names_stay_inside_the_plane() -> None:
     assert all(plane.y0 <= box.y0 <= box.y1 <= plane.y1 for box in boxes)
 
 
-def test_a_name_does_not_hide_the_only_dots_of_its_class() -> None:
+def test_small_classes_are_not_hidden_by_their_names() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
     figure = scatter(RNG.normal(size=(6, 2)) * 100, labels, labels, ["many", "two", "one"], ("title", ""))
     assert [text.get_text() for text in figure.axes[0].texts] == ["many"]

@@ -38,5 +38,5 @@ def test_bold_is_wider() -> None:
     assert text_width("recall", 9, 100, bold=True) > text_width("recall", 9, 100) > 0
 
 
-def test_names_that_look_alike_are_told_apart_by_their_index() -> None:
+def test_names_with_missing_glyphs_are_prefixed_with_their_index() -> None:
     assert class_names(["猫", "犬", "cat", "a very long name of 鳥"], 12) == ["#0 □", "#1 □", "cat", "#3 a v… of □"]

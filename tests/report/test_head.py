@@ -1,4 +1,4 @@
-"""The top of the page."""
+"""Header of the report."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from pellucid.report._page import render
 from pretended_run import metrics_line, run_record
 
 
-def test_what_is_known_of_a_run_stands_at_the_top(store):
+def test_header_lists_the_facts_of_a_run(store):
     top = head(Material(store))
-    assert top.title == "What has cnn learned of Pets?"
+    assert top.title == "Training report: cnn on Pets"
     assert dict(top.facts) == {
-        "test accuracy": "80.00% (epoch 1, the best by validation)",
+        "test accuracy": "80.00% (best checkpoint by validation, epoch 1)",
         "data": "Pets",
-        "images": "1,500 training, 100 validation, 15 test of 1×4×4; 3 classes",
+        "images": "1,500 training, 100 validation, 15 test; 1×4×4; 3 classes",
         "model": "cnn",
         "parameters": "76,810",
         "epochs": "2",
@@ -32,49 +32,54 @@ def test_what_is_known_of_a_run_stands_at_the_top(store):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "note"),
     [
-        ("running", "This run is not finished: it was written after epoch 1 of 2. Load the page again to see more."),
-        ("interrupted", "This run was interrupted after epoch 1 of 2; --resume goes on with it."),
-        ("failed", "This run failed after epoch 1 of 2; --resume goes on with it."),
-        (None, "It is not known how this run ended; what is here was written after epoch 1 of 2."),
+        (
+            "running",
+            "This run is still in progress; the report was written after epoch 1 of 2. Reload the page for updates.",
+        ),
+        ("interrupted", "This run was interrupted after epoch 1 of 2. Continue it with --resume."),
+        ("failed", "This run failed after epoch 1 of 2. Continue it with --resume."),
+        (None, "The status of this run is unknown; the report was written after epoch 1 of 2."),
     ],
 )
-def test_an_unfinished_run_says_so(status, told, tmp_path):
+def test_an_unfinished_run_is_described(status, note, tmp_path):
     store = Store(tmp_path)
     store.begin(run_record(status=status, test_accuracy=None))
     for epoch in (0, 1):
         store.add_metrics(metrics_line(epoch))
     top = head(Material(store))
-    assert top.notes == (told,)
+    assert top.notes == (note,)
     assert dict(top.facts)["epochs"] == "1 of 2"
-    assert dict(top.facts)["test accuracy"] == "45.00% (epoch 1, the best by validation)"
-    assert told in render(Material(store)).replace("&#39;", "'")
+    assert dict(top.facts)["test accuracy"] == "45.00% (best checkpoint by validation, epoch 1)"
+    assert note in render(Material(store)).replace("&#39;", "'")
 
 
-def test_the_duration_of_a_resumed_run_is_told_as_what_it_is(tmp_path):
+def test_duration_of_a_resumed_run_includes_pauses(tmp_path):
     store = Store(tmp_path)
     store.begin(run_record(config={"resume": True}))
     facts = dict(head(Material(store)).facts)
-    assert facts["duration, pauses included"] == "1:02:03 h"
+    assert facts["duration (including pauses)"] == "1:02:03 h"
     assert "duration" not in facts
 
 
-def test_other_data_than_asked_for_is_told(tmp_path):
+def test_notice_about_substituted_data_is_shown(tmp_path):
     store = Store(tmp_path)
     record = run_record()
-    store.begin(record | {"dataset": record["dataset"] | {"notice": "MNIST could not be had; these are the digits."}})
-    assert head(Material(store)).notes == ("MNIST could not be had; these are the digits.",)
+    store.begin(
+        record | {"dataset": record["dataset"] | {"notice": "MNIST could not be downloaded; using the digits."}}
+    )
+    assert head(Material(store)).notes == ("MNIST could not be downloaded; using the digits.",)
 
 
-def test_failures_stand_with_their_logs(store):
+def test_failures_are_shown_with_their_logs(store):
     store.add_failure("tsne", 1, "ValueError: no points", "Traceback …\nValueError: no points")
     log = store.add_failure("saliency", 2, "gone", "")
     log.unlink()
     first, second = head(Material(store)).failures
     assert first == ("tsne, epoch 1: ValueError: no points", "Traceback …\nValueError: no points")
     assert second == ("saliency, epoch 2: gone", "The log errors/saliency_epoch_002.txt cannot be read.")
-    assert "2 failed; the rest of the run went on." in render(Material(store))
+    assert "2 failures; the rest of the run completed." in render(Material(store))
 
 
 def test_a_log_outside_the_folder_is_not_shown(store, tmp_path):
@@ -86,15 +91,15 @@ def test_a_log_outside_the_folder_is_not_shown(store, tmp_path):
     assert log == "The log ../secret.txt cannot be read."
 
 
-def test_a_setting_of_zero_is_told(store):
+def test_zero_settings_are_listed(store):
     store.write_run(
         run_record(config={"seed": 0, "learning_rate": 0.0, "resume": False, "mirror": [], "classes": None})
     )
     assert dict(head(Material(store)).details)["settings"] == "seed 0, learning_rate 0.0"
 
 
-def test_of_a_long_log_the_end_is_shown(store):
+def test_long_log_shows_its_end(store):
     store.add_failure("tsne", 1, "x", "a" * 60_000 + "the end")
     ((_, log),) = head(Material(store)).failures
-    assert log.startswith("[10,007 characters before this are in the file]\naaa")
+    assert log.startswith("[the first 10,007 characters are omitted]\naaa")
     assert log.endswith("aaathe end")

@@ -1,4 +1,4 @@
-"""The page in a real browser, from disk and with the network cut: everything does what it says."""
+"""The report in a real browser, opened from disk without network access."""
 
 import json
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ LAST = 2
 
 @pytest.fixture(scope="module")
 def save(tmp_path_factory):
-    """What a small run left, its page included."""
+    """The save folder of a small run, with its report."""
     folder = tmp_path_factory.mktemp("run") / "save"
     assert main(["run", *SMALL, "--save", str(folder)]) == 0
     return folder
@@ -47,7 +47,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Open a file in a browser that reaches files alone; at the end, the console is empty."""
+    """Open a file in a browser without network access; afterwards, check that the console is empty."""
     wrong, contexts = [], []
 
     def is_local(url):
@@ -81,7 +81,7 @@ def metrics(save):
 
 
 def choose(page, epoch):
-    """An epoch, by the keyboard."""
+    """Select an epoch by keyboard."""
     page.locator("#epoch").focus()
     page.keyboard.press("Home")
     for _ in range(epoch):
@@ -90,31 +90,31 @@ def choose(page, epoch):
 
 
 def percent(part, whole):
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    return f"{100 * part / whole:.1f}%" if whole else "–"
 
 
 # --- the page --------------------------------------------------------------------------------------------------
 
 
-def test_it_opens_with_every_part(save, visit):
+def test_page_shows_every_section(save, visit):
     page = visit(save / "report.html")
     run = json.loads((save / "run.json").read_text())
-    assert page.locator("h1").inner_text() == f"What has cnn learned of {run['dataset']['title']}?"
+    assert page.locator("h1").inner_text() == f"Training report: cnn on {run['dataset']['title']}"
     assert page.locator("#status").inner_text() == "finished"
     assert f"{run['test_accuracy']:.2%}" in page.locator(".facts").inner_text()
     titles = page.locator("section h2").all_inner_texts()
     assert titles == [
-        "How it learned",
-        "What it gets wrong",
-        "The hardest test images",
-        "Where it looks",
-        "Which explanation can be trusted",
+        "Learning curves",
+        "Confusion matrix: what does it get wrong?",
+        "Hardest test images",
+        "Saliency maps: which pixels does it look at?",
+        "Leaderboard: which explanations can be trusted?",
     ]
     assert page.locator("nav a").all_inner_texts() == titles
     assert page.locator(".notice:visible").count() == 0
 
 
-def test_the_slider_drives_every_part(save, visit):
+def test_slider_updates_every_section(save, visit):
     page = visit(save / "report.html")
     captions = {
         entry["epoch"]: entry["caption"]
@@ -131,8 +131,7 @@ def test_the_slider_drives_every_part(save, visit):
         shown = [[int(cell) for cell in row.locator("td[tabindex]").all_inner_texts()] for row in rows]
         assert np.array_equal(shown, counts)
         assert (
-            f"accuracy {counts.trace() / counts.sum():.2%}".replace("%", " %")
-            in page.locator("#confusion_matrix .told").inner_text()
+            f"accuracy {counts.trace() / counts.sum():.2%}" in page.locator("#confusion_matrix .summary").inner_text()
         )
         losses = numbers(save, "hardest", epoch)["losses"]
         assert [f"loss {loss:.2f}" in text for loss, text in zip(losses, cards(page), strict=True)] == [True] * 12
@@ -162,10 +161,10 @@ def test_play_steps_through_the_epochs_and_stops(motion, save, visit):
     assert (play.inner_text(), shown.inner_text()) == ("Play", f"epoch {LAST}")
 
 
-def test_the_epoch_and_the_place_survive_a_reload(save, visit):
+def test_epoch_and_section_survive_a_reload(save, visit):
     page = visit(save / "report.html")
     choose(page, 1)
-    page.get_by_role("link", name="The hardest test images").click()
+    page.get_by_role("link", name="Hardest test images").click()
     page.wait_for_function("location.hash === '#hardest&epoch=1'")
     page.reload()
     assert page.locator("#epoch-shown").inner_text() == "epoch 1"
@@ -177,7 +176,7 @@ def test_the_epoch_and_the_place_survive_a_reload(save, visit):
 # --- curves ----------------------------------------------------------------------------------------------------
 
 
-def test_the_curves_tell_their_values(save, visit):
+def test_curves_show_their_values(save, visit):
     page = visit(save / "report.html")
     lines = metrics(save)
     plot = page.locator(".plot").first
@@ -188,21 +187,21 @@ def test_the_curves_tell_their_values(save, visit):
         "train",
         "–",
         "validation",
-        told(lines[0]["validation_loss"]),
+        three_digits(lines[0]["validation_loss"]),
         "test",
-        told(lines[0]["test_loss"]),
+        three_digits(lines[0]["test_loss"]),
     ]
     page.keyboard.press("ArrowRight")
     assert plot.get_attribute("aria-valuetext") == (
-        f"epoch 1: train {told(lines[1]['train_loss'])}, validation {told(lines[1]['validation_loss'])}, "
-        f"test {told(lines[1]['test_loss'])}"
+        f"epoch 1: train {three_digits(lines[1]['train_loss'])}, "
+        f"validation {three_digits(lines[1]['validation_loss'])}, test {three_digits(lines[1]['test_loss'])}"
     )
     assert page.locator("#epoch-shown").inner_text() == f"epoch {LAST}"
     page.keyboard.press("Enter")
     assert page.locator("#epoch-shown").inner_text() == "epoch 1"
     box = page.locator(".plot").nth(1).bounding_box()
     page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 80)
-    assert f"{100 * lines[2]['test_accuracy']:.2f} %" in page.locator(".legend").nth(1).inner_text()
+    assert f"{100 * lines[2]['test_accuracy']:.2f}%" in page.locator(".legend").nth(1).inner_text()
     page.mouse.move(0, 0)
     assert page.locator(".chart .at").first.inner_text() == " at epoch 1"
     page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 80)
@@ -214,21 +213,21 @@ def best(lines):
     return next(line["epoch"] for line in reversed(lines) if line["best"])
 
 
-def told(value):
-    """Three digits, as a browser writes them."""
+def three_digits(value):
+    """Format with three significant digits, as JavaScript's `toPrecision` does."""
     digits = 2 - int(np.floor(np.log10(value)))
     return f"{value:.{digits}f}"
 
 
-def test_the_curves_are_a_table_too(save, visit):
+def test_curves_are_available_as_a_table(save, visit):
     page = visit(save / "report.html")
-    page.get_by_text("The same as a table").click()
+    page.get_by_text("Show as table").click()
     lines = metrics(save)
     rows = page.locator(".curves-table tbody tr").all()
     for line, row in zip(lines, rows, strict=True):
         cells = row.locator("td").all_inner_texts()
-        assert cells[2] == told(line["test_loss"])
-        assert cells[5] == f"{100 * line['test_accuracy']:.2f} %"
+        assert cells[2] == three_digits(line["test_loss"])
+        assert cells[5] == f"{100 * line['test_accuracy']:.2f}%"
         assert row.locator("th").inner_text() == f"{line['epoch']}{' (best)' if line['epoch'] == best(lines) else ''}"
 
 
@@ -240,29 +239,29 @@ def cell(page, row, column):
 
 
 def sentence(counts, row, column, classes):
-    taken = "recognised" if row == column else f"taken for {classes[column]}"
+    outcome = "correct" if row == column else f"predicted as {classes[column]}"
     count = counts[row][column]
     truths, predictions = np.sum(counts, 1)[row], np.sum(counts, 0)[column]
     return (
-        f"{classes[row]} {taken}: {count} image{'' if count == 1 else 's'}, {percent(count, truths)} of the row · "
+        f"{classes[row]} {outcome}: {count} image{'' if count == 1 else 's'}, {percent(count, truths)} of the row · "
         f"recall of {classes[row]} {percent(counts[row][row], truths)} · "
         f"precision of {classes[column]} {percent(counts[column][column], predictions)}"
     )
 
 
-def test_hover_tells_count_recall_and_precision(save, visit):
+def test_hover_shows_count_recall_and_precision(save, visit):
     page = visit(save / "report.html")
     counts = numbers(save, "confusion_matrix", LAST)["counts"]
     classes = [str(number) for number in range(10)]
     for row, column in ((0, 0), (3, 7), (9, 1)):
         cell(page, row, column).hover()
-        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, classes)
+        assert page.locator(".matrix .summary").inner_text() == sentence(counts, row, column, classes)
     recall = numbers(save, "confusion_matrix", LAST)["recall"]
     shown = [page.locator("#confusion_matrix tbody tr").nth(row).locator(".margin").inner_text() for row in range(10)]
     assert shown == [f"{100 * share:.1f}" for share in recall]
 
 
-def test_a_click_shows_the_images_of_the_cell_and_follows_the_epoch(save, visit):
+def test_click_shows_the_images_of_a_cell(save, visit):
     page = visit(save / "report.html")
     counts = np.array(numbers(save, "confusion_matrix", LAST)["counts"])
     row, column = (int(place) for place in np.argwhere(counts == counts.max())[0])
@@ -276,7 +275,7 @@ def test_a_click_shows_the_images_of_the_cell_and_follows_the_epoch(save, visit)
         ]
         count = int(counts[row, column])
         heading = page.locator(".cell h3").inner_text()
-        assert heading == f"{row}, recognised: {count} test image{'' if count == 1 else 's'}"
+        assert heading == f"{row}, correct: {count} test image{'' if count == 1 else 's'}"
         texts = page.locator(".cell li").all_inner_texts()
         assert texts == [f"{row} → {column}, {percent(kept['confidences'][number], 1)}" for number in inside]
         assert len(inside) == min(count, 8)
@@ -290,7 +289,7 @@ def test_a_click_shows_the_images_of_the_cell_and_follows_the_epoch(save, visit)
             assert canvas.get_attribute("aria-label").startswith(f"Test image {kept['indices'][number]}: ")
 
 
-def test_the_matrix_is_walked_by_keyboard(tmp_path, visit):
+def test_matrix_keyboard_navigation(tmp_path, visit):
     write_run(tmp_path)
     page = visit(write_report(tmp_path))
     counts = COUNTS[2]
@@ -304,33 +303,33 @@ def test_the_matrix_is_walked_by_keyboard(tmp_path, visit):
         ("ArrowLeft", (2, 1)),
     ):
         page.keyboard.press(key)
-        assert page.locator(".matrix .told").inner_text() == sentence(counts, row, column, CLASSES)
+        assert page.locator(".matrix .summary").inner_text() == sentence(counts, row, column, CLASSES)
         assert page.locator("#confusion_matrix td[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
-    assert page.locator(".cell h3").inner_text() == f"{CLASSES[2]}, taken for dog: 2 test images"
-    assert page.locator(".cell li").all_inner_texts() == [f"{CLASSES[2]} → dog, 55.0 %", f"{CLASSES[2]} → dog, 56.0 %"]
+    assert page.locator(".cell h3").inner_text() == f"{CLASSES[2]}, predicted as dog: 2 test images"
+    assert page.locator(".cell li").all_inner_texts() == [f"{CLASSES[2]} → dog, 55.0%", f"{CLASSES[2]} → dog, 56.0%"]
     assert page.locator("#confusion_matrix td[aria-selected='true']").count() == 1
 
 
 # --- hardest, leaderboard, figures -----------------------------------------------------------------------------
 
 
-def test_the_hardest_images_have_their_numbers(save, visit):
+def test_hardest_images_show_their_numbers(save, visit):
     page = visit(save / "report.html")
     record = numbers(save, "hardest", LAST)
     shown = cards(page)
     assert len(shown) == len(record["indices"]) == 12
     for number, text in enumerate(shown):
         label, prediction = record["labels"][number], record["predictions"][number]
-        assert (f"{label} taken for {prediction}" if label != prediction else f"{label}, recognised") in text
-        assert f"{100 * record['confidences'][number]:.1f} % sure" in text
+        assert (f"{label} predicted as {prediction}" if label != prediction else f"{label}, correct") in text
+        assert f"confidence {100 * record['confidences'][number]:.1f}%" in text
         assert f"test image {record['indices'][number]} " in text
     assert page.locator("#hardest canvas").count() == 24
     drawn = "tile => tile.getContext('2d').getImageData(0, 0, tile.width, tile.height).data.some(value => value > 0)"
     assert all(canvas.evaluate(drawn) for canvas in page.locator("#hardest canvas").all())
 
 
-def test_the_leaderboard_is_sorted_by_a_column(save, visit):
+def test_leaderboard_can_be_sorted(save, visit):
     page = visit(save / "report.html")
     record = numbers(save, "leaderboard", LAST)
     own, controls = (page.locator(".board tbody").nth(index) for index in (0, 1))
@@ -344,7 +343,7 @@ def test_the_leaderboard_is_sorted_by_a_column(save, visit):
     for body in (own, controls):
         listed = [text.split()[0] for text in body.locator("th").all_inner_texts()]
         assert listed == sorted(listed, key=lambda name: -values[name])
-    assert "Sorted by sparseness, best first." in page.locator("#leaderboard .told").inner_text()
+    assert "Sorted by sparseness, best first." in page.locator("#leaderboard .summary").inner_text()
     column = [text.splitlines()[0] for text in own.locator("td:nth-child(5)").all_inner_texts()]
     assert column == [f"{values[text.split()[0]]:.3f}" for text in own.locator("th").all_inner_texts()]
     heading.get_by_role("button").click()
@@ -355,7 +354,7 @@ def test_the_leaderboard_is_sorted_by_a_column(save, visit):
     assert page.locator(".board .curve").count() == len(record["methods"])
 
 
-def test_a_picture_opens_in_full_size(save, visit):
+def test_figure_opens_at_full_size(save, visit):
     page = visit(save / "report.html", width=390)
     button = page.locator("#saliency").get_by_role("button", name="Full size")
     button.focus()
@@ -369,21 +368,24 @@ def test_a_picture_opens_in_full_size(save, visit):
     assert button.evaluate("button => button === document.activeElement")
 
 
-def test_another_epoch_than_the_chosen_one_is_told(tmp_path, visit):
+def test_notice_if_another_epoch_is_shown(tmp_path, visit):
     write_run(tmp_path)
     page = visit(write_report(tmp_path))
     which = page.locator("#hook-my_hook .which")
-    assert which.inner_text() == "There is nothing of epoch 2 here; shown is epoch 1."
+    assert which.inner_text() == "No data for epoch 2; showing epoch 1."
     choose(page, 1)
     assert which.inner_text() == ""
     assert page.locator("#hook-my_hook img").count() == 2
-    assert page.locator("#prototypes .which").inner_text() == "Made at the end, with the best weights, of epoch 1."
+    assert (
+        page.locator("#prototypes .which").inner_text()
+        == "Computed at the end of training with the best checkpoint (epoch 1)."
+    )
 
 
-# --- what runs leave behind when things go wrong -----------------------------------------------------------------
+# --- damaged and unfinished runs -------------------------------------------------------------------------------
 
 
-def test_hostile_names_stay_texts(tmp_path, visit):
+def test_hostile_names_are_escaped(tmp_path, visit):
     script, image = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
     folder = tmp_path / image
     classes = (script, image, "bird")
@@ -392,16 +394,16 @@ def test_hostile_names_stay_texts(tmp_path, visit):
     store.add_failure("tsne", 2, script, f"Traceback {image}")
     page = visit(write_report(folder))
     cell(page, 1, 0).click()
-    assert page.locator(".cell h3").inner_text() == f"{image}, taken for {script}: 1 test image"
-    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == f"{script} taken for {image}"
+    assert page.locator(".cell h3").inner_text() == f"{image}, predicted as {script}: 1 test image"
+    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == f"{script} predicted as {image}"
     assert page.locator("#failures summary").inner_text() == f"tsne, epoch 2: {script}"
-    page.get_by_text("How it was run").click()
+    page.get_by_text("Run details").click()
     assert str(folder) in page.locator(".how").inner_text()
     assert page.locator("img[src='x']").count() == 0
     assert page.locator("script").count() == 2
 
 
-def test_an_unfinished_run_with_damages_and_failures_says_so(tmp_path, visit):
+def test_unfinished_run_shows_damages_and_failures(tmp_path, visit):
     store = write_run(tmp_path, status="interrupted")
     (tmp_path / "plots/saliency/epoch_001.png").unlink()
     store.add_failure("tsne", 1, "ValueError: no points", "Traceback: here it went wrong")
@@ -411,26 +413,26 @@ def test_an_unfinished_run_with_damages_and_failures_says_so(tmp_path, visit):
     page.locator("#failures summary").click()
     assert page.locator("#failures pre").inner_text() == "Traceback: here it went wrong"
     choose(page, 1)
-    assert page.locator("#saliency .which").inner_text() == "There is nothing of epoch 1 here; shown is epoch 0."
+    assert page.locator("#saliency .which").inner_text() == "No data for epoch 1; showing epoch 0."
 
 
-def test_numbers_that_a_script_cannot_draw_do_not_end_the_page(tmp_path, visit):
+def test_invalid_data_does_not_break_the_page(tmp_path, visit):
     write_run(tmp_path)
     path = write_report(tmp_path)
     path.write_text(path.read_text().replace('"counts":', '"cuonts":'))
     page = visit(path)
-    assert "This part cannot be drawn" in page.locator("#confusion_matrix").inner_text()
+    assert "This section cannot be shown" in page.locator("#confusion_matrix").inner_text()
     assert page.locator("#hardest li").count() == 2
 
 
-def test_an_epoch_that_was_never_finished_has_the_curves_of_the_one_before(tmp_path, visit):
+def test_unfinished_epoch_shows_the_curves_of_the_previous_one(tmp_path, visit):
     keep(write_run(tmp_path, status="interrupted"), "saliency", 3, png(3))
     page = visit(write_report(tmp_path))
     assert page.locator("#epoch-shown").inner_text() == "epoch 3"
     assert page.locator(".chart .at").first.inner_text() == " at epoch 2"
 
 
-def test_a_click_on_an_epoch_without_pictures_shows_the_nearest_one_that_has(tmp_path, visit):
+def test_click_selects_the_nearest_epoch_with_figures(tmp_path, visit):
     store = write_run(tmp_path)
     for epoch in range(3, 9):
         store.add_metrics(metrics_line(2) | {"epoch": epoch})
@@ -446,7 +448,7 @@ def test_a_click_on_an_epoch_without_pictures_shows_the_nearest_one_that_has(tmp
         assert page.locator("#epoch-shown").inner_text() == f"epoch {shown}"
 
 
-def test_numbers_of_a_network_that_diverged_are_told_as_such(tmp_path, visit):
+def test_diverged_network_shows_missing_numbers(tmp_path, visit):
     store = write_run(tmp_path)
     lost = [float("nan")] * 2
     numbers = {"confidences": lost, "true_probabilities": lost, "losses": lost, "scale_limits": [1.0, 1.0]}
@@ -456,18 +458,20 @@ def test_numbers_of_a_network_that_diverged_are_told_as_such(tmp_path, visit):
     made["numbers"]["confidences"] = [float("nan")] * len(made["numbers"]["labels"])
     keep(store, "confusion_matrix", 2, name="images", **made)
     page = visit(write_report(tmp_path))
-    assert "loss not finite · – sure; – for cat" in page.locator("#hardest li").first.inner_text()
-    assert page.locator("#hardest .method").inner_text() == "Explained by gradient. lrp does not apply to this model."
+    assert "loss not finite · confidence –, true class –" in page.locator("#hardest li").first.inner_text()
+    assert (
+        page.locator("#hardest .method").inner_text() == "Explanations by gradient. lrp does not apply to this model."
+    )
     cell(page, 1, 1).click()
     assert page.locator(".cell li").first.inner_text() == "dog → dog, –"
 
 
-def test_classes_of_one_name_are_told_apart(tmp_path, visit):
+def test_classes_with_the_same_name(tmp_path, visit):
     page = visit(write_report(write_run(tmp_path, ("cat", "cat", "cat")).folder))
-    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == "cat taken for cat"
+    assert page.locator("#hardest li").first.inner_text().splitlines()[0] == "cat predicted as cat"
 
 
-def test_curves_that_are_right_throughout_have_a_scale(tmp_path, visit):
+def test_perfect_accuracy_has_a_valid_scale(tmp_path, visit):
     store = Store(tmp_path)
     store.begin(run_record())
     right = {f"{part}_accuracy": 1.0 for part in ("train", "validation", "test")}
@@ -476,10 +480,10 @@ def test_curves_that_are_right_throughout_have_a_scale(tmp_path, visit):
     page = visit(write_report(tmp_path), place="#curves")
     assert "NaN" not in page.locator(".plot").nth(1).inner_html()
     page.locator("nav a").click()
-    assert page.evaluate("location.hash") == "#curves"  # there is no epoch to be kept
+    assert page.evaluate("location.hash") == "#curves"  # there is no epoch to keep
 
 
-# --- for everybody ---------------------------------------------------------------------------------------------
+# --- accessibility ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 100])
@@ -492,13 +496,13 @@ def test_any_number_of_classes_fits(count, width, tmp_path, visit):
     page = visit(write_report(tmp_path), width=width)
     assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
     cell(page, count - 1, count - 1).click()
-    assert page.locator(".cell h3").inner_text() == f"{names[-1]}, recognised: 3 test images"
+    assert page.locator(".cell h3").inner_text() == f"{names[-1]}, correct: 3 test images"
     assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_no_serious_fault(width, scheme, save, visit):
+def test_page_is_accessible(width, scheme, save, visit):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it comes with the extra `test`").Axe()
     page = visit(save / "report.html", width=width, color_scheme=scheme)
     cell(page, 3, 3).click()
@@ -511,7 +515,7 @@ def test_axe_finds_no_serious_fault(width, scheme, save, visit):
 
 
 def serious(results):
-    """What axe calls serious or worse, and where."""
+    """Return the serious and critical violations that axe reports, with their elements."""
     return [
         (fault["id"], [node["target"] for node in fault["nodes"]])
         for fault in results.response["violations"]

@@ -1,4 +1,4 @@
-"""The page as text: whole, of its own, small enough, and never hurt by what a run left."""
+"""The report as HTML: complete, self-contained, limited in size and robust against damaged files."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from pretended_run import data_of, keep, metrics_line, png, run_record, write_ru
 
 
 class Parts(HTMLParser):
-    """Elements, ids and addresses of a page."""
+    """Tags, ids, URLs and event handlers of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -37,7 +37,7 @@ class Parts(HTMLParser):
                 self.handlers.append(name)
 
 
-def test_the_page_has_every_part_once_and_in_order(store):
+def test_sections_are_complete_and_in_order(store):
     path = write_report(store.folder)
     assert path == store.folder / "report.html"
     page = path.read_text()
@@ -56,19 +56,19 @@ def test_the_page_has_every_part_once_and_in_order(store):
 
 
 @pytest.mark.parametrize("hook", ["curves", "embedding", "explain", "figures"])
-def test_a_hook_with_the_name_of_a_part_is_shown(hook, store):
+def test_hook_named_like_a_section_is_shown(hook, store):
     keep(store, hook, 1, png(5))
     assert f"hook-{hook}" in data_of(render(Material(store)))["sections"]
 
 
-def test_nothing_is_loaded_from_anywhere(store):
+def test_page_loads_nothing(store):
     parts = Parts(render(Material(store)))
     assert [address for address in parts.addresses if not address.startswith("#")] == []
     assert parts.handlers == []
     assert {"link", "iframe", "object", "embed"}.isdisjoint(parts.tags)
 
 
-def test_a_guide_is_linked_where_it_lies_beside(store):
+def test_documentation_is_linked_if_available(store):
     assert "docs/prototypes.html" not in render(Material(store))
     (store.folder / "docs").mkdir()
     (store.folder / "docs" / "prototypes.html").write_text("guide")
@@ -76,7 +76,7 @@ def test_a_guide_is_linked_where_it_lies_beside(store):
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script>", "<!--"])
-def test_names_stay_texts(name, tmp_path, whole):
+def test_names_are_escaped(name, tmp_path, whole):
     classes = (name, "dog", "bird")
     changes = {"config": {"save": name}, "command": f"runner.py --save '{name}'"}
     store = write_run(tmp_path / "save", classes, **changes)
@@ -91,16 +91,16 @@ def test_names_stay_texts(name, tmp_path, whole):
     assert data_of(page)["classes"][0] == name
 
 
-def test_a_run_that_has_only_begun(tmp_path):
+def test_run_without_epochs(tmp_path):
     store = Store(tmp_path / "save")
     store.write_run(run_record(status="running", test_accuracy=None, timing={"started": "2026-01-31T12:00:00Z"}))
     page = write_report(store.folder).read_text()
-    assert "This run is not finished: it was written before its first epoch was done." in page
-    assert "There is nothing to see yet." in page
+    assert "This run is still in progress; the report was written before the end of the first epoch." in page
+    assert "No results yet." in page
     assert data_of(page)["sections"] == {}
 
 
-def test_metrics_alone_are_shown_as_curves(tmp_path):
+def test_metrics_alone_make_the_learning_curves(tmp_path):
     store = Store(tmp_path / "save")
     store.begin(run_record())
     store.add_metrics(metrics_line(0))
@@ -110,62 +110,62 @@ def test_metrics_alone_are_shown_as_curves(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [(), ("metrics.jsonl",)])
-def test_a_folder_without_a_run_is_refused(kept, tmp_path):
+def test_folder_without_a_run_is_refused(kept, tmp_path):
     for name in kept:
         (tmp_path / name).write_text("{}")
-    with pytest.raises(SaveError, match=r"holds no run: there is no run\.json; give the --save folder"):
+    with pytest.raises(SaveError, match=r"contains no run: run\.json is missing\. Pass the --save folder"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_missing_and_a_damaged_picture_are_told_and_the_others_shown(store):
+def test_missing_and_damaged_files_are_listed_and_the_rest_is_shown(store):
     (store.folder / "plots/saliency/epoch_001.png").unlink()
     (store.folder / "plots/saliency/epoch_002.png").write_bytes(png()[:60])
     (store.folder / "plots/confusion_matrix/epoch_002.json").write_text('{"counts": [[1, 2]]}')
     (store.folder / "plots/hardest/epoch_001.npz").write_bytes(b"PK\3\4 no archive")
     material = Material(store)
     page = render(material)
-    assert "4 missing or damaged" in page
+    assert "Missing or damaged: 4" in page
     assert "plots/saliency/epoch_001.png cannot be shown: No such file or directory." in page
     for name in ("saliency/epoch_002.png", "confusion_matrix/epoch_002.json", "hardest/epoch_001.npz"):
         assert any(f"plots/{name} cannot be shown" in damage for damage in material.damages)
     sections = data_of(page)["sections"]
     assert list(sections["saliency"]["data"]["figures"][0]["pictures"]) == ["0"]
     (store.folder / "plots/saliency/epoch_002.png").write_bytes(b"no picture")
-    assert "plots/saliency/epoch_002.png cannot be shown: it holds no picture." in render(Material(store))
+    assert "plots/saliency/epoch_002.png cannot be shown: not a picture." in render(Material(store))
     assert list(sections["confusion_matrix"]["data"]["matrices"]) == ["0", "1"]
     assert list(sections["hardest"]["data"]["cards"]) == ["0", "2"]
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "manifest.json"])
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", b'{"artifacts": 3, "dataset": [], "epoch": "x"}'])
-def test_a_damaged_record_is_told(name, content, store):
+def test_damaged_record_is_listed(name, content, store):
     (store.folder / name).write_bytes(content)
     page = write_report(store.folder).read_text()
-    assert "missing or damaged" in page
+    assert "Missing or damaged: " in page
 
 
-def test_a_record_that_is_gone_is_told(store):
+def test_missing_record_is_listed(store):
     for name in ("manifest.json", "metrics.jsonl"):
         (store.folder / name).unlink()
     page = render(Material(store))
-    assert "<li>manifest.json is missing, and with it every picture.</li>" in page
+    assert "<li>manifest.json is missing, so no figures can be shown.</li>" in page
     assert "<li>metrics.jsonl is missing or empty.</li>" in page
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "plots/../../secret.png", "plots/\0.png", "link.png"])
-def test_nothing_outside_the_folder_is_shown(path, store, tmp_path):
+def test_files_outside_the_folder_are_not_shown(path, store, tmp_path):
     (tmp_path / "secret.png").write_bytes(png())
     (store.folder / "link.png").symlink_to(tmp_path / "secret.png")
     manifest = store.manifest()
     entry = {"hook": "spy", "epoch": 0, "name": "spy", "path": path, "kind": "figure", "caption": "", "numbers": {}}
     (store.folder / "manifest.json").write_text(json.dumps(manifest | {"artifacts": [entry]}))
     page = render(Material(store))
-    assert "cannot be shown: it lies outside the save folder." in page
+    assert "cannot be shown: its path is outside the save folder." in page
     assert "hook-spy" not in page
 
 
-def test_a_part_that_fails_is_told_and_the_others_are_made(store, monkeypatch):
+def test_failing_section_is_listed_and_the_others_are_shown(store, monkeypatch):
     def broken(material):
         raise ZeroDivisionError("a / 0")
 
@@ -178,8 +178,8 @@ def test_a_part_that_fails_is_told_and_the_others_are_made(store, monkeypatch):
 # --- size ------------------------------------------------------------------------------------------------------
 
 
-def many(folder, epochs, side):
-    """A run with noise for pictures: of each, about 3 bytes for each pixel are left."""
+def write_noise_run(folder, epochs, side):
+    """Write a run whose pictures are noise, which takes about 3 bytes per pixel in the page."""
     store = Store(folder)
     store.begin(run_record(epochs=epochs - 1))
     for epoch in range(epochs):
@@ -188,28 +188,28 @@ def many(folder, epochs, side):
     return store
 
 
-def test_a_page_with_many_epochs_leaves_some_out_and_says_so(tmp_path, monkeypatch):
+def test_large_page_omits_epochs_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_BYTES", 300_000)
-    page = render(Material(many(tmp_path, epochs=12, side=100)))
+    page = render(Material(write_noise_run(tmp_path, epochs=12, side=100)))
     assert len(page.encode()) <= 300_000
     assert data_of(page)["epochs"] == [0, 4, 5, 8, 11]
-    assert "To stay small, the page leaves out the pictures of epochs 1, 2, 3, 6, 7, 9, 10;" in page
+    assert "To limit its size, this page omits the figures of epochs 1, 2, 3, 6, 7, 9, 10;" in page
     assert len(data_of(page)["sections"]["curves"]["data"]["lines"]) == 12
 
 
-def test_a_page_with_large_pictures_shrinks_them_and_says_so(tmp_path, monkeypatch):
+def test_large_page_reduces_figures_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_BYTES", 300_000)
-    page = render(Material(many(tmp_path, epochs=2, side=250)))
+    page = render(Material(write_noise_run(tmp_path, epochs=2, side=250)))
     assert len(page.encode()) <= 300_000
-    assert "To stay small, the page shrinks figures to 50% of their width" in page
+    assert "To limit its size, this page reduces figures to 50% of their width" in page
     picture = data_of(page)["sections"]["saliency"]["data"]["figures"][0]["pictures"]["1"]
-    assert (picture["width"], picture["height"]) == (250, 250)  # shown as large as before
+    assert (picture["width"], picture["height"]) == (250, 250)  # displayed at the original size
 
 
-def test_a_page_of_pictures_that_cannot_be_made_small_shows_none(tmp_path, monkeypatch):
+def test_page_that_stays_too_large_shows_no_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_BYTES", 90_000)
-    page = render(Material(many(tmp_path, epochs=2, side=600)))
-    assert "To stay small, the page shows no figures" in page
+    page = render(Material(write_noise_run(tmp_path, epochs=2, side=600)))
+    assert "To limit its size, this page shows no figures" in page
     assert "saliency" not in data_of(page)["sections"]
 
 
@@ -217,7 +217,7 @@ def test_the_limit_is_below_fifteen_megabytes():
     assert page_module.MOST_BYTES < 15_000_000
 
 
-# --- damages that nobody thought of ----------------------------------------------------------------------------
+# --- arbitrary damage ------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
     st.none()
@@ -232,7 +232,7 @@ VALUES = st.recursive(
 
 
 def places(record, at=()):
-    """Every place in nested records and lists."""
+    """Yield the path to every value in nested records and lists."""
     yield at
     parts = record.items() if isinstance(record, dict) else enumerate(record) if isinstance(record, list) else ()
     for key, value in parts:
@@ -240,7 +240,7 @@ def places(record, at=()):
 
 
 def put(record, at, value):
-    """`record` with something else at a place."""
+    """Return a copy of `record` with the value at a path replaced."""
     if not at:
         return value
     copy = record.copy()
@@ -262,7 +262,7 @@ def put(record, at, value):
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(data=st.data())
-def test_whatever_a_record_holds_the_page_is_made(name, data, whole, tmp_path):
+def test_page_survives_arbitrary_records(name, data, whole, tmp_path):
     folder = tmp_path / "save"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole.folder, folder)

@@ -1,4 +1,4 @@
-"""Pictures inside the page are those of the run, to the pixel."""
+"""Pictures embedded in the page are lossless."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ def opened(uri):
 
 
 @pytest.mark.parametrize(("noise", "kind"), [(None, "webp"), (3, "png")])
-def test_no_pixel_changes(noise, kind):
+def test_packing_is_lossless(noise, kind):
     content = png(noise=noise)
     made = pack_picture(content)
     assert made.uri.startswith(f"data:image/{kind};base64,")
@@ -25,7 +25,7 @@ def test_no_pixel_changes(noise, kind):
         assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(source.convert("RGB")))
 
 
-def test_transparency_stays():
+def test_transparency_is_kept():
     picture = Image.new("RGBA", (300, 300), (10, 20, 30, 0))
     packed = io.BytesIO()
     picture.save(packed, "PNG", compress_level=0)
@@ -33,13 +33,13 @@ def test_transparency_stays():
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", png()[:50]])
-def test_what_is_no_picture_is_an_error(content):
+def test_invalid_picture_raises(content):
     with pytest.raises((OSError, ValueError, SyntaxError)):
         pack_picture(content)
 
 
 @pytest.mark.parametrize(("count", "channels", "across"), [(1, 1, 4), (9, 3, 4), (8, 1, 4)])
-def test_a_sprite_has_its_tiles_row_by_row(count, channels, across):
+def test_sprite_arranges_tiles_row_by_row(count, channels, across):
     tiles = np.random.default_rng(0).integers(0, 256, (count, 5, 5, channels), dtype=np.uint8)
     mosaic = np.asarray(opened(sprite(tiles, across))).reshape(-1, across * 5, channels)
     for number, tile in enumerate(tiles):
@@ -47,8 +47,8 @@ def test_a_sprite_has_its_tiles_row_by_row(count, channels, across):
         assert np.array_equal(mosaic[top : top + 5, left : left + 5], tile)
 
 
-def test_what_no_browser_shows_is_not_even_read():
+def test_unsupported_format_is_refused_before_decoding():
     packed = io.BytesIO()
     Image.new("RGB", (90, 90)).save(packed, "BMP")
-    with pytest.raises(ValueError, match="a browser shows no BMP"):
+    with pytest.raises(ValueError, match="browsers cannot show BMP files"):
         pack_picture(packed.getvalue()[:200])  # reading its pixels would fail

@@ -1,1 +1,1 @@
-"""What is kept: the store with its manifest, and the TensorBoard writer."""
+"""Files of a run: the store with its manifest, and the TensorBoard writer."""

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Atomic file writes."""
 
 import errno
 import json
@@ -17,9 +17,9 @@ __all__ = ["explain", "json_text", "record_text", "write_bytes", "write_json"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: first a temporary file beside it, then a rename; missing folders are made.
+    """Replace `path` atomically: write a temporary file in the same folder, then rename it. Creates missing folders.
 
-    Raises `WriteError` where that fails; what stood at `path` before is then still there, whole.
+    Raises `WriteError` on failure; the previous content of `path` is then intact.
     """
     temporary = ""
     try:
@@ -28,8 +28,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         with open(handle, "wb") as file:  # noqa: PTH123  (an open descriptor)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+            os.fsync(file.fileno())  # else a power failure after the rename can leave an empty file
+        Path(temporary).chmod(0o644)  # mkstemp creates files that only the owner can read
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary:
@@ -40,25 +40,25 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def explain(path: Path, error: OSError) -> str:
-    """Why `path` cannot be written, and the way out."""
-    go_on = "; then go on with --resume"
-    cure = {
-        errno.ENOSPC: "the disk is full; free some space" + go_on,
-        errno.EDQUOT: "the disk quota is used up; free some space" + go_on,
-        errno.EFBIG: "the file would pass the size limit set for this process; raise it" + go_on,
+    """Describe why `path` cannot be written and how to fix it."""
+    resume = ", then continue with --resume"
+    reason = {
+        errno.ENOSPC: "the disk is full; free some space" + resume,
+        errno.EDQUOT: "the disk quota is exceeded; free some space" + resume,
+        errno.EFBIG: "the file exceeds the size limit of this process; raise the limit" + resume,
         errno.EROFS: "the disk is read-only; choose another folder with --save",
-        errno.EACCES: "this user may not write there; choose another folder with --save",
+        errno.EACCES: "permission denied; choose another folder with --save",
     }.get(error.errno or 0, error.strerror or str(error))
-    return f"{path} cannot be written: {cure}. Every file already there is whole."
+    return f"{path} cannot be written: {reason}. Files written earlier are intact."
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` by `content` as `record_text`."""
+    """Replace `path` atomically by `content`, formatted by `record_text`."""
     write_bytes(path, record_text(content).encode())
 
 
 def record_text(content: Mapping[str, Any]) -> str:
-    """`content` as JSON to be read by people too: a line per key, and per entry of a list of records."""
+    """Format `content` as readable JSON: one line per key, and one per entry of nested records."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -73,7 +73,7 @@ def record_text(content: Mapping[str, Any]) -> str:
 
 
 def json_text(content: Any) -> str:
-    """`content` as JSON on one line: arrays become lists, and numbers that are not finite become null.
+    """Format `content` as JSON on one line; arrays become lists, NaN and infinities become null.
 
     >>> json_text({"share": float("nan"), "counts": np.arange(2)})
     '{"share": null, "counts": [0, 1]}'

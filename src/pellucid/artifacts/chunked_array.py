@@ -1,4 +1,4 @@
-"""An array on disk that grows chunk by chunk along its first axis: a Zarr array, format 2, uncompressed."""
+"""An array on disk that grows chunk by chunk along its first axis, as an uncompressed Zarr array (format 2)."""
 
 import errno
 import json
@@ -15,15 +15,15 @@ from pellucid.core.errors import SaveError
 __all__ = ["ChunkedArray"]
 
 MARKS = ".marks"
-"""A file per finished chunk: it is written after the chunk, and tells what the chunk was made from."""
+"""Folder with one file per finished chunk, written after the chunk, that identifies the chunk's inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class ChunkedArray:
-    """One folder: `.zarray` with shape and dtype, a file per chunk, and `.zattrs` with what the array is.
+    """A folder with `.zarray` (shape and dtype), `.zattrs` (attributes) and one file per chunk.
 
-    A chunk counts once its mark is there, and the shape covers the chunks that count, so that a reader never sees half
-    of one. Every write raises `SaveError` where it fails.
+    A chunk is complete once its mark exists, and the shape covers complete chunks only, so that readers never see a
+    partial chunk. Failed writes raise `SaveError`.
     """
 
     folder: Path
@@ -35,49 +35,53 @@ class ChunkedArray:
     def begin(
         cls, folder: Path, rows_per_chunk: int, example: np.ndarray, attributes: Mapping[str, Any]
     ) -> "ChunkedArray":
-        """A new array, or the one in the folder, if it was begun with the same settings; rows are like `example`'s."""
+        """Create an array with rows like those of `example`, or continue the one in the folder.
+
+        Raises `SaveError` if the existing array has different settings, or if the folder holds anything else.
+        """
         array = cls(folder, rows_per_chunk, example.shape[1:], example.dtype.newbyteorder("<"))
         if (folder / ".zarray").is_file():
-            found = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
-            expected = array._header(found["shape"][0])
-            differing = [key for key in expected if found.get(key) != expected[key]]
+            existing = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
+            expected = array._header(existing["shape"][0])
+            differing = [key for key in expected if existing.get(key) != expected[key]]
             kept = json.loads((folder / ".zattrs").read_text(encoding="utf-8"))
             differing += [key for key in attributes if kept.get(key) != attributes[key]]
             if differing:
                 raise SaveError(
-                    f"{folder} was begun with another {' and another '.join(differing)}; choose another folder, or "
-                    "delete it to begin anew."
+                    f"{folder} holds an array with different settings ({', '.join(differing)}); choose another folder, "
+                    "or delete this one to start over."
                 )
         elif folder.is_dir() and any(path.suffix != ".tmp" and path.name != ".zattrs" for path in folder.iterdir()):
-            raise SaveError(f"{folder} holds something else; choose a folder of its own.")
+            raise SaveError(f"{folder} contains other files; choose an empty folder.")
         else:
-            array._keep(".zattrs", dict(attributes))  # first: an array is never without
+            array._keep(".zattrs", dict(attributes))  # before .zarray: an array always has attributes
             array._keep(".zarray", array._header(0))
         return array
 
     @classmethod
     def open(cls, folder: str | Path) -> np.ndarray:
-        """The finished rows of an array, as one NumPy array in memory."""
+        """Load the finished rows of an array into one NumPy array."""
         path = Path(folder) / ".zarray"
         if not path.is_file():
-            raise SaveError(f"{folder} holds no array: there is no {path.name}.")
+            raise SaveError(f"{folder} is not an array: it contains no {path.name}.")
         header = json.loads(path.read_text(encoding="utf-8"))
         rows, *row_shape = header["shape"]
         whole = np.empty((rows, *row_shape), dtype=header["dtype"])
         step = header["chunks"][0]
-        for number in range(-(-rows // step)):
+        for number in range(-(-rows // step)):  # rows / step, rounded up
             content = (path.parent / _file(number, len(row_shape))).read_bytes()
             part = np.frombuffer(content, header["dtype"]).reshape(step, *row_shape)
             whole[number * step : (number + 1) * step] = part[: rows - number * step]
         return whole
 
     def mark(self, number: int) -> str | None:
-        """What chunk `number` was made from; None where it is not finished."""
+        """Return the mark of chunk `number`, which identifies its inputs; None if the chunk is not finished."""
         path = self.folder / MARKS / str(number)
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def write(self, number: int, rows: np.ndarray, mark: str) -> None:
-        """Write one chunk (the last one may have fewer rows), then its mark, then the shape."""
+        """Write a chunk, then its mark, then the new shape; the last chunk may have fewer rows."""
+        # Zarr stores every chunk at full size; the shape in .zarray cuts off the padding.
         full = np.zeros((self.rows_per_chunk, *self.row_shape), self.dtype)
         full[: len(rows)] = rows
         self._keep(_file(number, len(self.row_shape)), full.tobytes())
@@ -111,7 +115,8 @@ class ChunkedArray:
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = "the disk is full; free some space" if full else str(cause)
             raise SaveError(
-                f"{self.folder / name} cannot be written: {reason}. Every file there is whole: the same call goes on."
+                f"{self.folder / name} cannot be written: {reason}. Files written earlier are intact; repeat the call "
+                "to continue."
             ) from cause
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a row as the bytes of an animated WebP."""
+"""Encode a sequence of pictures as an animated WebP."""
 
 import io
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from PIL import Image
 __all__ = ["LARGEST_FILM", "on_white", "to_webp"]
 
 LARGEST_FILM = 4_000_000
-"""Bytes of a film, at most."""
+"""Maximum size of a film in bytes."""
 
 
 def to_webp(frames: Sequence[Image.Image], milliseconds: Sequence[int], at_most: int = LARGEST_FILM) -> bytes:
-    """A film that begins anew at its end, each frame shown for its time, without loss.
+    """Encode frames with their durations as a lossless, looping WebP of at most `at_most` bytes.
 
-    Smaller frames than the largest stand on white, top left. Where the film would have more than `at_most` bytes, all
-    frames are shrunk until it has not. Equal frames in a row become one.
+    Frames smaller than the largest are padded with white at the right and bottom. If the film is too large, all frames
+    are downsampled until it fits. Consecutive equal frames are merged.
 
     >>> red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     >>> film = Image.open(io.BytesIO(to_webp([red, blue], [50, 90])))
@@ -25,7 +25,7 @@ def to_webp(frames: Sequence[Image.Image], milliseconds: Sequence[int], at_most:
     shown = on_white(frames)
     content = _encoded(shown, milliseconds)
     while len(content) > at_most and min(shown[0].size) > 1:
-        share = 0.9 * (at_most / len(content)) ** 0.5
+        share = 0.9 * (at_most / len(content)) ** 0.5  # size grows with the area; 0.9 avoids many small steps
         size = tuple(max(1, int(side * share)) for side in shown[0].size)
         shown = [frame.resize(size, Image.Resampling.LANCZOS) for frame in shown]  # type: ignore[arg-type]
         content = _encoded(shown, milliseconds)
@@ -33,7 +33,7 @@ def to_webp(frames: Sequence[Image.Image], milliseconds: Sequence[int], at_most:
 
 
 def on_white(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """The frames in the size of the largest, the others on white, top left."""
+    """Pad all frames with white, at the right and bottom, to the size of the largest."""
     size = max(frame.width for frame in frames), max(frame.height for frame in frames)
     return [_padded(frame.convert("RGB"), size) for frame in frames]
 
@@ -47,8 +47,8 @@ def _padded(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _encoded(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """Effort 2 of 6: beyond it the file is some percent smaller and takes several times as long."""
     buffer = io.BytesIO()
+    # Method 2 of 6: higher ones save a few percent of the size but take several times as long.
     settings = {"duration": list(milliseconds), "loop": 0, "lossless": True, "quality": 0, "method": 2}
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], **settings)
     return buffer.getvalue()

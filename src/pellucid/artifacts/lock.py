@@ -1,4 +1,4 @@
-"""One run at a time in a save folder."""
+"""A lock that allows one run at a time in a save folder."""
 
 import json
 import os
@@ -17,9 +17,9 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; it is free again when the process ends, however it ends.
+    """Lock `folder` for this process; the operating system releases the lock even if the process is killed.
 
-    Raises `SaveError` where another run holds it (the message tells which process), or it cannot be written.
+    Raises `SaveError` if another run holds the lock, naming its process, or if the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SaveError(
-            f"a run is already going on in {folder} ({_owner(folder)}); wait for it, stop it, or choose another "
+            f"another run is using {folder} ({_owner(folder)}); wait for it to finish, stop it, or choose another "
             "folder with --save."
         ) from error
     except OSError as error:
@@ -45,4 +45,4 @@ def _owner(folder: Path) -> str:
         owner = json.loads((folder / ".owner.json").read_text())
         return f"process {owner['process']} on {owner['machine']}"
     except (OSError, ValueError, KeyError):
-        return "of an unknown process"
+        return "unknown process"

@@ -1,4 +1,4 @@
-"""A figure as the bytes of a PNG."""
+"""Encode a figure as a PNG."""
 
 import io
 
@@ -9,8 +9,8 @@ __all__ = ["to_png"]
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG; equal figures give equal bytes."""
+    """Return the figure as a PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # without matplotlib's version in the bytes
     return buffer.getvalue()

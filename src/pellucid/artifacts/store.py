@@ -1,4 +1,4 @@
-"""The save folder: every file of a run, written whole or not at all, and the manifest that lists them."""
+"""The save folder: all files of a run, written atomically, and the manifest that lists them."""
 
 import io
 import json
@@ -26,26 +26,26 @@ MOVED_ASIDE = (
     "metrics.jsonl",
     "manifest.json",
     "report.html",
-    "run.json",  # the last one: it tells an interrupted move where to go on
+    "run.json",  # last: an interrupted move reads the start time from it to find its target again
 )
+"""Files and folders of a run, which are moved to `previous/` when a new run starts."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """An artifact, ready to be written."""
+    """An encoded artifact, ready to be written."""
 
     entries: list[dict[str, Any]]
-    """Its lines of the manifest."""
+    """Entries in the manifest."""
     files: list[tuple[str, bytes]]
-    """Path below the save folder, and content."""
+    """Pairs of path below the save folder and content."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """The files of one run below one folder.
+    """Files of one run below one folder.
 
-    Reading never fails for what is not there yet: records are empty then. Every write raises `SaveError` where it
-    fails, and leaves the file that stood there.
+    Reading a missing record returns an empty one. Failed writes raise `SaveError` and leave the previous file intact.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Store:
     # --- records -----------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """The content of run.json."""
+        """Read run.json."""
         return self._read_json("run.json", {})
 
     def write_run(self, record: Mapping[str, Any]) -> None:
@@ -61,18 +61,18 @@ class Store:
         write_json(self.folder / "run.json", dict(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, by epoch."""
+        """Read the lines of metrics.jsonl, sorted by epoch."""
         content = self._read("metrics.jsonl") or b""
         return [self._record("metrics.jsonl", line) for line in content.splitlines()]
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
-        """Enter an epoch's line, in place of one that stood there for the same epoch."""
+        """Add an epoch's line to metrics.jsonl, replacing an earlier line of the same epoch."""
         lines = {line["epoch"]: line for line in self.metrics()} | {record["epoch"]: dict(record)}
         text = "".join(json_text(lines[epoch]) + "\n" for epoch in sorted(lines))
         write_bytes(self.folder / "metrics.jsonl", text.encode())
 
     def manifest(self) -> dict[str, Any]:
-        """The content of manifest.json."""
+        """Read manifest.json."""
         return self._read_json("manifest.json", {"version": 1, "artifacts": [], "failures": []})
 
     def _read_json(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class Store:
         try:
             record = json.loads(content)
         except ValueError as error:
-            raise SaveError(f"{self.folder / name} is damaged ({error}); move it away to begin anew.") from error
+            raise SaveError(f"{self.folder / name} is damaged ({error}); move it away to start over.") from error
         if not isinstance(record, dict):
-            raise SaveError(f"{self.folder / name} is damaged (it holds no record); move it away to begin anew.")
+            raise SaveError(f"{self.folder / name} is damaged (not a JSON object); move it away to start over.")
         return record
 
     def _read(self, name: str) -> bytes | None:
@@ -99,12 +99,14 @@ class Store:
     # --- artifacts ---------------------------------------------------------------------------------------------
 
     def pack(self, hook: str, epoch: int, artifact: Artifact, picture: bytes | None) -> "Packed":
-        """An artifact (its figure as `picture`, the PNG) as the files it will be, nothing written yet.
+        """Encode an artifact as files, without writing them; `picture` is its figure as a PNG.
 
-        Raises `DataError` for a name that is none and whatever its arrays and numbers raise: they may be anybody's.
+        Raises `DataError` for an invalid name, and any exception that encoding its arrays and numbers raises.
         """
         if not re.fullmatch(r"[a-z0-9_]*", artifact.name):
-            raise DataError(f"the artifact's name {artifact.name!r} must be lower-case letters, digits and _.")
+            raise DataError(
+                f"invalid artifact name {artifact.name!r}: use lower-case letters, digits and underscores only."
+            )
         stem = f"plots/{hook}/epoch_{epoch:03d}" + (f"_{artifact.name}" if artifact.name else "")
         files: list[tuple[Kind, str, bytes]] = []
         if picture is not None:
@@ -117,22 +119,22 @@ class Store:
         return Packed(entries, [(path, content) for _, path, content in files])
 
     def pack_film(self, hook: str, epoch: int, artifact: Artifact, film: bytes) -> "Packed":
-        """A film of what a hook made up to `epoch`, as the file it will be, nothing written yet."""
+        """Encode a film of a hook's output up to `epoch`, without writing it."""
         path = f"films/{hook}.webp"
         return Packed([_entry(hook, epoch, path, "film", artifact)], [(path, film)])
 
     def keep(self, packed: "Packed") -> None:
-        """Write the files of an artifact and enter them in the manifest."""
+        """Write the files of an artifact and add them to the manifest."""
         for path, content in packed.files:
             write_bytes(self.folder / path, content)
         self._enter(packed.entries)
 
     def keep_file(self, hook: str, epoch: int, artifact: Artifact, path: str, kind: Kind) -> None:
-        """Enter a file that something else wrote, such as a projector table."""
+        """Add a file written elsewhere, such as a projector table, to the manifest."""
         self._enter([_entry(hook, epoch, path, kind, artifact)])
 
     def previous_arrays(self, hook: str, epoch: int) -> dict[str, np.ndarray] | None:
-        """The unnamed arrays that `hook` made at the last epoch before `epoch`; None where there are none."""
+        """Load the main arrays of `hook` from its last epoch before `epoch`; None if it has none."""
         earlier = [
             entry
             for entry in self.manifest()["artifacts"]
@@ -145,6 +147,7 @@ class Store:
             return {name: arrays[name] for name in arrays.files}
 
     def _enter(self, entries: list[dict[str, Any]]) -> None:
+        """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
         manifest = self.manifest()
         kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
         gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
@@ -152,7 +155,7 @@ class Store:
         write_json(self.folder / "manifest.json", manifest | {"artifacts": list(kept.values()), "failures": failures})
 
     def add_failure(self, hook: str, epoch: int, error: str, traceback: str) -> Path:
-        """Keep a failed hook's traceback, enter it in the manifest, and return the log's path."""
+        """Write a failed hook's traceback, add the failure to the manifest and return the log's path."""
         log = f"errors/{hook}_epoch_{epoch:03d}.txt"
         write_bytes(self.folder / log, traceback.encode())
         manifest = self.manifest()
@@ -168,15 +171,15 @@ class Store:
         write_bytes(self.folder / "models" / name, content)
 
     def read_model(self, name: str) -> bytes | None:
-        """The content of `models/NAME`; None where it does not exist."""
+        """Read `models/NAME`; None if it does not exist."""
         return self._read(f"models/{name}")
 
     def remove_model(self, name: str) -> None:
-        """Remove `models/NAME`, if it is there."""
+        """Remove `models/NAME`, if it exists."""
         (self.folder / "models" / name).unlink(missing_ok=True)
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Write the first run.json and an empty manifest, and sweep up what a killed process left half written."""
+        """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
         self.write_run(record)
         if not (self.folder / "manifest.json").exists():
             write_json(self.folder / "manifest.json", self.manifest())
@@ -187,30 +190,30 @@ class Store:
             leftover.unlink(missing_ok=True)
 
     def move_previous_run(self) -> Path | None:
-        """Move what an earlier run left to `previous/<its start time>/`; None where there was nothing."""
+        """Move the files of an earlier run to `previous/<its start time>/`; returns that folder, or None if empty."""
         present = [name for name in MOVED_ASIDE if (self.folder / name).exists()]
         if not present:
             return None
         target = _free_for(present, self._place_aside())
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for name in present:  # on one disk: renames, so nothing is copied and nothing can be lost
+            for name in present:  # renames within one disk: nothing is copied, so nothing can be lost halfway
                 (self.folder / name).rename(target / name)
         except OSError as error:
             raise SaveError(f"the earlier run in {self.folder} cannot be moved to {target}: {error}.") from error
         return target
 
     def check_whole(self) -> None:
-        """Raise `SaveError` where a move of this run to `previous/` was cut short, so that a part of it lies there."""
+        """Raise `SaveError` if a move of this run to `previous/` was interrupted, leaving part of it there."""
         aside = self._place_aside()
         if aside.is_dir() and not (aside / "run.json").exists():
             raise SaveError(
-                f"a newer run began to move this one to {aside} and was stopped on the way; move what lies there back "
-                f"to {self.folder} to resume it, or start anew without --resume."
+                f"this run is incomplete: a newer run was interrupted while moving its files to {aside}. Move them "
+                f"back to {self.folder} to resume it, or start a new run without --resume."
             )
 
     def _place_aside(self) -> Path:
-        """`previous/` and the start time of the run that is here."""
+        """Return `previous/` with the start time of the current run."""
         try:
             started = str(self.run().get("timing", {}).get("started", "unknown"))
         except SaveError:
@@ -241,7 +244,8 @@ def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _free_for(names: list[str], path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`… that holds none of `names`: a move that was cut short goes on."""
+    """Return `path`, or the first of `path-2`, `path-3`… that contains none of `names`."""
+    # A folder with other parts of the run only is the target of an interrupted move, which thereby continues.
     number, candidate = 2, path
     while any((candidate / name).exists() for name in (*names, "run.json")):
         candidate, number = path.with_name(f"{path.name}-{number}"), number + 1

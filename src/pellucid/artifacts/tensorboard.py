@@ -1,4 +1,4 @@
-"""What TensorBoard shows: scalars, figures, the graph, and the projector's points with their thumbnails."""
+"""TensorBoard logging: scalars, figures, the model's graph and the projector's embeddings with thumbnails."""
 
 import io
 import os
@@ -26,54 +26,57 @@ from pellucid.core.errors import DataError, WriteError
 __all__ = ["Board", "PackedEmbedding", "pack_embedding"]
 
 LARGEST_SPRITE_PIXELS = 8192
-"""A side of the projector's picture of all thumbnails; larger ones are not drawn by browsers."""
+"""Maximum side of the projector's sprite image; browsers cannot draw larger ones."""
 
 
 class Board:
-    """TensorBoard's view of a run, below `logs/`.
+    """TensorBoard log of a run, below `logs/`.
 
-    Every event is written before the call returns, in a file of this process's own, so that a full disk is told where
-    it happens. On a resumed run, events from epoch `goes_on_at` on that an interrupted process left are hidden by
-    TensorBoard, so that each epoch is shown once.
+    Every event is on disk when the call returns, so that a full disk raises an error at the call that caused it. Each
+    process writes its own file. In a resumed run, TensorBoard discards events of an interrupted process from epoch
+    `start_epoch` on, so that each epoch is shown once.
     """
 
-    def __init__(self, logs: Path, goes_on_at: int | None = None) -> None:
+    def __init__(self, logs: Path, start_epoch: int | None = None) -> None:
         self.logs = logs
+        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
         name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
-        with self._told():
+        with self._as_write_error():
             logs.mkdir(parents=True, exist_ok=True)
             self._file = (logs / name).open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
-        if goes_on_at is not None:
-            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=goes_on_at))
+        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
+            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Curves by tag; a slash in a tag makes a group."""
+        """Add a value to each curve by tag; a slash in a tag makes a group."""
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         if points:
             self._write(Event(summary=Summary(value=points), step=epoch))
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
-        """A figure, as the very PNG that stands in `plots/`."""
+        """Add a figure, given as the PNG stored in `plots/`."""
         with Image.open(io.BytesIO(png)) as picture:
             width, height = picture.size
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
 
     def graph(self, model: nn.Module, images: Tensor) -> bool:
-        """The model's graph, traced on `images`; False where the model cannot be traced."""
+        """Add the model's graph, traced on `images`; returns False if the model cannot be traced."""
         try:
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")  # tracing warns of shapes that it takes as constants, which is meant
+                warnings.simplefilter(
+                    "ignore"
+                )  # tracing warns about shapes that become constants, which is harmless here
                 definition, _ = graph(model, images)
-        except Exception:  # noqa: BLE001  (tracing runs any code of the model; the graph is an extra)
+        except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
             return False
         self._write(Event(graph_def=definition.SerializeToString()))
         return True
 
     def embedding(self, epoch: int, packed: "PackedEmbedding") -> str:
-        """Enter the points of an epoch into the projector; returns the table's path below the save folder."""
+        """Add an epoch's points to the projector; returns the path of the table below the save folder."""
         folder = self.logs / "projector" / f"epoch_{epoch:03d}"
         write_bytes(folder / "sprite.png", packed.sprite)
         write_bytes(folder / "metadata.tsv", packed.metadata.encode())
@@ -85,13 +88,13 @@ class Board:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        with self._told():
+        with self._as_write_error():
             self._records.write(event.SerializeToString())
             self._file.flush()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Failures of the body in writing, as a `WriteError` that tells the way out."""
+    def _as_write_error(self) -> Iterator[None]:
+        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
         try:
             yield
         except OSError as error:
@@ -106,24 +109,25 @@ class Board:
 
 @dataclass(frozen=True)
 class PackedEmbedding:
-    """A table of points as the projector's files, ready to be written."""
+    """Files of the projector for a table of points, ready to be written."""
 
     points: str
     metadata: str
     sprite: bytes
-    """All thumbnails in one PNG."""
+    """PNG with all thumbnails."""
     thumbnail_side: int
+    """Side of a thumbnail in pixels."""
 
 
 def pack_embedding(table: EmbeddingTable) -> PackedEmbedding:
-    """The table as the projector's files; raises `DataError` for thumbnails that browsers cannot draw."""
+    """Encode a table for the projector; raises `DataError` if the thumbnails exceed what browsers can draw."""
     sprite, side = _sprite(table.thumbnails)
     rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
     return PackedEmbedding("\n".join(rows) + "\n", _metadata(table.columns), sprite, side)
 
 
 def _config(folder: str, side: int) -> str:
-    """One entry of projector_config.pbtxt; all its texts are our own."""
+    """Return one entry of projector_config.pbtxt; needs no escaping, because all names are generated by pellucid."""
     return (
         "embeddings {\n"
         f'  tensor_name: "{folder.replace("_", " ")}"\n'
@@ -139,22 +143,22 @@ def _config(folder: str, side: int) -> str:
 
 
 def _metadata(columns: Mapping[str, list[str]]) -> str:
-    """A header and one row per point; tabs and line breaks in a label, which would shift the rows, become spaces."""
+    """Format a header and one row per point; tabs and line breaks in labels would break the rows and become spaces."""
     clean = [
         [re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text) for text in column] for column in columns.values()
     ]
-    header = [list(columns)] if len(columns) > 1 else []
+    header = [list(columns)] if len(columns) > 1 else []  # the projector expects no header above a single column
     return "".join("\t".join(row) + "\n" for row in [*header, *(list(row) for row in zip(*clean, strict=True))])
 
 
 def _sprite(thumbnails: np.ndarray) -> tuple[bytes, int]:
-    """All thumbnails in one square picture, row by row, as PNG; and the side of one in pixels."""
+    """Arrange all thumbnails in a square picture, row by row; returns it as a PNG with the side of a thumbnail."""
     count, side, width, channels = thumbnails.shape
     across = int(np.ceil(np.sqrt(count)))
     if side != width or across * side > LARGEST_SPRITE_PIXELS:
         raise DataError(
-            f"{count} thumbnails of {side}×{width} pixels do not fit the projector; they must be square, and "
-            f"the picture of all at most {LARGEST_SPRITE_PIXELS} pixels wide."
+            f"{count} thumbnails of {side}×{width} pixels do not fit the projector: thumbnails must be square, and "
+            f"their sprite image at most {LARGEST_SPRITE_PIXELS} pixels wide. Pass fewer or smaller thumbnails."
         )
     grid = np.full((across * across, side, side, channels), 255, dtype=np.uint8)
     grid[:count] = thumbnails

@@ -1,4 +1,4 @@
-"""What happens after an epoch: one file each, found by the registry."""
+"""Hooks that run after an epoch or at the end of training: one file each, discovered by the registry."""
 
 from typing import TYPE_CHECKING
 
@@ -8,4 +8,4 @@ if TYPE_CHECKING:
     from pellucid.hooks._hook import Hook
 
 HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__)
-"""Every hook by name."""
+"""All hooks by name."""

@@ -1,4 +1,4 @@
-"""Methods made ready for the network of a scene."""
+"""Attribution methods, set up for the network of a scene."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.core.contracts import ImageSet
 from pellucid.hooks._hook import Scene
 
-__all__ = ["THRIFTY", "ready"]
+__all__ = ["FAST_OPTIONS", "create_fitted"]
 
-THRIFTY: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance": 0.05}, "smoothgrad": {"samples": 16}}
-"""Options that spare most of the time where many maps are made: a path refined until the map sums to what it should
-within 5 %, and half of the noisy copies."""
+FAST_OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance": 0.05}, "smoothgrad": {"samples": 16}}
+"""Options that save most of the time when many maps are computed: integrated gradients stops refining its path at a
+completeness error of 5%, and SmoothGrad averages half as many noisy copies."""
 
 
-def ready(scene: Scene, name: str, **options: Any) -> Analyzer:
-    """The method `name` on the scene's model; one that learns from data is shown a sample of the training images."""
+def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
+    """Create the method `name` for the scene's model, fitted to a sample of the training images if it needs fitting."""
     analyzer = create_analyzer(name, scene.model, **options)
     if analyzer.method.needs_fit and scene.train is not None:
         analyzer.fit(_Batches(scene.train, scene.training_batches()))
@@ -27,7 +27,7 @@ def ready(scene: Scene, name: str, **options: Any) -> Analyzer:
 
 @dataclass(frozen=True, eq=False)
 class _Batches:
-    """Batches of images, made floats as they are asked for."""
+    """Batches of images, converted to floats one at a time."""
 
     images: ImageSet
     indices: list[torch.Tensor]

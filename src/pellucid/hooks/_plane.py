@@ -1,4 +1,4 @@
-"""Points of a plane that keep neighbours together: t-SNE, the same for the same inputs, and how far to trust it."""
+"""Deterministic t-SNE into the plane, and scores of how well it preserves neighborhoods."""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -8,18 +8,18 @@ from pellucid.core.seeding import derive_seed
 __all__ = ["embed_in_plane", "knn_accuracy", "trustworthiness"]
 
 NEIGHBOURS = 10
-"""Trustworthiness and neighbour accuracy look at so many."""
+"""Number of neighbors in the trustworthiness and the k-NN accuracy."""
 SMALLEST = 6
-"""Fewer points than this have no neighbourhoods to keep: they are shown by their principal components."""
+"""Minimum number of points for t-SNE; fewer are projected on their principal components."""
 
 
 def embed_in_plane(features: np.ndarray, start: np.ndarray | None, iterations: int, seed: int) -> np.ndarray:
-    """(point, 2) float32: the t-SNE of `features` (point, feature), begun from `start` and turned to match it.
+    """Compute t-SNE of `features` (point, feature) as (point, 2) float32, initialized from `start` and aligned to it.
 
-    Without a start, from the two principal components. With one, clusters are pulled together only a little at first,
-    so that they stay where they were, and the result is rotated and mirrored (not stretched) to lie over the start as
-    well as it can (orthogonal Procrustes). Perplexity 30, or less for few points. One thread, so that
-    equal inputs give equal bits. van der Maaten & Hinton, *Visualizing Data using t-SNE*, 2008.
+    Without a start, t-SNE begins from the two principal components. With one, the early exaggeration is reduced so that
+    clusters stay where they were, and the result is rotated and mirrored, but not scaled, to match the start as closely
+    as possible (orthogonal Procrustes). The perplexity is 30, or less for few points. Runs on one thread, so that equal
+    inputs give bit-identical results. van der Maaten & Hinton, *Visualizing Data using t-SNE*, 2008.
     """
     with threadpool_limits(1):
         centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
@@ -29,6 +29,7 @@ def embed_in_plane(features: np.ndarray, start: np.ndarray | None, iterations: i
         if len(features) < SMALLEST:
             return begin.astype(np.float32)
         if start is None:
+            # A tiny initial spread (as in scikit-learn's PCA initialization) and the usual early exaggeration of 12.
             return _tsne(centred, begin * (1e-4 / (begin[:, 0].std() or 1.0)), 12.0, (iterations, seed))
         return _turned_onto(_tsne(centred, begin, 4.0, (iterations, seed)), begin)
 
@@ -52,29 +53,31 @@ def _tsne(
 
 
 def _principal_plane(centred: np.ndarray, seed: int) -> np.ndarray:
-    """(point, 2): the two principal components, their signs fixed; what has no spread gets a little noise."""
+    """Return the two principal components (point, 2) with fixed signs, plus a little noise to separate equal points."""
     noise = np.random.default_rng(derive_seed(seed, "plane")).normal(size=(len(centred), 2)) * 1e-4
-    if len(centred) <= centred.shape[1]:
+    if len(centred) <= centred.shape[1]:  # the smaller of the Gram and the covariance matrix
         variances, vectors = np.linalg.eigh(centred @ centred.T)
         plane = vectors[:, -2:] * np.sqrt(np.maximum(variances[-2:], 0))
     else:
         plane = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -2:]
     plane = np.pad(plane[:, ::-1], [(0, 0), (0, 2 - plane.shape[1])])
-    extremes = plane[np.abs(plane).argmax(0), [0, 1]]
+    extremes = plane[
+        np.abs(plane).argmax(0), [0, 1]
+    ]  # eigenvectors have arbitrary signs: make the largest entry positive
     return plane * np.where(extremes < 0, -1, 1) + noise
 
 
 def _turned_onto(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`points` rotated and mirrored about their centre to lie over `target`."""
+    """Return `points`, rotated and mirrored about their center to match `target`."""
     centred = points.astype(np.float64) - points.mean(0, dtype=np.float64)
     left, _, right = np.linalg.svd(centred.T @ (target - target.mean(0)))
     return (centred @ (left @ right)).astype(np.float32)
 
 
 def trustworthiness(features: np.ndarray, points: np.ndarray) -> float | None:
-    """The share, 0…1, in which neighbours in the plane are neighbours among the features too; None for few points.
+    """Return the trustworthiness, 0…1: the extent to which neighbors in the plane are neighbors in feature space.
 
-    Venna & Kaski, *Neighborhood preservation in nonlinear projection methods*, 2001.
+    None for fewer than three points. Venna & Kaski, *Neighborhood preservation in nonlinear projection methods*, 2001.
     """
     neighbours = min(NEIGHBOURS, (len(points) - 1) // 2)
     if neighbours < 1:
@@ -86,7 +89,7 @@ def trustworthiness(features: np.ndarray, points: np.ndarray) -> float | None:
 
 
 def knn_accuracy(points: np.ndarray, labels: np.ndarray) -> float | None:
-    """The share, 0…1, of points that their 10 nearest other points vote right; a tie goes to the nearest. None for one.
+    """Return the leave-one-out accuracy, 0…1, of a classifier by 10 nearest neighbors; None for a single point.
 
     >>> labels = np.repeat([0, 1], 20)
     >>> knn_accuracy(labels[:, None] + np.linspace(0, 0.1, 40)[:, None], labels)
@@ -100,6 +103,7 @@ def knn_accuracy(points: np.ndarray, labels: np.ndarray) -> float | None:
     with threadpool_limits(1):
         nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
     votes = np.eye(labels.max() + 1)[labels[nearest]]
+    # Nearer neighbors weigh slightly more, which decides ties without overruling a majority.
     weights = 1 - np.arange(neighbours) / neighbours / 1000
     won = (votes * weights[:, None]).sum(1).argmax(1)
     return float((won == labels).mean())

@@ -1,4 +1,4 @@
-"""Maps made small: shrunk so that their sums stay, and rounded to bytes."""
+"""Compact storage of relevance maps: downsampling that preserves sums, and quantization to bytes."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["fitting_size", "quantised", "shrunk"]
 
 
 def fitting_size(size: tuple[int, int], count: int, budget: int) -> tuple[int, int]:
-    """Height and width at which `count` maps of `size` hold at most `budget` values, the shape kept.
+    """Return the height and width at which `count` maps hold at most `budget` values, preserving the aspect ratio.
 
     >>> fitting_size((28, 28), 2400, 4_000_000), fitting_size((224, 112), 2400, 4_000_000)
     ((28, 28), (57, 28))
@@ -17,7 +17,7 @@ def fitting_size(size: tuple[int, int], count: int, budget: int) -> tuple[int, i
 
 
 def shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(…, height, width) to (…, *size): each value is shared among the new ones by area, so that the sum stays.
+    """Resample (…, height, width) to (…, *size), distributing each value by area so that sums are preserved.
 
     >>> shrunk(np.arange(6.0).reshape(2, 3), (1, 2)).tolist()
     [[5.5, 9.5]]
@@ -29,7 +29,7 @@ def shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _shares(old: int, new: int) -> np.ndarray:
-    """(new, old): which share of each old interval lies in each new one."""
+    """Return the fraction of each old interval that overlaps each new one, as (new, old)."""
     edges = np.arange(new + 1)[:, None] * old / new
     start = np.arange(old)
     overlap = np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)
@@ -37,9 +37,9 @@ def _shares(old: int, new: int) -> np.ndarray:
 
 
 def quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (…, height, width) as int8 in −127…127, and for each the float32 that 127 stands for.
+    """Quantize maps (…, height, width) to int8 in −127…127; returns them with one float32 scale each, the value of 127.
 
-    A map that is zero everywhere has the scale 0; one that is not finite too, and its values become 0.
+    A map that is all zero or not finite gets the scale 0 and the values 0.
 
     >>> values, scale = quantised(np.array([[-2.0, 1.0]]))
     >>> values.tolist(), float(scale)

@@ -1,4 +1,4 @@
-"""Small square copies of images, for pages and projectors."""
+"""Square thumbnails of images, for the report and the projector."""
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from pellucid.core.contracts import ImageSet
 __all__ = ["PAGE_SIDE", "thumbnails"]
 
 PAGE_SIDE = 28
-"""Pixels a side, at most, of the thumbnails that the report shows."""
+"""Maximum side of the report's thumbnails, in pixels."""
 
 
 def thumbnails(images: ImageSet, side: int) -> np.ndarray:
-    """(image, side, side, channel) bytes, 1 or 3 channels: padded to squares with zeros, larger ones shrunk to `side`.
+    """Return thumbnails (image, side, side, channel) as bytes: images padded to squares and downsampled to `side`.
 
-    Another number of channels than 3 is shown by its mean.
+    Small images keep their size. Three channels stay in color; any other number is averaged to one.
 
     >>> thumbnails(ImageSet(torch.zeros(2, 1, 7, 12, dtype=torch.uint8), torch.zeros(2).long()), 28).shape
     (2, 12, 12, 1)

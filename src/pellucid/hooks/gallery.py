@@ -1,4 +1,4 @@
-"""Test images explained by every method for every class, to be leafed through."""
+"""Relevance maps of test images for every method and class, for the report's interactive gallery."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,24 +15,24 @@ from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS
-from pellucid.hooks._answers import answers, by_loss
 from pellucid.hooks._hook import Hook, Scene
-from pellucid.hooks._methods import THRIFTY, ready
+from pellucid.hooks._methods import FAST_OPTIONS, create_fitted
+from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 
 __all__ = ["Gallery"]
 
 LARGEST_MAPS = 4_000_000
-"""At most so many values of all maps together; larger maps are shrunk."""
+"""Maximum number of values over all maps, which bounds the size of the report; larger maps are downsampled."""
 LARGEST_SOURCE = 128
-"""Pixels of the longer side, at most, of the images beside the maps."""
+"""Maximum length of the longer side of the source images, in pixels."""
 VALUES_PER_CALL = 1_600_000
-"""Images of about so many values are explained at once."""
+"""Approximate number of input values explained at once, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class _Maps:
-    """What one method says: relevance (image, class, height, width), and what each map should and does sum to."""
+    """Relevance of one method (image, class, height, width), with the expected sum and the residual of each map."""
 
     relevance: np.ndarray
     expected: np.ndarray | None
@@ -42,55 +42,56 @@ class _Maps:
 @HOOKS.register("gallery")
 @dataclass(frozen=True)
 class Gallery(Hook):
-    """Maps of test images by several methods, for up to ten classes each, as bytes with their scales."""
+    """Relevance maps of test images by several methods for up to ten classes, quantized to bytes."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
 
     images: int = 20
-    """At most so many: half of them firsts of their classes, then those with the largest loss."""
+    """Maximum number of images: one half are the first images of their classes, the others have the largest losses."""
     classes: int = 10
-    """At most so many classes: all, or those that the images belong to or are taken for, and the likeliest others."""
+    """Maximum number of classes. If there are more, the labels and predictions of the images and the most probable
+    others are shown."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """The arrays `source`, `maps` and `scales`, and the numbers.
+        """Yield the arrays `source`, `maps` and `scales` with numbers.
 
-        `source` (image, channel, height, width) uint8; `maps` (method, image, class, height, width) int8, channels
-        summed; `scales` (method, image, class) float32, the relevance that 127 stands for. `expected`, `residual` and
-        `total` hold for each method what each map should sum to, the difference, and its sum (image × class; None
-        where the method promises no sum). `refused` tells which methods do not apply to the model, and why. Large
-        images are shrunk by area, maps so that their sums stay; `shrunk_from` is then their height and width.
+        `source` is (image, channel, height, width) uint8; `maps` is (method, image, class, height, width) int8, summed
+        over channels; `scales` is (method, image, class) float32, the relevance that 127 represents. For each method,
+        `expected`, `residual` and `total` are the promised sum of each map, the difference and the actual sum
+        (image × class; None for methods that promise no sum). `refused` maps the methods that do not apply to the model
+        to the reason. Large images are downsampled by area, and maps such that their sums are preserved; `shrunk_from`
+        is then the original height and width.
         """
         indices, classes = _chosen(scene, self.images, self.classes)
         if not indices:
             return
-        told = answers(scene, indices)
-        found, refused = _explain(scene, indices, classes)
+        explained, refused = _explain(scene, indices, classes)
         *_, height, width = scene.test.image_shape
-        size = fitting_size((height, width), len(found) * len(indices) * len(classes), LARGEST_MAPS)
-        packed = [quantised(shrunk(one.relevance, size)) for one in found.values()]
+        size = fitting_size((height, width), len(explained) * len(indices) * len(classes), LARGEST_MAPS)
+        packed = [quantised(shrunk(one.relevance, size)) for one in explained.values()]
         empty = (0, len(indices), len(classes))
         source = _source(scene, indices)
         is_small = source.shape[-2:] == size == (height, width)
-        note = f", maps shrunk from {height}×{width} to {size[0]}×{size[1]} with their sums kept"
+        note = f", maps downsampled from {height}×{width} to {size[0]}×{size[1]} with their sums preserved"
         logits = scene.logits[indices].float()
         numbers: dict[str, Any] = {
-            **told.numbers,
-            "methods": list(found),
+            **predictions_of(scene, indices).numbers,
+            "methods": list(explained),
             "classes": classes,
             "logits": logits[:, classes].tolist(),
             "probabilities": logits.softmax(1)[:, classes].tolist(),
-            "expected": {name: _listed(one.expected) for name, one in found.items()},
-            "residual": {name: _listed(one.residual) for name, one in found.items()},
+            "expected": {name: _listed(one.expected) for name, one in explained.items()},
+            "residual": {name: _listed(one.residual) for name, one in explained.items()},
             "total": {
                 name: None if one.expected is None else _listed(one.relevance.sum((2, 3), dtype=np.float64))
-                for name, one in found.items()
+                for name, one in explained.items()
             },
             "shrunk_from": None if is_small else [height, width],
-            "options": {name: THRIFTY[name] for name in found if name in THRIFTY},
+            "options": {name: FAST_OPTIONS[name] for name in explained if name in FAST_OPTIONS},
             "refused": refused,
         }
         yield Artifact(
-            caption=f"{scene.title}: {len(indices)} test images explained by {len(found)} methods for "
+            caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
             f"{len(classes)} classes{'' if size == (height, width) else note}.",
             arrays={
                 "source": source,
@@ -102,9 +103,9 @@ class Gallery(Hook):
 
 
 def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:
-    """Test images and classes, such that each image's true and predicted class is among the classes.
+    """Choose test images and classes so that each image's true and predicted classes are included.
 
-    Half of the images are firsts of their classes, spread over the classes; the others have the largest losses.
+    Half of the images are the first of their class, spread evenly over the classes; the others have the largest losses.
     """
     predictions = scene.logits.argmax(1).tolist()
     firsts = scene.first_of_each_class(len(scene.classes))
@@ -129,26 +130,26 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
 
 
 def _explain(scene: Scene, indices: list[int], classes: list[int]) -> tuple[dict[str, _Maps], dict[str, str]]:
-    """The maps by method, and why the other methods do not apply."""
+    """Return the maps by method, and the reason for each method that does not apply."""
     images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
-    found, refused = {}, {}
+    explained, refused = {}, {}
     for name in scene.methods or DEFAULT_METHODS:
         try:
-            with without_warnings():  # the residuals stand in the numbers
-                analyzer = ready(scene, name, **THRIFTY.get(name, {}))
-                found[name] = _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
+            with without_warnings():  # the report shows the residuals instead
+                analyzer = create_fitted(scene, name, **FAST_OPTIONS.get(name, {}))
+                explained[name] = _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
         except PellucidError as error:
             refused[name] = str(error)
-    return found, refused
+    return explained, refused
 
 
 def _maps(analyzer: Analyzer, images: torch.Tensor, classes: list[int], *, is_all: bool) -> _Maps:
-    """The maps of every image for every class: in as few runs of the network as the method needs."""
+    """Compute the maps of every image for every class, with the target "all" where possible to share forward passes."""
     size = max(1, VALUES_PER_CALL // images[0].numel())
     parts = []
     for part in images.split(size):
         explained = [analyzer.explain(part, "all")] if is_all else [analyzer.explain(part, label) for label in classes]
-        axis = 2 if is_all else 1
+        axis = 2 if is_all else 1  # the channels: relevance is (image, class, channel, …) for "all"
         own = [one.relevance.sum(axis).cpu().float() for one in explained]
         sums = [(one.expected, one.residual) for one in explained]
         parts.append(
@@ -162,7 +163,7 @@ def _maps(analyzer: Analyzer, images: torch.Tensor, classes: list[int], *, is_al
 
 
 def _stacked(values: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
-    """One per class to (image, class)."""
+    """Stack one tensor per class to (image, class); None if the method promises no sum."""
     present = [value for value in values if value is not None]
     return torch.stack(present, 1) if present else None
 
@@ -173,14 +174,15 @@ def _joined(values: tuple[torch.Tensor | None, ...]) -> np.ndarray | None:
 
 
 def _source(scene: Scene, indices: list[int]) -> np.ndarray:
-    """(image, channel, height, width) bytes; larger images are shrunk to the mean of each area."""
+    """Return the images (image, channel, height, width) as bytes, larger ones downsampled by averaging areas."""
     images = scene.test.floats(indices).numpy()
     height, width = images.shape[-2:]
     share = min(1.0, LARGEST_SOURCE / max(height, width))
     size = max(1, round(height * share)), max(1, round(width * share))
-    means = shrunk(images, size) * (size[0] * size[1] / (height * width))
+    means = shrunk(images, size) * (size[0] * size[1] / (height * width))  # `shrunk` preserves sums, images need means
     return np.rint(means * 255).clip(0, 255).astype(np.uint8)
 
 
 def _listed(values: np.ndarray | None) -> list[list[float]] | None:
+    # Seven digits: all that float32 holds, without the noise digits of its conversion to float64.
     return None if values is None else [[float(f"{value:.7g}") for value in row] for row in values]

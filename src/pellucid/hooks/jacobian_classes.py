@@ -1,4 +1,4 @@
-"""What each class's logit reacts to on average over each class, and how strongly images are reacted to at all."""
+"""Mean absolute Jacobian by class, and the distribution of its spectral norm."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,35 +24,36 @@ BATCH = 250
 @HOOKS.register("jacobian_classes")
 @dataclass(frozen=True)
 class JacobianClasses(Hook):
-    """The mean absolute Jacobian of each class, and the histogram of spectral norms."""
+    """Mean absolute Jacobian of each class, and a histogram of spectral norms."""
 
     images: int | None = 1000
-    """So many test images, spread evenly over the test set; None, or more than there are: all of them."""
+    """Maximum number of test images, spread evenly over the test set; None: all."""
     columns: int = 12
-    """At most so many classes are drawn."""
+    """Maximum number of classes to draw."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure, the array `mean_absolute_jacobian` (class, logit, channel, height, width), and the numbers.
+        """Yield a figure with the array `mean_absolute_jacobian` (class, logit, channel, height, width) and numbers.
 
-        Row c, column k of the figure: the mean of |∂ logit k / ∂ pixel| over the test images of class c, its channels
-        added. `spectral_norms` and `frobenius_norms` are of each image's full Jacobian, in logits per unit of pixel.
+        Row c, column k of the figure is the mean of |∂ logit k / ∂ pixel| over the test images of class c, summed over
+        channels. `spectral_norms` and `frobenius_norms` are those of each image's full Jacobian, in logits per unit of
+        pixel.
         """
         count = len(scene.test) if self.images is None else min(len(scene.test), self.images)
         if not count:
             return
         indices = torch.arange(count) * len(scene.test) // count
         started = perf_counter()
-        found = jacobian_class_means(scene.model, _batches(scene, indices), classes=len(scene.classes))
+        class_means = jacobian_class_means(scene.model, _batches(scene, indices), classes=len(scene.classes))
         seconds = perf_counter() - started
-        drawn = self._choose_classes(scene, found)
-        numbers = _numbers(scene, found, drawn) | {"timing": {"seconds": seconds}}
-        title = f"{scene.title}: what each logit reacts to, by class"
+        drawn = self._choose_classes(scene, class_means)
+        numbers = _numbers(scene, class_means, drawn) | {"timing": {"seconds": seconds}}
+        title = f"{scene.title}: mean sensitivity by class (Jacobian)"
         typical = numbers["median_spectral_norm"]
         caption = (
-            f"{title}: the mean of |∂ logit / ∂ pixel| over {count:,} test images; median spectral norm {typical:.3g} "
+            f"{title}: mean of |∂ logit / ∂ pixel| over {count:,} test images; median spectral norm {typical:.3g} "
             "logits per unit of pixel."
         )
-        means = found.means.cpu().float().numpy()
+        means = class_means.means.cpu().float().numpy()
         yield Artifact(
             caption=caption,
             figure=_figure(scene, means, numbers, title),
@@ -61,11 +62,11 @@ class JacobianClasses(Hook):
             scalars={"median_spectral_norm": typical},
         )
 
-    def _choose_classes(self, scene: Scene, found: ClassMeans) -> list[int]:
-        """The chosen ones, or those with images first."""
+    def _choose_classes(self, scene: Scene, class_means: ClassMeans) -> list[int]:
+        """Return the classes selected by the user, or by default those with images first."""
         wanted = scene.chosen_classes
         if wanted is None:
-            present = found.counts.nonzero().flatten().tolist()
+            present = class_means.counts.nonzero().flatten().tolist()
             wanted = (*present, *range(len(scene.classes)))
         return sorted(list(dict.fromkeys(wanted))[: self.columns])
 
@@ -75,16 +76,16 @@ def _batches(scene: Scene, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield scene.test.floats(part).to(scene.device), scene.test.labels[part]
 
 
-def _numbers(scene: Scene, found: ClassMeans, drawn: list[int]) -> dict[str, Any]:
-    spectral = found.spectral_norms
-    by_class = [spectral[found.labels == label] for label in range(len(scene.classes))]
+def _numbers(scene: Scene, class_means: ClassMeans, drawn: list[int]) -> dict[str, Any]:
+    spectral = class_means.spectral_norms
+    by_class = [spectral[class_means.labels == label] for label in range(len(scene.classes))]
     return {
         "images": len(spectral),
         "classes": list(scene.classes),
         "drawn_classes": drawn,
-        "counts": found.counts.tolist(),
+        "counts": class_means.counts.tolist(),
         "spectral_norms": spectral.tolist(),
-        "frobenius_norms": found.frobenius_norms.tolist(),
+        "frobenius_norms": class_means.frobenius_norms.tolist(),
         "median_spectral_norm": float(spectral.median()),
         "class_median_spectral_norm": [float(norms.median()) if len(norms) else None for norms in by_class],
     }
@@ -94,10 +95,12 @@ def _figure(scene: Scene, means: np.ndarray, numbers: dict[str, Any], title: str
     drawn = [label for label in numbers["drawn_classes"] if label < means.shape[1]]
     maps = means[np.ix_(numbers["drawn_classes"], drawn)].sum(2)
     norms = numbers["class_median_spectral_norm"]
-    details = ["no image" if norms[label] is None else f"‖J‖₂ {norms[label]:.3g}" for label in numbers["drawn_classes"]]
+    details = [
+        "no images" if norms[label] is None else f"‖J‖₂ {norms[label]:.3g}" for label in numbers["drawn_classes"]
+    ]
     subtitle = (
-        f"Row: class of the image; column: logit. Mean |∂ logit / ∂ pixel| over {numbers['images']:,} test images. "
-        "Below: the spectral norm ‖J‖₂ of each image's Jacobian; dashed: the median."
+        f"Rows: true class; columns: logit. Mean |∂ logit / ∂ pixel| over {numbers['images']:,} test images. "
+        "Below: spectral norm ‖J‖₂ of each image's Jacobian; dashed: median."
     )
     rows = [(scene.classes[label], detail) for label, detail in zip(numbers["drawn_classes"], details, strict=True)]
     columns = [scene.classes[label] for label in drawn]

@@ -1,4 +1,4 @@
-"""What each class's logit reacts to on average over each class, over all test images."""
+"""Mean absolute Jacobian by class, over all test images."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ __all__ = ["JacobianClassesAll"]
 @HOOKS.register("jacobian_classes_all")
 @dataclass(frozen=True)
 class JacobianClassesAll(JacobianClasses):
-    """What `jacobian_classes` shows, over all test images: once, at the end, with the best weights."""
+    """Mean absolute Jacobian by class over all test images, computed once with the best weights."""
 
     when = "end"
     images: int | None = None

@@ -1,4 +1,4 @@
-"""How each pixel would change every class's logit, checked against finite differences."""
+"""Jacobian maps: the gradient of every class's logit, checked against finite differences."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,24 +26,25 @@ __all__ = ["JacobianMaps"]
 @HOOKS.register("jacobian_maps")
 @dataclass(frozen=True)
 class JacobianMaps(Hook):
-    """One row per test image: the derivative of every class's logit with respect to its pixels."""
+    """Derivative of every class's logit with respect to the pixels of test images, one row per image."""
 
     images: int = 10
-    """So many test images: the first of each class, then the first ones."""
+    """Number of test images: the first of each class, then the first of the test set."""
     columns: int = 12
-    """At most so many classes are drawn."""
+    """Maximum number of classes to draw."""
     samples: int = 16
-    """Pixels per image that are compared with finite differences."""
+    """Number of pixels per image to compare with finite differences."""
     largest_bytes: int = 256_000_000
-    """A Jacobian larger than this is stored for the drawn classes only; norms are of all of it."""
+    """Maximum size of a full Jacobian; a larger one is stored for the drawn classes only, with the norms of all of
+    it."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure, the array `jacobian` (image, class, channel, height, width), and the numbers.
+        """Yield a figure with the array `jacobian` (image, class, channel, height, width) and numbers.
 
-        `frobenius_norm` and `spectral_norm` (the largest singular value) are of each image's full Jacobian (class by
-        pixel), in logits per unit of pixel. `finite_difference_error` is the largest deviation from central
-        differences in float64 on sampled pixels, over images that are not on a kink (None where all are);
-        `kink_images` are the test indices of the others. `jacobian_classes` are the classes of the array.
+        `frobenius_norm` and `spectral_norm` (the largest singular value) are those of each image's full Jacobian (class
+        by pixel), in logits per unit of pixel. `finite_difference_error` is the largest deviation from central
+        differences in float64 at sampled pixels, over images that are not on a kink (None if all are); `kink_images`
+        are the test indices of the others. `jacobian_classes` are the classes of the array.
         """
         indices = self._choose_images(scene)
         if not indices:
@@ -67,7 +68,7 @@ class JacobianMaps(Hook):
         }
         shown = maps.numpy()[:, [stored.index(label) for label in drawn]].sum(2, keepdims=True)
         numbers["scale_limit"] = scale_limit(shown)
-        title = f"{scene.title}: what each pixel does to every class's logit"
+        title = f"{scene.title}: Jacobian of the logits"
         yield Artifact(
             caption=f"{title}. {_verdict(numbers)}",
             figure=_figure(scene, shown, numbers, title),
@@ -82,7 +83,7 @@ class JacobianMaps(Hook):
         return firsts + [index for index, _ in zip(others, range(self.images - len(firsts)), strict=False)]
 
     def _choose_classes(self, scene: Scene, indices: list[int], predictions: list[int]) -> list[int]:
-        """The classes to draw: the chosen ones, or those of the images and their predictions first."""
+        """Return the classes to draw: those selected by the user, or by default predictions and labels first."""
         wanted = scene.chosen_classes
         if wanted is None:
             wanted = (*predictions, *scene.test.labels[indices].tolist(), *range(scene.logits.shape[1]))
@@ -91,12 +92,12 @@ class JacobianMaps(Hook):
     def _differentiate(
         self, scene: Scene, images: Tensor, drawn: list[int]
     ) -> tuple[Tensor, list[int], dict[str, list[float]]]:
-        """The Jacobian to store (image, class, channel, height, width), its classes, and each image's norms."""
+        """Return the Jacobian to store (image, class, channel, height, width), its classes and each image's norms."""
         count = scene.logits.shape[1]
         is_small = images.numel() * count * 4 <= self.largest_bytes
         stored = list(range(count)) if is_small else drawn
         maps, frobenius, spectral = [], [], []
-        for part in [images] if is_small else images.split(1):
+        for part in [images] if is_small else images.split(1):  # one image at a time bounds the memory
             full = jacobian(scene.model, part).cpu()
             matrices = full.flatten(2).double()
             frobenius += torch.linalg.matrix_norm(matrices).tolist()
@@ -105,7 +106,7 @@ class JacobianMaps(Hook):
         return torch.cat(maps), stored, {"frobenius_norm": frobenius, "spectral_norm": spectral}
 
     def _check(self, scene: Scene, images: Tensor, indices: list[int], maps: Tensor | None) -> dict[str, Any]:
-        """What a comparison with finite differences gives; the reason where the model allows none."""
+        """Compare with finite differences; returns the numbers, or the reason if the model doesn't allow it."""
         try:
             check = check_jacobian(scene.model, images, maps, samples=self.samples, seed=scene.seed)
         except ModelError as error:
@@ -118,29 +119,32 @@ class JacobianMaps(Hook):
 
 
 def _timing(scene: Scene, images: Tensor, seconds: float) -> dict[str, float]:
-    """What the Jacobian and its norms took, in seconds and as a multiple of one forward pass of the same images."""
+    """Return the time for the Jacobian and its norms, in seconds and as a multiple of a forward pass of the images."""
     passes = []
     with frozen(scene.model), torch.no_grad():
         for _ in range(3):
             started = perf_counter()
             scene.model(images.to(dtype_of(scene.model)))
             passes.append(perf_counter() - started)
-    return {"seconds": seconds, "forward_passes": seconds / max(sorted(passes)[1], 1e-9)}
+    median = sorted(passes)[1]
+    return {"seconds": seconds, "forward_passes": seconds / max(median, 1e-9)}  # clocks may read zero
 
 
 def _verdict(numbers: dict[str, Any]) -> str:
-    """One sentence on how well the Jacobian agrees with finite differences."""
+    """Summarize in one sentence how well the Jacobian agrees with finite differences."""
     error, kinks, images = numbers["finite_difference_error"], numbers["kink_images"], len(numbers["indices"])
     if "finite_difference_note" in numbers:
         return "Not compared with finite differences: the model does not run in float64."
     if error is None:
-        return f"All {images} images lie on a kink (a ReLU at zero or a tie): there is no derivative to compare with."
-    apart = f"; {len(kinks)} of {images} images on a kink left out" if kinks else ""
-    return f"Largest deviation from finite differences: {error:.1e}{apart}."
+        return (
+            f"All {images} images are on a kink (a ReLU at zero or a tie), where no derivative exists to compare with."
+        )
+    excluded = f", excluding {len(kinks)} of {images} images on a kink" if kinks else ""
+    return f"Largest deviation from finite differences: {error:.1e}{excluded}."
 
 
 def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
-    """The source in the first column, then one column per class; the prediction framed."""
+    """Draw the source in the first column and then one column per class, with the predictions framed."""
     source = scene.test.floats(numbers["indices"]).numpy()
     source = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
     blocks = [
@@ -157,6 +161,7 @@ def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str
             marks.append(Mark(row, column, INK if is_right else WRONG))
     columns = [Label("source"), *(Label(names[label]) for label in numbers["drawn_classes"])]
     subtitle = (
-        "Red: more of this pixel raises the class's logit. Framed: the prediction (orange: wrong). ‖J‖₂: spectral"
+        "Red: increasing the pixel raises the class's logit. Framed: prediction (orange if wrong). "
+        f"‖J‖₂: spectral norm. {_verdict(numbers)}"
     )
-    return image_grid(blocks, rows, columns, (title, f"{subtitle} norm. {_verdict(numbers)}"), marks)
+    return image_grid(blocks, rows, columns, (title, subtitle), marks)

@@ -1,4 +1,4 @@
-"""Which explanation of the finished network can be trusted: methods by metrics, the controls below."""
+"""Leaderboard of explanation methods on the finished network: methods by metrics, with controls."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,45 +12,46 @@ from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
-from pellucid.hooks._methods import THRIFTY
+from pellucid.hooks._methods import FAST_OPTIONS
 from pellucid.quality import how_to_read, leaderboard_figure
 
-__all__ = ["Leaderboard", "told"]
+__all__ = ["Leaderboard", "summary"]
 
 
 @HOOKS.register("leaderboard")
 @dataclass(frozen=True)
 class Leaderboard(Hook):
-    """Every method measured by every default metric on test images spread evenly over the test set."""
+    """Evaluation of every method by every default metric, on images spread evenly over the test set."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
 
     images: int = 100
-    """At most so many test images."""
+    """Maximum number of test images."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    """What is measured."""
+    """Metrics to compute."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure, and the numbers: `rows` (method, metric, value, low, high, images), `comparisons`, `curves`."""
+        """Yield a figure with numbers: `rows` (method, metric, value, low, high, images), `comparisons`, `curves`."""
         count = min(len(scene.test), self.images)
         if not count:
             return
         indices = torch.arange(count) * len(scene.test) // count
         methods = [_analyzer(name, scene) for name in scene.methods or DEFAULT_METHODS]
         targets = scene.logits[indices].argmax(1)
-        found = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
+        evaluation = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
+        headline = (f"{scene.title}: leaderboard of explanation methods", how_to_read(evaluation))
         yield Artifact(
-            caption=f"{scene.title}: {told(found)}",
-            figure=leaderboard_figure(found, (f"{scene.title}: which explanation can be trusted?", how_to_read(found))),
-            numbers=found.to_dict(),
+            caption=f"{scene.title}: {summary(evaluation)}",
+            figure=leaderboard_figure(evaluation, headline),
+            numbers=evaluation.to_dict(),
         )
 
 
 def _analyzer(name: str, scene: Scene) -> Analyzer:
-    return create_analyzer(name, scene.model, **THRIFTY.get(name, {}))
+    return create_analyzer(name, scene.model, **FAST_OPTIONS.get(name, {}))
 
 
-def told(found: Evaluation) -> str:
-    """The best method of each metric, in a line."""
-    best = ", ".join(f"{metric} {name}" for metric in found.metrics if (name := found.best(metric)))
-    return f"explanations measured on {found.images} images; best by {best}."
+def summary(evaluation: Evaluation) -> str:
+    """Summarize an evaluation in one line: the best method by each metric."""
+    best = ", ".join(f"{name} ({metric})" for metric in evaluation.metrics if (name := evaluation.best(metric)))
+    return f"explanation methods evaluated on {evaluation.images} images. Best methods: {best}."

@@ -1,4 +1,4 @@
-"""The network's embedding of test images, for TensorBoard's projector."""
+"""Embedding of test images for TensorBoard's projector."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,23 +16,25 @@ from pellucid.hooks._thumbnails import thumbnails
 __all__ = ["Projector"]
 
 LARGEST_EMBEDDING = 4096
-"""Embeddings with more features than this are projected to `PROJECTED_FEATURES`: TensorBoard reads them as text."""
+"""Maximum number of features stored as they are; TensorBoard reads them as text, so larger embeddings are projected."""
 PROJECTED_FEATURES = 512
+"""Number of features after the random projection."""
 
 
 @HOOKS.register("projector")
 @dataclass(frozen=True)
 class Projector(Hook):
-    """Up to 2,000 test images as points, with thumbnails and what the network says of each."""
+    """Embedding of up to 2,000 test images, with thumbnails, labels and predictions."""
 
     thumbnail_pixels: int = 40
-    """Larger images are shrunk to thumbnails of so many pixels a side."""
+    """Maximum side of the thumbnails, in pixels."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One embedding table with the columns `label`, `prediction`, `correct` (yes, no) and `confidence` (0…1).
+        """Yield an embedding table with the columns `label`, `prediction`, `correct` (yes, no) and `confidence` (0…1).
 
-        An embedding of more than 4,096 features is projected at random to 512, which nearly keeps the distances
-        (Johnson and Lindenstrauss, 1984); `projected_from` is then how many it had, and else None.
+        An embedding with more than 4,096 features is projected to 512 random directions, which approximately preserves
+        distances (Johnson and Lindenstrauss, 1984); `projected_from` is then the original number of features, else
+        None.
         """
         if not len(scene.embedded):
             return
@@ -49,10 +51,10 @@ class Projector(Hook):
         count, features = embedding.shape
         is_large = features > LARGEST_EMBEDDING
         points = (_project(embedding, scene.seed) if is_large else embedding).numpy()
-        note = f", projected at random from {features:,}" if is_large else ""
+        note = f" (a random projection of {features:,})" if is_large else ""
         yield Artifact(
-            caption=f"{scene.title}: the input of layer {layer!r} for {count:,} test images, "
-            f"{points.shape[1]} numbers each{note}.",
+            caption=f"{scene.title}: input of layer {layer!r} for {count:,} test images, "
+            f"{points.shape[1]} features{note}.",
             numbers={
                 "layer": layer,
                 "points": count,
@@ -64,8 +66,11 @@ class Projector(Hook):
 
 
 def _project(embedding: Embedding, seed: int) -> Float[torch.Tensor, "batch 512"]:
-    """`embedding @ G / √512`, G standard normal and the same for every epoch: keeps squared distances on average."""
+    """Return `embedding @ G / √512`, which preserves squared distances in expectation.
+
+    G is standard normal, and the same at every epoch.
+    """
     draws, projected = generator(seed, "projector"), torch.zeros(len(embedding), PROJECTED_FEATURES)
-    for part in embedding.split(LARGEST_EMBEDDING, dim=1):  # so that G is never in memory as a whole
+    for part in embedding.split(LARGEST_EMBEDDING, dim=1):  # in parts, so that G never has to fit in memory
         projected += part @ torch.randn(part.shape[1], PROJECTED_FEATURES, generator=draws)
     return projected / PROJECTED_FEATURES**0.5

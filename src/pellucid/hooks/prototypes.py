@@ -1,4 +1,4 @@
-"""What the network thinks each class looks like, in three ways, beside the mean of its training images."""
+"""Class prototypes with three priors, compared with the mean of the training images of each class."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,60 +33,61 @@ WAYS = {
     "expert": "Gaussian mixture",
     "code": "decoder of a VAE",
 }
-"""The rows, and what each takes for plausible."""
+"""Rows of the figure, with the prior of each."""
 DENSITIES = {"expert": "gaussian_mixture", "code": "vae"}
 BRIGHTNESSES = 21
-"""The class mean is compared at so many brightnesses, from black to as bright as it can be."""
+"""Number of brightness levels at which the class mean is compared, from black to the maximum."""
 IMAGES_FOR_ALL_STEPS = 1200
-"""With fewer training images than this, a network is not worth the whole search: its steps fall with their square."""
+"""Minimum number of training images for the full number of optimization steps. With fewer, the steps are reduced
+quadratically: a network trained on little data is not worth the time."""
 
 
 @HOOKS.register("prototypes")
 @dataclass(frozen=True)
 class ClassPrototypes(Hook):
-    """The image that the network is most sure of for each class, among small, probable and decoded images."""
+    """Class prototypes by activation maximization with an L2 prior, a Gaussian mixture and a VAE decoder."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
 
     columns: int = 12
-    """At most so many classes."""
+    """Maximum number of classes."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure; the arrays `images` (way, class, channel, height, width) and `class_means`; and the numbers.
+        """Yield a figure with the arrays `images` (prior, class, channel, height, width) and `class_means` and numbers.
 
-        By way: `log_probability` (nats), `logit`, `objective`, and that of the class mean at its best brightness;
-        cosine distances to the class mean and to the nearest training image of the class; the knobs. By
-        density: the held-out log-likelihood of test images, in nats per image and bits per dim. `refused` tells why a
-        way does not apply.
+        For each prior: `log_probability` (nats), `logit`, `objective`, the objective of the class mean at its best
+        brightness, cosine distances to the class mean and to the nearest training image of the class, and the
+        hyperparameters. For each density: the held-out log-likelihood of test images, in nats per image and bits per
+        dimension. `refused` maps the priors that do not apply to the reason.
         """
         if scene.train is None:
-            raise DataError("the hook `prototypes` needs the training images; give them as Scene(train=…).")
+            raise DataError("the hook `prototypes` needs training images; pass Scene(train=…).")
         started = perf_counter()
         wanted = scene.chosen_classes if scene.chosen_classes is not None else tuple(range(len(scene.classes)))
         classes = list(wanted[: self.columns])
         means = _class_means(scene.train, classes)
         densities, refused = _fit(scene)
-        found: dict[str, Prototypes] = {}
+        results: dict[str, Prototypes] = {}
         rows: dict[str, dict[str, Any]] = {}
         for way, prior in _priors(scene, densities).items():
-            found[way] = synthesise(scene.model, classes, prior, seed=scene.seed)
-            rows[way] = _told(scene, found[way], prior, means)
+            results[way] = synthesise(scene.model, classes, prior, seed=scene.seed)
+            rows[way] = _summarize(scene, results[way], prior, means)
         numbers = {
             "seed": scene.seed,
             "classes": classes,
             "names": [scene.classes[label] for label in classes],
             "ways": rows,
             "class_mean": {"log_probability": _log_probability_of_means(scene, classes, means)},
-            "densities": _densities_told(scene, densities),
+            "densities": _evaluate_densities(scene, densities),
             "refused": refused,
             "timing": {"seconds": perf_counter() - started},
         }
-        title = f"{scene.title}: what the network thinks each class looks like"
+        title = f"{scene.title}: class prototypes"
         yield Artifact(
-            caption=f"{title}, in {len(found)} ways, beside the mean of the training images.",
-            figure=_figure(found, means, numbers, title),
+            caption=f"{title} with {len(results)} priors, and the mean of the training images.",
+            figure=_figure(results, means, numbers, title),
             arrays={
-                "images": np.stack([one.images.float().numpy() for one in found.values()]),
+                "images": np.stack([one.images.float().numpy() for one in results.values()]),
                 "class_means": np.nan_to_num(means.numpy()),
             },
             numbers=numbers,
@@ -96,14 +97,14 @@ class ClassPrototypes(Hook):
 @HOOKS.register("prototypes.each_epoch")
 @dataclass(frozen=True)
 class ClassPrototypesOfEachEpoch(ClassPrototypes):
-    """The same after every epoch, the untrained network included: only on request."""
+    """Class prototypes after every epoch, including epoch 0 (untrained); off by default because it is slow."""
 
     when: ClassVar[Literal["epoch", "end"]] = "epoch"
     default: ClassVar[bool] = False
 
 
 def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
-    """The densities by way, and why there is none for the others."""
+    """Return the densities by prior, and the reason for each one that cannot be fitted."""
     densities, refused = {}, {}
     for way, name in DENSITIES.items():
         try:
@@ -125,7 +126,7 @@ def _priors(scene: Scene, densities: dict[str, Any]) -> dict[str, Prior]:
 
 
 def _class_means(images: ImageSet, classes: list[int]) -> Images:
-    """(class, channel, height, width) in [0, 1]; NaN for a class without an image."""
+    """Return the mean image of each class (class, channel, height, width) in [0, 1]; NaN for a class without images."""
     means = []
     for label in classes:
         chosen = (images.labels == label).nonzero().flatten()
@@ -134,18 +135,18 @@ def _class_means(images: ImageSet, classes: list[int]) -> Images:
     return torch.stack(means)
 
 
-def _told(scene: Scene, found: Prototypes, prior: Prior, means: Images) -> dict[str, Any]:
+def _summarize(scene: Scene, prototypes: Prototypes, prior: Prior, means: Images) -> dict[str, Any]:
     assert scene.train is not None
-    assert found.log_probability is not None
-    images, labels = found.images.float(), found.classes.tolist()
+    assert prototypes.log_probability is not None
+    images, labels = prototypes.images.float(), prototypes.classes.tolist()
     nearest = [_distance_to_nearest(image, scene.train, label) for image, label in zip(images, labels, strict=True)]
     to_mean = 1 - F.cosine_similarity(images.flatten(1), means.flatten(1))
     return {
-        "log_probability": found.log_probability.tolist(),
-        "probability": found.log_probability.exp().tolist(),
-        "logit": found.logit.tolist(),
-        "objective": found.objective.tolist(),
-        "log_prior": found.log_prior.tolist(),
+        "log_probability": prototypes.log_probability.tolist(),
+        "probability": prototypes.log_probability.exp().tolist(),
+        "logit": prototypes.logit.tolist(),
+        "objective": prototypes.objective.tolist(),
+        "log_prior": prototypes.log_prior.tolist(),
         "objective_of_class_mean": _objective_of_means(scene, prior, labels, means),
         "cosine_distance_to_class_mean": _listed(to_mean),
         "cosine_distance_to_nearest": nearest,
@@ -154,7 +155,7 @@ def _told(scene: Scene, found: Prototypes, prior: Prior, means: Images) -> dict[
 
 
 def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | None:
-    """1 − the largest cosine with a training image of the class; None where there is none."""
+    """Return the cosine distance to the nearest training image of the class; None for a class without images."""
     chosen = (train.labels == label).nonzero().flatten()
     if not len(chosen):
         return None
@@ -164,7 +165,7 @@ def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | 
 
 
 def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:
-    """The objective of each class mean at its best brightness; None where there is no mean."""
+    """Return the objective of each class mean at its best brightness; None for a class without images."""
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     levels = torch.linspace(0, 1, BRIGHTNESSES)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)
@@ -179,30 +180,30 @@ def _log_probability_of_means(scene: Scene, classes: list[int], means: Images) -
     return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, values))
 
 
-def _densities_told(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """How well each density foresees test images."""
-    told = {}
+def _evaluate_densities(scene: Scene, densities: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the held-out log-likelihood of the test images under each density."""
+    numbers = {}
     for way, density in densities.items():
         result = held_out(density, scene.test.pixels)
-        told[DENSITIES[way]] = {
+        numbers[DENSITIES[way]] = {
             "held_out_nats_per_image": result.nats,
             "held_out_bits_per_dim": result.bits_per_dim,
             "held_out_images": result.images,
         }
-    return told
+    return numbers
 
 
 def _listed(values: Tensor) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _figure(found: dict[str, Prototypes], means: Images, numbers: dict[str, Any], title: str) -> Figure:
-    images = [one.images.float() for one in found.values()]
-    values = [numbers["ways"][way]["log_probability"] for way in found] + [numbers["class_mean"]["log_probability"]]
-    rows = [Label(way, WAYS[way]) for way in found] + [Label("class mean", "of training images")]
-    subtitle = "Below each image: log p(class | image), in nats; 0 is certain."
+def _figure(results: dict[str, Prototypes], means: Images, numbers: dict[str, Any], title: str) -> Figure:
+    images = [one.images.float() for one in results.values()]
+    values = [numbers["ways"][way]["log_probability"] for way in results] + [numbers["class_mean"]["log_probability"]]
+    rows = [Label(way, WAYS[way]) for way in results] + [Label("class mean", "of training images")]
+    subtitle = "Below each image: log p(class | image) in nats; 0 is certainty."
     if numbers["refused"]:
-        subtitle += f" Not made: {', '.join(numbers['refused'])}."
+        subtitle += f" Not applicable: {', '.join(numbers['refused'])}."
     return captioned_images(
         torch.stack([*images, means]).numpy(),
         [["–" if value is None else _short(value) for value in line] for line in values],
@@ -213,7 +214,7 @@ def _figure(found: dict[str, Prototypes], means: Images, numbers: dict[str, Any]
 
 
 def _short(value: float) -> str:
-    """A log-probability in a few characters.
+    """Format a log-probability in a few characters.
 
     >>> _short(-0.00001234), _short(-12.34), _short(-0.0)
     ('−0.00001', '−12', '0')

@@ -1,4 +1,4 @@
-"""How each pixel would change the true class's logit, at the empty image and at the image."""
+"""Saliency maps: gradients of the true class's logit, at an empty image and at the test image."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ __all__ = ["Saliency"]
 @HOOKS.register("saliency")
 @dataclass(frozen=True)
 class Saliency(Hook):
-    """One column per class: the first test image of each, and the gradients of its true class's logit."""
+    """Saliency maps of the first test image of each class, one column per class."""
 
     columns: int = 12
-    """At most so many classes."""
+    """Maximum number of classes."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """One figure; the arrays `source`, `baseline`, `saliency`, `delta` and `overlay`, each like the images.
+        """Yield a figure with the arrays `source`, `baseline`, `saliency`, `delta` and `overlay`, shaped as the images.
 
-        `baseline` is the gradient at the empty image (all zeros), `saliency` the gradient at the image, both in logits
-        per unit of pixel; `delta` = saliency − baseline, `overlay` = delta × source.
+        `baseline` is the gradient at an empty image (all zeros) and `saliency` the gradient at the image, both in
+        logits per unit of pixel; `delta` = saliency − baseline, `overlay` = delta × source.
         """
         indices = scene.first_of_each_class(self.columns)
         if not indices:
@@ -42,7 +42,7 @@ class Saliency(Hook):
             "gradient": scale_limit(np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])),
             "overlay": scale_limit(_signed(arrays["overlay"])),
         }
-        title = f"{scene.title}: what each pixel does to the true class's logit"
+        title = f"{scene.title}: saliency maps of the true class"
         names = class_names(scene.classes, 28)
         columns = [
             Label(
@@ -53,7 +53,8 @@ class Saliency(Hook):
             for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True)
         ]
         yield Artifact(
-            caption=f"{title}: gradients at the empty image and at the image, their difference, and that × the image.",
+            caption=f"{title}. Rows: test image, gradient of the logit at an empty image, gradient at the test image, "
+            "their difference, and difference × image.",
             figure=_figure(arrays, limits, columns, title),
             arrays=arrays,
             numbers={
@@ -88,17 +89,17 @@ def _figure(arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], colum
     ]
     rows = [
         Label("source", "test image"),
-        Label("baseline", "gradient at the empty image"),
+        Label("baseline", "gradient at an empty image"),
         Label("saliency", "gradient at the image"),
         Label("delta", "saliency − baseline"),
         Label("overlay", "delta × source"),
     ]
-    subtitle = "Red: more of this pixel raises the logit; blue: lowers it."
-    subtitle += " → what a wrong image is taken for." if any(label.detail for label in columns) else ""
-    subtitle += " Channels are summed." if arrays["source"].shape[1] > 1 else ""
+    subtitle = "Red: increasing the pixel raises the logit; blue: it lowers the logit."
+    subtitle += " → prediction, if wrong." if any(label.detail for label in columns) else ""
+    subtitle += " Summed over channels." if arrays["source"].shape[1] > 1 else ""
     return image_grid(blocks, rows, columns, (title, subtitle))
 
 
 def _signed(values: np.ndarray) -> np.ndarray:
-    """(image, channel, height, width) to the sum over channels, as one channel."""
+    """Sum (image, channel, height, width) over channels, keeping one."""
     return values.sum(1, keepdims=True)

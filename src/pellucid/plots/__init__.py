@@ -1,5 +1,5 @@
-"""Arrays in, a `matplotlib.figure.Figure` out.
+"""Plotting functions that take arrays and return a `matplotlib.figure.Figure`.
 
-Every picture is laid out in dots: its parts are as large as what they show needs, and an image's pixels are whole
-numbers of dots. Save figures as they are (no `bbox_inches="tight"`), at their own dpi or a multiple.
+Figures are laid out in dots (pixels of the saved picture): every part is as large as its content requires, and each
+image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own dpi or a multiple.
 """

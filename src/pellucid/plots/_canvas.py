@@ -1,4 +1,4 @@
-"""A figure laid out in dots: headline on top, axes and text where they are put."""
+"""A figure laid out in dots, with a headline on top and freely placed axes and text."""
 
 from typing import Any
 
@@ -15,16 +15,17 @@ __all__ = ["BAR_DOTS", "DOTS_PER_INCH", "MARGIN", "SMALL", "TEXT", "Canvas"]
 
 DOTS_PER_INCH = 100
 MARGIN = 14
-"""Dots left free at the borders."""
+"""Width of the borders in dots."""
 BAR_DOTS = 92
-"""Dots that a colour bar needs to the right of what it belongs to, ticks and meaning included."""
+"""Width reserved for a color bar with its ticks and label, in dots."""
 TITLE, TEXT, SMALL = 12.0, 9.5, 8.0
 """Font sizes in points."""
 LINE_DOTS = {TITLE: 22, TEXT: 18, SMALL: 15}
+"""Line height in dots for each font size."""
 
 
 class Canvas:
-    """A white figure whose parts are placed in dots from the top left corner, below a headline.
+    """A white figure with a headline, whose parts are placed in dots from the top left corner below the headline.
 
     >>> canvas = Canvas(400, 300, "MNIST, epoch 1: nothing", "an empty canvas")
     >>> axes = canvas.axes(10, 10, 50, 50)
@@ -33,7 +34,7 @@ class Canvas:
     """
 
     def __init__(self, width: float, height: float, title: str, subtitle: str = "") -> None:
-        """`width` is of the figure; `height` of the part below the headline."""
+        """Create a figure `width` dots wide, with `height` dots below the headline."""
         room = width - 2 * MARGIN
         headline = [(line, TITLE, INK) for line in wrap(drawable(title), room, TITLE, DOTS_PER_INCH, bold=True)]
         headline += [(line, TEXT, PALE) for line in wrap(drawable(subtitle), room, TEXT, DOTS_PER_INCH)]
@@ -47,19 +48,19 @@ class Canvas:
             y += LINE_DOTS[size]
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes over the rectangle whose top left corner is (x, y), counted from below the headline; no frame."""
+        """Add frameless axes over a rectangle with its top left corner at (x, y), measured from below the headline."""
         axes = self.figure.add_axes(self._box(x, y, width, height))
         axes.set_axis_off()
         return axes
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Plain text (no mathematics in it) at (x, y)."""
+        """Draw text at (x, y), without interpreting `$` as math."""
         style = {"size": TEXT, "color": INK, "parse_math": False, **style}
         left, bottom, _, _ = self._box(x, y, 0, 0)
         self.figure.text(left, bottom, drawable(text), **style)
 
     def frame(self, x: float, y: float, width: float, height: float, colour: str, line: float = 2.0) -> None:
-        """A rectangle drawn around what lies in it."""
+        """Draw the outline of a rectangle."""
         left, bottom, across, up = self._box(x, y, width, height)
         box = Rectangle((left, bottom), across, up, fill=False, edgecolor=colour, linewidth=line)
         box.set_transform(self.figure.transFigure)
@@ -68,9 +69,9 @@ class Canvas:
     def colour_bar(
         self, shown: ScalarMappable, box: tuple[float, float, float], meaning: str, ticks: list[float]
     ) -> None:
-        """A vertical colour bar with its top left corner at `box[:2]`, `box[2]` dots high.
+        """Draw a vertical color bar, `box[2]` dots high, with its top left corner at `box[:2]`.
 
-        It is pointed where values go beyond it.
+        Its ends are pointed if some values exceed the scale.
         """
         x, y, height = box
         axes = self.axes(x, y, 11, height)

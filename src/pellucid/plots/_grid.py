@@ -1,4 +1,4 @@
-"""Where the images of a grid stand, in dots."""
+"""Positions of the images in a grid, in dots."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,46 +7,47 @@ from math import sqrt
 __all__ = ["Grid"]
 
 TILE_DOTS = 96
-"""Images are drawn about as large as a square of this side: enlarged by a whole number, or reduced."""
+"""Target side of an image: images are enlarged by a whole number to at most this size, or downsampled to it."""
 BLOCK_GAP = 12
-"""Dots between blocks."""
+"""Gap between blocks in dots."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of equal images, a gap between them, and a wider one before each new block."""
+    """Grid of equally sized images, with a gap between images and a wider one between blocks."""
 
     left: float
     top: float
     image_size: tuple[int, int]
     """Height and width in pixels."""
     row_starts: Collection[int]
-    """The rows at which a block begins."""
+    """First rows of the blocks."""
     column_starts: Collection[int]
+    """First columns of the blocks."""
 
     @property
     def zoom(self) -> float:
-        """Dots per pixel: a whole number where the image is small enough."""
+        """Dots per image pixel: a whole number unless the image is downsampled."""
         share = TILE_DOTS / sqrt(self.image_size[0] * self.image_size[1])
         return float(int(share)) if share >= 1 else share
 
     @property
     def gap_pixels(self) -> int:
-        """The gap between two images of a block, in pixels of the image."""
+        """Gap between two images of a block, in image pixels."""
         return max(1, round(3 / self.zoom))
 
     @property
     def height(self) -> float:
-        """Of an image, in dots."""
+        """Height of an image in dots."""
         return self.image_size[0] * self.zoom
 
     @property
     def width(self) -> float:
-        """Of an image, in dots."""
+        """Width of an image in dots."""
         return self.image_size[1] * self.zoom
 
     def corner(self, row: int, column: int) -> tuple[float, float]:
-        """The top left corner of an image.
+        """Return the top left corner of an image.
 
         >>> grid = Grid(0, 0, (28, 28), row_starts={0}, column_starts={0, 1})
         >>> grid.corner(0, 1), grid.corner(1, 0)
@@ -58,7 +59,7 @@ class Grid:
         return self.left + column * (self.width + gap) + extra_x, self.top + row * (self.height + gap) + extra_y
 
     def box(self, row: int, column: int, shape: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, width and height of a block of `shape` images."""
+        """Return left, top, width and height of a block of `shape` images."""
         left, top = self.corner(row, column)
         right, bottom = self.corner(row + shape[0] - 1, column + shape[1] - 1)
         return left, top, right + self.width - left, bottom + self.height - top

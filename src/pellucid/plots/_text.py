@@ -1,4 +1,4 @@
-"""Text as pictures need it: names of any characters made drawable, measured, shortened and wrapped."""
+"""Text layout for figures: replace missing glyphs, measure, shorten and wrap."""
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -8,11 +8,11 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 __all__ = ["class_names", "drawable", "shorten", "text_width", "wrap"]
 
 MISSING = "□"
-"""Drawn for a character that the font does not have."""
+"""Placeholder for characters missing from the font."""
 
 
 def drawable(text: str) -> str:
-    r"""`text` on one line, with only characters that the font has.
+    r"""Return `text` on one line, with characters missing from the font replaced by □.
 
     >>> drawable("cat\tor\ndog"), drawable("猫") in ("猫", "□")
     ('cat or dog', True)
@@ -23,7 +23,7 @@ def drawable(text: str) -> str:
 
 
 def shorten(text: str, at_most: int) -> str:
-    """`text`, drawable and at most so many characters long: the middle of a longer one is left out.
+    """Return `text`, drawable and at most `at_most` characters long; a longer text loses its middle.
 
     >>> shorten("golden retriever", 9)
     'gold…ever'
@@ -36,7 +36,7 @@ def shorten(text: str, at_most: int) -> str:
 
 
 def class_names(names: Sequence[str], at_most: int) -> list[str]:
-    """Each name, shortened; one with characters that the font lacks gets its index, so that it can be told from others.
+    """Shorten each name; a name with characters missing from the font is prefixed with its index to stay unique.
 
     >>> class_names(["cat", "猫", "犬"], 9)
     ['cat', '#1 □', '#2 □']
@@ -48,15 +48,15 @@ def class_names(names: Sequence[str], at_most: int) -> list[str]:
 
 @lru_cache(maxsize=10_000)
 def text_width(text: str, size: float, dots_per_inch: float, *, bold: bool = False) -> float:
-    """The width of one line in dots, at `size` points."""
+    """Return the width of one line in dots, at a font size of `size` points."""
     font = get_font(_font_path(bold))
     font.set_size(size, dots_per_inch)
     font.set_text(drawable(text))
-    return float(font.get_width_height()[0]) / 64
+    return float(font.get_width_height()[0]) / 64  # FreeType measures in 1/64 pixel
 
 
 def wrap(text: str, width: float, size: float, dots_per_inch: float, *, bold: bool = False) -> list[str]:
-    """`text` in lines of at most `width` dots, broken between words."""
+    """Break `text` between words into lines of at most `width` dots."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""Images in rows and columns, each with a line of text below it."""
+"""Grid of images, each with a caption below it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,9 @@ from pellucid.plots.image_grid import Label
 __all__ = ["captioned_images"]
 
 NARROWEST = 620
+"""Minimum width in dots, so that the headline doesn't wrap too often."""
 CAPTION_DOTS = 22
+"""Height of a caption in dots."""
 
 
 def captioned_images(
@@ -28,10 +30,10 @@ def captioned_images(
     columns: Sequence[str],
     headline: tuple[str, str],
 ) -> Figure:
-    """A figure of `images` (row, column, channel, height, width) in [0, 1]; NaN leaves a place empty.
+    """Draw `images` (row, column, channel, height, width) in [0, 1] with captions; an image with NaN is left out.
 
-    Every pixel is a square of whole dots (images above 96 pixels are reduced). One channel is shown in grey, three in
-    colour, another number as their mean. Raises `ShapeError` where captions and labels do not fit the images.
+    Every pixel is a square of whole dots; images larger than 96 pixels are downsampled. One channel is shown in gray,
+    three in color, and any other number is averaged. Raises `ShapeError` if captions or labels do not match the images.
 
     >>> figure = captioned_images(np.zeros((1, 2, 1, 8, 8)), [["−0.1", "−2"]], [Label("a")], ["0", "1"], ("t", "s"))
     >>> len(figure.axes)
@@ -44,7 +46,9 @@ def captioned_images(
         or len(captions) != shape[0]
     ):
         raise ShapeError(
-            f"{shape} images came with {len(rows)}×{len(columns)} labels; give one caption for each image."
+            f"Expected labels and captions for a grid of {shape[0]}×{shape[1]} images, got {len(rows)} row labels, "
+            f"{len(columns)} column labels and rows of {[len(line) for line in captions]} captions. Pass one caption "
+            "per image."
         )
     shown = images if images.shape[2] == 3 else images.mean(2, keepdims=True)
     rows = [replace(label, text=shorten(label.text, 28), detail=shorten(label.detail, 36)) for label in rows]

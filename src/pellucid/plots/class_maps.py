@@ -1,4 +1,4 @@
-"""Positive maps in rows and columns, and below them how a quantity is spread over the images."""
+"""Grid of nonnegative maps, with a histogram of a quantity over the images below."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,9 @@ from pellucid.plots.histogram import draw_histogram
 __all__ = ["class_maps"]
 
 NARROWEST = 620
+"""Minimum width in dots, so that the headline doesn't wrap too often."""
 HISTOGRAM_DOTS = 150
+"""Height of the histogram in dots."""
 
 
 def class_maps(
@@ -26,9 +28,9 @@ def class_maps(
     spread: np.ndarray,
     headline: tuple[str, str],
 ) -> Figure:
-    """A figure of `maps` (row, column, height, width), white at zero and dark at the common limit; grey for NaN.
+    """Draw `maps` (row, column, height, width), white at zero and dark at the common limit; NaN is gray.
 
-    `rows` are names with a detail; `spread` is drawn as a histogram with its median.
+    `rows` are (name, detail) pairs; `spread` is drawn as a histogram with its median.
 
     >>> figure = class_maps(np.ones((1, 2, 8, 8)), [("a", "3")], ["a", "b"], np.arange(9.0), ("title", "subtitle"))
     >>> figure.axes[0].images[0].get_clim()
@@ -66,7 +68,7 @@ def _palette() -> Colormap:
 
 
 def _mosaic(maps: np.ndarray, gap: int) -> np.ndarray:
-    """(row, column, height, width) to one picture, with gaps without a value."""
+    """Arrange maps (row, column, height, width) in one picture, with gaps of NaN."""
     spaced = np.pad(maps.astype(float), [(0, 0)] * 2 + [(0, gap), (0, gap)], constant_values=np.nan)
     return np.concatenate(np.concatenate(spaced, axis=1), axis=1)[:-gap, :-gap]
 

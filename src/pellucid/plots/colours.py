@@ -1,4 +1,4 @@
-"""The colours of text, of classes and of signed values."""
+"""Colors of text, classes and signed values."""
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,20 +11,21 @@ INK = "#1b1f24"
 PALE = "#6b7280"
 """Secondary text."""
 WRONG = "#c2410c"
-"""What is about an error."""
+"""Text about an error."""
 
 SHOWN_SHARE = 0.998
-"""The share of the values that a signed scale shows unclipped: a few extreme ones would leave the rest pale."""
+"""Quantile of absolute values at which a signed scale ends; clipping a few outliers keeps the other values visible."""
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(class, 3): well-told colours in [0, 1], equal for equal counts.
+    """Return distinct RGB colors (class, 3) in [0, 1], the same for the same count.
 
     >>> class_colours(3).shape
     (3, 3)
     """
     if count <= 10:
         return np.array(colormaps["tab10"].colors[:count])  # type: ignore[attr-defined]
+    # Evenly spaced hues, with alternating brightness and saturation to separate neighbors.
     hues = np.arange(count) / count
     values = np.where(np.arange(count) % 2, 0.62, 0.92)
     saturation = np.where(np.arange(count) % 3 == 1, 0.55, 0.85)
@@ -32,7 +33,7 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def scale_limit(values: np.ndarray) -> float:
-    """Where a signed scale ends so that 99.8 % of the values are shown unclipped; 1 where all are zero.
+    """Return the limit of a signed color scale that clips at most 0.2% of the values; 1 if all values are zero.
 
     >>> scale_limit(np.array([-2.0, 2.0])), scale_limit(np.zeros(4))
     (2.0, 1.0)
@@ -43,10 +44,10 @@ def scale_limit(values: np.ndarray) -> float:
 
 
 def signed_norm(limit: float) -> Normalize:
-    """A linear scale from −limit to limit, so that zero is in the middle."""
+    """Return a linear scale from −limit to limit, with zero in the middle."""
     return Normalize(-limit, limit)
 
 
 def signed_palette() -> Colormap:
-    """Blue for negative, white for zero, red for positive; grey where there is no value."""
+    """Return a colormap with blue for negative values, white for zero, red for positive values and gray for NaN."""
     return colormaps["RdBu_r"].with_extremes(bad="#d4d7db")

@@ -1,4 +1,4 @@
-"""Which classes are taken for which others."""
+"""Confusion matrix with recall and precision in the margins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from pellucid.plots.colours import INK, PALE
 __all__ = ["confusion_matrix"]
 
 SMALLEST = 6.5
-"""Points: a number that would have to be written smaller than this is left out."""
+"""Minimum font size in points; numbers that would need a smaller one are omitted."""
 FINE_LINES = 25
-"""With more classes than this, the lines between the cells are thinner."""
+"""Maximum number of classes with full line width between cells; more classes get thinner lines."""
 GAMMA = 0.4
-"""Shares are coloured by share ** GAMMA: a per cent of errors must be seen beside 99 % of right answers."""
+"""Exponent of the color scale, share ** GAMMA, which keeps 1% of errors visible next to 99% of correct predictions."""
 NARROWEST = 600
-"""Dots that the headline needs."""
+"""Minimum width in dots, so that the headline doesn't wrap too often."""
 
 
 def confusion_matrix(
@@ -34,11 +34,11 @@ def confusion_matrix(
     precision: np.ndarray,
     headline: tuple[str, str],
 ) -> Figure:
-    """A figure of `counts` (truth, prediction), its margins `recall` (right) and `precision` (below).
+    """Draw `counts` (truth, prediction), with `recall` in the right margin and `precision` in the bottom margin.
 
-    Each cell's colour is its share of its row: right answers blue, errors orange, on one scale that is steep near
-    zero; the margins are coloured as right answers. Numbers are written in where the cells have room for them: three
-    digits up to about 50 classes, recall and precision up to about 60. An undefined one (NaN) is shown as "–".
+    A cell's color shows its share of the row, blue on the diagonal and orange elsewhere, on one scale that is steep
+    near zero; the margins are blue too. Cells show their numbers if there is room: three digits up to about 50 classes,
+    recall and precision up to about 60. An undefined value (NaN) is shown as "–".
 
     >>> counts = np.array([[9, 1], [0, 5]])
     >>> figure = confusion_matrix(counts, ["cat", "dog"], np.array([0.9, 1]), np.array([1, 5 / 6]), ("title", ""))
@@ -62,7 +62,7 @@ def confusion_matrix(
         _write(canvas, *part)
     _write_names(canvas, place)
     x, height = place.edge_x + place.margin + MARGIN, min(place.side, 260.0)
-    canvas.colour_bar(right, (x, place.top, height), "right: share of the row", _SHARE_TICKS)
+    canvas.colour_bar(right, (x, place.top, height), "correct: share of the row", _SHARE_TICKS)
     canvas.colour_bar(wrong, (x + BAR_DOTS - 12, place.top, height), "wrong: share of the row", _SHARE_TICKS)
     return canvas.figure
 
@@ -72,19 +72,21 @@ _SHARE_TICKS = [0, 0.01, 0.1, 0.5, 1.0]
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the parts stand, in dots."""
+    """Positions and sizes of the parts, in dots."""
 
     names: list[str]
     cell: float
+    """Side of a cell."""
     size: float
-    """Of the names, in points."""
+    """Font size of the names, in points."""
     left: float
     top: float
     is_upright: bool
-    """Whether the names above the columns are written upwards."""
+    """True if the column names are vertical."""
 
     @classmethod
     def of(cls, classes: Sequence[str]) -> "_Layout":
+        # The matrix is about 860 dots wide, with cells of 9 to 64 dots (96 for two or three classes).
         cell = float(np.clip(860 // len(classes), 9, 64 if len(classes) > 3 else 96))
         size = TEXT if cell >= 16 else 6.0
         names = class_names(classes, 20)
@@ -96,7 +98,7 @@ class _Layout:
 
     @property
     def is_written(self) -> bool:
-        """Whether recall and precision are written: along the cells, so that only the other side counts."""
+        """True if recall and precision are written; they run along the cells, so only the cells' height matters."""
         return self.cell / 2 >= SMALLEST
 
     @property
@@ -105,21 +107,21 @@ class _Layout:
 
     @property
     def margin(self) -> float:
-        """The width of the recall column, and the height of the precision row."""
+        """Width of the recall column and height of the precision row."""
         return max(self.cell, 50.0) if self.is_written else 22.0
 
     @property
     def edge_x(self) -> float:
-        """Where the recall column begins."""
+        """Left edge of the recall column."""
         return self.left + self.side + 8
 
     @property
     def edge_y(self) -> float:
-        """Where the precision row begins."""
+        """Top edge of the precision row."""
         return self.top + self.side + 8
 
     def box(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the matrix, of the recall column, or of the precision row."""
+        """Return left, top, width and height of the part of this shape: the matrix, recall column or precision row."""
         is_column, is_row = shape[1] < shape[0], shape[0] < shape[1]
         return (
             self.edge_x if is_column else self.left,
@@ -138,7 +140,7 @@ class _Layout:
 
 
 def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
-    """Coloured cells with fine lines between; what is NaN is left free."""
+    """Draw colored cells with fine lines between them; NaN is transparent."""
     colours = colormaps[palette].with_extremes(bad=(0, 0, 0, 0))
     values = np.ma.masked_invalid(share)
     shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")
@@ -152,7 +154,7 @@ def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
 def _write(
     canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, texts: Sequence[Sequence[str]]
 ) -> None:
-    """Text in the middle of each cell, white on dark, dark on light; upwards in narrow ones, none in small ones."""
+    """Write text in each cell, white on dark and dark on light; vertical in narrow cells, none in small cells."""
     x, y, width, height = box
     down, across = height / len(texts), width / len(texts[0])
     longest = max(len(text) for line in texts for text in line)
@@ -169,7 +171,8 @@ def _write(
 
 
 def _size(length: int, along: float, across: float) -> float:
-    """The font size at which so many digits fit into a cell of so many dots along the text and across it."""
+    """Return the font size at which `length` digits fit a cell of `along`×`across` dots (along and across the text)."""
+    # A digit is about 0.88 dots wide per point at 100 dpi, hence the factor 1.15.
     return min(TEXT, 1.15 * along / max(length, 1), across / 2)
 
 

@@ -1,4 +1,4 @@
-"""How a positive quantity is spread, class by class."""
+"""Histogram of a quantity over images."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def draw_histogram(
     meaning: str,
     marked: Sequence[float] = (),
 ) -> Axes:
-    """Draw the counts of `values` into `box` (left, top, width, height in dots); a line at each marked value.
+    """Draw a histogram of `values` into `box` (left, top, width, height in dots), with a line at each marked value.
 
     >>> canvas = Canvas(400, 300, "title")
     >>> axes = draw_histogram(canvas, (40, 10, 300, 200), np.arange(100.0), "value", [50.0])
@@ -32,7 +32,7 @@ def draw_histogram(
     axes.set_axis_on()
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    room = max(high - low, 1e-6 * abs(high), 1e-12)
+    room = max(high - low, 1e-6 * abs(high), 1e-12)  # a positive range even if all values are equal
     counts, edges = np.histogram(finite, bins=BINS, range=(low, low + room))
     axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#7c8da6", linewidth=0)
     for value in marked:

@@ -1,4 +1,4 @@
-"""Images in rows and columns, some as they are and some signed on a common scale."""
+"""Grid of images and signed maps, with labels and color bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,31 +20,32 @@ from pellucid.plots.colours import INK, PALE, signed_norm, signed_palette
 __all__ = ["Block", "Label", "Mark", "image_grid"]
 
 NARROWEST = 620
-"""Dots that the headline needs."""
+"""Minimum width in dots, so that the headline doesn't wrap too often."""
 SLANT = 35.0
-"""Degrees by which names are turned that would be too wide for their columns."""
+"""Rotation, in degrees, of column names that are too wide for their columns."""
 LABEL_DOTS = 40
-"""Dots of the labels above the columns."""
+"""Height of the column labels in dots."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Images that stand side by side and share one scale."""
+    """A block of adjacent images that share one color scale."""
 
     images: np.ndarray
-    """(row, column, channel, height, width): 1 or 3 channels in [0, 1], or 1 signed channel."""
+    """Array (row, column, channel, height, width): 1 or 3 channels in [0, 1], or 1 signed channel."""
     row: int = 0
-    """Where the block's first image stands in the grid."""
+    """Row of the block's first image in the grid."""
     column: int = 0
+    """Column of the block's first image in the grid."""
     limit: float | None = None
-    """Signed values are shown from −limit to limit, zero being white; None: pixels from 0 to 1."""
+    """End of the color scale of signed values, −limit to limit with zero white; None: pixels from 0 to 1."""
     meaning: str = ""
-    """What the colour bar says; none is drawn without."""
+    """Label of the color bar; an empty one draws no color bar."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What stands beside a row or above a column: a line, a smaller one below it, and the second's colour."""
+    """Label of a row or column: a line of text, and a smaller line below it with its own color."""
 
     text: str
     detail: str = ""
@@ -67,10 +68,10 @@ def image_grid(
     headline: tuple[str, str],
     marks: Sequence[Mark] = (),
 ) -> Figure:
-    """A figure of image blocks with labels on the left and on top, a title and a subtitle, and colour bars.
+    """Draw blocks of images with row and column labels, a headline (title and subtitle) and color bars.
 
-    Every pixel of an image is a square of whole dots (images above 96 pixels are reduced), and each block is drawn as
-    one array. Raises `ShapeError` where the blocks differ in image size.
+    Every pixel is a square of whole dots; images larger than 96 pixels are downsampled. Each block is drawn as one
+    array. Raises `ShapeError` if the blocks differ in image size.
 
     >>> signed = np.linspace(-1, 1, 2 * 28 * 28).reshape(1, 2, 1, 28, 28)
     >>> block = Block(signed, limit=1.0, meaning="value")
@@ -80,7 +81,7 @@ def image_grid(
     """
     sizes = {block.images.shape[-2:] for block in blocks}
     if len(sizes) != 1:
-        raise ShapeError(f"the blocks of a grid hold images of the sizes {sorted(sizes)}; they must be equal.")
+        raise ShapeError(f"Expected blocks of one image size, got the sizes {sorted(sizes)}. Resize the images first.")
     rows = [replace(label, text=shorten(label.text, 28), detail=shorten(label.detail, 36)) for label in rows]
     grid = Grid(
         left=MARGIN + max((_label_width(label) for label in rows), default=0) + 8,
@@ -120,20 +121,21 @@ def _draw(axes: Axes, block: Block, grid: Grid) -> AxesImage:
 
 
 def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
-    """(row, column, channel, height, width) to one picture, `gap` pixels of `fill` between."""
+    """Arrange images (row, column, channel, height, width) in one picture, separated by `gap` pixels of `fill`."""
     spaced = np.pad(images.astype(float), [(0, 0)] * 3 + [(0, gap), (0, gap)], constant_values=fill)
     picture = np.concatenate(np.concatenate(spaced, axis=2), axis=2)[:, :-gap, :-gap]
     return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)
 
 
 def _slanted_dots(columns: Sequence[Label], width: float) -> float:
-    """The height that slanted names need above the columns; 0 where upright ones fit, perhaps a little shortened."""
+    """Return the height of slanted column names in dots, or 0 if horizontal names fit."""
     widest = max(map(_name_width, columns), default=0)
+    # Names up to 30% too wide are shortened instead, which is easier to read than a slanted name.
     return widest * sin(radians(SLANT)) if widest > 1.3 * width else 0.0
 
 
 def _overhang(columns: Sequence[Label], grid: Grid) -> float:
-    """How far slanted names reach beyond the last column, with the margin."""
+    """Return how far slanted names extend beyond the last column, plus the margin."""
     last = grid.corner(0, len(columns) - 1)[0] + grid.width
     middles = (grid.corner(0, column)[0] + grid.width / 2 for column in range(len(columns)))
     ends = (at + _name_width(label) * cos(radians(SLANT)) for at, label in zip(middles, columns, strict=True))
@@ -172,7 +174,7 @@ def _label_width(label: Label) -> float:
 
 
 def _fitting(text: str, size: float, width: float) -> str:
-    """`text` shortened until it is at most `width` dots wide."""
+    """Shorten `text` until it is at most `width` dots wide."""
     for length in range(len(text), 2, -1):
         if text_width(shorten(text, length), size, DOTS_PER_INCH, bold=size == TEXT) <= width:
             return shorten(text, length)

@@ -1,4 +1,4 @@
-"""Which explanation is good at what: methods by metrics, and the curves of selectivity."""
+"""Leaderboard of explanation methods: a table of methods by metrics, and the selectivity curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,58 +17,63 @@ ROW_DOTS = 33
 HEAD_DOTS = 62
 CELL_DOTS = 116
 GAP_DOTS = 12
-"""Between the methods and the controls."""
+"""Gap between the methods and the controls."""
 CURVES_DOTS = 330
 LEGEND_COLUMNS_DOTS = 250
 FADED = "#9aa2ad"
-"""What is no better than a control."""
+"""Color of values that are no better than a control."""
 RULE = "#d7dbe0"
 BAND = "#cfe3d6"
+"""Color of the bars."""
 BEST_BAND = "#8fc3a3"
+"""Color of the best method's bar."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One mean with its interval, and how it is shown; NaN: not measured."""
+    """A mean with its confidence interval and its standing in the column; NaN if not measured."""
 
     value: float = np.nan
     low: float = np.nan
     high: float = np.nan
     is_best: bool = False
     is_tied: bool = False
-    """Not told from the best by chance alone."""
+    """True if not significantly different from the best."""
     is_beaten: bool = False
-    """Worse than a control."""
+    """True if worse than a control."""
     is_trivial: bool = False
-    """A control that wins by construction."""
+    """True for a control that wins by construction."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric."""
+    """A metric with its values."""
 
     name: str
     is_higher_better: bool
     cells: Sequence[Cell]
-    """One per method."""
+    """One cell per method."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Score over the share of patches removed, best method first."""
+    """Score as a function of the fraction of patches removed; the best method comes first."""
 
     by_method: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    """`share`, `most` and `least` of each method."""
+    """Arrays `share`, `most` and `least` of each method: fraction removed, and score with the most and the least
+    relevant patches removed first."""
     meaning: str = "score"
+    """Label of the vertical axis."""
 
 
 def leaderboard(
     methods: Sequence[str], columns: Sequence[Column], controls: int, curves: Curves | None, headline: tuple[str, str]
 ) -> Figure:
-    """A table of `methods` (the last `controls` of them below a line) by metrics, and curves beneath it.
+    """Draw a table of `methods` by metrics, with the last `controls` of them below a line, and the curves.
 
-    The best value is bold, on a darker band; ≈ marks those that chance does not tell from it; grey is what is worse
-    than a control. Each band shows where a value lies between the worst and the best of its column.
+    The best value of a column is bold on a darker bar; ≈ marks values not significantly different from it; gray marks
+    values worse than a control. The length of a bar shows the value's position between the worst and the best of its
+    column.
 
     >>> cells = [Cell(0.5, 0.4, 0.6, is_best=True), Cell(1.0, 0.9, 1.1)]
     >>> figure = leaderboard(["gradient", "random"], [Column("selectivity", False, cells)], 1, None, ("title", "sub"))
@@ -144,7 +149,7 @@ def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[floa
 
 
 def _shares(column: Column) -> list[float]:
-    """Of each value, how far it is from the column's worst (0) to its best (1)."""
+    """Return each value's position between the column's worst (0) and best (1)."""
     values = np.array([cell.value for cell in column.cells])
     finite = values[np.isfinite(values)]
     if not finite.size or finite.max() == finite.min():
@@ -154,7 +159,7 @@ def _shares(column: Column) -> list[float]:
 
 
 def _halves(name: str) -> list[str]:
-    """A metric's name on one or two lines.
+    """Split a metric's name into two lines; the first is empty for a short name.
 
     >>> _halves("parameter_randomisation"), _halves("sparseness")
     (['parameter', 'randomisation'], ['', 'sparseness'])
@@ -165,7 +170,7 @@ def _halves(name: str) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """Three digits.
+    """Format a number with about three significant digits.
 
     >>> number_text(0.5), number_text(12.345), number_text(-0.00004), number_text(5.8e-8)
     ('0.500', '12.3', '-0.000', '0.000')
@@ -177,7 +182,7 @@ def number_text(value: float) -> str:
 
 
 def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, controls: set[str]) -> None:
-    """Two panels, most and least relevant first, with one legend."""
+    """Draw two panels, for the most and the least relevant patches removed first, with one legend."""
     legend = LEGEND_COLUMNS_DOTS
     across = (width - 2 * MARGIN - legend - 2 * 62) / 2
     names = list(curves.by_method)
@@ -199,7 +204,7 @@ def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, contr
         axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=SMALL, labelcolor=INK, color=PALE, length=3)
-        axes.set_xlabel("share of patches removed", size=SMALL, color=INK)
+        axes.set_xlabel("fraction of patches removed", size=SMALL, color=INK)
         axes.set_title(f"Selectivity: {title}", size=TEXT, color=INK, loc="left", weight="bold")
         panels.append(axes)
     panels[0].set_ylabel(curves.meaning, size=SMALL, color=INK)
@@ -225,7 +230,7 @@ def _dashes(number: int) -> str:
 
 
 def _colours(count: int) -> np.ndarray:
-    """(curve, 3): from dark violet to yellow-green, so that neighbours in rank are neighbours in colour."""
+    """Return colors (curve, 3) from dark violet to red, so that methods of similar rank get similar colors."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps["turbo"](np.linspace(0.05, 0.92, max(count, 1))))[:, :3]

@@ -1,4 +1,4 @@
-"""Points in a plane, coloured by class, errors ringed."""
+"""Scatter plot of an embedding, colored by class, with misclassified points circled."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -16,13 +16,13 @@ from pellucid.plots.colours import INK, PALE, class_colours
 __all__ = ["scatter"]
 
 SIDE = 720
-"""Dots of the plane."""
+"""Side of the plot in dots."""
 MANY_ERRORS = 150
-"""More rings than this are drawn smaller, since they would hide the dots."""
+"""Maximum number of full-sized rings; with more errors, rings are smaller so that they don't hide the points."""
 NAMED_CLASSES = 40
-"""Up to so many classes, the legend lists each."""
+"""Maximum number of classes listed in the legend."""
 NAMED_POINTS = 3
-"""A class with fewer points is not named in the plane: the name would hide them."""
+"""Minimum number of points for a class name in the plot; the name would hide fewer."""
 
 
 def scatter(
@@ -33,10 +33,10 @@ def scatter(
     headline: tuple[str, str],
     extent: np.ndarray | None = None,
 ) -> Figure:
-    """A figure of `points` (point, 2): a dot in its label's colour, an error in a ring of its prediction's colour.
+    """Draw `points` (point, 2) in the color of their label; errors get a ring in the color of the prediction.
 
-    Class names stand near the median of their points; one unit is as long in x as in y. The plane shows all of
-    `extent` (point, 2), and without it all points.
+    Class names are placed near the median of their points. Both axes have the same scale. The limits include all of
+    `extent` (point, 2), by default the points themselves.
 
     >>> points, labels = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
     >>> figure = scatter(points, labels, labels, ["cat", "dog"], ("title", "subtitle"))
@@ -58,7 +58,7 @@ def scatter(
 
 
 def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> None:
-    """Around each point a ring in its colour, set off by a thin dark one."""
+    """Draw a ring around each point in its color, set off by a thin dark outline."""
     x, y = points.T
     width = min(1.7, sqrt(size) / 2.2)
     axes.scatter(
@@ -75,10 +75,10 @@ def _square_limits(axes: Axes, points: np.ndarray) -> None:
 
 
 def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
-    """Each class's name at the median of its points, within the plane.
+    """Write each class's name at the median of its points, within the plot.
 
-    Large classes come first; a name that would cover another is left out, and so are those of classes with one or two
-    points.
+    Large classes come first; names that would overlap an earlier one are omitted, as are those of classes with one or
+    two points.
     """
     size = TEXT + 2 if len(names) <= NAMED_CLASSES else SMALL
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -86,8 +86,8 @@ def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Se
     style: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "color": INK, "parse_math": False}
     outline = [withStroke(linewidth=3, foreground="white")]
     placed: list[tuple[float, float, float]] = []
-    found, counts = np.unique(labels, return_counts=True)
-    for label in found[np.argsort(-counts, kind="stable")][: int((counts >= NAMED_POINTS).sum())]:
+    present, counts = np.unique(labels, return_counts=True)
+    for label in present[np.argsort(-counts, kind="stable")][: int((counts >= NAMED_POINTS).sum())]:
         half = text_width(names[label], size, DOTS_PER_INCH, bold=True) / 2
         across, up = (half + 3) / dots, size / dots
         x, y = np.median(points[labels == label], axis=0)
@@ -104,7 +104,7 @@ def _key_width(names: Sequence[str]) -> float:
 
 
 def _draw_key(canvas: Canvas, names: Sequence[str], colours: np.ndarray, errors: int) -> None:
-    """The legend at the right: a dot per class, and what a ring means."""
+    """Draw the legend on the right: a dot per class, and the meaning of the rings."""
     left, line = MARGIN + SIDE + 24, min(20.0, (SIDE - 80) / max(len(names), 1))
     width = canvas.width - left
     axes = canvas.axes(left, 0, width, SIDE)
@@ -116,5 +116,5 @@ def _draw_key(canvas: Canvas, names: Sequence[str], colours: np.ndarray, errors:
         canvas.text(left + 22, y, name, va="center", size=TEXT if line > 15 else SMALL)
     below = 10 + line * len(names) + 14
     _ring(axes, np.array([[8.0, below]]), colours[:1], 14)
-    canvas.text(left + 22, below, f"{errors} wrong: the ring has", size=SMALL, color=PALE, va="center")
-    canvas.text(left + 22, below + 14, "the prediction's colour", size=SMALL, color=PALE, va="center")
+    canvas.text(left + 22, below, f"{errors} misclassified", size=SMALL, color=PALE, va="center")
+    canvas.text(left + 22, below + 14, "(ring color: prediction)", size=SMALL, color=PALE, va="center")

@@ -1,6 +1,7 @@
-"""Tokens of a text coloured by their relevance: as a page of HTML, and as text for the terminal.
+"""Tokens of a text colored by relevance, as an HTML page and as text for the terminal.
 
-Red speaks for the explained class and blue against it, as in every signed picture of pellucid; white is zero.
+Red is evidence for the explained class, blue evidence against it and white zero, as in every signed picture of
+pellucid.
 """
 
 from collections.abc import Sequence
@@ -18,41 +19,42 @@ __all__ = ["TokenRow", "tokens_html", "tokens_text"]
 
 @dataclass(frozen=True, eq=False)
 class TokenRow:
-    """A text, cut into tokens, with one signed number for each."""
+    """A tokenized text with the relevance of each token."""
 
     tokens: Sequence[str]
     relevance: np.ndarray
-    """(token,): in units of the logit for methods that share it out."""
+    """Signed relevance (token,); in units of the logit for methods that decompose it."""
     title: str = ""
-    """What stands above, such as the class explained and its logit."""
+    """Heading above the text, for example the explained class and its logit."""
 
     def __post_init__(self) -> None:
         if np.shape(self.relevance) != (len(self.tokens),):
             raise ShapeError(
-                f"the relevance has shape {np.shape(self.relevance)} for {len(self.tokens)} tokens; give one number "
-                "for each, such as relevance.sum(-1) of one sequence."
+                f"Expected relevance of shape ({len(self.tokens)},) for {len(self.tokens)} tokens, got "
+                f"{np.shape(self.relevance)}. Pass one number per token, e.g. relevance.sum(-1) of one sequence."
             )
 
 
 def _limit(rows: Sequence[TokenRow], limit: float | None) -> float:
-    """Where the scale of all rows ends."""
+    """Return the end of the color scale shared by all rows."""
     return limit or scale_limit(np.concatenate([np.zeros(0), *(np.asarray(row.relevance) for row in rows)]))
 
 
 def _colours(value: float, limit: float) -> tuple[str, str]:
-    """Background and ink of a token."""
+    """Return the background and text color of a token."""
     if not np.isfinite(value):
         return "#d4d7db", INK
     red, green, blue = (round(255 * part) for part in signed_palette()(signed_norm(limit)(value))[:3])
+    # White text on backgrounds whose luma (ITU-R BT.601) is below 55%.
     is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
     return f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if is_dark else INK
 
 
 def tokens_html(rows: Sequence[TokenRow], headline: str = "", *, limit: float | None = None) -> str:
-    """A page of HTML with the texts one below the other, on one scale from −limit to limit, and its legend.
+    """Return an HTML page with the texts, colored on one scale from −limit to limit, and a legend.
 
-    Everything given is escaped, and nothing is loaded from anywhere. Without `limit`, 99.8 % of the values are shown
-    unclipped. The number of each token shows where the pointer rests on it.
+    All text is escaped, and the page loads nothing from elsewhere. The default `limit` clips at most 0.2% of the
+    values. Hovering over a token shows its relevance.
 
     >>> page = tokens_html([TokenRow(["not", "<b>"], np.array([-1.0, 0.5]), "negative")])
     >>> "&lt;b&gt;" in page, "<b>" in page
@@ -76,7 +78,7 @@ def _legend_html(end: float) -> str:
     bar = f'<i style="background: linear-gradient(to right, {steps})"></i>'
     return (
         f'<div class="legend"><span>{-end:.3g}<br>against</span>{bar}<span>{end:.3g}<br>for the class</span>'
-        "<span>white: no part in it</span></div>"
+        "<span>white: no relevance</span></div>"
     )
 
 
@@ -104,7 +106,7 @@ p span {{ padding: .12em .3em; border-radius: .2em; white-space: pre-wrap; -webk
 
 
 def tokens_text(rows: Sequence[TokenRow], headline: str = "", *, limit: float | None = None) -> Text:
-    """The same for the terminal: print it with `rich.print`, or a console's `print`.
+    """Color tokens for the terminal; print the result with `rich.print` or a console's `print`.
 
     >>> print(tokens_text([TokenRow(["not", "bad"], np.array([-1.0, 0.5]), "positive")], limit=1).plain)
     positive

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of what a run left behind, made from its manifest and records alone."""
+"""The report: a self-contained HTML page about a run, built from the manifest and records in its save folder."""
 
 from pellucid.report._page import write_report
 

@@ -1,4 +1,4 @@
-"""What stands at the top: which data, which model, how good, and what went wrong."""
+"""Header of the report: data set, model, accuracy, settings and failures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ __all__ = ["Head", "head"]
 
 @dataclass(frozen=True)
 class Head:
-    """The top of the page."""
+    """Header of the page."""
 
     title: str
     status: str
     notes: tuple[str, ...]
-    """What the reader must know before anything else."""
+    """Notices shown first, such as an unfinished run."""
     facts: tuple[tuple[str, str], ...]
-    """Name and value, in reading order."""
+    """Pairs of name and value, in reading order."""
     details: tuple[tuple[str, str], ...]
-    """The same, of what few ask for."""
+    """Secondary details, as pairs of name and value."""
     failures: tuple[tuple[str, str], ...]
-    """What failed, and its traceback."""
+    """Pairs of failure message and traceback."""
 
 
 def head(material: Material) -> Head:
-    """The top of the page of a run; what is not known is left out."""
+    """Build the header of a run's report; unknown values are omitted."""
     run, data, model = material.run, material.data, material.model
     facts = {
         "test accuracy": _accuracy(material),
@@ -37,7 +37,7 @@ def head(material: Material) -> Head:
         "parameters": _count(model.get("parameters")),
         "epochs": _epochs(material),
         "device": run.get("device"),
-        "duration, pauses included" if _of(run.get("config"), "resume") else "duration": _duration(run.get("timing")),
+        "duration (including pauses)" if _of(run.get("config"), "resume") else "duration": _duration(run.get("timing")),
         "seed": run.get("seed"),
     }
     details = {
@@ -45,13 +45,13 @@ def head(material: Material) -> Head:
         "git revision": run.get("git_revision"),
         "started": _of(run.get("timing"), "started"),
         "threads": run.get("threads"),
-        "checksum of the data": data.get("sha256"),
+        "data checksum (SHA-256)": data.get("sha256"),
         "embedding layer": model.get("embedding_layer"),
         "versions": _listed(run.get("versions")),
         "settings": _listed(run.get("config")),
     }
     return Head(
-        title=f"What has {model.get('name', 'the network')} learned of {data.get('title', 'its data')}?",
+        title=f"Training report: {model.get('name', 'network')} on {data.get('title', 'unknown data')}",
         status=str(run.get("status", "unknown")),
         notes=tuple(note for note in (_unfinished(material), _text(data.get("notice")), _left_out(material)) if note),
         facts=_known(facts),
@@ -77,20 +77,20 @@ def _count(value: Any) -> str | None:
 
 
 def _accuracy(material: Material) -> str | None:
-    """Of the best epoch; of a run that goes on, of the best one so far."""
+    """Return the test accuracy of the best epoch so far."""
     accuracy, best = material.run.get("test_accuracy"), material.best_epoch
     if accuracy is None:
         accuracy = next((line.get("test_accuracy") for line in material.metrics if line["epoch"] == best), None)
     if not isinstance(accuracy, int | float):
         return None
-    return f"{accuracy:.2%}" + ("" if best is None else f" (epoch {best}, the best by validation)")
+    return f"{accuracy:.2%}" + ("" if best is None else f" (best checkpoint by validation, epoch {best})")
 
 
 def _images(data: Mapping[str, Any]) -> str | None:
     parts = [(name, _count(data.get(f"{name}_images"))) for name in ("train", "validation", "test")]
     counts = ", ".join(f"{count} {'training' if name == 'train' else name}" for name, count in parts if count)
     shape, classes = data.get("image_shape"), data.get("classes")
-    size = f" of {'×'.join(map(str, shape))}" if isinstance(shape, list) else ""
+    size = f"; {'×'.join(map(str, shape))}" if isinstance(shape, list) else ""
     known = f"; {len(classes)} classes" if isinstance(classes, list) else ""
     return f"{counts}{size}{known}" if counts else None
 
@@ -107,7 +107,7 @@ def _last_epoch(material: Material) -> int | None:
 
 
 def _duration(timing: Any) -> str | None:
-    """From start to finish, as 1:02:03 hours or 2:29 minutes; None where a run has no end yet."""
+    """Format the time from start to finish, such as 1:02:03 h or 2:29 min; None if the run is not finished."""
     try:
         started, finished = (datetime.fromisoformat(timing[name]) for name in ("started", "finished"))
         seconds = int((finished - started) / timedelta(seconds=1))
@@ -118,49 +118,50 @@ def _duration(timing: Any) -> str | None:
 
 
 def _listed(record: Any) -> str | None:
-    """A record on a line."""
+    """Format a record on one line."""
     if not isinstance(record, dict):
         return None
     return ", ".join(f"{name} {value}" for name, value in record.items() if not _is_nothing(value))
 
 
 def _is_nothing(value: Any) -> bool:
-    """Whether a setting was not made; 0 is one that was."""
+    """Return True for an unset value; 0 counts as set."""
     return value is None or value is False or value == []
 
 
 def _unfinished(material: Material) -> str:
-    """What is to be said of a run that did not come to its end."""
+    """Describe the state of a run that is not finished; empty for a finished run."""
     status, done = material.run.get("status"), _last_epoch(material)
     if status == "finished":
         return ""
-    reached = "before its first epoch was done" if done is None else f"after epoch {done}"
+    reached = "before the end of the first epoch" if done is None else f"after epoch {done}"
     if isinstance(wanted := material.run.get("epochs"), int) and done is not None:
         reached += f" of {wanted}"
-    go_on = "--resume goes on with it."
-    told = {
-        "running": f"This run is not finished: it was written {reached}. Load the page again to see more.",
-        "interrupted": f"This run was interrupted {reached}; {go_on}",
-        "failed": f"This run failed {reached}; {go_on}",
+    descriptions = {
+        "running": f"This run is still in progress; the report was written {reached}. Reload the page for updates.",
+        "interrupted": f"This run was interrupted {reached}. Continue it with --resume.",
+        "failed": f"This run failed {reached}. Continue it with --resume.",
     }
-    return told.get(str(status), f"It is not known how this run ended; what is here was written {reached}.")
+    return descriptions.get(str(status), f"The status of this run is unknown; the report was written {reached}.")
 
 
 def _left_out(material: Material) -> str:
-    """How the page was kept small."""
-    told = []
+    """Describe the content omitted to limit the size of the page; empty if it is complete."""
+    reductions = []
     if material.left_out:
-        told.append(f"leaves out the pictures of epochs {', '.join(map(str, sorted(material.left_out)))}")
+        reductions.append(f"omits the figures of epochs {', '.join(map(str, sorted(material.left_out)))}")
     if not material.scale:
-        told.append("shows no figures")
+        reductions.append("shows no figures")
     elif material.scale < 1:
-        told.append(f"shrinks figures to {material.scale:.0%} of their width")
-    return f"To stay small, the page {' and '.join(told)}; all of them are in the save folder." if told else ""
+        reductions.append(f"reduces figures to {material.scale:.0%} of their width")
+    if not reductions:
+        return ""
+    return f"To limit its size, this page {' and '.join(reductions)}; the save folder has the originals."
 
 
 def _failure(material: Material, failure: Entry) -> tuple[str, str]:
     log = failure.get("log")
     text = material.text(log) if isinstance(log, str) else None
     missing = f"The log {log} cannot be read."
-    told = f"{failure.get('hook')}, epoch {failure.get('epoch')}: {failure.get('error')}"
-    return told, missing if text is None else text
+    message = f"{failure.get('hook')}, epoch {failure.get('epoch')}: {failure.get('error')}"
+    return message, missing if text is None else text

@@ -1,4 +1,4 @@
-"""What a run left, read with care: a file that is missing or damaged is noted, never an end to the page."""
+"""Fault-tolerant access to the files of a run: a missing or damaged file is noted on the page, never raised."""
 
 import io
 import json
@@ -18,106 +18,105 @@ from pellucid.report._pictures import Picture, pack_picture
 __all__ = ["Entry", "Material"]
 
 Entry = Mapping[str, Any]
-"""A line of the manifest: `hook`, `name`, `kind`, `path` and `caption` are texts, `epoch` is a whole number."""
+"""An entry of the manifest: `hook`, `name`, `kind`, `path` and `caption` are strings, `epoch` is an integer."""
 
 TEXTS = ("hook", "name", "kind", "path", "caption")
+"""String fields of an entry."""
 MOST_BYTES = 200_000_000
-"""A larger file is no artifact of a run."""
+"""Maximum size of a file to read; no artifact of a run is larger."""
 MOST_CHARACTERS = 50_000
-"""Of a log."""
+"""Maximum length of a log shown on the page."""
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """The records, pictures and arrays of one save folder.
+    """Records, pictures and arrays of one save folder.
 
-    Whatever cannot be read is left out and told in `damages`.
+    Anything that cannot be read is omitted and listed in `damages`.
     """
 
     store: Store
     left_out: frozenset[int] = frozenset()
-    """Epochs of which nothing is taken, so that the page stays small."""
+    """Epochs omitted to limit the size of the page."""
     scale: float = 1.0
-    """Pictures are shrunk to this share of their width; 0: there are none."""
+    """Scale factor of the pictures; 0 omits them."""
     damages: list[str] = field(default_factory=list)
-    """What is missing or damaged, a line each."""
+    """Messages about missing or damaged files."""
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """run.json; empty where it cannot be read."""
+        """Content of run.json; empty if it cannot be read."""
         return self._record(self.store.run, {})
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What run.json tells of the data set."""
+        """Description of the data set in run.json."""
         return self._part("dataset")
 
     @cached_property
     def model(self) -> dict[str, Any]:
-        """What run.json tells of the model."""
+        """Description of the model in run.json."""
         return self._part("model")
 
     def _part(self, name: str) -> dict[str, Any]:
         part = self.run.get(name, {})
         if isinstance(part, dict):
             return part
-        self.note(f"run.json: {name!r} is no record.")
+        self.note(f"run.json: {name!r} is not a JSON object.")
         return {}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, by epoch."""
+        """Lines of metrics.jsonl, sorted by epoch."""
         lines = self._record(self.store.metrics, [])
         if not lines and self.run.get("status") == "finished":
             self.note("metrics.jsonl is missing or empty.")
         whole = [line for line in lines if is_epoch(line.get("epoch"))]
         if len(whole) < len(lines):
-            self.note(f"metrics.jsonl: {len(lines) - len(whole)} of {len(lines)} lines name no epoch.")
+            self.note(f"metrics.jsonl: {len(lines) - len(whole)} of {len(lines)} lines have no valid epoch.")
         return sorted(whole, key=lambda line: int(line["epoch"]))
 
     @cached_property
     def best_epoch(self) -> int | None:
-        """The epoch whose weights were kept."""
+        """Epoch of the best checkpoint."""
         return next((int(line["epoch"]) for line in reversed(self.metrics) if line.get("best") is True), None)
 
     @cached_property
     def artifacts(self) -> list[Entry]:
-        """The lines of the manifest that are as they should be."""
+        """Valid entries of the manifest."""
         listed = self._listed("artifacts")
         whole = [entry for entry in listed if _is_entry(entry)]
         if len(whole) < len(listed):
-            self.note(
-                f"manifest.json: {len(listed) - len(whole)} of {len(listed)} artifacts are not as they should be."
-            )
+            self.note(f"manifest.json: {len(listed) - len(whole)} of {len(listed)} artifacts are invalid.")
         return whole
 
     @cached_property
     def failures(self) -> list[Entry]:
-        """What failed: `hook`, `epoch`, `error` and `log`."""
+        """Failures in the manifest, with `hook`, `epoch`, `error` and `log`."""
         return [entry for entry in self._listed("failures") if isinstance(entry, dict)]
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
         if not (self.store.folder / "manifest.json").exists():
-            self.note("manifest.json is missing, and with it every picture.")
+            self.note("manifest.json is missing, so no figures can be shown.")
         return self._record(self.store.manifest, {})
 
     def _listed(self, name: str) -> list[Any]:
         listed = self._manifest.get(name, [])
         if isinstance(listed, list):
             return listed
-        self.note(f"manifest.json: {name!r} is no list.")
+        self.note(f"manifest.json: {name!r} is not a list.")
         return []
 
     @cached_property
     def classes(self) -> list[str]:
-        """The names of the classes; empty where nobody knows."""
+        """Names of the classes; empty if unknown."""
         names = self.data.get("classes", [])
         return [str(name) for name in names] if isinstance(names, list) else []
 
     @cached_property
     def epochs(self) -> list[int]:
-        """The epochs of which something can be seen."""
+        """Epochs with artifacts to show."""
         return sorted({int(entry["epoch"]) for entry in self.artifacts} - self.left_out)
 
     def _record(self, read: Callable[[], Any], absent: Any) -> Any:
@@ -128,13 +127,13 @@ class Material:
             return absent
 
     def entries(self, hook: str, kind: str, name: str | None = None) -> dict[int, Entry]:
-        """The lines of the manifest of one hook and kind, by epoch; `name` tells its artifacts apart."""
+        """Return the entries of a hook's artifact of one kind, by epoch; `name` defaults to the main artifact."""
         wanted = (hook, kind, name or hook)
-        found = [entry for entry in self.artifacts if (entry["hook"], entry["kind"], entry["name"]) == wanted]
-        return {int(entry["epoch"]): entry for entry in found if entry["epoch"] not in self.left_out}
+        matching = [entry for entry in self.artifacts if (entry["hook"], entry["kind"], entry["name"]) == wanted]
+        return {int(entry["epoch"]): entry for entry in matching if entry["epoch"] not in self.left_out}
 
     def picture(self, entry: Entry) -> Picture | None:
-        """A figure, ready for the page; None, and noted, where it cannot be shown."""
+        """Encode a figure for the page; None, with a note, if it cannot be shown."""
         content = self._content(entry) if self.scale else None
         if content is None:
             return None
@@ -151,7 +150,7 @@ class Material:
             return None
 
     def numbers(self, entry: Entry) -> dict[str, Any] | None:
-        """The JSON record beside a picture; None, and noted, where it cannot be read."""
+        """Read an artifact's JSON file; None, with a note, if it cannot be read."""
         content = self._content(entry)
         if content is None:
             return None
@@ -162,24 +161,24 @@ class Material:
             return None
         if isinstance(record, dict):
             return record
-        self._damaged(entry, "it holds no record")
+        self._damaged(entry, "not a JSON object")
         return None
 
     def arrays(self, entry: Entry) -> dict[str, np.ndarray] | None:
-        """The arrays of an .npz file; None, and noted, where it cannot be read."""
+        """Read the arrays of an .npz file; None, with a note, if it cannot be read."""
         content = self._content(entry)
         if content is None:
             return None
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except Exception as error:  # noqa: BLE001  (a damaged archive fails in many ways)
+        except Exception as error:  # noqa: BLE001  (a damaged archive can raise almost anything)
             self._damaged(entry, error)
             return None
 
     def by_epoch(self, entries: Mapping[int, Entry], read: Callable[[Entry], Any]) -> dict[int, Any]:
-        """What `read` makes of each entry, by epoch; what it cannot read, or returns None for, is left out."""
-        made = {}
+        """Apply `read` to each entry; entries that are invalid (with a note) or give None are omitted."""
+        values = {}
         for epoch, entry in sorted(entries.items()):
             try:
                 value = read(entry)
@@ -187,30 +186,30 @@ class Material:
                 self._damaged(entry, f"{type(error).__name__}: {error}")
                 continue
             if value is not None:
-                made[epoch] = value
-        return made
+                values[epoch] = value
+        return values
 
     def text(self, path: str) -> str | None:
-        """The text of a file in the save folder, of a long one the end; None, not noted, where it cannot be read."""
-        found = self._inside(path)
+        """Read a text file in the save folder, or the end of a long one; None, without a note, if it cannot be read."""
+        location = self._inside(path)
         try:
-            if found is None or found.stat().st_size > MOST_BYTES:
+            if location is None or location.stat().st_size > MOST_BYTES:
                 return None
-            text = found.read_text(encoding="utf-8", errors="replace")
+            text = location.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
         if len(text) <= MOST_CHARACTERS:
             return text
-        return f"[{len(text) - MOST_CHARACTERS:,} characters before this are in the file]\n{text[-MOST_CHARACTERS:]}"
+        return f"[the first {len(text) - MOST_CHARACTERS:,} characters are omitted]\n{text[-MOST_CHARACTERS:]}"
 
     def _content(self, entry: Entry) -> bytes | None:
         path = self._inside(entry["path"])
         if path is None:
-            self._damaged(entry, "it lies outside the save folder")
+            self._damaged(entry, "its path is outside the save folder")
             return None
         try:
             if path.stat().st_size > MOST_BYTES:
-                self._damaged(entry, "it is too large")
+                self._damaged(entry, "the file is too large")
                 return None
             return path.read_bytes()
         except OSError as error:
@@ -218,25 +217,25 @@ class Material:
             return None
 
     def _inside(self, path: str) -> Path | None:
-        """Where a path of the manifest leads; None where that is outside the save folder, or no path at all."""
+        """Resolve a path of the manifest; None if it is invalid or outside the save folder."""
         try:
             root = self.store.folder.resolve()
-            found = (root / path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a NUL, a loop of links
+            location = (root / path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a NUL character or a loop of symbolic links
             return None
-        return found if found.is_relative_to(root) else None
+        return location if location.is_relative_to(root) else None
 
     def _damaged(self, entry: Entry, reason: object) -> None:
         self.note(f"{entry['path']} cannot be shown: {reason}.")
 
     def note(self, damage: str) -> None:
-        """Tell of something missing or damaged, once."""
+        """Add a message about something missing or damaged, unless it is listed already."""
         if damage not in self.damages:
             self.damages.append(damage)
 
 
 def is_epoch(value: object) -> bool:
-    """Whether a value can be an epoch's number."""
+    """Return True for a valid epoch number."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
 
 

@@ -1,4 +1,4 @@
-"""Sections → one HTML file: markup, style, scripts, pictures and numbers in it, nothing loaded from anywhere."""
+"""Render the sections to a single HTML file that embeds markup, style, scripts, pictures and numbers."""
 
 import hashlib
 from base64 import b64encode
@@ -23,27 +23,27 @@ from pellucid.report.sections.figures import other_figures
 __all__ = ["render", "write_report"]
 
 MOST_BYTES = 14_500_000
-"""Of the whole page."""
+"""Maximum size of the page."""
 SCALES = (0.5, 0.25, 0.0)
-"""To what share of their width figures are shrunk where fewer epochs are not enough."""
+"""Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` of the run in a save folder, and return its path.
+    """Write `report.html` of the run in a save folder and return its path.
 
-    The page is made of run.json, metrics.jsonl, manifest.json and the files that it lists, whatever state the run is
-    in; what is missing or damaged is told on the page. Raises `SaveError` for a folder that holds no run.
+    The report is built from run.json, metrics.jsonl, manifest.json and the files listed there, and works for finished,
+    interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
     """
     store = Store(Path(folder))
     if not any((store.folder / name).is_file() for name in ("run.json", "manifest.json")):
-        raise SaveError(f"{folder} holds no run: there is no run.json; give the --save folder of `python runner.py`.")
+        raise SaveError(f"{folder} contains no run: run.json is missing. Pass the --save folder of a run.")
     path = store.folder / "report.html"
     write_bytes(path, render(Material(store)).encode("utf-8", "replace"))
     return path
 
 
 def render(material: Material) -> str:
-    """The page of a run; where it would pass `MOST_BYTES`, with fewer epochs, and then with smaller pictures."""
+    """Render the report of a run, with fewer epochs and then smaller figures until it has at most `MOST_BYTES`."""
     page = ""
     for smaller in _smaller(material):
         page = _render(smaller)
@@ -53,7 +53,7 @@ def render(material: Material) -> str:
 
 
 def _smaller(material: Material) -> Iterator[Material]:
-    """The material itself, then less and less of it. The first, the best and the last epoch stay."""
+    """Yield the material itself, then reduced versions; the first, the best and the last epoch are always kept."""
     yield material
     epochs, step = material.epochs, 2
     kept = set(epochs)
@@ -101,11 +101,11 @@ def _sections(material: Material) -> list[Section]:
 
 
 def _made(make: Maker, material: Material) -> Section | None:
-    """A section; None, and noted, where what a run left is damaged in a way that nobody thought of."""
+    """Build a section; an unexpected error is noted on the page, and None is returned."""
     try:
         return make(material)
-    except Exception as error:  # noqa: BLE001  (one part never ends the page)
-        material.note(f"The part {make.__qualname__} cannot be shown: {type(error).__name__}: {error}.")
+    except Exception as error:  # noqa: BLE001  (a broken section must not break the page)
+        material.note(f"The section {make.__qualname__} cannot be shown: {type(error).__name__}: {error}.")
         return None
 
 
@@ -118,12 +118,12 @@ def _data(material: Material, sections: list[Section]) -> dict[str, Any]:
 
 
 def _json(record: Any) -> str:
-    """JSON that cannot end the element it stands in, whatever its texts are."""
+    """Format JSON for a script element; escapes <, > and & so that no text in it can close the element."""
     return json_text(record).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _guides(material: Material) -> set[str]:
-    """The pages of the documentation that lie beside the report, so that no link leads nowhere."""
+    """Return the documentation pages available in the save folder, to avoid dead links."""
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 

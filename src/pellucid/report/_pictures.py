@@ -1,4 +1,4 @@
-"""Pictures inside the page: small, and exact to the pixel."""
+"""Lossless pictures embedded in the page as `data:` URIs."""
 
 import io
 import warnings
@@ -12,12 +12,12 @@ from PIL import Image, UnidentifiedImageError
 __all__ = ["Picture", "pack_picture", "sprite"]
 
 MOST_WEBP_PIXELS = 16_383
-"""In width or height: the format has no more."""
+"""Maximum width and height in the WebP format."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a `data:` URI, and its size in pixels."""
+    """A picture as a `data:` URI, with its size in pixels."""
 
     uri: str
     width: int
@@ -26,16 +26,17 @@ class Picture:
 
 @lru_cache(maxsize=512)
 def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
-    """A picture for the page: lossless WebP where that is smaller than the file itself.
+    """Encode a picture for the page, as lossless WebP if that is smaller than the file itself.
 
-    Kept, because the page is written again after every epoch. Raises `OSError` or `ValueError` for what is no picture.
+    Results are cached, because the page is rewritten after every epoch. Raises `OSError` or `ValueError` if `content`
+    is not a picture that browsers can show.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _opened(content) as picture:
             kind, width, height = str(picture.format).lower(), *picture.size
-            if kind not in ("png", "webp", "jpeg", "gif"):  # nor is one read: EPS, for one, is a program
-                raise ValueError(f"a browser shows no {kind.upper()}")
+            if kind not in ("png", "webp", "jpeg", "gif"):  # checked before loading: decoding EPS would run a program
+                raise ValueError(f"browsers cannot show {kind.upper()} files")
             picture.load()
             shown = picture.convert("RGB") if _is_opaque(picture) else picture
             if scale < 1:
@@ -54,16 +55,16 @@ def _opened(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:
-        raise ValueError("it holds no picture") from error
+        raise ValueError("not a picture") from error
 
 
 def _is_opaque(picture: Image.Image) -> bool:
-    """Whether the transparency of an RGBA picture, which takes time and bytes, says nothing."""
+    """Return True for an RGBA picture without transparency, whose alpha channel would waste time and space."""
     return picture.mode == "RGBA" and picture.getchannel("A").getextrema()[0] == 255
 
 
 def sprite(thumbnails: np.ndarray, across: int = 32) -> str:
-    """(image, side, side, channel) bytes as one PNG, `across` to a row, as a `data:` URI.
+    """Arrange thumbnails (image, side, side, channel) in one PNG, `across` per row, and return it as a `data:` URI.
 
     >>> sprite(np.zeros((3, 2, 2, 1), np.uint8))[:22]
     'data:image/png;base64,'

@@ -1,4 +1,4 @@
-"""The contract of a section: what it says, and what its script on the page gets."""
+"""The interface of a report section: its text and the data for its script."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ __all__ = ["Maker", "Section"]
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page. Its markup is `page/KIND.html`, its behaviour `page/KIND.js`, its look `page/KIND.css`."""
+    """A section of the page: its markup is in `page/KIND.html`, its script in `KIND.js`, its style in `KIND.css`."""
 
     name: str
-    """Its id on the page."""
+    """Id on the page."""
     kind: str
-    """The template and the script it shares with sections that look alike."""
+    """Template, script and style, which similar sections share."""
     title: str
     lead: str
-    """One line: what one sees, and how to read it."""
+    """One or two sentences on what the section shows and how to read it."""
     data: Mapping[str, Any]
-    """JSON for its script."""
+    """JSON data for the script."""
     guide: str = ""
-    """The page of the documentation that tells more, without its ending."""
+    """Page of the documentation with more information, without its suffix."""
     notes: tuple[str, ...] = field(default=())
-    """What the reader must know: what is missing, shrunk, or was refused."""
+    """Remarks about missing, downsampled or refused content."""
     hook: str | None = None
-    """The hook whose figures it makes superfluous, where that is not its name; "": none."""
+    """Hook whose static figures this section replaces; None: the hook of the same name, "": no hook."""
 
 
 Maker = Callable[[Material], Section | None]
-"""Makes a section of what a run left; None where there is nothing of it."""
+"""A function that builds a section from the files of a run; returns None if there is nothing to show."""

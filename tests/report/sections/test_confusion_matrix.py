@@ -1,4 +1,4 @@
-"""The matrix and the images of its cells."""
+"""Confusion matrix section."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pretended_run import CLASSES, COUNTS, keep, run_record
 
 
-def test_counts_and_sums_are_those_of_the_run(store):
+def test_counts_and_sums_match_the_run(store):
     section = confusion_matrix(Material(store))
     assert section.data["classes"] == list(CLASSES)
     matrix = section.data["matrices"][1]
@@ -18,33 +18,33 @@ def test_counts_and_sums_are_those_of_the_run(store):
     assert section.notes == ()
 
 
-def test_each_image_has_its_cell(store):
+def test_example_images_have_their_cells(store):
     kept = confusion_matrix(Material(store)).data["images"][2]
     assert kept["labels"] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert kept["predictions"] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
     assert kept["indices"].tolist() == list(range(100, 109))
 
 
-def test_a_run_of_before_has_no_images_and_says_so(tmp_path):
+def test_run_without_example_images_says_so(tmp_path):
     store = Store(tmp_path)
     store.begin(run_record())
     keep(store, "confusion_matrix", 0, numbers={"counts": COUNTS[0]})
     section = confusion_matrix(Material(store))
     assert section.data["images"] == {}
-    assert section.notes == ("This run kept no test images for the cells.",)
+    assert section.notes == ("This run has no example images for the cells.",)
 
 
-def test_lists_of_other_lengths_are_a_damage(store):
+def test_lists_of_other_lengths_are_listed_as_damaged(store):
     path = store.folder / "plots/confusion_matrix/epoch_001_images.json"
     path.write_text(path.read_text().replace('"confidences": [0.5, ', '"confidences": ['))
     material = Material(store)
     assert list(confusion_matrix(material).data["images"]) == [0, 2]
     (damage,) = material.damages
     assert damage.startswith("plots/confusion_matrix/epoch_001_images.npz cannot be shown: ")
-    assert damage.endswith("there is not one number for each image.")
+    assert damage.endswith("the number of values differs from the number of images.")
 
 
-def test_of_very_many_classes_the_most_mistaken_are_shown(tmp_path):
+def test_classes_with_the_most_errors_are_shown(tmp_path):
     counts = np.diag(np.full(300, 9))
     counts[5, 290] = 7
     names = tuple(f"class {number}" for number in range(300))
@@ -54,11 +54,11 @@ def test_of_very_many_classes_the_most_mistaken_are_shown(tmp_path):
     section = confusion_matrix(Material(store))
     assert len(section.data["classes"]) == 120
     assert {"class 5", "class 290"} <= set(section.data["classes"])
-    assert section.notes[0].startswith("Of 300 classes, the 120 with the most mistakes are shown")
+    assert section.notes[0].startswith("Shows the 120 of 300 classes with the most errors")
     assert section.data["matrices"][0]["images"] == 300 * 9 + 7
 
 
-def test_classes_without_a_name_have_their_number(store):
+def test_unnamed_classes_show_their_index(store):
     counts = np.eye(5, dtype=int).tolist()
     keep(store, "confusion_matrix", 2, numbers={"counts": counts})
     assert confusion_matrix(Material(store)).data["classes"] == [*CLASSES, "3", "4"]

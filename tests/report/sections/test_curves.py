@@ -1,4 +1,4 @@
-"""Loss and accuracy."""
+"""Learning curves section."""
 
 import json
 
@@ -8,15 +8,15 @@ from pellucid.report.sections.curves import curves
 from pretended_run import metrics_line, run_record
 
 
-def test_the_lines_are_those_of_the_metrics(store):
+def test_curves_match_the_metrics(store):
     data = curves(Material(store)).data
     assert data["best"] == 1
     for epoch, line in enumerate(data["lines"]):
-        told = metrics_line(epoch)
-        assert line == {key: told[key] for key in line}
+        expected = metrics_line(epoch)
+        assert line == {key: expected[key] for key in line}
 
 
-def test_what_is_no_number_is_left_out(tmp_path):
+def test_invalid_numbers_are_omitted(tmp_path):
     store = Store(tmp_path)
     store.begin(run_record())
     lines = [metrics_line(1) | {"test_loss": "x", "train_loss": float("nan")}, {"epoch": "2"}, metrics_line(0)]
@@ -25,9 +25,9 @@ def test_what_is_no_number_is_left_out(tmp_path):
     data = curves(material).data
     assert [line["epoch"] for line in data["lines"]] == [0, 1]
     assert (data["lines"][1]["test_loss"], data["lines"][1]["train_loss"]) == (None, None)
-    assert material.damages == ["metrics.jsonl: 1 of 3 lines name no epoch."]
+    assert material.damages == ["metrics.jsonl: 1 of 3 lines have no valid epoch."]
 
 
-def test_a_run_without_an_epoch_has_none(tmp_path):
+def test_run_without_epochs_has_no_curves(tmp_path):
     Store(tmp_path).begin(run_record())
     assert curves(Material(Store(tmp_path))) is None

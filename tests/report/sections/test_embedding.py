@@ -1,4 +1,4 @@
-"""The scatter of the report: what its maker hands over, and what the page does with it."""
+"""Embedding section: its data, and its behavior in the browser."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from pellucid.report.sections.embedding import STEPS, embedding
 
 CLASSES = ["cat", "dog", "<script>owl"]
 PAD = 20
-"""Pixels around the points, as in embedding.js."""
+"""Padding around the points in pixels, as in embedding.js."""
 SCORES = {"trustworthiness": 0.987, "knn_accuracy": 0.75, "knn_accuracy_embedding": 0.875}
 FIRST = {
     "indices": [30, 10, 20, 40],
@@ -58,16 +58,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_places_are_the_points_on_one_scale(folder: Path) -> None:
+def test_positions_share_one_scale(folder: Path) -> None:
     section, material = made(folder)
     for epoch, points in ((0, POINTS), (3, LAST_POINTS)):
-        told = section.data["epochs"][epoch]
-        places = np.stack([told["x"], told["y"]], 1) / STEPS  # the longer side is x, from -10 to 10; y lies in -8…8
+        shown = section.data["epochs"][epoch]
+        places = np.stack([shown["x"], shown["y"]], 1) / STEPS  # the longer side is x, −10…10; y is in −8…8
         np.testing.assert_allclose((places - 0.5) * 20 * (1, -1), points, atol=20 / STEPS)
     assert material.damages == []
 
 
-def test_images_keep_their_rows_from_epoch_to_epoch(folder: Path) -> None:
+def test_images_keep_their_rows_across_epochs(folder: Path) -> None:
     data = made(folder)[0].data
     assert data["images"] == {"indices": [10, 20, 30, 40, 50], "labels": [0, 1, 2, 0, 0]}
     assert data["epochs"][0]["rows"].tolist() == [2, 0, 1, 3]
@@ -77,7 +77,7 @@ def test_images_keep_their_rows_from_epoch_to_epoch(folder: Path) -> None:
     assert {name: data["epochs"][0][name] for name in SCORES} == SCORES
 
 
-def test_the_sprite_holds_each_thumbnail_exactly(folder: Path) -> None:
+def test_sprite_is_lossless(folder: Path) -> None:
     sprite = made(folder)[0].data["sprite"]
     pixels = np.asarray(Image.open(io.BytesIO(b64decode(sprite["uri"].partition(",")[2]))))
     for row, number in enumerate([1, 2, 0, 3, 3]):  # indices 10, 20, 30, 40, 50
@@ -85,54 +85,54 @@ def test_the_sprite_holds_each_thumbnail_exactly(folder: Path) -> None:
         np.testing.assert_array_equal(pixels[:5, left : left + 5], THUMBNAILS[number, ..., 0])
 
 
-def test_colours_are_those_of_the_other_pictures(folder: Path) -> None:
+def test_colors_match_the_other_figures(folder: Path) -> None:
     assert made(folder)[0].data["colours"] == [to_hex(colour) for colour in class_colours(3)]
 
 
-def test_an_older_run_is_drawn_without_what_it_did_not_keep(tmp_path: Path) -> None:
+def test_run_without_thumbnails_and_confidences_is_shown(tmp_path: Path) -> None:
     keep(tmp_path, 0, POINTS, {name: FIRST[name] for name in ("indices", "labels", "predictions")})
     section, material = made(tmp_path)
     assert section.data["sprite"] is None
     assert section.data["epochs"][0]["confidences"] is None
-    assert [note.partition(" were")[0] for note in section.notes[1:]] == ["The confidences"]
+    assert section.notes[1:] == ("This run has no confidences.",)
     assert "no thumbnails" in section.notes[0]
     assert material.damages == []
 
 
-def test_confidences_of_some_epochs_are_told(folder: Path) -> None:
+def test_epochs_without_confidences_are_named(folder: Path) -> None:
     keep(folder, 2, POINTS, {**FIRST, "confidences": None}, thumbnails=THUMBNAILS)
-    assert made(folder)[0].notes == ("The confidences of epoch 2 were not kept, so none are told.",)
+    assert made(folder)[0].notes == ("Epoch 2 has no confidences.",)
 
 
 @pytest.mark.parametrize(
     ("points", "lists", "reason"),
     [
-        (POINTS[:3], {}, "3 points, but 4 indices"),
-        (POINTS * np.nan, {}, "no finite positions"),
-        (POINTS[:, :1], {}, "no finite positions"),
+        (POINTS[:3], {}, "3 points but 4 indices"),
+        (POINTS * np.nan, {}, "not finite 2D positions"),
+        (POINTS[:, :1], {}, "not finite 2D positions"),
         (POINTS, {"predictions": [0, 0, -1, 0]}, "negative"),
-        (POINTS, {"confidences": [0.5]}, "4 points, but 1 confidences"),
+        (POINTS, {"confidences": [0.5]}, "4 points but 1 confidences"),
         (POINTS, {"labels": None}, "TypeError"),
     ],
 )
-def test_an_epoch_that_is_damaged_is_left_out_and_told(
+def test_damaged_epoch_is_omitted_and_listed(
     folder: Path, points: np.ndarray, lists: dict[str, Any], reason: str
 ) -> None:
     keep(folder, 5, points, {**FIRST, **lists})
     section, material = made(folder)
     assert list(section.data["epochs"]) == [0, 3]
-    assert [reason in told and "tsne/epoch_005" in told for told in material.damages] == [True]
+    assert [reason in damage and "tsne/epoch_005" in damage for damage in material.damages] == [True]
 
 
-def test_thumbnails_of_another_type_are_told(tmp_path: Path) -> None:
+def test_invalid_thumbnails_are_listed(tmp_path: Path) -> None:
     keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS.astype(np.float32))
     Store(tmp_path).begin({"status": "running"})
     section, material = made(tmp_path)
     assert section is None
-    assert "thumbnails are float32" in material.damages[0]
+    assert "thumbnails have dtype float32" in material.damages[0]
 
 
-def test_no_points_make_no_section(tmp_path: Path) -> None:
+def test_run_without_points_has_no_section(tmp_path: Path) -> None:
     Store(tmp_path).begin({"status": "running"})
     section, material = made(tmp_path)
     assert section is None
@@ -168,13 +168,13 @@ class Plane:
         self.data = json.loads(tab.locator("#data").text_content())["sections"]["embedding"]["data"]
 
     def inside(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
-        """Where a test image lies, in CSS pixels of the canvas."""
-        told, side = self.data["epochs"][str(epoch)], self.canvas.bounding_box()["width"]
-        point = told["rows"].index(self.data["images"]["indices"].index(index))
-        return tuple(side / 2 + (told[axis][point] / STEPS - 0.5) * zoom * (side - 2 * PAD) for axis in ("x", "y"))  # type: ignore[return-value]
+        """Return the position of a test image, in CSS pixels of the canvas."""
+        shown, side = self.data["epochs"][str(epoch)], self.canvas.bounding_box()["width"]
+        point = shown["rows"].index(self.data["images"]["indices"].index(index))
+        return tuple(side / 2 + (shown[axis][point] / STEPS - 0.5) * zoom * (side - 2 * PAD) for axis in ("x", "y"))  # type: ignore[return-value]
 
     def at(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
-        """Where it lies in the window."""
+        """Return the position of a test image in the window."""
         box = self.canvas.bounding_box()
         x, y = self.inside(index, epoch, zoom)
         return box["x"] + x, box["y"] + y
@@ -188,7 +188,7 @@ class Plane:
         return self.card()
 
     def pixels(self) -> np.ndarray:
-        """(y, x, 4) bytes; as a picture, since browsers warn of repeated readings."""
+        """Return the canvas as (y, x, 4) bytes, via a data URL because browsers warn about repeated `getImageData`."""
         uri = self.canvas.evaluate("canvas => canvas.toDataURL()")
         return np.asarray(Image.open(io.BytesIO(b64decode(uri.partition(",")[2]))).convert("RGBA")).astype(int)
 
@@ -204,12 +204,12 @@ def bytes_of(colour: str) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_pointing_at_a_dot_tells_its_image(page: Any) -> None:
+def test_hovering_over_a_dot_shows_its_image(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
-    assert plane.hover(20, 3) == "dog recognised confidence 60.0 % test image 20"
-    assert plane.hover(10, 3) == "cat taken for dog confidence 81.2 % test image 10"
-    assert plane.hover(30, 3) == "<script>owl recognised confidence 90.0 % test image 30"
+    assert plane.hover(20, 3) == "dog correct confidence 60.0% test image 20"
+    assert plane.hover(10, 3) == "cat predicted as dog confidence 81.2% test image 10"
+    assert plane.hover(30, 3) == "<script>owl correct confidence 90.0% test image 30"
     thumbnail = page.locator("#embedding .card canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, 5, 5).data].filter((_, i) => i % 4 === 0)"
     )
@@ -220,10 +220,10 @@ def test_pointing_at_a_dot_tells_its_image(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_epochs_morph_into_each_other(page: Any) -> None:
+def test_epoch_changes_are_animated(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
-    page.mouse.click(*plane.at(10, 3))  # kept, so that it is followed
+    page.mouse.click(*plane.at(10, 3))  # pinned, so that the card follows
     page.evaluate(
         """() => { window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#embedding canvas')
         .dataset.moving)).observe(document.querySelector('#embedding canvas'), {attributeFilter: ['data-moving']}); }"""
@@ -233,25 +233,25 @@ def test_epochs_morph_into_each_other(page: Any) -> None:
     moving = page.evaluate("seen")
     assert moving.count("true") > 3
     assert moving[-1] == "false"
-    assert plane.card() == "cat recognised confidence 81.2 % test image 10"
+    assert plane.card() == "cat correct confidence 81.2% test image 10"
     plane.canvas.press("Escape")
-    assert plane.hover(30, 0) == "<script>owl recognised confidence 90.0 % test image 30"
-    assert plane.hover(40, 0) == "cat recognised confidence 100.0 % test image 40"
-    assert plane.hover(50, 3) == ""  # image 50 is not of epoch 0
+    assert plane.hover(30, 0) == "<script>owl correct confidence 90.0% test image 30"
+    assert plane.hover(40, 0) == "cat correct confidence 100.0% test image 40"
+    assert plane.hover(50, 3) == ""  # image 50 is not in epoch 0
     np.testing.assert_allclose(plane.pixel(*plane.inside(50, 3))[3], 0)
 
 
 @pytest.mark.slow
-def test_motion_is_left_out_where_it_is_not_wanted(folder: Path, chromium: Any) -> None:
+def test_reduced_motion_disables_the_animation(folder: Path, chromium: Any) -> None:
     with shown(chromium, folder, reduced_motion="reduce") as tab:
         plane = Plane(tab)
         tab.locator("#epoch").fill("0")
         assert plane.canvas.get_attribute("data-moving") == "false"
-        assert plane.hover(10, 0) == "cat recognised confidence 81.2 % test image 10"
+        assert plane.hover(10, 0) == "cat correct confidence 81.2% test image 10"
 
 
 @pytest.mark.slow
-def test_errors_are_ringed_in_the_colour_of_the_prediction(page: Any) -> None:
+def test_errors_have_rings_in_the_color_of_the_prediction(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
     ring = 9 * 2.1
@@ -265,7 +265,7 @@ def test_errors_are_ringed_in_the_colour_of_the_prediction(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_everything_works_by_keyboard(page: Any) -> None:
+def test_keyboard_navigation(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
     plane.canvas.focus()
@@ -282,14 +282,14 @@ def test_everything_works_by_keyboard(page: Any) -> None:
         assert plane.card().endswith(f"test image {index}"), key
     page.keyboard.press("Enter")
     page.mouse.move(*plane.at(30, 3))
-    assert plane.card().endswith("test image 20")  # kept
+    assert plane.card().endswith("test image 20")  # pinned
     assert "pinned" in page.locator("#embedding .card").get_attribute("class")
     page.keyboard.press("Escape")
     assert plane.card() == ""
 
 
 @pytest.mark.slow
-def test_classes_and_errors_can_be_singled_out(page: Any) -> None:
+def test_filters_for_classes_and_errors(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
     page.get_by_role("button", name="dog", exact=True).click()
@@ -305,7 +305,7 @@ def test_classes_and_errors_can_be_singled_out(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_plane_can_be_enlarged(page: Any) -> None:
+def test_zoom_and_pan(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
     page.get_by_role("button", name="Zoom in").click()
@@ -317,50 +317,50 @@ def test_the_plane_can_be_enlarged(page: Any) -> None:
     page.mouse.up()
     page.mouse.move(x - 30, y - 20)
     assert plane.card().endswith("test image 10")
-    page.get_by_role("button", name="Show everything").click()
+    page.get_by_role("button", name="Reset zoom").click()
     assert plane.hover(20, 3).endswith("test image 20")
 
 
 @pytest.mark.slow
-def test_the_wheel_enlarges_only_where_it_is_meant_to(page: Any) -> None:
+def test_wheel_zooms_only_when_focused(page: Any) -> None:
     plane = Plane(page)
-    everything = page.get_by_role("button", name="Show everything")
+    everything = page.get_by_role("button", name="Reset zoom")
     page.mouse.move(*plane.at(20, 3))
     page.mouse.wheel(0, -40)
     page.wait_for_timeout(200)
-    assert everything.is_disabled()  # the page has scrolled
+    assert everything.is_disabled()  # the page scrolled instead
     plane.canvas.focus()
     page.mouse.move(*plane.at(20, 3))
     page.mouse.wheel(0, -40)
     page.wait_for_function("() => !document.querySelector('[data-zoom=\"0\"]').disabled")
-    assert plane.card().endswith("test image 20")  # what is under the pointer stays there
+    assert plane.card().endswith("test image 20")  # the point under the pointer stays fixed
 
 
 @pytest.mark.slow
-def test_words_tell_what_the_picture_shows(page: Any) -> None:
+def test_summary_and_table_describe_the_plot(page: Any) -> None:
     plane = Plane(page)
-    assert plane.canvas.get_attribute("aria-label") == "Epoch 3: 4 test images in a plane, 3 recognised (75.0 %)"
-    told = page.locator("#embedding .told").inner_text()
-    assert "Trustworthiness 98.7 %" in told
-    assert "right class for 75.0 %; by the network's own, many-dimensional distances, 87.5 %" in told
+    assert plane.canvas.get_attribute("aria-label") == "Epoch 3: t-SNE of 4 test images, 3 correct (75.0%)"
+    summary = page.locator("#embedding .summary").inner_text()
+    assert "Trustworthiness 98.7%" in summary
+    assert "accuracy: 75.0% in this plane, and 87.5% in the original embedding" in summary
     table = page.locator("#embedding table")
-    assert table.locator("tbody td").all_text_contents() == ["10", "cat", "dog", "81.2 %"]
+    assert table.locator("tbody td").all_text_contents() == ["10", "cat", "dog", "81.2%"]
     table.get_by_role("button", name="Show test image 10").click()
     assert plane.card().endswith("test image 10")
 
 
 @pytest.mark.slow
-def test_an_older_run_is_shown_without_thumbnails(tmp_path: Path, chromium: Any) -> None:
+def test_page_without_thumbnails(tmp_path: Path, chromium: Any) -> None:
     keep(tmp_path, 0, POINTS, {name: FIRST[name] for name in ("indices", "labels", "predictions")})
     with shown(chromium, tmp_path) as tab:
         plane = Plane(tab)
-        assert plane.hover(20, 0) == "dog taken for <script>owl test image 20"
+        assert plane.hover(20, 0) == "dog predicted as <script>owl test image 20"
         assert tab.locator("#embedding .card canvas").count() == 0
         assert "no thumbnails" in tab.locator("#embedding .aside").first.inner_text()
 
 
 @pytest.mark.slow
-def test_a_touch_keeps_a_card_on_the_phone(folder: Path, chromium: Any) -> None:
+def test_tap_pins_a_card_on_a_phone(folder: Path, chromium: Any) -> None:
     phone = {"width": 390, "height": 844}
     with shown(chromium, folder, viewport=phone, has_touch=True, device_scale_factor=2) as tab:
         plane = Plane(tab)
@@ -372,7 +372,7 @@ def test_a_touch_keeps_a_card_on_the_phone(folder: Path, chromium: Any) -> None:
 
 
 @pytest.mark.slow
-def test_colours_follow_the_scheme_and_nothing_is_hard_to_reach(folder: Path, chromium: Any) -> None:
+def test_colors_follow_the_scheme_and_page_is_accessible(folder: Path, chromium: Any) -> None:
     with shown(chromium, folder, color_scheme="light") as tab:
         plane = Plane(tab)
         plane.settle(3)

@@ -1,4 +1,4 @@
-"""One image explained: the numbers that the page gets, and what it tells of them."""
+"""Interactive relevance maps: their data, and their behavior in the browser."""
 
 import json
 import zlib
@@ -25,7 +25,7 @@ IMAGES, HEIGHT, WIDTH = 3, 6, 4
 
 
 def gallery(channels: int = 1, side: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and numbers as the hook leaves them; image 1 is wrong."""
+    """Return arrays and numbers like those of the hook; image 1 is misclassified."""
     random = np.random.default_rng(1)
     maps = random.integers(-127, 128, (len(METHODS), IMAGES, 3, HEIGHT, WIDTH)).astype(np.int8)
     scales = random.uniform(0.01, 5, maps.shape[:3]).astype(np.float32)
@@ -71,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_maps_and_images_reach_the_page_exactly(folder: Path) -> None:
+def test_maps_and_images_are_lossless(folder: Path) -> None:
     arrays = gallery()[0]
     section, material = made(folder)
     maps = np.stack([unpacked(text, np.int8, IMAGES, 3, HEIGHT, WIDTH) for text in section.data["maps"]])
@@ -85,7 +85,7 @@ def test_maps_and_images_reach_the_page_exactly(folder: Path) -> None:
     assert material.damages == []
 
 
-def test_scales_end_where_those_of_the_other_pictures_do(folder: Path) -> None:
+def test_scale_limits_match_the_other_figures(folder: Path) -> None:
     arrays = gallery()[0]
     data = made(folder)[0].data
     values = arrays["maps"] / 127 * arrays["scales"][..., None, None]
@@ -97,13 +97,13 @@ def test_scales_end_where_those_of_the_other_pictures_do(folder: Path) -> None:
                 assert data["limits"][method][image][label] == pytest.approx(own, rel=1e-5)
 
 
-def test_the_palette_is_that_of_the_other_pictures() -> None:
-    told = np.frombuffer(bytes.fromhex(palette()), np.uint8).reshape(255, 3)
+def test_palette_matches_the_other_figures() -> None:
+    colors = np.frombuffer(bytes.fromhex(palette()), np.uint8).reshape(255, 3)
     drawn = signed_palette()(signed_norm(127.0)(np.arange(-127, 128)), bytes=True)[:, :3]
-    np.testing.assert_allclose(told, drawn, atol=1)
+    np.testing.assert_allclose(colors, drawn, atol=1)
 
 
-def test_certificates_are_the_hooks_numbers(folder: Path) -> None:
+def test_sums_match_the_hook(folder: Path) -> None:
     numbers = gallery()[1]
     data = made(folder)[0].data
     for name in ("expected", "total", "residual"):
@@ -112,7 +112,7 @@ def test_certificates_are_the_hooks_numbers(folder: Path) -> None:
     np.testing.assert_allclose(data["logits"], numbers["logits"])
 
 
-def test_old_numbers_may_be_absent(tmp_path: Path) -> None:
+def test_optional_numbers_may_be_missing(tmp_path: Path) -> None:
     arrays, numbers = gallery()
     needed = ("indices", "labels", "predictions", "methods", "classes")
     keep(tmp_path, arrays, {name: numbers[name] for name in needed})
@@ -122,52 +122,52 @@ def test_old_numbers_may_be_absent(tmp_path: Path) -> None:
     assert material.damages == []
 
 
-def test_what_was_shrunk_hurried_or_refused_is_told(tmp_path: Path) -> None:
+def test_notes_describe_downsampling_options_and_refusals(tmp_path: Path) -> None:
     arrays, numbers = gallery(channels=3, side=(12, 8))
-    told = {"shrunk_from": [60, 40], "options": {"gradient": {"samples": 16}}, "refused": {"cam": "no pooling."}}
-    keep(tmp_path, arrays, numbers | told)
+    extra = {"shrunk_from": [60, 40], "options": {"gradient": {"samples": 16}}, "refused": {"cam": "no pooling."}}
+    keep(tmp_path, arrays, numbers | extra)
     section, _ = made(tmp_path)
     assert section.notes[1:] == (
-        "The maps are shrunk from 60 × 40 to 6 × 4 by sums over areas, so their sums stay.",
-        "Made quickly: gradient with samples 16.",
+        "The maps are downsampled from 60×40 to 6×4 by summing over areas.",
+        "Faster than the default settings: gradient with samples 16.",
         "Not applicable to this model: cam (no pooling).",
     )
     assert not section.data["is_exact"]
     assert section.data["source"]["size"] == (12, 8)
 
 
-def test_two_channels_become_grey(tmp_path: Path) -> None:
+def test_two_channels_become_gray(tmp_path: Path) -> None:
     arrays, numbers = gallery(channels=2)
     keep(tmp_path, arrays, numbers)
     source = made(tmp_path)[0].data["source"]
-    grey = unpacked(source["bytes"], np.uint8, IMAGES, HEIGHT, WIDTH)
-    np.testing.assert_allclose(grey, arrays["source"].mean(1), atol=0.5)
+    gray = unpacked(source["bytes"], np.uint8, IMAGES, HEIGHT, WIDTH)
+    np.testing.assert_allclose(gray, arrays["source"].mean(1), atol=0.5)
 
 
 @pytest.mark.parametrize(
     ("arrays", "numbers", "reason"),
     [
-        ({"maps": np.zeros((2, 3, 3, 6, 4))}, {}, "its maps are float64"),
+        ({"maps": np.zeros((2, 3, 3, 6, 4))}, {}, "its maps have dtype float64"),
         ({"maps": np.zeros((2, 4, 3, 6, 4), np.int8)}, {}, "for 4 images"),
-        ({"scales": np.zeros((2, 3))}, {}, "its scales are of shape (2, 3)"),
+        ({"scales": np.zeros((2, 3))}, {}, "its scales have shape (2, 3)"),
         ({"scales": np.full((2, 3, 3), np.nan)}, {}, "not finite"),
-        ({"source": np.zeros((3, 1, 6, 4))}, {}, "its source is float64"),
-        ({}, {"methods": ["one"]}, "not as many names"),
-        ({}, {"labels": [1]}, "not as many names"),
+        ({"source": np.zeros((3, 1, 6, 4))}, {}, "its source has dtype float64"),
+        ({}, {"methods": ["one"]}, "the names or labels do not match"),
+        ({}, {"labels": [1]}, "the names or labels do not match"),
         ({"maps": np.zeros((0, 3, 3, 6, 4), np.int8)}, {"refused": {"cam": "why"}}, "no method applies"),
     ],
 )
-def test_what_is_damaged_is_left_out_and_told(
+def test_damaged_gallery_is_omitted_and_listed(
     tmp_path: Path, arrays: dict[str, np.ndarray], numbers: dict[str, Any], reason: str
 ) -> None:
     whole = gallery()
     keep(tmp_path, whole[0] | arrays, whole[1] | numbers)
     section, material = made(tmp_path)
     assert section is None
-    assert [reason in told and "gallery/epoch_002" in told for told in material.damages] == [True]
+    assert [reason in damage and "gallery/epoch_002" in damage for damage in material.damages] == [True]
 
 
-def test_a_table_of_another_shape_is_no_certificate(tmp_path: Path) -> None:
+def test_table_of_another_shape_is_listed_as_damaged(tmp_path: Path) -> None:
     arrays, numbers = gallery()
     keep(tmp_path, arrays, numbers | {"logits": [[1.0]]})
     section, material = made(tmp_path)
@@ -175,7 +175,7 @@ def test_a_table_of_another_shape_is_no_certificate(tmp_path: Path) -> None:
     assert "shape (1, 1)" in material.damages[0]
 
 
-def test_no_gallery_makes_no_section(tmp_path: Path) -> None:
+def test_run_without_gallery_has_no_section(tmp_path: Path) -> None:
     assert made(tmp_path)[0] is None
 
 
@@ -192,13 +192,13 @@ def chromium() -> Iterator[Any]:
 def page(folder: Path, chromium: Any) -> Iterator[Any]:
     with opened(chromium, write_report(folder)) as tab:
         tab.wait_for_selector("#explain[data-ready]")
-        assert "should sum to" in tab.locator("#explain .certificate").inner_text()  # the first one with a certificate
+        assert "expected sum" in tab.locator("#explain .certificate").inner_text()  # the first method with a check
         tab.locator("#explain select.by-method").select_option("0")
         yield tab
 
 
 def digits(value: float, count: int = 3) -> str:
-    """As the page writes numbers of this size."""
+    """Format a number as the page does for this magnitude."""
     text = np.format_float_positional(abs(value), count, unique=False, fractional=False, trim="k")
     return ("−" if value < 0 else "") + text.rstrip(".")
 
@@ -227,7 +227,7 @@ def choose(tab: Any, image: int | None = None, method: str | None = None, positi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [".map", ".image", ".over"])
-def test_pointing_at_a_pixel_tells_its_value(page: Any, part: str) -> None:
+def test_hovering_over_a_pixel_shows_its_value(page: Any, part: str) -> None:
     choose(page, image=2, method="lrp.epsilon", position=1)
     arrays, numbers = gallery()
     for row, column in ((0, 0), (4, 2), (5, 3)):
@@ -236,16 +236,16 @@ def test_pointing_at_a_pixel_tells_its_value(page: Any, part: str) -> None:
         assert hover(page, row, column, part) == (
             f"Row {row}, column {column}: pixel {arrays['source'][2, 0, row, column]} of 255, "
             f"relevance {'+' if value > 0 else ''}{digits(value)} "
-            f"(kept in steps of {digits(arrays['scales'][1, 2, 1] / 127)}), {share} % of what the map should sum to."
+            f"(in steps of {digits(arrays['scales'][1, 2, 1] / 127)}), {share}% of the expected sum."
         )
 
 
 @pytest.mark.slow
-def test_pixels_are_reached_by_keyboard(page: Any) -> None:
+def test_pixels_can_be_selected_by_keyboard(page: Any) -> None:
     page.locator("#explain .map canvas").focus()
     readout = page.locator("#explain .readout")
     for key, row, column in [
-        ("ArrowUp", 3, 2),  # the first one begins in the middle
+        ("ArrowUp", 3, 2),  # the first key selects the center
         ("ArrowUp", 2, 2),
         ("ArrowRight", 2, 3),
         ("ArrowRight", 2, 3),  # the edge
@@ -262,7 +262,7 @@ def test_pixels_are_reached_by_keyboard(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_map_is_drawn_in_the_palette(page: Any) -> None:
+def test_map_is_drawn_in_the_palette(page: Any) -> None:
     drawn = page.locator("#explain .map canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
     )
@@ -274,29 +274,31 @@ def test_the_map_is_drawn_in_the_palette(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_certificate_tells_the_numbers(page: Any) -> None:
+def test_conservation_check_shows_the_sums(page: Any) -> None:
     numbers = gallery()[1]
     certificate = page.locator("#explain .certificate")
-    assert "gradient promises no sum." in certificate.inner_text()
+    assert "gradient does not guarantee a sum." in certificate.inner_text()
     assert certificate.locator("dd").count() == 0
     choose(page, image=1, method="lrp.epsilon", position=0)
-    told = [numbers[name]["lrp.epsilon"][1][0] for name in ("expected", "total")]
-    assert certificate.locator("dt").all_text_contents() == ["should sum to", "sums to", "residual"]
-    assert certificate.locator("dd").all_text_contents() == [*(digits(value, 5) for value in told), "0.25"]
+    sums = [numbers[name]["lrp.epsilon"][1][0] for name in ("expected", "total")]
+    assert certificate.locator("dt").all_text_contents() == ["expected sum", "sum", "residual"]
+    assert certificate.locator("dd").all_text_contents() == [*(digits(value, 5) for value in sums), "0.25"]
 
 
 @pytest.mark.slow
-def test_one_scale_for_all_classes_changes_the_ends(page: Any) -> None:
+def test_shared_scale_changes_the_limits(page: Any) -> None:
     choose(page, image=2, method="lrp.epsilon", position=0)
     data = made_data(page)
     ends = page.locator("#explain .ends span")
     own, shared = data["limits"][1][2][0], data["shared_limits"][1][2]
     assert own != shared
     assert ends.all_text_contents() == [digits(-own), "0", f"+{digits(own)}"]
-    assert f"own scale, to ±{digits(own)}" in page.locator("#explain .limit").inner_text()
-    page.get_by_label("shared by its classes").check()
+    assert f"The color scale, ±{digits(own)}, is this map's own" in page.locator("#explain .limit").inner_text()
+    page.get_by_label("shared by all classes").check()
     assert ends.all_text_contents() == [digits(-shared), "0", f"+{digits(shared)}"]
-    assert f"One scale, to ±{digits(shared)}, for all classes" in page.locator("#explain .limit").inner_text()
+    assert (
+        f"The color scale, ±{digits(shared)}, is shared by all classes" in page.locator("#explain .limit").inner_text()
+    )
 
 
 def made_data(tab: Any) -> Any:
@@ -304,20 +306,20 @@ def made_data(tab: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_classes_come_with_their_probabilities_the_predicted_first(page: Any) -> None:
+def test_classes_have_probabilities_and_the_predicted_is_first(page: Any) -> None:
     choose(page, image=1)
     options = page.get_by_label("Class", exact=True).locator("option").all_text_contents()
-    assert options == ["<b>owl · 50.0 % · predicted", "dog · 30.0 % · true", "cat · 20.0 %"]
-    told = page.locator("#explain .answer").inner_text()
-    assert told == (
-        "Test image 11 shows dog and is taken for <b>owl. Class <b>owl has probability 50.0 % and logit 1.50."
+    assert options == ["<b>owl · 50.0% · predicted", "dog · 30.0% · true", "cat · 20.0%"]
+    answer = page.locator("#explain .answer").inner_text()
+    assert answer == (
+        "Test image 11 shows dog and is predicted as <b>owl. Class <b>owl has probability 50.0% and logit 1.50."
     )
     labels = page.locator("#explain .strip label").all_inner_texts()
     assert [text.strip() for text in labels] == ["cat", "dog → <b>owl", "<b>owl"]
 
 
 @pytest.mark.slow
-def test_small_maps_are_buttons(page: Any) -> None:
+def test_small_maps_select_method_and_class(page: Any) -> None:
     methods, classes = (page.get_by_role("group", name=name, exact=True) for name in ("Methods", "Classes"))
     methods.get_by_role("button", name="lrp.epsilon").press("Enter")
     assert page.get_by_label("Method", exact=True).input_value() == "1"
@@ -333,18 +335,18 @@ def test_small_maps_are_buttons(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_shrunk_maps_tell_the_mean_of_their_pixels(tmp_path: Path, chromium: Any) -> None:
+def test_downsampled_maps_show_the_mean_pixel(tmp_path: Path, chromium: Any) -> None:
     arrays, numbers = gallery(channels=3, side=(2 * HEIGHT, 2 * WIDTH))
     keep(tmp_path, arrays, numbers | {"shrunk_from": [48, 32]})
     with opened(chromium, write_report(tmp_path)) as tab:
         tab.wait_for_selector("#explain[data-ready]")
         means = np.floor(arrays["source"][0, :, 2:4, 4:6].mean((1, 2)) + 0.5).astype(int)
-        assert f"pixels about ({', '.join(map(str, means))}) of 255" in hover(tab, 1, 2)
+        assert f"mean pixel about ({', '.join(map(str, means))}) of 255" in hover(tab, 1, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_within_reach_on_the_phone(folder: Path, chromium: Any, scheme: str) -> None:
+def test_section_fits_a_phone_and_is_accessible(folder: Path, chromium: Any, scheme: str) -> None:
     with opened(chromium, write_report(folder), viewport={"width": 390, "height": 844}, color_scheme=scheme) as tab:
         tab.wait_for_selector("#explain[data-ready]")
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
@@ -352,9 +354,9 @@ def test_it_is_within_reach_on_the_phone(folder: Path, chromium: Any, scheme: st
 
 
 @pytest.mark.slow
-def test_a_browser_that_cannot_unpack_is_told(folder: Path, chromium: Any) -> None:
+def test_browser_without_decompression_shows_a_notice(folder: Path, chromium: Any) -> None:
     with opened(chromium, write_report(folder)) as tab:
         tab.add_init_script("delete window.DecompressionStream")
         tab.reload()
         tab.wait_for_selector("#explain .notice")
-        assert "cannot be drawn: DecompressionStream is not defined" in tab.locator("#explain").inner_text()
+        assert "cannot be shown: DecompressionStream is not defined" in tab.locator("#explain").inner_text()

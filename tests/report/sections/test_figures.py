@@ -1,4 +1,4 @@
-"""The figures of any hook."""
+"""Figure sections."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from pellucid.report.sections.figures import figures, other_figures
 from pretended_run import keep, png
 
 
-def test_each_epoch_has_its_picture_and_caption(store):
+def test_each_epoch_has_a_figure_and_a_caption(store):
     section = figures("saliency")(Material(store))
     (figure,) = section.data["figures"]
     assert list(figure["pictures"]) == [0, 1, 2]
@@ -19,17 +19,18 @@ def test_each_epoch_has_its_picture_and_caption(store):
     assert section.data["moment"] == ""
 
 
-def test_a_hook_that_was_not_run_has_no_section(store):
+def test_hook_that_did_not_run_has_no_section(store):
     assert figures("jacobian_maps")(Material(store)) is None
 
 
-def test_a_hook_at_the_end_says_which_weights_it_saw(store):
+def test_end_hook_names_its_checkpoint(store):
     assert (
-        figures("prototypes")(Material(store)).data["moment"] == "Made at the end, with the best weights, of epoch 1."
+        figures("prototypes")(Material(store)).data["moment"]
+        == "Computed at the end of training with the best checkpoint (epoch 1)."
     )
 
 
-def test_a_hook_that_nobody_knows_is_shown_with_all_its_figures(store):
+def test_user_defined_hook_is_shown_with_all_its_figures(store):
     (section,) = other_figures(
         Material(store), ["saliency", "confusion_matrix", "hardest", "prototypes", "leaderboard"]
     )
@@ -38,7 +39,7 @@ def test_a_hook_that_nobody_knows_is_shown_with_all_its_figures(store):
 
 
 @pytest.mark.parametrize("hook", ["a b", 'x"y', "héé"])
-def test_odd_names_of_hooks_have_an_id_each(hook, store):
+def test_unusual_hook_names_have_unique_ids(hook, store):
     keep(store, hook, 1, png(1))
     keep(store, hook + "_", 1, png(1))
     keep(store, hook.replace("b", "b").replace('"', "'") + "_", 1, png(1))
@@ -47,6 +48,6 @@ def test_odd_names_of_hooks_have_an_id_each(hook, store):
     assert all(" " not in name and '"' not in name for name in ids)
 
 
-def test_epochs_that_are_left_out_are_not_there(store):
+def test_omitted_epochs_have_no_figures(store):
     section = figures("saliency")(replace(Material(store), left_out=frozenset({1})))
     assert list(section.data["figures"][0]["pictures"]) == [0, 2]

@@ -1,4 +1,4 @@
-"""The hardest images and their maps."""
+"""Hardest test images section."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ def pixels(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2]))))
 
 
-def test_the_numbers_are_those_of_the_run(store):
+def test_cards_match_the_run(store):
     cards = hardest(Material(store)).data["cards"][1]
     numbers = hardest_images(1)["numbers"]
     assert (cards["method"], cards["refused"], cards["chosen"]) == ("gradient", [], [])
@@ -24,7 +24,7 @@ def test_the_numbers_are_those_of_the_run(store):
         assert cards[name].tolist() == numbers[name]
 
 
-def test_maps_are_red_for_blue_against_and_white_at_zero(store):
+def test_maps_are_red_blue_and_white_at_zero(store):
     arrays = hardest_images(3)["arrays"]
     relevance = np.zeros((2, 1, 4, 4), np.float32)
     relevance[0, 0, 0, 0], relevance[0, 0, 0, 1] = 2.0, -2.0
@@ -45,18 +45,18 @@ def test_maps_are_red_for_blue_against_and_white_at_zero(store):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_large_images_are_shrunk_and_oblong_ones_keep_their_shape(channels, store):
+def test_large_images_are_downsampled(channels, store):
     arrays = {"source": np.ones((2, channels, 100, 200), np.float32), "relevance": np.zeros((2, channels, 100, 200))}
     keep(store, "hardest", 3, arrays=arrays, numbers=hardest_images(3)["numbers"])
     section = hardest(Material(store))
     assert section.data["cards"][3]["side"] == 96
-    assert section.notes == ("Images and maps are shrunk to 96 pixels.",)
+    assert section.notes == ("Images and maps are downsampled to 96 pixels.",)
 
 
-def test_chosen_classes_are_told(store):
+def test_selected_classes_are_named(store):
     made = hardest_images(2)
     keep(store, "hardest", 2, arrays=made["arrays"], numbers=made["numbers"] | {"chosen_classes": [1, 7]})
-    assert hardest(Material(store)).notes == ("Of dog, 7 alone, as chosen by --classes.",)
+    assert hardest(Material(store)).notes == ("Restricted to dog, 7 by --classes.",)
 
 
 def test_a_run_without_the_hook_has_no_section(store):

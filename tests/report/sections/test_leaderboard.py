@@ -1,4 +1,4 @@
-"""The leaderboard's verdicts are those of `Evaluation`."""
+"""Leaderboard section: the verdicts match `Evaluation`."""
 
 import pytest
 import torch
@@ -14,12 +14,14 @@ def rows_of(section):
     return {row["method"]: row for row in section.data["rows"]}
 
 
-def test_verdicts_are_told_in_words(store):
+def test_cells_have_verdicts(store):
     section = leaderboard(Material(store))
     assert [column["name"] for column in section.data["columns"]] == ["selectivity", "continuity"]
     rows = rows_of(section)
-    told = {method: [cell and (cell["verdict"], cell["said"]) for cell in row["cells"]] for method, row in rows.items()}
-    assert told == {
+    verdicts = {
+        method: [cell and (cell["verdict"], cell["said"]) for cell in row["cells"]] for method, row in rows.items()
+    }
+    assert verdicts == {
         "gradient": [("tied", "≈ best"), ("", "")],
         "deconvnet": [("beaten", "worse than random"), ("best", "best")],
         "deeplift": [("best", "best"), None],
@@ -31,7 +33,7 @@ def test_verdicts_are_told_in_words(store):
     assert rows["gradient"]["cells"][0]["interval"] == "0.900 … 1.100"
     assert rows["gradient"]["curve"] == {"share": [0, 0.5, 1], "most": [9, 1, 0], "least": [9, 8, 0]}
     assert section.notes == (
-        "Made at the end, with the best weights, of epoch 1.",
+        "Computed at the end of training with the best checkpoint (epoch 1).",
         "Not applicable: lrp.epsilon: no rule for it",
     )
 
@@ -45,7 +47,7 @@ def evaluation():
     return pellucid.evaluate(network, images, None, ["gradient", "input_x_gradient", "lrp.epsilon"], metrics)
 
 
-def test_an_evaluation_is_read_back_as_it_was_told(evaluation):
+def test_evaluation_survives_a_round_trip(evaluation):
     again = Evaluation.from_dict(evaluation.to_dict())
     assert again.rows == evaluation.rows
     assert again.comparisons == evaluation.comparisons
@@ -58,6 +60,6 @@ def test_an_evaluation_is_read_back_as_it_was_told(evaluation):
 
 
 @pytest.mark.parametrize("name", ["metrics", "methods", "rows", "comparisons", "refused"])
-def test_a_record_that_is_none_is_an_error(name, evaluation):
+def test_incomplete_record_raises(name, evaluation):
     with pytest.raises((KeyError, TypeError, ValueError)):
         Evaluation.from_dict({key: value for key, value in evaluation.to_dict().items() if key != name})

@@ -1,10 +1,10 @@
-/* What is taken for what. data: {classes, matrices: {epoch: {counts, truths, predictions, right, images}},
+/* Confusion matrix. data: {classes, matrices: {epoch: {counts, truths, predictions, right, images}},
    images: {epoch: {uri, side, indices, labels, predictions, confidences}}, across}. */
 (() => {
   const RECALL = "recall, %";
-  const SHORT = 4; // characters that need no turning
-  const percent = (part, whole, decimals = 1) => (whole ? `${((100 * part) / whole).toFixed(decimals)} %` : "–");
-  const bare = (part, whole) => percent(part, whole).replace(" %", "");
+  const SHORT = 4; // longest class name, in characters, that fits horizontally above a column
+  const percent = (part, whole, decimals = 1) => (whole ? `${((100 * part) / whole).toFixed(decimals)}%` : "–");
+  const bare = (part, whole) => percent(part, whole).replace("%", "");
   const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 
   const build = (classes, page) => {
@@ -34,7 +34,7 @@
       cell.textContent = count;
       cell.className = `${row === column ? "right" : "wrong"}${count ? "" : " none"}`;
       const share = truths[row] ? count / truths[row] : 0;
-      cell.style.setProperty("--share", (row === column ? share : Math.cbrt(share)).toFixed(3)); // few mistakes show too
+      cell.style.setProperty("--share", (row === column ? share : Math.cbrt(share)).toFixed(3)); // the cube root keeps rare errors visible
     }));
     grid.recalls.forEach((cell, row) => { cell.textContent = bare(counts[row][row], truths[row]); });
     grid.precisions.forEach((cell, column) => { cell.textContent = bare(counts[column][column], predictions[column]); });
@@ -55,7 +55,7 @@
     const grid = build(classes, page);
     const table = root.querySelector("table");
     table.append(...grid.parts);
-    const [told, panel, which] = [".told", ".cell", ".which"].map((name) => root.querySelector(name));
+    const [status, panel, which] = [".summary", ".cell", ".which"].map((name) => root.querySelector(name));
     const sheets = Object.fromEntries(Object.entries(images).map(([epoch, { uri }]) => [epoch, page.picture(uri)]));
     let matrix = null;
     let now = null;
@@ -69,13 +69,13 @@
     };
     const tell = ([row, column]) => {
       const count = matrix.counts[row][column];
-      const taken = row === column ? "recognised" : `taken for ${classes[column]}`;
-      told.textContent = `${classes[row]} ${taken}: ${many(count, "image")}, ${percent(count, matrix.truths[row])} of the row · ` +
+      const outcome = row === column ? "correct" : `predicted as ${classes[column]}`;
+      status.textContent = `${classes[row]} ${outcome}: ${many(count, "image")}, ${percent(count, matrix.truths[row])} of the row · ` +
         `recall of ${classes[row]} ${percent(matrix.counts[row][row], matrix.truths[row])} · ` +
         `precision of ${classes[column]} ${percent(matrix.counts[column][column], matrix.predictions[column])}`;
     };
     const rest = () => {
-      told.textContent = `${many(matrix.images - matrix.right, "mistake")} in ${many(matrix.images, "test image")}: accuracy ${percent(matrix.right, matrix.images, 2)}`;
+      status.textContent = `${many(matrix.images - matrix.right, "error")} in ${many(matrix.images, "test image")}: accuracy ${percent(matrix.right, matrix.images, 2)}`;
     };
     const card = (kept, number, epoch) => {
       const [label, prediction] = [classes[kept.labels[number]], classes[kept.predictions[number]]];
@@ -92,15 +92,15 @@
       }
       const [row, column] = open;
       const count = matrix.counts[row][column];
-      const heading = row === column ? `${classes[row]}, recognised` : `${classes[row]}, taken for ${classes[column]}`;
+      const heading = row === column ? `${classes[row]}, correct` : `${classes[row]}, predicted as ${classes[column]}`;
       const kept = images[now];
-      const found = kept ? kept.labels.map((_, number) => number)
+      const examples = kept ? kept.labels.map((_, number) => number)
         .filter((number) => kept.labels[number] === row && kept.predictions[number] === column) : [];
-      const told = found.length ? `${found.length} shown, with the prediction's probability.` : "No image of this cell was kept.";
+      const note = examples.length ? `${examples.length} shown, with the confidence of the prediction.` : "No example images of this cell are available.";
       panel.replaceChildren(
         page.element("h3", {}, `${heading}: ${many(count, "test image")}`),
-        page.element("p", { class: "aside" }, count ? told : ""),
-        page.element("ul", { class: "tiles" }, ...found.map((number) => card(kept, number, now))));
+        page.element("p", { class: "aside" }, count ? note : ""),
+        page.element("ul", { class: "tiles" }, ...examples.map((number) => card(kept, number, now))));
     };
     const select = (at) => {
       if (open) grid.cells[open[0]][open[1]].setAttribute("aria-selected", "false");

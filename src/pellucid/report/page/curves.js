@@ -1,15 +1,15 @@
-/* Loss and accuracy. data: {lines: [{epoch, train_loss, …}], best}. */
+/* Learning curves. data: {lines: [{epoch, train_loss, …}], best}. */
 (() => {
   const SIZE = { width: 560, height: 300, left: 60, right: 16, top: 22, bottom: 34 };
   const PARTS = ["train", "validation", "test"];
   const QUANTITIES = {
     loss: { title: "Loss", text: (value) => value.toPrecision(3) },
-    accuracy: { title: "Accuracy", text: (value) => `${(100 * value).toFixed(2)} %` },
+    accuracy: { title: "Accuracy", text: (value) => `${(100 * value).toFixed(2)}%` },
   };
-  const MOST_MARKS = 30;
-  const told = (quantity, value) => (value === null ? "–" : QUANTITIES[quantity].text(value));
+  const MOST_MARKS = 30; // markers would overlap with more points
+  const format = (quantity, value) => (value === null ? "–" : QUANTITIES[quantity].text(value));
 
-  /* Where a value stands between 0 (bottom) and 1 (top), and the values that are named at the axis. */
+  /* Return a function from a value to its height, 0 (bottom) to 1 (top), and the ticks; logarithmic beyond a factor of 10. */
   const lossScale = (values) => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (low > 0 && high / low > 10) {
@@ -27,7 +27,7 @@
     return ticks.length <= 7 ? ticks : decades.length >= 2 ? decades : ticks.filter((_, index) => index % 2 === 0);
   };
 
-  /* Stretched towards 1 where the network is that good, so that 99 % and 99.5 % are told apart. */
+  /* Above 95%, use a logarithmic scale of the error, so that 99% and 99.5% are distinguishable. */
   const accuracyScale = (values) => {
     const best = Math.max(...values);
     if (best < 0.95) return { place: (value) => value, ticks: [0, 0.25, 0.5, 0.75, 1], note: "" };
@@ -35,7 +35,7 @@
     const stretch = (value) => -Math.log10(Math.max(1 - value, least));
     const top = -Math.log10(least);
     const ticks = [0, 0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999].filter((tick) => -Math.log10(1 - tick) <= top + 0.01);
-    return { place: (value) => stretch(value) / top, ticks, note: "stretched towards 100 %" };
+    return { place: (value) => stretch(value) / top, ticks, note: "log scale of the error" };
   };
 
   const shapes = {
@@ -97,10 +97,10 @@
       const line = data.lines[epochs.indexOf(epoch)];
       chosen.setAttribute("d", `M${across(line.epoch)} ${SIZE.top - 4}V${SIZE.height - SIZE.bottom}`);
       at.textContent = ` at epoch ${line.epoch}`;
-      for (const part of parts) numbers[part].textContent = told(quantity, line[`${part}_${quantity}`]);
+      for (const part of parts) numbers[part].textContent = format(quantity, line[`${part}_${quantity}`]);
       plot.setAttribute("aria-valuenow", line.epoch);
       plot.setAttribute("aria-valuetext",
-        `epoch ${line.epoch}: ${parts.map((part) => `${part} ${told(quantity, line[`${part}_${quantity}`])}`).join(", ")}`);
+        `epoch ${line.epoch}: ${parts.map((part) => `${part} ${format(quantity, line[`${part}_${quantity}`])}`).join(", ")}`);
     };
     const nearest = (event) => {
       const box = plot.getBoundingClientRect();
@@ -112,7 +112,7 @@
     return { element, plot, show, nearest, epochs };
   };
 
-  /* The arrow keys and the pointer look at an epoch; Enter and a click choose it for the whole page. */
+  /* Hovering and the arrow keys preview an epoch; a click or Enter selects it for the whole page. */
   const listen = (charts, current, page) => {
     const look = (epoch) => charts.forEach((one) => one.show(epoch));
     for (const { plot, nearest, epochs } of charts) {
@@ -137,7 +137,7 @@
     const head = columns.map(([name]) => page.element("th", { scope: "col" }, name.replace("_", " ")));
     const rows = data.lines.map((line) => page.element("tr", {},
       page.element("th", { scope: "row" }, `${line.epoch}${line.epoch === data.best ? " (best)" : ""}`),
-      ...columns.map(([name, quantity]) => page.element("td", {}, told(quantity, line[name])))));
+      ...columns.map(([name, quantity]) => page.element("td", {}, format(quantity, line[name])))));
     return page.element("table", { class: "curves-table" },
       page.element("thead", {}, page.element("tr", {}, page.element("th", { scope: "col" }, "epoch"), ...head)),
       page.element("tbody", {}, ...rows));
@@ -149,7 +149,7 @@
     root.querySelector(".charts").append(...charts.map((one) => one.element));
     root.querySelector("details .wide").append(table(data, page));
     listen(charts, () => current, page);
-    /* A run that was stopped may have pictures of an epoch that it never finished. */
+    /* An interrupted run may have figures of an epoch without metrics. */
     const finished = (epoch) => (data.lines.filter((line) => line.epoch <= epoch).pop() ?? data.lines[0]).epoch;
     const show = (epoch) => {
       current = finished(epoch);

@@ -1,21 +1,21 @@
-/* The test images in the plane.
+/* Interactive t-SNE embedding.
 
 data: {steps, colours, images: {indices, labels}, sprite: {uri, side, across} or null,
 epochs: {epoch: {rows, x, y, predictions, confidences or null, trustworthiness, knn_accuracy, knn_accuracy_embedding}}}.
-rows are positions in `images`, so that a dot keeps its image from epoch to epoch; x and y are in 0…steps, y downwards.
+rows are indices into `images`, so that a dot keeps its image from epoch to epoch; x and y are in 0…steps, y pointing down.
 */
 {
-  const PAD = 20; // dots at the edge keep room for their rings
-  const REACH = 22; // CSS pixels around a dot within which it is meant
-  const MORPH = 600; // milliseconds from one epoch to the next
+  const PAD = 20; // CSS pixels at the edges, room for the rings of dots there
+  const REACH = 22; // CSS pixels from a dot within which the pointer selects it
+  const MORPH = 600; // milliseconds of the transition between epochs
   const KEEPS_STILL = matchMedia("(prefers-reduced-motion: reduce)");
-  const DIM = 0.1;
+  const DIM = 0.1; // opacity of dots that are filtered out
 
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
   const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
   const ease = (share) => (share < 0.5 ? 2 * share * share : 1 - 2 * (1 - share) ** 2);
 
-  /* Where each image is, on its way to where it belongs: places in 0…1, and how visible. */
+  /* Animated positions (0…1) and opacity of each image, as triples (x, y, opacity) in flat arrays. */
   const movement = (data, redraw) => {
     const count = data.images.indices.length;
     const [from, at, to] = [0, 1, 2].map(() => new Float64Array(3 * count));
@@ -28,11 +28,11 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     };
     const towards = (epoch) => {
       const seen = new Set(epoch.rows);
-      for (let row = 0; row < count; row += 1) if (!seen.has(row)) to[3 * row + 2] = 0; // it fades where it stands
+      for (let row = 0; row < count; row += 1) if (!seen.has(row)) to[3 * row + 2] = 0; // fade out in place
       epoch.rows.forEach((row, point) => {
         const place = [epoch.x[point] / data.steps, epoch.y[point] / data.steps, 1];
         to.set(place, 3 * row);
-        if (at[3 * row + 2] === 0) at.set([place[0], place[1], 0], 3 * row); // it appears where it belongs
+        if (at[3 * row + 2] === 0) at.set([place[0], place[1], 0], 3 * row); // fade in at the new position
       });
     };
     const go = (epoch, isInstant) => {
@@ -49,7 +49,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     return { at, to, count, go };
   };
 
-  /* The part of the plane that is seen: `scale` times enlarged around (x, y). */
+  /* Visible part of the plane: magnified by `scale` around the center (x, y). */
   const lens = () => {
     const view = { scale: 1, x: 0.5, y: 0.5 };
     const within = () => {
@@ -60,13 +60,13 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     const zoom = (factor, [x, y] = [view.x, view.y]) => {
       const scale = factor === 0 ? 1 : Math.min(16, Math.max(1, view.scale * factor));
       const ratio = view.scale / scale;
-      view.x = x + (view.x - x) * ratio; // what is under the pointer stays there
+      view.x = x + (view.x - x) * ratio; // keep the point under the pointer fixed
       view.y = y + (view.y - y) * ratio;
       view.scale = scale;
       within();
     };
     const shift = (dx, dy) => { view.x -= dx; view.y -= dy; within(); };
-    const show = (x, y) => { // moved only if the place is out of sight
+    const show = (x, y) => { // move only if the point is out of sight
       const half = 0.48 / view.scale;
       if (Math.abs(x - view.x) > half || Math.abs(y - view.y) > half) Object.assign(view, { x, y });
       within();
@@ -74,7 +74,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     return { view, zoom, shift, show };
   };
 
-  /* The colours of the page as they are now, light or dark. */
+  /* Current colors of the page, which depend on light or dark mode. */
   const inks = (element) => {
     const style = getComputedStyle(element);
     const [ink, card, accent] = ["--ink", "--card", "--accent"].map((name) => style.getPropertyValue(name).trim());
@@ -90,14 +90,14 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
 
   pellucid.kinds.embedding = (root, data, page) => {
     const find = (selector) => root.querySelector(selector);
-    const [canvas, stage, card, told] = ["canvas", ".stage", ".card", ".told"].map(find);
+    const [canvas, stage, card, status] = ["canvas", ".stage", ".card", ".summary"].map(find);
     const context = canvas.getContext("2d");
     const { indices, labels } = data.images;
     const name = (label) => page.classes[label] ?? `class ${label}`;
     const present = [...new Set(labels)].sort((a, b) => a - b);
     const looking = lens();
     const chosen = { classes: new Set(), errors: false, row: null, pinned: false };
-    const now = { epoch: null, predictions: [], confidences: [] }; // by row; undefined where the epoch lacks the image
+    const now = { epoch: null, predictions: [], confidences: [] }; // by row; undefined if the epoch lacks the image
     let side = 0;
     let sprite = null;
 
@@ -174,7 +174,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       if (isFiltered()) drawDots(visible.filter((row) => !isChosen(row)), DIM);
       drawDots(isFiltered() ? meant.filter(isChosen) : meant, 0.85);
       const wrong = meant.filter(isWrong);
-      const size = radius() * (wrong.length > 150 ? 1.5 : 2.1); // more rings than this would hide the dots
+      const size = radius() * (wrong.length > 150 ? 1.5 : 2.1); // smaller rings if there are many, so that they don't hide the dots
       for (const row of wrong) drawRing(row, data.colours[now.predictions[row]], colours.ink, size);
       drawNames(isFiltered() ? meant.filter(isChosen) : meant, colours);
       if (chosen.row !== null) drawRing(chosen.row, colours.accent, colours.card, radius() * 2.1 + 4);
@@ -182,7 +182,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       placeCard();
     };
 
-    /* --- the card of one image ----------------------------------------------------------------------------- */
+    /* --- card of the selected image ------------------------------------------------------------------------- */
 
     const thumbnail = (row) => {
       const { side: pixels, across } = data.sprite;
@@ -194,7 +194,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
 
     const sentences = (row) => {
       const confidence = now.confidences[row];
-      const outcome = isWrong(row) ? `taken for ${name(now.predictions[row])}` : "recognised";
+      const outcome = isWrong(row) ? `predicted as ${name(now.predictions[row])}` : "correct";
       const lines = [
         page.element("strong", {}, name(labels[row])),
         page.element("span", isWrong(row) ? { class: "wrong" } : {}, outcome),
@@ -219,7 +219,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       const [x, y] = place(chosen.row);
       const gap = radius() * 2.1 + 10;
       const { offsetWidth: width, offsetHeight: height } = card;
-      const isNarrow = side < 2.2 * width; // there the card lies at the far edge, or it would cover the neighbours
+      const isNarrow = side < 2.2 * width; // on narrow screens the card goes to the opposite edge, so as not to cover the neighbors
       const left = isNarrow ? x - width / 2 : x + gap + width <= side ? x + gap : x - gap - width;
       const top = isNarrow ? (y < side / 2 ? side : 0) : y - height / 2;
       card.style.left = `${Math.max(6, Math.min(side - width - 6, left))}px`;
@@ -248,7 +248,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       return best;
     };
 
-    let held = null; // where the pointer went down, and whether it has moved the plane since
+    let held = null; // position where the pointer went down, and whether it has dragged the plane since
     canvas.addEventListener("pointerdown", (event) => {
       held = { x: event.clientX, y: event.clientY, dragged: false };
       if (looking.view.scale > 1) canvas.setPointerCapture(event.pointerId);
@@ -278,7 +278,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
       draw();
     };
     canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && document.activeElement !== canvas) return; // the page scrolls, as it should
+      if (!event.ctrlKey && document.activeElement !== canvas) return; // let the page scroll
       event.preventDefault();
       const { scale, x, y } = looking.view;
       const box = canvas.getBoundingClientRect();
@@ -294,7 +294,7 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
 
     const candidates = () => indices.map((_, row) => row).filter(isChosen);
 
-    /* The dot to go to in a direction: near, and rather straight ahead than aside. */
+    /* Return the next dot in a direction; sideways distance counts three times, to prefer dots straight ahead. */
     const ahead = (dx, dy) => {
       const rows = candidates();
       const start = chosen.row ?? null;
@@ -374,9 +374,9 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     };
     const fillTable = () => {
       const wrong = indices.map((_, row) => row).filter(isWrong);
-      find("summary").textContent = `${many(wrong.length, "error")} as a table`;
+      find("summary").textContent = `Table of ${many(wrong.length, "error")}`;
       if (!find("details").open) return find(".rows").replaceChildren();
-      const heads = ["Test image", "Shows", "Taken for", "Confidence"].map((text) => page.element("th", { scope: "col" }, text));
+      const heads = ["Test image", "True class", "Prediction", "Confidence"].map((text) => page.element("th", { scope: "col" }, text));
       return find(".rows").replaceChildren(page.element("table", {},
         page.element("thead", {}, page.element("tr", {}, ...heads)), page.element("tbody", {}, ...wrong.map(rowOfError))));
     };
@@ -385,18 +385,18 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     const tell = (key, epoch) => {
       const { rows, trustworthiness, knn_accuracy: near, knn_accuracy_embedding: before } = data.epochs[key];
       const wrong = rows.filter(isWrong).length;
-      const right = `${(rows.length - wrong).toLocaleString("en")} recognised (${percent(1 - wrong / rows.length)})`;
-      canvas.setAttribute("aria-label", `Epoch ${key}: ${many(rows.length, "test image")} in a plane, ${right}`);
+      const right = `${(rows.length - wrong).toLocaleString("en")} correct (${percent(1 - wrong / rows.length)})`;
+      canvas.setAttribute("aria-label", `Epoch ${key}: t-SNE of ${many(rows.length, "test image")}, ${right}`);
       find(".which").textContent = page.stale(key, epoch);
-      const texts = [`Epoch ${key}: of ${many(rows.length, "test image")}, ${right}.`];
+      const texts = [`Epoch ${key}: ${many(rows.length, "test image")}, ${right}.`];
       if (trustworthiness !== null) {
-        texts.push(`Trustworthiness ${percent(trustworthiness)}: how far neighbours in this plane are also neighbours to the network (100 %: all are).`);
+        texts.push(`Trustworthiness ${percent(trustworthiness)}: the extent to which neighbors in this plane are neighbors in the embedding (100%: all of them).`);
       }
       if (near !== null) {
-        const there = before === null ? "" : `; by the network's own, many-dimensional distances, ${percent(before)}`;
-        texts.push(`A vote of the 10 nearest neighbours here names the right class for ${percent(near)}${there}.`);
+        const there = before === null ? "" : `, and ${percent(before)} in the original embedding`;
+        texts.push(`10-nearest-neighbor accuracy: ${percent(near)} in this plane${there}.`);
       }
-      told.replaceChildren(...texts.map((text) => page.element("span", {}, `${text} `)));
+      status.replaceChildren(...texts.map((text) => page.element("span", {}, `${text} `)));
       find(".errors").textContent = `Errors only (${wrong.toLocaleString("en")})`;
     };
 
@@ -407,10 +407,10 @@ rows are positions in `images`, so that a dot keeps its image from epoch to epoc
     if (data.sprite) {
       const image = new Image();
       image.src = data.sprite.uri;
-      image.decode().then(() => { sprite = image; fillCard(); }, () => {}); // without pictures, the texts remain
+      image.decode().then(() => { sprite = image; fillCard(); }, () => {}); // if the sprite cannot be decoded, cards show text only
     }
     enlarge(0);
-    find("details").open = matchMedia("(min-width: 56rem)").matches; // beside the plane there is room
+    find("details").open = matchMedia("(min-width: 56rem)").matches; // open by default if there is room next to the plane
 
     return (epoch) => {
       const key = page.latest(data.epochs, epoch);

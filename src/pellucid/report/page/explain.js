@@ -1,22 +1,22 @@
-/* One image explained.
+/* Interactive relevance maps.
 
 data: {palette, size: [height, width], source: {size, channels, bytes}, is_exact, indices, labels, predictions,
 methods, maps: [bytes of (image, class, height, width) int8], scales, limits: (method, image, class),
 shared_limits: (method, image), classes, logits, probabilities: (image, class), expected, total, residual:
-[(image, class) or null, by method]}. A map's value is scale × number / 127. Bytes are zlib's, in base 64.
+[(image, class) or null, by method]}. A map's value is scale × number / 127. Bytes are compressed with zlib and encoded in base64.
 */
 {
   const STEPS = 127;
   const DECIMALS = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
 
-  /* Bytes as they were: read as numbers rather than as a picture, which some browsers blur for privacy. */
+  /* Decompress bytes exactly; a picture won't do, since some browsers perturb its pixels against fingerprinting. */
   const unpack = async (text) => {
     const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
 
-  /* Three digits (or as many as asked for), with a true minus; a plus where the sign is the point. */
+  /* Format a number with `count` significant digits and a true minus sign; `signed` adds a plus. */
   const digits = (value, count = 3) => {
     if (value === 0) return "0";
     const size = Math.abs(value);
@@ -24,12 +24,12 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     return (value < 0 ? "−" : "") + text;
   };
   const signed = (value) => (value > 0 ? `+${digits(value)}` : digits(value));
-  const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toLocaleString("en", DECIMALS)} %`);
+  const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1%" : `${(100 * share).toLocaleString("en", DECIMALS)}%`);
 
   const colours = (text) => Array.from({ length: 2 * STEPS + 1 }, (_, step) =>
     [0, 2, 4].map((digit) => parseInt(text.slice(6 * step + digit, 6 * step + digit + 2), 16)));
 
-  /* A canvas of one dot per pixel, from a function of the pixel's number to [red, green, blue, alpha]. */
+  /* Paint a canvas of height × width, with a function from the pixel's index to [red, green, blue, alpha]. */
   const paint = (canvas, [height, width], colourOf) => {
     canvas.width = width;
     canvas.height = height;
@@ -44,8 +44,8 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const [height, width] = data.size;
     const table = colours(data.palette);
     const name = (label) => page.classes[label] ?? `class ${label}`;
-    const withSum = Math.max(0, data.expected.findIndex((table) => table !== null)); // one with a certificate to show
-    const at = { image: 0, method: withSum, position: 0, isShared: false, pixel: null }; // position: among the image's classes
+    const withSum = Math.max(0, data.expected.findIndex((table) => table !== null)); // start with a method that has a conservation check
+    const at = { image: 0, method: withSum, position: 0, isShared: false, pixel: null }; // position: index among the image's classes
     let bytes = null;
 
     const map = (method, position) => {
@@ -75,16 +75,16 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
         return [red, green, blue, 255];
       });
     };
-    const paintGrey = (canvas) => {
+    const paintGray = (canvas) => { // light gray with low contrast, so that colors on top stay readable
       const { size, channels } = data.source;
       const values = source(at.image);
       paint(canvas, size, (pixel) => {
         const part = values.subarray(pixel * channels, (pixel + 1) * channels);
-        const grey = 70 + 0.6 * (channels === 1 ? part[0] : 0.299 * part[0] + 0.587 * part[1] + 0.114 * part[2]);
-        return [grey, grey, grey, 255];
+        const gray = 70 + 0.6 * (channels === 1 ? part[0] : 0.299 * part[0] + 0.587 * part[1] + 0.114 * part[2]);
+        return [gray, gray, gray, 255];
       });
     };
-    /* The step of the palette for a pixel: −127…127, clipped at the limit. */
+    /* Return a function from a pixel to its palette index, −127…127, clipped at the limit. */
     const painter = (method, position) => {
       const [values, factor] = [map(method, position), scale(method, position) / limit(method, position)];
       return (pixel) => Math.max(-STEPS, Math.min(STEPS, Math.round(values[pixel] * factor)));
@@ -103,7 +103,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     };
     const paintBar = (canvas) => paint(canvas, [1, 2 * STEPS + 1], (step) => [...table[step], 255]);
 
-    /* Small images are enlarged a whole number of times, so that their pixels are equally large. */
+    /* Enlarge small images by a whole number, so that all pixels have the same size. */
     const fit = () => {
       for (const figure of root.querySelectorAll(".panels figure")) {
         const wide = figure.clientWidth;
@@ -115,7 +115,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
 
     const tellAnswer = () => {
       const [label, prediction] = [data.labels[at.image], data.predictions[at.image]];
-      const text = wrong(at.image) ? `shows ${name(label)} and is taken for ${name(prediction)}` : `shows ${name(label)} and is recognised`;
+      const text = wrong(at.image) ? `shows ${name(label)} and is predicted as ${name(prediction)}` : `shows ${name(label)} and is classified correctly`;
       const share = probability(at.position);
       const logit = data.logits?.[at.image][at.position] ?? null;
       const of = [share === null ? "" : `probability ${percent(share)}`, logit === null ? "" : `logit ${digits(logit)}`].filter(Boolean);
@@ -123,9 +123,9 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       find(".answer").replaceChildren(`Test image ${data.indices[at.image]} ${text}.`, ...parts);
       const described = `Test image ${data.indices[at.image]}, which ${text}`;
       find(".image canvas").setAttribute("aria-label", described);
-      const heatmap = `Relevance of ${height} × ${width} pixels for class ${name(explained())} by ${data.methods[at.method]}`;
+      const heatmap = `Relevance of ${height}×${width} pixels for class ${name(explained())} by ${data.methods[at.method]}`;
       find(".map canvas").setAttribute("aria-label", `${heatmap}; ${described}`);
-      find(".over .below").setAttribute("aria-label", `${heatmap}, over the image in grey`);
+      find(".over .below").setAttribute("aria-label", `${heatmap}, over the image in gray`);
     };
 
     const tellLimit = () => {
@@ -138,20 +138,20 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       const most = values.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0) * factor / STEPS;
       const what = `relevance for class ${name(explained())}`;
       const whose = at.isShared
-        ? `One scale, to ±${digits(end)}, for all classes of this image by this method: paler maps matter less.`
-        : `This map's own scale, to ±${digits(end)}: do not compare its colours with another map's.`;
-      const more = beyond ? ` ${beyond} of ${values.length} pixels lie beyond its ends, up to ${digits(most)}.` : "";
-      const nothing = most === 0 ? " There is nothing to show: it is zero everywhere, or was not finite." : "";
+        ? `The color scale, ±${digits(end)}, is shared by all classes of this image and method, so colors are comparable.`
+        : `The color scale, ±${digits(end)}, is this map's own, so its colors are not comparable with other maps.`;
+      const more = beyond ? ` ${beyond} of ${values.length} pixels exceed the scale, up to ${digits(most)}.` : "";
+      const nothing = most === 0 ? " The map is empty: relevance is zero everywhere or not finite." : "";
       find(".limit").textContent = `Red: ${what}; blue: against it. ${whose}${more}${nothing}`;
     };
 
     const tellCertificate = () => {
       const [expected, total, residual] = ["expected", "total", "residual"].map((which) => sum(which, at.position));
       const method = data.methods[at.method];
-      const lines = expected === null ? [["sums to", total]] : [["should sum to", expected], ["sums to", total], ["residual", residual]];
+      const lines = expected === null ? [["sum", total]] : [["expected sum", expected], ["sum", total], ["residual", residual]];
       find(".verdict").textContent = expected === null
-        ? `${method} promises no sum.`
-        : `What ${method} shares out for class ${name(explained())}, less what biases, stabilisers and constants absorb:`;
+        ? `${method} does not guarantee a sum.`
+        : `Relevance of class ${name(explained())} by ${method}; the expected sum excludes what biases, stabilizers and constants absorb:`;
       const known = lines.filter(([, value]) => value !== null);
       find(".certificate dl").replaceChildren(...known.map(([term, value]) => page.element("div", {},
         page.element("dt", {}, term), page.element("dd", {}, digits(value, term === "residual" ? 2 : 5)))));
@@ -170,7 +170,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       }
       const means = sums.map((total) => Math.round(total / ((bottom - top) * (right - left))));
       const text = channels === 1 ? String(means[0]) : `(${means.join(", ")})`;
-      return data.is_exact ? `pixel ${text} of 255` : `pixels about ${text} of 255`;
+      return data.is_exact ? `pixel ${text} of 255` : `mean pixel about ${text} of 255`;
     };
 
     const tellPixel = () => {
@@ -188,9 +188,9 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       const factor = scale(at.method, at.position);
       const value = map(at.method, at.position)[at.pixel] * factor / STEPS;
       const expected = sum("expected", at.position);
-      const share = expected ? `, ${(100 * value / expected).toFixed(1).replace("-", "−")} % of what the map should sum to` : "";
+      const share = expected ? `, ${(100 * value / expected).toFixed(1).replace("-", "−")}% of the expected sum` : "";
       find(".readout").textContent = `Row ${row}, column ${column}: ${pixelText(row, column)}, relevance ${signed(value)}`
-        + ` (kept in steps of ${digits(factor / STEPS)})${share}.`;
+        + ` (in steps of ${digits(factor / STEPS)})${share}.`;
     };
 
     /* --- choices -------------------------------------------------------------------------------------------- */
@@ -207,7 +207,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     };
     const roles = (label) => [
       ...(label === data.predictions[at.image] ? ["predicted"] : []), ...(label === data.labels[at.image] ? ["true"] : [])];
-    /* The predicted class first, then the true one, then the others as they come. */
+    /* The predicted class first, then the true class, then the others in their original order. */
     const order = () => {
       const rank = (position) => {
         const label = data.classes[at.image][position];
@@ -216,7 +216,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       return data.classes[at.image].map((_, position) => position).sort((a, b) => rank(a) - rank(b) || a - b);
     };
 
-    /* Names of methods break after an underscore or a dot. */
+    /* Allow line breaks in method names after underscores and dots. */
     const breakable = (text) => text.split(/(?<=[._])/).flatMap((part, number) => (number ? [page.element("wbr"), part] : [part]));
 
     const tile = (method, position, isPressed, texts, choose) => {
@@ -228,17 +228,17 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       button.addEventListener("click", choose);
       return button;
     };
-    const refill = (group, buttons) => { // the button that was just used keeps the focus
+    const refill = (group, buttons) => { // keeps the focus on the button that was just used
       const focused = [...group.children].indexOf(document.activeElement);
       group.replaceChildren(...buttons);
       if (focused >= 0) group.children[focused]?.focus({ preventScroll: true });
     };
     const fillMultiples = () => {
-      const each = at.isShared ? "shared by the image's classes" : "of its own";
-      find(".of-methods").textContent = `Class ${name(explained())} by every method, each on a scale ${each}`;
+      const scope = at.isShared ? "color scales shared by the image's classes" : "individual color scales";
+      find(".of-methods").textContent = `Class ${name(explained())} by every method (${scope})`;
       refill(find(".methods"), data.methods.map((method, number) =>
         tile(number, at.position, number === at.method, [method], () => choose({ method: number }))));
-      find(".of-classes").textContent = `Every class by ${data.methods[at.method]}, ${at.isShared ? "on one scale" : "each on a scale of its own"}`;
+      find(".of-classes").textContent = `Every class by ${data.methods[at.method]} (${at.isShared ? "shared color scale" : "individual color scales"})`;
       refill(find(".classes"), order().map((position) => {
         const label = data.classes[at.image][position];
         const detail = [probability(position) === null ? "" : percent(probability(position)), roles(label).join(", ")];
@@ -249,7 +249,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const show = () => {
       paintImage(find(".image canvas"), at.image);
       paintMap(find(".map canvas"), at.method, at.position);
-      paintGrey(find(".below"));
+      paintGray(find(".below"));
       paintAbove(find(".above"));
       find("select.by-method").value = at.method;
       find("select.by-class").value = at.position;
@@ -270,7 +270,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       paintImage(canvas, image);
       const [shown, taken] = [name(data.labels[image]), name(data.predictions[image])];
       const radio = page.element("input", { type: "radio", name: "explain-image", value: image,
-        "aria-label": `Test image ${index}, shows ${shown}${wrong(image) ? `, taken for ${taken}` : ""}` });
+        "aria-label": `Test image ${index}, shows ${shown}${wrong(image) ? `, predicted as ${taken}` : ""}` });
       radio.checked = image === 0;
       radio.addEventListener("change", () => choose({ image }));
       const text = wrong(image) ? page.element("span", { class: "wrong" }, `${shown} → ${taken}`) : page.element("span", {}, shown);
@@ -303,7 +303,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       if (event.key === "Escape") point(null);
       if (!keys[event.key]) return;
       event.preventDefault();
-      if (at.pixel === null) return point(Math.floor(height / 2) * width + Math.floor(width / 2)); // begin in the middle
+      if (at.pixel === null) return point(Math.floor(height / 2) * width + Math.floor(width / 2)); // start in the center
       const [row, column] = keys[event.key](Math.floor(at.pixel / width), at.pixel % width);
       if (row >= 0 && row < height && column >= 0 && column < width) point(row * width + column);
     };
@@ -333,7 +333,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       root.dataset.ready = "true";
     };
     start().catch((error) => {
-      find(".explain").replaceChildren(page.element("p", { class: "notice" }, `This part cannot be drawn: ${error.message}`));
+      find(".explain").replaceChildren(page.element("p", { class: "notice" }, `This section cannot be shown: ${error.message}`));
     });
     return null;
   };

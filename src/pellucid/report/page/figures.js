@@ -1,6 +1,6 @@
-/* Pictures, one per epoch. data: {figures: [{name, pictures: {epoch: {uri, width, height, caption}}}], moment}. */
+/* Figures, one per epoch. data: {figures: [{name, pictures: {epoch: {uri, width, height, caption}}}], moment}. */
 (() => {
-  const LEAST_WIDTH = 900; // below this the texts in a picture are too small: its box scrolls instead
+  const LEAST_WIDTH = 900; // text in narrower figures would be illegible; their container scrolls instead
 
   const figure = (title, name, pictures, page) => {
     const images = Object.fromEntries(Object.entries(pictures).map(([epoch, { uri, width, height, caption }]) => {

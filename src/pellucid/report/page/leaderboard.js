@@ -1,4 +1,4 @@
-/* Methods by metrics. data: {images, columns: [{name, asks, is_higher_better}], rows: [{method, is_control, cells:
+/* Leaderboard of methods by metrics. data: {images, columns: [{name, asks, is_higher_better}], rows: [{method, is_control, cells:
    [{value, text, interval, verdict, said} or null], curve: {share, most, least} or null}], curve_meaning}. */
 (() => {
   const WIDTH = 128;
@@ -11,13 +11,13 @@
     return page.element("td", { class: content.verdict }, ...lines);
   };
 
-  /* Both curves of one method, on a scale that all methods share. */
+  /* Draw both selectivity curves of a method, on a scale shared by all methods. */
   const curve = (lines, [low, high], page) => {
     if (!lines) return page.element("td", {}, "–");
     const up = (value) => HEIGHT - (HEIGHT * (value - low)) / (high - low || 1);
     const path = (values) => `M${values.map((value, index) => `${(lines.share[index] * WIDTH).toFixed(1)} ${up(value).toFixed(1)}`).join("L")}`;
     const ends = ["most", "least"].map((part) => lines[part][lines[part].length >> 1].toFixed(1));
-    const label = `with half of the patches removed: ${ends[0]} most relevant first, ${ends[1]} least relevant first`;
+    const label = `with half of the patches removed: ${ends[0]} (most relevant first), ${ends[1]} (least relevant first)`;
     return page.element("td", {}, page.drawn("svg", { class: "curve", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
       page.drawn("title", {}, label),
       page.drawn("path", { class: "zero", d: `M0 ${up(0)}H${WIDTH}` }),
@@ -41,9 +41,9 @@
       .filter((rows) => rows.length);
     const lines = new Map(data.rows.map((one) => [one, row(one, range, page)]));
     const bodies = groups.map((rows) => page.element("tbody", {}, ...rows.map((one) => lines.get(one))));
-    const told = root.querySelector(".told");
+    const status = root.querySelector(".summary");
 
-    /* By a column, best first; again, in the order asked for. What was not measured stands last. */
+    /* Sort by a column, best first, with missing values last; a second click restores the original order. */
     const sort = (column, heading) => {
       const again = heading.getAttribute("aria-sort") !== "none";
       const { name, is_higher_better: higher } = data.columns[column];
@@ -54,7 +54,7 @@
         bodies[index].append(...ordered.map((one) => lines.get(one)));
       });
       if (!again) heading.setAttribute("aria-sort", higher ? "descending" : "ascending");
-      told.textContent = again ? "In the order asked for." : `Sorted by ${name}, best first.`;
+      status.textContent = again ? "Original order." : `Sorted by ${name}, best first.`;
     };
     const headings = data.columns.map(({ name, asks, is_higher_better: higher }, column) => {
       const button = page.element("button", { type: "button", title: asks }, `${name}\u00a0${higher ? "↑" : "↓"}`);
@@ -66,10 +66,10 @@
     const head = page.element("tr", {}, page.element("th", { scope: "col" }, "method"), ...headings);
     if (range) {
       head.append(page.element("th", { scope: "col" }, "patches removed",
-        page.element("small", {}, "most ― or least ┄ relevant first")));
+        page.element("small", {}, "― most, ┄ least relevant first")));
       root.querySelector(".curve-meaning").textContent =
-        `The curves: the ${data.curve_meaning}, mean over the images, from ${range[0].toFixed(1)} to ${range[1].toFixed(1)}, ` +
-        "as more and more patches are removed. The solid one should fall at once, the dashed one should stay.";
+        `Curves: mean ${data.curve_meaning} (${range[0].toFixed(1)} to ${range[1].toFixed(1)}) as more patches are removed. ` +
+        "For a good explanation the solid curve drops quickly and the dashed curve stays high.";
     }
     root.querySelector("table").append(page.element("thead", {}, head), ...bodies);
     return null;

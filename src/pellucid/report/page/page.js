@@ -1,18 +1,18 @@
 "use strict";
-/* The page: one epoch is chosen, every section shows it.
+/* The page: all sections show the selected epoch.
 
-A section's script registers a function under its kind:
+The script of a section registers a function under its kind:
 
     pellucid.kinds.NAME = (root, data, page) => (epoch) => { … };
 
 root: the section's element. data: its JSON. page: see `start`.
-What it returns is called with every epoch that is chosen, first at the start.
+The function it returns is called with the initial epoch and whenever another one is selected.
 */
 const pellucid = { kinds: {} };
 
-const STEP_MS = 1100;
+const STEP_MS = 1100; // time per epoch while playing
 
-/* An element with attributes and children; texts stay texts. */
+/* Create an element with attributes and children; strings become text nodes and are never parsed as HTML. */
 pellucid.element = (tag, attributes = {}, ...children) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -20,7 +20,7 @@ pellucid.element = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-/* The same in SVG. */
+/* Create an SVG element. */
 pellucid.drawn = (tag, attributes = {}, ...children) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -28,17 +28,17 @@ pellucid.drawn = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-/* The last of the epochs (keys of an object) that is not after the chosen one, or else the first; as a string. */
+/* Return the latest epoch (a key of an object) up to the selected one, or else the first, as a string. */
 pellucid.latest = (byEpoch, epoch) => {
   const numbers = Object.keys(byEpoch).map(Number).sort((a, b) => a - b);
   return String(numbers.filter((number) => number <= epoch).pop() ?? numbers[0]);
 };
 
-/* What is to be said where another epoch than the chosen one is shown. */
+/* Return a notice if another epoch than the selected one is shown. */
 pellucid.stale = (shown, epoch) =>
-  Number(shown) === epoch ? "" : `There is nothing of epoch ${epoch} here; shown is epoch ${shown}.`;
+  Number(shown) === epoch ? "" : `No data for epoch ${epoch}; showing epoch ${shown}.`;
 
-/* A picture that is there when it is needed, so that one epoch follows another without a gap. */
+/* Load a picture ahead of time and decode it synchronously, so that epochs follow each other without flicker. */
 pellucid.picture = (uri) => {
   const made = new Image();
   made.decoding = "sync";
@@ -46,7 +46,7 @@ pellucid.picture = (uri) => {
   return made;
 };
 
-/* One of the square tiles of a picture that holds many, `across` to a row; drawn when the picture is there. */
+/* Create a canvas with one square tile of a sprite image with `across` tiles per row; drawn once the image is loaded. */
 pellucid.tile = (sheet, number, side, across, label) => {
   const canvas = pellucid.element("canvas", { class: "tile pixels", width: side, height: side, role: "img", "aria-label": label });
   const draw = () => canvas.getContext("2d").drawImage(
@@ -56,7 +56,7 @@ pellucid.tile = (sheet, number, side, across, label) => {
   return canvas;
 };
 
-/* A picture as large as it is, above the page. */
+/* Show a picture at full size in a dialog. */
 pellucid.showFull = (title, uri, alt) => {
   const dialog = document.getElementById("full");
   dialog.querySelector("h2").textContent = title;
@@ -65,7 +65,7 @@ pellucid.showFull = (title, uri, alt) => {
   dialog.showModal();
 };
 
-/* The address keeps the place and the epoch, as in #saliency&epoch=3. */
+/* The section and the epoch in the page's address, as in #saliency&epoch=3. */
 pellucid.address = {
   part: (name) => new URLSearchParams(location.hash.slice(1)).get(name),
   place: () => location.hash.slice(1).split("&").find((part) => part && !part.startsWith("epoch=")) ?? "",
@@ -75,18 +75,18 @@ pellucid.address = {
   },
 };
 
-/* One section; where its data are not as they should be, it says so, and the others go on. */
+/* Wrap a section's function: if it throws, the section shows the error and the others keep working. */
 pellucid.guarded = (root, work) => (...given) => {
   try {
     return work(...given);
   } catch (error) {
     root.querySelector(".body").replaceChildren(
-      pellucid.element("p", { class: "notice" }, `This part cannot be drawn: ${error.message}`));
+      pellucid.element("p", { class: "notice" }, `This section cannot be shown: ${error.message}`));
     return undefined;
   }
 };
 
-/* The slider and its button; `show` is called with the chosen epoch. */
+/* Set up the epoch slider and its play button; `show` is called with the selected epoch. */
 pellucid.slider = (epochs, show) => {
   const slider = document.getElementById("epoch");
   const play = document.getElementById("play");
@@ -129,7 +129,7 @@ pellucid.start = () => {
     for (const one of shown) one(epoch);
   };
   const choose = epochs.length > 1 ? pellucid.slider(epochs, show) : show;
-  page.choose = (epoch) => { // of a long run not every epoch has pictures: the nearest one that has
+  page.choose = (epoch) => { // in long runs not every epoch has figures: select the nearest one that does
     const distance = (one) => Math.abs(one - epoch);
     if (epochs.length) choose(epochs.reduce((best, one) => (distance(one) < distance(best) ? one : best)));
   };

@@ -1,4 +1,4 @@
-"""The parts of the page, in reading order."""
+"""Sections of the report, in reading order."""
 
 from pellucid.report._section import Maker
 from pellucid.report.sections.confusion_matrix import confusion_matrix
@@ -26,4 +26,4 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_classes_all"),
     leaderboard,
 )
-"""What makes each part; one of which a run left nothing is left out."""
+"""Functions that build the sections; sections without data are omitted."""

@@ -1,4 +1,4 @@
-"""What is taken for what, cell by cell, with the images behind each cell."""
+"""Interactive confusion matrix with example images for each cell."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from pellucid.report._section import Section
 __all__ = ["confusion_matrix"]
 
 MOST_CLASSES = 120
-"""A larger matrix shows the classes with the most mistakes."""
+"""Maximum number of classes shown; of more classes, those with the most errors are shown."""
 ACROSS = 32
-"""Thumbnails in a row of their picture."""
+"""Thumbnails per row of the sprite image."""
 
 
 def confusion_matrix(material: Material) -> Section | None:
-    """The counts of each epoch, and up to eight images per cell where the run kept them."""
+    """Build the section with the counts of each epoch and, if the run has them, up to eight images per cell."""
     counts = material.by_epoch(material.entries("confusion_matrix", "data"), lambda entry: _counts(material, entry))
     if not counts:
         return None
@@ -34,17 +34,17 @@ def confusion_matrix(material: Material) -> Section | None:
     notes = []
     if len(chosen) < size:
         notes.append(
-            f"Of {size} classes, the {len(chosen)} with the most mistakes are shown; recall and precision are of all."
+            f"Shows the {len(chosen)} of {size} classes with the most errors; recall and precision include all classes."
         )
     if not images:
-        notes.append("This run kept no test images for the cells.")
+        notes.append("This run has no example images for the cells.")
     return Section(
         name="confusion_matrix",
         kind="confusion_matrix",
-        title="What it gets wrong",
+        title="Confusion matrix: what does it get wrong?",
         lead=(
-            "Rows are the truth, columns the prediction; a darker cell holds a larger share of its row. Choose a cell "
-            "to see test images of it."
+            "Rows are the true classes, columns the predictions; darker cells hold a larger share of their row. Select "
+            "a cell to see its test images."
         ),
         data={
             "classes": [names[number] for number in chosen],
@@ -62,7 +62,7 @@ def _counts(material: Material, entry: Entry) -> np.ndarray | None:
         return None
     cells = np.array(record["counts"], dtype=np.int64)
     if cells.ndim != 2 or cells.shape[0] != cells.shape[1] or not cells.size or cells.min() < 0:
-        raise ValueError(f"counts has the shape {cells.shape}")
+        raise ValueError(f"counts is not a square matrix of nonnegative integers (shape {cells.shape})")
     return cells
 
 
@@ -82,17 +82,20 @@ def _matrix(cells: np.ndarray, chosen: list[int]) -> dict[str, Any]:
 
 
 def _images(material: Material, entry: Entry, beside: Entry, chosen: list[int]) -> dict[str, Any] | None:
-    """The thumbnails as one picture, and of each its index, label, prediction (places in `chosen`) and confidence."""
+    """Return the thumbnails as a sprite image with their indices, labels, predictions and confidences.
+
+    Labels and predictions are positions in `chosen`, or -1 for classes that are not shown.
+    """
     arrays, numbers = material.arrays(entry), material.numbers(beside)
     if arrays is None or numbers is None:
         return None
     thumbnails = arrays["thumbnails"]
     if thumbnails.ndim != 4 or thumbnails.dtype != np.uint8 or thumbnails.shape[3] not in (1, 3):
-        raise ValueError(f"thumbnails are {thumbnails.dtype} of the shape {thumbnails.shape}")
+        raise ValueError(f"thumbnails have the dtype {thumbnails.dtype} and the shape {thumbnails.shape}")
     columns = [np.array(numbers[name], dtype=np.int64) for name in ("indices", "labels", "predictions")]
     columns.append(np.array(numbers["confidences"], dtype=float))
     if any(column.shape != thumbnails.shape[:1] for column in columns):
-        raise ValueError("there is not one number for each image")
+        raise ValueError("the number of values differs from the number of images")
     if not len(thumbnails):
         return None
     indices, labels, predictions, confidences = columns

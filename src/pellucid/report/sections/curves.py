@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs."""
+"""Learning curves: loss and accuracy over the epochs."""
 
 import math
 from typing import Any
@@ -12,18 +12,15 @@ KEYS = tuple(f"{part}_{quantity}" for quantity in ("loss", "accuracy") for part 
 
 
 def curves(material: Material) -> Section | None:
-    """Two charts and a table, with the chosen and the best epoch marked."""
+    """Build the section with two charts and a table, in which the selected and the best epoch are marked."""
     if not material.metrics:
         return None
     lines = [{"epoch": line["epoch"]} | {key: _number(line.get(key)) for key in KEYS} for line in material.metrics]
     return Section(
         name="curves",
         kind="curves",
-        title="How it learned",
-        lead=(
-            "Loss in nats (lower is better) and the share of images recognised, after each epoch; epoch 0 is the "
-            "untrained network."
-        ),
+        title="Learning curves",
+        lead="Cross-entropy loss in nats and accuracy after each epoch; epoch 0 is the untrained network.",
         data={"lines": lines, "best": material.best_epoch},
         hook="",
     )

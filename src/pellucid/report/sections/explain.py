@@ -1,4 +1,4 @@
-"""One test image at a time, explained by any method for any class, with its certificate."""
+"""Interactive explanations: one test image explained by any method for any class, with the conservation check."""
 
 import zlib
 from base64 import b64encode
@@ -21,24 +21,25 @@ SUMS = ("expected", "total", "residual")
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """What the hook `gallery` left, checked."""
+    """Validated output of the hook `gallery`."""
 
     source: np.ndarray
-    """(image, height, width, channel) bytes, in grey or colour; at most about 128 pixels a side."""
+    """Images (image, height, width, channel) as bytes, gray or color, at most about 128 pixels per side."""
     maps: np.ndarray
-    """(method, image, class, height, width) int8."""
+    """Relevance maps (method, image, class, height, width), int8."""
     scales: np.ndarray
-    """(method, image, class): the relevance that 127 stands for."""
+    """Relevance that 127 represents (method, image, class)."""
     methods: list[str]
     classes: np.ndarray
-    """(image, class): which class each map explains."""
+    """Class that each map explains (image, class)."""
     columns: Mapping[str, list[int]]
-    """`indices`, `labels` and `predictions` of the images."""
+    """Lists `indices`, `labels` and `predictions` of the images."""
     record: Mapping[str, Any]
+    """The hook's other numbers."""
 
 
 def explain(material: Material) -> Section | None:
-    """The maps of the hook `gallery`, packed for the page; the latest where there are several."""
+    """Build the section from the latest maps of the hook `gallery`."""
     numbers = material.entries("gallery", "data")
     sections: dict[int, Section] = material.by_epoch(
         {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
@@ -48,19 +49,19 @@ def explain(material: Material) -> Section | None:
 
 
 def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | None:
-    """What the hook left. Raises `KeyError`, `TypeError` or `ValueError` where the files hold something else."""
-    found, record = material.arrays(arrays), material.numbers(numbers)
-    if found is None or record is None:
+    """Build the section from one artifact; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
+    content, record = material.arrays(arrays), material.numbers(numbers)
+    if content is None or record is None:
         return None
-    gallery = _checked(found, record)
+    gallery = _checked(content, record)
     return Section(
         name="explain",
         kind="explain",
-        title="Explain one image",
-        lead="Choose a test image, a method and a class: red pixels speak for the class, blue ones against it.",
+        title="Relevance maps: explain any image, method and class",
+        lead="Select a test image, a method and a class. Red pixels are evidence for the class, blue ones against it.",
         data=_data(gallery),
         guide="methods_overview",
-        notes=(f"{end_moment(material)} The slider does not change it.", *_notes(gallery)),
+        notes=(f"{end_moment(material)} Independent of the epoch slider.", *_notes(gallery)),
         hook="gallery",
     )
 
@@ -70,16 +71,16 @@ def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gal
     if not len(maps) and record["refused"]:
         raise ValueError(f"no method applies to this model: {_reasons(record['refused'])}")
     if maps.ndim != 5 or maps.dtype != np.int8 or not maps.size:
-        raise ValueError(f"its maps are {maps.dtype} of shape {maps.shape}, not int8 of five axes")
+        raise ValueError(f"its maps have dtype {maps.dtype} and shape {maps.shape}, expected int8 with five axes")
     methods, images, classes = maps.shape[:3]
     if source.ndim != 4 or len(source) != images or not source.size or source.dtype != np.uint8:
-        raise ValueError(f"its source is {source.dtype} of shape {source.shape} for {images} images")
+        raise ValueError(f"its source has dtype {source.dtype} and shape {source.shape} for {images} images")
     if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
-        raise ValueError(f"its scales are of shape {scales.shape} for maps of shape {maps.shape}, or not finite")
+        raise ValueError(f"its scales have shape {scales.shape} for maps of shape {maps.shape}, or are not finite")
     names = [str(name) for name in record["methods"]]
     columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
     if len(names) != methods or any(len(column) != images for column in columns.values()):
-        raise ValueError(f"it has maps of {methods} methods and {images} images, but not as many names or labels")
+        raise ValueError(f"the names or labels do not match its maps of {methods} methods and {images} images")
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
     plain = source if source.shape[1] == 3 else np.rint(source.mean(1, keepdims=True)).astype(np.uint8)
     return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
@@ -108,7 +109,9 @@ def _data(gallery: Gallery) -> dict[str, Any]:
 
 
 def packed(values: np.ndarray) -> str:
-    """The bytes of an array, compressed by zlib, in base 64: exact, and to be unpacked without a picture's decoder.
+    """Compress the bytes of an array with zlib and encode them in base64.
+
+    Unlike a picture, whose pixels some browsers perturb when a script reads them, this is exact.
 
     >>> packed(np.zeros(3, np.int8))
     'eNpjYGAAAAADAAE='
@@ -117,7 +120,7 @@ def packed(values: np.ndarray) -> str:
 
 
 def palette() -> str:
-    """The signed palette as 255 colours from -127 to 127, six hexadecimal digits each.
+    """Return the signed palette as 255 colors for -127 to 127, six hexadecimal digits each.
 
     >>> len(palette()), palette()[127 * 6 : 128 * 6]
     (1530, 'f7f6f6')
@@ -130,7 +133,7 @@ def _limit(values: np.ndarray) -> float:
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """With six digits: more than 254 steps can tell."""
+    """Round to six significant digits, more than the 255 quantization levels resolve."""
     return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape)
 
 
@@ -140,12 +143,12 @@ def _of(record: Mapping[str, Any], name: str, method: str) -> object:
 
 
 def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
-    """(image, class) numbers, or None where there are none. Raises `ValueError` for another shape."""
+    """Return a table (image, class) of numbers, or None without values; raises `ValueError` for another shape."""
     if values is None:
         return None
     table = np.array(values, float)
     if table.shape != tuple(shape):
-        raise ValueError(f"a table is of shape {table.shape} for {shape[0]} images and {shape[1]} classes")
+        raise ValueError(f"a table has shape {table.shape} for {shape[0]} images and {shape[1]} classes")
     return table
 
 
@@ -153,12 +156,12 @@ def _notes(gallery: Gallery) -> list[str]:
     notes, record = [], gallery.record
     shrunk, now = record.get("shrunk_from"), gallery.maps.shape[3:]
     if shrunk and tuple(shrunk) != now:
-        sizes = [" × ".join(str(side) for side in size) for size in (shrunk, now)]
-        notes.append(f"The maps are shrunk from {sizes[0]} to {sizes[1]} by sums over areas, so their sums stay.")
+        sizes = ["×".join(str(side) for side in size) for size in (shrunk, now)]
+        notes.append(f"The maps are downsampled from {sizes[0]} to {sizes[1]} by summing over areas.")
     options = record.get("options") or {}
     if options:
-        told = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
-        notes.append(f"Made quickly: {told}.")
+        used = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
+        notes.append(f"Faster than the default settings: {used}.")
     if record.get("refused"):
         notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
     return notes

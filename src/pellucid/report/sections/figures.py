@@ -1,4 +1,4 @@
-"""The pictures of one hook, one for each epoch."""
+"""Sections that show the figures of a hook, one per epoch."""
 
 import re
 from collections.abc import Iterable
@@ -12,62 +12,70 @@ __all__ = ["figures", "other_figures"]
 
 TEXTS = {
     "saliency": (
-        "Where it looks",
+        "Saliency maps: which pixels does it look at?",
         (
-            "The gradient of each image's true class at the empty image and at the image itself, their difference, "
-            "and that times the image. Red: more of this pixel raises the logit; blue: lowers it."
+            "Gradient of the true class's logit at an empty image and at the test image, their difference, and the "
+            "difference times the image. Red: increasing the pixel raises the logit; blue: it lowers the logit."
         ),
         "methods_gradient",
     ),
     "jacobian_maps": (
-        "How it reacts to each pixel",
-        "One row per test image, one column per class: what each pixel does to that class's logit.",
+        "Jacobian: how does each logit react to each pixel?",
+        "Derivative of each class's logit (columns) with respect to the pixels of each test image (rows).",
         "jacobian",
     ),
     "explanations": (
-        "Why it decides as it does",
-        "The same images explained by many methods, each on its own scale. Red speaks for the predicted class.",
+        "Explanations: why this prediction?",
+        "The same images explained by several methods, each with its own color scale. Red: evidence for the class.",
         "methods_overview",
     ),
     "prototypes": (
-        "What it thinks each class looks like",
-        "For each class, the image the network is most sure of, in several ways; the last row is the class mean.",
+        "Class prototypes: what does each class look like to the network?",
+        "For each class, the image that maximizes the network's confidence under several priors. Last row: class mean.",
         "prototypes",
     ),
     "prototypes.each_epoch": (
-        "How its idea of each class grows",
-        "For each class, the image the network was most sure of after each epoch.",
+        "Class prototypes by epoch",
+        "For each class, the image that maximizes the network's confidence after each epoch.",
         "prototypes",
     ),
     "jacobian_classes": (
-        "What each logit reacts to",
-        "The mean of |∂ logit / ∂ pixel| over test images: rows are the images' classes, columns the logits.",
+        "Mean sensitivity by class (Jacobian)",
+        "Mean of |∂ logit / ∂ pixel| over test images. Rows: true class; columns: logit.",
         "jacobian",
     ),
     "jacobian_classes_all": (
-        "What each logit reacts to, over all test images",
-        "The same as a mean over the whole test set, with the best weights.",
+        "Mean sensitivity by class (Jacobian), all test images",
+        "Mean of |∂ logit / ∂ pixel| over the whole test set, with the best weights. Rows: true class; columns: logit.",
         "jacobian",
     ),
-    "confusion_matrix": ("What it gets wrong", "Rows are the truth, columns the prediction.", ""),
-    "tsne": ("How it arranges the classes", "t-SNE of the embedding of test images; errors are ringed.", ""),
-    "leaderboard": ("Which explanation can be trusted", "Methods by metrics, the controls below a line.", "evaluation"),
+    "confusion_matrix": (
+        "Confusion matrix: what does it get wrong?",
+        "Rows are the true classes, columns the predictions.",
+        "",
+    ),
+    "tsne": ("Embedding (t-SNE)", "t-SNE of the embedding of test images. Circled: misclassified.", ""),
+    "leaderboard": (
+        "Leaderboard: which explanations can be trusted?",
+        "Explanation methods by metrics, with controls below the line.",
+        "evaluation",
+    ),
 }
-"""Title, lead and guide by hook."""
+"""Title, lead and documentation page of each hook's section."""
 
 AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery")
-"""Hooks that look at the finished network."""
+"""Hooks that run once, with the best weights."""
 
 
 def figures(hook: str, name: str | None = None) -> Maker:
-    """Makes the section of one hook's figures, with `name` as its id on the page."""
+    """Return a function that builds the section of a hook's figures, with `name` as its id on the page."""
 
     def make(material: Material) -> Section | None:
         shown = [{"name": part, "pictures": _pictures(material, hook, part)} for part in _parts(material, hook)]
         shown = [figure for figure in shown if figure["pictures"]]
         if not shown:
             return None
-        title, lead, guide = TEXTS.get(hook, (_heading(hook), f"The pictures of the hook {hook}.", ""))
+        title, lead, guide = TEXTS.get(hook, (_heading(hook), f"Figures of the hook {hook}.", ""))
         data = {"figures": shown, "moment": end_moment(material) if hook in AT_THE_END else ""}
         return Section(name or hook, "figures", title, lead, data, guide, hook=hook)
 
@@ -76,7 +84,7 @@ def figures(hook: str, name: str | None = None) -> Maker:
 
 
 def other_figures(material: Material, shown: Iterable[str]) -> list[Section]:
-    """The sections of the hooks that no other section shows, such as a user's own."""
+    """Build sections for the hooks that no other section shows, such as user-defined hooks."""
     hooks = dict.fromkeys(entry["hook"] for entry in material.artifacts if entry["kind"] == "figure")
     made: list[Section] = []
     for hook in sorted(set(hooks) - set(shown)):
@@ -89,13 +97,13 @@ def other_figures(material: Material, shown: Iterable[str]) -> list[Section]:
 
 
 def end_moment(material: Material) -> str:
-    """When the hooks at the end ran, and with which weights."""
-    best = "" if material.best_epoch is None else f", of epoch {material.best_epoch}"
-    return f"Made at the end, with the best weights{best}."
+    """Describe when the end hooks ran and with which weights."""
+    best = "" if material.best_epoch is None else f" (epoch {material.best_epoch})"
+    return f"Computed at the end of training with the best checkpoint{best}."
 
 
 def _parts(material: Material, hook: str) -> list[str]:
-    """The names of a hook's figures, the unnamed one first."""
+    """Return the names of a hook's figures, the main one first."""
     names = {entry["name"] for entry in material.artifacts if (entry["hook"], entry["kind"]) == (hook, "figure")}
     return sorted(names, key=lambda name: (name != hook, name))
 
@@ -109,10 +117,10 @@ def _pictures(material: Material, hook: str, name: str) -> dict[int, dict[str, A
 
 
 def _heading(hook: str) -> str:
-    """A hook's name as a heading.
+    """Return a hook's name as a heading.
 
     >>> _heading("my_hook.twice")
     'My hook, twice'
     """
     words = hook.replace("_", " ").replace(".", ", ").strip()
-    return words[:1].upper() + words[1:] or "Pictures"
+    return words[:1].upper() + words[1:] or "Figures"

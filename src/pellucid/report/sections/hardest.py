@@ -1,4 +1,4 @@
-"""The test images with the largest loss, each with its explanation."""
+"""Hardest test images: those with the largest loss, each with an explanation."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from pellucid.report._section import Section
 __all__ = ["hardest"]
 
 MOST_SIDE = 96
-"""Larger images are shrunk to this side."""
+"""Maximum side of the images in pixels; larger ones are downsampled."""
 LISTS = ("indices", "labels", "predictions", "confidences", "true_probabilities", "losses")
 
 
 def hardest(material: Material) -> Section | None:
-    """A card for each image, epoch by epoch."""
+    """Build the section with one card per image for each epoch."""
     numbers = material.entries("hardest", "data")
     arrays = material.entries("hardest", "arrays")
     cards = material.by_epoch(
@@ -28,17 +28,19 @@ def hardest(material: Material) -> Section | None:
     if not cards:
         return None
     notes = (
-        [f"Images and maps are shrunk to {MOST_SIDE} pixels."] if any(c["is_shrunk"] for c in cards.values()) else []
+        [f"Images and maps are downsampled to {MOST_SIDE} pixels."]
+        if any(c["is_shrunk"] for c in cards.values())
+        else []
     )
     if chosen := cards[max(cards)]["chosen"]:
-        notes.append(f"Of {', '.join(chosen)} alone, as chosen by --classes.")
+        notes.append(f"Restricted to {', '.join(chosen)} by --classes.")
     return Section(
         name="hardest",
         kind="hardest",
-        title="The hardest test images",
+        title="Hardest test images",
         lead=(
-            "The test images with the largest loss, and why the network decided as it did: red speaks for its "
-            "prediction, blue against it, each map on its own scale around zero."
+            "Test images with the largest loss, each with its predicted class, confidence and explanation. Red is "
+            "evidence for the predicted class, blue against it; each map has its own color scale."
         ),
         data={"cards": cards, "classes": material.classes},
         guide="methods_overview",
@@ -47,17 +49,17 @@ def hardest(material: Material) -> Section | None:
 
 
 def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | None:
-    """Two pictures with an image and a map for each card, and lists with a number for each."""
+    """Return sprite images with the images and the maps of all cards, and lists with one value per card."""
     arrays, numbers = material.arrays(entry), material.numbers(beside)
     if arrays is None or numbers is None:
         return None
     source, relevance = (np.nan_to_num(arrays[name].astype(np.float64)) for name in ("source", "relevance"))
     if source.ndim != 4 or relevance.ndim != 4 or len(source) != len(relevance) or not source.size:
-        raise ValueError(f"source has the shape {source.shape}, relevance {relevance.shape}")
+        raise ValueError(f"source has shape {source.shape} and relevance has shape {relevance.shape}")
     lists = {name: np.array(numbers[name], dtype=float) for name in LISTS}
     limits = np.array(numbers["scale_limits"], dtype=float)
     if any(values.shape != source.shape[:1] for values in (*lists.values(), limits)):
-        raise ValueError("there is not one number for each image")
+        raise ValueError("the number of values differs from the number of images")
     maps = relevance.sum(1) / np.where(limits > 0, limits, 1)[:, None, None]
     coloured = (signed_palette()(maps.clip(-1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
     plain = (source if source.shape[1] == 3 else source.mean(1, keepdims=True)).clip(0, 1)
@@ -80,7 +82,7 @@ def _name(material: Material, label: int) -> str:
 
 
 def _squares(pictures: np.ndarray) -> np.ndarray:
-    """(image, height, width, channel) bytes in the middle of white squares of at most `MOST_SIDE` pixels."""
+    """Center pictures (image, height, width, channel) on white squares and downsample those to `MOST_SIDE` pixels."""
     count, height, width, channels = pictures.shape
     largest = max(height, width)
     side = min(largest, MOST_SIDE)

@@ -1,4 +1,4 @@
-"""Which explanation can be trusted: methods by metrics, as a table that can be sorted."""
+"""Leaderboard of explanation methods: a sortable table of methods by metrics."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ CURVES = ("share", "most", "least")
 
 
 def leaderboard(material: Material) -> Section | None:
-    """The last leaderboard of the run: every mean with its interval, and what the comparisons say of it."""
+    """Build the section from the run's last leaderboard, with intervals and the outcome of the comparisons."""
     tables = material.by_epoch(
         material.entries("leaderboard", "data"),
         lambda entry: (
@@ -31,10 +31,10 @@ def leaderboard(material: Material) -> Section | None:
     return Section(
         name="leaderboard",
         kind="leaderboard",
-        title="Which explanation can be trusted",
+        title="Leaderboard: which explanations can be trusted?",
         lead=(
-            f"Every method measured on {table['images']} test images: the mean, and its 95 % bootstrap interval below. "
-            "The controls under the line owe nothing to the network; what is worse than one of them says little."
+            f"Mean score of every method on {table['images']} test images, with its 95% bootstrap interval below. The "
+            "controls under the line ignore the network: a method that scores worse than a control explains little."
         ),
         data=table,
         guide="evaluation",
@@ -42,24 +42,24 @@ def leaderboard(material: Material) -> Section | None:
     )
 
 
-def _table(found: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns (a metric each), and rows (a method each) with a cell for each column."""
-    rows = {(row.method, row.metric): row for row in found.rows}
-    curves, meaning = _curves(found, record)
+def _table(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one column per metric, and one row per method with a cell for each column."""
+    rows = {(row.method, row.metric): row for row in evaluation.rows}
+    curves, meaning = _curves(evaluation, record)
     return {
-        "images": found.images,
-        "columns": [_column(name, about) for name, about in found.metrics.items()],
+        "images": evaluation.images,
+        "columns": [_column(name, about) for name, about in evaluation.metrics.items()],
         "rows": [
             {
                 "method": method,
                 "is_control": method in CONTROLS,
-                "cells": [_cell(found, rows.get((method, metric)), metric) for metric in found.metrics],
+                "cells": [_cell(evaluation, rows.get((method, metric)), metric) for metric in evaluation.metrics],
                 "curve": curves.get(method),
             }
-            for method in found.methods
+            for method in evaluation.methods
         ],
         "curve_meaning": meaning,
-        "refused": dict(found.refused),
+        "refused": dict(evaluation.refused),
     }
 
 
@@ -68,21 +68,21 @@ def _column(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name.replace("_", " "), "asks": str(about["asks"]), "is_higher_better": higher}
 
 
-def _cell(found: Evaluation, row: Row | None, metric: str) -> dict[str, Any] | None:
-    """A mean and its interval as texts, the value to sort by, and what is to be said of it; None: not measured."""
+def _cell(evaluation: Evaluation, row: Row | None, metric: str) -> dict[str, Any] | None:
+    """Return a mean and its interval as text, the value to sort by and a verdict; None if not measured."""
     if row is None or not math.isfinite(row.value):
         return None
-    best, beaten_by = found.best(metric), found.beaten_by(row.method, metric)
+    best, beaten_by = evaluation.best(metric), evaluation.beaten_by(row.method, metric)
     is_control = row.method in CONTROLS
     verdict, said = "", ""
     if row.method == best:
         verdict, said = "best", "best"
-    elif row.method in found.ties(metric):
+    elif row.method in evaluation.ties(metric):
         verdict, said = "tied", "≈ best"
     if not is_control and beaten_by:
         said = ", ".join(part for part in (said, f"worse than {_listed(beaten_by)}") if part)
         verdict = verdict if verdict == "best" else "beaten"
-    elif is_control and row.method in found.metrics[metric]["won_by"]:
+    elif is_control and row.method in evaluation.metrics[metric]["won_by"]:
         verdict, said = "trivial", "wins by construction"
     return {
         "value": row.value,
@@ -97,15 +97,15 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _curves(found: Evaluation, record: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The curves of selectivity by method, and what their height is."""
-    metric = next((name for name, about in found.metrics.items() if about["name"] == "selectivity"), None)
+def _curves(evaluation: Evaluation, record: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the selectivity curves by method, and the meaning of their vertical axis."""
+    metric = next((name for name, about in evaluation.metrics.items() if about["name"] == "selectivity"), None)
     drawn = record.get("curves", {})
     if metric is None or not isinstance(drawn, dict):
         return {}, ""
     curves = {
         method: {part: [float(value) for value in lines[part]] for part in CURVES}
-        for method in found.methods
+        for method in evaluation.methods
         if (lines := drawn.get(f"{metric}, {method}"))
     }
-    return curves, f"explained class's {found.metrics[metric]['options']['output']}"
+    return curves, f"explained class's {evaluation.metrics[metric]['options']['output']}"

@@ -1,4 +1,4 @@
-"""What the network says of test images, one by one."""
+"""Predictions and losses of individual test images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import torch
 
 from pellucid.hooks._hook import Scene
 
-__all__ = ["Answers", "answers", "by_loss"]
+__all__ = ["Predictions", "by_loss", "predictions_of"]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Truth and answer for some test images, as lists of JSON values; probabilities to six digits."""
+class Predictions:
+    """Labels and predictions of some test images, as lists of JSON values; confidences are rounded to six digits."""
 
     indices: list[int]
     labels: list[int]
     predictions: list[int]
     confidences: list[float]
-    """The probability of the predicted class."""
+    """Probabilities of the predicted classes."""
 
     @property
     def numbers(self) -> dict[str, list[int] | list[float]]:
@@ -27,11 +27,11 @@ class Answers:
         return dict(vars(self))
 
 
-def answers(scene: Scene, indices: Sequence[int] | np.ndarray) -> Answers:
-    """What the network says of the test images at `indices`."""
+def predictions_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> Predictions:
+    """Return the network's predictions for the test images at `indices`."""
     chosen = torch.as_tensor(indices, dtype=torch.int64)
     confidences, predictions = scene.logits[chosen].float().softmax(1).max(1)
-    return Answers(
+    return Predictions(
         chosen.tolist(),
         scene.test.labels[chosen].tolist(),
         predictions.tolist(),
@@ -40,9 +40,9 @@ def answers(scene: Scene, indices: Sequence[int] | np.ndarray) -> Answers:
 
 
 def by_loss(scene: Scene) -> tuple[list[int], torch.Tensor]:
-    """Indices of the test images of the chosen classes, the largest loss first; and the loss of every test image.
+    """Return the test images of the selected classes by decreasing loss, as indices, and the loss of every test image.
 
-    The loss is the cross entropy, in nats. Ties, and losses that are no number, stay in the order of the test set.
+    The loss is the cross entropy in nats. Ties keep the order of the test set; NaN counts as an infinite loss.
     """
     losses = -scene.logits.float().log_softmax(1).gather(1, scene.test.labels[:, None])[:, 0]
     order = losses.nan_to_num(torch.inf).argsort(descending=True, stable=True)
