@@ -19,7 +19,7 @@ from pellucid.evaluation._case import Retrain
 from pellucid.evaluation._evaluation import Scores
 from pellucid.evaluation._run import Record, plan, run
 from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
-from pellucid.training.afresh import train_afresh
+from pellucid.training.retrain import retrain_and_predict
 
 __all__ = ["Evaluation", "evaluate", "leaderboard_figure"]
 
@@ -98,7 +98,7 @@ def _cache(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str,
 
 
 def _retrainer(model: nn.Module, seed: int) -> Retrain:
-    return lambda images, labels, tests: train_afresh(model, images, labels, tests, derive_seed(seed, "retrain"))
+    return lambda images, labels, tests: retrain_and_predict(model, images, labels, tests, derive_seed(seed, "retrain"))
 
 
 def how_to_read(found: Found) -> str:
