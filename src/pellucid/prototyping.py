@@ -93,6 +93,6 @@ def _density(prior: str, options: dict[str, Any], origin: Origin | None, seed: i
     if origin is not None and origin.save is not None:
         return load_density(origin.save, given)
     raise ConfigError(
-            f"prior={prior!r} needs a density of the data; give images=(training images, floats in [0, 1]), "
-            f"density=pellucid.fit_density({given!r}, images), or a model from pellucid.load_run."
+        f"prior={prior!r} needs a density of the data; give images=(training images, floats in [0, 1]), "
+        f"density=pellucid.fit_density({given!r}, images), or a model from pellucid.load_run."
     )

@@ -73,9 +73,7 @@ def _read(mirror: str, file_name: str, timeout: float) -> bytes:
     try:
         return (folder / file_name).read_bytes()
     except FileNotFoundError:
-        raise MirrorFailure(
-            f"{file_name} is missing in this folder" if folder.is_dir() else "no such folder"
-        ) from None
+        raise MirrorFailure(f"{file_name} is missing in this folder" if folder.is_dir() else "no such folder") from None
     except OSError as error:
         raise MirrorFailure(f"cannot be read: {error.strerror or error}") from error
 
