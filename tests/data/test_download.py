@@ -86,8 +86,8 @@ def test_the_error_lists_all_mirrors_and_explains_how_to_continue(mirror, dead_a
         f"  http://: {lines[5].partition(': ')[2]}",
         f"  {mirrors[5]}: small.gz is missing in this folder",
         (
-            f"To continue offline, put the data set's files into {tmp_path / 'data'}, or name a folder that has them with "
-            "--mirror FOLDER or the environment variable PELLUCID_MIRROR, or use --dataset digits."
+            f"To continue offline, put the data set's files into {tmp_path / 'data'}, or name a folder that has them "
+            "with --mirror FOLDER or the environment variable PELLUCID_MIRROR, or use --dataset digits."
         ),
     ]
     assert [f"  {reason}" for reason in caught.value.reasons] == lines[1:-1]
