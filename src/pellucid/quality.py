@@ -28,7 +28,7 @@ __all__ = ["Evaluation", "evaluate", "leaderboard_figure"]
 class Evaluation(Found):
     """The results of an evaluation, with a leaderboard figure."""
 
-    def figure(self, title: str = "Which explanations can you trust?") -> Figure:
+    def figure(self, title: str = "Which explanation can be trusted?") -> Figure:
         """Plot the leaderboard: best method in bold, controls below a line, gray if worse than a control."""
         return leaderboard_figure(self, (title, how_to_read(self)))
 
@@ -76,13 +76,13 @@ def evaluate(
     with track("evaluating", request.blocks) as bar:
         record = Record(progress=bar.update)
         if save is not None:
-            find, keep = _cache(Path(save))
+            find, keep = _kept_in(Path(save))
             record = Record(find, keep, bar.update)
-        result = run(request, record)
-    return Evaluation(**{part.name: getattr(result, part.name) for part in fields(result)})
+        found = run(request, record)
+    return Evaluation(**{part.name: getattr(found, part.name) for part in fields(found)})
 
 
-def _cache(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str, Scores], None]]:
+def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str, Scores], None]]:
     """Return functions that read and write one small JSON file per finished measurement, named by its key."""
 
     def find(key: str) -> Scores | None:

@@ -42,7 +42,7 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
     except Exception as error:
         hint = MISMATCH if "torchvision::" in str(error) else "Install it, or run from the folder that contains it."
         raise ConfigError(
-            f"{flag} {name}: cannot import module {module_name!r}: {type(error).__name__}: {error}. {hint}"
+            f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. {hint}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

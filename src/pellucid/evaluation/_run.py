@@ -112,9 +112,9 @@ def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
 def _check_unique(kind: str, labels: Sequence[str]) -> None:
     if not labels:
         raise ConfigError(f"no {kind} was given; name at least one.")
-    repeated = [label for label in labels if labels.count(label) > 1]
-    if repeated:
-        raise ConfigError(f"the {kind} {repeated[0]!r} was given more than once; give it once.")
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ConfigError(f"the {kind} {twice[0]!r} was given more than once; give it once.")
 
 
 def _check_shapes(images: Tensor, targets: Tensor | None, masks: Tensor | None) -> None:
