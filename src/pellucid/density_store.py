@@ -57,6 +57,7 @@ def fit_density(
         store.write_model(f"{name}.safetensors", safetensors.torch.save(density.state(), {"fitted to": mark}))
     else:
         density = _unpack(content, name, mark).on(place)
+    # removed last: an interruption before this line loses nothing
     store.remove_model(f"{name}.ckpt")
     return density
 

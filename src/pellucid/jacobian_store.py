@@ -48,6 +48,7 @@ def jacobian_to_disk(
     first = next(images, None)
     if first is None:
         raise ShapeError("the loader yields no images; expected at least one.")
+    # one image determines the shape, dtype and default chunk size
     example = _to_numpy(jacobian(model, first[:1], method=method))
     size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
     attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _fingerprint(model)}

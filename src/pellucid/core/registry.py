@@ -75,6 +75,7 @@ class Registry(Generic[T]):
 
 def _declared_names(path: Path) -> list[str]:
     """Return the names a module's file declares: its `VARIANTS` literal, or else its own name."""
+    # read from the syntax tree, since importing the module could be slow or fail
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "VARIANTS":
             return [str(name) for name in ast.literal_eval(node.value)]

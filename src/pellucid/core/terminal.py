@@ -17,6 +17,7 @@ SECONDS_BETWEEN_PLAIN_LINES = 15.0
 def console() -> Console:
     """Return the shared console for all output (standard output). On a pipe, lines are never wrapped."""
     screen = Console(emoji=False)
+    # wrapped lines would break tools that read the output
     return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False, emoji=False)
 
 

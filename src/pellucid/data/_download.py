@@ -89,11 +89,13 @@ def _verified(content: bytes, md5: str) -> bytes:
 
 
 def _checksum(content: bytes) -> str:
+    # MD5 is what the mirrors publish; it detects damage, not attacks
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _keep(content: bytes, target: Path) -> None:
     """Write the file atomically: a temporary file in the same folder, renamed when complete."""
+    # a random suffix, so that concurrent runs do not write to the same temporary file
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

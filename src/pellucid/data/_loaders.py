@@ -66,6 +66,7 @@ def batches(
         )
     dataset = SlicedImages(images)
     drop_last = len(images) >= batch_size
+    # also for a single process, so that the order does not depend on the number of processes
     sampler: DistributedSampler[Any] = DistributedSampler(
         dataset, world_size, rank, shuffle=True, seed=derive_seed(seed, "batches"), drop_last=drop_last
     )
@@ -101,4 +102,5 @@ def random_shifts(images: Images, share: float, generator: torch.Generator) -> I
     affine = torch.eye(2, 3).repeat(len(images), 1, 1)
     affine[:, :, 2] = 2 * shifts
     grid = F.affine_grid(affine.to(images), list(images.shape), align_corners=False)
+    # clamped, because interpolation can exceed the range by rounding
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0, 1)

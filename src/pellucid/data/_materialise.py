@@ -125,5 +125,6 @@ def _packed(images: list[torch.Tensor]) -> torch.Tensor:
     if all(image.dtype == torch.uint8 for image in images):
         return torch.stack(images)
     floats = torch.cat([to_floats(image.unsqueeze(0)) for image in images])
+    # an exact round trip proves that the floats were bytes
     rounded = floats.mul(255).round_().to(torch.uint8)
     return rounded if torch.equal(to_floats(rounded), floats) else floats

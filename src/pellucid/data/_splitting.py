@@ -40,6 +40,7 @@ def stratified(
     rank = torch.arange(len(labels)) - starts[classes]
     place = (rank + 0.5).double() / sizes[classes]
     if all_classes:
+        # -1 sorts the first image of each class before all others
         place = place.where(rank > 0, -1.0)
     allowed = rank < sizes[classes] - spared
     taken = order[allowed][place[allowed].argsort(stable=True)][: max(count, 0)]

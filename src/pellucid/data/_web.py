@@ -52,6 +52,7 @@ def _open(address: str, timeout: float) -> HTTPResponse:
     A socket timeout restarts for every address of a host and for every byte, and does not cover the name lookup. The
     request therefore runs in a daemon thread with an overall time limit; a late thread is abandoned.
     """
+    # room for one answer, so that a late thread never blocks on `put`
     answers: Queue[HTTPResponse | Exception] = Queue(1)
 
     def ask() -> None:

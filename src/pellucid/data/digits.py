@@ -25,6 +25,7 @@ def digits(request: Request) -> RawData:
     """
     bunch = load_digits()
     size = 28 if request.image_size is None else request.image_size
+    # resize before rounding to bytes, to keep the precision of the 17 gray levels
     shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
     pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, torch.from_numpy(bunch.target).long())

@@ -73,4 +73,5 @@ def decode_idx(content: bytes, name: str) -> torch.Tensor:
         raise DataError(
             f"{name} announces {math.prod(sizes):,} values of shape {sizes} but has {len(content) - start:,}."
         )
+    # copied, because the buffer of a bytes object is read-only
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())

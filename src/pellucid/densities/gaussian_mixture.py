@@ -92,6 +92,7 @@ class GaussianMixture(Density):
         whitening = self.whitening.to(images.dtype)
         # n: image, k: component, d: coordinate, e: whitened coordinate
         whitened = torch.einsum("nkd,kde->nke", z[:, None] - self.means.to(images.dtype), whitening)
+        # the log determinant of a triangular factor is the sum of its log diagonal
         half_log_determinant = whitening.diagonal(dim1=1, dim2=2).log().sum(1)
         d, size = directions.shape
         inside = self.log_weights + half_log_determinant - whitened.square().sum(2) / 2 - d / 2 * math.log(2 * math.pi)

@@ -78,6 +78,7 @@ class VAE(nn.Module, Density):
         Raises `DataError` for fewer than two images, and for images with more than 12,288 values.
         """
         check_images(images)
+        # initial weights from the seed, without changing the global random state
         with preserved_random_state():
             seed_everything(derive_seed(seed, "vae"))
             channels, height, width = images.shape[1:]
@@ -98,6 +99,7 @@ class VAE(nn.Module, Density):
         noise = torch.randn(mean.shape, generator=draws).to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
         size = math.prod(self.image_shape)
+        # the optimal variance in closed form; detached, because the loss is stationary in it
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
         return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
 
@@ -153,6 +155,7 @@ class VAE(nn.Module, Density):
     def from_state(cls, state: Mapping[str, Tensor]) -> "VAE":
         """Restore a VAE from its `state`."""
         channels, height, width, features, hidden = state["sizes"].tolist()
+        # the constructor draws weights that `state` then replaces
         with preserved_random_state():
             vae = cls((channels, height, width), features, hidden)
         vae.load_state_dict(state)

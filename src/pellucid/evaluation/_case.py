@@ -125,6 +125,7 @@ class Explainer:
     def near(self, variants: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each variant of the case's images with its relevance; several are explained per call."""
         images, targets = self.case.images, self.case.targets
+        # as many variants as fit in the memory limit for one tensor
         at_once = max(1, LARGEST_TENSOR_BYTES // (images.numel() * images.element_size()))
         if self._has_baselines:
             at_once = 1

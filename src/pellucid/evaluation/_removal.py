@@ -77,6 +77,7 @@ class Remover:
 
 
 def _blurred(images: Tensor) -> Tensor:
+    # at least half a pixel, so that tiny images are blurred at all
     sigma = max(BLUR_SHARE * max(images.shape[2:]), 0.5)
     channels = images.shape[1]
     for axis in (2, 3):
@@ -109,6 +110,7 @@ def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
         if bool((size <= goal).all()):
             break
         pushed = _neighbor_sum(direction).neg_().addcmul_(total, direction).mul_(unknown)
+        # images that have converged have size 0; the clamp avoids 0 / 0
         step = size / (direction * pushed).sum((2, 3), keepdim=True).clamp_(min=tiny)
         solution.addcmul_(step, direction)
         residual.addcmul_(step, pushed, value=-1)

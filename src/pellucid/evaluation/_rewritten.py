@@ -75,6 +75,7 @@ def _split(model: nn.Module, seed: int) -> nn.Module | None:
         return None
     parent, name, layer = layers[-1]
     weight = layer.weight.detach().double().cpu()
+    # the Q of a Gaussian matrix is a random orthogonal matrix
     drawn = torch.randn(len(weight), len(weight), generator=generator(seed, "split"), dtype=torch.float64)
     rotation = torch.linalg.qr(drawn).Q
     first = nn.Linear(layer.in_features, layer.out_features, bias=False).to(layer.weight)

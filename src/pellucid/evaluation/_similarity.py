@@ -61,6 +61,7 @@ def _centered_ranks(maps: Tensor) -> Tensor:
 
 def _unit(maps: Tensor) -> Tensor:
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
+    # the clamp avoids 0 / 0 for constant maps
     span = (high - low).clamp(min=1e-30)
     return (maps - low[:, None, None, None]) / span[:, None, None, None]
 

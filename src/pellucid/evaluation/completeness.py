@@ -34,6 +34,7 @@ class Completeness(Metric):
         expected = case.shared(self, lambda: self._expected(case))
         total = method.relevance.flatten(1).double().sum(1)
         size = total.abs() + expected.abs()
+        # the clamp avoids 0 / 0 in the branch that `where` discards
         return Measured(torch.where(size > 0, (total - expected).abs() / size.clamp(min=1e-300), 0.0))
 
     def _expected(self, case: Case) -> torch.Tensor:

@@ -47,6 +47,7 @@ class Infidelity(Metric):
             [(self._perturbation(case, one).flatten(1) * relevance).sum(1) for one in self._draws(case)], dim=1
         )
         if self.is_scaled:
+            # least squares for one factor per image
             scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=1e-300)
             predicted = scale[:, None] * predicted
         return Measured((predicted - effects).square().mean(1))

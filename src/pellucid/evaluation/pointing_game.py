@@ -35,6 +35,7 @@ class PointingGame(Metric):
         """Return the (image,) hits."""
         masks = masks_of(case)
         assert case.masks is not None
+        # max-pooling with stride 1 is a dilation
         wide = F.max_pool2d(case.masks[:, None].float(), 2 * self.tolerance + 1, 1, self.tolerance)[:, 0] > 0
         is_first = places(method.pixels, case.generator("ties")) == 0
         hit = (is_first & wide).flatten(1).any(1).double()

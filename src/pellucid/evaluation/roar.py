@@ -46,6 +46,7 @@ class Roar(Metric):
         assert case.training is not None
         assert case.retrain is not None
         images, labels = case.training
+        # training images are explained for their predicted class, test images for their target
         relevance = method(images, case.predict(images).argmax(1)).sum(1)
         correct = []
         for share in self.shares:

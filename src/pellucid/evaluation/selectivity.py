@@ -76,5 +76,7 @@ class Selectivity(Metric):
 def _after(ranks: Tensor, count: int, fresh: Tensor) -> Tensor:
     """Keep the first `count` ranks, and order the rest by `fresh`."""
     units = ranks[0].numel()
+    # negative keys keep the removed units first, in their order
     key = torch.where(ranks < count, ranks - units, fresh).flatten(1)
+    # argsort twice turns keys into ranks
     return key.argsort(1).argsort(1).reshape(ranks.shape)

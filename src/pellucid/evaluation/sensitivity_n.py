@@ -58,6 +58,7 @@ class SensitivityN(Metric):
     def _sets(self, case: Case, number: int) -> Tensor:
         """Draw (set, pixel): the pixels in each set."""
         pixels = case.images.shape[2] * case.images.shape[3]
+        # never the empty or the full set, whose effects do not vary
         size = min(max(1, round(self.shares[number] * pixels)), pixels - 1)
         random = case.generator("sensitivity_n", number)
         sets = torch.zeros(self.sets, pixels, dtype=torch.bool)

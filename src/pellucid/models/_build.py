@@ -53,6 +53,7 @@ def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
     """Run lazy layers once so that their weights are drawn from the seed, like all others."""
     if isinstance(model, nn.Module) and any(isinstance(one, UninitializedParameter) for one in model.parameters()):
         with torch.no_grad():
+            # eval mode, so that the zeros do not enter batch-norm statistics
             model.eval()(torch.zeros(2, *image_shape))
         model.train()
 
@@ -84,9 +85,11 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
             )
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # the pass in training mode updates batch-norm statistics
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         with preserved_random_state():
+            # some models behave differently in training, such as those with auxiliary outputs
             for training in (False, True):
                 model.train(training)
                 _check_outputs(model, images, classes)

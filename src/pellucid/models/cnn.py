@@ -43,5 +43,6 @@ def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+    # no bias, because the batch norm subtracts the mean and adds its own
     convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -151,6 +151,7 @@ def _refuse_probabilities(logits: Tensor) -> None:
         raise ShapeError(
             "the model returns a single logit, whose softmax is always 1; give unit=lambda logits: logits[:, 0]."
         )
+    # non-negative outputs that sum to 1 are almost certainly probabilities
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
         raise UnsupportedOperation(

@@ -54,6 +54,7 @@ class Prior(ABC):
 
     def _check_range(self, name: str, low: float, high: float = float("inf")) -> None:
         value = getattr(self, name)
+        # written this way, the test also rejects NaN
         if not low <= value <= high:
             limits = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
             raise ConfigError(f"got {name}={value}; the option must be {limits}.")

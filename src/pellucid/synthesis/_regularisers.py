@@ -36,6 +36,7 @@ def blurred(images: Images, pixels: float) -> Images:
     kernel = kernel / kernel.sum()
     channels = images.shape[1]
     padded = F.pad(images, (radius,) * 4, mode="replicate")
+    # a 2-D Gaussian is separable: two 1-D convolutions
     rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
     return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 

@@ -67,6 +67,7 @@ def synthesise(
         parameters, history = _climb(plan, plan.begin(device, dtype), prior.steps, int(MOVED_SHARE * prior.steps))
         kept = _best_starts(plan, parameters)
         parameters, history = parameters[kept], history[kept]
+        # only the best start of each prototype is refined
         plan = replace(plan, prior=replace(prior, starts=1))
         if further := round(prior.refined_share * prior.steps):
             parameters, more = _climb(plan, parameters, further)
@@ -162,9 +163,11 @@ def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> t
         if not torch.isfinite(climbed).all():
             raise ModelError(f"the objective is not finite at step {step}; lower learning_rate, or check the model.")
         history.append(total.detach())
+        # one backward pass for all entries; in eval mode they interact only through the repulsion
         (slope,) = torch.autograd.grad(-climbed.sum(), parameters)
         _check_slope(own, slope, step)
         parameters.grad = slope
+        # linear decay to zero
         optimizer.param_groups[0]["lr"] = prior.learning_rate * (1 - step / steps)
         optimizer.step()
         with torch.no_grad():

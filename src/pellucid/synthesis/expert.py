@@ -42,6 +42,7 @@ class Expert(Prior):
     def begin(self, count: int, seed: int) -> Parameters:
         """Return probable images, repeated until there are `count`."""
         likely = self.density.likely(max(count, CANDIDATES), seed)
+        # -(-a // b) rounds up
         return likely.repeat(-(-count // len(likely)), 1, 1, 1) if len(likely) < count else likely
 
     def decode(self, parameters: Parameters) -> Images:

@@ -83,6 +83,7 @@ class L2(Prior):
         if self.is_fourier:
             return begin_spectrum(count, self.image_shape, draws) / SPECTRUM_STEP
         noise = torch.randn(max(count, CANDIDATES), *self.image_shape, generator=draws)
+        # blobs of about a twelfth of the image; unit contrast after blurring
         soft = blurred(noise, max(self.image_shape[1:]) / 12)
         soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
         return (self.origin + 0.25 * (soft - 1)).clamp(0, 1)

@@ -71,6 +71,7 @@ class World:
 
     def first(self, work: Callable[[], T]) -> T | None:
         """Run `work` in the first process while the others wait, and return its result there (None elsewhere)."""
+        # `together` also makes the other processes wait, and fail if the first one does
         return self.together(work if self.is_first else lambda: None)
 
     def agree(self, message: str | None) -> str | None:

@@ -165,6 +165,7 @@ class _Trainer:
         return progress
 
     def _step(self, images: Tensor, labels: Tensor, progress: Progress) -> Progress:
+        # random layers such as dropout then depend only on the position, which makes runs resumable
         seed_everything(derive_seed(self.recipe.seed, "step", progress.epoch, progress.step, self.world.rank))
         images, labels = images.to(self.device), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
@@ -176,6 +177,7 @@ class _Trainer:
         sums = self.world.sum(torch.stack([loss.detach().float() * len(labels), correct.float()]).cpu()).tolist()
         images_seen = len(labels) * self.world.size
         progress = replace(progress, step=progress.step + 1, images=progress.images + images_seen)
+        # before the optimizer step, so that the weights stay valid
         if not torch.isfinite(torch.tensor(sums[0])):
             rate = float(self.schedule.get_last_lr()[0])
             raise TrainingError(
@@ -195,6 +197,7 @@ class _Trainer:
                     f"the model's logits for the {part} images are not finite {self._position(progress)}. {HINT}"
                 )
         validation, test = score(logits[0], self.data.validation), score(logits[1], self.data.test)
+        # higher accuracy first, then lower loss
         is_best = (validation.accuracy, -validation.loss) > (self.best.accuracy, -self.best.loss)
         self.best = validation if is_best else self.best
         seen = progress.images
