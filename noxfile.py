@@ -1,4 +1,4 @@
-"""The checks, by name: `nox` runs them all, `nox -s lint` one of them."""
+"""Checks by name: `nox` runs the default ones, `nox -s lint` just one."""
 
 import nox
 
@@ -8,14 +8,14 @@ nox.options.sessions = ["lint", "types", "tests", "docs"]
 
 
 def install(session: nox.Session) -> None:
-    """Pellucid and its tools, where nox made an environment; with `--no-venv` the one at hand is used as it is."""
+    """Install pellucid and its tools, unless nox runs with `--no-venv` in an existing environment."""
     if session.venv_backend not in (None, "none"):
         session.install("-e", ".[dev]")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules, format, layers, spelling, dependencies."""
+    """Check lint rules, formatting, layers, spelling and dependencies."""
     install(session)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -26,28 +26,28 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Static types, strict."""
+    """Check static types in strict mode."""
     install(session)
-    session.run("mypy", *session.posargs)  # strict by pyproject.toml; the flag would undo the exceptions made there
+    session.run("mypy", *session.posargs)  # strict is set in pyproject.toml; the flag would undo exceptions there
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The quick tests, with branch coverage."""
+    """Run the quick tests with branch coverage."""
     install(session)
     session.run("pytest", "--cov", *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests that take more than some seconds."""
+    """Run the tests that take more than a few seconds."""
     install(session)
-    session.run("pytest", "-m", "slow", *session.posargs, success_codes=[0, 5])  # 5: there is none
+    session.run("pytest", "-m", "slow", *session.posargs, success_codes=[0, 5])  # 5: no tests collected
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation site, into save/docs, with the notebooks executed on a network trained for them."""
+    """Build the documentation site in save/docs, with notebooks executed on a freshly trained network."""
     install(session)
     session.run("python", "docs/execute.py", "save/walkthrough")
     session.run("python", "docs/build.py", "save/docs", "save/walkthrough")
@@ -55,7 +55,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def gallery(session: nox.Session) -> None:
-    """The pictures of README and docs; what follows `--` goes to the training, such as `--mirror FOLDER`."""
+    """Regenerate the pictures of README and docs; arguments after `--` are passed to the training."""
     install(session)
     if "--only" not in session.posargs:
         session.run("python", "docs/run_pictures.py", *session.posargs)

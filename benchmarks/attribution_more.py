@@ -1,6 +1,6 @@
-"""Class activation maps and perturbation beside captum, on the network of `attribution.py`.
+"""Compare class activation maps and perturbation methods with captum, on the network of `attribution.py`.
 
-One process, one thread, the two interleaved, CPU time, medians:
+One process, one thread, alternating between the two libraries, medians of CPU time:
 `python benchmarks/attribution_more.py [--rounds 5] [--only NAME] [--batch 128]`.
 """
 
@@ -22,7 +22,7 @@ Contest = tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]
 
 
 def contests(images: Tensor, targets: Tensor) -> dict[str, Contest]:
-    """Name to (least ratio, aim, ours, theirs)."""
+    """Map names to (minimum ratio, target ratio, our call, their call)."""
     model, theirs = network(), network()
     last = theirs[3]
 
@@ -59,14 +59,14 @@ def contests(images: Tensor, targets: Tensor) -> dict[str, Contest]:
 
 
 def seconds(run: Callable[[], Tensor]) -> float:
-    """CPU time of one run."""
+    """Measure the CPU time of one call."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
@@ -77,11 +77,11 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(options.batch, 1, 28, 28, generator=generator)
     targets = torch.randint(10, (options.batch,), generator=generator)
-    print(f"{'method':32}{'ours /s':>9}{'theirs /s':>11}{'ratio':>8}{'least':>7}{'aim':>6}")
+    print(f"{'method':32}{'ours /s':>9}{'theirs /s':>11}{'ratio':>8}{'bound':>7}{'aim':>6}")
     for name, (least, aim, ours, theirs) in contests(images, targets).items():
         if options.only not in name:
             continue
-        ours(), theirs()
+        ours(), theirs()  # warm up
         pairs = [(seconds(ours), seconds(theirs)) for _ in range(options.rounds)]
         mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(b / a for a, b in pairs)

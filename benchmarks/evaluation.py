@@ -1,13 +1,13 @@
-"""The quality of explanations measured by pellucid and by Quantus: the same network, images, methods and metrics.
+"""Compare the evaluation of explanations in pellucid and Quantus, on the same network, images, methods and metrics.
 
-One process, one thread, processor time, medians of rounds in turn. Quantus in an environment of its own, with pellucid:
+One process, one thread, alternating rounds, medians of CPU time. Quantus needs a separate environment with pellucid:
 
     python -m venv quantus && quantus/bin/pip install -e . captum quantus==0.6.0
     quantus/bin/python benchmarks/evaluation.py [--images 32] [--rounds 3]
     quantus/bin/python benchmarks/evaluation.py --reference tests/evaluation/quantus.npz
 
-The second call writes the values that the tests compare with. Quantus's sensitivity-n takes the n most relevant pixels
-where the paper draws random sets, and is not compared.
+The second command writes the reference values for the tests. Values of sensitivity-n are not compared: Quantus uses the
+n most relevant pixels where the paper draws random sets.
 """
 
 import argparse
@@ -35,16 +35,16 @@ METHODS = {
     "deconvnet": "Deconvolution",
     "deeplift": "DeepLift",
 }
-"""Our name and captum's, which Quantus calls."""
+"""pellucid's name to captum's name, which Quantus uses."""
 CONTROLS = ("Control Var. Random Uniform", "Control Var. Sobel Filter", "input")
-"""What Quantus measures of pellucid's four: it refuses a constant map."""
+"""Three of pellucid's four controls; Quantus rejects a constant map."""
 
 QUIET = {"disable_warnings": True, "display_progressbar": False}
 REFERENCE_CLASSES = 3
 
 
 def contests() -> dict[str, tuple[Any, list[Any]]]:
-    """Metric to ours and Quantus's, with as many removals, neighbours, draws and layers."""
+    """Map metric names to both implementations, with equal numbers of removals, neighbors, draws and layers."""
     regions = {"patch_size": 4, "regions_evaluation": 49, "perturb_baseline": "black", **QUIET}
     shares = list(range(10, 100, 10))
     return {
@@ -78,17 +78,17 @@ def contests() -> dict[str, tuple[Any, list[Any]]]:
 
 
 def ours(model: nn.Module, images: Tensor, targets: Tensor, metrics: list[Any]) -> None:
-    """Every metric of every method; our controls come on top."""
-    run(plan(model, images, targets, list(METHODS), metrics)).rows  # noqa: B018
+    """Evaluate every metric for every method with pellucid, which adds its controls."""
+    run(plan(model, images, targets, list(METHODS), metrics)).rows  # noqa: B018 - the property computes the results
 
 
 def explain(model: nn.Module, inputs: Any, targets: Any, method: str, **options: Any) -> Any:
-    """Quantus's function, which has no image as a control."""
+    """Explain with Quantus, adding the control `input`, which it lacks."""
     return np.array(inputs) if method == "input" else quantus.explain(model, inputs, targets, method=method, **options)
 
 
 def theirs(model: nn.Module, images: Tensor, targets: Tensor, metrics: list[Any]) -> None:
-    """The same by Quantus, each method explained once for all metrics, as its users do."""
+    """Evaluate with Quantus, computing each explanation once for all metrics."""
     x, y = images.numpy(), targets.numpy()
     for name in (*METHODS.values(), *CONTROLS):
         options = {"method": name, "device": "cpu", "constant_value": 0.0}
@@ -99,26 +99,26 @@ def theirs(model: nn.Module, images: Tensor, targets: Tensor, metrics: list[Any]
 
 
 def network() -> nn.Module:
-    """Pellucid's default one, with ReLUs that captum accepts (one each)."""
+    """Build pellucid's default network; it has one ReLU module per use, as captum requires."""
     torch.manual_seed(0)
     return MODELS["cnn"](channels=1, classes=10, image_size=(28, 28)).eval()
 
 
 def seconds(call: Callable[[], None]) -> float:
-    """Processor time of one call."""
+    """Measure the CPU time of one call."""
     started = time.process_time()
     call()
     return time.process_time() - started
 
 
 def compare(count: int, rounds: int) -> None:
-    """Print a line per metric alone, and one for all in one call, where explanations are made once on both sides."""
+    """Print one line per metric, and one for all metrics in a single call that shares explanations on both sides."""
     images = load_data("digits", Request(Path("unused"))).test.floats(slice(count))
     model = network()
     targets = model(images).argmax(1)
     each = {name: ([own], other) for name, (own, other) in contests().items()}
     together = ([one for own, _ in each.values() for one in own], [one for _, other in each.values() for one in other])
-    ours(model, images[:2], targets[:2], each["continuity"][0])  # whatever is imported late
+    ours(model, images[:2], targets[:2], each["continuity"][0])  # warm up lazy imports
     theirs(model, images[:2], targets[:2], each["continuity"][1])
     print(f"{'metric':28}{'pellucid s':>12}{'Quantus s':>12}{'ratio':>8}")
     for name, (own, other) in {**each, "all, in one call": together}.items():
@@ -129,16 +129,16 @@ def compare(count: int, rounds: int) -> None:
             )
             for _ in range(rounds)
         ]
-        mine, its = (statistics.median(side) for side in zip(*pairs, strict=True))
-        print(f"{name:28}{mine:12.2f}{its:12.2f}{its / mine:8.1f}", flush=True)
+        own_time, other_time = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"{name:28}{own_time:12.2f}{other_time:12.2f}{other_time / own_time:8.1f}", flush=True)
 
 
 def reference(path: Path) -> None:
-    """Quantus's pixel flipping and parameter randomisation of a small network, with everything they rest on."""
+    """Write Quantus's pixel flipping and parameter randomization of a small network, with all inputs."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, REFERENCE_CLASSES)).eval()
     images = torch.rand(4, 1, 8, 8)
-    images[:, :, 0, 0] = 0  # what Quantus calls black is the least value
+    images[:, :, 0, 0] = 0  # Quantus defines black as the smallest value
     targets = model(images).argmax(1)
     x, y = images.numpy(), targets.numpy()
 
@@ -152,10 +152,10 @@ def reference(path: Path) -> None:
         model=model, x_batch=x.copy(), y_batch=y, a_batch=relevance.copy(), device="cpu", softmax=True
     )
     test = quantus.MPRT(layer_order="top_down", seed=41, abs=True, normalise=False, **QUIET)
-    alike = test(
+    similarity = test(
         model=model, x_batch=x.copy(), y_batch=y, a_batch=None, device="cpu", explain_func=gradient, softmax=True
     )
-    layers = [np.asarray(values) for key, values in alike.items() if key != "original"]
+    layers = [np.asarray(values) for key, values in similarity.items() if key != "original"]
     weights = {f"weights.{name}": value.numpy() for name, value in model.state_dict().items()}
     np.savez_compressed(
         path,
@@ -171,7 +171,7 @@ def reference(path: Path) -> None:
 
 
 def main() -> None:
-    """Read the arguments."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)

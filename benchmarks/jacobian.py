@@ -1,8 +1,8 @@
-"""The Jacobian engine beside torch's own ways: `python benchmarks/jacobian.py [--quick] [FOLDER]`.
+"""Compare the Jacobian engine with torch's own methods: `python benchmarks/jacobian.py [--quick] [FOLDER]`.
 
-One process, one thread, all candidates of a case interleaved, process CPU time, medians. Prints the tables and writes
-`jacobian.json` into FOLDER (default: `benchmarks/results`). The cost by images and outputs is measured and drawn by
-`jacobian_cost.py`. aug-net's case needs the reference folder (PELLUCID_SHARED).
+One process, one thread, candidates of a case interleaved, medians of CPU time. Prints the tables and writes
+`jacobian.json` to FOLDER (default: `benchmarks/results`). `jacobian_cost.py` measures and plots the cost by images and
+outputs. aug-net's case needs the reference folder (PELLUCID_SHARED).
 """
 
 import argparse
@@ -30,19 +30,19 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def cnn() -> nn.Module:
-    """Two 3×3 convolutions, max-pool, 128, 10."""
+    """Build a CNN: two 3×3 convolutions, max-pooling, dense layers of 128 and 10."""
     head = [nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10)]
     return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), *head)
 
 
 def mlp() -> nn.Module:
-    """784-300-100-10."""
+    """Build an MLP 784-300-100-10."""
     parts = [nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)]
     return nn.Sequential(nn.Flatten(), *parts)
 
 
 def vgg() -> nn.Module:
-    """Four blocks of two 3×3 convolutions."""
+    """Build a VGG-like network: four blocks of two 3×3 convolutions."""
     parts: list[nn.Module] = []
     for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 128)):
         parts += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -51,41 +51,41 @@ def vgg() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    """ResNet-18 with 10 classes, from torchvision."""
+    """Build torchvision's ResNet-18 with 10 classes."""
     from torchvision.models import resnet18
 
     return resnet18(num_classes=10)
 
 
 def regression() -> nn.Module:
-    """4 inputs, 2 outputs: [sin x1 x2, cos x3 x4] on [0, 1]^4, trained until its Jacobian is within 5 %."""
+    """Fit [sin x1 x2, cos x3 x4] on [0, 1]^4, until the relative error of the Jacobian is below 5%."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
     points = torch.rand(2000, 4)
-    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=600, history_size=50, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=600, history_size=50, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         error = (model(points) - target(points)).square().sum(1).mean()
         error.backward()
         return error
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     x = torch.rand(1000, 4)
     true = vmap(jacrev(lambda point: target(point[None])[0]))(x)
     error = (jacobian_report(model, x).jacobian - true).norm() / true.norm()
-    print(f"regression: Jacobian within {float(error):.1%} of the true one")
+    print(f"regression: relative error of the Jacobian {float(error):.1%}")
     assert error < 0.05
     return model
 
 
 def target(x: Tensor) -> Tensor:
-    """What the regression learns."""
+    """Target function of the regression."""
     return torch.stack([(x[:, 0] * x[:, 1]).sin(), (x[:, 2] * x[:, 3]).cos()], 1)
 
 
-def looped(model: nn.Module, x: Tensor) -> Tensor:
-    """K backward passes over the whole batch."""
+def jacobian_by_loop(model: nn.Module, x: Tensor) -> Tensor:
+    """Compute the Jacobian by K backward passes over the whole batch."""
     leaf = x.clone().requires_grad_()
     y = model(leaf)
     rows = []
@@ -96,8 +96,8 @@ def looped(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def batched(model: nn.Module, x: Tensor) -> Tensor:
-    """One backward pass with `is_grads_batched`."""
+def jacobian_by_batched_grads(model: nn.Module, x: Tensor) -> Tensor:
+    """Compute the Jacobian by one backward pass with `is_grads_batched`."""
     leaf = x.clone().requires_grad_()
     y = model(leaf)
     cotangents = torch.eye(y.shape[1])[:, None].expand(-1, len(x), -1)
@@ -106,31 +106,33 @@ def batched(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def candidates(model: nn.Module, x: Tensor) -> Candidates:
-    """Ours and the others; of several images, autograd.functional.jacobian is asked for the sum, without the blocks
-    between images.
+    """Return all candidates by name.
+
+    For several images, `autograd.functional.jacobian` differentiates the sum over images, to avoid computing the blocks
+    between different images.
     """
 
     def one(image: Tensor) -> Tensor:
         return model(image[None])[0]
 
-    found: Candidates = {"ours": lambda: jacobian_report(model, x).jacobian}
-    found["loop"] = lambda: looped(model, x)
-    found["is_grads_batched"] = lambda: batched(model, x)
-    found["vmap(jacrev)"] = lambda: vmap(jacrev(one))(x)
-    found["functional.jacobian"] = lambda: torch.autograd.functional.jacobian(
+    calls: Candidates = {"ours": lambda: jacobian_report(model, x).jacobian}
+    calls["loop"] = lambda: jacobian_by_loop(model, x)
+    calls["is_grads_batched"] = lambda: jacobian_by_batched_grads(model, x)
+    calls["vmap(jacrev)"] = lambda: vmap(jacrev(one))(x)
+    calls["functional.jacobian"] = lambda: torch.autograd.functional.jacobian(
         model if len(x) == 1 else lambda images: model(images).sum(0), x
     )
     for size in (1, 2, 4, 8, 16, 32):
         if size < len(x):
-            found[f"vmap(jacrev, chunk {size})"] = lambda size=size: vmap(jacrev(one), chunk_size=size)(x)
-    return found
+            calls[f"vmap(jacrev, chunk {size})"] = lambda size=size: vmap(jacrev(one), chunk_size=size)(x)
+    return calls
 
 
-def medians(found: Candidates, repeats: int) -> dict[str, float]:
-    """Process CPU milliseconds of each, interleaved."""
-    times: dict[str, list[float]] = {name: [] for name in found}
+def medians(calls: Candidates, repeats: int) -> dict[str, float]:
+    """Return the median CPU time of each call in milliseconds, interleaving the calls."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(repeats + 1):
-        for name, call in found.items():
+        for name, call in calls.items():
             started = process_time()
             call()
             if number:  # the first round warms up
@@ -139,21 +141,20 @@ def medians(found: Candidates, repeats: int) -> dict[str, float]:
 
 
 def takes_milliseconds(model: nn.Module, x: Tensor) -> bool:
-    """Whether a Jacobian takes under 15 ms, so that many repeats are needed, and cost little."""
-    looped(model.eval(), x)
+    """Return True if a Jacobian takes under 15 ms, so that many repeats are needed and affordable."""
+    jacobian_by_loop(model.eval(), x)
     started = process_time()
-    looped(model, x)
+    jacobian_by_loop(model, x)
     return process_time() - started < 0.015
 
 
 def measure(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, object]:
-    """One row of the table."""
+    """Measure one case, and print and return its row."""
     model = model.eval().requires_grad_(False)
     report = jacobian_report(model, x)
-    exact = looped(model.double(), x.double())
+    exact = jacobian_by_loop(model.double(), x.double())
     model.float()
-    found = candidates(model, x) | {"forward": lambda: model(x)}
-    times = medians(found, repeats)
+    times = medians(candidates(model, x) | {"forward": lambda: model(x)}, repeats)
     forward, ours = times.pop("forward"), times.pop("ours")
     best = min(times, key=lambda key: times[key])
     row: dict[str, object] = {
@@ -185,31 +186,34 @@ def measure(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, o
 
 
 def memory() -> dict[str, float]:
-    """Megabytes that 256 images on the CNN add to the peak, and the output's own. Before anything else is run."""
+    """Measure the peak memory added by 256 images on the CNN, and the size of the output, in MB.
+
+    Must run first: `ru_maxrss` is the peak over the whole life of the process.
+    """
     torch.manual_seed(0)
     model, x = cnn().eval(), torch.rand(256, 1, 28, 28)
     jacobian_report(model, x[:1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = jacobian_report(model, x).jacobian
+    result = jacobian_report(model, x).jacobian
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"added_megabytes": added, "output_megabytes": found.numel() * found.element_size() / 2**20}
+    return {"added_megabytes": added, "output_megabytes": result.numel() * result.element_size() / 2**20}
 
 
 @contextmanager
 def without(swap: str) -> Iterator[None]:
-    """The engine with one kind of convolution done as the library does it."""
+    """Disable one of the engine's convolution kernels, so that torch's is used instead."""
     real = _kernels.way_of
 
-    def other(*arguments: Any) -> str | None:
-        found = real(*arguments)
-        return None if found == swap else found
+    def way_of(*arguments: Any) -> str | None:
+        kernel = real(*arguments)
+        return None if kernel == swap else kernel
 
-    with patch.object(_kernels, "way_of", other):
+    with patch.object(_kernels, "way_of", way_of):
         yield
 
 
 def ways(repeats: int) -> dict[str, float]:
-    """How many times as long each case takes without its way: by the plain loop, or by the library's convolution."""
+    """Measure the speedup of each algorithm over the plain loop, and of each kernel over torch's convolution."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid()).eval()
     narrow = [nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 8), nn.ReLU(), nn.Linear(8, 40)]
@@ -219,27 +223,29 @@ def ways(repeats: int) -> dict[str, float]:
         "forward": (decoder, torch.rand(16, 8)),
         "cut": (bottleneck, torch.rand(16, 1, 28, 28)),
     }
-    gains = {name: gain(name, model, x, 5 * repeats) for name, (model, x) in cases.items()}
+    speedups = {name: speedup(name, model, x, 5 * repeats) for name, (model, x) in cases.items()}
     swaps = {
         "multiplier": (depthwise(3, 3, 7), torch.rand(8, 8, 48, 48)),
         "fourier": (depthwise(1, 2, 20), torch.rand(4, 8, 96, 96)),
         "one_channel": (cnn().eval(), torch.rand(64, 1, 28, 28)),
     }
-    return gains | {name: gain(name, model, x, repeats) for name, (model, x) in swaps.items()}
+    return speedups | {name: speedup(name, model, x, repeats) for name, (model, x) in swaps.items()}
 
 
-def gain(name: str, model: nn.Module, x: Tensor, repeats: int) -> float:
-    """Time without a way as a multiple of that with it."""
+def speedup(name: str, model: nn.Module, x: Tensor, repeats: int) -> float:
+    """Return the time without an algorithm or kernel divided by the time with it."""
     if name in METHODS:
-        found = {method: lambda method=method: jacobian_report(model, x, method=method) for method in ("loop", name)}
-        times = medians(found, repeats)
+        calls = {method: lambda method=method: jacobian_report(model, x, method=method) for method in ("loop", name)}
+        times = medians(calls, repeats)
         return times["loop"] / times[name]
-    times = medians({"with": lambda: jacobian_report(model, x), "without": lambda: apart(name, model, x)}, repeats)
+    times = medians(
+        {"with": lambda: jacobian_report(model, x), "without": lambda: jacobian_without(name, model, x)}, repeats
+    )
     return times["without"] / times["with"]
 
 
 def depthwise(multiplier: int, layers: int, side: int) -> nn.Module:
-    """Depthwise convolutions of 8 channels, each summed up again, and 6 outputs."""
+    """Build a network of depthwise-separable convolutions with 8 channels and 6 outputs."""
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Conv2d(8, 8 * multiplier, side, padding=side // 2, groups=8), nn.Conv2d(8 * multiplier, 8, 1)]
@@ -247,25 +253,25 @@ def depthwise(multiplier: int, layers: int, side: int) -> nn.Module:
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)).eval()
 
 
-def apart(name: str, model: nn.Module, x: Tensor) -> Tensor:
-    """The Jacobian without one swap."""
+def jacobian_without(name: str, model: nn.Module, x: Tensor) -> Tensor:
+    """Compute the Jacobian with one kernel disabled."""
     with without(name):
         return jacobian_report(model, x).jacobian
 
 
 def augnet() -> tuple[nn.Module, dict[str, Tensor]]:
-    """aug-net's network in float64 and its reference arrays, as the tests build them."""
+    """Load aug-net's network in float64 and its reference arrays, as in the tests."""
     spec = spec_from_file_location("augnet", ROOT / "tests" / "jacobian" / "augnet.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: tuple[nn.Module, dict[str, Tensor]] = module.augnet(SHARED)
-    return found
+    loaded: tuple[nn.Module, dict[str, Tensor]] = module.augnet(SHARED)
+    return loaded
 
 
 def accuracy() -> dict[str, float]:
-    """aug-net's network: the largest deviation from TensorFlow's float64 Jacobian."""
+    """Compute the largest deviation from TensorFlow's float64 Jacobian on aug-net's network."""
     model, arrays = augnet()
     truth = arrays["jacobian_f64"]
     double = jacobian_report(model, arrays["input"]).jacobian[0, :, 0]
@@ -274,7 +280,7 @@ def accuracy() -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all cases."""
+    """Run all cases and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
@@ -298,7 +304,7 @@ def main() -> None:
         record["augnet_deviation"] = accuracy()
     rows = []
     print(
-        "| Case, images | Way | ms | best other, ms | forward passes | × vmap(jacrev) | × best chunk | × loop "
+        "| Case, images | Method | ms | best other, ms | forward passes | × vmap(jacrev) | × best chunk | × loop "
         "| × is_grads_batched | bound |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name, model, x in cases:

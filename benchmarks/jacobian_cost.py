@@ -1,7 +1,7 @@
-"""The cost of the Jacobian by images and by outputs: `python benchmarks/jacobian_cost.py [FOLDER]`.
+"""Measure the cost of the Jacobian by number of images and outputs: `python benchmarks/jacobian_cost.py [FOLDER]`.
 
-One process, one thread, process CPU time. Writes `jacobian_cost.json` and the picture `jacobian_cost.png` into FOLDER
-(default: `benchmarks/results`, and the picture into `docs/pictures`). Finite differences are extrapolated from one
+One process, one thread, CPU time. Writes `jacobian_cost.json` and the plot `jacobian_cost.png` to FOLDER (default:
+`benchmarks/results` and `docs/pictures`, respectively). Finite differences are extrapolated from one
 forward pass in float64.
 """
 
@@ -24,7 +24,7 @@ Curve = list[tuple[int, float]]
 
 
 def seconds(model: nn.Module, x: Tensor, outputs: list[int] | None, repeats: int) -> float:
-    """The least CPU time of some calls, after one that warms up."""
+    """Return the minimum CPU time of several calls after a warm-up."""
     jacobian_report(model, x[:1], outputs)
     times = []
     for _ in range(repeats):
@@ -35,7 +35,7 @@ def seconds(model: nn.Module, x: Tensor, outputs: list[int] | None, repeats: int
 
 
 def measure() -> dict[str, Curve]:
-    """CPU seconds of the MNIST network: by images (10 outputs), by outputs (64 images), and by finite differences."""
+    """Measure CPU seconds by images (10 outputs) and by outputs (64 images), also for finite differences."""
     torch.manual_seed(0)
     model = cnn().eval()
     wide = nn.Sequential(*list(model.children())[:-1], nn.Linear(128, 100)).eval()
@@ -46,7 +46,7 @@ def measure() -> dict[str, Curve]:
 
 
 def differences(model: nn.Module, x: Tensor) -> dict[str, Curve]:
-    """Two forward passes in float64 for each of 784 pixels, extrapolated; whatever the number of outputs."""
+    """Extrapolate two float64 forward passes per pixel (784), for any number of outputs."""
     times = []
     with torch.no_grad():
         for _ in range(6):
@@ -60,14 +60,14 @@ def differences(model: nn.Module, x: Tensor) -> dict[str, Curve]:
     }
 
 
-def draw(found: dict[str, Curve]) -> Figure:
-    """Two panels side by side, both axes logarithmic, so that a straight line at 45 degrees is linear growth."""
+def draw(curves: dict[str, Curve]) -> Figure:
+    """Plot two log-log panels, in which linear growth is a line of slope 1."""
     figure = Figure((9, 4), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(
         panels, ("images", "outputs"), ("by images N (10 outputs)", "by outputs K (64 images)"), strict=True
     ):
-        _panel(axes, found[key], found[f"{key}_by_differences"])
+        _panel(axes, curves[key], curves[f"{key}_by_differences"])
         axes.set_title(title, fontsize=11)
     panels[0].set_xlabel("images")
     panels[1].set_xlabel("outputs")
@@ -88,10 +88,10 @@ def _panel(axes: Axes, ours: Curve, differences: Curve) -> None:
 
 
 def main() -> None:
-    """Measure, draw, write."""
+    """Measure, plot and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--redraw", action="store_true", help="draw the numbers that are there")
+    parser.add_argument("--redraw", action="store_true", help="redraw the plot from existing numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     numbers = (options.folder or ROOT / "benchmarks" / "results") / "jacobian_cost.json"

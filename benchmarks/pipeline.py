@@ -1,8 +1,8 @@
-"""Speed and memory of the pipeline, against the plain way to train on MNIST.
+"""Compare the pipeline's speed and memory with a plain training script on MNIST.
 
     python benchmarks/pipeline.py [--data FOLDER_WITH_THE_FOUR_GZ_FILES] [--json FILE] [--quick]
 
-Prints a table with a bound for each claim, and ends with exit code 1 where one is missed.
+Prints a table with a bound for each claim. The exit code is 1 if a bound is missed.
 """
 
 import argparse
@@ -43,9 +43,9 @@ from pellucid.training.loop import Epoch, Recipe, train
 
 PLAIN_BATCH = 32
 BATCH_SIZES = (PLAIN_BATCH, 256)
-"""Ours is loaded at the plain way's batch size and at the default one."""
+"""Batch sizes for loading: that of the plain script, and pellucid's default."""
 PARTS = 10
-"""Loading and training against the plain way are timed on one part in so many of the training images."""
+"""Comparisons with the plain script use 1/PARTS of the training images, and times are scaled up."""
 WANTED_ACCURACY = 0.99
 CPU = torch.device("cpu")
 
@@ -56,39 +56,39 @@ import pellucid.pipeline
 from pellucid.hooks import HOOKS
 list(map(HOOKS.__getitem__, HOOKS.names()))
 """
-"""Everything a run imports."""
+"""Imports everything that a run imports."""
 
 LAUNCHER = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
-"""Starts a program and prints its peak memory; a process of its own, since a child's peak counts its parent's size."""
+"""Runs a program and prints its peak memory. A fork starts at its parent's size, so this launcher must be small."""
 
 
 @dataclass
 class Clock:
-    """Processor and wall seconds of one thing, reading by reading."""
+    """CPU and wall times of one operation, with one reading per run."""
 
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Take one reading, of the body."""
+        """Time the body of the `with` statement."""
         cpu, wall = process_time(), perf_counter()
         yield
         self.cpu.append(process_time() - cpu)
         self.wall.append(perf_counter() - wall)
 
     def typical(self, times: int = 1) -> "Seconds":
-        """The medians, `times` over."""
+        """Return the medians, multiplied by `times`."""
         return Seconds(median(self.cpu) * times, median(self.wall) * times)
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Processor and wall seconds."""
+    """CPU and wall time in seconds."""
 
     cpu: float
     wall: float
@@ -99,7 +99,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Row:
-    """One claim: what is measured, the two sides, their relation, and its bound."""
+    """One claim: both measurements, their ratio or difference, and its bound."""
 
     claim: str
     ours: str
@@ -111,21 +111,21 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether the bound holds."""
+        """True if the bound holds."""
         return self.value >= self.bound if self.is_minimum else self.value <= self.bound
 
     def cells(self) -> tuple[str, ...]:
-        """The row as the table shows it."""
+        """Format the row for the table."""
         sign = "≥" if self.is_minimum else "≤"
         value, bound = f"{self.value:.2f} {self.unit}", f"{sign} {self.bound:g} {self.unit}"
         return self.claim, self.ours, self.against, value.strip(), bound.strip(), "pass" if self.passed else "MISSED"
 
 
-# --- the plain way ---------------------------------------------------------------------------------------------------
+# --- plain script ---------------------------------------------------------------------------------------------------
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """One image at a time, from bytes through a picture and its transform."""
+    """One image at a time: bytes to PIL image to transformed tensor."""
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
 
@@ -140,13 +140,13 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
 
 
 def load_plainly(images: ImageSet) -> None:
-    """All images once, in random order."""
+    """Iterate over all images once, in random order."""
     for _ in DataLoader(PlainImages(images), batch_size=PLAIN_BATCH, shuffle=True):
         pass
 
 
 def train_plainly(model: nn.Module, images: ImageSet) -> None:
-    """One epoch as a textbook writes it."""
+    """Train for one epoch with a textbook loop."""
     optimizer = Adam(model.parameters(), lr=1e-3)
     model.train()
     for pixels, labels in DataLoader(PlainImages(images), batch_size=PLAIN_BATCH, shuffle=True):
@@ -156,34 +156,34 @@ def train_plainly(model: nn.Module, images: ImageSet) -> None:
         optimizer.step()
 
 
-# --- our way ---------------------------------------------------------------------------------------------------------
+# --- pellucid ---------------------------------------------------------------------------------------------------------
 
 
 def float_batches(images: ImageSet, batch_size: int, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the pipeline trains on."""
+    """Yield the batches that the pipeline trains on."""
     for pixels, labels in batches(images, batch_size, seed=0, epoch=epoch, first_step=first_step):
         yield to_floats(pixels), labels
 
 
-def load_our_way(images: ImageSet, batch_size: int) -> None:
-    """All images once, in random order."""
+def load_with_pellucid(images: ImageSet, batch_size: int) -> None:
+    """Iterate over all images once, in random order."""
     for _ in float_batches(images, batch_size, 1, 0):
         pass
 
 
 def training(model: nn.Module, data: DataSplits, batch_size: int) -> Iterator[Epoch]:
-    """One epoch of training, ready to begin: the untrained network is already scored."""
+    """Prepare one epoch of training; the untrained network is already scored."""
     recipe = Recipe(epochs=1, steps_per_epoch=steps_per_epoch(len(data.train), batch_size))
     epochs = train(model, data, lambda *place: float_batches(data.train, batch_size, *place), recipe, device=CPU)
-    next(epochs)
+    next(epochs)  # epoch 0
     return epochs
 
 
-# --- the measurements ------------------------------------------------------------------------------------------------
+# --- measurements ------------------------------------------------------------------------------------------------
 
 
 class Measurements:
-    """All timings, taken in turn: between the epochs of a default run, rounds of the small things."""
+    """All timings, interleaved: rounds of the short measurements before each epoch of a default run."""
 
     def __init__(self, session: Session, board: Board) -> None:
         self.session, self.board = session, board
@@ -198,11 +198,11 @@ class Measurements:
         )
 
     def clock(self, name: str) -> Clock:
-        """The clock of that name."""
+        """Return the clock of that name, creating it if necessary."""
         return self.clocks.setdefault(name, Clock())
 
     def take(self, rounds: int) -> None:
-        """The default recipe with its hooks, `rounds` before each epoch, and the end hooks."""
+        """Run the default recipe with its hooks, `rounds` comparisons before each epoch, and the end hooks."""
         epochs = self._default_epochs()
         self._run_hooks(next(epochs))
         for _ in range(self.session.recipe.epochs):
@@ -222,7 +222,7 @@ class Measurements:
             load_plainly(images)
         for size in BATCH_SIZES:
             with self.clock(f"load, batch {size}").running():
-                load_our_way(images, size)
+                load_with_pellucid(images, size)
         model = self._model()
         with self.clock("train plainly").running():
             train_plainly(model, images)
@@ -235,7 +235,7 @@ class Measurements:
         return build_model("cnn", data.train.image_shape, len(data.classes), 0)
 
     def _default_epochs(self) -> Iterator[Epoch]:
-        """As the pipeline's; the clock `default epoch` stops where training ends and scoring begins."""
+        """Train as the pipeline does; the clock `default epoch` covers training without scoring."""
         began, ended = [0.0, 0.0], [0.0, 0.0]
 
         def source(epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -254,7 +254,7 @@ class Measurements:
             yield epoch
 
     def _run_hooks(self, epoch: Epoch) -> None:
-        """The every-epoch hooks of `--hooks default`, drawing and writing included."""
+        """Run the per-epoch hooks of `--hooks default`, including plotting and writing."""
         scene = pipeline._scene(self.session, epoch.number, epoch.test_logits)
         with self.clock("hooks").running():
             for name, hook in self.session.hooks.items():
@@ -263,10 +263,10 @@ class Measurements:
                         pipeline._run_hook(self.session, self.board, name, hook, scene)
 
     def rows(self) -> list[Row]:
-        """What the clocks say of each claim; relations are of processor time."""
+        """Compute the row of each claim; ratios use CPU time."""
         failures = self.session.store.manifest()["failures"]
         if failures:
-            raise SystemExit(f"{len(failures)} hooks failed, so their time says nothing: {failures[0]}")
+            raise SystemExit(f"{len(failures)} hooks failed, so their times are invalid: {failures[0]}")
         typical = {name: clock.typical() for name, clock in self.clocks.items()}
         loading, training = (self.clocks[f"{what} plainly"].typical(PARTS) for what in ("load", "train"))
         rows = [
@@ -280,12 +280,12 @@ class Measurements:
         spent = Seconds(sum(scored.cpu[:reached]), sum(scored.wall[:reached]))
         share = spent.cpu / training.cpu if reached else float("inf")
         text = (
-            f"{spent}, epoch {reached} of {len(self.accuracies)}" if reached else f"never: {max(self.accuracies):.2%}"
+            f"{spent}, epoch {reached} of {len(self.accuracies)}" if reached else f"missed: {max(self.accuracies):.2%}"
         )
-        rows.append(Row("time to 99 % test accuracy, in plain epochs", text, str(training), share, "×", 1.5))
+        rows.append(Row("time to 99% test accuracy, in plain epochs", text, str(training), share, "×", 1.5))
         hooks, epoch, end = typical["hooks"], typical["default epoch"], typical["end hooks"]
         share = hooks.cpu / epoch.cpu
-        rows.append(Row("every-epoch hooks, in default epochs", str(hooks), str(epoch), share, "×", 1))
+        rows.append(Row("per-epoch hooks, in default epochs", str(hooks), str(epoch), share, "×", 1))
         count = sum(hook.when == "end" for hook in self.session.hooks.values())
         rows.append(Row(f"all {count} end hooks", str(end), "", max(end.cpu, end.wall), "s", 60))
         return rows
@@ -296,7 +296,7 @@ def _quotient(claim: str, plain: Seconds, ours: Seconds, bound: float) -> Row:
 
 
 def memory_row(data: list[str]) -> Row:
-    """The peak of a whole run over one epoch, above what its imports alone take."""
+    """Measure the peak memory of a whole one-epoch run, minus that of its imports alone."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--dataset=mnist", "--epochs=1", "--threads=1", f"--save={folder}", *data]
         imports = _peak_megabytes("-c", IMPORTS)
@@ -307,20 +307,20 @@ def memory_row(data: list[str]) -> Row:
 
 def _peak_megabytes(*arguments: str) -> float:
     command = [sys.executable, "-c", LAUNCHER, sys.executable, *arguments]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)
     unit = 1 if sys.platform == "darwin" else 1024
-    return int(answer.stdout) * unit / 1e6
+    return int(completed.stdout) * unit / 1e6
 
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- report ------------------------------------------------------------------------------------------------------
 
 
 def show(rows: list[Row], clocks: dict[str, Clock]) -> None:
-    """Print the claims, and what each hook takes."""
-    table = Table("claim", "pellucid", "against", "measured", "bound", "", title="Processor seconds (wall seconds)")
+    """Print the claims and the time of each hook."""
+    table = Table("claim", "pellucid", "against", "measured", "bound", "", title="CPU seconds (wall seconds)")
     for row in rows:
         table.add_row(*row.cells(), style=None if row.passed else "bold red")
-    parts = Table("hook", "an epoch", title="The every-epoch hooks, one by one")
+    parts = Table("hook", "per epoch", title="Per-epoch hooks")
     for name, clock in clocks.items():
         if name.startswith("hook "):
             parts.add_row(name.removeprefix("hook "), str(clock.typical()))
@@ -329,7 +329,7 @@ def show(rows: list[Row], clocks: dict[str, Clock]) -> None:
 
 
 def as_json(rows: list[Row], measurements: Measurements, rounds: int) -> str:
-    """Every reading and every claim."""
+    """Serialize every reading and every claim."""
     machine = {
         "cores": os.cpu_count(),
         "system": platform.system(),
@@ -349,10 +349,10 @@ def as_json(rows: list[Row], measurements: Measurements, rounds: int) -> str:
 
 
 def main() -> int:
-    """Measure, show, judge."""
-    parser = argparse.ArgumentParser(description="Speed and memory of the pipeline, against the plain way.")
-    parser.add_argument("--data", type=Path, help="folder with the four .gz files of MNIST; else they are downloaded")
-    parser.add_argument("--json", type=Path, help="file to write all numbers to")
+    """Measure and print everything; return 1 if a bound is missed."""
+    parser = argparse.ArgumentParser(description="Compare the pipeline with a plain training script.")
+    parser.add_argument("--data", type=Path, help="folder with the four .gz files of MNIST; downloaded if omitted")
+    parser.add_argument("--json", type=Path, help="output file for all numbers")
     parser.add_argument("--quick", action="store_true", help="one round before each epoch instead of three")
     chosen = parser.parse_args()
     rounds = 1 if chosen.quick else 3

@@ -1,8 +1,8 @@
 """Build the documentation site: `python docs/build.py FOLDER`.
 
-pdoc writes one page per module; this file adds the guides (README and the Markdown files beside it) as pages of their
-own, and turns the formulas of both (between single or double dollar signs) into MathML while building. The site loads
-nothing from anywhere: it opens from disk with the network cut.
+pdoc writes one page per module. This script adds the guides (README and the other Markdown files) as pages, and
+converts formulas (between single or double dollar signs) to MathML at build time. The site loads nothing from the
+network, so it opens from disk.
 """
 
 import html
@@ -41,7 +41,7 @@ GUIDES = {
     "contributing": ROOT / "CONTRIBUTING.md",
     "changelog": ROOT / "CHANGELOG.md",
 }
-"""The guides in the order of the menu: name of the page, and its source."""
+"""The guides in menu order: page name to source file."""
 
 METHODS = (
     "overview",
@@ -60,7 +60,7 @@ METHODS = (
     "attention",
     "controls",
 )
-"""The pages of docs/methods, in the order of the menu."""
+"""The pages of docs/methods, in menu order."""
 
 MENU = {
     "": GUIDES,
@@ -69,15 +69,17 @@ MENU = {
         f"walkthrough_{path.stem}": path for path in sorted((ROOT / "docs" / "walkthrough").glob("*.ipynb"))
     },
 }
-"""The groups of the menu, by heading."""
+"""Menu groups by heading; the first one has no heading."""
 
 PAGES = {name: source for group in MENU.values() for name, source in group.items()}
 
 CONTRACTS = ("pellucid.data._source", "pellucid.hooks._hook")
-"""Private modules that get a page, because whoever adds a data set or a hook reads them."""
+"""Private modules that get a page, since authors of data sets and hooks need them."""
 
+# Links to addresses with a scheme (https:) are left alone by the lookahead.
 LINK_TO_MARKDOWN = re.compile(r"\]\((?!\w+:)(?:[\w.-]+/)*([\w-]+)\.(?:md|ipynb)(#[\w-]+)?\)")
 LINK_TO_PICTURE = re.compile(r"(?<=\]\(|=\")(?!\w+:)(?:[\w.-]+/)*(pictures/[\w./-]+)")
+# Code comes first in the alternation, so a dollar sign in code never opens a formula.
 CODE_OR_FORMULA = re.compile(
     r"""
     (?P<fence>^[ ]*```.*?^[ ]*```[ ]*$)
@@ -88,9 +90,9 @@ CODE_OR_FORMULA = re.compile(
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
-PLACE = "\ue000{}\ue001"
-"""Stands for a formula while Markdown is at work, which would take its underscores and stars for its own."""
-PLACES = re.compile("\ue000(\\d+)\ue001")
+PLACEHOLDER = "\ue000{}\ue001"
+"""Placeholder for a formula in private-use characters, so that Markdown leaves underscores and stars alone."""
+PLACEHOLDERS = re.compile("\ue000(\\d+)\ue001")
 
 MATHML = re.compile(r"<math .*?</math>", re.DOTALL)
 PREFORMATTED = re.compile(r"<pre\b.*?</pre>", re.DOTALL)
@@ -105,14 +107,14 @@ class Html(str):
 
 
 def build(folder: Path, executed: Path | None = None) -> list[str]:
-    """Write the site into `folder`, and return what is wrong with its formulas: one line each, none if all is well.
+    """Write the site into `folder` and return the faults in its formulas, one line each; empty if there are none.
 
-    `executed` is a folder with the notebooks of the walkthrough as `docs/execute.py` wrote them, with what they show.
+    `executed` is a folder with the executed walkthrough notebooks, as written by `docs/execute.py`.
     """
     clear(folder)
     modules = load_modules()
     pdoc.render.env.filters["to_html"] = to_html
-    vars(pdoc.search)["to_html"] = to_html  # the search shows docstrings too, and offers no setting for it
+    vars(pdoc.search)["to_html"] = to_html  # the search index renders docstrings, too, and has no setting for it
     pdoc.render.configure(
         docformat="markdown",
         footer_text=f"pellucid {version('pellucid')}",
@@ -122,7 +124,7 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     menu = {heading: {name: titles[name] for name in group} for heading, group in MENU.items()}
     pdoc.render.env.globals.update(guides=titles, menu_groups=menu, site_modules=list(modules))
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", module="pdoc")  # what pdoc could not find is a mistake of ours
+        warnings.filterwarnings("error", module="pdoc")  # a name that pdoc cannot resolve is our mistake
         for name, module in modules.items():
             write(folder / f"{name.replace('.', '/')}.html", pdoc.render.html_module(module, modules))
         write(folder / "search.js", pdoc.render.search_index(modules))
@@ -140,42 +142,42 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
 
 
 def clear(folder: Path) -> None:
-    """An empty folder where an earlier site was; anything else in it is left alone, and an error."""
+    """Empty the folder if it contains an earlier site; exit with an error if it contains anything else."""
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / "pellucid.html").is_file():
-            sys.exit(f"{folder} holds something that is no site of ours; name an empty or a new folder.")
+            sys.exit(f"{folder} is not empty and not a site built by this script. Choose an empty or new folder.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def load_modules() -> dict[str, pdoc.doc.Module]:
-    """Every module that gets a page, imported, with the public names that are loaded on first use loaded."""
-    found = [module.name for module in walk_packages(pellucid.__path__, "pellucid.")]
-    names = ["pellucid", *sorted(name for name in found if "._" not in name or name in CONTRACTS)]
+    """Import every module that gets a page, and resolve its lazily loaded public names."""
+    available = [module.name for module in walk_packages(pellucid.__path__, "pellucid.")]
+    names = ["pellucid", *sorted(name for name in available if "._" not in name or name in CONTRACTS)]
     modules = {name: import_module(name) for name in names}
     for module in modules.values():
         for name in getattr(module, "__all__", ()):
             vars(module).setdefault(name, getattr(module, name))
     for name in pellucid.__all__:
         value = getattr(pellucid, name)
-        # pdoc reads what the package holds by now; a package that is also a function is shown as the function
+        # pdoc reads the package's namespace, so store the value there; a callable package is shown as its function
         vars(pellucid)[name] = getattr(value, name) if isinstance(value, ModuleType) and callable(value) else value
     return {name: pdoc.doc.Module(module) for name, module in modules.items()}
 
 
 def to_html(text: str) -> Html:
-    """Markdown as HTML, with formulas as MathML; what stands in code is left as typed."""
+    """Convert Markdown to HTML, with formulas as MathML; code is left unchanged."""
     formulas: list[str] = []
 
-    def set_aside(found: re.Match[str]) -> str:
-        latex = found["block"] or found["inline"]
+    def extract_formula(match: re.Match[str]) -> str:
+        latex = match["block"] or match["inline"]
         if latex is None:
-            return found[0]
-        formulas.append(convert(latex.strip(), display="block" if found["block"] else "inline"))
-        return PLACE.format(len(formulas) - 1)
+            return match[0]  # code
+        formulas.append(convert(latex.strip(), display="block" if match["block"] else "inline"))
+        return PLACEHOLDER.format(len(formulas) - 1)
 
-    rendered = pdoc.render_helpers.to_html(CODE_OR_FORMULA.sub(set_aside, text))
-    page = Html(PLACES.sub(lambda place: formulas[int(place[1])], rendered))
+    rendered = pdoc.render_helpers.to_html(CODE_OR_FORMULA.sub(extract_formula, text))
+    page = Html(PLACEHOLDERS.sub(lambda match: formulas[int(match[1])], rendered))
     page.toc_html = getattr(rendered, "toc_html", None)
     return page
 
@@ -187,7 +189,7 @@ def write(path: Path, text: str) -> None:
 
 
 def title_of(source: Path) -> str:
-    """The first heading of a Markdown file or a notebook."""
+    """Return the first heading of a Markdown file or notebook."""
     text = source.read_text(encoding="utf-8")
     if source.suffix == ".ipynb":
         text = "".join(json.loads(text)["cells"][0]["source"])
@@ -195,21 +197,21 @@ def title_of(source: Path) -> str:
 
 
 def guide_page(name: str, source: Path) -> str:
-    """One Markdown file or notebook as a page that looks like the others."""
+    """Render a Markdown file or notebook as a page of the site."""
     text = source.read_text(encoding="utf-8")
     content = notebook_html(json.loads(text)) if source.suffix == ".ipynb" else to_html(relinked(text))
     return pdoc.render.env.get_template("guide.html.jinja2").render(guide=name, content=content, all_modules={})
 
 
 def relinked(text: str) -> str:
-    """Markdown in which links between the files lead to their pages, and pictures come from the site's folder."""
+    """Rewrite links between Markdown files to their pages, and picture paths to the site's folder."""
     page_of = {source.stem: page for page, source in PAGES.items()}
     text = LINK_TO_MARKDOWN.sub(lambda link: f"]({page_of[link[1]]}.html{link[2] or ''})", text)
     return LINK_TO_PICTURE.sub(r"\1", text)
 
 
 def notebook_html(notebook: dict[str, Any]) -> str:
-    """The cells of a notebook, with what they show where it has been executed."""
+    """Render the cells of a notebook, with outputs if it has been executed."""
     parts: list[str] = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -219,29 +221,29 @@ def notebook_html(notebook: dict[str, Any]) -> str:
 
 
 def output_html(output: dict[str, Any]) -> str:
-    """What a cell shows: a picture, or text."""
+    """Render the output of a cell: a picture or text."""
     data = output.get("data", {"text/plain": output.get("text", "")})
     if "image/png" in data:
         png = "".join(data["image/png"]).strip()
-        return f'<p><img alt="what the code above shows" src="data:image/png;base64,{png}"></p>'
+        return f'<p><img alt="output of the code above" src="data:image/png;base64,{png}"></p>'
     return f'<pre class="output">{html.escape("".join(data["text/plain"]).rstrip())}</pre>'
 
 
 def formula_faults(page: str) -> list[str]:
-    r"""What is left of a formula that was not understood: a dollar sign, a command such as `\foo`, MathML in code."""
+    r"""Find formulas that failed to convert: stray dollar signs, commands such as `\foo`, MathML inside code."""
     prose = SHOWN_AS_TYPED.sub("", MATHML.sub("", page)).splitlines()
     return [
-        *(f"a formula holds a command that MathML lacks: {math}" for math in MATHML.findall(page) if "\\" in math),
-        *(f"code was taken for a formula; fence it: {code}" for code in PREFORMATTED.findall(page) if "<math " in code),
-        *(f"a dollar sign is left where a formula begins or ends: {line.strip()}" for line in prose if "$" in line),
+        *(f"formula with an unsupported command: {math}" for math in MATHML.findall(page) if "\\" in math),
+        *(f"formula inside unfenced code: {code}" for code in PREFORMATTED.findall(page) if "<math " in code),
+        *(f"unmatched dollar sign: {line.strip()}" for line in prose if "$" in line),
     ]
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python docs/build.py FOLDER [EXECUTED NOTEBOOKS] (an earlier site in FOLDER is replaced)")
+        sys.exit("usage: python docs/build.py FOLDER [EXECUTED NOTEBOOKS] (replaces an earlier site in FOLDER)")
     target, *shown_notebooks = map(Path, sys.argv[1:])
-    found_faults = build(target, *shown_notebooks)
-    if found_faults:
-        sys.exit("\n".join(found_faults))
+    faults = build(target, *shown_notebooks)
+    if faults:
+        sys.exit("\n".join(faults))
     sys.stdout.write(f"The site is at {target / 'index.html'}\n")

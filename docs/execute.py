@@ -1,7 +1,7 @@
 """Run the notebooks of the walkthrough: `python docs/execute.py FOLDER [RUN]`.
 
-Copies with what their cells show go into FOLDER. RUN is the folder of a run (default: FOLDER/run); where there is none,
-the pipeline trains a network on scikit-learn's digits there, which needs no download. A cell that fails is an error.
+Writes executed copies to FOLDER. RUN is the folder of a run (default: FOLDER/run). If there is no run, the pipeline
+trains a network there on scikit-learn's digits, which need no download. A failing cell is an error.
 """
 
 import os
@@ -15,33 +15,33 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "docs" / "walkthrough"
 SECONDS = 120
-"""How long one cell may take."""
+"""Timeout per cell."""
 
 
 def execute(notebook: Path, run: Path) -> nbformat.NotebookNode:
-    """The notebook with what its cells show on the network of `run`; `CellExecutionError` where one fails."""
+    """Execute a notebook on the network of `run`; raises `CellExecutionError` if a cell fails."""
     content = nbformat.read(notebook, as_version=4)
     nbformat.validate(content)
     environment = {**os.environ, "PELLUCID_RUN": str(run.resolve())}
-    place = {"metadata": {"path": str(notebook.parent)}}
-    client = NotebookClient(content, timeout=SECONDS, resources=place, coalesce_streams=True)
+    resources = {"metadata": {"path": str(notebook.parent)}}
+    client = NotebookClient(content, timeout=SECONDS, resources=resources, coalesce_streams=True)
     return client.execute(env=environment)
 
 
 def train(run: Path, *flags: str) -> None:
-    """A run of the pipeline in the folder `run`, without pictures."""
+    """Run the pipeline in the folder `run`, without figures."""
     command = [sys.executable, str(ROOT / "runner.py"), "--dataset", "digits", "--hooks", "none", "--save", str(run)]
     subprocess.run([*command, *flags], check=True)  # noqa: S603
 
 
 def main(folder: Path, run: Path) -> None:
-    """Train if need be, and execute all notebooks into `folder`."""
+    """Train if there is no run yet, and write all executed notebooks to `folder`."""
     if not (run / "run.json").is_file():
         train(run)
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         nbformat.write(execute(notebook, run), folder / notebook.name)
-        sys.stdout.write(f"{notebook.name}: every cell ran\n")
+        sys.stdout.write(f"{notebook.name}: executed\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The pictures of docs/methods, made by the code: `python docs/pictures.py [RUN] [FLAGS OF pellucid run]`.
+"""Generate the pictures of docs/methods: `python docs/pictures.py [RUN] [FLAGS OF pellucid run]`.
 
-RUN is the folder of a run (default: save/gallery); where there is none, the pipeline trains its own network there.
-A name after `--only` draws one page's picture alone.
+RUN is the folder of a run (default: save/gallery). If there is no run, the pipeline trains its default network there.
+`--only NAME` generates the picture of a single page.
 """
 
 import io
@@ -30,28 +30,28 @@ from pellucid.plots.colours import signed_palette
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures" / "methods"
 ROWS = (2, 3, 4, 8)
-"""The classes whose first recognised test image is shown."""
+"""Classes shown, each with its first correctly classified test image."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a picture: a method with its options, on the predicted class or on the runner-up."""
+    """One column of a picture: a method with its options, for the predicted class or the runner-up."""
 
     label: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     target: str = "predicted"
     network: str = "own"
-    """`pooled`: the one that ends in global average pooling, for methods that need it."""
+    """`pooled` for the network with global average pooling, which CAM requires; `own` otherwise."""
 
 
 def variants(family: str, *names: str) -> tuple[Column, ...]:
-    """One column for each variant, named without its family."""
+    """Return one column per variant, labeled without the family name."""
     return tuple(Column(name, f"{family}.{name}") for name in names)
 
 
 def both_classes(*methods: str) -> tuple[Column, ...]:
-    """Two columns for each method: the class predicted, and the one with the second largest logit."""
+    """Return two columns per method: the predicted class, and the runner-up."""
     return tuple(
         Column(f"{name}, {which}", name, target=target)
         for name in methods
@@ -61,7 +61,7 @@ def both_classes(*methods: str) -> tuple[Column, ...]:
 
 PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
     "gradient": (
-        "How each logit would react to each pixel",
+        "Sensitivity of the logit to each pixel",
         (
             Column("gradient", "gradient"),
             Column("gradient of the runner-up", "gradient", target="runner_up"),
@@ -71,7 +71,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "taylor": (
-        "First-order effects: the gradient times a way",
+        "First-order effects: gradient times displacement",
         (
             Column("gradient", "gradient"),
             Column("input_x_gradient", "input_x_gradient"),
@@ -88,21 +88,21 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "integrated_gradients": (
-        "The gradient on the way from a baseline, times the way",
+        "Gradients along the path from a baseline",
         (
             Column("baseline 0 (black)", "integrated_gradients"),
-            Column("baseline 0.5 (grey)", "integrated_gradients", {"baseline": 0.5}),
+            Column("baseline 0.5 (gray)", "integrated_gradients", {"baseline": 0.5}),
             Column("baseline 1 (white)", "integrated_gradients", {"baseline": 1.0}),
             Column("4 steps", "integrated_gradients", {"steps": 4}),
             Column("expected_gradients", "expected_gradients"),
         ),
     ),
     "guided_backprop": (
-        "Other ways back through a ReLU",
+        "Other backward passes through a ReLU",
         (Column("gradient", "gradient"), *both_classes("deconvnet", "guided_backprop")),
     ),
     "lrp": (
-        "The logit of the predicted class, shared out layer by layer",
+        "The logit of the predicted class, redistributed layer by layer",
         (
             *variants("lrp", "z"),
             Column("epsilon=0.25", "lrp.epsilon", {"epsilon": 0.25}),
@@ -119,10 +119,10 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "deeplift": (
-        "The change of the logit from a baseline, shared out",
+        "The change of the logit from a baseline",
         (
             Column("baseline 0 (black)", "deeplift"),
-            Column("baseline 0.5 (grey)", "deeplift", {"baseline": 0.5}),
+            Column("baseline 0.5 (gray)", "deeplift", {"baseline": 0.5}),
             Column("baseline 1 (white)", "deeplift", {"baseline": 1.0}),
             Column("integrated_gradients", "integrated_gradients"),
         ),
@@ -132,7 +132,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         (*both_classes("excitation_backprop"), Column("lrp.z_plus", "lrp.z_plus")),
     ),
     "pattern": (
-        "The signal, and what it contributes",
+        "The signal, and its contribution",
         (
             Column("gradient", "gradient"),
             Column("pattern.net", "pattern.net"),
@@ -141,7 +141,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "cam": (
-        "Regions that speak for the class",
+        "Regions that support the class",
         (
             Column("cam (network with pooling)", "cam", network="pooled"),
             Column("grad_cam, predicted", "grad_cam"),
@@ -163,7 +163,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "attention": (
-        "A small transformer of patches, explained",
+        "Explanations of a small vision transformer",
         (
             Column("gradient", "gradient"),
             Column("input_x_gradient", "input_x_gradient"),
@@ -174,7 +174,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
     "controls": (
-        "Maps that owe nothing to the network",
+        "Maps that don't depend on the network",
         (
             Column("input", "input"),
             Column("sobel", "sobel"),
@@ -183,21 +183,21 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
         ),
     ),
 }
-"""By page: the picture's title and its columns."""
+"""Title and columns of each page's picture."""
 
 
 TRANSFORMER = "pictures:patch_transformer"
 NETWORKS = {"attention": ("transformer", ("--model", TRANSFORMER))}
-"""By page, where it is not the pipeline's own network: the run's folder in RUN, and the flags of its training."""
+"""Pages that need a different network: subfolder of RUN, and training flags."""
 
 
 class PatchTransformer(nn.Module):
-    """Patches of 7×7 pixels as tokens, two layers of attention, the mean of all tokens, and a linear layer."""
+    """A small vision transformer: 7×7 patches, two encoder layers, mean pooling over tokens, a linear head."""
 
     def __init__(self, channels: int, classes: int, patches: int, width: int = 48) -> None:
         super().__init__()
         self.embed = nn.Conv2d(channels, width, 7, stride=7)
-        self.places = nn.Parameter(0.02 * torch.randn(1, patches, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, patches, width))
         layers = [
             nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(2)
@@ -206,18 +206,18 @@ class PatchTransformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, class): the logits."""
-        tokens = self.embed(images).flatten(2).mT + self.places
+        """Return logits of shape (batch, class)."""
+        tokens = self.embed(images).flatten(2).mT + self.positions
         return self.head(self.norm(self.layers(tokens)).mean(1))
 
 
 def patch_transformer(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """The network of the page on attention, for `--model`."""
+    """Build the network of the page on attention, for `--model`."""
     return PatchTransformer(channels, classes, (image_size[0] // 7) * (image_size[1] // 7))
 
 
 def draw(page: str, material: Material) -> Path:
-    """Write the picture of one page."""
+    """Write the picture of one page and return its path."""
     title, columns = PICTURES[page]
     images, labels = material.images[list(ROWS)], material.labels[list(ROWS)]
     order = material.model(images).argsort(1, descending=True)
@@ -237,7 +237,7 @@ def draw(page: str, material: Material) -> Path:
 
 
 def explain(column: Column, material: Material, images: Tensor, target: Tensor) -> Tensor:
-    """The maps of one column."""
+    """Compute the maps of one column."""
     model = with_pooling(material) if column.network == "pooled" else material.model
     analyzer = pellucid.create_analyzer(column.method, model, **column.options)
     if not analyzer.method.is_ready:
@@ -246,12 +246,13 @@ def explain(column: Column, material: Material, images: Tensor, target: Tensor) 
 
 
 def with_palette(png: bytes) -> bytes:
-    """The picture in 256 colours, those of the signed scale and greys: a smaller file that looks the same."""
-    scale, greys = signed_palette()(np.linspace(0, 1, 176))[:, :3] * 255, np.linspace(0, 255, 80).repeat(3)
-    palette = np.concatenate([scale, greys.reshape(-1, 3)]).round()
+    """Reduce the picture to 256 colors, those of the signed colormap and grays: a smaller file that looks the same."""
+    # 176 colors for the colormap and 80 grays for images and text make up the 256 entries of the palette.
+    scale, grays = signed_palette()(np.linspace(0, 1, 176))[:, :3] * 255, np.linspace(0, 255, 80).repeat(3)
+    palette = np.concatenate([scale, grays.reshape(-1, 3)]).round()
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    nearest = np.square(colours[:, None] - palette).sum(2).argmin(1).astype(np.uint8)
+    colors, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    nearest = np.square(colors[:, None] - palette).sum(2).argmin(1).astype(np.uint8)
     picture = Image.fromarray(nearest[index].reshape(pixels.shape[:2]), "P")
     picture.putpalette(palette.astype(int).flatten().tolist())
     buffer = io.BytesIO()
@@ -260,8 +261,8 @@ def with_palette(png: bytes) -> bytes:
 
 
 @cache
-def opened(folder: Path, *flags: str) -> Material:
-    """The run in `folder`, trained first where there is none."""
+def open_or_train(folder: Path, *flags: str) -> Material:
+    """Open the run in `folder`, training it first if there is none."""
     if not (folder / "run.json").is_file():
         train = [sys.executable, str(ROOT / "runner.py"), "--save", str(folder), "--hooks", "none", *flags]
         paths = os.pathsep.join([str(ROOT / "docs"), os.environ.get("PYTHONPATH", "")])
@@ -270,19 +271,19 @@ def opened(folder: Path, *flags: str) -> Material:
 
 
 def main(arguments: list[str]) -> None:
-    """Train if need be, and draw."""
+    """Train if there is no run yet, and write the pictures."""
     only: Iterable[str] = PICTURES
     if "--only" in arguments:
-        place = arguments.index("--only")
-        only = [arguments[place + 1]]
-        arguments = arguments[:place] + arguments[place + 2 :]
+        position = arguments.index("--only")
+        only = [arguments[position + 1]]
+        arguments = arguments[:position] + arguments[position + 2 :]
     has_folder = bool(arguments) and not arguments[0].startswith("-")
     folder = Path(arguments[0]) if has_folder else ROOT / "save" / "gallery"
     flags = arguments[has_folder:]
     torch.set_num_threads(1)
     for page in only:
         name, more = NETWORKS.get(page, ("", ()))
-        path = draw(page, opened(folder / name, *more, *flags))
+        path = draw(page, open_or_train(folder / name, *more, *flags))
         sys.stdout.write(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB\n")
 
 

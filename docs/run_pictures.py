@@ -1,7 +1,7 @@
-"""The pictures of a run in README and docs: `python docs/run_pictures.py [RUN] [FLAGS OF pellucid run]`.
+"""Collect the pictures of a run for README and docs: `python docs/run_pictures.py [RUN] [FLAGS OF pellucid run]`.
 
-RUN is the folder of a run with its pictures (default: save/gallery); where there is none, the pipeline makes it. Taken
-from it are the last picture of each hook, the film of the embedding, and a screenshot of its report.
+RUN is the folder of a run (default: save/gallery). If there is no run, the pipeline trains one there. Copies the
+last figure of each hook, the animation of the embedding, and a screenshot of the report.
 """
 
 import io
@@ -26,15 +26,15 @@ HOOKS = (
     "prototypes",
     "leaderboard",
 )
-"""Whose last picture is shown."""
+"""Hooks whose last figure is copied."""
 FILMS = ("tsne",)
 WINDOW = {"width": 1280, "height": 1600}
-"""Pixels of the report that are shown."""
+"""Size of the screenshot in pixels."""
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-gpu")
 
 
 def draw(run: Path) -> list[Path]:
-    """Write the pictures of a run; returns what was written."""
+    """Write the pictures of a run and return their paths."""
     entries = Store(run).manifest()["artifacts"]
     written = []
     for hook in HOOKS:
@@ -42,9 +42,9 @@ def draw(run: Path) -> list[Path]:
             entry["epoch"]: entry["path"] for entry in entries if (entry["name"], entry["kind"]) == (hook, "figure")
         }
         if not paths:
-            raise SystemExit(f"{run} has no picture of {hook}; make the run with the hooks of `--hooks default`.")
+            raise SystemExit(f"{run} has no figure of {hook}. Run it with `--hooks default`.")
         written.append(FOLDER / f"{hook}.png")
-        written[-1].write_bytes(smaller((run / paths[max(paths)]).read_bytes()))
+        written[-1].write_bytes(recompress((run / paths[max(paths)]).read_bytes()))
     for hook in FILMS:
         written.append(FOLDER / f"{hook}.webp")
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])
@@ -52,37 +52,37 @@ def draw(run: Path) -> list[Path]:
     shot = screenshot(run / "report.html")
     if shot is not None:
         written.append(FOLDER / "report.png")
-        written[-1].write_bytes(smaller(shot))
+        written[-1].write_bytes(recompress(shot))
     return written
 
 
-def smaller(png: bytes) -> bytes:
-    """The same pixels in fewer bytes: without transparency, and packed as tightly as can be."""
+def recompress(png: bytes) -> bytes:
+    """Recompress a PNG as tightly as possible, without its alpha channel."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
 def screenshot(page: Path) -> bytes | None:
-    """The top of the report as a PNG, light; None, with a message, where there is no browser to draw it."""
+    """Return a PNG of the top of the report in light mode, or None, with a message, if there is no browser."""
     program = shutil.which("chromium")
     if program is None:
-        sys.stdout.write("no picture of the report: there is no chromium on the path.\n")
+        sys.stdout.write("Skipping the picture of the report: chromium is not on the PATH.\n")
         return None
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
-        shown = browser.new_page(viewport=WINDOW, color_scheme="light")  # type: ignore[arg-type]
-        shown.goto(page.resolve().as_uri())
-        shown.wait_for_timeout(1000)
-        shot = shown.screenshot()
+        tab = browser.new_page(viewport=WINDOW, color_scheme="light")  # type: ignore[arg-type]
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_timeout(1000)  # let the scripts draw the charts
+        shot = tab.screenshot()
         browser.close()
     return shot
 
 
 def main(arguments: list[str]) -> None:
-    """Train if need be, and take the pictures."""
+    """Train if there is no run yet, and write the pictures."""
     has_folder = bool(arguments) and not arguments[0].startswith("-")
     run = Path(arguments[0]) if has_folder else ROOT / "save" / "gallery"
     if not (run / "run.json").is_file():

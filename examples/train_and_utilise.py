@@ -1,10 +1,9 @@
-"""Train an augmented model, and ask it how each output changes with each input.
+"""Train an augmented model, and compute its Jacobian.
 
 python examples/train_and_utilise.py [FOLDER]
 
-A small regression: y = [sin(x1 x2), cos(x3 x4)] on [0, 1]^4. The model is augmented before it is trained; it trains,
-saves and predicts as it would without. FOLDER (default: save/example) gets the weights, which
-`load_a_trained_model.py` reads.
+A small regression: y = [sin(x1 x2), cos(x3 x4)] on [0, 1]^4. The model is augmented before training, and trains, saves
+and predicts exactly as before. Writes the weights to FOLDER (default: save/example), for `load_a_trained_model.py`.
 """
 
 import sys
@@ -18,12 +17,12 @@ import pellucid
 
 
 def target(x: Tensor) -> Tensor:
-    """What is learned: (point, 4) to (point, 2)."""
+    """Target function, from (point, 4) to (point, 2)."""
     return torch.stack([(x[:, 0] * x[:, 1]).sin(), (x[:, 2] * x[:, 3]).cos()], dim=1)
 
 
 def true_jacobian(x: Tensor) -> Tensor:
-    """The derivatives of the target, by hand: (point, output, input)."""
+    """Derivatives of the target by hand, of shape (point, output, input)."""
     zero = torch.zeros(len(x))
     first, second = (x[:, 0] * x[:, 1]).cos(), -(x[:, 2] * x[:, 3]).sin()
     sine = torch.stack([x[:, 1] * first, x[:, 0] * first, zero, zero], dim=1)
@@ -32,26 +31,26 @@ def true_jacobian(x: Tensor) -> Tensor:
 
 
 def build() -> nn.Module:
-    """An untrained network of 4 inputs and 2 outputs."""
+    """Build an untrained network with 4 inputs and 2 outputs."""
     return nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
 
 
 def train(model: nn.Module) -> None:
     """Fit the target at 2,000 random points."""
     points = torch.rand(2000, 4)
-    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=800, history_size=50, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=800, history_size=50, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         error = (model(points) - target(points)).square().sum(1).mean()
         error.backward()
         return error
 
-    optimiser.step(loss)
+    optimizer.step(loss)
 
 
 def main(folder: Path) -> float:
-    """Train, compare with the truth, save; the relative error of the Jacobian."""
+    """Train, compare with the true Jacobian, save; return the relative error of the Jacobian."""
     torch.manual_seed(0)
     model = pellucid.augment(build())
     train(model)
@@ -59,9 +58,9 @@ def main(folder: Path) -> float:
     maps = model.return_jacobian(held_out)  # (point, output, input)
     truth = true_jacobian(held_out)
     error = float((maps - truth).norm() / truth.norm())
-    print(f"Jacobian of {len(maps):,} held-out points: {tuple(maps.shape)}, within {error:.1%} of the true one")
+    print(f"Jacobian at {len(maps):,} held-out points: shape {tuple(maps.shape)}, relative error {error:.1%}")
     point = torch.tensor([[0.2, 0.9, 0.5, 0.5]])
-    print("at (0.2, 0.9, 0.5, 0.5), each output by each input:")
+    print("Jacobian at (0.2, 0.9, 0.5, 0.5), outputs by inputs:")
     print(model.return_jacobian(point)[0])
     folder.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), folder / "regression.safetensors")

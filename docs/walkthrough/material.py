@@ -1,4 +1,4 @@
-"""What the notebooks and the gallery share: the pipeline's trained network, its test images, a grid of maps."""
+"""Helpers shared by the notebooks and the gallery: the trained network, its test images, a grid of maps."""
 
 import json
 import os
@@ -27,26 +27,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A trained network and what it was trained and tested on, floats in [0, 1]."""
+    """A trained network with its training and test images, as floats in [0, 1]."""
 
     model: nn.Module
-    """With the best weights, in eval mode."""
+    """The best checkpoint, in eval mode."""
     images: Tensor
-    """(image, channel, height, width): one recognised test image of each class."""
+    """One correctly classified test image per class, of shape (image, channel, height, width)."""
     labels: Tensor
-    """(image,): 0, 1, 2, …"""
+    """The labels 0, 1, 2, …, of shape (image,)."""
     classes: tuple[str, ...]
     test_images: Tensor
     test_labels: Tensor
     training_images: Tensor
     training_labels: Tensor
     title: str
-    """The data set's name."""
+    """Name of the data set."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure that a notebook shows as it is, dot by dot."""
+    """A figure that a notebook displays at its native resolution."""
 
     figure: Figure
 
@@ -55,10 +55,10 @@ class Picture:
 
 
 def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
-    """The run in `folder`: by default that of the variable PELLUCID_RUN, or `save`, where `python runner.py` leaves it.
+    """Open the run in `folder`, by default `$PELLUCID_RUN` or else `save`, the output folder of `python runner.py`.
 
-    At most `images` test images and as many training images are kept. Raises `SaveError` where there is no run,
-    and `DataError` where the network recognises none of a class.
+    Keeps at most `images` test images and as many training images. Raises `SaveError` if there is no run, and
+    `DataError` if the network classifies no image of some class correctly.
     """
     folder = Path(folder or os.environ.get("PELLUCID_RUN") or ROOT / "save")
     run = pellucid.load_run(folder)
@@ -87,17 +87,19 @@ def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
     )
 
 
-def _first(is_wanted: Tensor, name: str, folder: Path) -> int:
-    """The index of the first that is wanted."""
-    if not is_wanted.any():
-        raise DataError(f"the network in {folder} recognises no test image of class {name}; train it for more epochs.")
-    return int(is_wanted.nonzero()[0])
+def _first(is_eligible: Tensor, name: str, folder: Path) -> int:
+    """Return the index of the first eligible image."""
+    if not is_eligible.any():
+        raise DataError(
+            f"The network in {folder} classifies no test image of class {name} correctly. Train it for more epochs."
+        )
+    return int(is_eligible.nonzero()[0])
 
 
 def with_pooling(material: Material) -> nn.Sequential:
-    """The network `cnn` with another end: global average pooling, and a linear layer fitted to the training images.
+    """Replace the head of `cnn` by global average pooling and a linear layer fitted to the training images.
 
-    The layers before it are the trained ones, unchanged.
+    The trained layers below are unchanged.
     """
     assert isinstance(material.model, nn.Sequential)
     *trunk, _flatten, _linear = material.model
@@ -107,15 +109,15 @@ def with_pooling(material: Material) -> nn.Sequential:
     head = nn.Linear(features.shape[1], len(material.classes))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    search = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        search.zero_grad()
+        optimizer.zero_grad()
         value = F.cross_entropy(head(features), material.training_labels) + 1e-3 * head.weight.square().sum()
         value.backward()
         return value
 
-    search.step(loss)
+    optimizer.step(loss)
     return nn.Sequential(*body, head).eval().requires_grad_(False)
 
 
@@ -124,11 +126,11 @@ def grid(
     maps: Mapping[str, Tensor],
     rows: Sequence[str | tuple[str, str]],
     title: str,
-    subtitle: str = "Red: positive; blue: negative; white: zero. Below each name, where its scale ends.",
+    subtitle: str = "Red is positive, blue negative, white zero. The number below each name is the end of its scale.",
 ) -> Picture:
-    """The images in the first column, then one column for each of `maps`, every one on its own scale around zero.
+    """Plot the images in the first column, then one column per map, each on its own symmetric scale.
 
-    Images are (row, channel, height, width); so are maps, which are summed over the channels.
+    Images and maps have shape (row, channel, height, width); maps are summed over the channels.
     """
     values = {name: one.detach().float().sum(1, keepdim=True).cpu().numpy() for name, one in maps.items()}
     limits = {name: scale_limit(one) for name, one in values.items()}

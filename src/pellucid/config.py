@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 
 from pellucid.core.errors import ConfigError, UnknownName
+from pellucid.core.ranges import Range
 
 __all__ = [
     "DataConfig",
@@ -23,22 +24,6 @@ __all__ = [
     "as_arguments",
     "read_config",
 ]
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers a field may have, both ends included unless `above`."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def __contains__(self, number: float) -> bool:
-        return (self.low < number if self.above else self.low <= number) and number <= self.high
-
-    def __str__(self) -> str:
-        low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
-        return low if self.high == float("inf") else f"{low} and at most {self.high:g}"
 
 
 def _flag(metavar: str, default: str | None = None) -> object:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pellucid.artifacts.store import Store
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.core.types import Pixels
 from pellucid.densities import DENSITIES, Density
 from pellucid.training.checkpoint import pack_state, unpack_state
@@ -47,19 +48,22 @@ def fit_density(
     >>> density.log_density(torch.rand(3, 1, 4, 4)).shape
     torch.Size([3])
     """
-    kind, pixels, place = DENSITIES[name], _pixels_of(images), torch.device(device)
-    if save is None:
-        return kind.fit(pixels, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
-    store, mark = Store(Path(save)), f"{_checksum(pixels)} {seed}"
-    content = store.read_model(f"{name}.safetensors")
-    if content is None:
-        density = kind.fit(pixels, seed=seed, minimise=_resumable(store, name), device=place)
-        store.write_model(f"{name}.safetensors", safetensors.torch.save(density.state(), {"fitted to": mark}))
-    else:
-        density = _unpack(content, name, mark).on(place)
-    # removed last: an interruption before this line loses nothing
-    store.remove_model(f"{name}.ckpt")
-    return density
+    kind, place = DENSITIES[name], torch.device(device)
+    # torch's optimizers create their step counters on the default device
+    with isolated(takes_turns=False), torch.device(place):
+        pixels = _pixels_of(images)
+        if save is None:
+            return kind.fit(pixels, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
+        store, mark = Store(Path(save)), f"{_checksum(pixels)} {seed}"
+        content = store.read_model(f"{name}.safetensors")
+        if content is None:
+            density = kind.fit(pixels, seed=seed, minimise=_resumable(store, name), device=place)
+            store.write_model(f"{name}.safetensors", safetensors.torch.save(density.state(), {"fitted to": mark}))
+        else:
+            density = _unpack(content, name, mark).on(place)
+        # removed last: an interruption before this line loses nothing
+        store.remove_model(f"{name}.ckpt")
+        return density
 
 
 def load_density(save: str | Path, name: str = "vae") -> Density:
@@ -73,7 +77,8 @@ def load_density(save: str | Path, name: str = "vae") -> Density:
             f"{save} holds no density {name!r}: models/{name}.safetensors is missing. Create it with the hook "
             "`prototypes` of a run, or with pellucid.fit_density(name, images, save=folder)."
         )
-    return _unpack(content, name)
+    with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
+        return _unpack(content, name)
 
 
 def _resumable(store: Store, name: str) -> "partial[None]":

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from pellucid.artifacts.chunked_array import ChunkedArray
 from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
 from pellucid.jacobian import jacobian
+from pellucid.jacobian._finite import counted_from
 
 __all__ = ["jacobian_to_disk"]
 
@@ -57,7 +59,9 @@ def jacobian_to_disk(
         for number, part in enumerate(_rechunked(first, images, size)):
             mark, earlier = _checksum(part), array.mark(number)
             if earlier is None:
-                array.write(number, _to_numpy(jacobian(model, part, method=method)), mark)
+                with counted_from(done):
+                    rows = jacobian(model, part, method=method)
+                array.write(number, _to_numpy(rows), mark)
             elif earlier != mark:
                 raise SaveError(
                     f"{path}: the images of chunk {number} have changed since it was computed; give a loader that does "
@@ -114,4 +118,5 @@ def _checksum(*tensors: Tensor) -> str:
 
 def _fingerprint(model: nn.Module) -> str:
     """Hash all parameters and buffers in the state dict."""
-    return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))
+    with exclusive():  # another thread may be explaining the model, which changes its buffers temporarily
+        return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))

@@ -10,6 +10,7 @@ from torch import nn
 from pellucid.artifacts.store import Store
 from pellucid.artifacts.weights import unpack_weights
 from pellucid.core.errors import ModelError, SaveError
+from pellucid.core.isolation import isolated
 from pellucid.core.origin import Origin, remember_origin
 from pellucid.models._build import build_model
 
@@ -50,12 +51,13 @@ def load_run(folder: str | Path) -> Run:
         raise SaveError(
             f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
         ) from error
-    model = build_model(name, (channels, height, width), len(classes))
-    try:
-        model.load_state_dict(unpack_weights(content))
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights in {folder} do not fit the model {name}, whose code may have changed: {error}"
-        ) from error
+    with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
+        model = build_model(name, (channels, height, width), len(classes))
+        try:
+            model.load_state_dict(unpack_weights(content))
+        except RuntimeError as error:
+            raise ModelError(
+                f"the weights in {folder} do not fit the model {name}, whose code may have changed: {error}"
+            ) from error
     remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics())

@@ -15,7 +15,11 @@ from pellucid.attribution import METHODS, Analyzer, _subject, check_method, meth
 from pellucid.attribution._aliases import ALIASES
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnknownName
 
-pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
+    # FEW gives integrated gradients four points, which are too few for its sum
+    pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
+]
 FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
 CONTROLS = ("constant", "input", "random", "sobel")
 every_method = pytest.mark.parametrize("name", METHODS.names())

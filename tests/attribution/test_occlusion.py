@@ -84,7 +84,7 @@ def test_sizes_that_do_not_fit_are_told(network, images) -> None:
         ({"window": 11}, "must fit into the image"),
         ({"window": 2, "stride": 3}, "a stride into the window"),
         ({"window": (2, 2, 2, 2)}, "window has 4 sizes"),
-        ({"window": 3, "stride": (1, 0)}, "a stride into the window"),
+        ({"window": 3, "stride": (1, 0)}, "each a whole number"),
     ):
         with pytest.raises(ConfigError, match=told):
             create_analyzer("occlusion", network, **options).analyze(images)

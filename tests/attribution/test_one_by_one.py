@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pellucid import create_analyzer, evaluate
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
+# integrated gradients take a few points, which are too few for their sum
+pytestmark = pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")
 FEW = {
     "gradient": {},
     "integrated_gradients": {"steps": 4},

@@ -62,7 +62,7 @@ def test_the_paper_weighs_by_probabilities(network, images) -> None:
 
 def test_what_cannot_be_is_told(network) -> None:
     for options in ({"masks": 0}, {"cells": 0}, {"keep_share": 1.0}, {"keep_share": 0.0}):
-        with pytest.raises(ConfigError, match="expected at least one mask"):
+        with pytest.raises(ConfigError, match=f"the option {next(iter(options))} of Rise is .*; expected a "):
             create_analyzer("rise", network, **options)
     with pytest.raises(ShapeError, match="spatial axes"):
         create_analyzer("rise", torch.nn.Linear(4, 3)).analyze(torch.rand(2, 4))

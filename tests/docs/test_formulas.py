@@ -1,4 +1,4 @@
-"""Formulas become MathML, and nothing else does."""
+"""Tests of the conversion of Markdown pages, formulas and notebooks to HTML."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def site() -> ModuleType:
-    """docs/build.py as a module."""
+    """Import docs/build.py as a module."""
     pytest.importorskip("pdoc", reason="pdoc is not installed (it comes with the extra `docs`)")
     spec = importlib.util.spec_from_file_location("build_site", ROOT / "docs" / "build.py")
     assert spec is not None
@@ -41,7 +41,7 @@ def test_formulas_survive_markdown(site: ModuleType) -> None:
         '>>> print("$a$ $b$")',
     ],
 )
-def test_code_stays_as_typed(site: ModuleType, text: str) -> None:
+def test_dollar_signs_in_code_are_not_formulas(site: ModuleType, text: str) -> None:
     page = site.to_html(text)
     assert "<math" not in page
     assert "$" in page
@@ -51,45 +51,45 @@ def test_code_stays_as_typed(site: ModuleType, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (r"$\nosuchcommand x$", "command that MathML lacks"),
-        ("it costs $5", "dollar sign"),
-        ("an open $x + y\n\nand the end$", "dollar sign"),
-        ("text\n\n    indented $x$\n", "taken for a formula"),
+        (r"$\nosuchcommand x$", "unsupported command"),
+        ("it costs $5", "unmatched dollar sign"),
+        ("an open $x + y\n\nand the end$", "unmatched dollar sign"),
+        ("text\n\n    indented $x$\n", "formula inside unfenced code"),
     ],
 )
-def test_what_was_not_understood_is_told(site: ModuleType, text: str, fault: str) -> None:
-    (told,) = {line.partition(":")[0] for line in site.formula_faults(site.to_html(text))}
-    assert fault in told
+def test_unconverted_formulas_are_reported(site: ModuleType, text: str, fault: str) -> None:
+    (message,) = {line.partition(":")[0] for line in site.formula_faults(site.to_html(text))}
+    assert fault in message
 
 
-def test_a_folder_that_is_no_site_is_left_alone(site: ModuleType, tmp_path: Path) -> None:
+def test_an_unrelated_folder_is_not_overwritten(site: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(SystemExit, match="holds something"):
+    with pytest.raises(SystemExit, match="not a site built by this script"):
         site.build(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_links_between_the_guides_lead_to_their_pages(site: ModuleType) -> None:
+def test_links_between_guides_are_recognized(site: ModuleType) -> None:
     pattern = site.LINK_TO_MARKDOWN
     assert pattern.search("[a](docs/architecture.md#the-layers)").groups() == ("architecture", "#the-layers")
     assert pattern.search("[a](../CONTRIBUTING.md)").groups() == ("CONTRIBUTING", None)
     assert pattern.search("[a](https://example.org/a.md)") is None
 
 
-def test_no_two_pages_have_the_same_file_name(site: ModuleType) -> None:
-    assert len({source.stem for source in site.PAGES.values()}) == len(site.PAGES)  # links are told apart by it
+def test_page_file_names_are_unique(site: ModuleType) -> None:
+    assert len({source.stem for source in site.PAGES.values()}) == len(site.PAGES)  # links identify pages by file name
 
 
-def test_links_and_pictures_of_a_page_in_a_folder_lead_into_the_site(site: ModuleType) -> None:
+def test_links_and_pictures_of_nested_pages_are_rewritten(site: ModuleType) -> None:
     text = '[a](../rules.md#deeplift) [b](lrp.md) ![c](../pictures/methods/lrp.png) <img src="docs/pictures/tsne.png">'
     text += " [d](https://example.org/pictures/a.png)"
-    shown = (
+    expected = (
         '[a](rules.html#deeplift) [b](methods_lrp.html) ![c](pictures/methods/lrp.png) <img src="pictures/tsne.png">'
     )
-    assert site.relinked(text) == shown + " [d](https://example.org/pictures/a.png)"
+    assert site.relinked(text) == expected + " [d](https://example.org/pictures/a.png)"
 
 
-def test_a_notebook_is_shown_with_what_its_cells_show(site: ModuleType) -> None:
+def test_notebooks_are_rendered_with_outputs(site: ModuleType) -> None:
     outputs = [
         {"output_type": "stream", "name": "stdout", "text": ["1 < 2\n", "done\n"]},
         {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Picture>"}},

@@ -1,4 +1,4 @@
-"""The pages of docs/methods: every method has one, what they show exists, and their examples run."""
+"""Tests of docs/methods: every method has a page, pages are complete, and their examples run."""
 
 import re
 from collections import Counter
@@ -23,19 +23,19 @@ def text_of(page: Path) -> str:
 
 
 def methods_of(page: Path) -> list[str]:
-    """The methods that a page is about: those of its line `**Methods:**`."""
-    found = re.search(r"^\*\*Methods:\*\* (.*?)\n\n", text_of(page), re.DOTALL | re.MULTILINE)
-    assert found is not None, f"{page.name} does not name its methods"
-    return re.findall(r"`([\w.]+)`", found[1])
+    """Return the methods listed in a page's `**Methods:**` line."""
+    match = re.search(r"^\*\*Methods:\*\* (.*?)\n\n", text_of(page), re.DOTALL | re.MULTILINE)
+    assert match is not None, f"{page.name} has no **Methods:** line"
+    return re.findall(r"`([\w.]+)`", match[1])
 
 
-def test_every_method_has_one_page() -> None:
+def test_every_method_has_exactly_one_page() -> None:
     pages = Counter(name for page in PAGES for name in methods_of(page))
     assert pages == Counter(METHODS.names())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_has_all_its_parts(page: Path) -> None:
+def test_every_page_is_complete(page: Path) -> None:
     text = text_of(page)
     assert "**What it answers:**" in text
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == HEADINGS
@@ -45,7 +45,7 @@ def test_a_page_has_all_its_parts(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_shows_its_picture(page: Path) -> None:
+def test_every_page_has_a_small_picture(page: Path) -> None:
     (name,) = re.findall(r"^!\[[^\]]+\]\(\.\./pictures/methods/(\w+\.png)\)$", text_of(page), re.MULTILINE)
     path = DOCS / "pictures" / "methods" / name
     assert path.stem == page.stem
@@ -55,7 +55,7 @@ def test_a_page_shows_its_picture(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_examples_run(page: Path) -> None:
+def test_examples_run(page: Path) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)]
     images = torch.rand(3, 1, 8, 8)

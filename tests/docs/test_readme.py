@@ -1,4 +1,4 @@
-"""What the texts say is true: commands, flags, names and examples."""
+"""Tests of README and guides: commands, flags, names and examples exist and work."""
 
 import re
 import subprocess
@@ -19,12 +19,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of one language, with their indentation taken away."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+    """Return the fenced code blocks of one language, dedented."""
+    matches = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in matches]
 
 
-def test_the_gate_runs_the_two_commands() -> None:
+def test_the_gate_runs_the_quick_start_commands() -> None:
     gate = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
     commands = [command for block in blocks(README, "bash")[:2] for command in block.strip().split(" && ")]
     assert commands == ["pip install -e .", "python runner.py", "pip install -e '.[dev]'", "pytest"]
@@ -32,28 +32,28 @@ def test_the_gate_runs_the_two_commands() -> None:
         assert any(line.startswith((command, f"{command} ")) for line in gate), f".ci/run does not run {command!r}"
 
 
-def test_every_flag_exists() -> None:
-    shown = subprocess.run(
+def test_flags_in_the_readme_exist() -> None:
+    help_page = subprocess.run(
         [sys.executable, "runner.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert shown.returncode == 0, shown.stderr
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*", "", README))) - {"--help"}
-    assert named <= set(re.findall(r"--[a-z][a-z-]+", shown.stdout))
+    assert help_page.returncode == 0, help_page.stderr
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*", "", README))) - {"--help"}
+    assert flags <= set(re.findall(r"--[a-z][a-z-]+", help_page.stdout))
 
 
-def test_every_name_exists() -> None:
+def test_names_in_the_readme_exist() -> None:
     for name in re.findall(r"\bpellucid\.([a-z_]+)", README):
         assert name in pellucid.__all__, f"README shows pellucid.{name}"
         assert getattr(pellucid, name) is not None
 
 
-def test_every_dependency_has_its_reason() -> None:
+def test_every_dependency_is_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for extra in project["optional-dependencies"].values() for line in extra]
-    needed = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"] + extras} - {"pellucid"}
+    declared = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"] + extras} - {"pellucid"}
     table = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    explained = re.findall(r"^\| ([a-z][\w-]*) \|", table, re.MULTILINE)
-    assert sorted(explained) == sorted(needed)
+    documented = re.findall(r"^\| ([a-z][\w-]*) \|", table, re.MULTILINE)
+    assert sorted(documented) == sorted(declared)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_every_dependency_has_its_reason() -> None:
         ("CONTRIBUTING.md", HOOKS, "confidence"),
     ],
 )
-def test_the_examples_run(text: str, registry: Registry[object], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(text: str, registry: Registry[object], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     examples = blocks((ROOT / text).read_text(encoding="utf-8"), "python")
     (example,) = (block for block in examples if f'register("{name}")' in block and "import" in block)
@@ -74,7 +74,7 @@ def test_the_examples_run(text: str, registry: Registry[object], name: str, monk
 
 
 def check_example(name: str, entry: object) -> None:
-    """Use what the example registered as the pipeline would."""
+    """Use the registered entry as the pipeline would."""
     import torch
 
     from pellucid.core.contracts import ImageSet

@@ -1,4 +1,4 @@
-"""The documentation site: complete, nothing loaded from anywhere, formulas drawn with the network cut."""
+"""Tests of the documentation site: complete, self-contained, and readable offline."""
 
 import re
 import subprocess
@@ -33,12 +33,12 @@ GUIDES = (
     "changelog",
 )
 GROUPED = ("methods_overview", "methods_lrp", "methods_controls", "walkthrough_3_lrp_and_deep_taylor")
-"""Some of the pages that stand under a heading of the menu."""
+"""Some of the pages that are listed under a heading of the menu."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole site, built as `nox -s docs` does."""
+    """Build the whole site, as `nox -s docs` does."""
     folder = tmp_path_factory.mktemp("site") / "docs"
     command = [sys.executable, "docs/build.py", str(folder)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Links(HTMLParser):
-    """What a page loads, and where its links lead."""
+    """Resources loaded by a page, and targets of its links."""
 
     LOADED = frozenset({("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src")})
 
@@ -70,13 +70,16 @@ def read(page: Path) -> str:
 
 
 def entries(page: str) -> dict[str, bool]:
-    """Each name that a module's page documents, and whether it has a docstring of its own."""
+    """Map each name on a module's page to True if it has its own docstring."""
     sections = re.findall(r'<section id="([^"]+)">(.*?)</section>', page, re.DOTALL)
-    return {name: bool(re.search(r'<div class="docstring"><.*?\w', own(text), re.DOTALL)) for name, text in sections}
+    return {
+        name: bool(re.search(r'<div class="docstring"><.*?\w', without_members(text), re.DOTALL))
+        for name, text in sections
+    }
 
 
-def own(section: str) -> str:
-    """A section without those of a class's members."""
+def without_members(section: str) -> str:
+    """Return a section without the sections of a class's members."""
     return section.partition('class="classattr"')[0]
 
 
@@ -89,27 +92,27 @@ def test_every_public_name_is_documented(site: Path) -> None:
 
 
 def test_every_name_of_every_page_is_documented(site: Path) -> None:
-    bare = {
+    undocumented = {
         f"{page.relative_to(site)}: {name}"
         for page in sorted((site / "pellucid").rglob("*.html"))
         for name, documented in entries(read(page)).items()
         if not documented
     }
-    assert bare == set()
+    assert undocumented == set()
 
 
-def test_every_guide_is_reached_from_every_page(site: Path) -> None:
+def test_every_page_links_to_every_guide(site: Path) -> None:
     for page in site.rglob("*.html"):
         up = "../" * (len(page.relative_to(site).parts) - 1)
         assert {f"{up}{guide}.html" for guide in (*GUIDES, *GROUPED)} <= set(Links(read(page)).linked), page
 
 
-def test_every_module_is_reached_from_the_first_page(site: Path) -> None:
-    reached = set(Links(read(site / "index.html")).linked)
-    assert {str(page.relative_to(site)) for page in site.rglob("*.html")} <= reached
+def test_the_first_page_links_to_every_module(site: Path) -> None:
+    linked = set(Links(read(site / "index.html")).linked)
+    assert {str(page.relative_to(site)) for page in site.rglob("*.html")} <= linked
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+def test_pages_load_nothing_external(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = read(page)
         assert [link for link in Links(text).loaded if urlsplit(link).scheme not in ("", "data")] == [], page
@@ -117,7 +120,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert re.findall(r"@import|url\(\s*['\"]?(?:https?:)?//", text) == [], page
 
 
-def test_no_local_link_is_broken(site: Path) -> None:
+def test_local_links_work(site: Path) -> None:
     broken = [
         f"{page.relative_to(site)}: {link}"
         for page in sorted(site.rglob("*.html"))
@@ -132,13 +135,13 @@ def test_no_local_link_is_broken(site: Path) -> None:
 
 @pytest.fixture
 def offline() -> Iterator["BrowserContext"]:
-    """A browser that reaches files and nothing else."""
+    """A browser without network access."""
     with chromium("--disable-gpu") as browser:
         yield browser.new_context(offline=True)
 
 
 def watch(page: "Page") -> tuple[list[str], list[str]]:
-    """What the page asks for and which errors its scripts raise, from now on."""
+    """Record the page's requests and script errors from now on."""
     requests: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -146,7 +149,7 @@ def watch(page: "Page") -> tuple[list[str], list[str]]:
     return requests, errors
 
 
-def test_formulas_are_drawn_with_the_network_cut(site: Path, offline: "BrowserContext") -> None:
+def test_formulas_are_rendered_offline(site: Path, offline: "BrowserContext") -> None:
     pages = [page for page in sorted(site.rglob("*.html")) if "<math" in read(page)]
     assert site / "glossary.html" in pages
     for path in pages:
@@ -164,11 +167,11 @@ def test_formulas_are_drawn_with_the_network_cut(site: Path, offline: "BrowserCo
     top, bottom = (fraction.locator("xpath=./*").nth(index).bounding_box() for index in (0, 1))
     assert top is not None
     assert bottom is not None
-    assert top["y"] + top["height"] <= bottom["y"] + 2  # set as a fraction, not as a line of letters
+    assert top["y"] + top["height"] <= bottom["y"] + 2  # rendered as a fraction, not as a line of letters
 
 
-def test_the_search_finds_a_class(site: Path, offline: "BrowserContext") -> None:
+def test_search_finds_a_class(site: Path, offline: "BrowserContext") -> None:
     page = offline.new_page()
     page.goto(f"{(site / 'glossary.html').as_uri()}?search=Artifact")
-    found = page.locator('main a[href$="pellucid/core/contracts.html#Artifact"]').first
-    found.wait_for(timeout=10_000)
+    result = page.locator('main a[href$="pellucid/core/contracts.html#Artifact"]').first
+    result.wait_for(timeout=10_000)

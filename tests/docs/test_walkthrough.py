@@ -1,4 +1,4 @@
-"""The notebooks of docs/walkthrough run from top to bottom on a network that the pipeline has just trained."""
+"""Tests of docs/walkthrough: the notebooks run from top to bottom on a freshly trained network."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ def cells_of(notebook: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_what_it_shows(notebook: Path) -> None:
+def test_notebooks_are_stored_without_outputs(notebook: Path) -> None:
     cells = cells_of(notebook)
     assert "".join(cells[0]["source"]).startswith(f"# {notebook.stem.partition('_')[0]}. ")
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -31,7 +31,7 @@ def test_a_notebook_is_kept_without_what_it_shows(notebook: Path) -> None:
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    """docs/execute.py as a module."""
+    """Import docs/execute.py as a module."""
     for name in ("nbclient", "ipykernel"):
         if importlib.util.find_spec(name) is None:
             if os.environ.get("CI") == "true":
@@ -47,7 +47,7 @@ def program() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def run(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quick run of the pipeline: enough to recognise most digits."""
+    """Run the pipeline briefly, enough to classify most digits correctly."""
     folder = tmp_path_factory.mktemp("walkthrough") / "save"
     program.train(folder, "--epochs", "6", "--threads", "1")
     return folder
@@ -57,8 +57,8 @@ def run(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(program: ModuleType, run: Path, notebook: Path) -> None:
     executed = program.execute(notebook, run)
-    shown = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
-    assert not [output for output in shown if output.output_type == "error"]
-    assert not [output for output in shown if output.get("name") == "stderr"]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"]

@@ -1,6 +1,7 @@
 """Equal functions have equal maps: activations, softmax and norms written by hand against those of torch."""
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 
@@ -188,13 +189,95 @@ def test_an_activation_by_hand_is_one_function_with_its_own_value_at_zero(images
     assert function.is_rectifier == expected.is_rectifier
 
 
-def test_a_bias_written_by_hand_belongs_to_its_layer() -> None:
+UNARY: list[Map] = [
+    torch.tanh,
+    torch.sigmoid,
+    F.relu,
+    torch.abs,
+    lambda x: x * x,
+    lambda x: torch.exp(-x.abs()),
+    lambda x: torch.log1p(x.abs()),
+    F.softplus,
+    lambda x: x.clamp(-1, 1),
+    lambda x: (x * x + 1).rsqrt(),
+    lambda x: torch.sqrt(x.abs() + 0.5),
+    lambda x: x.clone().mul_(2).relu_(),
+    lambda x: x.masked_fill(x < 0, 0.5),
+    lambda x: 2 - x,
+    lambda x: x / 3,
+    lambda x: x**3,
+]
+BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
+    torch.add,
+    torch.sub,
+    torch.mul,
+    lambda a, b: a / (1 + b.abs()),
+    lambda a, b: torch.where(a > b, a, b),
+    lambda a, b: a * (b > 0),
+]
+
+
+def drawn_function(draw: random.Random, depth: int) -> Map:
+    """A random expression in one value."""
+    if depth == 0:
+        return lambda x: x
+    if draw.random() < 0.6:
+        outer, inner = draw.choice(UNARY), drawn_function(draw, depth - 1)
+        return lambda x: outer(inner(x))
+    join, left, right = draw.choice(BINARY), drawn_function(draw, depth - 1), drawn_function(draw, depth - 1)
+    return lambda x: join(left(x), right(x))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_expression_is_explained_as_one_function(seed) -> None:
+    """Whatever it is made of: R_x = R (f(x) − f(0)) / f(x), and Δf/Δx for DeepLIFT."""
+    draw = random.Random(seed)
+    function = drawn_function(draw, draw.randint(2, 4))
+    torch.manual_seed(seed)
+    first, last, x = nn.Linear(5, 7).double(), nn.Linear(7, 3).double(), torch.randn(4, 5).double()
+    model = nn.Sequential(first, Apply(function), last).requires_grad_(False)
+    nodes = record(model, x).nodes
+    if len(nodes) != 3 or not isinstance(nodes[1], Function):
+        pytest.skip("this expression is one operation, or linear")
+    z, empty = first(x), first(torch.zeros(1, 5).double())
+    y, at_zero, at_empty = function(z), function(torch.zeros(1, 7).double()), function(empty)
+    arriving = y * last.weight[1]
+    share = torch.where(y == 0, arriving, arriving * (y - at_zero) / y) if at_zero.any() else arriving
+    expected = x * ((share / z) @ first.weight)
+    found = create_analyzer("lrp.epsilon", model, epsilon=1e-13).analyze(x, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    multiplier = last.weight[1] * (y - at_empty) / (z - empty)
+    found = create_analyzer("deeplift", model).analyze(x, 1)
+    torch.testing.assert_close(found, x * (multiplier @ first.weight), rtol=1e-7, atol=1e-9)
+
+
+def test_biases_and_batch_norms_written_by_hand_belong_to_their_layer() -> None:
     """relu(x @ W + b) is nn.Linear and a ReLU, not a function relu(x + b) that passes all relevance to x @ W."""
-    layer, head, x = nn.Linear(6, 8).double(), nn.Linear(8, 3).double(), torch.randn(4, 6).double()
-    whole = nn.Sequential(layer, nn.ReLU(), head)
-    parts = nn.Sequential(Apply(lambda x: torch.relu(x @ layer.weight.T + layer.bias)), head)
-    maps = [create_analyzer("lrp.epsilon", model, epsilon=1e-12).analyze(x, 1) for model in (whole, parts)]
-    torch.testing.assert_close(*maps, rtol=1e-7, atol=1e-9)
+    torch.manual_seed(0)
+    convolution, norm, head = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
+    norm.running_var.uniform_(0.5, 2)
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        nn.init.normal_(tensor)
+    for layer in (convolution, norm, head):
+        layer.double().eval().requires_grad_(False)
+    mean, variance, scale, shift, bias = (
+        tensor.view(-1, 1, 1)
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias, convolution.bias)
+    )
+
+    def of_modules(x: Tensor) -> Tensor:
+        return head(F.relu(norm(convolution(x))).mean((2, 3)))
+
+    def by_hand(x: Tensor) -> Tensor:
+        z = F.conv2d(x, convolution.weight) + bias
+        z = (z - mean) / torch.sqrt(variance + norm.eps) * scale + shift
+        return F.relu(z).mean((2, 3)) @ head.weight.T + head.bias
+
+    x = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    for name in ("lrp.epsilon", "lrp.gamma", "lrp.alpha_2_beta_1", "lrp.w_square", "deeplift"):
+        found, expected = (create_analyzer(name, Apply(f)).explain(x, 1) for f in (by_hand, of_modules))
+        torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.expected, expected.expected, rtol=1e-9, atol=1e-12)
 
 
 def test_a_rectifier_of_the_negative_is_still_one_for_guided_backprop(images) -> None:
@@ -235,8 +318,11 @@ def test_a_mask_of_another_value_is_a_constant(images) -> None:
     model = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * (other(x) > 0))))
     mask = (other(images.flatten(1)) > 0).double()
     fixed = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * mask[: len(x)])))
-    maps = [create_analyzer("lrp.epsilon", m).analyze(images, 1) for m in (model, fixed)]
-    torch.testing.assert_close(*maps)
+    for name in ("lrp.epsilon", "lrp.gamma"):
+        maps = [create_analyzer(name, m).analyze(images, 1) for m in (model, fixed)]
+        torch.testing.assert_close(*maps)
+        alone = [create_analyzer(name, model).analyze(images[n : n + 1], 1) for n in range(len(images))]
+        torch.testing.assert_close(torch.cat(alone), maps[0])
 
 
 @pytest.mark.parametrize("depth", [1, 4])

@@ -86,10 +86,10 @@ def test_a_rule_everywhere_agrees_with_zennit(network, images, ours, theirs) -> 
 
 def test_composites_agree_with_zennit(network, images) -> None:
     classes = network(images).argmax(1)
-    low, high = torch.full_like(images[:1], -3), torch.full_like(images[:1], 3)
+    low, high = torch.full_like(images[:1], -5), torch.full_like(images[:1], 5)
     pairs = [
         (create_analyzer("lrp.epsilon_plus_flat", network), EpsilonPlusFlat(), "logit"),
-        (create_analyzer("lrp.epsilon_gamma_box", network, low=-3, high=3), EpsilonGammaBox(low, high), "logit"),
+        (create_analyzer("lrp.epsilon_gamma_box", network, low=-5, high=5), EpsilonGammaBox(low, high), "logit"),
         (create_analyzer("excitation_backprop", network), ExcitationBackprop(), "one"),
     ]
     for analyzer, composite, start in pairs:

@@ -11,14 +11,16 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
-    from pellucid.attribution._explanation import Explanation
+    from pellucid.attribution._explanation import AmplificationWarning, CompletenessWarning, Explanation
     from pellucid.attribution._method import Attribution, FittedState, Method, methods
     from pellucid.attribution._target import Contrast
 
 __all__ = [
     "METHODS",
+    "AmplificationWarning",
     "Analyzer",
     "Attribution",
+    "CompletenessWarning",
     "Contrast",
     "Explanation",
     "FittedState",
@@ -44,6 +46,8 @@ def check_method(name: str) -> str:
 _HOMES = {
     "Analyzer": "_analyzer",
     "create_analyzer": "_analyzer",
+    "AmplificationWarning": "_explanation",
+    "CompletenessWarning": "_explanation",
     "Explanation": "_explanation",
     "Attribution": "_method",
     "FittedState": "_method",

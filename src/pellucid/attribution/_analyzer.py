@@ -11,12 +11,22 @@ from torch import Tensor, nn
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._aliases import ALIASES
-from pellucid.attribution._explanation import AmplificationWarning, Explanation, Outcome
+from pellucid.attribution._explanation import (
+    AmplificationWarning,
+    Completeness,
+    CompletenessWarning,
+    Explanation,
+    Outcome,
+)
+from pellucid.attribution._finite import check_inputs, check_outcome
 from pellucid.attribution._method import Attribution, FittedState
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request, Target
 from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_suits, is_tokens
-from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.core.isolation import isolated
+from pellucid.core.options import check_values
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
 from pellucid.engine.outputs import Chooser
@@ -44,7 +54,8 @@ def create_analyzer(
     `embedding` names the token embedding of a model of token ids, where several are applied to them. Names of captum
     and iNNvestigate are understood too.
 
-    Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not have.
+    Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not
+    have, or a value that it cannot take.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)
@@ -59,12 +70,18 @@ def create_analyzer(
         raise ConfigError(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
-    method = entry(**{**preset, **options})
+    options = {**preset, **options}
+    check_values(entry, options)
+    method = entry(**options)
     return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
 
 
 class Analyzer:
-    """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state."""
+    """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state.
+
+    Threads may share an analyzer or its model: calls take turns, and each gives what it would give alone. Maps do not
+    depend on the caller's autocast, inference or gradient mode.
+    """
 
     def __init__(
         self,
@@ -80,7 +97,7 @@ class Analyzer:
         self.model = model
         self.name = name
         self._subject = Subject(unwrap(model), output, unwrap_softmax)
-        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), output, unwrap_softmax)
+        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), output, unwrap_softmax, what="sequence")
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
@@ -105,21 +122,28 @@ class Analyzer:
         - `"all"`: every class at once; the relevance is (batch, class, …), and the forward pass is shared.
 
         Raises `UnsupportedOperation` where the model does something for which the method has no rule, `ShapeError`
-        for images or targets that do not fit, and `ConfigError` for what is no target, or none for this method.
+        for images or targets that do not fit, `ConfigError` for what is no target, or none for this method, and for
+        images outside the method's bounds, and `DataError` or `ModelError`, with the index of the first image, for
+        inputs, logits or maps that are not finite. Warns (`CompletenessWarning`) where a map misses its sum, of methods
+        that know it without further work.
 
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
         torch.Size([2, 3, 1, 2, 2])
         """
         request = Target(target)
-        maps = [outcome.relevance for outcome in self._run(x, request, is_certified=False)]
-        return torch.stack(maps, 1) if request.is_all else maps[0]
+        with isolated():
+            outcomes = self._run(x, request, is_certified=False)
+            if missed := self._missed(outcomes):
+                warnings.warn(missed, CompletenessWarning, stacklevel=2)
+            maps = [outcome.relevance for outcome in outcomes]
+            return torch.stack(maps, 1) if request.is_all else maps[0]
 
     def explain(self, x: Tensor, target: Request = None, *, strict: bool = False) -> Explanation:
         """The relevance with its certificate; arguments as for `analyze`.
 
-        With `strict`, a residual over the method's tolerance raises `ResidualError`. Warns (`AmplificationWarning`)
-        where Σ|R| is more than 100 times the explained logit.
+        Warns (`CompletenessWarning`) where a residual is over the method's tolerance, which `strict` makes an error
+        (`ResidualError`), and (`AmplificationWarning`) where Σ|R| is more than 100 times the explained logit.
 
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> explanation = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 1, 2, 2), target=1, strict=True)
@@ -127,11 +151,11 @@ class Analyzer:
         True
         """
         request = Target(target)
-        outcomes = self._run(x, request, is_certified=True)
-        explained = [
-            self._certify(outcome, one) for outcome, one in zip(outcomes, request.each(outcomes[0].logits), strict=True)
-        ]
-        explanation = Explanation.stack(explained) if request.is_all else explained[0]
+        with isolated():
+            outcomes = self._run(x, request, is_certified=True)
+            targets = request.each(outcomes[0].logits)
+            explained = [self._certify(outcome, one) for outcome, one in zip(outcomes, targets, strict=True)]
+            explanation = Explanation.stack(explained) if request.is_all else explained[0]
         worst = float(explanation.amplification.max()) if len(x) else 0.0
         if worst > WARN_ABOVE:
             warnings.warn(
@@ -142,12 +166,22 @@ class Analyzer:
             )
         if strict:
             explanation.check()
+        elif missed := explanation.missed():
+            warnings.warn(missed, CompletenessWarning, stacklevel=2)
         return explanation
+
+    def _missed(self, outcomes: Sequence[Outcome]) -> str:
+        """The worst sum that is missed, in words, of methods that know theirs without keeping an account."""
+        sums = [own for outcome in outcomes if (own := self.method.completeness(outcome)) is not None]
+        if not sums:
+            return ""
+        whole = sums[0] if len(sums) == 1 else Completeness.stack(sums)
+        return whole.missed(self.name, self.method.remedy)
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
         """Let the method learn from batches of images (or of tuples that begin with them), in one pass over them."""
-        self._subject.begin()
-        with _explaining(self.model) as model:
+        with isolated(), frozen(unwrap(self.model)) as model:
+            self._subject.begin()
             check_model(model)
             batches = EmbeddedBatches(loader, self._from_embedding.embed)
             if batches.is_needed:
@@ -158,14 +192,19 @@ class Analyzer:
 
     def state(self) -> FittedState:
         """What `fit` learned, for `pellucid.save_fitted`."""
-        if not self.method.is_ready:
+        method = self.method  # once: another thread may be fitting
+        if not method.is_ready:
             raise ConfigError(f"the method {self.name!r} has learned nothing yet; call fit(loader) first.")
-        return self.method.state()
+        return method.state()
 
     def restore(self, state: FittedState) -> "Analyzer":
         """Take over what `fit` learned before; refused where it belongs to another method, or to other weights."""
-        self._subject.begin()
-        self.method = self.method.restored(self._subject, state)
+        for name, tensor in state.tensors.items():
+            if first_bad_row(tensor[None]) is not None:
+                raise DataError(f"the saved tensor {name!r} holds {bad_value(tensor)}; fit the method again.")
+        with isolated():
+            self._subject.begin()
+            self.method = self.method.restored(self._subject, state)
         return self
 
     def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
@@ -188,8 +227,11 @@ class Analyzer:
                 "explain in 32 bits: images.float(), and a float copy of the model."
             )
         self._from_embedding.refuse_floats()
+        check_inputs(x)
         self._subject.begin()
-        with _explaining(self.model) as model, _told_apart(x, model):
+        box = self.method.box()
+        self._subject.box = None if box is None else box.check(x)
+        with frozen(unwrap(self.model)) as model, _told_apart(x, model):
             check_model(model)
             usual = self.method.images_per_pass(x)
             size = len(x) if request.score is not None else self._subject.images_per_pass(x, usual)
@@ -214,18 +256,24 @@ class Analyzer:
     def _run_tokens(self, ids: Tensor, request: Target, is_certified: bool) -> list[Outcome]:
         """The outcomes at the output of the token embedding, sequence by sequence."""
         parts, model = [], self._from_embedding
-        with _explaining(self.model) as whole:
+        with frozen(unwrap(self.model)) as whole:
             check_model(whole)
             model.locate(ids)
             embedded = model.embed(ids)
-            check_suits(self.name, self.method, embedded)
+            check_suits(self.name, self.method)
+            check_inputs(embedded, "the embedding of sequence")
+            box = self.method.box()
+            bounds = None if box is None else box.check(embedded, axis=-1, noun="embeddings of tokens")
             for n in range(len(ids)):
                 self._tokens.begin()
+                self._tokens.first, self._tokens.box = n, bounds
                 one, own = embedded[n : n + 1], request.part(slice(n, n + 1))
                 with model.hold(ids[n : n + 1]):
                     targets = self._targets(self._tokens, one, own)
                     method = _for_part(self.method, slice(n, n + 1))
-                    parts.append(method.attribute_each(self._tokens, one, targets, is_certified=is_certified))
+                    outcomes = method.attribute_each(self._tokens, one, targets, is_certified=is_certified)
+                    self._check(self._tokens, outcomes, targets)
+                    parts.append(outcomes)
             outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
             self._check_padding(whole, ids, outcomes[0].logits)
         if request.score is not None:
@@ -244,9 +292,10 @@ class Analyzer:
         """One batch, the images `which` of the call; its images one by one where the model mixes them."""
 
         def attribute(part: Tensor, which: slice) -> list[Outcome]:
-            own = [target.part(which) for target in targets]
+            own, self._subject.first = [target.part(which) for target in targets], which.start
             outcomes = _for_part(self.method, which).attribute_each(self._subject, part, own, is_certified=is_certified)
-            self._subject.compare(part, outcomes[0].logits)
+            self._check(self._subject, outcomes, own)
+            self._subject.check_alone(part, outcomes[0].logits)
             return outcomes
 
         if not self._subject.is_mixed:
@@ -261,33 +310,36 @@ class Analyzer:
             _check_score(targets[0], [parts[0] for parts in singles], outcomes[0])
         return outcomes
 
+    def _check(self, subject: Subject, outcomes: Sequence[Outcome], targets: Sequence[Target]) -> None:
+        """Raise for the first image of a batch whose logits, scores or maps are not finite."""
+        subject.check_finite(outcomes[0].logits, targets)
+        for outcome in outcomes:
+            check_outcome(outcome, self.method, self.name, what=subject.what, first=subject.first)
+
     def _certify(self, outcome: Outcome, target: Target) -> Explanation:
         size = outcome.relevance.flatten(1).abs().sum(1)
         own, against = target.scores(outcome.logits).detach(), None
         if target.score is None:
             against = target.against(outcome.logits)
-        expected = residual = allowed = None
-        if outcome.promised is not None:
-            expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
-            residual = outcome.relevance.flatten(1).sum(1) - expected
-            allowed = self.method.allowed_residual(outcome)
+        sums = self.method.completeness(outcome)
         ones = torch.ones(len(size), dtype=torch.int64, device=size.device)
         is_sharing = outcome.promised is not None
         return Explanation(
             relevance=outcome.relevance,
             target=outcome.classes,
             logits=outcome.logits,
-            expected=expected,
-            residual=residual,
+            expected=None if sums is None else sums.expected,
+            residual=None if sums is None else sums.residual,
             absorbed=outcome.absorbed,
             absorbed_by=outcome.absorbed_by,
             amplification=size / own.abs().clamp(min=1e-12) if is_sharing else torch.zeros_like(size),
-            allowed=allowed,
+            allowed=None if sums is None else sums.allowed,
             evaluations=ones if outcome.evaluations is None else outcome.evaluations,
             seed=getattr(self.method, "seed", None),
             method=self.name,
             details=outcome.details if against is None else {**outcome.details, "against": against},
             notes=outcome.notes,
+            remedy=self.method.remedy,
         )
 
 
@@ -332,10 +384,3 @@ def _told_apart(x: Tensor, model: nn.Module) -> Iterator[None]:
                 f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the same type ({error})."
             ) from error
         raise
-
-
-@contextmanager
-def _explaining(model: nn.Module) -> Iterator[nn.Module]:
-    """The frozen model, outside any autograd or inference mode of the caller."""
-    with frozen(unwrap(model)) as inner, torch.inference_mode(False), torch.enable_grad():
-        yield inner

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
-from pellucid.engine.composites import Composite, override
+from pellucid.attribution._target import Target, weighted
+from pellucid.engine.box import Bound, Box
+from pellucid.engine.composites import Composite, box_of, override
 from pellucid.engine.relevance import Propagation
 
-__all__ = ["Backward", "Relevance"]
+__all__ = ["Backward", "Bounded", "Relevance"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Backward(Attribution):
     def composite(self) -> Composite:
         """Which operations get which rule."""
         raise NotImplementedError
+
+    def box(self) -> Box | None:
+        return box_of(self.composite())
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
         """What starts at the logits, in their shape: the slope of the explained score."""
@@ -77,4 +80,24 @@ class Relevance(Backward):
         return override(self.own_composite(), self.rules)
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
-        return torch.mul(logits, target.slope(logits))
+        return weighted(logits, target.slope(logits))
+
+
+@dataclass(frozen=True)
+class Bounded(Relevance):
+    """A method with the z^B rule, which needs to know the lowest and the highest value of its inputs.
+
+    Inputs outside these bounds are refused (`ConfigError`). Defaults are those of images in [0, 1].
+    """
+
+    low: Bound = 0.0
+    """The lowest pixel: one number, one per channel, or a tensor that broadcasts to one image. For images normalized by
+    the loader, (0 - mean) / std. Of tokens, the lowest number in the embedding, or one per feature."""
+    high: Bound = 1.0
+    """The highest pixel, given likewise: (1 - mean) / std for images normalized by the loader."""
+
+    def __post_init__(self) -> None:
+        box = Box.of(self.low, self.high)
+        for name in ("low", "high"):  # in a form that can be compared and hashed
+            object.__setattr__(self, name, getattr(box, name))
+        super().__post_init__()

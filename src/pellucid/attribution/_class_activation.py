@@ -12,7 +12,7 @@ from pellucid.attribution._layers import Layer, find_layer, read_layer
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ConfigError, ModelError, ShapeError
+from pellucid.core.errors import ModelError, ShapeError
 
 __all__ = ["ClassActivation", "check_images", "drawn_up", "per_channel"]
 
@@ -37,10 +37,6 @@ class ClassActivation(Attribution):
     """From the layer's output to maps (batch, channel, …), for token models; it must only move values."""
     channels: Literal["auto", "first", "last"] = "auto"
     """Where the layer's output has its channels: behind the batch, or at the end."""
-
-    def __post_init__(self) -> None:
-        if self.channels not in ("auto", "first", "last"):
-            raise ConfigError(f"channels is {self.channels!r}; expected 'auto', 'first' or 'last'.")
 
     def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
         """(batch, …): the map, from the layer's output and its gradient."""

@@ -1,6 +1,8 @@
 """An explanation with its certificate: what it should sum to, and what it sums to."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -10,7 +12,16 @@ from torch import Tensor
 from pellucid.core.errors import PellucidError
 from pellucid.core.showing import Shown
 
-__all__ = ["AmplificationWarning", "Explanation", "Outcome", "ResidualError", "sharing"]
+__all__ = [
+    "AmplificationWarning",
+    "Completeness",
+    "CompletenessWarning",
+    "Explanation",
+    "Outcome",
+    "ResidualError",
+    "sharing",
+    "without_warnings",
+]
 
 
 class ResidualError(PellucidError):
@@ -19,6 +30,19 @@ class ResidualError(PellucidError):
 
 class AmplificationWarning(UserWarning):
     """Relevances of both signs cancel to a small part of their size, so that little of the map is signal."""
+
+
+class CompletenessWarning(UserWarning):
+    """A relevance that does not sum to what its method promises, within the method's tolerance."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """No warning about cancelling relevances or missed sums, for callers that report these numbers themselves."""
+    with warnings.catch_warnings():
+        for category in (AmplificationWarning, CompletenessWarning):
+            warnings.simplefilter("ignore", category)
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +101,41 @@ def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """What maps sum to, beside what they should; each (batch,), or (batch, class) for all classes at once."""
+
+    expected: Tensor
+    """The promised sum, less what was absorbed."""
+    residual: Tensor
+    """The sum of the relevance, less `expected`."""
+    allowed: Tensor
+    """The residual that the method's tolerance allows."""
+
+    @staticmethod
+    def stack(parts: Sequence["Completeness"]) -> "Completeness":
+        """Those of several classes as one."""
+        columns = zip(*((part.expected, part.residual, part.allowed) for part in parts), strict=True)
+        return Completeness(*(torch.stack(column, 1) for column in columns))
+
+    def missed(self, method: str, remedy: str) -> str:
+        """The worst of the maps whose sum is missed, and the way out, in words; empty where there is none."""
+        is_over = ~(self.residual.abs() <= self.allowed)
+        if not bool(is_over.any()):
+            return ""
+        residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
+        over = is_over.flatten().nonzero().flatten()
+        worst = int(over[residual[over].abs().argmax()])
+        image, *place = (int(index) for index in torch.unravel_index(torch.tensor(worst), self.residual.shape))
+        of_class = f", class {place[0]}" if place else ""
+        return (
+            f"{method}: the relevance of {len(over)} of {len(residual)} {'maps' if place else 'images'} does not sum "
+            f"to what the method promises. The worst, image {image}{of_class}, sums to "
+            f"{float(residual[worst] + expected[worst]):.6g} instead of {float(expected[worst]):.6g} "
+            f"(tolerance: {float(allowed[worst]):.2g}). {remedy}"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Shown):
     """Relevance and its certificate.
@@ -112,6 +171,8 @@ class Explanation(Shown):
     """(batch,) each: what else the method tells of each image."""
     notes: tuple[str, ...] = ()
     """What a reader must know, such as that a root was not found."""
+    remedy: str = field(default="", repr=False)
+    """What helps where the sum is missed."""
 
     @staticmethod
     def stack(parts: Sequence["Explanation"]) -> "Explanation":
@@ -128,23 +189,16 @@ class Explanation(Shown):
             }
         )
 
+    def missed(self) -> str:
+        """The worst of the maps whose sum is missed, and the way out, in words; empty where every sum is kept."""
+        if self.residual is None or self.allowed is None or self.expected is None:
+            return ""
+        return Completeness(self.expected, self.residual, self.allowed).missed(self.method, self.remedy)
+
     def check(self) -> None:
         """Raise `ResidualError` where a residual is over the method's tolerance."""
-        if self.residual is None or self.allowed is None or self.expected is None:
-            return
-        residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
-        over = (~(residual.abs() <= allowed)).nonzero().flatten()
-        if len(over):
-            worst = int(over[residual[over].abs().argmax()])
-            image, *place = (int(index) for index in torch.unravel_index(torch.tensor(worst), self.residual.shape))
-            of_class = f", class {place[0]}," if place else ""
-            raise ResidualError(
-                f"{self.method}: the relevance of {len(over)} of {len(residual)} "
-                f"{'maps' if place else 'images'} does not sum to what it "
-                f"should; image {image}{of_class} sums to {float(residual[worst] + expected[worst]):.6g} instead of "
-                f"{float(expected[worst]):.6g} (allowed: {float(allowed[worst]):.2g}). "
-                "Compute in float64, or refine the method's tolerance."
-            )
+        if missed := self.missed():
+            raise ResidualError(missed)
 
 
 def _stack(values: Sequence[Any]) -> Any:

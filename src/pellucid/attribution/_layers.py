@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._axes import channel_axis, is_passive
+from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
 from pellucid.engine.arguments import tensors_in
+from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
@@ -66,6 +68,7 @@ def _search(subject: Subject, image: Tensor, name: str | None) -> Layer:
     used = nullcontext() if name is None else _seeing(subject.model, name, outputs.append)
     with used:
         subject.logits(image, within=search)
+    subject.settle(image)
     if name is None:
         return search.chosen()
     _check_uses(name, len(outputs))
@@ -90,21 +93,34 @@ def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -
     probe = _Probe()
     if layer.call is None:
         with _seeing(subject.model, layer.name, probe):
-            logits = subject.logits(images)
+            logits = subject.logits(images, within=nullcontext())
     else:
         logits = subject.logits(images, within=_Stop(layer, probe))
+    subject.settle(images)
     _check_uses(layer.name, len(probe.seen))
     values, zeros = probe.seen[0]
     scores = target.scores(logits).sum()
     _check_is_inside(layer, logits)
-    slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0] if scores.requires_grad else None
+    if not scores.requires_grad:
+        raise ModelError(_no_way(layer))
+    check_graph(scores, WAY_OUT)
+    try:
+        slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
+    except RuntimeError as error:
+        raise missing_derivative(error, WAY_OUT) or error from error
     if slope is None:
-        raise ModelError(
-            f"the explained score does not depend on layer {layer.name!r} by a differentiable way; "
-            "name a layer on the way to the logits with layer='…'."
-        )
+        raise ModelError(_no_way(layer))
     logits = logits.detach()
+    if len(slope) == len(images):
+        check_gradients(subject, images, [target], [slope], logits)
     return Read(values, slope, logits, target.classes(logits))
+
+
+def _no_way(layer: Layer) -> str:
+    return (
+        f"the explained score does not depend on layer {layer.name!r} by a differentiable way; "
+        "name a layer on the way to the logits with layer='…'."
+    )
 
 
 def _check_is_inside(layer: Layer, logits: Tensor) -> None:

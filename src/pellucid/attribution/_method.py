@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._explanation import Completeness, Outcome
+from pellucid.attribution._finite import check_inputs
+from pellucid.attribution._missing import MissingGradient
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.options import Options
+from pellucid.engine.box import Box
 
 __all__ = ["COMPLETE", "Attribution", "FittedState", "Method", "images_in", "methods"]
 
@@ -38,8 +42,8 @@ class FittedState:
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """A way to explain; its fields are its options."""
+class Attribution(Options):
+    """A way to explain; its fields are its options, checked against their annotations when it is built."""
 
     family: ClassVar[str]
     """What kind of method it is: gradient, relevance, control."""
@@ -50,6 +54,11 @@ class Attribution:
     holds on every model."""
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see data before the first explanation."""
+    remedy: ClassVar[str] = (
+        "Compute in float64 (model.double() and images.double()), whose rounding is a billion times smaller, or choose "
+        "a method whose relevances cancel less, such as 'lrp.gamma'."
+    )
+    """What helps where the sum is missed, for the user."""
     images_at_once: ClassVar[int] = 32
     """Images computed together; more need more memory, and are slower where they leave the cache. Small ones go in
     twice as many."""
@@ -74,15 +83,33 @@ class Attribution:
 
         Each outcome's `evaluations` count what it cost beyond those before it.
         """
-        return [self.attribute(subject, images, target, is_certified=is_certified) for target in targets]
+        outcomes, missing, fine = [], set[int](), set[int]()
+        for target in targets:
+            try:
+                outcomes.append(self.attribute(subject, images, target, is_certified=is_certified))
+            except MissingGradient as error:
+                missing |= error.missing
+                fine |= error.fine
+        if missing:  # name all classes, not the first one alone
+            fine.update(*(outcome.classes.tolist() for outcome in outcomes))
+            raise MissingGradient(missing, fine)
+        return outcomes
+
+    def box(self) -> Box | None:
+        """The bounds that the method needs its inputs to keep; None where it needs none."""
+        return None
+
+    def completeness(self, outcome: Outcome) -> Completeness | None:
+        """What the maps sum to, beside what was promised; None where nothing was."""
+        if outcome.promised is None:
+            return None
+        expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
+        residual = outcome.relevance.flatten(1).sum(1) - expected
+        return Completeness(expected, residual, self.allowed_residual(outcome))
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
-        """(batch,): 1e-4 · max(|promised|, Σ|R| / 100) in float32, 1e-9 · max(|promised|, Σ|R|) in float64."""
-        assert outcome.promised is not None
-        size, total = outcome.relevance.flatten(1).abs().sum(1), outcome.promised.abs()
-        if outcome.relevance.dtype == torch.float64:
-            return 1e-9 * torch.maximum(total, size)
-        return 1e-4 * torch.maximum(total, size / 100)
+        """(batch,): the residual that the method's tolerance allows; of an exact method, what rounding explains."""
+        return rounding_tolerance(outcome)
 
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> "Attribution":
         """The method with what it learned from data."""
@@ -97,14 +124,42 @@ class Attribution:
         raise ConfigError(f"this method learns nothing from data; {state.kind!r} is what another one has learned.")
 
 
+_SHARE = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Of the promised sum: what rounding leaves of it on the way through some hundred layers, with room to spare."""
+_NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
+"""Of Σ|R|: what rounding leaves of summands that cancel, some hundred units of the last place."""
+_MOST_NOISE = {torch.float32: 1e-2, torch.float64: 1e-4}
+"""Of the promised sum, the most that cancelling summands may add: beyond it, the map is mostly rounding."""
+
+
+def rounding_tolerance(outcome: Outcome) -> Tensor:
+    """(batch,): the residual that rounding explains, for methods whose sum is exact otherwise.
+
+    share · max(|promised|, max|f(x)| / 100) + min(noise · Σ|R|, cap · |promised|), where share, noise and cap are 1e-4,
+    1e-5 and 1e-2 in float32, and 1e-9, 1e-12 and 1e-4 in float64. max|f(x)| stands for promised sums near zero, which
+    are differences of logits (a contrast, the change from a baseline) and inherit their rounding.
+    """
+    assert outcome.promised is not None
+    dtype, total = outcome.relevance.dtype, outcome.promised.abs()
+    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(total), -1).amax(1)  # classes ruled out: -inf
+    noise = _NOISE[dtype] * outcome.relevance.flatten(1).abs().sum(1)
+    return _SHARE[dtype] * torch.maximum(total, logits / 100) + torch.minimum(noise, _MOST_NOISE[dtype] * total)
+
+
 def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
-    """The images of each batch of a loader, whose batches are images or tuples that begin with them."""
+    """The images of each batch of a loader, whose batches are images or tuples that begin with them.
+
+    Raises `ShapeError` for other batches, and `DataError` for an image that is not finite.
+    """
+    seen = 0
     for batch in loader:
         images = batch if isinstance(batch, Tensor) else batch[0]
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
             came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
             raise ShapeError(f"the loader yields {came}; expected batches of floats in [0, 1], (batch, …).")
         if len(images):
+            check_inputs(images, "the loader's image", seen)
+            seen += len(images)
             yield images.detach()
 
 

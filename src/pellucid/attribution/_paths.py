@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pellucid.attribution._missing import check_gradients, gradient_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.engine.first_layer import Entrance, entrance_of
@@ -15,18 +16,32 @@ __all__ = ["Gradients"]
 class Gradients:
     """Weighted sums of each explained score's gradient at points image + scale · offset."""
 
-    def __init__(self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_summed: bool = True) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Sequence[Target],
+        *,
+        is_summed: bool = True,
+        is_part: bool = False,
+    ) -> None:
+        """With `is_part`, these are terms of a larger sum, which the caller checks for missing gradients."""
         self._subject = subject
         self._images = images
         self._targets = targets
         self._sums = [_Sum(torch.zeros_like(images)) for _ in targets]
         self._squares = [] if is_summed else [torch.zeros_like(images) for _ in targets]
+        self._is_part = is_part
+        self._last = images
+        """The point at which gradients were taken last."""
+        self._is_checked = False
 
     def add(self, offset: Tensor, weight: float, *, scale: Tensor | float) -> None:
         """Add `weight` times the gradients at image + scale · offset; `offset` broadcasts to the images."""
         point = torch.addcmul(
             self._images, offset, torch.as_tensor(scale, dtype=offset.dtype, device=offset.device)
         ).requires_grad_()
+        self._last, self._is_checked = point, False
         logits = self._subject.logits(point)
         last = len(self._targets) - 1
         for number, (target, total) in enumerate(zip(self._targets, self._sums, strict=True)):
@@ -35,18 +50,30 @@ class Gradients:
             if entrance is not None:
                 total.add_at(entrance, entrance.gradient(score, is_kept=is_kept), weight)
                 continue
-            slope = torch.autograd.grad(score, point, materialize_grads=True, retain_graph=is_kept)[0]
+            slope = gradient_of(score, point, is_kept=is_kept)
             total.add(slope * weight)
             if self._squares:
                 self._squares[number] += slope.square() * weight
 
     def total(self, number: int) -> Tensor:
-        """The weighted sum of one score's gradients."""
+        """The weighted sum of one score's gradients.
+
+        Raises `UnsupportedOperation` where a score changes with the image and has no gradient at any point.
+        """
+        self._check()
         return self._sums[number].collect()
 
     def squares(self, number: int) -> Tensor:
-        """The weighted sum of their squares."""
+        """The weighted sum of their squares; raises what `total` raises."""
+        self._check()
         return self._squares[number]
+
+    def _check(self) -> None:
+        """Look at all sums at once, so that an error can name all targets that it concerns."""
+        if not (self._is_checked or self._is_part):
+            self._is_checked = True
+            sums = self._squares or [total.collect() for total in self._sums]  # squares do not cancel
+            check_gradients(self._subject, self._last, self._targets, sums)
 
 
 class _Sum:

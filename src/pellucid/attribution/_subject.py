@@ -10,11 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pellucid.attribution._finite import check_finite_logits
+from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
+from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
+from pellucid.engine.guards import check_autocast
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.max_pooling import fast_max_pool
 from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output, refuse_softmax
@@ -40,18 +45,30 @@ class Subject:
     """The shapes, dtypes and devices for which one image was followed below the function calls."""
     _largest: dict[tuple[Any, ...], int] = field(default_factory=dict)
     """The bytes of the largest tensor that an image of each shape and dtype becomes."""
-    _is_compared: bool = False
+    what: str = "image"
+    """What an input is called in messages."""
+    first: int = 0
+    """Index, in the call, of the first image that the method has now."""
+    box: tuple[Tensor, Tensor] | None = None
+    """The lowest and the highest image, where the method has bounds; all images of the call keep them."""
+    _is_alone_checked: bool = False
     is_mixed: bool = False
     """Whether images of a batch depend on one another, so that each is run by itself."""
     _fingerprint: str | None = None
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """The layers that class activation maps have found in it."""
+    _saw_batch_statistics: bool = False
+    _is_settled: bool = False
+    """Whether it is known in this call that they are not those of the images."""
 
     def begin(self) -> None:
-        """A new call: its first images are to be compared with a plain pass, and the weights may be others."""
-        self._is_compared = False
+        """A new call: its first image is to be run alone, and the weights may be others."""
+        self._is_alone_checked = False
         self._fingerprint = None
+        self.first = 0
+        self.box = None
         self.is_mixed = False
+        self._is_settled = False
         keep_freed_memory()
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
@@ -60,16 +77,29 @@ class Subject:
             return usual
         key = (images.shape[1:], images.dtype)
         if key not in self._largest:
-            self._largest[key] = largest_tensor_bytes(self.model, images)
+            try:
+                self._largest[key] = largest_tensor_bytes(self.model, images)
+            except ValueError:  # torch refuses batch statistics of a single row
+                self.logits(images[:1].detach())  # which tells why
+                raise
         return max(usual, min(MOST_PASSES_IN_ONE * usual, CACHED_BYTES // self._largest[key]))
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
         """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.
 
-        `within` is entered around the model's own functions, such as to watch them.
+        `within` is entered around the model's own functions, such as to watch them; the caller then calls `settle`.
         """
-        with _PlainPass() as watch, within or nullcontext():
-            logits = choose_output(self.model(images.clone()), self.output)  # a copy: the model may begin in place
+        with _PlainPass(self.model) as watch, within or nullcontext():
+            try:
+                returned = self.model(images.clone())  # a copy: the model may begin in place
+            except ValueError:  # torch refuses batch statistics of a single row
+                self._note_batch_statistics(watch)
+                self.settle(images)
+                raise
+        logits = choose_output(returned, self.output)
+        self._note_batch_statistics(watch)
+        if within is None:
+            self.settle(images)
         if watch.moved is not None and watch.moved[0] is logits:
             refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
@@ -78,8 +108,38 @@ class Subject:
             logits = watch.last[0]
         check_logits(logits, images)
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
-            raise ModelError("the logits carry no gradient to the images; the model must not detach or use no_grad.")
+            raise ModelError(
+                "the logits carry no gradient to the images; the model must not detach, use no_grad or leave torch. "
+                f"Otherwise, {WAY_OUT}"
+            )
+        check_graph(logits, WAY_OUT)
         return logits
+
+    def _note_batch_statistics(self, watch: "_PlainPass") -> None:
+        self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
+
+    def settle(self, images: Tensor) -> None:
+        """Raise `UnsupportedOperation` if a batch norm uses batch statistics of what depends on the images.
+
+        A pass without gradients cannot tell these from a weight that is normalized that way. Where it met batch
+        statistics, the first image is run once more with a gradient, once per call.
+        """
+        if self._is_settled or not self._saw_batch_statistics:
+            return
+        self._is_settled = True
+        with torch.enable_grad(), _PlainPass(self.model):
+            self.model(images[:1].detach().clone().requires_grad_().clone())
+
+    def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
+        """The logits of the images themselves, found finite, and the targets with the classes predicted there."""
+        with torch.no_grad():
+            logits = self.logits(images)
+        self.check_finite(logits, targets)
+        return logits, [target.held(logits) for target in targets]
+
+    def check_finite(self, logits: Tensor, targets: Sequence[Target] = ()) -> None:
+        """Raise `ModelError` for the first image whose logits or explained score are not finite."""
+        check_finite_logits(logits, targets, model=self.model, what=self.what, first=self.first)
 
     def propagate(
         self,
@@ -99,6 +159,7 @@ class Subject:
             output=self.output,
             unwrap_softmax=self.unwrap_softmax,
             is_certified=is_certified,
+            box=self.box,
         )
         self.compare(images, results[0].logits)
         return results
@@ -141,37 +202,93 @@ class Subject:
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:
-        """The engine's logits must be those of a plain forward pass of the call's first image."""
-        if self._is_compared:
+        """Raise `UnsupportedOperation` where an image's logits, as followed, are not those of the model's own pass.
+
+        Takes one forward pass of the batch. Raises `ModelError` for logits that are not finite, and `BatchMixed` where
+        the images of a batch depend on one another.
+        """
+        with torch.no_grad():
+            plain = self.logits(images)
+        self.check_finite(plain)
+        self._check_same(images, plain, logits, "when it is followed")
+        self._is_alone_checked |= len(images) == 1
+        self.check_alone(images, logits)
+
+    def check_alone(self, images: Tensor, logits: Tensor) -> None:
+        """Once in each call: `BatchMixed` where the first image has other logits among others than alone."""
+        if self._is_alone_checked:
             return
         with torch.no_grad():
-            plain = self.logits(images[:1])
-        scale = plain.abs().max().clamp(min=1e-12)
-        allowed = 1e-9 if logits.dtype == torch.float64 else 1e-3
-        if not bool((plain - logits[:1]).abs().max() <= allowed * scale):
-            if len(images) > 1:
-                raise BatchMixed  # perhaps images of a batch depend on one another: run them one by one
+            alone = self.logits(images[:1])
+        self._check_same(images[:1], alone, logits[:1], "with gradients", is_mixed=len(images) > 1)
+        self._is_alone_checked = True
+
+    def _check_same(
+        self, images: Tensor, plain: Tensor, logits: Tensor, when: str, *, is_mixed: bool | None = None
+    ) -> None:
+        """Compare two passes; where they differ, a further plain one tells the reason."""
+        gaps = _gaps(plain, logits)
+        if gaps is None:
+            return
+        if is_mixed:
+            raise BatchMixed
+        row = int((~(gaps <= 0)).nonzero()[0])
+        size = float((plain[row] - logits[row]).abs().max())
+        with torch.no_grad():
+            again = self.logits(images)
+        where = f"{self.what} {self.first + row}, by {size:.3g}"
+        if _gaps(plain, again) is not None:
             raise UnsupportedOperation(
-                "the model gives other logits when it is followed than when it is run "
-                f"(by {float((plain - logits[:1]).abs().max()):.3g}): it draws random numbers, counts its calls, or "
-                "leaves torch; make it deterministic in eval mode, or choose a gradient method."
+                f"the model has other logits each time it is run in eval mode ({where}): it draws random numbers, or "
+                "counts its calls; make it deterministic in eval mode."
             )
-        self._is_compared = True
+        if len(images) > 1:
+            raise BatchMixed  # perhaps images of a batch depend on one another: run them one by one
+        raise UnsupportedOperation(
+            f"the model has other logits {when} than in a plain forward pass ({where}), although it is deterministic: "
+            "it computes something else then, such as by leaving torch, or by asking for the types or the gradients "
+            "of its tensors; make it compute the same, or choose another method."
+        )
+
+
+def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
+    """(batch,): how far each image's logits are apart beyond rounding (above 0, or NaN); None where none are.
+
+    Compared with the image's largest logit, and with a thousandth of the batch's: the rounding of an image does not
+    shrink as its only logit happens to be near zero.
+    """
+    plain, logits = plain.reshape(len(plain), -1), logits.reshape(len(logits), -1)
+    gap, size = (plain - logits).abs(), plain.abs()
+    if not bool((gap.sum() + size.sum()).isfinite()):  # equal infinities are equal: classes that are ruled out
+        gap, size = gap.masked_fill(plain == logits, 0), size.nan_to_num(0.0, 0.0, 0.0)
+    size = size.amax(1)
+    allowed = (1e-9 if logits.dtype == torch.float64 else 1e-3) * torch.maximum(size, size.max() / 1000)
+    gaps = gap.amax(1) - allowed.clamp(min=1e-15)
+    return None if bool((gaps <= 0).all()) else gaps
 
 
 class _PlainPass(TorchFunctionMode):
-    """Remembers input and output of the last softmax, and pools faster."""
+    """Remembers input and output of the last softmax, pools faster, and differentiates batch norms correctly."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._model = model
+        self.saw_batch_statistics = False
+        """Whether a batch norm used batch statistics of a value that requires no gradient."""
         self.last: tuple[Tensor, Tensor] | None = None
         self.moved: tuple[Tensor, str] | None = None
         """What became of its output by moves and bounds alone, and the last of them."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)
         pooled = fast_max_pool(func, args, kwargs or {})
         if pooled is not None:
             return pooled
+        if func in NORMS:
+            normalised = sound_norm(func, args, kwargs or {}, self._model)
+            if normalised is not None:
+                return normalised
+            self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
         if func in _SOFTMAXES:
             source = args[0] if args else (kwargs or {}).get("input")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
 
-__all__ = ["Contrast", "Request", "Score", "Target", "rows_of"]
+__all__ = ["Contrast", "Request", "Score", "Target", "rows_of", "weighted"]
 
 Score = Callable[[Tensor], Tensor]
 """The outputs, (batch, …), to one number per image, (batch,)."""
@@ -160,6 +160,16 @@ class Target:
         return slope.reshape(outputs.shape)
 
 
+def weighted(values: Tensor, slope: Tensor) -> Tensor:
+    """The product with the slope of a score; 0 where the slope is, also for a class ruled out by −∞.
+
+    >>> weighted(torch.tensor([2.0, -torch.inf]), torch.tensor([1.0, 0.0]))
+    tensor([2., 0.])
+    """
+    product = values * slope
+    return product if bool(product.sum().isfinite()) else product.masked_fill(slope == 0, 0)
+
+
 def rows_of(outputs: Tensor) -> Tensor:
     """Outputs as (batch, class), where a class can be asked for: one number per image is one class."""
     if outputs.ndim > 2:
@@ -173,7 +183,9 @@ def rows_of(outputs: Tensor) -> Tensor:
 
 def _as_tensor(asked: Classes) -> Tensor:
     try:
-        return torch.as_tensor(asked)
+        if isinstance(asked, Tensor):
+            return asked.clone() if asked.is_inference() else asked  # autograd cannot save an inference tensor
+        return torch.as_tensor(asked, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"target is {asked!r}, which is no class index; give {KINDS}.") from error
 

@@ -197,21 +197,10 @@ class EmbeddedBatches:
                 yield (self._embed(batch[0]), *batch[1:])
 
 
-def check_suits(name: str, method: Attribution, embedded: Tensor) -> None:
-    """`UnsupportedOperation` for methods of regions of an image, and `ConfigError` where a rule for bounded pixels has
-    other bounds than the embedding keeps.
-    """
+def check_suits(name: str, method: Attribution) -> None:
+    """`UnsupportedOperation` for methods of regions of an image."""
     if method.family in ("class_activation", "perturbation"):
         raise UnsupportedOperation(
             f"{name} explains by regions of an image, which tokens do not have; choose a method that gives each input "
             "its own relevance, such as lrp.epsilon, deeplift or integrated_gradients."
-        )
-    low, high = getattr(method, "low", None), getattr(method, "high", None)
-    if low is None or high is None:
-        return
-    least, most = float(embedded.min()), float(embedded.max())
-    if least < low or most > high:
-        raise ConfigError(
-            f"the embeddings of these tokens lie between {least:.3g} and {most:.3g}, and the method is told that they "
-            f"lie between {low} and {high}; pass low= and high= that hold for every token."
         )

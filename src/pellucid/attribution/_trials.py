@@ -12,12 +12,13 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
 from pellucid.core.errors import ConfigError
+from pellucid.core.options import Count
 from pellucid.core.terminal import Tracker, track
 from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
 
-Sizes = int | tuple[int, ...] | None
+Sizes = Count | tuple[Count, ...] | None
 """One size for all spatial axes, one for each, or one for the channels and each; None for the method's default."""
 
 COPIES_AT_ONCE = 32
@@ -36,9 +37,7 @@ class Trials:
         self._is_checked = False
         self.baseline = baseline_like(baseline, images)
         self._subject = subject
-        with torch.no_grad():
-            self.logits = subject.logits(images)
-        self._targets = [target.held(self.logits) for target in targets]
+        self.logits, self._targets = subject.predict(images, targets)
         self.score = self.score_of(self.logits)
         """(target, batch): of the images as they are."""
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._backward import Relevance
-from pellucid.attribution._target import Target
+from pellucid.attribution._backward import Bounded, Relevance
+from pellucid.attribution._target import Target, weighted
 from pellucid.core.errors import ConfigError
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
@@ -39,18 +38,13 @@ class DeepTaylor(Relevance):
                 "a logit rises) also takes one off; explain the classes one by one, or choose 'lrp.gamma' or "
                 "'lrp.epsilon', which can."
             )
-        return torch.mul(logits, slope).clamp(min=0)
+        return weighted(logits, slope).clamp(min=0)
 
 
 @METHODS.register("deep_taylor.bounded")
 @dataclass(frozen=True)
-class DeepTaylorBounded(DeepTaylor):
+class DeepTaylorBounded(Bounded, DeepTaylor):
     """deep_taylor with the z^B rule for the layers that see the image."""
-
-    low: float | int = 0.0
-    """The lowest pixel."""
-    high: float | int = 1.0
-    """The highest pixel."""
 
     def own_composite(self) -> Composite:
         return composites.bounded(self.low, self.high, super().own_composite())

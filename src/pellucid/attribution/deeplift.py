@@ -11,7 +11,7 @@ from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import COMPLETE, Attribution
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution._target import Target, weighted
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
@@ -48,12 +48,12 @@ class DeepLift(Attribution):
         return sharing([self._outcome(*pair, changes) for pair in zip(results, targets, strict=True)])
 
     def _outcome(self, result: Multipliers, target: Target, change: Tensor) -> Outcome:
-        parts = result.slope * (result.logits - result.baseline_logits)
+        parts = weighted(result.logits - result.baseline_logits, result.slope)
         promised = parts.reshape(len(parts), -1).sum(1)
         relevance = result.values * change
         outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
         residual = relevance.flatten(1).sum(1) - promised
-        if not bool((residual.abs() <= 100 * self.allowed_residual(outcome)).all()):
+        if bool((residual.abs() > _beyond_rounding(outcome)).any()):
             raise UnsupportedOperation(
                 "the map does not sum to the change of the logit: a mask or an index that the model computes differs "
                 "between image and baseline, for which DeepLIFT has no rule; choose another baseline, "
@@ -61,12 +61,14 @@ class DeepLift(Attribution):
             )
         return outcome
 
-    def allowed_residual(self, outcome: Outcome) -> Tensor:
-        """1e-4 · max(|f(x) − f(x₀)|, Σ|R| / 10, |f(x)| / 100) in float32, 1e-9 of it in float64.
 
-        The last one is what rounding leaves where image and baseline are nearly the same.
-        """
-        assert outcome.promised is not None
-        size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
-        size = torch.maximum(size, outcome.logits.abs().reshape(len(size), -1).amax(1) / 100)
-        return size * (1e-9 if size.dtype == torch.float64 else 1e-4)
+def _beyond_rounding(outcome: Outcome) -> Tensor:
+    """(batch,): a residual that no rounding makes, so that a rule must have been broken.
+
+    A hundred times 1e-4 (1e-9 in float64) of max(|f(x) − f(x₀)|, Σ|R| / 10, |f(x)| / 100). Smaller ones that pass the
+    tolerance are reported as rounding.
+    """
+    assert outcome.promised is not None
+    size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
+    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(size), -1).amax(1)
+    return torch.maximum(size, logits / 100) * (1e-7 if size.dtype == torch.float64 else 1e-2)

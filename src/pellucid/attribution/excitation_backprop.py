@@ -7,6 +7,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS
 from pellucid.attribution._backward import Relevance
 from pellucid.attribution._target import Target
+from pellucid.core.options import NotNegative
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
 
@@ -21,7 +22,7 @@ class ExcitationBackprop(Relevance):
 
     answers = "which pixels most probably excited the explained unit, through positive weights alone"
 
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
     """Added to the denominators."""
 
     def own_composite(self) -> Composite:

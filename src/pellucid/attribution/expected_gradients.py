@@ -10,10 +10,12 @@ from torch import Tensor
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution, FittedState, images_in
+from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.options import Count
 from pellucid.core.seeding import generator
 
 
@@ -32,11 +34,11 @@ class ExpectedGradients(Attribution):
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     needs_fit: ClassVar[bool] = True
 
-    samples: int = 64
+    samples: Count = 64
     """How many pairs of a reference and a place on the path to average."""
     references: Tensor | None = None
     """(reference, …): the images to compare with; or let `fit` take them from data."""
-    keep: int = 256
+    keep: Count = 256
     """How many images `fit` keeps, the first ones."""
     seed: int = 0
 
@@ -79,21 +81,19 @@ class ExpectedGradients(Attribution):
                 f"expected_gradients compares with references of {tuple(self.references.shape[1:])}, and the "
                 f"images are {tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
             )
-        with torch.no_grad():
-            logits = subject.logits(images)
-        held = [target.held(logits) for target in targets]
+        logits, held = subject.predict(images, targets)
         source = generator(self.seed, "expected_gradients")
-        chosen = torch.randint(len(self.references), (self.samples,), generator=source)
-        places = (
-            torch.arange(self.samples) + torch.rand(self.samples, generator=source, dtype=torch.float64)
-        ) / self.samples
+        chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
+        offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
+        places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             way = images - self.references[index].to(images)
-            gradients = Gradients(subject, images, held)
+            gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(way, 1.0, scale=place - 1)
             for number, total in enumerate(totals):
                 total += gradients.total(number) * way
+        check_gradients(subject, images, held, totals)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(
             [

@@ -10,6 +10,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution
+from pellucid.attribution._missing import check_gradients, gradient_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 
@@ -18,15 +19,19 @@ VARIANTS = ("gradient", "gradient.baseline")
 
 
 def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[Outcome]:
-    """The gradient of each explained score, with the logits it was taken at: one pass forward for all."""
+    """The gradient of each explained score, with the logits it was taken at: one pass forward for all.
+
+    Raises `UnsupportedOperation` where a score changes with the image and has no gradient.
+    """
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
     outcomes = []
     for number, target in enumerate(targets, start=1):
         is_kept = number < len(targets)
         score = target.scores(logits).sum()
-        slope = torch.autograd.grad(score, leaf, materialize_grads=True, retain_graph=is_kept)[0]
+        slope = gradient_of(score, leaf, is_kept=is_kept)
         outcomes.append(Outcome(slope, logits.detach(), target.classes(logits)))
+    check_gradients(subject, images, targets, [outcome.relevance for outcome in outcomes], logits.detach())
     return sharing(outcomes)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
-from pellucid.core.errors import ConfigError
+from pellucid.core.options import NotNegative
+from pellucid.core.ranges import Range
 
 Quadrature = Literal["gauss_legendre", "trapezoid"]
 """Where the points of the path lie, and what they weigh."""
@@ -35,22 +36,19 @@ class IntegratedGradients(Attribution):
     family: ClassVar[str] = "gradient"
     answers: ClassVar[str] = "how much each pixel adds to the logit on the way from the empty image to this one"
     promises: ClassVar[frozenset[str]] = COMPLETE
+    remedy: ClassVar[str] = (
+        "Take more points with steps=, or set tolerance= (such as 0.01) with a larger steps= to refine each image's "
+        "path until its sum fits."
+    )
 
-    steps: int = 64
+    steps: Annotated[int, Range(2)] = 64
     """Points on the path; with `tolerance`, the most points on it in all."""
     quadrature: Quadrature = "gauss_legendre"
     """Where the points lie, and how they weigh."""
-    tolerance: float | int | None = None
+    tolerance: NotNegative | None = None
     """The share within which the map must sum to what it should; None: always `steps` points."""
     baseline: float | int | Tensor = 0.0
     """The empty image: a number, or a tensor that broadcasts to the images."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 2 or self.quadrature not in ("gauss_legendre", "trapezoid"):
-            raise ConfigError(
-                f"steps is {self.steps} and quadrature {self.quadrature!r}; expected 2 steps or more, "
-                "and 'gauss_legendre' or 'trapezoid'."
-            )
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -59,9 +57,9 @@ class IntegratedGradients(Attribution):
         self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
     ) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)
+        logits, held = subject.predict(images, targets)
         with torch.no_grad():
-            logits, empty = subject.logits(images), subject.logits(baseline)
-        held = [target.held(logits) for target in targets]
+            empty = subject.logits(baseline)
         promised = [(one.scores(logits) - one.scores(empty)).detach() for one in held]
         classes = [one.classes(logits) for one in held]
         if self.tolerance is not None:

@@ -7,8 +7,9 @@ Stabilisers are absolute; where a rule has none, 1e-6 keeps denominators from ze
 from dataclasses import dataclass
 
 from pellucid.attribution import METHODS
-from pellucid.attribution._backward import Relevance
+from pellucid.attribution._backward import Bounded, Relevance
 from pellucid.attribution._method import COMPLETE
+from pellucid.core.options import NotNegative
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
 from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
@@ -57,7 +58,7 @@ class LrpEpsilon(Relevance):
 
     answers = "which pixels the logit is made of, with the noise of near-cancelling sums damped"
 
-    epsilon: float | int = 1e-7
+    epsilon: NotNegative = 1e-7
     """Added to the denominators, with their sign; larger values give sparser maps."""
 
     def own_composite(self) -> Composite:
@@ -71,8 +72,8 @@ class LrpGamma(Relevance):
 
     answers = "which pixels speak for the class, with what speaks against it held down"
 
-    gamma: float | int = 0.25
-    """How much more positive contributions weigh; 0 is lrp.epsilon, infinity lrp.z_plus."""
+    gamma: NotNegative = 0.25
+    """How much more positive contributions weigh; 0 is lrp.epsilon, and large values near lrp.z_plus."""
 
     def own_composite(self) -> Composite:
         return composites.everywhere(Gamma(self.gamma))
@@ -173,15 +174,10 @@ class LrpFlat(Relevance):
 
 @METHODS.register("lrp.z_box")
 @dataclass(frozen=True)
-class LrpZBox(Relevance):
+class LrpZBox(Bounded):
     """The z^B rule for the layers that see the image (Montavon et al., 2017), lrp.z for the others."""
 
     answers = "which pixels speak for the class by being bright or dark within their range"
-
-    low: float | int = 0.0
-    """The lowest pixel."""
-    high: float | int = 1.0
-    """The highest pixel."""
 
     def own_composite(self) -> Composite:
         return composites.bounded(self.low, self.high, composites.plain_z())
@@ -193,7 +189,7 @@ class _Preset(Relevance):
 
     answers = "which pixels speak for the class, with a rule fit for each depth of the network"
 
-    epsilon: float | int = 0.1
+    epsilon: NotNegative = 0.1
     """The ε of the dense layers."""
 
 
@@ -238,7 +234,7 @@ class LrpPresetBFlat(_Preset):
 class LrpEpsilonPlusFlat(_Preset):
     """Flat for the layers that see the image, z⁺ for convolutions, ε for dense layers."""
 
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def own_composite(self) -> Composite:
         return composites.epsilon_plus_flat(self.epsilon)
@@ -246,16 +242,12 @@ class LrpEpsilonPlusFlat(_Preset):
 
 @METHODS.register("lrp.epsilon_gamma_box")
 @dataclass(frozen=True)
-class LrpEpsilonGammaBox(_Preset):
+class LrpEpsilonGammaBox(Bounded, _Preset):
     """z^B for the layers that see the image, γ for convolutions, ε for dense layers."""
 
-    epsilon: float | int = 1e-6
-    gamma: float | int = 0.25
+    epsilon: NotNegative = 1e-6
+    gamma: NotNegative = 0.25
     """The γ of the convolutions."""
-    low: float | int = 0.0
-    """The lowest pixel."""
-    high: float | int = 1.0
-    """The highest pixel."""
 
     def own_composite(self) -> Composite:
         return composites.epsilon_gamma_box(self.epsilon, self.gamma, self.low, self.high)

@@ -15,12 +15,12 @@ from pellucid.attribution import METHODS
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._method import Attribution, FittedState, images_in
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution._target import Target, weighted
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.core.terminal import track
 from pellucid.engine.account import Account
 from pellucid.engine.freezing import device_of, dtype_of
-from pellucid.engine.patterns import ESTIMATORS, Estimator, PatternSums, kernels_of, names_of, needed_nodes, sums_of
+from pellucid.engine.patterns import Estimator, PatternSums, kernels_of, names_of, needed_nodes, sums_of
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.tape import Affine, Node, Relevances, Tape
 
@@ -66,10 +66,6 @@ class PatternNet(Attribution):
     patterns: Patterns | None = field(default=None, repr=False)
     """What `fit` learned."""
 
-    def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            raise ConfigError(f"estimator is {self.estimator!r}; expected one of {', '.join(map(repr, ESTIMATORS))}.")
-
     @property
     def is_ready(self) -> bool:
         return self.patterns is not None
@@ -113,7 +109,7 @@ class PatternNet(Attribution):
         _check_weights(self.patterns, subject)
         tape = subject.follow(images)
         logits, rule = tape.logits, _PatternRule(self._kernels(tape), self.is_attribution)
-        seeds = [torch.mul(logits, target.slope(logits)) for target in targets]
+        seeds = [weighted(logits, target.slope(logits)) for target in targets]
         outcomes = []
         for seed, target in zip(seeds, targets, strict=True):
             own = replace(tape, nodes=[*tape.nodes])
@@ -177,6 +173,7 @@ class _Learner:
 
     def see(self, subject: Subject, images: Tensor) -> None:
         """Enter a batch; its images one by one where the model mixes them."""
+        subject.first = self.seen
         try:
             tape = subject.follow(images)
         except BatchMixed:

@@ -28,4 +28,4 @@ class Random(Control):
     def _draw_one(self, image: Tensor) -> Tensor:
         digest = sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         source = generator(self.seed, "random", digest)
-        return torch.randn(image.shape, generator=source, dtype=torch.float64).to(image)
+        return torch.randn(image.shape, generator=source, dtype=torch.float64, device="cpu").to(image)

@@ -14,7 +14,8 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution._trials import Trials, progress
-from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.errors import ShapeError
+from pellucid.core.options import Count, Share
 from pellucid.core.seeding import generator
 
 
@@ -34,11 +35,11 @@ class Rise(Attribution):
     )
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
 
-    masks: int = 2000
+    masks: Count = 2000
     """How many masks."""
-    cells: int = 7
+    cells: Count = 7
     """Cells of a mask along each spatial axis."""
-    keep_share: float = 0.5
+    keep_share: Share = 0.5
     """The probability that a cell is left to be seen."""
     centred: bool = True
     """Take the mean score over all masks off each score first, so that what does not matter has a relevance near 0;
@@ -46,13 +47,6 @@ class Rise(Attribution):
     baseline: float | int | Tensor = 0.0
     """What hides: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.masks < 1 or self.cells < 1 or not 0 < self.keep_share < 1:
-            raise ConfigError(
-                f"masks is {self.masks}, cells {self.cells} and keep_share {self.keep_share}; "
-                "expected at least one mask and one cell, and a probability between 0 and 1."
-            )
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -81,9 +75,10 @@ class Rise(Attribution):
 
     def mask(self, places: Sequence[int], source: Generator) -> Tensor:
         """One mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
-        grid = torch.rand(1, 1, *(self.cells for _ in places), generator=source, dtype=torch.float64)
+        shape = (1, 1, *(self.cells for _ in places))
+        grid = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
         sides = [-(-size // self.cells) for size in places]
-        shifts = [int(torch.randint(side, (1,), generator=source)) for side in sides]
+        shifts = [int(torch.randint(side, (1,), generator=source, device="cpu")) for side in sides]
         mode = ("linear", "bilinear", "trilinear")[len(places) - 1]
         large = F.interpolate(
             (grid < self.keep_share).double(),

@@ -13,7 +13,7 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
-from pellucid.core.errors import ConfigError
+from pellucid.core.options import Count
 from pellucid.core.seeding import generator
 
 
@@ -31,7 +31,7 @@ class ShapleySampling(Attribution):
     answers: ClassVar[str] = "how much each patch adds to the logit, on average over all orders of revealing patches"
     promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
 
-    permutations: int = 25
+    permutations: Count = 25
     """How many orders; each takes as many evaluations as there are patches."""
     patch: Sizes = None
     """Pixels along each spatial axis of a patch: one number for all of them, or one for each (or for the channels and
@@ -39,10 +39,6 @@ class ShapleySampling(Attribution):
     baseline: float | int | Tensor = 0.0
     """The empty image: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.permutations < 1:
-            raise ConfigError(f"permutations is {self.permutations}; expected 1 or more.")
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -57,10 +53,10 @@ class ShapleySampling(Attribution):
         added = torch.zeros(*trials.score.shape, count, dtype=torch.float64, device=images.device)
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
-                order = torch.randperm(count, generator=source)
+                order = torch.randperm(count, generator=source, device="cpu")
                 way = [empty]
                 for start in range(1, count, trials.at_once):
-                    sizes = torch.arange(start, min(start + trials.at_once, count))
+                    sizes = torch.arange(start, min(start + trials.at_once, count), device="cpu")
                     is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
                     way.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
                     update(number * (count - 1) + int(sizes[-1]))
@@ -74,10 +70,7 @@ class ShapleySampling(Attribution):
         """The number of the patch that each input belongs to, in the shape of an image."""
         places = shape[1:] or shape
         default = [-(-max(places) // 14)] * len(places)
-        sides = sizes_of("patch", self.patch, default, shape, whole=shape[0])
-        if min(sides) < 1:
-            raise ConfigError(f"patch is {self.patch}; expected sizes of 1 or more.")
-        return patches_of(shape, sides)
+        return patches_of(shape, sizes_of("patch", self.patch, default, shape, whole=shape[0]))
 
 
 def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:
@@ -87,8 +80,8 @@ def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:
     tensor([[0, 0, 1],
             [0, 0, 1]])
     """
-    numbers = torch.zeros(tuple(shape), dtype=torch.int64)
+    numbers = torch.zeros(tuple(shape), dtype=torch.int64, device="cpu")
     for axis, (size, side) in enumerate(zip(shape, sides, strict=True)):
-        along = (torch.arange(size) // side).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        along = (torch.arange(size, device="cpu") // side).reshape(-1, *(1 for _ in shape[axis + 1 :]))
         numbers = numbers * -(-size // side) + along
     return numbers

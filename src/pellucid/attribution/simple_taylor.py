@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like, slopes
+from pellucid.core.options import Count
+from pellucid.core.ranges import Range
 
 
 @METHODS.register("simple_taylor")
@@ -30,15 +32,13 @@ class SimpleTaylor(Attribution):
 
     baseline: float | int | Tensor = 0.0
     """The empty image: a number, or a tensor that broadcasts to the images."""
-    places: int = 16
+    places: Count = 16
     """Steps from the image to the baseline in which a change of sign is looked for."""
-    halvings: int = 20
+    halvings: Annotated[int, Range(0)] = 20
     """How often the step with the change is halved."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        with torch.no_grad():
-            logits = subject.logits(images)
-        same = target.held(logits)
+        logits, (same,) = subject.predict(images, [target])
         way = baseline_like(self.baseline, images) - images
         wide = (-1, *(1 for _ in images.shape[1:]))
 

@@ -13,6 +13,7 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
+from pellucid.core.options import Count, NotNegative
 from pellucid.core.seeding import generator
 
 VARIANTS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
@@ -32,9 +33,9 @@ class SmoothGrad(Attribution):
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     images_at_once: ClassVar[int] = 16
 
-    samples: int = 32
+    samples: Count = 32
     """How many noisy copies to average."""
-    noise_share: float | int = 0.15
+    noise_share: NotNegative = 0.15
     """Noise standard deviation, as a share of each image's value range."""
     seed: int = 0
 
@@ -44,15 +45,13 @@ class SmoothGrad(Attribution):
     def attribute_each(
         self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
     ) -> list[Outcome]:
-        with torch.no_grad():
-            logits = subject.logits(images)
-        held = [target.held(logits) for target in targets]
+        logits, held = subject.predict(images, targets)
         spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
         for _ in range(self.samples):
-            noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64).to(images)
+            noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(

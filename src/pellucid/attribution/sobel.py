@@ -22,8 +22,8 @@ class Sobel(Control):
     def draw(self, images: Tensor) -> Tensor:
         if images.ndim != 4:
             raise ShapeError(f"sobel needs images (batch, channel, height, width); these are {tuple(images.shape)}.")
-        smooth, slope = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
-        across = (smooth[:, None] * slope).to(images)
+        smooth, slope = images.new_tensor([1.0, 2.0, 1.0]), images.new_tensor([-1.0, 0.0, 1.0])
+        across = smooth[:, None] * slope
         planes = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
         edges = F.conv2d(planes, torch.stack([across, across.T])[:, None])
         return edges.square().sum(1).sqrt().reshape(images.shape)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.core.errors import DataError, ShapeError
+from pellucid.core.isolation import without_autocast
 from pellucid.core.seeding import generator
 from pellucid.core.types import Images, Pixels
 
@@ -96,9 +97,9 @@ def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int
     on the evaluation of generative models*, 2016). If the density returns a bound (the VAE), so does this function.
     """
     count = min(len(images), at_most)
-    indices = torch.arange(count) * len(images) // max(count, 1)
+    indices = torch.arange(count, device="cpu") * len(images) // max(count, 1)
     draws, total = generator(seed, "held out"), 0.0
-    with torch.no_grad():
+    with without_autocast(), torch.no_grad():
         for part in indices.split(500):
             total += float(density.log_density(dequantised(floats_of(images[part]), draws)).double().sum())
     nats = total / count if count else float("nan")
@@ -108,7 +109,7 @@ def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int
 
 def dequantised(images: Images, draws: torch.Generator) -> Images:
     """Add uniform noise of one byte level, within [0, 1]; the density of discrete values would be unbounded."""
-    noise = torch.rand(images.shape, generator=draws, dtype=images.dtype).to(images.device)
+    noise = torch.rand(images.shape, generator=draws, dtype=images.dtype, device="cpu").to(images.device)
     # back to byte values 0…255 before adding noise in [0, 1)
     return (images * (LEVELS - 1) + noise) / LEVELS
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from pellucid.core.isolation import without_autocast
 from pellucid.core.seeding import derive_seed, generator
 from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES
@@ -75,23 +76,26 @@ class GaussianMixture(Density):
         """
         check_images(images)
         draws = generator(seed, "gaussian mixture")
-        chosen = torch.randperm(len(images), generator=draws)[:IMAGES].sort().values
+        chosen = torch.randperm(len(images), generator=draws, device="cpu")[:IMAGES].sort().values
         points = dequantised(floats_of(images[chosen]), draws).flatten(1).numpy().astype(np.float64)
         with threadpool_limits(1):
             parts = _fit(points, derive_seed(seed, "mixture"))
-        tensors = {name: torch.as_tensor(value, dtype=torch.float32).contiguous() for name, value in parts.items()}
-        return cls(torch.tensor(images.shape[1:]), **tensors).on(device)
+        tensors = {
+            name: torch.as_tensor(value, dtype=torch.float32, device="cpu").contiguous()
+            for name, value in parts.items()
+        }
+        return cls(torch.tensor(images.shape[1:], device="cpu"), **tensors).on(device)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
         """Return log p(x) of each image, in nats; raises `ShapeError` for images of another shape."""
         check_shape(self, images)
         centered = images.flatten(1) - self.mean.to(images.dtype)
-        directions = self.directions.to(images.dtype)
-        z = centered @ directions.T
-        residual = (centered - z @ directions).square().sum(1)
-        whitening = self.whitening.to(images.dtype)
-        # n: image, k: component, d: coordinate, e: whitened coordinate
-        whitened = torch.einsum("nkd,kde->nke", z[:, None] - self.means.to(images.dtype), whitening)
+        directions, whitening = self.directions.to(images.dtype), self.whitening.to(images.dtype)
+        with without_autocast():
+            z = centered @ directions.T
+            residual = (centered - z @ directions).square().sum(1)
+            # n: image, k: component, d: coordinate, e: whitened coordinate
+            whitened = torch.einsum("nkd,kde->nke", z[:, None] - self.means.to(images.dtype), whitening)
         # the log determinant of a triangular factor is the sum of its log diagonal
         half_log_determinant = whitening.diagonal(dim1=1, dim2=2).log().sum(1)
         d, size = directions.shape
@@ -102,7 +106,8 @@ class GaussianMixture(Density):
     def likely(self, count: int, seed: int) -> Images:  # noqa: ARG002
         """Return the component means, heaviest first."""
         order = self.log_weights.argsort(descending=True)[:count]
-        return (self.means[order] @ self.directions + self.mean).clamp(0, 1).view(-1, *self.image_shape)
+        with without_autocast():
+            return (self.means[order] @ self.directions + self.mean).clamp(0, 1).view(-1, *self.image_shape)
 
     def state(self) -> dict[str, Tensor]:
         """Return all fields, on the CPU."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid.core.isolation import without_autocast
 from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
 from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES
@@ -50,15 +51,15 @@ class VAE(nn.Module, Density):
         super().__init__()
         size = math.prod(image_shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), *_hidden(size, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, 2 * features)
+            nn.Flatten(), *_hidden(size, hidden), *_hidden(hidden, hidden), _linear(hidden, 2 * features)
         )
         self.decoder = nn.Sequential(
-            *_hidden(features, hidden), *_hidden(hidden, hidden), nn.Linear(hidden, size), nn.Sigmoid()
+            *_hidden(features, hidden), *_hidden(hidden, hidden), _linear(hidden, size), nn.Sigmoid()
         )
-        self.register_buffer("pixel_variance", torch.tensor(0.05))
-        self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden]))
+        self.register_buffer("pixel_variance", torch.tensor(0.05, dtype=torch.float32, device="cpu"))
+        self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden], device="cpu"))
         # fixed noise makes `log_density` deterministic; as a buffer it is saved with the weights
-        self.register_buffer("noise", torch.randn(SAMPLES, features))
+        self.register_buffer("noise", torch.randn(SAMPLES, features, dtype=torch.float32, device="cpu"))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -93,10 +94,10 @@ class VAE(nn.Module, Density):
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """Return the mean negative ELBO of a random batch, in nats, at the variance that is optimal for the batch."""
-        chosen = torch.randint(len(images), (BATCH,), generator=draws)
+        chosen = torch.randint(len(images), (BATCH,), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
         size = math.prod(self.image_shape)
         # the optimal variance in closed form; detached, because the loss is stationary in it
@@ -106,10 +107,10 @@ class VAE(nn.Module, Density):
     def _finalized(self, images: Pixels, draws: torch.Generator) -> "VAE":
         """Freeze the VAE, and set its pixel variance to the mean squared error over (up to 2,000) images."""
         self.eval().requires_grad_(False)
-        chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws)
+        chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=draws).to(mean)
+        noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().mean()
         self.pixel_variance.copy_(error.clamp_min(SMALLEST_VARIANCE))
         return self
@@ -117,11 +118,13 @@ class VAE(nn.Module, Density):
     def encode(self, images: Images) -> Codes:
         """Return the mean code of each image; raises `ShapeError` for images of another shape."""
         check_shape(self, images)
-        return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
+        with without_autocast():
+            return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
 
     def decode(self, codes: Codes) -> Images:
         """Return the image g(z) of each code, in [0, 1]."""
-        return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
+        with without_autocast():
+            return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
         """Return the ELBO of each image, in nats, averaged over four codes with fixed noise.
@@ -130,8 +133,10 @@ class VAE(nn.Module, Density):
         """
         check_shape(self, images)
         x = images.to(self.pixel_variance.dtype)
-        mean, log_spread = self.encoder(x).chunk(2, 1)
-        error = sum((x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3)) for noise in self.noise)
+        with without_autocast():
+            mean, log_spread = self.encoder(x).chunk(2, 1)
+            decoded = [self.decode(mean + log_spread.exp() * noise) for noise in self.noise]
+        error = sum((x - image).square().sum((1, 2, 3)) for image in decoded)
         size = math.prod(self.image_shape)
         fit = -error / (2 * SAMPLES * self.pixel_variance) - size / 2 * (2 * math.pi * self.pixel_variance).log()
         return fit - _divergence(mean, log_spread)
@@ -143,8 +148,9 @@ class VAE(nn.Module, Density):
 
     def likely_codes(self, count: int, seed: int) -> Codes:
         """Draw codes from the prior, some of them scaled towards the origin (by 0.75, 0.5 and 0.25 in turn)."""
-        codes = torch.randn(count, self.features, generator=generator(seed, "codes"))
-        scale = torch.tensor([1.0, 0.75, 0.5, 0.25]).repeat(count // 4 + 1)[:count, None]
+        codes = torch.randn(count, self.features, generator=generator(seed, "codes"), dtype=torch.float32, device="cpu")
+        scales = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float32, device="cpu")
+        scale = scales.repeat(count // 4 + 1)[:count, None]
         return (codes * scale).to(self.pixel_variance)
 
     def state(self) -> dict[str, Tensor]:
@@ -167,7 +173,11 @@ class VAE(nn.Module, Density):
 
 
 def _hidden(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Linear(inputs, outputs), nn.SiLU()]
+    return [_linear(inputs, outputs), nn.SiLU()]
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, dtype=torch.float32, device="cpu")  # independent of torch's defaults
 
 
 def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:

@@ -30,6 +30,7 @@ def canonical(tape: Tape) -> Tape:
     with torch.no_grad():
         nodes = [form.rewritten(node) for node in tape.nodes]
     for node in tape.nodes:
+        node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
     if form.has_changed:
         tape.nodes = _needed(nodes, tape.output)
@@ -78,6 +79,8 @@ class _Form:
         self.has_changed = False
         self._recorded = dict(producers)
         self._chains: dict[int, tuple[int, ...]] = {}
+        self._slots = {id(node.formula.value): slot for slot, node in producers.items() if node.formula is not None}
+        """By the identity of a value, for values that are only compared."""
 
     def rewritten(self, node: Node) -> Node:
         """The node's canonical form, which may be the node itself."""
@@ -155,7 +158,9 @@ class _Form:
         while latest:
             member = self._recorded[-heappop(latest)]
             members.append(member)
-            for slot in member.inputs:
+            compared = [self._slots.get(identity) for identity in _formula(member).compared()]
+            within = [slot for slot in compared if slot is not None and source in self._chain(slot)]
+            for slot in (*member.inputs, *within):
                 if slot is not None and slot not in seen:
                     seen.add(slot)
                     heappush(latest, -slot)

@@ -17,9 +17,10 @@ def keep_freed_memory() -> None:
     """Let the allocator keep what is freed for the next tensor, where it learns from the largest one freed (glibc).
 
     Without it, tensors of a few megabytes are handed back to the system each time, and their fresh pages take a third
-    of the time of a pass. The process keeps up to 32 MB more. The tensor here is never written: it takes no memory.
+    of the time of a pass. The process keeps up to 32 MB more. The memory here is never written, so it costs nothing. A
+    tensor would be filled where deterministic algorithms are asked for; a bare storage is not.
     """
-    torch.empty(16_000_000, dtype=torch.uint8)
+    torch.UntypedStorage(16_000_000, device="cpu")
 
 
 def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pellucid.core.errors import ConfigError, UnsupportedOperation
+from pellucid.engine.box import Bound, Box
 from pellucid.engine.passing import Carry, Deconvnet, Derivative, Guided, Pass, SoftmaxTaylor, Split
 from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZBox, ZPlus
 from pellucid.engine.tape import Node, Rule
@@ -146,7 +147,7 @@ def excitation(epsilon: float | int) -> Composite:
     return everywhere(ZPlus(epsilon=epsilon), min(epsilon, STRUCTURAL_EPSILON))
 
 
-def bounded(low: float | int, high: float | int, rest: Composite) -> Composite:
+def bounded(low: Bound, high: Bound, rest: Composite) -> Composite:
     """The z^B rule for the layers that see the image, `rest` for all others."""
     return (*input_layer(ZBox(low, high)), *rest)
 
@@ -166,7 +167,7 @@ def epsilon_plus_flat(epsilon: float | int) -> Composite:
     return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=STRUCTURAL_EPSILON)
 
 
-def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: float | int, high: float | int) -> Composite:
+def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: Bound, high: Bound) -> Composite:
     """The z^B rule first, γ for convolutions, ε for dense layers."""
     return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=STRUCTURAL_EPSILON))
 
@@ -181,6 +182,21 @@ def plain_z() -> Composite:
     return everywhere(Z(), 1e-7)
 
 
-def box_of(composite: Composite) -> tuple[float | int, float | int] | None:
-    """The lowest and highest pixel, where a step needs them."""
-    return next(((step.rule.low, step.rule.high) for step in composite if isinstance(step.rule, ZBox)), None)
+def box_of(composite: Composite) -> Box | None:
+    """The lowest and highest pixel, where a step needs them.
+
+    Raises `ConfigError` for steps with different boxes: all of them bound the same images.
+    """
+    found: Box | None = None
+    for step in composite:
+        if isinstance(step.rule, ZBox):
+            box = step.rule.box
+            if found is not None and box != found:
+                raise ConfigError(
+                    f"two z^B rules have different bounds, {found} and {box}; give the rules and the method the same "
+                    "low= and high=, which hold for the images whatever layer sees them."
+                )
+            found = box
+            if step.first and step.name == "*" and set(KERNELS) <= set(step.kinds):
+                break  # no later z^B rule is reached
+    return found

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from pellucid.engine.derivatives import WAY_OUT, derivatives
+
 __all__ = ["Entrance", "entrance_of"]
 
 
@@ -26,8 +28,13 @@ class Entrance:
     """The same for two evaluations whose images entered through the same operations with the same weights."""
 
     def gradient(self, score: Tensor, *, is_kept: bool = False) -> Tensor:
-        """∂ score / ∂ the layer's output; unless it is kept, what lies behind it in the graph is used up."""
-        return torch.autograd.grad(score, [self.edge], retain_graph=is_kept)[0]
+        """∂ score / ∂ the layer's output; unless it is kept, what lies behind it in the graph is used up.
+
+        Raises `UnsupportedOperation` where autograd knows no derivative.
+        """
+        slope = derivatives(score, [self.edge], way_out=WAY_OUT, retain_graph=is_kept)[0]
+        assert slope is not None
+        return slope
 
     def to_image(self, cotangent: Tensor) -> Tensor:
         """A cotangent of the layer's output, carried to the image."""

@@ -1,4 +1,4 @@
-"""Batch-norm folded into the affine operation that feeds it, where one was seen in this very pass."""
+"""Batch norms, and scales and biases written by hand, folded into the layer that feeds them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,17 +7,19 @@ from itertools import count
 from torch import Tensor
 
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.tape import Affine, Move, Node, Tape
+from pellucid.engine.tape import Addition, Affine, Move, Node, Tape
 
 __all__ = ["fold_batch_norms"]
 
 
 def fold_batch_norms(tape: Tape) -> None:
-    """Replace each batch-norm whose input is the output of a convolution or a dense layer by one affine node.
+    """Replace each batch norm whose input is the output of a convolution or a dense layer by one affine node.
 
-    weight′ = scale · weight, bias′ = scale · bias + shift. The layer's own node stays for what else uses its
-    output; where nothing does, no relevance reaches it. Where several outputs are joined before the batch-norm, each
-    is folded by itself, and those of other operations are normalised before they are joined.
+    weight′ = scale · weight, bias′ = scale · bias + shift. A constant per channel that is added to a layer's output, or
+    multiplied with it, is folded in the same way: a batch norm or a bias written by hand is explained as that of a
+    module. The layer's own node stays for what else uses its output. If nothing does, no relevance reaches it. If
+    several outputs are concatenated before the batch norm, each is folded on its own, and the outputs of other
+    operations are normalized before they are concatenated.
     """
     producers = {node.output: node for node in tape.nodes}
     new_slots = count(1 + max(producers, default=0))
@@ -26,10 +28,14 @@ def fold_batch_norms(tape: Tape) -> None:
 
 def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) -> list[Node]:
     source = _source(node, producers)
-    if source is None or not isinstance(node, Affine):
-        return [node]
     if isinstance(source, Affine):
-        return [_merged(node, source)] if _is_kernel(source) else [node]
+        norm = _per_unit(node, source)
+        if norm is None:
+            return [node]
+        producers[node.output] = merged = _merged(norm, source)  # the next constant is folded into this one
+        return [merged]
+    if node.kind != "batch_norm" or not isinstance(node, Affine):
+        return [node]
     if not isinstance(source, Move) or source.joined is None:
         return [node]
     parts = _parts(node, source, new_slots)
@@ -45,9 +51,49 @@ def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) ->
 
 
 def _source(node: Node, producers: dict[int, Node]) -> Node | None:
-    """What feeds a batch-norm; None for other operations."""
-    slot = node.inputs[0] if node.kind == "batch_norm" else None
-    return None if slot is None else producers.get(slot)
+    """The operation that feeds a batch norm, a scale or a sum with constants; None for other operations."""
+    slots = [slot for slot in node.inputs if slot is not None]
+    return producers.get(slots[0]) if node.kind in ("batch_norm", "scale", "add") and len(slots) == 1 else None
+
+
+def _per_unit(node: Node, source: Affine) -> Affine | None:
+    """The node as a batch norm of the kernel layer `source`; None unless its constants are one number per unit."""
+    if not _is_kernel(source) and not (node.kind != "batch_norm" and isinstance(source.map, Dense)):
+        return None
+    if node.kind == "batch_norm":
+        return node if isinstance(node, Affine) else None
+    if node.is_masked:
+        return None  # for a single image, a mask looks like one number per unit
+    if isinstance(node, Addition):
+        place = 0 if node.inputs[0] is None else 1
+        constant, sign = node.terms[place] * node.signs[place], node.signs[1 - place]
+    elif isinstance(node, Affine) and node.weight is not None:
+        constant, sign = node.weight, 1
+    else:
+        return None
+    axis = 1 if isinstance(source.map, Convolution) else source.z.ndim - 1
+    units = source.z.shape[axis]
+    place = axis - source.z.ndim + constant.ndim
+    # A single number is no parameter of a layer: in relu6(x + 3) / 6 it belongs to the hard sigmoid.
+    if units == 1 or constant.numel() != units or place < 0 or constant.shape[place] != units:
+        return None
+    vector = constant.flatten()
+    if isinstance(node, Affine):
+        return replace(node, bias=vector.new_zeros(units), weight=vector)
+    return Affine(
+        operation=node.operation,
+        kind="batch_norm",
+        inputs=(source.output,),
+        output=node.output,
+        path=node.path,
+        is_first=node.is_first,
+        batch_axis=node.batch_axis,
+        x=source.z,
+        z=node.z,
+        weight=vector.new_full((units,), sign),
+        bias=vector,
+        map=source.map,
+    )
 
 
 def _is_kernel(node: Node | None) -> bool:

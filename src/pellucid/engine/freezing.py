@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from pellucid.core.isolation import exclusive
 from pellucid.core.seeding import preserved_random_state
 
 __all__ = ["device_of", "dtype_of", "frozen", "modules_of", "runs_torch_alone"]
@@ -18,7 +19,8 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
 
     Restored are the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward
     pass may count or average in one), and the global random states. `only_model_draws` says that nothing else in the
-    body draws random numbers, which saves time where the model is made of torch's own layers.
+    body draws random numbers, which saves time where the model is made of torch's own layers. Holds the lock of
+    `pellucid.core.isolation` throughout, so that no other thread finds the model frozen.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> with frozen(layer):
@@ -27,25 +29,27 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     >>> layer.training
     True
     """
-    modes, parameters, buffers = _remember(model)
-    try:
-        with preserved_random_state(torch_alone=only_model_draws and runs_torch_alone(module for module, _ in modes)):
-            if any(training for _, training in modes):  # setting what is so already costs more than a small pass
-                model.eval()
-            for parameter, requires_grad, _ in parameters:
-                if requires_grad:
-                    parameter.requires_grad_(False)
-            yield model
-    finally:
-        for module, training in modes:
-            if module.training is not training:
-                module.training = training
-        for parameter, requires_grad, grad in parameters:
-            if parameter.requires_grad is not requires_grad:
-                parameter.requires_grad_(requires_grad)
-            if parameter.grad is not grad:
-                parameter.grad = grad
-        _restore_buffers(buffers)
+    with exclusive():
+        modes, parameters, buffers = _remember(model)
+        is_torch_alone = only_model_draws and runs_torch_alone(module for module, _ in modes)
+        try:
+            with preserved_random_state(torch_alone=is_torch_alone):
+                if any(training for _, training in modes):  # setting what is so already costs more than a small pass
+                    model.eval()
+                for parameter, requires_grad, _ in parameters:
+                    if requires_grad:
+                        parameter.requires_grad_(False)
+                yield model
+        finally:
+            for module, training in modes:
+                if module.training is not training:
+                    module.training = training
+            for parameter, requires_grad, grad in parameters:
+                if parameter.requires_grad is not requires_grad:
+                    parameter.requires_grad_(requires_grad)
+                if parameter.grad is not grad:
+                    parameter.grad = grad
+            _restore_buffers(buffers)
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:

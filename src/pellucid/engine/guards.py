@@ -1,16 +1,20 @@
 """Guards against silent errors that the recorder alone cannot see."""
 
+import sys
 import warnings
 from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import autocast_mode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import UnsupportedOperation
 
-__all__ = ["TaintWatch", "check_model", "check_skipped_padding", "unwrap"]
+__all__ = ["AutocastWatch", "TaintWatch", "check_autocast", "check_model", "check_skipped_padding", "unwrap"]
 
 
 class TaintWatch(TorchDispatchMode):
@@ -95,6 +99,65 @@ def check_model(model: nn.Module) -> None:
                 f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be followed; "
                 "explain the model before it was scripted, or choose a gradient method."
             )
+
+
+def check_autocast(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Raise `UnsupportedOperation` where the model has switched on `torch.autocast` for the tensors of this call.
+
+    To be asked at every function call of a forward pass that runs isolated: the caller's own autocast is off there.
+    Autocast for a device that none of the tensors is on changes nothing, and is let be.
+    """
+    # `torch.amp.custom_fwd(cast_inputs=…)` switches autocast off before it casts, so its cast is all there is to see
+    is_custom = func is Tensor.to and _is_cast_by_custom_forward()
+    if not (is_custom or torch._C._is_any_autocast_enabled()):
+        return
+    for tensor in _tensors((args, kwargs)):
+        device = tensor.device.type
+        if is_custom or (device in _autocast_devices and torch.is_autocast_enabled(device)):
+            raise UnsupportedOperation(
+                f"{_place_in_model()} runs under torch.autocast({device!r}), whose low precision puts maps and "
+                "derivatives off by tens of percent. Explain the model in its own precision: remove the autocast from "
+                f"its forward pass, or nest torch.autocast({device!r}, enabled=False) in it."
+            )
+
+
+class AutocastWatch(TorchFunctionMode):
+    """Asks `check_autocast` at every function call, for passes that nothing else watches."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+_autocast_devices = frozenset(torch._C._autocast_supported_devices())
+_CUSTOM_CAST: CodeType | None = getattr(getattr(autocast_mode, "_cast", None), "__code__", None)
+
+
+def _is_cast_by_custom_forward() -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(16):  # the cast's frame is near: only the mode and what wraps it lie between
+        if frame is None or frame.f_code is _CUSTOM_CAST:
+            break
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _CUSTOM_CAST
+
+
+def _place_in_model() -> str:
+    """The innermost module that is running, by its path in the outermost one."""
+    frame: FrameType | None = sys._getframe(1)
+    modules: list[nn.Module] = []
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        is_own = frame.f_globals.get("__name__", "").startswith("pellucid.")
+        if isinstance(owner, nn.Module) and not is_own:
+            modules.append(owner)
+        elif is_own and modules:
+            break  # pellucid called the model here; beyond is the user's code, which may belong to a module too
+        frame = frame.f_back
+    if not modules:
+        return "the model"
+    path = next((name for name, module in modules[-1].named_modules() if module is modules[0]), "")
+    return f"module {path!r} ({type(modules[0]).__name__})" if path else f"the model ({type(modules[0]).__name__})"
 
 
 def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.options import NotNegative, Options
 from pellucid.engine.account import Account
 from pellucid.engine.rules import stabilise
 from pellucid.engine.tape import Activation, Move, Node, Product, Relevances, Softmax
@@ -15,13 +16,13 @@ __all__ = ["Carry", "Deconvnet", "Derivative", "Guided", "Pass", "SoftmaxTaylor"
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(Options):
     """Relevance passes as it is; where f(0) ≠ 0, its share f(0)/f(x) is absorbed as a constant.
 
     R_x = R (f(x) − f(0)) / f(x). A normalisation of the image passes all to the image.
     """
 
-    epsilon: float | int = 1e-9
+    epsilon: NotNegative = 1e-9
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if not isinstance(node, Activation) or (isinstance(node.at_zero, (int, float)) and node.at_zero == 0):
@@ -81,14 +82,14 @@ class Deconvnet:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Options):
     """A product's relevance: all to the signal where the other factor is a gate, half to each factor otherwise.
 
     For z = a · b (elementwise or of matrices): s = R / (2 stab(z)), R_a = a ⊙ (s bᵀ), R_b = b ⊙ (aᵀ s)
     (Achtibat et al., 2024).
     """
 
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         assert isinstance(node, Product)

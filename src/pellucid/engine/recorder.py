@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
+from pellucid.engine.batch_norm import refuse_batch_statistics
 from pellucid.engine.canonical import canonical
-from pellucid.engine.guards import TaintWatch
+from pellucid.engine.guards import TaintWatch, check_autocast
 from pellucid.engine.table import OPERATIONS
 from pellucid.engine.tape import Formula, Node, Tape
 
@@ -35,7 +36,7 @@ class Recorder(TorchFunctionMode):
         self,
         model: nn.Module,
         images: Tensor,
-        box: tuple[float | int, float | int] | None = None,
+        box: tuple[Tensor, Tensor] | None = None,
         taint: TaintWatch | None = None,
     ) -> None:
         super().__init__()
@@ -53,10 +54,12 @@ class Recorder(TorchFunctionMode):
         self._paths = {id(module): name for name, module in model.named_modules()}
         self._homes = _homes(model)
         self._taint = taint
+        self._model = model
         slot = self._enter(images, 0)
         self._image_slots.add(slot)
         if box is not None:
-            self._bounds[slot] = (torch.full_like(images, box[0]), torch.full_like(images, box[1]))
+            low, high = (torch.empty_like(images).copy_(bound) for bound in box)  # in the memory format of the images
+            self._bounds[slot] = (low, high)
 
     # ── what the operations use ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,10 +133,15 @@ class Recorder(TorchFunctionMode):
             )
         )
 
+    def refuse_batch_statistics(self) -> NoReturn:
+        """Raise `UnsupportedOperation` for a batch norm of the images by the statistics of the batch."""
+        refuse_batch_statistics(self._model)
+
     # ── the mode ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        check_autocast(func, args, kwargs)
         tensors = list(tensors_in((args, kwargs)))
         slots = [self.slot(tensor) for tensor in tensors]
         is_tracked = any(slot is not None for slot in slots)

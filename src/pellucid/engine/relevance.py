@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.isolation import exclusive
 from pellucid.engine.account import Account
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.folding import fold_batch_norms
@@ -35,7 +36,7 @@ def record(
     model: nn.Module,
     images: Tensor,
     *,
-    box: tuple[float | int, float | int] | None = None,
+    box: tuple[Tensor, Tensor] | None = None,
     output: Chooser = None,
     unwrap_softmax: bool = False,
     is_watched: bool = False,
@@ -43,12 +44,13 @@ def record(
     """Run a frozen model on `images` (batch, …) and write down what it does.
 
     `is_watched` also follows everything below the functions that arrive, which finds what depends on the images in a
-    way that cannot be followed; it is slower, and one image is enough.
+    way that cannot be followed; it is slower, and one image is enough. `box` holds the lowest and the highest image,
+    each of which broadcasts to `images`.
 
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` where the images of a batch cannot be
     told apart on the way.
     """
-    with torch.no_grad(), ExitStack() as stack:
+    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive: the compiler's stance is the whole process's
         taint = stack.enter_context(TaintWatch(images)) if is_watched else None
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled modules as they were written
         recorder = stack.enter_context(Recorder(model, images, box, taint))
@@ -111,9 +113,15 @@ def propagate_each(
     output: Chooser = None,
     unwrap_softmax: bool = False,
     is_certified: bool = False,
+    box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
-    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed."""
-    tape = record(model, images, box=box_of(composite), output=output, unwrap_softmax=unwrap_softmax)
+    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed.
+
+    `box` is the composite's, where it is known already for the shape of these images.
+    """
+    if box is None and (bounds := box_of(composite)) is not None:
+        box = bounds.over(images)
+    tape = record(model, images, box=box, output=output, unwrap_softmax=unwrap_softmax)
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 

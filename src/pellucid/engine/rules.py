@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.options import NotNegative, Number, Options
 from pellucid.engine.account import Account
+from pellucid.engine.box import Bound, Box
 from pellucid.engine.linear_maps import Contraction, Convolution, Dense
 from pellucid.engine.tape import Addition, Affine, Node, Relevances
 
@@ -104,10 +106,10 @@ def _spread(node: Affine, s: Tensor, terms: list[Term]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Options):
     """R_i = Σ_j x_i w_ij R_j / (z_j + ε sign z_j) (Bach et al., 2015, equation 58)."""
 
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
     bias: bool = True
     """Whether the bias stands in the denominator."""
 
@@ -139,10 +141,10 @@ def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, acc
 
 
 @dataclass(frozen=True)
-class Z:
+class Z(Options):
     """R_i = Σ_j x_i w_ij R_j / z_j, with a stabiliser only where z_j is exactly 0 (Bach et al., 2015, equation 56)."""
 
-    epsilon: float | int = 1e-7
+    epsilon: NotNegative = 1e-7
     """What replaces a denominator of exactly zero."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
@@ -150,24 +152,24 @@ class Z:
         is_zero = node.z == 0
         s = relevance / node.z.masked_fill(is_zero, self.epsilon)
         if account is not None:
-            account.absorb("stabiliser", node, s * (is_zero * self.epsilon))
+            account.absorb("stabiliser", node, s * is_zero * self.epsilon)
             if node.bias is not None:
                 account.absorb("bias", node, s * node.map.broadcast(node.bias))
         return [_spread(node, s, [(node.x, node.weight)])]
 
 
 @dataclass(frozen=True)
-class AlphaBeta:
+class AlphaBeta(Options):
     """R_i = Σ_j (α (x_i w_ij)⁺ / z_j⁺ − β (x_i w_ij)⁻ / z_j⁻) R_j (Bach et al., 2015, equation 60).
 
     z_j⁺ sums the positive parts, b_j⁺ among them, and z_j⁻ the negative ones with b_j⁻.
     """
 
-    alpha: float | int = 1.0
-    beta: float | int = 0.0
+    alpha: Number = 1.0
+    beta: Number = 0.0
     bias: Literal["split", "none", "both"] = "split"
     """The bias's positive part in z⁺ and its negative one in z⁻; or left out; or the whole bias in both."""
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)
@@ -194,26 +196,26 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 @dataclass(frozen=True)
-class ZPlus:
+class ZPlus(Options):
     """R_i = Σ_j (x_i w_ij)⁺ R_j / z_j⁺ (Montavon et al., 2017, the z⁺ rule, for inputs of either sign)."""
 
     bias: bool = True
     """Whether b⁺ stands in the denominator."""
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         return AlphaBeta(1.0, 0.0, "split" if self.bias else "none", self.epsilon)(node, relevance, account)
 
 
 @dataclass(frozen=True)
-class Gamma:
+class Gamma(Options):
     """Positive (where z_j < 0: negative) contributions weigh 1 + γ (Montavon et al., 2019; both signs as in zennit).
 
     Where z_j is exactly 0, the relevance is absorbed by the stabiliser.
     """
 
-    gamma: float | int = 0.25
-    epsilon: float | int = 1e-6
+    gamma: NotNegative = 0.25
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)
@@ -236,12 +238,12 @@ class Gamma:
 
 
 @dataclass(frozen=True)
-class WSquare:
+class WSquare(Options):
     """R_i = Σ_j w_ij² R_j / Σ_i w_ij² (Montavon et al., 2017, the w² rule); the input is not used."""
 
     bias: bool = False
     """Whether b_j² stands in the denominator (as in zennit; the paper has no bias)."""
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)
@@ -253,10 +255,10 @@ class WSquare:
 
 
 @dataclass(frozen=True)
-class Flat:
+class Flat(Options):
     """R_i = Σ_j R_j / |{i of j}| (Lapuschkin et al., 2019): shared equally among the inputs that j sees."""
 
-    epsilon: float | int = 1e-6
+    epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)
@@ -313,15 +315,28 @@ def _share_weights(
 
 
 @dataclass(frozen=True)
-class ZBox:
+class ZBox(Options):
     """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) R_j / Σ_i(…) (Montavon et al., 2017, the z^B rule).
 
     l and h are the lowest and highest pixel, mapped through any normalisation inside the model. The bias cancels.
+    Raises `ConfigError` unless low < high.
     """
 
-    low: float | int = 0.0
-    high: float | int = 1.0
-    epsilon: float | int = 1e-6
+    low: Bound = 0.0
+    """One number, one per channel, or a tensor that broadcasts to one image."""
+    high: Bound = 1.0
+    epsilon: NotNegative = 1e-6
+
+    def __post_init__(self) -> None:
+        box = Box.of(self.low, self.high)
+        for name in ("low", "high"):  # in a form that can be compared and hashed, as a frozen rule must be
+            object.__setattr__(self, name, getattr(box, name))
+        super().__post_init__()
+
+    @property
+    def box(self) -> Box:
+        """Both bounds."""
+        return Box.of(self.low, self.high)
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)

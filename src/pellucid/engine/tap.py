@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
+from pellucid.core.isolation import isolated
 from pellucid.core.types import Embedding, Images
 from pellucid.engine.freezing import dtype_of, frozen
 
@@ -36,10 +37,11 @@ class Tap:
         at its last use. Raises `ShapeError` where the input has no row per image, and `ModelError` where the layer
         does not run.
         """
-        if self.is_last_linear or self.layer == UNNAMED:
-            inputs = _last_linear(self.model, images)[0]
-        else:
-            inputs = _module_input(self.model, self.layer, images)
+        with isolated():
+            if self.is_last_linear or self.layer == UNNAMED:
+                inputs = _last_linear(self.model, images)[0]
+            else:
+                inputs = _module_input(self.model, self.layer, images)
         if inputs.ndim < 2 or len(inputs) != len(images):
             raise ShapeError(
                 f"the input of layer {self.layer!r} has shape {tuple(inputs.shape)} for {len(images)} images; "
@@ -67,7 +69,8 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
         if layer not in names:
             raise UnknownName("layer", layer, names)
         return Tap(model, layer)
-    _, weight = _last_linear(model, images)
+    with isolated():
+        _, weight = _last_linear(model, images)
     return Tap(model, _owner(model, weight) or UNNAMED, is_last_linear=True)
 
 

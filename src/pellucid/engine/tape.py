@@ -91,6 +91,8 @@ class Node:
     """The lowest and the highest input, where it is still the image and the composite asks for them."""
     formula: Formula | None = None
     """Set where each element of the output depends on the same element of the inputs alone."""
+    is_masked: bool = False
+    """True if a constant of the operation is a comparison with the image, or computed from one."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         """The vector-Jacobian product with each input."""

@@ -64,7 +64,8 @@ class Case:
     def draw(self, *place: int | str, count: int, is_uniform: bool = False) -> Tensor:
         """Draw (count, channel, height, width) noise, N(0, 1) or uniform in [−1, 1]; the same for every image."""
         source, shape = self.generator(*place), (count, *self.images.shape[1:])
-        noise = torch.rand(shape, generator=source) * 2 - 1 if is_uniform else torch.randn(shape, generator=source)
+        like: Any = {"generator": source, "dtype": torch.float32, "device": "cpu"}
+        noise = torch.rand(shape, **like) * 2 - 1 if is_uniform else torch.randn(shape, **like)
         return noise.to(self.images)
 
     @cached_property

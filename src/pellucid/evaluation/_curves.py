@@ -31,7 +31,7 @@ def places(scores: Tensor, draws: torch.Generator) -> Tensor:
     """
     flat = scores.flatten(1)
     # a stable sort of shuffled scores breaks ties in random order
-    shuffle = torch.randperm(flat.shape[1], generator=draws).to(flat.device)
+    shuffle = torch.randperm(flat.shape[1], generator=draws, device="cpu").to(flat.device)
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(flat.shape[1], device=flat.device).expand_as(order))
@@ -90,7 +90,8 @@ def _hashes(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bo
     among 2⁶⁴ values are negligible.
     """
     size = points[0].numel()
-    drawn = torch.randint(-(2**63), 2**63 - 1, (size + len(points),), generator=case.generator("prints"))
+    shape, draws = (size + len(points),), case.generator("prints")
+    drawn = torch.randint(-(2**63), 2**63 - 1, shape, generator=draws, device="cpu")
     drawn = drawn.to(points.device)
     weights = drawn[:size] * matters.flatten(1)
     steps = weights.new_zeros(len(points), count + 1).scatter_add_(1, points.flatten(1), weights)

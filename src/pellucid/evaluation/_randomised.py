@@ -62,4 +62,5 @@ def randomise(modules: list[nn.Module], seed: int) -> None:
                 continue
             for parameter in module.parameters(recurse=False):
                 mean, deviation = float(parameter.mean()), float(parameter.std(correction=0))
-                parameter.copy_(torch.randn(parameter.shape).to(parameter) * deviation + mean)
+                noise = torch.randn(parameter.shape, dtype=torch.float32, device="cpu").to(parameter)
+                parameter.copy_(noise * deviation + mean)

@@ -82,7 +82,8 @@ def _blurred(images: Tensor) -> Tensor:
     channels = images.shape[1]
     for axis in (2, 3):
         reach = min(int(3 * sigma), images.shape[axis] - 1)
-        weights = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2)).to(images)
+        steps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
+        weights = torch.exp(-(steps**2) / (2 * sigma**2)).to(images)
         shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
         window = (weights / weights.sum()).reshape(shape).repeat(channels, 1, 1, 1)
         sides = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)

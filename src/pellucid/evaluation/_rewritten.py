@@ -75,11 +75,13 @@ def _split(model: nn.Module, seed: int) -> nn.Module | None:
         return None
     parent, name, layer = layers[-1]
     weight = layer.weight.detach().double().cpu()
+    shape, draws = (len(weight), len(weight)), generator(seed, "split")
+    drawn = torch.randn(shape, generator=draws, dtype=torch.float64, device="cpu")
     # the Q of a Gaussian matrix is a random orthogonal matrix
-    drawn = torch.randn(len(weight), len(weight), generator=generator(seed, "split"), dtype=torch.float64)
     rotation = torch.linalg.qr(drawn).Q
-    first = nn.Linear(layer.in_features, layer.out_features, bias=False).to(layer.weight)
-    second = nn.Linear(layer.out_features, layer.out_features, bias=layer.bias is not None).to(layer.weight)
+    like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+    first = nn.Linear(layer.in_features, layer.out_features, bias=False, **like)
+    second = nn.Linear(layer.out_features, layer.out_features, bias=layer.bias is not None, **like)
     with torch.no_grad():
         first.weight.copy_(rotation.T @ weight)
         second.weight.copy_(rotation)

@@ -1,6 +1,5 @@
 """Measure every method by every metric, reusing known results."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
@@ -11,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer, create_analyzer
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution._explanation import without_warnings
+from pellucid.attribution._finite import check_finite_logits, check_inputs
+from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import device_of, dtype_of, frozen
 from pellucid.engine.guards import unwrap
 from pellucid.evaluation import CONTROLS, METRICS
@@ -66,17 +68,21 @@ def plan(
 ) -> Plan:
     """Validate the request before any long computation, and add the controls to the methods.
 
-    Raises `UnknownName` for unknown names, `ShapeError` for images, targets or masks of the wrong shape, and
-    `ConfigError` for a metric without its masks or training images, or for two entries with the same label.
+    Raises `UnknownName` for unknown names, `ShapeError` for images, targets or masks of the wrong shape, `DataError`
+    for an image that contains NaN or infinity, and `ConfigError` for a metric without its masks or training images, or
+    for two entries with the same label.
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ShapeError(
             f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; "
             "expected floats in [0, 1], (image, channel, height, width)."
         )
+    check_inputs(images)
     chosen = _by_label([(metric if isinstance(metric, Metric) else METRICS[metric]()) for metric in metrics])
     _check_shapes(images, targets, more.get("masks"))
     _check_needs(chosen, more)
+    if more.get("training") is not None:
+        check_inputs(more["training"][0], "the training image")
     model = unwrap(model)
     asked = [name for name in methods if name not in CONTROLS]
     analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *CONTROLS)]
@@ -156,8 +162,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     scores: dict[tuple[str, str], Scores] = {}
     refused: dict[str, str] = {}
     seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
-    with frozen(request.model) as model, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AmplificationWarning)
+    with isolated(), frozen(request.model) as model, without_warnings():
         case = _case(request, model)
         base, done = _fingerprint(request, case), 0
         for method, analyzer in request.analyzers.items():
@@ -199,6 +204,7 @@ def _case(request: Plan, model: nn.Module) -> Case:
             f"targets has classes {int(case.targets.min())}…{int(case.targets.max())}, but the model has "
             f"{case.logits.shape[1]}; give indices from 0 to {case.logits.shape[1] - 1}."
         )
+    check_finite_logits(case.logits, [Target(case.targets)], model=model)
     return case
 
 

@@ -41,5 +41,9 @@ class Deletion(Metric):
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         scores = curve(case, ranks, counts, change, self.output)
         return Measured(
-            area(scores, counts), curves={"share": torch.tensor(counts) / counts[-1], "most": scores.mean(0)}
+            area(scores, counts),
+            curves={
+                "share": torch.tensor(counts, dtype=torch.float32, device="cpu") / counts[-1],
+                "most": scores.mean(0),
+            },
         )

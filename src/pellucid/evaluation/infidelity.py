@@ -59,9 +59,11 @@ class Infidelity(Metric):
         height, width = case.images.shape[-2:]
         side = max(1, round(self.side_share * min(height, width)))
         random = case.generator("infidelity")
-        masks = torch.zeros(self.draws, *case.images.shape[1:], dtype=case.images.dtype)
+        masks = torch.zeros(self.draws, *case.images.shape[1:], dtype=case.images.dtype, device="cpu")
         for mask in masks:
-            top, left = (int(torch.randint(size - side + 1, (), generator=random)) for size in (height, width))
+            top, left = (
+                int(torch.randint(size - side + 1, (), generator=random, device="cpu")) for size in (height, width)
+            )
             mask[..., top : top + side, left : left + side] = 1
         return masks.to(case.images.device)
 

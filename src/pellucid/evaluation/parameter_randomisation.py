@@ -48,7 +48,8 @@ class ParameterRandomisation(Metric):
             alike = similarities(method.relevance, others, self.kind)
         curve = torch.stack([torch.ones_like(alike[0]), *alike], 1)
         return Measured(
-            curve[:, 1:].mean(1), curves={"stage": torch.arange(curve.shape[1]), "similarity": curve.mean(0)}
+            curve[:, 1:].mean(1),
+            curves={"stage": torch.arange(curve.shape[1], device="cpu"), "similarity": curve.mean(0)},
         )
 
     def _models(self, case: Case) -> list[nn.Module]:

@@ -32,7 +32,8 @@ class RandomLogit(Metric):
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) similarities."""
         classes = case.logits.shape[1]
+        draws, count = case.generator("random_logit"), len(case.images)
         # an offset of at least 1 never draws the explained class itself
-        steps = torch.randint(1, max(classes, 2), (len(case.images),), generator=case.generator("random_logit"))
+        steps = torch.randint(1, max(classes, 2), (count,), generator=draws, device="cpu")
         others = (case.targets + steps.to(case.targets)) % classes
         return Measured(similarity(method.relevance, method(case.images, others), self.kind))

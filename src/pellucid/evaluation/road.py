@@ -47,7 +47,13 @@ class Road(Metric):
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         counts = [ceil(share * ranks[0].numel()) for share in sorted(self.shares)]
         right = curve(case, ranks, counts, change, "is_right").double()
-        return Measured(right.mean(1), curves={"share": torch.tensor(sorted(self.shares)), self.order: right.mean(0)})
+        return Measured(
+            right.mean(1),
+            curves={
+                "share": torch.tensor(sorted(self.shares), dtype=torch.float32, device="cpu"),
+                self.order: right.mean(0),
+            },
+        )
 
 
 def check_shares(shares: tuple[float, ...]) -> None:

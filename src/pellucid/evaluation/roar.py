@@ -54,7 +54,8 @@ class Roar(Metric):
             logits = case.retrain(training, labels, self._without(case, case.images, method.pixels, share))
             correct.append((logits.argmax(1).to(case.targets) == case.targets).double())
         accuracy = torch.stack(correct, 1)
-        return Measured(accuracy.mean(1), curves={"share": torch.tensor(self.shares), "most": accuracy.mean(0)})
+        shares = torch.tensor(self.shares, dtype=torch.float32, device="cpu")
+        return Measured(accuracy.mean(1), curves={"share": shares, "most": accuracy.mean(0)})
 
     def _without(self, case: Case, images: Tensor, pixels: Tensor, share: float) -> Tensor:
         ranks = places(pixels, case.generator("ties"))

@@ -48,7 +48,7 @@ class Selectivity(Metric):
         check_images(case)
         most, counts = self._curve(case, method, sign=1)
         least, _ = self._curve(case, method, sign=-1)
-        share = torch.tensor(counts) / counts[-1]
+        share = torch.tensor(counts, dtype=torch.float32, device="cpu") / counts[-1]
         return Measured(
             area(most, counts),
             {"least relevant first": area(least, counts)},

@@ -53,7 +53,13 @@ class SensitivityN(Metric):
             predicted = relevance @ self._sets(case, number).to(relevance).T
             correlations.append(correlation(predicted, effects[number]))
         curves = torch.stack(correlations, 1)
-        return Measured(curves.mean(1), curves={"share": torch.tensor(self.shares), "correlation": curves.mean(0)})
+        return Measured(
+            curves.mean(1),
+            curves={
+                "share": torch.tensor(self.shares, dtype=torch.float32, device="cpu"),
+                "correlation": curves.mean(0),
+            },
+        )
 
     def _sets(self, case: Case, number: int) -> Tensor:
         """Draw (set, pixel): the pixels in each set."""
@@ -61,9 +67,9 @@ class SensitivityN(Metric):
         # never the empty or the full set, whose effects do not vary
         size = min(max(1, round(self.shares[number] * pixels)), pixels - 1)
         random = case.generator("sensitivity_n", number)
-        sets = torch.zeros(self.sets, pixels, dtype=torch.bool)
+        sets = torch.zeros(self.sets, pixels, dtype=torch.bool, device="cpu")
         for one in sets:
-            one[torch.randperm(pixels, generator=random)[:size]] = True
+            one[torch.randperm(pixels, generator=random, device="cpu")[:size]] = True
         return sets.to(case.images.device)
 
     def _effects(self, case: Case, number: int) -> Tensor:

@@ -1,6 +1,5 @@
 """Why the network decides as it does: the same images explained by many methods, side by side."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pellucid.attribution import Explanation
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
@@ -77,8 +76,7 @@ def _explain(scene: Scene, indices: list[int], targets: torch.Tensor) -> tuple[d
     explained, refused = {}, {}
     for name in scene.methods or DEFAULT_METHODS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AmplificationWarning)  # it stands in the numbers
+            with without_warnings():  # it stands in the numbers
                 explained[name] = ready(scene, name).explain(images, targets)
         except PellucidError as error:
             refused[name] = str(error)

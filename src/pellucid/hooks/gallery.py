@@ -1,6 +1,5 @@
 """Test images explained by every method for every class, to be leafed through."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from pellucid.attribution import Analyzer
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
@@ -135,8 +134,7 @@ def _explain(scene: Scene, indices: list[int], classes: list[int]) -> tuple[dict
     found, refused = {}, {}
     for name in scene.methods or DEFAULT_METHODS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AmplificationWarning)  # the residuals stand in the numbers
+            with without_warnings():  # the residuals stand in the numbers
                 analyzer = ready(scene, name, **THRIFTY.get(name, {}))
                 found[name] = _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
         except PellucidError as error:

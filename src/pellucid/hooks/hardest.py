@@ -1,6 +1,5 @@
 """The test images that the network finds hardest, and why it says of them what it says."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
@@ -89,8 +88,7 @@ def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple
     refused: dict[str, str] = {}
     for name in dict.fromkeys((wanted, FALLBACK)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AmplificationWarning)
+            with without_warnings():
                 return name, ready(scene, name).analyze(images, targets).float().cpu().numpy(), refused
         except PellucidError as error:
             refused[name] = str(error)

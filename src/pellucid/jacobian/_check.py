@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
 from pellucid.engine.chunks import images_per_chunk
@@ -78,29 +79,30 @@ def check_jacobian(
         raise ShapeError(
             f"x has shape {tuple(x.shape)} and samples is {samples}; give (batch, …) and at least 1 sample."
         )
-    with frozen(model):
+    with isolated(), frozen(model):
         double = DoubleModel(model)
         inputs = double.prepare(x)
         positions = _draw_positions(inputs, samples, seed).to(inputs.device)
+        exact, scale = _exact_entries(double, inputs, positions)  # first: it refuses batch statistics
         with torch.no_grad():
             slopes, kinks = _slopes_and_kinks(double, inputs, positions)
-        exact, scale = _exact_entries(double, inputs, positions)
-    share = TOLERANCE_SHARE * scale[:, None, None]
-    on_kink = ((kinks.disagreement > share) | (kinks.bend > share) & (kinks.bend > kinks.wide_bend / 2)).any(2)
-    given = None if jacobian is None else _given_entries(jacobian, exact, x, positions)
-    return JacobianCheck(
-        error=_largest_off_kinks(exact - slopes, on_kink),
-        given_error=None if given is None else _largest_off_kinks(given - slopes, on_kink),
-        on_kink=on_kink.any(1).cpu(),
-        entries_on_kink=on_kink.cpu(),
-        positions=positions.cpu(),
-        scale=scale.cpu(),
-    )
+        share = TOLERANCE_SHARE * scale[:, None, None]
+        on_kink = ((kinks.disagreement > share) | (kinks.bend > share) & (kinks.bend > kinks.wide_bend / 2)).any(2)
+        given = None if jacobian is None else _given_entries(jacobian, exact, x, positions)
+        return JacobianCheck(
+            error=_largest_off_kinks(exact - slopes, on_kink),
+            given_error=None if given is None else _largest_off_kinks(given - slopes, on_kink),
+            on_kink=on_kink.any(1).cpu(),
+            entries_on_kink=on_kink.cpu(),
+            positions=positions.cpu(),
+            scale=scale.cpu(),
+        )
 
 
 def _draw_positions(inputs: Tensor, samples: int, seed: int) -> Tensor:
     """(batch, sample): different inputs of each image, in random order; all of them where there are so few."""
-    draws = torch.rand(len(inputs), inputs[0].numel(), generator=generator(seed, "check_jacobian"))
+    shape, source = (len(inputs), inputs[0].numel()), generator(seed, "check_jacobian")
+    draws = torch.rand(shape, generator=source, dtype=torch.float32, device="cpu")
     return draws.argsort(1)[:, :samples]
 
 
@@ -147,11 +149,11 @@ def _moved(inputs: Tensor, positions: Tensor, step: float) -> Tensor:
 def _exact_entries(double: DoubleModel, inputs: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """The float64 Jacobian at the sampled inputs (batch, sample, output), and its largest absolute entry."""
     entries, scales = [], []
-    with torch.inference_mode(False), torch.enable_grad():
-        for part, here in zip(*(t.split(images_per_chunk(double, inputs)) for t in (inputs, positions)), strict=True):
-            rows = [row.flatten(1) for row in gradient_rows(double, part)]
-            entries.append(torch.stack([row.gather(1, here) for row in rows], 2))
-            scales.append(torch.stack([row.abs().amax(1) for row in rows], 1).amax(1))
+    double(inputs[:1].clone().requires_grad_())  # first of all, since it refuses batch statistics
+    for part, here in zip(*(t.split(images_per_chunk(double, inputs)) for t in (inputs, positions)), strict=True):
+        rows = [row.flatten(1) for row in gradient_rows(double, part)]
+        entries.append(torch.stack([row.gather(1, here) for row in rows], 2))
+        scales.append(torch.stack([row.abs().amax(1) for row in rows], 1).amax(1))
     return torch.cat(entries), torch.cat(scales)
 
 

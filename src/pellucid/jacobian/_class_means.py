@@ -8,6 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import isolated
+from pellucid.jacobian._finite import counted_from
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._problem import Model, Outputs
 
@@ -49,35 +51,37 @@ def jacobian_class_means(
     ([3, 2], True)
     """
     sums: Tensor | None = None
-    counts = torch.zeros(classes, dtype=torch.int64)
+    counts = torch.zeros(classes, dtype=torch.int64, device="cpu")
     seen: list[Tensor] = []
     spectral: list[Tensor] = []
     frobenius: list[Tensor] = []
-    like = torch.empty(0)
-    for x, labels in batches:
+    like = torch.empty(0, dtype=torch.float32, device="cpu")
+    for x, labels in batches:  # drawn in the caller's own surroundings, and without the lock
         if not len(x):
             continue
-        labels = labels.to("cpu", torch.int64)
-        if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise ShapeError(
-                f"a batch has {len(x)} images and labels {labels.unique().tolist()}; classes is {classes}."
-            )
-        maps = jacobian(model, x, outputs, chunk=chunk)
-        if sums is None:
-            sums = torch.zeros((classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
-        for label in labels.unique().tolist():
-            sums[label] += maps[labels.to(maps.device) == label].abs().sum(0, dtype=torch.float64)
-        rows = maps.reshape(len(x), -1, x[0].numel())
-        largest, total = _norms(rows)
-        counts += torch.bincount(labels, minlength=classes)
-        seen.append(labels)
-        spectral.append(largest)
-        frobenius.append(total)
-        like = maps[:0]
+        with isolated(), counted_from(sum(map(len, seen))):
+            labels = labels.to("cpu", torch.int64)
+            if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+                raise ShapeError(
+                    f"a batch has {len(x)} images and labels {labels.unique().tolist()}; classes is {classes}."
+                )
+            maps = jacobian(model, x, outputs, chunk=chunk)
+            if sums is None:
+                sums = torch.zeros((classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
+            for label in labels.unique().tolist():
+                sums[label] += maps[labels.to(maps.device) == label].abs().sum(0, dtype=torch.float64)
+            rows = maps.reshape(len(x), -1, x[0].numel())
+            largest, total = _norms(rows)
+            counts = counts + torch.bincount(labels, minlength=classes)
+            seen.append(labels)
+            spectral.append(largest)
+            frobenius.append(total)
+            like = maps[:0]
     if sums is None:
         raise ShapeError("batches holds no image; give at least one.")
-    means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # 0 / 0: a class without an image
-    return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
+    with isolated():
+        means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # 0 / 0: a class without an image
+        return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
 
 
 def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError
+from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.freezing import device_of
+from pellucid.engine.guards import check_autocast
 
 __all__ = ["DoubleModel"]
 
@@ -42,7 +44,7 @@ class DoubleModel:
 
     def __call__(self, *inputs: Tensor) -> Any:
         try:
-            with _KeepDouble():
+            with SoundNorms(self._model), _KeepDouble():
                 return self._model(
                     *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
                 )
@@ -63,6 +65,7 @@ class _KeepDouble(TorchFunctionMode):
     """Turns casts to a lower precision, and new tensors of the default dtype, into float64."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)  # a float64 copy ignores autocast, so it would vouch for another model
         named = {name: _raised(value) for name, value in (kwargs or {}).items()}
         if func in _LOWERING:
             func = Tensor.double

@@ -28,6 +28,7 @@ KNOWN = {
     *("relu", "relu_", "leaky_relu", "threshold", "max_pool2d_with_indices"),
     *("elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "_softmax", "_log_softmax"),
     *("avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "add", "add_", "sub", "mul", "div"),
+    *("addcmul", "neg", "rsqrt"),  # batch norm as an affine map
     *("constant_pad_nd", "cat", "clone", "copy_", "_to_copy", "empty", "empty_like", "lift_fresh", "alias", "detach"),
     *(
         "view",
@@ -126,7 +127,8 @@ def _first_of_the_largest(
     ends = [max(0, spans[at] + (sides[at] - 1) * gaps[at] - x.shape[2 + at] - pads[at]) for at in (0, 1)]
     is_inside = not any((*pads, *ends))
     framed = x if is_inside else F.pad(x, (pads[1], ends[1], pads[0], ends[0]), value=-torch.inf)
-    starts = torch.arange(outputs[0])[:, None] * (steps[0] * x.shape[3]) + torch.arange(outputs[1]) * steps[1]
+    rows, columns = (torch.arange(count, device=x.device) for count in outputs)
+    starts = rows[:, None] * (steps[0] * x.shape[3]) + columns * steps[1]
     for place in reversed(range(sides[0] * sides[1])):
         row, column = place // sides[1] * gaps[0], place % sides[1] * gaps[1]
         values = framed[:, :, row : row + spans[0] : steps[0], column : column + spans[1] : steps[1]]

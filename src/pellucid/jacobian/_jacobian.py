@@ -1,18 +1,20 @@
 """Every output by every input, of any model or function, at the cost of a few predictions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.errors import ShapeError, UnknownName
+from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
+from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobian._exact import with_exact_masks
+from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._memory import recall, remember
+from pellucid.jacobian._missing import WAY_OUT, check_rows
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 from pellucid.jacobian._ways import WAYS, Part, choose
@@ -54,6 +56,9 @@ def jacobian(
 
     \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, like `x` in dtype and device.
 
+    Threads may share a model: calls take turns, and each returns what it would return alone. The result does not depend
+    on the caller's autocast, inference or gradient mode.
+
     Args:
         model: any module (run in eval mode and its own dtype, and handed back as it was) or function of tensors. The
             images of a batch must not depend on each other.
@@ -67,9 +72,11 @@ def jacobian(
             in the log `pellucid.jacobian`.
 
     Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
-    that depend on each other, `UnsupportedOperation` where autograd's derivative would be wrong or is missing: batch
-    statistics, a detached path, an operation without a derivative.
+    that depend on each other, `DataError` and `ModelError` (with the index of the first image) for an input, an output
+    or a derivative that is not finite, `UnsupportedOperation` where autograd's derivative would be wrong or is missing:
+    batch statistics, a detached path, an operation without a derivative.
 
+    >>> import torch
     >>> from torch import nn
     >>> model = nn.Linear(3, 2)
     >>> jacobian(model, torch.rand(5, 3)).shape
@@ -88,6 +95,7 @@ def jacobian_report(
 ) -> JacobianReport:
     """The same as `jacobian`, with the way it was computed and what it cost.
 
+    >>> import torch
     >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
     >>> report.method, report.chunk, report.backwards
     ('loop', 5, 2)
@@ -96,31 +104,25 @@ def jacobian_report(
         raise UnknownName("Jacobian method", method, METHODS)
     if chunk is not None and chunk < 1:
         raise ShapeError(f"chunk is {chunk}; at least one image must share a pass.")
-    started = perf_counter()
-    with nullcontext() if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else _with_gradients():
+    with isolated():
+        started = perf_counter()  # not before: another thread may have held the lock
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
             found, size, forwards = differences(problem, chunk)
+            check_finite(problem.inputs, None, found)
             return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
         try:
             with untouched(model):
                 course, rows, passes = _compute(problem, method, chunk)
-        except (NotImplementedError, RuntimeError) as error:
-            raise _named(error) from error
-    shape = course.plan.result_shape
-    if len(shape) != 1:
-        rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
-    is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
-    forwards = -(-problem.batch // course.chunk) + is_first_alone
-    found = _like(x, problem, rows)
-    return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
-
-
-@contextmanager
-def _with_gradients() -> Iterator[None]:
-    """Where a graph is built, whatever the caller switched off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+        except RuntimeError as error:
+            raise missing_derivative(error, WAY_OUT) or error from error
+        shape = course.plan.result_shape
+        if len(shape) != 1:
+            rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+        is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
+        forwards = -(-problem.batch // course.chunk) + is_first_alone
+        found = _like(x, problem, rows)
+        return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
 
 
 @dataclass(eq=False)
@@ -175,19 +177,23 @@ def _fill(course: _Course) -> tuple[tuple[Tensor, ...], int]:
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
         part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
-        passes = max(passes, _rows_of(part, course)[1])
+        passes = max(passes, _rows_of(part, course, start)[1])
     return rows, passes
 
 
-def _rows_of(part: Part, course: _Course) -> tuple[tuple[Tensor, ...], int]:
-    """A part's rows, and the passes they took."""
+def _rows_of(part: Part, course: _Course, first: int = 0) -> tuple[tuple[Tensor, ...], int]:
+    """A part's rows, found finite, and the passes they took; `first` is the index of its first image."""
     plan = part.plan
     if plan.problem.batch == 1 and plan.first:  # run already
         part.leaves, part.flat = plan.first
     is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
     with plan.kernels if is_swapped else nullcontext():
         passes = WAYS[course.name].run(part)
-    return part.rows, passes
+    inputs = plan.problem.inputs if first == 0 else ()  # all of them, with the first chunk
+    rows = part.rows
+    check_finite(inputs, part.flat, rows, wanted=plan.wanted, first=first)
+    check_rows(plan.problem, part.leaves, rows, plan.wanted)
+    return rows, passes
 
 
 def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
@@ -195,11 +201,3 @@ def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
     given = x if isinstance(x, tuple) else (x,)
     placed = {place: rows.to(given[place]) for place, rows in zip(problem.floats, found, strict=True)}
     return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))
-
-
-def _named(error: Exception) -> Exception:
-    """An error of autograd's that tells of a missing derivative, as ours; any other as it is."""
-    text = str(error)
-    if "derivative" in text and "not implemented" in text:
-        return UnsupportedOperation(f'{text}; take method="finite_difference", which needs none.')
-    return error

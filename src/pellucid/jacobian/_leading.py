@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.jacobian._problem import Model, Outputs, untouched
 from pellucid.jacobian._products import Product, linearise
@@ -24,10 +25,11 @@ def leading_triple(model: Model, x: Tensor, outputs: Outputs) -> tuple[Tensor, T
     None where some image's has not converged after `STEPS` steps, or its Jacobian is zero. The vectors begin at random,
     from a fixed seed. Values other than the largest are not told: one vector sees a repeated value only once.
     """
-    with torch.inference_mode(False), torch.enable_grad(), untouched(model):
+    with isolated(), untouched(model):
         forward, backward = linearise(model, x, outputs)
         basis = _Basis()
-        start = torch.randn(x[0].numel(), generator=generator(0, "leading_triple"), dtype=torch.float64).to(x.device)
+        draws = generator(0, "leading_triple")
+        start = torch.randn(x[0].numel(), generator=draws, dtype=torch.float64, device="cpu").to(x.device)
         right = (start / start.norm()).expand(len(x), -1)
         for _ in range(STEPS):
             found = basis.extended(right, forward, backward)

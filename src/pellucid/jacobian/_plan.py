@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from pellucid.core.errors import ShapeError
+from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.engine.derivatives import check_graph, listed
 from pellucid.jacobian._graph import Cut, narrowest_cut
 from pellucid.jacobian._kernels import SMALL_BATCH, KernelSwap
+from pellucid.jacobian._missing import WAY_OUT, zero_outputs
 from pellucid.jacobian._problem import Problem
 from pellucid.jacobian._watch import PathWatch
 
@@ -141,5 +143,12 @@ def _watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Sign
     with PathWatch(problem.model) as watch:
         returned = problem.model(*copies)
     output = problem.chosen(returned, leaves)
-    watch.check(output)
+    try:
+        watch.check(output)
+    except UnsupportedOperation as error:
+        missing = zero_outputs(problem, leaves, output) if output.requires_grad else []
+        if not missing:
+            raise
+        raise UnsupportedOperation(f"{error} Without any derivative: outputs {listed(missing)}.") from None
+    check_graph(output, WAY_OUT)
     return output, (*watch.calls, output.shape)

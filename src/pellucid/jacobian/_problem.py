@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.seeding import preserved_random_state
+from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.freezing import frozen, modules_of, runs_torch_alone
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
@@ -84,8 +85,6 @@ class Problem:
         model = self.model
         if not isinstance(model, nn.Module) or any(tensor.ndim < 2 for tensor in self.inputs):
             return None
-        if torch.is_autocast_enabled(self.inputs[0].device.type):  # casts between the layers
-            return None
         described = _describe(model)
         return described if described and runs_torch_alone(modules_of(model)) else None
 
@@ -96,7 +95,12 @@ class Problem:
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen output, (batch, …). The model gets copies, since it may work in place."""
-        return self.chosen(self.model(*[tensor.clone() for tensor in inputs]), inputs)
+        copies = [tensor.clone() for tensor in inputs]
+        if self.known_layers:  # no norm among them
+            return self.chosen(self.model(*copies), inputs)
+        with SoundNorms(self.model):
+            returned = self.model(*copies)
+        return self.chosen(returned, inputs)
 
     def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
         """The chosen one of what the model returned. Raises `ShapeError` where it has no row for each image."""

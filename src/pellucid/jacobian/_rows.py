@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ModelError
+from pellucid.engine.batch_norm import SoundNorms
+from pellucid.engine.derivatives import check_graph, derivatives
+from pellucid.jacobian._missing import WAY_OUT
 
 __all__ = ["gradient_rows"]
 
@@ -14,11 +17,15 @@ __all__ = ["gradient_rows"]
 def gradient_rows(call: Callable[[Tensor], Any], x: Tensor) -> Iterator[Tensor]:
     """One forward pass of `x`, then each output's gradient. To be drawn from where gradients are enabled."""
     leaf = x.detach().requires_grad_()
-    flat = call(leaf.clone()).reshape(len(x), -1)  # a copy, since the model may work in place
+    with SoundNorms(call):
+        flat = call(leaf.clone()).reshape(len(x), -1)  # a copy, since the model may work in place
     if not flat.requires_grad:
         raise ModelError("the outputs carry no gradient to the input; the model must not detach or use no_grad.")
+    check_graph(flat, WAY_OUT)
     for index in range(flat.shape[1]):
         cotangent = torch.zeros_like(flat)
         cotangent[:, index] = 1
-        (row,) = torch.autograd.grad(flat, leaf, cotangent, retain_graph=index + 1 < flat.shape[1])
+        is_kept = index + 1 < flat.shape[1]
+        (row,) = derivatives(flat, [leaf], cotangent, way_out=WAY_OUT, retain_graph=is_kept)
+        assert row is not None
         yield row

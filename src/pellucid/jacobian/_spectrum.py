@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
+from pellucid.jacobian._finite import counted_from
 from pellucid.jacobian._jacobian import jacobian
 from pellucid.jacobian._leading import STEPS, leading_triple
 from pellucid.jacobian._plan import make_plan
@@ -49,20 +51,22 @@ def jacobian_spectrum(
     """
     if count is not None and count < 1:
         raise ShapeError(f"count is {count}; ask for at least one singular value.")
-    with untouched(model), torch.inference_mode(False), torch.enable_grad():
-        plan = make_plan(Problem.of(model, x[:1], outputs))
-    shape, inputs = plan.result_shape, x[0].numel()
-    is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
-    parts = []
-    for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
-        triple = leading_triple(model, part, outputs) if is_iterated else None
-        left, values, right = triple or _decompose(jacobian(model, part, outputs, chunk=chunk), shape, count)
-        largest = left.gather(1, left.abs().argmax(1, keepdim=True))  # (batch, 1, rank)
-        sign = torch.where(largest < 0, -1.0, 1.0).to(left)
-        left = (left * sign).mT.unflatten(2, shape) if shape else (left * sign).mT.squeeze(2)
-        right = (right * sign.mT).unflatten(2, x.shape[1:])
-        parts.append([tensor.to(x) for tensor in (values, left, right)])
-    return JacobianSpectrum(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    with isolated():
+        with untouched(model):
+            plan = make_plan(Problem.of(model, x[:1], outputs))
+        shape, inputs = plan.result_shape, x[0].numel()
+        is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
+        parts: list[list[Tensor]] = []
+        for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
+            with counted_from(sum(len(values) for values, *_ in parts)):
+                triple = leading_triple(model, part, outputs) if is_iterated else None
+                left, values, right = triple or _decompose(jacobian(model, part, outputs, chunk=chunk), shape, count)
+            largest = left.gather(1, left.abs().argmax(1, keepdim=True))  # (batch, 1, rank)
+            sign = torch.where(largest < 0, -1.0, 1.0).to(left)
+            left = (left * sign).mT.unflatten(2, shape) if shape else (left * sign).mT.squeeze(2)
+            right = (right * sign.mT).unflatten(2, x.shape[1:])
+            parts.append([tensor.to(x) for tensor in (values, left, right)])
+        return JacobianSpectrum(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def _decompose(full: Tensor, shape: torch.Size, count: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.batch_norm import NORMS, refuse_batch_statistics, sound_norm, uses_batch_statistics
+from pellucid.engine.guards import check_autocast
 
 __all__ = ["PathWatch"]
 
@@ -45,16 +47,20 @@ class PathWatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _TO_INSPECT:
-            _refuse_batch_effects(func, args, kwargs, self._model)
-        result = func(*args, **kwargs)
+        check_autocast(func, args, kwargs)
+        if func in _DROPOUTS:
+            _refuse_dropout(func, args, kwargs)
+        result = self._normalised(func, args, kwargs) if func in NORMS else None
+        if result is None:
+            result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             self.calls.append((func, result.shape, result.dtype))
             if result.requires_grad and not self._lost:  # so nothing is lost on the way to it
                 return result
         else:
             self.calls.append(func)
-        tensors = _tensors(args, _tensors(tuple(kwargs.values()), []))
+        # of `constant.to(x)` and the like, the other tensor tells a dtype or a shape alone
+        tensors = _tensors(args[:1], []) if func in _LIKE else _tensors(args, _tensors(tuple(kwargs.values()), []))
         lost = next(filter(None, map(self._loss_of, tensors)), None) if self._lost else None
         if lost is not None or any(tensor.requires_grad for tensor in tensors):
             if func in _EXITS and tensors[0].is_floating_point():
@@ -64,6 +70,12 @@ class PathWatch(TorchFunctionMode):
                 )
             self._note(func, result, lost)
         return result
+
+    def _normalised(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a norm returns; None for one that is to be called as it is."""
+        if uses_batch_statistics(func, args, kwargs) and any(map(self._loss_of, _tensors(args[:1], []))):
+            refuse_batch_statistics(self._model)  # of the input, although its gradient was lost on the way
+        return sound_norm(func, args, kwargs, self._model)
 
     def _note(self, func: Callable[..., Any], result: Any, lost: str | None) -> None:
         for value in _tensors((result,), []):
@@ -114,26 +126,15 @@ _CONSTANT = {
 """What takes a tensor for its shape alone, or is constant in pieces."""
 
 
-_TO_INSPECT = _DROPOUTS | {F.batch_norm}
-"""What may make images depend on each other or on chance."""
+_LIKE = {Tensor.to, Tensor.type_as, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
+"""What changes its first argument to be like another tensor."""
 
 _EXITS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy}
 """What turns a tensor into plain numbers."""
 
 
-def _refuse_batch_effects(func: Callable[..., Any], args: Any, kwargs: Any, model: Any) -> None:
-    if func is F.batch_norm and (kwargs.get("training", args[5] if len(args) > 5 else False)):
-        names = [
-            f"{name} ({type(module).__name__})"
-            for name, module in (model.named_modules() if isinstance(model, nn.Module) else ())
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-        ]
-        where = ", ".join(names) or "called as a function"
-        raise UnsupportedOperation(
-            f"batch_norm with batch statistics makes each image depend on the others: {where}. "
-            "Keep running statistics (track_running_stats=True, training=False)."
-        )
-    if func in _DROPOUTS and kwargs.get("training", args[2] if len(args) > 2 else True):
+def _refuse_dropout(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    if kwargs.get("training", args[2] if len(args) > 2 else True):
         share = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
         if share:
             raise UnsupportedOperation(

@@ -83,24 +83,24 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
                 f"the model's state {name!r} is a {type(value).__name__}, but only tensors can be saved; "
                 "do not return it from get_extra_state, or store it in a buffer."
             )
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    # the pass in training mode updates batch-norm statistics
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with preserved_random_state():
+    with preserved_random_state():
+        modes = [(module, module.training) for module in model.modules()]
+        gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+        # the pass in training mode updates batch-norm statistics
+        buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        try:
             # some models behave differently in training, such as those with auxiliary outputs
             for training in (False, True):
                 model.train(training)
                 _check_outputs(model, images, classes)
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
 
 
 def _check_outputs(model: nn.Module, images: Images, classes: int) -> None:

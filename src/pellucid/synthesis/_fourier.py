@@ -15,7 +15,8 @@ Spectrum = Float[Tensor, "batch channel height half_width two"]
 def begin_spectrum(count: int, shape: tuple[int, int, int], draws: torch.Generator) -> Spectrum:
     """Draw spectra of faint noise around mid-gray."""
     channels, height, width = shape
-    return 0.01 * torch.randn(count, channels, height, width // 2 + 1, 2, generator=draws)
+    coefficients = (count, channels, height, width // 2 + 1, 2)
+    return 0.01 * torch.randn(coefficients, generator=draws, dtype=torch.float32, device="cpu")
 
 
 def image_of_spectrum(spectrum: Spectrum, width: int, correlation: float) -> Images:
@@ -45,6 +46,6 @@ def colour_mixing(correlation: float) -> Float[Tensor, "colour channel"]:
     >>> (mixing @ mixing.T)[0]
     tensor([1.0000, 0.9000, 0.9000])
     """
-    correlations = torch.full((3, 3), correlation, dtype=torch.float64).fill_diagonal_(1)
+    correlations = torch.full((3, 3), correlation, dtype=torch.float64, device="cpu").fill_diagonal_(1)
     variances, directions = torch.linalg.eigh(correlations)
     return (directions * variances.clamp_min(0).sqrt() @ directions.T).float()

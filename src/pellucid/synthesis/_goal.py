@@ -8,14 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.errors import ConfigError, ModelError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 from pellucid.core.types import Images
+from pellucid.engine.batch_norm import SoundNorms
+from pellucid.engine.derivatives import check_graph
 from pellucid.engine.freezing import dtype_of
+from pellucid.engine.guards import AutocastWatch
 
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
 Unit = tuple[str, int | Sequence[int]] | Callable[[Any], Tensor]
 """(layer name, channel or channels), or a function of the model's outputs that returns one number per image."""
+
+HINT = "pass a model with differentiable outputs."
+"""Ends the errors about missing derivatives."""
 
 Values = Float[Tensor, "batch target"]
 
@@ -91,7 +97,10 @@ def _logits(model: nn.Module, images: Images) -> Tensor:
 
 def _run(model: nn.Module, images: Images) -> Any:
     try:
-        return model(images.to(dtype_of(model)))
+        with AutocastWatch(), SoundNorms(model):
+            return model(images.to(dtype_of(model)))
+    except PellucidError:
+        raise
     except Exception as error:
         raise ModelError(
             f"the model rejects images of shape {tuple(images.shape)} (image, channel, height, width): "
@@ -141,8 +150,9 @@ def _checked(goal: Goal, sample: Images) -> Goal:
     if not values.requires_grad:
         raise UnsupportedOperation(
             "the values to maximize have no gradient with respect to the images: the model leaves the graph (detach, "
-            "no_grad, argmax, NumPy); pass a model with differentiable outputs."
+            f"no_grad, argmax, NumPy); {HINT}"
         )
+    check_graph(values, HINT)
     return goal
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid.core.isolation import isolated
 from pellucid.core.types import Images
 from pellucid.engine.freezing import device_of, frozen
 from pellucid.synthesis._goal import Unit, make_goal
@@ -34,11 +35,11 @@ def objective(
     torch.Size([5, 2])
     """
     device = device_of(model)
-    prior, parts = prior.on(device), []
-    with frozen(model):
+    with isolated(), frozen(model):
+        prior, parts = prior.on(device), []
         goal = make_goal(model, classes, unit, images[:2].to(device))
         with torch.no_grad():
             for part in images.split(AT_ONCE):
                 shown, log_prior = prior.of_images(part.to(device))
                 parts.append((goal.read(shown)[0] + prior.weight * log_prior[:, None]).cpu())
-    return torch.cat(parts)
+        return torch.cat(parts)

@@ -50,7 +50,7 @@ def warped(
     """
     if not (shift_share or rotation_degrees or scale_share):
         return images
-    uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype).to(images.device) * 2 - 1
+    uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype, device="cpu").to(images.device) * 2 - 1
     shift, angle, scale = 2 * shift_share * uniform[:2], math.radians(rotation_degrees) * uniform[2], uniform[3]
     # `affine_grid` normalizes both axes to [-1, 1]; the aspect ratio makes the rotation rigid in pixels
     aspect = images.shape[3] / images.shape[2]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
+from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.engine.freezing import device_of, dtype_of, frozen
 from pellucid.synthesis._goal import Goal, Unit, make_goal
@@ -59,9 +60,11 @@ def synthesise(
     if diversity < 1:
         raise ConfigError(f"got diversity={diversity}; expected a number of prototypes per class, at least 1.")
     device, dtype = device_of(model), torch.promote_types(dtype_of(model), torch.float32)
-    prior = prior.on(device)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        sample = torch.rand(2, *prior.shape, generator=generator(seed, "sample"), dtype=dtype).to(device)
+    # torch's optimizers create their step counters on the default device
+    with isolated(), torch.device(device), frozen(model):
+        prior = prior.on(device)
+        draws = generator(seed, "sample")
+        sample = torch.rand(2, *prior.shape, generator=draws, dtype=dtype, device="cpu").to(device)
         goal = make_goal(model, classes, unit, sample)
         plan = _Plan(goal, prior, diversity, seed)
         parameters, history = _climb(plan, plan.begin(device, dtype), prior.steps, int(MOVED_SHARE * prior.steps))
@@ -92,7 +95,7 @@ class _Plan:
     @property
     def places(self) -> Tensor:
         """Index of each entry's target among the targets."""
-        return torch.arange(len(self.goal.targets)).repeat_interleave(self.prior.starts * self.diversity)
+        return torch.arange(len(self.goal.targets), device="cpu").repeat_interleave(self.prior.starts * self.diversity)
 
     def begin(self, device: torch.device, dtype: torch.dtype) -> Parameters:
         """Return the starting point of each entry: the candidates with the best objective."""
@@ -205,7 +208,7 @@ def _result(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
         raise ModelError("the objective of a prototype is not finite; lower learning_rate, or check the model.")
     return Prototypes(
         images=images.clamp(0, 1).cpu(),
-        classes=torch.tensor(plan.goal.targets).repeat_interleave(plan.diversity),
+        classes=torch.tensor(plan.goal.targets, device="cpu").repeat_interleave(plan.diversity),
         log_probability=own.cpu() if plan.goal.is_of_classes else None,
         logit=raw.cpu(),
         objective=total.cpu(),

@@ -82,7 +82,8 @@ class L2(Prior):
         draws = generator(seed, "prototypes", "l2")
         if self.is_fourier:
             return begin_spectrum(count, self.image_shape, draws) / SPECTRUM_STEP
-        noise = torch.randn(max(count, CANDIDATES), *self.image_shape, generator=draws)
+        shape = (max(count, CANDIDATES), *self.image_shape)
+        noise = torch.randn(shape, generator=draws, dtype=torch.float32, device="cpu")
         # blobs of about a twelfth of the image; unit contrast after blurring
         soft = blurred(noise, max(self.image_shape[1:]) / 12)
         soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pellucid.core.contracts import ImageSet
+from pellucid.core.isolation import exclusive
 from pellucid.core.types import Logits
 from pellucid.training.distributed import World
 
@@ -30,22 +31,23 @@ def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: Wo
     processes, so neither do the logits. The model's mode is restored.
     """
     world = world or World()
-    modes = [(module, module.training) for module in model.modules()]
-    batches = torch.arange(len(images)).split(IMAGES_AT_ONCE)
+    batches = torch.arange(len(images), device="cpu").split(IMAGES_AT_ONCE)
     logits: torch.Tensor | None = None
-    try:
-        model.eval()
-        with torch.no_grad():  # not inference mode: a model may keep a tensor for its next training step
-            for number, batch in enumerate(batches):
-                # every process runs at least one batch, to learn the number of logits
-                if number % world.size == world.rank or logits is None:
-                    part = model(images.floats(batch).to(device)).float().cpu()
-                    logits = part.new_zeros(len(images), part.shape[1]) if logits is None else logits
-                    if number % world.size == world.rank:
-                        logits[batch] = part
-    finally:
-        for module, training in modes:
-            module.training = training
+    with exclusive():
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()
+            with torch.no_grad():  # not inference mode: a model may keep a tensor for its next training step
+                for number, batch in enumerate(batches):
+                    # every process runs at least one batch, to learn the number of logits
+                    if number % world.size == world.rank or logits is None:
+                        part = model(images.floats(batch).to(device)).float().cpu()
+                        logits = part.new_zeros(len(images), part.shape[1]) if logits is None else logits
+                        if number % world.size == world.rank:
+                            logits[batch] = part
+        finally:
+            for module, training in modes:
+                module.training = training
     assert logits is not None, "image sets are never empty"
     return world.sum(logits.clone())  # each process filled its own rows, the others are zero
 

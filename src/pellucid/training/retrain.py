@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from pellucid.core.isolation import isolated
 from pellucid.core.seeding import preserved_random_state, seed_everything
 
 __all__ = ["retrain_and_predict"]
@@ -20,7 +21,8 @@ def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests:
 
     Trains for three epochs with AdamW and a one-cycle schedule; all draws follow from `seed`. `model` is not modified.
     """
-    with preserved_random_state(), torch.enable_grad():
+    # torch's optimizers create their step counters on the default device
+    with isolated(), preserved_random_state(), torch.device(images.device):
         seed_everything(seed)
         network = copy.deepcopy(model).train().requires_grad_(True)
         for module in network.modules():
@@ -32,7 +34,7 @@ def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests:
         optimizer = AdamW(network.parameters(), lr=LEARNING_RATE)
         schedule = OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps + 1)
         for _ in range(EPOCHS):
-            order = torch.randperm(len(images)).to(images.device)
+            order = torch.randperm(len(images), device="cpu").to(images.device)
             for batch in order.split(BATCH_SIZE)[:steps]:
                 optimizer.zero_grad()
                 F.cross_entropy(network(images[batch]), labels[batch]).backward()

@@ -72,9 +72,9 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
         call.refuse("uses the image as an index or a size")
     if any(call.depends(other) for other in args) and call.name not in _TAKE_AN_EXAMPLE:
         call.refuse("puts a value that depends on the image into another")
-    replay = call.replay_on(input)
+    replay, stays = call.replay_on(input), call.name in _ELEMENTWISE
     return call.record(
-        Move, "move", value, [input], _probed_axis(call, value, [input]), is_elementwise=call.name in _ELEMENTWISE,
+        Move, "move", value, [input], None if stays else _probed_axis(call, value, [input]), is_elementwise=stays,
         pull=_pull_back([input], lambda x: replay(x)),
         inserted=_constants([input], replay) if call.name in _INSERT_CONSTANTS else None,
     )  # fmt: skip

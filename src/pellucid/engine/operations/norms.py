@@ -1,10 +1,11 @@
 """Normalisations: batch-norm is affine with constants; the others are affine once their deviation is held fixed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.linear_maps import Diagonal, FrozenNorm
@@ -30,7 +31,7 @@ def batch_norm(
 ) -> Tensor:
     """(x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
     if training or running_mean is None or running_var is None:
-        call.refuse("uses the statistics of the batch, so that images depend on one another")
+        call.recorder.refuse_batch_statistics()
     value: Tensor = call.run()
     scale = (running_var + eps).rsqrt()
     if weight is not None:
@@ -46,6 +47,7 @@ def batch_norm(
 def _frozen(
     call: Call, x: Tensor, grouped: tuple[int, ...], axes: tuple[int, ...], eps: float | int,
     weight: Tensor | None, bias: Tensor | None, *, is_centred: bool = True,
+    replay: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """A normalisation over `axes` of x in the shape `grouped`, as an affine map with its deviation held fixed."""
     value: Tensor = call.run()
@@ -64,7 +66,7 @@ def _frozen(
         weight=scale,
         bias=bias,
         map=linear_map,
-        replay=call.replay_on(x),
+        replay=replay or call.replay_on(x),
     )
 
 
@@ -132,7 +134,11 @@ def instance_norm(
         return batch_norm(call, input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = tuple(range(2, input.ndim))
     wide = (_per_channel(weight, input), _per_channel(bias, input))
-    return _frozen(call, input, tuple(input.shape), axes, eps, *wide)
+
+    def replay(x: Tensor) -> Tensor:  # as a group norm: torch's derivative of an instance norm may be wrong
+        return F.group_norm(x, x.shape[1], weight, bias, eps)
+
+    return _frozen(call, input, tuple(input.shape), axes, eps, *wide, replay=replay)
 
 
 Axes = int | Sequence[int] | None

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pellucid.engine.derivatives import derivatives
+from pellucid.jacobian._missing import WAY_OUT
 from pellucid.jacobian._plan import Plan
 
 __all__ = ["Part", "gradients"]
@@ -56,7 +57,8 @@ class Part:
 def gradients(
     outputs: Any, inputs: Sequence[Any], cotangent: Tensor, *, folded: bool = False, is_last: bool = False
 ) -> Sequence[Tensor | None]:
-    """One backward pass; None for an input that the outputs do not depend on. The graph goes with the last pass."""
-    return torch.autograd.grad(
-        [outputs], inputs, [cotangent], retain_graph=not is_last, allow_unused=True, is_grads_batched=folded
-    )
+    """One backward pass; None for an input that the outputs do not depend on. The graph goes with the last pass.
+
+    Raises `UnsupportedOperation` where an operation has no derivative, or the outputs depend on none of the inputs.
+    """
+    return derivatives(outputs, inputs, cotangent, way_out=WAY_OUT, retain_graph=not is_last, folded=folded)

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from pellucid.engine.batch_norm import SoundNorms
 from pellucid.jacobian._double import DoubleModel
 from pellucid.jacobian._problem import Problem, untouched
 
@@ -35,7 +36,7 @@ def differences(problem: Problem, chunk: int | None) -> tuple[tuple[Tensor, ...]
     with untouched(problem.model), torch.no_grad():
         double = _in_double(problem)
         started = perf_counter()
-        shape = double.call([tensor[:1] for tensor in double.inputs]).shape[1:]
+        shape = _first(double).shape[1:]
         seconds = perf_counter() - started
         wanted = list(double.wanted(shape.numel())) if double.indices is not None else None
         row = 8 * max(shape.numel(), double.input_count)
@@ -53,6 +54,24 @@ def _in_double(problem: Problem) -> Problem:
         return replace(problem, model=copy, inputs=tuple(copy.prepare(tensor) for tensor in problem.inputs))
     inputs = tuple(t.double() if t.is_floating_point() else t for t in problem.inputs)
     return replace(problem, inputs=inputs)
+
+
+def _first(problem: Problem) -> Tensor:
+    """The outputs of the first image. Refuses batch statistics of the image: all images are moved at once."""
+    image = [tensor[:1] for tensor in problem.inputs]
+    with SoundNorms(problem.model) as norms:
+        try:
+            output = problem.call(image)
+        except ValueError:  # torch's own, for batch statistics of a single row
+            if not norms.saw_batch_statistics:
+                raise
+            output = None
+    if norms.saw_batch_statistics:  # of the image, or of a weight? A pass with gradients tells
+        with torch.enable_grad():
+            graph = problem.call([leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in image])
+        output = graph.detach() if output is None else output
+    assert output is not None
+    return output
 
 
 def _tell(problem: Problem, passes: int, seconds: float) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._ways._part import Part, gradients
+from pellucid.jacobian._ways.loop import loop
 
 __all__ = ["folded", "pays_folded"]
 
@@ -21,11 +22,14 @@ FOLDED_BYTES = 10_000_000
 def pays_folded(plan: Plan) -> bool:
     """Where calling costs more than computing: a small network, few images, and several outputs to fold."""
     size = plan.chunk * len(plan.wanted) * plan.layout.largest
-    return plan.layout.is_foldable and len(plan.wanted) >= FEWEST and size <= FOLDED_BYTES
+    is_foldable = plan.layout.is_foldable and not _is_each_checked()
+    return is_foldable and len(plan.wanted) >= FEWEST and size <= FOLDED_BYTES
 
 
 def folded(part: Part) -> int:
     """All of J's rows at once, the cotangents stacked along a further axis; in groups where that would be large."""
+    if _is_each_checked():
+        return loop(part)
     flat, wanted = part.run(), part.plan.wanted
     size = max(1, FOLDED_BYTES // max(1, len(flat) * part.plan.layout.largest))
     units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
@@ -41,6 +45,11 @@ def folded(part: Part) -> int:
             for rows, gradient in zip(part.rows, found, strict=True):
                 rows[:, start : start + size] = gradient
     return len(wanted)
+
+
+def _is_each_checked() -> bool:
+    """True if autograd looks for NaN after each operation, which torch cannot do with a further axis of cotangents."""
+    return torch.is_anomaly_enabled() and torch.is_anomaly_check_nan_enabled()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One tangent pass per input: for fewer inputs than outputs, such as a decoder of a short code."""
 
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import torch
@@ -26,19 +27,21 @@ def forward(part: Part) -> int:
     problem, wanted = part.plan.problem, list(part.plan.wanted)
     if part.is_first:
         part.run()  # for what it refuses
+    shared: Any = (0, None)  # the outputs are the same for every tangent
     try:
         with catch_warnings():
             simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch.jit, on the first call
             for number, leaf in enumerate(part.differentiated):
-                columns = vmap(lambda tangent, at=number: _tangent(part, at, tangent))(_directions(leaf))
+                call = vmap(lambda tangent, at=number: _tangent(part, at, tangent), out_dims=shared)
+                columns, part.flat = call(_directions(leaf))
                 part.rows[number].copy_(columns[:, :, wanted].movedim(0, -1).reshape(part.rows[number].shape))
     except (NotImplementedError, RuntimeError):
         return loop(part)
     return problem.input_count
 
 
-def _tangent(part: Part, number: int, tangent: Tensor) -> Tensor:
-    """(batch, output): the outputs' derivative along one direction of one input."""
+def _tangent(part: Part, number: int, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, output): the outputs' derivative along one direction of one input, and the outputs."""
     inputs = [leaf.detach() for leaf in part.leaves]
     place = part.plan.problem.floats[number]
 
@@ -46,8 +49,8 @@ def _tangent(part: Part, number: int, tangent: Tensor) -> Tensor:
         here = [*inputs[:place], moving, *inputs[place + 1 :]]
         return part.plan.problem.call(here).reshape(len(moving), -1)
 
-    derivative: Tensor = jvp(call, (inputs[place],), (tangent,))[1]
-    return derivative
+    outputs, derivative = jvp(call, (inputs[place],), (tangent,))[:2]
+    return derivative, outputs
 
 
 def _directions(leaf: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""Isolation from the caller's other threads and from the torch modes that it has enabled.
+
+While pellucid explains a model, the model is in eval mode, its weights are frozen, and the global random state is
+temporarily replaced. Two threads that do this to the same model, or to two models that share a layer, would corrupt
+each other's state, so all of them share one lock.
+"""
+
+import os
+from threading import RLock
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from pellucid.core.errors import ModelError, UnsupportedOperation
+
+__all__ = ["exclusive", "isolated", "without_autocast"]
+
+_lock = RLock()
+
+
+def exclusive() -> Any:
+    """Return the process-wide reentrant lock. Hold it while modifying a model or the global random state.
+
+    >>> with exclusive(), exclusive():
+    ...     pass
+    """
+    return _lock
+
+
+def _replace_lock() -> None:
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A forked child contains only the thread that called fork. If another thread holds the lock at that moment, nothing
+    # ever releases the child's copy, and the first explanation in a DataLoader worker would hang.
+    os.register_at_fork(after_in_child=_replace_lock)
+
+
+class without_autocast:  # noqa: N801  (reads like torch.no_grad)
+    """Disable `torch.autocast` for all device types, and restore it on exit.
+
+    Matrix products in bfloat16 or float16 change relevances and derivatives by tens of percent.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), without_autocast():
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.float32
+    """
+
+    __slots__ = ("_devices",)
+
+    def __enter__(self) -> None:
+        self._devices: tuple[str, ...] = ()
+        if torch._C._is_any_autocast_enabled():
+            supported = torch._C._autocast_supported_devices()
+            self._devices = tuple(device for device in supported if torch.is_autocast_enabled(device))
+        for device in self._devices:  # torch.autocast(device, enabled=False) would warn if the device is missing
+            torch.set_autocast_enabled(device, False)
+
+    def __exit__(self, *_: object) -> None:
+        for device in self._devices:
+            torch.set_autocast_enabled(device, True)
+
+
+class isolated:  # noqa: N801  (reads like torch.no_grad)
+    """Hold the lock, with autocast and inference mode off and gradients on; all modes are restored on exit.
+
+    Every public function that runs a model enters this context. It costs about a microsecond. `takes_turns=False` skips
+    the lock; use it for long computations on a model that pellucid created and that no other thread can access.
+
+    The default device and dtype stay unchanged because the model's forward pass may rely on them. Instead, pellucid
+    passes device and dtype explicitly whenever it creates a tensor.
+
+    Raises `UnsupportedOperation` inside a `torch.func` transform or while torch traces a program, and `ModelError` if a
+    derivative requires a weight that was created in inference mode.
+
+    >>> with torch.inference_mode(), isolated():
+    ...     torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    (True, False)
+    """
+
+    __slots__ = ("_autocast", "_gradients", "_held")
+
+    def __init__(self, *, takes_turns: bool = True) -> None:
+        # stored, because a child forked in the body gets a new `_lock` but has to release this one
+        self._held = _lock if takes_turns else None
+
+    def __enter__(self) -> None:
+        _refuse_tracing()
+        if self._held is not None:
+            self._held.acquire()
+        self._autocast = without_autocast()
+        self._autocast.__enter__()
+        self._gradients: Any = None
+        if torch.is_inference_mode_enabled():
+            self._gradients = torch.inference_mode(False)  # also enables gradients
+        elif not torch.is_grad_enabled():
+            self._gradients = torch.enable_grad()
+        if self._gradients is not None:
+            self._gradients.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._gradients is not None:
+            self._gradients.__exit__(kind, error, trace)
+        self._autocast.__exit__()
+        if self._held is not None:
+            self._held.release()
+        if isinstance(error, RuntimeError):
+            _raise_translated(error)
+
+
+def _raise_translated(error: RuntimeError) -> None:
+    """Translate torch's errors about inference mode and compilation into pellucid errors."""
+    if "nference tensor" in str(error):
+        raise ModelError(
+            "a weight or buffer of the model (or a tensor used by the target function) was created under "
+            "torch.inference_mode(), and torch cannot compute derivatives with it; create it outside inference mode, "
+            "for example under torch.no_grad()."
+        ) from error
+    if "torch.compile region" in str(error):
+        raise UnsupportedOperation(_TRACED) from error
+
+
+def _refuse_tracing() -> None:
+    """Raise `UnsupportedOperation` inside a function transform or while torch traces a program."""
+    level = torch._C._functorch.peek_interpreter_stack()
+    if level is not None:
+        raise UnsupportedOperation(
+            f"pellucid was called inside the transform torch.func.{level.key().name.lower()}, which is not supported; "
+            "call it outside the transform and pass all inputs as one batch: it differentiates whole batches itself."
+        )
+    if torch._C._get_dispatch_mode(_FAKE) is not None or torch.compiler.is_compiling():
+        raise UnsupportedOperation(_TRACED)
+
+
+_TRACED = (
+    "pellucid was called while torch traces a program (torch.compile, torch.export or FakeTensorMode), where tensors "
+    "have no values to explain; call it outside the traced code, on real tensors. The model itself may be compiled."
+)
+_FAKE = torch._C._TorchDispatchModeKey.FAKE

@@ -1,0 +1,160 @@
+"""The box of the z^B rule: the lowest and the highest value that an input can take, for all inputs or one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError
+from pellucid.core.finite import bad_value, first_bad_row
+
+__all__ = ["Bound", "Box", "PixelValues", "plain_bound"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PixelValues:
+    """A bound that is a tensor of several axes, compared, hashed and printed by its content."""
+
+    tensor: Tensor
+    """In float64, on the CPU."""
+
+    @property
+    def _key(self) -> tuple[tuple[int, ...], bytes]:
+        return tuple(self.tensor.shape), self.tensor.numpy().tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PixelValues) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        shape, content = self._key
+        low, high = float(self.tensor.min()), float(self.tensor.max())
+        return f"PixelValues({shape}, from {low:.4g} to {high:.4g}, sha256 {sha256(content).hexdigest()[:8]})"
+
+
+Bound = float | int | Sequence[float | int] | Tensor | np.ndarray | PixelValues
+"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image."""
+
+_BOUNDS = "a number, one number per channel, or a tensor that broadcasts to one image"
+
+
+def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | PixelValues:
+    """A bound in a form that can be compared and hashed; `ConfigError` where it is none, or not finite.
+
+    >>> plain_bound("low", torch.tensor([-2.0, -1.5, -1.0]))
+    (-2.0, -1.5, -1.0)
+    """
+    if isinstance(bound, PixelValues):
+        return bound
+    try:
+        values = torch.as_tensor(bound).detach().to("cpu", torch.float64).contiguous()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{name} is {bound!r}; expected {_BOUNDS}.") from error
+    if values.numel() == 0 or isinstance(bound, bool):
+        raise ConfigError(f"{name} is {bound!r}; expected {_BOUNDS}.")
+    if first_bad_row(values.reshape(1, -1)) is not None:
+        raise ConfigError(f"{name} holds {bad_value(values)}; the bounds must be finite: {_BOUNDS}.")
+    if values.ndim == 0:
+        return bound if isinstance(bound, Real) else float(values)  # type: ignore[return-value]  # float or int
+    return tuple(values.tolist()) if values.ndim == 1 else PixelValues(values.clone())
+
+
+@dataclass(frozen=True)
+class Box:
+    """Both bounds; `low` lies below `high` everywhere."""
+
+    low: float | int | tuple[float, ...] | PixelValues
+    high: float | int | tuple[float, ...] | PixelValues
+
+    @classmethod
+    def of(cls, low: Bound, high: Bound) -> "Box":
+        """The box between two bounds. Raises `ConfigError` for bounds that do not fit together."""
+        box = cls(plain_bound("low", low), plain_bound("high", high))
+        ends = [box.low, box.high]
+        if not any(isinstance(end, PixelValues) for end in ends):  # the others are compared once the shape is known
+            counts = {len(end) for end in ends if isinstance(end, tuple)}
+            if len(counts) > 1:
+                raise ConfigError(f"low has {len(box.low)} channels and high {len(box.high)}; give as many of each.")  # type: ignore[arg-type]
+            _check_order(*(torch.as_tensor(end, dtype=torch.float64).reshape(1, -1) for end in ends))
+        return box
+
+    def over(self, images: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
+        """Both bounds as tensors that broadcast to `images`, whose channels lie along `axis`.
+
+        Raises `ConfigError` where they do not fit the shape of an image.
+        """
+        low, high = (_over(name, bound, images, axis) for name, bound in (("low", self.low), ("high", self.high)))
+        _check_order(*torch.broadcast_tensors(low, high))
+        return low, high
+
+    def check(self, images: Tensor, axis: int = 1, noun: str = "images") -> tuple[Tensor, Tensor]:
+        """`over`, after a look at every image: `ConfigError`, with the range received, for images outside the box.
+
+        What float32 rounding adds at the border is let through: a millionth of the box, and a few units of the last
+        place of the bounds.
+        """
+        low, high = self.over(images, axis)
+        least, most = torch.aminmax(images, dim=0, keepdim=True)
+        last_place = 4 * torch.finfo(images.dtype).eps * torch.maximum(low.abs(), high.abs())
+        slack = 1e-6 * (high - low) + last_place
+        is_outside = (least < low - slack) | (most > high + slack)
+        if bool(is_outside.any()):
+            self._refuse([end.expand_as(is_outside) for end in (least, most, low, high)], is_outside, axis, noun)
+        return low, high
+
+    def _refuse(self, ends: list[Tensor], is_outside: Tensor, axis: int, noun: str) -> None:
+        place = ""
+        if not isinstance(self.low, Real) or not isinstance(self.high, Real):
+            along = [at for at in range(is_outside.ndim) if at != axis % is_outside.ndim]
+            channel = int(is_outside.any(along).nonzero()[0]) if along else 0
+            ends = [end.select(axis, channel) for end in ends]
+            is_outside, place = is_outside.select(axis, channel), f" in channel {channel}"
+        least, most, low, high = ends
+        # where the bounds vary within a channel, those of the first pixel outside are named
+        first = tuple(is_outside.nonzero()[0].tolist())
+        raise ConfigError(
+            f"these {noun} lie between {float(least.min()):.4g} and {float(most.max()):.4g}{place}, outside the bounds "
+            f"{float(low[first]):.4g} to {float(high[first]):.4g} of the z^B rule; pass low= and high= that hold for "
+            "every input, one number or one per channel. For images that a loader normalizes: "
+            "low=(0 - mean) / std and high=(1 - mean) / std."
+        )
+
+
+def _over(name: str, bound: float | int | tuple[float, ...] | PixelValues, images: Tensor, axis: int) -> Tensor:
+    """A bound in the dtype of the images, with an axis for each of theirs."""
+    if isinstance(bound, tuple):
+        if len(bound) != images.shape[axis]:
+            raise ConfigError(
+                f"{name} has {len(bound)} numbers, and the inputs {tuple(images.shape)} have {images.shape[axis]} "
+                "channels; give one number for all, or one per channel."
+            )
+        shape = [1] * images.ndim
+        shape[axis] = len(bound)
+        return torch.tensor(bound, dtype=images.dtype, device=images.device).reshape(shape)
+    if isinstance(bound, PixelValues):
+        try:
+            return bound.tensor.to(images).broadcast_to(1, *images.shape[1:])
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{name} has the shape {tuple(bound.tensor.shape)}, which does not broadcast to one input, "
+                f"{tuple(images.shape[1:])}; give {_BOUNDS}."
+            ) from error
+    return torch.full([1] * images.ndim, bound, dtype=images.dtype, device=images.device)
+
+
+def _check_order(low: Tensor, high: Tensor) -> None:
+    wrong = (~(low < high)).nonzero()
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        where = f" at index {place[1:]}" if low[0].numel() > 1 else ""
+        raise ConfigError(
+            f"low is {float(low.expand_as(high)[place]):g} and high {float(high[place]):g}{where}; low must be less "
+            "than high."
+        )

@@ -1,0 +1,217 @@
+"""Missing derivatives, told apart from derivatives that are zero.
+
+Autograd returns "no gradient" both for an output that does not depend on the input and for one whose dependence it
+cannot see: an operator without an autograd formula, a branch marked as non-differentiable, a detached value. Filling
+in zeros for either would report the second as the first.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.seeding import generator
+
+__all__ = [
+    "WAY_OUT",
+    "check_graph",
+    "derivatives",
+    "listed",
+    "missing_derivative",
+    "slope_or_none",
+    "unseen_changes",
+    "zero_rows",
+]
+
+WAY_OUT = "choose a method that needs no derivative, such as 'occlusion' or 'rise'."
+"""How errors about missing derivatives end for attributions."""
+PROBE_SHARE = 1e-3
+"""Largest size of the probe's noise, as a share of each input's value range: small enough to stay near the input, and
+large enough to be felt in float32."""
+ROUNDING = 64
+"""Changes of up to this many machine epsilons of the largest output may be rounding."""
+SAMPLE = 32
+"""Entries of a row that are looked at before the whole row is."""
+
+
+def derivatives(
+    outputs: Tensor | GradientEdge,
+    inputs: Sequence[Tensor | GradientEdge],
+    cotangent: Tensor | None = None,
+    *,
+    way_out: str,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    folded: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad` of tensors or graph edges; None for an input that the outputs do not depend on.
+
+    Raises `UnsupportedOperation`, ending in `way_out`, where an operation has no derivative, or where the outputs
+    depend on none of the inputs.
+    """
+    try:
+        found = torch.autograd.grad(
+            [outputs],  # type: ignore[arg-type]  # torch's annotation does not mix edges with tensors
+            inputs,  # type: ignore[arg-type]
+            None if cotangent is None else [cotangent],
+            retain_graph=retain_graph or create_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+            is_grads_batched=folded,
+        )
+    except RuntimeError as error:
+        ours = missing_derivative(error, way_out)
+        if ours is None:
+            raise
+        raise ours from error
+    if all(one is None for one in found):
+        if isinstance(outputs, Tensor):
+            check_graph(outputs, way_out)
+        raise UnsupportedOperation(
+            "autograd finds no derivative of the outputs with respect to the input: an operation on the way (such as "
+            f"an autograd.Function whose backward returns None) passes no gradient on; {way_out}"
+        )
+    return found
+
+
+_MISSING = (
+    ("derivative for", "not implemented"),
+    ("no autograd formula was registered",),
+    ("must implement either the backward",),
+    ("does not support it because it has not been implemented",),
+)
+"""What torch's errors say where an operation has no derivative: all parts of one line."""
+
+
+def missing_derivative(error: Exception, way_out: str) -> UnsupportedOperation | None:
+    """An error of autograd's about a missing derivative, as ours; None for any other error."""
+    text = str(error)
+    if isinstance(error, UnsupportedOperation) or not any(all(part in text for part in parts) for parts in _MISSING):
+        return None
+    return UnsupportedOperation(f"{text.strip().splitlines()[0].rstrip('.')}; {way_out}")
+
+
+def check_graph(output: Tensor, way_out: str) -> None:
+    """Raise `UnsupportedOperation` where an operator without an autograd formula took part in computing `output`.
+
+    torch gives such an operator a node that warns during the backward pass and returns no gradient. (Its fallback mode
+    "error", which would raise instead, is not implemented as of torch 2.14.) Walking the graph costs about half a
+    microsecond per node, far less than the pass itself.
+    """
+    start = output.grad_fn
+    if start is None:
+        return
+    seen, waiting = {start}, [start]
+    while waiting:
+        node = waiting.pop()
+        # a generic node of C++: built-in operations and autograd.Functions have Python types of their own
+        if type(node).__name__ == "CppFunction" and "WarnNotImplemented" in node.name():
+            _refuse_operator(output, way_out)
+        for source, _ in node.next_functions:
+            if source is not None and source not in seen:
+                seen.add(source)
+                waiting.append(source)
+
+
+def _refuse_operator(output: Tensor, way_out: str) -> NoReturn:
+    """Raise the error for an operator without a derivative; only torch's warning during a backward pass tells its name.
+
+    The graph is used up.
+    """
+    leaves = [node.variable for node in _leaf_nodes(output)]
+    with catch_warnings(record=True) as warned:
+        simplefilter("always")
+        torch.autograd.grad(output.sum(), leaves, allow_unused=True)
+    texts = [str(warning.message) for warning in warned]
+    name = next((text.partition(": an autograd kernel")[0] for text in texts if ": an autograd kernel" in text), "")
+    is_quantized = name.startswith("quantized::")
+    raise UnsupportedOperation(
+        f"{name or 'an operator of the model'} has no derivative (torch knows no autograd formula for it), so torch "
+        f"would return zeros; {'run this on the model as it was before quantization, or ' if is_quantized else ''}"
+        f"{way_out}"
+    )
+
+
+def _leaf_nodes(output: Tensor) -> list[Any]:
+    seen: dict[Any, None] = {}
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen[node] = None
+            waiting += [source for source, _ in node.next_functions]
+    return [node for node in seen if hasattr(node, "variable")]
+
+
+def zero_rows(maps: Tensor, kept: int = 1) -> Tensor | None:
+    """True for each row (over all axes but the first `kept`) that is exactly zero; None where there is no such row."""
+    sample = maps
+    while sample.ndim > kept + 1:  # the middle of an image: maps are rarely zero there
+        sample = sample.select(kept, sample.shape[kept] // 2)
+    if sample.ndim > kept:
+        start = max(0, (sample.shape[kept] - SAMPLE) // 2)
+        sample = sample.narrow(kept, start, min(SAMPLE, sample.shape[kept] - start))
+        if bool(sample.any(kept).all()):
+            return None
+    is_zero = ~maps.flatten(kept).any(kept) if maps.ndim > kept else maps == 0
+    return is_zero if bool(is_zero.any()) else None
+
+
+def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor) -> Tensor:
+    """Outputs (batch, output) that change with `x`, and whose derivative is zero all the same.
+
+    `call` maps inputs like `x` to (batch, output), `is_zero` marks the outputs whose derivative at `x` is exactly zero.
+    They are compared with those at a nearby input: where one differs by more than rounding, and its derivative is
+    exactly zero there as well, autograd does not see the dependence. An output that does not change is constant (a dead
+    ReLU), and one that has a derivative nearby is at a kink or a stationary point (a black image under a network
+    without biases): zero is right for both.
+    """
+    here = call(x.detach().clone().requires_grad_()).detach()  # with a graph, so that both passes round alike
+    leaf = _nearby(x, is_zero.any(1)).requires_grad_()
+    there = call(leaf)
+    scale = torch.maximum(here.abs(), there.detach().abs()).amax(1, keepdim=True)
+    change = (there.detach() - here).abs()
+    unseen = is_zero & (change > ROUNDING * torch.finfo(here.dtype).eps * scale)
+    for index in unseen.any(0).nonzero().flatten().tolist():
+        if not there.requires_grad:
+            break
+        slope = slope_or_none(there[:, index].sum(), leaf)
+        if slope is not None:
+            still_zero = zero_rows(slope)
+            unseen[:, index] &= torch.zeros_like(unseen[:, index]) if still_zero is None else still_zero
+    return unseen
+
+
+def slope_or_none(score: Tensor, leaf: Tensor) -> Tensor | None:
+    """∂ score / ∂ leaf, None where autograd finds no path; the graph is kept."""
+    slope: Tensor | None = torch.autograd.grad(score, leaf, retain_graph=True, allow_unused=True)[0]
+    return slope
+
+
+def _nearby(x: Tensor, which: Tensor) -> Tensor:
+    """A copy of `x` with a little noise on the images `which`, drawn from a generator of its own."""
+    flat = x.detach().reshape(len(x), -1)
+    largest = flat.abs().amax(1)
+    span = flat.amax(1) - flat.amin(1)
+    size = torch.where(span > 0, span, torch.where(largest > 0, largest, torch.ones_like(largest)))
+    draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64) - 0.5
+    # away from zero, so that an output that depends on a single entry changes too
+    noise = (draws + torch.where(draws < 0, -0.5, 0.5)).to(flat)
+    moved = flat + noise * (PROBE_SHARE * size * which)[:, None]
+    return moved.view(x.shape)
+
+
+def listed(indices: Iterable[int], most: int = 12) -> str:
+    """Indices in words, shortened where there are many.
+
+    >>> listed([2, 3, 5]), listed(range(40), most=3)
+    ('2, 3 and 5', '0, 1, 2, … (40 in all)')
+    """
+    numbers = [str(index) for index in indices]
+    if len(numbers) > most:
+        return f"{', '.join(numbers[:most])}, … ({len(numbers)} in all)"
+    return " and ".join(filter(None, [", ".join(numbers[:-1]), *numbers[-1:]]))
