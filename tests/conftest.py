@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the reference folder, and small data."""
+"""Shared test setup: a single thread, the reference folder and MNIST."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the real data and the reference values; skips where it is absent, fails in CI."""
+    """The folder with real data and reference values; tests that need it are skipped without it, or fail in CI."""
     folder = Path(os.environ.get("PELLUCID_SHARED", Path(__file__).parents[2] / "shared"))
     if folder.is_dir():
         return folder
     if os.environ.get("CI") == "true":
-        pytest.fail(f"the reference folder {folder} is absent; set PELLUCID_SHARED.")
-    pytest.skip(f"the reference folder {folder} is not here (set PELLUCID_SHARED)")
+        pytest.fail(f"the reference folder {folder} is missing; set PELLUCID_SHARED.")
+    pytest.skip(f"the reference folder {folder} is missing (set PELLUCID_SHARED)")
 
 
 @pytest.fixture(scope="session")

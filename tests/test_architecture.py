@@ -1,4 +1,4 @@
-"""What docs/architecture.md claims about the shape of the code."""
+"""The claims of docs/architecture.md about the structure of the code."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ PACKAGES = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 
 
 def registries() -> list[tuple[str, Registry[object]]]:
-    """Every registry that stands in a package, with the package's name."""
+    """Return every registry defined in a package, with the package's name."""
     return [
         (package, value)
         for package in PACKAGES
@@ -34,13 +34,13 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_imports_run_downhill() -> None:
+def test_imports_follow_the_layers() -> None:
     pytest.importorskip("importlinter", reason="import-linter is not installed (it comes with the extra `dev`)")
     linter = run_python("from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))")
     assert linter.returncode == 0, linter.stdout + linter.stderr
 
 
-def test_every_part_has_a_layer() -> None:
+def test_every_package_has_a_layer() -> None:
     parts = {*PACKAGES, *(path.stem for path in SOURCE.glob("[!_]*.py"))}
     contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     layered = set(re.findall(r"pellucid\.(\w+)", contract.partition('type = "layers"')[2].partition("]")[0]))
@@ -54,19 +54,19 @@ def test_importing_pellucid_is_light() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_every_module_says_what_it_is(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring, f"{path} has no docstring"
 
 
-def test_no_module_is_a_drawer_for_everything() -> None:
-    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
-    assert [path for path in MODULES if path.stem.strip("_") in drawers] == []
+def test_no_module_is_a_catch_all() -> None:
+    catch_alls = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [path for path in MODULES if path.stem.strip("_") in catch_alls] == []
 
 
 @pytest.mark.parametrize(("package", "registry", "name"), ENTRIES, ids=[f"{entry[0]}-{entry[2]}" for entry in ENTRIES])
-def test_an_entry_its_file_and_its_test_are_one_word(package: str, registry: Registry[object], name: str) -> None:
-    registry[name]  # a KeyError where the file registers another name
-    word = name.partition(".")[0]
-    assert (SOURCE / package / f"{word}.py").is_file()
-    assert (ROOT / "tests" / package / f"test_{word}.py").is_file()
+def test_entries_modules_and_tests_share_one_name(package: str, registry: Registry[object], name: str) -> None:
+    registry[name]  # raises KeyError if the module registers another name
+    stem = name.partition(".")[0]
+    assert (SOURCE / package / f"{stem}.py").is_file()
+    assert (ROOT / "tests" / package / f"test_{stem}.py").is_file()

@@ -1,4 +1,4 @@
-"""Densities in a save folder: fitted once, resumable, refused where they are of other images."""
+"""Densities in a save folder: fitted once, resumable, and refused for other images."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ IMAGES = (torch.rand(200, 1, 5, 5, generator=torch.Generator().manual_seed(0)) *
 
 
 @pytest.mark.parametrize("name", DENSITIES.names())
-def test_it_is_fitted_once_and_read_again(name: str, tmp_path: Path) -> None:
+def test_a_density_is_fitted_once_and_loaded_afterwards(name: str, tmp_path: Path) -> None:
     images = IMAGES[:3].float() / 255
     first = pellucid.fit_density(name, IMAGES, save=tmp_path)
     path = tmp_path / "models" / f"{name}.safetensors"
@@ -28,7 +28,7 @@ def test_it_is_fitted_once_and_read_again(name: str, tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "models").iterdir()] == [f"{name}.safetensors"]
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pellucid.fit_density("vae", IMAGES).state()
     monkeypatch.setattr(descent, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     kind = DENSITIES["vae"]
@@ -51,22 +51,24 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, monkey
     assert [file.name for file in (tmp_path / "models").iterdir()] == ["vae.safetensors"]
 
 
-def test_other_images_another_seed_and_damage_are_told(tmp_path: Path) -> None:
+def test_other_images_another_seed_and_damage_are_refused(tmp_path: Path) -> None:
     pellucid.fit_density("gaussian_mixture", IMAGES, save=tmp_path)
     for images, seed in ((IMAGES[:50], 0), (IMAGES, 1)):
         with pytest.raises(SaveError, match="fitted to other images or with another seed"):
             pellucid.fit_density("gaussian_mixture", images, seed=seed, save=tmp_path)
     (tmp_path / "models" / "gaussian_mixture.safetensors").write_bytes(b"12345678 nonsense")
-    with pytest.raises(SaveError, match="damaged or of another version"):
+    with pytest.raises(SaveError, match="damaged or has another version"):
         pellucid.load_density(tmp_path, "gaussian_mixture")
     with pytest.raises(SaveError, match=r"holds no density 'vae'.*fit_density"):
         pellucid.load_density(tmp_path)
 
 
-def test_wrong_images_and_names_are_told() -> None:
-    with pytest.raises(ShapeError, match=r"\(200, 25\) of torch.uint8; give \(image, channel, height, width\)"):
+def test_wrong_images_and_names_are_refused() -> None:
+    with pytest.raises(
+        ShapeError, match=r"\(200, 25\) and dtype torch.uint8; expected \(image, channel, height, width\)"
+    ):
         pellucid.fit_density("vae", IMAGES.flatten(1))
-    with pytest.raises(ShapeError, match=r"values from 0 to 255; give floats in \[0, 1\]"):
+    with pytest.raises(ShapeError, match=r"values from 0 to 255; expected floats in \[0, 1\]"):
         pellucid.fit_density("vae", 255.0 * (IMAGES > 100))
     with pytest.raises(UnknownName, match="there is no density 'gaussian'; did you mean 'gaussian_mixture'"):
         pellucid.fit_density("gaussian", IMAGES)

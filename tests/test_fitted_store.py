@@ -1,4 +1,4 @@
-"""What a fit learned, written and read back; files of something else are refused."""
+"""Fitted analyzers survive a round trip through a file, and other files are refused."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_fitted_patterns_are_saved_and_other_weights_refused(network, images, tm
     loaded = load_fitted(create_analyzer("pattern.attribution", network), path)
     assert torch.equal(loaded.analyze(images), fitted.analyze(images))
     assert list(loaded.method.patterns.tensors) == list(fitted.method.patterns.tensors)
-    load_fitted(create_analyzer("pattern.net", network), path).analyze(images)  # the same patterns
+    load_fitted(create_analyzer("pattern.net", network), path).analyze(images)  # uses the same patterns
     first = path.read_bytes()
     assert save_fitted(loaded, path).read_bytes() == first
 
@@ -53,20 +53,20 @@ def test_fitted_patterns_are_saved_and_other_weights_refused(network, images, tm
             load_fitted(create_analyzer("pattern.net", network), path)
 
 
-def test_references_of_expected_gradients_are_saved_too(network, images, tmp_path) -> None:
+def test_references_of_expected_gradients_are_saved(network, images, tmp_path) -> None:
     fitted = create_analyzer("expected_gradients", network, samples=3).fit([images])
     path = save_fitted(fitted, tmp_path / "references.safetensors")
     loaded = load_fitted(create_analyzer("expected_gradients", network, samples=3), path)
     assert torch.equal(loaded.analyze(images), fitted.analyze(images))
 
 
-def test_a_file_that_cannot_be_written_is_told(network, images, tmp_path) -> None:
+def test_a_file_that_cannot_be_written_is_reported(network, images, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WriteError, match="cannot be written"):
         save_fitted(create_analyzer("pattern.net", network).fit([images]), tmp_path / "file" / "patterns.safetensors")
 
 
-def test_other_tensors_are_no_fit(network, tmp_path) -> None:
+def test_a_file_of_other_tensors_is_refused(network, tmp_path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")

@@ -1,4 +1,4 @@
-"""Jacobians on disk: whole, resumable at every fault point, and never of another model or other images."""
+"""Jacobians on disk: complete, resumable after any failure, and never mixed with another model or other images."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_holds_every_jacobian_in_order(tmp_path: Path) -> None:
+def test_the_array_holds_every_jacobian_in_order(tmp_path: Path) -> None:
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     expected = pellucid.jacobian(network(), X).numpy()
     np.testing.assert_allclose(ChunkedArray.open(folder), expected, atol=1e-6)
@@ -45,8 +45,8 @@ def test_holds_every_jacobian_in_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, expected[:3], atol=1e-6)
 
 
-def test_any_zarr_reader_opens_it(tmp_path: Path) -> None:
-    zarr = pytest.importorskip("zarr", reason="zarr is not installed; the format is checked by hand above")
+def test_zarr_can_open_the_array(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed; the test above checks the format directly")
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     read = zarr.open(str(folder), mode="r")
     assert (read.shape, read.chunks) == ((11, 4, 1, 5, 5), (3, 4, 1, 5, 5))
@@ -54,13 +54,13 @@ def test_any_zarr_reader_opens_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(read[10], pellucid.jacobian(network(), X[10:])[0], atol=1e-6)
 
 
-def test_the_loaders_batches_do_not_matter(tmp_path: Path) -> None:
+def test_the_batch_size_of_the_loader_does_not_matter(tmp_path: Path) -> None:
     folders = [pellucid.jacobian_to_disk(network(), loader(n), tmp_path / str(n), chunk=3) for n in (1, 4, 11)]
     assert contents(folders[0]) == contents(folders[1]) == contents(folders[2])
 
 
 @pytest.mark.parametrize("fault", range(1, 16))
-def test_goes_on_after_a_fault_at_any_write(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_at_any_write_can_be_resumed(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "whole", chunk=3))
     writes = 0
 
@@ -80,12 +80,12 @@ def test_goes_on_after_a_fault_at_any_write(fault: int, tmp_path: Path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     if (tmp_path / "maps" / ".zarray").is_file():
-        shown = ChunkedArray.open(tmp_path / "maps")
-        np.testing.assert_allclose(shown, pellucid.jacobian(network(), X).numpy()[: len(shown)], atol=1e-6)
+        partial = ChunkedArray.open(tmp_path / "maps")
+        np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
     assert contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)) == expected
 
 
-def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_chunks_are_not_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     (tmp_path / ".marks" / "2").unlink()
     from pellucid import jacobian_store
@@ -93,16 +93,16 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, monkeypatch: pytest
     sizes: list[int] = []
     compute = jacobian_store.jacobian
 
-    def counting(model: nn.Module, x: torch.Tensor, **named: Any) -> torch.Tensor:
+    def counting(model: nn.Module, x: torch.Tensor, **options: Any) -> torch.Tensor:
         sizes.append(len(x))
-        return compute(model, x, **named)
+        return compute(model, x, **options)
 
     monkeypatch.setattr(jacobian_store, "jacobian", counting)
     pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
-    assert sizes == [1, 3]  # the shape of one, and the missing chunk
+    assert sizes == [1, 3]  # one image to learn the shape, and the missing chunk
 
 
-def test_a_full_disk_is_told_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
     def full(descriptor: int) -> None:
@@ -121,18 +121,18 @@ def test_a_full_disk_is_told_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kilobytes", [16, 28, 40, 60])
-def test_a_disk_that_is_really_full(kilobytes: int, tmp_path: Path) -> None:
+def test_a_real_full_disk_is_reported_and_resumed(kilobytes: int, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
     if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
+        pytest.skip("no permission to mount a file system")
     try:
         with pytest.raises(SaveError, match="disk is full"):
             pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
         if (disk / "maps" / ".zarray").is_file():
-            shown = ChunkedArray.open(disk / "maps")
-            np.testing.assert_allclose(shown, pellucid.jacobian(network(), X).numpy()[: len(shown)], atol=1e-6)
+            partial = ChunkedArray.open(disk / "maps")
+            np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
         subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
         pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
         undisturbed = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "undisturbed", chunk=1)
@@ -141,13 +141,13 @@ def test_a_disk_that_is_really_full(kilobytes: int, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_another_model_other_images_another_folder(tmp_path: Path) -> None:
+def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path) -> None:
     pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     with pytest.raises(SaveError, match=r"different settings \(model\)"):
         pellucid.jacobian_to_disk(network(1), loader(), tmp_path / "maps", chunk=3)
     with pytest.raises(SaveError, match=r"different settings \(chunks\)"):
         pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=4)
-    with pytest.raises(SaveError, match="images of chunk 0 are not"):
+    with pytest.raises(SaveError, match="images of chunk 0 have changed"):
         pellucid.jacobian_to_disk(network(), [X.flip(0)], tmp_path / "maps", chunk=3)
     with pytest.raises(ShapeError, match="no images"):
         pellucid.jacobian_to_disk(network(), [], tmp_path / "none")

@@ -1,4 +1,4 @@
-"""`pellucid.evaluate`: rows with intervals, controls, resuming, refusals, and the model as it was."""
+"""`pellucid.evaluate`: intervals, controls, resuming, refusals, and an unmodified model."""
 
 import csv
 import io
@@ -30,50 +30,50 @@ def images() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def found(model, images):
+def result(model, images):
     return pellucid.evaluate(model, images, None, ["gradient", "integrated_gradients"], CHEAP)
 
 
-def test_every_method_and_control_has_a_row_with_its_interval(found):
-    assert found.methods == ("gradient", "integrated_gradients", *CONTROLS)
-    assert len(found.rows) == 3 * 6
-    for row in found.rows:
+def test_every_method_and_control_has_a_row_with_an_interval(result):
+    assert result.methods == ("gradient", "integrated_gradients", *CONTROLS)
+    assert len(result.rows) == 3 * 6
+    for row in result.rows:
         assert row.low <= row.value <= row.high
         assert row.images == 12
-    assert found.best("completeness") == "integrated_gradients"
-    assert found.beaten_by("gradient", "sparseness") == []
-    pairs = [pair for pair in found.comparisons if pair.metric == "completeness"]
+    assert result.best("completeness") == "integrated_gradients"
+    assert result.beaten_by("gradient", "sparseness") == []
+    pairs = [pair for pair in result.comparisons if pair.metric == "completeness"]
     assert len(pairs) == 15
     (own,) = (pair for pair in pairs if (pair.method, pair.other) == ("gradient", "integrated_gradients"))
     assert own.difference > 0
     assert own.p < 0.05
-    assert "integrated_gradients" in found.ties("completeness")
-    assert "gradient" not in found.ties("completeness")
+    assert "integrated_gradients" in result.ties("completeness")
+    assert "gradient" not in result.ties("completeness")
 
 
-def test_a_value_is_the_mean_of_the_metric_over_the_images_one_by_one(model, images, found):
+def test_values_are_means_of_the_metric_over_single_images(model, images, result):
     singles = [
         pellucid.evaluate(model, one[None], None, ["gradient"], ["completeness", "selectivity"]) for one in images
     ]
     for metric in ("completeness", "selectivity"):
         values = [single.value("gradient", metric) for single in singles]
-        assert found.value("gradient", metric) == pytest.approx(np.mean(values), rel=1e-4)
+        assert result.value("gradient", metric) == pytest.approx(np.mean(values), rel=1e-4)
 
 
-def test_json_csv_table_and_picture_say_the_same(found):
-    told = json.loads(found.to_json())
-    assert [row["value"] for row in told["rows"]] == [row.value for row in found.rows]
-    lines = list(csv.DictReader(io.StringIO(found.to_csv())))
-    assert [float(line["value"]) for line in lines] == [row.value for row in found.rows]
+def test_json_csv_table_and_figure_agree(result):
+    record = json.loads(result.to_json())
+    assert [row["value"] for row in record["rows"]] == [row.value for row in result.rows]
+    lines = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert [float(line["value"]) for line in lines] == [row.value for row in result.rows]
     screen = Console(width=200, file=io.StringIO())
-    screen.print(found.to_table())
-    assert all(name.replace("_", " ") in screen.file.getvalue().replace("_", " ") for name in (*found.methods, *CHEAP))
-    figure = found.figure("title")
+    screen.print(result.to_table())
+    assert all(name.replace("_", " ") in screen.file.getvalue().replace("_", " ") for name in (*result.methods, *CHEAP))
+    figure = result.figure("title")
     bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
-    assert f"{found.value('integrated_gradients', 'completeness'):.3f}" in bold
+    assert f"{result.value('integrated_gradients', 'completeness'):.3f}" in bold
 
 
-def test_the_same_call_gives_the_same_and_another_seed_another_answer(model, images):
+def test_results_depend_only_on_the_seed(model, images):
     first, second, other = (
         pellucid.evaluate(model, images, None, ["gradient"], ["continuity", "random_logit"], seed=seed)
         for seed in (0, 0, 1)
@@ -82,7 +82,7 @@ def test_the_same_call_gives_the_same_and_another_seed_another_answer(model, ima
     assert first.value("gradient", "continuity") != other.value("gradient", "continuity")
 
 
-def test_the_model_is_handed_back_as_it_came(model, images):
+def test_the_model_is_not_modified(model, images):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -93,7 +93,7 @@ def test_the_model_is_handed_back_as_it_came(model, images):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_is_finished_is_not_computed_again(model, images, tmp_path, monkeypatch):
+def test_finished_measurements_are_not_recomputed(model, images, tmp_path, monkeypatch):
     arguments = (model, images, None, ["gradient"], CHEAP)
     first = pellucid.evaluate(*arguments, save=tmp_path)
     kept = sorted(tmp_path.iterdir())
@@ -120,7 +120,7 @@ def test_what_is_finished_is_not_computed_again(model, images, tmp_path, monkeyp
 
 
 class Detached(nn.Module):
-    """No rule can follow it."""
+    """Leaves the graph, so that no propagation rule applies."""
 
     def __init__(self):
         super().__init__()
@@ -130,13 +130,13 @@ class Detached(nn.Module):
         return self.linear(x.flatten(1) * torch.from_numpy((x.detach().flatten(1).numpy() > 0.2).astype("float32")))
 
 
-def test_a_method_that_does_not_apply_is_named_and_the_others_are_measured(images):
-    found = pellucid.evaluate(Detached(), images, None, ["gradient", "lrp.epsilon"], ["sparseness"])
-    assert found.methods == ("gradient", *CONTROLS)
-    assert set(found.refused) == {"lrp.epsilon"}
+def test_a_method_that_does_not_apply_is_refused_and_the_others_are_measured(images):
+    result = pellucid.evaluate(Detached(), images, None, ["gradient", "lrp.epsilon"], ["sparseness"])
+    assert result.methods == ("gradient", *CONTROLS)
+    assert set(result.refused) == {"lrp.epsilon"}
 
 
-def test_what_is_wrong_is_told_before_any_work(model, images):
+def test_invalid_arguments_are_refused_before_any_computation(model, images):
     call = pellucid.evaluate
     with pytest.raises(UnknownName, match="no metric 'selectivty'; did you mean 'selectivity'"):
         call(model, images, None, ["gradient"], ["selectivty"])
@@ -144,9 +144,9 @@ def test_what_is_wrong_is_told_before_any_work(model, images):
         call(model, images, None, ["gradent"], ["sparseness"])
     with pytest.raises(ConfigError, match="'relevance_mass' needs masks"):
         call(model, images, None, ["gradient"], ["relevance_mass"])
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match="given more than once"):
         call(model, images, None, ["gradient", "gradient"], ["sparseness"])
-    with pytest.raises(ConfigError, match="no metric was named"):
+    with pytest.raises(ConfigError, match="no metric was given"):
         call(model, images, None, ["gradient"], [])
     with pytest.raises(ShapeError, match="one class index per image"):
         call(model, images, torch.tensor([0]), ["gradient"], ["sparseness"])
@@ -161,11 +161,11 @@ def test_what_is_wrong_is_told_before_any_work(model, images):
 def test_an_evaluation_prints_as_a_table() -> None:
     torch.manual_seed(0)
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
-    found = pellucid.evaluate(
+    result = pellucid.evaluate(
         linear, torch.rand(4, 1, 4, 4), None, ["input_x_gradient"], ["completeness", "sparseness"]
     )
-    heading, columns, first, *controls = repr(found).splitlines()
+    heading, columns, first, *controls = repr(result).splitlines()
     assert heading == "Evaluation of 4 images, seed 0"
     assert columns.split() == ["completeness", "↓", "sparseness", "↑"]
-    assert first.split() == ["input_x_gradient", "0.000*", f"{found.value('input_x_gradient', 'sparseness'):.3f}*"]
+    assert first.split() == ["input_x_gradient", "0.000*", f"{result.value('input_x_gradient', 'sparseness'):.3f}*"]
     assert [line.split()[0] for line in controls] == ["random", "constant", "sobel", "input"]

@@ -1,6 +1,6 @@
-"""The checker of every signature in the test run; as annotations mean it, an int is a float."""
+"""The runtime type checker for all signatures during tests; as in PEP 484, an int is accepted as a float."""
 
 from beartype import BeartypeConf, beartype
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
-"""Named in `pyproject.toml`."""
+"""Referenced in `pyproject.toml`."""

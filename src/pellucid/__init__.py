@@ -1,4 +1,4 @@
-"""pellucid: what has my network learned?"""
+"""pellucid: understand what your network has learned."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -76,10 +76,10 @@ _HOMES = {
     "save_fitted": "pellucid.fitted_store",
     "transposed_product": "pellucid.jacobian",
 }
-"""Where each public name lives; it is imported when it is first used."""
+"""Module of each public name; it is imported on first use, which keeps `import pellucid` fast."""
 
 _MODULES = {"errors": "pellucid.core.errors", "jacobian": "pellucid.jacobian"}
-"""The public names that are modules themselves; `jacobian` is one that can be called."""
+"""Public names that are modules themselves; `jacobian` is a callable module."""
 
 
 def __getattr__(name: str) -> Any:

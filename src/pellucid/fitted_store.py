@@ -1,4 +1,4 @@
-"""What an analyzer learned from data, on disk: the mathematics of one part, the files of another."""
+"""Save and load what an analyzer learned from data."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from pellucid.core.errors import SaveError
 __all__ = ["load_fitted", "save_fitted"]
 
 KIND = "pellucid_fitted"
-"""The entry of the file's header that says what kind of method it is for."""
+"""Header entry that records the kind of method the file belongs to."""
 
 
 def save_fitted(analyzer: Analyzer, path: str | Path) -> Path:
-    """Write what `analyzer.fit` learned as safetensors to the file `path`, which it returns.
+    """Write what `analyzer.fit` learned to the safetensors file `path`, and return the path.
 
-    The file is whole or absent. Raises `ConfigError` where nothing was fitted, and `WriteError` where it cannot be
+    The write is atomic. Raises `ConfigError` if the analyzer was not fitted, and `WriteError` if the file cannot be
     written.
 
     >>> from tempfile import mkdtemp
@@ -35,12 +35,12 @@ def save_fitted(analyzer: Analyzer, path: str | Path) -> Path:
 
 
 def load_fitted(analyzer: Analyzer, path: str | Path) -> Analyzer:
-    """The analyzer, with what `save_fitted` wrote in place of a fit; nothing is unpickled.
+    """Restore what `save_fitted` wrote, instead of fitting; nothing is unpickled.
 
-    Raises `ConfigError` where the file belongs to another kind of method, to other weights (their fingerprints differ)
-    or to other options, and `SaveError` where it is absent, damaged or something else.
+    Raises `ConfigError` if the file belongs to another kind of method, to other weights (their fingerprints differ) or
+    to other options, and `SaveError` if it is missing, damaged or not such a file.
     """
     tensors, facts = load_tensors(Path(path))
     if KIND not in facts:
-        raise SaveError(f"{path} holds no fitted analyzer; give a file that save_fitted wrote.")
+        raise SaveError(f"{path} holds no fitted analyzer; give a file written by save_fitted.")
     return analyzer.restore(FittedState(facts[KIND], tensors, facts))

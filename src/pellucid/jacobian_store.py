@@ -1,4 +1,4 @@
-"""Jacobians of a whole data set on disk, chunk by chunk: the mathematics of one part, the files of another."""
+"""Write the Jacobians of a whole data set to disk, chunk by chunk."""
 
 from collections.abc import Iterable, Iterator, Sized
 from hashlib import sha256
@@ -19,27 +19,27 @@ from pellucid.jacobian._finite import counted_from
 __all__ = ["jacobian_to_disk"]
 
 CHUNK_BYTES = 32_000_000
-"""About the size of one chunk on disk."""
+"""Approximate size of one chunk on disk."""
 
 
 def jacobian_to_disk(
     model: nn.Module, loader: Iterable[Any], path: str | Path, *, chunk: int | None = None, method: str = "auto"
 ) -> Path:
-    """Every image's Jacobian as a chunked Zarr array (image, *outputs, *inputs) in the folder `path`, which it returns.
+    """Write each image's Jacobian to a chunked Zarr array (image, *outputs, *inputs) and return its folder `path`.
 
-    Any Zarr reader opens it (format 2, uncompressed), also while it grows. One chunk of images and its Jacobian is held
-    at a time: `chunk` images, by default so many that a chunk on disk has about 32 MB. Called again after an
-    interruption (or a full disk), it goes on with the first chunk that is not there; each file is whole or absent.
+    Any Zarr reader can open the array (format 2, uncompressed), even while it grows. Only one chunk of images and its
+    Jacobian is in memory at a time; by default a chunk takes about 32 MB on disk. A call after an interruption (or a
+    full disk) resumes at the first missing chunk; each file is written atomically.
 
     Args:
         model: as for `jacobian`.
-        loader: yields batches of images, or tuples that begin with one, in the same order at every call.
-        path: a folder of its own.
+        loader: yields batches of images, or tuples that start with one, in the same order at every call.
+        path: a new folder, or one that an earlier call started.
         chunk: images per chunk.
         method: as for `jacobian`.
 
-    Raises `SaveError` where the folder cannot be written, holds something else, or was begun with another model or
-    other images; `ShapeError` for a loader without images; and what `jacobian` raises.
+    Raises `SaveError` if the folder cannot be written, holds something else, or was started with another model or
+    other images; `ShapeError` for a loader without images; and the errors of `jacobian`.
 
     >>> from tempfile import mkdtemp
     >>> folder = jacobian_to_disk(nn.Linear(3, 2), [torch.rand(4, 3), torch.rand(3, 3)], mkdtemp(), chunk=2)
@@ -49,7 +49,8 @@ def jacobian_to_disk(
     images = _batches(loader)
     first = next(images, None)
     if first is None:
-        raise ShapeError("the loader yields no images; give at least one.")
+        raise ShapeError("the loader yields no images; expected at least one.")
+    # one image determines the shape, dtype and default chunk size
     example = _to_numpy(jacobian(model, first[:1], method=method))
     size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
     attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _fingerprint(model)}
@@ -63,7 +64,7 @@ def jacobian_to_disk(
                 array.write(number, _to_numpy(rows), mark)
             elif earlier != mark:
                 raise SaveError(
-                    f"{path}: the images of chunk {number} are not those it was computed from; give a loader that does "
+                    f"{path}: the images of chunk {number} have changed since it was computed; give a loader that does "
                     "not shuffle, or another folder."
                 )
             done += len(part)
@@ -77,7 +78,7 @@ def _has_length(loader: Any) -> bool:
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
-    """The images alone, without empty batches."""
+    """Yield only the images, skipping empty batches."""
     for batch in loader:
         images = batch if isinstance(batch, Tensor) else batch[0]
         if len(images):
@@ -85,7 +86,7 @@ def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _rechunked(first: Tensor, rest: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """The same images in batches of `size`; the last may be smaller."""
+    """Yield the same images in batches of `size`; the last may be smaller."""
     held = first
     while True:
         while len(held) >= size:
@@ -100,13 +101,13 @@ def _rechunked(first: Tensor, rest: Iterator[Tensor], size: int) -> Iterator[Ten
 
 
 def _to_numpy(rows: Tensor) -> np.ndarray:
-    """As NumPy has it: bfloat16, which it lacks, becomes float32."""
+    """Convert to NumPy; bfloat16, which NumPy lacks, becomes float32."""
     rows = rows.cpu()
     return np.asarray((rows.float() if rows.dtype == torch.bfloat16 else rows).numpy())
 
 
 def _checksum(*tensors: Tensor) -> str:
-    """Of dtype, shape and content."""
+    """Hash dtypes, shapes and contents."""
     total = sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -116,6 +117,6 @@ def _checksum(*tensors: Tensor) -> str:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """Of all parameters and buffers that a state dict holds."""
-    with exclusive():  # another thread's explanation may be running the model, which changes buffers for a while
+    """Hash all parameters and buffers in the state dict."""
+    with exclusive():  # another thread may be explaining the model, which changes its buffers temporarily
         return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))

@@ -1,4 +1,4 @@
-"""Measure explanations, with what is finished kept on disk, and draw what came out."""
+"""Evaluate explanation methods, cache finished measurements on disk, and plot the leaderboard."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,17 +19,17 @@ from pellucid.evaluation._case import Retrain
 from pellucid.evaluation._evaluation import Scores
 from pellucid.evaluation._run import Record, plan, run
 from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
-from pellucid.training.afresh import train_afresh
+from pellucid.training.retrain import retrain_and_predict
 
 __all__ = ["Evaluation", "evaluate", "leaderboard_figure"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Found):
-    """What an evaluation found, and how it looks."""
+    """The results of an evaluation, with a leaderboard figure."""
 
     def figure(self, title: str = "Which explanation can be trusted?") -> Figure:
-        """The table as a picture: the best bold, controls below a line, grey what is worse than one of them."""
+        """Plot the leaderboard: best method in bold, controls below a line, gray if worse than a control."""
         return leaderboard_figure(self, (title, how_to_read(self)))
 
 
@@ -45,30 +45,30 @@ def evaluate(
     training: tuple[Tensor, Tensor] | None = None,
     save: str | Path | None = None,
 ) -> Evaluation:
-    """How good explanation methods are on these images, by several metrics, the controls always beside them.
+    """Evaluate explanation methods on these images by several metrics, always alongside control maps.
 
-    All methods get the same images and the same random draws. Nothing of the model is changed.
+    All methods see the same images and the same random draws. The model is not modified.
 
     Args:
-        model: from images to logits.
+        model: a module from images to logits.
         images: (image, channel, height, width) floats in [0, 1].
-        targets: (image,) the class explained; None: the predicted one.
-        methods: names, or analyzers of this model where a method needs options or was fitted.
-        metrics: names, or metrics with options such as `METRICS["road"](order="least")`.
-        seed: of every draw.
-        masks: (image, height, width) booleans, for the metrics that compare with a ground truth.
-        training: images and labels, for `roar`, which trains networks of the model's kind on changed copies of them.
-        save: a folder. Each finished method and metric is kept there, and not computed again by a call on the same
-            model, images and settings.
+        targets: (image,) class indices to explain; None: the predicted classes.
+        methods: method names, or analyzers of this model if a method needs options or was fitted.
+        metrics: metric names, or configured metrics such as `METRICS["road"](order="least")`.
+        seed: random seed.
+        masks: (image, height, width) booleans, required by the metrics that compare with a ground truth.
+        training: images and labels, required by `roar`, which retrains copies of the model on modified images.
+        save: a cache folder. Finished measurements are stored there and reused by later calls with the same model,
+            images and settings.
 
-    Raises `UnknownName` for names there are not, `ShapeError` for tensors that do not fit, `ConfigError` where a
-    metric's masks or training images are missing: all before any work. A method that does not apply to the model is
-    left out and named in `.refused`.
+    Raises `UnknownName` for unknown names, `ShapeError` for tensors of the wrong shape, and `ConfigError` if a metric
+    lacks its masks or training images, all before any computation. A method that does not apply to the model is
+    skipped and listed in `.refused`.
 
     >>> import torch
     >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    >>> found = evaluate(linear, torch.rand(4, 1, 4, 4), methods=["input_x_gradient"], metrics=["completeness"])
-    >>> found.rows[0].method, found.rows[0].value < 1e-6, found.best("completeness")
+    >>> result = evaluate(linear, torch.rand(4, 1, 4, 4), methods=["input_x_gradient"], metrics=["completeness"])
+    >>> result.rows[0].method, result.rows[0].value < 1e-6, result.best("completeness")
     ('input_x_gradient', True, 'input_x_gradient')
     """
     retrain = _retrainer(model, seed) if training is not None else None
@@ -83,13 +83,13 @@ def evaluate(
 
 
 def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[str, Scores], None]]:
-    """One small JSON file per finished block, named by its key."""
+    """Return functions that read and write one small JSON file per finished measurement, named by its key."""
 
     def find(key: str) -> Scores | None:
         try:
             return Scores(**json.loads((folder / f"{key}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            return None  # not there, or not whole: computed anew
+            return None  # missing or damaged: computed again
 
     def keep(key: str, scores: Scores) -> None:
         write_bytes(folder / f"{key}.json", json_text(asdict(scores)).encode())
@@ -98,21 +98,21 @@ def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[st
 
 
 def _retrainer(model: nn.Module, seed: int) -> Retrain:
-    return lambda images, labels, tests: train_afresh(model, images, labels, tests, derive_seed(seed, "retrain"))
+    return lambda images, labels, tests: retrain_and_predict(model, images, labels, tests, derive_seed(seed, "retrain"))
 
 
 def how_to_read(found: Found) -> str:
-    """The subtitle of an evaluation's picture."""
+    """Return the subtitle of the leaderboard figure, which explains how to read it."""
     left_out = sorted({name.partition(",")[0] for name in found.refused})
     return (
-        f"{found.images} images, 95 % bootstrap intervals below each mean; the longer the band, the better. Bold: "
-        "best; ≈: no significant difference from it; grey: worse than a control (or a control that wins "
-        "by construction)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
+        f"{found.images} images; 95% bootstrap interval below each mean; longer bars are better. Bold: "
+        "best; ≈: not significantly different from the best; gray: worse than a control (controls that win by "
+        "construction are excluded)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
     )
 
 
 def leaderboard_figure(found: Found, headline: tuple[str, str]) -> Figure:
-    """The table of an evaluation as a picture, with the curves of selectivity where it was measured."""
+    """Plot an evaluation as a leaderboard, with the selectivity curves if that metric was measured."""
     cells = {(row.method, row.metric): row for row in found.rows}
     columns = []
     for metric, about in found.metrics.items():
@@ -154,4 +154,4 @@ def _curves(found: Found) -> Curves | None:
     }
     ranked = sorted(drawn, key=lambda method: found.value(method, name))
     output = found.metrics[name]["options"]["output"]
-    return Curves({method: drawn[method] for method in ranked}, f"explained class's {output}, mean over the images")
+    return Curves({method: drawn[method] for method in ranked}, f"{output} of the explained class, mean over images")

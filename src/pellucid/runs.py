@@ -1,4 +1,4 @@
-"""Open what a run left behind."""
+"""Load a saved run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ class Run:
     """A finished (or interrupted) run."""
 
     model: nn.Module
-    """With the best weights, in eval mode, on the CPU."""
+    """The model with its best weights, in eval mode, on the CPU."""
     config: Mapping[str, Any]
-    """Every flag and its value."""
+    """All flags and their values."""
     classes: tuple[str, ...]
     metrics: list[dict[str, Any]]
-    """The lines of metrics.jsonl, by epoch."""
+    """The records of metrics.jsonl, by epoch."""
 
 
 def load_run(folder: str | Path) -> Run:
-    """The run in a save folder, with its best weights.
+    """Load the run in a save folder, with its best weights.
 
-    Weights are read as safetensors, which run no code; but a model that was MODULE:FUNCTION is built by calling that
-    function, so load only runs whose code you trust.
+    The weights are stored as safetensors, which cannot execute code. A model given as MODULE:FUNCTION, however, is
+    built by calling that function, so only load runs whose code you trust.
 
-    Raises `SaveError` for a folder that holds no run or no weights, and `ModelError` where the weights do not fit
-    the model, whose code may have changed since.
+    Raises `SaveError` if the folder holds no run or no weights, and `ModelError` if the weights do not fit the model,
+    whose code may have changed since.
     """
     store = Store(Path(folder))
     record, content = store.run(), store.read_model("best.safetensors")
@@ -48,12 +48,16 @@ def load_run(folder: str | Path) -> Run:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
         channels, height, width = record["dataset"]["image_shape"]
     except (KeyError, TypeError, ValueError) as error:
-        raise SaveError(f"{folder}/run.json is damaged or not a run's: {error} is not as it should be.") from error
-    with isolated(takes_turns=False):  # weights made in inference mode could never be differentiated
+        raise SaveError(
+            f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
+        ) from error
+    with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
         model = build_model(name, (channels, height, width), len(classes))
         try:
             model.load_state_dict(unpack_weights(content))
         except RuntimeError as error:
-            raise ModelError(f"the weights in {folder} do not fit the model {name}: {error}") from error
+            raise ModelError(
+                f"the weights in {folder} do not fit the model {name}, whose code may have changed: {error}"
+            ) from error
     remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics())

@@ -202,7 +202,7 @@ def by_flat_formula(model: nn.Sequential, x: Tensor) -> Tensor:
 
 def test_what_does_not_fit_is_told(network, images) -> None:
     told = create_analyzer("grad_cam", vision("squeezenet1_1"), layer="feature.3")
-    with pytest.raises(UnknownName, match=r"'feature.3'; did you mean 'features.3'.*The names are: features, feat"):
+    with pytest.raises(UnknownName, match=r"'feature.3'; did you mean 'features.3'.*Available: features, feat"):
         told.analyze(IMAGES)
     resnet = vision("resnet18")
     for layer, why in (("layer4.1.relu", "used 2 times"), ("fc", r"\(1, 1000\)|with 4 axes")):

@@ -98,7 +98,7 @@ def test_metrics_read_what_the_model_returns() -> None:
     analyzer = create_analyzer("gradient", model, unwrap_softmax=True)
     with pytest.raises(ConfigError, match="explains other outputs than the model returns"):
         evaluate(model, images, None, [analyzer], ["sparseness"])
-    with pytest.raises(ShapeError, match="the metrics read logits"):
+    with pytest.raises(ShapeError, match="the metrics need logits"):
         evaluate(
             nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0)), images, None, ["gradient"], ["sparseness"]
         )

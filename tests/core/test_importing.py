@@ -1,4 +1,4 @@
-"""MODULE:FUNCTION."""
+"""User functions named MODULE:FUNCTION."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from pellucid.core.importing import is_function_name, load_function
 
 
 @pytest.mark.parametrize("text", ["a:b", "a.b.c:d_2"])
-def test_forms_that_are_functions(text):
+def test_valid_function_names_are_recognized(text):
     assert is_function_name(text)
 
 
 @pytest.mark.parametrize("text", ["a", "a:", ":b", "a b:c", "C:/path", "a.:b", "1a:b", "a:b:c", "../x:y"])
-def test_forms_that_are_not(text):
+def test_invalid_function_names_are_not_recognized(text):
     assert not is_function_name(text)
 
 
-def test_errors_name_the_reason(tmp_path, monkeypatch):
+def test_errors_state_the_reason(tmp_path, monkeypatch):
     (tmp_path / "module_of_test.py").write_text("def shoes(): return 1\n")
     (tmp_path / "failing_module_of_test.py").write_text("raise OSError('no sensor')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -26,7 +26,7 @@ def test_errors_name_the_reason(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"--model failing_module_of_test:f: .* OSError: no sensor"):
         load_function("--model", "failing_module_of_test:f")
     (tmp_path / "vision_of_test.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    with pytest.raises(ConfigError, match="do not belong together; install both anew: pip install --force-reinstall"):
+    with pytest.raises(ConfigError, match="are incompatible; reinstall both: pip install --force-reinstall"):
         load_function("--dataset", "vision_of_test:f")
     with pytest.raises(ConfigError, match="No module named 'absent_module_of_test'"):
         load_function("--model", "absent_module_of_test:f")

@@ -72,7 +72,7 @@ def test_the_range_and_the_place_of_what_is_not_finite_are_told() -> None:
     with pytest.raises(ConfigError, match=r"count of Some is -1; expected a whole number \(at least 1\)\."):
         Some(count=-1)
     with pytest.raises(
-        ConfigError, match=r"tensor \(2, 2\) torch.float32 that holds inf at index \(1, 0\); expected a f"
+        ConfigError, match=r"shape \(2, 2\) and dtype torch.float32 with inf at index \(1, 0\); expected a f"
     ):
         Some(baseline=torch.tensor([[1.0, 2.0], [torch.inf, torch.nan]]))
 

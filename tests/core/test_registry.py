@@ -1,4 +1,4 @@
-"""Registries list names without importing them."""
+"""Registries list names without importing modules."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from pellucid.core.registry import Registry
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with a module, a family of variants, a private module, and one that cannot be imported."""
+    """A package with a plain module, a module with variants, a private module, and one that fails on import."""
     folder = tmp_path / "shapes_of_test"
     folder.mkdir()
     (folder / "__init__.py").write_text(
@@ -30,25 +30,25 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_lists_modules_and_variants_without_importing(package):
+def test_listing_names_imports_no_module(package):
     assert package.names() == ["broken", "circle", "polygon.four", "polygon.three"]
     assert "shapes_of_test.broken" not in sys.modules
 
 
-def test_looks_up_by_importing_one_module(package):
+def test_looking_up_an_entry_imports_one_module(package):
     assert package["polygon.four"] == 4
     assert package["circle"] == "round"
     assert "shapes_of_test.broken" not in sys.modules
 
 
-def test_unknown_name_tells_the_near_ones(package):
-    with pytest.raises(UnknownName, match=r"no shape 'cirle'; did you mean 'circle'\? The names are: broken, circle"):
+def test_an_unknown_name_suggests_close_matches(package):
+    with pytest.raises(UnknownName, match=r"no shape 'cirle'; did you mean 'circle'\? Available: broken, circle"):
         package["cirle"]
     with pytest.raises(KeyError):
         package["polygon"]
 
 
-def test_a_name_is_taken_once():
+def test_a_duplicate_name_is_refused():
     registry = Registry[int]("number", "pellucid.core")
     registry.register("one")(1)
     with pytest.raises(ValueError, match="'one' is registered twice"):
@@ -56,7 +56,7 @@ def test_a_name_is_taken_once():
     assert registry["one"] == 1
 
 
-def test_importing_pellucid_and_its_registries_leaves_torch_alone():
+def test_importing_pellucid_and_its_registries_does_not_import_torch():
     code = (
         "import sys, pellucid; from pellucid.hooks import HOOKS; from pellucid.models import MODELS; "
         "from pellucid.data import DATASETS; "

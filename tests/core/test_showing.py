@@ -1,4 +1,4 @@
-"""How results print: on a few lines, whatever their tensors hold."""
+"""Reprs of results stay short, for tensors of any size."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ class Result(Shown):
     value: Any
 
 
-def test_tensors_are_told_by_type_and_shape_and_small_ones_by_their_values() -> None:
+def test_large_tensors_are_printed_by_dtype_and_shape_and_small_ones_by_value() -> None:
     assert "value = float64 (3, 28, 28)" in repr(Result(torch.zeros(3, 28, 28, dtype=torch.float64)))
     assert "value = [1, 2]" in repr(Result(torch.tensor([1, 2])))
     assert "value = [0.3333, None, 'a']" in repr(Result([1 / 3, None, "a"]))
@@ -22,7 +22,7 @@ def test_tensors_are_told_by_type_and_shape_and_small_ones_by_their_values() -> 
     assert "value = {'maps': (int8 (5, 5), True)}" in repr(nested)
 
 
-def test_results_of_the_library_print_on_a_screen() -> None:
+def test_results_of_the_library_have_short_reprs() -> None:
     model, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), torch.rand(8, 1, 28, 28)
     for result in (
         pellucid.create_analyzer("gradient", model).explain(images),

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines elsewhere."""
+"""Progress is a bar on a terminal, and plain lines elsewhere."""
 
 import io
 
@@ -17,7 +17,7 @@ def screen(monkeypatch, request):
 
 
 @pytest.mark.parametrize("screen", [False], indirect=True)
-def test_plain_lines_off_a_terminal(screen):
+def test_progress_is_printed_as_plain_lines_without_a_terminal(screen):
     with terminal.track("counting", total=4) as tracker:
         tracker.update(1, "loss 0.5")
         tracker.update(4, "loss [bold]0.1")
@@ -25,7 +25,7 @@ def test_plain_lines_off_a_terminal(screen):
 
 
 @pytest.mark.parametrize("screen", [True], indirect=True)
-def test_a_bar_on_a_terminal_that_vanishes(screen):
+def test_progress_is_a_transient_bar_on_a_terminal(screen):
     with terminal.track("counting", total=4) as tracker:
         tracker.update(2, "loss 0.5")
     text = screen.file.getvalue()

@@ -1,4 +1,4 @@
-"""A loopback server with every fault a mirror can have, and a small file for it to serve."""
+"""A loopback server that can simulate every mirror failure, and a small file for it to serve."""
 
 import hashlib
 import random
@@ -16,7 +16,7 @@ SMALL_MD5 = hashlib.md5(SMALL_FILE).hexdigest()
 
 @dataclass
 class Mirror:
-    """One server; `mirror / fault` is the address of a mirror with that fault."""
+    """A test server; `mirror / fault` is the URL of a mirror with that fault."""
 
     address: str
     files: dict[str, bytes]
@@ -32,7 +32,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setenv("no_proxy", "*")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.handle_error = lambda request, client_address: None  # clients hang up on purpose here
+    server.handle_error = lambda request, client_address: None  # clients disconnect on purpose in these tests
     state = Mirror(f"http://127.0.0.1:{server.server_port}", {"small.gz": SMALL_FILE}, Event())
     server.state = state
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -46,7 +46,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 @pytest.fixture
 def dead_address() -> str:
-    """An http address on which nothing listens: taken and given back."""
+    """An http URL where nothing listens: its port was bound and released."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.server_close()
     return f"http://127.0.0.1:{server.server_port}"
@@ -54,14 +54,14 @@ def dead_address() -> str:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, dead_address: str) -> None:
-    """No public mirror answers, and none is set in the environment."""
+    """Disable the public mirrors and the mirror in the environment."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("PELLUCID_MIRROR", raising=False)
     monkeypatch.setattr("pellucid.data.mnist.PUBLIC_MIRRORS", (dead_address,))
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The first part of the path chooses the fault, the last is the file."""
+    """Serve a file; the first part of the path selects the fault, the last is the file name."""
 
     protocol_version = "HTTP/1.1"
 
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2])
 
     def do_chunked(self, content: bytes, name: str) -> None:
-        """A chunk, and then nothing more, not even the chunk that says so."""
+        """Send one chunk and disconnect without the terminating chunk."""
         self.start(Transfer_Encoding="chunked")
         self.wfile.write(b"3e8\r\n" + content[:1000] + b"\r\n")
 

@@ -23,21 +23,21 @@ def test_counts_types_and_defaults() -> None:
     assert (raw.shift_share, raw.default_epochs) == (0.1, 25)
 
 
-def test_each_class_gives_a_fifth() -> None:
+def test_one_fifth_of_each_class_is_for_testing() -> None:
     raw = digits(Request(Path()))
     sizes = torch.from_numpy(load_digits().target).bincount()
     assert torch.equal(raw.train.labels.bincount() + raw.test.labels.bincount(), sizes)
     assert ((raw.test.labels.bincount() - sizes / 5).abs() < 1).all()
 
 
-def test_at_their_own_size_they_are_the_originals() -> None:
+def test_at_size_8_they_equal_the_originals() -> None:
     raw = digits(Request(Path(), image_size=8))
-    found = torch.cat([raw.train.pixels, raw.test.pixels]).flatten(1).float().mul(16 / 255).round().long()
+    pixels = torch.cat([raw.train.pixels, raw.test.pixels]).flatten(1).float().mul(16 / 255).round().long()
     expected = torch.from_numpy(load_digits().data).long()
-    assert sorted(found.tolist()) == sorted(expected.tolist())
+    assert sorted(pixels.tolist()) == sorted(expected.tolist())
 
 
-def test_upscaled_they_show_the_same_strokes() -> None:
+def test_upscaled_digits_show_the_same_strokes() -> None:
     small, large = digits(Request(Path(), image_size=8)), digits(Request(Path(), image_size=32))
     assert torch.equal(small.test.labels, large.test.labels)
     assert F.mse_loss(F.avg_pool2d(large.test.floats(), 4), small.test.floats()).sqrt() < 0.1
@@ -45,7 +45,7 @@ def test_upscaled_they_show_the_same_strokes() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_split_follows_the_seed(seed: int) -> None:
+def test_the_split_depends_on_the_seed(seed: int) -> None:
     first, again, other = (digits(Request(Path(), seed=each)).test for each in (seed, seed, 0))
     assert torch.equal(first.pixels, again.pixels)
     assert not torch.equal(first.pixels, other.pixels)

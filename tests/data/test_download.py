@@ -1,4 +1,4 @@
-"""A file is fetched from the first mirror that delivers it whole, and nothing else is ever returned or kept."""
+"""Files come from the first working mirror, and only verified content is returned or stored."""
 
 import hashlib
 import socket
@@ -17,9 +17,9 @@ FAULTS = {
     "missing": "answered 404 Not Found",
     "failing": "answered 500 Internal Server Error",
     "wrong": "wrong checksum (300,000 bytes with MD5 ",
-    "page": "wrong checksum: it sent a web page instead",
-    "silent": "timed out: nothing came for 0.5 s",
-    "stalling": "timed out: nothing came for 0.5 s",
+    "page": "wrong checksum: received a web page instead",
+    "silent": "timed out: no data for 0.5 s",
+    "stalling": "timed out: no data for 0.5 s",
     "trickling": "too slow: ",
     "slow_header": "timed out: ",
     "hanging_up": "the connection broke (",
@@ -48,7 +48,7 @@ def test_a_healthy_mirror_delivers(mirror, content, md5, tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_leads_to_the_next_mirror(mirror, content, md5, tmp_path: Path, fault: str) -> None:
+def test_a_failing_mirror_is_skipped(mirror, content, md5, tmp_path: Path, fault: str) -> None:
     assert fetch(NAME, md5, tmp_path, [mirror / fault, mirror / "healthy"], timeout=0.5) == content
     assert mirror.requests == [f"/{fault}/{NAME}", f"/healthy/{NAME}"]
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
@@ -56,7 +56,7 @@ def test_a_fault_leads_to_the_next_mirror(mirror, content, md5, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_leaves_nothing(mirror, md5, tmp_path: Path, fault: str) -> None:
+def test_a_failure_is_reported_and_leaves_no_files(mirror, md5, tmp_path: Path, fault: str) -> None:
     started = monotonic()
     with pytest.raises(DownloadError) as caught:
         fetch(NAME, md5, tmp_path, [mirror / fault], timeout=0.5)
@@ -65,8 +65,8 @@ def test_a_fault_is_named_and_leaves_nothing(mirror, md5, tmp_path: Path, fault:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_failing_says_why_line_by_line_and_how_to_go_on(mirror, dead_address, md5, tmp_path: Path) -> None:
-    asked = [
+def test_the_error_lists_all_mirrors_and_explains_how_to_continue(mirror, dead_address, md5, tmp_path: Path) -> None:
+    mirrors = [
         mirror / "missing",
         dead_address,
         str(tmp_path / "nowhere"),
@@ -75,25 +75,25 @@ def test_all_failing_says_why_line_by_line_and_how_to_go_on(mirror, dead_address
         tmp_path.as_uri(),
     ]
     with pytest.raises(MirrorsFailed) as caught:
-        fetch(NAME, md5, tmp_path / "data", asked)
+        fetch(NAME, md5, tmp_path / "data", mirrors)
     lines = str(caught.value).splitlines()
     assert lines == [
         "no mirror delivered small.gz:",
-        f"  {asked[0]}: answered 404 Not Found",
-        f"  {asked[1]}: connection refused",
-        f"  {asked[2]}: no such folder",
-        "  ftp://example.org: ftp:// is not supported; give an http(s) or file:// address, or a folder",
+        f"  {mirrors[0]}: answered 404 Not Found",
+        f"  {mirrors[1]}: connection refused",
+        f"  {mirrors[2]}: no such folder",
+        "  ftp://example.org: ftp:// is not supported; give an http(s) or file:// URL, or a folder",
         f"  http://: {lines[5].partition(': ')[2]}",
-        f"  {asked[5]}: there is no small.gz in this folder",
+        f"  {mirrors[5]}: small.gz is missing in this folder",
         (
-            f"To go on offline: put the data set's files into {tmp_path / 'data'}, or name a folder that has them with "
-            "--mirror FOLDER or the environment variable PELLUCID_MIRROR, or use --dataset digits."
+            f"To continue offline, put the data set's files into {tmp_path / 'data'}, or name a folder that has them "
+            "with --mirror FOLDER or the environment variable PELLUCID_MIRROR, or use --dataset digits."
         ),
     ]
     assert [f"  {reason}" for reason in caught.value.reasons] == lines[1:-1]
 
 
-@pytest.mark.parametrize("form", ["folder", "file address"])
+@pytest.mark.parametrize("form", ["folder", "file URL"])
 def test_a_folder_is_a_mirror(tmp_path: Path, content, md5, form: str) -> None:
     there = tmp_path / "with space and %"
     there.mkdir()
@@ -101,34 +101,34 @@ def test_a_folder_is_a_mirror(tmp_path: Path, content, md5, form: str) -> None:
     assert fetch(NAME, md5, tmp_path / "data", [str(there) if form == "folder" else there.as_uri()]) == content
 
 
-def test_a_good_file_is_used_without_asking(mirror, content, md5, tmp_path: Path) -> None:
+def test_a_valid_file_is_used_without_network_access(mirror, content, md5, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(content)
     assert fetch(NAME, md5, tmp_path, [mirror / "healthy"]) == content
     assert mirror.requests == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"half"])
-def test_a_damaged_file_is_fetched_again(mirror, content, md5, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_downloaded_again(mirror, content, md5, tmp_path: Path, damage: bytes) -> None:
     (tmp_path / NAME).write_bytes(damage)
     assert fetch(NAME, md5, tmp_path, [mirror / "wrong", mirror / "healthy"]) == content
     assert (tmp_path / NAME).read_bytes() == content
 
 
-def test_a_damaged_file_is_never_used_and_only_replaced_by_a_good_one(mirror, md5, tmp_path: Path) -> None:
+def test_a_damaged_file_is_never_used_and_replaced_only_by_a_valid_one(mirror, md5, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"half")
-    with pytest.raises(DownloadError, match=r"small\.gz: is damaged \(wrong checksum\)"):
+    with pytest.raises(DownloadError, match=r"small\.gz: damaged \(wrong checksum\)"):
         fetch(NAME, md5, tmp_path, [mirror / "wrong"])
     assert (tmp_path / NAME).read_bytes() == b"half"
 
 
-def test_a_failing_disk_is_no_failing_mirror(mirror, md5, tmp_path: Path) -> None:
+def test_a_disk_failure_is_not_a_mirror_failure(mirror, md5, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
     with pytest.raises(SaveError, match=r"cannot write .*--data-dir"):
         fetch(NAME, md5, tmp_path / "taken" / "data", [mirror / "healthy", mirror / "healthy"])
     assert mirror.requests == [f"/healthy/{NAME}"]
 
 
-def test_a_folder_where_the_file_should_be(content, md5, tmp_path: Path) -> None:
+def test_a_folder_instead_of_the_file_is_refused(content, md5, tmp_path: Path) -> None:
     (tmp_path / "data" / NAME).mkdir(parents=True)
     with pytest.raises(SaveError, match=r"cannot read .*small\.gz"):
         fetch(NAME, md5, tmp_path / "data", [])
@@ -136,17 +136,17 @@ def test_a_folder_where_the_file_should_be(content, md5, tmp_path: Path) -> None
         fetch(NAME, md5, tmp_path / "other", [str(tmp_path / "data")])
 
 
-def test_a_name_that_nobody_knows(md5, tmp_path: Path, monkeypatch) -> None:
+def test_an_unresolvable_host_name_is_reported(md5, tmp_path: Path, monkeypatch) -> None:
     def unknown(*arguments: object, **options: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(DownloadError, match=r"the server's name could not be looked up \(Name or service not known\)"):
+    with pytest.raises(DownloadError, match=r"the server's name could not be resolved \(Name or service not known\)"):
         fetch(NAME, md5, tmp_path, ["http://mirror.invalid"])
 
 
-def test_a_slow_mirror_that_keeps_going_is_waited_for(mirror, content, md5, tmp_path: Path) -> None:
+def test_a_slow_but_steady_mirror_is_not_cut_off(mirror, content, md5, tmp_path: Path) -> None:
     started = monotonic()
     assert fetch(NAME, md5, tmp_path, [mirror / "slow"], timeout=0.2) == content
     assert monotonic() - started > 0.2
@@ -155,7 +155,7 @@ def test_a_slow_mirror_that_keeps_going_is_waited_for(mirror, content, md5, tmp_
 @pytest.mark.parametrize(
     ("error", "expected"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "full"), SaveError)]
 )
-def test_no_part_of_a_file_stays_behind(mirror, md5, tmp_path: Path, monkeypatch, error, expected) -> None:
+def test_no_partial_files_remain(mirror, md5, tmp_path: Path, monkeypatch, error, expected) -> None:
     def interrupted(self: Path, target: Path) -> None:
         assert self.exists()
         raise error
@@ -166,7 +166,7 @@ def test_no_part_of_a_file_stays_behind(mirror, md5, tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_never_ends_is_stopped(mirror, md5, tmp_path: Path, monkeypatch) -> None:
+def test_an_endless_response_is_cut_off(mirror, md5, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("pellucid.data._web.MOST_BYTES", 200_000)
     with pytest.raises(DownloadError, match="sent more than 200,000 bytes"):
         fetch(NAME, md5, tmp_path, [mirror / "unsized"])

@@ -1,4 +1,4 @@
-"""Class folders of images, as anybody keeps them."""
+"""Folders of images with one subfolder per class."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def load(path: Path, **options: int) -> RawData:
 
 @pytest.fixture
 def parted(tmp_path: Path) -> Path:
-    """Train and test folders of two grey classes; each image's value tells where it belongs."""
+    """Train and test folders of two classes; each image's gray value identifies it."""
     for part, base in (("train", 0), ("test", 100)):
         for label, name in enumerate(("cat", "dog")):
             for number in range(3):
@@ -49,7 +49,7 @@ def test_train_and_test_folders(parted: Path) -> None:
     assert raw.train.pixels.dtype == torch.uint8
 
 
-def test_hidden_files_and_other_files_are_ignored_and_subfolders_count(parted: Path) -> None:
+def test_hidden_and_other_files_are_ignored_and_subfolders_included(parted: Path) -> None:
     before = load(parted)
     save(parted / "train" / "cat" / ".hidden.png", 99)
     save(parted / "train" / "cat" / ".thumbnails" / "1.png", 99)
@@ -61,7 +61,7 @@ def test_hidden_files_and_other_files_are_ignored_and_subfolders_count(parted: P
     assert values(load(parted).train) == [0, 1, 2, 50, 10, 11, 12]
 
 
-def test_one_colour_image_makes_all_three_channels(parted: Path) -> None:
+def test_one_color_image_makes_all_images_rgb(parted: Path) -> None:
     save(parted / "test" / "dog" / "9.png", (1, 2, 3))
     raw = load(parted)
     assert raw.train.image_shape == raw.test.image_shape == (3, 4, 6)
@@ -69,7 +69,7 @@ def test_one_colour_image_makes_all_three_channels(parted: Path) -> None:
     assert raw.train.pixels[1, :, 0, 0].tolist() == [1, 1, 1]
 
 
-def test_one_folder_is_split_by_seed(tmp_path: Path) -> None:
+def test_a_single_folder_is_split_by_seed(tmp_path: Path) -> None:
     for number in range(20):
         save(tmp_path / "many" / f"{number:02}.png", number)
     for number in range(10):
@@ -83,24 +83,24 @@ def test_one_folder_is_split_by_seed(tmp_path: Path) -> None:
     assert len({str(values(load(tmp_path, seed=seed).test)) for seed in range(4)}) > 1
 
 
-def test_images_are_scaled_when_asked(parted: Path) -> None:
+def test_images_are_resized_on_request(parted: Path) -> None:
     save(parted / "train" / "cat" / "0.png", 0, size=(31, 17))
     raw = load(parted, image_size=12)
     assert raw.train.image_shape == (1, 12, 12)
     assert values(raw.train) == [0, 1, 2, 10, 11, 12]
 
 
-def test_different_sizes_need_a_size(parted: Path) -> None:
+def test_images_of_different_sizes_require_image_size(parted: Path) -> None:
     save(parted / "test" / "cat" / "1.png", 0, size=(8, 9))
-    first, odd = parted / "train" / "cat" / "0.png", parted / "test" / "cat" / "1.png"
+    first, other = parted / "train" / "cat" / "0.png", parted / "test" / "cat" / "1.png"
     with pytest.raises(DataError) as caught:
         load(parted)
-    assert str(caught.value).startswith(f"{first} has 6×4 pixels, {odd} has 8×9; make")
+    assert str(caught.value).startswith(f"{first} has 6×4 pixels, {other} has 8×9; use")
     assert "--image-size" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "half"])
-def test_an_unreadable_image_is_named(parted: Path, content: bytes | str) -> None:
+def test_an_unreadable_image_is_named_in_the_error(parted: Path, content: bytes | str) -> None:
     file = parted / "train" / "dog" / "1.png"
     if content == "half":
         noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
@@ -111,49 +111,49 @@ def test_an_unreadable_image_is_named(parted: Path, content: bytes | str) -> Non
         load(parted)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         load(tmp_path / "nowhere")
 
 
-def test_no_class_folders(tmp_path: Path) -> None:
+def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "1.png", 0)
     with pytest.raises(DataError, match="has no class folders"):
         load(tmp_path)
 
 
-def test_classes_that_differ(parted: Path) -> None:
+def test_different_classes_in_train_and_test_are_refused(parted: Path) -> None:
     save(parted / "test" / "emu" / "1.png", 0)
     with pytest.raises(DataError, match="only one of them has emu"):
         load(parted)
 
 
-def test_an_empty_class(parted: Path) -> None:
+def test_an_empty_class_is_refused(parted: Path) -> None:
     (parted / "train" / "ant").mkdir()
     (parted / "test" / "ant").mkdir()
     with pytest.raises(DataError, match=r"train.ant has no images"):
         load(parted)
 
 
-def test_train_without_test(parted: Path) -> None:
+def test_train_without_test_is_refused(parted: Path) -> None:
     (parted / "test").rename(parted / "testing")
-    with pytest.raises(DataError, match="no folder test beside it"):
+    with pytest.raises(DataError, match="no folder test next to it"):
         load(parted)
 
 
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+def test_a_class_can_be_named_train(tmp_path: Path) -> None:
     for number in range(5):
         save(tmp_path / "plane" / f"{number}.png", number)
         save(tmp_path / "train" / f"{number}.png", number)
     assert load(tmp_path).classes == ("plane", "train")
 
 
-def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+def test_a_class_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     for name in (b"cat", b"caf\xe9"):
         try:
             save(tmp_path / os.fsdecode(name) / "1.png", 0)
         except OSError:
-            pytest.skip("this disk takes names in UTF-8 only")
+            pytest.skip("this file system only allows UTF-8 names")
     with pytest.raises(
         DataError, match=r"the name of the class folder '.*caf\\udce9' is not UTF-8; rename it"
     ) as caught:
@@ -162,7 +162,7 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "train", "train/dog", "train/dog/more"])
-def test_a_folder_that_may_not_be_listed(parted: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_refused(parted: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save(parted / "train" / "dog" / "more" / "1.png", 0)
     hidden = (parted / name).resolve()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != hidden or not mode & os.R_OK)
@@ -170,5 +170,5 @@ def test_a_folder_that_may_not_be_listed(parted: Path, name: str, monkeypatch: p
         save(parted / "plane" / "1.png", 0)
         (parted / "test").rename(parted / "testing")
         (parted / "train").rename(parted / "training")
-    with pytest.raises(DataError, match="this user may not list the folder .*; allow it"):
+    with pytest.raises(DataError, match="no permission to list the folder .*; allow it"):
         load(parted)

@@ -1,4 +1,4 @@
-"""A data set from a function of the user's own, found in the current folder."""
+"""Data sets returned by a user's function, imported from the current folder."""
 
 import sys
 from itertools import count
@@ -22,7 +22,7 @@ NUMBERS = count()
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes a module into the current folder and loads the data set `shoes` from it."""
+    """A function that writes a module to the current folder and loads the data set `shoes` from it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     module = f"shop_{next(NUMBERS)}"
@@ -35,21 +35,21 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop(module, None)
 
 
-def test_it_delivers_what_the_function_returns(load) -> None:
+def test_images_labels_and_classes_are_those_of_the_function(load) -> None:
     raw = load("def shoes(): return some(6), some(4), ['left', 'right']")
     assert raw.train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert raw.test.labels.tolist() == [0, 1, 0, 1]
     assert (raw.classes, raw.title, raw.default_epochs) == (("left", "right"), "shoes", 10)
 
 
-def test_the_module_may_add_to_the_search_path(load, tmp_path: Path) -> None:
+def test_the_module_can_extend_the_search_path(load, tmp_path: Path) -> None:
     (tmp_path / "shelf").mkdir()
     body = f"import sys\nsys.path.insert(0, {str(tmp_path / 'shelf')!r})\n"
     load(body + "def shoes(): return some(6), some(4), (1, 2)")
     assert sys.path[0] == str(tmp_path / "shelf")
 
 
-def test_images_are_scaled_when_asked(load) -> None:
+def test_images_are_resized_on_request(load) -> None:
     assert load("def shoes(): return some(6), some(4), (1, 2)", image_size=7).test.image_shape == (1, 7, 7)
 
 
@@ -72,12 +72,12 @@ def test_images_are_scaled_when_asked(load) -> None:
         ("def shoes(): return some(6), some(4), ['one']", DataError, "item 1 of the training set of shop_"),
     ],
 )
-def test_what_is_wrong_is_said(load, body: str, error: type[Exception], message: str) -> None:
+def test_invalid_functions_are_refused(load, body: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         load(body)
     assert message in str(caught.value)
 
 
-def test_the_place_of_a_failure_is_said(load) -> None:
+def test_the_error_names_the_failing_line(load) -> None:
     with pytest.raises(DataError, match=r"ZeroDivisionError: .*shop_\d+\.py, line 8\)"):
         load("def shoes():\n    return 1 / 0")

@@ -1,4 +1,4 @@
-"""From a spec to training, validation and test images."""
+"""Load a data set by name, split into training, validation and test images."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ def mnist_request(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -
     return Request(tmp_path_factory.mktemp("data"), mirrors=(str(mnist_files),))
 
 
-def test_mnist_is_split_as_promised(mnist_request: Request, mnist_files: Path) -> None:
+def test_mnist_has_the_documented_splits(mnist_request: Request, mnist_files: Path) -> None:
     splits = load_data("auto", mnist_request)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (55000, 5000, 10000)
     assert (splits.requested, splits.name, splits.title, splits.notice) == ("auto", "mnist", "MNIST", None)
@@ -39,7 +39,7 @@ def test_mnist_is_split_as_promised(mnist_request: Request, mnist_files: Path) -
     assert [train + validation, test] == [int(np.frombuffer(content[16:], np.uint8).sum()) for content in contents]
 
 
-def test_validation_is_taken_after_the_limit(mnist_request: Request) -> None:
+def test_the_validation_split_follows_the_limit(mnist_request: Request) -> None:
     splits = load_data("mnist", mnist_request, limit_train=1200, limit_test=300)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1100, 100, 300)
     assert (
@@ -50,7 +50,7 @@ def test_validation_is_taken_after_the_limit(mnist_request: Request) -> None:
     ).all()
 
 
-def test_the_seed_decides_and_the_checksum_tells(tmp_path: Path) -> None:
+def test_the_checksum_depends_on_the_seed(tmp_path: Path) -> None:
     one, again = (load_data("digits", Request(tmp_path), limit_train=100, limit_test=50) for _ in range(2))
     other = load_data("digits", Request(tmp_path, seed=1), limit_train=100, limit_test=50)
     assert one.sha256 == again.sha256 != other.sha256
@@ -68,29 +68,29 @@ def test_checksum_covers_images_labels_and_shape() -> None:
     assert checksum(ImageSet(images.pixels.view(2, 1, 1, 4), images.labels)) != checksum(images)
 
 
-def test_auto_without_a_network_is_digits_with_a_notice(offline, dead_address: str, tmp_path: Path) -> None:
+def test_auto_falls_back_to_digits_with_a_notice_when_offline(offline, dead_address: str, tmp_path: Path) -> None:
     splits = load_data("auto", Request(tmp_path, mirrors=(str(tmp_path / "nowhere"),)))
     assert (splits.requested, splits.name, splits.title) == ("auto", "digits", "scikit-learn digits")
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1319, 119, 359)
     assert splits.notice == (
-        f"MNIST could not be had ({tmp_path / 'nowhere'}: no such folder; {dead_address}: connection refused), so this "
-        "run shows scikit-learn's own 1,797 digits instead; for MNIST, name a folder or an address that has its files "
+        f"MNIST could not be downloaded ({tmp_path / 'nowhere'}: no such folder; {dead_address}: connection refused), "
+        "so this run uses scikit-learn's 1,797 digits instead. To use MNIST, pass a folder or URL that has its files "
         "with --mirror."
     )
 
 
-def test_mnist_without_a_network_is_an_error(offline, tmp_path: Path) -> None:
+def test_mnist_offline_is_an_error(offline, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="connection refused"):
         load_data("mnist", Request(tmp_path))
 
 
-def test_a_full_disk_is_not_hidden_behind_the_digits(mnist_request: Request, offline, tmp_path: Path) -> None:
+def test_a_disk_failure_does_not_fall_back_to_digits(mnist_request: Request, offline, tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(SaveError):
         load_data("auto", Request(tmp_path / "taken", mirrors=mnist_request.mirrors))
 
 
-def test_a_folder_keeps_its_path_as_name(tmp_path: Path) -> None:
+def test_the_name_of_a_folder_includes_its_path(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(4):
@@ -100,7 +100,7 @@ def test_a_folder_keeps_its_path_as_name(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (6, 1, 1)
 
 
-def test_a_function_keeps_its_module_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_function_includes_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("shop_of_test_load.py").write_text(
         "import torch\n\ndef shoes():\n    pairs = [(torch.zeros(3, 3), 0), (torch.ones(3, 3), 1)] * 6\n"
@@ -121,36 +121,36 @@ def some(count: int, size: int = 3, label: int = 1) -> ImageSet:
         (RawData(some(0), some(2), ("a", "b"), "odd"), "odd has no training images"),
         (RawData(some(2), some(0), ("a", "b"), "odd"), "odd has no test images"),
         (RawData(some(4), some(4, size=5), ("a", "b"), "odd"), "--image-size"),
-        (RawData(some(4, label=0), some(4, label=0), ("a",), "odd"), "has 1 class; at least two"),
+        (RawData(some(4, label=0), some(4, label=0), ("a",), "odd"), "has 1 class; at least two classes are required"),
         (RawData(some(4, label=2), some(4), ("a", "b"), "odd"), "training labels from 0 to 2 for 2 class names"),
-        (RawData(some(2), some(2), ("a", "b"), "odd"), "no image can be set apart for validation"),
+        (RawData(some(2), some(2), ("a", "b"), "odd"), "cannot split off a validation set"),
     ],
 )
-def test_data_that_cannot_be_used_is_refused(monkeypatch, tmp_path: Path, raw: RawData, message: str) -> None:
+def test_invalid_data_is_refused(monkeypatch, tmp_path: Path, raw: RawData, message: str) -> None:
     monkeypatch.setitem(DATASETS._entries, "odd", lambda request: raw)
     with pytest.raises(DataError) as caught:
         load_data("odd", Request(tmp_path))
     assert message in str(caught.value)
 
 
-def test_a_users_own_entry_gets_its_argument(monkeypatch, tmp_path: Path) -> None:
-    asked: list[Request] = []
+def test_a_third_party_entry_receives_its_argument(monkeypatch, tmp_path: Path) -> None:
+    requests: list[Request] = []
 
     def source(request: Request) -> RawData:
-        asked.append(request)
+        requests.append(request)
         return RawData(some(24), some(2), ("a", "b"), "own")
 
     monkeypatch.setitem(DATASETS._entries, "own", source)
     assert load_data("own:this", Request(tmp_path, seed=3)).name == "own:this"
-    assert asked == [Request(tmp_path, argument="this", seed=3)]
+    assert requests == [Request(tmp_path, argument="this", seed=3)]
 
 
 @pytest.mark.parametrize("limits", [{"limit_train": 0}, {"limit_test": -1}])
-def test_a_limit_leaves_something(tmp_path: Path, limits: dict[str, int]) -> None:
+def test_a_limit_below_one_is_refused(tmp_path: Path, limits: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="give at least 1"):
         load_data("digits", Request(tmp_path), **limits)
 
 
-def test_an_unknown_name_gets_the_near_ones(tmp_path: Path) -> None:
+def test_an_unknown_name_suggests_close_matches(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'mnist'"):
         load_data("mnits", Request(tmp_path))

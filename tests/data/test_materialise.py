@@ -1,4 +1,4 @@
-"""Items of every kind become one tensor with the same values."""
+"""Items of every supported type become one tensor with the same values."""
 
 import numpy as np
 import pytest
@@ -26,14 +26,14 @@ BYTES = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
     ids=["PIL", "array", "tensor", "CHW", "float tensor", "float64 array", "float64 tensor"],
 )
 @pytest.mark.parametrize("label", [2, torch.tensor(2), np.int64(2), torch.tensor([2])], ids=str)
-def test_bytes_of_every_kind(image: object, label: object) -> None:
+def test_images_and_labels_of_every_supported_type(image: object, label: object) -> None:
     images = materialise([(image, label)] * 2, "pairs", classes=3)
     assert images.pixels.dtype == torch.uint8
     assert images.pixels.tolist() == [[BYTES.tolist()]] * 2
     assert images.labels.tolist() == [2, 2]
 
 
-def test_every_byte_survives_as_a_float() -> None:
+def test_every_byte_survives_a_round_trip_through_floats() -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
     assert torch.equal(materialise([(every / 255, 0)], "pairs", classes=1).pixels[0], every)
 
@@ -48,7 +48,7 @@ def test_floats_between_bytes_stay_floats(monkeypatch: pytest.MonkeyPatch) -> No
     assert images.labels.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_images_are_scaled_when_asked() -> None:
+def test_images_are_resized_on_request() -> None:
     pairs = [(torch.full((1, 4, 6), 0.2), 0), (torch.full((1, 9, 3), 0.6), 1), (torch.full((1, 5, 5), 0.4), 0)]
     images = materialise(pairs, "pairs", classes=2, image_size=5)
     assert images.image_shape == (1, 5, 5)
@@ -63,33 +63,33 @@ GOOD = (torch.zeros(1, 4, 4), 0)
     [
         ((torch.zeros(1, 4, 4), 2), "item 1 of pairs has the label 2; expected 0 to 1, for 2 class names"),
         ((torch.zeros(1, 4, 4), -1), "has the label -1"),
-        ((torch.zeros(1, 4, 4), 0.5), "has the label 0.5; expected one class index"),
-        ((torch.zeros(1, 4, 4), torch.tensor([0, 1])), "expected one class index"),
+        ((torch.zeros(1, 4, 4), 0.5), "has the label 0.5; expected a class index"),
+        ((torch.zeros(1, 4, 4), torch.tensor([0, 1])), "expected a class index"),
         ((torch.zeros(1, 4, 4), "cat"), "has the label 'cat'"),
         ((torch.full((1, 4, 4), -0.4), 0), "values from -0.4 to -0.4; expected floats in [0, 1]"),
-        ((torch.full((1, 4, 4), 255.0), 0), "a normalisation by mean and deviation belongs in the model"),
+        ((torch.full((1, 4, 4), 255.0), 0), "normalization by mean and standard deviation belongs in the model"),
         ((torch.full((1, 4, 4), float("nan")), 0), "values from nan to nan"),
         ((torch.zeros(1, 4, 4, dtype=torch.int64), 0), "has an image of torch.int64"),
         ((torch.zeros(4), 0), "has an image of shape (4,)"),
         ((np.zeros((8, 8, 3), np.uint8), 0), "has an image of shape (8, 8, 3); expected (height, width) or (channel"),
         (
             (torch.zeros(1, 4, 5), 0),
-            "has shape (1, 4, 5), the ones before (1, 4, 4) (channel, height, width); give --im",
+            "has shape (1, 4, 5), earlier items have (1, 4, 4) (channel, height, width); give --im",
         ),
-        ((torch.zeros(3, 4, 4), 0), "give all as many channels"),
+        ((torch.zeros(3, 4, 4), 0), "give all the same number of channels"),
         (("picture.png", 0), "has a str as image"),
         (torch.zeros(1, 4, 4), "is a Tensor; expected a pair"),
         ((torch.zeros(1, 4, 4), 0, 0), "is a tuple; expected a pair"),
     ],
 )
-def test_a_wrong_item_is_named(item: object, message: str) -> None:
+def test_an_invalid_item_is_named_in_the_error(item: object, message: str) -> None:
     with pytest.raises(DataError) as caught:
         materialise([GOOD, item], "pairs", classes=2)
     assert message in str(caught.value)
     assert "item 1 of pairs" in str(caught.value)
 
 
-def test_a_data_set_that_fails_is_named() -> None:
+def test_a_failing_data_set_is_named_in_the_error() -> None:
     class Broken:
         def __len__(self) -> int:
             return 2
@@ -106,6 +106,6 @@ def test_an_empty_data_set_is_refused() -> None:
         materialise([], "pairs", classes=2)
 
 
-def test_rounding_beyond_the_range_is_forgiven() -> None:
+def test_rounding_errors_outside_the_range_are_tolerated() -> None:
     images = materialise([(torch.tensor([[1.0000002, -1e-7]]), 0)], "pairs", classes=1)
     assert images.pixels.flatten().tolist() == [255, 0]

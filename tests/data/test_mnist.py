@@ -1,4 +1,4 @@
-"""MNIST as it is published, from whole files only."""
+"""MNIST matches the published data set."""
 
 import gzip
 import struct
@@ -22,7 +22,7 @@ def raw(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> RawData:
     return mnist(Request(tmp_path_factory.mktemp("data"), mirrors=(str(mnist_files),)))
 
 
-def test_it_is_mnist(raw: RawData, mnist_files: Path) -> None:
+def test_images_and_labels_match_the_files(raw: RawData, mnist_files: Path) -> None:
     assert raw.train.pixels.shape == (60000, 1, 28, 28)
     assert raw.test.pixels.shape == (10000, 1, 28, 28)
     assert raw.train.pixels.dtype == torch.uint8
@@ -49,18 +49,18 @@ def test_it_agrees_with_torchvision(raw: RawData, mnist_files: Path, tmp_path: P
         assert torch.equal(images.labels, reference.targets)
 
 
-def test_the_published_checksums_are_torchvisions() -> None:
+def test_checksums_and_mirrors_are_those_of_torchvision() -> None:
     assert list(module.FILES.items()) == MNIST.resources
     assert list(module.PUBLIC_MIRRORS) == MNIST.mirrors
 
 
-def test_files_are_kept_and_used_again(offline, mnist_files: Path, tmp_path: Path) -> None:
+def test_files_are_cached_and_reused(offline, mnist_files: Path, tmp_path: Path) -> None:
     mnist(Request(tmp_path, mirrors=(mnist_files.as_uri(),)))
     assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == sorted(module.FILES)
     assert len(mnist(Request(tmp_path)).test) == 10000
 
 
-def test_mirrors_are_asked_in_order(offline, dead_address, monkeypatch, mirror, tmp_path: Path) -> None:
+def test_mirrors_are_tried_in_order(offline, dead_address, monkeypatch, mirror, tmp_path: Path) -> None:
     mirror.files |= dict.fromkeys(module.FILES, b"")
     monkeypatch.setenv("PELLUCID_MIRROR", f"{mirror / 'failing'}, {mirror / 'truncated'},")
     with pytest.raises(DownloadError) as caught:
@@ -71,17 +71,17 @@ def test_mirrors_are_asked_in_order(offline, dead_address, monkeypatch, mirror, 
     ]
 
 
-def test_over_http(offline, mirror, mnist_files: Path, tmp_path: Path) -> None:
+def test_mnist_can_be_downloaded_over_http(offline, mirror, mnist_files: Path, tmp_path: Path) -> None:
     mirror.files |= {name: (mnist_files / name).read_bytes() for name in module.FILES}
     raw = mnist(Request(tmp_path, mirrors=(mirror / "truncated", mirror / "healthy")))
     assert len(raw.train) == 60000
     assert len(mirror.requests) == 8
 
 
-def test_another_image_size(mnist_files: Path, tmp_path: Path) -> None:
+def test_images_are_resized_on_request(mnist_files: Path, tmp_path: Path) -> None:
     raw = mnist(Request(tmp_path, mirrors=(str(mnist_files),), image_size=14))
     assert raw.test.image_shape == (1, 14, 14)
-    assert raw.test.pixels.float().mean().item() == pytest.approx(33.79, abs=0.3)  # the brightness stays
+    assert raw.test.pixels.float().mean().item() == pytest.approx(33.79, abs=0.3)  # the mean brightness is preserved
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_another_image_size(mnist_files: Path, tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00", "starts with 1f 8b 08 00"),
         (bytes([0, 0, 13, 1, 0, 0, 0, 1, 0, 0, 0, 0]), "not an IDX file of bytes"),
         (bytes([0, 0, 8, 3, 0, 0, 0, 1]), "ends within its header: 8 of 16 bytes"),
-        (bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0]), r"announces 3 values of shape \(3,\), has 2"),
-        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 5, 0]), r"announces 1 values of shape \(1,\), has 2"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0]), r"announces 3 values of shape \(3,\) but has 2"),
+        (bytes([0, 0, 8, 1, 0, 0, 0, 1, 5, 0]), r"announces 1 values of shape \(1,\) but has 2"),
     ],
 )
-def test_a_file_of_another_format_is_refused(content: bytes, message: str) -> None:
+def test_an_invalid_idx_file_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         module.decode_idx(content, "labels")

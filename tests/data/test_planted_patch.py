@@ -12,7 +12,7 @@ def data(tmp_path_factory):
     return load_data("planted_patch:digits", Request(tmp_path_factory.mktemp("data")))
 
 
-def test_the_mask_holds_the_pattern_of_the_class(data):
+def test_the_mask_contains_the_pattern_of_the_class(data):
     for part in (data.train, data.validation, data.test):
         assert part.masks.flatten(1).sum(1).unique().tolist() == [PATCH_PIXELS**2]
         inside = part.pixels[:, 0][part.masks].view(len(part), PATCH_PIXELS, PATCH_PIXELS)
@@ -20,14 +20,14 @@ def test_the_mask_holds_the_pattern_of_the_class(data):
     assert len(patterns().flatten(1).unique(dim=0)) == 4
 
 
-def test_the_place_says_nothing_of_the_class(data):
+def test_the_position_is_independent_of_the_class(data):
     rows = data.train.masks.any(2).float().argmax(1).double()
     means = [float(rows[data.train.labels == label].mean()) for label in range(4)]
     assert rows.unique().tolist() == list(range(21))
     assert max(means) - min(means) < 2
 
 
-def test_it_follows_from_the_seed_and_is_limited_with_its_masks(tmp_path):
+def test_images_depend_on_the_seed_and_limits_apply_to_masks(tmp_path):
     one, two, other = (
         load_data("planted_patch:digits", Request(tmp_path, seed=seed), limit_test=40) for seed in (0, 0, 1)
     )

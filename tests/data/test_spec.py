@@ -1,4 +1,4 @@
-"""What may stand behind --dataset is known before anything heavy is imported."""
+"""The value of --dataset is checked before anything heavy is imported."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from pellucid.data._spec import FUNCTION, check_spec, parse_spec
         ("shop.data:shoes", (FUNCTION, "shop.data:shoes")),
     ],
 )
-def test_what_a_spec_means(spec: str, parsed: tuple[str, str]) -> None:
+def test_valid_specs_are_parsed(spec: str, parsed: tuple[str, str]) -> None:
     assert parse_spec(spec) == parsed
     check_spec(spec)
 
@@ -33,20 +33,20 @@ def test_what_a_spec_means(spec: str, parsed: tuple[str, str]) -> None:
         ("minst", UnknownName, "no data set 'minst'; did you mean 'mnist'"),
         ("digit", UnknownName, "did you mean 'digits'"),
         ("foldr:/photos", UnknownName, "did you mean 'folder:PATH'"),
-        ("", UnknownName, "The names are: auto, confound, confound.control, digits, folder:PATH, mnist"),
+        ("", UnknownName, "Available: auto, confound, confound.control, digits, folder:PATH, mnist"),
         ("shop.data:", UnknownName, "no data set"),
         ("folder", ConfigError, "use --dataset folder:PATH"),
         ("folder:", ConfigError, "use --dataset folder:PATH"),
-        ("mnist:10", ConfigError, "takes nothing behind a colon, got 'mnist:10'; use --dataset mnist"),
+        ("mnist:10", ConfigError, "takes no argument after a colon, got 'mnist:10'; use --dataset mnist"),
     ],
 )
-def test_a_wrong_spec_names_the_way_out(spec: str, error: type[Exception], message: str) -> None:
+def test_the_error_for_an_invalid_spec_names_the_fix(spec: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         check_spec(spec)
     assert message in str(caught.value)
 
 
-def test_checking_leaves_torch_unimported() -> None:
+def test_checking_a_spec_does_not_import_torch() -> None:
     code = (
         "import sys; from pellucid.data._spec import check_spec; check_spec('auto'); check_spec('a.b:c'); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'PIL', 'numpy')))"

@@ -1,4 +1,4 @@
-"""Stratified samples are disjoint, exhaustive, and take from each class its share."""
+"""Stratified samples are disjoint and exhaustive, and represent every class in proportion."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ quick = settings(deadline=None, max_examples=60)
 
 
 def numbered(sizes: list[int]) -> ImageSet:
-    """Images that carry their own number, so that they can be told apart."""
+    """Images whose pixel value is their index, which identifies them."""
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
     return ImageSet(torch.arange(len(labels)).float().view(-1, 1, 1, 1), labels)
@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @quick
 @given(class_sizes, st.floats(0, 1), st.integers(0, 3))
-def test_every_class_gives_its_share(sizes: list[int], share: float, seed: int) -> None:
+def test_every_class_is_sampled_in_proportion(sizes: list[int], share: float, seed: int) -> None:
     labels = numbered(sizes).labels
     count = round(share * len(labels))
     taken = labels[stratified(labels, count, seeded(seed))].bincount(minlength=len(sizes)).tolist()
@@ -43,7 +43,7 @@ def test_every_class_gives_its_share(sizes: list[int], share: float, seed: int) 
 
 @quick
 @given(class_sizes, st.integers(0, 100), st.integers(0, 100))
-def test_a_larger_sample_contains_the_smaller(sizes: list[int], one: int, other: int) -> None:
+def test_a_larger_sample_contains_a_smaller_one(sizes: list[int], one: int, other: int) -> None:
     labels = numbered(sizes).labels
     small, large = (stratified(labels, count, seeded()) for count in sorted((one, other)))
     assert bool((small & ~large).any()) is False
@@ -51,22 +51,22 @@ def test_a_larger_sample_contains_the_smaller(sizes: list[int], one: int, other:
 
 @quick
 @given(class_sizes, st.integers(0, 300), st.integers(0, 2))
-def test_spared_images_stay(sizes: list[int], count: int, spared: int) -> None:
+def test_spared_images_are_never_selected(sizes: list[int], count: int, spared: int) -> None:
     labels = numbered(sizes).labels
     taken = stratified(labels, count, seeded(), spared=spared)
-    left = labels[~taken].bincount(minlength=len(sizes)).tolist()
-    assert all(number >= min(size, spared) for number, size in zip(left, sizes, strict=True))
+    remaining = labels[~taken].bincount(minlength=len(sizes)).tolist()
+    assert all(number >= min(size, spared) for number, size in zip(remaining, sizes, strict=True))
     assert int(taken.sum()) == min(count, sum(max(size - spared, 0) for size in sizes))
 
 
 @quick
 @given(class_sizes, st.integers(1, 300))
-def test_a_limit_keeps_every_class_it_can(sizes: list[int], limit: int) -> None:
+def test_a_limit_keeps_as_many_classes_as_possible(sizes: list[int], limit: int) -> None:
     images = numbered(sizes)
     kept = limited(images, limit, seeded())
     assert len(kept) == min(limit, len(images))
     assert len(kept.labels.unique()) == min(limit, sum(size > 0 for size in sizes))
-    assert numbers(kept) == sorted(numbers(kept))  # the order of the data set
+    assert numbers(kept) == sorted(numbers(kept))  # in the order of the data set
 
 
 @quick
@@ -86,15 +86,15 @@ def test_validation_is_a_twelfth_up_to_5000(count: int, expected: int) -> None:
     assert (len(rest), len(validation)) == (count - expected, expected)
 
 
-def test_a_draw_follows_its_seed() -> None:
+def test_a_sample_depends_on_its_seed() -> None:
     labels = numbered([50, 50]).labels
     assert torch.equal(stratified(labels, 20, seeded(3)), stratified(labels, 20, seeded(3)))
     assert not torch.equal(stratified(labels, 20, seeded(3)), stratified(labels, 20, seeded(4)))
 
 
 @pytest.mark.parametrize(
-    ("split", "way_out"), [(split_off_test, "test images of its own"), (split_off_validation, "--limit-train")]
+    ("split", "fix"), [(split_off_test, "separate test set"), (split_off_validation, "--limit-train")]
 )
-def test_single_images_cannot_be_split(split, way_out: str) -> None:
-    with pytest.raises(DataError, match=f"no class has more than one.*{way_out}"):
+def test_classes_of_one_image_cannot_be_split(split, fix: str) -> None:
+    with pytest.raises(DataError, match=f"no class has more than one.*{fix}"):
         split(numbered([1, 1, 1]), seeded())

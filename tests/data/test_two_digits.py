@@ -4,7 +4,7 @@ from pellucid.data._load import load_data
 from pellucid.data._source import Request
 
 
-def test_the_framed_half_is_masked_and_shows_the_class(tmp_path):
+def test_the_mask_covers_the_framed_digit_of_the_class(tmp_path):
     data = load_data("two_digits:digits", Request(tmp_path))
     plain = load_data("digits", Request(tmp_path))
     part = data.test

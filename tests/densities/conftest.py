@@ -1,11 +1,11 @@
-"""Small images with two kinds of bars, and noise."""
+"""Small noisy images with two kinds of bars."""
 
 import pytest
 import torch
 
 
 def make_pixels(count: int = 400, side: int = 6, channels: int = 1) -> torch.Tensor:
-    """Bytes: a bright row or a bright column in noise."""
+    """Bytes: a bright row or column on a noisy background."""
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 60, (count, channels, side, side), generator=draws)
     pixels[: count // 2, :, side // 2] += 150

@@ -17,8 +17,8 @@ def fit(pixels: torch.Tensor, seed: int = 0) -> GaussianMixture:
     return GaussianMixture.fit(pixels, seed=seed, minimise=descend, device=CPU)
 
 
-def test_the_log_density_is_that_of_full_gaussians(pixels: torch.Tensor) -> None:
-    """Each component as one Gaussian of all pixels: Vᵀ Σ V + σ² (1 − Vᵀ V)."""
+def test_the_log_density_equals_that_of_full_gaussians(pixels: torch.Tensor) -> None:
+    """Each component is a Gaussian over all pixels with covariance Vᵀ Σ V + σ² (1 − Vᵀ V)."""
     mixture = fit(pixels)
     images = pixels[:7].double() / 255
     v, noise = mixture.directions.double().numpy(), float(mixture.noise)
@@ -27,8 +27,8 @@ def test_the_log_density_is_that_of_full_gaussians(pixels: torch.Tensor) -> None
     for log_weight, mean, whitening in zip(mixture.log_weights, mixture.means, mixture.whitening, strict=True):
         root = np.linalg.inv(whitening.double().numpy())
         covariance = v.T @ (root.T @ root) @ v + outside
-        centre = mean.double().numpy() @ v + mixture.mean.double().numpy()
-        full = multivariate_normal(centre, (covariance + covariance.T) / 2)
+        center = mean.double().numpy() @ v + mixture.mean.double().numpy()
+        full = multivariate_normal(center, (covariance + covariance.T) / 2)
         terms.append(float(log_weight) + full.logpdf(images.flatten(1).numpy()))
     expected = np.logaddexp.reduce(terms)
     np.testing.assert_allclose(mixture.log_density(images).numpy(), expected, rtol=1e-5)
@@ -42,16 +42,16 @@ def test_it_integrates_to_one_in_one_dimension() -> None:
     assert mixture.log_density(grid).exp().sum() * 0.01**2 == pytest.approx(1, abs=1e-3)
 
 
-def test_the_data_are_more_probable_than_noise_and_held_out_bits_tell(pixels: torch.Tensor) -> None:
+def test_data_are_more_probable_than_noise_and_bits_per_dim_match_nats(pixels: torch.Tensor) -> None:
     mixture, noise = fit(pixels[:300]), torch.rand(100, 1, 6, 6)
     assert mixture.log_density(pixels[300:].float() / 255).min() > mixture.log_density(noise).max()
-    told = held_out(mixture, pixels[300:])
-    assert told.images == 100
-    assert told.bits_per_dim == pytest.approx(8 - told.nats / (36 * math.log(2)))
-    assert math.log2(60) < told.bits_per_dim < 7  # the noise alone has log₂ 60 = 5.9 bits
+    result = held_out(mixture, pixels[300:])
+    assert result.images == 100
+    assert result.bits_per_dim == pytest.approx(8 - result.nats / (36 * math.log(2)))
+    assert math.log2(60) < result.bits_per_dim < 7  # the noise alone has log₂ 60 = 5.9 bits
 
 
-def test_each_image_counts_alone_and_gradients_flow(pixels: torch.Tensor) -> None:
+def test_images_are_scored_independently_and_differentiably(pixels: torch.Tensor) -> None:
     mixture, images = fit(pixels), (pixels[:5].double() / 255).requires_grad_()
     together = mixture.log_density(images)
     alone = torch.cat([mixture.log_density(image[None]) for image in images])
@@ -59,15 +59,15 @@ def test_each_image_counts_alone_and_gradients_flow(pixels: torch.Tensor) -> Non
     assert torch.autograd.gradcheck(mixture.log_density, images[:1].detach().requires_grad_())
 
 
-def test_its_state_makes_it_anew_and_equal_seeds_give_equal_bits(pixels: torch.Tensor) -> None:
+def test_the_state_restores_it_and_equal_seeds_give_equal_bits(pixels: torch.Tensor) -> None:
     mixture, images = fit(pixels), pixels[:5].float() / 255
-    anew = GaussianMixture.from_state(mixture.state())
-    assert torch.equal(anew.log_density(images), mixture.log_density(images))
+    restored = GaussianMixture.from_state(mixture.state())
+    assert torch.equal(restored.log_density(images), mixture.log_density(images))
     assert torch.equal(fit(pixels).log_density(images), mixture.log_density(images))
-    assert anew.image_shape == (1, 6, 6)
+    assert restored.image_shape == (1, 6, 6)
 
 
-def test_likely_images_are_images(pixels: torch.Tensor) -> None:
+def test_likely_images_are_in_range(pixels: torch.Tensor) -> None:
     likely = fit(pixels).likely(3, 0)
     assert 1 <= len(likely) <= 3
     assert likely.shape[1:] == (1, 6, 6)
@@ -75,14 +75,14 @@ def test_likely_images_are_images(pixels: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 39])
-def test_few_images(count: int, pixels: torch.Tensor) -> None:
+def test_a_few_images_suffice(count: int, pixels: torch.Tensor) -> None:
     assert torch.isfinite(fit(pixels[:count]).log_density(pixels[:4].float() / 255)).all()
 
 
-def test_what_cannot_be_fitted_is_told(pixels: torch.Tensor) -> None:
-    with pytest.raises(DataError, match="of 1 images; give at least 2"):
+def test_invalid_images_are_refused(pixels: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="to 1 images; give at least 2"):
         fit(pixels[:1])
-    with pytest.raises(DataError, match=r"3×65×65 hold 12,675 numbers.*--image-size 64"):
+    with pytest.raises(DataError, match=r"3×65×65 have 12,675 values.*--image-size 64"):
         fit(torch.zeros(4, 3, 65, 65, dtype=torch.uint8))
-    with pytest.raises(ShapeError, match=r"the images are \(1, 5, 6\), and the density was fitted to \(1, 6, 6\)"):
+    with pytest.raises(ShapeError, match=r"got images of shape \(1, 5, 6\), but the density was fitted to \(1, 6, 6\)"):
         fit(pixels).log_density(torch.zeros(2, 1, 5, 6))

@@ -22,8 +22,8 @@ def vae(all_pixels: torch.Tensor) -> VAE:
     return fit(all_pixels[:300])
 
 
-def test_the_bound_is_reconstruction_minus_divergence(vae: VAE, pixels: torch.Tensor) -> None:
-    """With torch's own distributions, over the same four draws."""
+def test_the_elbo_is_reconstruction_minus_divergence(vae: VAE, pixels: torch.Tensor) -> None:
+    """Compare with torch's own distributions, for the same four draws."""
     images = pixels[:6].float() / 255
     mean, log_spread = vae.encoder(images).chunk(2, 1)
     posterior = torch.distributions.Normal(mean, log_spread.exp())
@@ -38,8 +38,8 @@ def test_the_bound_is_reconstruction_minus_divergence(vae: VAE, pixels: torch.Te
     torch.testing.assert_close(vae.log_density(images), sum(fits) / len(fits) - divergence, rtol=1e-4, atol=1e-3)
 
 
-def test_the_bound_is_below_the_log_density(vae: VAE, pixels: torch.Tensor) -> None:
-    """log p(x) by importance sampling: at least the bound, up to the noise of four draws."""
+def test_the_elbo_is_a_lower_bound_of_the_log_density(vae: VAE, pixels: torch.Tensor) -> None:
+    """Estimate log p(x) by importance sampling: it is at least the ELBO, up to the noise of four draws."""
     images = pixels[:20].float() / 255
     mean, log_spread = vae.encoder(images).chunk(2, 1)
     posterior = torch.distributions.Normal(mean, log_spread.exp())
@@ -55,19 +55,19 @@ def test_the_bound_is_below_the_log_density(vae: VAE, pixels: torch.Tensor) -> N
     assert (vae.log_density(images).mean() < log_density.mean() + 1.0).item()
 
 
-def test_it_learns_the_two_kinds_and_its_state_makes_it_anew(vae: VAE, pixels: torch.Tensor) -> None:
+def test_it_learns_both_kinds_of_bars_and_its_state_restores_it(vae: VAE, pixels: torch.Tensor) -> None:
     images = pixels[300:].float() / 255
-    rebuilt = vae.decode(vae.encode(images))
-    assert ((rebuilt - images) ** 2).mean() < 0.5 * images.var()
+    reconstructed = vae.decode(vae.encode(images))
+    assert ((reconstructed - images) ** 2).mean() < 0.5 * images.var()
     assert vae.log_density(images).min() > vae.log_density(torch.rand(50, 1, 6, 6)).max()
     assert math.isfinite(held_out(vae, pixels[300:]).bits_per_dim)
-    anew = VAE.from_state(vae.state())
-    assert torch.equal(anew.log_density(images), vae.log_density(images))
-    assert not anew.training
-    assert not any(parameter.requires_grad for parameter in anew.parameters())
+    restored = VAE.from_state(vae.state())
+    assert torch.equal(restored.log_density(images), vae.log_density(images))
+    assert not restored.training
+    assert not any(parameter.requires_grad for parameter in restored.parameters())
 
 
-def test_equal_seeds_give_equal_bits_whatever_the_global_state(pixels: torch.Tensor) -> None:
+def test_equal_seeds_give_equal_bits_for_any_global_state(pixels: torch.Tensor) -> None:
     pixels = pixels[:100]
     first = fit(pixels).state()
     torch.manual_seed(123)
@@ -78,13 +78,13 @@ def test_equal_seeds_give_equal_bits_whatever_the_global_state(pixels: torch.Ten
     assert not torch.equal(fit(pixels, seed=1).state()["noise"], first["noise"])
 
 
-def test_each_image_counts_alone(vae: VAE, pixels: torch.Tensor) -> None:
+def test_images_are_scored_independently(vae: VAE, pixels: torch.Tensor) -> None:
     images = pixels[:5].float() / 255
     alone = torch.cat([vae.log_density(image[None]) for image in images])
     torch.testing.assert_close(vae.log_density(images), alone, rtol=1e-4, atol=1e-3)
 
 
-def test_likely_images_and_codes(vae: VAE) -> None:
+def test_likely_images_are_decoded_from_likely_codes(vae: VAE) -> None:
     codes = vae.likely_codes(5, 0)
     assert codes.shape == (5, vae.features)
     assert torch.equal(vae.likely(5, 0), vae.decode(codes))
@@ -92,14 +92,14 @@ def test_likely_images_and_codes(vae: VAE) -> None:
         vae.encode(torch.zeros(1, 3, 6, 6))
 
 
-def test_what_trains_it_is_given(pixels: torch.Tensor) -> None:
+def test_it_is_trained_by_the_given_function(pixels: torch.Tensor) -> None:
     seen = []
 
-    def minimise(module: torch.nn.Module, loss: Callable[[int], torch.Tensor], **how: float) -> None:
-        seen.append((module, loss(0).item(), how))
+    def minimise(module: torch.nn.Module, loss: Callable[[int], torch.Tensor], **options: float) -> None:
+        seen.append((module, loss(0).item(), options))
 
     VAE.fit(pixels, seed=0, minimise=minimise, device=CPU)
-    ((module, loss, how),) = seen
+    ((module, loss, options),) = seen
     assert isinstance(module, VAE)
     assert math.isfinite(loss)
-    assert how["steps"] == 40 * math.ceil(400 / 128)
+    assert options["steps"] == 40 * math.ceil(400 / 128)

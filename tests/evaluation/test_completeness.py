@@ -13,7 +13,7 @@ def test_input_x_gradient_is_complete_on_a_linear_model(linear, by_name, given):
     torch.testing.assert_close(opposite.values, torch.ones(3, dtype=torch.float64))
 
 
-def test_without_a_baseline_the_logit_itself_is_due(linear, given):
+def test_without_a_baseline_the_sum_should_equal_the_logit(linear, given):
     own = linear.read(linear.logits)
     shared = given(linear, lambda images, _: (own / 36)[:, None, None, None].expand_as(images))
     assert float(Completeness(baseline=None).measure(linear, shared).values.max()) < 1e-13
@@ -21,5 +21,5 @@ def test_without_a_baseline_the_logit_itself_is_due(linear, given):
 
 
 def test_integrated_gradients_are_complete(network, by_name):
-    found = Completeness().measure(network, by_name(network, "integrated_gradients", steps=1024))
-    assert float(found.values.max()) == pytest.approx(0, abs=5e-3)
+    result = Completeness().measure(network, by_name(network, "integrated_gradients", steps=1024))
+    assert float(result.values.max()) == pytest.approx(0, abs=5e-3)

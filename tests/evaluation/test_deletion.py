@@ -10,36 +10,36 @@ from pellucid.evaluation.deletion import Deletion
 from pellucid.evaluation.insertion import Insertion
 
 
-def test_the_curve_is_quantus_pixel_flipping(quantus):
+def test_the_curve_agrees_with_pixel_flipping_in_quantus(quantus):
     case, kept = quantus
     ranks = places(torch.from_numpy(kept["relevance"]).sum(1), case.generator("ties"))
-    found = curve(case, ranks, list(range(4, 65, 4)), Remover(case.images, "zero"), "probability")
-    np.testing.assert_allclose(found.numpy(), kept["pixel_flipping"], atol=1e-5)
+    result = curve(case, ranks, list(range(4, 65, 4)), Remover(case.images, "zero"), "probability")
+    np.testing.assert_allclose(result.numpy(), kept["pixel_flipping"], atol=1e-5)
 
 
-def test_the_area_is_a_slow_loops(network, by_name):
+def test_the_area_agrees_with_a_slow_loop(network, by_name):
     method = by_name(network, "input_x_gradient")
-    found = Deletion(steps=8).measure(network, method)
+    result = Deletion(steps=8).measure(network, method)
     for image in range(3):
-        left = network.images[image : image + 1].clone()
+        remaining = network.images[image : image + 1].clone()
         order = method.relevance[image].flatten().argsort(descending=True)
         scores = []
         for gone in range(0, 65, 8):
-            left.view(-1)[order[:gone]] = 0
-            scores.append(float(network.model(left).softmax(1)[0, network.targets[image]]))
-        np.testing.assert_allclose(float(found.values[image]), np.trapezoid(scores, dx=1 / 8))
+            remaining.view(-1)[order[:gone]] = 0
+            scores.append(float(network.model(remaining).softmax(1)[0, network.targets[image]]))
+        np.testing.assert_allclose(float(result.values[image]), np.trapezoid(scores, dx=1 / 8))
 
 
 @pytest.mark.parametrize("metric", [Deletion(steps=8), Insertion(steps=8, removal="zero")])
-def test_no_changed_image_is_run_twice(network, by_name, metric, monkeypatch):
+def test_no_modified_image_is_evaluated_twice(network, by_name, metric, monkeypatch):
     network.images[:, :, :3] = 0  # pixels whose removal changes nothing
     names, run = ("gradient", "input_x_gradient", "constant"), []
     alone = [metric.measure(replace(network, _shared={}), by_name(network, name)).values for name in names]
     predict = network.predict
     monkeypatch.setattr(network, "predict", lambda images: run.extend(images) or predict(images))
     again = [metric.measure(network, by_name(network, name)).values for name in (*names, names[0])]
-    for found, expected in zip(again, [*alone, alone[0]], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    for result, expected in zip(again, [*alone, alone[0]], strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-14)
     distinct = len({image.numpy().tobytes() for image in run})
     assert distinct > 30
-    assert len(run) == distinct + 2  # the empty image stands for each of the three
+    assert len(run) == distinct + 2  # the empty image, once for each of the three

@@ -15,7 +15,7 @@ def test_the_gradient_of_a_linear_model_is_faithful(linear, by_name, perturbatio
 
 @pytest.mark.parametrize("perturbation", ["gaussian", "square"])
 @pytest.mark.parametrize("is_scaled", [True, False])
-def test_it_is_captums_with_the_same_draws(network, by_name, perturbation, is_scaled):
+def test_infidelity_agrees_with_captum_for_the_same_draws(network, by_name, perturbation, is_scaled):
     method = by_name(network, "gradient")
     metric = Infidelity(perturbation=perturbation, is_scaled=is_scaled, draws=7)
     draws = iter(metric._draws(network))

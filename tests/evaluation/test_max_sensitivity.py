@@ -4,13 +4,13 @@ from captum.metrics import sensitivity_max
 from pellucid.evaluation.max_sensitivity import MaxSensitivity
 
 
-def test_it_is_captums_with_the_same_draws(network, by_name):
+def test_max_sensitivity_agrees_with_captum_for_the_same_draws(network, by_name):
     method = by_name(network, "gradient")
-    found = MaxSensitivity(draws=5, radius=0.03).measure(network, method).values
+    result = MaxSensitivity(draws=5, radius=0.03).measure(network, method).values
     noises = iter(network.draw("max_sensitivity", count=5, is_uniform=True))
 
     def explain(images):
-        """Like captum's own methods: a tuple for a tuple."""
+        """Return a tuple for a tuple, like captum's own methods."""
         if isinstance(images, tuple):
             return (method(images[0], network.targets),)
         return method(images, network.targets)
@@ -23,9 +23,9 @@ def test_it_is_captums_with_the_same_draws(network, by_name):
         max_examples_per_batch=3,
     )
     assert float(expected.max()) > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(result, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_a_constant_map_is_not_sensitive(network, given):
-    found = MaxSensitivity().measure(network, given(network, lambda images, _: torch.ones_like(images)))
-    assert found.values.tolist() == [0.0, 0.0, 0.0]
+    result = MaxSensitivity().measure(network, given(network, lambda images, _: torch.ones_like(images)))
+    assert result.values.tolist() == [0.0, 0.0, 0.0]

@@ -8,14 +8,14 @@ from pellucid.evaluation._randomised import cascade, layers_of
 from pellucid.evaluation.parameter_randomisation import ParameterRandomisation
 
 
-def test_the_similarities_are_quantus(quantus, by_name):
+def test_similarities_agree_with_quantus(quantus, by_name):
     case, kept = quantus
     metric = ParameterRandomisation()
     case.shared(metric, lambda: cascade(case.model, lambda _: int(kept["seed"]), 8))
-    found = metric.measure(case, by_name(case, "gradient"))
+    result = metric.measure(case, by_name(case, "gradient"))
     expected = kept["parameter_randomisation"]
-    np.testing.assert_allclose(found.values.numpy(), expected.mean(1), atol=1e-5)
-    np.testing.assert_allclose(found.curves["similarity"].numpy(), [1, *expected.mean(0)], atol=1e-5)
+    np.testing.assert_allclose(result.values.numpy(), expected.mean(1), atol=1e-5)
+    np.testing.assert_allclose(result.curves["similarity"].numpy(), [1, *expected.mean(0)], atol=1e-5)
 
 
 @pytest.mark.parametrize("control", ["random", "constant", "sobel", "input"])
@@ -24,7 +24,7 @@ def test_controls_do_not_depend_on_the_weights(network, by_name, control):
     torch.testing.assert_close(values, torch.ones(3).double())
 
 
-def test_layers_are_drawn_anew_from_the_top(network):
+def test_layers_are_randomized_from_the_last_to_the_first(network):
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     copies = cascade(network.model, lambda stage: stage, 8)
     changed = [
@@ -39,7 +39,7 @@ def test_layers_are_drawn_anew_from_the_top(network):
     assert len(few) == 2
 
 
-def test_parameters_of_ones_own_are_drawn_too_and_the_random_state_is_kept():
+def test_custom_parameters_are_randomized_and_the_random_state_is_restored():
     class Own(nn.Module):
         def __init__(self):
             super().__init__()

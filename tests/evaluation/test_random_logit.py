@@ -9,12 +9,12 @@ from pellucid.evaluation.random_logit import RandomLogit
 
 @pytest.mark.parametrize("control", ["random", "constant", "sobel", "input"])
 @pytest.mark.parametrize("kind", ["ssim", "spearman", "cosine"])
-def test_a_map_without_a_class_is_equal_for_all_classes(network, by_name, control, kind):
+def test_a_map_without_class_information_is_equal_for_all_classes(network, by_name, control, kind):
     values = RandomLogit(kind).measure(network, by_name(network, control)).values
     torch.testing.assert_close(values.double(), torch.ones(3).double())
 
 
-def test_the_other_class_is_another_one(network, given):
+def test_the_other_class_differs_from_the_explained_one(network, given):
     seen = []
 
     def maps(images, targets):
@@ -29,7 +29,7 @@ def test_the_other_class_is_another_one(network, given):
 
 
 def slow_ssim(one, two):
-    """Equation 13 of Wang et al. (2004) with a Gaussian window of 7 pixels, place by place."""
+    """Equation 13 of Wang et al. (2004) with a Gaussian window of 7 pixels, position by position."""
     one, two = ((maps - maps.min()) / (maps.max() - maps.min()) for maps in (one, two))
     reach = np.arange(7) - 3
     window = np.exp(-(reach[:, None] ** 2 + reach**2) / (2 * 1.5**2))
@@ -45,7 +45,7 @@ def slow_ssim(one, two):
     return np.mean(values)
 
 
-def test_similarities_are_what_they_are_called():
+def test_similarities_agree_with_independent_implementations():
     draws = torch.Generator().manual_seed(0)
     one, two = (torch.randn(3, 1, 8, 8, generator=draws, dtype=torch.float64).round(decimals=1) for _ in range(2))
     for image in range(3):
@@ -56,7 +56,7 @@ def test_similarities_are_what_they_are_called():
         assert float(similarity(one, two, "cosine")[image]) == pytest.approx(angle)
 
 
-def test_constant_maps():
+def test_constant_maps_are_similar_only_to_each_other():
     flat, other = torch.ones(1, 1, 8, 8), torch.rand(1, 1, 8, 8)
     assert float(similarity(flat, 2 * flat, "spearman")) == 1
     assert float(similarity(flat, other, "spearman")) == 0

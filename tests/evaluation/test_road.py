@@ -8,7 +8,7 @@ from pellucid.evaluation.road import Road
 
 
 def dense_imputation(image, mask):
-    """Every removed pixel the weighted mean of its neighbours, by a dense solver."""
+    """Set every removed pixel to the weighted mean of its neighbors, with a dense solver."""
     size = image.shape[-1]
     matrix, known = np.eye(size * size), image.flatten() * ~mask.flatten()
     for index in mask.flatten().nonzero()[0]:
@@ -27,8 +27,8 @@ def test_imputation_solves_the_equations(share):
     draws = torch.Generator().manual_seed(0)
     images = torch.rand(2, 2, 7, 7, generator=draws, dtype=torch.float64)
     masks = torch.rand(2, 7, 7, generator=draws) < share
-    found = removed(images, masks, "linear")
-    for image, mask, filled in zip(images, masks, found, strict=True):
+    result = removed(images, masks, "linear")
+    for image, mask, filled in zip(images, masks, result, strict=True):
         for channel in range(2):
             np.testing.assert_allclose(
                 filled[channel], dense_imputation(image[channel].numpy(), mask.numpy()), rtol=1e-6
@@ -38,11 +38,11 @@ def test_imputation_solves_the_equations(share):
 def test_single_precision_is_far_below_the_noise():
     draws = torch.Generator().manual_seed(0)
     images, masks = torch.rand(3, 1, 28, 28, generator=draws), torch.rand(3, 28, 28, generator=draws) < 0.9
-    found = removed(images, masks, "linear")
-    torch.testing.assert_close(found.double(), removed(images.double(), masks, "linear"), rtol=0, atol=1e-4)
+    result = removed(images, masks, "linear")
+    torch.testing.assert_close(result.double(), removed(images.double(), masks, "linear"), rtol=0, atol=1e-4)
 
 
-def test_what_stands_in_a_pixels_place():
+def test_removed_pixels_are_replaced_and_others_unchanged():
     images = torch.rand(2, 3, 12, 10, dtype=torch.float64)
     mask = torch.zeros(2, 12, 10, dtype=torch.bool)
     mask[:, 3:5] = True
@@ -57,15 +57,15 @@ def test_what_stands_in_a_pixels_place():
     assert bool((substitute(torch.ones(1, 1, 9, 9), "blur") - 1).abs().max() < 1e-6)
 
 
-def test_accuracy_is_counted_over_the_shares(network, by_name):
+def test_accuracy_is_averaged_over_the_shares(network, by_name):
     method = by_name(network, "input_x_gradient")
-    found = Road(shares=(0.25, 0.5), removal="zero").measure(network, method)
-    right = torch.zeros(3, dtype=torch.float64)
+    result = Road(shares=(0.25, 0.5), removal="zero").measure(network, method)
+    correct = torch.zeros(3, dtype=torch.float64)
     for count in (16, 32):
-        left = network.images.clone().flatten(1)
-        left.scatter_(1, method.relevance.flatten(1).argsort(1, descending=True)[:, :count], 0)
-        right += (network.model(left.view_as(network.images)).argmax(1) == network.targets) / 2
-    torch.testing.assert_close(found.values, right)
+        remaining = network.images.clone().flatten(1)
+        remaining.scatter_(1, method.relevance.flatten(1).argsort(1, descending=True)[:, :count], 0)
+        correct += (network.model(remaining.view_as(network.images)).argmax(1) == network.targets) / 2
+    torch.testing.assert_close(result.values, correct)
     most = Road().measure(network, method).curves
     assert set(most) == {"share", "most"}
     with pytest.raises(ConfigError, match="from 0 to 1"):

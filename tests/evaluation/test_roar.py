@@ -8,7 +8,7 @@ from pellucid.evaluation import METRICS
 from pellucid.evaluation.roar import Roar
 
 
-def test_the_most_relevant_pixels_are_gone_from_training_and_test_images(network, by_name):
+def test_the_most_relevant_pixels_are_removed_from_training_and_test_images(network, by_name):
     seen = []
     method = by_name(network, "gradient")
     network.training = network.images * 0.5, torch.tensor([0, 1, 2])
@@ -18,10 +18,10 @@ def test_the_most_relevant_pixels_are_gone_from_training_and_test_images(network
         return nn.functional.one_hot(network.targets, 3).double() * torch.tensor([1.0, -1.0, 1.0])[:, None]
 
     network.retrain = retrain
-    found = Roar(shares=(0.25,)).measure(network, method)
+    result = Roar(shares=(0.25,)).measure(network, method)
     ((images, labels, tests),) = seen
     assert labels.tolist() == [0, 1, 2]
-    assert found.values.tolist() == [1.0, 0.0, 1.0]
+    assert result.values.tolist() == [1.0, 0.0, 1.0]
     for kept, whole in ((images, network.training[0]), (tests, network.images)):
         relevance = method(whole, network.predict(whole).argmax(1)).flatten(1)
         gone = relevance.argsort(1, descending=True)[:, :16]
@@ -29,13 +29,13 @@ def test_the_most_relevant_pixels_are_gone_from_training_and_test_images(network
         torch.testing.assert_close(kept.flatten(1), expected)
 
 
-def test_without_training_images_it_says_so_before_any_work(network):
+def test_missing_training_images_are_refused_before_any_computation(network):
     with pytest.raises(ConfigError, match="'roar' needs training"):
         pellucid.evaluate(network.model, network.images, None, ["gradient"], ["roar"])
 
 
 @pytest.mark.slow
-def test_without_the_pixels_that_decide_nothing_is_learned():
+def test_nothing_is_learned_without_the_deciding_pixels():
     draws = torch.Generator().manual_seed(0)
     images, labels = torch.rand(600, 1, 8, 8, generator=draws), torch.randint(2, (600,), generator=draws)
     images[:, 0, 2:4, 2:4] = labels.float()[:, None, None]
@@ -47,7 +47,7 @@ def test_without_the_pixels_that_decide_nothing_is_learned():
         nn.functional.cross_entropy(model(images[:500]), labels[:500]).backward()
         optimizer.step()
     before = [parameter.clone() for parameter in model.parameters()]
-    found = pellucid.evaluate(
+    result = pellucid.evaluate(
         model,
         images[500:],
         None,
@@ -55,6 +55,6 @@ def test_without_the_pixels_that_decide_nothing_is_learned():
         [METRICS["roar"](shares=(0.2,))],
         training=(images[:500], labels[:500]),
     )
-    (label,) = found.metrics
-    assert found.value("sensitivity", label) < 0.75 < 0.8 < found.value("random", label)
+    (label,) = result.metrics
+    assert result.value("sensitivity", label) < 0.75 < 0.8 < result.value("random", label)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

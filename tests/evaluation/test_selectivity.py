@@ -9,7 +9,7 @@ from pellucid.evaluation.selectivity import Selectivity
 
 
 def slow_area(case, image, order, output):
-    """The definition, patch by patch: 3×3 pixels set to zero, the score read after each."""
+    """Follow the definition patch by patch: set 3×3 pixels to zero, and read the score after each."""
     x, target = case.images[image : image + 1].clone(), case.targets[image]
 
     def score():
@@ -28,22 +28,22 @@ def slow_area(case, image, order, output):
 @pytest.mark.parametrize("is_recomputed", [False, True])
 def test_input_x_gradient_is_optimal_on_a_linear_model(linear, by_name, output, is_recomputed):
     metric = Selectivity(patch_pixels=3, output=output, is_recomputed=is_recomputed)
-    found = metric.measure(linear, by_name(linear, "input_x_gradient"))
+    result = metric.measure(linear, by_name(linear, "input_x_gradient"))
     for image in range(3):
         areas = [slow_area(linear, image, order, output) for order in permutations(range(4))]
         if output == "logit":
-            assert float(found.values[image]) == pytest.approx(min(areas), abs=1e-12)
-            assert float(found.beside["least relevant first"][image]) == pytest.approx(max(areas), abs=1e-12)
-        assert min(abs(float(found.values[image]) - area) for area in areas) < 1e-12
+            assert float(result.values[image]) == pytest.approx(min(areas), abs=1e-12)
+            assert float(result.beside["least relevant first"][image]) == pytest.approx(max(areas), abs=1e-12)
+        assert min(abs(float(result.values[image]) - area) for area in areas) < 1e-12
 
 
-def test_relevance_is_recomputed_on_what_is_left(network, by_name):
+def test_relevance_is_recomputed_on_the_remaining_pixels(network, by_name):
     method = by_name(network, "gradient")
-    found = Selectivity(patch_pixels=4, is_recomputed=True).measure(network, method)
-    left = network.images.clone()
-    gone, scores = [[] for _ in left], [network.score(left)]
+    result = Selectivity(patch_pixels=4, is_recomputed=True).measure(network, method)
+    remaining = network.images.clone()
+    gone, scores = [[] for _ in remaining], [network.score(remaining)]
     for _ in range(4):
-        relevance = method(left, network.targets)
+        relevance = method(remaining, network.targets)
         for image, one in enumerate(relevance):
             sums = {
                 patch: float(one[:, 4 * (patch // 2) :, 4 * (patch % 2) :][:, :4, :4].sum())
@@ -52,13 +52,13 @@ def test_relevance_is_recomputed_on_what_is_left(network, by_name):
             }
             patch = max(sums, key=sums.get)
             gone[image].append(patch)
-            left[image, :, 4 * (patch // 2) : 4 * (patch // 2) + 4, 4 * (patch % 2) : 4 * (patch % 2) + 4] = 0
-        scores.append(network.score(left))
+            remaining[image, :, 4 * (patch // 2) : 4 * (patch // 2) + 4, 4 * (patch % 2) : 4 * (patch % 2) + 4] = 0
+        scores.append(network.score(remaining))
     expected = torch.trapezoid(torch.stack(scores, 1), dx=0.25, dim=1)
-    torch.testing.assert_close(found.values, expected)
+    torch.testing.assert_close(result.values, expected)
 
 
-def test_ties_are_broken_by_lot_and_alike_for_all_images():
+def test_ties_are_broken_at_random_and_equally_for_all_images():
     ranks = places(torch.zeros(2, 5, 4), torch.Generator().manual_seed(0))
     assert sorted(ranks[0].flatten().tolist()) == list(range(20))
     assert ranks[0].flatten().tolist() != list(range(20))

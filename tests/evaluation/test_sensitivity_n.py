@@ -6,34 +6,34 @@ from pellucid.core.errors import ConfigError
 from pellucid.evaluation.sensitivity_n import SensitivityN
 
 
-def test_input_x_gradient_foretells_a_linear_model(linear, by_name, given):
+def test_input_x_gradient_predicts_a_linear_model(linear, by_name, given):
     maps = by_name(linear, "input_x_gradient")
     assert float(SensitivityN().measure(linear, maps).values.min()) == pytest.approx(1.0, abs=1e-9)
-    against = given(linear, lambda images, targets: -maps(images, targets))
-    assert float(SensitivityN().measure(linear, against).values.max()) == pytest.approx(-1.0, abs=1e-9)
+    opposite = given(linear, lambda images, targets: -maps(images, targets))
+    assert float(SensitivityN().measure(linear, opposite).values.max()) == pytest.approx(-1.0, abs=1e-9)
 
 
-def test_the_correlation_is_that_of_a_slow_loop(network, by_name):
+def test_the_correlation_agrees_with_a_slow_loop(network, by_name):
     method = by_name(network, "gradient")
     metric = SensitivityN(shares=(0.1, 0.5), sets=12)
-    found = metric.measure(network, method)
+    result = metric.measure(network, method)
     for image in range(3):
         correlations = []
         for number in range(2):
             sums, effects = [], []
             for chosen in metric._sets(network, number):
                 assert int(chosen.sum()) == (6, 32)[number]
-                left = network.images[image : image + 1].clone()
-                left.view(-1)[chosen] = 0
+                remaining = network.images[image : image + 1].clone()
+                remaining.view(-1)[chosen] = 0
                 sums.append(float(method.relevance[image].flatten()[chosen].sum()))
-                both = network.model(torch.cat([network.images[image : image + 1], left]))
+                both = network.model(torch.cat([network.images[image : image + 1], remaining]))
                 effects.append(float(both[0, network.targets[image]] - both[1, network.targets[image]]))
             correlations.append(np.corrcoef(sums, effects)[0, 1])
-        assert float(found.values[image]) == pytest.approx(np.mean(correlations), abs=1e-9)
+        assert float(result.values[image]) == pytest.approx(np.mean(correlations), abs=1e-9)
 
 
-def test_a_map_that_says_nothing_has_no_correlation(network, given):
-    found = SensitivityN().measure(network, given(network, lambda images, _: torch.zeros_like(images)))
-    assert found.values.tolist() == [0.0, 0.0, 0.0]
-    with pytest.raises(ConfigError, match="within 0 and 1"):
+def test_a_zero_map_has_no_correlation(network, given):
+    result = SensitivityN().measure(network, given(network, lambda images, _: torch.zeros_like(images)))
+    assert result.values.tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(ConfigError, match="between 0 and 1"):
         SensitivityN(shares=(1.0,))

@@ -1,4 +1,4 @@
-"""Models by name and by the user's own function, and the check that they fit the data."""
+"""Models built by name or by a user's function, and the check that they fit the data."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_every_model_fits_every_size(name, shape):
     assert model(torch.rand(3, *shape)).shape == (3, 7)
 
 
-def test_weights_depend_on_the_seed_alone():
+def test_weights_depend_only_on_the_seed():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first, second, third = (build_model("cnn", (1, 28, 28), 10, seed) for seed in (3, 3, 4))
@@ -26,11 +26,11 @@ def test_weights_depend_on_the_seed_alone():
     assert not torch.equal(next(first.parameters()), next(third.parameters()))
 
 
-def test_the_default_has_about_80k_parameters():
+def test_the_default_model_has_about_80k_parameters():
     assert 70_000 < count_parameters(build_model("cnn", (1, 28, 28), 10)) < 90_000
 
 
-def test_specs():
+def test_function_names_are_accepted_and_unknown_names_refused():
     assert check_spec("some.module:function") == "some.module:function"
     with pytest.raises(UnknownName, match="did you mean 'mlp'"):
         check_spec("mpl")
@@ -43,8 +43,8 @@ def user_module(tmp_path, monkeypatch):
         "def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
         "def sized(image_size, *, classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(image_size[0] * image_size[1], classes))\n"
-        "def anything(**given):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(given['channels'] * 64, given['classes']))\n"
+        "def anything(**options):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(options['channels'] * 64, options['classes']))\n"
         "def text(): return 'a model'\n"
         "def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
         "def failing(): raise ValueError('no weights')\n"
@@ -53,7 +53,7 @@ def user_module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["plain", "sized", "anything"])
-def test_a_users_function_gets_what_it_asks_for(name, user_module):
+def test_a_users_function_receives_the_parameters_it_declares(name, user_module):
     model = build_model(f"nets_of_test:{name}", (1, 8, 8), 3)
     check_fit(model, torch.rand(2, 1, 8, 8), 3)
 
@@ -74,12 +74,12 @@ class Extra(nn.Sequential):
         pass
 
 
-def test_a_state_that_is_no_tensor_is_refused():
-    with pytest.raises(ModelError, match="'_extra_state' is dict, and only tensors can be saved"):
+def test_a_state_that_is_not_a_tensor_is_refused():
+    with pytest.raises(ModelError, match="'_extra_state' is a dict, but only tensors can be saved"):
         check_fit(Extra(nn.Flatten(), nn.Linear(64, 3)), torch.rand(2, 1, 8, 8), 3)
 
 
-def test_a_users_function_that_fails_or_returns_something_else(user_module):
+def test_a_users_function_that_fails_or_returns_something_else_is_refused(user_module):
     with pytest.raises(ModelError, match="returned str; it must return a torch.nn.Module"):
         build_model("nets_of_test:text", (1, 8, 8), 3)
     with pytest.raises(ModelError, match="failed: ValueError: no weights"):
@@ -100,18 +100,18 @@ class Tuple(nn.Module):
     ("model", "message"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), r"shape \(2, 1, 8, 8\).*logits of shape \(2, 3\)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"made shape \(2, 4\) of images of shape \(2, 1, 8, 8\)"),
-        (nn.Conv2d(1, 3, 3), r"made shape \(2, 3, 6, 6\)"),
-        (Tuple(), "in training mode the model made a tuple"),
-        (nn.Flatten(), "no parameter that could be trained"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"returned shape \(2, 4\) for images of shape \(2, 1, 8, 8\)"),
+        (nn.Conv2d(1, 3, 3), r"returned shape \(2, 3, 6, 6\)"),
+        (Tuple(), "in training mode the model returned a tuple"),
+        (nn.Flatten(), "no trainable parameters"),
     ],
 )
-def test_models_that_do_not_fit_are_refused_with_both_shapes(model, message):
+def test_unsuitable_models_are_refused_with_both_shapes(model, message):
     with pytest.raises(ModelError, match=message):
         check_fit(model, torch.rand(2, 1, 8, 8), 3)
 
 
-def test_the_check_leaves_no_trace():
+def test_the_check_does_not_modify_the_model():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
     model[2].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

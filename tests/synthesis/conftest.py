@@ -1,4 +1,4 @@
-"""Bars in three directions, and a network trained to tell them apart."""
+"""Images of bars in three directions, and a network trained to classify them."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def make_bars(count: int = 300, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Floats in [0, 1]: a row, a column or a diagonal, at random places, in noise."""
+    """Floats in [0, 1]: a row, a column or a diagonal, at random positions, with noise."""
     draws = torch.Generator().manual_seed(0)
     images = 0.2 * torch.rand(count, 1, side, side, generator=draws)
     labels = torch.arange(count) % 3

@@ -1,4 +1,4 @@
-"""What every prior keeps: images in [0, 1], the model as it was, equal images for equal seeds, a true objective."""
+"""Properties of every prior: images in [0, 1], an unmodified model, reproducible images, a correct objective."""
 
 import copy
 from typing import Any
@@ -17,45 +17,45 @@ NAMES = PRIORS.names()
 
 @pytest.fixture
 def make_prior(mixture, vae):
-    def make(name: str, **knobs: Any) -> Prior:
+    def make(name: str, **options: Any) -> Prior:
         needed = {"l2": {"image_shape": (1, 8, 8)}, "expert": {"density": mixture}, "code": {"density": vae}}[name]
-        return PRIORS[name](**{"steps": 40, **needed, **knobs})
+        return PRIORS[name](**{"steps": 40, **needed, **options})
 
     return make
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_told_is_what_the_network_says_of_the_images(name, network, make_prior) -> None:
+def test_scores_match_the_network_output_for_the_images(name, network, make_prior) -> None:
     prior = make_prior(name)
-    found = pellucid.prototypes(network, prior=prior)
-    assert found.images.shape == (3, 1, 8, 8)
-    assert 0 <= found.images.min() <= found.images.max() <= 1
-    assert found.prior == name
-    assert found.classes.tolist() == [0, 1, 2]
+    result = pellucid.prototypes(network, prior=prior)
+    assert result.images.shape == (3, 1, 8, 8)
+    assert 0 <= result.images.min() <= result.images.max() <= 1
+    assert result.prior == name
+    assert result.classes.tolist() == [0, 1, 2]
     with torch.no_grad():
-        logits = copy.deepcopy(network).eval()(found.images)
-    torch.testing.assert_close(found.logit, logits.diagonal())
-    torch.testing.assert_close(found.log_probability, logits.log_softmax(1).diagonal(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.objective, found.log_probability + prior.weight * found.log_prior)
-    assert found.history.shape == (3, 40 + round(40 * prior.refined_share))
-    assert (found.objective >= found.history[:, -1] - 1e-6).all()
-    assert found.log_probability.exp().min() > 0.9
+        logits = copy.deepcopy(network).eval()(result.images)
+    torch.testing.assert_close(result.logit, logits.diagonal())
+    torch.testing.assert_close(result.log_probability, logits.log_softmax(1).diagonal(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.objective, result.log_probability + prior.weight * result.log_prior)
+    assert result.history.shape == (3, 40 + round(40 * prior.refined_share))
+    assert (result.objective >= result.history[:, -1] - 1e-6).all()
+    assert result.log_probability.exp().min() > 0.9
 
 
-def test_no_image_of_the_data_does_better(network, bars, make_prior) -> None:
-    """Of the expert, whose search begins at modes; the others are measured on MNIST."""
+def test_prototypes_have_a_higher_objective_than_all_images_of_the_data(network, bars, make_prior) -> None:
+    """Check `expert`, whose search starts at modes; the slow tests cover the others on MNIST."""
     prior = make_prior("expert", steps=150)
-    found = pellucid.prototypes(network, prior=prior)
+    result = pellucid.prototypes(network, prior=prior)
     images, labels = bars
     of_data = objective(network, images, None, prior)
     means = torch.stack([images[labels == label].mean(0) for label in range(3)])
     for label in range(3):
-        assert found.objective[label] > of_data[labels == label, label].max()
-        assert found.objective[label] > objective(network, means[label][None], [label], prior)
+        assert result.objective[label] > of_data[labels == label, label].max()
+        assert result.objective[label] > objective(network, means[label][None], [label], prior)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_seeds_give_equal_bits_and_others_other_images(name, network, make_prior) -> None:
+def test_the_seed_determines_the_images(name, network, make_prior) -> None:
     prior = make_prior(name)
     first = pellucid.prototypes(network, prior=prior, seed=3)
     torch.manual_seed(5)
@@ -66,7 +66,7 @@ def test_equal_seeds_give_equal_bits_and_others_other_images(name, network, make
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_model_is_handed_back_as_it_came(name, network, make_prior) -> None:
+def test_the_model_is_not_modified(name, network, make_prior) -> None:
     model = copy.deepcopy(network).train()
     model[5].eval()
     model[0].weight.grad = grad = torch.ones_like(model[0].weight)
@@ -95,40 +95,40 @@ def test_another_network_gives_other_images(name, network, make_prior) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_diversity_gives_several_images_of_a_class(name, network, make_prior) -> None:
-    found = pellucid.prototypes(network, [2, 0], prior=make_prior(name, repulsion=1.0), diversity=3)
-    assert found.classes.tolist() == [2, 2, 2, 0, 0, 0]
-    assert found.log_probability.exp().min() > 0.8
-    for group in found.images.view(2, 3, -1):
+def test_diversity_gives_different_images_of_a_class(name, network, make_prior) -> None:
+    result = pellucid.prototypes(network, [2, 0], prior=make_prior(name, repulsion=1.0), diversity=3)
+    assert result.classes.tolist() == [2, 2, 2, 0, 0, 0]
+    assert result.log_probability.exp().min() > 0.8
+    for group in result.images.view(2, 3, -1):
         distances = torch.pdist(nn.functional.normalize(group, dim=1))
         assert distances.min() > 0.1
 
 
-def test_a_model_in_double_precision(network, make_prior) -> None:
+def test_models_in_double_precision_are_supported(network, make_prior) -> None:
     for name in NAMES:
-        found = pellucid.prototypes(copy.deepcopy(network).double(), [0], prior=make_prior(name, steps=4))
-        assert found.images.shape == (1, 1, 8, 8)
+        result = pellucid.prototypes(copy.deepcopy(network).double(), [0], prior=make_prior(name, steps=4))
+        assert result.images.shape == (1, 1, 8, 8)
 
 
 # --- units ---------------------------------------------------------------------------------------------------------
 
 
-def test_channels_of_a_layer_rise_to_what_a_hook_reads(network, make_prior) -> None:
-    found = pellucid.prototypes(network, prior=make_prior("l2", steps=60), unit=("1", [0, 3]))
-    assert found.log_probability is None
-    assert found.classes.tolist() == [0, 3]
+def test_channels_are_maximized_and_reported_as_a_hook_sees_them(network, make_prior) -> None:
+    result = pellucid.prototypes(network, prior=make_prior("l2", steps=60), unit=("1", [0, 3]))
+    assert result.log_probability is None
+    assert result.classes.tolist() == [0, 3]
     seen = []
     model = copy.deepcopy(network).eval()
     model[1].register_forward_hook(lambda _module, _inputs, output: seen.append(output.clone()))
     with torch.no_grad():
-        model(found.images)
+        model(result.images)
         model(torch.rand(100, 1, 8, 8))
     activations, of_noise = seen[0].mean((2, 3)), seen[1].mean((2, 3))
-    torch.testing.assert_close(found.logit, torch.stack([activations[0, 0], activations[1, 3]]))
-    assert (found.logit > of_noise[:, [0, 3]].amax(0)).all()
+    torch.testing.assert_close(result.logit, torch.stack([activations[0, 0], activations[1, 3]]))
+    assert (result.logit > of_noise[:, [0, 3]].amax(0)).all()
 
 
-def test_a_function_of_the_outputs_is_maximised(network, make_prior) -> None:
+def test_a_function_of_the_outputs_is_maximized(network, make_prior) -> None:
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -137,16 +137,16 @@ def test_a_function_of_the_outputs_is_maximised(network, make_prior) -> None:
         def forward(self, x):
             return {"logits": self.network(x)}
 
-    found = pellucid.prototypes(
+    result = pellucid.prototypes(
         Wrapped(),
         prior=make_prior("l2", weight=0.0, steps=60),
         unit=lambda outputs: outputs["logits"][:, 1] - outputs["logits"][:, 0],
     )
-    assert found.classes.tolist() == [-1]
+    assert result.classes.tolist() == [-1]
     with torch.no_grad():
-        logits = copy.deepcopy(network).eval()(found.images)
-    torch.testing.assert_close(found.objective, logits[:, 1] - logits[:, 0])
-    assert found.objective > 5
+        logits = copy.deepcopy(network).eval()(result.images)
+    torch.testing.assert_close(result.objective, logits[:, 1] - logits[:, 0])
+    assert result.objective > 5
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -157,23 +157,31 @@ def test_a_function_of_the_outputs_is_maximised(network, make_prior) -> None:
     [
         ({"classes": [3]}, ShapeError, "there is no class 3; the model has 3"),
         ({"classes": []}, ShapeError, "no class was given"),
-        ({"classes": torch.tensor([0.5])}, ShapeError, "are no indices"),
+        ({"classes": torch.tensor([0.5])}, ShapeError, "are not indices"),
         ({"unit": ("nowhere", 0)}, UnknownName, "there is no layer 'nowhere'"),
         ({"unit": ("3", 8)}, ShapeError, "there is no channel 8; layer '3' has 8"),
-        ({"unit": ("3", 0), "classes": 1}, ConfigError, "both given"),
+        ({"unit": ("3", 0), "classes": 1}, ConfigError, "both classes and unit"),
         ({"unit": lambda logits: logits}, ShapeError, "return one number per image"),
-        ({"unit": lambda logits: logits.detach()[:, 0]}, UnsupportedOperation, "no gradient to the images"),
-        ({"diversity": 0}, ConfigError, "diversity is 0"),
+        (
+            {"unit": lambda logits: logits.detach()[:, 0]},
+            UnsupportedOperation,
+            "no gradient with respect to the images",
+        ),
+        ({"diversity": 0}, ConfigError, "diversity=0"),
         ({"prior": "l3"}, UnknownName, "there is no prior 'l3'"),
         ({"prior": "l2", "strength": 3}, ConfigError, "the prior 'l2' has no option 'strength'"),
-        ({"prior": "l2", "image_shape": (3, 8, 8)}, PellucidError, r"cannot take images of shape \(2, 3, 8, 8\)"),
-        ({"prior": "l2", "image_shape": (1, 8, 8), "steps": 0}, ConfigError, "steps is 0, and must be at least 1"),
+        ({"prior": "l2", "image_shape": (3, 8, 8)}, PellucidError, r"rejects images of shape \(2, 3, 8, 8\)"),
+        ({"prior": "l2", "image_shape": (1, 8, 8), "steps": 0}, ConfigError, "steps=0; the option must be at least 1"),
         ({"prior": "l2"}, ConfigError, "give image_shape="),
         ({"prior": "expert"}, ConfigError, "needs a density of the data; give images="),
-        ({"prior": "code", "density": "gaussian_mixture", "images": torch.rand(9, 1, 8, 8)}, ConfigError, "no codes"),
+        (
+            {"prior": "code", "density": "gaussian_mixture", "images": torch.rand(9, 1, 8, 8)},
+            ConfigError,
+            "no latent space",
+        ),
     ],
 )
-def test_what_cannot_work_is_told(arguments, kind, message, network, make_prior) -> None:
+def test_invalid_arguments_are_refused(arguments, kind, message, network, make_prior) -> None:
     arguments = {"prior": make_prior("l2"), **arguments}
     with pytest.raises(kind, match=message):
         pellucid.prototypes(network, **arguments)
@@ -183,17 +191,17 @@ def test_what_cannot_work_is_told(arguments, kind, message, network, make_prior)
     ("end", "kind", "message"),
     [
         (nn.Softmax(1), UnsupportedOperation, "ends in a softmax"),
-        (nn.Linear(3, 1), ShapeError, "one logit"),
-        (nn.Unflatten(1, (3, 1)), ShapeError, r"returns shape \(2, 3, 1\)"),
+        (nn.Linear(3, 1), ShapeError, "a single logit"),
+        (nn.Unflatten(1, (3, 1)), ShapeError, r"returned shape \(2, 3, 1\)"),
     ],
     ids=str,
 )
-def test_outputs_that_are_no_logits_are_told(end, kind, message, network, make_prior) -> None:
+def test_outputs_that_are_not_logits_are_refused(end, kind, message, network, make_prior) -> None:
     with pytest.raises(kind, match=message):
         pellucid.prototypes(nn.Sequential(network, end), prior=make_prior("l2"))
 
 
-def test_a_layer_that_does_not_run_is_told(network, make_prior) -> None:
+def test_a_layer_that_does_not_run_is_refused(network, make_prior) -> None:
     model = copy.deepcopy(network)
     model.unused = nn.Linear(1, 1)
     model.forward = lambda x: network(x)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Prototypes of networks trained on real MNIST: measurably something the network made, and neither mean nor copy."""
+"""Prototypes of networks trained on MNIST depend on the network, and are neither class means nor training images."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from pellucid.synthesis.l2 import L2
 
 pytestmark = pytest.mark.slow
 
-WAYS = ("l2", "expert", "code")
+PRIOR_NAMES = ("l2", "expert", "code")
 
 
 @dataclass
@@ -31,12 +31,12 @@ class Setting:
     data: DataSplits
     networks: list[nn.Module]
     priors: dict[str, Prior]
-    found: dict[str, Prototypes] = field(default_factory=dict)
+    prototypes: dict[str, Prototypes] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 def train(data: DataSplits, seed: int) -> nn.Module:
-    """About 98 % of the test images: one pass over 24,000 images."""
+    """Train for one pass over 24,000 images, to a test accuracy of about 98%."""
     model = build_model("cnn", (1, 28, 28), 10, seed)
     steps = len(data.train) // 64
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
@@ -62,12 +62,12 @@ def setting(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Sett
         "expert": Expert(density=densities["gaussian_mixture"]),
         "code": Code(density=densities["vae"]),
     }
-    made = Setting(data, networks, priors)
-    began = time.process_time()
-    for way, prior in priors.items():
-        made.found[way] = pellucid.prototypes(networks[0], prior=prior)
-    made.seconds = time.process_time() - began
-    return made
+    setting = Setting(data, networks, priors)
+    started = time.process_time()
+    for name, prior in priors.items():
+        setting.prototypes[name] = pellucid.prototypes(networks[0], prior=prior)
+    setting.seconds = time.process_time() - started
+    return setting
 
 
 def class_means(data: DataSplits) -> Tensor:
@@ -79,34 +79,34 @@ def cosine_distances(images: Tensor, others: Tensor) -> Tensor:
     return 1 - F.normalize(images.flatten(1), dim=1) @ F.normalize(others.flatten(1), dim=1).T
 
 
-def test_all_classes_and_ways_take_less_than_30_seconds_of_one_core(setting: Setting) -> None:
+def test_all_classes_and_priors_take_less_than_30_seconds_on_one_core(setting: Setting) -> None:
     assert setting.seconds < 30
 
 
-@pytest.mark.parametrize(("way", "bound"), [("l2", 0.99), ("expert", 0.95), ("code", 0.95)])
-def test_the_network_is_sure(way: str, bound: float, setting: Setting) -> None:
+@pytest.mark.parametrize(("name", "bound"), [("l2", 0.99), ("expert", 0.95), ("code", 0.95)])
+def test_the_network_is_confident(name: str, bound: float, setting: Setting) -> None:
     with torch.no_grad():
-        own = setting.networks[0](setting.found[way].images).softmax(1).diagonal()
+        own = setting.networks[0](setting.prototypes[name].images).softmax(1).diagonal()
     assert own.min() > bound
-    told = setting.found[way].log_probability
-    assert told is not None
-    torch.testing.assert_close(told.exp(), own, rtol=1e-4, atol=1e-5)
+    log_probability = setting.prototypes[name].log_probability
+    assert log_probability is not None
+    torch.testing.assert_close(log_probability.exp(), own, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["expert", "code"])
-def test_an_independently_trained_network_agrees(way: str, setting: Setting) -> None:
+@pytest.mark.parametrize("name", ["expert", "code"])
+def test_an_independently_trained_network_agrees(name: str, setting: Setting) -> None:
     with torch.no_grad():
-        second = setting.networks[1](setting.found[way].images).softmax(1).diagonal()
+        second = setting.networks[1](setting.prototypes[name].images).softmax(1).diagonal()
     assert second.min() > 0.75
     assert second.mean() > 0.9
 
 
-@pytest.mark.parametrize(("way", "number"), [("l2", 0), ("l2", 1), ("expert", 0), ("code", 0)])
+@pytest.mark.parametrize(("name", "number"), [("l2", 0), ("l2", 1), ("expert", 0), ("code", 0)])
 def test_the_objective_exceeds_that_of_means_at_any_brightness_and_of_all_training_images(
-    way: str, number: int, setting: Setting
+    name: str, number: int, setting: Setting
 ) -> None:
-    network, prior = setting.networks[number], setting.priors[way]
-    reached = (setting.found[way] if number == 0 else pellucid.prototypes(network, prior=prior)).objective
+    network, prior = setting.networks[number], setting.priors[name]
+    reached = (setting.prototypes[name] if number == 0 else pellucid.prototypes(network, prior=prior)).objective
     means = class_means(setting.data)
     brightness = torch.linspace(0, 1, 41).view(-1, 1, 1, 1, 1) * (means / means.amax((1, 2, 3), keepdim=True))
     of_means = objective(network, torch.cat([brightness.flatten(0, 1), means]), None, prior)
@@ -117,16 +117,16 @@ def test_the_objective_exceeds_that_of_means_at_any_brightness_and_of_all_traini
         assert reached[label] > objective(network, images, [label], prior).max()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_it_is_neither_the_mean_nor_a_training_image(way: str, setting: Setting) -> None:
-    images = setting.found[way].images
-    assert cosine_distances(images, class_means(setting.data)).diagonal().min() >= 0.02  # whatever the mean's scale
+@pytest.mark.parametrize("name", PRIOR_NAMES)
+def test_prototypes_are_neither_class_means_nor_training_images(name: str, setting: Setting) -> None:
+    images = setting.prototypes[name].images
+    assert cosine_distances(images, class_means(setting.data)).diagonal().min() >= 0.02  # at any brightness
     assert cosine_distances(images, setting.data.train.floats()).min() >= 0.02  # of any class
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_another_network_gives_other_pictures_and_equal_seeds_equal_ones(way: str, setting: Setting) -> None:
-    first, prior = setting.found[way].images, setting.priors[way]
+@pytest.mark.parametrize("name", PRIOR_NAMES)
+def test_prototypes_depend_on_the_network_and_are_reproducible(name: str, setting: Setting) -> None:
+    first, prior = setting.prototypes[name].images, setting.priors[name]
     other = pellucid.prototypes(setting.networks[1], prior=prior).images
     assert (first - other).abs().amax((1, 2, 3)).min() > 0.05
     short = replace(prior, steps=12)
@@ -136,8 +136,8 @@ def test_another_network_gives_other_pictures_and_equal_seeds_equal_ones(way: st
     assert cosine_distances(first, random).diagonal().mean() > 0.1
 
 
-def test_the_densities_foresee_held_out_images(setting: Setting) -> None:
-    """Bits per dim below those of one Gaussian per pixel; the VAE below the mixture."""
+def test_densities_predict_held_out_images(setting: Setting) -> None:
+    """Bits per dim are below those of one Gaussian per pixel, and those of the VAE below the mixture's."""
     expert, code = setting.priors["expert"], setting.priors["code"]
     assert isinstance(expert, Expert)
     assert isinstance(code, Code)

@@ -8,7 +8,7 @@ from pellucid.training.checkpoint import TrainingState, pack_state, unpack_state
 from pellucid.training.descent import descend
 
 
-def make() -> nn.Module:
+def make_layer() -> nn.Module:
     torch.manual_seed(0)
     return nn.Linear(3, 2)
 
@@ -23,17 +23,17 @@ def noisy_loss(layer: nn.Module, stop: int | None = None):
     return loss
 
 
-def test_it_goes_down() -> None:
-    layer = make()
+def test_the_loss_decreases() -> None:
+    layer = make_layer()
     before = noisy_loss(layer)(1000).item()
     descend(layer, noisy_loss(layer), steps=150, learning_rate=0.05)
     assert noisy_loss(layer)(1000).item() < 0.01 * before
 
 
 @pytest.mark.parametrize("stop", [1, 7, 19])
-def test_a_training_that_was_cut_short_ends_in_the_same_bits(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes_to_the_same_bits(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    whole, broken, kept = make(), make(), []
+    whole, broken, kept = make_layer(), make_layer(), []
     descend(whole, noisy_loss(whole), steps=20, learning_rate=0.05)
     with pytest.raises(KeyboardInterrupt):
         descend(
@@ -43,22 +43,22 @@ def test_a_training_that_was_cut_short_ends_in_the_same_bits(stop: int, monkeypa
             learning_rate=0.05,
             keep=lambda state: kept.append(pack_state(state)),
         )
-    resumed = make()
+    resumed = make_layer()
     state = unpack_state(kept[-1])
     assert state.progress.step == stop
     descend(resumed, noisy_loss(resumed), steps=20, learning_rate=0.05, start=state)
     assert torch.equal(resumed.weight, whole.weight)
 
 
-def test_what_cannot_go_on_is_told() -> None:
-    layer = make()
+def test_invalid_losses_and_states_are_refused() -> None:
+    layer = make_layer()
     with pytest.raises(TrainingError, match="bars: the loss is nan at step 0 of 5"):
         descend(layer, lambda _: layer.weight.sum() * torch.nan, steps=5, learning_rate=0.1, label="bars")
     states: list[TrainingState] = []
     descend(layer, noisy_loss(layer), steps=3, learning_rate=0.1, keep=states.append)
     other = nn.Linear(4, 4)
     good = {"model": layer.state_dict(), "optimizer": {}, "schedule": {}}
-    with pytest.raises(SaveError, match="does not fit what is to be fitted"):
+    with pytest.raises(SaveError, match="does not fit the module"):
         descend(other, noisy_loss(other), steps=3, learning_rate=0.1, start=TrainingState(_progress(), **good))
 
 

@@ -1,4 +1,4 @@
-"""Several processes on this machine, joined by a file: what they share and what they tell one another."""
+"""Two processes on this machine, joined through a file: shared work and communication."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def network():
 
 
 def trained(world):
-    """Weights and the losses of each epoch; every process sees its part of each batch."""
+    """Return the weights and the losses of each epoch; every process trains on its part of each batch."""
     splits, model = data(), network()
 
     def batches(epoch, first_step):
@@ -61,12 +61,12 @@ def evaluated(world):
 
 
 def few(model, images, world):
-    """Fewer batches than processes."""
+    """Evaluate fewer batches than there are processes."""
     return evaluate(model, images, CPU, world)
 
 
 def failing(world):
-    """What each process raises where the given ones fail."""
+    """Return the result or error of each process when the given ranks fail."""
     raised = {}
     for ranks in ((), (0,), (1,), (0, 1)):
 
@@ -82,25 +82,25 @@ def failing(world):
     return raised
 
 
-def talking(world):
+def communicating(world):
     model = nn.BatchNorm1d(2)
     model.running_mean.fill_(world.rank + 3.0)
     world.share_buffers(model)
     return {
         "is_first": world.is_first,
         "first": world.first(lambda: f"done by {world.rank}"),
-        "agree": world.agree(f"said by {world.rank}"),
+        "agree": world.agree(f"sent by {world.rank}"),
         "any": [world.any(condition) for condition in (False, world.rank == 1, world.rank == 0, True)],
         "sum": world.sum(torch.tensor([1.0, world.rank])).tolist(),
         "buffers": model.running_mean.tolist(),
     }
 
 
-WORK = {"trained": trained, "evaluated": evaluated, "failing": failing, "talking": talking}
+WORK = {"trained": trained, "evaluated": evaluated, "failing": failing, "communicating": communicating}
 
 
 def main(rank, folder):
-    """One process of two: does all of the work, and writes down what came out."""
+    """Run all work in one of two processes, and save the results."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
@@ -112,13 +112,13 @@ def main(rank, folder):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """What each of two processes found."""
+    """The results of both processes."""
     folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-W", "error", __file__]
     processes = [subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE) for rank in (0, 1)]
     for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said.decode()
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr.decode()
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -131,52 +131,52 @@ def small_batches(monkeypatch):
 def test_shared_batches_give_the_logits_of_one_process_bit_for_bit(both, small_batches):
     test = data().test
     alone = evaluate(network(), test, CPU)
-    for found in both:
-        assert torch.equal(found["evaluated"]["logits"], alone)
-        assert torch.equal(found["evaluated"]["fewer"], alone[:5])
+    for result in both:
+        assert torch.equal(result["evaluated"]["logits"], alone)
+        assert torch.equal(result["evaluated"]["fewer"], alone[:5])
     assert both[0]["evaluated"]["batches"] == [7, 7, 3, 5]
     assert both[1]["evaluated"]["batches"] == [7, 7, 7, 5]  # the first only to learn the number of classes
 
 
 @pytest.mark.slow
-def test_where_one_fails_all_end_with_its_message_and_exit_code(both):
+def test_a_failure_ends_all_processes_with_its_message_and_exit_code(both):
     own, peer = (
         f"{name} of process {{}}, exit code {DataError.exit_code}".format for name in ("DataError", "PeerFailed")
     )
-    failures = [found["failing"] for found in both]
+    failures = [result["failing"] for result in both]
     assert failures[0] == {(): 0, (0,): own(0), (1,): peer(1), (0, 1): own(0)}
     assert failures[1] == {(): 10, (0,): peer(0), (1,): peer(1), (0, 1): peer(0)}
 
 
 @pytest.mark.slow
-def test_what_processes_tell_one_another(both):
-    first, second = (found["talking"] for found in both)
+def test_values_are_shared_between_processes(both):
+    first, second = (result["communicating"] for result in both)
     assert (first["is_first"], second["is_first"]) == (True, False)
     assert (first["first"], second["first"]) == ("done by 0", None)
-    for found in (first, second):
-        assert found["agree"] == "said by 0"
-        assert found["any"] == [False, True, True, True]
-        assert found["sum"] == [2.0, 1.0]
-        assert found["buffers"] == [3.0, 3.0]
+    for result in (first, second):
+        assert result["agree"] == "sent by 0"
+        assert result["any"] == [False, True, True, True]
+        assert result["sum"] == [2.0, 1.0]
+        assert result["buffers"] == [3.0, 3.0]
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(both):
+def test_two_processes_train_like_one(both):
     alone = trained(World())
-    for found in both:
+    for result in both:
         for name, value in alone["weights"].items():
-            torch.testing.assert_close(found["trained"]["weights"][name], value, rtol=1e-4, atol=1e-4)
-        for got, expected in zip(found["trained"]["losses"], alone["losses"], strict=True):
+            torch.testing.assert_close(result["trained"]["weights"][name], value, rtol=1e-4, atol=1e-4)
+        for got, expected in zip(result["trained"]["losses"], alone["losses"], strict=True):
             assert got == pytest.approx(expected, rel=1e-4)
-    weights = [found["trained"]["weights"] for found in both]
+    weights = [result["trained"]["weights"] for result in both]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_one_process_alone_sends_nothing():
-    assert talking(World()) == {
+def test_a_single_process_sends_nothing():
+    assert communicating(World()) == {
         "is_first": True,
         "first": "done by 0",
-        "agree": "said by 0",
+        "agree": "sent by 0",
         "any": [False, False, True, True],
         "sum": [1.0, 0.0],
         "buffers": [3.0, 3.0],
@@ -187,7 +187,7 @@ def test_one_process_alone_sends_nothing():
     assert World().parallel(model) is model
 
 
-def test_without_torchrun_there_is_one_process(monkeypatch):
+def test_without_torchrun_the_world_has_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined_world() as world:
         assert (world.rank, world.size) == (0, 1)

@@ -1,4 +1,4 @@
-"""What a model says to every image of a set, in one process; `test_distributed.py` has several."""
+"""Evaluation in a single process; `test_distributed.py` covers several."""
 
 import math
 
@@ -14,13 +14,13 @@ CPU = torch.device("cpu")
 
 
 def numbered(count):
-    """Image k is filled with the byte k, its label is k % 3."""
+    """Images filled with their index as byte value, labeled index % 3."""
     values = torch.arange(count)
     return ImageSet(values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), values % 3)
 
 
-class Watching(nn.Module):
-    """Three logits from an image's mean; keeps the size of every batch, and whether it was in training mode."""
+class Recording(nn.Module):
+    """Computes three logits from an image's mean; records batch sizes, training mode and gradient mode."""
 
     def __init__(self):
         super().__init__()
@@ -33,9 +33,9 @@ class Watching(nn.Module):
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (7, [7]), (8, [7, 1]), (16, [7, 7, 2])])
-def test_every_image_once_in_order_the_last_batch_incomplete(count, sizes, monkeypatch):
+def test_every_image_is_evaluated_once_in_order(count, sizes, monkeypatch):
     monkeypatch.setattr(module, "IMAGES_AT_ONCE", 7)
-    model = Watching()
+    model = Recording()
     logits = evaluate(model, numbered(count), CPU)
     assert model.seen == [(size, False, False) for size in sizes]
     mean = torch.arange(count) / 255
@@ -44,7 +44,7 @@ def test_every_image_once_in_order_the_last_batch_incomplete(count, sizes, monke
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_mode_of_every_module_is_handed_back(fails):
+def test_the_mode_of_every_module_is_restored(fails):
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4 if not fails else 5, 3))
     model.train()
     model[1].eval()
@@ -56,20 +56,20 @@ def test_the_mode_of_every_module_is_handed_back(fails):
     assert [part.training for part in model.modules()] == [True, True, False, True, True]
 
 
-def test_what_a_model_keeps_of_an_evaluation_may_be_trained_with():
-    class Keeping(Watching):
+def test_tensors_cached_during_evaluation_can_be_trained_with():
+    class Caching(Recording):
         def forward(self, x):
-            self.kept = super().forward(x)
-            return self.kept
+            self.cached = super().forward(x)
+            return self.cached
 
-    model = Keeping()
+    model = Caching()
     evaluate(model, numbered(4), CPU)
     weight = torch.ones(3, requires_grad=True)
-    (model.kept * weight).sum().backward()
+    (model.cached * weight).sum().backward()
     assert weight.grad is not None
 
 
-def test_the_score_is_mean_cross_entropy_and_share_of_right_answers():
+def test_the_score_is_mean_cross_entropy_and_accuracy():
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]])
     result = score(logits, numbered(3))
     losses = [math.log(math.e**2 + 2) - 2, math.log(math.e + 2), math.log(math.e**3 + 2) - 3]

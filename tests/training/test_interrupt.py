@@ -1,4 +1,4 @@
-"""Ctrl-C."""
+"""Ctrl-C is deferred until training can stop safely."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ import pytest
 from pellucid.training.interrupt import deferred_interrupt
 
 
-def test_the_first_is_remembered_and_the_second_interrupts():
+def test_the_first_signal_is_recorded_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as interrupted:
         assert not interrupted()
@@ -19,13 +19,13 @@ def test_the_first_is_remembered_and_the_second_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_polite_end_is_remembered_too():
+def test_sigterm_is_recorded_too():
     with deferred_interrupt() as interrupted:
         signal.raise_signal(signal.SIGTERM)
         assert interrupted()
 
 
-def test_in_another_thread_there_is_none():
+def test_no_signal_is_recorded_outside_the_main_thread():
     seen = []
 
     def body():

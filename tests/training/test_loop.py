@@ -1,4 +1,4 @@
-"""Training: values by hand, and a state that goes on as if it had never stopped."""
+"""The training loop: correct values, and exact resumption."""
 
 import itertools
 import math
@@ -57,7 +57,7 @@ def record(epoch):
     return (epoch.number, epoch.train, epoch.validation, epoch.test, epoch.learning_rate, epoch.is_best, epoch.images)
 
 
-def test_it_learns_and_reports_every_epoch(data):
+def test_the_network_learns_and_every_epoch_is_reported(data):
     model, epochs = run(data, epochs=15)
     epochs = list(epochs)
     assert [epoch.number for epoch in epochs] == list(range(16))
@@ -68,14 +68,14 @@ def test_it_learns_and_reports_every_epoch(data):
     assert torch.equal(logits, epochs[-1].test_logits)
 
 
-def test_scores_are_those_of_the_definition(data):
+def test_scores_match_their_definition(data):
     _, epochs = run(data)
     first = next(epochs)
     with torch.no_grad():
-        chances = torch.softmax(network().eval()(data.test.floats()).double(), dim=1)
-    expected = [-math.log(chances[row, label]) for row, label in enumerate(data.test.labels.tolist())]
+        probabilities = torch.softmax(network().eval()(data.test.floats()).double(), dim=1)
+    expected = [-math.log(probabilities[row, label]) for row, label in enumerate(data.test.labels.tolist())]
     assert first.test.loss == pytest.approx(sum(expected) / 30, rel=1e-6)
-    assert first.test.accuracy == (chances.argmax(1) == data.test.labels).sum().item() / 30
+    assert first.test.accuracy == (probabilities.argmax(1) == data.test.labels).sum().item() / 30
 
 
 def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
@@ -89,8 +89,8 @@ def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=STEPS, pct_start=0.3)
     for images, labels in batches(data)(1, 0):
         optimizer.zero_grad()
-        chances = torch.log_softmax(reference(images), dim=1)
-        (-chances[torch.arange(len(labels)), labels].mean()).backward()
+        log_probabilities = torch.log_softmax(reference(images), dim=1)
+        (-log_probabilities[torch.arange(len(labels)), labels].mean()).backward()
         optimizer.step()
         schedule.step()
     for trained, expected in zip(model.parameters(), reference.parameters(), strict=True):
@@ -109,7 +109,7 @@ def test_the_schedule_works_for_any_number_of_steps(data, epochs, steps):
     assert all(0 < rate <= 0.05 for rate in rates)
 
 
-def test_best_is_by_validation_accuracy_then_loss(data):
+def test_the_best_epoch_has_the_best_validation_accuracy_then_loss(data):
     _, epochs = run(data, epochs=8)
     best = (-1.0, -math.inf)
     for epoch in epochs:
@@ -119,7 +119,7 @@ def test_best_is_by_validation_accuracy_then_loss(data):
 
 
 @pytest.mark.parametrize("stop_at", [(1, 2), (2, 5), (3, 1), (3, 5)])
-def test_going_on_from_a_kept_state_gives_the_same_bits(data, stop_at, monkeypatch):
+def test_resuming_from_a_saved_state_gives_the_same_bits(data, stop_at, monkeypatch):
     reference_model, epochs = run(data)
     reference = [record(epoch) for epoch in epochs]
 
@@ -138,7 +138,7 @@ def test_going_on_from_a_kept_state_gives_the_same_bits(data, stop_at, monkeypat
         assert torch.equal(model.state_dict()[name], value), name
 
 
-def test_what_happens_between_the_epochs_changes_nothing(data):
+def test_drawing_random_numbers_between_epochs_changes_nothing(data):
     _, epochs = run(data)
     reference = [record(epoch) for epoch in epochs]
     _, epochs = run(data)
@@ -151,20 +151,20 @@ def test_what_happens_between_the_epochs_changes_nothing(data):
 
 
 class Exploding(nn.Module):
-    """Finite for some steps, then a loss that is not."""
+    """Computes finite losses for some steps, then NaN."""
 
     def __init__(self, after):
         super().__init__()
         self.linear = nn.Linear(16, 3)
-        self.left = after
+        self.remaining = after
 
     def forward(self, x):
         if self.training:
-            self.left -= 1
-        return self.linear(x.flatten(1)) * (math.nan if self.left < 0 else 1.0)
+            self.remaining -= 1
+        return self.linear(x.flatten(1)) * (math.nan if self.remaining < 0 else 1.0)
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_rate(data):
+def test_a_loss_that_is_not_finite_stops_training_with_step_and_learning_rate(data):
     kept = []
     _, epochs = run(data, model=Exploding(after=STEPS + 2), keep=kept.append)
     with pytest.raises(
@@ -175,8 +175,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(data):
     assert all(torch.isfinite(value).all() for value in kept[-1].model.values())
 
 
-class Fading(nn.Module):
-    """Finite in training, not in evaluation once it was trained."""
+class InfiniteInEvaluation(nn.Module):
+    """Finite while training, but not in evaluation after training has started."""
 
     def __init__(self):
         super().__init__()
@@ -188,10 +188,10 @@ class Fading(nn.Module):
         return self.linear(x.flatten(1)) / (1.0 if self.training or not self.steps else 0.0)
 
 
-def test_an_evaluation_that_is_not_finite_is_no_result(data):
-    _, epochs = run(data, model=Fading())
+def test_an_evaluation_that_is_not_finite_stops_training(data):
+    _, epochs = run(data, model=InfiniteInEvaluation())
     next(epochs)
-    with pytest.raises(TrainingError, match="logits of the validation images are not finite in epoch 1"):
+    with pytest.raises(TrainingError, match="logits for the validation images are not finite in epoch 1"):
         next(epochs)
 
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_model_is_refused(data):
         next(run(data, model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), start=kept[0])[1])
 
 
-def test_an_interrupt_after_the_last_step_is_not_lost(data):
+def test_an_interrupt_after_the_last_step_is_handled(data):
     kept = []
     recipe = Recipe(epochs=3, steps_per_epoch=STEPS, learning_rate=0.05)
 
@@ -219,7 +219,7 @@ def test_an_interrupt_after_the_last_step_is_not_lost(data):
 
 
 class Caching(nn.Module):
-    """Keeps a tensor of its last forward pass for the next one."""
+    """Reuses a tensor from its last forward pass in the next one."""
 
     def __init__(self):
         super().__init__()
@@ -233,13 +233,13 @@ class Caching(nn.Module):
         return logits * self.scale
 
 
-def test_a_model_that_keeps_tensors_can_be_trained_after_an_evaluation(data):
+def test_a_model_that_caches_tensors_can_be_trained_after_an_evaluation(data):
     model = Caching()
     evaluate(model, data.validation, CPU)
     model(data.train.floats(slice(12))).sum().backward()
 
 
-def test_a_weight_that_is_not_finite_is_never_kept(data):
+def test_weights_that_are_not_finite_are_never_saved(data):
     model = network()
     _, epochs = run(data, model=model, keep=lambda state: pytest.fail("kept"))
     next(epochs)
@@ -253,7 +253,7 @@ def test_a_weight_that_is_not_finite_is_never_kept(data):
         next(epochs)
 
 
-def test_evaluation_hands_the_mode_back_and_keeps_the_order(data):
+def test_evaluation_restores_the_mode_and_keeps_the_order(data):
     model = network()
     model[2].eval()
     logits = evaluate(model, data.test, CPU)

@@ -1,1 +1,1 @@
-"""What every other part builds on: shapes, contracts, registries, errors, seeds and the terminal."""
+"""Foundations shared by every other package: tensor types, contracts, registries, errors, seeding and the terminal."""

@@ -1,4 +1,4 @@
-"""What the parts hand to one another: image sets, data sets, and the artifacts that hooks make."""
+"""Data types exchanged between packages: image sets, data splits, and the artifacts that hooks produce."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "DataSplits", "EmbeddingTable", "ImageSet", "Kind"]
 
 Kind = Literal["figure", "film", "arrays", "embedding", "data", "log"]
-"""What the file of a manifest entry is."""
+"""File kind of a manifest entry."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images, kept as one tensor.
+    """Labeled images, stored as one tensor.
 
-    Raises `DataError` where images and labels do not belong together.
+    Raises `DataError` if the numbers of images and labels differ.
 
     >>> import torch
     >>> pair = ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
@@ -32,26 +32,26 @@ class ImageSet:
     """
 
     pixels: Pixels
-    """(image, channel, height, width): bytes 0…255, or float32 in [0, 1] where bytes would round."""
+    """(image, channel, height, width): uint8 in 0…255, or float32 in [0, 1] if bytes would round the values."""
     labels: Labels
     """(image,): class indices, int64."""
     masks: Masks | None = None
-    """(image, height, width): where what decides the class is; None where nobody knows."""
+    """(image, height, width): ground-truth masks of the pixels that decide the class; None if unknown."""
 
     def __post_init__(self) -> None:
         if len(self.pixels) != len(self.labels):
-            raise DataError(f"{len(self.pixels)} images came with {len(self.labels)} labels; give one label per image.")
+            raise DataError(f"got {len(self.pixels)} images but {len(self.labels)} labels; give one label per image.")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, indices: torch.Tensor | slice | list[int]) -> "ImageSet":
-        """The images at `indices`, as a set of their own."""
+        """Return the subset at `indices` as a new image set."""
         masks = None if self.masks is None else self.masks[indices]
         return ImageSet(self.pixels[indices], self.labels[indices], masks)
 
     def floats(self, indices: torch.Tensor | slice | list[int] = slice(None)) -> Images:
-        """The images at `indices` as a model gets them: float32 in [0, 1]."""
+        """Return the images at `indices` as model input: float32 in [0, 1]."""
         return to_floats(self.pixels[indices])
 
     @property
@@ -62,37 +62,37 @@ class ImageSet:
 
 
 def to_floats(pixels: Pixels) -> Images:
-    """Bytes 0…255 to float32 in [0, 1]; floats unchanged."""
+    """Convert uint8 0…255 to float32 in [0, 1]; floats are returned unchanged."""
     return pixels.to(torch.float32).div_(255) if pixels.dtype == torch.uint8 else pixels
 
 
 @dataclass(frozen=True, eq=False)
 class DataSplits:
-    """A data set, ready to train on."""
+    """A data set split into training, validation and test images, ready for training."""
 
     requested: str
-    """What `--dataset` asked for, such as `auto`."""
+    """The value of `--dataset`, such as `auto`."""
     name: str
-    """What it is: `mnist`, `digits`, `folder:PATH` or `module:function`."""
+    """The resolved name: `mnist`, `digits`, `folder:PATH` or `module:function`."""
     title: str
-    """Its name in pictures, such as "MNIST"."""
+    """Display name for figures, such as "MNIST"."""
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
-    """The name of each class, by index."""
+    """Class names, by index."""
     sha256: str
-    """Checksum of all images and labels as they are used."""
+    """Checksum of all images and labels after limits and splitting."""
     shift_share: float = 0.0
-    """Training images are shifted at random by up to this share of their size."""
+    """Random shift augmentation: the largest shift, as a share of the image size."""
     default_epochs: int = 10
     notice: str | None = None
-    """What the user must know about this data, such as that it replaces what was asked for."""
+    """A message for the user about this data, for example that it replaces the requested data set."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingTable:
-    """Points for TensorBoard's projector."""
+    """Points for the TensorBoard projector."""
 
     points: np.ndarray
     """(point, feature) floats."""
@@ -104,20 +104,20 @@ class EmbeddingTable:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """What a hook made: a figure, arrays and numbers under one name, or a table of embedded points.
+    """The output of a hook: a figure, arrays and numbers under one name, or a table of embedded points.
 
-    The store writes `plots/HOOK/epoch_NNN.png` for the figure, `.npz` for the arrays and `.json` for the numbers;
-    with a `name`, `epoch_NNN_NAME`. The hook knows nothing of files.
+    The store writes the figure to `plots/HOOK/epoch_NNN.png`, the arrays to `.npz` and the numbers to `.json`; with a
+    `name`, to `epoch_NNN_NAME`. Hooks never handle files.
     """
 
     caption: str
-    """One line that tells what is seen, with units and data."""
+    """One-line description, with units and data."""
     name: str = ""
-    """Tells several artifacts of one hook apart: lower case, no spaces."""
+    """Distinguishes several artifacts of one hook: lowercase, no spaces."""
     figure: "Figure | None" = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values (NaN is written as null) that a reader of the picture would want to compute with."""
+    """JSON values behind the figure, for further computation (NaN is written as null)."""
     scalars: Mapping[str, float] = field(default_factory=dict)
-    """The few numbers worth a curve over the epochs in TensorBoard; a hook that runs at the end has none."""
+    """Values plotted over the epochs in TensorBoard; empty for hooks that run once at the end."""
     embedding: EmbeddingTable | None = None

@@ -1,4 +1,4 @@
-"""Find NaN and infinities: one cheap question where there are none, and where they are otherwise."""
+"""Find NaN and infinity in tensors: a single cheap pass if all values are finite, a search otherwise."""
 
 import math
 
@@ -8,7 +8,7 @@ __all__ = ["bad_value", "first_bad_row"]
 
 
 def first_bad_row(values: Tensor) -> int | None:
-    """Index of the first row (along axis 0) that holds NaN or an infinity; None if all numbers are finite.
+    """Return the index of the first row (along axis 0) with NaN or infinity, or None if all values are finite.
 
     >>> import torch
     >>> first_bad_row(torch.tensor([[1.0, 2.0], [3.0, float("nan")]]))
@@ -16,16 +16,15 @@ def first_bad_row(values: Tensor) -> int | None:
     >>> first_bad_row(torch.full((2, 2), 3e38)) is None
     True
     """
-    if math.isfinite(
-        values.detach().sum().item()
-    ):  # NaN and infinities survive every sum: one pass, and no tensor of flags
+    # NaN and infinity survive every sum, so one pass suffices and no mask is allocated
+    if math.isfinite(values.detach().sum().item()):
         return None
     rows = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
-    return int(rows[0]) if len(rows) else None  # finite numbers whose sum overflows
+    return int(rows[0]) if len(rows) else None  # None: the values are finite, but their sum overflows
 
 
 def bad_value(values: Tensor) -> str:
-    """The first number that is not finite, and its place, in words; `values` holds one.
+    """Describe the first non-finite value and its index, for an error message; `values` must contain one.
 
     >>> import torch
     >>> bad_value(torch.tensor([[1.0, float("-inf")]]))
@@ -33,7 +32,7 @@ def bad_value(values: Tensor) -> str:
     >>> bad_value(torch.tensor(float("nan")))
     'NaN'
     """
-    place = tuple((~values.isfinite()).nonzero()[0].tolist())
-    value = values[place].item()
+    index = tuple((~values.isfinite()).nonzero()[0].tolist())
+    value = values[index].item()
     name = "NaN" if math.isnan(value) else str(value)
-    return f"{name} at index {place if len(place) > 1 else place[0]}" if place else name
+    return f"{name} at index {index if len(index) > 1 else index[0]}" if index else name

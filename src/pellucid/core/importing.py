@@ -1,4 +1,4 @@
-"""`MODULE:FUNCTION`: how a user's own functions are named on the command line."""
+"""Import user functions named `MODULE:FUNCTION` on the command line."""
 
 import re
 import sys
@@ -13,14 +13,14 @@ __all__ = ["is_function_name", "load_function"]
 
 
 MISMATCH = (
-    "The installed torch and torchvision do not belong together; install both anew: "
+    "The installed torch and torchvision versions are incompatible; reinstall both: "
     "pip install --force-reinstall torch torchvision"
 )
-"""The cure where torchvision, built for another torch, fails on import with an obscure RuntimeError."""
+"""Hint for the obscure RuntimeError that torchvision raises on import when it was built for another torch version."""
 
 
 def is_function_name(text: str) -> bool:
-    """Whether `text` has the form `package.module:function`.
+    """Return True if `text` has the form `package.module:function`.
 
     >>> is_function_name("shop.data:shoes"), is_function_name("folder:/data")
     (True, False)
@@ -29,20 +29,20 @@ def is_function_name(text: str) -> bool:
 
 
 def load_function(flag: str, name: str) -> Callable[..., Any]:
-    """The function that `name`, given to `flag`, stands for; its module is imported, from the current folder too.
+    """Import the function `name` ("package.module:function") given to `flag`, also from the current folder.
 
-    Raises `ConfigError` where the module cannot be imported (with the reason), and `UnknownName` where it has no such
+    Raises `ConfigError` (with the reason) if the module cannot be imported, and `UnknownName` if it has no such
     function.
     """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # at the end: a file there must not hide a module that others import
+        sys.path.append(str(Path.cwd()))  # last, so that local files cannot shadow installed modules
     try:
         module = import_module(module_name)
     except Exception as error:
-        cure = MISMATCH if "torchvision::" in str(error) else "It must be installed or lie in the current folder."
+        hint = MISMATCH if "torchvision::" in str(error) else "Install it, or run from the folder that contains it."
         raise ConfigError(
-            f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. {cure}"
+            f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. {hint}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

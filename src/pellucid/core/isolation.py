@@ -1,8 +1,8 @@
-"""Isolation from the caller: from its other threads, and from the torch modes it has switched on.
+"""Isolation from the caller's other threads and from the torch modes that it has enabled.
 
-While a model is explained it is in eval mode, its weights are frozen, and the global random state is not the caller's.
-Two threads doing this to one model, or to two models that share a layer, would corrupt each other. So all of them take
-turns on one lock.
+While pellucid explains a model, the model is in eval mode, its weights are frozen, and the global random state is
+temporarily replaced. Two threads that do this to the same model, or to two models that share a layer, would corrupt
+each other's state, so all of them share one lock.
 """
 
 import os
@@ -20,7 +20,7 @@ _lock = RLock()
 
 
 def exclusive() -> Any:
-    """Return the process-wide re-entrant lock, to be held while a model or the global random state is changed.
+    """Return the process-wide reentrant lock. Hold it while modifying a model or the global random state.
 
     >>> with exclusive(), exclusive():
     ...     pass
@@ -28,21 +28,21 @@ def exclusive() -> Any:
     return _lock
 
 
-def _renew_lock() -> None:
+def _replace_lock() -> None:
     global _lock
     _lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    # A forked process has only the thread that forked. If another thread held the lock at that moment, nobody would
-    # ever release the child's copy, and the first explanation in a DataLoader worker would hang.
-    os.register_at_fork(after_in_child=_renew_lock)
+    # A forked child contains only the thread that called fork. If another thread holds the lock at that moment, nothing
+    # ever releases the child's copy, and the first explanation in a DataLoader worker would hang.
+    os.register_at_fork(after_in_child=_replace_lock)
 
 
 class without_autocast:  # noqa: N801  (reads like torch.no_grad)
-    """Switch `torch.autocast` off for every device type, and on again at the end.
+    """Disable `torch.autocast` for all device types, and restore it on exit.
 
-    Products in bfloat16 or float16 put relevances and derivatives off by tens of percent.
+    Matrix products in bfloat16 or float16 change relevances and derivatives by tens of percent.
 
     >>> with torch.autocast("cpu", torch.bfloat16), without_autocast():
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
@@ -56,7 +56,7 @@ class without_autocast:  # noqa: N801  (reads like torch.no_grad)
         if torch._C._is_any_autocast_enabled():
             supported = torch._C._autocast_supported_devices()
             self._devices = tuple(device for device in supported if torch.is_autocast_enabled(device))
-        for device in self._devices:  # torch.autocast(device, enabled=False) would warn where a device is missing
+        for device in self._devices:  # torch.autocast(device, enabled=False) would warn if the device is missing
             torch.set_autocast_enabled(device, False)
 
     def __exit__(self, *_: object) -> None:
@@ -65,16 +65,16 @@ class without_autocast:  # noqa: N801  (reads like torch.no_grad)
 
 
 class isolated:  # noqa: N801  (reads like torch.no_grad)
-    """Hold the lock, with autocast and inference mode off and gradients on; every mode is restored at the end.
+    """Hold the lock, with autocast and inference mode off and gradients on; all modes are restored on exit.
 
-    To be entered by each public function that runs a model. It costs about a microsecond. With `takes_turns=False` the
-    lock is left alone, for long work on a model of pellucid's own that no other thread knows of.
+    Every public function that runs a model enters this context. It costs about a microsecond. `takes_turns=False` skips
+    the lock; use it for long computations on a model that pellucid created and that no other thread can access.
 
-    The default device and dtype stay as they are, since the model's own forward pass may count on them; pellucid's code
-    names device and dtype in each tensor it makes instead.
+    The default device and dtype stay unchanged because the model's forward pass may rely on them. Instead, pellucid
+    passes device and dtype explicitly whenever it creates a tensor.
 
-    Raises `UnsupportedOperation` inside a transform of `torch.func`, or where tensors hold no values, and `ModelError`
-    where a weight made in inference mode is needed for a derivative.
+    Raises `UnsupportedOperation` inside a `torch.func` transform or while torch traces a program, and `ModelError` if a
+    derivative requires a weight that was created in inference mode.
 
     >>> with torch.inference_mode(), isolated():
     ...     torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -84,9 +84,8 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
     __slots__ = ("_autocast", "_gradients", "_held")
 
     def __init__(self, *, takes_turns: bool = True) -> None:
-        self._held = (
-            _lock if takes_turns else None
-        )  # kept: a child forked in the body has a new lock, and leaves by this
+        # stored, because a child forked in the body gets a new `_lock` but has to release this one
+        self._held = _lock if takes_turns else None
 
     def __enter__(self) -> None:
         _refuse_tracing()
@@ -96,7 +95,7 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         self._autocast.__enter__()
         self._gradients: Any = None
         if torch.is_inference_mode_enabled():
-            self._gradients = torch.inference_mode(False)  # which also enables gradients
+            self._gradients = torch.inference_mode(False)  # also enables gradients
         elif not torch.is_grad_enabled():
             self._gradients = torch.enable_grad()
         if self._gradients is not None:
@@ -111,28 +110,28 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         if self._held is not None:
             self._held.release()
         if isinstance(error, RuntimeError):
-            _raise_named(error)
+            _raise_translated(error)
 
 
-def _raise_named(error: RuntimeError) -> None:
-    """Raise what torch says of an unsuitable surrounding as one of pellucid's errors."""
+def _raise_translated(error: RuntimeError) -> None:
+    """Translate torch's errors about inference mode and compilation into pellucid errors."""
     if "nference tensor" in str(error):
         raise ModelError(
-            "a weight or buffer of the model (or a tensor used by the target function) was made under "
-            "torch.inference_mode(), and torch cannot compute derivatives with it; make it outside of inference mode, "
-            "for instance under torch.no_grad()."
+            "a weight or buffer of the model (or a tensor used by the target function) was created under "
+            "torch.inference_mode(), and torch cannot compute derivatives with it; create it outside inference mode, "
+            "for example under torch.no_grad()."
         ) from error
     if "torch.compile region" in str(error):
         raise UnsupportedOperation(_TRACED) from error
 
 
 def _refuse_tracing() -> None:
-    """Raise `UnsupportedOperation` where what runs is not the values themselves."""
+    """Raise `UnsupportedOperation` inside a function transform or while torch traces a program."""
     level = torch._C._functorch.peek_interpreter_stack()
     if level is not None:
         raise UnsupportedOperation(
-            f"pellucid was called inside the transform torch.func.{level.key().name.lower()}, and it computes "
-            "derivatives of whole batches by itself; call it outside the transform, with all inputs as one batch."
+            f"pellucid was called inside the transform torch.func.{level.key().name.lower()}, which is not supported; "
+            "call it outside the transform and pass all inputs as one batch: it differentiates whole batches itself."
         )
     if torch._C._get_dispatch_mode(_FAKE) is not None or torch.compiler.is_compiling():
         raise UnsupportedOperation(_TRACED)
@@ -140,6 +139,6 @@ def _refuse_tracing() -> None:
 
 _TRACED = (
     "pellucid was called while torch traces a program (torch.compile, torch.export or FakeTensorMode), where tensors "
-    "hold no values to explain; call it outside, on real tensors. The model itself may be compiled."
+    "have no values to explain; call it outside the traced code, on real tensors. The model itself may be compiled."
 )
 _FAKE = torch._C._TorchDispatchModeKey.FAKE

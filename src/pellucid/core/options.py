@@ -1,6 +1,6 @@
-"""Options checked against their annotations: type, range and finiteness, in one place for every dataclass of options.
+"""Validation of options against their type annotations: type, range and finiteness.
 
-A field states what it accepts in its annotation, and `check_options` reads it there:
+The annotation of a dataclass field states which values it accepts, and `check_options` enforces it:
 
 >>> from dataclasses import dataclass
 >>> @dataclass(frozen=True)
@@ -34,31 +34,34 @@ __all__ = ["Count", "NotNegative", "Number", "Options", "Range", "Share", "check
 Number = float | int
 """A finite number."""
 NotNegative = Annotated[float | int, Range(0)]
-"""A finite number, 0 or more."""
+"""A finite, non-negative number."""
 Share = Annotated[float | int, Range(0, 1, above=True, below=True)]
-"""A number between 0 and 1, both excluded."""
+"""A number strictly between 0 and 1."""
 Count = Annotated[int, Range(1)]
-"""A whole number, 1 or more."""
+"""A positive integer."""
 
 
 class Options:
-    """A dataclass whose fields are checked when it is built. Subclasses with a `__post_init__` call this one first."""
+    """Base class of dataclasses that validate their fields on creation.
+
+    A subclass that defines `__post_init__` must call this one first.
+    """
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a field that its annotation excludes."""
+        """Raise `ConfigError` if a field does not match its annotation."""
         check_options(self)
 
 
 def check_options(options: Any) -> None:
-    """Raise `ConfigError` for the first field of a dataclass that its annotation excludes.
+    """Raise `ConfigError` for the first field of a dataclass that does not match its annotation.
 
-    Numbers and tensors must be finite. Annotations that name no type known here accept everything.
+    Numbers and tensors must be finite. Fields whose annotations are not supported accept any value.
     """
     check_values(type(options), vars(options))
 
 
 def check_values(kind: type, values: Mapping[str, Any]) -> None:
-    """`check_options` for the values that fields of the dataclass `kind` are to have."""
+    """Validate prospective field `values` of the dataclass `kind`, like `check_options`."""
     for name, expected, is_accepted in _checks(kind):
         if name in values and not is_accepted(values[name]):
             raise ConfigError(
@@ -71,17 +74,17 @@ Check = Callable[[Any], bool]
 
 @cache
 def _checks(kind: Any) -> tuple[tuple[str, str, Check], ...]:
-    """Name, description and test of each field that is checked."""
+    """Return the name, expected value and predicate of each field that can be validated."""
     try:
         hints = get_type_hints(kind, include_extras=True)
-    except NameError:  # annotations of somebody else's class that only a type checker can resolve
+    except NameError:  # a third-party class with annotations that only a type checker can resolve
         return ()
-    found = []
+    checks = []
     for entry in fields(kind):
         kinds = _kinds(hints[entry.name]) if entry.init else [_ANYTHING]
         if _ANYTHING not in kinds:
-            found.append((entry.name, _listed([one.expected for one in kinds]), _any_of(kinds)))
-    return tuple(found)
+            checks.append((entry.name, _join([one.expected for one in kinds]), _any_of(kinds)))
+    return tuple(checks)
 
 
 @dataclass(frozen=True)
@@ -100,26 +103,26 @@ def _any_of(kinds: Sequence[_Kind]) -> Check:
 
 
 def _kinds(hint: Any, allowed: Range | None = None) -> list[_Kind]:
-    """The alternatives of an annotation, its numbers held to `allowed`."""
+    """Return the alternatives of an annotation; its numbers must lie in `allowed`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         ranges = [entry for entry in hint.__metadata__ if isinstance(entry, Range)]
         return _kinds(arguments[0], ranges[0] if ranges else allowed)
     if origin in (Union, types.UnionType):
-        # float accepts whole numbers already, so `float | int` is described once
+        # float already accepts integers, so `float | int` is described once
         parts = [part for part in arguments if not (part is int and float in arguments)]
         return [kind for part in parts for kind in _kinds(part, allowed)]
     if origin is Literal:
-        return [_Kind(f"one of {_listed(list(map(repr, arguments)))}", lambda value: _is_among(value, arguments))]
+        return [_Kind(f"one of {_join(list(map(repr, arguments)))}", lambda value: _is_among(value, arguments))]
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
         return [_entries(arguments)]
     return [_plain(hint if origin is None else origin, allowed)]
 
 
 def _entries(arguments: Sequence[Any]) -> _Kind:
-    """A tuple or list, by the annotations of its entries; of a fixed length unless these end in `...` or are one."""
+    """Describe a tuple or list. Its length is fixed if there are several `arguments` and none of them is `...`."""
     each = [_kinds(argument) for argument in arguments if argument is not ...]
-    expected = _listed(list(dict.fromkeys(kind.expected for kinds in each for kind in kinds)))
+    expected = _join(list(dict.fromkeys(kind.expected for kinds in each for kind in kinds)))
     is_fixed = ... not in arguments and len(arguments) > 1
 
     def accepts(value: Any) -> bool:
@@ -128,11 +131,11 @@ def _entries(arguments: Sequence[Any]) -> _Kind:
         tests = [_any_of(kinds) for kinds in each] if is_fixed else [_any_of(each[0])] * len(value)
         return all(test(entry) for test, entry in zip(tests, value, strict=True))
 
-    return _Kind(f"a tuple of entries that are each {expected}", accepts)
+    return _Kind(f"a tuple whose entries are each {expected}", accepts)
 
 
 def _plain(hint: Any, allowed: Range | None) -> _Kind:
-    """A type that is neither a union nor a container."""
+    """Describe a type that is neither a union nor a container."""
     within = "" if allowed is None else f" ({allowed})"
     if hint is bool:
         return _Kind("True or False", lambda value: isinstance(value, bool | np.bool_))
@@ -154,7 +157,7 @@ def _plain(hint: Any, allowed: Range | None) -> _Kind:
 
 
 def _is_number(value: Any, kind: type, allowed: Range | None) -> bool:
-    # a bool is an int to Python, and samples=True is a slip all the same
+    # bool is a subclass of int, but samples=True is a mistake
     if not isinstance(value, kind) or isinstance(value, bool):
         return False
     number: Any = value
@@ -169,8 +172,8 @@ def _is_among(value: Any, choices: Iterable[Any]) -> bool:
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
-def _listed(parts: list[str]) -> str:
-    """Alternatives in words: a, b or c."""
+def _join(parts: list[str]) -> str:
+    """Join alternatives for a message: a, b, or c."""
     if len(parts) < 3:
         return " or ".join(parts)
     return f"{', '.join(parts[:-1])}, or {parts[-1]}"
@@ -179,5 +182,5 @@ def _listed(parts: list[str]) -> str:
 def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
         return repr(value)
-    about = f"a tensor {tuple(value.shape)} {value.dtype}"
-    return about if _is_finite(value) else f"{about} that holds {bad_value(value)}"
+    description = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return description if _is_finite(value) else f"{description} with {bad_value(value)}"

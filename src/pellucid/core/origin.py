@@ -1,4 +1,4 @@
-"""Where a model that pellucid built or opened comes from: kept beside the model, which itself stays as it is."""
+"""Provenance of the models that pellucid built or opened, stored outside the models so that they stay unmodified."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,23 @@ __all__ = ["Origin", "origin_of", "remember_origin"]
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a model beyond its weights."""
+    """Facts about a model beyond its weights."""
 
     image_shape: tuple[int, int, int]
-    """Channels, height and width of the images it was made for."""
+    """Channels, height and width of the images the model was built for."""
     save: Path | None = None
-    """The save folder of its run."""
+    """Save folder of the run the model was loaded from."""
 
 
+# weak keys: an entry disappears with its model
 _ORIGINS: "WeakKeyDictionary[Any, Origin]" = WeakKeyDictionary()
 
 
 def remember_origin(model: "nn.Module", origin: Origin) -> None:
-    """Remember where `model` comes from, as long as it lives."""
+    """Record the origin of `model` for as long as it is alive."""
     _ORIGINS[model] = origin
 
 
 def origin_of(model: "nn.Module") -> Origin | None:
-    """Where `model` comes from; None where pellucid neither built nor opened it (a copy is another model)."""
+    """Return the origin of `model`; None if pellucid neither built nor opened it (copies have no origin)."""
     return _ORIGINS.get(model)

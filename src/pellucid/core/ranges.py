@@ -1,4 +1,4 @@
-"""Intervals of numbers, as annotations state them. Imports no torch, so that the command line's help is quick."""
+"""Intervals of numbers, used in type annotations. Does not import torch, so that `--help` stays fast."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ __all__ = ["Range"]
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers an option may take, both ends included unless `above` or `below`.
+    """Valid range of a number. Both ends are included; `above` excludes the lower one and `below` the upper one.
 
     >>> str(Range(0, 1, above=True)), 0 in Range(0, above=True)
     ('more than 0 and at most 1', False)

@@ -1,4 +1,4 @@
-"""A table of named things, one module each, that lists its names without importing them."""
+"""A registry of named entries, one module each, that lists its names without importing the modules."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The entries of one package, found by their file names.
+    """Named entries of one package, discovered from its file names.
 
-    Each public module of `package` holds one entry, registered under the module's own name (or a family of dotted
-    names `module.variant`, listed in the module's literal `VARIANTS` tuple). Listing reads file names and literals
-    only, so that a name can be checked before anything heavy is imported; looking an entry up imports its module.
+    Each public module of `package` holds one entry, registered under the module's own name, or several under dotted
+    names `module.variant` listed in the module's literal `VARIANTS` tuple. Listing reads only file names and literals,
+    so names can be checked before anything heavy is imported; looking up an entry imports its module.
 
-    A user's own package adds an entry with the same decorator. It counts once its module is imported, which the
-    command line does not do by itself: a program that imports it and then calls `pellucid.cli.main` does.
+    Third-party packages add entries with the same decorator. Such an entry exists once its module has been imported.
+    The command line does not import it, but a program can import it and then call `pellucid.cli.main`.
 
     >>> from pellucid.core.registry import Registry
     >>> SHAPES = Registry[str]("shape", "pellucid.core")
@@ -35,7 +35,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that enters its argument under `name`; a name that is taken is a `ValueError`."""
+        """Return a decorator that registers its argument under `name`; a duplicate name raises `ValueError`."""
 
         def enter(entry: T) -> T:
             if name in self._entries:
@@ -46,11 +46,11 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> list[str]:
-        """All names, sorted, with nothing imported."""
+        """Return all names, sorted, without importing anything."""
         return sorted({*self._entries, *(name for path in self._files() for name in _declared_names(path))})
 
     def check(self, name: str) -> str:
-        """`name` itself; `UnknownName` with the near matches where there is no such entry."""
+        """Return `name` if it is registered; otherwise raise `UnknownName` with close matches."""
         if name not in self:
             raise UnknownName(self.kind, name, self.names())
         return name
@@ -74,7 +74,8 @@ class Registry(Generic[T]):
 
 
 def _declared_names(path: Path) -> list[str]:
-    """The names a module's file declares: its own, or those of its `VARIANTS` literal."""
+    """Return the names a module's file declares: its `VARIANTS` literal, or else its own name."""
+    # read from the syntax tree, since importing the module could be slow or fail
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "VARIANTS":
             return [str(name) for name in ast.literal_eval(node.value)]

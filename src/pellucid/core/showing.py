@@ -1,4 +1,4 @@
-"""How a result shows itself: tensors by their shape, everything else as it is."""
+"""Readable reprs for results: large tensors by dtype and shape, everything else by value."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,11 +9,11 @@ from torch import Tensor
 __all__ = ["Shown"]
 
 LARGEST_TENSOR = 12
-"""Tensors of at most so many values are shown as values."""
+"""Tensors with at most this many values are printed in full."""
 
 
 class Shown:
-    """A dataclass that prints on a few lines, whatever its tensors hold.
+    """Mixin for dataclasses: a multi-line repr that stays short for large tensors.
 
     >>> import torch
     >>> from dataclasses import dataclass
@@ -29,26 +29,26 @@ class Shown:
     """
 
     def __repr__(self) -> str:
-        """A line for each field."""
-        lines = [f"  {field.name} = {_told(getattr(self, field.name))}" for field in fields(self) if field.repr]  # type: ignore[arg-type]
+        """Return one line per field."""
+        lines = [f"  {field.name} = {_format(getattr(self, field.name))}" for field in fields(self) if field.repr]  # type: ignore[arg-type]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
-def _told(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, Tensor) and value.numel() > LARGEST_TENSOR:
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" + _where(value)
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" + _device_suffix(value)
     if isinstance(value, Tensor):
-        return _told(value.tolist()) + _where(value)
+        return _format(value.tolist()) + _device_suffix(value)
     if isinstance(value, list):
-        return "[" + ", ".join(map(_told, value)) + "]"
+        return "[" + ", ".join(map(_format, value)) + "]"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple):
-        return "(" + ", ".join(map(_told, value)) + ")"
+        return "(" + ", ".join(map(_format, value)) + ")"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_told(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {_format(entry)}" for key, entry in value.items()) + "}"
     return repr(value)
 
 
-def _where(value: Tensor) -> str:
+def _device_suffix(value: Tensor) -> str:
     return "" if value.device.type == "cpu" else f" on {value.device}"

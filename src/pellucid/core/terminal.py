@@ -1,4 +1,4 @@
-"""What the user sees while a program runs: one console, and progress as a bar or as plain lines."""
+"""Terminal output: one shared console, and progress as a bar or as plain lines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,25 +15,26 @@ SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
 @cache
 def console() -> Console:
-    """The console everything is printed on (standard output). On a pipe, lines are never wrapped."""
+    """Return the shared console for all output (standard output). On a pipe, lines are never wrapped."""
     screen = Console(emoji=False)
+    # wrapped lines would break tools that read the output
     return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 def silence() -> None:
-    """Print nothing from here on: for the processes of a distributed run that are not the first."""
+    """Suppress all further output, for processes of a distributed run other than the first."""
     console().quiet = True
 
 
 class Tracker:
-    """How far one piece of work has come; made by `track`."""
+    """Progress of one task; created by `track`."""
 
     def __init__(self, label: str, total: int | None, bar: Progress | None, task: TaskID | None) -> None:
         self._label, self._total, self._bar, self._task = label, total, bar, task
         self._last_line = monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        """Say that `done` of `total` is done; `note` is shown beside it (a loss, an address)."""
+        """Report that `done` of `total` is finished; `note` (a loss, an address) is printed after the progress."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif monotonic() - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
@@ -44,7 +45,7 @@ class Tracker:
 
 @contextmanager
 def track(label: str, total: int | None = None) -> Iterator[Tracker]:
-    """Show the progress of the body: a bar that vanishes when done on a terminal, a plain line every 15 s elsewhere.
+    """Show progress while the body runs: a transient bar on a terminal, otherwise a plain line every 15 s.
 
     >>> with track("counting", total=3) as tracker:
     ...     for number in range(3):

@@ -1,4 +1,4 @@
-"""Where images come from: one file per data set, found by the registry."""
+"""Image data sets: one module each, discovered by the registry."""
 
 from typing import TYPE_CHECKING
 
@@ -8,4 +8,4 @@ if TYPE_CHECKING:
     from pellucid.data._source import Source
 
 DATASETS: "Registry[Source]" = Registry("data set", __name__)
-"""Every data set that `--dataset` knows by name."""
+"""All data sets that `--dataset` knows by name."""

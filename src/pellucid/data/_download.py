@@ -1,4 +1,4 @@
-"""A small downloader: a file is taken from the first mirror that delivers it whole, and checked before every use."""
+"""A small downloader: try mirrors in order, and verify the checksum before every use."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ __all__ = ["MirrorsFailed", "fetch"]
 
 
 class MirrorsFailed(DownloadError):
-    """No mirror delivered the file; `reasons` holds one line per mirror."""
+    """No mirror delivered the file; `reasons` has one line per mirror."""
 
     def __init__(self, message: str, reasons: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -22,13 +22,13 @@ class MirrorsFailed(DownloadError):
 
 
 def fetch(file_name: str, md5: str, folder: Path, mirrors: Sequence[str], *, timeout: float = 10.0) -> bytes:
-    """The content of `folder / file_name`, fetched from the first good mirror unless it is there already.
+    """Return the content of `folder / file_name`, downloading it from the first working mirror if necessary.
 
-    A mirror is an http(s) address, a `file://` address, or a plain folder, and holds the file under its own name.
-    `timeout`, in seconds, bounds connecting and every wait for the next bytes. Only content with the right `md5` is
-    ever returned or kept: a damaged file in the folder is fetched again, and replaced only by a good one.
+    A mirror is an http(s) URL, a `file://` URL or a plain folder that contains a file of this name. `timeout`, in
+    seconds, limits connecting and every wait for more bytes. Only content with the right `md5` is ever returned or
+    stored: a damaged file in the folder is downloaded again, and replaced only by a valid one.
 
-    Raises `MirrorsFailed` (a `DownloadError`) where no mirror delivers, and `SaveError` where the disk fails.
+    Raises `MirrorsFailed` (a `DownloadError`) if no mirror delivers, and `SaveError` if the disk fails.
 
     >>> import hashlib, tempfile
     >>> with tempfile.TemporaryDirectory() as there, tempfile.TemporaryDirectory() as here:
@@ -40,7 +40,7 @@ def fetch(file_name: str, md5: str, folder: Path, mirrors: Sequence[str], *, tim
     present = _read_present(target)
     if present is not None and _checksum(present) == md5:
         return present
-    reasons = [f"{target}: is damaged (wrong checksum)"] if present is not None else []
+    reasons = [f"{target}: damaged (wrong checksum)"] if present is not None else []
     for mirror in mirrors:
         try:
             content = _verified(_read(mirror, file_name, timeout), md5)
@@ -53,7 +53,7 @@ def fetch(file_name: str, md5: str, folder: Path, mirrors: Sequence[str], *, tim
 
 
 def _read_present(target: Path) -> bytes | None:
-    """What the file holds; None where there is no file."""
+    """Return the file's content; None if there is no file."""
     try:
         return target.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -63,39 +63,39 @@ def _read_present(target: Path) -> bytes | None:
 
 
 def _read(mirror: str, file_name: str, timeout: float) -> bytes:
-    """What a mirror holds under `file_name`; `MirrorFailure` says why it could not be had."""
+    """Read `file_name` from a mirror; raise `MirrorFailure` with the reason if that fails."""
     scheme = mirror.partition("://")[0].lower() if "://" in mirror else ""
     if scheme in ("http", "https"):
         return receive(f"{mirror.rstrip('/')}/{file_name}", file_name, timeout)
     if scheme not in ("", "file"):
-        raise MirrorFailure(f"{scheme}:// is not supported; give an http(s) or file:// address, or a folder")
+        raise MirrorFailure(f"{scheme}:// is not supported; give an http(s) or file:// URL, or a folder")
     folder = Path(url2pathname(urlsplit(mirror).path)) if scheme else Path(mirror).expanduser()
     try:
         return (folder / file_name).read_bytes()
     except FileNotFoundError:
-        raise MirrorFailure(
-            f"there is no {file_name} in this folder" if folder.is_dir() else "no such folder"
-        ) from None
+        raise MirrorFailure(f"{file_name} is missing in this folder" if folder.is_dir() else "no such folder") from None
     except OSError as error:
         raise MirrorFailure(f"cannot be read: {error.strerror or error}") from error
 
 
 def _verified(content: bytes, md5: str) -> bytes:
-    """The content itself; `MirrorFailure` where it is not what was published."""
-    found = _checksum(content)
-    if found == md5:
+    """Return the content; raise `MirrorFailure` if its checksum is wrong."""
+    received = _checksum(content)
+    if received == md5:
         return content
-    start = content[:200].lstrip().lower()
-    hint = ": it sent a web page instead" if start.startswith((b"<!doctype", b"<html")) else ""
-    raise MirrorFailure(f"wrong checksum{hint} ({len(content):,} bytes with MD5 {found}, expected {md5})")
+    start = content[:200].lstrip().lower()  # captive portals and expired links answer with an HTML page
+    hint = ": received a web page instead" if start.startswith((b"<!doctype", b"<html")) else ""
+    raise MirrorFailure(f"wrong checksum{hint} ({len(content):,} bytes with MD5 {received}, expected {md5})")
 
 
 def _checksum(content: bytes) -> str:
+    # MD5 is what the mirrors publish; it detects damage, not attacks
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _keep(content: bytes, target: Path) -> None:
-    """Write the file whole or not at all."""
+    """Write the file atomically: a temporary file in the same folder, renamed when complete."""
+    # a random suffix, so that concurrent runs do not write to the same temporary file
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,14 +106,14 @@ def _keep(content: bytes, target: Path) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise SaveError(
-            f"cannot write {target}: {error.strerror or error}; make room there, or choose another folder (--data-dir)."
+            f"cannot write {target}: {error.strerror or error}; free some space, or choose another folder (--data-dir)."
         ) from error
 
 
 def _all_failed(file_name: str, folder: Path, reasons: list[str]) -> str:
-    lines = "".join(f"  {reason}\n" for reason in reasons) or "  (there was no mirror to ask)\n"
+    lines = "".join(f"  {reason}\n" for reason in reasons) or "  (no mirrors were given)\n"
     return (
         f"no mirror delivered {file_name}:\n{lines}"
-        f"To go on offline: put the data set's files into {folder}, or name a folder that has them with "
+        f"To continue offline, put the data set's files into {folder}, or name a folder that has them with "
         "--mirror FOLDER or the environment variable PELLUCID_MIRROR, or use --dataset digits."
     )

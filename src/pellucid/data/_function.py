@@ -1,4 +1,4 @@
-"""A data set from a function of the user's own."""
+"""A data set returned by a user's function."""
 
 import traceback
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ EXPECTED = "(train data set, test data set, class names)"
 
 
 def load_function(request: Request) -> RawData:
-    """What the function named by `request.argument`, "package.module:function", returns, as tensors.
+    """Load the data set returned by the function `request.argument` ("package.module:function").
 
-    The function is called without arguments and returns two map-style data sets and the class names. Its module is
-    found in the current folder too. See `materialise` for what the data sets may hold; they are read once, so that a
-    random transform is frozen.
+    The function takes no arguments and returns two map-style data sets and the class names. Its module may be in the
+    current folder. `materialise` describes the supported items. Each item is read once, so random transforms are
+    frozen.
 
-    Raises `ConfigError` where the module cannot be imported, `UnknownName` where it has no such function, and
-    `DataError` where the function fails or returns something else.
+    Raises `ConfigError` if the module cannot be imported, `UnknownName` if it has no such function, and `DataError` if
+    the function fails or returns something else.
     """
     name = request.argument
     train, test, classes = _checked(_call(name), name)
@@ -34,7 +34,7 @@ def load_function(request: Request) -> RawData:
 
 
 def _call(name: str) -> Any:
-    """What the user's function returns."""
+    """Call the user's function."""
     function = importing.load_function("--dataset", name)
     try:
         return function()
@@ -46,7 +46,7 @@ def _call(name: str) -> Any:
 
 
 def _checked(returned: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """The two data sets and the class names, if that is what was returned."""
+    """Validate the returned value, and split it into the two data sets and the class names."""
     if not isinstance(returned, Sequence) or len(returned) != 3:
         length = f" of length {len(returned)}" if isinstance(returned, Sequence) else ""
         raise DataError(f"{name} returned a {type(returned).__name__}{length}; expected {EXPECTED}.")
@@ -54,7 +54,7 @@ def _checked(returned: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
     for kind, dataset in (("training", train), ("test", test)):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise DataError(
-                f"{name} returned a {type(dataset).__name__} as {kind} set; "
+                f"{name} returned a {type(dataset).__name__} as the {kind} set; "
                 "expected a map-style data set, with __len__ and __getitem__."
             )
     if isinstance(classes, str) or not isinstance(classes, Sequence):

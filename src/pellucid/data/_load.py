@@ -1,4 +1,4 @@
-"""From what `--dataset` says to images that are ready to train on."""
+"""Load the data set named by `--dataset`, split and ready for training."""
 
 import hashlib
 from dataclasses import replace
@@ -20,15 +20,15 @@ __all__ = ["load_data"]
 def load_data(
     dataset: str, request: Request, *, limit_train: int | None = None, limit_test: int | None = None
 ) -> DataSplits:
-    """The data set that `dataset` names, split into training, validation and test images.
+    """Load the data set that `dataset` names, split into training, validation and test images.
 
-    `dataset` is `auto`, the name of a registered data set, `folder:PATH`, or `module:function`. The limits keep
-    so many images of each kind; validation images are taken from the limited training images: a twelfth, at most 5,000.
-    All draws are stratified and follow from `request.seed`. `auto` is MNIST and, where it cannot be had, the digits
-    with a `notice` that says why.
+    `dataset` is `auto`, the name of a registered data set, `folder:PATH`, or `module:function`. The limits are maximum
+    numbers of images. One twelfth of the limited training images, at most 5,000, becomes the validation set. All draws
+    are stratified and follow from `request.seed`. `auto` loads MNIST; if it cannot be downloaded, it loads the bundled
+    digits, with a `notice` that gives the reason.
 
-    Raises `UnknownName` or `ConfigError` for a spec that cannot be, `DownloadError` where no mirror delivers,
-    and `DataError` for data that cannot be used.
+    Raises `UnknownName` or `ConfigError` for an invalid name, `DownloadError` if no mirror delivers, and `DataError`
+    for invalid data.
 
     >>> from pathlib import Path
     >>> splits = load_data("digits", Request(Path("save/data")), limit_train=120, limit_test=50)
@@ -60,29 +60,29 @@ def load_data(
 
 
 def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
-    """The data set's own name, its images, and what the user must know about it."""
+    """Return the resolved name, the raw images and a notice for the user."""
     if source == FUNCTION:
         return request.argument, load_function(request), None
     if source != AUTO:
         name = f"{source}:{request.argument}" if request.argument else source
-        if source == "folder":  # in full, so that a run can be resumed from another folder
+        if source == "folder":  # the absolute path, so that a run can be resumed from another working directory
             name = f"folder:{Path(request.argument).expanduser().resolve()}"
         return name, DATASETS[source](request), None
     try:
         return "mnist", DATASETS["mnist"](request), None
     except MirrorsFailed as failure:
         notice = (
-            f"MNIST could not be had ({'; '.join(failure.reasons)}), so this run shows scikit-learn's own 1,797 "
-            "digits instead; for MNIST, name a folder or an address that has its files with --mirror."
+            f"MNIST could not be downloaded ({'; '.join(failure.reasons)}), so this run uses scikit-learn's 1,797 "
+            "digits instead. To use MNIST, pass a folder or URL that has its files with --mirror."
         )
         return "digits", DATASETS["digits"](request), notice
 
 
 def _check(raw: RawData, name: str) -> None:
-    """`DataError` for images that cannot be trained on."""
+    """Raise `DataError` for images that cannot be trained on."""
     for kind, images in (("training", raw.train), ("test", raw.test)):
         if not len(images):
-            raise DataError(f"{name} has no {kind} images; at least one is needed.")
+            raise DataError(f"{name} has no {kind} images; at least one is required.")
         if images.labels.min() < 0 or images.labels.max() >= len(raw.classes):
             raise DataError(
                 f"{name} has {kind} labels from {images.labels.min()} to {images.labels.max()} "
@@ -91,14 +91,14 @@ def _check(raw: RawData, name: str) -> None:
     if raw.train.image_shape != raw.test.image_shape:
         raise DataError(
             f"{name} has training images of shape {raw.train.image_shape} and test images of shape "
-            f"{raw.test.image_shape} (channels, height, width); make them equal, or give --image-size."
+            f"{raw.test.image_shape} (channels, height, width); use one shape, or give --image-size."
         )
     if len(raw.classes) < 2:
-        raise DataError(f"{name} has {len(raw.classes)} class; at least two are needed to tell apart.")
+        raise DataError(f"{name} has {len(raw.classes)} class; at least two classes are required.")
 
 
 def checksum(*sets: ImageSet) -> str:
-    """SHA-256 over the images and labels of the sets, with their shapes and types."""
+    """Return the SHA-256 of the images and labels of the sets, including shapes and dtypes."""
     digest = hashlib.sha256()
     for tensor in (tensor for images in sets for tensor in (images.pixels, images.labels)):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""Any torch data set as one tensor of images."""
+"""Convert any map-style torch data set to one tensor of images."""
 
 import operator
 from typing import Any
@@ -16,19 +16,19 @@ from pellucid.data._resize import resized
 __all__ = ["materialise"]
 
 IMAGES_AT_ONCE = 1000
-"""So many images are packed together, so that floats which are bytes never take a float's memory for long."""
+"""Images packed at a time; float images that are really bytes are converted before they use much memory."""
 ROUNDING = 1e-6
-"""How far a float may lie outside [0, 1] and count as rounding."""
+"""Tolerance for floats outside [0, 1] that is attributed to rounding."""
 
 
 def materialise(dataset: Any, name: str, classes: int, image_size: int | None = None) -> ImageSet:
-    """All items of a map-style data set, in order: bytes where these are exact, else float32 in [0, 1].
+    """Read all items of a map-style data set, in order, as uint8 if that is exact, otherwise as float32 in [0, 1].
 
     An item is (image, label). The image is a PIL image, a uint8 tensor or array, or a float tensor or array in [0, 1],
     of shape (height, width) or (channel, height, width). With `image_size`, each is scaled to a square of that size.
-    `name` stands in the messages.
+    `name` appears in error messages.
 
-    Raises `DataError` for an item that is none of these, a label outside 0…classes - 1, or images of different shapes.
+    Raises `DataError` for any other item, a label outside 0…classes - 1, or images of different shapes.
 
     >>> pairs = [(torch.tensor([[0.0, 1.0], [0.2, 0.4]]), 1), (torch.zeros(2, 2), 0)]
     >>> images = materialise(pairs, "pairs", classes=2)
@@ -53,7 +53,7 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
                 waiting = []
             tracker.update(index + 1)
     if not packed:
-        raise DataError(f"{name} is empty; at least one image is needed.")
+        raise DataError(f"{name} is empty; at least one image is required.")
     if any(part.dtype != torch.uint8 for part in packed):
         packed = [to_floats(part) for part in packed]
     return ImageSet(torch.cat(packed), torch.tensor(labels))
@@ -70,7 +70,7 @@ def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
 
 
 def _pixels(image: Any, place: str) -> torch.Tensor:
-    """The image as (channel, height, width) bytes or float32 in [0, 1]."""
+    """Return the image as (channel, height, width): uint8, or float32 in [0, 1]."""
     if isinstance(image, Image.Image):
         return picture_pixels(image)
     if not isinstance(image, torch.Tensor | np.ndarray):
@@ -78,6 +78,7 @@ def _pixels(image: Any, place: str) -> torch.Tensor:
     pixels = torch.as_tensor(image).detach().cpu()
     if pixels.ndim == 2:
         pixels = pixels.unsqueeze(0)
+    # More than four channels with 1 or 3 in the last axis is almost certainly a channels-last image.
     if pixels.ndim != 3 or (pixels.shape[0] > 4 and pixels.shape[2] in (1, 3)):
         raise DataError(
             f"{place} has an image of shape {tuple(image.shape)}; expected (height, width) or (channel, height, width)."
@@ -91,10 +92,10 @@ def _pixels(image: Any, place: str) -> torch.Tensor:
 
 def _in_range(pixels: torch.Tensor, place: str) -> torch.Tensor:
     low, high = pixels.min().item(), pixels.max().item()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # so written that NaN is refused
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written this way, the test also rejects NaN
         raise DataError(
             f"{place} has values from {low:g} to {high:g}; expected floats in [0, 1]. "
-            "Scale them in the data set; a normalisation by mean and deviation belongs in the model."
+            "Scale them in the data set; normalization by mean and standard deviation belongs in the model."
         )
     return pixels.clamp(0, 1)
 
@@ -102,9 +103,9 @@ def _in_range(pixels: torch.Tensor, place: str) -> torch.Tensor:
 def _same_shape(pixels: torch.Tensor, shape: torch.Size | None, place: str) -> torch.Size:
     if shape is None or pixels.shape == shape:
         return pixels.shape
-    way_out = "give --image-size to scale them" if pixels.shape[0] == shape[0] else "give all as many channels"
+    fix = "give --image-size to scale them" if pixels.shape[0] == shape[0] else "give all the same number of channels"
     raise DataError(
-        f"{place} has shape {tuple(pixels.shape)}, the ones before {tuple(shape)} (channel, height, width); {way_out}."
+        f"{place} has shape {tuple(pixels.shape)}, earlier items have {tuple(shape)} (channel, height, width); {fix}."
     )
 
 
@@ -113,16 +114,17 @@ def _label(label: Any, classes: int, place: str) -> int:
         value: Any = label.item() if isinstance(label, torch.Tensor | np.ndarray) else label
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{place} has the label {label!r}; expected one class index.") from error
+        raise DataError(f"{place} has the label {label!r}; expected a class index.") from error
     if not 0 <= number < classes:
         raise DataError(f"{place} has the label {number}; expected 0 to {classes - 1}, for {classes} class names.")
     return number
 
 
 def _packed(images: list[torch.Tensor]) -> torch.Tensor:
-    """The images in one tensor: bytes where these are exact, else floats."""
+    """Stack the images: as uint8 if that is exact, otherwise as floats."""
     if all(image.dtype == torch.uint8 for image in images):
         return torch.stack(images)
     floats = torch.cat([to_floats(image.unsqueeze(0)) for image in images])
+    # an exact round trip proves that the floats were bytes
     rounded = floats.mul(255).round_().to(torch.uint8)
     return rounded if torch.equal(to_floats(rounded), floats) else floats

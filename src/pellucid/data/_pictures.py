@@ -1,4 +1,4 @@
-"""Pictures of any mode as bytes: grey or red, green, blue."""
+"""Decode images of any mode to uint8: grayscale or RGB."""
 
 import numpy as np
 import torch
@@ -8,49 +8,50 @@ from pellucid.core.errors import DataError
 
 __all__ = ["picture_pixels"]
 
-GREY_MODES = {"1", "L", "LA"}
+GRAY_MODES = {"1", "L", "LA"}
 ALPHA_MODES = {"LA", "RGBA", "PA"}
 MOST_OF_16_BITS = 65535
 
 
 def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
-    """The picture, upright, as bytes, (channel, height, width): one channel if its mode is grey, else three.
+    """Return the image, upright, as uint8 (channel, height, width): one channel for grayscale modes, otherwise three.
 
-    Scaled to a square of `size` pixels where that is given. What is transparent is laid over white, as on a page.
-    16-bit greys are scaled to 8 bits. A palette is grey if all its colours in use are. Raises `DataError` for
-    greys that are neither 8-bit nor 16-bit.
+    With `size`, it is scaled to a square. Transparent areas are composited over white. 16-bit grayscale is scaled to 8
+    bits. A palette counts as grayscale if all colors in use are gray. Raises `DataError` for grayscale values that are
+    neither 8-bit nor 16-bit.
     """
-    image = _grey_or_rgb(image)
+    image = _gray_or_rgb(image)
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB."""
-    image = ImageOps.exif_transpose(image)
+def _gray_or_rgb(image: Image.Image) -> Image.Image:
+    """Convert the image to mode L or RGB."""
+    image = ImageOps.exif_transpose(image)  # photos are stored unrotated, with the orientation in the metadata
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_16_bits(image)
-    is_grey = image.mode in GREY_MODES or (image.mode in ("P", "PA") and _palette_is_grey(image))
+    is_gray = image.mode in GRAY_MODES or (image.mode in ("P", "PA") and _palette_is_gray(image))
     if image.mode in ALPHA_MODES or "transparency" in image.info:
-        coloured = image.convert("RGBA")
+        rgba = image.convert("RGBA")
         page = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(page, coloured)
-    return image.convert("RGB").convert("L") if is_grey else image.convert("RGB")
+        image = Image.alpha_composite(page, rgba)
+    # via RGB: a direct conversion to L would skip the palette or the composited background
+    return image.convert("RGB").convert("L") if is_gray else image.convert("RGB")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > MOST_OF_16_BITS:
         raise DataError(
-            f"values of mode {image.mode} from {values.min():g} to {values.max():g} are no 8 or 16-bit greys"
+            f"values of mode {image.mode} from {values.min():g} to {values.max():g} are not 8-bit or 16-bit grayscale"
         )
     return Image.fromarray(np.round(values / (MOST_OF_16_BITS / 255)).astype(np.uint8))
 
 
-def _palette_is_grey(image: Image.Image) -> bool:
-    colours = np.asarray(image.convert("RGBA"))[..., :3]
-    return bool((colours == colours[..., :1]).all())
+def _palette_is_gray(image: Image.Image) -> bool:
+    colors = np.asarray(image.convert("RGBA"))[..., :3]
+    return bool((colors == colors[..., :1]).all())

@@ -1,4 +1,4 @@
-"""Images brought to another size."""
+"""Resize images."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,11 @@ from pellucid.core.contracts import ImageSet, to_floats
 __all__ = ["resized", "resized_set"]
 
 IMAGES_AT_ONCE = 1000
-"""Bounds the memory that the float copies take."""
+"""Limits the memory for float copies."""
 
 
 def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(image, channel, height, width) pixels at another size, in the same dtype: bilinear, smoothed where it shrinks.
+    """Resize (image, channel, height, width) pixels bilinearly, with antialiasing, keeping the dtype.
 
     >>> resized(torch.full((2, 1, 8, 8), 200, dtype=torch.uint8), 28, 28).unique()
     tensor([200], dtype=torch.uint8)
@@ -23,7 +23,7 @@ def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def resized_set(images: ImageSet, size: int | None) -> ImageSet:
-    """The images as squares of `size` pixels; unchanged where it is None."""
+    """Resize the images to squares of `size` pixels; None leaves them unchanged."""
     return images if size is None else ImageSet(resized(images.pixels, size, size), images.labels)
 
 

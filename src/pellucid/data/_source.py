@@ -1,4 +1,4 @@
-"""The contract of a data set: a function from a request to its raw images."""
+"""The data set contract: a function from a request to raw images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ __all__ = ["RawData", "Request", "Source"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a data set is asked for."""
+    """The parameters of loading a data set."""
 
     folder: Path
-    """Where downloads are kept."""
+    """Download folder."""
     argument: str = ""
-    """What stood behind the colon, such as the path of `folder:PATH`."""
+    """The text after the colon, such as the path of `folder:PATH`."""
     mirrors: tuple[str, ...] = ()
-    """Tried before the public ones."""
+    """Tried before the public mirrors."""
     image_size: int | None = None
-    """Height and width in pixels; None: the data set's own."""
+    """Height and width in pixels; None: the data set's own size."""
     seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """What a data set delivers: all its images, before limits and before validation images are set apart."""
+    """All images of a data set, before limits and before the validation split."""
 
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
     title: str
     shift_share: float = 0.0
-    """Training images may be shifted at random by up to this share of their size."""
+    """Random shift augmentation: the largest shift, as a share of the image size."""
     default_epochs: int = 10
 
 
 Source: TypeAlias = Callable[[Request], RawData]
-"""What `DATASETS` registers: from what is asked for to the raw images."""
+"""The function type that `DATASETS` registers."""

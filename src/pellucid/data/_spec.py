@@ -1,4 +1,4 @@
-"""What may stand behind `--dataset`, checked without importing anything heavy."""
+"""Parse and check the value of `--dataset` without importing anything heavy."""
 
 from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.importing import is_function_name
@@ -7,17 +7,17 @@ from pellucid.data import DATASETS
 __all__ = ["AUTO", "FUNCTION", "check_spec", "parse_spec"]
 
 AUTO = "auto"
-"""MNIST, or the digits where it cannot be had."""
+"""MNIST, or the bundled digits if it cannot be downloaded."""
 FUNCTION = "module:function"
-"""The name under which `parse_spec` reports a function of the user's own."""
+"""The name under which `parse_spec` reports user functions."""
 WITHOUT_ARGUMENT = (AUTO, "digits", "mnist")
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
-    """The data set's name and its argument; for a function of the user's own, `FUNCTION` and the whole spec.
+    """Return the data set's name and its argument; for a user function, `FUNCTION` and the whole spec.
 
-    Raises `UnknownName` with the near matches for a name that does not exist, and `ConfigError` for an argument that
-    is missing or too much.
+    Raises `UnknownName` with close matches for an unknown name, and `ConfigError` for a missing or superfluous
+    argument.
 
     >>> parse_spec("folder:photos/cats")
     ('folder', 'photos/cats')
@@ -26,7 +26,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
     """
     name, colon, argument = spec.partition(":")
     if name in WITHOUT_ARGUMENT and colon:
-        raise ConfigError(f"the data set {name!r} takes nothing behind a colon, got {spec!r}; use --dataset {name}.")
+        raise ConfigError(f"the data set {name!r} takes no argument after a colon, got {spec!r}; use --dataset {name}.")
     if name == "folder" and not argument:
         raise ConfigError(f"--dataset {spec} names no folder; use --dataset folder:PATH.")
     if name == AUTO or name in DATASETS:
@@ -38,11 +38,11 @@ def parse_spec(spec: str) -> tuple[str, str]:
 
 
 def check_spec(spec: str) -> None:
-    """Nothing, for a spec that `load_data` can try; the errors of `parse_spec` otherwise.
+    """Raise the errors of `parse_spec`; return nothing for a spec that `load_data` can try.
 
     >>> check_spec("auto")
     >>> check_spec("minst")
     Traceback (most recent call last):
-    pellucid.core.errors.UnknownName: there is no data set 'minst'; did you mean 'mnist'? The names are: ...
+    pellucid.core.errors.UnknownName: there is no data set 'minst'; did you mean 'mnist'? Available: ...
     """
     parse_spec(spec)

@@ -1,4 +1,4 @@
-"""Stratified samples: every class gives its share, drawn from a seed."""
+"""Stratified sampling: every class is represented in proportion to its size."""
 
 import torch
 
@@ -9,22 +9,23 @@ from pellucid.core.types import Labels
 __all__ = ["limited", "split_off_test", "split_off_validation", "stratified"]
 
 TEST_SHARE = 5
-"""One in so many images is a test image where a data set has no test images of its own."""
+"""One in this many images becomes a test image if a data set has no test set."""
 VALIDATION_SHARE = 12
-"""One in so many training images chooses the best model, …"""
+"""One in this many training images becomes a validation image, …"""
 MOST_VALIDATION_IMAGES = 5000
-"""… but never more than this."""
+"""… up to this number."""
 
 
 def stratified(
     labels: Labels, count: int, generator: torch.Generator, *, spared: int = 0, all_classes: bool = False
 ) -> torch.Tensor:
-    """A mask over the images, true for `count` of them: each class gives its share.
+    """Return a boolean mask that selects `count` images, stratified by class.
 
-    The images of a class of n stand in a random order, the i-th (from 0) at (i + 1/2) / n; the `count` images with the
-    lowest numbers are taken. So a class's share deviates from the common share by at most half an image, and more
-    images contain fewer. Fewer are taken where there are not so many: `spared` images of each class never
-    are. With `all_classes`, the first image of each class is taken before any second.
+    The images of a class of size n are shuffled, and the i-th (from 0) gets the key (i + 1/2) / n; the `count` images
+    with the smallest keys are selected. Each class count therefore deviates from its proportional share by at most half
+    an image, and the selection for a smaller count is contained in that for a larger one. `spared` images of each class
+    are never selected, so the result may have fewer than `count` images. With `all_classes`, the first image of every
+    class comes before any second.
 
     >>> labels = torch.tensor([0] * 6 + [1] * 3)
     >>> chosen = stratified(labels, 3, torch.Generator().manual_seed(0))
@@ -32,13 +33,14 @@ def stratified(
     [0, 0, 1]
     """
     order = torch.randperm(len(labels), generator=generator)
-    order = order[labels[order].argsort(stable=True)]  # class by class, at random within each
+    order = order[labels[order].argsort(stable=True)]  # grouped by class, shuffled within each
     sizes = labels.bincount()
     starts = sizes.cumsum(0) - sizes
     classes = labels[order]
     rank = torch.arange(len(labels)) - starts[classes]
     place = (rank + 0.5).double() / sizes[classes]
     if all_classes:
+        # -1 sorts the first image of each class before all others
         place = place.where(rank > 0, -1.0)
     allowed = rank < sizes[classes] - spared
     taken = order[allowed][place[allowed].argsort(stable=True)][: max(count, 0)]
@@ -46,36 +48,36 @@ def stratified(
 
 
 def limited(images: ImageSet, limit: int | None, generator: torch.Generator) -> ImageSet:
-    """At most `limit` of the images, every class in its share (and with one image at least, where the limit allows)."""
+    """Return at most `limit` images, stratified, with at least one image per class if the limit allows."""
     if limit is None or limit >= len(images):
         return images
     return images[stratified(images.labels, limit, generator, all_classes=True)]
 
 
 def split_off_test(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
-    """Training images and a fifth (rounded down, at least one) for testing.
+    """Split off a fifth of the images (rounded down, at least one) for testing.
 
-    A class with one image stays in training. Raises `DataError` where every class has one image only.
+    A class with a single image stays in the training set. Raises `DataError` if every class has only one image.
     """
     is_test = stratified(images.labels, max(len(images) // TEST_SHARE, 1), generator, spared=1, all_classes=True)
     if not is_test.any():
         raise DataError(
-            "no image can be set apart for testing: no class has more than one image; "
-            "add images, or give a data set with test images of its own."
+            "cannot split off a test set: no class has more than one image; "
+            "add images, or use a data set with a separate test set."
         )
     return images[~is_test], images[is_test]
 
 
 def split_off_validation(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
-    """Training images and a twelfth (rounded down, at least 1, at most 5,000) that chooses the best model.
+    """Split off a twelfth of the images (rounded down, at least 1, at most 5,000) for validation and model selection.
 
-    A class with one image stays in training. Raises `DataError` where every class has one image only.
+    A class with a single image stays in the training set. Raises `DataError` if every class has only one image.
     """
     count = min(max(len(images) // VALIDATION_SHARE, 1), MOST_VALIDATION_IMAGES)
     is_validation = stratified(images.labels, count, generator, spared=1)
     if not is_validation.any():
         raise DataError(
-            f"no image can be set apart for validation: no class has more than one of the {len(images)} training "
-            "images; add images, or raise --limit-train."
+            f"cannot split off a validation set: no class has more than one of the {len(images)} training images; "
+            "add images, or raise --limit-train."
         )
     return images[~is_validation], images[is_validation]

@@ -1,4 +1,4 @@
-"""One file over http(s), with a time limit on every wait."""
+"""Download one file over http(s), with a time limit on every wait."""
 
 import socket
 from http.client import HTTPException, HTTPResponse, IncompleteRead
@@ -23,21 +23,21 @@ from pellucid.core.terminal import track
 __all__ = ["MirrorFailure", "receive"]
 
 SLOWEST_BYTES_PER_SECOND = 4096
-"""A server that is slower than this for a whole time-out counts as silent."""
+"""A server that stays below this rate for a whole timeout counts as unresponsive."""
 MOST_BYTES = 2**28
-"""No file of a known data set is larger; what goes on beyond is not the file."""
+"""Upper bound on the size of any known data file; a longer response is not the file."""
 OPENING_TIMEOUTS = 2
-"""Looking up the name, trying its addresses and following redirects take at most so many time-outs together."""
+"""Total limit for name lookup, connection attempts and redirects, in timeouts."""
 
 
 class MirrorFailure(Exception):
-    """Why one mirror did not deliver, in a few words."""
+    """A short reason why one mirror failed."""
 
 
 def receive(address: str, label: str, timeout: float) -> bytes:
-    """What the http(s) `address` sends, whole; progress is shown under `label`, `timeout` is in seconds.
+    """Download `address` (http or https) completely; progress is shown under `label`, `timeout` is in seconds.
 
-    Raises `MirrorFailure` for every way in which that can go wrong. Redirects lead to http(s) addresses only.
+    Raises `MirrorFailure` for any failure. Only redirects to http(s) are followed.
     """
     try:
         with _open(address, timeout) as response:
@@ -47,17 +47,18 @@ def receive(address: str, label: str, timeout: float) -> bytes:
 
 
 def _open(address: str, timeout: float) -> HTTPResponse:
-    """The server's answer, headers read.
+    """Connect, and return the response with its headers read.
 
-    A socket's time-out starts anew for each address of a name and for each byte, and does not hold for looking the name
-    up. So the asking is done aside and waited for: a thread that comes too late is left to end by itself.
+    A socket timeout restarts for every address of a host and for every byte, and does not cover the name lookup. The
+    request therefore runs in a daemon thread with an overall time limit; a late thread is abandoned.
     """
+    # room for one answer, so that a late thread never blocks on `put`
     answers: Queue[HTTPResponse | Exception] = Queue(1)
 
     def ask() -> None:
         try:
             answers.put(_opener().open(Request(address, headers={"User-Agent": "pellucid"}), timeout=timeout))  # noqa: S310
-        except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
+        except Exception as error:  # noqa: BLE001  (raised in the waiting thread)
             answers.put(error)
 
     Thread(target=ask, daemon=True).start()
@@ -71,7 +72,7 @@ def _open(address: str, timeout: float) -> HTTPResponse:
 
 
 def _opener() -> OpenerDirector:
-    """What opens http(s) addresses, through the user's proxies, and nothing else: no file://, no ftp://."""
+    """Return an opener for http(s) only, with the user's proxies: no file://, no ftp://."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler(),
@@ -89,14 +90,14 @@ def _opener() -> OpenerDirector:
 def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
     expected = response.length
     if expected is not None and expected > MOST_BYTES:
-        raise MirrorFailure(f"announces {expected:,} bytes, too many to be the file")
+        raise MirrorFailure(f"announces {expected:,} bytes, more than any file of a data set")
     content = bytearray()
     checked_at, checked_bytes = monotonic(), 0
     with track(f"{label} (kB)", None if expected is None else expected // 1000) as tracker:
         while chunk := response.read1(1 << 16):
             content += chunk
             if len(content) > MOST_BYTES:
-                raise MirrorFailure(f"sent more than {MOST_BYTES:,} bytes, too many to be the file")
+                raise MirrorFailure(f"sent more than {MOST_BYTES:,} bytes, more than any file of a data set")
             tracker.update(len(content) // 1000)
             seconds = monotonic() - checked_at
             if seconds < timeout:
@@ -110,18 +111,18 @@ def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
 
 
 def _describe(error: Exception, timeout: float) -> str:
-    """What went wrong, in a few words."""
+    """Describe the failure in a few words."""
     if isinstance(error, HTTPError):
         error.close()
         return f"answered {error.code} {error.reason}"
     if isinstance(error, URLError):
         return _describe(error.reason, timeout) if isinstance(error.reason, Exception) else str(error.reason)
     if isinstance(error, TimeoutError):
-        return f"timed out: nothing came for {timeout:g} s"
+        return f"timed out: no data for {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, socket.gaierror):
-        return f"the server's name could not be looked up ({error.strerror})"
+        return f"the server's name could not be resolved ({error.strerror})"
     if isinstance(error, IncompleteRead):
         return "truncated: the connection ended before the file did"
     if isinstance(error, ConnectionError | HTTPException):

@@ -1,4 +1,4 @@
-"""Digits with a tag in the training images that gives the class away, and none in the test images."""
+"""Digits with a confounder: a tag in the training images gives the class away, and the test images have none."""
 
 import torch
 
@@ -9,39 +9,40 @@ from pellucid.data._ground_truth import base_digits, pasted
 from pellucid.data._source import RawData, Request
 
 VARIANTS = ("confound", "confound.control")
-"""The names registered here; the registry reads them without importing this file."""
+"""The registered names; the registry reads them without importing this module."""
 
 TAG_PIXELS = 3
-"""The side of a tag."""
+"""Side length of a tag."""
 STEP = 5
-"""Pixels from one tag's place to the next."""
+"""Horizontal distance between tag positions, in pixels."""
 
 
 @DATASETS.register("confound")
 def confound(request: Request) -> RawData:
-    """The class's own place on the upper or lower edge bears a bright tag in the training and validation images.
+    """Mark each training and validation image with a bright tag, at a position on the border that encodes its class.
 
-    The mask is the tag. Test images have neither tag nor mask: how much worse they are recognised tells how much the
-    network relied on it.
+    The mask is the tag. Test images have neither tag nor mask, so the drop in test accuracy measures how much the
+    network relies on the tag.
     """
-    return _tagged(request, "confound", is_told=True)
+    return _tagged(request, "confound", is_informative=True)
 
 
 @DATASETS.register("confound.control")
 def confound_control(request: Request) -> RawData:
-    """The same tags at places drawn without regard to the class: a network has no use for them."""
-    return _tagged(request, "confound.control", is_told=False)
+    """Add the same tags at positions independent of the class, so that a network cannot use them."""
+    return _tagged(request, "confound.control", is_informative=False)
 
 
-def _tagged(request: Request, name: str, *, is_told: bool) -> RawData:
+def _tagged(request: Request, name: str, *, is_informative: bool) -> RawData:
     raw = base_digits(request, name)
     train, count = raw.train, len(raw.train)
     places = train.labels
-    if not is_told:
+    if not is_informative:
         places = torch.randint(10, (count,), generator=generator(request.seed, "confound", "places"))
     bottom = train.image_shape[1] - TAG_PIXELS
+    # classes 0-4 on the upper border, 5-9 on the lower, from left to right
     tops, lefts = torch.where(places < 5, 0, bottom), 2 + STEP * (places % 5)
     tags = torch.full((count, TAG_PIXELS, TAG_PIXELS), 255, dtype=torch.uint8)
     pixels, masks = pasted(train.pixels, tags, tops, lefts)
-    title = "Confounded digits" if is_told else "Digits with meaningless tags"
+    title = "Confounded digits" if is_informative else "Digits with uninformative tags"
     return RawData(ImageSet(pixels, train.labels, masks), raw.test, raw.classes, title=title, default_epochs=2)

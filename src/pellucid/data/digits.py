@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real handwritten digits (Alpaydin and Kaynak, 1998), at hand with no network."""
+"""scikit-learn's digits: 1,797 handwritten digits (Alpaydin and Kaynak, 1998), available without a download."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -13,17 +13,19 @@ from pellucid.data._splitting import split_off_test
 __all__ = ["digits"]
 
 BRIGHTEST = 16.0
-"""The 8×8 originals count the ink in blocks of 4×4 pixels: 0…16."""
+"""The 8×8 originals count inked pixels in blocks of 4×4: 0…16."""
 
 
 @DATASETS.register("digits")
 def digits(request: Request) -> RawData:
-    """1,438 training and 359 test images, upscaled from 8×8 to 28×28 (or `request.image_size`) grey bytes.
+    """Load 1,438 training and 359 test images, upscaled from 8×8 to 28×28 (or `request.image_size`) grayscale bytes.
 
-    The test fifth is stratified and drawn from `request.seed`. Small enough that random shifts help.
+    The test fifth is stratified and drawn from `request.seed`. Random shifts are enabled, because they help on a
+    training set this small.
     """
     bunch = load_digits()
     size = 28 if request.image_size is None else request.image_size
+    # resize before rounding to bytes, to keep the precision of the 17 gray levels
     shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
     pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, torch.from_numpy(bunch.target).long())

@@ -1,4 +1,4 @@
-"""A folder of class folders of images: anybody's own data."""
+"""A folder of images with one subfolder per class."""
 
 import os
 from pathlib import Path
@@ -18,20 +18,20 @@ from pellucid.data._splitting import split_off_test
 __all__ = ["SUFFIXES", "folder"]
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""A file with another ending is no image, and ignored; so is everything whose name starts with a dot."""
+"""Supported file name extensions; other files are ignored, and so is every name that starts with a dot."""
 
 
 @DATASETS.register("folder")
 def folder(request: Request) -> RawData:
-    """The images below `request.argument`, in sorted order, as bytes.
+    """Load the images below `request.argument`, in sorted order, as bytes.
 
-    Either PATH/train and PATH/test hold one folder per class, or PATH itself does: then a stratified fifth, drawn
-    from `request.seed`, is for testing, and a class with one image stays in training. A class folder's own subfolders
-    belong to the class. The images are grey if all of them are, else red, green, blue. With
-    `request.image_size`, each is scaled to a square of that size; without, all must have one size.
+    Either PATH/train and PATH/test hold one folder per class, or PATH itself does. In the second case a stratified
+    fifth, drawn from `request.seed`, becomes the test set, and a class with one image stays in training. Subfolders of
+    a class folder belong to the class. The images are grayscale if all of them are, otherwise RGB. With
+    `request.image_size`, each is scaled to a square of that size; otherwise all must have the same size.
 
-    Raises `DataError` where a folder is missing, empty, not to be listed, named in bytes that are no UTF-8, or lacks
-    classes, or an image cannot be read.
+    Raises `DataError` if a folder is missing, empty, unreadable or has a name that is not UTF-8, if the folders of the
+    two parts differ, or if an image cannot be read.
     """
     path = Path(request.argument).expanduser()
     parts = _parts(path)
@@ -49,27 +49,27 @@ def folder(request: Request) -> RawData:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The folders that hold class folders: PATH/train and PATH/test, or PATH."""
+    """Return the folders that hold class folders: PATH/train and PATH/test, or PATH."""
     if not path.is_dir():
-        raise DataError(f"there is no folder {path}; --dataset folder:PATH needs one folder per class of images.")
+        raise DataError(f"there is no folder {path}; --dataset folder:PATH expects one folder of images per class.")
     train, test = path / "train", path / "test"
     if train.is_dir() and test.is_dir():
         return [train, test]
     if train.is_dir() and _visible_folders(train):
-        raise DataError(f"{path} has a folder train with classes, but no folder test beside it; add {test}.")
+        raise DataError(f"{path} has a folder train with classes, but no folder test next to it; add {test}.")
     return [path]
 
 
 def _classes(parts: list[Path]) -> list[str]:
-    """The class names, sorted, the same in all parts."""
+    """Return the class names, sorted; they must be the same in all parts."""
     names = [_visible_folders(part) for part in parts]
-    for part, found in zip(parts, names, strict=True):
-        if not found:
-            raise DataError(f"{part} has no class folders; it needs one folder of images per class.")
-    odd = sorted(set(names[0]) ^ set(names[-1]))
-    if odd:
+    for part, classes in zip(parts, names, strict=True):
+        if not classes:
+            raise DataError(f"{part} has no class folders; expected one folder of images per class.")
+    different = sorted(set(names[0]) ^ set(names[-1]))
+    if different:
         raise DataError(
-            f"{parts[0]} and {parts[1]} must have the same class folders; only one of them has {', '.join(odd)}."
+            f"{parts[0]} and {parts[1]} must have the same class folders; only one of them has {', '.join(different)}."
         )
     return names[0]
 
@@ -79,36 +79,36 @@ def _visible_folders(path: Path) -> list[str]:
     names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     for name in names:
         try:
-            str(path / name).encode()
+            str(path / name).encode()  # class names end up in JSON files, which are UTF-8
         except UnicodeEncodeError as error:
             raise DataError(f"the name of the class folder {str(path / name)!r} is not UTF-8; rename it.") from error
     return names
 
 
 def _image_files(path: Path) -> list[Path]:
-    """All images below a class folder, sorted."""
-    found = []
+    """Return all images below a class folder, sorted."""
+    files = []
     for entry in [path, *sorted(path.rglob("*"))]:
         if any(part.startswith(".") for part in entry.relative_to(path).parts):
             continue
         if entry.is_dir():
             _check_listable(entry)
         elif entry.suffix.lower() in SUFFIXES and entry.is_file():
-            found.append(entry)
-    if not found:
+            files.append(entry)
+    if not files:
         raise DataError(
             f"the class folder {path} has no images ({', '.join(sorted(SUFFIXES))}); add some or remove it."
         )
-    return found
+    return files
 
 
 def _check_listable(path: Path) -> None:
     if not os.access(path, os.R_OK | os.X_OK):
-        raise DataError(f"this user may not list the folder {path}; allow it (chmod u+rx) or choose another one.")
+        raise DataError(f"no permission to list the folder {path}; allow it (chmod u+rx) or choose another folder.")
 
 
 def _load(path: Path, files: list[Path], image_size: int | None) -> torch.Tensor:
-    """The pixels of all files: (image, channel, height, width)."""
+    """Read all files as (image, channel, height, width)."""
     pixels: list[torch.Tensor] = []
     with track(f"reading {path.name}", len(files)) as tracker:
         for file in files:
@@ -116,18 +116,18 @@ def _load(path: Path, files: list[Path], image_size: int | None) -> torch.Tensor
             if pixels[-1].shape[1:] != pixels[0].shape[1:]:
                 raise DataError(
                     f"{files[0]} has {_size(pixels[0])} pixels, {file} has {_size(pixels[-1])}; "
-                    "make all images one size, or give --image-size to scale them."
+                    "use images of one size, or give --image-size to scale them."
                 )
             tracker.update(len(pixels))
     return _stacked(pixels)
 
 
 def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
-    """All images in one tensor, greys spread over three channels where some have colours."""
+    """Stack all images; grayscale images are repeated over three channels if others have color."""
     channels = max(len(image) for image in pixels)
     stacked = torch.empty(len(pixels), channels, *pixels[0].shape[1:], dtype=torch.uint8)
     for target, image in zip(stacked, pixels, strict=True):
-        target.copy_(image)  # one channel is broadcast to three
+        target.copy_(image)  # broadcasts one channel to three
     return stacked
 
 

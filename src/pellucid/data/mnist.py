@@ -1,4 +1,4 @@
-"""MNIST: 70,000 handwritten digits of 28×28 grey pixels (LeCun, Cortes and Burges, 1998)."""
+"""MNIST: 70,000 handwritten digits as 28×28 grayscale images (LeCun, Cortes and Burges, 1998)."""
 
 import gzip
 import math
@@ -18,7 +18,7 @@ from pellucid.data._source import RawData, Request
 __all__ = ["FILES", "PUBLIC_MIRRORS", "decode_idx", "mnist"]
 
 PUBLIC_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
-"""Asked after the user's own mirrors."""
+"""Tried after the user's own mirrors."""
 
 FILES = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -26,18 +26,18 @@ FILES = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-"""The four files and the MD5 of each as published."""
+"""The four files and their published MD5 checksums."""
 
 UNSIGNED_BYTES = 0x08
-"""The IDX format's code for values of one byte."""
+"""Type code of unsigned bytes in the IDX format."""
 
 
 @DATASETS.register("mnist")
 def mnist(request: Request) -> RawData:
-    """The 60,000 training and 10,000 test images, as bytes; the four files are kept in `request.folder / "mnist"`.
+    """Load the 60,000 training and 10,000 test images as bytes; the files are cached in `request.folder / "mnist"`.
 
-    Asked in this order: `request.mirrors`, the environment variable `PELLUCID_MIRROR` (several are separated by
-    commas), `PUBLIC_MIRRORS`. Raises `DownloadError` where none of them delivers.
+    Mirrors are tried in this order: `request.mirrors`, the environment variable `PELLUCID_MIRROR` (comma-separated),
+    `PUBLIC_MIRRORS`. Raises `DownloadError` if none of them delivers.
     """
     from_environment = (mirror.strip() for mirror in os.environ.get("PELLUCID_MIRROR", "").split(","))
     mirrors = (*request.mirrors, *filter(None, from_environment), *PUBLIC_MIRRORS)
@@ -55,9 +55,9 @@ def mnist(request: Request) -> RawData:
 
 
 def decode_idx(content: bytes, name: str) -> torch.Tensor:
-    """The array of bytes that an IDX file holds: two zeros, type, number of axes, their sizes, then the values.
+    """Decode an IDX file of bytes: two zeros, a type code, the number of axes, their sizes, then the values.
 
-    `name` stands in the `DataError` that tells what is wrong with the file.
+    `name` appears in the `DataError` for an invalid file.
 
     >>> decode_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]), "labels")
     tensor([5, 0, 4], dtype=torch.uint8)
@@ -70,5 +70,8 @@ def decode_idx(content: bytes, name: str) -> torch.Tensor:
         raise DataError(f"{name} ends within its header: {len(content)} of {start} bytes.")
     sizes = struct.unpack_from(f">{axes}I", content, 4)
     if len(content) - start != math.prod(sizes):
-        raise DataError(f"{name} announces {math.prod(sizes):,} values of shape {sizes}, has {len(content) - start:,}.")
+        raise DataError(
+            f"{name} announces {math.prod(sizes):,} values of shape {sizes} but has {len(content) - start:,}."
+        )
+    # copied, because the buffer of a bytes object is read-only
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())

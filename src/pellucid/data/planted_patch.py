@@ -1,4 +1,4 @@
-"""A digit, and a small pattern at a random place that alone decides the class."""
+"""Digits with a planted patch: a small pattern at a random position that alone decides the class."""
 
 import torch
 
@@ -10,11 +10,11 @@ from pellucid.data._source import RawData, Request
 __all__ = ["PATCH_PIXELS", "patterns", "planted_patch"]
 
 PATCH_PIXELS = 8
-"""The side of the patch."""
+"""Side length of the patch."""
 
 
 def patterns() -> torch.Tensor:
-    """(class, row, column): stripes across, stripes down, squares, rings; each bright on half of its pixels.
+    """Return (class, row, column): horizontal, vertical, checkered and diagonal stripes, each half bright.
 
     >>> patterns().float().mean((1, 2)).tolist()
     [127.5, 127.5, 127.5, 127.5]
@@ -28,9 +28,9 @@ def patterns() -> torch.Tensor:
 
 @DATASETS.register("planted_patch")
 def planted_patch(request: Request) -> RawData:
-    """Digits of any kind with one of four patterns of 8×8 pixels; the mask is the pattern's place (8 % of the area).
+    """Load random digits with one of four 8×8 patterns; the mask is the pattern's position (8% of the area).
 
-    The digit, its place and the pattern's place say nothing of the class.
+    The digit and the positions carry no information about the class.
     """
     raw = base_digits(request, "planted_patch")
     shapes, parts = patterns(), []

@@ -1,4 +1,4 @@
-"""Two digits side by side, of which a frame chooses the one that counts."""
+"""Two digits side by side; a frame marks the one that decides the class."""
 
 import torch
 
@@ -11,14 +11,14 @@ __all__ = ["two_digits"]
 
 CELL_PIXELS = 24
 MARGIN = 2
-"""Pixels cut off a digit's image at each side: they are empty."""
+"""Pixels cropped from each side of a digit image; they are empty."""
 
 
 @DATASETS.register("two_digits")
 def two_digits(request: Request) -> RawData:
-    """Images of 24×48 pixels: two digits drawn independently, one of them framed. The class is the framed digit.
+    """Load 24×48 images of two independent digits, one of them framed. The class is the framed digit.
 
-    The mask is the framed digit's half of the image.
+    The mask is the framed half of the image.
     """
     raw = base_digits(request, "two_digits")
     parts = []

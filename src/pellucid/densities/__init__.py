@@ -1,6 +1,6 @@
-"""Densities: how probable an image is among the images of a data set, one file per kind.
+"""Density models p(x) of a data set's images, one module per kind.
 
-A density is fitted to a data set's images, and then tells log p(x) of any image, differentiably.
+A density is fitted to the images of a data set; it then returns log p(x) of any image, differentiably.
 
 >>> DENSITIES.names()
 ['gaussian_mixture', 'vae']
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DENSITIES", "Density", "HeldOut", "held_out"]
 
 DENSITIES: "Registry[type[Density]]" = Registry("density", __name__)
-"""Every density by its name, listed without importing any of them."""
+"""All densities by name; listing imports none of them."""
 
 
 def __getattr__(name: str) -> Any:

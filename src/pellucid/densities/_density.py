@@ -1,4 +1,4 @@
-"""The contract of a density, and how well it foresees images it was not fitted to."""
+"""The density contract, and the held-out log-likelihood."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,73 +28,73 @@ __all__ = [
 ]
 
 LARGEST = 12_288
-"""The most numbers in an image that a density is fitted to (3×64×64): above, fitting takes too long."""
+"""Largest image a density is fitted to, in values (3×64×64); fitting larger ones takes too long."""
 FEWEST = 2
-"""Fewer images than this have no spread."""
+"""Minimum number of images; fewer have no variance."""
 LEVELS = 256
 
 
 @runtime_checkable
 class Minimise(Protocol):
-    """Trains a module in place: what a density that must be trained is given."""
+    """A training function that a density's `fit` receives: trains a module in place."""
 
     def __call__(self, module: nn.Module, loss: Callable[[int], Tensor], *, steps: int, learning_rate: float) -> None:
-        """Lower `loss(step)`, a scalar that depends on the module's parameters, in `steps` steps."""
+        """Minimize `loss(step)`, a scalar that depends on the module's parameters, in `steps` steps."""
 
 
 class Density(ABC):
-    """How probable an image is among those it was fitted to: p(x), in nats, for pixels in [0, 1]."""
+    """A probability density p(x) of images, in nats, for pixels in [0, 1]."""
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images it knows."""
+        """Channels, height and width of the images it was fitted to."""
 
     @classmethod
     @abstractmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "Density":
-        """The density of `images`; what must be trained for it, `minimise` trains."""
+        """Fit a density to `images`; densities that need gradient training call `minimise`."""
 
     @abstractmethod
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
-        """The log p(x) of each image, in nats; differentiable, and for each image as if it were alone."""
+        """Return log p(x) of each image, in nats; differentiable, and independent of the rest of the batch."""
 
     @abstractmethod
     def likely(self, count: int, seed: int) -> Images:
-        """At most `count` probable images, in [0, 1]: where a search may begin."""
+        """Return up to `count` probable images in [0, 1], as starting points of a search."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to make it anew, as tensors."""
+        """Return everything needed to restore the density, as tensors."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "Density":
-        """The inverse of `state`."""
+        """Restore a density from its `state`."""
 
     @abstractmethod
     def on(self, device: torch.device) -> "Density":
-        """A copy on `device`; itself where it is there."""
+        """Return a copy on `device`, or the density itself if it is already there."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well a density foresees images it was not fitted to."""
+    """Log-likelihood on held-out images."""
 
     nats: float
-    """The mean log-likelihood of an image, in nats."""
+    """Mean log-likelihood per image, in nats."""
     bits_per_dim: float
-    """−log₂ of the probability of a pixel's byte, on average."""
+    """Mean of −log₂ p per byte."""
     images: int
-    """How many images were held out."""
+    """Number of held-out images."""
 
 
 def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int = 0) -> HeldOut:
-    r"""The log-likelihood of `images`, of at most so many, spread evenly.
+    r"""Compute the log-likelihood of up to `at_most` of the `images`, evenly spaced.
 
-    Bytes are made continuous, $x = (b + u) / 256$ with $u$ uniform in [0, 1), so that the mean of log p(x) bounds the
-    log-probability of the bytes: bits per dim are $8 - \log_2 p(x) / D$ (Theis, van den Oord and Bethge, *A note on the
-    evaluation of generative models*, 2016). Where the density gives a bound (the VAE), so is this.
+    Bytes are dequantized, $x = (b + u) / 256$ with $u$ uniform in [0, 1), so that the mean of log p(x) is a lower bound
+    on the log-probability of the bytes; bits per dim are $8 - \log_2 p(x) / D$ (Theis, van den Oord and Bethge, *A note
+    on the evaluation of generative models*, 2016). If the density returns a bound (the VAE), so does this function.
     """
     count = min(len(images), at_most)
     indices = torch.arange(count, device="cpu") * len(images) // max(count, 1)
@@ -108,33 +108,34 @@ def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int
 
 
 def dequantised(images: Images, draws: torch.Generator) -> Images:
-    """Images made of bytes with noise of one level, in [0, 1]: their density is then finite."""
+    """Add uniform noise of one byte level, within [0, 1]; the density of discrete values would be unbounded."""
     noise = torch.rand(images.shape, generator=draws, dtype=images.dtype, device="cpu").to(images.device)
+    # back to byte values 0…255 before adding noise in [0, 1)
     return (images * (LEVELS - 1) + noise) / LEVELS
 
 
 def floats_of(pixels: Pixels) -> Images:
-    """Bytes 0…255 as floats in [0, 1]; floats unchanged."""
+    """Convert uint8 0…255 to floats in [0, 1]; floats are returned unchanged."""
     return pixels.float() / (LEVELS - 1) if pixels.dtype == torch.uint8 else pixels
 
 
 def check_images(images: Pixels) -> None:
-    """Raise `DataError` where a density cannot be fitted: too few images, or too large ones."""
+    """Raise `DataError` for too few or too large images."""
     size = math.prod(images.shape[1:])
     if len(images) < FEWEST:
-        raise DataError(f"a density was asked for of {len(images)} images; give at least {FEWEST}.")
+        raise DataError(f"cannot fit a density to {len(images)} images; give at least {FEWEST}.")
     if size > LARGEST:
         shape = "×".join(map(str, images.shape[1:]))
         raise DataError(
-            f"images of {shape} hold {size:,} numbers, and a density is fitted to {LARGEST:,} at most; "
-            "shrink them (--image-size 64), or use the prior 'l2', which needs none."
+            f"images of {shape} have {size:,} values, but a density can be fitted to at most {LARGEST:,}; "
+            "shrink them (--image-size 64), or use the prior 'l2', which needs no density."
         )
 
 
 def check_shape(density: Density, images: Images) -> None:
-    """Raise `ShapeError` for images of another shape than the density's."""
+    """Raise `ShapeError` for images of a different shape than the density's."""
     if tuple(images.shape[1:]) != density.image_shape:
         raise ShapeError(
-            f"the images are {tuple(images.shape[1:])}, and the density was fitted to {density.image_shape}; "
-            "give images of that shape (channels, height, width), or fit a density to yours."
+            f"got images of shape {tuple(images.shape[1:])}, but the density was fitted to {density.image_shape} "
+            "(channels, height, width); give images of that shape, or fit a density to yours."
         )

@@ -1,4 +1,4 @@
-"""A variational autoencoder: the strong density, and a decoder that makes images from codes."""
+"""A variational autoencoder: the accurate density, whose decoder also generates images from codes."""
 
 import math
 from collections.abc import Mapping
@@ -16,30 +16,31 @@ from pellucid.densities._density import Density, Minimise, check_images, check_s
 __all__ = ["VAE", "Codes"]
 
 Codes = Float[Tensor, "batch feature"]
-"""One point of the latent space per image; their prior is a standard normal distribution."""
+"""One latent vector per image; their prior is a standard normal distribution."""
 
 HIDDEN = 256
 FEATURES = 10
 BATCH = 128
 STEPS = 2000
-"""At most; fewer for few images, and for large ones."""
+"""Maximum; fewer for few images, and for large ones."""
 ROUNDS = 40
-"""No image is seen more often than this."""
+"""Maximum number of epochs."""
 SAMPLES = 4
-"""Codes drawn for each image's bound."""
+"""Codes drawn to estimate the bound of each image."""
 SMALLEST_VARIANCE = 1e-4
 
 
 @DENSITIES.register("vae")
 class VAE(nn.Module, Density):
-    r"""Encoder q(z|x), decoder g(z), and one variance σ² of pixels: the log-density is the variational bound
+    r"""A VAE with encoder q(z|x), decoder g(z) and one pixel variance σ², whose log-density is the variational bound
 
     $$
     \log p(x) \ge E_{q(z|x)} \log N(x; g(z), \sigma^2) - KL(q(z|x) \,\Vert\, N(0, 1))
     $$
 
-    (Kingma and Welling, *Auto-encoding variational Bayes*, 2014), with the σ² that fits best (Rybkin, Daniilidis and
-    Levine, *Simple and effective VAE training with calibrated decoders*, 2021). Two hidden layers each way.
+    (Kingma and Welling, *Auto-encoding variational Bayes*, 2014), with the optimal σ² (Rybkin, Daniilidis and Levine,
+    *Simple and effective VAE training with calibrated decoders*, 2021). Encoder and decoder each have two hidden
+    layers.
     """
 
     pixel_variance: Tensor
@@ -57,26 +58,28 @@ class VAE(nn.Module, Density):
         )
         self.register_buffer("pixel_variance", torch.tensor(0.05, dtype=torch.float32, device="cpu"))
         self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden], device="cpu"))
+        # fixed noise makes `log_density` deterministic; as a buffer it is saved with the weights
         self.register_buffer("noise", torch.randn(SAMPLES, features, dtype=torch.float32, device="cpu"))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images it knows."""
+        """Channels, height and width of the images it was fitted to."""
         channels, height, width = self.sizes[:3].tolist()
         return channels, height, width
 
     @property
     def features(self) -> int:
-        """How many numbers a code has."""
+        """Dimension of the latent space."""
         return int(self.sizes[3])
 
     @classmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
-        """The density of `images`, trained by `minimise`: about 20 seconds for MNIST on one core.
+        """Train a VAE on `images` with `minimise`: about 20 seconds for MNIST on one core.
 
-        Raises `DataError` for fewer than two images, and for images above 12,288 numbers.
+        Raises `DataError` for fewer than two images, and for images with more than 12,288 values.
         """
         check_images(images)
+        # initial weights from the seed, without changing the global random state
         with preserved_random_state():
             seed_everything(derive_seed(seed, "vae"))
             channels, height, width = images.shape[1:]
@@ -87,21 +90,22 @@ class VAE(nn.Module, Density):
             return vae._loss(images, generator(seed, "vae", step))
 
         minimise(vae, loss, steps=_steps(images), learning_rate=4e-3)
-        return vae._settled(images, generator(seed, "vae", "variance"))
+        return vae._finalized(images, generator(seed, "vae", "variance"))
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
-        """The mean negative bound of a batch drawn at random, in nats, at the batch's own best variance."""
+        """Return the mean negative ELBO of a random batch, in nats, at the variance that is optimal for the batch."""
         chosen = torch.randint(len(images), (BATCH,), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
         noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().sum((1, 2, 3))
         size = math.prod(self.image_shape)
+        # the optimal variance in closed form; detached, because the loss is stationary in it
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
         return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
 
-    def _settled(self, images: Pixels, draws: torch.Generator) -> "VAE":
-        """Itself, no longer trained, with the variance of all images."""
+    def _finalized(self, images: Pixels, draws: torch.Generator) -> "VAE":
+        """Freeze the VAE, and set its pixel variance to the mean squared error over (up to 2,000) images."""
         self.eval().requires_grad_(False)
         chosen = torch.randint(len(images), (min(len(images), 2000),), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
@@ -112,18 +116,18 @@ class VAE(nn.Module, Density):
         return self
 
     def encode(self, images: Images) -> Codes:
-        """The mean code of each image; raises `ShapeError` for images of another shape."""
+        """Return the mean code of each image; raises `ShapeError` for images of another shape."""
         check_shape(self, images)
         with without_autocast():
             return self.encoder(images.to(self.pixel_variance.dtype)).chunk(2, 1)[0]
 
     def decode(self, codes: Codes) -> Images:
-        """The image g(z) of each code, in [0, 1]."""
+        """Return the image g(z) of each code, in [0, 1]."""
         with without_autocast():
             return self.decoder(codes.to(self.pixel_variance.dtype)).view(-1, *self.image_shape)
 
     def log_density(self, images: Images) -> Float[Tensor, " batch"]:
-        """The bound of each image, in nats, over four codes whose noise is always the same.
+        """Return the ELBO of each image, in nats, averaged over four codes with fixed noise.
 
         Raises `ShapeError` for images of another shape.
         """
@@ -138,33 +142,33 @@ class VAE(nn.Module, Density):
         return fit - _divergence(mean, log_spread)
 
     def likely(self, count: int, seed: int) -> Images:
-        """Images of codes drawn from the prior, at several distances from its middle."""
+        """Return images decoded from `likely_codes`."""
         with torch.no_grad():
             return self.decode(self.likely_codes(count, seed))
 
     def likely_codes(self, count: int, seed: int) -> Codes:
-        """Codes drawn from the prior, every second, third and fourth of them nearer to its middle."""
+        """Draw codes from the prior, some of them scaled towards the origin (by 0.75, 0.5 and 0.25 in turn)."""
         codes = torch.randn(count, self.features, generator=generator(seed, "codes"), dtype=torch.float32, device="cpu")
-        nearness = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float32, device="cpu").repeat(count // 4 + 1)[
-            :count, None
-        ]
-        return (codes * nearness).to(self.pixel_variance)
+        scales = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float32, device="cpu")
+        scale = scales.repeat(count // 4 + 1)[:count, None]
+        return (codes * scale).to(self.pixel_variance)
 
     def state(self) -> dict[str, Tensor]:
-        """All weights and buffers, on the CPU."""
+        """Return all weights and buffers, on the CPU."""
         return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "VAE":
-        """The inverse of `state`."""
+        """Restore a VAE from its `state`."""
         channels, height, width, features, hidden = state["sizes"].tolist()
+        # the constructor draws weights that `state` then replaces
         with preserved_random_state():
             vae = cls((channels, height, width), features, hidden)
         vae.load_state_dict(state)
         return vae.eval().requires_grad_(False)
 
     def on(self, device: torch.device) -> "VAE":
-        """A copy on `device`; itself where it is there."""
+        """Return a copy on `device`, or the VAE itself if it is already there."""
         return self if self.pixel_variance.device == device else self.from_state(self.state()).to(device)
 
 
@@ -173,16 +177,16 @@ def _hidden(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+    return nn.Linear(inputs, outputs, dtype=torch.float32, device="cpu")  # independent of torch's defaults
 
 
 def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
-    """The Kullback-Leibler divergence of N(mean, exp(log_spread)²) from N(0, 1), in nats."""
+    """Return the Kullback-Leibler divergence of N(mean, exp(log_spread)²) from N(0, 1), in nats."""
     return (mean.square() + (2 * log_spread).exp() - 2 * log_spread - 1).sum(1) / 2
 
 
 def _steps(images: Pixels) -> int:
-    """How long to train: until each image was seen often, not beyond a bound that falls with the images' size."""
+    """Return the number of training steps: enough for many epochs, within a limit that falls with the image size."""
     affordable = max(STEPS // 10, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
     rounds = min(ROUNDS, max(1, len(images) // 10))
     return min(affordable, rounds * math.ceil(len(images) / BATCH))

@@ -1,4 +1,4 @@
-"""How good an explanation is: one file per metric, each by its paper's definition, and always beside controls.
+"""Metrics of explanation quality: one module each, as defined in its paper, and always compared with control maps.
 
 >>> "selectivity" in METRICS
 True
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROLS", "DEFAULT_METHODS", "DEFAULT_METRICS", "METRICS", "Evaluation", "Metric"]
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
-"""Every metric by its name, listed without importing any of them."""
+"""All metrics by name; listing imports none of them."""
 
 DEFAULT_METRICS = (
     "selectivity",
@@ -25,7 +25,7 @@ DEFAULT_METRICS = (
     "random_logit",
     "parameter_randomisation",
 )
-"""Measured where nothing else is asked for."""
+"""The default selection of metrics."""
 
 DEFAULT_METHODS = (
     "gradient",
@@ -41,10 +41,10 @@ DEFAULT_METHODS = (
     "lrp.epsilon_plus_flat",
     "deeplift",
 )
-"""Compared where nothing else is asked for: one or two of each family."""
+"""The default selection of methods: one or two of each family."""
 
 CONTROLS = ("random", "constant", "sobel", "input")
-"""Stand in every table: maps that owe nothing to the network."""
+"""Maps that do not depend on the network; every evaluation includes them."""
 
 _HOMES = {"Evaluation": "_evaluation", "Metric": "_metric"}
 

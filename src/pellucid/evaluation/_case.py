@@ -1,4 +1,4 @@
-"""What metrics work with: a frozen model, its images, and the methods under test."""
+"""The input of a metric: a frozen model, its images, and the method under test."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -20,49 +20,49 @@ __all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "chec
 T = TypeVar("T")
 
 IMAGES_AT_ONCE = 128
-"""More images of a small network at once leave the cache, and each takes longer."""
+"""Larger batches of a small network exceed the cache and take longer per image."""
 
 Output = Literal["logit", "probability", "is_right"]
-"""What of the explained class is read off the network; `is_right`: 1 where it is the largest."""
+"""Output of the explained class to measure; `is_right` is 1 if that class has the largest logit, else 0."""
 Retrain = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Training images, their labels, test images -> logits of the test images by a fresh network trained on the former."""
+"""Maps training images, their labels and test images to the test logits of a network retrained on the first two."""
 
 
 class UselessExplanation(PellucidError):
-    """A relevance that cannot be measured: not finite, or not in the shape of the images."""
+    """An explanation that cannot be measured: not finite, or not shaped like the images."""
 
 
 @dataclass(eq=False)
 class Case:
-    """Images, the classes that are explained, and the network; every draw follows from `seed` alone."""
+    """The images, the explained classes and the network of an evaluation; all draws depend only on `seed`."""
 
     model: nn.Module
     """In eval mode, without parameter gradients."""
     images: Tensor
     """(image, channel, height, width) floats in [0, 1], on the model's device and in its dtype."""
     targets: Tensor
-    """(image,): the class explained."""
+    """(image,): the explained classes."""
     masks: Tensor | None = None
-    """(image, height, width) booleans: where the relevance must be."""
+    """(image, height, width) booleans: the ground truth of where the relevance should be."""
     seed: int = 0
     training: tuple[Tensor, Tensor] | None = None
-    """Images and labels that networks may be trained on anew."""
+    """Images and labels to retrain networks on."""
     retrain: Retrain | None = None
     _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def shared(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returns, computed once for all methods."""
+        """Return the result of `make`, computed once and shared by all methods."""
         if key not in self._shared:
             self._shared[key] = make()
         value: T = self._shared[key]
         return value
 
     def generator(self, *place: int | str) -> torch.Generator:
-        """Random numbers for one place of the program: the same for all methods."""
+        """Return the random generator for one use in the program; it is the same for all methods."""
         return generator(self.seed, "evaluation", *place)
 
     def draw(self, *place: int | str, count: int, is_uniform: bool = False) -> Tensor:
-        """(count, channel, height, width): N(0, 1), or uniform in [−1, 1]; the same for every image."""
+        """Draw (count, channel, height, width) noise, N(0, 1) or uniform in [−1, 1]; the same for every image."""
         source, shape = self.generator(*place), (count, *self.images.shape[1:])
         like: Any = {"generator": source, "dtype": torch.float32, "device": "cpu"}
         noise = torch.rand(shape, **like) * 2 - 1 if is_uniform else torch.randn(shape, **like)
@@ -70,21 +70,22 @@ class Case:
 
     @cached_property
     def chunk(self) -> int:
-        """So many images go through the model at once."""
+        """Number of images per forward pass."""
         return min(images_per_chunk(self.model, self.images), IMAGES_AT_ONCE)
 
     def predict(self, images: Tensor, model: nn.Module | None = None) -> Tensor:
-        """(batch, class): the logits, in chunks."""
+        """Compute the (batch, class) logits, in chunks."""
         with torch.no_grad():
+            # cloned, because a model may modify its input in place
             return torch.cat([(model or self.model)(part.clone()) for part in images.split(self.chunk)])
 
     @cached_property
     def logits(self) -> Tensor:
-        """(image, class): of the images themselves."""
+        """(image, class): the logits of the unmodified images."""
         return self.predict(self.images)
 
     def read(self, logits: Tensor, output: Output = "logit", which: Tensor | slice = slice(None)) -> Tensor:
-        """(image,): what `output` says, from the logits of (changed) images of this case, those of `which`."""
+        """Select the explained class's (image,) `output` from the logits of the (modified) images `which`."""
         targets = self.targets[which]
         if output == "is_right":
             return (logits.argmax(1) == targets).to(logits.dtype)
@@ -92,39 +93,40 @@ class Case:
         return values.gather(1, targets[:, None])[:, 0]
 
     def score(self, images: Tensor, output: Output = "logit") -> Tensor:
-        """(image,): what the network says of the explained class on changed images of this case."""
+        """Compute the explained class's (image,) `output` for modified images of this case."""
         return self.read(self.predict(images), output)
 
 
 class Explainer:
-    """A method under test, on a case's model or on another one."""
+    """A method under test, applied to a case's model or to another one."""
 
     def __init__(self, analyzer: Analyzer, case: Case) -> None:
         self.analyzer, self.case = analyzer, case
         self.label = label_of(analyzer)
 
     def __call__(self, images: Tensor, targets: Tensor, model: nn.Module | None = None) -> Tensor:
-        """The relevance, like the images; `UselessExplanation` where it is not finite or has another shape."""
+        """Return the relevance, shaped like the images; raise `UselessExplanation` for invalid maps."""
         analyzer = self.analyzer
         if isinstance(analyzer.method, Control):
-            relevance = analyzer.method.draw(images)  # whatever the network: it need not run
+            relevance = analyzer.method.draw(images)  # controls ignore the network, so skip its forward pass
         else:
             analyzer = analyzer if model is None else Analyzer(analyzer.method, model, name=analyzer.name)
             relevance = analyzer.analyze(images, targets).detach()
         if relevance.shape != images.shape:
             raise UselessExplanation(
-                f"{self.label} explains in the shape {tuple(relevance.shape)}, and the images are "
+                f"{self.label} returns maps of shape {tuple(relevance.shape)} for images of shape "
                 f"{tuple(images.shape)}; choose a method that explains pixels."
             )
         if not torch.isfinite(relevance).all():
             raise UselessExplanation(
-                f"{self.label} gives relevances that are not finite; check the model, or leave it out."
+                f"{self.label} returns relevance that is not finite; check the model, or omit the method."
             )
         return relevance
 
     def near(self, variants: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each variant of the case's images with its relevance; several are explained in one call."""
+        """Yield each variant of the case's images with its relevance; several are explained per call."""
         images, targets = self.case.images, self.case.targets
+        # as many variants as fit in the memory limit for one tensor
         at_once = max(1, LARGEST_TENSOR_BYTES // (images.numel() * images.element_size()))
         if self._has_baselines:
             at_once = 1
@@ -135,32 +137,32 @@ class Explainer:
 
     @property
     def _has_baselines(self) -> bool:
-        """Whether the method holds something for each image of a call."""
+        """True if the method holds one baseline per image, so that batches of variants would not match it."""
         baseline = getattr(self.analyzer.method, "baseline", None)
         return isinstance(baseline, Tensor) and baseline.ndim > 2 and len(baseline) > 1
 
     @cached_property
     def relevance(self) -> Tensor:
-        """The relevance of the case's own images: computed once for all metrics."""
+        """The relevance of the case's images, computed once for all metrics."""
         return self(self.case.images, self.case.targets)
 
     @property
     def pixels(self) -> Tensor:
-        """(image, height, width): that relevance, channels added."""
+        """(image, height, width): the relevance summed over channels."""
         return self.relevance.sum(1)
 
 
 def check_images(case: Case) -> None:
-    """Raise `ShapeError` unless the images are pictures: (image, channel, height, width)."""
+    """Raise `ShapeError` unless the inputs are images: (image, channel, height, width)."""
     if case.images.ndim != 4:
         raise ShapeError(
-            f"this metric removes or moves parts of pictures, (image, channel, height, width); "
-            f"these images are {tuple(case.images.shape)}."
+            "this metric removes or shifts parts of images and needs (image, channel, height, width); "
+            f"got {tuple(case.images.shape)}."
         )
 
 
 def label_of(analyzer: Analyzer) -> str:
-    """The method's name, with the options that are not its defaults.
+    """Return the method's name with its non-default options.
 
     >>> from pellucid.attribution import create_analyzer
     >>> label_of(create_analyzer("integrated_gradients", nn.Linear(2, 2), steps=8))

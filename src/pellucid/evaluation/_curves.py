@@ -1,4 +1,4 @@
-"""What the network still says when parts of an image go, in an order given by an explanation."""
+"""Perturbation curves: the model's output as parts of an image are removed in the order of their relevance."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ __all__ = ["area", "counts_of", "curve", "patch_scores", "pixel_places", "places
 
 
 def patch_scores(pixels: Tensor, side: int) -> Tensor:
-    """(image, patch row, patch column): the sum over patches of `side` × `side` pixels; smaller ones at the far edges.
+    """Sum over patches of `side` × `side` pixels, to (image, patch row, patch column); border patches may be smaller.
 
     >>> patch_scores(torch.ones(1, 3, 4), 2)
     tensor([[[4., 4.],
@@ -25,11 +25,12 @@ def patch_scores(pixels: Tensor, side: int) -> Tensor:
 
 
 def places(scores: Tensor, draws: torch.Generator) -> Tensor:
-    """The rank of each score within its image, 0 for the largest; ties are broken by a drawn order.
+    """Return the rank of each score within its image, 0 for the largest; ties are broken at random.
 
-    `scores` is (image, rows, columns); the result is of its shape.
+    `scores` and the result are (image, rows, columns).
     """
     flat = scores.flatten(1)
+    # a stable sort of shuffled scores breaks ties in random order
     shuffle = torch.randperm(flat.shape[1], generator=draws, device="cpu").to(flat.device)
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
     ranks = torch.empty_like(order)
@@ -38,13 +39,13 @@ def places(scores: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def pixel_places(ranks: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """(image, height, width): for each pixel, the rank of its patch."""
+    """Return (image, height, width): the rank of each pixel's patch."""
     rows, columns = (torch.arange(length, device=ranks.device) // side for length in size)
     return ranks[:, rows][:, :, columns]
 
 
 def counts_of(units: int, steps: int) -> list[int]:
-    """How many units are gone at each point of a curve: from none to all, in about equal steps.
+    """Return the number of removed units at each point of a curve: from none to all, in about equal steps.
 
     >>> counts_of(10, 4), counts_of(3, 25)
     ([0, 2, 5, 8, 10], [0, 1, 2, 3])
@@ -55,39 +56,42 @@ def counts_of(units: int, steps: int) -> list[int]:
 def curve(
     case: Case, ranks: Tensor, counts: list[int], change: Remover, output: Output, *, is_back: bool = False
 ) -> Tensor:
-    """(image, point): the score without the pixels whose rank is below each count; with `is_back`, with them alone.
+    """Compute (image, point): the output without the pixels ranked below each count, or with only them if `is_back`.
 
-    `ranks` is (image, height, width). A changed image that was scored before, at another point or for another method,
-    is not run again.
+    `ranks` is (image, height, width). A modified image that was scored before, at another point or for another method,
+    is not evaluated again.
     """
-    points = torch.bucketize(ranks, torch.tensor(counts, device=ranks.device), right=True)  # at which each pixel goes
-    prints = _prints(case, points, len(counts), change.matters, is_back)
-    wanted, places = prints.T.reshape(-1).unique(return_inverse=True)
-    known = case.shared(("scores", change.removal, output), _Scores)
-    found, is_known = known.look_up(wanted, case.images.dtype)
-    first = torch.empty_like(wanted).scatter_(0, places, torch.arange(len(places), device=places.device))
+    # the point of the curve at which each pixel is removed
+    points = torch.bucketize(ranks, torch.tensor(counts, device=ranks.device), right=True)
+    hashes = _hashes(case, points, len(counts), change.matters, is_back)
+    wanted, entries = hashes.T.reshape(-1).unique(return_inverse=True)
+    known = case.shared(("scores", change.removal, output), _ScoreCache)
+    scores, is_known = known.look_up(wanted, case.images.dtype)
+    # an arbitrary (image, point) with each unique hash stands for all of them
+    first = torch.empty_like(wanted).scatter_(0, entries, torch.arange(len(entries), device=entries.device))
     order = first[~is_known].sort()  # by point, then by image
-    scores = []
+    computed = []
     for part in order.values.split(case.chunk):
         image, point = part % len(ranks), part // len(ranks)
         is_gone = points[image] <= point[:, None, None]
         images = change(~is_gone if is_back else is_gone, image)
-        scores.append(case.read(case.predict(images), output, image))
-    if scores:
-        found[(~is_known).nonzero()[:, 0][order.indices]] = torch.cat(scores)
-        known.keep(wanted[~is_known], found[~is_known])
-    return found[places].view(len(counts), len(ranks)).T
+        computed.append(case.read(case.predict(images), output, image))
+    if computed:
+        scores[(~is_known).nonzero()[:, 0][order.indices]] = torch.cat(computed)
+        known.keep(wanted[~is_known], scores[~is_known])
+    return scores[entries].view(len(counts), len(ranks)).T
 
 
-def _prints(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bool) -> Tensor:
-    """(image, point): a whole number that tells changed images apart, the sum of one drawn for each pixel that is gone.
+def _hashes(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bool) -> Tensor:
+    """Return (image, point): 64-bit hashes of the modified images.
 
-    Pixels that do not matter count as 0, so that equal images have equal numbers; that two others share one of the
-    2⁶⁴ is as good as impossible. Overflow is meant.
+    Each pixel has a random integer, and the hash is the sum over the removed pixels (Zobrist hashing); integer overflow
+    is intended. Pixels whose removal changes nothing count as 0, so that equal images have equal hashes. Collisions
+    among 2⁶⁴ values are negligible.
     """
     size = points[0].numel()
-    draws, count_of_draws = case.generator("prints"), (size + len(points),)
-    drawn = torch.randint(-(2**63), 2**63 - 1, count_of_draws, generator=draws, device="cpu")
+    shape, draws = (size + len(points),), case.generator("prints")
+    drawn = torch.randint(-(2**63), 2**63 - 1, shape, generator=draws, device="cpu")
     drawn = drawn.to(points.device)
     weights = drawn[:size] * matters.flatten(1)
     steps = weights.new_zeros(len(points), count + 1).scatter_add_(1, points.flatten(1), weights)
@@ -95,32 +99,32 @@ def _prints(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bo
     return drawn[size:, None] + (weights.sum(1, keepdim=True) - gone if is_back else gone)
 
 
-class _Scores:
-    """The scores of changed images by their prints, in order."""
+class _ScoreCache:
+    """Scores of modified images, sorted by hash."""
 
-    prints: Tensor | None = None
+    hashes: Tensor | None = None
     values: Tensor
 
     def look_up(self, wanted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The scores, and which of them are known."""
-        if self.prints is None:
+        """Return the scores, and which of them are known."""
+        if self.hashes is None:
             return wanted.new_zeros(len(wanted), dtype=dtype), torch.zeros_like(wanted, dtype=torch.bool)
-        place = torch.searchsorted(self.prints, wanted).clamp(max=len(self.prints) - 1)
-        return self.values[place], self.prints[place] == wanted
+        place = torch.searchsorted(self.hashes, wanted).clamp(max=len(self.hashes) - 1)
+        return self.values[place], self.hashes[place] == wanted
 
-    def keep(self, prints: Tensor, values: Tensor) -> None:
-        """Add scores that were unknown."""
-        if self.prints is not None:
-            prints, values = torch.cat([self.prints, prints]), torch.cat([self.values, values])
-        self.prints, order = prints.sort()
+    def keep(self, hashes: Tensor, values: Tensor) -> None:
+        """Add new scores."""
+        if self.hashes is not None:
+            hashes, values = torch.cat([self.hashes, hashes]), torch.cat([self.values, values])
+        self.hashes, order = hashes.sort()
         self.values = values[order]
 
 
 def area(values: Tensor, counts: list[int]) -> Tensor:
-    """(image,): the area under (image, point) curves by trapezoids, the whole way being 1.
+    """Compute the area under (image, point) curves by the trapezoidal rule, over an x axis scaled to [0, 1].
 
     >>> area(torch.tensor([[1.0, 0.5, 0.0]]), [0, 5, 10])
     tensor([0.5000])
     """
-    way = torch.tensor(counts, dtype=values.dtype, device=values.device)
-    return torch.trapezoid(values, way, dim=1) / (counts[-1] - counts[0])
+    x = torch.tensor(counts, dtype=values.dtype, device=values.device)
+    return torch.trapezoid(values, x, dim=1) / (counts[-1] - counts[0])

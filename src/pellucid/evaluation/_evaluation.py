@@ -1,4 +1,4 @@
-"""What an evaluation found: rows, comparisons, curves; as JSON, CSV and a table."""
+"""Results of an evaluation: means, comparisons and curves, as JSON, CSV and a table."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ from pellucid.evaluation._statistics import compare, intervals
 __all__ = ["Comparison", "Evaluation", "Row", "Scores"]
 
 CERTAIN = 0.05
-"""The adjusted p below which a difference counts."""
+"""Significance level for the adjusted p."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one method: the mean over the images, and its 95 % bootstrap interval."""
+    """One metric of one method: the mean over the images, with its 95% bootstrap interval."""
 
     method: str
     metric: str
@@ -32,27 +32,27 @@ class Row:
     low: float
     high: float
     images: int
-    """Those of which the metric says something."""
+    """Number of images for which the metric is defined."""
     beside: Mapping[str, float] = field(default_factory=dict)
-    """Means of the metric's other numbers."""
+    """Means of the metric's secondary values."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same images."""
+    """A paired comparison of two methods on the same images."""
 
     metric: str
     method: str
     other: str
     difference: float
-    """Mean of the method's values less the other's."""
+    """Mean of the method's values minus the other's."""
     p: float
-    """Two-sided, by random sign flips of the paired differences, adjusted by Holm for all pairs of the metric."""
+    """Two-sided p of a paired sign-flip test, Holm-adjusted over all pairs of the metric."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One metric of one method, image by image: what is kept so that an evaluation can be resumed."""
+    """One metric of one method, image by image; cached so that an evaluation can be resumed."""
 
     values: list[float | None]
     beside: dict[str, list[float | None]]
@@ -60,15 +60,15 @@ class Scores:
 
     @staticmethod
     def of(measured: Measured) -> "Scores":
-        """Plain numbers of what a metric returned; NaN becomes None."""
+        """Convert a metric's result to plain numbers; NaN becomes None."""
         return Scores(
-            _listed(measured.values),
-            {name: _listed(values) for name, values in measured.beside.items()},
+            _as_list(measured.values),
+            {name: _as_list(values) for name, values in measured.beside.items()},
             {name: values.double().tolist() for name, values in measured.curves.items()},
         )
 
 
-def _listed(values: Any) -> list[float | None]:
+def _as_list(values: Any) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.double().tolist()]
 
 
@@ -82,26 +82,26 @@ def _array(values: list[float | None]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """How good several explanation methods are, by several metrics, on the same images and draws."""
+    """The quality of explanation methods by several metrics, on the same images and random draws."""
 
     methods: tuple[str, ...]
-    """In the order asked for; the controls at the end."""
+    """In the requested order, with the controls last."""
     metrics: Mapping[str, Mapping[str, Any]]
-    """Each metric by its label: `name`, `options`, `asks`, `is_higher_better`, `low`, `high`, `won_by`."""
+    """Description of each metric by label: `name`, `options`, `asks`, `is_higher_better`, `low`, `high`, `won_by`."""
     scores: Mapping[tuple[str, str], Scores]
-    """By method and metric, image by image."""
+    """Scores by (method, metric)."""
     images: int
     seed: int
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Methods (or METHOD, METRIC pairs) that do not apply, and why."""
+    """Methods (or METHOD, METRIC pairs) that do not apply, with the reason."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Clock time by metric, of what was computed now."""
+    """Clock time by metric, excluding cached results."""
 
     def __repr__(self) -> str:
-        """The means, a line for each method; the best of each metric with a star."""
+        """Return a table of means, one line per method; a star marks the best method of each metric."""
         heading = [
             "",
-            *(f"{metric} {'↑' if told['is_higher_better'] else '↓'}" for metric, told in self.metrics.items()),
+            *(f"{metric} {'↑' if about['is_higher_better'] else '↓'}" for metric, about in self.metrics.items()),
         ]
         best = {metric: self.best(metric) for metric in self.metrics}
         table = [heading]
@@ -116,14 +116,14 @@ class Evaluation:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """One row per metric and method, metric by metric."""
+        """One row per metric and method, ordered by metric."""
         return [row for metric in self.metrics for row in self._rows(metric)]
 
     def _rows(self, metric: str) -> list[Row]:
-        found = [(method, self.scores[method, metric]) for method in self.methods if (method, metric) in self.scores]
-        if not found:
+        measured = [(method, self.scores[method, metric]) for method in self.methods if (method, metric) in self.scores]
+        if not measured:
             return []
-        values = np.column_stack([_array(scores.values) for _, scores in found])
+        values = np.column_stack([_array(scores.values) for _, scores in measured])
         means, lows, highs = intervals(values, self.seed)
         return [
             Row(
@@ -135,30 +135,30 @@ class Evaluation:
                 int((~np.isnan(values[:, number])).sum()),
                 {name: float(np.nanmean(_array(other))) for name, other in scores.beside.items()},
             )
-            for number, (method, scores) in enumerate(found)
+            for number, (method, scores) in enumerate(measured)
         ]
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every pair of methods by every metric: the paired difference, and whether it is more than chance."""
-        made = []
+        """Paired comparisons of all methods, for every metric."""
+        comparisons = []
         for metric in self.metrics:
             values = {m: _array(self.scores[m, metric].values) for m in self.methods if (m, metric) in self.scores}
-            made += [Comparison(metric, *pair) for pair in compare(values, self.seed)]
-        return made
+            comparisons += [Comparison(metric, *pair) for pair in compare(values, self.seed)]
+        return comparisons
 
     def value(self, method: str, metric: str) -> float:
-        """One mean; NaN where the method was not measured."""
+        """Return the mean; NaN if the method was not measured."""
         return next((r.value for r in self.rows if (r.method, r.metric) == (method, metric)), math.nan)
 
     def best(self, metric: str) -> str | None:
-        """The method, controls apart, with the best mean."""
+        """Return the method with the best mean, excluding controls."""
         sign = 1 if self.metrics[metric]["is_higher_better"] else -1
         rows = [r for r in self.rows if r.metric == metric and r.method not in CONTROLS and math.isfinite(r.value)]
         return max(rows, key=lambda row: sign * row.value).method if rows else None
 
     def ties(self, metric: str) -> set[str]:
-        """The methods that differ from the best one by no more than chance would make, itself included."""
+        """Return the methods that do not differ significantly from the best one, including the best."""
         best = self.best(metric)
         close = {
             ({pair.method, pair.other} - {best}).pop()
@@ -168,7 +168,7 @@ class Evaluation:
         return (close | ({best} if best else set())) - set(CONTROLS)
 
     def beaten_by(self, method: str, metric: str) -> list[str]:
-        """The controls whose mean is better than the method's; those that win by construction are left out."""
+        """Return the controls with a better mean than the method, except controls that win by construction."""
         about = self.metrics[metric]
         sign, own = (1 if about["is_higher_better"] else -1), self.value(method, metric)
         others = [name for name in CONTROLS if name in self.methods and name not in about["won_by"] and name != method]
@@ -176,25 +176,25 @@ class Evaluation:
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> "Evaluation":
-        """The evaluation that `to_dict` told of: its rows and comparisons, with no values of single images.
+        """Restore an evaluation from `to_dict`: its rows and comparisons, without per-image values.
 
-        Raises `KeyError`, `TypeError` or `ValueError` where the record is not such a one.
+        Raises `KeyError`, `TypeError` or `ValueError` for an invalid record.
         """
         about, methods = dict(record["metrics"]), tuple(map(str, record["methods"]))
-        found = Evaluation(methods, about, {}, int(record["images"]), int(record["seed"]), dict(record["refused"]))
+        evaluation = Evaluation(methods, about, {}, int(record["images"]), int(record["seed"]), dict(record["refused"]))
         rows = [
             Row(**{**row, **{name: _nan(row[name]) for name in ("value", "low", "high")}}) for row in record["rows"]
         ]
         pairs = [Comparison(**{**pair, "p": _nan(pair["p"])}) for pair in record["comparisons"]]
-        vars(found).update(rows=rows, comparisons=pairs)  # what the cached properties would compute from the scores
-        return found
+        vars(evaluation).update(rows=rows, comparisons=pairs)  # fills the cached properties, since `scores` is empty
+        return evaluation
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the values of single images, as JSON can hold it: what is not finite is None."""
-        told: dict[str, Any] = _finite(self._told())
-        return told
+        """Return everything except per-image values, as JSON values; non-finite numbers become None."""
+        record: dict[str, Any] = _finite(self._record())
+        return record
 
-    def _told(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         return {
             "images": self.images,
             "seed": self.seed,
@@ -213,11 +213,11 @@ class Evaluation:
         }
 
     def to_json(self) -> str:
-        """The same as text."""
+        """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
     def to_csv(self) -> str:
-        """The rows, with a header."""
+        """Return the rows as CSV with a header."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["method", "metric", "value", "low", "high", "images"])
@@ -225,7 +225,7 @@ class Evaluation:
         return text.getvalue()
 
     def to_table(self) -> Table:
-        """For the terminal: a line per method, a column per metric; the best bold, worse than a control dim."""
+        """Return a terminal table: one row per method, the best in bold, those worse than a control dimmed."""
         table = Table(title=f"{self.images} images; ↑ higher is better, ↓ lower is better")
         table.add_column("method", overflow="fold")
         for metric, about in self.metrics.items():
@@ -250,7 +250,7 @@ class Evaluation:
 
 
 def about_metric(name: str, metric: Any) -> dict[str, Any]:
-    """What `Evaluation.metrics` tells of a metric."""
+    """Return the entry of `Evaluation.metrics` for a metric."""
     return {
         "name": name,
         "options": asdict(metric),
@@ -271,5 +271,5 @@ def _finite(value: Any) -> Any:
 
 
 def name_of(metric: Any) -> str:
-    """The name a metric's type is registered under."""
+    """Return the name under which a metric's type is registered."""
     return next(name for name, entry in METRICS._entries.items() if entry is type(metric))

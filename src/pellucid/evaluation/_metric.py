@@ -1,4 +1,4 @@
-"""What every metric is: frozen knobs and one verb."""
+"""The metric contract: a frozen dataclass of options with one method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,32 +13,32 @@ __all__ = ["Measured", "Metric"]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a metric found for one method."""
+    """The result of a metric for one method."""
 
     values: Tensor
-    """(image,): one number per image; NaN where the metric says nothing of an image."""
+    """(image,): one value per image; NaN if the metric is undefined for an image."""
     beside: Mapping[str, Tensor] = field(default_factory=dict)
-    """(image,) each: other numbers worth a look."""
+    """(image,) each: secondary values."""
     curves: Mapping[str, Tensor] = field(default_factory=dict)
-    """(point,) each: means over the images, along what the metric's docstring says."""
+    """(point,) each: means over the images, along the axis that the metric's docstring names."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of explanations; its fields are its options."""
+    """A metric of explanation quality; its fields are its options."""
 
     asks: ClassVar[str]
-    """The question it answers, in one line."""
+    """The question that the metric answers, in one line."""
     is_higher_better: ClassVar[bool]
     low: ClassVar[float] = 0.0
-    """The least value there can be."""
+    """Smallest possible value."""
     high: ClassVar[float] = 1.0
-    """The largest value there can be."""
+    """Largest possible value."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of `masks` and `training`, what must be given beside the images."""
+    """Required inputs besides the images: `masks`, `training`."""
     won_by: ClassVar[frozenset[str]] = frozenset()
-    """Controls that win by construction, and are no yardstick for this metric."""
+    """Controls that win by construction, and are excluded as baselines for this metric."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """One value per image of `case` for one method."""
+        """Return one value per image of `case` for one method."""
         raise NotImplementedError

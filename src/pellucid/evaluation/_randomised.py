@@ -1,4 +1,4 @@
-"""Copies of a network that forget, layer by layer, what it learned."""
+"""Cascading randomization: copies of a network with more and more layers reinitialized."""
 
 import copy
 from collections.abc import Callable
@@ -13,9 +13,9 @@ __all__ = ["cascade", "layers_of", "randomise"]
 
 
 def layers_of(model: nn.Module) -> list[list[nn.Module]]:
-    """The modules with parameters of their own, in their order of definition, each with the norm layers after it.
+    """Return the layers in order of definition, each with the normalization layers after it.
 
-    A layer is a module with a parameter of two axes or more.
+    A layer is a module that itself owns a parameter with at least two axes.
 
     >>> len(layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))))
     2
@@ -26,32 +26,33 @@ def layers_of(model: nn.Module) -> list[list[nn.Module]]:
         if any(parameter.ndim > 1 for parameter in own) or (own and not layers):
             layers.append([module])
         elif layers and (own or any(True for _ in module.buffers(recurse=False))):
+            # norm layers (vectors and buffers only) are randomized with the layer before them
             layers[-1].append(module)
     return layers
 
 
 def cascade(model: nn.Module, seed_of: Callable[[int], int], stages: int) -> list[nn.Module]:
-    """The model with its last layer drawn anew, then with the last two, … and at the end with all.
+    """Return copies of the model with the last layer reinitialized, then the last two, …, and finally all.
 
-    `seed_of` gives the seed of layer 0 (the last), 1, …. Of more than `stages` copies, evenly spread ones are kept,
-    the one with all layers drawn anew among them. Raises `ModelError` for a model without layers.
+    `seed_of` gives the seed of layer 0 (the last), 1, …. At most `stages` copies are returned, evenly spread and
+    including the one with all layers reinitialized. Raises `ModelError` for a model without layers.
     """
     working = copy.deepcopy(model)
     layers = layers_of(working)
     if not layers:
-        raise ModelError("the model has no layer with weights that could be drawn anew.")
+        raise ModelError("the model has no layer with weights to reinitialize.")
     count = min(stages, len(layers))
     kept = {round((stage + 1) * len(layers) / count) for stage in range(count)}
-    made = []
+    copies = []
     for number, layer in enumerate(reversed(layers)):
         randomise(layer, seed_of(number))
         if number + 1 in kept:
-            made.append(copy.deepcopy(working).eval().requires_grad_(False))
-    return made
+            copies.append(copy.deepcopy(working).eval().requires_grad_(False))
+    return copies
 
 
 def randomise(modules: list[nn.Module], seed: int) -> None:
-    """Draw the modules' parameters anew: as at their start, or else from N(mean, deviation) of what they hold."""
+    """Reinitialize the modules by their reset method, or else from a normal distribution fitted to each parameter."""
     with preserved_random_state(), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for module in modules:

@@ -1,4 +1,4 @@
-"""Taking the information out of pixels."""
+"""Remove the information in pixels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +11,19 @@ from torch import Tensor
 __all__ = ["IMPUTATION_NOISE", "Removal", "Remover", "removed", "substitute"]
 
 Removal = Literal["zero", "mean", "blur", "linear"]
-"""What stands in place of a removed pixel: 0; the mean of the image's channel; the image blurred by a Gaussian of a
-tenth of its longer side; or a noisy linear imputation from the pixels that are left."""
+"""Replacement for removed pixels: 0; the mean of the image's channel; the image blurred by a Gaussian whose standard
+deviation is a tenth of the longer side; or a noisy linear imputation from the remaining pixels."""
 
 BLUR_SHARE = 0.1
 IMPUTATION_NOISE = 0.01
-"""Standard deviation of the noise on imputed pixels, so that a network cannot tell them by their smoothness."""
+"""Standard deviation of the noise on imputed pixels, so that a network cannot recognize them by their smoothness."""
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-8}
-"""The share of the residual that is left by the solver; what is left in single precision is far below the noise."""
+"""Relative residual at which the solver stops; in single precision the rest is far below the noise."""
 MOST_STEPS = 1000
 
 
 def substitute(images: Tensor, removal: Removal) -> Tensor:
-    """The images with every pixel removed; not for `linear`, which depends on what is left.
+    """Replace every pixel; not for `linear`, which depends on the remaining pixels.
 
     >>> substitute(torch.ones(1, 1, 2, 2), "zero").sum().item()
     0.0
@@ -34,13 +34,13 @@ def substitute(images: Tensor, removal: Removal) -> Tensor:
         return images.mean((2, 3), keepdim=True).expand_as(images)
     if removal == "blur":
         return _blurred(images)
-    raise ValueError(f"{removal!r} has no substitute of its own")
+    raise ValueError(f"{removal!r} depends on the remaining pixels")
 
 
 def removed(images: Tensor, is_removed: Tensor, removal: Removal, noise: Tensor | None = None) -> Tensor:
-    """The images without the pixels in `is_removed`, (image, height, width).
+    """Remove the pixels in `is_removed`, (image, height, width), from the images.
 
-    `noise` (channel, height, width) of unit variance is added to linearly imputed pixels, times `IMPUTATION_NOISE`.
+    `noise` (channel, height, width) with unit variance is added to linearly imputed pixels, times `IMPUTATION_NOISE`.
     """
     if removal != "linear":
         return torch.where(is_removed[:, None], substitute(images, removal), images)
@@ -50,7 +50,7 @@ def removed(images: Tensor, is_removed: Tensor, removal: Removal, noise: Tensor 
 
 @dataclass(frozen=True, eq=False)
 class Remover:
-    """Takes pixels out of some images, for many masks on the same images."""
+    """Removes pixels from fixed images, for many masks."""
 
     images: Tensor
     removal: Removal
@@ -59,24 +59,25 @@ class Remover:
 
     @cached_property
     def empty(self) -> Tensor | None:
-        """The images with every pixel removed, where that tells what stands in each pixel's place."""
+        """The images with every pixel replaced; None if a replacement depends on the remaining pixels."""
         return None if self.removal == "linear" else substitute(self.images, self.removal)
 
     @cached_property
     def matters(self) -> Tensor:
-        """(image, height, width): whether the image without that pixel is another one."""
+        """(image, height, width): True if removing the pixel changes the image."""
         if self.empty is None:
             return torch.ones_like(self.images[:, 0], dtype=torch.bool)
         return (self.empty != self.images).any(1)
 
     def __call__(self, is_removed: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
-        """The images `which` without the pixels in `is_removed`, a mask of each."""
+        """Remove the pixels in `is_removed`, one mask per image, from the images `which`."""
         if self.empty is None:
             return removed(self.images[which], is_removed, self.removal, self.noise)
         return torch.where(is_removed[:, None], self.empty[which], self.images[which])
 
 
 def _blurred(images: Tensor) -> Tensor:
+    # at least half a pixel, so that tiny images are blurred at all
     sigma = max(BLUR_SHARE * max(images.shape[2:]), 0.5)
     channels = images.shape[1]
     for axis in (2, 3):
@@ -91,35 +92,37 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
-    """Each removed pixel the weighted mean of its neighbours, removed or not: linear equations, solved for all at once.
+    """Set each removed pixel to the weighted mean of its neighbors, by solving one linear system per image.
 
-    As Rong et al. (2022) weigh them: direct neighbours 1/6, diagonal ones 1/12; neighbours outside the image have no
-    weight, and the others more. The matrix (weights of the neighbours on the diagonal, less the weights elsewhere) is
-    symmetric and positive definite, so that conjugate gradients solve it. An image with no pixel left becomes 0.
+    With the weights of Rong et al. (2022): 1/6 for direct neighbors, 1/12 for diagonal ones; at the border, the weights
+    of the existing neighbors are rescaled. The matrix (sums of neighbor weights on the diagonal, minus the weights
+    elsewhere) is symmetric positive definite, so conjugate gradients solve it, here with the diagonal as
+    preconditioner. An image without any remaining pixel becomes 0.
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     unknown = is_removed[:, None].to(dtype)
     pixels = images * (1 - unknown)
-    total = _neighbours(torch.ones_like(pixels))
-    found, left = torch.zeros_like(pixels), unknown * _neighbours(pixels)
-    way = left / total
-    size = (left * way).sum((2, 3), keepdim=True)
+    total = _neighbor_sum(torch.ones_like(pixels))
+    solution, residual = torch.zeros_like(pixels), unknown * _neighbor_sum(pixels)
+    direction = residual / total
+    size = (residual * direction).sum((2, 3), keepdim=True)
     goal, tiny = TOLERANCE[dtype] ** 2 * size, torch.finfo(dtype).tiny
     for _ in range(MOST_STEPS):
         if bool((size <= goal).all()):
             break
-        pushed = _neighbours(way).neg_().addcmul_(total, way).mul_(unknown)
-        step = size / (way * pushed).sum((2, 3), keepdim=True).clamp_(min=tiny)
-        found.addcmul_(step, way)
-        left.addcmul_(step, pushed, value=-1)
-        rest = left / total
-        before, size = size, (left * rest).sum((2, 3), keepdim=True)
-        way.mul_(size / before.clamp(min=tiny)).add_(rest)
-    return (pixels + found).to(images.dtype)
+        pushed = _neighbor_sum(direction).neg_().addcmul_(total, direction).mul_(unknown)
+        # images that have converged have size 0; the clamp avoids 0 / 0
+        step = size / (direction * pushed).sum((2, 3), keepdim=True).clamp_(min=tiny)
+        solution.addcmul_(step, direction)
+        residual.addcmul_(step, pushed, value=-1)
+        preconditioned = residual / total
+        before, size = size, (residual * preconditioned).sum((2, 3), keepdim=True)
+        direction.mul_(size / before.clamp(min=tiny)).add_(preconditioned)
+    return (pixels + solution).to(images.dtype)
 
 
-def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of each pixel's neighbours: (1, 2, 1) by rows and by columns, less the pixel itself."""
+def _neighbor_sum(values: Tensor) -> Tensor:
+    """Sum each pixel's neighbors with their weights: a separable (1, 2, 1) kernel, minus the pixel itself."""
     wide = F.pad(values, (1, 1, 1, 1))
     rows = (wide[..., :-2, :] + wide[..., 2:, :]).add_(wide[..., 1:-1, :], alpha=2)
     both = (rows[..., :-2] + rows[..., 2:]).add_(rows[..., 1:-1], alpha=2)

@@ -1,4 +1,4 @@
-"""The same function, written in other ways."""
+"""Rewrite a model as an equivalent one."""
 
 import copy
 from itertools import pairwise
@@ -13,27 +13,27 @@ from pellucid.core.seeding import generator
 __all__ = ["rewritings"]
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of the logits, relative to the largest, that rounding may make in float32."""
+"""Largest difference of the logits, relative to the largest logit, that is attributed to float32 rounding."""
 
 
 def rewritings(model: nn.Module, images: Tensor, seed: int) -> dict[str, nn.Module]:
-    """Copies of a model (in eval mode) that compute the same: `folded` batch-norms, and a `split` linear layer.
+    """Return equivalent copies of a model (in eval mode): with `folded` batch norms, and with a `split` linear layer.
 
-    A way that the model offers no place for, or that changes the logits (a batch-norm that does not follow the layer
-    listed before it), is left out. Raises `ModelError` where none is left.
+    Rewritings that do not apply or that change the logits (because a batch norm does not follow the layer listed before
+    it) are omitted. Raises `ModelError` if none remains.
     """
-    made = {"folded": _folded(model), "split": _split(model, seed)}
+    copies = {"folded": _folded(model), "split": _split(model, seed)}
     with torch.no_grad():
         logits = model(images[:4].clone())
         kept = {
             name: copied.eval().requires_grad_(False)
-            for name, copied in made.items()
+            for name, copied in copies.items()
             if copied is not None and _is_same(copied(images[:4].clone()), logits)
         }
     if not kept:
         raise ModelError(
-            "this model can be written in no other way: it has neither a linear layer as a module nor a batch-norm "
-            "right after a convolution; leave implementation_invariance out."
+            "this model cannot be rewritten: it has neither an nn.Linear module nor a batch norm right after a "
+            "convolution; omit implementation_invariance."
         )
     return kept
 
@@ -43,7 +43,7 @@ def _is_same(logits: Tensor, expected: Tensor) -> bool:
 
 
 def _folded(model: nn.Module) -> nn.Module | None:
-    """Every batch-norm that is listed right after a convolution or linear layer, folded into it."""
+    """Fold every batch norm that is listed right after a convolution or linear layer into that layer."""
     copied, count = copy.deepcopy(model).eval(), 0
     for parent in list(copied.modules()):
         children = list(parent.named_children())
@@ -63,27 +63,28 @@ def _folded(model: nn.Module) -> nn.Module | None:
 
 
 def _split(model: nn.Module, seed: int) -> nn.Module | None:
-    """The last linear layer W as Q (QᵀW), with an orthogonal matrix Q."""
+    """Split the last linear layer W into Q (QᵀW), with an orthogonal matrix Q."""
     copied = copy.deepcopy(model)
-    found = [
+    layers = [
         (parent, name, child)
         for parent in copied.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear
     ]
-    if not found:
+    if not layers:
         return None
-    parent, name, layer = found[-1]
+    parent, name, layer = layers[-1]
     weight = layer.weight.detach().double().cpu()
     shape, draws = (len(weight), len(weight)), generator(seed, "split")
     drawn = torch.randn(shape, generator=draws, dtype=torch.float64, device="cpu")
-    turn = torch.linalg.qr(drawn).Q
+    # the Q of a Gaussian matrix is a random orthogonal matrix
+    rotation = torch.linalg.qr(drawn).Q
     like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
     first = nn.Linear(layer.in_features, layer.out_features, bias=False, **like)
     second = nn.Linear(layer.out_features, layer.out_features, bias=layer.bias is not None, **like)
     with torch.no_grad():
-        first.weight.copy_(turn.T @ weight)
-        second.weight.copy_(turn)
+        first.weight.copy_(rotation.T @ weight)
+        second.weight.copy_(rotation)
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
     setattr(parent, name, nn.Sequential(first, second))

@@ -1,4 +1,4 @@
-"""Measure every method by every metric, whatever is already known left out."""
+"""Measure every method by every metric, reusing known results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,9 +27,9 @@ __all__ = ["Plan", "Record", "plan", "run"]
 
 @dataclass(frozen=True)
 class Record:
-    """Where finished blocks, one method by one metric, are kept; by default nowhere.
+    """Storage for finished blocks (one method by one metric); by default nothing is stored.
 
-    A block's key tells everything its values depend on.
+    A block's key covers everything that its values depend on.
     """
 
     find: Callable[[str], Scores | None] = lambda _: None
@@ -39,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A checked request: what is measured by what, on what."""
+    """A validated request: the model, images, methods and metrics of an evaluation."""
 
     model: nn.Module
     images: Tensor
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many there are to compute."""
+        """Number of blocks to compute."""
         return len(self.analyzers) * len(self.metrics)
 
 
@@ -66,15 +66,15 @@ def plan(
     metrics: Sequence[str | Metric],
     **more: Any,
 ) -> Plan:
-    """Check everything before any long work; the controls join the methods.
+    """Validate the request before any long computation, and add the controls to the methods.
 
-    Raises `UnknownName` for names that there are not, `ShapeError` for images, targets or masks that do not fit,
-    `DataError` for an image that holds NaN or an infinity, and `ConfigError` for a metric whose masks or training
-    images are missing, or two entries of the same label.
+    Raises `UnknownName` for unknown names, `ShapeError` for images, targets or masks of the wrong shape, `DataError`
+    for an image that contains NaN or infinity, and `ConfigError` for a metric without its masks or training images, or
+    for two entries with the same label.
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ShapeError(
-            f"the images are {tuple(images.shape)} {images.dtype}; "
+            f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; "
             "expected floats in [0, 1], (image, channel, height, width)."
         )
     check_inputs(images)
@@ -89,14 +89,14 @@ def plan(
     labels = [label_of(analyzer) for analyzer in analyzers]
     for label, analyzer in zip(labels, analyzers, strict=True):
         if unwrap(analyzer.model) is not model:
-            raise ConfigError(f"the analyzer {label} explains another model; make it with the model that is evaluated.")
+            raise ConfigError(f"the analyzer {label} explains another model; create it for the evaluated model.")
         if analyzer.explains_other_outputs:
             raise ConfigError(
-                f"the analyzer {label} explains other outputs than the model returns (output= or unwrap_softmax=), and "
-                "the metrics read what the model returns; hand over a model that returns the logits alone."
+                f"the analyzer {label} explains other outputs than the model returns (output= or unwrap_softmax=), but "
+                "the metrics read the model's outputs; pass a model that returns only the logits."
             )
         if not analyzer.method.is_ready:
-            raise ConfigError(f"the method {label!r} learns from data first; pass an analyzer that was fitted.")
+            raise ConfigError(f"the method {label!r} must be fitted to data; pass a fitted analyzer.")
     _check_unique("method", labels)
     return Plan(model, images, targets, dict(zip(labels, analyzers, strict=True)), chosen, **more)
 
@@ -117,22 +117,22 @@ def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
 
 def _check_unique(kind: str, labels: Sequence[str]) -> None:
     if not labels:
-        raise ConfigError(f"no {kind} was named; name one or more.")
+        raise ConfigError(f"no {kind} was given; name at least one.")
     twice = [label for label in labels if labels.count(label) > 1]
     if twice:
-        raise ConfigError(f"the {kind} {twice[0]!r} was named twice; name it once.")
+        raise ConfigError(f"the {kind} {twice[0]!r} was given more than once; give it once.")
 
 
 def _check_shapes(images: Tensor, targets: Tensor | None, masks: Tensor | None) -> None:
     if targets is not None and (targets.shape != images.shape[:1] or targets.is_floating_point()):
         raise ShapeError(
-            f"targets is {tuple(targets.shape)} {targets.dtype} for {len(images)} images; pass one class index per "
-            "image, or None for the predicted classes."
+            f"got targets of shape {tuple(targets.shape)} and dtype {targets.dtype} for {len(images)} "
+            "images; pass one class index per image, or None for the predicted classes."
         )
     if masks is not None and (masks.shape != (len(images), *images.shape[2:]) or masks.dtype != torch.bool):
         raise ShapeError(
-            f"masks is {tuple(masks.shape)} {masks.dtype}; expected booleans (image, height, width), "
-            f"{(len(images), *images.shape[2:])}."
+            f"got masks of shape {tuple(masks.shape)} and dtype {masks.dtype}; expected booleans "
+            f"(image, height, width), {(len(images), *images.shape[2:])}."
         )
 
 
@@ -153,11 +153,11 @@ def _check_outputs(case: Case) -> None:
         first: object = case.model(case.images[:1].clone())
     if not isinstance(first, Tensor) or first.ndim != 2:
         came = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-        raise ShapeError(f"the model returns {came} for one image; the metrics read logits, (batch, class).")
+        raise ShapeError(f"the model returned {came} for one image; the metrics need logits of shape (batch, class).")
 
 
 def run(request: Plan, record: Record | None = None) -> Evaluation:
-    """Measure; a method that does not apply to the model, or has no finite map, is refused by name, with the reason."""
+    """Run the evaluation; methods that do not apply or return non-finite maps are refused, with the reason."""
     record = record or Record()
     scores: dict[tuple[str, str], Scores] = {}
     refused: dict[str, str] = {}
@@ -201,8 +201,8 @@ def _case(request: Plan, model: nn.Module) -> Case:
     case.targets = case.logits.argmax(1) if request.targets is None else request.targets.to(images.device).long()
     if int(case.targets.min()) < 0 or int(case.targets.max()) >= case.logits.shape[1]:
         raise ShapeError(
-            f"targets has classes {int(case.targets.min())}…{int(case.targets.max())}, and the model has "
-            f"{case.logits.shape[1]}; give indices from 0."
+            f"targets has classes {int(case.targets.min())}…{int(case.targets.max())}, but the model has "
+            f"{case.logits.shape[1]}; give indices from 0 to {case.logits.shape[1] - 1}."
         )
     check_finite_logits(case.logits, [Target(case.targets)], model=model)
     return case
@@ -210,7 +210,7 @@ def _case(request: Plan, model: nn.Module) -> Case:
 
 def _measure(metric: Metric, case: Case, explainer: Explainer, refused: dict[str, str], label: str) -> Scores | None:
     try:
-        explainer.relevance  # noqa: B018  (a method that cannot explain at all is refused as such)
+        explainer.relevance  # noqa: B018  (fails here, before any metric, if the method does not apply)
     except PellucidError as error:
         refused[explainer.label] = str(error)
         return None
@@ -222,7 +222,7 @@ def _measure(metric: Metric, case: Case, explainer: Explainer, refused: dict[str
 
 
 def _fingerprint(request: Plan, case: Case) -> str:
-    """Of the weights, the structure, the images, targets, masks, training images and the seed."""
+    """Hash the weights, structure, images, targets, masks, training images and seed."""
     total = sha256(f"{request.seed}\n{case.model}".encode())
     tensors = [value for value in case.model.state_dict().values() if isinstance(value, Tensor)]
     tensors += [case.images, case.targets]

@@ -1,4 +1,4 @@
-"""How alike two heatmaps are, image by image."""
+"""Similarity of heatmaps, image by image."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -13,15 +13,15 @@ __all__ = ["Similarity", "similarities", "similarity"]
 Similarity = Literal["spearman", "cosine", "ssim"]
 
 WINDOW_PIXELS, WINDOW_SIGMA = 11, 1.5
-"""Of the structural similarity, as Wang et al. (2004) have them."""
+"""Gaussian window of the structural similarity, as in Wang et al. (2004)."""
 
 
 def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
-    """(image,): at most 1, which is reached by equal maps.
+    """Compute the (image,) similarity of two sets of maps; it is at most 1, for equal maps.
 
-    `spearman` is the correlation of the ranks of all entries, `cosine` that of the angle, and `ssim` the structural
-    similarity (Wang et al., 2004) of the maps with their channels added, each scaled to [0, 1]. Two maps that
-    are constant count as alike, and one as unlike any that is not.
+    `spearman` is the rank correlation over all entries, `cosine` the cosine of the angle, and `ssim` the structural
+    similarity (Wang et al., 2004) of the maps summed over channels, each scaled to [0, 1]. Two constant maps count
+    as alike, a constant and a non-constant one as unlike.
 
     >>> maps = torch.rand(2, 1, 8, 8)
     >>> [round(float(similarity(maps, maps, kind).min()), 6) for kind in ("spearman", "cosine", "ssim")]
@@ -31,21 +31,21 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
 
 
 def similarities(own: Tensor, others: Iterable[Tensor], kind: Similarity) -> list[Tensor]:
-    """The similarity of one set of maps with each of several others."""
-    shown, alike = _shown(own, kind), []
+    """Compute the similarity of one set of maps to each of several others."""
+    prepared, alike = _prepared(own, kind), []
     for other in others:
         if torch.equal(own, other):
             alike.append(torch.ones(len(own), dtype=torch.float64, device=own.device))
         else:
-            alike.append((_ssim if kind == "ssim" else _cosine)(shown, _shown(other, kind)))
+            alike.append((_ssim if kind == "ssim" else _cosine)(prepared, _prepared(other, kind)))
     return alike
 
 
-def _shown(maps: Tensor, kind: Similarity) -> Tensor:
-    """The maps as they are compared."""
+def _prepared(maps: Tensor, kind: Similarity) -> Tensor:
+    """Transform the maps for the comparison."""
     if kind == "ssim":
         return _unit(maps.sum(1, keepdim=True))
-    return _centred_ranks(maps.flatten(1)) if kind == "spearman" else maps.flatten(1)
+    return _centered_ranks(maps.flatten(1)) if kind == "spearman" else maps.flatten(1)
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -54,18 +54,20 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
     return torch.where((one == 0) & (two == 0), 1.0, product)
 
 
-def _centred_ranks(maps: Tensor) -> Tensor:
+def _centered_ranks(maps: Tensor) -> Tensor:
     ranks = torch.from_numpy(rankdata(maps.cpu().numpy(), axis=1)).to(maps.device)
     return ranks - ranks.mean(1, keepdim=True)
 
 
 def _unit(maps: Tensor) -> Tensor:
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
+    # the clamp avoids 0 / 0 for constant maps
     span = (high - low).clamp(min=1e-30)
     return (maps - low[:, None, None, None]) / span[:, None, None, None]
 
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:
+    # odd window sides, at most the side of the maps
     sides = [min(WINDOW_PIXELS, side - 1 + side % 2) for side in first.shape[2:]]
     places = (torch.arange(side, dtype=first.dtype, device=first.device) - side // 2 for side in sides)
     rows, columns = (torch.exp(-place.square() / (2 * WINDOW_SIGMA**2)) for place in places)
@@ -77,5 +79,6 @@ def _ssim(first: Tensor, second: Tensor) -> Tensor:
     one, two = mean(first), mean(second)
     own, other = mean(first * first) - one * one, mean(second * second) - two * two
     both = mean(first * second) - one * two
+    # the standard constants (0.01)² and (0.03)² for a value range of 1
     alike = (2 * one * two + 1e-4) * (2 * both + 9e-4)
     return (alike / ((one * one + two * two + 1e-4) * (own + other + 9e-4))).flatten(1).mean(1).double()

@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether one method is better than another on the same images."""
+"""Bootstrap intervals of means, and paired tests between methods on the same images."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -15,9 +15,9 @@ FLIPS_AT_ONCE = 1000
 
 
 def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, lower and upper end of each column's bootstrap interval (percentiles; Efron, 1979).
+    """Compute the mean and the percentile bootstrap interval (Efron, 1979) of each column.
 
-    `values` is (image, column); NaN counts as absent. All columns share the same draws of images.
+    `values` is (image, column); NaN counts as missing. All columns share the same resamples of images.
 
     >>> mean, low, high = intervals(np.ones((5, 1)), seed=0)
     >>> float(mean[0]), float(low[0]), float(high[0])
@@ -27,6 +27,7 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
     draws = np.random.default_rng(derive_seed(seed, "bootstrap"))
     is_there = ~np.isnan(values)
     plain = np.where(is_there, values, 0.0)
+    # multinomial counts are the weights of a resample with replacement: one matrix product gives all bootstrap means
     weights = draws.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (weights @ plain) / (weights @ is_there)
@@ -40,16 +41,17 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
 
 
 def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
-    """(column,): the two-sided p of a mean difference of 0, by random flips of the signs (Fisher, 1935).
+    """Return the (column,) two-sided p values of the hypothesis of zero mean, by random sign flips (Fisher, 1935).
 
-    `differences` is (image, column), NaN counting as absent; all columns share the same flips, and 1 is added to both
-    counts, so that p is never 0 (Phipson and Smyth, 2010).
+    `differences` is (image, column); NaN counts as missing. All columns share the same flips, and both counts are
+    increased by 1, so that p is never 0 (Phipson and Smyth, 2010).
 
     >>> p = sign_flip(np.column_stack([np.ones(30), np.tile([1.0, -1.0], 15)]), seed=0)
     >>> bool(p[0] < 0.001), bool(p[1] > 0.5)
     (True, True)
     """
     plain = np.nan_to_num(differences)
+    # the tolerance counts ties as reached, despite rounding in the sums
     observed = np.abs(plain.sum(0)) - 1e-9 * np.abs(plain).sum(0)
     draws = np.random.default_rng(derive_seed(seed, "sign flips"))
     reached = np.zeros(plain.shape[1])
@@ -60,7 +62,7 @@ def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p values adjusted for being several, by Holm (1979).
+    """Adjust p values for multiple comparisons (Holm, 1979).
 
     >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -73,7 +75,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def compare(values: Mapping[str, np.ndarray], seed: int) -> list[tuple[str, str, float, float]]:
-    """(method, other, mean difference, adjusted p) for each pair of methods measured on the same images."""
+    """Return (method, other, mean difference, adjusted p) for each pair of methods measured on the same images."""
     pairs = list(combinations(values, 2))
     if not pairs:
         return []

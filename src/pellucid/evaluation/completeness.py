@@ -1,4 +1,4 @@
-"""Whether the relevances sum to what the image adds to the logit (Sundararajan et al., 2017)."""
+"""Completeness: the relevance should sum to the change of the logit (Sundararajan et al., 2017)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,30 +13,31 @@ from pellucid.evaluation._metric import Measured, Metric
 @METRICS.register("completeness")
 @dataclass(frozen=True)
 class Completeness(Metric):
-    """|ΣR − Δ| / (|ΣR| + |Δ|), where Δ = f(x) − f(x₀): 0 where the axiom of completeness holds, 1 at worst.
+    """|ΣR − Δ| / (|ΣR| + |Δ|) with Δ = f(x) − f(x₀): 0 if the completeness axiom holds, at most 1.
 
-    x₀ is the empty image; with `baseline=None`, Δ = f(x), the conservation of LRP (Bach et al., 2015), which
-    differs by the biases. The quotient has no unit, so that no image with a large logit decides the mean. Lower is
-    better. Weakness: it says nothing of where the relevance is; f(x)/n at each of n pixels would be complete.
+    x₀ is the empty image; with `baseline=None`, Δ = f(x), the conservation of LRP (Bach et al., 2015), which differs by
+    the biases. The quotient has no unit, so that images with large logits do not dominate the mean. Lower is better.
+    Weakness: it ignores where the relevance is; f(x)/n at each of n pixels would be complete.
 
     Source: Sundararajan et al., "Axiomatic attribution for deep networks", 2017 (the
     axiom of completeness).
     """
 
-    asks: ClassVar[str] = "does the map sum to what the image adds to the logit?"
+    asks: ClassVar[str] = "does the map sum to the change of the logit?"
     is_higher_better: ClassVar[bool] = False
 
     baseline: float | int | None = 0.0
-    """The value of every pixel of the empty image; None: Δ is the logit itself."""
+    """Pixel value of the empty image; None: Δ is the logit itself."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) relative residuals."""
-        due = case.shared(self, lambda: self._due(case))
+        """Return the (image,) relative residuals."""
+        expected = case.shared(self, lambda: self._expected(case))
         total = method.relevance.flatten(1).double().sum(1)
-        size = total.abs() + due.abs()
-        return Measured(torch.where(size > 0, (total - due).abs() / size.clamp(min=1e-300), 0.0))
+        size = total.abs() + expected.abs()
+        # the clamp avoids 0 / 0 in the branch that `where` discards
+        return Measured(torch.where(size > 0, (total - expected).abs() / size.clamp(min=1e-300), 0.0))
 
-    def _due(self, case: Case) -> torch.Tensor:
+    def _expected(self, case: Case) -> torch.Tensor:
         own = case.read(case.logits).double()
         if self.baseline is None:
             return own

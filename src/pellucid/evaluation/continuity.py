@@ -1,4 +1,4 @@
-"""How much an explanation changes when its image hardly does (Montavon, Samek and Müller, 2018)."""
+"""Continuity: similar images should have similar explanations (Montavon, Samek and Müller, 2018)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,45 +15,45 @@ from pellucid.evaluation._metric import Measured, Metric
 @METRICS.register("continuity")
 @dataclass(frozen=True)
 class Continuity(Metric):
-    """max ‖R(x) − R(x′)‖₁ / ‖x − x′‖₂ over x′ moved by `pixels` to each side, and over x′ with small noise.
+    """max ‖R(x) − R(x′)‖₁ / ‖x − x′‖₂ over x′ shifted by `pixels` in each direction, and over x′ with small noise.
 
-    R is in units of Σ|R(x)| (`is_relative`), for methods differ in scale and the definition assumes one; without that,
-    the formula as printed. Lower is better, from 0. A translation that changes nothing is skipped. Weakness: a map
-    that ignores its image is perfectly continuous (the constant is left out as a yardstick), and one that rightly
-    moves with the image is not.
+    With `is_relative`, R is divided by Σ|R(x)|, because methods differ in scale and the definition assumes a common
+    one; otherwise this is the formula as printed. Lower is better, from 0. Shifts that change nothing are skipped.
+    Weakness: a map that ignores its image is perfectly continuous (the constant control is therefore excluded), while a
+    map that correctly moves with the image is not.
 
     Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
     (explanation continuity).
     """
 
-    asks: ClassVar[str] = "does the map stay the same where the image nearly does?"
+    asks: ClassVar[str] = "does the map stay the same if the image barely changes?"
     is_higher_better: ClassVar[bool] = False
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
     pixels: int = 1
-    """How far the image is moved; what comes in is 0."""
+    """Shift of the image in pixels; pixels shifted in from outside are 0."""
     noises: int = 2
-    """How many noisy copies."""
+    """Number of noisy copies."""
     noise: float = 0.05
-    """Standard deviation of the noise, in units of pixel values."""
+    """Standard deviation of the noise, in pixel values."""
     is_relative: bool = True
-    """Whether relevance is measured in shares of the image's own Σ|R|."""
+    """Divide the relevance by the image's Σ|R|."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) largest quotients."""
+        """Return the (image,) largest quotients."""
         check_images(case)
         own = method.relevance
         size = own.flatten(1).abs().sum(1) if self.is_relative else torch.ones_like(own[:, 0, 0, 0])
         worst = torch.zeros(len(own), dtype=torch.float64, device=own.device)
-        for near, relevance in method.near(self._neighbours(case)):
-            way = (near - case.images).flatten(1).double().norm(dim=1)
+        for near, relevance in method.near(self._variants(case)):
+            distance = (near - case.images).flatten(1).double().norm(dim=1)
             change = (relevance - own).flatten(1).abs().double().sum(1)
-            quotient = change / (way * size.double()).clamp(min=1e-300)
-            worst = torch.maximum(worst, torch.where((way > 0) & (change > 0), quotient, 0.0))
+            quotient = change / (distance * size.double()).clamp(min=1e-300)
+            worst = torch.maximum(worst, torch.where((distance > 0) & (change > 0), quotient, 0.0))
         return Measured(worst)
 
-    def _neighbours(self, case: Case) -> Iterator[Tensor]:
+    def _variants(self, case: Case) -> Iterator[Tensor]:
         step = self.pixels
         for down, across in ((step, 0), (-step, 0), (0, step), (0, -step)) if step else ():
             yield moved(case.images, down, across)
@@ -63,7 +63,7 @@ class Continuity(Metric):
 
 
 def moved(images: Tensor, down: int, across: int) -> Tensor:
-    """The images moved, with zeros coming in.
+    """Shift the images, filling with zeros.
 
     >>> moved(torch.ones(1, 1, 2, 2), 1, 0).tolist()
     [[[[0.0, 0.0], [1.0, 1.0]]]]

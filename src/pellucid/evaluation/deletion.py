@@ -1,4 +1,4 @@
-"""How fast the probability falls when pixels are deleted, the most relevant first (Petsiuk et al., 2018)."""
+"""Deletion: the probability should fall quickly as the most relevant pixels are deleted (Petsiuk et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,10 +15,10 @@ from pellucid.evaluation._removal import Removal, Remover
 @METRICS.register("deletion")
 @dataclass(frozen=True)
 class Deletion(Metric):
-    """Area under the explained class's probability while pixels become zero, the most relevant first.
+    """Area under the curve of the explained class's probability as pixels are set to zero, most relevant first.
 
-    Lower is better, from 0 to 1. With one pixel a step and the logit, this is pixel flipping (Bach et al., 2015).
-    Weakness: single missing pixels are adversarial noise to many networks.
+    Lower is better, from 0 to 1. With one pixel per step and the logit, this is pixel flipping (Bach et al., 2015).
+    Weakness: to many networks, single missing pixels are adversarial noise.
 
     Source: Petsiuk et al., "RISE", 2018 (the deletion metric).
     """
@@ -27,14 +27,14 @@ class Deletion(Metric):
     is_higher_better: ClassVar[bool] = False
 
     steps: int = 28
-    """Points of the curve after the first."""
+    """Number of steps of the curve."""
     removal: Removal = "zero"
-    """What stands in a pixel's place."""
+    """Replacement for removed pixels."""
     output: Output = "probability"
-    """What is read off the network."""
+    """Output of the explained class to measure."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) areas."""
+        """Return the (image,) areas under the curves."""
         check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)

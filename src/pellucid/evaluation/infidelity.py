@@ -1,4 +1,4 @@
-"""How wrongly an explanation foretells the effect of perturbations (Yeh et al., 2019)."""
+"""Infidelity: the error of an explanation in predicting the effect of perturbations (Yeh et al., 2019)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,43 +16,44 @@ from pellucid.evaluation._metric import Measured, Metric
 class Infidelity(Metric):
     """E[(β IᵀR − (f(x) − f(x − I)))²] over perturbations I, in squared logits.
 
-    I is Gaussian noise, or the image itself within a random square (its removal to the empty image). β is the scale
-    that suits R best, image by image (`is_scaled`), as in the authors' code; without it, β = 1. Lower is better, from
-    0. Weakness: IᵀR takes R as an effect per unit of pixel, which favours gradients over maps that share out a logit.
+    I is Gaussian noise, or the image itself within a random square (which removes the square). β is the optimal scale
+    for R, image by image (`is_scaled`), as in the authors' code; otherwise β = 1. Lower is better, from 0. Weakness:
+    IᵀR reads R as an effect per unit of pixel value, which favors gradients over maps that distribute a logit.
 
     Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019 (explanation
     infidelity).
     """
 
-    asks: ClassVar[str] = "does the map foretell what a perturbation does to the logit?"
+    asks: ClassVar[str] = "does the map predict how a perturbation changes the logit?"
     is_higher_better: ClassVar[bool] = False
     high: ClassVar[float] = float("inf")
 
     perturbation: Literal["gaussian", "square"] = "gaussian"
-    """Noise on all pixels, or the removal of a square."""
+    """Noise on all pixels, or removal of a square."""
     noise: float = 0.2
     """Standard deviation of the Gaussian noise."""
     side_share: float = 0.25
-    """The square's side, as a share of the image's shorter one."""
+    """Side of the square, as a share of the image's shorter side."""
     draws: int = 64
-    """How many perturbations."""
+    """Number of perturbations."""
     is_scaled: bool = True
-    """Whether each map may be multiplied by the number that suits it best."""
+    """Scale each map by its optimal factor."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) mean squared errors."""
+        """Return the (image,) mean squared errors."""
         effects = case.shared(self, lambda: self._effects(case))
         relevance = method.relevance.flatten(1).double()
-        foretold = torch.stack(
+        predicted = torch.stack(
             [(self._perturbation(case, one).flatten(1) * relevance).sum(1) for one in self._draws(case)], dim=1
         )
         if self.is_scaled:
-            scale = (foretold * effects).sum(1) / foretold.square().sum(1).clamp(min=1e-300)
-            foretold = scale[:, None] * foretold
-        return Measured((foretold - effects).square().mean(1))
+            # least squares for one factor per image
+            scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=1e-300)
+            predicted = scale[:, None] * predicted
+        return Measured((predicted - effects).square().mean(1))
 
     def _draws(self, case: Case) -> Tensor:
-        """(draw, channel, height, width): noise, or masks of squares."""
+        """Draw (draw, channel, height, width): noise, or masks of squares."""
         if self.perturbation == "gaussian":
             return self.noise * case.draw("infidelity", count=self.draws)
         height, width = case.images.shape[-2:]
@@ -67,11 +68,11 @@ class Infidelity(Metric):
         return masks.to(case.images.device)
 
     def _perturbation(self, case: Case, draw: Tensor) -> Tensor:
-        """I of each image."""
+        """Return the perturbation I of each image."""
         return draw * case.images if self.perturbation == "square" else draw.expand_as(case.images)
 
     def _effects(self, case: Case) -> Tensor:
-        """(image, draw): f(x) − f(x − I), the same for all methods."""
+        """Compute (image, draw): f(x) − f(x − I), the same for all methods."""
         own = case.read(case.logits).double()
         return torch.stack(
             [own - case.score(case.images - self._perturbation(case, one)).double() for one in self._draws(case)], dim=1

@@ -1,4 +1,4 @@
-"""How fast the probability rises when pixels come back, the most relevant first (Petsiuk et al., 2018)."""
+"""Insertion: the probability should rise quickly as the most relevant pixels return (Petsiuk et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,26 +15,26 @@ from pellucid.evaluation._removal import Removal, Remover
 @METRICS.register("insertion")
 @dataclass(frozen=True)
 class Insertion(Metric):
-    """Area under the explained class's probability while pixels are put onto the blurred image, most relevant first.
+    """Area under the curve of the explained class's probability as pixels replace a blurred image, most relevant first.
 
-    Higher is better, from 0 to 1. Weakness: where the blurred image is still recognised, the curve starts high for
-    every method.
+    Higher is better, from 0 to 1. Weakness: if the blurred image is still recognized, the curve starts high for every
+    method.
 
     Source: Petsiuk et al., "RISE", 2018 (the insertion metric).
     """
 
-    asks: ClassVar[str] = "does the probability rise fast when the most relevant pixels come back?"
+    asks: ClassVar[str] = "does the probability rise fast when the most relevant pixels return?"
     is_higher_better: ClassVar[bool] = True
 
     steps: int = 28
-    """Points of the curve after the first."""
+    """Number of steps of the curve."""
     removal: Removal = "blur"
-    """What the image begins as."""
+    """Replacement for missing pixels at the start."""
     output: Output = "probability"
-    """What is read off the network."""
+    """Output of the explained class to measure."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) areas."""
+        """Return the (image,) areas under the curves."""
         check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)

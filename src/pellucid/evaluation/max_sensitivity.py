@@ -1,4 +1,4 @@
-"""The most that an explanation changes within a small ball around its image (Yeh et al., 2019)."""
+"""Max-sensitivity: the largest change of an explanation within a small ball around the image (Yeh et al., 2019)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,27 +13,27 @@ from pellucid.evaluation._metric import Measured, Metric
 @METRICS.register("max_sensitivity")
 @dataclass(frozen=True)
 class MaxSensitivity(Metric):
-    """max ‖R(x′) − R(x)‖₂ / ‖R(x)‖₂ over draws of x′ with ‖x′ − x‖∞ ≤ `radius`.
+    """max ‖R(x′) − R(x)‖₂ / ‖R(x)‖₂ over random x′ with ‖x′ − x‖∞ ≤ `radius`.
 
-    Lower is better, from 0. The division by ‖R(x)‖ is that of the authors' code, not of their equation: without it
-    a map could become better by being multiplied. Draws find less than the true maximum. Weakness: a map that ignores
-    its image wins.
+    Lower is better, from 0. The division by ‖R(x)‖ follows the authors' code, not their equation; without it, rescaling
+    a map would change its score. Random draws underestimate the true maximum. Weakness: a map that ignores its image
+    wins.
 
     Source: Yeh et al., "On the (in)fidelity and sensitivity of explanations", 2019 (max-sensitivity).
     """
 
-    asks: ClassVar[str] = "how much does the map change under the worst of small noises?"
+    asks: ClassVar[str] = "how much does the map change under the worst small noise?"
     is_higher_better: ClassVar[bool] = False
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
     radius: float = 0.02
-    """The largest change of a pixel."""
+    """Largest change of a pixel."""
     draws: int = 10
-    """How many x′ are tried."""
+    """Number of draws of x′."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) largest relative changes."""
+        """Return the (image,) largest relative changes."""
         own = method.relevance
         size = own.flatten(1).double().norm(dim=1)
         worst = torch.zeros_like(size)

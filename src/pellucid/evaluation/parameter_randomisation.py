@@ -1,4 +1,4 @@
-"""Whether an explanation changes when the network forgets what it learned (Adebayo et al., 2018)."""
+"""Parameter randomization: an explanation should change when the network is reinitialized (Adebayo et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,28 +17,29 @@ from pellucid.evaluation._similarity import Similarity, similarities
 @METRICS.register("parameter_randomisation")
 @dataclass(frozen=True)
 class ParameterRandomisation(Metric):
-    """The similarity of the explanations of the network and of its copies with 1, 2, … layers drawn anew, from the top.
+    """Similarity of the explanations of the network and of its copies with the last 1, 2, … layers reinitialized.
 
-    The mean over the cascade; the curve (`similarity` by stage, the untouched network first) is kept. Lower is better:
-    1 for a map that does not depend on the weights. A norm layer is drawn with the weights it follows. Weakness: all
-    ranks of the empty background stay equal, so that no map on line drawings comes near 0; noise comes near it easily.
+    The value is the mean over the cascade; the curve (`similarity` by stage, starting with the original network) is
+    kept. Lower is better: 1 for a map that does not depend on the weights. A norm layer is reinitialized with the layer
+    before it. Weakness: the ranks of an empty background stay equal, so on line drawings no map comes close to 0, while
+    noise does so easily.
 
     Source: Adebayo et al., "Sanity checks for saliency maps", 2018 (cascading randomisation).
     """
 
-    asks: ClassVar[str] = "does the map change when the weights are drawn anew?"
+    asks: ClassVar[str] = "does the map change when the weights are randomized?"
     is_higher_better: ClassVar[bool] = False
     low: ClassVar[float] = -1.0
 
     kind: Similarity = "spearman"
-    """How maps are compared: the paper has the rank correlation first."""
+    """Similarity measure; the paper's first choice is the rank correlation."""
     is_absolute: bool = True
-    """Whether signs are left out of the comparison."""
+    """Compare absolute values."""
     stages: int = 8
-    """At most so many copies, spread evenly over the layers of a deeper network."""
+    """Maximum number of copies, spread evenly over the layers of a deeper network."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) mean similarities over the cascade."""
+        """Return the (image,) mean similarities over the cascade."""
         models = case.shared(self, lambda: self._models(case))
         others = (method(case.images, case.targets, model) for model in models)
         if self.is_absolute:

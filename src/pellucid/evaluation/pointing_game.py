@@ -1,4 +1,4 @@
-"""Whether the most relevant pixel is where it must be (Zhang et al., 2018)."""
+"""Pointing game: the most relevant pixel should be inside the ground truth (Zhang et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,25 +16,26 @@ from pellucid.evaluation.relevance_mass import masks_of
 @METRICS.register("pointing_game")
 @dataclass(frozen=True)
 class PointingGame(Metric):
-    """1 where the most relevant pixel is in the mask or at most `tolerance` pixels from it, else 0.
+    """1 if the most relevant pixel is in the mask or at most `tolerance` pixels away, else 0.
 
-    Higher is better. Weakness: one pixel decides; a map that is right there and wrong all around passes.
+    Higher is better. Weakness: a single pixel decides; a map that is correct there and wrong elsewhere passes.
 
-    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2018 (the pointing game; there
-    with 15 pixels on photographs).
+    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2018 (the pointing game, with a tolerance
+    of 15 pixels on photographs).
     """
 
-    asks: ClassVar[str] = "is the most relevant pixel where it must be?"
+    asks: ClassVar[str] = "is the most relevant pixel inside the ground truth?"
     is_higher_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"masks"})
 
     tolerance: int = 0
-    """Pixels, to each side, by which the mask is widened."""
+    """Margin, in pixels, by which the mask is dilated on each side."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) hits."""
+        """Return the (image,) hits."""
         masks = masks_of(case)
         assert case.masks is not None
+        # max-pooling with stride 1 is a dilation
         wide = F.max_pool2d(case.masks[:, None].float(), 2 * self.tolerance + 1, 1, self.tolerance)[:, 0] > 0
         is_first = places(method.pixels, case.generator("ties")) == 0
         hit = (is_first & wide).flatten(1).any(1).double()

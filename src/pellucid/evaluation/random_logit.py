@@ -1,4 +1,4 @@
-"""Whether an explanation of another class is another explanation (Sixt et al., 2020)."""
+"""Random logit test: another class should have another explanation (Sixt et al., 2020)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,26 +14,26 @@ from pellucid.evaluation._similarity import Similarity, similarity
 @METRICS.register("random_logit")
 @dataclass(frozen=True)
 class RandomLogit(Metric):
-    """The similarity of the explanations of the explained class and of another one, drawn for each image.
+    """Similarity of the explanations of the explained class and of another one, drawn at random for each image.
 
-    Lower is better: 1 for a map that does not depend on the class. Weakness: two classes may truly rest on the same
-    pixels; a noisy map is unlike any other.
+    Lower is better: 1 for a map that does not depend on the class. Weakness: two classes may really depend on the same
+    pixels, and a noisy map is dissimilar to any other.
 
     Source: Sixt et al., "When explanations lie", 2020 (random logit test).
     """
 
-    asks: ClassVar[str] = "is another class explained by another map?"
+    asks: ClassVar[str] = "does another class have another map?"
     is_higher_better: ClassVar[bool] = False
     low: ClassVar[float] = -1.0
 
     kind: Similarity = "ssim"
-    """How maps are compared; the paper's is the structural similarity."""
+    """Similarity measure; the paper uses the structural similarity."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) similarities."""
+        """Return the (image,) similarities."""
         classes = case.logits.shape[1]
-        steps = torch.randint(
-            1, max(classes, 2), (len(case.images),), generator=case.generator("random_logit"), device="cpu"
-        )
+        draws, count = case.generator("random_logit"), len(case.images)
+        # an offset of at least 1 never draws the explained class itself
+        steps = torch.randint(1, max(classes, 2), (count,), generator=draws, device="cpu")
         others = (case.targets + steps.to(case.targets)) % classes
         return Measured(similarity(method.relevance, method(case.images, others), self.kind))

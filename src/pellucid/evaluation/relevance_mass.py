@@ -1,4 +1,4 @@
-"""How much of the positive relevance is where it must be (Arras et al., 2022)."""
+"""Relevance mass accuracy: the share of positive relevance inside the ground truth (Arras et al., 2022)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,20 +14,20 @@ from pellucid.evaluation._metric import Measured, Metric
 @METRICS.register("relevance_mass")
 @dataclass(frozen=True)
 class RelevanceMass(Metric):
-    """Positive relevance within the mask over all positive relevance, channels added first.
+    """Positive relevance inside the mask divided by all positive relevance, after summing over channels.
 
-    Higher is better, from 0 to 1; a random map has the mask's share of the area. NaN where nothing is positive, or the
-    mask is empty. Weakness: it needs a truth to compare with, and trusts that the network uses it.
+    Higher is better, from 0 to 1; a random map scores the mask's share of the area. NaN if no relevance is positive, or
+    the mask is empty. Weakness: it needs a ground truth, and assumes that the network uses it.
 
     Source: Arras et al., "CLEVR-XAI", 2022 (relevance mass accuracy).
     """
 
-    asks: ClassVar[str] = "how much of the positive relevance is where it must be?"
+    asks: ClassVar[str] = "how much of the positive relevance is inside the ground truth?"
     is_higher_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"masks"})
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) shares."""
+        """Return the (image,) shares."""
         masks = masks_of(case)
         positive = method.pixels.double().clamp(min=0).flatten(1)
         total = positive.sum(1)
@@ -36,6 +36,6 @@ class RelevanceMass(Metric):
 
 
 def masks_of(case: Case) -> Tensor:
-    """(image, pixel): the masks."""
+    """Return the masks as (image, pixel)."""
     assert case.masks is not None
     return case.masks.flatten(1)

@@ -1,4 +1,4 @@
-"""How many of the most relevant pixels are where they must be (Arras et al., 2022)."""
+"""Relevance rank accuracy: the share of the most relevant pixels inside the ground truth (Arras et al., 2022)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,20 +15,20 @@ from pellucid.evaluation.relevance_mass import masks_of
 @METRICS.register("relevance_rank")
 @dataclass(frozen=True)
 class RelevanceRank(Metric):
-    """Of the K most relevant pixels, the share within the mask of K pixels; channels are added first.
+    """Share of the K most relevant pixels inside the mask of K pixels, after summing over channels.
 
-    Higher is better, from 0 to 1; a random map has the mask's share of the area. Weakness: on an empty background, ties
-    decide, and they are broken by lot.
+    Higher is better, from 0 to 1; a random map scores the mask's share of the area. Weakness: on an empty background,
+    ties decide, and they are broken at random.
 
     Source: Arras et al., "CLEVR-XAI", 2022 (relevance rank accuracy).
     """
 
-    asks: ClassVar[str] = "are the most relevant pixels where they must be?"
+    asks: ClassVar[str] = "are the most relevant pixels inside the ground truth?"
     is_higher_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"masks"})
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) shares."""
+        """Return the (image,) shares."""
         masks = masks_of(case)
         sizes = masks.sum(1)
         is_among = places(method.pixels, case.generator("ties")).flatten(1) < sizes[:, None]

@@ -1,4 +1,4 @@
-"""How soon recognition fails when the most relevant pixels are imputed away (ROAD; Rong et al., 2022)."""
+"""ROAD: accuracy should fall quickly as the most relevant pixels are removed by imputation (Rong et al., 2022)."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -17,30 +17,30 @@ from pellucid.evaluation._removal import Removal, Remover
 @METRICS.register("road")
 @dataclass(frozen=True)
 class Road(Metric):
-    """Accuracy after the most relevant pixels were removed by noisy linear imputation, mean over `shares`.
+    """Accuracy after removing the most relevant pixels by noisy linear imputation, averaged over `shares`.
 
-    Right is an image still given its explained class. Lower is better, from 0 to 1. No network is trained anew: the
-    imputation leaves no trace of the mask that it could read. Weakness: what a smooth filling leaves of an image is
-    still not what the network was trained on; on line drawings, much can be guessed from the neighbours.
+    An image counts as correct if it is still assigned its explained class. Lower is better, from 0 to 1. No retraining
+    is needed, because the imputation hides the shape of the mask. Weakness: smoothly imputed images are still unlike
+    the training data; on line drawings, much can be inferred from neighboring pixels.
 
     Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods", 2022.
     """
 
-    asks: ClassVar[str] = "is the class lost soon when the most relevant pixels are imputed from the others?"
+    asks: ClassVar[str] = "is the class lost early when the most relevant pixels are imputed from the others?"
     is_higher_better: ClassVar[bool] = False
 
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    """How much of the image is removed."""
+    """Shares of the pixels to remove."""
     order: Literal["most", "least"] = "most"
-    """Which pixels go first; `least` is better the higher it is."""
+    """Pixels to remove first; with `least`, higher is better."""
     removal: Removal = "linear"
-    """What stands in a pixel's place."""
+    """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
         check_shares(self.shares)
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) shares of the removals after which the class was still found."""
+        """Return, for each image, the share of removals after which the class was still predicted."""
         check_images(case)
         sign = 1 if self.order == "most" else -1
         ranks = places(sign * method.pixels, case.generator("ties"))
@@ -57,6 +57,6 @@ class Road(Metric):
 
 
 def check_shares(shares: tuple[float, ...]) -> None:
-    """Raise `ConfigError` unless there are shares, all within 0 and 1."""
+    """Raise `ConfigError` unless there is at least one share, and all are between 0 and 1."""
     if not shares or not all(0 <= share <= 1 for share in shares):
-        raise ConfigError(f"shares is {shares}; give one share of the pixels or more, from 0 to 1.")
+        raise ConfigError(f"got shares={shares}; expected at least one share of the pixels, from 0 to 1.")

@@ -1,4 +1,4 @@
-"""How fast the logit falls when the patches that an explanation names are removed (Montavon et al., 2018)."""
+"""Selectivity: the logit should fall quickly as the most relevant patches are removed (Montavon et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,13 +16,12 @@ from pellucid.evaluation._removal import Removal, Remover
 @METRICS.register("selectivity")
 @dataclass(frozen=True)
 class Selectivity(Metric):
-    """Area under f(x⁽⁰⁾), f(x⁽¹⁾), …, f(x⁽ᴷ⁾): the patch of the largest relevance goes first, the next one second…
+    """Area under f(x⁽⁰⁾), f(x⁽¹⁾), …, f(x⁽ᴷ⁾), as patches are removed from the most to the least relevant.
 
-    f is the explained logit, or its probability; the area is over the share of patches removed, by trapezoids.
-    Beside it stand the area when the least relevant patch goes first, and both mean curves (`most`, `least`, over
-    `share` of the patches).
-    Lower is better. Weakness: images without patches are none the network was trained on, so that a fall may show its
-    surprise, not the patch's part.
+    f is the explained logit or probability. The area is computed over the share of removed patches, by the trapezoidal
+    rule. Secondary results are the area for removing the least relevant patches first, and both mean curves (`most` and
+    `least`, over `share`). Lower is better. Weakness: images with missing patches are unlike the training data, so a
+    drop may reflect the distribution shift instead of the patch's contribution.
 
     Source: Montavon et al., "Methods for interpreting and understanding deep neural networks", 2018
     (explanation selectivity).
@@ -34,18 +33,18 @@ class Selectivity(Metric):
     high: ClassVar[float] = float("inf")
 
     patch_pixels: int = 4
-    """Height and width of a patch."""
+    """Side length of a patch."""
     steps: int = 16
-    """Points of the curve after the first; more than there are patches: one patch a step."""
+    """Number of steps of the curve; at most one per patch."""
     removal: Removal = "zero"
-    """What stands in a patch's place."""
+    """Replacement for removed patches."""
     output: Output = "logit"
-    """What f is."""
+    """Output of the explained class to measure."""
     is_recomputed: bool = False
-    """Explain each image anew after each step, as the definition's loop has it, rather than once."""
+    """Recompute the explanation after each step, as in the definition's loop, instead of once."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) areas."""
+        """Return the (image,) areas under the curves."""
         check_images(case)
         most, counts = self._curve(case, method, sign=1)
         least, _ = self._curve(case, method, sign=-1)
@@ -64,18 +63,20 @@ class Selectivity(Metric):
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         if not self.is_recomputed:
             return curve(case, pixel_places(ranks, self.patch_pixels, size), counts, change, self.output), counts
-        scored = []
+        outputs = []
         for count, following in zip(counts, [*counts[1:], counts[-1]], strict=True):
             images = change(pixel_places(ranks, self.patch_pixels, size) < count)
-            scored.append(case.score(images, self.output))
+            outputs.append(case.score(images, self.output))
             if following != count:
-                again = sign * patch_scores(method(images, case.targets).sum(1), self.patch_pixels)
-                ranks = _after(ranks, count, places(again, case.generator("ties")))
-        return torch.stack(scored, 1), counts
+                scores = sign * patch_scores(method(images, case.targets).sum(1), self.patch_pixels)
+                ranks = _after(ranks, count, places(scores, case.generator("ties")))
+        return torch.stack(outputs, 1), counts
 
 
 def _after(ranks: Tensor, count: int, fresh: Tensor) -> Tensor:
-    """The first `count` as they were, and the others in their fresh order."""
+    """Keep the first `count` ranks, and order the rest by `fresh`."""
     units = ranks[0].numel()
+    # negative keys keep the removed units first, in their order
     key = torch.where(ranks < count, ranks - units, fresh).flatten(1)
+    # argsort twice turns keys into ranks
     return key.argsort(1).argsort(1).reshape(ranks.shape)

@@ -1,4 +1,4 @@
-"""Whether the relevance of pixel sets foretells the effect of their removal (Ancona et al., 2018)."""
+"""Sensitivity-n: the relevance of pixel sets should predict the effect of removing them (Ancona et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,42 +16,42 @@ from pellucid.evaluation._removal import Removal, Remover
 @METRICS.register("sensitivity_n")
 @dataclass(frozen=True)
 class SensitivityN(Metric):
-    """Pearson's correlation of Σ_{i∈S} R_i and f(x) − f(x without S) over random sets S of n pixels; mean over n.
+    """Pearson correlation of Σ_{i∈S} R_i and f(x) − f(x without S) over random sets S of n pixels, averaged over n.
 
-    f is the explained logit. Higher is better, from −1 to 1. The sets are the same for all images and methods; the
-    mean curve over n is kept (`correlation` over `share`). Where removals change nothing, the correlation is 0.
-    Weakness: for large n, all sets are alike, and the correlation is of noise.
+    f is the explained logit. Higher is better, from −1 to 1. The sets are the same for all images and methods; the mean
+    curve over n is kept (`correlation` over `share`). If removals change nothing, the correlation is 0. Weakness: for
+    large n, all sets are similar, and the correlation measures noise.
 
     Source: Ancona et al., "Towards better understanding of gradient-based attribution methods", 2018
     (sensitivity-n).
     """
 
-    asks: ClassVar[str] = "does the relevance of a random set of pixels foretell the effect of its removal?"
+    asks: ClassVar[str] = "does the relevance of a random set of pixels predict the effect of removing it?"
     is_higher_better: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
 
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-    """n, as shares of all pixels."""
+    """Values of n, as shares of all pixels."""
     sets: int = 50
-    """Random sets for each n."""
+    """Number of random sets for each n."""
     removal: Removal = "zero"
-    """What stands in a pixel's place."""
+    """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
         if not self.shares or not all(0 < share < 1 for share in self.shares) or self.sets < 3:
             raise ConfigError(
-                f"shares {self.shares}, sets {self.sets}: give shares within 0 and 1, and 3 sets or more."
+                f"got shares={self.shares} and sets={self.sets}; expected shares between 0 and 1, and at least 3 sets."
             )
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) mean correlations."""
+        """Return the (image,) mean correlations."""
         check_images(case)
         correlations = []
         relevance = method.pixels.flatten(1).double()
         effects = case.shared(self, lambda: [self._effects(case, number) for number in range(len(self.shares))])
         for number in range(len(self.shares)):
-            foretold = relevance @ self._sets(case, number).to(relevance).T
-            correlations.append(correlation(foretold, effects[number]))
+            predicted = relevance @ self._sets(case, number).to(relevance).T
+            correlations.append(correlation(predicted, effects[number]))
         curves = torch.stack(correlations, 1)
         return Measured(
             curves.mean(1),
@@ -62,8 +62,9 @@ class SensitivityN(Metric):
         )
 
     def _sets(self, case: Case, number: int) -> Tensor:
-        """(set, pixel): which pixels are in each set."""
+        """Draw (set, pixel): the pixels in each set."""
         pixels = case.images.shape[2] * case.images.shape[3]
+        # never the empty or the full set, whose effects do not vary
         size = min(max(1, round(self.shares[number] * pixels)), pixels - 1)
         random = case.generator("sensitivity_n", number)
         sets = torch.zeros(self.sets, pixels, dtype=torch.bool, device="cpu")
@@ -72,7 +73,7 @@ class SensitivityN(Metric):
         return sets.to(case.images.device)
 
     def _effects(self, case: Case, number: int) -> Tensor:
-        """(image, set): f(x) − f(x without S), the same for all methods."""
+        """Compute (image, set): f(x) − f(x without S), the same for all methods."""
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         own, shape = case.read(case.logits).double(), (len(case.images), *case.images.shape[2:])
         return torch.stack(
@@ -85,7 +86,7 @@ class SensitivityN(Metric):
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """(image,): Pearson's, along the second axis; 0 where one side does not vary."""
+    """Compute the (image,) Pearson correlations along the second axis; 0 if one side is constant."""
     first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
     size = first.norm(dim=1) * second.norm(dim=1)
     return torch.where(size > 0, (first * second).sum(1) / size.clamp(min=1e-300), 0.0)

@@ -1,4 +1,4 @@
-"""How few pixels hold the relevance (Chalasani et al., 2020)."""
+"""Sparseness: the relevance should concentrate on few pixels (Chalasani et al., 2020)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,21 +13,21 @@ from pellucid.evaluation._metric import Measured, Metric
 @METRICS.register("sparseness")
 @dataclass(frozen=True)
 class Sparseness(Metric):
-    """The Gini index of |R|: 0 where all pixels have the same, near 1 where one has all.
+    """Gini index of |R|: 0 if all pixels are equal, close to 1 if a single pixel has all relevance.
 
-    1 − 2 Σ_k (|R|₍ₖ₎ / ‖R‖₁) · (d − k + ½) / d, with |R|₍₁₎ ≤ … ≤ |R|₍d₎. Higher is better, if a short explanation is
-    what one wants. Weakness: nothing of it depends on the network; on images with an empty background, whatever is
-    multiplied by the image is sparse (`input` is no yardstick here).
+    1 − 2 Σ_k (|R|₍ₖ₎ / ‖R‖₁) · (d − k + ½) / d, with |R|₍₁₎ ≤ … ≤ |R|₍d₎. Higher is better if concise explanations are
+    the goal. Weakness: it does not depend on the network; on images with an empty background, every map that is
+    multiplied by the image is sparse (the controls `input` and `sobel` are therefore excluded).
 
     Source: Chalasani et al., "Concise explanations of neural networks using adversarial training", 2020.
     """
 
-    asks: ClassVar[str] = "do few pixels hold the relevance?"
+    asks: ClassVar[str] = "is the relevance concentrated on few pixels?"
     is_higher_better: ClassVar[bool] = True
     won_by: ClassVar[frozenset[str]] = frozenset({"input", "sobel"})
 
     def measure(self, case: Case, method: Explainer) -> Measured:
-        """(image,) Gini indices."""
+        """Return the (image,) Gini indices."""
         sizes = method.relevance.flatten(1).abs().double().sort(1).values
         count = sizes.shape[1]
         weights = (count - torch.arange(1, count + 1, device=sizes.device).double() + 0.5) / count

@@ -1,4 +1,4 @@
-"""Networks from images to logits: one file each, found by the registry."""
+"""Networks from images to logits: one module each, discovered by the registry."""
 
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__)
-"""Every model that `--model` knows by name: a function of `channels`, `classes` and `image_size`."""
+"""All models that `--model` knows by name: functions of `channels`, `classes` and `image_size`."""
 
 
 def check_spec(spec: str) -> str:
-    """`spec` itself where it is a model's name or has the form MODULE:FUNCTION; `UnknownName` elsewhere."""
+    """Return `spec` if it is a model's name or has the form MODULE:FUNCTION; otherwise raise `UnknownName`."""
     return spec if is_function_name(spec) else MODELS.check(spec)

@@ -1,4 +1,4 @@
-"""Build the model that `--model` names, and refuse one that does not fit the data before any long work."""
+"""Build the model that `--model` names, and check that it fits the data before training starts."""
 
 import inspect
 from collections.abc import Callable
@@ -18,19 +18,19 @@ __all__ = ["build_model", "check_fit", "count_parameters"]
 
 
 def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
-    """The model named `spec`, with weights drawn from `seed`; the global random state is left as it was.
+    """Build the model named `spec`, with weights drawn from `seed`; the global random state is restored.
 
     Args:
-        spec: a registered name, or MODULE:FUNCTION; a function is given `channels`, `classes` and `image_size`
-            (height, width) where its parameters have these names (or it takes any keyword).
+        spec: a registered name, or MODULE:FUNCTION. A function receives those of `channels`, `classes` and
+            `image_size` (height, width) that are among its parameters, or all of them if it takes `**kwargs`.
         image_shape: channels, height, width.
         classes: number of logits.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
 
     Raises:
         UnknownName: for a name that is not registered.
         ConfigError: for a function that cannot be imported.
-        ModelError: where the function fails, or does not return an `nn.Module`.
+        ModelError: if the function fails or does not return an `nn.Module`.
     """
     function = load_function("--model", spec) if is_function_name(spec) else MODELS[spec]
     channels, height, width = image_shape
@@ -38,7 +38,7 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
     with preserved_random_state():
         seed_everything(derive_seed(seed, "model"))
         try:
-            model = function(**_asked_for(function, offered))
+            model = function(**_accepted(function, offered))
             _fill_lazy_layers(model, image_shape)
         except ModelError:
             raise
@@ -50,14 +50,15 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
 
 
 def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
-    """Let layers that wait for their first input draw their weights, from the seed as all others."""
+    """Run lazy layers once so that their weights are drawn from the seed, like all others."""
     if isinstance(model, nn.Module) and any(isinstance(one, UninitializedParameter) for one in model.parameters()):
         with torch.no_grad():
+            # eval mode, so that the zeros do not enter batch-norm statistics
             model.eval()(torch.zeros(2, *image_shape))
         model.train()
 
 
-def _asked_for(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return offered
@@ -65,28 +66,30 @@ def _asked_for(function: Callable[..., Any], offered: dict[str, Any]) -> dict[st
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model can learn."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def check_fit(model: nn.Module, images: Images, classes: int) -> None:
-    """Raise `ModelError` unless the model turns `images` (two or more) into one logit per class and can be trained.
+    """Raise `ModelError` unless the model maps `images` (two or more) to one logit per class and can be trained.
 
-    Both modes are tried; the model's mode, gradients, buffers and the global random state are left as they were.
+    The model is tried in both modes; its mode, gradients, buffers and the global random state are restored.
     """
     if count_parameters(model) == 0:
-        raise ModelError("the model has no parameter that could be trained; return one with requires_grad=True.")
+        raise ModelError("the model has no trainable parameters; return one with requires_grad=True.")
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise ModelError(
-                f"the model's state {name!r} is {type(value).__name__}, and only tensors can be saved; "
-                "keep it outside get_extra_state, for instance in a buffer."
+                f"the model's state {name!r} is a {type(value).__name__}, but only tensors can be saved; "
+                "do not return it from get_extra_state, or store it in a buffer."
             )
     with preserved_random_state():
         modes = [(module, module.training) for module in model.modules()]
         gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+        # the pass in training mode updates batch-norm statistics
         buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         try:
+            # some models behave differently in training, such as those with auxiliary outputs
             for training in (False, True):
                 model.train(training)
                 _check_outputs(model, images, classes)
@@ -102,21 +105,21 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
 
 def _check_outputs(model: nn.Module, images: Images, classes: int) -> None:
     mode = "training" if model.training else "evaluation"
-    shape, wanted = tuple(images.shape), (len(images), classes)
+    shape, expected = tuple(images.shape), (len(images), classes)
     try:
         logits = model(images)
     except Exception as error:
         raise ModelError(
-            f"the model cannot take images of shape {shape} (image, channel, height, width; {mode} mode) and give "
-            f"logits of shape {wanted}: {type(error).__name__}: {error}"
+            f"the model cannot map images of shape {shape} (image, channel, height, width; {mode} mode) to "
+            f"logits of shape {expected}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ModelError(
-            f"in {mode} mode the model made {got} of images of shape {shape}; "
-            f"it must return logits of shape {wanted}: one per image and class, and nothing else."
+            f"in {mode} mode the model returned {got} for images of shape {shape}; "
+            f"it must return logits of shape {expected}: one per image and class, and nothing else."
         )
     if not logits.is_floating_point():
-        raise ModelError(f"the model's outputs are {logits.dtype}; logits must be floating-point numbers.")
+        raise ModelError(f"the model's outputs are {logits.dtype}; logits must be floating-point.")
     if model.training and not logits.requires_grad:
-        raise ModelError("the model's logits do not depend on its parameters in a way that gradients can follow.")
+        raise ModelError("no gradient flows from the model's logits to its parameters; remove detach() and no_grad().")

@@ -1,4 +1,4 @@
-"""Four narrow convolutions and one linear layer: small enough to follow by hand."""
+"""Four narrow convolutions and one linear layer: small enough to trace by hand."""
 
 from torch import nn
 
@@ -6,15 +6,15 @@ from pellucid.core.errors import ModelError
 from pellucid.models import MODELS
 
 SMALLEST_SIDE = 9
-"""Four 3×3 convolutions without padding take eight pixels off each side."""
+"""Four unpadded 3×3 convolutions shrink each side by eight pixels."""
 
 
 @MODELS.register("basic")
 def basic(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """Four 3×3 convolutions of 8 channels with ReLU, no padding, no normalisation, and one linear layer.
+    """Build four 3×3 convolutions of 8 channels with ReLU, no padding and no normalization, and one linear layer.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
         image_size: height and width in pixels.
 
@@ -28,8 +28,8 @@ def basic(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module
     height, width = image_size
     if min(height, width) < SMALLEST_SIDE:
         raise ModelError(
-            f"the model 'basic' needs images of at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, and these are "
-            f"{height}×{width}; enlarge them with --image-size or choose --model mlp."
+            f"the model 'basic' needs images of at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, got "
+            f"{height}×{width}; enlarge them with --image-size, or choose --model mlp."
         )
     return nn.Sequential(
         nn.Conv2d(channels, 8, 3),

@@ -8,18 +8,18 @@ from torch import nn
 from pellucid.models import MODELS
 
 LARGEST_MAP = 4
-"""Feature maps larger than this are averaged down to it before the linear layer."""
+"""Larger feature maps are average-pooled to this size before the linear layer."""
 
 
 @MODELS.register("cnn")
 def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """Four convolutions with batch-norm and ReLU, three of them with stride 2, and one linear layer.
+    """Build four convolutions with batch norm and ReLU, three of them with stride 2, and one linear layer.
 
-    About 77,000 parameters on MNIST. It has no max-pooling, whose ties on a flat background have no derivative. Its
-    weights lie in memory with the channels last, which spares the CPU's convolutions a reordering.
+    About 77,000 parameters on MNIST. There is no max-pooling, because ties on a flat background have no derivative. The
+    weights are stored in channels-last format, which saves the CPU kernels a reordering.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
         image_size: height and width in pixels, each at least 1.
 
@@ -43,5 +43,6 @@ def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
+    # no bias, because the batch norm subtracts the mean and adds its own
     convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]

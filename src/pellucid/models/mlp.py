@@ -1,4 +1,4 @@
-"""A fully connected network, the classic of LeCun et al. (1998) on MNIST."""
+"""A fully connected network, the classic of LeCun et al. (1998) for MNIST."""
 
 from torch import nn
 
@@ -7,10 +7,10 @@ from pellucid.models import MODELS
 
 @MODELS.register("mlp")
 def mlp(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """Two hidden layers of 300 and 100 ReLU units on the flattened image.
+    """Build two hidden layers of 300 and 100 ReLU units on the flattened image.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of logits.
         image_size: height and width in pixels.
 

@@ -1,7 +1,7 @@
-"""Images made for a network: prototypes of its classes and units, by activation maximisation.
+"""Activation maximization: synthesize prototype images of a network's classes and units.
 
-A prior is a frozen dataclass of knobs that tells which images are plausible; `synthesise` looks for the image that a
-network is most sure of among them.
+A prior is a frozen dataclass of hyperparameters that scores how plausible an image is; `synthesise` searches for the
+plausible images with the strongest response.
 
 >>> PRIORS.names()
 ['code', 'expert', 'l2']
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PRIORS", "Prior", "Prototypes", "objective", "synthesise"]
 
 PRIORS: "Registry[type[Prior]]" = Registry("prior", __name__)
-"""Every prior by its name, listed without importing any of them."""
+"""All priors by name; listing imports none of them."""
 
 _HOMES = {"Prior": "_prior", "Prototypes": "_prototypes", "objective": "_objective", "synthesise": "_search"}
 

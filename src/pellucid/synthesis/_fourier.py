@@ -1,4 +1,4 @@
-"""Images by their spectrum, with equal steps at all scales and between independent colours."""
+"""Images parametrized by their spectrum, with balanced scales and decorrelated colors."""
 
 import torch
 from jaxtyping import Float
@@ -13,25 +13,25 @@ Spectrum = Float[Tensor, "batch channel height half_width two"]
 
 
 def begin_spectrum(count: int, shape: tuple[int, int, int], draws: torch.Generator) -> Spectrum:
-    """Faint noise around mid-grey."""
+    """Draw spectra of faint noise around mid-gray."""
     channels, height, width = shape
     coefficients = (count, channels, height, width // 2 + 1, 2)
     return 0.01 * torch.randn(coefficients, generator=draws, dtype=torch.float32, device="cpu")
 
 
 def image_of_spectrum(spectrum: Spectrum, width: int, correlation: float) -> Images:
-    r"""The images of `spectrum`, in (0, 1).
+    r"""Return the images of `spectrum`, in (0, 1).
 
-    $x = s(M \, F^{-1}(c / f))$: each coefficient $c$ is divided by its frequency $f$, so that a step of equal size
-    changes an image as much at each scale as natural images differ there (their amplitude falls with $1 / f$; Field,
-    1987); $M$ mixes independent channels into colours that correlate by `correlation`; $s$ is the logistic function.
-    The parametrisation is that of Olah, Mordvintsev and Schubert, *Feature visualization*, 2017.
+    $x = s(M \, F^{-1}(c / f))$. Each coefficient $c$ is divided by its frequency $f$, so that steps of equal size
+    change each scale in proportion to its amplitude in natural images, which falls with $1 / f$ (Field, 1987). $M$
+    mixes independent channels into colors with correlation `correlation`; $s$ is the logistic function. The
+    parametrization follows Olah, Mordvintsev and Schubert, *Feature visualization*, 2017.
     """
     height = spectrum.shape[2]
     down = torch.fft.fftfreq(height, device=spectrum.device, dtype=spectrum.dtype)
     across = torch.fft.rfftfreq(width, device=spectrum.device, dtype=spectrum.dtype)
     frequency = torch.hypot(down[:, None], across[None])
-    scale = 1 / frequency.clamp_min(1 / max(height, width))
+    scale = 1 / frequency.clamp_min(1 / max(height, width))  # the constant component has frequency 0
     coefficients = torch.view_as_complex((spectrum * scale[..., None]).contiguous())
     channels = torch.fft.irfft2(coefficients, s=(height, width), norm="ortho")
     if channels.shape[1] == 3:
@@ -40,7 +40,7 @@ def image_of_spectrum(spectrum: Spectrum, width: int, correlation: float) -> Ima
 
 
 def colour_mixing(correlation: float) -> Float[Tensor, "colour channel"]:
-    """The symmetric root of the correlations of red, green and blue, all equal: independent channels in, colours out.
+    """Return the symmetric square root of the RGB correlation matrix, which maps independent channels to colors.
 
     >>> mixing = colour_mixing(0.9)
     >>> (mixing @ mixing.T)[0]

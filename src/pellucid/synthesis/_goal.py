@@ -1,4 +1,4 @@
-"""What is made large: the log-probability of classes, units of a layer, or a function of the model's outputs."""
+"""Optimization targets: log-probabilities of classes, units of a layer, or a function of the model's outputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,45 +18,45 @@ from pellucid.engine.guards import AutocastWatch
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
 Unit = tuple[str, int | Sequence[int]] | Callable[[Any], Tensor]
-"""A layer's name with a channel or several, or a function of the model's outputs, with one number per image."""
+"""(layer name, channel or channels), or a function of the model's outputs that returns one number per image."""
 
-WAY_OUT = "hand over a model whose outputs can be differentiated."
-"""How errors about missing derivatives end."""
+HINT = "pass a model with differentiable outputs."
+"""Ends the errors about missing derivatives."""
 
 Values = Float[Tensor, "batch target"]
 
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """One number per image and target, to be made large."""
+    """The values to maximize: one number per image and target."""
 
     model: nn.Module
     targets: tuple[int, ...]
-    """Classes, or channels; −1 for a function."""
+    """Classes or channels; −1 for a function."""
     read: Callable[[Images], tuple[Values, Values]]
-    """The values that are made large, and the raw ones (logits, activations), of some images and all targets."""
+    """Maps images to the values to maximize and the raw values (logits, activations), for all targets."""
     is_of_classes: bool
 
 
 def make_goal(
     model: nn.Module, classes: Sequence[int] | Tensor | int | None, unit: Unit | None, sample: Images
 ) -> Goal:
-    """The goal that the public arguments state, tried on `sample`; the model is frozen by the caller.
+    """Create the goal that the public arguments describe, and test it on `sample`; the caller freezes the model.
 
-    Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for what cannot work.
+    Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for invalid arguments.
     """
     if unit is None:
         return _class_goal(model, classes, sample)
     if classes is not None:
-        raise ConfigError("classes and unit were both given; a prototype is of one of them.")
+        raise ConfigError("got both classes and unit; give only one of them.")
     if callable(unit):
-        return _tried(Goal(model, (-1,), lambda images: _twice(_of_function(model, unit, images)), False), sample)
+        return _checked(Goal(model, (-1,), lambda images: _repeated(_of_function(model, unit, images)), False), sample)
     given: object = unit
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str)):
         raise ConfigError(
-            f"unit is {unit!r}; give (layer, channel), such as ('conv1', 3), or a function of the outputs."
+            f"got unit={unit!r}; expected (layer, channel), such as ('conv1', 3), or a function of the outputs."
         )
-    layer, channels = unit[0], _listed(unit[1])
+    layer, channels = unit[0], _as_list(unit[1])
     modules = dict(model.named_modules())
     if layer not in modules:
         raise UnknownName("layer", layer, [name for name in modules if name])
@@ -65,34 +65,34 @@ def make_goal(
     _check_range("channel", channels, size, f"layer {layer!r}")
 
     def read(images: Images) -> tuple[Values, Values]:
-        return _twice(_of_layer(modules[layer], layer, model, images)[:, channels])
+        return _repeated(_of_layer(modules[layer], layer, model, images)[:, channels])
 
-    return _tried(Goal(model, tuple(channels), read, False), sample)
+    return _checked(Goal(model, tuple(channels), read, False), sample)
 
 
 def _class_goal(model: nn.Module, classes: Sequence[int] | Tensor | int | None, sample: Images) -> Goal:
     with torch.no_grad():
         logits = _logits(model, sample)
     _refuse_probabilities(logits)
-    wanted = list(range(logits.shape[1])) if classes is None else _listed(classes)
-    _check_range("class", wanted, logits.shape[1], "the model")
+    indices = list(range(logits.shape[1])) if classes is None else _as_list(classes)
+    _check_range("class", indices, logits.shape[1], "the model")
 
     def read(images: Images) -> tuple[Values, Values]:
         logits = _logits(model, images)
-        return logits.log_softmax(1)[:, wanted], logits[:, wanted]
+        return logits.log_softmax(1)[:, indices], logits[:, indices]
 
-    return _tried(Goal(model, tuple(wanted), read, True), sample)
+    return _checked(Goal(model, tuple(indices), read, True), sample)
 
 
 def _logits(model: nn.Module, images: Images) -> Tensor:
     outputs = _run(model, images)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(images):
-        came = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        received = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise ShapeError(
-            f"the model returns {came} for {len(images)} images; a class needs logits (batch, class). "
-            "Give unit=function, which takes what the model returns and gives one number per image."
+            f"the model returned {received} for {len(images)} images; classes need logits of shape (batch, class). "
+            "Give unit=function, a function from the model's outputs to one number per image."
         )
-    return _wide(outputs)
+    return _at_least_float32(outputs)
 
 
 def _run(model: nn.Module, images: Images) -> Any:
@@ -103,17 +103,18 @@ def _run(model: nn.Module, images: Images) -> Any:
         raise
     except Exception as error:
         raise ModelError(
-            f"the model cannot take images of shape {tuple(images.shape)} (image, channel, height, width): "
-            f"{type(error).__name__}: {error}. Give image_shape=(channels, height, width) as it needs."
+            f"the model rejects images of shape {tuple(images.shape)} (image, channel, height, width): "
+            f"{type(error).__name__}: {error}. Give the image_shape=(channels, height, width) that it expects."
         ) from error
 
 
 def _of_layer(module: nn.Module, name: str, model: nn.Module, images: Images) -> Values:
-    """The mean of each channel over all places of a layer's output, at its last use."""
+    """Return the mean of each channel over all positions of a layer's output, in its last call."""
     seen: list[Any] = []
 
     def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(output.clone() if isinstance(output, Tensor) else output)  # before an operation in place
+        # cloned, because the next layer may modify the output in place (ReLU(inplace=True))
+        seen.append(output.clone() if isinstance(output, Tensor) else output)
 
     handle = module.register_forward_hook(remember)
     try:
@@ -121,70 +122,74 @@ def _of_layer(module: nn.Module, name: str, model: nn.Module, images: Images) ->
     finally:
         handle.remove()
     if not seen:
-        raise ModelError(f"the layer {name!r} does not run; name one that does.")
+        raise ModelError(f"the layer {name!r} does not run in the forward pass; name one that does.")
     output = seen[-1]
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(images):
-        came = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        received = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ShapeError(
-            f"the layer {name!r} returns {came} for {len(images)} images; name one with (batch, channel, …)."
+            f"the layer {name!r} returned {received} for {len(images)} images; expected (batch, channel, …)."
         )
-    return _wide(output).flatten(2).mean(2) if output.ndim > 2 else _wide(output)
+    output = _at_least_float32(output)
+    return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
 def _of_function(model: nn.Module, function: Callable[[Any], Tensor], images: Images) -> Values:
     values: object = function(_run(model, images))
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
-        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ShapeError(f"the unit's function returns {came} for {len(images)} images; return one number per image.")
-    return _wide(values)[:, None]
+        received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(
+            f"the unit function returned {received} for {len(images)} images; return one number per image."
+        )
+    return _at_least_float32(values)[:, None]
 
 
-def _tried(goal: Goal, sample: Images) -> Goal:
-    """`goal`; an error where its values cannot be followed back to the images."""
+def _checked(goal: Goal, sample: Images) -> Goal:
+    """Return `goal`; raise an error if its values have no gradient with respect to the images."""
     with torch.enable_grad():
         values = goal.read(sample.detach().requires_grad_())[0]
     if not values.requires_grad:
         raise UnsupportedOperation(
-            "the values to be maximised have no gradient to the images: the model leaves the graph on its way (detach, "
-            f"no_grad, argmax, NumPy); {WAY_OUT}"
+            "the values to maximize have no gradient with respect to the images: the model leaves the graph (detach, "
+            f"no_grad, argmax, NumPy); {HINT}"
         )
-    check_graph(values, WAY_OUT)
+    check_graph(values, HINT)
     return goal
 
 
 def _refuse_probabilities(logits: Tensor) -> None:
     if logits.shape[1] == 1:
         raise ShapeError(
-            "the model returns one logit, so that a softmax says nothing; give unit=lambda logits: logits[:, 0]."
+            "the model returns a single logit, whose softmax is always 1; give unit=lambda logits: logits[:, 0]."
         )
+    # non-negative outputs that sum to 1 are almost certainly probabilities
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
         raise UnsupportedOperation(
-            "the model ends in a softmax: its outputs are probabilities, and their softmax is not; hand over the model "
+            "the model ends in a softmax, so its outputs are probabilities instead of logits; pass the model "
             "without it, or give unit=lambda probabilities: probabilities[:, 3].log()."
         )
 
 
 def _check_range(kind: str, indices: list[int], size: int, where: str) -> None:
     if not indices:
-        raise ShapeError(f"no {kind} was given; name at least one.")
+        raise ShapeError(f"no {kind} was given; give at least one.")
     wrong = [index for index in indices if not 0 <= index < size]
     if wrong:
-        raise ShapeError(f"there is no {kind} {wrong[0]}; {where} has {size}, so give indices from 0 to {size - 1}.")
+        raise ShapeError(f"there is no {kind} {wrong[0]}; {where} has {size}; give indices from 0 to {size - 1}.")
 
 
-def _listed(indices: Sequence[int] | int | Tensor) -> list[int]:
+def _as_list(indices: Sequence[int] | int | Tensor) -> list[int]:
     if isinstance(indices, int):
         return [indices]
     listed = indices.flatten().tolist() if isinstance(indices, Tensor) else list(indices)
     if not all(isinstance(index, int) and not isinstance(index, bool) for index in listed):
-        raise ShapeError(f"{listed} are no indices; give whole numbers.")
+        raise ShapeError(f"{listed} are not indices; give integers.")
     return listed
 
 
-def _wide(values: Tensor) -> Tensor:
+def _at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _twice(values: Values) -> tuple[Values, Values]:
+def _repeated(values: Values) -> tuple[Values, Values]:
     return values, values

@@ -1,4 +1,4 @@
-"""How much a network and a prior together make of given images."""
+"""The objective of prototypes, evaluated on given images."""
 
 from collections.abc import Sequence
 
@@ -25,9 +25,9 @@ def objective(
     *,
     unit: Unit | None = None,
 ) -> Float[Tensor, "batch target"]:
-    """Log p(class | x) + weight · log p(x) of each image for each class, in nats: what a prototype makes largest.
+    """Compute log p(class | x) + weight · log p(x), in nats, of each image for each class: the prototype objective.
 
-    The prior `code` knows only images that its decoder makes: there, x is the reconstruction of each image.
+    The prior `code` scores only images that its decoder can generate, so x is then the reconstruction of each image.
 
     >>> from pellucid.synthesis.l2 import L2
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))

@@ -1,4 +1,4 @@
-"""The contract of a prior: which images are plausible, and how they are searched."""
+"""The prior contract: which images are plausible, and how to search them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
@@ -14,37 +14,37 @@ from pellucid.core.types import Images
 __all__ = ["Parameters", "Prior"]
 
 Parameters = Float[Tensor, "prototype *numbers"]
-"""What is searched: pixels, a spectrum or codes, one entry per prototype."""
+"""Optimized variables: pixels, a spectrum or codes, one entry per prototype."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prior(ABC):
-    """Knobs of a search, and log p(x) of the images it finds; itself unchanged by any search."""
+    """Hyperparameters of a search, and log p(x) of the images; a search never modifies a prior."""
 
     needs_density: ClassVar[bool] = False
-    """Whether it has a field `density`, to be fitted to images."""
+    """True if the prior has a field `density` that must be fitted to images."""
 
     weight: float
-    """How much log p(x) counts against log p(class | x)."""
+    """Weight of log p(x) relative to log p(class | x)."""
     steps: int
-    """Of gradient ascent (Adam)."""
+    """Steps of gradient ascent (Adam)."""
     learning_rate: float
-    """At the first step; it falls to zero."""
+    """Initial learning rate; it decays linearly to zero."""
     starts: int = 1
-    """Searches per prototype, of which the best is kept."""
+    """Searches per prototype; the best is kept."""
     refined_share: float = 0.0
-    """Further steps of the best search alone, as a share of `steps`; the learning rate begins and falls again."""
+    """Refinement steps for the best search, as a share of `steps`; the learning rate schedule restarts."""
     shift_share: float = 0.05
-    """The network sees each image shifted at random by up to this share of its side, but for the last steps."""
+    """Largest random shift of the images that the network sees, as a share of their side; off in the last steps."""
     rotation_degrees: float = 8.0
-    """… rotated by up to this angle."""
+    """Largest random rotation."""
     scale_share: float = 0.08
-    """… enlarged or reduced by up to this share."""
+    """Largest random change of scale."""
     repulsion: float = 0.5
-    """With several prototypes of one class: nats per unit of their mean cosine similarity."""
+    """Penalty for similar prototypes of one class, in nats per unit of mean cosine similarity."""
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a number out of its range."""
+        """Raise `ConfigError` for values out of range."""
         for name in ("steps", "starts"):
             self._check_range(name, 1)
         for name in ("refined_share", "learning_rate", "weight", "repulsion"):
@@ -54,45 +54,46 @@ class Prior(ABC):
 
     def _check_range(self, name: str, low: float, high: float = float("inf")) -> None:
         value = getattr(self, name)
+        # written this way, the test also rejects NaN
         if not low <= value <= high:
             limits = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-            raise ConfigError(f"the option {name} is {value}, and must be {limits}.")
+            raise ConfigError(f"got {name}={value}; the option must be {limits}.")
 
     @classmethod
     def options(cls) -> list[str]:
-        """The names of its knobs."""
+        """Return the names of the hyperparameters."""
         return [field.name for field in fields(cls)]
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its images."""
+        """Channels, height and width of the images."""
 
     @abstractmethod
     def begin(self, count: int, seed: int) -> Parameters:
-        """At least `count` places to begin at; of more, those with the best objective are taken."""
+        """Return at least `count` starting points; if there are more, the search uses those with the best objective."""
 
     @abstractmethod
     def decode(self, parameters: Parameters) -> Images:
-        """The images of some parameters, in [0, 1]; differentiable."""
+        """Return the images of the parameters, in [0, 1]; differentiable."""
 
     @abstractmethod
     def log_prior(self, parameters: Parameters, images: Images) -> Float[Tensor, " prototype"]:
-        """The log p(x) of `images`, which are those of `parameters`; up to a constant, in nats."""
+        """Return log p(x) of `images`, decoded from `parameters`; in nats, up to a constant."""
 
     @abstractmethod
     def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
-        """Any images as this prior can express them, and the log p(x) of those."""
+        """Return the images as this prior can express them, and their log p(x)."""
 
     def constrain(self, parameters: Parameters) -> None:  # noqa: ARG002
-        """Put parameters that left their range back, in place; by default they have none."""
+        """Clamp parameters to their range, in place; a no-op by default."""
         return
 
     def on(self, device: torch.device) -> "Prior":  # noqa: ARG002
-        """A copy that computes on `device`."""
+        """Return a copy that computes on `device`."""
         return self
 
     def summary(self) -> dict[str, Any]:
-        """Its plain knobs, as JSON values."""
+        """Return the plain hyperparameters as JSON values."""
         values = {name: getattr(self, name) for name in self.options()}
         return {name: value for name, value in values.items() if isinstance(value, int | float | str)}

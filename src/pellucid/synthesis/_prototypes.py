@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a prototype search."""
 
 from dataclasses import dataclass
 
@@ -13,22 +13,22 @@ __all__ = ["Prototypes"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prototypes(Shown):
-    """Images that a network is most sure of, and how sure."""
+    """Prototype images with their scores."""
 
     images: Images
-    """(prototype, channel, height, width) in [0, 1]: by class, then by number where there are several of one."""
+    """(prototype, channel, height, width) in [0, 1], ordered by class, then by number within a class."""
     classes: Int64[Tensor, " prototype"]
-    """The class of each, or the channel of a layer; −1 for a function."""
+    """Class or channel of each prototype; −1 for a function."""
     log_probability: Float[Tensor, " prototype"] | None
-    """The log p(class | x) of each, in nats; None where no class was asked for."""
+    """log p(class | x) of each prototype, in nats; None for units."""
     logit: Float[Tensor, " prototype"]
     """The class's logit, or the unit's activation."""
     objective: Float[Tensor, " prototype"]
-    """log p(class | x) + weight · log p(x), or the activation in place of the first; of the image as it is."""
+    """log p(class | x) + weight · log p(x), without random transformations; for units, with the activation first."""
     log_prior: Float[Tensor, " prototype"]
     """log p(x), in nats, up to the prior's constant."""
     history: Float[Tensor, "prototype step"]
-    """The objective at each step of the kept search and its refinement; at first, of an image moved at random."""
+    """Objective at each step of the best search and its refinement; the first steps use randomly transformed images."""
     seed: int
     prior: str
-    """The prior's name."""
+    """Name of the prior."""

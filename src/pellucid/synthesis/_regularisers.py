@@ -1,4 +1,4 @@
-"""What keeps a synthesised image smooth, robust, and unlike the others of its class."""
+"""Regularizers of synthesized images: smoothness, robustness and diversity."""
 
 import math
 
@@ -13,7 +13,7 @@ __all__ = ["blurred", "similarity", "total_variation", "warped"]
 
 
 def total_variation(images: Images) -> Float[Tensor, " batch"]:
-    """The sum of the absolute differences of neighbouring pixels (Rudin, Osher and Fatemi, 1992, anisotropic).
+    """Compute the sum of absolute differences of neighboring pixels (Rudin, Osher and Fatemi, 1992, anisotropic).
 
     >>> total_variation(torch.eye(2).view(1, 1, 2, 2))
     tensor([4.])
@@ -23,7 +23,7 @@ def total_variation(images: Images) -> Float[Tensor, " batch"]:
 
 
 def blurred(images: Images, pixels: float) -> Images:
-    """`images` smoothed by a Gaussian of that standard deviation; the border is continued. Values stay in their range.
+    """Blur `images` by a Gaussian with standard deviation `pixels` and replicated borders; keeps the value range.
 
     >>> bool(blurred(torch.ones(1, 1, 5, 5), 1.0).allclose(torch.ones(1, 1, 5, 5)))
     True
@@ -36,6 +36,7 @@ def blurred(images: Images, pixels: float) -> Images:
     kernel = kernel / kernel.sum()
     channels = images.shape[1]
     padded = F.pad(images, (radius,) * 4, mode="replicate")
+    # a 2-D Gaussian is separable: two 1-D convolutions
     rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
     return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
@@ -43,14 +44,15 @@ def blurred(images: Images, pixels: float) -> Images:
 def warped(
     images: Images, shift_share: float, rotation_degrees: float, scale_share: float, draws: torch.Generator
 ) -> Images:
-    """Each image shifted, rotated and scaled at random within these bounds; the border is continued.
+    """Shift, rotate and scale each image at random within these limits, with replicated borders.
 
-    Shares are of the image's side. Interpolated bilinearly, so that values stay in their range.
+    Shares are relative to the image's side. Bilinear interpolation keeps the value range.
     """
     if not (shift_share or rotation_degrees or scale_share):
         return images
     uniform = torch.rand(4, len(images), generator=draws, dtype=images.dtype, device="cpu").to(images.device) * 2 - 1
     shift, angle, scale = 2 * shift_share * uniform[:2], math.radians(rotation_degrees) * uniform[2], uniform[3]
+    # `affine_grid` normalizes both axes to [-1, 1]; the aspect ratio makes the rotation rigid in pixels
     aspect = images.shape[3] / images.shape[2]
     along, turn = angle.cos() * (1 + scale_share * scale), angle.sin() * (1 + scale_share * scale)
     rows = [torch.stack([along, -turn / aspect, shift[0]], 1), torch.stack([turn * aspect, along, shift[1]], 1)]
@@ -59,9 +61,9 @@ def warped(
 
 
 def similarity(images: Images, groups: int, size: int) -> Float[Tensor, " batch"]:
-    """The mean cosine similarity of each image with the others of its group; 0 in groups of one.
+    """Compute the mean cosine similarity of each image to the others in its group; 0 for groups of one.
 
-    The images stand as (group, member, …).
+    The images are ordered as (group, member, …).
 
     >>> similarity(torch.ones(4, 1, 2, 2), groups=2, size=2)
     tensor([1., 1., 1., 1.])

@@ -1,4 +1,4 @@
-"""The search: gradient ascent on what a network and a prior say together, all prototypes in one batch."""
+"""Gradient ascent on the objective of a network and a prior, for all prototypes in one batch."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from pellucid.synthesis._regularisers import similarity, warped
 __all__ = ["synthesise"]
 
 MOVED_SHARE = 0.5
-"""In so many of the steps the network sees moved images; the rest, and the refinement, climb the objective itself."""
+"""Share of the steps with randomly transformed images; the rest, and the refinement, use the objective itself."""
 RANKED_AT_ONCE = 250
 ALIKE = 0.9
-"""Several prototypes of one class begin at images whose cosine is below this, where there are such."""
+"""Several prototypes of one class start, if possible, at images with a cosine similarity below this."""
 
 
 def synthesise(
@@ -35,32 +35,32 @@ def synthesise(
     unit: Unit | None = None,
     diversity: int = 1,
 ) -> Prototypes:
-    """The images that make log p(class | x) + weight · log p(x) largest; all classes are searched in one batch.
+    """Find the images with the largest log p(class | x) + weight · log p(x); all classes are searched in one batch.
 
-    Equal arguments give equal images, on the CPU bit for bit. The model is handed back as it came.
+    Equal arguments give equal images, bit for bit on the CPU. The model is not modified.
 
     Args:
         model: any module from images to logits.
-        classes: one index or several; None: all.
+        classes: one class index or several; None: all classes.
         prior: which images are plausible, and how to search them.
-        seed: of everything drawn at random.
-        unit: (layer, channel), (layer, channels) or a function of the model's outputs, in place of classes; its value
-            (a channel's mean over the image) stands in place of log p(class | x).
-        diversity: so many prototypes of each class, pushed apart.
+        seed: random seed.
+        unit: alternative to `classes`: (layer, channel), (layer, channels) or a function of the model's outputs. Its
+            value (a channel's mean over the image) replaces log p(class | x).
+        diversity: number of prototypes per class, pushed apart.
 
-    Raises `ShapeError`, `UnknownName`, `ModelError`, `UnsupportedOperation` and `ConfigError` for what cannot work,
-    before any search.
+    Raises `ShapeError`, `UnknownName`, `ModelError`, `UnsupportedOperation` or `ConfigError` for invalid arguments,
+    before the search starts.
 
     >>> from pellucid.synthesis.l2 import L2
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    >>> found = synthesise(model, [0, 2], L2(image_shape=(1, 4, 4), steps=5))
-    >>> found.images.shape, found.history.shape
+    >>> result = synthesise(model, [0, 2], L2(image_shape=(1, 4, 4), steps=5))
+    >>> result.images.shape, result.history.shape
     (torch.Size([2, 1, 4, 4]), torch.Size([2, 10]))
     """
     if diversity < 1:
-        raise ConfigError(f"diversity is {diversity}; give the number of prototypes of each class, at least 1.")
+        raise ConfigError(f"got diversity={diversity}; expected a number of prototypes per class, at least 1.")
     device, dtype = device_of(model), torch.promote_types(dtype_of(model), torch.float32)
-    # torch's optimizers count their steps in tensors on the default device
+    # torch's optimizers create their step counters on the default device
     with isolated(), torch.device(device), frozen(model):
         prior = prior.on(device)
         draws = generator(seed, "sample")
@@ -70,16 +70,17 @@ def synthesise(
         parameters, history = _climb(plan, plan.begin(device, dtype), prior.steps, int(MOVED_SHARE * prior.steps))
         kept = _best_starts(plan, parameters)
         parameters, history = parameters[kept], history[kept]
+        # only the best start of each prototype is refined
         plan = replace(plan, prior=replace(prior, starts=1))
         if further := round(prior.refined_share * prior.steps):
             parameters, more = _climb(plan, parameters, further)
             history = torch.cat([history, more], 1)
-        return _finished(plan, parameters, history)
+        return _result(plan, parameters, history)
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is searched for; the entries of the batch stand as (target, start, one of several)."""
+    """The search problem; batch entries are ordered as (target, start, one of `diversity`)."""
 
     goal: Goal
     prior: Prior
@@ -88,16 +89,16 @@ class _Plan:
 
     @property
     def groups(self) -> int:
-        """Prototypes that are pushed apart stand in one group."""
+        """Number of groups; the prototypes within a group are pushed apart."""
         return len(self.goal.targets) * self.prior.starts
 
     @property
     def places(self) -> Tensor:
-        """The target of each entry, as a place among the targets."""
+        """Index of each entry's target among the targets."""
         return torch.arange(len(self.goal.targets), device="cpu").repeat_interleave(self.prior.starts * self.diversity)
 
     def begin(self, device: torch.device, dtype: torch.dtype) -> Parameters:
-        """Where each entry begins: at the candidates with the best objective."""
+        """Return the starting point of each entry: the candidates with the best objective."""
         per_target = self.prior.starts * self.diversity
         count = len(self.goal.targets) * per_target
         candidates = self.prior.begin(count, self.seed).to(device, dtype)
@@ -111,6 +112,7 @@ class _Plan:
                 unit = F.normalize(self.prior.decode(candidates).flatten(1), dim=1)
             order = torch.stack([_apart(ranked, unit, self.diversity, self.prior.starts) for ranked in order])
         order = order[:, :per_target]
+        # with fewer candidates than entries, reuse them cyclically
         order = order.repeat(1, math.ceil(per_target / order.shape[1]))[:, :per_target]
         return candidates[order.reshape(-1)].clone()
 
@@ -120,7 +122,7 @@ class _Plan:
         return values + self.prior.weight * self.prior.log_prior(parameters, images)[:, None]
 
     def objective(self, parameters: Parameters, draws: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What is climbed, the objective, and the network's own part of it; with `draws`, of images moved at random."""
+        """Return the penalized objective, the objective and the network's part; with `draws`, of transformed images."""
         prior = self.prior
         images = prior.decode(parameters)
         seen = images
@@ -133,28 +135,28 @@ class _Plan:
 
 
 def _apart(ranked: Tensor, unit: Tensor, size: int, groups: int) -> Tensor:
-    """The indices `ranked`, in front so many groups whose members are not alike: those would move as one."""
-    left, chosen = ranked.tolist(), []
+    """Reorder `ranked` so that it starts with `groups` groups of `size` dissimilar members; similar ones move alike."""
+    remaining, chosen = ranked.tolist(), []
     for _ in range(groups):
         group: list[int] = []
-        while left and len(group) < size:
-            far = (index for index in left if not group or float((unit[group] @ unit[index]).max()) < ALIKE)
-            index = next(far, left[0])
-            left.remove(index)
+        while remaining and len(group) < size:
+            far = (index for index in remaining if not group or float((unit[group] @ unit[index]).max()) < ALIKE)
+            index = next(far, remaining[0])
+            remaining.remove(index)
             group.append(index)
         chosen += group
-    return torch.tensor(chosen + left, device=ranked.device)
+    return torch.tensor(chosen + remaining, device=ranked.device)
 
 
 def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> tuple[Parameters, Tensor]:
-    """The best parameters found, and the objective at each step, (entry, step); images move in the first `moved`."""
+    """Return the best parameters and the objective at each step, (entry, step); the first `moved` steps transform."""
     prior, draws = plan.prior, generator(plan.seed, "prototypes", "moves")
     parameters = parameters.requires_grad_()
     optimizer = torch.optim.Adam([parameters], prior.learning_rate)
     best, height, history = parameters.detach().clone(), None, []
     for step in range(steps + 1):
         climbed, total, own = plan.objective(parameters, draws if step < moved else None)
-        if step >= moved:  # these can be compared with one another
+        if step >= moved:  # values of transformed images are not comparable
             height = climbed.detach() - torch.inf if height is None else height
             is_better = climbed.detach() > height
             height = torch.where(is_better, climbed.detach(), height)
@@ -164,9 +166,11 @@ def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> t
         if not torch.isfinite(climbed).all():
             raise ModelError(f"the objective is not finite at step {step}; lower learning_rate, or check the model.")
         history.append(total.detach())
+        # one backward pass for all entries; in eval mode they interact only through the repulsion
         (slope,) = torch.autograd.grad(-climbed.sum(), parameters)
         _check_slope(own, slope, step)
         parameters.grad = slope
+        # linear decay to zero
         optimizer.param_groups[0]["lr"] = prior.learning_rate * (1 - step / steps)
         optimizer.step()
         with torch.no_grad():
@@ -176,23 +180,25 @@ def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> t
 
 def _check_slope(own: Tensor, slope: Tensor, step: int) -> None:
     if not own.requires_grad:
-        raise UnsupportedOperation("the values to be maximised have no gradient to the images at some of its steps.")
+        raise UnsupportedOperation("in some steps, the values to maximize have no gradient with respect to the images.")
     if not torch.isfinite(slope).all():
-        raise ModelError(f"a gradient is not finite at step {step}; check the model for divisions and roots of zero.")
+        raise ModelError(
+            f"a gradient is not finite at step {step}; check the model for divisions by zero and square roots of zero."
+        )
 
 
 def _best_starts(plan: _Plan, parameters: Parameters) -> Tensor:
-    """The entries of the best start of each prototype."""
+    """Return the entries of the best start of each prototype."""
     starts, diversity, targets = plan.prior.starts, plan.diversity, len(plan.goal.targets)
     with torch.no_grad():
         climbed, _, _ = plan.objective(parameters, None)
-    heights = climbed.view(targets, starts, diversity).sum(2).argmax(1)  # a group is kept whole: it was pushed apart
+    heights = climbed.view(targets, starts, diversity).sum(2).argmax(1)  # whole groups, since each was pushed apart
     entries = torch.arange(len(parameters), device=parameters.device).view(targets, starts, diversity)
     return entries[torch.arange(targets, device=parameters.device), heights].reshape(-1)
 
 
-def _finished(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
-    """Everything that is told of the prototypes."""
+def _result(plan: _Plan, parameters: Parameters, history: Tensor) -> Prototypes:
+    """Collect the prototypes and their scores."""
     with torch.no_grad():
         _, total, own = plan.objective(parameters, None)
         images = plan.prior.decode(parameters)

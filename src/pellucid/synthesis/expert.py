@@ -1,4 +1,4 @@
-"""Images that are probable among those of a data set, as a density tells."""
+"""A prior given by a density that was fitted to a data set."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -20,7 +20,7 @@ CANDIDATES = 1000
 @PRIORS.register("expert")
 @dataclass(frozen=True, kw_only=True)
 class Expert(Prior):
-    """log p(x) of a density that was fitted to a data set: in input space, begun at its own probable images.
+    """log p(x) of a density fitted to a data set, searched in input space from the density's own probable images.
 
     Montavon, Samek and Müller, 2018, section 3.2.
     """
@@ -28,7 +28,7 @@ class Expert(Prior):
     needs_density: ClassVar[bool] = True
 
     density: Density
-    """The expert: a Gaussian mixture, or the bound of a VAE."""
+    """The expert: a Gaussian mixture, or the ELBO of a VAE."""
     weight: float = 1e-4
     steps: int = 160
     learning_rate: float = 0.02
@@ -36,30 +36,31 @@ class Expert(Prior):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its images."""
+        """Channels, height and width of the images."""
         return self.density.image_shape
 
     def begin(self, count: int, seed: int) -> Parameters:
-        """Probable images, repeated until there are `count`."""
+        """Return probable images, repeated until there are `count`."""
         likely = self.density.likely(max(count, CANDIDATES), seed)
+        # -(-a // b) rounds up
         return likely.repeat(-(-count // len(likely)), 1, 1, 1) if len(likely) < count else likely
 
     def decode(self, parameters: Parameters) -> Images:
-        """The parameters are the pixels."""
+        """Return the parameters, which are the pixels."""
         return parameters
 
     def log_prior(self, parameters: Parameters, images: Images) -> Float[Tensor, " prototype"]:  # noqa: ARG002
-        """The density's log p(x)."""
+        """Return the density's log p(x)."""
         return self.density.log_density(images)
 
     def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
-        """The images themselves."""
+        """Return the images themselves, and their log p(x)."""
         return images, self.density.log_density(images)
 
     def constrain(self, parameters: Parameters) -> None:
-        """Pixels stay in [0, 1]."""
+        """Clamp pixels to [0, 1]."""
         parameters.clamp_(0, 1)
 
     def on(self, device: torch.device) -> "Expert":
-        """A copy whose density computes on `device`."""
+        """Return a copy whose density computes on `device`."""
         return replace(self, density=self.density.on(device))

@@ -1,4 +1,4 @@
-"""Images near the empty one and smooth: what a network wants to see where nothing tells it what images are like."""
+"""A prior for smooth images close to an empty one; it needs no data."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ __all__ = ["L2"]
 
 CANDIDATES = 1000
 SPECTRUM_STEP = 0.2
-"""What a step of 1 changes in a spectrum: there, as much as in a pixel throws an image about."""
+"""Factor from a step in parameters to a step in the spectrum; steps as large as for pixels would be unstable there."""
 LARGEST_BY_PIXELS = 64
-"""Images up to this side, of one channel, are searched pixel by pixel by default."""
+"""Single-channel images up to this side are optimized in pixel space by default."""
 
 
 @PRIORS.register("l2")
 @dataclass(frozen=True, kw_only=True)
 class L2(Prior):
-    r"""$\log p(x) = -\lVert x - o \rVert^2 - \tau \, TV(x)$, up to a constant: in input space, without any data.
+    r"""$\log p(x) = -\lVert x - o \rVert^2 - \tau \, TV(x)$, up to a constant, in input space and without any data.
 
     Montavon, Samek and Müller, *Methods for interpreting and understanding deep neural networks*, 2018, equation 2,
     with total variation (Mahendran and Vedaldi, 2015).
@@ -40,18 +40,18 @@ class L2(Prior):
     starts: int = 4
     refined_share: float = 1.0
     origin: float = 0.0
-    """o: the brightness, in [0, 1], from which the distance is measured; 0 is the empty image."""
+    """o: the brightness, in [0, 1], of the image from which the distance is measured; 0 is the empty image."""
     total_variation: float = 0.5
     """τ."""
     blur_pixels: float = 0.7
-    """Every image is a blurred one: the standard deviation of the Gaussian."""
+    """Standard deviation of the Gaussian blur that is part of the parametrization."""
     parametrisation: str = "auto"
-    """`pixels`, or `fourier`: a spectrum with decorrelated colours; `auto`: pixels for small grey images."""
+    """`pixels`; `fourier`, a spectrum with decorrelated colors; or `auto`, pixels for small grayscale images."""
     colour_correlation: float = 0.9
-    """How much red, green and blue correlate in the spectrum's parametrisation."""
+    """Correlation of red, green and blue in the spectral parametrization."""
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for a number out of its range."""
+        """Raise `ConfigError` for values out of range."""
         super().__post_init__()
         for name, high in (
             ("origin", 1.0),
@@ -61,49 +61,50 @@ class L2(Prior):
         ):
             self._check_range(name, 0, high)
         if self.parametrisation not in ("pixels", "fourier", "auto"):
-            raise ConfigError(f"parametrisation is {self.parametrisation!r}; choose pixels, fourier or auto.")
+            raise ConfigError(f"got parametrisation={self.parametrisation!r}; expected pixels, fourier or auto.")
         if min(self.image_shape) < 1:
-            raise ConfigError(f"image_shape is {self.image_shape}; give (channels, height, width).")
+            raise ConfigError(f"got image_shape={self.image_shape}; expected positive (channels, height, width).")
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of its images."""
+        """Channels, height and width of the images."""
         return self.image_shape
 
     @property
     def is_fourier(self) -> bool:
-        """Whether spectra are searched."""
+        """True if spectra are optimized instead of pixels."""
         channels, height, width = self.image_shape
         is_small = channels == 1 and max(height, width) <= LARGEST_BY_PIXELS
         return self.parametrisation == "fourier" or (self.parametrisation == "auto" and not is_small)
 
     def begin(self, count: int, seed: int) -> Parameters:
-        """Noise: soft spots on the empty image by pixels, hardly any around mid-grey by spectrum."""
+        """Draw noise: soft blobs on the empty image for pixels, faint noise around mid-gray for spectra."""
         draws = generator(seed, "prototypes", "l2")
         if self.is_fourier:
             return begin_spectrum(count, self.image_shape, draws) / SPECTRUM_STEP
         shape = (max(count, CANDIDATES), *self.image_shape)
         noise = torch.randn(shape, generator=draws, dtype=torch.float32, device="cpu")
+        # blobs of about a twelfth of the image; unit contrast after blurring
         soft = blurred(noise, max(self.image_shape[1:]) / 12)
         soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
         return (self.origin + 0.25 * (soft - 1)).clamp(0, 1)
 
     def decode(self, parameters: Parameters) -> Images:
-        """The blurred images of pixels or spectra."""
+        """Return the blurred images of pixels or spectra."""
         if self.is_fourier:
             parameters = image_of_spectrum(SPECTRUM_STEP * parameters, self.image_shape[2], self.colour_correlation)
         return blurred(parameters, self.blur_pixels)
 
     def log_prior(self, parameters: Parameters, images: Images) -> Float[Tensor, " prototype"]:  # noqa: ARG002
-        """−‖x − o‖² − τ TV(x)."""
+        """Return −‖x − o‖² − τ TV(x)."""
         distance = (images - self.origin).square().sum((1, 2, 3))
         return -distance - self.total_variation * total_variation(images)
 
     def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
-        """The images themselves."""
+        """Return the images themselves, and their log p(x)."""
         return images, self.log_prior(images, images)
 
     def constrain(self, parameters: Parameters) -> None:
-        """Pixels stay in [0, 1]; a spectrum is free."""
+        """Clamp pixels to [0, 1]; spectra are unconstrained."""
         if not self.is_fourier:
             parameters.clamp_(0, 1)

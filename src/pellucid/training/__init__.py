@@ -1,1 +1,1 @@
-"""A generator of finished epochs, and what it can be continued from."""
+"""Training as a generator of finished epochs, with resumable state."""

@@ -1,4 +1,4 @@
-"""Where a training stands: everything needed to go on as if it had never stopped."""
+"""Training checkpoints: everything needed to resume with identical results."""
 
 import io
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ __all__ = ["Progress", "TrainingState", "pack_state", "unpack_state"]
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of a training, and its sums so far in the epoch under way."""
+    """The position in a training run, and the running sums of the current epoch."""
 
     epoch: int = 0
-    """The epoch under way; 0 is the untrained network."""
+    """The current epoch; 0 is the untrained network."""
     step: int = 0
-    """Steps done in it."""
+    """Steps finished in this epoch."""
     loss_sum: float = 0.0
-    """Sum of the batch losses, each weighted by its images."""
+    """Sum of the batch losses, weighted by batch size."""
     correct: int = 0
     images: int = 0
     best_accuracy: float = -1.0
-    """On the validation images, over the epochs before this one."""
+    """Best validation accuracy over the earlier epochs."""
     best_loss: float = float("inf")
     seconds: float = 0.0
-    """Clock time of this epoch's training; nothing computed depends on it."""
+    """Clock time spent training this epoch; nothing computed depends on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """A position with the states of model, optimizer and schedule, all on the CPU."""
+    """A position with the states of the model, optimizer and schedule, all on the CPU."""
 
     progress: Progress
     model: Mapping[str, Any]
@@ -42,7 +42,7 @@ class TrainingState:
 
 
 def pack_state(state: TrainingState) -> bytes:
-    """The state as the bytes of a file that `torch.load(weights_only=True)` reads."""
+    """Serialize the state to bytes that `torch.load(weights_only=True)` can read."""
     buffer = io.BytesIO()
     content = {
         "version": 1,
@@ -56,9 +56,9 @@ def pack_state(state: TrainingState) -> bytes:
 
 
 def unpack_state(content: bytes) -> TrainingState:
-    """The inverse of `pack_state`; nothing but tensors and plain values is unpickled.
+    """Deserialize the output of `pack_state`; only tensors and plain values are unpickled.
 
-    Raises `SaveError` for bytes that are no checkpoint.
+    Raises `SaveError` for bytes that are not a checkpoint.
     """
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -66,5 +66,5 @@ def unpack_state(content: bytes) -> TrainingState:
         return TrainingState(progress, loaded["model"], loaded["optimizer"], loaded["schedule"])
     except Exception as error:
         raise SaveError(
-            f"the checkpoint cannot be read ({type(error).__name__}: {error}); start the run anew without --resume."
+            f"the checkpoint cannot be read ({type(error).__name__}: {error}); restart the run without --resume."
         ) from error

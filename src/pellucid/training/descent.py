@@ -1,4 +1,4 @@
-"""Lower any loss of a module: resumable, with progress shown, and stopped by Ctrl-C without a loss."""
+"""Minimize any loss of a module: resumable, with a progress bar, and safe to stop with Ctrl-C."""
 
 from collections.abc import Callable, Mapping
 from time import monotonic
@@ -16,7 +16,7 @@ from pellucid.training.interrupt import deferred_interrupt
 __all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "descend"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 15.0
-"""A training that is killed loses no more than this."""
+"""The most training time lost if the process is killed."""
 
 
 def descend(
@@ -29,13 +29,12 @@ def descend(
     start: TrainingState | None = None,
     keep: Callable[[TrainingState], None] = lambda _: None,
 ) -> None:
-    """Lower `loss(step)` by `steps` steps of AdamW with a one-cycle schedule; `module` is trained in place.
+    """Train `module` in place: minimize `loss(step)` by `steps` steps of AdamW with a one-cycle schedule.
 
-    `loss` is a scalar that depends on the module and on its step alone, so that a training that was interrupted and
-    goes on from `start` ends in the same bits. `keep` is given the state every 15 seconds, and on Ctrl-C, which leaves
-    as `KeyboardInterrupt`.
+    `loss` returns a scalar that must depend only on the module and its step; resuming from `start` then gives
+    bit-identical results. `keep` receives the state every 15 seconds, and on Ctrl-C, which ends in `KeyboardInterrupt`.
 
-    Raises `TrainingError` where the loss is not finite, and `SaveError` where `start` does not fit.
+    Raises `TrainingError` if the loss is not finite, and `SaveError` if `start` does not fit the module.
 
     >>> layer = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(layer.weight)
@@ -44,6 +43,7 @@ def descend(
     3.0
     """
     optimizer = AdamW(module.parameters(), learning_rate)
+    # at least 1.5 warm-up steps: OneCycleLR divides by zero if the warm-up is exactly one step
     schedule = OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=min(max(0.1, 1.5 / steps), 0.99))
     first = 0
     if start is not None:
@@ -54,7 +54,7 @@ def descend(
         states = [part.state_dict() for part in (module, optimizer, schedule)]
         keep(TrainingState(Progress(step=step), *states))
 
-    kept = monotonic()
+    saved_at = monotonic()
     with track(label, steps) as tracker, deferred_interrupt() as interrupted:
         for step in range(first, steps):
             value = loss(step)
@@ -62,7 +62,7 @@ def descend(
             value.backward()
             if not torch.isfinite(value):
                 raise TrainingError(
-                    f"{label}: the loss is {value.item()} at step {step} of {steps}; are the images finite?"
+                    f"{label}: the loss is {value.item()} at step {step} of {steps}; check that all images are finite."
                 )
             optimizer.step()
             schedule.step()
@@ -70,9 +70,9 @@ def descend(
             if interrupted():
                 save(step + 1)
                 raise KeyboardInterrupt
-            if monotonic() - kept > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
+            if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
                 save(step + 1)
-                kept = monotonic()
+                saved_at = monotonic()
     optimizer.zero_grad()
 
 
@@ -81,4 +81,4 @@ def _restore(state: TrainingState, parts: Mapping[str, nn.Module | AdamW | OneCy
         for name, part in parts.items():
             part.load_state_dict(dict(getattr(state, name)))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise SaveError(f"the checkpoint does not fit what is to be fitted ({error}); move it away.") from error
+        raise SaveError(f"the checkpoint does not fit the module ({error}); remove it.") from error

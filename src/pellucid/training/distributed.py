@@ -1,6 +1,6 @@
-"""One process among several: who it is, and what they tell one another.
+"""Distributed training: this process's rank, and communication with the others.
 
-Everything here also works alone, where nothing is sent.
+Everything here also works in a single process, where nothing is sent.
 """
 
 import os
@@ -23,34 +23,34 @@ __all__ = ["World", "joined_world"]
 T = TypeVar("T")
 
 NO_TIMEOUT = timedelta(days=30)
-"""Hooks on the first process may take as long as they need; a process that dies is noticed by its closed connection."""
+"""Hooks on rank 0 may take as long as they need; a dead process is detected by its closed connection."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All processes of a run, seen from one of them."""
+    """All processes of a run, as seen from one of them."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Place among the processes of this machine: chooses the GPU."""
+    """Rank among the processes of this machine; selects the GPU."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """True in the process that writes files and prints (rank 0)."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all processes, in every process."""
+        """Sum `values` over all processes, with the result in every process."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def together(self, work: Callable[[], T]) -> T:
-        """What `work` returns in this process, once it is done in all of them.
+        """Run `work` in every process, wait for all, and return this process's result.
 
-        Where it fails in one or several, all end: the first process with its own error or the message of the first
-        that failed, the others with `PeerFailed`, so that the user reads one message.
+        If it fails anywhere, all processes stop so that the user sees one message: rank 0 raises its own error or
+        `PeerFailed` with the first error of another process, and the other ranks raise `PeerFailed`.
         """
         if self.size == 1:
             return work()
@@ -58,11 +58,11 @@ class World:
         failure: Exception | None = None
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001  (raised again below, when all others know)
+        except Exception as error:  # noqa: BLE001  (raised again below, after all other processes know of it)
             failure = error
-        told: list[tuple[str, int] | None] = [None] * self.size
-        dist.all_gather_object(told, None if failure is None else _described(failure))
-        failures = [one for one in told if one is not None]
+        gathered: list[tuple[str, int] | None] = [None] * self.size
+        dist.all_gather_object(gathered, None if failure is None else _summary(failure))
+        failures = [one for one in gathered if one is not None]
         if not failures:
             return cast(T, result)
         if failure is not None and self.is_first:
@@ -70,33 +70,34 @@ class World:
         raise PeerFailed(*failures[0]) from failure
 
     def first(self, work: Callable[[], T]) -> T | None:
-        """What `work` returns, done by the first process while the others wait; None in those."""
+        """Run `work` in the first process while the others wait, and return its result there (None elsewhere)."""
+        # `together` also makes the other processes wait, and fail if the first one does
         return self.together(work if self.is_first else lambda: None)
 
     def agree(self, message: str | None) -> str | None:
-        """What the first process says, in every process."""
-        said = [message]
+        """Broadcast the first process's `message` to every process."""
+        messages = [message]
         if self.size > 1:
-            dist.broadcast_object_list(said, src=0)
-        return said[0]
+            dist.broadcast_object_list(messages, src=0)
+        return messages[0]
 
     def any(self, condition: bool) -> bool:
-        """Whether `condition` holds in any process."""
+        """Return True if `condition` is true in any process."""
         return bool(self.sum(torch.tensor(float(condition))).item() > 0) if self.size > 1 else condition
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers, such as batch-norm statistics."""
+        """Copy the first process's buffers, such as batch-norm statistics, to every process."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: its gradients averaged over all processes."""
+        """Return the model to train: one whose gradients are averaged over all processes."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
 
-def _described(error: Exception) -> tuple[str, int]:
-    """An error's message and exit code."""
+def _summary(error: Exception) -> tuple[str, int]:
+    """Return an error's message and exit code."""
     if isinstance(error, PellucidError):
         return str(error), error.exit_code
     return f"{type(error).__name__}: {error}", PellucidError.exit_code
@@ -104,7 +105,7 @@ def _described(error: Exception) -> tuple[str, int]:
 
 @contextmanager
 def joined_world() -> Iterator[World]:
-    """The processes that `torchrun` started, or this one alone."""
+    """Join the processes started by `torchrun`, or run alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size <= 1:
         yield World()
@@ -113,8 +114,9 @@ def joined_world() -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     except RuntimeError as error:
+        # gloo and NCCL raise a plain RuntimeError when a peer's connection closes; only the text identifies it
         if re.search(r"closed by peer|reset by peer|Broken pipe|NCCL.*(abort|remote)", str(error)):
-            raise PeerFailed("another process of this run has ended, so all do; go on with --resume.") from error
+            raise PeerFailed("another process of this run ended, so this one stops; continue with --resume.") from error
         raise
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a model says to every image of a set."""
+"""Evaluate a model on every image of a set."""
 
 from dataclasses import dataclass
 
@@ -18,17 +18,17 @@ IMAGES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy (nats) and share of right answers (0 to 1)."""
+    """Mean cross-entropy (nats) and accuracy (0 to 1)."""
 
     loss: float
     accuracy: float
 
 
 def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: World | None = None) -> Logits:
-    """The logits of all images, in their order, on the CPU, in every process.
+    """Compute the logits of all images, in order, on the CPU, in every process.
 
-    The processes share the batches without padding; which images stand in a batch does not depend on their number, so
-    that neither do the logits. The model's mode is handed back.
+    The processes share the batches without padding. The composition of a batch does not depend on the number of
+    processes, so neither do the logits. The model's mode is restored.
     """
     world = world or World()
     batches = torch.arange(len(images), device="cpu").split(IMAGES_AT_ONCE)
@@ -39,6 +39,7 @@ def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: Wo
             model.eval()
             with torch.no_grad():  # not inference mode: a model may keep a tensor for its next training step
                 for number, batch in enumerate(batches):
+                    # every process runs at least one batch, to learn the number of logits
                     if number % world.size == world.rank or logits is None:
                         part = model(images.floats(batch).to(device)).float().cpu()
                         logits = part.new_zeros(len(images), part.shape[1]) if logits is None else logits
@@ -47,11 +48,11 @@ def evaluate(model: nn.Module, images: ImageSet, device: torch.device, world: Wo
         finally:
             for module, training in modes:
                 module.training = training
-    assert logits is not None, "a set of images is never empty"
-    return world.sum(logits.clone())
+    assert logits is not None, "image sets are never empty"
+    return world.sum(logits.clone())  # each process filled its own rows, the others are zero
 
 
 def score(logits: Logits, images: ImageSet) -> Score:
-    """Loss and accuracy of `logits` on the images they were computed from."""
+    """Compute loss and accuracy from the `logits` of `images`."""
     loss = F.cross_entropy(logits.double(), images.labels).item()
     return Score(loss, (logits.argmax(1) == images.labels).double().mean().item())

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it does no harm."""
+"""Delay Ctrl-C until it can do no harm."""
 
 import signal
 import threading
@@ -11,10 +11,10 @@ __all__ = ["deferred_interrupt"]
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the body a first Ctrl-C (or SIGTERM) is only remembered, and a second one interrupts at once.
+    """Record the first Ctrl-C (or SIGTERM) within the body instead of raising; a second one interrupts immediately.
 
-    Yields a function that tells whether there was one; the body asks it where it can stop. Outside the main thread,
-    where Python delivers no signals, it never is.
+    Yields a function that returns True after the first signal; the body calls it where it is safe to stop. Outside the
+    main thread, where Python delivers no signals, it always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

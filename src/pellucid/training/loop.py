@@ -1,4 +1,4 @@
-"""Training, as a generator of finished epochs."""
+"""The training loop, as a generator of finished epochs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,16 +25,16 @@ __all__ = ["Batches", "Epoch", "Recipe", "train"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 25.0
 WARM_UP_SHARE = 0.1
-"""The part of all steps in which the learning rate rises to its peak."""
+"""Share of all steps in which the learning rate rises to its peak."""
 
 
 Batches: TypeAlias = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
-"""From an epoch and its first step to images (floats in [0, 1]) and labels, a pair per step."""
+"""A function from an epoch and its first step to one (images, labels) pair per step; images are floats in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train."""
+    """Training hyperparameters."""
 
     epochs: int
     steps_per_epoch: int
@@ -51,13 +51,13 @@ class Epoch:
 
     number: int
     train: Score | None
-    """Over the training batches as they came; None at epoch 0."""
+    """Running score over the training batches; None at epoch 0."""
     validation: Score
     test: Score
     test_logits: Logits
     learning_rate: float
     is_best: bool
-    """Whether no epoch before this one did better on the validation images."""
+    """True if no earlier epoch has a better validation score."""
     seconds: float
     """Clock time of the training alone."""
     images: int
@@ -75,15 +75,16 @@ def train(
     start: TrainingState | None = None,
     keep: Callable[[TrainingState], None] = lambda _: None,
 ) -> Iterator[Epoch]:
-    """Train `model` in place with AdamW and a one-cycle schedule, and yield each epoch as it is finished.
+    """Train `model` in place with AdamW and a one-cycle schedule, yielding each epoch when it is finished.
 
-    The first epoch yielded is number 0, the untrained network; with `start`, the one `start` stands in. Each step draws
-    its random numbers from the seed and its own position, so that whatever happens between the steps changes nothing.
+    The first epoch yielded is number 0, the untrained network; with `start`, it is the epoch in which `start` was
+    saved. Every step seeds its random numbers from the seed and its position, so nothing that happens between steps
+    affects the result.
 
-    `keep` is given the state of the training at the end of each epoch (before it is yielded), at least every 30
-    seconds, and on Ctrl-C, which leaves as `KeyboardInterrupt` between two steps.
+    `keep` receives the training state at the end of each epoch (before it is yielded), at least every 30 seconds, and
+    on Ctrl-C, which raises `KeyboardInterrupt` between two steps.
 
-    Raises `TrainingError` where the loss or a weight is not finite, before such a state is kept.
+    Raises `TrainingError` if the loss or a weight is not finite, before such a state is saved.
     """
     trainer = _Trainer(model, data, batches, recipe, device, world or World(), keep)
     progress = trainer.restore(start) if start is not None else Progress()
@@ -97,7 +98,7 @@ def train(
 
 
 class _Trainer:
-    """The parts that all epochs share: model, optimizer, schedule and the best score so far."""
+    """State shared by all epochs: model, optimizer, schedule and the best score so far."""
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class _Trainer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
         steps = recipe.epochs * recipe.steps_per_epoch
-        warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # torch divides by zero where it is one step exactly
+        warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # OneCycleLR divides by zero if it is exactly one step
         self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=warm_up)
         self.parallel = self.world.parallel(model)
         self.best = Score(loss=float("inf"), accuracy=-1.0)
@@ -126,37 +127,37 @@ class _Trainer:
             self.schedule.load_state_dict(dict(state.schedule))
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(
-                f"the checkpoint does not fit the model, whose code may have changed since: {error}. "
-                "Bring the old code back, or start anew without --resume."
+                f"the checkpoint does not fit the model, whose code may have changed: {error}. "
+                "Restore the old code, or start over without --resume."
             ) from error
         self.best = Score(loss=state.progress.best_loss, accuracy=state.progress.best_accuracy)
         return state.progress
 
     def save(self, progress: Progress) -> None:
-        """Hand the current state to `keep`, unless a weight is not finite."""
+        """Pass the current state to `keep`, unless a weight is not finite."""
         weights = self.model.state_dict()
         for name, value in weights.items():
             if not torch.isfinite(value).all():
-                raise TrainingError(f"{name} is no longer finite {self._place(progress)}. {WAY_OUT}")
+                raise TrainingError(f"{name} is no longer finite {self._position(progress)}. {HINT}")
         self.keep(TrainingState(progress, weights, self.optimizer.state_dict(), self.schedule.state_dict()))
 
     def run_epoch(self, progress: Progress) -> Progress:
-        """All steps of an epoch that are not done yet."""
+        """Run the remaining steps of an epoch."""
         self.parallel.train()
         total = self.recipe.steps_per_epoch
-        began, kept = monotonic() - progress.seconds, monotonic()
+        started, saved_at = monotonic() - progress.seconds, monotonic()
         label = f"epoch {progress.epoch} of {self.recipe.epochs}"
         with track(label, total) as tracker, deferred_interrupt() as interrupted:
             for images, labels in self.batches(progress.epoch, progress.step):
                 progress = self._step(images, labels, progress)
-                progress = replace(progress, seconds=monotonic() - began)
+                progress = replace(progress, seconds=monotonic() - started)
                 _report(tracker, progress)
                 if self.world.any(interrupted()):
                     break
-                if monotonic() - kept > SECONDS_BETWEEN_CHECKPOINTS and progress.step < total:
+                if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and progress.step < total:
                     self.save(progress)
-                    kept = monotonic()
-            if self.world.any(interrupted()):  # one that came after the last step's look
+                    saved_at = monotonic()
+            if self.world.any(interrupted()):  # also catches a signal after the check in the last step
                 self.save(progress)
                 raise KeyboardInterrupt
         self.world.share_buffers(self.model)
@@ -164,6 +165,7 @@ class _Trainer:
         return progress
 
     def _step(self, images: Tensor, labels: Tensor, progress: Progress) -> Progress:
+        # random layers such as dropout then depend only on the position, which makes runs resumable
         seed_everything(derive_seed(self.recipe.seed, "step", progress.epoch, progress.step, self.world.rank))
         images, labels = images.to(self.device), labels.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
@@ -175,25 +177,27 @@ class _Trainer:
         sums = self.world.sum(torch.stack([loss.detach().float() * len(labels), correct.float()]).cpu()).tolist()
         images_seen = len(labels) * self.world.size
         progress = replace(progress, step=progress.step + 1, images=progress.images + images_seen)
+        # before the optimizer step, so that the weights stay valid
         if not torch.isfinite(torch.tensor(sums[0])):
             rate = float(self.schedule.get_last_lr()[0])
             raise TrainingError(
-                f"the loss is {sums[0] / images_seen} {self._place(progress)}, at learning rate {rate:.3g}. {WAY_OUT}"
+                f"the loss is {sums[0] / images_seen} {self._position(progress)}, at learning rate {rate:.3g}. {HINT}"
             )
         self.optimizer.step()
         self.schedule.step()
         return replace(progress, loss_sum=progress.loss_sum + sums[0], correct=progress.correct + round(sums[1]))
 
     def finish(self, progress: Progress) -> Epoch:
-        """The scores of the network as it now is."""
+        """Evaluate the network in its current state."""
         parts = {"validation": self.data.validation, "test": self.data.test}
         logits = [evaluate(self.model, part, self.device, self.world) for part in parts.values()]
         for part, outputs in zip(parts, logits, strict=True):
             if not torch.isfinite(outputs).all():
                 raise TrainingError(
-                    f"the model's logits of the {part} images are not finite {self._place(progress)}. {WAY_OUT}"
+                    f"the model's logits for the {part} images are not finite {self._position(progress)}. {HINT}"
                 )
         validation, test = score(logits[0], self.data.validation), score(logits[1], self.data.test)
+        # higher accuracy first, then lower loss
         is_best = (validation.accuracy, -validation.loss) > (self.best.accuracy, -self.best.loss)
         self.best = validation if is_best else self.best
         seen = progress.images
@@ -209,12 +213,13 @@ class _Trainer:
             images=seen,
         )
 
-    def _place(self, progress: Progress) -> str:
+    def _position(self, progress: Progress) -> str:
         return f"in epoch {progress.epoch}, step {progress.step} of {self.recipe.steps_per_epoch}"
 
 
-WAY_OUT = (
-    "Lower --learning-rate, or check the model for divisions and logarithms of zero; the last good checkpoint stays."
+HINT = (
+    "Lower --learning-rate, or check the model for divisions by zero and logarithms of zero. "
+    "The last valid checkpoint is kept."
 )
 
 

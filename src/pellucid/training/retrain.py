@@ -1,4 +1,4 @@
-"""A fresh network of a given kind, trained briefly: what ROAR asks for many times."""
+"""Retrain a network from scratch, briefly, as ROAR needs many times."""
 
 import copy
 
@@ -11,17 +11,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import preserved_random_state, seed_everything
 
-__all__ = ["train_afresh"]
+__all__ = ["retrain_and_predict"]
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 128, 0.01
 
 
-def train_afresh(model: nn.Module, images: Tensor, labels: Tensor, tests: Tensor, seed: int) -> Tensor:
-    """The logits that a copy of `model`, its weights drawn anew and trained on `images`, has for `tests`.
+def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests: Tensor, seed: int) -> Tensor:
+    """Reinitialize a copy of `model`, train it on `images`, and return its logits for `tests`.
 
-    Three epochs of AdamW with a one-cycle schedule; every draw follows from `seed`. `model` is left as it is.
+    Trains for three epochs with AdamW and a one-cycle schedule; all draws follow from `seed`. `model` is not modified.
     """
-    # torch's optimizers count their steps in tensors on the default device
+    # torch's optimizers create their step counters on the default device
     with isolated(), preserved_random_state(), torch.device(images.device):
         seed_everything(seed)
         network = copy.deepcopy(model).train().requires_grad_(True)
