@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jacobian.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.jacobian import jacobian, jacobian_report
-from pellucid.jacobian._ways import differences
+from pellucid.jacobian._algorithms import differences
 
 X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
 SQUARE = torch.diag_embed(2 * X)

@@ -151,7 +151,7 @@ def test_what_a_model_draws_leaves_no_trace(as_method: bool) -> None:
 
 def test_that_an_operation_has_no_batched_form_is_told_to_nobody() -> None:
     """And what else is warned of is heard, at the first call and later."""
-    folded = importlib.import_module("pellucid.jacobian._ways.folded")
+    folded = importlib.import_module("pellucid.jacobian._algorithms.folded")
     model, real = nn.Linear(6, 4).double(), folded.gradients
 
     def warning(kind: type[Warning]) -> Callable[..., object]:

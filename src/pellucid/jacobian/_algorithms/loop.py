@@ -1,6 +1,6 @@
 """One backward pass per output, over one shared forward pass."""
 
-from pellucid.jacobian._ways._part import Part, gradients
+from pellucid.jacobian._algorithms._part import Part, gradients
 
 __all__ = ["loop"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.jacobian._plan import Plan
-from pellucid.jacobian._ways._part import Part, gradients
-from pellucid.jacobian._ways.loop import loop
+from pellucid.jacobian._algorithms._part import Part, gradients
+from pellucid.jacobian._algorithms.loop import loop
 
 __all__ = ["folded", "pays_folded"]
 

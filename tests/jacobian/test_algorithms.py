@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from jacobian.models import reference, zoo
 from pellucid.jacobian import jacobian, jacobian_report
 from pellucid.jacobian._jacobian import METHODS
-from pellucid.jacobian._ways import WAYS
+from pellucid.jacobian._algorithms import ALGORITHMS
 
 IMAGES = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 NAMES = list(zoo())
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", ["auto", *WAYS])
+@pytest.mark.parametrize("method", ["auto", *ALGORITHMS])
 def test_every_way_agrees_with_torch_func(name: str, method: str) -> None:
     model = zoo()[name]
     expected = reference(model, IMAGES)
@@ -78,7 +78,7 @@ def test_a_way_without_forward_derivative_goes_back_to_rows() -> None:
     batch=st.integers(1, 5),
     widths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     activation=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.Identity]),
-    method=st.sampled_from(["auto", *WAYS]),
+    method=st.sampled_from(["auto", *ALGORITHMS]),
     has_shortcut=st.booleans(),
     seed=st.integers(0, 99),
 )
