@@ -110,10 +110,10 @@ def test_what_is_remembered_dies_with_its_model() -> None:
     before = len(_memory._LAYOUTS)
     model = Switched()
     jacobian(model, X)
-    for size in range(1, 2 * _memory.AT_MOST):
+    for size in range(1, 2 * _memory.MAX_LAYOUTS):
         jacobian(model, X[:1].expand(size, 6))
     assert len(_memory._LAYOUTS) == before + 1
-    assert len(_memory._LAYOUTS[id(model)][1]) <= _memory.AT_MOST
+    assert len(_memory._LAYOUTS[id(model)][1]) <= _memory.MAX_LAYOUTS
     del model
     assert len(_memory._LAYOUTS) == before
 

@@ -10,7 +10,7 @@ from pellucid.jacobian._problem import Outputs
 __all__ = ["Augmented", "augment"]
 
 SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-"""Attributes of `nn.Module` that the wrapper shares with the model, so that both always see the same parameters."""
+"""Attributes of `nn.Module` shared by the wrapper and the model, so that both always see the same parameters."""
 
 
 class Augmented(nn.Module):

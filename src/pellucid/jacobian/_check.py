@@ -12,9 +12,9 @@ from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
 from pellucid.engine.chunks import images_per_chunk
 from pellucid.engine.freezing import frozen
+from pellucid.jacobian._algorithms.differences import STEP
 from pellucid.jacobian._double import DoubleModel
 from pellucid.jacobian._rows import gradient_rows
-from pellucid.jacobian._algorithms.differences import STEP
 
 __all__ = ["JacobianCheck", "check_jacobian"]
 
@@ -77,7 +77,7 @@ def check_jacobian(
     """
     if samples < 1 or x.ndim < 2 or not len(x):
         raise ShapeError(
-            f"expected x of shape (batch, …) and samples of at least 1, got shape {tuple(x.shape)} and samples={samples}."
+            f"expected x of shape (batch, …) and at least 1 sample, got shape {tuple(x.shape)}; samples is {samples}."
         )
     with isolated(), frozen(model):
         double = DoubleModel(model)

@@ -97,7 +97,7 @@ class ExactMasks(KernelSwap):
 
 
 def with_exact_masks(plan: Plan) -> Plan:
-    """Return a plan for the same network with a float64 forward pass, or `plan` itself if that is slower or impossible."""
+    """Return a plan with a float64 forward pass, or `plan` itself if that is slower or impossible."""
     problem, kernels = plan.problem, plan.kernels
     is_single_float32 = len(problem.inputs) == 1 and problem.inputs[0].dtype == torch.float32
     if not is_single_float32 or "fourier" not in plan.layout.swapped or not kernels.operations.issubset(KNOWN):

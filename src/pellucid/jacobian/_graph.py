@@ -26,7 +26,7 @@ class Cut:
 
 
 def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -> Cut | None:
-    r"""Return the cut with the fewest units per image, below `fewer_than`; among equals, the one nearest the inputs.
+    r"""Return the cut with the fewest units per image, below `fewer_than`; if several, the one nearest the inputs.
 
     A value v lies on every path if and only if
     \(\text{paths}(\text{output} \to v) \cdot \text{paths}(v \to \text{inputs})\) equals the total number of paths. Paths

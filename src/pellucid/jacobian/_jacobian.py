@@ -11,14 +11,14 @@ from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
+from pellucid.jacobian._algorithms import ALGORITHMS, Part, choose
+from pellucid.jacobian._algorithms.differences import differences
 from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._memory import recall, remember
 from pellucid.jacobian._missing import WAY_OUT, check_rows
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
-from pellucid.jacobian._algorithms import ALGORITHMS, Part, choose
-from pellucid.jacobian._algorithms.differences import differences
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 

@@ -6,14 +6,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._algorithms._part import Part
 from pellucid.jacobian._algorithms.cut import cut, pays_cut
 from pellucid.jacobian._algorithms.folded import folded, pays_folded
 from pellucid.jacobian._algorithms.forward import forward, pays_forward
 from pellucid.jacobian._algorithms.loop import loop
+from pellucid.jacobian._plan import Plan
 
-__all__ = ["ALGORITHMS", "Part", "Algorithm", "choose"]
+__all__ = ["ALGORITHMS", "Algorithm", "Part", "choose"]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Part:
         if self.flat is None:
             problem = self.plan.problem
             if self.is_first:
-                self.flat = self.plan.prove(self.leaves)
+                self.flat = self.plan.verify(self.leaves)
             else:
                 self.flat = problem.call(self.leaves).reshape(len(self.leaves[0]), -1)
         return self.flat

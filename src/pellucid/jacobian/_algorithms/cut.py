@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from pellucid.jacobian._graph import Cut, narrowest_cut
-from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._algorithms._part import Part, gradients
 from pellucid.jacobian._algorithms.loop import loop
+from pellucid.jacobian._graph import Cut, narrowest_cut
+from pellucid.jacobian._plan import Plan
 
 __all__ = ["cut", "pays_cut"]
 

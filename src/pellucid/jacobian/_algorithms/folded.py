@@ -7,9 +7,9 @@ from warnings import catch_warnings, simplefilter, warn_explicit
 import torch
 from torch import Tensor
 
-from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._algorithms._part import Part, gradients
 from pellucid.jacobian._algorithms.loop import loop
+from pellucid.jacobian._plan import Plan
 
 __all__ = ["folded", "pays_folded"]
 

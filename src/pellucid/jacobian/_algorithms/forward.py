@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from pellucid.jacobian._plan import Plan
 from pellucid.jacobian._algorithms._part import Part
 from pellucid.jacobian._algorithms.loop import loop
+from pellucid.jacobian._plan import Plan
 
 __all__ = ["forward", "pays_forward"]
 
