@@ -114,7 +114,7 @@ def test_the_cost_of_finite_differences_is_told_beforehand(
 ) -> None:
     model, calls = zoo()["mlp"], []
     monkeypatch.setattr(differences.log, "log", lambda *told: calls.append((told[0], told[1] % told[2:])))
-    monkeypatch.setattr(differences, "TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(differences, "WARNING_SECONDS", 0.0)
     report = jacobian_report(model, torch.rand(5, 1, 6, 6), chunk=2, method="finite_difference")
     ((level, text),) = calls
     assert level == logging.WARNING

@@ -14,7 +14,7 @@ SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 
 
 class Augmented(nn.Module):
-    """A model with a `return_jacobian` method, as returned by `augment`. It shares all parameters and layers with it."""
+    """A model with a `return_jacobian` method, as returned by `augment`. Shares its parameters and layers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

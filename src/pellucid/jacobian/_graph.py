@@ -29,9 +29,9 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
     r"""Return the cut with the fewest units per image, below `fewer_than`; if several, the one nearest the inputs.
 
     A value v lies on every path if and only if
-    \(\text{paths}(\text{output} \to v) \cdot \text{paths}(v \to \text{inputs})\) equals the total number of paths. Paths
-    are counted exactly, in integers, so a shortcut around a narrow layer disqualifies that layer. Returns None if there
-    is no such cut.
+    \(\text{paths}(\text{output} \to v) \cdot \text{paths}(v \to \text{inputs})\) equals the total number of paths.
+    Paths are counted exactly, in integers, so a shortcut around a narrow layer disqualifies that layer. Returns None if
+    there is no such cut.
     """
     if output.grad_fn is None:
         return None

@@ -80,7 +80,7 @@ class Problem:
 
     @cached_property
     def known_layers(self) -> tuple[object, ...] | None:
-        """Description of a model built only from torch layers known to process each image independently; None otherwise.
+        """Description of a model whose layers are all known to process each image independently; None otherwise.
 
         Equal descriptions mean equal operations on equal shapes.
         """
@@ -96,7 +96,8 @@ class Problem:
         return tuple([part.detach().requires_grad_(part.is_floating_point()) for part in parts])
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the chosen output (batch, …). The model gets copies of the inputs, because it may modify them in place."""
+        """Return the chosen output (batch, …)."""
+        # copies, because the model may modify its inputs in place
         copies = [tensor.clone() for tensor in inputs]
         if self.known_layers:  # they contain no normalization, so `SoundNorms` is unnecessary
             return self.chosen(self.model(*copies), inputs)
@@ -109,8 +110,8 @@ class Problem:
         result = pick(returned, self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
-                f"the model returned shape {tuple(result.shape)} for {len(inputs[0])} images; expected a tensor with one "
-                "row per image."
+                f"the model returned shape {tuple(result.shape)} for {len(inputs[0])} images; expected a tensor with "
+                "one row per image."
             )
         return result
 
@@ -181,8 +182,8 @@ def pick(result: Any, name: str | None) -> Tensor:
         raise ShapeError(f"the model returned {type(result).__name__}; expected a tensor with one row per image.")
     if name is None and len(entries) > 1:
         raise ShapeError(
-            f"the model returned {type(result).__name__} with {', '.join(map(repr, entries))}; name one of them, such as "
-            f"outputs={next(iter(entries))!r}."
+            f"the model returned {type(result).__name__} with {', '.join(map(repr, entries))}; name one of them, "
+            f"such as outputs={next(iter(entries))!r}."
         )
     name = next(iter(entries)) if name is None else name
     if name not in entries:
@@ -217,7 +218,7 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 
 def untouched(model: Model) -> AbstractContextManager[object]:
-    """Run a module in eval mode without parameter gradients and restore it; for a function, restore the random state."""
+    """Run a module in eval mode without parameter gradients, then restore it and the random state."""
     module = _module_of(model)
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 

@@ -112,8 +112,8 @@ def _along(row: Tensor, dummy: Tensor, vectors: Tensor) -> Tensor:
 def _check_product(plan: Plan, leaf: Tensor, row: Tensor, dummy: Tensor, product: Tensor) -> None:
     """Raise `UnsupportedOperation` if an output changes with the input although its row of J is zero.
 
-    A product may also be zero because its vector is. J is therefore applied to a random vector, for which only zero
-    rows give zero.
+    A product may also be zero because the vector misses the inputs that an output depends on. J is therefore applied to
+    a random vector, for which only zero rows give zero.
     """
     if plan.problem.known_layers or bool(product.all()):
         return

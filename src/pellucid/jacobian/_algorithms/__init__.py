@@ -1,6 +1,6 @@
-"""The ways to compute a Jacobian, each one file: a function from a chunk of images to its rows.
+"""Algorithms for computing a Jacobian, one per file: each is a function that fills the rows of a chunk of images.
 
-`ALGORITHMS` is the table: a further way is a file and an entry.
+To add an algorithm, write a file and add an entry to `ALGORITHMS`.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ __all__ = ["ALGORITHMS", "Algorithm", "Part", "choose"]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One way to fill a chunk's rows."""
+    """An algorithm that fills a chunk's rows."""
 
     run: Callable[[Part], int]
-    """Fills the rows, and returns how many backward (or tangent) passes through the whole network that took."""
+    """Fill the rows and return the number of backward (or tangent) passes through the whole network."""
     pays: Callable[[Plan], bool]
-    """Whether it is the one to take, from shapes, dtype and operations alone."""
+    """Return True if the algorithm is worthwhile, judging from shapes, dtype and operations alone."""
 
 
 ALGORITHMS = {
@@ -32,9 +32,9 @@ ALGORITHMS = {
     "folded": Algorithm(folded, pays_folded),
     "loop": Algorithm(loop, lambda _: True),
 }
-"""In the order in which they are asked; the first that pays is taken."""
+"""Algorithms in order of preference; `choose` takes the first that is worthwhile."""
 
 
 def choose(plan: Plan) -> str:
-    """The name of the way that `method="auto"` takes: a fixed rule, so that equal calls give equal bits."""
+    """Return the algorithm for `method="auto"`, by a fixed rule so that equal calls give bitwise equal results."""
     return next(name for name, way in ALGORITHMS.items() if way.pays(plan))

@@ -1,4 +1,4 @@
-"""Through the narrowest layer: as many backward passes below it as it has active units, instead of one per output."""
+"""Backward passes through the narrowest layer: one per active unit of that layer instead of one per output."""
 
 import torch
 from torch import Tensor
@@ -12,22 +12,22 @@ __all__ = ["cut", "pays_cut"]
 
 
 def pays_cut(plan: Plan) -> bool:
-    """Where some layer that all paths pass has fewer units than there are outputs."""
+    """Return True if a value on all paths has fewer units than there are outputs."""
     return plan.layout.cut is not None
 
 
 def cut(part: Part) -> int:
-    r"""\(J = \frac{\partial f}{\partial h} \frac{\partial h}{\partial x}\), h being the cut.
+    r"""Compute \(J = \frac{\partial f}{\partial h} \frac{\partial h}{\partial x}\), where h is the cut.
 
-    The first factor A (output, unit) takes a backward pass of the few operations above the cut per output. A unit whose
-    column of A is zero is inactive (its ReLU is off), and needs no row of the second factor: image by image, the p-th
-    pass carries the p-th active unit.
+    The first factor (output, unit) takes one cheap backward pass per output through the operations above the cut. A unit
+    whose column in it is zero is inactive (its ReLU is off) and needs no row of the second factor. The p-th pass below
+    the cut therefore carries the p-th active unit of each image.
     """
     flat = part.run()
-    place = _same_cut(part, flat)
-    if place is None:
+    chunk_cut = _cut_of_chunk(part, flat)
+    if chunk_cut is None:  # the cut does not separate this chunk's images
         return loop(part)
-    upper = _upper(part, flat, place)  # (batch, output, unit)
+    upper = _upper_factor(part, flat, chunk_cut)  # (batch, output, unit)
     is_active = (upper != 0).any(1)
     counts = is_active.sum(1)
     passes = int(counts.max())
@@ -37,23 +37,24 @@ def cut(part: Part) -> int:
     lower = [rows.new_zeros((len(rows), passes, *rows.shape[2:]), dtype=flat.dtype) for rows in part.rows]
     images = torch.arange(len(flat), device=flat.device)
     for number in range(passes):
-        cotangent = flat.new_zeros((len(flat), place.units))
+        cotangent = flat.new_zeros((len(flat), chunk_cut.units))
+        # zero for images with fewer active units than passes
         cotangent[images, order[:, number]] = (number < counts).to(flat.dtype)
-        for found, store in zip(
-            gradients(place.edge, part.differentiated, cotangent.view(place.shape)), lower, strict=True
+        for gradient, store in zip(
+            gradients(chunk_cut.edge, part.differentiated, cotangent.view(chunk_cut.shape)), lower, strict=True
         ):
-            if found is not None:
-                store[:, number] = found
+            if gradient is not None:
+                store[:, number] = gradient
     for rows, store in zip(part.rows, lower, strict=True):
         rows.copy_(torch.bmm(factors, store.flatten(2)).view(rows.shape))
     return passes
 
 
-def _same_cut(part: Part, flat: Tensor) -> Cut | None:
-    """The cut in this chunk's graph, if it is the first image's, with an axis of images in front.
+def _cut_of_chunk(part: Part, flat: Tensor) -> Cut | None:
+    """Return the cut of this chunk's graph if it is the planned one and its first axis is the batch.
 
-    The shape of the first image alone and the chunk's must differ in the first axis only: this tells an axis of images
-    from one that happens to be as long.
+    Its shape may differ from that for the first image alone only in the first axis. This distinguishes the batch axis
+    from another axis that happens to have the same length.
     """
     found = narrowest_cut(flat, part.differentiated, fewer_than=len(part.plan.wanted))
     planned = part.plan.layout.cut
@@ -63,12 +64,14 @@ def _same_cut(part: Part, flat: Tensor) -> Cut | None:
     return found if is_same else None
 
 
-def _upper(part: Part, flat: Tensor, place: Cut) -> Tensor:
-    """(batch, output, unit): the derivative of the wanted outputs by the cut's units."""
+def _upper_factor(part: Part, flat: Tensor, chunk_cut: Cut) -> Tensor:
+    """Return the derivative of the wanted outputs by the cut's units (batch, output, unit)."""
     columns, cotangent = [], flat.new_zeros(flat.shape)
     for index in part.plan.wanted:
         cotangent[:, index] = 1
-        (found,) = gradients(flat, [place.edge], cotangent)
-        columns.append(flat.new_zeros((len(flat), place.units)) if found is None else found.reshape(len(flat), -1))
+        (gradient,) = gradients(flat, [chunk_cut.edge], cotangent)
+        columns.append(
+            flat.new_zeros((len(flat), chunk_cut.units)) if gradient is None else gradient.reshape(len(flat), -1)
+        )
         cotangent[:, index] = 0
     return torch.stack(columns, 1)
