@@ -106,8 +106,8 @@ class Plan:
         alone = alone.detach().flatten()
         if alone.shape != batched.shape:
             raise ShapeError(
-                f"the first image's outputs have shape {tuple(batched.shape)} in a batch but {tuple(alone.shape)} alone. "
-                "Make their shape independent of the batch, or pass chunk=1."
+                f"the first image's outputs have shape {tuple(batched.shape)} in a batch but {tuple(alone.shape)} "
+                "alone. Make their shape independent of the batch, or pass chunk=1."
             )
         error, scale = float(vector_norm(alone - batched, torch.inf)), float(vector_norm(alone, torch.inf))
         if error > TOLERANCE.get(batched.dtype, 0.1) * scale + torch.finfo(batched.dtype).tiny:

@@ -159,13 +159,13 @@ def _name_of(func: Callable[..., Any]) -> str:
     return name.removesuffix(".__get__").replace("torch.Tensor.", "").replace("torch.nn.functional.", "")
 
 
-def _tensors(values: Iterable[Any], tensors_found: list[Tensor]) -> list[Tensor]:
-    """Append all tensors among `values`, including those in lists, tuples and dicts, to `tensors_found`, and return it."""
+def _tensors(values: Iterable[Any], collected: list[Tensor]) -> list[Tensor]:
+    """Append all tensors in `values`, nested lists, tuples and dicts included, to `collected` and return it."""
     for value in values:
         if isinstance(value, Tensor):
-            tensors_found.append(value)
+            collected.append(value)
         elif isinstance(value, tuple | list):
-            _tensors(value, tensors_found)
+            _tensors(value, collected)
         elif isinstance(value, dict):
-            _tensors(value.values(), tensors_found)
-    return tensors_found
+            _tensors(value.values(), collected)
+    return collected

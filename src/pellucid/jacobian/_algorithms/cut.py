@@ -19,9 +19,9 @@ def pays_cut(plan: Plan) -> bool:
 def cut(part: Part) -> int:
     r"""Compute \(J = \frac{\partial f}{\partial h} \frac{\partial h}{\partial x}\), where h is the cut.
 
-    The first factor (output, unit) takes one cheap backward pass per output through the operations above the cut. A unit
-    whose column in it is zero is inactive (its ReLU is off) and needs no row of the second factor. The p-th pass below
-    the cut therefore carries the p-th active unit of each image.
+    The first factor (output, unit) takes one cheap backward pass per output, through the operations above the cut. A
+    unit whose column in it is zero is inactive (its ReLU is off) and needs no row of the second factor. The p-th pass
+    below the cut therefore carries the p-th active unit of each image.
     """
     flat = part.run()
     chunk_cut = _cut_of_chunk(part, flat)

@@ -15,8 +15,8 @@ from pellucid.jacobian._problem import Problem, untouched
 __all__ = ["STEP", "differences"]
 
 STEP = 2.0**-20
-"""Step size for inputs in [0, 1]. A power of two, so that adding it to a float32 pixel is exact in float64; small enough
-that few ReLUs switch within a step, and large enough for nine digits of precision."""
+"""Step size for inputs in [0, 1]. A power of two, so that adding it to a float32 pixel is exact in float64; small
+enough that few ReLUs switch within a step, and large enough for nine digits of precision."""
 
 WARNING_SECONDS = 1.0
 """Estimated duration in seconds above which the cost is logged as a warning rather than at level INFO."""

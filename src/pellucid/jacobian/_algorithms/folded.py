@@ -27,7 +27,7 @@ def pays_folded(plan: Plan) -> bool:
 
 
 def folded(part: Part) -> int:
-    """Compute all rows of J at once, with the cotangents stacked along an extra axis, or in groups if that is too large."""
+    """Compute all rows of J at once, with the cotangents stacked along an extra axis; in groups if too large."""
     if _checks_for_nan():
         return loop(part)
     flat, wanted = part.run(), part.plan.wanted
@@ -54,7 +54,7 @@ def _checks_for_nan() -> bool:
 
 @contextmanager
 def _without_batching_warnings(plan: Plan) -> Iterator[None]:
-    """Suppress warnings about missing batching rules, which affect speed only. Records on the plan if there were any."""
+    """Suppress warnings about missing batching rules, which affect only speed, and record if there were any."""
     with catch_warnings(record=True) as caught:
         simplefilter("always")
         yield
