@@ -29,7 +29,7 @@ def no_grad_half(x: Tensor) -> Tensor:
         (lambda x: x.argmax(1, keepdim=True).float(), "argmax has no derivative"),
         (lambda x: x.round().int(), "int has no derivative"),
         (lambda x: x * x.max().item(), "item takes"),
-        (lambda x: F.dropout(x), "dropout is active"),
+        (lambda x: F.dropout(x), "dropout is on"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch statistics.*called as a function"),
         (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False)), r"batch statistics.*1 \(Batch"),
     ],

@@ -61,8 +61,8 @@ def test_outputs_without_a_derivative_are_named(method: str) -> None:
         jacobian(partly, X, method=method)
     with pytest.raises(UnsupportedOperation, match=r"output 3 changes.*outputs=\[1, 0\]"):
         jacobian(partly, X, outputs=[1, 3, 0], method=method, chunk=1)
-    found = jacobian(partly, X, outputs=[1, 0], method=method)
-    torch.testing.assert_close(found[:, 0, 1], X[:, 1].exp())
+    result = jacobian(partly, X, outputs=[1, 0], method=method)
+    torch.testing.assert_close(result[:, 0, 1], X[:, 1].exp())
     wide = jacobian(partly, X, method="finite_difference")
     torch.testing.assert_close(wide[:, 3, 3], torch.ones(3, dtype=X.dtype))
 
@@ -144,10 +144,10 @@ def test_constants_and_kinks_have_zero_rows(method: str) -> None:
     def model(x: Tensor) -> Tensor:
         return torch.cat([x.sum(1, keepdim=True), torch.ones(len(x), 1).to(x), F.relu(x - 9), x.square()], 1)
 
-    found = jacobian(model, torch.cat([X, torch.zeros_like(X[:1])]), method=method)
-    assert (found[:, 1:7] == 0).all()
-    assert (found[3, 7:] == 0).all()
-    torch.testing.assert_close(found[:3, 7:], 2 * torch.diag_embed(X))
+    result = jacobian(model, torch.cat([X, torch.zeros_like(X[:1])]), method=method)
+    assert (result[:, 1:7] == 0).all()
+    assert (result[3, 7:] == 0).all()
+    torch.testing.assert_close(result[:3, 7:], 2 * torch.diag_embed(X))
     layers = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 2, bias=False), nn.ReLU(), nn.Flatten()).double()
     assert (jacobian(layers, torch.zeros_like(X), method=method) == 0).all()
 

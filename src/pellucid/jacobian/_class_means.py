@@ -57,10 +57,8 @@ def jacobian_class_means(
     spectral: list[Tensor] = []
     frobenius: list[Tensor] = []
     like = torch.empty(0, dtype=torch.float32, device="cpu")
-    for (
-        x,
-        labels,
-    ) in batches:  # outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
+    # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
+    for x, labels in batches:
         if not len(x):
             continue
         with isolated(), counted_from(sum(map(len, seen))):

@@ -57,7 +57,7 @@ def _refuse(
     wanted: Sequence[int] | None,
     first: int,
 ) -> None:
-    """Find the first non-finite value and raise its error; return if there is none."""
+    """Raise the error for the first non-finite value, if any."""
     for tensor in inputs:
         row = first_bad_row(tensor.detach())
         if row is not None:

@@ -53,7 +53,7 @@ class KernelSwap(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
             result: Any = self._forward(*args)
-        # only if the gradient by the input alone is asked for: the output mask is (input, weight, bias)
+        # only if just the input gradient is requested: the output mask is (input, weight, bias)
         elif func is torch.ops.aten.convolution_backward.default and args[-1][0] and not any(args[-1][1:]):
             result = self._backward(args)
         else:
@@ -65,24 +65,24 @@ class KernelSwap(TorchDispatchMode):
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        way = way_of(x, weight, rest[1:])
-        if way is not None and (way != "one_channel" or min(weight.shape[2:]) >= FOLDED_SIDE):
-            self.swapped.add(way)
-        elif way is not None:
-            self.swapped_in_batches.add(way)
+        kernel = way_of(x, weight, rest[1:])
+        if kernel is not None and (kernel != "one_channel" or min(weight.shape[2:]) >= FOLDED_SIDE):
+            self.swapped.add(kernel)
+        elif kernel is not None:
+            self.swapped_in_batches.add(kernel)
         multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
-        if way in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
+        if kernel in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
             return torch.ops.aten.convolution(x.repeat_interleave(multiplier, 1), weight, *rest[:-1], len(weight))
         return torch.ops.aten.convolution(x, weight, *rest)
 
     def _backward(self, args: Any) -> tuple[Tensor, None, None]:
         gradient, x, weight, _, *rest = args
-        way = way_of(x, weight, rest[:-1])
-        if way == "fourier":
+        kernel = way_of(x, weight, rest[:-1])
+        if kernel == "fourier":
             return self._by_fourier(gradient, x, weight, rest[1]), None, None
-        if way == "multiplier":
+        if kernel == "multiplier":
             return _by_repetition(gradient, x, weight, rest), None, None
-        if way == "one_channel" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
+        if kernel == "one_channel" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
             return _by_folding(gradient, x, weight, rest), None, None
         result: tuple[Tensor, None, None] = torch.ops.aten.convolution_backward(*args)
         return result

@@ -24,7 +24,7 @@ _LAYOUTS: dict[int, tuple[ref[Any], Layouts]] = {}
 
 
 def recall(problem: Problem, chunk: int | None) -> Plan | None:
-    """Return the plan of the last call with the same model and shapes, or None if there is none."""
+    """Return the plan of the last call with the same model and shapes, or None without one."""
     owner, key = _owner_and_key(problem, chunk)
     reference, layouts = _LAYOUTS.get(id(owner), (None, {}))
     entry = layouts.get(key)

@@ -153,6 +153,6 @@ def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, 
         missing = zero_outputs(problem, leaves, output) if output.requires_grad else []
         if not missing:
             raise
-        raise UnsupportedOperation(f"{error} Outputs without any derivative: {listed(missing)}.") from None
+        raise UnsupportedOperation(f"{error} There is no derivative at all for outputs {listed(missing)}.") from None
     check_graph(output, WAY_OUT)
     return output, (*watch.calls, output.shape)

@@ -38,8 +38,8 @@ class PathWatch(TorchFunctionMode):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
-        self._without_gradient: dict[int, tuple[Tensor, str, tuple[bool, int]]] = {}
         # keyed by id; storing the tensor keeps it alive, so that its id is not reused
+        self._without_gradient: dict[int, tuple[Tensor, str, tuple[bool, int]]] = {}
         self.calls: list[object] = []
         """The functions called, with the shape and dtype of each result."""
         self.last_without_gradient = ""
@@ -143,7 +143,7 @@ def _refuse_dropout(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
         if rate:
             raise UnsupportedOperation(
-                f"{_name_of(func)} is active although the model is in eval mode, so the outputs are random. Pass it "
+                f"{_name_of(func)} is on although the model is in eval mode, so the outputs are random. Pass it "
                 "training=self.training."
             )
 

@@ -37,4 +37,4 @@ ALGORITHMS = {
 
 def choose(plan: Plan) -> str:
     """Return the algorithm for `method="auto"`, by a fixed rule so that equal calls give bitwise equal results."""
-    return next(name for name, way in ALGORITHMS.items() if way.pays(plan))
+    return next(name for name, algorithm in ALGORITHMS.items() if algorithm.pays(plan))

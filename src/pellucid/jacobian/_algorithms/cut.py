@@ -56,12 +56,12 @@ def _cut_of_chunk(part: Part, flat: Tensor) -> Cut | None:
     Its shape may differ from that for the first image alone only in the first axis. This distinguishes the batch axis
     from another axis that happens to have the same length.
     """
-    found = narrowest_cut(flat, part.differentiated, fewer_than=len(part.plan.wanted))
+    narrowest = narrowest_cut(flat, part.differentiated, fewer_than=len(part.plan.wanted))
     planned = part.plan.layout.cut
-    if found is None or planned is None:
+    if narrowest is None or planned is None:
         return None
-    is_same = (found.place, found.name, found.shape[1:]) == (planned.place, planned.name, planned.shape[1:])
-    return found if is_same else None
+    is_same = (narrowest.place, narrowest.name, narrowest.shape[1:]) == (planned.place, planned.name, planned.shape[1:])
+    return narrowest if is_same else None
 
 
 def _upper_factor(part: Part, flat: Tensor, chunk_cut: Cut) -> Tensor:
