@@ -1,4 +1,4 @@
-"""aug-net's own trained network, rebuilt from the reference's weights."""
+"""The trained network of aug-net, rebuilt from the reference weights."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["augnet"]
 
 
 class Separable(nn.Module):
-    """A depthwise 20×20 convolution of multiplier 3, then a pointwise one; 'same' as Keras pads it."""
+    """Depthwise 20×20 convolution with multiplier 3, then a pointwise one, with the "same" padding of Keras."""
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class Separable(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Flattens in (height, width, channel) order."""
+    """Flattens in (height, width, channel) order, as Keras does."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def augnet(shared: Path) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network in float64, in eval mode; and the reference's arrays as tensors, the image as (1, 1, 256, 256)."""
+    """Return the network in float64 and eval mode, and the reference arrays as tensors (image: (1, 1, 256, 256))."""
     with np.load(shared / "reference" / "augnet" / "reference.npz") as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "layer_config"}
     weights = {name.removeprefix("w:"): value.double() for name, value in arrays.items() if name.startswith("w:")}

@@ -1,4 +1,4 @@
-"""Networks that the tests of the Jacobian share, and the slow derivation they are compared with."""
+"""Networks shared by the Jacobian tests, and a slow independent reference."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch.func import jacrev, vmap
 
 
 def reference(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """By torch.func, image by image; by plain autograd where that knows no batched form."""
+    """Compute the Jacobian with torch.func, or with plain autograd for layers without a batching rule."""
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     if any(isinstance(part, Sequence | Recurrent) for part in parts):
         whole = torch.autograd.functional.jacobian(model, x)
@@ -17,7 +17,7 @@ def reference(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """A branch, a shortcut, and an in-place addition."""
+    """Residual block with an in-place addition."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
 
 class Sequence(nn.Module):
-    """Attention over rows, with layer norm; the time axis is moved to the front on the way."""
+    """Self-attention over the rows with layer norm, computed with the time axis in front."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Sequence(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU over the rows."""
+    """GRU over the rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Recurrent(nn.Module):
 
 
 def zoo() -> dict[str, nn.Module]:
-    """Models of images (batch, 1, 6, 6), by what is special about them; in float64, in eval mode."""
+    """Return models of images (batch, 1, 6, 6) by their distinctive feature, in float64 and eval mode."""
     torch.manual_seed(0)
     flat, pool = nn.Flatten(), nn.MaxPool2d(2)
     layers: dict[str, list[nn.Module]] = {

@@ -1,4 +1,4 @@
-"""An augmented model is its model, and tells its Jacobian."""
+"""An augmented model behaves like its model and returns its Jacobian."""
 
 import copy
 import io
@@ -25,36 +25,36 @@ class Named(nn.Module):
         return f"{self.title} of {self.inner.out_features}"
 
 
-def fresh() -> Named:
+def new_model() -> Named:
     torch.manual_seed(0)
     return Named()
 
 
 def train(model: nn.Module, steps: int = 5) -> Tensor:
     torch.manual_seed(1)
-    optimiser = torch.optim.Adam(model.parameters(), 0.05)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
     model.train()
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(X).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval()(X)
 
 
-def test_trains_saves_and_predicts_as_its_model() -> None:
-    plain, augmented = fresh(), augment(fresh())
+def test_trains_saves_and_predicts_like_its_model() -> None:
+    plain, augmented = new_model(), augment(new_model())
     assert torch.equal(train(plain), train(augmented))
     assert list(plain.state_dict()) == list(augmented.state_dict())
     assert all(torch.equal(value, augmented.state_dict()[key]) for key, value in plain.state_dict().items())
-    other = fresh()
+    other = new_model()
     other.load_state_dict(augmented.state_dict())
-    augment(fresh()).load_state_dict(plain.state_dict())
+    augment(new_model()).load_state_dict(plain.state_dict())
     assert torch.equal(other.eval()(X), plain(X))
     assert [name for name, _ in augmented.named_parameters()] == [name for name, _ in plain.named_parameters()]
 
 
 def test_returns_the_jacobian_in_training_mode_too() -> None:
-    model = fresh()
+    model = new_model()
     augmented = augment(model).train()
     assert torch.equal(augmented.return_jacobian(X), jacobian(model, X))
     assert augmented.return_jacobian(X, [1]).shape == (6, 1, 4)
@@ -62,8 +62,8 @@ def test_returns_the_jacobian_in_training_mode_too() -> None:
     assert model.training
 
 
-def test_model_and_augmented_model_are_one() -> None:
-    model = fresh()
+def test_model_and_augmented_model_share_state() -> None:
+    model = new_model()
     augmented = augment(model)
     augmented.double().eval()
     assert model.inner.weight.dtype == torch.float64
@@ -74,8 +74,8 @@ def test_model_and_augmented_model_are_one() -> None:
         _ = augmented.nothing
 
 
-def test_copies_and_pickles_whole() -> None:
-    augmented = augment(fresh())
+def test_copies_and_pickles() -> None:
+    augmented = augment(new_model())
     buffer = io.BytesIO()
     torch.save(augmented, buffer)
     buffer.seek(0)
@@ -87,8 +87,8 @@ def test_copies_and_pickles_whole() -> None:
         assert not twin.return_jacobian(X).any()
 
 
-def test_inside_another_model() -> None:
-    outer, twin = nn.Sequential(augment(fresh()), nn.Linear(3, 2)), nn.Sequential(fresh(), nn.Linear(3, 2))
+def test_works_inside_another_model() -> None:
+    outer, twin = nn.Sequential(augment(new_model()), nn.Linear(3, 2)), nn.Sequential(new_model(), nn.Linear(3, 2))
     assert list(outer.state_dict()) == list(twin.state_dict())
     twin.load_state_dict(outer.state_dict())
     assert torch.equal(outer.eval()(X), twin.eval()(X))

@@ -1,4 +1,4 @@
-"""aug-net's own network, against its Jacobian by TensorFlow."""
+"""The Jacobian of aug-net's network, compared with TensorFlow's."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ def test_equals_tensorflow_in_float64(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_float32_the_kinks_are_those_of_float64(shared: Path) -> None:
-    """Plain autograd in float32 flips seven windows of a max-pool, and is off by 1.5e-4; TensorFlow's is too."""
+def test_float32_selects_the_same_kinks_as_float64(shared: Path) -> None:
+    """Plain autograd in float32 flips seven max-pool windows and is off by 1.5e-4, as is TensorFlow."""
     model, reference = augnet(shared)
     model, image = model.float(), reference["input"].float()
     report = jacobian_report(model, image)
     assert (report.method, report.backwards) == ("cut+double+fourier", 6)
     plain = torch.autograd.functional.jacobian(model, image)[0, :, 0, 0]
-    error, usual = (
-        float((found - reference["jacobian_f64"]).abs().max()) for found in (report.jacobian[0, :, 0], plain)
+    error, plain_error = (
+        float((result - reference["jacobian_f64"]).abs().max()) for result in (report.jacobian[0, :, 0], plain)
     )
-    assert error < 1e-6 < 1e-5 < usual
+    assert error < 1e-6 < 1e-5 < plain_error

@@ -29,7 +29,7 @@ def test_a_smooth_network_agrees_and_has_no_kinks(activation: nn.Module) -> None
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_strong_curvature_is_no_kink(scale: float) -> None:
+def test_strong_curvature_is_not_a_kink(scale: float) -> None:
     class Waves(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.sin(scale * x.flatten(1)[:, :8])
@@ -47,8 +47,8 @@ def test_a_relu_network_away_from_zero_agrees() -> None:
 
 def test_relus_at_zero_are_kinks() -> None:
     images = IMAGES.clone()
-    images[1] = 0  # without a bias, every ReLU stands exactly at zero
-    images[2, :, :4] = 0  # and here, those of the upper half
+    images[1] = 0  # without a bias, every ReLU is exactly at zero
+    images[2, :, :4] = 0  # likewise in the upper half only
     check = check_jacobian(network(nn.ReLU(), bias=False), images, samples=64)
     assert check.on_kink.tolist() == [False, True, True, False]
     assert bool(check.entries_on_kink[1].all())
@@ -64,13 +64,13 @@ def test_ties_of_a_max_pool_are_kinks() -> None:
     check = check_jacobian(network(nn.Softplus(), pool=nn.MaxPool2d(2)), images, samples=64)
     assert check.on_kink.tolist() == [True, False, False, False]
     assert check.entries_on_kink[0].any()
-    assert float(check.error.max()) < 1e-8  # its smooth entries agree all the same
+    assert float(check.error.max()) < 1e-8  # its smooth entries still agree
     assert check.largest() == float(check.error[1:].max())
     assert check.largest(with_kinks=True) == float(check.error.max())
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-8, 1e-7, 2e-7, 4e-7, 8e-7, 2e-6])
-def test_a_kink_beside_the_image_never_counts_as_an_error(distance: float) -> None:
+def test_a_kink_near_the_image_never_counts_as_an_error(distance: float) -> None:
     class Bent(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.relu(x.flatten(1) - 0.5 - distance).sum(1, keepdim=True)
@@ -80,7 +80,7 @@ def test_a_kink_beside_the_image_never_counts_as_an_error(distance: float) -> No
     assert check.largest(with_kinks=True) is None or check.largest(with_kinks=True) < 1e-8
 
 
-def test_a_wrong_jacobian_is_found() -> None:
+def test_a_wrong_jacobian_is_detected() -> None:
     model = network(nn.ReLU())
     wrong = jacobian(model, IMAGES)
     wrong[2, 4] *= 1.01
@@ -91,8 +91,8 @@ def test_a_wrong_jacobian_is_found() -> None:
     assert check.largest() == float(check.given_error[2])
 
 
-def test_a_wrong_derivative_in_the_model_itself_is_found() -> None:
-    class Liar(torch.autograd.Function):
+def test_a_wrong_derivative_in_the_model_itself_is_detected() -> None:
+    class WrongGradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
             return x**2
@@ -101,14 +101,14 @@ def test_a_wrong_derivative_in_the_model_itself_is_found() -> None:
         def backward(ctx: object, grad: Tensor) -> Tensor:
             return grad
 
-    class Lying(nn.Module):
+    class WrongModel(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return Liar.apply(x).flatten(1)[:, :3]
+            return WrongGradient.apply(x).flatten(1)[:, :3]
 
-    assert float(check_jacobian(Lying(), IMAGES, samples=64).error.min()) > 0.01
+    assert float(check_jacobian(WrongModel(), IMAGES, samples=64).error.min()) > 0.01
 
 
-def test_an_undefined_jacobian_is_not_called_right() -> None:
+def test_an_undefined_jacobian_does_not_pass() -> None:
     class Undefined(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)[:, :2] * torch.nan
@@ -119,7 +119,7 @@ def test_an_undefined_jacobian_is_not_called_right() -> None:
 
 
 class Casting(nn.Module):
-    """Lowers the precision on its way, keeps plain tensors, and makes new ones."""
+    """Lowers the precision in between, stores plain tensors, and creates new ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,15 +159,15 @@ def test_samples_depend_on_the_seed_alone() -> None:
     assert all(len(set(row.tolist())) == 16 for row in first.positions)
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     model = network(nn.Tanh())
-    with pytest.raises(ShapeError, match=r"\(4, 5, 8, 8\).*should be"):
+    with pytest.raises(ShapeError, match=r"expected a Jacobian.*got \(4, 5, 8, 8\)"):
         check_jacobian(model, IMAGES, torch.zeros(4, 5, 8, 8))
     with pytest.raises(ShapeError, match="samples is 0"):
         check_jacobian(model, IMAGES, samples=0)
 
 
-def test_a_model_that_cannot_be_copied_or_raised_is_told() -> None:
+def test_a_model_that_cannot_be_copied_or_converted_is_rejected() -> None:
     class Single(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             if x.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""The cut at the narrowest layer: taken where it is one, and never where a path goes around it."""
+"""The cut at the narrowest layer: used if every path passes through it, and never if a path bypasses it."""
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def test_only_active_units_cost_a_pass() -> None:
     torch.testing.assert_close(report.jacobian, reference(model, X), rtol=1e-10, atol=1e-14)
 
 
-def test_a_shortcut_around_it_is_seen() -> None:
+def test_a_shortcut_around_the_cut_is_detected() -> None:
     inner, around = bottleneck(), nn.Linear(20, 8).double()
     for name, model in {
         "around": lambda x: inner(x) + around(x),
@@ -44,7 +44,7 @@ def test_a_shortcut_around_it_is_seen() -> None:
         torch.testing.assert_close(report.jacobian, reference(model, X), rtol=1e-10, atol=1e-14)
 
 
-def test_a_value_used_twice_is_still_one_cut() -> None:
+def test_a_value_used_twice_is_still_a_cut() -> None:
     inner = bottleneck()
 
     def model(x: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def test_a_value_used_twice_is_still_one_cut() -> None:
     torch.testing.assert_close(report.jacobian, reference(model, X), rtol=1e-10, atol=1e-14)
 
 
-def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
-    """Five steps of five images: the time axis stands in front where the layer is narrow."""
+def test_an_axis_as_long_as_the_batch_is_not_mistaken_for_it() -> None:
+    """Five steps of five images, with the time axis in front at the narrow layer."""
     torch.manual_seed(0)
     embed, head = nn.Linear(4, 1).double(), nn.Linear(5, 9).double()
 
@@ -70,7 +70,7 @@ def test_an_axis_as_long_as_the_batch_is_not_taken_for_it() -> None:
         torch.testing.assert_close(report.jacobian, reference(model, X[:size]), rtol=1e-10, atol=1e-14)
 
 
-def test_half_of_a_split_value_is_no_cut() -> None:
+def test_half_of_a_split_value_is_not_a_cut() -> None:
     torch.manual_seed(0)
     first, last = nn.Linear(20, 6).double(), nn.Linear(3, 9).double()
 
@@ -81,7 +81,7 @@ def test_half_of_a_split_value_is_no_cut() -> None:
     torch.testing.assert_close(jacobian_report(model, X).jacobian, reference(model, X), rtol=1e-10, atol=1e-14)
 
 
-def test_a_plan_is_not_kept_beyond_a_change_of_the_model() -> None:
+def test_a_changed_model_is_planned_again() -> None:
     model = bottleneck()
     jacobian_report(model, X)
     model[2], model[4] = nn.Linear(30, 12).double(), nn.Linear(12, 9).double()

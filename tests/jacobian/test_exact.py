@@ -1,4 +1,4 @@
-"""Kinks decided in float64: the forward pass by FFT keeps zeros and ties, and float32 agrees with float64."""
+"""The float64 forward pass by FFT preserves zeros and ties, so that float32 agrees with float64."""
 
 from copy import deepcopy
 from typing import Any
@@ -31,7 +31,7 @@ def images(kind: str) -> Tensor:
     return flat
 
 
-@pytest.mark.parametrize("kind", ["noise", "black background", "grey background"])
+@pytest.mark.parametrize("kind", ["noise", "black background", "gray background"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_float32_agrees_with_float64(kind: str, bias: bool) -> None:
     model, x = network(bias=bias).eval(), images(kind)
@@ -45,9 +45,9 @@ def test_float32_agrees_with_float64(kind: str, bias: bool) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_the_pools_ties_go_to_the_first_where_rounding_would_break_them() -> None:
+def test_near_ties_of_a_max_pool_go_to_the_first() -> None:
     x = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
-    x[0, 0, 0, 1] = x[0, 0, 1, 0] = 1e-13  # a tie but for rounding
+    x[0, 0, 0, 1] = x[0, 0, 1, 0] = 1e-13  # a tie up to rounding
     x[0, 0, 3, 3] = 1.0
     with ExactMasks():
         _, indices = F.max_pool2d(x, 2, return_indices=True)
@@ -66,32 +66,32 @@ def test_the_pools_ties_go_to_the_first_where_rounding_would_break_them() -> Non
     ],
     ids=str,
 )
-def test_any_max_pool_picks_as_torch_does(settings: dict[str, Any]) -> None:
+def test_max_pool_selects_the_same_elements_as_torch(settings: dict[str, Any]) -> None:
     x = torch.randn(2, 3, 11, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x[0] = x[0].round()  # many ties
     values, indices = F.max_pool2d(x, return_indices=True, **settings)
     with ExactMasks():
-        found, picked = F.max_pool2d(x, return_indices=True, **settings)
-    assert torch.equal(values, found)
-    assert torch.equal(indices, picked)
+        result, selected = F.max_pool2d(x, return_indices=True, **settings)
+    assert torch.equal(values, result)
+    assert torch.equal(indices, selected)
 
 
 @pytest.mark.parametrize(("channels", "multiplier", "side", "padding"), [(1, 3, 20, 0), (2, 1, 15, 7), (3, 2, 16, 3)])
-def test_the_convolution_by_fft(channels: int, multiplier: int, side: int, padding: int) -> None:
+def test_convolution_by_fft_matches_the_direct_one(channels: int, multiplier: int, side: int, padding: int) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(channels, channels * multiplier, side, padding=padding, groups=channels).double()
     x = torch.rand(2, channels, 33, 31, dtype=torch.float64, requires_grad=True)
     direct = layer(x)
     (gradient,) = torch.autograd.grad(direct, x, torch.ones_like(direct))
     with ExactMasks():
-        found = layer(x)
-        (back,) = torch.autograd.grad(found, x, torch.ones_like(found))
-    torch.testing.assert_close(found, direct, rtol=0, atol=1e-13)
-    torch.testing.assert_close(back, gradient, rtol=0, atol=2e-5)  # the way back is in float32
+        result = layer(x)
+        (back,) = torch.autograd.grad(result, x, torch.ones_like(result))
+    torch.testing.assert_close(result, direct, rtol=0, atol=1e-13)
+    torch.testing.assert_close(back, gradient, rtol=0, atol=2e-5)  # the backward pass is in float32
 
 
 class Comparing(nn.Sequential):
-    """Compares values in a way that an FFT's rounding would disturb."""
+    """Compares values, so that the rounding of an FFT would matter."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).sort(1).values

@@ -1,4 +1,4 @@
-"""Jacobians of inputs, outputs and derivatives that are not finite: refused, with the first image."""
+"""Inputs, outputs and derivatives that are not finite are rejected, with the index of the first image."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from pellucid.jacobian import (
     transposed_product,
 )
 
-WAYS = ["auto", "forward", "cut", "folded", "loop", "finite_difference"]
+METHODS = ["auto", "forward", "cut", "folded", "loop", "finite_difference"]
 
 
 def mlp(outputs: int = 4) -> nn.Sequential:
@@ -26,19 +26,19 @@ def some(count: int = 7) -> Tensor:
     return torch.rand(count, 6, generator=torch.Generator().manual_seed(0)).double()
 
 
-@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_inputs_must_be_finite(method, value, chunk) -> None:
     x = some()
     x[5, 2] = value
-    with pytest.raises(DataError, match=f"x holds {'NaN' if value != value else 'inf'} at index 2 in image 5"):
+    with pytest.raises(DataError, match=f"x contains {'NaN' if value != value else 'inf'} at index 2 in image 5"):
         jacobian(mlp(), x, method=method, chunk=chunk)
 
 
-@pytest.mark.parametrize("method", WAYS[:-1])
+@pytest.mark.parametrize("method", METHODS[:-1])
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_outputs_must_be_finite_also_where_the_derivative_is(method, chunk) -> None:
+def test_outputs_must_be_finite_even_if_the_derivative_is(method, chunk) -> None:
     x = some()
     x[5] = 2
 
@@ -47,18 +47,18 @@ def test_outputs_must_be_finite_also_where_the_derivative_is(method, chunk) -> N
             [x, x.sum(1, keepdim=True) + torch.where(x.detach().sum(1, keepdim=True) > 11, torch.inf, 0.0)], 1
         )
 
-    with pytest.raises(ModelError, match="outputs for image 5 hold inf at index 6"):
+    with pytest.raises(ModelError, match="outputs for image 5 contain inf at index 6"):
         jacobian(model, x, method=method, chunk=chunk)
     torch.testing.assert_close(jacobian(model, x, [0, 1], method=method, chunk=chunk)[:, :, :2],
                                torch.eye(2).double().expand(7, 2, 2))  # fmt: skip
 
 
-def test_a_bias_that_is_not_finite_is_found_in_known_layers() -> None:
+def test_a_non_finite_bias_is_detected_in_known_layers() -> None:
     model = mlp()
     with torch.no_grad():
         model[2].bias[3] = torch.nan
-    for _ in range(2):  # the second call remembers the layout
-        with pytest.raises(ModelError, match="outputs for image 0 hold NaN at index 3"):
+    for _ in range(2):  # the second call uses the cached layout
+        with pytest.raises(ModelError, match="outputs for image 0 contain NaN at index 3"):
             jacobian(model, some())
     assert bool(jacobian(model, some(), [0, 2]).isfinite().all())
 
@@ -72,11 +72,11 @@ def norm(x: Tensor) -> Tensor:
 def test_the_derivative_must_be_finite(method, chunk) -> None:
     x = some()
     x[[4, 6]] = 0
-    with pytest.raises(ModelError, match=r"the derivative at image 4 holds NaN .*square root"):
+    with pytest.raises(ModelError, match=r"the derivative at image 4 contains NaN .*square root"):
         jacobian_report(norm, x, method=method, chunk=chunk)
 
 
-def test_products_spectra_and_class_means_count_likewise() -> None:
+def test_products_spectra_and_class_means_name_the_same_image() -> None:
     x = some(50)
     x[44] = 0
     for call in (
@@ -90,5 +90,5 @@ def test_products_spectra_and_class_means_count_likewise() -> None:
 
 
 def test_numbers_whose_sum_overflows_are_finite() -> None:
-    found = jacobian(lambda x: x * 2, torch.full((9, 4), 1e38))
-    torch.testing.assert_close(found, 2 * torch.eye(4).expand(9, 4, 4))
+    result = jacobian(lambda x: x * 2, torch.full((9, 4), 1e38))
+    torch.testing.assert_close(result, 2 * torch.eye(4).expand(9, 4, 4))

@@ -1,4 +1,4 @@
-"""Where autograd's derivative would be wrong or is missing, an error says so by name."""
+"""If autograd's derivative would be wrong or is missing, an error names the operation."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def no_grad_half(x: Tensor) -> Tensor:
         (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False)), r"batch statistics.*1 \(Batch"),
     ],
 )
-def test_refused_by_name(model: Callable[[Tensor], Tensor], message: str) -> None:
+def test_the_operation_is_named(model: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(UnsupportedOperation, match=message):
         jacobian(model, X)
     with pytest.raises(UnsupportedOperation, match=message):
@@ -42,20 +42,20 @@ def test_refused_by_name(model: Callable[[Tensor], Tensor], message: str) -> Non
 
 
 @pytest.mark.parametrize("model", [lambda x: x - x.mean(0), lambda x: x.flip(0), lambda x: x + torch.rand_like(x)])
-def test_forward_mode_refuses_as_the_others_do(model: Callable[[Tensor], Tensor]) -> None:
+def test_forward_mode_rejects_mixing_models_too(model: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ShapeError, match="mixes the images"):
         jacobian(lambda x: model(x).repeat(1, 2), X)
 
 
 @pytest.mark.parametrize("model", [lambda x: x - x.mean(0), lambda x: x.flip(0), lambda x: x + torch.rand_like(x)])
-def test_images_that_depend_on_each_other_or_on_chance_are_told(model: Callable[[Tensor], Tensor]) -> None:
+def test_mixing_or_random_models_are_rejected(model: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(ShapeError, match="mixes the images"):
         jacobian(model, X)
 
 
-def test_what_is_constant_or_not_on_the_path_is_no_fault() -> None:
+def test_constants_and_values_off_the_path_are_allowed() -> None:
     def model(x: Tensor) -> Tensor:
-        x.detach().mean()  # looked at, and not used
+        x.detach().mean()  # computed but not used
         mask = (x > 0.5).float()
         order = x.argsort(1)
         return (x * mask).gather(1, order) + torch.zeros_like(x) + torch.arange(6.0)
@@ -63,7 +63,7 @@ def test_what_is_constant_or_not_on_the_path_is_no_fault() -> None:
     assert jacobian(model, X).shape == (4, 6, 6)
 
 
-def test_an_operation_without_derivative_is_named() -> None:
+def test_a_function_without_backward_is_rejected() -> None:
     class Bare(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
@@ -73,22 +73,22 @@ def test_an_operation_without_derivative_is_named() -> None:
         jacobian(lambda x: Bare.apply(x), X)
 
 
-def test_an_error_of_the_model_comes_through() -> None:
+def test_errors_of_the_model_are_passed_on() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         jacobian(nn.Linear(5, 2), X)
 
 
-def test_layers_that_leave_no_way_from_image_to_image_need_no_second_look() -> None:
+def test_layers_that_cannot_mix_images_skip_the_check_at_later_calls() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 5), nn.Dropout(), nn.Tanh(), nn.Linear(5, 3))
     x = torch.rand(6, 2, 4)
     assert [jacobian_report(model, x).forwards for _ in range(3)] == [2, 1, 1]
     handle = model[1].register_forward_hook(lambda module, inputs, output: None)
-    assert jacobian_report(model, x).forwards == 2  # a hook may do anything
+    assert jacobian_report(model, x).forwards == 2  # a hook could mix the images
     handle.remove()
     assert jacobian_report(model, x).forwards == 1
 
 
-def test_known_layers_that_are_exchanged_are_seen() -> None:
+def test_replaced_known_layers_are_detected() -> None:
     a, b, relu, x = nn.Linear(4, 4), nn.Linear(4, 3), nn.ReLU(), torch.randn(5, 4)
     model = nn.Sequential(a, relu, b)
 
@@ -99,7 +99,7 @@ def test_known_layers_that_are_exchanged_are_seen() -> None:
     for _ in range(2):
         check()
     for change in (
-        lambda: model.append(relu),  # one layer twice
+        lambda: model.append(relu),  # the same layer twice
         lambda: model.insert(0, nn.Tanh()),
         lambda: model.__setitem__(1, nn.Linear(4, 4)),
         lambda: model.append(nn.Linear(3, 1)),  # a narrow end
@@ -123,13 +123,13 @@ def test_known_layers_that_are_exchanged_are_seen() -> None:
     ],
     ids=["flatten", "one axis", "softmax", "layer norm"],
 )
-def test_layers_that_mix_are_refused_at_every_call(model: nn.Module, x: torch.Tensor) -> None:
+def test_layers_that_mix_images_are_rejected_at_every_call(model: nn.Module, x: torch.Tensor) -> None:
     for _ in range(2):
         with pytest.raises((ShapeError, RuntimeError)):
             jacobian_report(model, x)
 
 
-def test_a_replaced_forward_is_looked_at_again() -> None:
+def test_a_replaced_forward_is_checked_again() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     x = torch.rand(5, 4)
     jacobian_report(model, x)

@@ -27,19 +27,19 @@ def reference(model: nn.Module, x: Tensor) -> Tensor:
     return vmap(jacrev(lambda image: model(image[None])[0]))(x).detach()
 
 
-def test_equals_torch_func_and_leaves_the_model_alone() -> None:
+def test_equals_torch_func_and_leaves_the_model_unchanged() -> None:
     model = network().double().train()
     random_state = torch.get_rng_state()
-    found = jacobian(model, IMAGES.double())
+    result = jacobian(model, IMAGES.double())
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, reference(network().double(), IMAGES.double()), rtol=0, atol=1e-14)
+    assert not result.requires_grad
+    torch.testing.assert_close(result, reference(network().double(), IMAGES.double()), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_change_the_result(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, whole = network().double(), jacobian(network().double(), IMAGES.double())
     torch.testing.assert_close(jacobian(model, IMAGES.double(), chunk=chunk), whole, rtol=0, atol=1e-14)
     monkeypatch.setattr(chunks, "LARGEST_TENSOR_BYTES", chunk * 64 * 8)
@@ -65,26 +65,26 @@ def test_outputs_of_any_shape(shape: tuple[int, ...], method: str) -> None:
             values = super().forward(x)
             return values if len(shape) == 2 else values.sum(2) if len(shape) == 1 else values.sum((1, 2))
 
-    found = jacobian(Summed(), IMAGES, method=method)
-    assert found.shape == (4, *shape, 1, 6, 6)
-    torch.testing.assert_close(found, reference(Summed(), IMAGES), rtol=1e-5, atol=1e-6)
+    result = jacobian(Summed(), IMAGES, method=method)
+    assert result.shape == (4, *shape, 1, 6, 6)
+    torch.testing.assert_close(result, reference(Summed(), IMAGES), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off(context: type) -> None:
+def test_works_with_gradients_disabled(context: type) -> None:
     model = network()
     with context():
-        found = jacobian(model, IMAGES.clone())
-    torch.testing.assert_close(found, reference(network(), IMAGES), rtol=1e-5, atol=1e-6)
+        result = jacobian(model, IMAGES.clone())
+    torch.testing.assert_close(result, reference(network(), IMAGES), rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_of_another_dtype() -> None:
-    found = jacobian(network().bfloat16(), IMAGES)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, reference(network(), IMAGES), rtol=0.1, atol=0.05)
+def test_a_model_with_another_dtype() -> None:
+    result = jacobian(network().bfloat16(), IMAGES)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, reference(network(), IMAGES), rtol=0.1, atol=0.05)
 
 
-def test_the_package_is_the_function() -> None:
+def test_the_package_is_callable() -> None:
     code = "import pellucid; first = pellucid.jacobian; assert first is pellucid.jacobian and first.check_jacobian"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert inspect.signature(pellucid.jacobian) == inspect.signature(jacobian)  # type: ignore[arg-type]
@@ -92,18 +92,18 @@ def test_the_package_is_the_function() -> None:
     assert torch.equal(pellucid.jacobian(network(), IMAGES, [1]), jacobian(network(), IMAGES, [1]))
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(UnknownName, match="did you mean 'finite_difference'"):
         jacobian(network(), IMAGES, method="finite_differences")
-    with pytest.raises(ShapeError, match=r"outputs is \[3\].*0 to 2"):
+    with pytest.raises(ShapeError, match=r"outputs is \[3\].*from 0 to 2"):
         jacobian(network(), IMAGES, [3])
-    with pytest.raises(ShapeError, match="no image"):
+    with pytest.raises(ShapeError, match="no images"):
         jacobian(network(), IMAGES[:0])
     with pytest.raises(ShapeError, match=r"\(2, 6\) for 4 images"):
         jacobian(_Halved(), IMAGES)
 
 
-def test_outputs_without_gradient_are_told() -> None:
+def test_outputs_without_a_gradient_are_rejected() -> None:
     with pytest.raises(UnsupportedOperation, match="detach cuts the output off"):
         jacobian(_Detached(), IMAGES)
 

@@ -1,4 +1,4 @@
-"""Convolutions done another way give the same, forward and backward."""
+"""Replaced convolutions give the same results, forward and backward."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from pellucid.jacobian import jacobian_report
     ],
     ids=str,
 )
-def test_each_kind_of_convolution(layer: nn.Conv2d, swap: str | None, dtype: torch.dtype) -> None:
+def test_each_kind_of_convolution_is_replaced_exactly(layer: nn.Conv2d, swap: str | None, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer.reset_parameters()
     model = nn.Sequential(layer, nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).to(dtype)
@@ -58,8 +58,8 @@ def test_depthwise_convolutions_of_any_size(
     torch.testing.assert_close(report.jacobian, reference(model, x)[:, [0, 1]], rtol=0, atol=1e-12)
 
 
-def test_ties_of_a_max_pool_on_flat_background_are_broken_as_before() -> None:
-    """The forward pass is never by FFT: a flat image ties everywhere, and the first of each tie takes the gradient."""
+def test_max_pool_ties_on_a_flat_background_are_preserved() -> None:
+    """A flat image ties everywhere, and the gradient goes to the first element of each tie."""
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 6, 15, groups=2, padding=7)
     model = nn.Sequential(layer, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())

@@ -1,4 +1,4 @@
-"""What is remembered of a model saves time and changes nothing: neither results nor what is refused."""
+"""Caching a model's layout saves time but changes neither results nor errors."""
 
 import importlib
 import warnings
@@ -20,7 +20,7 @@ IMAGES = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtyp
 
 
 class Switched(nn.Module):
-    """Does what it is told at this call."""
+    """A model whose behavior can be changed between calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def frozen_scale(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", list(zoo()))
-def test_a_second_call_plans_nothing_and_gives_equal_bits(name: str) -> None:
+def test_a_second_call_skips_planning_and_gives_equal_bits(name: str) -> None:
     model = zoo()[name]
     for images in (IMAGES, IMAGES[:1]):
         first = jacobian_report(model, images)
@@ -61,7 +61,7 @@ def test_a_second_call_plans_nothing_and_gives_equal_bits(name: str) -> None:
         (lambda x: nn.functional.dropout(x), "dropout is on"),
     ],
 )
-def test_a_model_that_changes_its_ways_is_refused_at_the_next_call(
+def test_a_changed_model_is_rejected_at_the_next_call(
     batch: int, change: Callable[[Tensor], Tensor], message: str
 ) -> None:
     model = Switched()
@@ -75,7 +75,7 @@ def test_a_model_that_changes_its_ways_is_refused_at_the_next_call(
 
 
 @pytest.mark.parametrize("change", [lambda x: x - x.mean(0), lambda x: x.flip(0).clone(), torch.cumsum])
-def test_images_that_begin_to_depend_on_each_other_are_told(change: Callable[..., Tensor]) -> None:
+def test_a_model_that_starts_to_mix_images_is_rejected(change: Callable[..., Tensor]) -> None:
     model = Switched()
     jacobian(model, X)
     model.change = change if change is not torch.cumsum else lambda x: x + x.cumsum(0).flip(0)
@@ -83,8 +83,8 @@ def test_images_that_begin_to_depend_on_each_other_are_told(change: Callable[...
         jacobian(model, X)
 
 
-def test_equal_functions_of_other_values_need_no_new_plan() -> None:
-    """What was detached and is now used: the same calls in the same order, of other values."""
+def test_a_detached_value_is_detected_under_an_equal_signature() -> None:
+    """The calls and their order are the same, but the detached value is now used."""
     model = Switched()
     model.change = lambda x: (x.detach() * 1, x * x)[1]
     jacobian(model, X)
@@ -93,7 +93,7 @@ def test_equal_functions_of_other_values_need_no_new_plan() -> None:
         jacobian(model, X)
 
 
-def test_a_changed_layer_is_planned_anew() -> None:
+def test_a_changed_layer_is_planned_again() -> None:
     model = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6)).double()
     assert jacobian_report(model, X).method == "cut"
     model[0], model[2] = nn.Linear(6, 12).double(), nn.Linear(12, 6).double()
@@ -104,21 +104,21 @@ def test_a_changed_layer_is_planned_anew() -> None:
     torch.testing.assert_close(jacobian(model, X), reference(model, X))
 
 
-def test_what_is_remembered_dies_with_its_model() -> None:
+def test_the_cache_is_bounded_and_dies_with_its_model() -> None:
     from pellucid.jacobian import _memory
 
     before = len(_memory._LAYOUTS)
     model = Switched()
     jacobian(model, X)
-    for size in range(1, 2 * _memory.AT_MOST):
+    for size in range(1, 2 * _memory.MAX_LAYOUTS):
         jacobian(model, X[:1].expand(size, 6))
     assert len(_memory._LAYOUTS) == before + 1
-    assert len(_memory._LAYOUTS[id(model)][1]) <= _memory.AT_MOST
+    assert len(_memory._LAYOUTS[id(model)][1]) <= _memory.MAX_LAYOUTS
     del model
     assert len(_memory._LAYOUTS) == before
 
 
-def test_methods_of_one_module_are_told_apart() -> None:
+def test_methods_of_one_module_are_cached_separately() -> None:
     class Two(nn.Module):
         def first(self, x: Tensor) -> Tensor:
             return x**2
@@ -133,14 +133,14 @@ def test_methods_of_one_module_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("as_method", [False, True])
-def test_what_a_model_draws_leaves_no_trace(as_method: bool) -> None:
+def test_random_draws_of_a_model_do_not_change_the_global_state(as_method: bool) -> None:
     class Drawing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             np.random.rand(), torch.rand(1)
             return x**2
 
     model = nn.Sequential(Drawing())
-    if as_method:  # a method that is not of the class of its module
+    if as_method:  # a bound method not defined by the class of its module
         model = MethodType(lambda layer, x: Drawing()(layer(x)), nn.Linear(6, 6).double())
     expected = np.random.get_state(legacy=False), torch.get_rng_state()
     for _ in range(2):
@@ -149,9 +149,9 @@ def test_what_a_model_draws_leaves_no_trace(as_method: bool) -> None:
         assert torch.equal(torch.get_rng_state(), expected[1])
 
 
-def test_that_an_operation_has_no_batched_form_is_told_to_nobody() -> None:
-    """And what else is warned of is heard, at the first call and later."""
-    folded = importlib.import_module("pellucid.jacobian._ways.folded")
+def test_warnings_about_missing_batching_rules_are_suppressed() -> None:
+    """Other warnings pass through, at the first call and later."""
+    folded = importlib.import_module("pellucid.jacobian._algorithms.folded")
     model, real = nn.Linear(6, 4).double(), folded.gradients
 
     def warning(kind: type[Warning]) -> Callable[..., object]:
@@ -161,15 +161,15 @@ def test_that_an_operation_has_no_batched_form_is_told_to_nobody() -> None:
 
         return gradients
 
-    for kind, told in ((UserWarning, 0), (FutureWarning, 1)):
+    for kind, expected in ((UserWarning, 0), (FutureWarning, 1)):
         for _ in range(3):
-            with patch.object(folded, "gradients", warning(kind)), warnings.catch_warnings(record=True) as heard:
+            with patch.object(folded, "gradients", warning(kind)), warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 jacobian(model, X, method="folded")
-            assert len(heard) == told
+            assert len(caught) == expected
 
 
-def test_chunks_are_as_equal_as_can_be() -> None:
+def test_chunks_are_nearly_equal() -> None:
     wide = nn.Sequential(nn.Linear(6, 1000), nn.Linear(1000, 2)).double()
     with patch("pellucid.jacobian._plan.LARGEST_BYTES", 3 * 8000):
         assert jacobian_report(wide, X).chunk == 2

@@ -1,4 +1,4 @@
-"""Rows that autograd cannot see are an error that names them, and rows that are zero are zeros."""
+"""Outputs without a derivative raise an error that names them, while true zero rows are returned as zeros."""
 
 from collections.abc import Callable
 
@@ -61,13 +61,13 @@ def test_outputs_without_a_derivative_are_named(method: str) -> None:
         jacobian(partly, X, method=method)
     with pytest.raises(UnsupportedOperation, match=r"output 3 changes.*outputs=\[1, 0\]"):
         jacobian(partly, X, outputs=[1, 3, 0], method=method, chunk=1)
-    found = jacobian(partly, X, outputs=[1, 0], method=method)
-    torch.testing.assert_close(found[:, 0, 1], X[:, 1].exp())
+    result = jacobian(partly, X, outputs=[1, 0], method=method)
+    torch.testing.assert_close(result[:, 0, 1], X[:, 1].exp())
     wide = jacobian(partly, X, method="finite_difference")
     torch.testing.assert_close(wide[:, 3, 3], torch.ones(3, dtype=X.dtype))
 
 
-def test_products_name_them_too() -> None:
+def test_products_name_outputs_without_a_derivative_too() -> None:
     with pytest.raises(UnsupportedOperation, match="outputs 2, 3 and 4"):
         jacobian_product(partly, X, torch.ones_like(X))
     with pytest.raises(UnsupportedOperation, match="outputs 2 and 4"):
@@ -82,7 +82,7 @@ def test_products_name_them_too() -> None:
 
 
 @pytest.mark.parametrize("cut", [Marked.apply, lambda x: x.detach()])
-def test_a_cut_that_is_watched_is_named_with_its_outputs(cut: Callable[[Tensor], Tensor]) -> None:
+def test_a_detached_path_is_named_with_its_outputs(cut: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedOperation, match=r"cuts the output off.*outputs 1 and 2"):
         jacobian(lambda x: torch.cat([x[:, :1], cut(x[:, 1:3])], 1), X)
 
@@ -95,7 +95,7 @@ def test_a_cut_that_is_watched_is_named_with_its_outputs(cut: Callable[[Tensor],
         (lambda x: torch.special.gammaincc(x + 1, x), "igammac: input"),
     ],
 )
-def test_a_model_without_any_derivative_is_refused(model: Callable[[Tensor], Tensor], text: str) -> None:
+def test_a_model_without_any_derivative_is_rejected(model: Callable[[Tensor], Tensor], text: str) -> None:
     for call in (
         lambda: jacobian(model, X),
         lambda: jacobian_product(model, X, X),
@@ -120,12 +120,12 @@ class Halved(nn.Module):
         return halved(x)
 
 
-def test_a_check_names_the_operation() -> None:
+def test_check_jacobian_names_the_operation() -> None:
     with pytest.raises(UnsupportedOperation, match="halved"):
         check_jacobian(Halved(), X)
 
 
-def test_an_input_that_an_output_does_not_use_has_zeros() -> None:
+def test_unused_inputs_have_zero_rows() -> None:
     other = torch.rand(3, 2, dtype=X.dtype)
     first, second = jacobian(lambda x, y: torch.cat([x.sin(), y * 2], 1), (X, other))
     assert (first[:, 5:] == 0).all()
@@ -138,22 +138,22 @@ def test_an_input_that_an_output_does_not_use_has_zeros() -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "loop", "folded", "cut", "forward"])
-def test_what_is_constant_or_at_a_kink_has_zeros(method: str) -> None:
-    """A constant, dead and sleeping ReLUs, the square of zero, and a black image under a network without biases."""
+def test_constants_and_kinks_have_zero_rows(method: str) -> None:
+    """Constants, inactive ReLUs, the square of zero, and a black image in a network without biases."""
 
     def model(x: Tensor) -> Tensor:
         return torch.cat([x.sum(1, keepdim=True), torch.ones(len(x), 1).to(x), F.relu(x - 9), x.square()], 1)
 
-    found = jacobian(model, torch.cat([X, torch.zeros_like(X[:1])]), method=method)
-    assert (found[:, 1:7] == 0).all()
-    assert (found[3, 7:] == 0).all()
-    torch.testing.assert_close(found[:3, 7:], 2 * torch.diag_embed(X))
+    result = jacobian(model, torch.cat([X, torch.zeros_like(X[:1])]), method=method)
+    assert (result[:, 1:7] == 0).all()
+    assert (result[3, 7:] == 0).all()
+    torch.testing.assert_close(result[:3, 7:], 2 * torch.diag_embed(X))
     layers = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 2, bias=False), nn.ReLU(), nn.Flatten()).double()
     assert (jacobian(layers, torch.zeros_like(X), method=method) == 0).all()
 
 
-def test_a_constant_of_the_inputs_dtype_or_shape_is_no_detour() -> None:
-    """`constant.to(x)` takes the input for its dtype alone."""
+def test_a_constant_with_the_dtype_or_shape_of_the_input_is_allowed() -> None:
+    """`constant.to(x)` uses the input only for its dtype."""
 
     def model(x: Tensor) -> Tensor:
         mean = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])

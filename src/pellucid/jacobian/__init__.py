@@ -1,6 +1,6 @@
-"""All outputs by all inputs.
+"""Jacobians of a model: the derivative of every output with respect to every input.
 
-`pellucid.jacobian` is this package and a function at once: the package is callable, and calling it computes.
+`pellucid.jacobian` is both this package and a function: calling the package computes a Jacobian.
 """
 
 import inspect
@@ -33,7 +33,11 @@ __all__ = [
 
 
 class _CallableModule(ModuleType):
-    """Importing a package makes it an attribute of its parent, over any function of that name: so let it be one."""
+    """A module that can be called.
+
+    Importing a subpackage sets it as an attribute of its parent and would hide a function `pellucid.jacobian`, so the
+    package itself acts as that function.
+    """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return jacobian(*args, **options)
@@ -41,4 +45,4 @@ class _CallableModule(ModuleType):
 
 sys.modules[__name__].__class__ = _CallableModule
 __wrapped__, __signature__ = jacobian, inspect.signature(jacobian)
-__doc__ = (jacobian.__doc__ or "").partition(">>>")[0]  # the example is tested where it stands
+__doc__ = (jacobian.__doc__ or "").partition(">>>")[0]  # without the example: doctest already runs it in `_jacobian`

@@ -1,4 +1,4 @@
-"""A model that can tell its own Jacobian."""
+"""A wrapper that adds `return_jacobian` to a model."""
 
 from typing import Any
 
@@ -10,20 +10,23 @@ from pellucid.jacobian._problem import Outputs
 __all__ = ["Augmented", "augment"]
 
 SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+"""Attributes of `nn.Module` shared by the wrapper and the model, so that both always see the same parameters."""
 
 
 class Augmented(nn.Module):
-    """A model with `return_jacobian`; made by `augment`. It owns nothing: parameters and layers are the model's own."""
+    """A model with a `return_jacobian` method, as returned by `augment`. Shares its parameters and layers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        vars(self)["_augmented"] = model  # not a layer: names in state_dict() stay those of the model
+        vars(self)["_augmented"] = (
+            model  # bypasses `nn.Module.__setattr__`: as a submodule it would prefix every state-dict key
+        )
         for name in SHARED:
             vars(self)[name] = vars(model)[name]
         self.training = model.training
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """What the model returns."""
+        """Run the model."""
         return self._augmented(*inputs, **named_inputs)
 
     def return_jacobian(
@@ -34,21 +37,21 @@ class Augmented(nn.Module):
         chunk: int | None = None,
         method: str = "auto",
     ) -> Any:
-        """Every output by every input, (batch, *outputs, *inputs): see `pellucid.jacobian`."""
+        """Return the Jacobian (batch, *outputs, *inputs). See `pellucid.jacobian` for the arguments."""
         return jacobian(self._augmented, x, outputs, chunk=chunk, method=method)
 
     def train(self, mode: bool = True) -> "Augmented":
-        """Set the mode of the model and of all its layers."""
+        """Set training or eval mode for the model and all its layers."""
         self._augmented.train(mode)
         self.training = mode
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """What the model has and this has not: its own methods and settings."""
+        """Look up any other attribute on the model, such as its own methods."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in ("_augmented", *SHARED):
+            if name in ("_augmented", *SHARED):  # not set yet while copying or unpickling: avoids infinite recursion
                 raise
             return getattr(self._augmented, name)
 
@@ -60,11 +63,11 @@ class Augmented(nn.Module):
 
 
 def augment(model: nn.Module) -> Augmented:
-    """A module that trains, saves and predicts exactly as `model`, and has `return_jacobian(x)`.
+    """Return a module that trains, saves and predicts exactly like `model` and adds `return_jacobian(x)`.
 
-    Its parameters, buffers and layers are the model's own, under the same names: training one trains the other, and a
-    state dict of either loads into both. So a model can be augmented before it is trained, or after it was loaded. The
-    mode (training or not) is set for both by the augmented model's `train()` and `eval()`.
+    It shares parameters, buffers and layers with the model under the same names: training one trains the other, and
+    their state dicts are interchangeable. You can therefore augment a model before training it or after loading it. The
+    augmented model's `train()` and `eval()` set the mode of both.
 
     >>> import torch
     >>> model = augment(nn.Linear(3, 2))

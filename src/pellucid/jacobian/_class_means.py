@@ -1,4 +1,4 @@
-"""What each output reacts to, on average over each class: one pass over a data set."""
+"""Mean absolute Jacobians by class, computed in one pass over a data set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ __all__ = ["ClassMeans", "jacobian_class_means"]
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans:
-    """Mean absolute Jacobians of the classes, and every image's spectral norm."""
+    """Mean absolute Jacobian of each class, and the norms of each image's Jacobian."""
 
     means: Tensor
-    """(class, *outputs, *inputs), in units of output per unit of input; NaN for a class without an image."""
+    """(class, *outputs, *inputs), in units of output per unit of input; NaN for a class without images."""
     counts: Int64[Tensor, " class"]
-    """Images of each class."""
+    """Number of images per class."""
     labels: Int64[Tensor, " image"]
-    """Of all images, in the order they came."""
+    """Labels of all images, in the order of `batches`."""
     spectral_norms: Float[Tensor, " image"]
     """The largest singular value of each image's Jacobian (outputs, inputs)."""
     frobenius_norms: Float[Tensor, " image"]
-    """The root of the sum of all its squares."""
+    """The square root of the sum of squares of each image's Jacobian."""
 
 
 def jacobian_class_means(
@@ -40,14 +40,15 @@ def jacobian_class_means(
     *,
     chunk: int | None = None,
 ) -> ClassMeans:
-    r"""The mean of \(|J|\) over the images of each class, in one pass that holds one batch's Jacobian at a time.
+    r"""Average \(|J|\) over the images of each class, in one pass that holds one batch's Jacobian at a time.
 
-    `batches` yields (images, labels), such as a `DataLoader`; `classes` is their number. Sums are in float64. Refuses
-    what `jacobian` refuses; raises `ShapeError` for no image at all, or a label out of range.
+    `batches` yields (images, labels), like a `DataLoader`; `classes` is the number of classes. Sums are accumulated in
+    float64. Raises `ShapeError` if there are no images or a label is out of range, and otherwise whatever `jacobian`
+    raises.
 
     >>> layer = torch.nn.Linear(3, 2)
-    >>> found = jacobian_class_means(layer, [(torch.rand(5, 3), torch.tensor([0, 0, 1, 0, 1]))], classes=2)
-    >>> found.counts.tolist(), torch.allclose(found.means[1], layer.weight.abs())
+    >>> result = jacobian_class_means(layer, [(torch.rand(5, 3), torch.tensor([0, 0, 1, 0, 1]))], classes=2)
+    >>> result.counts.tolist(), torch.allclose(result.means[1], layer.weight.abs())
     ([3, 2], True)
     """
     sums: Tensor | None = None
@@ -56,14 +57,16 @@ def jacobian_class_means(
     spectral: list[Tensor] = []
     frobenius: list[Tensor] = []
     like = torch.empty(0, dtype=torch.float32, device="cpu")
-    for x, labels in batches:  # drawn in the caller's own surroundings, and without the lock
+    # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
+    for x, labels in batches:
         if not len(x):
             continue
         with isolated(), counted_from(sum(map(len, seen))):
             labels = labels.to("cpu", torch.int64)
             if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
                 raise ShapeError(
-                    f"a batch has {len(x)} images and labels {labels.unique().tolist()}; classes is {classes}."
+                    f"expected one label from 0 to {classes - 1} per image (classes is {classes}), got {len(labels)} "
+                    f"labels {labels.unique().tolist()} for {len(x)} images."
                 )
             maps = jacobian(model, x, outputs, chunk=chunk)
             if sums is None:
@@ -78,14 +81,17 @@ def jacobian_class_means(
             frobenius.append(total)
             like = maps[:0]
     if sums is None:
-        raise ShapeError("batches holds no image; give at least one.")
+        raise ShapeError("batches contains no images. Pass at least one.")
     with isolated():
-        means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # 0 / 0: a class without an image
+        means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # a class without images: 0 / 0 is NaN
         return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
 
 
 def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Spectral and Frobenius norms of (batch, output, input), by the eigenvalues of \(J J^T\), which is small."""
+    r"""Return spectral and Frobenius norms of (batch, output, input), from the eigenvalues of \(J J^T\).
+
+    Cheaper than an SVD, because only the smaller of \(J J^T\) and \(J^T J\) is formed.
+    """
     rows = rows.double() if rows.shape[1] <= rows.shape[2] else rows.double().mT
     gram = rows @ rows.mT
     largest = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""A model in double precision, to check the real one against."""
+"""A float64 copy of a model, used as the reference for numerical checks."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,12 +17,14 @@ __all__ = ["DoubleModel"]
 
 
 class DoubleModel:
-    """A copy of a model that computes in float64 from end to end, in eval mode; the model itself is left alone.
+    """A copy of a model that computes in float64 throughout, in eval mode. The model itself is not modified.
 
-    It stays on the model's device where that knows float64, and moves to the CPU otherwise (MPS). A cast to a lower
-    precision in the model's own code (`logits.float()`) becomes a cast to float64, since it would drown differences.
+    The copy stays on the model's device, or moves to the CPU if the device lacks float64 (MPS). A cast to a lower
+    precision in the model's own code (`logits.float()`) becomes a cast to float64, because its rounding would swamp
+    finite differences.
 
-    Raises `ModelError` where the model cannot be copied; calling raises it where the copy does not run in float64.
+    Raises `ModelError` if the model cannot be copied; calling it raises `ModelError` if the copy does not run in
+    float64.
 
     >>> double = DoubleModel(nn.Linear(2, 1))
     >>> double(torch.zeros(1, 2)).dtype
@@ -36,10 +38,10 @@ class DoubleModel:
             copy = deepcopy(model, _plain_tensors(model, self.device))
             self._model = copy.to(self.device, torch.float64).eval().requires_grad_(False)
         except (RuntimeError, TypeError, AttributeError) as error:
-            raise ModelError(f"the model cannot be copied to be checked in float64: {error}") from error
+            raise ModelError(f"the model cannot be copied for a check in float64: {error}") from error
 
     def prepare(self, x: Tensor) -> Tensor:
-        """`x` on the copy's device, in float64 if it holds floats."""
+        """Move `x` to the copy's device, and to float64 if it is floating-point."""
         return x.detach().to(self.device, torch.float64 if x.is_floating_point() else x.dtype)
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -49,11 +51,11 @@ class DoubleModel:
                     *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
                 )
         except (RuntimeError, TypeError) as error:
-            raise ModelError(f"the model does not run in float64, so it cannot be checked there: {error}") from error
+            raise ModelError(f"the model does not run in float64, which this check needs: {error}") from error
 
 
 def _plain_tensors(model: nn.Module, device: torch.device) -> dict[int, Any]:
-    """A memo for `deepcopy`: tensors that modules hold as plain attributes, which `Module.to` would not reach."""
+    """Return a memo for `deepcopy` that converts tensors stored as plain attributes, which `Module.to` skips."""
     values = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     return {
         id(value): value.detach().to(device, torch.float64 if value.is_floating_point() else value.dtype, copy=True)
@@ -62,22 +64,22 @@ def _plain_tensors(model: nn.Module, device: torch.device) -> dict[int, Any]:
 
 
 class _KeepDouble(TorchFunctionMode):
-    """Turns casts to a lower precision, and new tensors of the default dtype, into float64."""
+    """Redirects casts to a lower precision, and new tensors of the default dtype, to float64."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        check_autocast(func, args, kwargs)  # a float64 copy ignores autocast, so it would vouch for another model
-        named = {name: _raised(value) for name, value in (kwargs or {}).items()}
+        check_autocast(func, args, kwargs)  # a float64 copy ignores autocast and would confirm a different model
+        options = {name: _promoted(value) for name, value in (kwargs or {}).items()}
         if func in _LOWERING:
             func = Tensor.double
         elif func in _FACTORIES:
-            named.setdefault("dtype", torch.float64)
-        return func(*map(_raised, args), **named)
+            options.setdefault("dtype", torch.float64)
+        return func(*map(_promoted, args), **options)
 
 
 _LOWERING = {Tensor.float, Tensor.half, Tensor.bfloat16}
 _FACTORIES = {torch.zeros, torch.ones, torch.rand, torch.randn, torch.empty, torch.linspace, torch.eye}
 
 
-def _raised(value: Any) -> Any:
+def _promoted(value: Any) -> Any:
     is_lower = isinstance(value, torch.dtype) and value in {torch.float32, torch.float16, torch.bfloat16}
     return torch.float64 if is_lower else value

@@ -1,8 +1,7 @@
-"""Float64 where a kink is decided, float32 where the arithmetic is: for networks of large depthwise kernels.
+"""Mixed precision for networks with large depthwise kernels: a float64 forward pass and a float32 backward pass.
 
-In float32, rounding decides the close calls of a max-pool, and where it decides otherwise than the exact network, whole
-patches of the derivative are another one. A float64 forward pass by FFT costs no more than a direct one in float32, so
-there the close calls are decided right.
+In float32, rounding decides near ties of a max-pool. If the wrong element wins, whole patches of the derivative are
+wrong. A float64 forward pass by FFT costs no more than a direct one in float32 and selects the right elements.
 """
 
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pellucid.jacobian._problem import Problem
 __all__ = ["ExactMasks", "doubled", "with_exact_masks"]
 
 TIE_SHARE = 1e-10
-"""Values of a max-pool's window that differ by less than this share of the largest value are equal: the first wins."""
+"""Values in a max-pool window within this share of the largest absolute maximum count as tied, and the first wins."""
 
 KNOWN = {
     *("convolution", "addmm", "mm", "bmm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
@@ -44,14 +43,18 @@ KNOWN = {
         "select",
     ),
 }
-"""Operations whose kinks are a sign's or a max-pool's; others may compare values that an FFT leaves nearly equal."""
+"""Operations whose only kinks are sign changes and max-pool ties.
+
+Other operations, such as sorting, may compare values that are equal in exact arithmetic but not after an FFT.
+"""
 
 
 class ExactMasks(KernelSwap):
-    r"""A forward pass in float64 by FFT, and the way back of the same convolutions by FFT in float32.
+    r"""Runs large depthwise convolutions by FFT, forward in float64 and backward in float32.
 
-    An FFT leaves rounding where the direct sum is exactly zero or exactly equal. So what is below its error bound,
-    \(32 \varepsilon \|x\| \|w\|\), is set to zero, and near ties of a max-pool count as ties, of which the first wins.
+    An FFT leaves rounding errors where the direct sum is exactly zero or exactly equal to another. Therefore values
+    below the error bound \(32 \varepsilon \|x\| \|w\|\) are set to zero, and near ties of a max-pool go to the first
+    element, as exact ties do.
     """
 
     def __init__(self) -> None:
@@ -73,6 +76,7 @@ class ExactMasks(KernelSwap):
         sides = [fast_size(size) for size in padded.shape[2:]]
         multiplier = len(weight) // x.shape[1]
         spectrum = torch.fft.rfft2(padded, sides).repeat_interleave(multiplier, 1)
+        # the conjugate spectrum gives cross-correlation, which is what deep learning calls convolution
         spectrum *= torch.fft.rfft2(weight[:, 0], sides).conj_physical()
         image = torch.fft.irfft2(spectrum, sides)[:, :, :rows, :columns].contiguous()
         norms = x.flatten(2).norm(dim=2).repeat_interleave(multiplier, 1) * weight.flatten(1).norm(dim=1)
@@ -86,30 +90,31 @@ class ExactMasks(KernelSwap):
             return super()._backward(args)
         if weight.data_ptr() not in self._lowered:
             self._lowered[weight.data_ptr()] = weight, weight.float()
-        shape = x.new_empty(x.shape, dtype=torch.float32)  # its values do not enter the gradient
-        found = super()._backward((gradient.float(), shape, self._lowered[weight.data_ptr()][1], *rest))[0]
-        return found.double(), None, None
+        # only the shape of x enters the gradient by the input, not its values
+        shape = x.new_empty(x.shape, dtype=torch.float32)
+        input_gradient = super()._backward((gradient.float(), shape, self._lowered[weight.data_ptr()][1], *rest))[0]
+        return input_gradient.double(), None, None
 
 
 def with_exact_masks(plan: Plan) -> Plan:
-    """The plan of the same network in float64, or the plan itself where that does not pay or cannot be."""
+    """Return a plan with a float64 forward pass, or `plan` itself if that is slower or impossible."""
     problem, kernels = plan.problem, plan.kernels
-    is_one = len(problem.inputs) == 1 and problem.inputs[0].dtype == torch.float32
-    if not is_one or "fourier" not in plan.layout.swapped or not kernels.operations.issubset(KNOWN):
+    is_single_float32 = len(problem.inputs) == 1 and problem.inputs[0].dtype == torch.float32
+    if not is_single_float32 or "fourier" not in plan.layout.swapped or not kernels.operations.issubset(KNOWN):
         return plan
     if not isinstance(problem.model, nn.Module):
         return plan
     exact = ExactMasks()
     try:
-        found = make_plan(doubled(problem), exact)
-    except ModelError:  # it does not run in float64
+        exact_plan = make_plan(doubled(problem), exact)
+    except ModelError:  # the model does not run in float64
         return plan
-    swapped = found.layout.swapped | {"double"}
-    return replace(found, layout=replace(found.layout, swapped=swapped))
+    swapped = exact_plan.layout.swapped | {"double"}
+    return replace(exact_plan, layout=replace(exact_plan.layout, swapped=swapped))
 
 
 def doubled(problem: Problem) -> Problem:
-    """The same network in float64; raises `ModelError` where it cannot be copied."""
+    """Return the problem with the model and inputs in float64. Raises `ModelError` if the model cannot be copied."""
     assert isinstance(problem.model, nn.Module)
     double = DoubleModel(problem.model)
     return replace(problem, model=double, inputs=tuple(double.prepare(tensor) for tensor in problem.inputs))
@@ -118,7 +123,7 @@ def doubled(problem: Problem) -> Problem:
 def _first_of_the_largest(
     x: Tensor, kernel: list[int], stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A max-pool, with indices: of values that are equal up to rounding the first one's."""
+    """Max-pool with indices; among values that are equal up to rounding, the first one wins."""
     largest, winner = torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil)
     least = largest - TIE_SHARE * largest.abs().amax()
     sides, gaps, pads = (_pair(value) for value in (kernel, dilation, padding))
@@ -126,12 +131,14 @@ def _first_of_the_largest(
     spans = [(count - 1) * step + 1 for count, step in zip(outputs, steps, strict=True)]
     ends = [max(0, spans[at] + (sides[at] - 1) * gaps[at] - x.shape[2 + at] - pads[at]) for at in (0, 1)]
     is_inside = not any((*pads, *ends))
-    framed = x if is_inside else F.pad(x, (pads[1], ends[1], pads[0], ends[0]), value=-torch.inf)
+    # -inf padding also covers the partial windows that ceil_mode adds at the end
+    padded_x = x if is_inside else F.pad(x, (pads[1], ends[1], pads[0], ends[0]), value=-torch.inf)
     rows, columns = (torch.arange(count, device=x.device) for count in outputs)
     starts = rows[:, None] * (steps[0] * x.shape[3]) + columns * steps[1]
-    for place in reversed(range(sides[0] * sides[1])):
-        row, column = place // sides[1] * gaps[0], place % sides[1] * gaps[1]
-        values = framed[:, :, row : row + spans[0] : steps[0], column : column + spans[1] : steps[1]]
+    # from the last window position to the first, so that the first tied one is written last and wins
+    for position in reversed(range(sides[0] * sides[1])):
+        row, column = position // sides[1] * gaps[0], position % sides[1] * gaps[1]
+        values = padded_x[:, :, row : row + spans[0] : steps[0], column : column + spans[1] : steps[1]]
         index = starts + ((row - pads[0]) * x.shape[3] + column - pads[1])
         winner = torch.where(values >= least, index, winner)
     return largest, winner

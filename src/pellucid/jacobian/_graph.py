@@ -1,4 +1,4 @@
-"""The narrowest place that every path from the inputs to the outputs passes, proven on autograd's own graph."""
+"""Search of autograd's graph for the narrowest value through which every path from the inputs to the outputs passes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,43 +11,46 @@ __all__ = ["Cut", "narrowest_cut"]
 
 @dataclass(frozen=True)
 class Cut:
-    """One value in a graph of operations that all paths from the inputs to the outputs pass."""
+    """A value in the autograd graph through which all paths from the inputs to the outputs pass."""
 
     edge: GradientEdge | None
     place: int
-    """Its index in the graph's order, outputs first: equal for equal graphs."""
+    """Index of the node in topological order, outputs first; equal for equal graphs."""
     name: str
     shape: Size
 
     @property
     def units(self) -> int:
-        """Numbers per image."""
+        """Number of values per image."""
         return self.shape[1:].numel()
 
 
 def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -> Cut | None:
-    r"""The cut with the fewest units per image, below `fewer_than`; of equals, the one nearest the inputs.
+    r"""Return the cut with the fewest units per image, below `fewer_than`; if several, the one nearest the inputs.
 
-    A value lies on every path exactly if \(\text{paths}(\text{output} \to v) \cdot \text{paths}(v \to \text{inputs})\)
-    is the number of all paths; they are counted, in whole numbers. So a shortcut around a narrow layer is seen, and the
-    layer is no cut.
+    A value v lies on every path if and only if
+    \(\text{paths}(\text{output} \to v) \cdot \text{paths}(v \to \text{inputs})\) equals the total number of paths.
+    Paths are counted exactly, in integers, so a shortcut around a narrow layer disqualifies that layer. Returns None if
+    there is no such cut.
     """
     if output.grad_fn is None:
         return None
     order = _order(output.grad_fn)
     ends = {node for node in order if any(getattr(node, "variable", None) is leaf for leaf in leaves)}
+    # number of paths from each node to the inputs
     below: dict[Any, int] = {}
     for node in reversed(order):
-        below[node] = int(node in ends) + sum(below.get(after, 0) for after, _ in node.next_functions)
+        below[node] = int(node in ends) + sum(below.get(successor, 0) for successor, _ in node.next_functions)
+    # number of paths from the output to each node, and the node's results that those paths use
     above: dict[Any, int] = dict.fromkeys(order, 0)
     above[output.grad_fn] = 1
     used: dict[Any, set[int]] = {node: set() for node in order}
     used[output.grad_fn].add(output.output_nr)
     for node in order:
-        for after, number in node.next_functions:
-            if after is not None and below[after]:
-                above[after] += above[node] if below[node] else 0
-                used[after].add(number)
+        for successor, number in node.next_functions:
+            if successor is not None and below[successor]:
+                above[successor] += above[node] if below[node] else 0
+                used[successor].add(number)
     total, best = below[output.grad_fn], None
     for place, node in enumerate(order):
         if node in ends or len(used[node]) != 1 or above[node] * below[node] != total:
@@ -62,7 +65,8 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
 
 
 def _order(root: Any) -> list[Any]:
-    """All nodes, each before those it hands gradients to."""
+    """Return all nodes in topological order, each before the nodes it passes gradients to."""
+    # iterative depth-first search, because deep networks would exceed Python's recursion limit
     done: dict[Any, None] = {}
     stack = [(root, False)]
     while stack:
@@ -71,11 +75,15 @@ def _order(root: Any) -> list[Any]:
             done[node] = None
         elif node not in done:
             stack.append((node, True))
-            stack.extend((after, False) for after, _ in node.next_functions if after is not None and after not in done)
+            stack.extend(
+                (successor, False)
+                for successor, _ in node.next_functions
+                if successor is not None and successor not in done
+            )
     return list(reversed(done))
 
 
 def _shape(node: Any, number: int) -> Size | None:
-    """The shape of a node's value; None where this torch does not tell."""
+    """Return the shape of a node's result, or None if this version of torch does not expose it."""
     metadata = getattr(node, "_input_metadata", None)
     return Size(metadata[number].shape) if metadata and number < len(metadata) else None

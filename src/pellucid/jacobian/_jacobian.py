@@ -1,4 +1,4 @@
-"""Every output by every input, of any model or function, at the cost of a few predictions."""
+"""The Jacobian of any model or function: the derivative of every output with respect to every input."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,40 +11,40 @@ from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
+from pellucid.jacobian._algorithms import ALGORITHMS, Part, choose
+from pellucid.jacobian._algorithms.differences import differences
 from pellucid.jacobian._exact import with_exact_masks
 from pellucid.jacobian._finite import check_finite
 from pellucid.jacobian._memory import recall, remember
 from pellucid.jacobian._missing import WAY_OUT, check_rows
 from pellucid.jacobian._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
-from pellucid.jacobian._ways import WAYS, Part, choose
-from pellucid.jacobian._ways.differences import differences
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
-METHODS = ("auto", *WAYS, "finite_difference")
-"""The ways to compute a Jacobian."""
+METHODS = ("auto", *ALGORITHMS, "finite_difference")
+"""Names accepted by the `method` argument of `jacobian`."""
 
 Inputs = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class JacobianReport(Shown):
-    """A Jacobian, and how it was come by."""
+    """A Jacobian, with how it was computed and what it cost."""
 
     jacobian: Any
-    """(batch, *outputs, *inputs); with several inputs a tuple of such, None for one of whole numbers."""
+    """(batch, *outputs, *inputs); for several inputs a tuple of these, with None for integer inputs."""
     method: str
-    """The way that was taken: a name of `METHODS`; after plus signs, what was done another way: kinds of convolutions,
-    and "double" for a forward pass in float64."""
+    """Method used: a name from `METHODS`, followed by the optimizations applied, joined by plus signs: the kinds of
+    convolution replaced by faster kernels, and "double" for a forward pass in float64."""
     chunk: int
-    """Images that shared one forward pass."""
+    """Images per forward pass."""
     forwards: int
-    """How often the model was run: once per chunk; and where a chunk has several images, on the first one alone: at the
-    first call, and at every one unless the layers themselves leave no way from image to image."""
+    """Number of forward passes: one per chunk, plus one on the first image alone if a chunk has several images. The
+    extra pass runs only at the first call if the layers are known to keep the images of a batch apart."""
     backwards: int
-    """Passes through the whole network after that for the chunk that took most, cotangents folded together counted one
-    by one: the number of outputs; fewer by a cut; in forward mode the number of inputs; none by finite differences."""
+    """Number of backward passes for the most expensive chunk, counting batched cotangents one by one: the number of
+    outputs, or fewer with a cut. In forward mode the number of inputs; 0 for finite differences."""
     seconds: float
     """Wall-clock time."""
 
@@ -52,29 +52,32 @@ class JacobianReport(Shown):
 def jacobian(
     model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
 ) -> Any:
-    r"""The derivative of every output with respect to every input, image by image: (batch, *outputs, *inputs).
+    r"""Compute the derivative of every output with respect to every input, per image: (batch, *outputs, *inputs).
 
-    \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, like `x` in dtype and device.
+    \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, with the dtype and device of `x`.
 
-    Threads may share a model: calls take turns, and each returns what it would return alone. The result does not depend
-    on the caller's autocast, inference or gradient mode.
+    Threads may share a model: calls run one at a time, and each returns what it would return alone. The result does not
+    depend on the caller's autocast, inference or gradient mode.
 
     Args:
-        model: any module (run in eval mode and its own dtype, and handed back as it was) or function of tensors. The
-            images of a batch must not depend on each other.
-        x: (batch, …), or a tuple of such for a model of several inputs; then a tuple of Jacobians is returned. Inputs
-            of whole numbers or booleans are passed on, and None stands in their place.
-        outputs: indices into the flattened outputs, in that order: (batch, len(outputs), *inputs). Or the name of one
-            entry of a dict, dataclass or tuple ("0", "1"…) of outputs; or {name: indices}.
-        chunk: so many images share one forward pass; by default so many that no tensor passes 10 MB.
-        method: "auto", a fixed rule from shapes, dtype and operations; or one of `METHODS`. "finite_difference" takes
-            central differences in float64, at two forward passes per input; what that costs is told before it begins,
-            in the log `pellucid.jacobian`.
+        model: any module or function of tensors. A module runs in eval mode and in its own dtype, and its state is
+            restored afterwards. The images of a batch must not depend on each other.
+        x: (batch, …), or a tuple of these for a model with several inputs, which returns a tuple of Jacobians. Integer
+            and boolean inputs are passed to the model but not differentiated; their entry in the tuple is None.
+        outputs: indices into the flattened outputs, which select and order them: (batch, len(outputs), *inputs). Or
+            the name of one entry of a dict, dataclass or tuple ("0", "1"…) of outputs, or {name: indices}.
+        chunk: images per forward pass. By default, as many as keep every tensor below 10 MB.
+        method: "auto", a fixed rule based on shapes, dtype and operations, or one of `METHODS`. "finite_difference"
+            uses central differences in float64, with two forward passes per input, and logs its cost to the logger
+            `pellucid.jacobian` before it starts.
 
-    Raises `UnknownName` for another method or output, `ShapeError` for an output the model does not have and for images
-    that depend on each other, `DataError` and `ModelError` (with the index of the first image) for an input, an output
-    or a derivative that is not finite, `UnsupportedOperation` where autograd's derivative would be wrong or is missing:
-    batch statistics, a detached path, an operation without a derivative.
+    Raises:
+        UnknownName: for an unknown method or output name.
+        ShapeError: for an output index out of range, or images that depend on each other.
+        DataError: for an input that is not finite; the message gives the index of the first such image.
+        ModelError: for an output or derivative that is not finite, likewise.
+        UnsupportedOperation: if autograd's derivative would be wrong or is missing, because of batch statistics, a
+            detached path or an operation without a derivative.
 
     >>> import torch
     >>> from torch import nn
@@ -93,7 +96,7 @@ def jacobian(
 def jacobian_report(
     model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
 ) -> JacobianReport:
-    """The same as `jacobian`, with the way it was computed and what it cost.
+    """Compute a Jacobian like `jacobian`, and report the method used and its cost.
 
     >>> import torch
     >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
@@ -103,101 +106,101 @@ def jacobian_report(
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
     if chunk is not None and chunk < 1:
-        raise ShapeError(f"chunk is {chunk}; at least one image must share a pass.")
+        raise ShapeError(f"chunk is {chunk}; expected at least 1 image per forward pass.")
     with isolated():
-        started = perf_counter()  # not before: another thread may have held the lock
+        started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
-            found, size, forwards = differences(problem, chunk)
-            check_finite(problem.inputs, None, found)
-            return JacobianReport(_like(x, problem, found), method, size, forwards, 0, perf_counter() - started)
+            rows, size, forwards = differences(problem, chunk)
+            check_finite(problem.inputs, None, rows)
+            return JacobianReport(_arrange_like(x, problem, rows), method, size, forwards, 0, perf_counter() - started)
         try:
             with untouched(model):
-                course, rows, passes = _compute(problem, method, chunk)
+                schedule, rows, passes = _compute(problem, method, chunk)
         except RuntimeError as error:
             raise missing_derivative(error, WAY_OUT) or error from error
-        shape = course.plan.result_shape
+        shape = schedule.plan.result_shape
         if len(shape) != 1:
             rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
-        is_first_alone = course.chunk > 1 and (course.plan.first is not None or not problem.known_layers)
-        forwards = -(-problem.batch // course.chunk) + is_first_alone
-        found = _like(x, problem, rows)
-        return JacobianReport(found, course.told, course.chunk, forwards, passes, perf_counter() - started)
+        is_first_alone = schedule.chunk > 1 and (schedule.plan.first is not None or not problem.known_layers)
+        forwards = -(-problem.batch // schedule.chunk) + is_first_alone
+        result = _arrange_like(x, problem, rows)
+        return JacobianReport(result, schedule.label, schedule.chunk, forwards, passes, perf_counter() - started)
 
 
 @dataclass(eq=False)
-class _Course:
-    """A plan, and what was decided by it."""
+class _Schedule:
+    """A plan with the algorithm and chunk size chosen for it."""
 
     plan: Plan
     name: str
-    """Of the way."""
+    """Name of the algorithm."""
     chunk: int
-    """Images that share a pass."""
+    """Images per forward pass."""
 
     @classmethod
-    def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Course":
-        """The course that the public arguments ask for."""
+    def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Schedule":
+        """Choose the algorithm and chunk size for the public arguments."""
         name = choose(plan) if method == "auto" else method
         return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
 
     @property
-    def told(self) -> str:
-        """The way's name, and what is done another way."""
+    def label(self) -> str:
+        """Name of the algorithm and of the optimizations applied, for `JacobianReport.method`."""
         swaps = self.plan.swaps(self.chunk) if self.name != "forward" else frozenset()
         return "+".join([self.name, *sorted(swaps)])
 
 
-def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Course, tuple[Tensor, ...], int]:
-    """What was done, the rows of all images, and the passes that the costliest chunk took."""
+def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Schedule, tuple[Tensor, ...], int]:
+    """Return the schedule, the rows of all images, and the number of passes of the most expensive chunk."""
     plan = recall(problem, chunk)
     if plan is not None:
         try:
-            course = _Course.of(plan, method, chunk)
-            return course, *_fill(course)
-        except PlanOutdated:
+            schedule = _Schedule.of(plan, method, chunk)
+            return schedule, *_fill(schedule)
+        except PlanOutdated:  # the model has changed since its layout was cached
             pass
     plan = make_plan(problem)
     plan = with_exact_masks(plan) if method != "forward" else plan
-    course = _Course.of(plan, method, chunk)
-    rows, passes = _fill(course)
+    schedule = _Schedule.of(plan, method, chunk)
+    rows, passes = _fill(schedule)
     remember(problem, plan, chunk)
-    return course, rows, passes
+    return schedule, rows, passes
 
 
-def _fill(course: _Course) -> tuple[tuple[Tensor, ...], int]:
-    """The rows of all images, chunk by chunk, and the passes that the costliest chunk took."""
-    plan, size = course.plan, course.chunk
+def _fill(schedule: _Schedule) -> tuple[tuple[Tensor, ...], int]:
+    """Compute the rows of all images chunk by chunk, and the number of passes of the most expensive chunk."""
+    plan, size = schedule.plan, schedule.chunk
     problem = plan.problem
     if size == problem.batch:
-        return _rows_of(Part(plan, problem.part(0, size)), course)
+        return _rows_of(Part(plan, problem.part(0, size)), schedule)
     inputs = [problem.inputs[place] for place in problem.floats]
     rows = tuple(x.new_empty((len(x), len(plan.wanted), *x.shape[1:])) for x in inputs)
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
         part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
-        passes = max(passes, _rows_of(part, course, start)[1])
+        passes = max(passes, _rows_of(part, schedule, start)[1])
     return rows, passes
 
 
-def _rows_of(part: Part, course: _Course, first: int = 0) -> tuple[tuple[Tensor, ...], int]:
-    """A part's rows, found finite, and the passes they took; `first` is the index of its first image."""
+def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Tensor, ...], int]:
+    """Compute and check one chunk's rows, and return them with the number of passes; `first` is its first image."""
     plan = part.plan
-    if plan.problem.batch == 1 and plan.first:  # run already
+    if plan.problem.batch == 1 and plan.first:  # the plan has run this image already
         part.leaves, part.flat = plan.first
-    is_swapped = course.name != "forward" and plan.swaps(len(part.leaves[0]))
+    is_swapped = schedule.name != "forward" and plan.swaps(len(part.leaves[0]))
     with plan.kernels if is_swapped else nullcontext():
-        passes = WAYS[course.name].run(part)
-    inputs = plan.problem.inputs if first == 0 else ()  # all of them, with the first chunk
+        passes = ALGORITHMS[schedule.name].run(part)
+    inputs = plan.problem.inputs if first == 0 else ()  # all inputs are checked together with the first chunk
     rows = part.rows
     check_finite(inputs, part.flat, rows, wanted=plan.wanted, first=first)
     check_rows(plan.problem, part.leaves, rows, plan.wanted)
     return rows, passes
 
 
-def _like(x: Inputs, problem: Problem, found: tuple[Tensor, ...]) -> Any:
-    """One Jacobian for one input, a tuple for a tuple; in the dtype and on the device of its input."""
+def _arrange_like(x: Inputs, problem: Problem, rows: tuple[Tensor, ...]) -> Any:
+    """Arrange the rows like `x` (a tensor or tuple), each with the dtype and device of its input."""
     given = x if isinstance(x, tuple) else (x,)
-    placed = {place: rows.to(given[place]) for place, rows in zip(problem.floats, found, strict=True)}
+    placed = {place: row.to(given[place]) for place, row in zip(problem.floats, rows, strict=True)}
     return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))

@@ -1,4 +1,4 @@
-"""Convolutions that the CPU's library does slowly, done another way: below autograd, so the model runs as it is."""
+"""Faster kernels for convolutions that are slow on the CPU, swapped in below autograd so the model stays unchanged."""
 
 from typing import Any
 
@@ -10,48 +10,50 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["KernelSwap", "fast_size", "way_of"]
 
 FOURIER_SIDE = 15
-"""Depthwise kernels at least this long on both sides are run backward by FFT."""
+"""Depthwise kernels of at least this size on both sides use an FFT in the backward pass."""
 SMALL_BATCH = 4
+"""Batches below this size are too small for the folded kernel to pay off, unless the convolution kernel is large."""
 FOLDED_SIDE = 5
-"""Below so many images, a kernel of shorter sides costs less than its detour."""
+"""Convolution kernels of at least this size on both sides use the folded kernel for any batch size."""
 
 UNFOLDABLE = ("attention", "rnn", "gru", "lstm")
-"""Operations whose way back has no batched form."""
+"""Parts of the names of operations whose backward pass has no batching rule."""
 
 
 class KernelSwap(TorchDispatchMode):
-    r"""Runs convolutions in the fastest exact way known here, forward and backward, and watches sizes.
+    r"""Replaces convolutions by faster exact equivalents, forward and backward, and records sizes while planning.
 
-    - *Depthwise with a channel multiplier above 1*: each channel is repeated, so that the multiplier is 1.
-    - *Large depthwise kernels*: backward by FFT, \(\partial x = F^{-1}(F(g) F(w))\). Never forward: rounding would
-      break the ties of a max-pool on flat background.
-    - *Few input channels*: \(\partial x = \text{fold}(W^T g)\).
+    - *Depthwise with a channel multiplier above 1*: each channel is repeated, which reduces the multiplier to 1.
+    - *Large depthwise kernels*: backward by FFT, \(\partial x = F^{-1}(F(g) F(w))\). Never forward, where rounding
+      would break the ties of a max-pool on flat background.
+    - *A single input channel*: \(\partial x = \text{fold}(W^T g)\).
 
-    Only on a CPU and only for gradients by the input; everything else passes through.
+    Applies only on the CPU and to gradients with respect to the input; everything else passes through.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_planning = False
-        """Whether to note sizes and names of operations."""
+        """True to record the sizes and names of operations."""
         self.largest = 0
-        """Bytes of the largest tensor that an operation returned; views apart."""
+        """Size in bytes of the largest tensor that an operation returned, not counting views."""
         self.swapped: set[str] = set()
-        """What was, or on the way back would be, done another way."""
+        """Kinds of convolution replaced in the forward pass, or to be replaced in the backward pass."""
         self.swapped_in_batches: set[str] = set()
-        """The same, from `SMALL_BATCH` images on."""
+        """Kinds replaced only for batches of at least `SMALL_BATCH` images."""
         self.operations: set[str] = set()
-        """Names of all operations."""
+        """Names of all operations of the forward pass."""
         self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     @property
     def is_foldable(self) -> bool:
-        """Whether a further axis of cotangents costs nothing beyond arithmetic."""
+        """True if every operation can batch cotangents along an extra axis."""
         return not any(word in name for name in self.operations for word in UNFOLDABLE)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
             result: Any = self._forward(*args)
+        # only if just the input gradient is requested: the output mask is (input, weight, bias)
         elif func is torch.ops.aten.convolution_backward.default and args[-1][0] and not any(args[-1][1:]):
             result = self._backward(args)
         else:
@@ -63,37 +65,39 @@ class KernelSwap(TorchDispatchMode):
         return result
 
     def _forward(self, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        way = way_of(x, weight, rest[1:])
-        if way is not None and (way != "one_channel" or min(weight.shape[2:]) >= FOLDED_SIDE):
-            self.swapped.add(way)
-        elif way is not None:
-            self.swapped_in_batches.add(way)
+        kernel = way_of(x, weight, rest[1:])
+        if kernel is not None and (kernel != "one_channel" or min(weight.shape[2:]) >= FOLDED_SIDE):
+            self.swapped.add(kernel)
+        elif kernel is not None:
+            self.swapped_in_batches.add(kernel)
         multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
-        if way in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
+        if kernel in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
             return torch.ops.aten.convolution(x.repeat_interleave(multiplier, 1), weight, *rest[:-1], len(weight))
         return torch.ops.aten.convolution(x, weight, *rest)
 
     def _backward(self, args: Any) -> tuple[Tensor, None, None]:
         gradient, x, weight, _, *rest = args
-        way = way_of(x, weight, rest[:-1])
-        if way == "fourier":
+        kernel = way_of(x, weight, rest[:-1])
+        if kernel == "fourier":
             return self._by_fourier(gradient, x, weight, rest[1]), None, None
-        if way == "multiplier":
+        if kernel == "multiplier":
             return _by_repetition(gradient, x, weight, rest), None, None
-        if way == "one_channel" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
+        if kernel == "one_channel" and (len(x) >= SMALL_BATCH or min(weight.shape[2:]) >= FOLDED_SIDE):
             return _by_folding(gradient, x, weight, rest), None, None
         result: tuple[Tensor, None, None] = torch.ops.aten.convolution_backward(*args)
         return result
 
     def _by_fourier(self, gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
+        """Input gradient of a depthwise convolution by FFT, with the weights' spectra cached across passes."""
         full = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
         sides = [fast_size(size) for size in full]
         key = (weight.data_ptr(), *sides)
         if key not in self._spectra:
             spectrum = torch.fft.rfft2(weight[:, 0], sides)
-            self._spectra[key] = (weight, spectrum)  # the weight too, so that its place in memory stays its own
+            self._spectra[key] = (weight, spectrum)  # keeping the weight alive stops its address from being reused
         spectrum = torch.fft.rfft2(gradient, sides).mul_(self._spectra[key][1])
         if x.shape[1] < gradient.shape[1]:
+            # sum over the channel multiplier before the inverse FFT, which saves transforms
             spectrum = spectrum.unflatten(1, (x.shape[1], -1)).sum(2)
         image = torch.fft.irfft2(spectrum, sides)
         rows, columns = (slice(pad, pad + size) for size, pad in zip(x.shape[2:], padding, strict=True))
@@ -101,7 +105,10 @@ class KernelSwap(TorchDispatchMode):
 
 
 def way_of(x: Tensor, weight: Tensor, settings: Any) -> str | None:
-    """How a convolution goes back, from shapes alone; `settings` are those of `aten.convolution` from the stride on."""
+    """Return the kind of faster kernel for a convolution, or None to use torch's; decided from shapes alone.
+
+    `settings` are the arguments of `aten.convolution` from `stride` on.
+    """
     stride, _, dilation, is_transposed, _, groups = settings
     if x.ndim != 4 or is_transposed or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return None
@@ -117,21 +124,23 @@ def way_of(x: Tensor, weight: Tensor, settings: Any) -> str | None:
 
 
 def _by_repetition(gradient: Tensor, x: Tensor, weight: Tensor, rest: list[Any]) -> Tensor:
+    """Input gradient of a depthwise convolution with each channel repeated, summed over the repetitions."""
     stride, padding, dilation, _, output_padding, _, _ = rest
-    repeated = x.new_empty((len(x), len(weight), *x.shape[2:]))  # its values do not enter the gradient
+    repeated = x.new_empty((len(x), len(weight), *x.shape[2:]))  # only its shape enters the gradient
     settings = (stride, padding, dilation, False, output_padding, len(weight), [True, False, False])
     separate, _, _ = torch.ops.aten.convolution_backward(gradient, repeated, weight, None, *settings)
     return separate.unflatten(1, (x.shape[1], -1)).sum(2)
 
 
 def _by_folding(gradient: Tensor, x: Tensor, weight: Tensor, rest: list[Any]) -> Tensor:
+    """Input gradient as one matrix product followed by `fold` (col2im)."""
     stride, padding, dilation = rest[:3]
     columns = weight.flatten(1).T @ gradient.flatten(2)
     return F.fold(columns, x.shape[2:], weight.shape[2:], dilation, padding, stride)
 
 
 def fast_size(size: int) -> int:
-    """The next even number without a prime factor above 5.
+    """Return the smallest even number of at least `size` with no prime factor above 5, for which FFTs are fast.
 
     >>> fast_size(275), fast_size(147)
     (288, 150)

@@ -1,4 +1,4 @@
-"""The leading singular value of a Jacobian that is never formed, by Golub-Kahan bidiagonalisation."""
+"""The leading singular value of a Jacobian by Golub-Kahan bidiagonalization, without forming the Jacobian."""
 
 from dataclasses import dataclass, field
 
@@ -8,34 +8,35 @@ from torch import Tensor
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.jacobian._problem import Model, Outputs, untouched
-from pellucid.jacobian._products import Product, linearise
+from pellucid.jacobian._products import Product, linearize
 
 __all__ = ["STEPS", "leading_triple"]
 
 STEPS = 40
-"""So many steps at most, each of a product with J (the cost of two backward passes) and one with its transpose."""
+"""Maximum number of steps; each takes one product with J (two backward passes) and one with its transpose."""
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
-"""The residual, as a share of the singular value, at which it has converged; its own error is that squared."""
+"""Relative residual at which the iteration has converged. The error of the singular value is about its square."""
 
 
 def leading_triple(model: Model, x: Tensor, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Left vector (batch, output, 1), singular value (batch, 1), right vector (batch, 1, input), in float64.
+    """Return left vector (batch, output, 1), singular value (batch, 1), right vector (batch, 1, input), in float64.
 
-    None where some image's has not converged after `STEPS` steps, or its Jacobian is zero. The vectors begin at random,
-    from a fixed seed. Values other than the largest are not told: one vector sees a repeated value only once.
+    Returns None if any image has not converged after `STEPS` steps or has a zero Jacobian. The start vector is random
+    with a fixed seed. Only the largest value is returned, because a single start vector finds a repeated singular value
+    only once.
     """
     with isolated(), untouched(model):
-        forward, backward = linearise(model, x, outputs)
+        forward, backward = linearize(model, x, outputs)
         basis = _Basis()
         draws = generator(0, "leading_triple")
         start = torch.randn(x[0].numel(), generator=draws, dtype=torch.float64, device="cpu").to(x.device)
         right = (start / start.norm()).expand(len(x), -1)
         for _ in range(STEPS):
-            found = basis.extended(right, forward, backward)
-            if found is None:
+            step = basis.extend(right, forward, backward)
+            if step is None:
                 return None
-            right, triple, residual = found
+            right, triple, residual = step
             if bool((residual <= TOLERANCE.get(x.dtype, 1e-3) * triple[1]).all()):
                 left, value, right = triple
                 return left[:, :, None], value[:, None], right[:, None]
@@ -44,24 +45,24 @@ def leading_triple(model: Model, x: Tensor, outputs: Outputs) -> tuple[Tensor, T
 
 @dataclass(eq=False)
 class _Basis:
-    """Orthonormal vectors with J V = U B, B of two diagonals; each vector (batch, length)."""
+    """Orthonormal vectors U and V with J V = U B, where B is upper bidiagonal; each vector is (batch, length)."""
 
     right: list[Tensor] = field(default_factory=list)
     left: list[Tensor] = field(default_factory=list)
     diagonal: list[Tensor] = field(default_factory=list)
     above: list[Tensor] = field(default_factory=list)
 
-    def extended(
+    def extend(
         self, right: Tensor, forward: Product, backward: Product
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor] | None:
-        """One step: the next right vector, the leading triple so far, and its residual; None where it breaks down."""
+        """Return the next right vector, the current leading triple and its residual, or None on breakdown."""
         self.right.append(right)
-        image = _against(self.left, forward(right).double())
+        image = _orthogonalize(self.left, forward(right).double())
         self.diagonal.append(image.norm(dim=1))
         self.left.append(image / self.diagonal[-1][:, None])
-        back = _against(self.right, backward(self.left[-1]).double())
+        back = _orthogonalize(self.right, backward(self.left[-1]).double())
         rest = back.norm(dim=1)
-        if not self._is_whole():
+        if not self._is_valid():
             return None
         left, values, vectors = torch.linalg.svd(self._matrix())
         triple = (
@@ -73,17 +74,17 @@ class _Basis:
         tiny = torch.finfo(rest.dtype).tiny
         return back / rest.clamp(min=tiny)[:, None], triple, rest * left[:, -1, 0].abs()
 
-    def _is_whole(self) -> bool:
+    def _is_valid(self) -> bool:
         return bool(torch.stack(self.diagonal).isfinite().all()) and bool((self.diagonal[-1] > 0).all())
 
     def _matrix(self) -> Tensor:
-        """B (batch, step, step)."""
+        """Return B as a dense matrix (batch, step, step)."""
         matrix = torch.diag_embed(torch.stack(self.diagonal, 1))
         return matrix + torch.diag_embed(torch.stack(self.above, 1), 1) if self.above else matrix
 
 
-def _against(basis: list[Tensor], vector: Tensor) -> Tensor:
-    """What of a vector is orthogonal to the basis; twice, for rounding."""
+def _orthogonalize(basis: list[Tensor], vector: Tensor) -> Tensor:
+    """Orthogonalize a vector against the basis, in two passes because one leaves rounding errors."""
     for _ in range(2 if basis else 0):
         stacked = torch.stack(basis, 1)
         vector = vector - torch.einsum("bni,bn->bi", stacked, torch.einsum("bni,bi->bn", stacked, vector))

@@ -1,7 +1,7 @@
-"""Layouts of earlier calls: what one pass told of a model's sizes and operations holds until the model changes.
+"""Cache of layouts: the sizes and operations recorded in one forward pass are reused until the model changes.
 
-Remembered is only what decides how a Jacobian is computed. Whether its derivative can be right is watched at every
-call, and a pass that is not the remembered one, operation by operation and shape by shape, is planned anew.
+The cache holds only what decides how a Jacobian is computed. The checks that its derivative is correct run at every
+call, and a pass that differs from the cached one in any operation or shape is planned again.
 """
 
 from dataclasses import replace
@@ -14,45 +14,49 @@ from pellucid.jacobian._problem import Problem
 
 __all__ = ["recall", "remember"]
 
-AT_MOST = 32
-"""So many shapes are remembered for each model."""
+MAX_LAYOUTS = 32
+"""Maximum number of cached layouts per model."""
 
 Layouts = dict[tuple[object, ...], tuple[Layout, tuple[int, ...], Signature, bool]]
 
 _LAYOUTS: dict[int, tuple[ref[Any], Layouts]] = {}
-"""By the model's id, which is its own as long as it lives; with it the entry goes."""
+"""Layouts by the model's id. A weak reference removes the entry when the model dies, before its id can be reused."""
 
 
 def recall(problem: Problem, chunk: int | None) -> Plan | None:
-    """The plan of the last call with the same model and shapes; None where there was none."""
-    owner, key = _place(problem, chunk)
-    held, layouts = _LAYOUTS.get(id(owner), (None, {}))
-    found = layouts.get(key)
-    if held is None or held() is not owner or found is None:
+    """Return the plan of the last call with the same model and shapes, or None without one."""
+    owner, key = _owner_and_key(problem, chunk)
+    reference, layouts = _LAYOUTS.get(id(owner), (None, {}))
+    entry = layouts.get(key)
+    if reference is None or reference() is not owner or entry is None:
         return None
-    layout, wanted, signature, is_quiet = found
+    layout, wanted, signature, is_quiet = entry
     if "double" in layout.swapped:
         return Plan(doubled(problem), layout, wanted, None, signature, is_quiet, ExactMasks())
     return Plan(problem, layout, wanted, None, signature, is_quiet)
 
 
 def remember(problem: Problem, plan: Plan, chunk: int | None) -> None:
-    """Keep a plan's layout for the next call, without its tensors; not for what cannot be referred to weakly."""
-    owner, key = _place(problem, chunk)
+    """Cache a plan's layout, without its tensors, unless the model does not support weak references."""
+    owner, key = _owner_and_key(problem, chunk)
     if plan.signature is None or not getattr(type(owner), "__weakrefoffset__", 0):
         return
     place = id(owner)
     if place not in _LAYOUTS:
         _LAYOUTS[place] = ref(owner, lambda _: _LAYOUTS.pop(place, None)), {}
     layouts = _LAYOUTS[place][1]
-    if len(layouts) >= AT_MOST:
+    if len(layouts) >= MAX_LAYOUTS:  # rare, so a plain reset is enough
         layouts.clear()
-    cut = plan.layout.cut and replace(plan.layout.cut, edge=None)  # which would keep the graph, and so its tensors
+    # without the edge, which would keep the graph and all its tensors alive
+    cut = plan.layout.cut and replace(plan.layout.cut, edge=None)
     layouts[key] = replace(plan.layout, cut=cut), plan.wanted, plan.signature, plan.is_quiet
 
 
-def _place(problem: Problem, chunk: int | None) -> tuple[Any, tuple[object, ...]]:
-    """Whose layout it is, and for which call."""
+def _owner_and_key(problem: Problem, chunk: int | None) -> tuple[Any, tuple[object, ...]]:
+    """Return the object that owns the layout, and the key of the call.
+
+    A bound method belongs to its instance, since `model.method` is a new object at every access.
+    """
     model: Any = problem.model
     function = getattr(model, "__func__", None)
     owner = model if function is None else model.__self__

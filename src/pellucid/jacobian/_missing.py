@@ -1,4 +1,4 @@
-"""Outputs whose derivative is missing, told apart from those whose derivative is zero."""
+"""Detection of outputs whose derivative is missing rather than zero."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,38 +11,42 @@ from pellucid.jacobian._problem import Problem
 
 __all__ = ["WAY_OUT", "check_rows", "check_zeros", "no_derivative", "zero_outputs"]
 
-WAY_OUT = 'take method="finite_difference", which differentiates what the model computes, in float64.'
-"""How errors about missing derivatives end."""
+WAY_OUT = 'use method="finite_difference", which needs only forward passes, in float64.'
+"""Advice at the end of errors about missing derivatives."""
 MOST_NAMED = 256
+"""Maximum number of outputs to check one by one for an error message, since each costs a backward pass."""
 
 
 def check_rows(problem: Problem, leaves: Sequence[Tensor], rows: Sequence[Tensor], wanted: Sequence[int]) -> None:
-    """Raise `UnsupportedOperation` where an output changes with an input by which its row is exactly zero.
+    """Raise `UnsupportedOperation` if an output changes with an input although its row for that input is exactly zero.
 
-    `rows` hold (batch, output, *inputs) for each differentiated input, `leaves` all inputs of these images. Costs a
-    look at a few entries of each row unless they are zero.
+    `rows` contains (batch, output, *inputs) for each differentiated input; `leaves` are all inputs of these images.
+    Cheap unless rows are zero: otherwise only a few entries of each are read.
     """
-    if problem.known_layers:  # torch's own, all of which have derivatives
+    if problem.known_layers:  # these layers of torch all have derivatives
         return
-    for place, own in zip(problem.floats, rows, strict=True):
-        is_zero = zero_rows(own, 2)
+    for place, row in zip(problem.floats, rows, strict=True):
+        is_zero = zero_rows(row, 2)
         if is_zero is not None:
             check_zeros(problem, leaves, place, is_zero, wanted)
 
 
 def check_zeros(problem: Problem, leaves: Sequence[Tensor], place: int, is_zero: Tensor, wanted: Sequence[int]) -> None:
-    """Raise `UnsupportedOperation` for outputs (batch, output) that change with the input at `place` unseen."""
+    """Raise `UnsupportedOperation` if outputs with zero rows change with input number `place`.
+
+    `is_zero` marks the zero rows (batch, output).
+    """
     is_unseen = unseen_changes(_flat(problem, leaves, place, wanted), leaves[place], is_zero).any(0)
     if not bool(is_unseen.any()):
         return
     missing = [index for index, unseen in zip(wanted, is_unseen.tolist(), strict=True) if unseen]
-    fine = [index for index, unseen in zip(wanted, is_unseen.tolist(), strict=True) if not unseen]
+    differentiable = [index for index, unseen in zip(wanted, is_unseen.tolist(), strict=True) if not unseen]
     where = f"input {place}" if len(problem.floats) > 1 else "the input"
-    raise UnsupportedOperation(f"{no_derivative(missing, where)}{_others(fine)}; {WAY_OUT}")
+    raise UnsupportedOperation(f"{no_derivative(missing, where)}{_others(differentiable)}; {WAY_OUT}")
 
 
 def _flat(problem: Problem, leaves: Sequence[Tensor], place: int, wanted: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    """The wanted outputs (batch, output) as a function of the input at `place`."""
+    """Return the wanted outputs (batch, output) as a function of input number `place` alone."""
 
     def call(x: Tensor) -> Tensor:
         inputs = [x if at == place else leaf.detach() for at, leaf in enumerate(leaves)]
@@ -52,30 +56,30 @@ def _flat(problem: Problem, leaves: Sequence[Tensor], place: int, wanted: Sequen
 
 
 def no_derivative(missing: Sequence[int], where: str = "the input") -> str:
-    """The error's first part."""
+    """Return the first part of the error message for outputs without a derivative."""
     is_one = len(missing) == 1
     return (
         f"output{'' if is_one else 's'} {listed(missing)} change{'s' if is_one else ''} with {where}, but "
         f"{'has' if is_one else 'have'} no derivative: a detached value or an operation without a derivative cuts off "
-        "every path, and rows of zeros would be wrong"
+        "every path, so rows of zeros would be wrong"
     )
 
 
-def _others(fine: Sequence[int]) -> str:
-    if not fine:
+def _others(differentiable: Sequence[int]) -> str:
+    """Return the part of the message that lists outputs with a derivative, if any."""
+    if not differentiable:
         return ""
-    return (
-        f". For the derivative of the others, pass outputs=[{', '.join(map(str, fine[:12]))}{', …' * (len(fine) > 12)}]"
-    )
+    indices = ", ".join(map(str, differentiable[:12])) + ", …" * (len(differentiable) > 12)
+    return f". To differentiate only the others, pass outputs=[{indices}]"
 
 
 def zero_outputs(problem: Problem, leaves: Sequence[Tensor], output: Tensor) -> list[int]:
-    """Indices of the flattened outputs that change with the inputs and have no derivative; for an error's text.
+    """Return the indices of flattened outputs that change with the inputs but have no derivative, for error messages.
 
-    Not asked of more than `MOST_NAMED` outputs, each of which costs a backward pass.
+    Returns an empty list for more than `MOST_NAMED` outputs.
     """
     flat = output.reshape(len(output), -1)
-    count, found = flat.shape[1], set[int]()
+    count, indices = flat.shape[1], set[int]()
     if count > MOST_NAMED:
         return []
     for place in problem.floats:
@@ -84,5 +88,5 @@ def zero_outputs(problem: Problem, leaves: Sequence[Tensor], output: Tensor) -> 
         is_zero = zero_rows(rows, 2)
         if is_zero is not None:
             call = _flat(problem, leaves, place, range(count))
-            found.update(unseen_changes(call, leaves[place], is_zero).any(0).nonzero().flatten().tolist())
-    return sorted(found)
+            indices.update(unseen_changes(call, leaves[place], is_zero).any(0).nonzero().flatten().tolist())
+    return sorted(indices)

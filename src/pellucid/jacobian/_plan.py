@@ -1,4 +1,4 @@
-"""What a pass of the first images tells: sizes, operations, and whether the derivative can be right."""
+"""Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
 from dataclasses import dataclass, field
 
@@ -17,80 +17,81 @@ from pellucid.jacobian._watch import PathWatch
 __all__ = ["LARGEST_BYTES", "Layout", "Plan", "PlanOutdated", "Signature", "make_plan"]
 
 LARGEST_BYTES = 10_000_000
-"""No tensor of a chunk passes this: a third of what allocators hand out again without asking the system for pages."""
+"""Maximum size of a tensor in a chunk: a third of what allocators reuse without requesting new pages."""
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
-"""How far an image's outputs alone and among others may differ, as a share of their size. Rounding, and no more."""
+"""Allowed relative difference between an image's outputs alone and in a batch. It covers rounding only."""
 
 
 Signature = tuple[object, ...]
-"""The functions that a forward pass called, in order, with shape and dtype of what each returned."""
+"""The functions called in a forward pass, in order, with the shape and dtype of each result."""
 
 
 class PlanOutdated(Exception):
-    """The model no longer does what it did when its layout was remembered."""
+    """The model's operations have changed since its layout was cached."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides how a Jacobian is computed, and never what it is: a wrong one would cost time, nothing else."""
+    """Facts that decide how a Jacobian is computed. A wrong layout costs time but never changes the result."""
 
     shape: torch.Size
-    """Of one image's outputs."""
+    """Shape of one image's outputs."""
     largest: int
-    """Bytes of the largest tensor of one image's forward pass."""
+    """Size in bytes of the largest tensor in one image's forward pass."""
     is_foldable: bool
-    """No attention or recurrence, whose way back has no batched form."""
+    """True without attention or recurrence, whose backward passes have no batching rule."""
     swapped: frozenset[str]
-    """What is done another way: convolutions; "double": the forward pass is in float64."""
+    """Kinds of convolution that are replaced, and "double" for a forward pass in float64."""
     swapped_in_batches: frozenset[str]
-    """The same, from `SMALL_BATCH` images on."""
+    """Kinds replaced only for chunks of at least `SMALL_BATCH` images."""
     cut: Cut | None
-    """The narrowest layer that all paths of the first image pass."""
+    """The narrowest value on all paths of the first image's graph."""
 
 
 @dataclass(eq=False)
 class Plan:
-    """What is known of a problem before its first chunk; the first chunk's pass proves it, at every call."""
+    """A problem's layout and what else is known before its first chunk, whose forward pass verifies it."""
 
     problem: Problem
     layout: Layout
     wanted: tuple[int, ...]
     """Indices into the flattened outputs."""
     first: tuple[tuple[Tensor, ...], Tensor] | None = None
-    """The first image's inputs, as leaves, and its flat outputs with their graph; None: not run yet."""
+    """The first image's inputs as leaves and its flat outputs with their graph; None if not run in this call."""
     signature: Signature | None = None
-    """Of the first chunk's pass; None: not known yet."""
+    """Signature of the first chunk's forward pass; None if not known yet."""
     is_quiet: bool = False
-    """Whether it is known that folding warns of nothing."""
+    """True if folding is known to emit no warnings."""
     kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
 
     def swaps(self, chunk: int) -> frozenset[str]:
-        """The convolutions that are done another way in chunks of so many images."""
+        """Return the optimizations applied to chunks of `chunk` images."""
         layout = self.layout
         return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
 
     @property
     def chunk(self) -> int:
-        """So many images at once: as many as memory's bound allows, in chunks as equal as can be."""
+        """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
         return -(-self.problem.batch // -(-self.problem.batch // most))
 
     @property
     def result_shape(self) -> torch.Size:
-        """Of one image's wanted outputs."""
+        """Shape of one image's wanted outputs."""
         return self.layout.shape if self.problem.indices is None else torch.Size([len(self.wanted)])
 
-    def prove(self, leaves: tuple[Tensor, ...]) -> Tensor:
-        """Run the problem's first images, watched: their outputs (batch, output) with their graph.
+    def verify(self, leaves: tuple[Tensor, ...]) -> Tensor:
+        """Run the first chunk with all checks and return its outputs (batch, output) with their graph.
 
-        Raises what `make_plan` raises, `ShapeError` for images that depend on each other, and `PlanOutdated` where the
-        pass is not the one that was remembered.
+        Raises whatever `make_plan` raises, `ShapeError` for images that depend on each other, and `PlanOutdated` if the
+        forward pass differs from the cached one.
         """
-        if self.signature is not None and self.problem.known_layers:  # these were watched, and cannot do anything else
+        # known layers that passed the checks once cannot behave differently later
+        if self.signature is not None and self.problem.known_layers:
             output = self.problem.call(leaves)
             return output.reshape(len(output), -1)
-        output, signature = _watched(self.problem, leaves)
+        output, signature = _run_watched(self.problem, leaves)
         if self.signature not in (None, signature):
             raise PlanOutdated
         self.signature = signature
@@ -99,30 +100,33 @@ class Plan:
             self._check_alone(flat.detach()[0])
         return flat
 
-    def _check_alone(self, among: Tensor) -> None:
-        """Raise `ShapeError` where the first image's outputs among others are not what they are alone."""
+    def _check_alone(self, batched: Tensor) -> None:
+        """Raise `ShapeError` if the first image's outputs in a batch differ from its outputs alone."""
         alone = self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]
         alone = alone.detach().flatten()
-        if alone.shape != among.shape:
-            raise ShapeError(f"the outputs have shape {tuple(among.shape)} in a batch and {tuple(alone.shape)} alone.")
-        error, scale = float(vector_norm(alone - among, torch.inf)), float(vector_norm(alone, torch.inf))
-        if error > TOLERANCE.get(among.dtype, 0.1) * scale + torch.finfo(among.dtype).tiny:
+        if alone.shape != batched.shape:
             raise ShapeError(
-                f"the first image's outputs change by {error:.1e} when other images stand beside it: the model "
-                "mixes the images of a batch, or draws random numbers. Make it treat each alone, or pass chunk=1."
+                f"the first image's outputs have shape {tuple(batched.shape)} in a batch but {tuple(alone.shape)} "
+                "alone. Make their shape independent of the batch, or pass chunk=1."
+            )
+        error, scale = float(vector_norm(alone - batched, torch.inf)), float(vector_norm(alone, torch.inf))
+        if error > TOLERANCE.get(batched.dtype, 0.1) * scale + torch.finfo(batched.dtype).tiny:
+            raise ShapeError(
+                f"the first image's outputs change by {error:.1e} in a batch with other images: the model mixes the "
+                "images of a batch, or draws random numbers. Make it process each image independently, or pass chunk=1."
             )
 
 
 def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
-    """Run the first image, watched, with its convolutions done by `kernels`. For where gradients are enabled.
+    """Run the first image with all checks and record its layout. Requires that gradients are enabled.
 
-    Raises `UnsupportedOperation` for what would make the derivative wrong, `ShapeError` for outputs without a row per
-    image or an index the model does not have.
+    `kernels` runs the convolutions. Raises `UnsupportedOperation` if the derivative would be wrong, and `ShapeError`
+    for outputs without a row per image or an output index out of range.
     """
     leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
     kernels.is_planning = True
     with kernels:
-        output, signature = _watched(problem, leaves)
+        output, signature = _run_watched(problem, leaves)
     kernels.is_planning = False
     flat = output.reshape(1, -1)
     wanted = problem.wanted(flat.shape[1])
@@ -137,9 +141,9 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
 
 
-def _watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:
-    """The chosen output of one pass that has been watched, and what it called."""
-    copies = [leaf.clone() for leaf in leaves]  # since the model may work in place
+def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:
+    """Run one forward pass under `PathWatch`; return the chosen output and the pass's signature."""
+    copies = [leaf.clone() for leaf in leaves]  # copies, because the model may modify its inputs in place
     with PathWatch(problem.model) as watch:
         returned = problem.model(*copies)
     output = problem.chosen(returned, leaves)
@@ -149,6 +153,6 @@ def _watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Sign
         missing = zero_outputs(problem, leaves, output) if output.requires_grad else []
         if not missing:
             raise
-        raise UnsupportedOperation(f"{error} Without any derivative: outputs {listed(missing)}.") from None
+        raise UnsupportedOperation(f"{error} There is no derivative at all for outputs {listed(missing)}.") from None
     check_graph(output, WAY_OUT)
     return output, (*watch.calls, output.shape)

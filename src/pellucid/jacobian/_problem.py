@@ -1,4 +1,4 @@
-"""What is differentiated: a model or function, its inputs, and which of its outputs."""
+"""The differentiation problem: a model or function, its inputs, and a selection of its outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,34 +20,36 @@ Model = nn.Module | Callable[..., Any]
 """A module, or any function of tensors."""
 
 Outputs = Sequence[int] | str | Mapping[str, Sequence[int] | None] | None
-"""Which outputs: all; some, by index into the flattened outputs; of a dict or tuple of outputs the named one ("0", "1"…
-for a tuple's entries); or some of the named one."""
+"""Selection of outputs: None for all, indices into the flattened outputs, the name of one entry of a dict or tuple of
+outputs ("0", "1"… for a tuple), or {name: indices}."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A call, its inputs as leaves in the model's dtype, and the wanted outputs."""
+    """A model, its inputs in the model's dtype, and the wanted outputs."""
 
     model: Model
     inputs: tuple[Tensor, ...]
-    """Each (batch, …); those of integers or booleans are passed on and not differentiated."""
+    """Each (batch, …); integer and boolean inputs are passed to the model but not differentiated."""
     name: str | None
-    """Which entry of a dict or tuple of outputs."""
+    """Name of the wanted entry of a dict or tuple of outputs; None for a single output."""
     indices: tuple[int, ...] | None
-    """Which of the flattened outputs; None: all."""
+    """Indices into the flattened outputs; None for all."""
 
     @classmethod
     def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
-        """The problem that the public arguments state. Raises `ShapeError` where the inputs do not fit together."""
+        """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
         given = x if isinstance(x, tuple) else (x,)
         size = given[0].shape[:1] if given else ()
         if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
-            raise ShapeError(f"x has the shapes {shapes}; give tensors (batch, …) with one batch size.")
+            raise ShapeError(f"expected inputs of shape (batch, …) with one batch size, got shapes {shapes}.")
         if not size[0]:
-            raise ShapeError("x holds no image; pass at least one.")
+            raise ShapeError("x contains no images. Pass at least one.")
         if not any(tensor.is_floating_point() for tensor in given):
-            raise ShapeError("x holds whole numbers; pass floats, such as images in [0, 1] or embedded tokens.")
+            raise ShapeError(
+                "x contains only integers, which have no derivative. Pass floats, such as embedded tokens."
+            )
         dtype = dtype_for(model)
         inputs = tuple([_as_input(tensor, dtype) for tensor in given])
         if outputs is None:
@@ -56,29 +58,29 @@ class Problem:
             return cls(model, inputs, outputs, None)
         if isinstance(outputs, Mapping):
             if len(outputs) != 1:
-                raise ShapeError(f"outputs names {list(outputs)}; name one, and call again for another.")
+                raise ShapeError(f"outputs names {list(outputs)}; name one entry per call.")
             ((name, indices),) = outputs.items()
             return cls(model, inputs, name, None if indices is None else tuple(int(index) for index in indices))
         return cls(model, inputs, None, tuple(int(index) for index in outputs))
 
     @property
     def batch(self) -> int:
-        """How many images."""
+        """Number of images."""
         return self.inputs[0].shape[0]
 
     @property
     def floats(self) -> tuple[int, ...]:
-        """The positions of the inputs that are differentiated."""
+        """Positions of the inputs that are differentiated."""
         return tuple([place for place, tensor in enumerate(self.inputs) if tensor.is_floating_point()])
 
     @property
     def input_count(self) -> int:
-        """How many numbers one image's differentiated inputs hold."""
+        """Number of differentiated input values per image."""
         return sum([self.inputs[place].numel() for place in self.floats]) // self.batch
 
     @cached_property
     def known_layers(self) -> tuple[object, ...] | None:
-        """The layers of a model that is nothing but layers of torch's known to take each image by itself; None else.
+        """Description of a model whose layers are all known to process each image independently; None otherwise.
 
         Equal descriptions mean equal operations on equal shapes.
         """
@@ -89,34 +91,35 @@ class Problem:
         return described if described and runs_torch_alone(modules_of(model)) else None
 
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
-        """The inputs of some images; the floating ones as leaves that want a gradient."""
+        """Return the inputs of images `start` to `stop`, the floating-point ones as leaves that require gradients."""
         parts = self.inputs if stop - start == self.batch else [tensor[start:stop] for tensor in self.inputs]
         return tuple([part.detach().requires_grad_(part.is_floating_point()) for part in parts])
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The chosen output, (batch, …). The model gets copies, since it may work in place."""
+        """Return the chosen output (batch, …)."""
+        # copies, because the model may modify its inputs in place
         copies = [tensor.clone() for tensor in inputs]
-        if self.known_layers:  # no norm among them
+        if self.known_layers:  # they contain no normalization, so `SoundNorms` is unnecessary
             return self.chosen(self.model(*copies), inputs)
         with SoundNorms(self.model):
             returned = self.model(*copies)
         return self.chosen(returned, inputs)
 
     def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
-        """The chosen one of what the model returned. Raises `ShapeError` where it has no row for each image."""
+        """Select the chosen output from the model's result. Raises `ShapeError` if it lacks a row per image."""
         result = pick(returned, self.name)
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
-                f"the model returned {tuple(result.shape)} for {len(inputs[0])} images; it should return a tensor, "
-                "a row per image."
+                f"the model returned shape {tuple(result.shape)} for {len(inputs[0])} images; expected a tensor with "
+                "one row per image."
             )
         return result
 
     def wanted(self, count: int) -> tuple[int, ...]:
-        """The indices of the wanted ones among `count` outputs. Raises `ShapeError` where there is no such output."""
+        """Return the indices of the wanted outputs out of `count`. Raises `ShapeError` if one is out of range."""
         wanted = tuple(range(count)) if self.indices is None else self.indices
         if not wanted or not all(0 <= index < count for index in wanted):
-            raise ShapeError(f"outputs is {list(wanted)}, and the model has outputs 0 to {count - 1}.")
+            raise ShapeError(f"outputs is {list(wanted)}; expected at least one index from 0 to {count - 1}.")
         return wanted
 
 
@@ -139,13 +142,15 @@ _ELEMENTWISE = frozenset(
     }
 )
 
+"""Layers that act on each value independently."""
+
 
 def _describe(module: nn.Module) -> tuple[object, ...] | None:
-    """A layer that leaves the first axis of (batch, feature, …) alone, or a row of such; None for any other.
+    """Describe a layer, or a sequence of layers, that cannot mix the first axis of (batch, feature, …); None otherwise.
 
-    No convolution: it takes an input that lacks an axis for one image.
+    Convolutions are excluded: they treat an input with one axis too few as a single image.
     """
-    kind, own = type(module), module.__dict__  # a module's attributes cost more to look up
+    kind, own = type(module), module.__dict__  # faster than `nn.Module.__getattr__`
     if kind in _ELEMENTWISE:
         return (kind,)
     if kind is nn.Linear:
@@ -158,27 +163,27 @@ def _describe(module: nn.Module) -> tuple[object, ...] | None:
 
 
 def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor outside of any graph, in the model's dtype where it is floating."""
+    """Detach a tensor, and convert it to the model's dtype if it is floating-point."""
     if not tensor.is_floating_point():
         return tensor
-    if tensor.is_inference():
+    if tensor.is_inference():  # inference tensors cannot require gradients, so copy
         return tensor.to(dtype or tensor.dtype, copy=True)
     return tensor.detach() if dtype in (None, tensor.dtype) else tensor.detach().to(dtype)
 
 
 def pick(result: Any, name: str | None) -> Tensor:
-    """The tensor that `name` names in what a model returned."""
+    """Return the tensor called `name` in a model's result, or its only tensor."""
     if isinstance(result, Tensor):
         if name is not None:
-            raise ShapeError(f"outputs is {name!r}, and the model returns one tensor; leave the name away.")
+            raise ShapeError(f"outputs is {name!r}, but the model returns a single tensor. Omit the name.")
         return result
     entries = _entries(result)
     if not entries:
-        raise ShapeError(f"the model returned {type(result).__name__}; it should return a tensor, a row per image.")
+        raise ShapeError(f"the model returned {type(result).__name__}; expected a tensor with one row per image.")
     if name is None and len(entries) > 1:
         raise ShapeError(
-            f"the model returned {type(result).__name__} with {', '.join(map(repr, entries))}; name one: "
-            f"outputs={next(iter(entries))!r}."
+            f"the model returned {type(result).__name__} with {', '.join(map(repr, entries))}; name one of them, "
+            f"such as outputs={next(iter(entries))!r}."
         )
     name = next(iter(entries)) if name is None else name
     if name not in entries:
@@ -187,7 +192,7 @@ def pick(result: Any, name: str | None) -> Tensor:
 
 
 def _entries(result: Any) -> dict[str, Tensor]:
-    """The tensors of a mapping, tuple, list or dataclass, by name."""
+    """Return the tensors of a mapping, tuple, list or dataclass by name."""
     if isinstance(result, Mapping):
         pairs = [(str(key), value) for key, value in result.items()]
     elif isinstance(result, tuple | list):
@@ -201,7 +206,7 @@ def _entries(result: Any) -> dict[str, Tensor]:
 
 
 def dtype_for(model: Model) -> torch.dtype | None:
-    """The dtype of a module's first floating parameter or buffer; None (the input's own) where there is none."""
+    """Return the dtype of a module's first floating-point parameter or buffer; None (keep the input's) without any."""
     module = _module_of(model)
     if module is None:
         return None
@@ -213,12 +218,12 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 
 def untouched(model: Model) -> AbstractContextManager[object]:
-    """In eval mode, without parameter gradients, and handed back as it came; of a function, the random state."""
+    """Run a module in eval mode without parameter gradients, then restore it and the random state."""
     module = _module_of(model)
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 
 
 def _module_of(model: Model) -> nn.Module | None:
-    """The module itself, or the one whose method the function is."""
+    """Return the module itself, or the module that a bound method belongs to."""
     owner = getattr(model, "__self__", model)
     return owner if isinstance(owner, nn.Module) else None

@@ -1,4 +1,4 @@
-"""Products with J and its transpose, without forming it."""
+"""Products with the Jacobian J and its transpose, without forming J."""
 
 from collections.abc import Callable
 
@@ -14,18 +14,18 @@ from pellucid.jacobian._missing import WAY_OUT, check_zeros, no_derivative
 from pellucid.jacobian._plan import Plan, make_plan
 from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 
-__all__ = ["Product", "jacobian_product", "linearise", "transposed_product"]
+__all__ = ["Product", "jacobian_product", "linearize", "transposed_product"]
 
 Product = Callable[[Tensor], Tensor]
-"""From (batch, input) to (batch, output), or back."""
+"""A product that maps (batch, input) to (batch, output), or the reverse."""
 
 
 def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs = None) -> Tensor:
-    r"""\(J v\): how the outputs change along one direction of the input, image by image: (batch, *outputs).
+    r"""Compute \(J v\), the change of the outputs along one input direction per image: (batch, *outputs).
 
-    `vectors` is like `x`. Costs one forward and two backward passes, whatever the sizes: the transposed product
-    \(J^T u\) is linear in u, and its derivative by u along v is \(J v\). Refuses what `jacobian` refuses; raises
-    `ShapeError` for vectors of another shape.
+    `vectors` has the shape of `x`. Costs one forward and two backward passes regardless of size: the transposed product
+    \(J^T u\) is linear in u, and its derivative with respect to u along v is \(J v\). Raises `ShapeError` for vectors
+    of the wrong shape, and otherwise whatever `jacobian` raises.
 
     >>> layer = torch.nn.Linear(3, 2, bias=False)
     >>> v = torch.rand(4, 3)
@@ -33,7 +33,7 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
     True
     """
     if vectors.shape != x.shape:
-        raise ShapeError(f"vectors has shape {tuple(vectors.shape)}; it should be like x: {tuple(x.shape)}.")
+        raise ShapeError(f"expected vectors of the shape of x, {tuple(x.shape)}, got {tuple(vectors.shape)}.")
     with isolated(), untouched(model):
         plan, leaf, flat = _run(model, x, outputs)
         dummy, row = _linear(flat, leaf)
@@ -44,10 +44,10 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
 
 
 def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs = None) -> Tensor:
-    r"""\(J^T u\): the gradient of the outputs weighted by `vectors` (batch, *outputs); like `x`.
+    r"""Compute \(J^T u\), the gradient of the outputs weighted by `vectors` (batch, *outputs), in the shape of `x`.
 
-    Costs one forward and one backward pass. Refuses what `jacobian` refuses; raises `ShapeError` for vectors that do
-    not fit the outputs.
+    Costs one forward and one backward pass. Raises `ShapeError` for vectors of the wrong shape, and otherwise whatever
+    `jacobian` raises.
 
     >>> layer = torch.nn.Linear(3, 2)
     >>> transposed_product(layer, torch.rand(4, 3), torch.ones(4, 2)).shape
@@ -57,7 +57,7 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
         plan, leaf, flat = _run(model, x, outputs)
         expected = (len(x), *plan.result_shape)
         if vectors.shape != expected:
-            raise ShapeError(f"vectors has shape {tuple(vectors.shape)}; it should be like the outputs: {expected}.")
+            raise ShapeError(f"expected vectors of the shape of the outputs, {expected}, got {tuple(vectors.shape)}.")
         cotangent = vectors.reshape(flat.shape).to(flat)
         (product,) = derivatives(flat, [leaf], cotangent, way_out=WAY_OUT)
         assert product is not None
@@ -66,10 +66,10 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
         return product.to(x)
 
 
-def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Product]:
-    """Products with J and with its transpose, of flat vectors, that share one forward pass.
+def linearize(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Product]:
+    """Return products of flat vectors with J and with its transpose, which share one forward pass.
 
-    To be called and used isolated, with the model untouched.
+    Call this, and use the products, inside `isolated()` and `untouched(model)`.
     """
     plan, leaf, flat = _run(model, x, outputs)
     dummy, row = _linear(flat, leaf)
@@ -78,7 +78,7 @@ def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Produ
     def forward(vectors: Tensor) -> Tensor:
         nonlocal is_checked
         product = _along(row, dummy, vectors.to(row).view_as(row))
-        if not is_checked:
+        if not is_checked:  # once is enough, because every product uses the same graph
             is_checked = True
             _check_product(plan, leaf, row, dummy, product)
         return product
@@ -92,7 +92,10 @@ def linearise(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Produ
 
 
 def _linear(flat: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
-    """A cotangent u of the outputs, and its transposed product, with a graph in which that is linear in u."""
+    r"""Return a cotangent u and \(J^T u\) with a graph, so that differentiating by u again gives \(J v\).
+
+    The value of u does not matter, because the product is linear in it.
+    """
     dummy = torch.zeros_like(flat, requires_grad=True)
     (row,) = derivatives(flat, [leaf], dummy, way_out=WAY_OUT, create_graph=True)
     assert row is not None
@@ -100,17 +103,17 @@ def _linear(flat: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _along(row: Tensor, dummy: Tensor, vectors: Tensor) -> Tensor:
-    """The derivative of the transposed product by its cotangent, along `vectors`: the product (batch, output)."""
+    """Differentiate the transposed product by its cotangent along `vectors`: the product with J (batch, output)."""
     if not row.requires_grad:
         return torch.zeros_like(dummy)
     return torch.autograd.grad(row, dummy, vectors, retain_graph=True, materialize_grads=True)[0]
 
 
 def _check_product(plan: Plan, leaf: Tensor, row: Tensor, dummy: Tensor, product: Tensor) -> None:
-    """Raise `UnsupportedOperation` where an output changes with the input and its row of J is zero.
+    """Raise `UnsupportedOperation` if an output changes with the input although its row of J is zero.
 
-    A product is zero too where the vector meets no input that its output depends on. So J is applied to a random
-    vector, whose product is zero for zero rows alone.
+    A product may also be zero because the vector misses the inputs that an output depends on. J is therefore applied to
+    a random vector, for which only zero rows give zero.
     """
     if plan.problem.known_layers or bool(product.all()):
         return
@@ -121,7 +124,7 @@ def _check_product(plan: Plan, leaf: Tensor, row: Tensor, dummy: Tensor, product
 
 
 def _check_transposed(plan: Plan, leaf: Tensor, cotangent: Tensor, product: Tensor) -> None:
-    """Raise `UnsupportedOperation` where the weighted sum of the outputs changes with an image and has no gradient."""
+    """Raise `UnsupportedOperation` if the weighted sum of outputs changes with an image but has no gradient."""
     is_zero = None if plan.problem.known_layers else zero_rows(product)
     if is_zero is None:
         return
@@ -139,12 +142,12 @@ def _check_transposed(plan: Plan, leaf: Tensor, cotangent: Tensor, product: Tens
 
 
 def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tensor]:
-    """The plan, the leaf, and the wanted outputs (batch, output) with their graph; input and outputs found finite."""
+    """Return the plan, the leaf, and the wanted outputs (batch, output) with their graph, after all checks."""
     problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
     leaves, flat = plan.first or ((), torch.empty(0, dtype=torch.float32, device="cpu"))
     if problem.batch > 1:
         leaves = problem.part(0, problem.batch)
-        flat = plan.prove(leaves)
+        flat = plan.verify(leaves)
     check_finite([leaves[0].detach()], flat, (), wanted=plan.wanted)
     return plan, leaves[0], flat if problem.indices is None else flat[:, list(plan.wanted)]

@@ -18,7 +18,7 @@ from pellucid.jacobian._problem import Model, Outputs, Problem, untouched
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
 LARGEST_ENTRIES = 20_000_000
-"""Numbers of a Jacobian that are held at once in float64."""
+"""Maximum number of Jacobian entries held in float64 at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,23 +26,23 @@ class JacobianSpectrum(Shown):
     r"""\(J = \sum_r s_r u_r v_r^T\) for each image."""
 
     values: Float[Tensor, "batch rank"]
-    """Singular values, the largest first, in units of output per unit of input; the first is the spectral norm."""
+    """Singular values in descending order, in units of output per unit of input; the first is the spectral norm."""
     left: Tensor
-    """(batch, rank, *outputs): which outputs move together; unit length."""
+    """Left singular vectors (batch, rank, *outputs): outputs that change together. Unit length."""
     right: Tensor
-    """(batch, rank, *inputs): the input pattern that moves them; unit length. Signs are those for which the largest
-    entry of `left` is positive."""
+    """Right singular vectors (batch, rank, *inputs): the input pattern that changes them. Unit length. Signs are chosen
+    so that the largest entry of `left` is positive."""
 
 
 def jacobian_spectrum(
     model: Model, x: Tensor, outputs: Outputs = None, *, count: int | None = None, chunk: int | None = None
 ) -> JacobianSpectrum:
-    r"""The singular values and vectors of every image's Jacobian, or the `count` leading ones.
+    r"""Compute the singular values and vectors of each image's Jacobian, or the `count` leading ones.
 
-    The first right vector is the change of the input, of unit length, that changes the outputs most: by \(s_1\).
-    Computed in float64 from J, chunk by chunk; the leading one alone (`count=1`) from products with J, which is never
-    formed, where there are so many outputs and inputs that this costs less. Refuses what `jacobian` refuses; raises
-    `ShapeError` for a count below 1.
+    The first right vector is the unit change of the input that changes the outputs most, by \(s_1\). The decomposition
+    is computed in float64 from J, chunk by chunk. For `count=1` and many outputs and inputs, it uses products with J
+    instead, which is cheaper and never forms J. Raises `ShapeError` for a count below 1, and otherwise whatever
+    `jacobian` raises.
 
     >>> layer = torch.nn.Linear(3, 2)
     >>> spectrum = jacobian_spectrum(layer, torch.rand(4, 3))
@@ -50,11 +50,12 @@ def jacobian_spectrum(
     True
     """
     if count is not None and count < 1:
-        raise ShapeError(f"count is {count}; ask for at least one singular value.")
+        raise ShapeError(f"count is {count}; expected at least 1 singular value.")
     with isolated():
         with untouched(model):
             plan = make_plan(Problem.of(model, x[:1], outputs))
         shape, inputs = plan.result_shape, x[0].numel()
+        # each step costs about as much as three rows of J, and up to STEPS of them are needed
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
         parts: list[list[Tensor]] = []
         for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
@@ -70,7 +71,7 @@ def jacobian_spectrum(
 
 
 def _decompose(full: Tensor, shape: torch.Size, count: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Left (batch, output, rank), values (batch, rank) and right (batch, rank, input) of Jacobians that are there."""
+    """Return left (batch, output, rank), values (batch, rank) and right (batch, rank, input) of full Jacobians."""
     rows = full.reshape(len(full), shape.numel(), -1).double()
     left, values, right = torch.linalg.svd(rows, full_matrices=False)
     return left[:, :, :count], values[:, :count], right[:, :count]

@@ -1,4 +1,4 @@
-"""One tangent pass per input: for fewer inputs than outputs, such as a decoder of a short code."""
+"""Forward mode: one tangent pass per input, for models with fewer inputs than outputs, such as decoders."""
 
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -7,30 +7,30 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from pellucid.jacobian._algorithms._part import Part
+from pellucid.jacobian._algorithms.loop import loop
 from pellucid.jacobian._plan import Plan
-from pellucid.jacobian._ways._part import Part
-from pellucid.jacobian._ways.loop import loop
 
 __all__ = ["forward", "pays_forward"]
 
 
 def pays_forward(plan: Plan) -> bool:
-    """Where there are fewer inputs than wanted outputs."""
+    """Return True if there are fewer inputs than wanted outputs."""
     return plan.problem.input_count < len(plan.wanted)
 
 
 def forward(part: Part) -> int:
-    """J's columns: the n-th is the outputs' derivative along input n, all carried forward in one batch.
+    """Compute the columns of J, the outputs' derivatives along each input, in one batched tangent pass.
 
-    Where an operation has no forward derivative, the rows are computed backward instead.
+    Falls back to backward passes if an operation has no forward-mode derivative.
     """
     problem, wanted = part.plan.problem, list(part.plan.wanted)
     if part.is_first:
-        part.run()  # for what it refuses
+        part.run()  # runs the checks
     shared: Any = (0, None)  # the outputs are the same for every tangent
     try:
         with catch_warnings():
-            simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch.jit, on the first call
+            simplefilter("ignore", FutureWarning)  # from torch.jit inside torch itself, at the first call
             for number, leaf in enumerate(part.differentiated):
                 call = vmap(lambda tangent, at=number: _tangent(part, at, tangent), out_dims=shared)
                 columns, part.flat = call(_directions(leaf))
@@ -41,7 +41,7 @@ def forward(part: Part) -> int:
 
 
 def _tangent(part: Part, number: int, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch, output): the outputs' derivative along one direction of one input, and the outputs."""
+    """Return the outputs' derivative along one direction of one input, and the outputs, both (batch, output)."""
     inputs = [leaf.detach() for leaf in part.leaves]
     place = part.plan.problem.floats[number]
 
@@ -54,7 +54,7 @@ def _tangent(part: Part, number: int, tangent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _directions(leaf: Tensor) -> Tensor:
-    """(input, batch, *inputs): one for each input, the same for all images."""
+    """Return the unit directions (input, batch, *inputs), one per input value, the same for all images."""
     count = leaf[0].numel()
     unit = torch.eye(count, dtype=leaf.dtype, device=leaf.device).view(count, 1, *leaf.shape[1:])
     return unit.expand(count, *leaf.shape)

@@ -1,4 +1,4 @@
-"""A chunk of images on its way to its Jacobian."""
+"""A chunk of images whose Jacobian is being computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ __all__ = ["Part", "gradients"]
 
 @dataclass(eq=False)
 class Part:
-    """Some images of a problem, and where their rows go."""
+    """A chunk of a problem's images, and the tensors that receive their rows."""
 
     plan: Plan
     leaves: tuple[Tensor, ...]
     """The model's inputs for these images."""
     targets: tuple[Tensor, ...] | None = None
-    """Where the rows go; None: these are all images, so their rows are a tensor of their own."""
+    """Tensors that receive the rows; None to allocate them, if the chunk contains all images."""
     flat: Tensor | None = None
-    """The outputs (batch, output) with their graph; None: not computed yet."""
+    """The outputs (batch, output) with their graph; None if not computed yet."""
 
     @property
     def differentiated(self) -> tuple[Tensor, ...]:
-        """The leaves that rows are wanted of."""
+        """Leaves to differentiate with respect to."""
         return tuple(self.leaves[place] for place in self.plan.problem.floats)
 
     @property
     def is_first(self) -> bool:
-        """Whether the problem's first image is the first one here."""
+        """True if the chunk begins with the problem's first image."""
         return self.leaves[0].data_ptr() == self.plan.problem.inputs[0].data_ptr()
 
     @property
     def rows(self) -> tuple[Tensor, ...]:
-        """For each differentiated input (batch, output, *inputs), to be filled."""
+        """Rows (batch, output, *inputs) for each differentiated input, to be filled in place."""
         if self.targets is None:
             count = len(self.plan.wanted)
             self.targets = tuple(leaf.new_empty((len(leaf), count, *leaf.shape[1:])) for leaf in self.differentiated)
         return self.targets
 
     def run(self) -> Tensor:
-        """The outputs (batch, output) with their graph; those of the problem's first images are watched and checked."""
+        """Return the outputs (batch, output) with their graph. The problem's first chunk runs with all checks."""
         if self.flat is None:
             problem = self.plan.problem
             if self.is_first:
-                self.flat = self.plan.prove(self.leaves)
+                self.flat = self.plan.verify(self.leaves)
             else:
                 self.flat = problem.call(self.leaves).reshape(len(self.leaves[0]), -1)
         return self.flat
@@ -57,8 +57,8 @@ class Part:
 def gradients(
     outputs: Any, inputs: Sequence[Any], cotangent: Tensor, *, folded: bool = False, is_last: bool = False
 ) -> Sequence[Tensor | None]:
-    """One backward pass; None for an input that the outputs do not depend on. The graph goes with the last pass.
+    """Run one backward pass. Returns None for inputs that the outputs do not depend on. The last pass frees the graph.
 
-    Raises `UnsupportedOperation` where an operation has no derivative, or the outputs depend on none of the inputs.
+    Raises `UnsupportedOperation` if an operation has no derivative or the outputs depend on none of the inputs.
     """
     return derivatives(outputs, inputs, cotangent, way_out=WAY_OUT, retain_graph=not is_last, folded=folded)

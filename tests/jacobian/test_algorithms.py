@@ -1,4 +1,4 @@
-"""Every way, on every kind of layer, is the derivative."""
+"""Every algorithm computes the right derivative for every kind of layer."""
 
 from itertools import pairwise
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from jacobian.models import reference, zoo
 from pellucid.jacobian import jacobian, jacobian_report
+from pellucid.jacobian._algorithms import ALGORITHMS
 from pellucid.jacobian._jacobian import METHODS
-from pellucid.jacobian._ways import WAYS
 
 IMAGES = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 NAMES = list(zoo())
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", ["auto", *WAYS])
-def test_every_way_agrees_with_torch_func(name: str, method: str) -> None:
+@pytest.mark.parametrize("method", ["auto", *ALGORITHMS])
+def test_every_algorithm_agrees_with_torch_func(name: str, method: str) -> None:
     model = zoo()[name]
     expected = reference(model, IMAGES)
     for chunk in (None, 1, 4):
@@ -29,7 +29,7 @@ def test_every_way_agrees_with_torch_func(name: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_calls_give_equal_bits_and_a_batch_is_its_images(name: str) -> None:
+def test_equal_calls_give_equal_bits_and_batching_changes_nothing(name: str) -> None:
     model = zoo()[name]
     whole = jacobian(model, IMAGES)
     assert torch.equal(whole, jacobian(model, IMAGES))
@@ -46,20 +46,20 @@ def test_some_outputs_in_any_order(name: str, method: str) -> None:
     torch.testing.assert_close(some, whole[:, [2, 0, 2]], rtol=1e-5, atol=1e-7)
 
 
-def test_the_rule_takes_the_way_that_pays() -> None:
-    taken = {name: jacobian_report(model, IMAGES).method for name, model in zoo().items()}
-    assert taken["narrow"] == "cut"
-    assert taken["mlp"] == "folded"
-    assert taken["convolution"] == "folded+one_channel"
-    assert taken["multiplier"].startswith("cut") is False
-    assert "multiplier" in taken["multiplier"]
+def test_auto_chooses_the_fastest_algorithm() -> None:
+    chosen = {name: jacobian_report(model, IMAGES).method for name, model in zoo().items()}
+    assert chosen["narrow"] == "cut"
+    assert chosen["mlp"] == "folded"
+    assert chosen["convolution"] == "folded+one_channel"
+    assert chosen["multiplier"].startswith("cut") is False
+    assert "multiplier" in chosen["multiplier"]
     many = torch.rand(9000, 1, 6, 6, dtype=torch.float64)
     assert jacobian_report(zoo()["convolution"], many).method == "loop+one_channel"
     few_inputs = nn.Sequential(nn.Linear(2, 30), nn.Tanh())
     assert jacobian_report(few_inputs, torch.rand(3, 2)).method == "forward"
 
 
-def test_a_way_without_forward_derivative_goes_back_to_rows() -> None:
+def test_forward_mode_falls_back_to_rows_without_a_forward_derivative() -> None:
     class Doubled(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def test_a_way_without_forward_derivative_goes_back_to_rows() -> None:
         def backward(ctx: object, gradient: Tensor) -> Tensor:
             return 2 * gradient
 
-    found = jacobian(lambda x: Doubled.apply(x), torch.rand(3, 4), method="forward")
-    assert torch.equal(found, 2 * torch.eye(4).expand(3, 4, 4))
+    result = jacobian(lambda x: Doubled.apply(x), torch.rand(3, 4), method="forward")
+    assert torch.equal(result, 2 * torch.eye(4).expand(3, 4, 4))
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,7 +78,7 @@ def test_a_way_without_forward_derivative_goes_back_to_rows() -> None:
     batch=st.integers(1, 5),
     widths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     activation=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.Identity]),
-    method=st.sampled_from(["auto", *WAYS]),
+    method=st.sampled_from(["auto", *ALGORITHMS]),
     has_shortcut=st.booleans(),
     seed=st.integers(0, 99),
 )

@@ -1,4 +1,4 @@
-"""Several cotangents in one backward pass: fewer, larger operations, for networks so small that calling them costs."""
+"""Several cotangents per backward pass: fewer and larger operations, for small networks dominated by call overhead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -7,28 +7,28 @@ from warnings import catch_warnings, simplefilter, warn_explicit
 import torch
 from torch import Tensor
 
+from pellucid.jacobian._algorithms._part import Part, gradients
+from pellucid.jacobian._algorithms.loop import loop
 from pellucid.jacobian._plan import Plan
-from pellucid.jacobian._ways._part import Part, gradients
-from pellucid.jacobian._ways.loop import loop
 
 __all__ = ["folded", "pays_folded"]
 
 FEWEST = 3
-"""Fewer passes than these cost less one by one."""
+"""Minimum number of outputs for which folding pays off."""
 FOLDED_BYTES = 10_000_000
-"""The largest folded tensor for which folding pays: beyond, operations are slower than the calls they save."""
+"""Maximum size of a folded tensor. Larger operations cost more time than the saved calls."""
 
 
 def pays_folded(plan: Plan) -> bool:
-    """Where calling costs more than computing: a small network, few images, and several outputs to fold."""
+    """Return True for a small network, few images and several outputs, where call overhead dominates."""
     size = plan.chunk * len(plan.wanted) * plan.layout.largest
-    is_foldable = plan.layout.is_foldable and not _is_each_checked()
+    is_foldable = plan.layout.is_foldable and not _checks_for_nan()
     return is_foldable and len(plan.wanted) >= FEWEST and size <= FOLDED_BYTES
 
 
 def folded(part: Part) -> int:
-    """All of J's rows at once, the cotangents stacked along a further axis; in groups where that would be large."""
-    if _is_each_checked():
+    """Compute all rows of J at once, with the cotangents stacked along an extra axis; in groups if too large."""
+    if _checks_for_nan():
         return loop(part)
     flat, wanted = part.run(), part.plan.wanted
     size = max(1, FOLDED_BYTES // max(1, len(flat) * part.plan.layout.largest))
@@ -36,37 +36,37 @@ def folded(part: Part) -> int:
     if part.plan.problem.indices is not None:
         units = units[list(wanted)]
     cotangents = units.unsqueeze(1).expand(-1, len(flat), -1)
-    with nullcontext() if part.plan.is_quiet else _silenced(part.plan):
+    with nullcontext() if part.plan.is_quiet else _without_batching_warnings(part.plan):
         if part.targets is None and size >= len(wanted):
             part.targets = tuple(_group(part, flat, cotangents, is_last=True))
             return len(wanted)
         for start in range(0, len(wanted), size):
-            found = _group(part, flat, cotangents[start : start + size])
-            for rows, gradient in zip(part.rows, found, strict=True):
+            groups = _group(part, flat, cotangents[start : start + size])
+            for rows, gradient in zip(part.rows, groups, strict=True):
                 rows[:, start : start + size] = gradient
     return len(wanted)
 
 
-def _is_each_checked() -> bool:
-    """True if autograd looks for NaN after each operation, which torch cannot do with a further axis of cotangents."""
+def _checks_for_nan() -> bool:
+    """Return True if anomaly detection checks for NaN, which torch does not support with batched cotangents."""
     return torch.is_anomaly_enabled() and torch.is_anomaly_check_nan_enabled()
 
 
 @contextmanager
-def _silenced(plan: Plan) -> Iterator[None]:
-    """No word that an operation has no batched form, which is slower and right; notes on the plan if there was none."""
-    with catch_warnings(record=True) as told:
+def _without_batching_warnings(plan: Plan) -> Iterator[None]:
+    """Suppress warnings about missing batching rules, which affect only speed, and record if there were any."""
+    with catch_warnings(record=True) as caught:
         simplefilter("always")
         yield
-    plan.is_quiet = not told
-    for warning in told:
+    plan.is_quiet = not caught
+    for warning in caught:  # torch's are plain UserWarnings; pass all others on
         if not issubclass(warning.category, UserWarning):
             warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _group(part: Part, flat: Tensor, cotangents: Tensor, *, is_last: bool = False) -> Iterator[Tensor]:
-    """For each differentiated input the rows (batch, cotangent, *inputs)."""
-    found = gradients(flat, part.differentiated, cotangents, folded=True, is_last=is_last)
-    for leaf, gradient in zip(part.differentiated, found, strict=True):
+    """Yield the rows (batch, cotangent, *inputs) for each differentiated input."""
+    folded_gradients = gradients(flat, part.differentiated, cotangents, folded=True, is_last=is_last)
+    for leaf, gradient in zip(part.differentiated, folded_gradients, strict=True):
         rows = leaf.new_zeros(len(cotangents), *leaf.shape) if gradient is None else gradient
         yield rows.movedim(0, 1)

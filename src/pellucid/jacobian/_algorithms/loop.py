@@ -1,12 +1,13 @@
 """One backward pass per output, over one shared forward pass."""
 
-from pellucid.jacobian._ways._part import Part, gradients
+from pellucid.jacobian._algorithms._part import Part, gradients
 
 __all__ = ["loop"]
 
 
 def loop(part: Part) -> int:
-    """J's rows one after the other: the k-th is the gradient of output k. K backward passes."""
+    """Compute the rows of J one by one: row k is the gradient of output k."""
+    # one cotangent tensor is reused for all passes; unbinding once saves an indexing operation per pass
     flat = part.run()
     cotangent, leaves = flat.new_zeros(flat.shape), part.differentiated
     columns, targets = cotangent.unbind(1), [rows.unbind(1) for rows in part.rows]
