@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,7 +27,16 @@ class Backward(Attribution):
         raise NotImplementedError
 
     def box(self) -> Box | None:
-        return box_of(self.composite())
+        return self._box
+
+    @cached_property
+    def _steps(self) -> Composite:
+        """The composite, built once: the options are frozen."""
+        return self.composite()
+
+    @cached_property
+    def _box(self) -> Box | None:
+        return box_of(self._steps)
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
         """What starts at the logits, in their shape: the slope of the explained score."""
@@ -40,7 +50,7 @@ class Backward(Attribution):
     ) -> list[Outcome]:
         results = subject.propagate(
             images,
-            self.composite(),
+            self._steps,
             lambda logits: [self.start(logits, target) for target in targets],
             is_certified=is_certified,
         )

@@ -55,8 +55,8 @@ class Attribution(Options):
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see data before the first explanation."""
     remedy: ClassVar[str] = (
-        "Compute in float64 (model.double() and images.double()), whose rounding is a billion times smaller, or choose "
-        "a method whose relevances cancel less, such as 'lrp.gamma'."
+        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or use rules under "
+        "which relevances cancel less, such as γ and z⁺."
     )
     """What helps where the sum is missed, for the user."""
     images_at_once: ClassVar[int] = 32

@@ -29,6 +29,10 @@ class DeepLift(Attribution):
     family: ClassVar[str] = "relevance"
     answers: ClassVar[str] = "how much each pixel's difference from the empty image adds to the logit"
     promises: ClassVar[frozenset[str]] = COMPLETE
+    remedy: ClassVar[str] = (
+        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a "
+        "baseline nearer to the images."
+    )
 
     baseline: float | int | Tensor = 0.0
     """The empty image, the same for all: a number, or a tensor that broadcasts to one image."""

@@ -30,6 +30,7 @@ class ShapleySampling(Attribution):
     family: ClassVar[str] = "perturbation"
     answers: ClassVar[str] = "how much each patch adds to the logit, on average over all orders of revealing patches"
     promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
+    remedy: ClassVar[str] = "Compute in float64 (model.double() and images.double()), where rounding is far smaller."
 
     permutations: Count = 25
     """How many orders; each takes as many evaluations as there are patches."""
