@@ -27,7 +27,7 @@ from pellucid.engine.tap import find_embedding
 from pellucid.evaluation import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
-FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
+FEW = {"samples": 3, "steps": 16, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
 CONTROLS = ("constant", "input", "random", "sobel")
 
 

@@ -54,7 +54,8 @@ def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | Pixe
     if isinstance(bound, PixelValues):
         return bound
     try:
-        values = torch.as_tensor(bound).detach().to("cpu", torch.float64).contiguous()
+        given = bound if isinstance(bound, Tensor) else torch.as_tensor(bound, dtype=torch.float64, device="cpu")
+        values = given.detach().to("cpu", torch.float64).contiguous()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name} is {bound!r}; expected {_BOUNDS}.") from error
     if values.numel() == 0 or isinstance(bound, bool):
@@ -82,7 +83,7 @@ class Box:
             counts = {len(end) for end in ends if isinstance(end, tuple)}
             if len(counts) > 1:
                 raise ConfigError(f"low has {len(box.low)} channels and high {len(box.high)}; give as many of each.")  # type: ignore[arg-type]
-            _check_order(*(torch.as_tensor(end, dtype=torch.float64).reshape(1, -1) for end in ends))
+            _check_order(*(torch.as_tensor(end, dtype=torch.float64, device="cpu").reshape(1, -1) for end in ends))
         return box
 
     def over(self, images: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:

@@ -198,7 +198,7 @@ def _nearby(x: Tensor, which: Tensor) -> Tensor:
     largest = flat.abs().amax(1)
     span = flat.amax(1) - flat.amin(1)
     size = torch.where(span > 0, span, torch.where(largest > 0, largest, torch.ones_like(largest)))
-    draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64) - 0.5
+    draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64, device="cpu") - 0.5
     # away from zero, so that an output that depends on a single entry changes too
     noise = (draws + torch.where(draws < 0, -0.5, 0.5)).to(flat)
     moved = flat + noise * (PROBE_SHARE * size * which)[:, None]

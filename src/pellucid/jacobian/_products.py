@@ -117,7 +117,9 @@ def _check_product(plan: Plan, leaf: Tensor, row: Tensor, dummy: Tensor, product
     """
     if plan.problem.known_layers or bool(product.all()):
         return
-    noise = torch.randn(row.shape, generator=generator(0, "jacobian_product"), dtype=torch.float64).to(row)
+    noise = torch.randn(row.shape, generator=generator(0, "jacobian_product"), dtype=torch.float64, device="cpu").to(
+        row
+    )
     is_zero = _along(row, dummy, noise) == 0
     if bool(is_zero.any()):
         check_zeros(plan.problem, [leaf], plan.problem.floats[0], is_zero, plan.wanted)
