@@ -126,7 +126,9 @@ class Completeness:
         residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
         over = is_over.flatten().nonzero().flatten()
         worst = int(over[residual[over].abs().argmax()])
-        image, *place = (int(index) for index in torch.unravel_index(torch.tensor(worst, device="cpu"), self.residual.shape))
+        image, *place = (
+            int(index) for index in torch.unravel_index(torch.tensor(worst, device="cpu"), self.residual.shape)
+        )
         of_class = f", class {place[0]}" if place else ""
         return (
             f"{method}: the relevance of {len(over)} of {len(residual)} {'maps' if place else 'images'} does not sum "
