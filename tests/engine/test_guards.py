@@ -187,7 +187,7 @@ def test_relevance_left_on_the_way_is_an_error() -> None:
     node = Move(
         operation="lost", kind="move", inputs=(7,), output=1, path="", is_first=False, batch_axis=0, pull=lambda r: [r]
     )
-    with pytest.raises(UnsupportedOperation, match="did not find its way back"):
+    with pytest.raises(UnsupportedOperation, match="did not propagate completely"):
         Tape([node], 0, 1, torch.ones(1, 2)).reverse(torch.ones(1, 2), lambda _: lambda n, r, a: n.pullback(r))
 
 

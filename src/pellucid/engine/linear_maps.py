@@ -190,20 +190,20 @@ class FrozenNorm:
     """The shape of x in which `axes` are averaged."""
     axes: tuple[int, ...]
     deviation: Tensor
-    is_centred: bool
+    is_centered: bool
     eps: float | int
 
-    def centre(self, grouped: Tensor) -> Tensor:
+    def center(self, grouped: Tensor) -> Tensor:
         """Subtract the mean, if the norm does."""
-        return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centred else grouped
+        return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centered else grouped
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
         assert weight is not None
-        return (self.centre(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
+        return (self.center(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
-        return self.centre((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
+        return self.center((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
 
     def broadcast(self, bias: Tensor) -> Tensor:
         return bias
