@@ -26,7 +26,7 @@ GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
 
 
 def canonical(tape: Tape) -> Tape:
-    """Rewrite a tape with elementwise functions, softmax and normalizations recognized; drops nodes no longer needed."""
+    """Recognize elementwise functions, softmax and normalizations on a tape, and drop nodes no longer needed."""
     form = _Form({node.output: node for node in tape.nodes})
     with torch.no_grad():
         nodes = [form.rewritten(node) for node in tape.nodes]
