@@ -281,7 +281,7 @@ class Call:
     ) -> Tensor:
         """Record a node of this kind for `value`, computed from `inputs`; return the tensor that the model receives.
 
-        `axis` is the batch axis of `value`, by default that of the inputs; if there is none, the images are run one by
+        `axis` is the batch axis of `value`, by default that of the inputs; without one, the images are run one by
         one. `is_elementwise` states that each element of the value depends only on the same element of the inputs.
         """
         recorder = self.recorder
