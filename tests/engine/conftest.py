@@ -1,4 +1,4 @@
-"""Networks that several tests of the engine explain: a zoo of awkward ones, and torchvision's."""
+"""Networks shared by the engine's tests: a zoo of unusual architectures, and torchvision's networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 
 class Net(nn.Module):
-    """A network whose forward pass is the function it is given."""
+    """A network whose forward pass is a given function."""
 
     def __init__(self, forward: Callable[..., Tensor], **modules: nn.Module | list[nn.Module]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def twice(n: Net, x: Tensor) -> Tensor:
 
 
 def loud(net: Net) -> Net:
-    """With weights three times as large: one small layer after the other would leave of an image only the biases."""
+    """Triple the weights, so that the signal of the image does not fade against the biases layer by layer."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(3)
@@ -99,7 +99,7 @@ def branches(n: Net, x: Tensor) -> Tensor:
     return n.c(sum(outputs[1:], outputs[0]).mean((2, 3)))
 
 
-def normalised_inside(n: Net, x: Tensor) -> Tensor:
+def normalized_inside(n: Net, x: Tensor) -> Tensor:
     x = (x - torch.tensor([0.4, 0.5, 0.6]).to(x).view(1, 3, 1, 1)) / torch.tensor([0.2, 0.25, 0.3]).to(x).view(3, 1, 1)
     return n.c(torch.relu(n.a(x)).mean((2, 3)))
 
@@ -191,7 +191,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         sequential(lambda: weight_norm(conv()), nn.ReLU, lambda: spectral_norm(conv(6, 6)), nn.ReLU, head),
         IMAGE,
     ),
-    "normalised_inside": (lambda: Net(normalised_inside, a=conv(), c=nn.Linear(6, 4)), IMAGE),
+    "normalized_inside": (lambda: Net(normalized_inside, a=conv(), c=nn.Linear(6, 4)), IMAGE),
     "assigned": (lambda: Net(assigned, **three()), IMAGE),
     "masked": (lambda: Net(masked, a=conv(), c=nn.Linear(6, 4)), IMAGE),
     "layer_norm": (
@@ -222,11 +222,14 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 QUICK = ("functional", "in_place", "shortcut", "transformer")
-"""Those that every run of the tests visits."""
+"""The networks that every test run covers; the others are marked slow."""
 
 
 def alive(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """The model in float64 with statistics from random images and no constant parameters, so that its logits differ."""
+    """Return the model in float64 with batch statistics of random images and no constant parameters.
+
+    Without this, the logits of an untrained network barely depend on the image.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -252,7 +255,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def caged(animal: str) -> tuple[nn.Module, Tensor]:
-    """A network of the zoo, and three images for it, each of its own brightness: averages of mere noise are alike."""
+    """A network of the zoo and three images of different brightness, since averages of pure noise barely differ."""
     factory, shape = ZOO[animal]
     torch.manual_seed(3)
     images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1)).double()
@@ -272,7 +275,7 @@ _KEPT: dict[str, nn.Module] = {}
 
 
 def vision(name: str) -> tuple[nn.Module, Tensor]:
-    """A network of torchvision in float64, and two images for it."""
+    """Return a torchvision network in float64 and two images for it."""
     if name not in _KEPT:
         _KEPT.clear()
         torch.manual_seed(0)
@@ -282,7 +285,7 @@ def vision(name: str) -> tuple[nn.Module, Tensor]:
 
 @pytest.fixture
 def seen(vision_name: str) -> tuple[nn.Module, Tensor]:
-    """A network of torchvision, and two images for it."""
+    """A torchvision network and two images for it."""
     return vision(vision_name)
 
 

@@ -1,4 +1,4 @@
-"""Attention and what stands around it, in the forms that models have: complete, exact, and AttnLRP's formulas."""
+"""Attention and its surroundings, as models implement them: conservation, gradients, and AttnLRP's formulas."""
 
 import math
 import warnings
@@ -23,12 +23,12 @@ from pellucid.engine.relevance import propagate
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 TOKENS, WIDTH = 5, 8
 PADDED = torch.arange(TOKENS) >= TOKENS - 1
-"""Which keys no query may see."""
+"""Mask of the keys that are hidden from every query."""
 FAR = torch.zeros(TOKENS).double().masked_fill(PADDED, -math.inf)
 
 
 class Net(nn.Module):
-    """(batch, token, feature) to logits, by a function between the tokens and their mean."""
+    """Maps (batch, token, feature) to logits: a given function, the mean over tokens, and a linear head."""
 
     def __init__(self, body: Callable[..., Tensor], **parts: Any) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ def einsum_alone(n: Net, x: Tensor) -> Tensor:
 
 def divided_by_hand(n: Net, x: Tensor) -> Tensor:
     root = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * n.w[0, 0]
-    centred = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-6)
-    return root + centred / (x.norm(dim=-1, keepdim=True) + 1) + (x.std(1, keepdim=True) + 1) ** -0.5 * x
+    centered = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-6)
+    return root + centered / (x.norm(dim=-1, keepdim=True) + 1) + (x.std(1, keepdim=True) + 1) ** -0.5 * x
 
 
 def cosine(n: Net, x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ FORMS: dict[str, Callable[[], Net]] = {
 
 
 QUICK = ("weights", "padding_and_mask", "fused_masked", "minus_infinity", "einsum", "divided_by_hand", "windows")
-"""Those that every run of the tests visits."""
+"""The forms that every test run covers; the others are marked slow."""
 
 
 @pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FORMS])
@@ -205,7 +205,7 @@ def form(request) -> tuple[Net, Tensor]:
     return model, torch.randn(3, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).double()
 
 
-def test_each_form_is_complete_and_a_batch_equals_its_images(form) -> None:
+def test_each_form_is_complete_and_a_batch_equals_single_images(form) -> None:
     model, x = form
     for name in ("lrp.epsilon", "lrp.alpha_2_beta_1", "deeplift"):
         explanation = create_analyzer(name, model).explain(x, 1)
@@ -218,13 +218,13 @@ def test_each_form_is_complete_and_a_batch_equals_its_images(form) -> None:
 def test_the_tape_of_each_form_gives_the_gradient(form) -> None:
     model, x = form
     with frozen(model):
-        found = propagate(model, x, (Step(Derivative()),), lambda logits: torch.ones_like(logits)).relevance
+        result = propagate(model, x, (Step(Derivative()),), lambda logits: torch.ones_like(logits)).relevance
     leaf = x.clone().requires_grad_()
     expected = torch.autograd.grad(model(leaf).sum(), leaf)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_norms_written_by_hand_are_explained_as_those_of_torch() -> None:
+def test_hand_written_norms_are_explained_like_those_of_torch() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(3, TOKENS, WIDTH).double(), torch.randn(WIDTH).double(), torch.randn(WIDTH).double()
 
@@ -239,14 +239,14 @@ def test_norms_written_by_hand_are_explained_as_those_of_torch() -> None:
         (layer_by_hand, lambda n, x: F.layer_norm(x, (WIDTH,), weight, bias, 1e-5)),
         (root_by_hand, lambda n, x: F.rms_norm(x, (WIDTH,), weight, 1e-5)),
     ]
-    for own, torchs in pairs:
-        first, second = Net(own).double(), Net(torchs).double()
+    for hand_written, builtin in pairs:
+        first, second = Net(hand_written).double(), Net(builtin).double()
         second.load_state_dict(first.state_dict())
         maps = [create_analyzer("lrp.epsilon", model, epsilon=1e-12).analyze(x, 1) for model in (first, second)]
         torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-8)
 
 
-def test_what_has_no_rule_is_named() -> None:
+def test_operations_without_a_rule_are_named() -> None:
     x = torch.randn(2, TOKENS, WIDTH).double()
     for body, word in (
         (lambda n, x: x.square().add(1).log().reciprocal() @ n.w[0].mT @ n.w[0], "'factor'"),
@@ -258,18 +258,18 @@ def test_what_has_no_rule_is_named() -> None:
             create_analyzer("lrp.epsilon", Net(body, w=weights()).double()).analyze(x)
 
 
-def test_an_encoder_that_skips_padded_tokens_is_refused_where_that_matters() -> None:
-    """Without gradients, torch leaves zeros in the places of padded tokens; with them, it does not."""
+def test_an_encoder_that_skips_padded_tokens_is_refused_if_that_changes_the_logits() -> None:
+    """With gradients disabled, torch returns zeros at the positions of padded tokens; with gradients, it does not."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True)
     x, mask = torch.randn(2, TOKENS, WIDTH), PADDED.expand(2, -1)
-    for place, is_told in ((slice(None), True), (slice(0, 1), False)):
+    for place, is_refused in ((slice(None), True), (slice(0, 1), False)):
         model = Net(
             lambda n, x, p=place: n.a(x, src_key_padding_mask=mask[: len(x)])[:, p], a=nn.TransformerEncoder(layer, 1)
         )
         model.eval()
         for name in ("lrp.epsilon", "gradient"):
-            if is_told:
+            if is_refused:
                 with pytest.raises(UnsupportedOperation, match="enable_nested_tensor=False"):
                     create_analyzer(name, model).analyze(x)
             else:
@@ -279,7 +279,7 @@ def test_an_encoder_that_skips_padded_tokens_is_refused_where_that_matters() -> 
     create_analyzer("lrp.epsilon", model).explain(x, 1, strict=True)
 
 
-# ── AttnLRP, written again: every rule is a function whose "gradient" is the relevance ────────────────────────────────
+# ── AttnLRP, reimplemented: every rule is a function whose "gradient" is the relevance ────────────────────────────────
 
 EPSILON = 1e-9
 
@@ -289,7 +289,7 @@ def share(relevance: Tensor, z: Tensor) -> Tensor:
 
 
 def by_gradient(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]:
-    """x ⊙ ∂function · R / function: the ε rule of whatever is linear in each input."""
+    """Return x ⊙ ∂function · R / function: the ε rule for any function that is linear in each input."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         z = function(*leaves)
@@ -298,7 +298,7 @@ def by_gradient(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], rel
 
 
 class Linear(torch.autograd.Function):
-    """The ε rule; for sums, means, linear layers, and layer norms with their deviation held fixed."""
+    """The ε rule for sums, means, linear layers, and layer norms with fixed deviation."""
 
     @staticmethod
     def forward(ctx, function, *inputs):
@@ -311,7 +311,7 @@ class Linear(torch.autograd.Function):
 
 
 class Halves(Linear):
-    """A product: half of the ε rule to each factor (Achtibat et al., 2024, proposition 3.3)."""
+    """A product: each factor gets half of its ε rule (Achtibat et al., 2024, proposition 3.3)."""
 
     @staticmethod
     def backward(ctx, relevance):
@@ -332,7 +332,7 @@ class Softmax(torch.autograd.Function):
 
 
 class Identity(torch.autograd.Function):
-    """Elementwise non-linearities, and scaling (proposition 3.2)."""
+    """Elementwise nonlinearities and scaling (proposition 3.2)."""
 
     @staticmethod
     def forward(ctx, function, x):
@@ -373,7 +373,7 @@ class Block(nn.Module):
         return Linear.apply(torch.add, x, Linear.apply(self.down, hidden))
 
 
-def test_attnlrp_agrees_with_its_formulas_written_as_autograd_functions() -> None:
+def test_attnlrp_agrees_with_its_formulas_as_autograd_functions() -> None:
     torch.manual_seed(0)
     blocks, head = [Block().double(), Block().double()], nn.Linear(WIDTH, 3).double()
     model = nn.Sequential(*blocks, Net(lambda n, x: x).double())
@@ -384,16 +384,16 @@ def test_attnlrp_agrees_with_its_formulas_written_as_autograd_functions() -> Non
     logits = Linear.apply(head, Linear.apply(lambda x: x.mean(1), hidden))
     torch.testing.assert_close(logits, model(x))
     expected = torch.autograd.grad(logits, leaf, F.one_hot(torch.tensor([2, 2, 2]), 3) * logits.detach())[0]
-    found = create_analyzer("lrp.epsilon", model, epsilon=EPSILON).explain(x, 2, strict=True)
+    result = create_analyzer("lrp.epsilon", model, epsilon=EPSILON).explain(x, 2, strict=True)
     scale = expected.abs().max()
-    assert float((found.relevance - expected).abs().max()) < 1e-6 * float(scale)
+    assert float((result.relevance - expected).abs().max()) < 1e-6 * float(scale)
     assert float(scale) > 1e-2
 
 
 # ── DeepLIFT ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_deeplift_of_a_softmax_gives_the_only_change_all_of_it() -> None:
+def test_deeplift_of_a_softmax_credits_the_only_changed_input_with_everything() -> None:
     model = Net(lambda n, x: F.softmax(x * 2, -1)).double()
     base, x = torch.randn(1, TOKENS, WIDTH).double(), torch.zeros(1, TOKENS, WIDTH).double()
     x += base
@@ -404,7 +404,7 @@ def test_deeplift_of_a_softmax_gives_the_only_change_all_of_it() -> None:
     assert int((relevance != 0).sum()) == 1
 
 
-def test_deeplift_is_complete_where_scores_are_far_from_those_of_the_baseline() -> None:
+def test_deeplift_is_complete_for_scores_far_from_the_baseline() -> None:
     torch.manual_seed(0)
     model = Net(by_hand(lambda q, k: q @ k.mT * 40), qkv=three())
     x = torch.randn(2, TOKENS, WIDTH) * 3
@@ -414,7 +414,7 @@ def test_deeplift_is_complete_where_scores_are_far_from_those_of_the_baseline() 
     create_analyzer("lrp.epsilon", model).explain(x, 1, strict=True)
 
 
-def test_deeplift_of_attention_over_changed_values_alone_is_linear() -> None:
+def test_deeplift_of_attention_with_fixed_weights_is_linear() -> None:
     torch.manual_seed(0)
     keys = torch.randn(1, TOKENS, WIDTH).double()
     model = Net(lambda n, x: F.scaled_dot_product_attention(keys.expand_as(x), keys.expand_as(x), x)).double()
@@ -429,7 +429,7 @@ def test_deeplift_of_a_product_is_the_average_rule() -> None:
     model = Net(lambda n, x: x[..., :4] @ x[..., 4:].mT @ n.w[0, :1].expand(TOKENS, -1), w=weights()).double()
     base, x = torch.randn(1, TOKENS, WIDTH).double(), torch.randn(2, TOKENS, WIDTH).double()
     relevance = create_analyzer("deeplift", model, baseline=base).analyze(x, 1)
-    factor = (model.w[0, 0] @ model.head.weight[1]) / TOKENS  # every entry of the matrix product counts alike
+    factor = (model.w[0, 0] @ model.head.weight[1]) / TOKENS  # every entry of the matrix product has the same weight
     sums = ((x + base) / 2).sum(1, keepdim=True).expand(-1, TOKENS, -1)
     expected = torch.cat([sums[..., 4:], sums[..., :4]], -1) * (x - base) * factor
     torch.testing.assert_close(relevance, expected)
@@ -470,7 +470,7 @@ def build(plan: dict[str, Any]) -> Net:
     model = Net(body, stack=stack).double()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)  # layers of one stack begin as copies
+            parameter.add_(torch.randn_like(parameter) * 0.2)  # the layers of a stack start as copies
     return model.eval()
 
 

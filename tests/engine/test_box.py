@@ -1,4 +1,4 @@
-"""The bounds of the z^B rule: which inputs they admit, and the rule's values by hand."""
+"""The bounds of the z^B rule: the inputs they accept, and the rule's values computed by hand."""
 
 import pytest
 import torch
@@ -19,16 +19,16 @@ def network() -> nn.Sequential:
     ).double().eval()  # fmt: skip
 
 
-def some(count: int = 4) -> Tensor:
+def sample(count: int = 4) -> Tensor:
     return torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(1)).double()
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     return (images - MEAN[:, None, None]) / STD[:, None, None]
 
 
-class Normalising(nn.Module):
-    """With one channel turned over, so that low and high change places."""
+class Normalizing(nn.Module):
+    """A model with a normalization inside that flips the sign of one channel, so that low and high swap."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Normalising(nn.Module):
 
 
 def by_hand(model: nn.Sequential, images: Tensor, low: Tensor, high: Tensor, target: int) -> Tensor:
-    """R_i = Σ_j (x_i w_ij − l_i w⁺_ij − h_i w⁻_ij) R_j / Σ_i (…) by a dense matrix, the z rule above."""
+    """R_i = Σ_j (x_i w_ij − l_i w⁺_ij − h_i w⁻_ij) R_j / Σ_i (…) with a dense matrix; the z rule in the head."""
     size = images[0].numel()
     conv, head = model[0], model[3]
     unit = torch.eye(size).double().view(size, *images.shape[1:])
@@ -63,23 +63,23 @@ def by_hand(model: nn.Sequential, images: Tensor, low: Tensor, high: Tensor, tar
     ],
     ids=["numbers", "lists", "tensors", "(C, 1, 1)", "one image"],
 )
-def test_the_rule_by_hand(low, high) -> None:
-    model, images = network(), normalised(some())
+def test_the_rule_agrees_with_its_formula(low, high) -> None:
+    model, images = network(), normalized(sample())
     shaped = []
     for bound in (low, high):
         tensor = torch.as_tensor(bound).double()
         shaped.append(tensor[:, None, None] if tensor.ndim == 1 else tensor)
     expected = by_hand(model, images, *shaped, target=1)
-    found = create_analyzer("lrp.z_box", model, low=low, high=high).analyze(images, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    result = create_analyzer("lrp.z_box", model, low=low, high=high).analyze(images, 1)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
     by_rule = create_analyzer("lrp.z", model, rules={"first": ZBox(low, high)}).analyze(images, 1)
-    torch.testing.assert_close(by_rule, found)
+    torch.testing.assert_close(by_rule, result)
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_bounds_move_through_a_normalisation_inside_the_model(name) -> None:
-    model, images = network(), some()
-    inside = create_analyzer(name, Normalising(model), low=[0, -0.5, 0], high=[1, 1, 1.5]).analyze(images, 2)
+def test_bounds_are_mapped_through_a_normalization_inside_the_model(name) -> None:
+    model, images = network(), sample()
+    inside = create_analyzer(name, Normalizing(model), low=[0, -0.5, 0], high=[1, 1, 1.5]).analyze(images, 2)
     std, low, high = STD * torch.tensor([1, -1, 1]), torch.tensor([0, -0.5, 0]), torch.tensor([1, 1, 1.5])
     ends = torch.stack([(low - MEAN) / std, (high - MEAN) / std]).sort(0).values
     outside = create_analyzer(name, model, low=ends[0], high=ends[1])
@@ -88,32 +88,32 @@ def test_bounds_move_through_a_normalisation_inside_the_model(name) -> None:
 
 
 @pytest.mark.parametrize("name", [*BOUNDED, "a rule"])
-@pytest.mark.parametrize("wrong", ["normalised", "bytes", "one pixel of image 60"])
+@pytest.mark.parametrize("wrong", ["normalized", "bytes", "one pixel of image 60"])
 def test_images_outside_the_bounds_are_refused_before_the_model_runs(name, wrong) -> None:
-    model, images = network(), some(70)
+    model, images = network(), sample(70)
     if wrong == "one pixel of image 60":
         images[60, 2, 0, 0] = 1.25
     else:
-        images = normalised(images) if wrong == "normalised" else images * 255
+        images = normalized(images) if wrong == "normalized" else images * 255
     calls: list[int] = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     rules = {"rules": {"first": ZBox(0, 1)}} if name == "a rule" else {}
     analyzer = create_analyzer("lrp.epsilon" if name == "a rule" else name, model, **rules)
-    told = rf"lie between {images.min():.4g} and {images.max():.4g}, outside the bounds 0 to 1 .*low=\(0 - mean\) / std"
-    with pytest.raises(ConfigError, match=told):
+    message = rf"lie between {images.min():.4g} and {images.max():.4g}, outside the bounds 0 to 1 .*low=\(0 - mean\) /"
+    with pytest.raises(ConfigError, match=message):
         analyzer.analyze(images, 1)
     assert not calls
 
 
 def test_the_channel_outside_its_own_bounds_is_named() -> None:
-    images = normalised(some())
+    images = normalized(sample())
     least, most = images[:, 1].min(), images[:, 1].max()
     analyzer = create_analyzer("lrp.z_box", network(), low=(0 - MEAN) / STD, high=[9, 0.5, 9])
     with pytest.raises(ConfigError, match=rf"between {least:.4g} and {most:.4g} in channel 1, outside .* -1.6 to 0.5"):
         analyzer.explain(images)
 
 
-def test_rounding_at_the_border_is_let_through() -> None:
+def test_rounding_at_the_border_is_tolerated() -> None:
     model, images = network().float(), torch.zeros(2, 3, 5, 5)
     images[1] = 1
     mean, std = MEAN.float(), STD.float()
@@ -124,7 +124,7 @@ def test_rounding_at_the_border_is_let_through() -> None:
         create_analyzer("lrp.z_box", model, low=low, high=high).analyze(moved + 1e-4, 0)
 
 
-def test_tokens_are_held_to_the_bounds_of_their_embedding() -> None:
+def test_token_embeddings_are_checked_against_the_bounds() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 6), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
     ids = torch.tensor([[0, 1], [2, 3], [4, 5]])
@@ -135,13 +135,13 @@ def test_tokens_are_held_to_the_bounds_of_their_embedding() -> None:
     used = table[ids]
     with pytest.raises(ConfigError, match=rf"embeddings of tokens lie between {used.min():.4g} and {used.max():.4g},"):
         create_analyzer("lrp.z_box", model).analyze(ids, 1)
-    with pytest.raises(ConfigError, match="3 numbers, and the inputs .* have 4 channels"):
+    with pytest.raises(ConfigError, match="3 numbers, but the inputs .* have 4 channels"):
         create_analyzer("lrp.z_box", model, low=[-9, -9, -9], high=9).analyze(ids, 1)
 
 
 @pytest.mark.parametrize("make", [ZBox, lambda low, high: create_analyzer("lrp.z_box", network(), low=low, high=high)])
 @pytest.mark.parametrize(
-    ("low", "high", "told"),
+    ("low", "high", "message"),
     [
         (1, 0, "low is 1 and high 0; low must be less"),
         (0, 0, "low must be less"),
@@ -153,28 +153,28 @@ def test_tokens_are_held_to_the_bounds_of_their_embedding() -> None:
         ([], 1, r"low is \[\]; expected a number"),
     ],
 )  # fmt: skip
-def test_bounds_that_are_none_are_refused_at_once(make, low, high, told) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_bounds_are_refused_at_construction(make, low, high, message) -> None:
+    with pytest.raises(ConfigError, match=message):
         make(low, high)
 
 
 def test_bounds_that_do_not_fit_the_images_are_refused() -> None:
-    for low, told in (
+    for low, message in (
         ([0, 0], r"have 3\s+channels"),
         (torch.zeros(3, 4, 4), "does not broadcast to one input"),
         (torch.zeros(4, 3, 5, 5), "does not broadcast"),
         (torch.ones(3, 1, 1), "low must be less"),
     ):
-        with pytest.raises(ConfigError, match=told):
-            create_analyzer("lrp.z_box", network(), low=low, high=1).analyze(some())
+        with pytest.raises(ConfigError, match=message):
+            create_analyzer("lrp.z_box", network(), low=low, high=1).analyze(sample())
 
 
-def test_two_boxes_for_the_same_images_are_refused() -> None:
+def test_different_boxes_for_the_same_images_are_refused() -> None:
     with pytest.raises(ConfigError, match="different bounds"):
-        create_analyzer("lrp.z_box", network(), rules={"0": ZBox(-1, 2)}).analyze(some())
-    first = create_analyzer("lrp.z_box", network(), rules={"first": ZBox(-1, 2)}).analyze(some())
-    torch.testing.assert_close(first, create_analyzer("lrp.z_box", network(), low=-1, high=2).analyze(some()))
-    create_analyzer("lrp.z_box", network(), rules={"0": Flat()}).analyze(some())
+        create_analyzer("lrp.z_box", network(), rules={"0": ZBox(-1, 2)}).analyze(sample())
+    first = create_analyzer("lrp.z_box", network(), rules={"first": ZBox(-1, 2)}).analyze(sample())
+    torch.testing.assert_close(first, create_analyzer("lrp.z_box", network(), low=-1, high=2).analyze(sample()))
+    create_analyzer("lrp.z_box", network(), rules={"0": Flat()}).analyze(sample())
 
 
 def test_rules_are_compared_hashed_and_printed_by_their_bounds() -> None:

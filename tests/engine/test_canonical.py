@@ -1,4 +1,4 @@
-"""Equal functions have equal maps: activations, softmax and norms written by hand against those of torch."""
+"""Equal functions have equal maps: hand-written activations, softmax and norms versus those of torch."""
 
 import math
 import random
@@ -145,7 +145,7 @@ def images() -> Tensor:
 
 
 def distances(images: Tensor, pair: str, names: Iterable[str]) -> dict[str, float]:
-    """The metric's distance for each method: 0 for equal maps, 1 for maps that share nothing."""
+    """Return the distance of each method's maps: 0 for equal maps, 1 for disjoint ones."""
     of_torch, by_hand = map(network, {**ACTIVATIONS, **OTHERS}[pair])
     torch.testing.assert_close(of_torch(images), by_hand(images))
     case, metric = Case(of_torch, images, torch.tensor([0, 1, 2])), ImplementationInvariance()
@@ -156,7 +156,7 @@ def distances(images: Tensor, pair: str, names: Iterable[str]) -> dict[str, floa
 
 @pytest.mark.parametrize("pair", [*ACTIVATIONS, *OTHERS])
 def test_equal_functions_have_equal_maps(images, pair) -> None:
-    """Up to 1e-4, which stabilizers in other places make."""
+    """Maps agree up to 1e-4, the effect of stabilizers at different operations."""
     assert max(distances(images, pair, ["lrp.epsilon", "deeplift", "guided_backprop"]).values()) < 1e-4
 
 
@@ -173,13 +173,13 @@ def test_equal_functions_have_equal_maps_by_every_backward_method(images, pair) 
 
 @pytest.mark.parametrize("pair", OTHERS)
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift"])
-def test_maps_of_functions_by_hand_sum_to_what_they_promise(images, pair, name) -> None:
+def test_maps_of_hand_written_functions_sum_to_the_promised_value(images, pair, name) -> None:
     explanation = create_analyzer(name, network(OTHERS[pair][1])).explain(images, 1, strict=True)
     assert explanation.residual.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("pair", ACTIVATIONS)
-def test_an_activation_by_hand_is_one_function_with_its_own_value_at_zero(images, pair) -> None:
+def test_a_hand_written_activation_becomes_one_function_with_the_right_value_at_zero(images, pair) -> None:
     of_torch, by_hand = ACTIVATIONS[pair]
     nodes = record(network(by_hand), images).nodes
     (function,) = [node for node in nodes if isinstance(node, Activation)][:1]
@@ -218,7 +218,7 @@ BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
 
 
 def drawn_function(draw: random.Random, depth: int) -> Map:
-    """A random expression in one value."""
+    """Draw a random expression in one variable."""
     if depth == 0:
         return lambda x: x
     if draw.random() < 0.6:
@@ -230,7 +230,7 @@ def drawn_function(draw: random.Random, depth: int) -> Map:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_expression_is_explained_as_one_function(seed) -> None:
-    """Whatever it is made of: R_x = R (f(x) − f(0)) / f(x), and Δf/Δx for DeepLIFT."""
+    """Whatever its parts: R_x = R (f(x) − f(0)) / f(x), and Δf/Δx for DeepLIFT."""
     draw = random.Random(seed)
     function = drawn_function(draw, draw.randint(2, 4))
     torch.manual_seed(seed)
@@ -244,15 +244,15 @@ def test_a_random_expression_is_explained_as_one_function(seed) -> None:
     arriving = y * last.weight[1]
     share = torch.where(y == 0, arriving, arriving * (y - at_zero) / y) if at_zero.any() else arriving
     expected = x * ((share / z) @ first.weight)
-    found = create_analyzer("lrp.epsilon", model, epsilon=1e-13).analyze(x, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    relevance = create_analyzer("lrp.epsilon", model, epsilon=1e-13).analyze(x, 1)
+    torch.testing.assert_close(relevance, expected, rtol=1e-5, atol=1e-6)
     multiplier = last.weight[1] * (y - at_empty) / (z - empty)
-    found = create_analyzer("deeplift", model).analyze(x, 1)
-    torch.testing.assert_close(found, x * (multiplier @ first.weight), rtol=1e-7, atol=1e-9)
+    relevance = create_analyzer("deeplift", model).analyze(x, 1)
+    torch.testing.assert_close(relevance, x * (multiplier @ first.weight), rtol=1e-7, atol=1e-9)
 
 
-def test_biases_and_batch_norms_written_by_hand_belong_to_their_layer() -> None:
-    """relu(x @ W + b) is nn.Linear and a ReLU, not a function relu(x + b) that passes all relevance to x @ W."""
+def test_hand_written_biases_and_batch_norms_belong_to_their_layer() -> None:
+    """relu(x @ W + b) is nn.Linear and a ReLU, not a function relu(x + b) that passes all relevance on to x @ W."""
     torch.manual_seed(0)
     convolution, norm, head = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
     norm.running_var.uniform_(0.5, 2)
@@ -280,7 +280,7 @@ def test_biases_and_batch_norms_written_by_hand_belong_to_their_layer() -> None:
         torch.testing.assert_close(found.expected, expected.expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_rectifier_of_the_negative_is_still_one_for_guided_backprop(images) -> None:
+def test_guided_backprop_recognizes_a_rectifier_of_a_negated_value(images) -> None:
     model = network(lambda x: torch.relu(1 - x))
     linear, head = model[1], model[3:]
     hidden = linear(images.flatten(1)).detach()
@@ -292,8 +292,8 @@ def test_a_rectifier_of_the_negative_is_still_one_for_guided_backprop(images) ->
     torch.testing.assert_close(create_analyzer("guided_backprop", model).analyze(images, 1), expected)
 
 
-def test_a_value_used_twice_elsewhere_keeps_its_own_relevance(images) -> None:
-    """A sigmoid that gates its own input and is also used by itself."""
+def test_a_gate_that_is_also_used_elsewhere_keeps_its_relevance(images) -> None:
+    """A sigmoid that gates its own input and is also an output."""
 
     def forward(x: Tensor) -> Tensor:
         gate = torch.sigmoid(x)
@@ -312,7 +312,7 @@ def test_a_value_used_twice_elsewhere_keeps_its_own_relevance(images) -> None:
 
 
 def test_a_mask_of_another_value_is_a_constant(images) -> None:
-    """Gated by a comparison of another value, a product is no function of its own signal."""
+    """A product gated by a comparison of another value is not a function of its own signal."""
     torch.manual_seed(0)
     other, first, head = (nn.Linear(8, 8).double() for _ in range(3))
     model = nn.Sequential(nn.Flatten(), Apply(lambda x: head(first(x) * (other(x) > 0))))
@@ -327,8 +327,8 @@ def test_a_mask_of_another_value_is_a_constant(images) -> None:
 
 @pytest.mark.parametrize("depth", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_deeplift_through_hand_written_norms_equals_that_through_torchs(depth, dtype) -> None:
-    """Llama's blocks: with the average rule, the sum was a thousand times the change per norm."""
+def test_deeplift_through_hand_written_norms_equals_deeplift_through_torch_norms(depth, dtype) -> None:
+    """Llama's blocks: with the average rule, each norm inflated the sum by a factor of a thousand."""
 
     def build(norm: Map) -> nn.Module:
         torch.manual_seed(0)
@@ -354,14 +354,14 @@ def test_deeplift_through_hand_written_norms_equals_that_through_torchs(depth, d
     torch.testing.assert_close(found.relevance.sum(1), change, rtol=10 * precision, atol=10 * precision)
 
 
-def test_a_quotient_that_is_no_softmax_is_none(images) -> None:
-    """exp(x) / Σ exp(2x) looks like one."""
+def test_a_similar_quotient_is_not_mistaken_for_a_softmax(images) -> None:
+    """exp(x) / Σ exp(2x) resembles a softmax but is not one."""
     tape = record(network(lambda x: x.exp() / (2 * x).exp().sum(-1, keepdim=True)), images)
     assert not any(isinstance(node, Softmax) for node in tape.nodes)
     assert any(isinstance(node, Product) and node.is_normalization for node in tape.nodes)
 
 
-def test_a_softmax_by_hand_at_the_end_is_refused_as_any_other() -> None:
+def test_a_hand_written_softmax_at_the_end_is_refused_like_any_other() -> None:
     model = nn.Sequential(nn.Linear(4, 3), Apply(lambda x: over_sum(x.exp())))
     with pytest.raises(UnsupportedOperation, match="ends in a softmax"):
         create_analyzer("lrp.epsilon", model).analyze(torch.rand(2, 4))
@@ -369,8 +369,8 @@ def test_a_softmax_by_hand_at_the_end_is_refused_as_any_other() -> None:
     assert plain.shape == (2, 4)
 
 
-def test_a_large_epsilon_leaves_pooling_and_sums_to_the_plain_rule() -> None:
-    """The ε rule in the kernel layers only, written as autograd functions (Bach et al., 2015)."""
+def test_a_large_epsilon_does_not_affect_pooling_and_sums() -> None:
+    """Compare with the ε rule in kernel layers only, as autograd functions (Bach et al., 2015)."""
 
     class Damped(torch.autograd.Function):
         @staticmethod
@@ -408,7 +408,7 @@ def test_a_large_epsilon_leaves_pooling_and_sums_to_the_plain_rule() -> None:
     h = Plain.apply(lambda x: F.avg_pool2d(x, 2), Damped.apply(first, leaf))
     branch = Damped.apply(second, h)
     total = (h + branch).detach()
-    # a sum's plain rule: each term keeps its share of the relevance
+    # the plain rule for a sum: each term receives its share of the relevance
     joined = _Sum.apply(h, branch, total)
     logits = Damped.apply(head, Plain.apply(lambda x: x.mean((2, 3)), joined))
     expected = torch.autograd.grad(logits, leaf, F.one_hot(torch.tensor([1, 1]), 3) * logits.detach())[0]

@@ -1,6 +1,6 @@
-"""Derivatives equal central differences, whatever the memory format and however many images there are.
+"""Derivatives equal central differences, for every memory format and batch size.
 
-torch's own backward passes are part of what is tested here: the one of batch norm is wrong for some strides.
+This also tests torch's own backward passes: that of batch norm is wrong for some strides.
 """
 
 import warnings
@@ -24,7 +24,7 @@ STEP = 2.0**-20
 
 
 def layouts(x: Tensor) -> Iterator[Tensor]:
-    """The same values with other strides."""
+    """Yield the same values with different strides."""
     yield x.contiguous()
     if x.ndim == 4:
         yield x.contiguous(memory_format=torch.channels_last)
@@ -35,18 +35,18 @@ def layouts(x: Tensor) -> Iterator[Tensor]:
 
 
 def expanded(x: Tensor) -> Tensor:
-    """One image (or one channel of an image), repeated by a stride of zero."""
+    """Repeat the first channel by a stride of zero."""
     return x[:, :1].expand_as(x)
 
 
 def slopes_along(model: Callable[[Tensor], Tensor], x: Tensor, way: Tensor) -> Tensor:
-    """Central differences (batch, output) along `way`."""
+    """Return central differences (batch, output) along the direction `way`."""
     with torch.no_grad():
         return (model(x + STEP * way) - model(x - STEP * way)).flatten(1) / (2 * STEP)
 
 
 def check(model: nn.Module, x: Tensor, *, batches: tuple[int, ...] = (1, 2)) -> None:
-    """Compare gradient, Jacobian and both products with central differences, for each layout of the inputs."""
+    """Compare gradient and Jacobian with central differences, for each layout of the inputs."""
     way = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
     for count in batches:
         for images in (*layouts(x[:count]), expanded(x[:count])):
@@ -54,8 +54,8 @@ def check(model: nn.Module, x: Tensor, *, batches: tuple[int, ...] = (1, 2)) -> 
             expected = slopes_along(model, images, along)
             allowed = {"rtol": 1e-5, "atol": 1e-7 * float(expected.abs().max()) + 1e-12}
             jacobian = pellucid.jacobian(model, images)
-            found = (jacobian * along[:, None]).flatten(2).sum(2)
-            torch.testing.assert_close(found, expected, **allowed)
+            product = (jacobian * along[:, None]).flatten(2).sum(2)
+            torch.testing.assert_close(product, expected, **allowed)
             gradient = create_analyzer("gradient", model).analyze(images, 1)
             torch.testing.assert_close((gradient * along).flatten(1).sum(1), expected[:, 1], **allowed)
 
@@ -66,7 +66,7 @@ def test_gradients_of_the_zoo_are_central_differences(caged) -> None:
 
 
 class Wired(nn.Module):
-    """A convolution and a norm, then a way to the logits that hands the norm a strided gradient."""
+    """A convolution and a norm, followed by a head whose backward pass gives the norm a strided gradient."""
 
     def __init__(self, norm: nn.Module, way: Callable[[Tensor], Tensor], features: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def test_a_norm_with_a_strided_gradient(norm: str, way: str) -> None:
 @pytest.mark.parametrize("way", ["tokens", "matrix product"])
 @pytest.mark.parametrize("norm", ["batch", "instance", "instance, running"])
 @pytest.mark.parametrize("method", ["loop", "folded", "forward", "cut"])
-def test_every_way_to_a_jacobian(norm: str, way: str, method: str) -> None:
+def test_every_jacobian_method_handles_strided_gradients(norm: str, way: str, method: str) -> None:
     model, x = wired(norm, way), torch.rand(1, 3, 6, 6, dtype=torch.float64)
     along = torch.randn_like(x)
     expected = slopes_along(model, x, along)
@@ -136,7 +136,7 @@ def test_every_way_to_a_jacobian(norm: str, way: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
-def test_later_chunks_are_right_too(chunk: int) -> None:
+def test_all_chunks_are_correct(chunk: int) -> None:
     model, x = wired("batch", "tokens"), torch.rand(4, 3, 6, 6, dtype=torch.float64)
     along = torch.randn_like(x)
     found = (pellucid.jacobian(model, x, chunk=chunk) * along[:, None]).flatten(2).sum(2)
@@ -145,7 +145,7 @@ def test_later_chunks_are_right_too(chunk: int) -> None:
 
 @pytest.mark.parametrize("name", ["smoothgrad", "integrated_gradients", "expected_gradients", "guided_backprop"])
 def test_other_gradient_methods_differentiate_norms_correctly(name: str) -> None:
-    """Without rectifiers, guided backpropagation is the gradient; a path of one point is the gradient there."""
+    """Without rectifiers, Guided Backprop equals the gradient; so does a path of a single point."""
     x = torch.rand(1, 3, 6, 6, dtype=torch.float64)
     for norm in ("batch", "instance"):
         model = wired(norm, "tokens")
@@ -164,7 +164,7 @@ def test_other_gradient_methods_differentiate_norms_correctly(name: str) -> None
 
 
 def _by_hand(model: Wired, x: Tensor) -> Tensor:
-    """The network with its norm written out."""
+    """Run the network with its norm written out."""
     h, norm = model.first(x), model.norm
     if isinstance(norm, nn.BatchNorm2d):
         mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
@@ -177,7 +177,7 @@ def _by_hand(model: Wired, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [(1, 4), (1, 4, 5), (1, 4, 1, 6), (1, 4, 3, 5), (2, 4, 3, 5), (1, 4, 2, 3, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sound_norms_return_what_torch_returns(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Value and layout, through every function that is a batch norm, and the written-out derivative."""
+    """Check value, layout and derivative for every function that is a batch or instance norm."""
     generator = torch.Generator().manual_seed(0)
     mean, bias, weight = (torch.randn(4, generator=generator, dtype=dtype) for _ in range(3))
     variance = torch.rand(4, generator=generator, dtype=dtype) + 0.5
@@ -213,7 +213,7 @@ def test_sound_norms_return_what_torch_returns(shape: tuple[int, ...], dtype: to
                 torch.testing.assert_close((slopes[0] * way).sum(), along, rtol=1e-6, atol=1e-6)
 
 
-def test_other_calls_are_left_alone() -> None:
+def test_other_calls_are_unchanged() -> None:
     x, calls = torch.rand(2, 4, 3, dtype=torch.float64), []
     norm = nn.BatchNorm1d(4).double().eval()
     with SoundNorms(norm), torch.no_grad():
@@ -236,7 +236,7 @@ stages = st.lists(
 
 
 class Stage(nn.Module):
-    """A convolution, a norm, an activation, and a way on that changes strides."""
+    """A convolution, a norm, an activation, and a wiring that changes strides."""
 
     def __init__(self, norm: str, activation: str, wiring: str) -> None:
         super().__init__()
@@ -312,7 +312,7 @@ def test_80_random_networks(plans, seed) -> None:
 # ── missing derivatives ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_zero_rows_are_found_wherever_the_others_are_not_zero() -> None:
+def test_zero_rows_are_found_wherever_other_rows_are_nonzero() -> None:
     maps = torch.zeros(4, 3, 5, 7)
     assert zero_rows(maps).tolist() == [True] * 4
     maps[1, 2, 4, 6], maps[2, 0, 0, 0], maps[3] = 1e-30, torch.nan, 1
@@ -322,7 +322,7 @@ def test_zero_rows_are_found_wherever_the_others_are_not_zero() -> None:
     assert zero_rows(torch.tensor([[0.0, 2.0]]), 2).tolist() == [[True, False]]
 
 
-def test_a_change_without_a_derivative_is_told_from_constants_kinks_and_flat_places() -> None:
+def test_missing_derivatives_are_distinguished_from_constants_kinks_and_plateaus() -> None:
     x = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     x[1] = 0
 
@@ -352,7 +352,7 @@ def test_an_operator_without_a_formula_is_named() -> None:
         assert derivatives(x.sum(), [x], way_out="")[0].equal(torch.ones(3, 4))
 
 
-def test_indices_are_listed_in_words() -> None:
+def test_indices_are_listed_as_text() -> None:
     assert listed([7]) == "7"
     assert listed([]) == ""
     assert listed([1, 2]) == "1 and 2"

@@ -1,4 +1,4 @@
-"""A fingerprint tells weights apart, and nothing else."""
+"""A fingerprint distinguishes weights and nothing else."""
 
 import torch
 from torch import nn
@@ -15,13 +15,13 @@ def test_the_same_weights_have_the_same_fingerprint() -> None:
     model = make()
     expected = fingerprint(model)
     assert fingerprint(make()) == fingerprint(make().train()) == fingerprint(make().double()) == expected
-    model[1].num_batches_tracked += 1  # counts, and takes no part in the outputs
+    model[1].num_batches_tracked += 1  # a counter, which does not affect the outputs
     assert fingerprint(model) == expected
-    model[0].weight.data = model[0].weight.data.t().contiguous().t()  # the same numbers, otherwise in memory
+    model[0].weight.data = model[0].weight.data.t().contiguous().t()  # the same values with other strides
     assert fingerprint(model) == expected
 
 
-def test_other_weights_have_another() -> None:
+def test_different_weights_have_different_fingerprints() -> None:
     seen = {fingerprint(make())}
     for change in (
         lambda model: model[0].weight.data[0, 0].add_(1e-6),

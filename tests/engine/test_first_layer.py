@@ -1,4 +1,4 @@
-"""The sum of gradients at the first layer's output is only taken where the image enters by that layer alone."""
+"""Gradients are summed at the first layer's output only if the image enters through that layer alone."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pellucid.engine.first_layer import entrance_of
 
 
 class Net(nn.Module):
-    """A convolution and a head; the ways in differ."""
+    """A convolution and a head; `way` selects how the image enters."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class Net(nn.Module):
         match self.way:
             case "a flattened image":
                 return self.flat(x.flatten(1))
-            case "a normalised image":
+            case "a normalized image":
                 return self.conv((x - self.mean) / self.deviation)
-            case "normalised by itself":
+            case "normalized by its own deviation":
                 return self.conv(x / x.detach().std())
             case "a square":
                 return self.conv(x * x)
@@ -55,14 +55,14 @@ def _doubled(x: Tensor) -> Tensor:
     return 2 * x[:, :1, 1:-1, 1:-1]
 
 
-ONE_WAY = ["plain", "without bias", "a flattened image", "a normalised image", "a checkpoint"]
+ONE_WAY = ["plain", "without bias", "a flattened image", "a normalized image", "a checkpoint"]
 OTHERS = ["a square", "a rectified image", "used twice", "used twice by one layer", "a scripted side branch"]
-OTHERS += ["normalised by itself", "weights from the image"]
+OTHERS += ["normalized by its own deviation", "weights from the image"]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("way", ONE_WAY + OTHERS)
-def test_sums_at_the_first_layer(way) -> None:
+def test_gradients_are_summed_at_the_first_layer(way) -> None:
     torch.manual_seed(0)
     model = Net(way).double().requires_grad_(False)
     total: Tensor | float = 0.0

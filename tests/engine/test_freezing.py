@@ -10,7 +10,7 @@ from pellucid.engine.freezing import device_of, dtype_of, frozen, modules_of
 
 
 class Counting(nn.Module):
-    """Writes into one buffer and replaces another at every call, and draws random numbers."""
+    """Writes to one buffer and replaces another at every call, and draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Counting(nn.Module):
 
 
 def everything_random() -> tuple[object, ...]:
-    # Python's own state is left out: the checker of signatures draws from it.
+    # Python's state is left out, since the runtime type checker draws from it.
     _, words, *rest = np.random.get_state()
     return tuple(words), *rest, tuple(torch.get_rng_state().tolist())
 
@@ -42,7 +42,7 @@ def look_at(model: nn.Module, fails: bool) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_hands_the_model_back_exactly_as_it_came(fails: bool) -> None:
+def test_the_model_is_restored_exactly(fails: bool) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2), Counting())
     model[1].eval()
     model[0].bias.requires_grad_(False)
@@ -62,7 +62,7 @@ def test_hands_the_model_back_exactly_as_it_came(fails: bool) -> None:
     assert everything_random() == random_state
 
 
-def test_a_graph_made_before_can_still_be_walked_back() -> None:
+def test_an_existing_graph_still_backpropagates() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
     loss = model(torch.rand(3, 2)).sum()
     with frozen(model):
@@ -71,7 +71,7 @@ def test_a_graph_made_before_can_still_be_walked_back() -> None:
     assert model[0].weight.grad is not None
 
 
-def test_device_and_dtype_of_models_with_nothing() -> None:
+def test_device_and_dtype_of_models_without_parameters() -> None:
     assert device_of(nn.Flatten()) == torch.device("cpu")
     assert dtype_of(nn.BatchNorm1d(2, affine=False)) == torch.float32
     assert dtype_of(nn.Linear(1, 1, dtype=torch.bfloat16)) == torch.bfloat16
@@ -111,7 +111,7 @@ def replaced() -> nn.Module:
     ids=["module", "forward", "activation", "weight_norm", "hook", "hook before", "hook backward"],
 )
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_only_the_model_draws_is_handed_back(build: Callable[[], nn.Module], fails: bool) -> None:
+def test_random_states_drawn_from_by_the_model_are_restored(build: Callable[[], nn.Module], fails: bool) -> None:
     model = build()
 
     def look() -> None:
@@ -128,7 +128,7 @@ def test_what_only_the_model_draws_is_handed_back(build: Callable[[], nn.Module]
     assert everything_random() == before
 
 
-def test_what_hooks_of_all_modules_draw_is_handed_back() -> None:
+def test_random_states_drawn_from_by_global_hooks_are_restored() -> None:
     model, before = nn.Linear(2, 2), everything_random()
     handle = nn.modules.module.register_module_forward_hook(draw)
     try:
@@ -139,7 +139,7 @@ def test_what_hooks_of_all_modules_draw_is_handed_back() -> None:
     assert everything_random() == before
 
 
-def test_modules_in_order_and_once() -> None:
+def test_modules_are_listed_once_and_in_order() -> None:
     shared = nn.Linear(2, 2)
     model = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.Sequential(Counting(), nn.Sequential()))
     model.register_module("none", None)

@@ -1,4 +1,4 @@
-"""Each guard against silent errors, with a network that only it catches; and ways through that are allowed."""
+"""Guards against silent errors, each with a network that only it catches, and constructs that must be allowed."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pellucid.engine.tape import Move, Tape
 
 
 class Block(nn.Module):
-    """One function, as a module with a path of its own."""
+    """A function as a module, so that it has a path."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def doubled(x: Tensor) -> Tensor:
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # scripting is deprecated, and still in use
+    warnings.simplefilter("ignore")  # scripting is deprecated but still in use
     scripted = torch.jit.script(doubled)
 
 
@@ -76,7 +76,7 @@ UNKNOWN: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("operation", UNKNOWN)
 @pytest.mark.parametrize("name", ["lrp.epsilon", "guided_backprop", "deeplift"])
-def test_an_operation_without_a_rule_is_named_with_its_module_and_the_way_out(images, operation, name) -> None:
+def test_an_operation_without_a_rule_is_named_with_its_module_and_a_fix(images, operation, name) -> None:
     function = UNKNOWN[operation]
     if isinstance(function, nn.RNNBase):
         layer = function
@@ -96,7 +96,7 @@ def test_an_operation_without_a_rule_is_named_with_its_module_and_the_way_out(im
         lambda x: x * float(x.sum()),
     ],
 )
-def test_no_value_leaves_the_graph_unnoticed(images, leave) -> None:
+def test_values_that_leave_the_graph_are_refused(images, leave) -> None:
     refuses(model(leave), images, "module '2'", "gradient method")
     refuses(model(lambda x: x + leave(x * 1)), images, "module '2'", "gradient method")
 
@@ -110,20 +110,20 @@ SIDE_BRANCHES = {
 
 
 @pytest.mark.parametrize("branch", SIDE_BRANCHES)
-def test_side_branches_below_the_functions_are_caught(images, branch) -> None:
+def test_side_branches_below_the_recorded_functions_are_caught(images, branch) -> None:
     refuses(model(SIDE_BRANCHES[branch]), images, "gradient method")
 
 
-def test_a_scripted_branch_is_caught_by_the_watch_alone(images, monkeypatch) -> None:
+def test_only_the_taint_watch_catches_a_scripted_branch(images, monkeypatch) -> None:
     from pellucid.attribution._subject import Subject
 
     monkeypatch.setattr(Subject, "guard", lambda *_: None)
     network = model(SIDE_BRANCHES["scripted"])
     without = create_analyzer("lrp.epsilon", network).explain(images)
-    assert without.residual.abs().max() < 1e-9  # the books close all the same: they prove no coverage
+    assert without.residual.abs().max() < 1e-9  # the ledger balances all the same: it does not prove coverage
 
 
-def test_scripted_modules_are_refused_by_their_type(images) -> None:
+def test_scripted_modules_are_refused_by_type(images) -> None:
     network = model(torch.relu)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -131,7 +131,7 @@ def test_scripted_modules_are_refused_by_their_type(images) -> None:
     refuses(network, images, "'1'", "ScriptModule")
 
 
-def test_a_mask_may_be_turned_into_numbers(images) -> None:
+def test_a_mask_may_be_converted_to_numbers(images) -> None:
     gated = create_analyzer("lrp.epsilon", model(lambda x: x * (x > 0).double())).analyze(images)
     torch.testing.assert_close(gated, create_analyzer("lrp.epsilon", model(torch.relu)).analyze(images))
 
@@ -147,13 +147,13 @@ IN_PLACE = {
 
 
 @pytest.mark.parametrize("how", IN_PLACE)
-def test_memory_shared_with_what_changed_in_place_cannot_be_read(images, how) -> None:
+def test_memory_modified_through_another_view_cannot_be_read(images, how) -> None:
     network = model(IN_PLACE[how])
-    refuses(network, images, "out of place" if how != "out=" else "out=")
+    refuses(network, images, "modified through another view" if how != "out=" else "out=")
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("in_place", "out_of_place"),
     [
         (lambda x: changed(x, lambda y: y.relu_()), torch.relu),
         (lambda x: changed(x, lambda y: F.relu(y, inplace=True).mul_(2)), lambda x: 2 * torch.relu(x)),
@@ -162,36 +162,43 @@ def test_memory_shared_with_what_changed_in_place_cannot_be_read(images, how) ->
         (lambda x: (lambda y: y.contiguous().relu_() + y)(x * 1), lambda x: torch.relu(x * 1) * 2),
     ],
 )
-def test_what_changes_in_place_is_followed_through_every_name_it_has(images, written, meant) -> None:
-    ours, theirs = (create_analyzer("lrp.epsilon", model(f)).explain(images) for f in (written, meant))
-    torch.testing.assert_close(ours.logits, model(meant)(images).detach())
+def test_in_place_operations_are_visible_through_every_alias(images, in_place, out_of_place) -> None:
+    ours, theirs = (create_analyzer("lrp.epsilon", model(f)).explain(images) for f in (in_place, out_of_place))
+    torch.testing.assert_close(ours.logits, model(out_of_place)(images).detach())
     torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=1e-4, atol=1e-7)
     assert ours.residual.abs().max() < 1e-9
 
 
-def test_a_model_that_answers_differently_each_time_is_caught_by_the_comparison(images) -> None:
+def test_a_model_with_other_logits_each_time_is_caught_by_the_comparison(images) -> None:
     calls: list[int] = []
 
-    def restless(x: Tensor) -> Tensor:
+    def changing(x: Tensor) -> Tensor:
         calls.append(1)
         return x * len(calls)
 
-    refuses(model(restless), images, "other logits each time it is run in eval mode (image 0, by")
+    refuses(model(changing), images, "other logits each time it is run in eval mode (image 0, by")
 
 
 def test_random_numbers_in_eval_mode_are_refused(images) -> None:
     refuses(model(lambda x: F.dropout(x, 0.5, training=True)), images, "dropout", "random")
 
 
-def test_relevance_left_on_the_way_is_an_error() -> None:
+def test_leftover_relevance_is_an_error() -> None:
     node = Move(
-        operation="lost", kind="move", inputs=(7,), output=1, path="", is_first=False, batch_axis=0, pull=lambda r: [r]
+        operation="cut off",
+        kind="move",
+        inputs=(7,),
+        output=1,
+        path="",
+        is_first=False,
+        batch_axis=0,
+        pull=lambda r: [r],
     )
-    with pytest.raises(UnsupportedOperation, match="did not find its way back"):
+    with pytest.raises(UnsupportedOperation, match="did not propagate completely"):
         Tape([node], 0, 1, torch.ones(1, 2)).reverse(torch.ones(1, 2), lambda _: lambda n, r, a: n.pullback(r))
 
 
-def test_images_of_a_batch_that_depend_on_one_another_are_explained_one_by_one(images) -> None:
+def test_images_that_depend_on_one_another_are_explained_one_by_one(images) -> None:
     network = model(lambda x: x - x.mean(0, keepdim=True) * 0.5)
     many = create_analyzer("lrp.epsilon", network).explain(images, 1)
     alone = torch.cat([create_analyzer("lrp.epsilon", network).analyze(image[None], 1) for image in images])
@@ -210,7 +217,7 @@ def test_a_softmax_at_the_end_is_refused_or_unwrapped(images, name, softmax) -> 
     torch.testing.assert_close(unwrapped.relevance, create_analyzer(name, bare).analyze(images, 1))
 
 
-def test_one_of_several_outputs_is_chosen(images) -> None:
+def test_one_of_several_outputs_is_selected(images) -> None:
     bare = model(torch.relu)
     pair = nn.Sequential(bare, Block(lambda x: {"logits": x, "other": x.sum(1)}))
     with pytest.raises(ConfigError, match="output="):
@@ -222,19 +229,19 @@ def test_one_of_several_outputs_is_chosen(images) -> None:
         create_analyzer("lrp.epsilon", pair, output=lambda outputs: outputs["other"].sum()).analyze(images)
 
 
-def test_a_compiled_submodule_is_followed(images) -> None:
+def test_a_compiled_submodule_is_recorded(images) -> None:
     network = model(torch.relu)
     expected = create_analyzer("lrp.epsilon", network).analyze(images)
     network[2] = torch.compile(network[2], backend="eager")
     torch.testing.assert_close(create_analyzer("lrp.epsilon", network).analyze(images), expected)
 
 
-def test_a_package_adds_an_operation_in_one_line(images) -> None:
+def test_a_package_registers_an_operation_in_one_line(images) -> None:
     network = model(torch.special.bessel_j0)
     refuses(network, images, "bessel_j0")
     register_elementwise(torch.special.bessel_j0)
     explanation = create_analyzer("lrp.epsilon", network).explain(images, strict=True)
-    assert "special_bessel_j0 in '2'" in explanation.absorbed_by  # 1 at 0, which is absorbed
+    assert "special_bessel_j0 in '2'" in explanation.absorbed_by  # J₀(0) = 1 is absorbed
 
 
 def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
@@ -243,7 +250,7 @@ def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
     network = model(torch.relu)
     seen: list[str] = []
 
-    def rule(node, relevance, account):  # a rule is any callable
+    def rule(node, relevance, account):  # any callable is a rule
         seen.append(node.path)
         return Epsilon()(node, relevance, account)
 
@@ -273,7 +280,7 @@ def test_names_options_and_targets_are_checked(images) -> None:
         analyzer.analyze(torch.zeros(2, 12, dtype=torch.int64))
 
 
-def test_a_score_of_ones_own_is_explained(images) -> None:
+def test_a_custom_score_is_explained(images) -> None:
     network = model(torch.relu)
     difference = create_analyzer("lrp.epsilon", network).explain(images, lambda logits: logits[:, 1] - logits[:, 2])
     parts = [create_analyzer("lrp.epsilon", network).analyze(images, target) for target in (1, 2)]

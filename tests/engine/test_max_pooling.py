@@ -1,4 +1,4 @@
-"""Fast max-pooling gives the values, winners and gradients of torch's own."""
+"""Fast max-pooling has the values, winners and gradients of torch's."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ GEOMETRIES = [
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("levels", [4, 10**6])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_agrees_with_torch_also_in_ties(geometry, levels, layout) -> None:
+def test_agrees_with_torch_including_ties(geometry, levels, layout) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(-levels, levels, (2, 3, 9, 11), generator=generator) / levels
     x = x.contiguous(memory_format=layout).requires_grad_()

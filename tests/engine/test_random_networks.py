@@ -1,4 +1,4 @@
-"""Random networks of the table's operations are explained and complete; a foreign operation is refused by its name."""
+"""Random networks of supported operations are explained completely; an unsupported operation is refused by name."""
 
 import warnings
 from collections.abc import Callable
@@ -23,7 +23,7 @@ METHODS = (
     "excitation_backprop",
     "deeplift",
 )
-"""One of them explains each network, beside lrp.epsilon."""
+"""Each network is explained by one of these in addition to lrp.epsilon."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -63,7 +63,7 @@ FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Stage(nn.Module):
-    """A convolution with a norm, an activation and perhaps a pooling, wired in one of several ways."""
+    """A convolution with a norm, an activation and optional pooling, wired in one of several ways."""
 
     def __init__(self, plan: tuple[str, str, str, str, bool], generator: torch.Generator) -> None:
         super().__init__()
@@ -172,18 +172,18 @@ def test_some_random_networks_are_complete(plans, seed) -> None:
 @drawn(500)
 @given(plans=stages, seed=st.integers(0, 10**6))
 def test_500_random_networks_are_complete(plans, seed) -> None:
-    """None is refused, and none is over tolerance."""
+    """No network is refused, and none exceeds the tolerance."""
     check(plans, seed)
 
 
 @pytest.mark.slow
 @drawn(100)
 @given(plans=stages, seed=st.integers(0, 10**6), foreign=st.sampled_from(sorted(FOREIGN)), place=st.integers(0, 9))
-def test_100_foreign_operations_are_refused_by_name(plans, seed, foreign, place) -> None:
+def test_100_unsupported_operations_are_refused_by_name(plans, seed, foreign, place) -> None:
     check_refused(plans, seed, foreign, place)
 
 
 @drawn(25)
 @given(plans=stages, seed=st.integers(0, 99), foreign=st.sampled_from(sorted(FOREIGN)), place=st.integers(0, 9))
-def test_a_foreign_operation_is_always_refused_by_its_name(plans, seed, foreign, place) -> None:
+def test_an_unsupported_operation_is_refused_by_name(plans, seed, foreign, place) -> None:
     check_refused(plans, seed, foreign, place)

@@ -1,4 +1,4 @@
-"""The rules against zennit, in float64, on networks with what each rule treats differently."""
+"""Agreement of the rules with zennit, in float64, on networks with every operation that the rules treat differently."""
 
 from collections.abc import Callable
 
@@ -135,7 +135,7 @@ def test_a_batch_norm_after_a_transposed_convolution_is_folded_by_group(groups) 
     images = torch.randn(3, 4, 5, 5).double()
     explanation = create_analyzer("lrp.alpha_2_beta_1", model).explain(images, 7, strict=True)
 
-    # by hand: the merged layer's weight is the Jacobian, and each positive part is taken of it
+    # by hand: the weight of the merged layer is the Jacobian, split into positive and negative contributions
     jacobian = torch.autograd.functional.jacobian(lambda x: model(x)[0, 7], images[:1])[0]
     bias = model(torch.zeros_like(images[:1]))[0, 7]
     contributions, logits = images * jacobian, model(images)[:, 7]
@@ -146,7 +146,7 @@ def test_a_batch_norm_after_a_transposed_convolution_is_folded_by_group(groups) 
 
 
 def test_resnet_agrees_with_zennit_and_its_canonizer(resnet, monkeypatch) -> None:
-    """zennit's canonizer leaves the batch-norm's eps in place after merging; set to 0, both agree."""
+    """zennit's canonizer keeps the eps of a batch norm after merging; with eps set to 0, both agree."""
     model, images = resnet
     original = SequentialMergeBatchNorm.merge_batch_norm
 
@@ -165,7 +165,7 @@ def test_resnet_agrees_with_zennit_and_its_canonizer(resnet, monkeypatch) -> Non
 
 
 class Joined(nn.Module):
-    """Three branches, joined and then normalised, or normalised and then joined."""
+    """Three branches, concatenated before or after the batch norm."""
 
     def __init__(self, *, is_joined_first: bool) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Functional(nn.Module):
         return (x @ self.hidden.weight.T).relu() @ self.last.weight.t()
 
 
-def test_layers_are_named_by_the_weights_they_use() -> None:
+def test_layers_are_identified_by_their_weights() -> None:
     torch.manual_seed(0)
     model, images = Functional().double().eval(), torch.rand(2, 1, 6, 6).double()
     plain = create_analyzer("lrp.epsilon", model).analyze(images, 1)

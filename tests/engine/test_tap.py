@@ -11,7 +11,7 @@ FLAT = IMAGES.flatten(1)
 
 
 class Awkward(nn.Module):
-    """Two linear layers, registered in the other order than they are used in, plus one that never runs."""
+    """Two linear layers, registered in the reverse order of their use, plus one that never runs."""
 
     def __init__(self, way: str = "module") -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Awkward(nn.Module):
         if self.way == "keyword":
             return self.head(input=hidden)
         logits = self.head(hidden)
-        hidden.zero_()  # what was read must not change afterwards
+        hidden.zero_()  # the recorded input must not change with it
         return logits
 
     def expected(self) -> Tensor:
@@ -39,7 +39,7 @@ class Awkward(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["module", "matmul", "functional", "addmm", "keyword"])
-def test_the_layer_used_last_is_found_however_it_is_called(way: str) -> None:
+def test_the_last_used_layer_is_found_however_it_is_called(way: str) -> None:
     model = Awkward(way)
     tap = find_embedding(model, IMAGES[:1])
     assert tap.layer == "head"
@@ -58,19 +58,19 @@ def test_a_wrong_name_lists_the_layers() -> None:
         find_embedding(Awkward(), IMAGES[:1], "heads")
 
 
-def test_a_layer_that_does_not_run_is_told() -> None:
+def test_a_layer_that_does_not_run_is_reported() -> None:
     with pytest.raises(ModelError, match="'unused' is not used"):
         find_embedding(Awkward(), IMAGES[:1], "unused").read(IMAGES)
 
 
-def test_a_model_without_a_linear_layer_is_told() -> None:
+def test_a_model_without_a_linear_layer_is_reported() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
     with pytest.raises(ModelError, match="no linear layer.*--embedding-layer"):
         find_embedding(model, IMAGES)
     assert find_embedding(model, IMAGES, "1").read(IMAGES).shape == (3, 3)
 
 
-def test_a_layer_without_a_row_per_image_is_told() -> None:
+def test_a_layer_without_a_row_per_image_is_reported() -> None:
     class Mixing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -98,7 +98,7 @@ def test_a_reused_layer_is_read_at_its_last_use() -> None:
     assert torch.equal(find_embedding(model, IMAGES[:1], "again").read(IMAGES), expected)
 
 
-def test_a_weight_that_belongs_to_two_layers_is_read_where_it_is_used_last() -> None:
+def test_a_weight_shared_by_two_layers_is_read_at_its_last_use() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()

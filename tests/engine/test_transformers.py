@@ -1,4 +1,4 @@
-"""ConvNeXt-Tiny, Swin-T and ViT-B/16 of torchvision, unmodified, at 64×64: every method there is explains them."""
+"""Every method on unmodified ConvNeXt-Tiny, Swin-T and ViT-B/16 from torchvision, at 64×64."""
 
 import math
 import time
@@ -32,11 +32,11 @@ REFUSED = {
     "SwinTransformer": PATTERNS,
     "VisionTransformer": PATTERNS | TOKENS | NO_POOLING,
 }
-"""The methods that do not apply to a network, and what they say."""
+"""The methods that do not apply to a network, with their error messages."""
 
 
 def alive(model: nn.Module) -> nn.Module:
-    """With weights of a spread that keeps a signal's size, as training would leave them: torchvision's let it fade."""
+    """Scale the weights so that the signal keeps its size, as after training; with torchvision's, it fades."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(parameter: Tensor, spread: float) -> None:
@@ -60,7 +60,7 @@ def pictures(count: int) -> Tensor:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def seen(request) -> tuple[Analyzer, Tensor]:
-    """One analyzer for all methods, so that the model is watched below its functions once, and two images."""
+    """One analyzer for all methods, so that the taint watch runs only once, and two images."""
     torch.manual_seed(0)
     return create_analyzer("gradient", alive(NETWORKS[request.param]())), pictures(2)
 
@@ -83,7 +83,7 @@ def test_logits_differ_between_images_and_classes(seen) -> None:
     assert float(logits.std(1).min()) > 1e-2
 
 
-def test_every_method_explains_them_and_keeps_its_promise(seen) -> None:
+def test_every_method_explains_them_and_keeps_its_guarantees(seen) -> None:
     analyzer, images = seen
     with torch.no_grad():
         logits = analyzer.model(images[:1])
@@ -100,12 +100,12 @@ def test_every_method_explains_them_and_keeps_its_promise(seen) -> None:
         assert bool(relevance.isfinite().all()), name
         assert float(relevance.std()) > 0 or name == "constant", name
         torch.testing.assert_close(explanation.logits, logits, rtol=1e-3, atol=1e-4)
-        told = ""
+        summary = ""
         if residual is not None and name != "integrated_gradients":
             size = explanation.logits.amax(1).abs().maximum(relevance.flatten(1).abs().sum(1) / 100)
             assert float(residual.abs() / size) < 1e-4, name
-            told = f"residual {float(residual.abs() / size):.1e}"
-        print(f"{name:30} {time.process_time() - began:.2f} s  {told}")
+            summary = f"residual {float(residual.abs() / size):.1e}"
+        print(f"{name:30} {time.process_time() - began:.2f} s  {summary}")
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift"])

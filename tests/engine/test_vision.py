@@ -1,4 +1,4 @@
-"""Torchvision's networks as they are, at 64×64: alive, complete, and the same by every road."""
+"""Unmodified torchvision networks at 64×64: informative logits, conservation, and agreement of all code paths."""
 
 import warnings
 
@@ -27,7 +27,7 @@ def test_logits_differ_between_images_and_classes(seen) -> None:
     assert float(logits.std(1).min()) > 1e-2
 
 
-def test_every_rule_that_conserves_closes_its_books_in_float64(seen, vision_name) -> None:
+def test_conservative_rules_conserve_in_float64(seen, vision_name) -> None:
     model, images = seen
     for name in CERTIFIED if vision_name == "resnet18" else SOME:
         explanation = create_analyzer(name, model).explain(images[:1], 1)
@@ -35,7 +35,7 @@ def test_every_rule_that_conserves_closes_its_books_in_float64(seen, vision_name
         assert float(explanation.residual.abs()) <= 1e-9 * float(size), (name, explanation.residual, size)
 
 
-def test_some_close_them_in_float32(seen) -> None:
+def test_common_rules_conserve_in_float32(seen) -> None:
     model, images = seen
     model.float()
     try:

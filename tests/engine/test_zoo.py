@@ -1,4 +1,4 @@
-"""Every method on a zoo of awkward networks: complete where promised, one image like many, no traces left."""
+"""Every method on a zoo of unusual networks: conservation, batches equal to single images, no side effects."""
 
 import warnings
 
@@ -30,7 +30,7 @@ CERTIFIED = [name for name in METHODS if certified(name)]
 
 
 def refused(name: str, model: nn.Module, images: Tensor) -> bool:
-    """Whether a method has said that it cannot explain this network."""
+    """True if a method refuses to explain this network."""
     if name == "sobel":
         return images.ndim != 4
     if name == "deeplift" and getattr(getattr(model, "_forward", None), "__name__", "") == "masked":
@@ -49,7 +49,7 @@ SOME = (
     "smoothgrad",
     "random",
 )
-"""The methods that every network meets; one meets all."""
+"""Methods that explain every network; one network is explained by all methods."""
 
 
 def fingerprint(model: nn.Module) -> list[object]:
@@ -71,7 +71,7 @@ def test_logits_of_the_zoo_differ(caged) -> None:
     assert float((logits[:, 0] - logits[:, 1]).abs().max()) > spread
 
 
-def test_relevance_sums_to_what_is_promised(caged) -> None:
+def test_relevance_sums_to_the_promised_value(caged) -> None:
     model, images = caged
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AmplificationWarning)
@@ -96,7 +96,7 @@ def test_a_batch_equals_its_images_one_by_one(caged, animal) -> None:
         torch.testing.assert_close(many, alone, rtol=1e-9, atol=1e-9 * float(many.abs().max()), msg=name)
 
 
-def test_nothing_is_left_behind(caged, animal) -> None:
+def test_methods_have_no_side_effects(caged, animal) -> None:
     model, images = caged
     model.train()
     images.requires_grad_()
@@ -126,7 +126,7 @@ def test_a_network_without_biases_absorbs_no_bias() -> None:
             assert not explanation.absorbed["constant"].any()
 
 
-def test_the_derivative_rules_are_the_gradient_where_there_is_no_rectifier() -> None:
+def test_the_derivative_rules_equal_the_gradient_without_rectifiers() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)).double()
     images = torch.rand(2, 1, 8, 8).double()
@@ -136,7 +136,7 @@ def test_the_derivative_rules_are_the_gradient_where_there_is_no_rectifier() -> 
 
 
 def test_derivatives_of_every_operation_agree_with_autograd(caged) -> None:
-    """With each activation's own derivative in place of a rule, the tape gives the gradient."""
+    """With derivatives in place of rules, propagation over the tape gives the gradient."""
     from pellucid.engine.composites import Step
     from pellucid.engine.freezing import frozen
     from pellucid.engine.passing import Derivative

@@ -29,11 +29,12 @@ def generator(seed: int, *place: int | str) -> torch.Generator:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global random states of Python, NumPy and torch (all devices in use)."""
+    """Seed the global random states of Python, NumPy and torch (on all devices in use)."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (a user's model may draw from the global state)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # otherwise torch.manual_seed would queue a call, with a stack trace, every time
+    # before CUDA is initialized, torch.cuda.manual_seed_all only queues a call and records a stack trace, at every step
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
@@ -65,8 +66,8 @@ def _save_others() -> Callable[[], None]:
 
     def restore() -> None:
         random.setstate(python)
-        # Writing NumPy's state is slow, so skip it if nothing was drawn. The words do not show the draw of a cached
-        # normal number, so write whenever there was one.
+        # Writing the state is slow, so do it only if the state may have changed. `has_gauss` means that NumPy has
+        # cached a normal sample, which the next draw returns without advancing the words compared here.
         if words is None or numpy["has_gauss"] or _numpy_words() != words:
             np.random.set_state(numpy)  # noqa: NPY002
 
@@ -78,4 +79,4 @@ def _numpy_words() -> bytes | None:
     generator = np.random.mtrand.get_bit_generator()
     if type(generator) is not np.random.MT19937:
         return None
-    return string_at(generator.ctypes.state_address, 4 * 625)
+    return string_at(generator.ctypes.state_address, 4 * 625)  # 624 words of 32 bits, then the position

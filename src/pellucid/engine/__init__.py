@@ -1,1 +1,1 @@
-"""The one place that reaches into a model: freezing it, and tapping a layer's activations."""
+"""The engine: record a model's forward pass, propagate relevance back through it, and read hidden activations."""

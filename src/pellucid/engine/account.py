@@ -1,4 +1,7 @@
-"""The account: what biases, stabilisers and constants took of the relevance, per image, by each rule's own formula."""
+"""The conservation ledger: relevance absorbed by biases, stabilizers and constants, per image.
+
+Each rule reports what it absorbs by its own formula, never as a difference, so the ledger can be checked against it.
+"""
 
 from collections import defaultdict
 from typing import Literal
@@ -12,21 +15,21 @@ __all__ = ["ABSORBERS", "Account"]
 
 Absorber = Literal["bias", "stabiliser", "constant"]
 ABSORBERS: tuple[Absorber, ...] = ("bias", "stabiliser", "constant")
-"""What takes a share of the logit that no pixel gets."""
+"""The sinks of relevance: each takes a share of the logit that reaches no pixel."""
 
 
 class Account:
-    """Sums, per image, of the relevance that did not travel on, and the operations that kept it."""
+    """Per-image sums of absorbed relevance, by absorber and by operation."""
 
     def __init__(self, images: int, dtype: torch.dtype, device: torch.device) -> None:
         self.images = images
         self._zero = torch.zeros(images, dtype=dtype, device=device)
         self.absorbed: dict[str, Tensor] = dict.fromkeys(ABSORBERS, self._zero)
         self.by_place: dict[str, Tensor] = defaultdict(lambda: self._zero)
-        """What each place absorbed as a constant, named `operation in module`."""
+        """Relevance absorbed as a constant at each place, keyed `operation in module`."""
 
     def absorb(self, absorber: Absorber, node: Node, amount: Tensor) -> None:
-        """Enter `amount`, which has the shape of the node's output."""
+        """Record `amount`, which has the shape of the node's output."""
         per_image = self._per_image(amount, node.batch_axis)
         self.absorbed[absorber] = self.absorbed[absorber] + per_image
         if absorber == "constant":

@@ -1,4 +1,4 @@
-"""What a function was called with: the tensors in its arguments, and how to swap them."""
+"""Function arguments: find the tensors in nested containers, and substitute them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["name_of", "storage_key", "substitute", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+    """Yield the tensors in nested tuples, lists, dicts and slices."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -23,7 +23,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with each tensor in its tuples, lists and dicts replaced."""
+    """Replace each tensor in the nested tuples, lists and dicts of `value`."""
     if isinstance(value, Tensor):
         return replace(value)
     if type(value) in (tuple, list):
@@ -34,7 +34,7 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
 
 
 def storage_key(tensor: Tensor) -> int:
-    """What tells two tensors' memory apart; 0 for tensors that have none of their own."""
+    """Return the address of a tensor's storage; 0 for tensors without storage."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
@@ -42,5 +42,5 @@ def storage_key(tensor: Tensor) -> int:
 
 
 def name_of(func: Callable[..., Any]) -> str:
-    """A function's name as its user would write it."""
+    """Return a function's name as users would write it."""
     return str(resolve_name(func) or getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func)))

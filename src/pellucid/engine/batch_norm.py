@@ -32,7 +32,7 @@ __all__ = ["NORMS", "SoundNorms", "refuse_batch_statistics", "sound_norm", "uses
 
 @dataclass(eq=False, slots=True)
 class _Norm:
-    """The arguments of one call."""
+    """Arguments of one call of a norm."""
 
     x: Tensor
     mean: Tensor | None
@@ -40,7 +40,7 @@ class _Norm:
     weight: Tensor | None
     bias: Tensor | None
     is_of_input: bool
-    """Whether the input's own statistics are used: of the batch, or of each image by an instance norm."""
+    """True if the input's own statistics are used: of the batch, or of each image in an instance norm."""
     eps: float | int
 
 
@@ -48,22 +48,22 @@ _PYTHON = ("input", "running_mean", "running_var", "weight", "bias", "training",
 _NATIVE = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 _FIXED = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
 _STATELESS = ("input", "weight", "bias", "training", "momentum", "eps")
-"""The orders in which torch's functions take their arguments."""
+"""Argument orders of torch's functions."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a function takes its arguments, and what it returns."""
+    """Signature of a norm function: argument order and number of outputs."""
 
     order: tuple[str, ...]
     outputs: int = 0
-    """The length of the tuple that it returns, which begins with the normalized value; 0 for the value alone."""
+    """Length of the returned tuple, whose first entry is the normalized value; 0 if only the value is returned."""
     is_instance: bool = False
     is_of_input: bool = False
-    """Whether it uses the input's own statistics where no argument says so."""
+    """Default of whether the input's own statistics are used, for functions without such an argument."""
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Norm:
-        """The arguments of a call."""
+        """Read the arguments of a call."""
         named = {**dict(zip(self.order, args, strict=False)), **kwargs}
         return _Norm(
             x=named["input"],
@@ -72,12 +72,12 @@ class _Form:
             weight=named.get("weight"),
             bias=named.get("bias"),
             is_of_input=bool(named.get("training", named.get("use_input_stats", self.is_of_input))),
-            eps=named.get("eps", named.get("epsilon", 1e-5)),  # `epsilon` in cuDNN's
+            eps=named.get("eps", named.get("epsilon", 1e-5)),  # cuDNN's function calls it `epsilon`
         )
 
 
 def _forms() -> dict[Callable[..., Any], _Form]:
-    """Every function of torch's that is a batch or instance norm."""
+    """Collect every torch function that is a batch or instance norm."""
     native = {
         "batch_norm": _Form(_NATIVE),
         "instance_norm": _Form(_NATIVE, is_instance=True),
@@ -98,7 +98,7 @@ def _forms() -> dict[Callable[..., Any], _Form]:
     }
     for name, form in native.items():
         packet = getattr(torch.ops.aten, name, None)
-        if packet is not None:  # some are missing from older versions
+        if packet is not None:  # some do not exist in older versions of torch
             forms[packet] = forms[packet.default] = form
         if hasattr(torch, name):
             forms[getattr(torch, name)] = form
@@ -106,11 +106,11 @@ def _forms() -> dict[Callable[..., Any], _Form]:
 
 
 NORMS = _forms()
-"""The functions that `sound_norm` knows."""
+"""The functions that `sound_norm` replaces."""
 
 
 def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], model: object) -> Any:
-    """The value of a norm that takes part in a gradient; None for anything else, which is to be called as it is.
+    """Compute a norm that takes part in a gradient; return None for any other call, to be run unchanged.
 
     Raises `UnsupportedOperation` for batch statistics of a value that requires a gradient.
     """
@@ -126,7 +126,7 @@ def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return None
     if not norm.is_of_input:
         value = _affine(norm, is_instance=form.is_instance)
-    elif norm.x.ndim > 2 and math.prod(norm.x.shape[2:]) > 1:  # of one number per channel, torch raises an error
+    elif norm.x.ndim > 2 and math.prod(norm.x.shape[2:]) > 1:  # torch raises for one value per channel
         value = F.group_norm(norm.x.contiguous(), norm.x.shape[1], norm.weight, norm.bias, norm.eps)
     else:
         return None
@@ -134,7 +134,7 @@ def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 def _affine(norm: _Norm, *, is_instance: bool) -> Tensor:
-    """The scaled and shifted input, x · s + (bias − mean · s) with s = weight/√(variance + ε)."""
+    """Return x · s + (bias − mean · s) with s = weight/√(variance + ε)."""
     assert norm.mean is not None
     assert norm.variance is not None
     x = norm.x
@@ -142,7 +142,7 @@ def _affine(norm: _Norm, *, is_instance: bool) -> Tensor:
     if norm.weight is not None:
         scale = scale * norm.weight
     shift = -norm.mean * scale if norm.bias is None else torch.addcmul(norm.bias, norm.mean, scale, value=-1)
-    # the memory format of torch's own result, which a `view` behind it may need
+    # match the memory format of torch's own result, which a later `view` may rely on
     if not x.is_contiguous() and (is_instance or not _is_channels_last(x)):
         x = x.contiguous()
     wide = (-1, *(1 for _ in x.shape[2:]))
@@ -156,7 +156,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """True for a batch norm by the statistics of the batch."""
+    """True for a batch norm that uses the statistics of the batch."""
     form = NORMS.get(func)
     return form is not None and not form.is_instance and form.read(args, kwargs).is_of_input
 
@@ -178,7 +178,7 @@ def refuse_batch_statistics(model: object) -> NoReturn:
 
 
 def _running_module() -> nn.Module | None:
-    """The innermost module whose method is running."""
+    """Return the innermost module whose method is running."""
     frame = sys._getframe(2)
     while frame is not None:
         names = frame.f_code.co_varnames
@@ -189,13 +189,13 @@ def _running_module() -> nn.Module | None:
 
 
 class SoundNorms(TorchFunctionMode):
-    """Runs a model with `sound_norm`; for passes that no other function mode watches."""
+    """Runs a model with `sound_norm`; for forward passes that run under no other function mode."""
 
     def __init__(self, model: object) -> None:
         super().__init__()
         self._model = model
         self.saw_batch_statistics = False
-        """Whether a batch norm used batch statistics of a value that requires no gradient."""
+        """True once a batch norm has used batch statistics of a value that requires no gradient."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -1,4 +1,4 @@
-"""The box of the z^B rule: the lowest and the highest value that an input can take, for all inputs or one by one."""
+"""The box of the z^B rule: the lowest and highest value an input can take, globally, per channel or per pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ __all__ = ["Bound", "Box", "PixelValues", "plain_bound"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PixelValues:
-    """A bound that is a tensor of several axes, compared, hashed and printed by its content."""
+    """A bound given as a tensor with several axes; compared, hashed and printed by content."""
 
     tensor: Tensor
-    """In float64, on the CPU."""
+    """The bound in float64 on the CPU."""
 
     @property
     def _key(self) -> tuple[tuple[int, ...], bytes]:
@@ -46,7 +46,9 @@ _BOUNDS = "a number, one number per channel, or a tensor that broadcasts to one 
 
 
 def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | PixelValues:
-    """A bound in a form that can be compared and hashed; `ConfigError` where it is none, or not finite.
+    """Convert a bound to a form that can be compared and hashed.
+
+    Raises `ConfigError` if `bound` is not a valid bound, or not finite.
 
     >>> plain_bound("low", torch.tensor([-2.0, -1.5, -1.0]))
     (-2.0, -1.5, -1.0)
@@ -69,37 +71,40 @@ def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | Pixe
 
 @dataclass(frozen=True)
 class Box:
-    """Both bounds; `low` lies below `high` everywhere."""
+    """The lower and upper bound; `low` is below `high` everywhere."""
 
     low: float | int | tuple[float, ...] | PixelValues
     high: float | int | tuple[float, ...] | PixelValues
 
     @classmethod
     def of(cls, low: Bound, high: Bound) -> "Box":
-        """The box between two bounds. Raises `ConfigError` for bounds that do not fit together."""
+        """Build a box from two bounds. Raises `ConfigError` if they are inconsistent."""
         box = cls(plain_bound("low", low), plain_bound("high", high))
         ends = [box.low, box.high]
-        if not any(isinstance(end, PixelValues) for end in ends):  # the others are compared once the shape is known
+        if not any(isinstance(end, PixelValues) for end in ends):  # pixel bounds are checked once the shape is known
             counts = {len(end) for end in ends if isinstance(end, tuple)}
             if len(counts) > 1:
-                raise ConfigError(f"low has {len(box.low)} channels and high {len(box.high)}; give as many of each.")  # type: ignore[arg-type]
+                raise ConfigError(
+                    f"low has {len(box.low)} channels and high {len(box.high)}; "  # type: ignore[arg-type]
+                    "give both the same number of channels."
+                )
             _check_order(*(torch.as_tensor(end, dtype=torch.float64, device="cpu").reshape(1, -1) for end in ends))
         return box
 
     def over(self, images: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
-        """Both bounds as tensors that broadcast to `images`, whose channels lie along `axis`.
+        """Return both bounds as tensors that broadcast to `images`, whose channels are along `axis`.
 
-        Raises `ConfigError` where they do not fit the shape of an image.
+        Raises `ConfigError` if they do not fit the shape of an image.
         """
         low, high = (_over(name, bound, images, axis) for name, bound in (("low", self.low), ("high", self.high)))
         _check_order(*torch.broadcast_tensors(low, high))
         return low, high
 
     def check(self, images: Tensor, axis: int = 1, noun: str = "images") -> tuple[Tensor, Tensor]:
-        """`over`, after a look at every image: `ConfigError`, with the range received, for images outside the box.
+        """Return `over(images)` after checking that every image lies inside the box.
 
-        What float32 rounding adds at the border is let through: a millionth of the box, and a few units of the last
-        place of the bounds.
+        Raises `ConfigError`, naming the range received, for images outside the box. The check tolerates float32
+        rounding at the border: a millionth of the box's width plus a few units in the last place of the bounds.
         """
         low, high = self.over(images, axis)
         least, most = torch.aminmax(images, dim=0, keepdim=True)
@@ -118,23 +123,23 @@ class Box:
             ends = [end.select(axis, channel) for end in ends]
             is_outside, place = is_outside.select(axis, channel), f" in channel {channel}"
         least, most, low, high = ends
-        # where the bounds vary within a channel, those of the first pixel outside are named
+        # if the bounds vary within a channel, report those of the first pixel outside
         first = tuple(is_outside.nonzero()[0].tolist())
         raise ConfigError(
             f"these {noun} lie between {float(least.min()):.4g} and {float(most.max()):.4g}{place}, outside the bounds "
-            f"{float(low[first]):.4g} to {float(high[first]):.4g} of the z^B rule; pass low= and high= that hold for "
-            "every input, one number or one per channel. For images that a loader normalizes: "
+            f"{float(low[first]):.4g} to {float(high[first]):.4g} of the z^B rule; pass low= and high= that enclose "
+            "every input, as one number or one per channel. If a loader normalizes the images, use "
             "low=(0 - mean) / std and high=(1 - mean) / std."
         )
 
 
 def _over(name: str, bound: float | int | tuple[float, ...] | PixelValues, images: Tensor, axis: int) -> Tensor:
-    """A bound in the dtype of the images, with an axis for each of theirs."""
+    """Return a bound in the dtype of the images, with one axis for each of theirs."""
     if isinstance(bound, tuple):
         if len(bound) != images.shape[axis]:
             raise ConfigError(
-                f"{name} has {len(bound)} numbers, and the inputs {tuple(images.shape)} have {images.shape[axis]} "
-                "channels; give one number for all, or one per channel."
+                f"{name} has {len(bound)} numbers, but the inputs {tuple(images.shape)} have {images.shape[axis]} "
+                "channels; give one number for all channels, or one per channel."
             )
         shape = [1] * images.ndim
         shape[axis] = len(bound)
@@ -144,7 +149,7 @@ def _over(name: str, bound: float | int | tuple[float, ...] | PixelValues, image
             return bound.tensor.to(images).broadcast_to(1, *images.shape[1:])
         except RuntimeError as error:
             raise ConfigError(
-                f"{name} has the shape {tuple(bound.tensor.shape)}, which does not broadcast to one input, "
+                f"{name} has shape {tuple(bound.tensor.shape)}, which does not broadcast to one input of shape "
                 f"{tuple(images.shape[1:])}; give {_BOUNDS}."
             ) from error
     return torch.full([1] * images.ndim, bound, dtype=images.dtype, device=images.device)
@@ -157,5 +162,5 @@ def _check_order(low: Tensor, high: Tensor) -> None:
         where = f" at index {place[1:]}" if low[0].numel() > 1 else ""
         raise ConfigError(
             f"low is {float(low.expand_as(high)[place]):g} and high {float(high[place]):g}{where}; low must be less "
-            "than high."
+            "than high everywhere."
         )

@@ -1,9 +1,10 @@
-"""The canonical form of a tape: the same function, however it is written, becomes the same nodes.
+"""The canonical form of a tape: equal functions become equal nodes, however they are written.
 
-GELU, SiLU, softplus or hard-swish written by hand are several elementwise operations on one value. A rule that shares
-relevance between their parts would give another map than for `nn.GELU`. So the largest elementwise part that depends on
-a single value becomes one `Function` of it. exp(x) / Σ exp(x) becomes a softmax, and a quotient by a statistic, such as
-x / σ(x), is marked as a normalization. All are recognized by what is computed, not by spelling.
+A hand-written GELU, SiLU, softplus or hard-swish consists of several elementwise operations on one value. Rules that
+split relevance among these parts would give a different map than `nn.GELU`. Therefore the largest elementwise part that
+depends on a single value becomes one `Function` of it. exp(x) / Σ exp(x) becomes a softmax, and division by a
+statistic, such as x / σ(x), is marked as a normalization. All are recognized by what they compute, not by how they are
+written.
 """
 
 import math
@@ -19,13 +20,13 @@ from pellucid.engine.tape import Activation, Addition, Affine, Formula, Function
 __all__ = ["canonical", "one_number"]
 
 PROBES = (0.0, 4.0, -4.0, 20.0, 40.0, -20.0, -40.0)
-"""Where a function is evaluated to learn f(0), and what it does far from 0."""
+"""Points at which a function is evaluated to determine f(0) and its behavior far from 0."""
 GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
-"""Operations that scale another value by what they return."""
+"""Operations whose output acts as a gate on another value."""
 
 
 def canonical(tape: Tape) -> Tape:
-    """The tape with elementwise parts, softmax and normalizations recognized; what is no longer needed is dropped."""
+    """Recognize elementwise functions, softmax and normalizations on a tape, and drop nodes no longer needed."""
     form = _Form({node.output: node for node in tape.nodes})
     with torch.no_grad():
         nodes = [form.rewritten(node) for node in tape.nodes]
@@ -38,7 +39,7 @@ def canonical(tape: Tape) -> Tape:
 
 
 def _needed(nodes: list[Node], output: int) -> list[Node]:
-    """The nodes that the output depends on, in order."""
+    """Return the nodes that the output depends on, in order."""
     needed, kept = {output}, []
     for node in reversed(nodes):
         if node.output in needed:
@@ -49,14 +50,14 @@ def _needed(nodes: list[Node], output: int) -> list[Node]:
 
 @dataclass(frozen=True, eq=False)
 class _Region:
-    """The elementwise operations between a value and what is computed from it alone."""
+    """The elementwise operations that lead from one value to another that depends on it alone."""
 
     source: int
     x: Tensor
     members: tuple[Node, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The function, at other values of x."""
+        """Evaluate the function at other values of x."""
         values = {id(self.x): x}
         for member in self.members:
             formula = _formula(member)
@@ -71,33 +72,33 @@ class _Region:
 
 
 class _Form:
-    """Rewrites the nodes of a tape one after the other."""
+    """Rewrites the nodes of a tape one by one."""
 
     def __init__(self, producers: dict[int, Node]) -> None:
         self.producers = producers
-        """By slot, with the rewritten nodes in place of the recorded ones."""
+        """Nodes by output slot, with rewritten nodes in place of the recorded ones."""
         self.has_changed = False
         self._recorded = dict(producers)
         self._chains: dict[int, tuple[int, ...]] = {}
         self._slots = {id(node.formula.value): slot for slot, node in producers.items() if node.formula is not None}
-        """By the identity of a value, for values that are only compared."""
+        """Slots by the id of their value, to look up values that are only compared."""
 
     def rewritten(self, node: Node) -> Node:
-        """The node's canonical form, which may be the node itself."""
-        made = node
+        """Return the node's canonical form, which may be the node itself."""
+        result = node
         if isinstance(node, Product) and node.multiply is torch.mul:
-            made = self._softmax(node) or self._function(node) or self._product(node)
+            result = self._softmax(node) or self._function(node) or self._product(node)
         elif node.formula is not None:
-            made = self._function(node) or node
-        if made is not node:
+            result = self._function(node) or node
+        if result is not node:
             self.has_changed = True
-            self.producers[node.output] = made
-        return made
+            self.producers[node.output] = result
+        return result
 
     # ── elementwise functions ────────────────────────────────────────────────────────────────────────────────────────
 
     def _chain(self, slot: int) -> tuple[int, ...]:
-        """The value itself, and all values that it is an elementwise function of alone, the nearest first."""
+        """Return the slot and every slot whose value alone determines it elementwise, nearest first."""
         if slot not in self._chains:
             node = self._recorded.get(slot)
             shared: tuple[int, ...] = ()
@@ -108,16 +109,16 @@ class _Form:
         return self._chains[slot]
 
     def _function(self, node: Node) -> Function | None:
-        """All elementwise operations that end in this node, as one function; None where they are no such thing."""
+        """Merge the elementwise operations that end in this node into one function; None if they do not form one."""
         region = self._region(node)
         if region is None or not _is_one_function(region):
             return None
         probed = region.probed
         at_zero, up, down, far_up, farther_up, far_down, farther_down = probed.unbind(0)
         if not bool(at_zero.isfinite().all()):
-            return None  # the parts have rules where the whole has none, such as a gate in x / |x|
+            return None  # undefined at 0 as a whole, but its parts have rules, such as the gate in x / |x|
         if _is_rectifier(down, up):
-            return None  # relu(1 − x): Guided Backprop must still find the rectifier in it
+            return None  # in relu(1 − x), Guided Backprop must still see the rectifier
         steps = torch.stack([farther_up - far_up, farther_down - far_down]).abs()
         return Function(
             operation=f"function ending in {node.operation}",
@@ -133,15 +134,15 @@ class _Form:
             replay=_replay(region),
             at_zero=one_number(at_zero),
             is_rectifier=_is_rectifier(up, down),
-            is_saturating=bool((steps <= 1e-3).all()),
+            is_saturating=bool((steps <= 1e-3).all()),  # flat between ±20 and ±40
         )
 
     def _region(self, node: Node) -> _Region | None:
-        """Everything between this node and the earliest value of which it is an elementwise function alone."""
+        """Return the operations between this node and the earliest value that alone determines it elementwise."""
         chain = list(self._chain(node.output))
         while len(chain) > 1:
-            # A first operation that adds or multiplies by one constant per channel belongs to the layer before it (a
-            # bias, a scale), as if that layer had computed it: nn.Linear(…) and x @ W + b are alike.
+            # A first operation that adds or multiplies by a constant per channel (a bias or scale) belongs to the
+            # preceding layer, so that x @ W + b is treated like nn.Linear(…).
             first = self._recorded[chain[-2]]
             if not (
                 _is_linear(first) and _has_constant_tensor(first) and len(first.inputs) - first.inputs.count(None) == 1
@@ -153,8 +154,9 @@ class _Form:
         return self._between(chain[-1], node)
 
     def _between(self, source: int, node: Node) -> _Region:
-        """The operations that lead from the slot `source` to `node`."""
-        latest, seen, members = [-node.output], {source, node.output}, list[Node]()  # a heap: the latest comes first
+        """Return the operations that lead from the slot `source` to `node`."""
+        # a heap of negated slots visits the latest operation first, so that every operation comes after its users
+        latest, seen, members = [-node.output], {source, node.output}, list[Node]()
         while latest:
             member = self._recorded[-heappop(latest)]
             members.append(member)
@@ -170,7 +172,7 @@ class _Form:
     # ── products ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _product(self, node: Product) -> Product:
-        """The product, with the gate that its factors' canonical forms show."""
+        """Determine the gate of a product from the canonical forms of its factors."""
         statistics = [slot is not None and self._divides_by_a_statistic(slot) for slot in node.inputs]
         if statistics[0] != statistics[1]:
             return replace(node, gate=statistics.index(True), is_normalization=True)
@@ -188,14 +190,14 @@ class _Form:
         return node is not None and (node.kind == "factor" or node.operation.rstrip("_") in GATES)
 
     def _origin(self, slot: int) -> Node | None:
-        """What computed a value, before it was moved."""
+        """Return the operation that computed a value, skipping moves."""
         node = self.producers.get(slot)
         while isinstance(node, Move) and len(node.inputs) == 1 and node.inputs[0] is not None:
             node = self.producers.get(node.inputs[0])
         return node
 
     def _divides_by_a_statistic(self, slot: int) -> bool:
-        """Whether a value is one over means, sums or maxima of others, by elementwise operations and moves alone."""
+        """True if a value is the reciprocal of means, sums or maxima, through elementwise operations and moves only."""
         waiting, divides = [slot], False
         while waiting:
             node = self._recorded.get(waiting.pop())
@@ -205,7 +207,7 @@ class _Form:
                 continue
             if node.formula is None and not isinstance(node, Move):
                 return False
-            # only functions that have no value at 0 can divide, such as a reciprocal root or exp(−log σ)
+            # only functions that are undefined at 0 can divide, such as a reciprocal root or exp(−log σ)
             divides |= node.kind == "factor" and isinstance(node, Activation) and math.isnan(float(node.at_zero))
             waiting.extend(source for source in node.inputs if source is not None)
         return divides
@@ -213,7 +215,7 @@ class _Form:
     # ── softmax ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _softmax(self, node: Product) -> Softmax | None:
-        """exp(x) / Σ exp(x) as a softmax of x, less whatever is subtracted from all of x alike."""
+        """Rewrite exp(x) / Σ exp(x) as a softmax of x, removing any shift common to all of x."""
         slots = [slot for slot in node.inputs if slot is not None]
         signals = [slot for slot in slots if not self._divides_by_a_statistic(slot)]
         if len(slots) != 2 or len(signals) != 1:
@@ -238,7 +240,7 @@ class _Form:
         return None
 
     def _unshifted(self, slot: int, x: Tensor, axis: int) -> tuple[int, Tensor]:
-        """The argument before a value that is the same along the axis, such as its maximum, was subtracted."""
+        """Undo the addition of values that are constant along the axis, such as subtracting the maximum."""
         node = self._recorded.get(slot)
         while isinstance(node, Addition) and len(node.terms) == 2:
             kept = [
@@ -255,7 +257,7 @@ class _Form:
 
 
 def one_number(values: Tensor) -> float | Tensor:
-    """The number that all values are; the values themselves where they differ."""
+    """Return a single number if all values are equal; otherwise the values themselves."""
     first = float(values.flatten()[0])
     return first if bool((values == first).all()) else values
 
@@ -272,13 +274,13 @@ def _slot(node: Node, place: int) -> int:
 
 
 def _size_along(tensor: Tensor, axis: int, rank: int) -> int:
-    """The size of a tensor along an axis of another that it broadcasts to."""
+    """Return the size of a tensor along an axis of the rank-`rank` shape it broadcasts to."""
     place = axis - rank + tensor.ndim
     return tensor.shape[place] if place >= 0 else 1
 
 
 def _is_linear(node: Node) -> bool:
-    """Whether an operation is a sum, or a product with a constant that is no mask."""
+    """True if an operation is a sum, or a product with a constant that is not a mask."""
     if node.formula is not None and node.formula.compared():
         return False
     return isinstance(node, Addition) or (isinstance(node, Affine) and node.kind == "scale")
@@ -291,10 +293,10 @@ def _has_constant_tensor(node: Node) -> bool:
 
 
 def _is_one_function(region: _Region) -> bool:
-    """Whether a rule for the whole is needed, since rules for the parts would give another map.
+    """True if the region needs a rule as a whole, because rules for its parts would give a different map.
 
-    They would where the value is used twice or compared with something, where a part has no rule (exp), and where a
-    shift would take a share: relu6(x + 3) / 6 is a hard sigmoid. In a chain such as relu(x) · 2 they would not.
+    That is the case if the value is used twice or compared, if a part has no rule (exp), or if a shift would absorb a
+    share: relu6(x + 3) / 6 is a hard sigmoid. It is not the case in a chain such as relu(x) · 2.
     """
     members = region.members
     values = {id(region.x), *(id(_formula(member).value) for member in members)}
@@ -309,13 +311,13 @@ def _is_one_function(region: _Region) -> bool:
 
 
 def _is_rectifier(up: Tensor, down: Tensor) -> bool:
-    """Whether f lets 4 pass, up to a scale, and holds most of −4 back: ReLU and its relatives."""
+    """True if f passes 4, up to a scale, and suppresses most of −4: ReLU and its relatives."""
     passes = (up >= 2) & (up <= 8)
     return bool((passes & (down.abs() <= up / 2)).all())
 
 
 def _replay(region: _Region) -> Callable[[Tensor], Tensor]:
-    """The function with its formulas kept, since those of the nodes are dropped."""
+    """Return the function as a closure over its formulas, since the nodes drop theirs."""
     steps = [_formula(member) for member in region.members]
     source, last = id(region.x), id(steps[-1].value)
 
@@ -329,17 +331,18 @@ def _replay(region: _Region) -> Callable[[Tensor], Tensor]:
 
 
 def _is_reduction(node: Node) -> bool:
-    """Whether a node sums, averages or takes the largest over some axes."""
+    """True if a node sums, averages or takes the maximum over some axes."""
     if isinstance(node, Affine):
         return node.kind == "average" and node.z.numel() < node.x.numel()
     return node.kind == "max" and getattr(node, "y").numel() < getattr(node, "x").numel()  # noqa: B009
 
 
 def _axis_of_softmax(x: Tensor, node: Product) -> int | None:
-    """The axis along which a product is the softmax of x; None where there is none."""
+    """Return the axis along which a product equals the softmax of x; None if there is no such axis."""
     same_rank = node.a.ndim == node.b.ndim
     apart = [axis for axis in range(x.ndim) if same_rank and node.a.shape[axis] != node.b.shape[axis]]
-    for axis in apart if len(apart) == 1 else range(x.ndim):  # where the sum was expanded, its shape does not tell
+    # if the sum was expanded, its shape does not reveal the axis, so try all of them
+    for axis in apart if len(apart) == 1 else range(x.ndim):
         if axis != node.batch_axis and torch.allclose(torch.softmax(x, axis), node.z, rtol=1e-4, atol=1e-20):
             return axis
     return None

@@ -1,4 +1,4 @@
-"""How many images one pass takes, so that its tensors stay where memory is fast to get."""
+"""Choose the number of images per forward pass, so that allocating its tensors stays fast."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +10,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["LARGEST_TENSOR_BYTES", "images_per_chunk", "keep_freed_memory", "largest_tensor_bytes"]
 
 LARGEST_TENSOR_BYTES = 30_000_000
-"""Above about 32 MB, an allocator asks the system for fresh pages at every call, which costs more than arithmetic."""
+"""Above about 32 MB, the allocator requests fresh pages from the system at every call, which costs more than the
+arithmetic."""
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what is freed for the next tensor, where it learns from the largest one freed (glibc).
+    """Make glibc's allocator keep freed memory for later tensors, by freeing one large block.
 
-    Without it, tensors of a few megabytes are handed back to the system each time, and their fresh pages take a third
-    of the time of a pass. The process keeps up to 32 MB more. The memory here is never written, so it costs nothing. A
-    tensor would be filled where deterministic algorithms are asked for; a bare storage is not.
+    glibc adapts its threshold to the largest block freed. Otherwise tensors of a few megabytes are returned to the
+    system each time, and faulting in fresh pages takes a third of a forward pass. The process retains up to 32 MB more.
     """
+    # Never written to, so it costs nothing. A storage, because with deterministic algorithms torch fills new tensors.
     torch.UntypedStorage(16_000_000, device="cpu")
 
 
 def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:
-    """So many images at once keep every tensor of `call(images)` below `LARGEST_TENSOR_BYTES`; at least 1.
+    """Return the number of images that keeps every tensor of `call(images)` below `LARGEST_TENSOR_BYTES`; at least 1.
 
-    Measured by one pass of the first image, in which the largest tensor that any operation returns is noted.
+    Runs the first image once and measures the largest tensor that any operation returns.
 
     >>> images_per_chunk(torch.nn.Flatten(), torch.zeros(64, 1, 1000, 1000))
     7
@@ -35,14 +36,14 @@ def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:
 
 
 def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
-    """The size of the largest tensor, itself included, that `call` makes of the first image."""
+    """Return the size of the largest tensor in `call` on the first image, including the image itself."""
     with torch.no_grad(), _SizeWatch() as watch:
         call(images[:1].clone())
     return max(watch.largest, images[:1].numel() * images.element_size(), 1)
 
 
 class _SizeWatch(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that an operation returns; transposed weights and other views apart."""
+    """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

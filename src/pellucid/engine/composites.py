@@ -1,7 +1,7 @@
-"""Composites: which operations get which rule, as data.
+"""Composites: assign rules to operations, as data.
 
-A composite is a tuple of steps, and the first step that fits an operation gives its rule. A step can ask for kinds of
-operations, for the first layers (those that see the image), and for modules by a name pattern.
+A composite is a tuple of steps; the first step that matches an operation determines its rule. A step can match kinds of
+operations, first layers (those that see the image), and modules by a name pattern.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,12 +32,12 @@ KINDS = (
     "scale",
     "softmax",
 )
-"""The kinds of operations that a rule can be chosen for."""
+"""The kinds of operations to which rules can be assigned."""
 KERNELS = ("convolution", "dense")
 STRUCTURAL_EPSILON = 1e-6
-"""The stabilizer of operations without a kernel, whatever the ε of dense layers and convolutions."""
-NORMALISATIONS = ("add", "batch_norm", "scale")
-"""What a normalisation of the image inside a model is made of."""
+"""Stabilizer of operations without a kernel, independent of the ε of dense layers and convolutions."""
+NORMALIZATIONS = ("add", "batch_norm", "scale")
+"""Kinds of operations that make up a normalization of the image inside a model."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,35 @@ class Step:
     rule: Rule
     kinds: tuple[str, ...] = KINDS
     first: bool = False
-    """Only where the input is still the image."""
+    """True to match only operations whose input is still the image."""
     name: str = "*"
-    """A pattern for the path of the module that runs the operation."""
+    """Glob pattern for the path of the module that runs the operation."""
 
     def fits(self, node: Node) -> bool:
-        """Whether this step gives the node's rule."""
+        """True if this step matches the node."""
         return node.kind in self.kinds and (node.is_first or not self.first) and fnmatchcase(node.path, self.name)
 
 
 Composite = tuple[Step, ...]
-"""Steps in order: the first that fits an operation gives its rule."""
+"""Steps in order; the first that matches an operation determines its rule."""
 
 
 def rule_of(composite: Composite, node: Node) -> Rule:
-    """The rule of the first step that fits; `UnsupportedOperation` where none does."""
+    """Return the rule of the first matching step; raises `UnsupportedOperation` if none matches."""
     for step in composite:
         if step.fits(node):
             return step.rule
     raise UnsupportedOperation(
-        f"no rule of the method is for {node.place} (kind {node.kind!r}); "
-        f"give one with rules={{{node.kind!r}: …}}, or choose a gradient method such as 'integrated_gradients'."
+        f"the method has no rule for {node.place} (kind {node.kind!r}); "
+        f"add one with rules={{{node.kind!r}: …}}, or choose a gradient method such as 'integrated_gradients'."
     )
 
 
 def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
-    """`composite` with rules of the user's own before it.
+    """Put the user's rules before `composite`.
 
     A key is a kind of operation (`convolution`), `first` (the kernel layers that see the image), or a pattern for
-    module paths (`features.*`), which is for the kernel layers there. Earlier keys win.
+    module paths (`features.*`), which matches the kernel layers there. Earlier keys win.
     """
     return (*(step for key, rule in rules.items() for step in _user_steps(key, rule)), *composite)
 
@@ -83,7 +83,7 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
 def _user_steps(key: str, rule: Any) -> Composite:
     if not callable(rule):
         raise ConfigError(
-            f"the rule for {key!r} is {rule!r}; give one of pellucid.engine.rules, such as Epsilon(1e-6)."
+            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine.rules, such as Epsilon(1e-6)."
         )
     if key == "first":
         return input_layer(rule) if isinstance(rule, (Flat, WSquare, ZBox)) else (Step(rule, KERNELS, first=True),)
@@ -91,9 +91,9 @@ def _user_steps(key: str, rule: Any) -> Composite:
 
 
 def structure(epsilon: float | int) -> Composite:
-    """Rules for operations without a kernel, the same in every composite of relevance rules.
+    """Return the rules for operations without a kernel, which all composites of relevance rules share.
 
-    `epsilon` only keeps denominators from zero. It is not the ε that damps weak contributions in dense layers and
+    `epsilon` only keeps denominators away from zero. It is not the ε that damps weak contributions in dense layers and
     convolutions: sums and average pooling have no weights whose noise it could damp.
     """
     return (
@@ -106,7 +106,7 @@ def structure(epsilon: float | int) -> Composite:
 
 
 def everywhere(rule: Rule, epsilon: float | int = STRUCTURAL_EPSILON) -> Composite:
-    """One rule for every kernel layer; `epsilon` is that of `structure`."""
+    """Use one rule for every kernel layer; `epsilon` is passed to `structure`."""
     return (Step(rule, KERNELS), *structure(epsilon))
 
 
@@ -118,7 +118,7 @@ def layered(
     first_kinds: Iterable[str] = KERNELS,
     epsilon: float | int,
 ) -> Composite:
-    """One rule for dense layers, one for convolutions, and perhaps one for the layers that see the image."""
+    """Use one rule for dense layers, one for convolutions, and optionally one for the layers that see the image."""
     return (
         *(input_layer(first, tuple(first_kinds)) if first else ()),
         Step(dense, ("dense",)),
@@ -128,32 +128,32 @@ def layered(
 
 
 def input_layer(rule: Rule, kinds: tuple[str, ...] = KERNELS) -> Composite:
-    """A rule that does not multiply by the pixel: it is used first, and a normalisation passes its relevance on."""
-    return (Step(rule, kinds, first=True), Step(Pass(), NORMALISATIONS, first=True))
+    """Use a rule that does not multiply by the pixel in the first layers; normalizations of the image pass it on."""
+    return (Step(rule, kinds, first=True), Step(Pass(), NORMALIZATIONS, first=True))
 
 
 def guided() -> Composite:
-    """Guided Backprop."""
+    """Return the composite for Guided Backprop."""
     return (Step(Guided(), ("activation",)), Step(Derivative()))
 
 
 def deconvnet() -> Composite:
-    """Deconvnet."""
+    """Return the composite for Deconvnet."""
     return (Step(Deconvnet(), ("activation",)), Step(Derivative()))
 
 
 def excitation(epsilon: float | int) -> Composite:
-    """Excitation Backprop: winner probabilities through positive weights and biases."""
+    """Return the composite for Excitation Backprop: winner probabilities through positive weights and biases."""
     return everywhere(ZPlus(epsilon=epsilon), min(epsilon, STRUCTURAL_EPSILON))
 
 
 def bounded(low: Bound, high: Bound, rest: Composite) -> Composite:
-    """The z^B rule for the layers that see the image, `rest` for all others."""
+    """Use the z^B rule for the layers that see the image, and `rest` for all others."""
     return (*input_layer(ZBox(low, high)), *rest)
 
 
 def preset(alpha: float | int, beta: float | int, epsilon: float | int, *, is_flat: bool) -> Composite:
-    """ε for dense layers, αβ for convolutions, and perhaps flat for the first layer."""
+    """Use ε for dense layers, αβ for convolutions, and optionally flat for the first layer."""
     return layered(
         dense=Epsilon(epsilon),
         convolution=AlphaBeta(alpha, beta),
@@ -163,40 +163,40 @@ def preset(alpha: float | int, beta: float | int, epsilon: float | int, *, is_fl
 
 
 def epsilon_plus_flat(epsilon: float | int) -> Composite:
-    """Flat first, z⁺ for convolutions, ε for dense layers."""
+    """Use flat for the first layer, z⁺ for convolutions, and ε for dense layers."""
     return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=STRUCTURAL_EPSILON)
 
 
 def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: Bound, high: Bound) -> Composite:
-    """The z^B rule first, γ for convolutions, ε for dense layers."""
+    """Use z^B for the first layer, γ for convolutions, and ε for dense layers."""
     return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=STRUCTURAL_EPSILON))
 
 
 def weights_only(rule: WSquare | Flat) -> Composite:
-    """A rule that looks at no pixel, in every kernel layer."""
-    return (Step(Pass(), NORMALISATIONS, first=True), *everywhere(rule))
+    """Use a rule that ignores the input values in every kernel layer."""
+    return (Step(Pass(), NORMALIZATIONS, first=True), *everywhere(rule))
 
 
 def plain_z() -> Composite:
-    """The z rule in every kernel layer."""
+    """Use the z rule in every kernel layer."""
     return everywhere(Z(), 1e-7)
 
 
 def box_of(composite: Composite) -> Box | None:
-    """The lowest and highest pixel, where a step needs them.
+    """Return the lowest and highest pixel, if a step needs them.
 
-    Raises `ConfigError` for steps with different boxes: all of them bound the same images.
+    Raises `ConfigError` for steps with different boxes, since all of them bound the same images.
     """
-    found: Box | None = None
+    result: Box | None = None
     for step in composite:
         if isinstance(step.rule, ZBox):
             box = step.rule.box
-            if found is not None and box != found:
+            if result is not None and box != result:
                 raise ConfigError(
-                    f"two z^B rules have different bounds, {found} and {box}; give the rules and the method the same "
-                    "low= and high=, which hold for the images whatever layer sees them."
+                    f"two z^B rules have different bounds, {result} and {box}; pass the same low= and high= to the "
+                    "rules and the method, since they bound the images whichever layer sees them."
                 )
-            found = box
+            result = box
             if step.first and step.name == "*" and set(KERNELS) <= set(step.kinds):
-                break  # no later z^B rule is reached
-    return found
+                break  # this step matches every first layer, so no later z^B rule applies
+    return result

@@ -1,8 +1,8 @@
-"""Missing derivatives, told apart from derivatives that are zero.
+"""Distinguish missing derivatives from derivatives that are zero.
 
 Autograd returns "no gradient" both for an output that does not depend on the input and for one whose dependence it
 cannot see: an operator without an autograd formula, a branch marked as non-differentiable, a detached value. Filling
-in zeros for either would report the second as the first.
+in zeros would report the second case as the first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,14 +28,14 @@ __all__ = [
 ]
 
 WAY_OUT = "choose a method that needs no derivative, such as 'occlusion' or 'rise'."
-"""How errors about missing derivatives end for attributions."""
+"""Advice that ends errors about missing derivatives in attributions."""
 PROBE_SHARE = 1e-3
-"""Largest size of the probe's noise, as a share of each input's value range: small enough to stay near the input, and
-large enough to be felt in float32."""
+"""Largest probe noise, as a share of each input's value range: small enough to stay near the input, and large enough to
+exceed float32 rounding."""
 ROUNDING = 64
-"""Changes of up to this many machine epsilons of the largest output may be rounding."""
+"""Changes up to this many machine epsilons of the largest output count as rounding."""
 SAMPLE = 32
-"""Entries of a row that are looked at before the whole row is."""
+"""Number of entries of a row to inspect before the whole row."""
 
 
 def derivatives(
@@ -48,13 +48,13 @@ def derivatives(
     create_graph: bool = False,
     folded: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad` of tensors or graph edges; None for an input that the outputs do not depend on.
+    """Call `torch.autograd.grad` on tensors or graph edges; None for an input that the outputs do not depend on.
 
-    Raises `UnsupportedOperation`, ending in `way_out`, where an operation has no derivative, or where the outputs
-    depend on none of the inputs.
+    Raises `UnsupportedOperation`, ending in `way_out`, if an operation has no derivative, or if the outputs depend on
+    none of the inputs.
     """
     try:
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             [outputs],  # type: ignore[arg-type]  # torch's annotation does not mix edges with tensors
             inputs,  # type: ignore[arg-type]
             None if cotangent is None else [cotangent],
@@ -64,18 +64,18 @@ def derivatives(
             is_grads_batched=folded,
         )
     except RuntimeError as error:
-        ours = missing_derivative(error, way_out)
-        if ours is None:
+        translated = missing_derivative(error, way_out)
+        if translated is None:
             raise
-        raise ours from error
-    if all(one is None for one in found):
+        raise translated from error
+    if all(gradient is None for gradient in gradients):
         if isinstance(outputs, Tensor):
             check_graph(outputs, way_out)
         raise UnsupportedOperation(
-            "autograd finds no derivative of the outputs with respect to the input: an operation on the way (such as "
-            f"an autograd.Function whose backward returns None) passes no gradient on; {way_out}"
+            "autograd finds no derivative of the outputs with respect to the input: an operation in between (such as "
+            f"an autograd.Function whose backward returns None) stops the gradient; {way_out}"
         )
-    return found
+    return gradients
 
 
 _MISSING = (
@@ -84,11 +84,11 @@ _MISSING = (
     ("must implement either the backward",),
     ("does not support it because it has not been implemented",),
 )
-"""What torch's errors say where an operation has no derivative: all parts of one line."""
+"""Phrases of torch's errors for an operation without a derivative; all parts of one entry must occur."""
 
 
 def missing_derivative(error: Exception, way_out: str) -> UnsupportedOperation | None:
-    """An error of autograd's about a missing derivative, as ours; None for any other error."""
+    """Translate autograd's error about a missing derivative; None for any other error."""
     text = str(error)
     if isinstance(error, UnsupportedOperation) or not any(all(part in text for part in parts) for parts in _MISSING):
         return None
@@ -96,7 +96,7 @@ def missing_derivative(error: Exception, way_out: str) -> UnsupportedOperation |
 
 
 def check_graph(output: Tensor, way_out: str) -> None:
-    """Raise `UnsupportedOperation` where an operator without an autograd formula took part in computing `output`.
+    """Raise `UnsupportedOperation` if an operator without an autograd formula took part in computing `output`.
 
     torch gives such an operator a node that warns during the backward pass and returns no gradient. (Its fallback mode
     "error", which would raise instead, is not implemented as of torch 2.14.) Walking the graph costs about half a
@@ -108,7 +108,7 @@ def check_graph(output: Tensor, way_out: str) -> None:
     seen, waiting = {start}, [start]
     while waiting:
         node = waiting.pop()
-        # a generic node of C++: built-in operations and autograd.Functions have Python types of their own
+        # CppFunction is the generic type of C++ nodes; built-in operations and autograd.Functions have their own types
         if type(node).__name__ == "CppFunction" and "WarnNotImplemented" in node.name():
             _refuse_operator(output, way_out)
         for source, _ in node.next_functions:
@@ -118,9 +118,9 @@ def check_graph(output: Tensor, way_out: str) -> None:
 
 
 def _refuse_operator(output: Tensor, way_out: str) -> NoReturn:
-    """Raise the error for an operator without a derivative; only torch's warning during a backward pass tells its name.
+    """Raise the error for an operator without a derivative, consuming the graph.
 
-    The graph is used up.
+    Runs a backward pass, because only the warning that torch issues during one names the operator.
     """
     leaves = [node.variable for node in _leaf_nodes(output)]
     with catch_warnings(record=True) as warned:
@@ -130,8 +130,8 @@ def _refuse_operator(output: Tensor, way_out: str) -> NoReturn:
     name = next((text.partition(": an autograd kernel")[0] for text in texts if ": an autograd kernel" in text), "")
     is_quantized = name.startswith("quantized::")
     raise UnsupportedOperation(
-        f"{name or 'an operator of the model'} has no derivative (torch knows no autograd formula for it), so torch "
-        f"would return zeros; {'run this on the model as it was before quantization, or ' if is_quantized else ''}"
+        f"{name or 'an operator of the model'} has no derivative (torch has no autograd formula for it), so torch "
+        f"would return zeros; {'run this on the model from before quantization, or ' if is_quantized else ''}"
         f"{way_out}"
     )
 
@@ -148,9 +148,10 @@ def _leaf_nodes(output: Tensor) -> list[Any]:
 
 
 def zero_rows(maps: Tensor, kept: int = 1) -> Tensor | None:
-    """True for each row (over all axes but the first `kept`) that is exactly zero; None where there is no such row."""
+    """Return True for each row (over all axes but the first `kept`) that is exactly zero; None if no row is."""
     sample = maps
-    while sample.ndim > kept + 1:  # the middle of an image: maps are rarely zero there
+    # first check a short piece from the middle of the image, where maps are rarely zero: this avoids a full pass
+    while sample.ndim > kept + 1:
         sample = sample.select(kept, sample.shape[kept] // 2)
     if sample.ndim > kept:
         start = max(0, (sample.shape[kept] - SAMPLE) // 2)
@@ -162,15 +163,15 @@ def zero_rows(maps: Tensor, kept: int = 1) -> Tensor | None:
 
 
 def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor) -> Tensor:
-    """Outputs (batch, output) that change with `x`, and whose derivative is zero all the same.
+    """Return a mask (batch, output) of outputs that change with `x` although their derivative is zero.
 
-    `call` maps inputs like `x` to (batch, output), `is_zero` marks the outputs whose derivative at `x` is exactly zero.
-    They are compared with those at a nearby input: where one differs by more than rounding, and its derivative is
-    exactly zero there as well, autograd does not see the dependence. An output that does not change is constant (a dead
-    ReLU), and one that has a derivative nearby is at a kink or a stationary point (a black image under a network
-    without biases): zero is right for both.
+    `call` maps inputs like `x` to (batch, output), and `is_zero` marks outputs whose derivative at `x` is exactly zero.
+    These are compared with the outputs at a nearby input. If an output differs by more than rounding, and its
+    derivative is exactly zero there as well, autograd does not see the dependence. An output that does not change is
+    constant (a dead ReLU), and one with a derivative nearby is at a kink or a stationary point (a black image under a
+    network without biases); zero is correct for both.
     """
-    here = call(x.detach().clone().requires_grad_()).detach()  # with a graph, so that both passes round alike
+    here = call(x.detach().clone().requires_grad_()).detach()  # with a graph, so that both passes round identically
     leaf = _nearby(x, is_zero.any(1)).requires_grad_()
     there = call(leaf)
     scale = torch.maximum(here.abs(), there.detach().abs()).amax(1, keepdim=True)
@@ -187,26 +188,26 @@ def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor)
 
 
 def slope_or_none(score: Tensor, leaf: Tensor) -> Tensor | None:
-    """∂ score / ∂ leaf, None where autograd finds no path; the graph is kept."""
+    """Return ∂ score / ∂ leaf, or None if autograd finds no path; retains the graph."""
     slope: Tensor | None = torch.autograd.grad(score, leaf, retain_graph=True, allow_unused=True)[0]
     return slope
 
 
 def _nearby(x: Tensor, which: Tensor) -> Tensor:
-    """A copy of `x` with a little noise on the images `which`, drawn from a generator of its own."""
+    """Return a copy of `x` with a little noise on the images `which`, from a separate seeded generator."""
     flat = x.detach().reshape(len(x), -1)
     largest = flat.abs().amax(1)
     span = flat.amax(1) - flat.amin(1)
     size = torch.where(span > 0, span, torch.where(largest > 0, largest, torch.ones_like(largest)))
     draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64, device="cpu") - 0.5
-    # away from zero, so that an output that depends on a single entry changes too
+    # keep the noise away from zero, so that an output that depends on a single entry changes too
     noise = (draws + torch.where(draws < 0, -0.5, 0.5)).to(flat)
     moved = flat + noise * (PROBE_SHARE * size * which)[:, None]
     return moved.view(x.shape)
 
 
 def listed(indices: Iterable[int], most: int = 12) -> str:
-    """Indices in words, shortened where there are many.
+    """Format indices as text, shortened if there are many.
 
     >>> listed([2, 3, 5]), listed(range(40), most=3)
     ('2, 3 and 5', '0, 1, 2, … (40 in all)')

@@ -1,4 +1,4 @@
-"""A model's fingerprint: what tells whether something that was learned of its weights still belongs to them."""
+"""Model fingerprints: detect whether anything fitted to a model's weights still matches them."""
 
 from hashlib import sha256
 
@@ -9,9 +9,9 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the shapes and contents of all floating parameters and buffers, in order, as float32 numbers.
+    """Return the SHA-256 of the shapes and values of all floating parameters and buffers, in order, in float32.
 
-    The same on every device, and for the same weights in float32 and float64.
+    Equal on every device, and for the same weights in float32 and float64.
 
     >>> layer = nn.Linear(2, 2)
     >>> before = fingerprint(layer)

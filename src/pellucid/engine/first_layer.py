@@ -1,8 +1,8 @@
-"""Sums of gradients at the first layer's output, carried to the image once.
+"""Sum gradients at the first layer's output, and backpropagate the sum to the image once.
 
-Where an image enters a network through one linear layer alone, the sum of many gradients at that layer's output,
-carried back through the layer once, is the sum of the gradients at the image: the last and often largest step back is
-taken once instead of every time.
+If the image enters a network only through one linear layer, backpropagating the sum of many gradients at its output
+gives the sum of the gradients at the image. The last and often most expensive step of the backward pass then runs once
+instead of once per gradient.
 """
 
 from collections import defaultdict
@@ -20,41 +20,43 @@ __all__ = ["Entrance", "entrance_of"]
 
 @dataclass(frozen=True, eq=False)
 class Entrance:
-    """The output of the layer through which one evaluation's image entered."""
+    """The output of the layer through which the image of one evaluation enters the network."""
 
     leaf: Tensor
     edge: GradientEdge
     key: tuple[Any, ...]
-    """The same for two evaluations whose images entered through the same operations with the same weights."""
+    """Equal for two evaluations whose images enter through the same operations with the same weights."""
 
     def gradient(self, score: Tensor, *, is_kept: bool = False) -> Tensor:
-        """∂ score / ∂ the layer's output; unless it is kept, what lies behind it in the graph is used up.
+        """Return ∂ score / ∂ output of the layer; frees the graph above the layer unless `is_kept`.
 
-        Raises `UnsupportedOperation` where autograd knows no derivative.
+        Raises `UnsupportedOperation` if autograd knows no derivative.
         """
         slope = derivatives(score, [self.edge], way_out=WAY_OUT, retain_graph=is_kept)[0]
         assert slope is not None
         return slope
 
     def to_image(self, cotangent: Tensor) -> Tensor:
-        """A cotangent of the layer's output, carried to the image."""
-        return torch.autograd.grad([self.edge], self.leaf, cotangent, retain_graph=True)[0]  # for the next score
+        """Backpropagate a cotangent of the layer's output to the image."""
+        # retained, since the next score uses the same part of the graph
+        return torch.autograd.grad([self.edge], self.leaf, cotangent, retain_graph=True)[0]
 
 
 _LAYERS = {"ConvolutionBackward0": "_saved_weight", "AddmmBackward0": "_saved_mat2", "MmBackward0": "_saved_mat2"}
-"""The layers an image can enter by, and where autograd keeps their weight."""
+"""Backward nodes of linear layers, and the attribute in which autograd saves the weight."""
 _SCALES = {"DivBackward0": "_saved_other", "MulBackward0": "_saved_other"}
-"""What may come before the layer with a constant of the model, as in a normalisation."""
+"""Operations allowed before the layer if their constant belongs to the model, as in a normalization."""
 _MOVES = {"CloneBackward0", "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "SubBackward0"}
-"""What may come before the layer whatever its constants are: its derivative does not depend on them."""
+"""Operations allowed before the layer with any constants, since their derivative does not depend on them."""
 
 
 def entrance_of(score: Tensor, leaf: Tensor, model: nn.Module) -> Entrance | None:
-    """Where `leaf` enters the graph of `score`, if by nothing but one linear layer with a weight of the frozen `model`.
+    """Return the entrance of `leaf` to the graph of `score`: the one linear layer of the frozen `model` that uses it.
 
-    None where the image is used in several places, or first by something that is not linear.
+    None if the image is used in several places, or first by an operation that is not linear.
     """
     users = _users(score)
+    # a weight computed during the pass may depend on the image, so only those stored in the model count
     own = {tensor.data_ptr() for source in (model.parameters(), model.buffers()) for tensor in source}
     start = next((node for node in users if getattr(node, "variable", None) is leaf), None)
     if start is None:
@@ -78,7 +80,7 @@ def entrance_of(score: Tensor, leaf: Tensor, model: nn.Module) -> Entrance | Non
 
 
 def _users(score: Tensor) -> dict[Any, list[Any]]:
-    """For each node of the graph of `score`, the nodes that its output goes to, once for each use."""
+    """Map each node in the graph of `score` to the nodes that use its output, once per use."""
     users: dict[Any, list[Any]] = defaultdict(list)
     waiting = [score.grad_fn]
     while waiting:

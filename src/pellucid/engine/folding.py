@@ -1,4 +1,4 @@
-"""Batch norms, and scales and biases written by hand, folded into the layer that feeds them."""
+"""Fold batch norms, and hand-written scales and biases, into the preceding layer."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,17 +13,17 @@ __all__ = ["fold_batch_norms"]
 
 
 def fold_batch_norms(tape: Tape) -> None:
-    """Replace each batch norm whose input is the output of a convolution or a dense layer by one affine node.
+    """Merge each batch norm with the convolution or dense layer that feeds it into one affine node.
 
-    weight′ = scale · weight, bias′ = scale · bias + shift. A constant per channel that is added to a layer's output, or
-    multiplied with it, is folded in the same way: a batch norm or a bias written by hand is explained as that of a
-    module. The layer's own node stays for what else uses its output. If nothing does, no relevance reaches it. If
-    several outputs are concatenated before the batch norm, each is folded on its own, and the outputs of other
-    operations are normalized before they are concatenated.
+    weight′ = scale · weight, bias′ = scale · bias + shift. A per-channel constant added to a layer's output, or
+    multiplied with it, is folded in the same way, so a hand-written batch norm or bias is explained like the module's.
+    The layer's own node stays for other uses of its output; without any, no relevance reaches it. If several outputs
+    are concatenated before the batch norm, each is folded separately, and outputs of other operations are normalized
+    before the concatenation.
     """
     producers = {node.output: node for node in tape.nodes}
     new_slots = count(1 + max(producers, default=0))
-    tape.nodes = [made for node in tape.nodes for made in _folded(node, producers, new_slots)]
+    tape.nodes = [folded for node in tape.nodes for folded in _folded(node, producers, new_slots)]
 
 
 def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) -> list[Node]:
@@ -43,27 +43,27 @@ def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) ->
     if not any(_is_kernel(origin) for origin in origins):
         return [node]
     joined = replace(source, inputs=tuple(part.output for part in parts), output=node.output, is_first=False)
-    made = [
+    folded = [
         _merged(part, origin) if isinstance(origin, Affine) and _is_kernel(origin) else part
         for part, origin in zip(parts, origins, strict=True)
     ]
-    return [*made, joined]
+    return [*folded, joined]
 
 
 def _source(node: Node, producers: dict[int, Node]) -> Node | None:
-    """The operation that feeds a batch norm, a scale or a sum with constants; None for other operations."""
+    """Return the operation that feeds a batch norm, a scale or a sum with constants; None for other operations."""
     slots = [slot for slot in node.inputs if slot is not None]
     return producers.get(slots[0]) if node.kind in ("batch_norm", "scale", "add") and len(slots) == 1 else None
 
 
 def _per_unit(node: Node, source: Affine) -> Affine | None:
-    """The node as a batch norm of the kernel layer `source`; None unless its constants are one number per unit."""
+    """Rewrite the node as a batch norm of the layer `source`; None unless its constants are one number per unit."""
     if not _is_kernel(source) and not (node.kind != "batch_norm" and isinstance(source.map, Dense)):
         return None
     if node.kind == "batch_norm":
         return node if isinstance(node, Affine) else None
     if node.is_masked:
-        return None  # for a single image, a mask looks like one number per unit
+        return None  # for a single image, a mask has the shape of one number per unit
     if isinstance(node, Addition):
         place = 0 if node.inputs[0] is None else 1
         constant, sign = node.terms[place] * node.signs[place], node.signs[1 - place]
@@ -74,7 +74,7 @@ def _per_unit(node: Node, source: Affine) -> Affine | None:
     axis = 1 if isinstance(source.map, Convolution) else source.z.ndim - 1
     units = source.z.shape[axis]
     place = axis - source.z.ndim + constant.ndim
-    # A single number is no parameter of a layer: in relu6(x + 3) / 6 it belongs to the hard sigmoid.
+    # A single number is not a layer's parameter: in relu6(x + 3) / 6 it belongs to the hard sigmoid.
     if units == 1 or constant.numel() != units or place < 0 or constant.shape[place] != units:
         return None
     vector = constant.flatten()
@@ -97,14 +97,14 @@ def _per_unit(node: Node, source: Affine) -> Affine | None:
 
 
 def _is_kernel(node: Node | None) -> bool:
-    """Whether a node has a kernel, and axis 1, which a batch-norm scales, is its output axis."""
+    """True if a node has a kernel and its output axis is axis 1, the one that a batch norm scales."""
     if not isinstance(node, Affine):
         return False
     return isinstance(node.map, Convolution) or (isinstance(node.map, Dense) and node.z.ndim == 2)
 
 
 def _parts(node: Affine, source: Move, new_slots: Iterator[int]) -> list[Affine]:
-    """The batch-norm of each of the values that `source` joins."""
+    """Split the batch norm `node` into one per value that `source` concatenates."""
     assert source.joined is not None
     assert node.weight is not None
     assert node.bias is not None
@@ -117,7 +117,7 @@ def _parts(node: Affine, source: Move, new_slots: Iterator[int]) -> list[Affine]
 
 
 def _merged(node: Affine, source: Affine) -> Affine:
-    """A batch-norm and the layer that feeds it, as one affine node."""
+    """Merge a batch norm and the layer that feeds it into one affine node."""
     assert node.weight is not None
     assert node.bias is not None
     assert source.weight is not None
@@ -133,7 +133,7 @@ def _merged(node: Affine, source: Affine) -> Affine:
 
 
 def _scaled(source: Affine, weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight with its outputs scaled: axis 0, or axis 1 within each group of a transposed convolution."""
+    """Scale the weight's output axis: axis 0, or axis 1 within each group of a transposed convolution."""
     if not (isinstance(source.map, Convolution) and source.map.transposed):
         return weight * scale.view(-1, *(1 for _ in weight.shape[1:]))
     groups = source.map.groups

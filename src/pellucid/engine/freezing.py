@@ -1,4 +1,4 @@
-"""Look at a model without leaving a trace."""
+"""Freeze a model for evaluation, and restore its state afterwards."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ __all__ = ["device_of", "dtype_of", "frozen", "modules_of", "runs_torch_alone"]
 
 @contextmanager
 def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.Module]:
-    """The model in eval mode with no parameter gradients; handed back exactly as it came, also when the body raises.
+    """Put the model in eval mode without parameter gradients; restore its exact state on exit, also after an exception.
 
-    Restored are the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward
-    pass may count or average in one), and the global random states. `only_model_draws` says that nothing else in the
-    body draws random numbers, which saves time where the model is made of torch's own layers. Holds the lock of
-    `pellucid.core.isolation` throughout, so that no other thread finds the model frozen.
+    Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
+    may update one, such as a counter or running mean), and the global random states. `only_model_draws` states that
+    nothing else in the body draws random numbers, which saves time for models that consist of torch's own layers. Holds
+    the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> with frozen(layer):
@@ -34,7 +34,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
         is_torch_alone = only_model_draws and runs_torch_alone(module for module, _ in modes)
         try:
             with preserved_random_state(torch_alone=is_torch_alone):
-                if any(training for _, training in modes):  # setting what is so already costs more than a small pass
+                if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
                     model.eval()
                 for parameter, requires_grad, _ in parameters:
                     if requires_grad:
@@ -53,7 +53,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """A model and all modules in it, each once, in the order of `model.modules()`, in less time.
+    """List a model and all its submodules, each once, in the order of `model.modules()` but faster.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> modules_of(model) == list(model.modules())
@@ -77,7 +77,7 @@ Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 
 
 def _remember(model: nn.Module) -> tuple[Modes, Parameters, Buffers]:
-    """Everything that is handed back, from one walk over the modules, which costs as much as a small network's pass."""
+    """Collect all state to restore in one walk, since each walk costs as much as a small network's forward pass."""
     modes: Modes = []
     parameters: Parameters = []
     buffers: Buffers = []
@@ -99,11 +99,11 @@ _LAYERS = {
         *("normalization", "padding", "pixelshuffle", "pooling", "rnn", "sparse", "upsampling"),
     )
 }
-"""Where torch's layers are defined, apart from those that call functions of a user's."""
+"""Modules that define torch's layers, except those that call user-defined functions."""
 
 
 def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
-    """Whether modules run no code but torch's (no hook, no replaced `forward`), which draws from torch's state alone.
+    """True if modules run only torch's code (no hooks, no replaced `forward`), which draws only from torch's state.
 
     >>> runs_torch_alone(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).modules())
     True
@@ -122,13 +122,14 @@ def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
 def _restore_buffers(buffers: Buffers) -> None:
     for module, name, buffer, content in buffers:
         module._buffers[name] = buffer
-        if not torch.equal(buffer, content):  # no write where none is needed: a graph may have saved the buffer
+        # write only if needed: a write would invalidate an autograd graph that has saved the buffer
+        if not torch.equal(buffer, content):
             with torch.no_grad():
                 buffer.copy_(content)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer; the CPU where it has none.
+    """Return the device of the model's first parameter or buffer; the CPU if it has none.
 
     >>> device_of(nn.Linear(2, 2))
     device(type='cpu')
@@ -138,7 +139,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's first floating parameter; float32 where it has none.
+    """Return the dtype of the model's first floating parameter; float32 if it has none.
 
     >>> dtype_of(nn.Linear(2, 2).double()), dtype_of(nn.Flatten())
     (torch.float64, torch.float32)

@@ -1,4 +1,4 @@
-"""Linear maps in pairs with their transpose: all that a rule for an affine operation needs to know of it."""
+"""Linear maps paired with their transposes: the interface between affine operations and relevance rules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ __all__ = [
 
 @runtime_checkable
 class LinearMap(Protocol):
-    """x ↦ weight · x, and its transpose."""
+    """The linear map x ↦ weight · x and its transpose."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        """Weight · x, without the bias."""
+        """Return weight · x, without the bias."""
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        """weightᵀ · s, in the shape of `x`."""
+        """Return weightᵀ · s, in the shape of `x`."""
 
     def broadcast(self, bias: Tensor) -> Tensor:
-        """The bias in a shape that broadcasts to the output."""
+        """Reshape the bias so that it broadcasts to the output."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """Convolutions in any number of dimensions, grouped, dilated, strided or transposed."""
+    """A convolution in any number of dimensions; grouped, dilated, strided or transposed."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -57,6 +57,7 @@ class Convolution:
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
         if self._has_few_columns(weight, s):
+            # one matrix product and col2im, which here beat torch's backward convolution
             columns = torch.matmul(weight.permute(1, 2, 3, 0).flatten(0, 2), s.flatten(2))
             return F.fold(columns, x.shape[2:], weight.shape[2:], self.dilation, self.padding, self.stride)
         return torch.ops.aten.convolution_backward(
@@ -74,7 +75,7 @@ class Convolution:
         )[0]
 
     def _has_few_columns(self, weight: Tensor, s: Tensor) -> bool:
-        """Whether one matrix product and a fold are faster: few input channels, as in a layer that sees the image."""
+        """True if one matrix product and a fold are faster: few input channels, as in a layer that sees the image."""
         if weight.ndim != 4 or self.transposed or self.groups != 1 or s.device.type != "cpu":
             return False
         return weight.shape[2:].numel() > 1 and weight[0].numel() <= len(weight)
@@ -101,7 +102,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Diagonal:
-    """Each element times a weight that broadcasts to x, and does not enlarge it."""
+    """Multiply each element by a weight that broadcasts to the shape of x without enlarging it."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
         assert weight is not None
@@ -117,7 +118,7 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class LinearFunction:
-    """Any linear function without a weight, such as average pooling; its transpose comes from autograd."""
+    """Any linear function without a weight, such as average pooling; autograd provides the transpose."""
 
     function: Callable[[Tensor], Tensor]
 
@@ -133,7 +134,7 @@ class LinearFunction:
 
 @dataclass(frozen=True)
 class RightMatrix:
-    """x · weight over the last two axes, for weights with leading axes of their own."""
+    """x · weight over the last two axes, for weights with leading batch axes."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
         assert weight is not None
@@ -165,7 +166,7 @@ class LeftMatrix:
 
 @dataclass(frozen=True)
 class Contraction:
-    """Any product of x and a weight that is linear in both, such as an einsum; its transpose comes from autograd."""
+    """Any product of x and a weight that is linear in both, such as an einsum; autograd provides the transpose."""
 
     multiply: Callable[[Tensor, Tensor], Tensor]
 
@@ -183,26 +184,26 @@ class Contraction:
 
 @dataclass(frozen=True, eq=False)
 class FrozenNorm:
-    """(x − mean x) / deviation · weight, with the deviation held fixed; the mean moves with x."""
+    """(x − mean x) / deviation · weight, with the deviation held fixed; the mean still depends on x."""
 
     grouped: tuple[int, ...]
-    """The shape in which `axes` are averaged."""
+    """The shape of x in which `axes` are averaged."""
     axes: tuple[int, ...]
     deviation: Tensor
-    is_centred: bool
+    is_centered: bool
     eps: float | int
 
-    def centre(self, grouped: Tensor) -> Tensor:
-        """Less its mean, where the norm takes it off."""
-        return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centred else grouped
+    def center(self, grouped: Tensor) -> Tensor:
+        """Subtract the mean, if the norm does."""
+        return grouped - grouped.mean(self.axes, keepdim=True) if self.is_centered else grouped
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
         assert weight is not None
-        return (self.centre(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
+        return (self.center(x.reshape(self.grouped)) / self.deviation).reshape(x.shape) * weight
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
-        return self.centre((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
+        return self.center((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
 
     def broadcast(self, bias: Tensor) -> Tensor:
         return bias

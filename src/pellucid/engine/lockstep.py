@@ -1,8 +1,8 @@
-"""Two forward passes in lockstep, of the images and of a baseline, and the multipliers between them.
+"""DeepLIFT multipliers from two forward passes in lockstep: of the images and of a baseline.
 
-A multiplier m of a value v says what a change of v from its baseline does to the explained score: Σ m Δv = Δscore, at
-every stage of the network. Linear operations hand multipliers back by their transpose; the others by the rules here,
-each of which keeps that sum exactly.
+The multiplier m of a value v is the change of the explained score per change of v from its baseline: Σ m Δv = Δscore at
+every stage of the network. Linear operations propagate multipliers by their transpose. All others use the rules below,
+which preserve that sum exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,14 @@ __all__ = ["Multipliers", "multipliers"]
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What a change of each pixel from its baseline does to the score, per unit of pixel."""
+    """Change of the score per unit change of each pixel from its baseline."""
 
     values: Tensor
     logits: Tensor
     baseline_logits: Tensor
     """(1, class)."""
     slope: Tensor
-    """Like the logits: what a change of each logit does to the score."""
+    """Change of the score per unit change of each logit, shaped like the logits."""
 
 
 def multipliers(
@@ -53,9 +53,9 @@ def multipliers(
     output: Chooser = None,
     unwrap_softmax: bool = False,
 ) -> list[Multipliers]:
-    """The multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
+    """Compute the multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
 
-    Raises `UnsupportedOperation` where images and baseline take different ways through the model.
+    Raises `UnsupportedOperation` if control flow differs between the images and the baseline.
     """
     base = record(model, baseline, output=output, unwrap_softmax=unwrap_softmax)
     tape = record(model, images, output=output, unwrap_softmax=unwrap_softmax)
@@ -68,34 +68,34 @@ def multipliers(
 
     slopes, results = slopes_of(tape.logits), []
     for number, slope in enumerate(slopes, start=1):
-        own = tape if number == len(slopes) else replace(tape, nodes=[*tape.nodes])  # the last one uses the nodes up
+        own = tape if number == len(slopes) else replace(tape, nodes=[*tape.nodes])  # the last one consumes the nodes
         with torch.no_grad():
             results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits[:1], slope))
     return results
 
 
 def _twins(tape: Tape, base: Tape) -> dict[int, Node]:
-    """Each node's counterpart in the baseline's pass."""
+    """Map the id of each node to its counterpart in the baseline's forward pass."""
     pairs = list(zip(tape.nodes, base.nodes, strict=False))
     is_same = len(tape.nodes) == len(base.nodes) and all(
         own.operation == other.operation and own.inputs == other.inputs for own, other in pairs
     )
     if not is_same:
         raise UnsupportedOperation(
-            "the model takes another way for the baseline than for the image, so the two cannot be compared; "
-            "choose another baseline, or another method."
+            "the model's control flow differs between the baseline and the image, so the two cannot be compared; "
+            "choose another baseline or another method."
         )
     return {id(own): other for own, other in pairs}
 
 
 def _is_mixed(tape: Tape, base: Tape) -> bool:
-    """Whether values of one baseline do not broadcast to those of the batch, since images are not the first axis."""
+    """True if a single baseline does not broadcast to the batch, because images are not along the first axis."""
     pairs = zip(tape.nodes, base.nodes, strict=False)
     return any(node.batch_axis != 0 or _is_merged(node, twin) for node, twin in pairs)
 
 
 def _is_merged(node: Node, twin: Node) -> bool:
-    """Whether the first axis holds more than the images."""
+    """True if the first axis holds more than the images, such as images × windows."""
     values = [(getattr(node, name, None), getattr(twin, name, None)) for name in ("x", "z", "a", "b")]
     return any(
         isinstance(own, Tensor) and isinstance(other, Tensor) and own.ndim and other.shape[:1] != (1,)
@@ -105,7 +105,7 @@ def _is_merged(node: Node, twin: Node) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Rescale:
-    """Multipliers of a node's inputs from that of its output."""
+    """Rule that computes the multipliers of a node's inputs from that of its output."""
 
     twin: Node
 
@@ -120,7 +120,7 @@ class _Rescale:
         if isinstance(node, Softmax) and isinstance(twin, Softmax):
             return [_softmax(node, twin, relevance)]
         if isinstance(node, Affine) and isinstance(twin, Affine) and isinstance(node.map, FrozenNorm):
-            return [_normalised(node, twin, node.map, relevance)]
+            return [_normalized(node, twin, node.map, relevance)]
         return node.pullback(relevance)
 
 
@@ -128,17 +128,17 @@ def _activation_ratio(node: Activation, twin: Activation) -> Tensor:
     if node.operation not in ("relu", "relu_"):
         return _ratio(node.x - twin.x, node.y - twin.y, lambda: _derivative(node))
     ratio = (node.y - twin.y).div_(node.x - twin.x)  # between 0 and 1, also where both are tiny
-    if bool(ratio.sum().isnan()):  # 0 / 0
+    if bool(ratio.sum().isnan()):  # 0 / 0 where nothing changed: use the derivative
         ratio = torch.where(ratio.isnan(), (node.x > 0).to(ratio.dtype), ratio)
     return ratio
 
 
 def _derivative(node: Activation) -> Tensor:
-    return vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # the root of zero
+    return vjp(node.replay, node.x, torch.ones_like(node.x)).nan_to_num(0.0, 0.0, 0.0)  # e.g. of √x at 0
 
 
 def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tensor:
-    """Δy / Δx, and the derivative where Δx is too small to divide by."""
+    """Return Δy / Δx, or the derivative where Δx is too small to divide by."""
     tiny = 1e-10 if change.dtype == torch.float64 else 1e-6
     is_tiny = change.abs() < tiny
     ratio = answer / change
@@ -146,7 +146,7 @@ def _ratio(change: Tensor, answer: Tensor, slope: Callable[[], Tensor]) -> Tenso
 
 
 def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
-    """All to the winner of the side with the larger maximum: there 0 ≤ Δy/Δx ≤ 1."""
+    """Route everything to the winner of the side with the larger maximum, where 0 ≤ Δy/Δx ≤ 1."""
     if node.indices is None or twin.indices is None:
         return vjp(node.replay, node.x, multiplier)
     count = len(node.pooled)
@@ -170,10 +170,10 @@ def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
 
 
 def _averaged(node: Product, twin: Product, multiplier: Tensor) -> Relevances:
-    """Δ(ab) = Δa (b + b₀)/2 + Δb (a + a₀)/2; in a normalization Δ(ab) = Δa b + Δb a₀, b being the statistic.
+    """Δ(ab) = Δa (b + b₀)/2 + Δb (a + a₀)/2; in a normalization Δ(ab) = Δa b + Δb a₀, where b is the statistic.
 
-    A norm divides an empty baseline by nearly zero: b₀ is 1/ε, whose average with b would be all that counts. Both
-    forms keep the sum. The second one is what `_normalised` does for the norms of torch.
+    A norm divides a zero baseline by almost zero, so b₀ = 1/ε would dominate the average with b. Both forms preserve
+    the sum. The second is what `_normalized` does for torch's norms.
     """
     if node.is_normalization:
         return _normalized_product(node, twin, multiplier)
@@ -195,12 +195,12 @@ def _normalized_product(node: Product, twin: Product, multiplier: Tensor) -> Rel
 
 
 def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
-    """For log p_i = d_i − log Σ e^d, the ratio of changes at exp, at the sum's log, and at the exp of both.
+    """Decompose log p_i = d_i − log Σ e^d: ratios of changes at the inner exp, at the log of the sum, at the outer exp.
 
-    Those ratios are logarithmic means, so nothing cancels. d is x less its mean under (p + p₀)/2, which makes the
-    multipliers sum to 0: a softmax does not see what is added to all of x.
+    These ratios are logarithmic means, so nothing cancels. d is x minus its mean under (p + p₀)/2, which makes the
+    multipliers sum to 0, as they must: a softmax is invariant to a shift of all of x.
     """
-    is_open = torch.isfinite(node.x)  # masked places are −∞ on both sides
+    is_open = torch.isfinite(node.x)  # masked entries are −∞ on both sides
     mean = (node.y + twin.y) / 2
     d, d0 = (x - (mean * x).sum(node.dim, keepdim=True) for x in (x.masked_fill(~is_open, 0) for x in (node.x, twin.x)))
     log, log0 = (x.masked_fill(~is_open, -torch.inf).logsumexp(node.dim, keepdim=True) for x in (d, d0))
@@ -208,27 +208,27 @@ def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
     weights = scale * _decline(d - d0) / _decline(log - log0)
     change = d - d0 - (log - log0)
     by_share = multiplier * torch.maximum(node.y, twin.y) * _decline(change)
-    centred = by_share - weights * by_share.sum(node.dim, keepdim=True)
-    return (centred - mean * centred.sum(node.dim, keepdim=True)) * is_open
+    centered = by_share - weights * by_share.sum(node.dim, keepdim=True)
+    return (centered - mean * centered.sum(node.dim, keepdim=True)) * is_open
 
 
 def _decline(log_ratio: Tensor) -> Tensor:
-    """The logarithmic mean (a − b) / (log a − log b) as a share of the larger of a and b."""
+    """Return the logarithmic mean (a − b) / (log a − log b), relative to the larger of a and b."""
     size = log_ratio.abs()
     return torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
 
 
-def _normalised(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:
-    """c/σ of the centred c: m_c = 1/σ of the image, m_(1/σ) = c of the baseline; the variance by the average rule."""
+def _normalized(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor) -> Tensor:
+    """c/σ of the centered c: m_c = 1/σ of the image, m_(1/σ) = c of the baseline; average rule for the variance."""
     base = twin.map
     assert isinstance(base, FrozenNorm)
     assert node.weight is not None
-    c = norm.centre(node.x.reshape(norm.grouped))
-    c0 = norm.centre(twin.x.reshape(base.grouped))
+    c = norm.center(node.x.reshape(norm.grouped))
+    c0 = norm.center(twin.x.reshape(base.grouped))
     m = (multiplier * node.weight).reshape(norm.grouped)
     inverse, inverse0 = 1 / norm.deviation, 1 / base.deviation
     by_inverse = (m * c0).sum(norm.axes, keepdim=True)
     variances = norm.deviation.square() - base.deviation.square()
     by_variance = by_inverse * _ratio(variances, inverse - inverse0, lambda: -0.5 * inverse**3)
     size = c[0].numel() // by_variance[0].numel()
-    return norm.centre(m * inverse + by_variance * (c + c0) / size).reshape(node.x.shape)
+    return norm.center(m * inverse + by_variance * (c + c0) / size).reshape(node.x.shape)

@@ -1,7 +1,7 @@
-"""Max-pooling in two dimensions: the values and winners of torch's own, many times faster on a CPU.
+"""Two-dimensional max-pooling with the values and winners of torch's, but many times faster on a CPU.
 
-Torch has two kernels on a CPU. The one for channels-last images compares many channels at once, so images are turned
-into that layout, pooled, and turned back; the way back is faster in the usual layout.
+Torch has two CPU kernels. The channels-last kernel compares many channels at once, so images are converted to that
+layout, pooled, and converted back. The backward pass is faster in the contiguous layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ __all__ = ["FastMaxPool", "fast_max_pool", "geometry_of", "pool", "unpool"]
 
 Sizes = int | Sequence[int]
 Geometry = tuple[list[int], list[int], list[int], list[int], bool]
-"""Kernel, stride, padding, dilation, and whether a window may begin in the image and end outside."""
+"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may extend beyond the image)."""
 
 
 def geometry_of(
@@ -25,7 +25,7 @@ def geometry_of(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
 ) -> Geometry:
-    """The arguments of `F.max_pool2d` after the images, written out.
+    """Normalize the arguments of `F.max_pool2d` that follow the images.
 
     >>> geometry_of(2)
     ([2, 2], [2, 2], [0, 0], [1, 1], False)
@@ -40,7 +40,7 @@ def _pair(size: Sizes) -> list[int]:
 
 
 def pool(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """The largest value of each window, and its place in the image counted row by row; the first one among equals."""
+    """Return the maximum of each window and its row-major index in the image; the first of equal values wins."""
     if x.device.type == "cpu" and x.is_contiguous():
         x = x.contiguous(memory_format=torch.channels_last)
     value, indices = torch.ops.aten.max_pool2d_with_indices(x, *geometry)
@@ -48,13 +48,13 @@ def pool(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 
 
 def unpool(cotangent: Tensor, x: Tensor, geometry: Geometry, indices: Tensor) -> Tensor:
-    """Each output's cotangent, given to its winner; zero elsewhere."""
-    given: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(cotangent, x, *geometry, indices)
-    return given
+    """Route each output's cotangent to its winner; zero elsewhere."""
+    routed: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(cotangent, x, *geometry, indices)
+    return routed
 
 
 class FastMaxPool(torch.autograd.Function):
-    """Max-pooling by `pool` and `unpool`, for autograd."""
+    """Autograd function for max-pooling by `pool` and `unpool`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, geometry: Geometry) -> Tensor:
@@ -70,7 +70,7 @@ class FastMaxPool(torch.autograd.Function):
 
 
 def fast_max_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """What `func(*args, **kwargs)` gives, where it is a max-pooling of a batch of images; otherwise None."""
+    """Compute `func(*args, **kwargs)` if it is a max-pooling of a batch of images; otherwise return None."""
     if func not in _MAX_POOLS:
         return None
     x = args[0] if args else kwargs["input"]

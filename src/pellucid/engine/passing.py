@@ -1,4 +1,4 @@
-"""Rules for operations without weights: what passes, what splits, and the derivatives that some methods change."""
+"""Rules for operations without weights: pass or split relevance, or propagate a (modified) derivative."""
 
 import math
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ __all__ = ["Carry", "Deconvnet", "Derivative", "Guided", "Pass", "SoftmaxTaylor"
 
 @dataclass(frozen=True)
 class Pass(Options):
-    """Relevance passes as it is; where f(0) ≠ 0, its share f(0)/f(x) is absorbed as a constant.
+    """Pass relevance through unchanged; where f(0) ≠ 0, absorb the share f(0)/f(x) as a constant.
 
-    R_x = R (f(x) − f(0)) / f(x). A normalisation of the image passes all to the image.
+    R_x = R (f(x) − f(0)) / f(x). A normalization of the image passes all of its relevance on to the image.
     """
 
     epsilon: NotNegative = 1e-9
@@ -29,8 +29,8 @@ class Pass(Options):
             return [None if slot is None else relevance for slot in node.inputs]
         if isinstance(node.at_zero, float) and not math.isfinite(node.at_zero):
             raise UnsupportedOperation(
-                f"{node.place} has no value at 0, so relevance cannot pass it (kind {node.kind!r}); "
-                f"give a rule with rules={{{node.kind!r}: …}}, or choose a gradient method such as "
+                f"{node.place} is undefined at 0, so relevance cannot pass through it (kind {node.kind!r}); "
+                f"set a rule with rules={{{node.kind!r}: …}}, or choose a gradient method such as "
                 "'integrated_gradients'."
             )
         stable = stabilise(node.y, self.epsilon)
@@ -43,7 +43,7 @@ class Pass(Options):
 
 @dataclass(frozen=True)
 class Carry:
-    """Relevance goes where the values came from; what arrives at constants put in between is absorbed."""
+    """Route relevance back to where each value came from; relevance that reaches inserted constants is absorbed."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if account is not None and isinstance(node, Move) and node.inserted is not None:
@@ -61,19 +61,19 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Guided:
-    """At rectifiers, only positive cotangents pass: R_x = f′(x) max(R, 0) (Springenberg et al., 2015)."""
+    """Pass only positive cotangents through rectifiers: R_x = f′(x) max(R, 0) (Springenberg et al., 2015)."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if not (isinstance(node, Activation) and node.is_rectifier):
             return node.pullback(relevance)
-        if node.operation in ("relu", "relu_"):  # f′ ≥ 0: the same, without another tensor
+        if node.operation in ("relu", "relu_"):  # f′ ≥ 0, so clamping afterwards is equal and saves a tensor
             return [torch.ops.aten.threshold_backward(relevance, node.y, 0).clamp_(min=0)]
         return node.pullback(relevance.clamp(min=0))
 
 
 @dataclass(frozen=True)
 class Deconvnet:
-    """At rectifiers, positive cotangents pass whatever the input was: R_x = max(R, 0) (Zeiler and Fergus, 2014)."""
+    """Pass positive cotangents through rectifiers whatever the input: R_x = max(R, 0) (Zeiler and Fergus, 2014)."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if isinstance(node, Activation) and node.is_rectifier:
@@ -83,7 +83,7 @@ class Deconvnet:
 
 @dataclass(frozen=True)
 class Split(Options):
-    """A product's relevance: all to the signal where the other factor is a gate, half to each factor otherwise.
+    """Split a product's relevance: all to the signal if the other factor is a gate, half to each factor otherwise.
 
     For z = a · b (elementwise or of matrices): s = R / (2 stab(z)), R_a = a ⊙ (s bᵀ), R_b = b ⊙ (aᵀ s)
     (Achtibat et al., 2024).
@@ -96,7 +96,7 @@ class Split(Options):
         if node.is_normalization and node.gate is not None and relevance.shape == (node.b, node.a)[node.gate].shape:
             return (
                 [None, relevance] if node.gate == 0 else [relevance, None]
-            )  # the signal takes all: no share to compute
+            )  # the signal takes everything, so there is no share to compute
         stable = stabilise(node.z, self.epsilon)
         s = relevance / stable
         if account is not None:
@@ -116,11 +116,11 @@ class Split(Options):
 
 @dataclass(frozen=True)
 class SoftmaxTaylor:
-    """R_i = x_i (R_i − p_i Σ_j R_j) (Achtibat et al., 2024); the expansion's constant term is absorbed."""
+    """R_i = x_i (R_i − p_i Σ_j R_j) (Achtibat et al., 2024); absorbs the constant term of the Taylor expansion."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         assert isinstance(node, Softmax)
-        finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked places are −∞
+        finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked entries are −∞
         if account is not None:
             mean = (node.y * finite).sum(node.dim, keepdim=True)
             account.absorb("constant", node, relevance * (1 - finite + mean))

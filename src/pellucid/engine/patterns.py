@@ -1,8 +1,9 @@
-"""Patterns: for each unit of a kernel operation, the direction in which its input carries what the unit finds.
+"""Patterns: for each unit of a kernel operation, the signal direction of its input.
 
-A unit computes y = wᵀx + b from x = s + d, a signal s that its output is about, and a distractor d that w has to filter
-out. w is orthogonal to the distractor, not along the signal; the pattern a is along the signal: s is estimated as
-a·y (Kindermans et al., 2018). Averages run over images, and over all places where a convolution looks.
+A unit computes y = wᵀx + b from x = s + d: the signal s, which determines its output, and a distractor d, which w must
+filter out. The weight w is orthogonal to the distractor rather than aligned with the signal. The pattern a points along
+the signal: s is estimated as a·y (Kindermans et al., 2018). Averages run over the images, and over all positions of a
+convolution.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,22 +19,22 @@ from pellucid.engine.tape import Activation, Affine, Node, Tape
 __all__ = ["ESTIMATORS", "Estimator", "PatternSums", "kernels_of", "names_of", "needed_nodes", "sums_of"]
 
 Estimator = Literal["two_component", "linear"]
-"""How the signal is told from the distractor."""
+"""The estimator that separates the signal from the distractor."""
 ESTIMATORS: tuple[Estimator, ...] = ("two_component", "linear")
-"""Every estimator, the default first."""
+"""All estimators, the default first."""
 KERNELS = ("convolution", "dense")
 
 
 def kernels_of(tape: Tape) -> list[Affine]:
-    """The kernel operations that the output depends on, in order of use; a module used twice is there twice.
+    """Return the kernel operations the output depends on, in order of use; a module used twice appears twice.
 
-    Raises `UnsupportedOperation` for one whose units are no rows of a weight.
+    Raises `UnsupportedOperation` for an operation whose units are not the rows of its weight.
     """
     return [_checked(node) for node in needed_nodes(tape) if node.kind in KERNELS]
 
 
 def needed_nodes(tape: Tape) -> list[Node]:
-    """The operations that the output depends on, in order."""
+    """Return the operations that the output depends on, in order."""
     needed, nodes = {tape.output}, []
     for node in reversed(tape.nodes):
         if node.output in needed:
@@ -52,18 +53,18 @@ def _checked(node: Node) -> Affine:
     ):
         return node
     raise UnsupportedOperation(
-        f"there are no patterns for {node.place}, whose units are not the rows of its weight; write it as a linear "
-        "layer or a convolution, or choose a method such as 'lrp.epsilon'."
+        f"there are no patterns for {node.place}, because its units are not the rows of its weight; write it as a "
+        "linear layer or a convolution, or choose a method such as 'lrp.epsilon'."
     )
 
 
 def names_of(kernels: Sequence[Node]) -> list[str]:
-    """One name per kernel operation: its place in the order of use, and the module that runs it."""
+    """Return one name per kernel operation: its position in the order of use, and the module that runs it."""
     return [f"{number:03d} {node.path or 'model'}" for number, node in enumerate(kernels)]
 
 
 def rows_of(node: Affine, weight: Tensor) -> Tensor:
-    """A weight as one row per unit, (unit, inputs of the unit)."""
+    """Reshape a weight to one row per unit: (unit, inputs of the unit)."""
     if not _is_transposed(node):
         return weight.flatten(1)
     grouped = weight.unflatten(0, (node.map.groups, -1)).flatten(3)  # type: ignore[attr-defined]
@@ -71,7 +72,7 @@ def rows_of(node: Affine, weight: Tensor) -> Tensor:
 
 
 def weight_of(node: Affine, rows: Tensor) -> Tensor:
-    """The inverse of `rows_of`."""
+    """Invert `rows_of`."""
     assert node.weight is not None
     if not _is_transposed(node):
         return rows.view(node.weight.shape)
@@ -85,15 +86,15 @@ def _is_transposed(node: Affine) -> bool:
 
 
 class PatternSums:
-    """What must be summed over a data set for the patterns of one kernel operation, in float64.
+    """Running sums over a data set for the patterns of one kernel operation, in float64.
 
-    Σ patch·c over all places is the gradient of the weight under the cotangent c, so nothing is unfolded. y is counted
-    from its mean over the first batch, which changes no pattern and keeps the digits.
+    Σ patch·c over all positions equals the weight's gradient for the cotangent c, so no input needs unfolding. y is
+    measured relative to its mean over the first batch: this changes no pattern and avoids cancellation.
     """
 
     def __init__(self, node: Affine, *, is_rectified: bool) -> None:
         self.is_rectified = is_rectified
-        """Whether a rectifier follows, so that the units are looked at where they are positive."""
+        """True if a rectifier follows, so that only positions with y > 0 count."""
         self.shape = node.weight.shape if node.weight is not None else torch.Size()
         self._shift = _per_unit(node, node.z) / _places(node)
         self._count = 0
@@ -105,7 +106,7 @@ class PatternSums:
         self._xy: Tensor | float = 0.0
 
     def add(self, node: Affine) -> None:
-        """Enter one batch."""
+        """Add one batch."""
         assert node.weight is not None
         y = node.z - node.map.broadcast(self._shift.to(node.z))
         mask = (node.z > 0).to(node.z.dtype) if self.is_rectified else torch.ones_like(node.z)
@@ -119,18 +120,19 @@ class PatternSums:
         self._zy += _per_unit(node, node.z * masked_y)
 
     def pattern(self, node: Affine) -> Tensor:
-        """The pattern of each unit, like the weight; 0 where a unit has none.
+        """Return the pattern of each unit, shaped like the weight; 0 for units without a pattern.
 
-        linear: a = cov[x, y] / var[y], with wᵀa = 1. two_component, where a rectifier follows:
-        a = (E₊[xy] − E₊[x] E[y]) / (E₊[y²] − E₊[y] E[y]), with E₊ over the places where y > 0. Without a bias the
-        denominator is wᵀ times the numerator, as in the paper; with one, only this form stays positive. A unit that is
-        never positive, or never varies, has no pattern.
+        linear: a = cov[x, y] / var[y], with wᵀa = 1. two_component, if a rectifier follows:
+        a = (E₊[xy] − E₊[x] E[y]) / (E₊[y²] − E₊[y] E[y]), with E₊ over the positions where y > 0. Without a bias the
+        denominator is wᵀ times the numerator, as in the paper; with a bias, only this form stays positive. A unit that
+        is never positive, or constant, has no pattern.
         """
         assert node.weight is not None
         assert isinstance(self._x, Tensor)
         assert isinstance(self._xy, Tensor)
         mean = self._y / self._count
         signal, size = self._xy - self._x * mean[:, None], self._zy - self._z * mean
+        # a unit whose spread is below the rounding noise counts as constant
         tiny = 1e-12 if node.weight.dtype == torch.float64 else 1e-5
         deviation = (self._yy / self._count - mean.square()).clamp(min=0).sqrt()
         is_dead = (deviation <= tiny * ((self._yy / self._count).sqrt() + self._shift.abs())) | (size <= 0)
@@ -139,7 +141,7 @@ class PatternSums:
 
 
 def sums_of(tape: Tape, kernels: Iterable[Affine], estimator: Estimator) -> list[PatternSums]:
-    """Empty sums for each kernel operation."""
+    """Return empty sums for each kernel operation."""
     followers: dict[int, list[Node]] = {}
     for node in tape.nodes:
         for slot in node.inputs:
@@ -152,7 +154,7 @@ def sums_of(tape: Tape, kernels: Iterable[Affine], estimator: Estimator) -> list
 
 
 def _is_rectified(slot: int, followers: dict[int, list[Node]]) -> bool:
-    """Whether all that uses a value is a rectifier, at once or after moves and max-pooling."""
+    """True if every use of a value is a rectifier, either directly or after moves and max-pooling."""
     uses = followers.get(slot, [])
     return bool(uses) and all(
         _is_rectified(node.output, followers)
@@ -163,7 +165,7 @@ def _is_rectified(slot: int, followers: dict[int, list[Node]]) -> bool:
 
 
 def _weight_gradient(node: Affine, cotangent: Tensor) -> Tensor:
-    """Σ patch · cotangent over all places, like the weight."""
+    """Return Σ patch · cotangent over all positions, shaped like the weight."""
     if isinstance(node.map, Dense):
         return cotangent.flatten(0, -2).t() @ node.x.flatten(0, -2)
     assert isinstance(node.map, Convolution)
@@ -180,7 +182,7 @@ def _unit_axis(node: Affine) -> int:
 
 
 def _per_unit(node: Affine, values: Tensor) -> Tensor:
-    """Values like the output, summed over everything but the units, in float64."""
+    """Sum values shaped like the output over every axis but the units, in float64."""
     return values.sum([axis for axis in range(values.ndim) if axis != _unit_axis(node)], dtype=torch.float64)
 
 

@@ -1,9 +1,9 @@
-"""Record what an unmodified model does with a batch of images: every function that touches what depends on them.
+"""Record the forward pass of an unmodified model: every torch function applied to a value that depends on the images.
 
-The forward pass runs under `no_grad` inside a `TorchFunctionMode`, where every torch function arrives in one place,
-whether a module, a functional call or an operator called it. A function without an entry in the table of operations is
-refused. In-place operations are answered out of place: from then on the changed object stands for the new value, and
-whatever else shared its memory can no longer be read.
+The forward pass runs under `no_grad` inside a `TorchFunctionMode`, which intercepts every torch function, whether
+called by a module, as a function or as an operator. A function without an entry in the table of operations is refused.
+In-place operations run out of place: afterwards the modified object refers to the new value, and other tensors that
+share its memory can no longer be read.
 """
 
 import sys
@@ -26,7 +26,7 @@ __all__ = ["BatchMixed", "Call", "Recorder"]
 
 
 class BatchMixed(Exception):
-    """An operation moved the images of the batch where they cannot be told apart."""
+    """Raised when an operation mixes the images of the batch, so that no axis of the result separates them."""
 
 
 class Recorder(TorchFunctionMode):
@@ -44,9 +44,9 @@ class Recorder(TorchFunctionMode):
         self.nodes: list[Node] = []
         self.images = images
         self._values: list[Tensor] = []
-        self._slots: dict[int, tuple[Tensor, int]] = {}  # by the identity of the object, which is kept alive
-        self._owners: dict[int, Tensor] = {}  # what an object changed in place stands for, back to that object
-        self._stale: dict[int, torch.UntypedStorage] = {}
+        self._slots: dict[int, tuple[Tensor, int]] = {}  # by object id; the object is kept alive so its id stays unique
+        self._owners: dict[int, Tensor] = {}  # id of an out-of-place result → the object that was modified in place
+        self._stale: dict[int, torch.UntypedStorage] = {}  # memory whose content is outdated, by address
         self._axes: list[int] = []
         self._image_slots: set[int] = set()
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
@@ -58,32 +58,32 @@ class Recorder(TorchFunctionMode):
         slot = self._enter(images, 0)
         self._image_slots.add(slot)
         if box is not None:
-            low, high = (torch.empty_like(images).copy_(bound) for bound in box)  # in the memory format of the images
+            low, high = (torch.empty_like(images).copy_(bound) for bound in box)  # keeps the images' memory format
             self._bounds[slot] = (low, high)
 
-    # ── what the operations use ──────────────────────────────────────────────────────────────────────────────────────
+    # ── interface for the operation handlers ─────────────────────────────────────────────────────────────────────────
 
     def slot(self, value: object) -> int | None:
-        """The slot of a value that depends on the images; None for constants."""
-        found = self._slots.get(id(value))
-        return None if found is None else found[1]
+        """Return the slot of a value that depends on the images; None for constants."""
+        entry = self._slots.get(id(value))
+        return None if entry is None else entry[1]
 
     def batch_axis(self, value: Tensor) -> int:
-        """The axis of a tracked value that starts with the images."""
+        """Return the axis of a tracked value along which the images are laid out."""
         slot = self.slot(value)
         return 0 if slot is None else self._axes[slot]
 
     def is_image(self, value: Tensor) -> bool:
-        """Whether a value is still the image, up to moves and per-channel normalisation."""
+        """True if a value is still the image, up to moves and per-channel normalization."""
         return self.slot(value) in self._image_slots
 
     def bounds(self, value: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The lowest and highest value where `value` is still the image and they were asked for."""
+        """Return the lowest and highest possible `value` if it is still the image and a box was given."""
         slot = self.slot(value)
         return None if slot is None else self._bounds.get(slot)
 
     def enter_image(self, value: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
-        """Note that `value` is the image still, between these bounds."""
+        """Mark `value` as still the image, within these bounds."""
         slot = self.slot(value)
         assert slot is not None
         self._image_slots.add(slot)
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
             self._bounds[slot] = bounds
 
     def enter_mask(self, function: Callable[..., Any], args: Any, kwargs: Any, value: object) -> None:
-        """Remember how a comparison with the image, or what is computed from one, can be computed again."""
+        """Store the formula of a comparison with the image, or of a value computed from one, for re-evaluation."""
         if isinstance(value, Tensor):
             compared = tuple(tensor for tensor in tensors_in((args, kwargs)) if not self._is_mask(tensor))
             formula = Formula(
@@ -100,11 +100,11 @@ class Recorder(TorchFunctionMode):
             self._masks[id(value)] = formula
 
     def enter(self, value: Tensor, axis: int) -> int:
-        """A slot for the output of an operation."""
+        """Allocate a slot for the output of an operation."""
         return self._enter(value, axis)
 
     def path(self) -> str:
-        """The path of the innermost module of the model that is running."""
+        """Return the path of the innermost running module of the model."""
         frame = sys._getframe(1)
         while frame is not None:
             names = frame.f_code.co_varnames
@@ -116,13 +116,13 @@ class Recorder(TorchFunctionMode):
         return ""
 
     def path_of(self, weight: object) -> str:
-        """The path of the module whose parameter `weight` is, or a view of it; else of the module that is running."""
+        """Return the path of the module that owns `weight` (or its base, for a view), else of the running module."""
         place = self.path()
         homes = self._homes.get(weight.data_ptr(), []) if isinstance(weight, Tensor) else []
         return place if place in homes or not homes else homes[0]
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
-        """Raise `UnsupportedOperation` for the operation `name`, at the module that is running."""
+        """Raise `UnsupportedOperation` for the operation `name`, naming the running module."""
         place = self.path()
         raise UnsupportedOperation(
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
@@ -134,10 +134,10 @@ class Recorder(TorchFunctionMode):
         )
 
     def refuse_batch_statistics(self) -> NoReturn:
-        """Raise `UnsupportedOperation` for a batch norm of the images by the statistics of the batch."""
+        """Raise `UnsupportedOperation` for a batch norm of the images with batch statistics."""
         refuse_batch_statistics(self._model)
 
-    # ── the mode ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── interception ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -158,10 +158,10 @@ class Recorder(TorchFunctionMode):
         args = substitute(args, self._current)
         kwargs = substitute(kwargs, self._current)
         if kwargs.get("out") is not None:
-            self.refuse(entry.name, "writes into out=", "use its returned value, or choose a gradient method.")
+            self.refuse(entry.name, "writes to out=", "use its return value instead, or choose a gradient method.")
         is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
         call = Call(self, entry.name, entry.function or func, args, kwargs, is_in_place)
-        return self._hand_out(entry.handler(call, *args, **kwargs))
+        return self._external(entry.handler(call, *args, **kwargs))
 
     def _is_mask(self, tensor: Tensor) -> bool:
         return id(tensor) in self._masks
@@ -170,7 +170,8 @@ class Recorder(TorchFunctionMode):
         slot = self.slot(tensor)
         return tensor if slot is None else self._values[slot]
 
-    def _hand_out(self, result: Any) -> Any:
+    def _external(self, result: Any) -> Any:
+        """Return the object that the model knows for a result: after an in-place operation, the modified tensor."""
         if isinstance(result, Tensor):
             return self._owners.get(id(result), result)
         return result
@@ -181,15 +182,15 @@ class Recorder(TorchFunctionMode):
             if self._stale and storage_key(current) in self._stale:
                 self.refuse(
                     name_of(func),
-                    "reads memory that an in-place operation changed through another view",
-                    "write the in-place operation out of place, or choose a gradient method.",
+                    "reads memory that an in-place operation modified through another view",
+                    "replace the in-place operation by its out-of-place version, or choose a gradient method.",
                 )
             if self._taint is not None and slot is None and tensor.is_floating_point() and self._taint.knows(tensor):
                 self.refuse(
                     name_of(func),
-                    "uses a value that depends on the image by a way the engine cannot follow "
-                    "(a scripted or vmapped function, or an index turned into numbers)",
-                    "call the function itself instead of its scripted form, or choose a gradient method.",
+                    "uses a value whose dependence on the image the engine cannot trace "
+                    "(through a scripted or vmapped function, or an index converted to numbers)",
+                    "call the original function instead of its scripted form, or choose a gradient method.",
                 )
 
     def _enter(self, value: Tensor, axis: int) -> int:
@@ -200,7 +201,7 @@ class Recorder(TorchFunctionMode):
         return slot
 
     def rebind(self, changed: Tensor, value: Tensor) -> Tensor:
-        """Let the object `changed` stand for `value` from here on; what shared its memory becomes unreadable."""
+        """Make the object `changed` refer to `value` from now on; other tensors that share its memory become stale."""
         owner = self._owners.get(id(changed), changed)
         storage = changed.untyped_storage()
         self._stale[storage.data_ptr()] = storage
@@ -212,18 +213,18 @@ class Recorder(TorchFunctionMode):
         return owner
 
     def finish(self, output: Tensor) -> Tape:
-        """The tape; the table of tracked values is dropped, so that memory is freed as the tape runs back."""
+        """Return the tape, and drop the table of tracked values, so that memory is freed during the reverse pass."""
         slot = self.slot(output)
         assert slot is not None
         tape = canonical(Tape(self.nodes, 0, slot, self._values[slot]))
-        self._masks.clear()  # formulas and this table refer to one another
+        self._masks.clear()  # formulas hold this table: break the reference cycle
         self.nodes, self._values, self._slots, self._owners = [], [], {}, {}
         self._stale, self._bounds = {}, {}
         return tape
 
 
 class Call:
-    """One function call on its way to the tape: what the handlers of operations get first."""
+    """One intercepted function call: the first argument of every operation handler."""
 
     __slots__ = ("args", "function", "in_place", "kwargs", "name", "recorder")
 
@@ -239,17 +240,17 @@ class Call:
         self.recorder = recorder
         self.name = name
         self.function = function
-        """The function out of place."""
+        """The out-of-place form of the function."""
         self.args = args
         self.kwargs = kwargs
         self.in_place = in_place
 
     def run(self) -> Any:
-        """The function's value, out of place."""
+        """Run the function out of place and return its value."""
         return self.function(*self.args, **self.kwargs)
 
     def depends(self, value: object) -> bool:
-        """Whether `value` depends on the images."""
+        """True if `value` depends on the images."""
         return self.recorder.slot(value) is not None
 
     def refuse(self, why: str, way_out: str = "") -> NoReturn:
@@ -257,7 +258,7 @@ class Call:
         self.recorder.refuse(self.name, why, way_out)
 
     def replay_on(self, tensor: Tensor) -> Callable[[Tensor], Any]:
-        """The call as a function of one of its arguments."""
+        """Return the call as a function of one of its arguments."""
 
         def replay(value: Tensor) -> Any:
             swap = {id(tensor): value}
@@ -278,14 +279,14 @@ class Call:
         is_elementwise: bool = False,
         **fields: Any,
     ) -> Tensor:
-        """Enter a node of this kind for `value`, computed from `inputs`; hands back what the model gets.
+        """Record a node of this kind for `value`, computed from `inputs`; return the tensor that the model receives.
 
-        `axis` is the batch's axis in `value`, by default that of the inputs; where it is lost, the images are run one
-        by one. `is_elementwise` states that each element of the value depends on the same element of the inputs alone.
+        `axis` is the batch axis of `value`, by default that of the inputs; without one, the images are run one by
+        one. `is_elementwise` states that each element of the value depends only on the same element of the inputs.
         """
         recorder = self.recorder
         if any(value is tensor for tensor in inputs):
-            return value  # nothing happened
+            return value  # the function returned its argument, as `contiguous` may: no node needed
         if axis is None:
             axis = _common_axis(recorder, value, inputs)
         slot = recorder.enter(value, axis)
@@ -310,7 +311,7 @@ class Call:
         return recorder.rebind(self.args[0], value) if self.in_place else value
 
     def _formula(self, inputs: Sequence[Tensor], value: Tensor) -> Formula | None:
-        """The call as a formula; None where an input that depends on the image is broadcast."""
+        """Return the call as a formula; None if an input that depends on the image is broadcast."""
         if any(tensor.shape != value.shape for tensor in inputs if self.depends(tensor)):
             return None
         return Formula(
@@ -323,6 +324,7 @@ class Call:
         )
 
     def _moved_bounds(self, image: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Map the bounds of the image through this call; a negative scale swaps low and high."""
         bounds = self.recorder.bounds(image)
         if bounds is None:
             return None
@@ -336,7 +338,7 @@ class Call:
 
 
 def _homes(model: nn.Module) -> dict[int, list[str]]:
-    """Where each parameter's memory is first reached: by the paths of the modules that have it."""
+    """Map the address of each parameter to the paths of the modules that own it."""
     homes: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
@@ -350,13 +352,13 @@ _KEEP_A_MASK = {
     *("mul", "add", "sub", "div", "rsub", "where", "__mul__", "__rmul__", "__add__", "__radd__", "__sub__"),
     *("__rsub__", "__truediv__"),
 }
-"""Elementwise functions of a mask, such as `(x > 0).float()`: their result is still known from the image."""
+"""Elementwise functions of a mask, such as `(x > 0).float()`, whose result is still a formula of the image."""
 
 _KEEPS_THE_IMAGE = {"move", "add", "scale", "batch_norm"}
 
 
 def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) -> int:
-    """The batch axis of an output that broadcasts its inputs."""
+    """Return the batch axis of an output that broadcasts its inputs."""
     if recorder.batch == 1:
         return 0
     axes = {

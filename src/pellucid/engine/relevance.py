@@ -1,4 +1,4 @@
-"""Relevance of a model's logits, by any composite of rules, on the model as it is."""
+"""Propagate the relevance of an unmodified model's logits to its input, by any composite of rules."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,12 +23,12 @@ __all__ = ["Propagation", "propagate", "propagate_each", "record"]
 
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """Relevance, and the books of how it came about."""
+    """Relevance and its conservation ledger."""
 
     relevance: Tensor
     logits: Tensor
     seed: Tensor
-    """The relevance of each logit, with which the way back began."""
+    """The initial relevance of each logit."""
     account: Account | None
 
 
@@ -41,25 +41,25 @@ def record(
     unwrap_softmax: bool = False,
     is_watched: bool = False,
 ) -> Tape:
-    """Run a frozen model on `images` (batch, …) and write down what it does.
+    """Run a frozen model on `images` (batch, …) and record its operations.
 
-    `is_watched` also follows everything below the functions that arrive, which finds what depends on the images in a
-    way that cannot be followed; it is slower, and one image is enough. `box` holds the lowest and the highest image,
-    each of which broadcasts to `images`.
+    `is_watched` also tracks the operators below the recorded functions, and so finds dependencies on the images that
+    the recorder cannot see. This is slower, and a single image suffices. `box` holds the lowest and the highest image;
+    both broadcast to `images`.
 
-    Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` where the images of a batch cannot be
-    told apart on the way.
+    Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
+    batch.
     """
-    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive: the compiler's stance is the whole process's
+    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive, since the compiler stance is process-wide
         taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled modules as they were written
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
         recorder = stack.enter_context(Recorder(model, images, box, taint))
         outputs = model(images)
         logits = choose_output(outputs, output)
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
-            "the logits do not come from the images by a way the engine can follow (a detached, scripted or constant "
-            "output); return them without leaving torch, or choose a gradient method."
+            "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "
+            "compute them from the images with torch operations only, or choose a gradient method."
         )
     tape = recorder.finish(logits)
     last = next((node for node in reversed(tape.nodes) if node.output == tape.output), None)
@@ -76,11 +76,11 @@ def record(
 
 
 def _softmax_behind(tape: Tape, last: Node | None) -> Node | None:
-    """The last operation, where it only moves or bounds what a softmax puts out."""
-    makers, node = {node.output: node for node in tape.nodes}, last
+    """Return the last operation if it only moves or clamps the output of a softmax; otherwise None."""
+    producers, node = {node.output: node for node in tape.nodes}, last
     while node is not None and (isinstance(node, Move) or node.operation.startswith(("clamp", "clip"))):
         slots = [slot for slot in node.inputs if slot is not None]
-        node = makers.get(slots[0]) if len(slots) == 1 else None
+        node = producers.get(slots[0]) if len(slots) == 1 else None
     return last if node is not last and node is not None and node.kind in ("softmax", "log_softmax") else None
 
 
@@ -94,9 +94,9 @@ def propagate(
     unwrap_softmax: bool = False,
     is_certified: bool = False,
 ) -> Propagation:
-    """Carry the relevance `seed_of(logits)` of a frozen model's logits back to `images` by the rules of `composite`.
+    """Propagate the relevance `seed_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
 
-    With `is_certified`, an account is kept of what biases, stabilisers and constants absorb.
+    With `is_certified`, also keep an account of the relevance that biases, stabilizers and constants absorb.
     """
     return propagate_each(
         model, images, composite, lambda logits: [seed_of(logits)],
@@ -115,9 +115,9 @@ def propagate_each(
     is_certified: bool = False,
     box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
-    """`propagate` for each of several seeds: one pass forward, and one way back over its tape per seed.
+    """Run `propagate` for several seeds: one forward pass, and one reverse pass over its tape per seed.
 
-    `box` is the composite's, where it is known already for the shape of these images.
+    Pass `box`, the composite's bounds, if they are already computed for the shape of these images.
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
@@ -131,7 +131,7 @@ def propagate_each(
     seeds = seeds_of(logits)
     for number, seed in enumerate(seeds, start=1):
         account = Account(len(images), logits.dtype, logits.device) if is_certified else None
-        own = tape if number == len(seeds) else replace(tape, nodes=[*tape.nodes])  # the last one uses the nodes up
+        own = tape if number == len(seeds) else replace(tape, nodes=[*tape.nodes])  # the last one consumes the nodes
         with torch.no_grad():
             results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
     return results

@@ -1,11 +1,11 @@
-"""Relevance rules: each is a frozen set of knobs, called with a node and the relevance of its output.
+"""Relevance rules: each is a frozen set of hyperparameters, called with a node and the relevance of its output.
 
-A rule for affine operations says which parts of input and weight share the relevance; `_share` does the rest:
+A rule for affine operations defines which parts of input and weight share the relevance; `_share` distributes it:
 
     R_i = Σ_t x_i⁽ᵗ⁾ Σ_j w_ij⁽ᵗ⁾ s_j,    s_j = R_j / stab(z_j),    z_j = Σ_t Σ_i x_i⁽ᵗ⁾ w_ij⁽ᵗ⁾ + b_j
 
-Of it, s·b is absorbed by the bias and s·(stab(z) − z) by the stabiliser. A package adds a rule by writing a callable
-(node, relevance, account) -> one relevance per input, and naming it in a composite or in an analyzer's `rules`.
+Of R, the bias absorbs s·b and the stabilizer s·(stab(z) − z). To add a rule, write a callable
+(node, relevance, account) -> one relevance per input, and use it in a composite or in an analyzer's `rules`.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ from pellucid.engine.tape import Addition, Affine, Node, Relevances
 __all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "WSquare", "Z", "ZBox", "ZPlus", "stabilise"]
 
 Term = tuple[Tensor, Tensor | None]
-"""A part of the input, and the part of the weight it goes with."""
+"""A part of the input and the part of the weight it is multiplied by."""
 
 
 def stabilise(z: Tensor, epsilon: float | int) -> Tensor:
-    """Z moved away from zero by ε: z + ε where z ≥ 0, z − ε where z < 0, in z's own dtype.
+    """Move z away from zero by ε: z + ε where z ≥ 0, z − ε where z < 0, in z's own dtype.
 
     >>> stabilise(torch.tensor([2.0, 0.0, -0.0, -1.0]), 0.5)
     tensor([ 2.5000,  0.5000,  0.5000, -1.5000])
     """
-    signed = z + 0.0  # −0.0 becomes +0.0, which copysign needs
+    signed = z + 0.0  # turns −0.0 into +0.0; otherwise copysign would give −ε there
     return torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), signed).add_(z)
 
 
@@ -46,19 +46,19 @@ def _negative(values: Tensor) -> Tensor:
 
 
 def _affine(node: Node, rule: object) -> Affine:
-    """`node`, where it is affine; otherwise the rule does not apply to it."""
+    """Return `node` if it is affine; otherwise raise, since the rule does not apply to it."""
     if isinstance(node, Affine):
         return node
     raise UnsupportedOperation(
-        f"the rule {rule} is for affine operations, and cannot be used at {node.place}; "
-        "name the layers it is meant for, or choose another rule for this one."
+        f"the rule {rule} applies to affine operations and cannot be used for {node.place}; "
+        "restrict it to the layers it is meant for, or choose another rule for this one."
     )
 
 
 def _weight(node: Affine, rule: object) -> Tensor:
     if node.weight is None:
         raise UnsupportedOperation(
-            f"the rule {rule} needs a weight, and {node.place} has none; use Epsilon for this kind of operation."
+            f"the rule {rule} needs a weight, but {node.place} has none; use Epsilon for this kind of operation."
         )
     return node.weight
 
@@ -72,13 +72,13 @@ def _share(
     account: Account | None,
     z: Tensor | None = None,
 ) -> Tensor:
-    """Relevance shared among `terms`, as the module's formula says; `z` where it is known already."""
+    """Distribute relevance among `terms` by the formula in the module docstring; pass `z` if already computed."""
     wide_bias = None if bias is None else node.map.broadcast(bias)
     if z is None:
         z = _sum(node, terms, wide_bias)
     stable = stabilise(z, epsilon)
     if account is None:
-        s = torch.div(relevance, stable, out=stable)
+        s = torch.div(relevance, stable, out=stable)  # reuses the memory of `stable`, which is no longer needed
     else:
         s = relevance / stable
         account.absorb("stabiliser", node, s * stable.sub_(z))
@@ -95,11 +95,12 @@ def _sum(node: Affine, terms: list[Term], wide_bias: Tensor | None) -> Tensor:
 
 
 def _spread(node: Affine, s: Tensor, terms: list[Term]) -> Tensor:
-    """Σ_t x⁽ᵗ⁾ ⊙ (w⁽ᵗ⁾)ᵀ s."""
+    """Return Σ_t x⁽ᵗ⁾ ⊙ (w⁽ᵗ⁾)ᵀ s."""
     shares = []
     for x, weight in terms:
         share = node.map.transpose(s, weight, x)
-        shares.append(share * x if weight is None else share.mul_(x))  # a weightless map may hand back an expanded s
+        # a map without a weight may return an expanded view of s, which must not be written to
+        shares.append(share * x if weight is None else share.mul_(x))
     for share in shares[1:]:
         shares[0] += share
     return shares[0]
@@ -111,7 +112,7 @@ class Epsilon(Options):
 
     epsilon: NotNegative = 1e-6
     bias: bool = True
-    """Whether the bias stands in the denominator."""
+    """True to include the bias in the denominator."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if isinstance(node, Addition):
@@ -123,9 +124,9 @@ class Epsilon(Options):
 
 
 def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, account: Account | None) -> Relevances:
-    """Each term's share of a sum; those of the constants are absorbed, and named by place."""
+    """Return each term's share of a sum; shares of constants are absorbed, recorded by place."""
     z, terms = node.z, list(node.terms)
-    if not bool(z.sum().isfinite()):  # a mask of −∞: nothing arrives where it is closed, and nothing is shared there
+    if not bool(z.sum().isfinite()):  # a mask added −∞: no relevance arrives at masked entries, so treat them as 0
         z, *terms = (value.masked_fill(~value.isfinite(), 0) for value in (z, *terms))
     stable = stabilise(z, epsilon)
     s = relevance / stable
@@ -142,10 +143,10 @@ def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, acc
 
 @dataclass(frozen=True)
 class Z(Options):
-    """R_i = Σ_j x_i w_ij R_j / z_j, with a stabiliser only where z_j is exactly 0 (Bach et al., 2015, equation 56)."""
+    """R_i = Σ_j x_i w_ij R_j / z_j, with a stabilizer only where z_j is exactly 0 (Bach et al., 2015, equation 56)."""
 
     epsilon: NotNegative = 1e-7
-    """What replaces a denominator of exactly zero."""
+    """Replacement for a denominator of exactly zero."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = _affine(node, self)
@@ -168,7 +169,7 @@ class AlphaBeta(Options):
     alpha: Number = 1.0
     beta: Number = 0.0
     bias: Literal["split", "none", "both"] = "split"
-    """The bias's positive part in z⁺ and its negative one in z⁻; or left out; or the whole bias in both."""
+    """Use of the bias: its positive part in z⁺ and its negative part in z⁻; no bias; or the whole bias in both."""
     epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
@@ -181,7 +182,7 @@ class AlphaBeta(Options):
             (self.alpha, upper, lower, _positive),
             (-self.beta, lower, upper, _negative),
         ):
-            if factor == 0:
+            if factor == 0:  # skip the work of the branch, as in z⁺ (α = 1, β = 0)
                 continue
             terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
             part = bias if bias is None or self.bias == "both" else cut(bias)
@@ -191,7 +192,7 @@ class AlphaBeta(Options):
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The positive part, and the negative one where there is any."""
+    """Return the positive part, and the negative part if there is one."""
     return (x, None) if bool(x.min() >= 0) else (_positive(x), _negative(x))
 
 
@@ -200,7 +201,7 @@ class ZPlus(Options):
     """R_i = Σ_j (x_i w_ij)⁺ R_j / z_j⁺ (Montavon et al., 2017, the z⁺ rule, for inputs of either sign)."""
 
     bias: bool = True
-    """Whether b⁺ stands in the denominator."""
+    """True to include b⁺ in the denominator."""
     epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
@@ -209,9 +210,9 @@ class ZPlus(Options):
 
 @dataclass(frozen=True)
 class Gamma(Options):
-    """Positive (where z_j < 0: negative) contributions weigh 1 + γ (Montavon et al., 2019; both signs as in zennit).
+    """Scale positive (where z_j < 0: negative) contributions by 1 + γ (Montavon et al., 2019; signs as in zennit).
 
-    Where z_j is exactly 0, the relevance is absorbed by the stabiliser.
+    Where z_j is exactly 0, the stabilizer absorbs the relevance.
     """
 
     gamma: NotNegative = 0.25
@@ -223,6 +224,7 @@ class Gamma(Options):
         upper = weight + self.gamma * _positive(weight)
         lower = weight + self.gamma * _negative(weight)
         x_upper, x_lower = _halves(node.x)
+        # R · 1(z > 0) in one pass, without a float copy of the mask
         for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
         for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
         shares = []
@@ -242,7 +244,7 @@ class WSquare(Options):
     """R_i = Σ_j w_ij² R_j / Σ_i w_ij² (Montavon et al., 2017, the w² rule); the input is not used."""
 
     bias: bool = False
-    """Whether b_j² stands in the denominator (as in zennit; the paper has no bias)."""
+    """True to include b_j² in the denominator (as in zennit; the paper has no bias)."""
     epsilon: NotNegative = 1e-6
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
@@ -256,7 +258,7 @@ class WSquare(Options):
 
 @dataclass(frozen=True)
 class Flat(Options):
-    """R_i = Σ_j R_j / |{i of j}| (Lapuschkin et al., 2019): shared equally among the inputs that j sees."""
+    """R_i = Σ_j R_j / |{i of j}| (Lapuschkin et al., 2019): share relevance equally among the inputs that j sees."""
 
     epsilon: NotNegative = 1e-6
 
@@ -278,7 +280,7 @@ class Flat(Options):
         return s.expand_as(node.x)
 
     def _convolution(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
-        """All outputs of a place have the same denominator, so they are summed first: one kernel of ones."""
+        """Sum the output channels first, since they share a denominator; one single-channel kernel of ones remains."""
         channels = node.x.shape[1]
         kernel = torch.ones_like(_weight(node, self)[:1, :1])
         one_channel = torch.ones_like(node.x[:1, :1])
@@ -291,7 +293,7 @@ class Flat(Options):
 
 
 def _ones_like_one_image(node: Affine) -> Tensor:
-    """An input of ones; one image stands for all where the batch is the first axis."""
+    """Return an input of ones; a single image if the batch is the first axis, since all images are equal."""
     is_first_axis = node.batch_axis == 0 and node.x.ndim > 1 and not isinstance(node.map, Contraction)
     return torch.ones_like(node.x[:1] if is_first_axis else node.x)
 
@@ -304,7 +306,7 @@ def _share_weights(
     epsilon: float | int,
     account: Account | None,
 ) -> Tensor:
-    """Relevance shared by the weights alone: the denominator is the same for every image."""
+    """Distribute relevance by the weights only, with the same denominator for every image."""
     stable = stabilise(z := _sum(node, [term], wide_bias), epsilon)
     s = relevance / stable
     if account is not None:
@@ -318,24 +320,24 @@ def _share_weights(
 class ZBox(Options):
     """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) R_j / Σ_i(…) (Montavon et al., 2017, the z^B rule).
 
-    l and h are the lowest and highest pixel, mapped through any normalisation inside the model. The bias cancels.
+    l and h are the lowest and highest pixel, mapped through any normalization inside the model. The bias cancels.
     Raises `ConfigError` unless low < high.
     """
 
     low: Bound = 0.0
-    """One number, one per channel, or a tensor that broadcasts to one image."""
+    """One number, one number per channel, or a tensor that broadcasts to one image."""
     high: Bound = 1.0
     epsilon: NotNegative = 1e-6
 
     def __post_init__(self) -> None:
         box = Box.of(self.low, self.high)
-        for name in ("low", "high"):  # in a form that can be compared and hashed, as a frozen rule must be
+        for name in ("low", "high"):  # a frozen rule is compared and hashed, so tensors are converted
             object.__setattr__(self, name, getattr(box, name))
         super().__post_init__()
 
     @property
     def box(self) -> Box:
-        """Both bounds."""
+        """The box between both bounds."""
         return Box.of(self.low, self.high)
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
@@ -343,7 +345,7 @@ class ZBox(Options):
         weight = _weight(node, self)
         if node.bounds is None:
             raise UnsupportedOperation(
-                f"the rule {self} is for the layer that sees the image, which {node.place} does not; "
+                f"the rule {self} applies only to a layer that sees the image, and {node.place} does not; "
                 "use it for the first layer only."
             )
         low, high = node.bounds

@@ -1,7 +1,7 @@
-"""The table of operations: for each function of torch, how it is recorded.
+"""The table of operations, which maps each torch function to the handler that records it.
 
-An entry is a handler `(call, *arguments) -> value`: it runs the function and enters a node. One decorator adds one,
-under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and `relu_` in place).
+A handler `(call, *arguments) -> value` runs the function and records a node. The decorator `operation` registers it
+under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and the in-place `relu_`).
 """
 
 from collections.abc import Callable
@@ -15,45 +15,45 @@ from torch import Tensor
 __all__ = ["OPERATIONS", "Entry", "Table", "operation"]
 
 Handler = Callable[..., Any]
-"""(call, *the function's arguments) to what the model gets."""
+"""Maps (call, *arguments of the function) to the value that the model receives."""
 
 _PLACES: tuple[Any, ...] = (torch, Tensor, F, torch._C._nn, torch.special)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How one function is recorded."""
+    """The handler of one function."""
 
     name: str
     handler: Handler
     function: Callable[..., Any] | None = None
-    """What computes the value, where it is not the function itself: its out-of-place form."""
+    """The out-of-place form that computes the value of an in-place function; None to call the function itself."""
     in_place: bool = False
 
 
 class Table:
-    """Functions and their entries."""
+    """Registry of functions and their entries."""
 
     def __init__(self) -> None:
         self._entries: dict[Any, Entry] = {}
 
     def find(self, function: Callable[..., Any]) -> Entry | None:
-        """The entry of a function; None where there is none."""
+        """Return the entry of a function, or None."""
         try:
             return self._entries.get(function)
         except TypeError:  # not hashable
             return None
 
     def names(self) -> list[str]:
-        """The names of all operations, sorted."""
+        """Return the names of all operations, sorted."""
         return sorted({entry.name for entry in self._entries.values()})
 
     def enter(self, function: Callable[..., Any], entry: Entry) -> None:
-        """Add or replace the entry of one function."""
+        """Add or replace the entry of a function."""
         self._entries[function] = entry
 
     def enter_name(self, name: str, handler: Handler) -> None:
-        """Add an entry for every function that torch knows by `name`, and for their in-place forms."""
+        """Add an entry for every torch function called `name`, and for its in-place form."""
         if name.startswith("Tensor.") and name.endswith(".__get__"):
             self.enter(getattr(Tensor, name.split(".")[1]).__get__, Entry(name.split(".")[1], handler))
             return
@@ -64,18 +64,18 @@ class Table:
                 self._enter_in_place(place, name, function, handler)
 
     def _enter_in_place(self, place: Any, name: str, function: Callable[..., Any], handler: Handler) -> None:
-        in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"
+        in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"  # __add__ → __iadd__, relu → relu_
         changed = getattr(place, in_place, None)
         if callable(changed):
             self.enter(changed, Entry(in_place, handler, function, in_place=True))
 
 
 OPERATIONS = Table()
-"""Every operation that the engine can follow."""
+"""All operations that the engine can record."""
 
 
 def operation(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler]:
-    """A decorator that enters a handler for functions, given by torch's names or as they are.
+    """Decorator that registers a handler for functions, given as torch names or as objects.
 
     >>> @operation(torch.sinc)
     ... def sinc(call, input):

@@ -1,4 +1,4 @@
-"""Read what a model computes on the way: the input of one layer, such as the embedding before the last linear one."""
+"""Read a layer's input during a forward pass, such as the embedding that enters the last linear layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pellucid.engine.freezing import dtype_of, frozen
 __all__ = ["Tap", "find_embedding"]
 
 UNNAMED = "last linear operation"
-"""Stands for a layer's name where no module carries the weight."""
+"""Placeholder for the layer's name if no module owns the weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +26,15 @@ class Tap:
 
     model: nn.Module
     layer: str
-    """The layer's path in the model, or "last linear operation" where no module carries its weight."""
+    """Path of the layer in the model, or "last linear operation" if no module owns its weight."""
     is_last_linear: bool = False
-    """Read the last linear operation, whatever runs it; `layer` is then only its name."""
+    """True to read the last linear operation, however it is called; `layer` is then only a label."""
 
     def read(self, images: Images) -> Embedding:
-        """The layer's input for each image, flattened to (batch, feature), in float32.
+        """Return the layer's input for each image, flattened to (batch, feature), in float32.
 
-        Images are cast to the model's dtype; the model is handed back as it came. A layer used several times is read
-        at its last use. Raises `ShapeError` where the input has no row per image, and `ModelError` where the layer
+        Images are cast to the model's dtype, and the model is left unchanged. A layer used several times is read at
+        its last use. Raises `ShapeError` if the input does not have one row per image, and `ModelError` if the layer
         does not run.
         """
         with isolated():
@@ -51,13 +51,13 @@ class Tap:
 
 
 def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -> Tap:
-    """The tap at the embedding: the input of the last linear layer the model runs through, or of `layer`.
+    """Return a tap at the embedding: the input of the last linear layer in the forward pass, or of `layer`.
 
-    The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration,
-    and also where it is called as a function (`F.linear`, `x @ W.T`).
+    The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration.
+    It may also be called as a function (`F.linear`, `x @ W.T`).
 
-    Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` where
-    the model has no linear layer.
+    Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` if the
+    forward pass uses no linear layer.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> tap = find_embedding(model, torch.zeros(1, 1, 2, 2))
@@ -75,7 +75,7 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
 
 
 class _LinearWatch(TorchFunctionMode):
-    """Remembers the input and the weight of the last linear operation."""
+    """Function mode that remembers the input and weight of the last linear operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _LinearWatch(TorchFunctionMode):
             operands = tensors[first : first + 2]
             if len(operands) == 2 and operands[1].ndim == 2:
                 inputs, weight = operands
-                self.last = (inputs.detach().clone(), weight)  # a copy: later operations may write in place
+                self.last = (inputs.detach().clone(), weight)  # cloned, since later operations may write in place
         return func(*args, **(kwargs or {}))
 
 
@@ -102,7 +102,7 @@ _FIRST_OPERAND: dict[Any, int] = {
     torch.addmm: 1,
     Tensor.addmm: 1,
 }
-"""The operations that multiply by a matrix, and where their input stands among the tensors they are given."""
+"""Operations that multiply by a matrix, and the position of the input among their tensor arguments."""
 
 
 def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
@@ -110,19 +110,19 @@ def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
         model(_prepared(model, images))
     if watch.last is None:
         raise ModelError(
-            "the model runs through no linear layer, so its embedding cannot be found; "
-            "name a layer with --embedding-layer."
+            "the model's forward pass uses no linear layer, so its embedding cannot be located; "
+            "choose a layer with --embedding-layer."
         )
     return watch.last
 
 
 def _prepared(model: nn.Module, images: Images) -> Tensor:
-    """A copy of the images in the model's dtype: the model may write into it."""
+    """Copy the images in the model's dtype; a copy, because the model may write into its input."""
     return images.detach().to(dtype_of(model), copy=True)
 
 
 def _owner(model: nn.Module, weight: Tensor) -> str | None:
-    """The path of the linear layer whose weight `weight` is, or is a view of."""
+    """Return the path of the linear layer that owns `weight`, or a tensor it is a view of."""
     for name, module in model.named_modules():
         own = getattr(module, "weight", None)
         if isinstance(module, nn.Linear) and isinstance(own, Tensor) and own.data_ptr() == weight.data_ptr():
@@ -135,7 +135,7 @@ def _module_input(model: nn.Module, layer: str, images: Images) -> Tensor:
 
     def remember(_: nn.Module, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> None:
         tensors = [value for value in (*inputs, *named_inputs.values()) if isinstance(value, Tensor)]
-        seen[:] = [value.detach().clone() for value in tensors[:1]]  # a copy: the layer may work in place
+        seen[:] = [value.detach().clone() for value in tensors[:1]]  # cloned, since the layer may work in place
 
     handle = model.get_submodule(layer).register_forward_pre_hook(remember, with_kwargs=True)
     try:
@@ -145,6 +145,6 @@ def _module_input(model: nn.Module, layer: str, images: Images) -> Tensor:
         handle.remove()
     if not seen:
         raise ModelError(
-            f"layer {layer!r} is not used when the model runs on images; name another one with --embedding-layer."
+            f"layer {layer!r} is not used in the model's forward pass; choose another with --embedding-layer."
         )
     return seen[0]

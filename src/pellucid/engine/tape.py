@@ -1,4 +1,4 @@
-"""The tape: what a forward pass did, one node per operation, and the loop that carries relevance back over it."""
+"""The tape: a forward pass recorded as one node per operation, and the reverse loop that propagates relevance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,25 +32,25 @@ __all__ = [
 ]
 
 Relevances = Sequence[Tensor | None]
-"""One relevance per input of a node; None where the input gets none."""
+"""One relevance per input of a node; None for an input that receives none."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Formula:
-    """How an elementwise operation computes its value, so that it can be computed again from other inputs."""
+    """An elementwise operation that can be re-evaluated for other inputs."""
 
     function: Callable[..., Tensor]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     operands: tuple[Tensor, ...]
-    """The tensors that the node's slots stand for, in the order of its inputs; of a mask, those that it compares."""
+    """The tensors at the node's input slots, in order; for a mask, the tensors it compares."""
     value: Tensor
     masks: Mapping[int, "Formula"]
-    """Formulas of comparisons with values that depend on the image, by the identity of their result. A mask is a
-    constant for the derivative, but f(0) needs the mask at 0."""
+    """Formulas of comparisons with values that depend on the image, keyed by the id of their result. A mask is constant
+    for the derivative, but f(0) requires the mask at 0."""
 
     def __call__(self, values: Mapping[int, Tensor]) -> Tensor:
-        """The value where the tensors with the identities in `values` are replaced."""
+        """Evaluate with replacements for tensors, keyed by their id."""
 
         def replaced(tensor: Tensor) -> Tensor:
             if id(tensor) in values:
@@ -61,7 +61,7 @@ class Formula:
         return self.function(*substitute(self.args, replaced), **substitute(dict(self.kwargs), replaced))
 
     def compared(self) -> set[int]:
-        """The identities of the tensors whose comparisons the value depends on."""
+        """Return the ids of the tensors whose comparisons the value depends on."""
         found: set[int] = set()
         for tensor in tensors_in((self.args, dict(self.kwargs))):
             mask = self.masks.get(id(tensor))
@@ -77,46 +77,46 @@ class Node:
     operation: str
     """The function's name, such as `conv2d`."""
     kind: str
-    """What a composite selects by, such as `convolution`."""
+    """The kind of operation that composites match, such as `convolution`."""
     inputs: tuple[int | None, ...]
     """The slot of each input; None for a constant."""
     output: int
     path: str
-    """The module in which the operation ran; empty for the model itself."""
+    """Path of the module that ran the operation; empty for the model itself."""
     is_first: bool
-    """Whether the input is still the image, up to moves and per-channel normalisation."""
+    """True if the input is still the image, up to moves and per-channel normalization."""
     batch_axis: int
-    """The axis of the output that starts with the images of the batch."""
+    """The axis of the output along which the images of the batch are laid out."""
     bounds: tuple[Tensor, Tensor] | None = None
-    """The lowest and the highest input, where it is still the image and the composite asks for them."""
+    """Lowest and highest input, if it is still the image and the composite needs them."""
     formula: Formula | None = None
-    """Set where each element of the output depends on the same element of the inputs alone."""
+    """Set if each element of the output depends only on the same element of the inputs."""
     is_masked: bool = False
-    """True if a constant of the operation is a comparison with the image, or computed from one."""
+    """True if a constant of the operation is a comparison with the image, or derived from one."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
-        """The vector-Jacobian product with each input."""
+        """Return the vector-Jacobian product with respect to each input."""
         raise NotImplementedError
 
     @property
     def place(self) -> str:
-        """Operation and module, for messages."""
+        """Operation and module, for error messages."""
         return f"{self.operation} in {self.path!r}" if self.path else f"{self.operation} in the model itself"
 
 
 Rule = Callable[..., Relevances]
-"""(node, relevance of its output, account or None) to the relevance of each of its inputs."""
+"""Maps (node, relevance of its output, account or None) to the relevance of each input."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Move(Node):
-    """Values moved, copied or dropped: view, permute, cat, index, pad."""
+    """An operation that moves, copies or drops values: view, permute, cat, index, pad."""
 
     pull: Callable[[Tensor], Relevances]
     inserted: Callable[[], Tensor] | None = None
-    """1 where the output is a constant and 0 elsewhere, where the operation puts constants in."""
+    """For operations that insert constants: returns 1 where the output is a constant and 0 elsewhere."""
     joined: tuple[int, ...] | None = None
-    """How many channels (along axis 1) come from each input, where the operation joins them."""
+    """Number of channels (along axis 1) from each input, if the operation concatenates them."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return self.pull(cotangent)
@@ -124,14 +124,14 @@ class Move(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Maximum(Node):
-    """The largest of some values wins."""
+    """A maximum over some values: max-pooling, or a maximum along axes."""
 
     x: Tensor
     y: Tensor
     replay: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor], Tensor] | None = None
     indices: Tensor | None = None
-    """The place of each winner, counted along the input's axes `pooled` taken as one."""
+    """Index of each winner along the flattened `pooled` axes of the input."""
     pooled: tuple[int, ...] = ()
 
     def pullback(self, cotangent: Tensor) -> Relevances:
@@ -148,7 +148,7 @@ class Affine(Node):
     bias: Tensor | None
     map: "LinearMap"
     replay: Callable[[Tensor], Tensor] | None = None
-    """The operation itself, where it is affine only once something (a deviation) is held fixed."""
+    """The original operation, if it is affine only while something (a deviation) is held fixed."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         if self.replay is not None:
@@ -158,7 +158,7 @@ class Affine(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Addition(Node):
-    """z = Σ terms, each of which may be broadcast; the constants among them have no slot."""
+    """z = Σ signs · terms; terms may broadcast, and constants have no slot."""
 
     terms: tuple[Tensor, ...]
     z: Tensor
@@ -173,42 +173,42 @@ class Addition(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Activation(Node):
-    """y = f(x), each element by itself."""
+    """y = f(x), elementwise."""
 
     x: Tensor
     y: Tensor
     replay: Callable[[Tensor], Tensor]
     at_zero: float | int | Tensor
-    """f(0); not finite where f has no value there. A tensor where it differs between elements."""
+    """f(0), not finite if f is undefined there; a tensor if it differs between elements."""
     is_rectifier: bool
-    """Whether f lets positive values pass and holds negative ones back: ReLU and its smooth relatives."""
+    """True if f passes positive values and suppresses negative ones: ReLU and its smooth relatives."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         if self.operation in ("relu", "relu_"):
-            return [torch.ops.aten.threshold_backward(cotangent, self.y, 0)]
+            return [torch.ops.aten.threshold_backward(cotangent, self.y, 0)]  # one kernel, no autograd graph
         return [vjp(self.replay, self.x, cotangent)]
 
 
 @dataclass(eq=False, kw_only=True)
 class Function(Activation):
-    """Several elementwise operations that are one function of a single value, such as GELU written by hand."""
+    """Several elementwise operations merged into one function of a single value, such as a hand-written GELU."""
 
     is_saturating: bool
-    """True if f is constant far from zero, on both sides: a gate such as a sigmoid."""
+    """True if f is constant far from zero on both sides, like a sigmoid gate."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Product(Node):
-    """z = multiply(a, b) where both depend on the image: an elementwise or a matrix product."""
+    """z = multiply(a, b), an elementwise or matrix product of two values that depend on the image."""
 
     a: Tensor
     b: Tensor
     z: Tensor
     multiply: Callable[[Tensor, Tensor], Tensor]
     gate: int | None
-    """Which factor only scales the other (0 or 1); None where both carry a signal."""
+    """The factor that only scales the other (0 or 1); None if both carry a signal."""
     is_normalization: bool = False
-    """True if the gate is one over a statistic, such as 1/σ in a norm."""
+    """True if the gate is the reciprocal of a statistic, such as 1/σ in a norm."""
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         return [
@@ -231,7 +231,7 @@ class Softmax(Node):
 
 
 def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
-    """Cotangent · ∂function/∂x, by autograd."""
+    """Return cotangent · ∂function/∂x, by autograd."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         output = function(leaf)
@@ -240,7 +240,7 @@ def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> T
 
 @dataclass(eq=False)
 class Tape:
-    """A forward pass: its nodes in order, and where it began and ended."""
+    """A recorded forward pass: its nodes in order, and the slots of its input and output."""
 
     nodes: list[Node]
     image: int
@@ -250,23 +250,24 @@ class Tape:
     logits: Tensor
 
     def reverse(self, seed: Tensor, rule_of: Callable[[Node], Rule], account: "Account | None" = None) -> Tensor:
-        """Carry the relevance `seed` of the logits back to the images; the nodes are used up on the way.
+        """Propagate the relevance `seed` of the logits back to the images, consuming the nodes.
 
-        Raises `UnsupportedOperation` where relevance is left over on the way, or none arrives.
+        Raises `UnsupportedOperation` if relevance is left over at other slots, or if none reaches the images.
         """
         relevance: dict[int, Tensor] = {self.output: seed}
         while self.nodes:
-            node = self.nodes.pop()
+            node = self.nodes.pop()  # popped, so that each node's tensors are freed as soon as it is done
             arrived = relevance.pop(node.output, None)
             if arrived is None:
                 continue
             for slot, share in zip(node.inputs, rule_of(node)(node, arrived, account), strict=True):
                 if slot is not None and share is not None:
+                    # never in place: several slots may share the memory of one relevance
                     relevance[slot] = relevance[slot] + share if slot in relevance else share
         arrived = relevance.pop(self.image, None)
         if arrived is None or relevance:
             raise UnsupportedOperation(
-                "relevance did not find its way back from the logits to the images "
-                f"({len(relevance)} pieces were left over); please report the model, or choose a gradient method."
+                "relevance did not propagate completely from the logits to the images "
+                f"({len(relevance)} values were left over); please report the model, or choose a gradient method."
             )
         return arrived

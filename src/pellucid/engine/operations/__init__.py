@@ -1,4 +1,4 @@
-"""How each operation of a forward pass is recorded; importing this package fills the table."""
+"""Handlers that record the operations of a forward pass; importing this package fills the table."""
 
 from pellucid.engine.operations import (
     attention,

@@ -1,4 +1,4 @@
-"""Softmax, and attention written out in the operations that the table has."""
+"""Softmax, and attention decomposed into operations that have rules."""
 
 import math
 from typing import Any
@@ -16,11 +16,11 @@ __all__ = ["attend", "multi_head_attention", "softmax"]
 
 @operation("softmax", "log_softmax")
 def softmax(call: Call, input: Tensor, dim: int | None = None, *_args: Any, **_kwargs: Any) -> Tensor:
-    """Shares that sum to 1 along one axis."""
+    """Record a softmax along one axis."""
     if dim is None:
-        call.refuse("is not told its axis")
+        call.refuse("does not specify dim")
     if call.recorder.batch > 1 and dim % input.ndim == call.recorder.batch_axis(input):
-        call.refuse("runs along the axis of the batch")
+        call.refuse("runs along the batch axis")
     value: Tensor = call.run()
     if call.name == "log_softmax":
         return call.record(
@@ -42,9 +42,9 @@ def attend(
     scale: float | int | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(query · keyᵀ · scale + mask) · value; with `enable_gqa`, groups of query heads share a key head."""
+    """Record softmax(query · keyᵀ · scale + mask) · value; with `enable_gqa`, groups of query heads share keys."""
     if dropout_p > 0:
-        call.refuse("draws random numbers outside training")
+        call.refuse("draws random numbers in eval mode")
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     with call.recorder:
@@ -54,13 +54,14 @@ def attend(
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | int | None = None) -> Tensor:
-    """(…, query, key): the share of each key."""
+    """Return the attention weights, (…, query, key)."""
     scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
     return F.softmax(scores if mask is None else _masked(scores, mask), -1)
 
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """−∞ where a mask of booleans is False; one of floats is added."""
+    """Apply a mask: a boolean mask sets scores to −∞ where it is False, a float mask is added."""
+    # −∞ is filled in rather than added, so that no addend of a sum is infinite
     is_closed = ~mask if mask.dtype == torch.bool else mask == -math.inf
     if mask.dtype != torch.bool and bool((mask != 0).any()):
         scores = scores + mask.masked_fill(is_closed, 0)
@@ -96,11 +97,11 @@ def multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Multi-head attention over (token, batch, feature), and its weights where they are asked for."""
+    """Record multi-head attention over (token, batch, feature); also return the weights if `need_weights`."""
     if static_k is not None or static_v is not None or query.ndim != 3:
-        call.refuse("is given keys of its own" if query.ndim == 3 else "is not given a batch")
+        call.refuse("receives static keys or values" if query.ndim == 3 else "does not receive a batch")
     if training and dropout_p > 0:
-        call.refuse("draws random numbers outside training")
+        call.refuse("draws random numbers in eval mode")
     packed: tuple[Any, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
     if not use_separate_proj_weight:
         assert in_proj_weight is not None
@@ -124,15 +125,15 @@ def multi_head_attention(
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """(token, batch, feature) to (batch, head, token, feature of the head)."""
+    """Reshape (token, batch, feature) to (batch, head, token, feature of the head)."""
     tokens, batch, features = x.shape
     return x.reshape(tokens, batch, heads, features // heads).permute(1, 2, 0, 3)
 
 
 def _merged(attention: Tensor | None, padding: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    """One mask to be added to scores (batch, head, query, key), of torch's two, in which True stands for −∞.
+    """Merge attention mask and padding mask, in which True means −∞, into one to add to (batch, head, query, key).
 
-    Keys that the module adds itself are open to all.
+    Keys that the module itself appends stay unmasked.
     """
     masks = []
     if attention is not None:
@@ -153,13 +154,13 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 @operation(torch._nested_tensor_from_mask_left_aligned)
 def offer_of_nesting(call: Call, *_args: object, **_kwargs: object) -> bool:
-    """No: an encoder that may skip its padded tokens runs over all of them."""
+    """Return False, so that an encoder that could skip padded tokens runs over all of them."""
     return False
 
 
 @operation("glu")
 def gated_linear_unit(call: Call, input: Tensor, dim: int = -1) -> Tensor:
-    """The first half of the features times the sigmoid of the second."""
+    """Record the first half of the features times the sigmoid of the second half."""
     with call.recorder:
         signal, gate = input.chunk(2, dim)
         return signal * torch.sigmoid(gate)

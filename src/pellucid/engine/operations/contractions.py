@@ -1,4 +1,4 @@
-"""Einsum: a contraction with a constant, a product of two values that depend on the image, or a sum or move of one."""
+"""Einsum: a contraction with a constant, a product of two values that depend on the image, or a sum or permutation."""
 
 from collections.abc import Sequence
 from string import ascii_letters
@@ -18,11 +18,12 @@ __all__ = ["einsum"]
 
 @operation("einsum")
 def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
-    """Sums of products along named axes, of one or two factors."""
+    """Record an einsum of one or two factors."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], (tuple, list)) else operands
     if not isinstance(equation, str) or len(factors) > 2:
         call.refuse(
-            "has more than two factors", "write it as einsums of two factors and a text, or choose a gradient method."
+            "has more than two factors or no equation string",
+            "write it as einsums of an equation and two factors, or choose a gradient method.",
         )
     sources, target = _letters(equation, [factor.ndim for factor in factors])
     if sorted(sources[0]) == sorted(target) and len(factors) == 1:
@@ -46,14 +47,14 @@ def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
         gate = None if is_contracting else gate_among(call, a, b)
         return call.record(Product, "product", value, [a, b], axis, a=a, b=b, z=value, multiply=multiply, gate=gate)
     x, weight = (a, b) if call.depends(a) else (b, a)
-    is_turned = x is b
-    contraction = Contraction(lambda x, w: multiply(w, x) if is_turned else multiply(x, w))
+    is_second = x is b
+    contraction = Contraction(lambda x, w: multiply(w, x) if is_second else multiply(x, w))
     kind = "dense" if is_contracting else "average"
     return call.record(Affine, kind, value, [x], axis, x=x, z=value, weight=weight, bias=None, map=contraction)
 
 
 def _letters(equation: str, dimensions: Sequence[int]) -> tuple[list[str], str]:
-    """The axes of each factor and of the value, with letters for an ellipsis and for a target that is not given."""
+    """Return the axis letters of each factor and of the result, with an ellipsis and an implicit target written out."""
     left, arrow, target = equation.replace(" ", "").partition("->")
     sources = left.split(",")
     spare = [letter for letter in ascii_letters if letter not in equation]
@@ -63,7 +64,7 @@ def _letters(equation: str, dimensions: Sequence[int]) -> tuple[list[str], str]:
     ]
     wide = "".join(spare[: max(widths)])
     sources = [source.replace("...", wide[len(wide) - width :]) for source, width in zip(sources, widths, strict=True)]
-    if not arrow:
+    if not arrow:  # the implicit target: letters that occur once, in alphabetical order
         together = "".join(sources)
         target = "..." + "".join(sorted(letter for letter in set(together) - set(wide) if together.count(letter) == 1))
     return sources, target.replace("...", wide)

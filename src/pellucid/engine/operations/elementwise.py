@@ -1,4 +1,4 @@
-"""Activations: functions of each element by itself."""
+"""Activations: elementwise functions."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _SHIFTED = ("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "hardtanh", "cla
 def _activate(
     call: Call, input: Tensor, at_zero: float | int | Tensor, is_rectifier: bool, *, is_uniform: bool = True
 ) -> Tensor:
-    """`is_uniform` is False where the function differs between channels."""
+    """Record an activation; `is_uniform` is False if the function differs between channels."""
     value: Tensor = call.run()
     return call.record(
         Activation, "activation", value, [input], is_elementwise=is_uniform,
@@ -38,36 +38,37 @@ def _only_first_depends(call: Call, others: tuple[object, ...]) -> None:
 
 @operation(*_RECTIFIERS)
 def rectifier(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
-    """ReLU and its relatives, which are 0 at 0."""
+    """Record ReLU or a relative of it, which is 0 at 0."""
     _only_first_depends(call, others)
     return _activate(call, input, 0.0, is_rectifier=True)
 
 
 @operation(*_OTHERS)
 def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
-    """Functions with f(0) = 0 and f(x)/x bounded."""
+    """Record a function with f(0) = 0 and f(x)/x bounded."""
     _only_first_depends(call, others)
     return _activate(call, input, 0.0, is_rectifier=False)
 
 
 @operation(*_SHIFTED)
 def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
-    """Functions with f(0) ≠ 0: what they are at 0 is absorbed."""
+    """Record a function with f(0) ≠ 0, whose value at 0 is absorbed."""
     _only_first_depends(call, others)
     at_zero = call.replay_on(input)(input.new_zeros(1))
     at_minus_one = call.replay_on(input)(-input.new_ones(1))
+    # clamp and its relatives are rectifiers if they clip at 0, as clamp(min=0) does
     is_rectifier = call.name == "softplus" or bool(((at_zero == 0) & (at_minus_one == 0)).all())
     return _activate(call, input, one_number(at_zero), is_rectifier)
 
 
 _FACTORS = {"sqrt": 0.0, "rsqrt": math.nan, "reciprocal": math.nan, "exp": 1.0, "exp2": 1.0, "log": math.nan,
             "log2": math.nan, "log10": math.nan, "log1p": 0.0}  # fmt: skip
-"""Functions that usually scale another value, and f(0), which is not a number where they have no value at 0."""
+"""Functions that usually scale another value, with f(0); NaN if undefined at 0."""
 
 
 @operation(*_FACTORS)
 def factor(call: Call, input: Tensor) -> Tensor:
-    """A function that is not bounded by its input. Relevance passes it only if it has a value at 0."""
+    """Record a function that is not bounded by its input. Relevance passes through it only if f(0) is defined."""
     return _factor(call, input, _FACTORS[call.name.rstrip("_")])
 
 
@@ -80,7 +81,7 @@ def _factor(call: Call, input: Tensor, at_zero: float) -> Tensor:
 
 @operation("maximum", "minimum", "fmax", "fmin")
 def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
-    """The larger or smaller of a value and a constant."""
+    """Record the larger or smaller of a value and a constant."""
     x, constant = (input, other) if call.depends(input) else (other, input)
     if call.depends(constant):
         call.refuse("compares two values that depend on the image")
@@ -91,22 +92,22 @@ def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
 
 @operation("prelu")
 def prelu(call: Call, input: Tensor, weight: Tensor) -> Tensor:
-    """A leaky ReLU with a learned slope per channel."""
+    """Record a leaky ReLU with a learned slope per channel."""
     _only_first_depends(call, (weight,))
     return _activate(call, input, 0.0, is_rectifier=True, is_uniform=weight.numel() == 1)
 
 
 @operation("rrelu")
 def rrelu(call: Call, input: Tensor, *_args: object, training: bool = False, **_kwargs: object) -> Tensor:
-    """A leaky ReLU whose slope is random in training."""
+    """Record a leaky ReLU whose slope is random during training."""
     if training:
-        call.refuse("draws random slopes")
+        call.refuse("draws random slopes in eval mode")
     return _activate(call, input, 0.0, is_rectifier=True)
 
 
 @operation("pow", "__pow__", "float_power")
 def power(call: Call, input: Tensor, exponent: float | int | Tensor) -> Tensor:
-    """X to a constant power; one below 1 may only scale another value."""
+    """Record x to a constant power; with an exponent below 1, it may only scale another value."""
     if not call.depends(input) or call.depends(exponent):
         call.refuse("has an exponent that depends on the image")
     if isinstance(exponent, Tensor):
@@ -115,17 +116,17 @@ def power(call: Call, input: Tensor, exponent: float | int | Tensor) -> Tensor:
         exponent = float(exponent)
     if not math.isfinite(exponent):
         call.refuse(f"has the exponent {exponent}")
-    if exponent < 1:
+    if exponent < 1:  # f(x)/x is unbounded near 0
         return _factor(call, input, 0.0 if exponent > 0 else math.nan)
     return _activate(call, input, 0.0, is_rectifier=False)
 
 
 def register_elementwise(function: Callable[..., Tensor], *, is_rectifier: bool = False) -> None:
-    """Let the engine follow one more function of each element by itself, at every place it is called.
+    """Register an elementwise function, so that the engine can propagate relevance through it.
 
-    `function` is what the model calls, such as `torch.special.bessel_j1` (any function that torch sends through
-    `__torch_function__`). f(0) is measured; f(x)/x must be bounded where f(0) is 0. `is_rectifier` lets Guided
-    Backprop and Deconvnet treat it as they treat ReLU.
+    `function` is what the model calls, such as `torch.special.bessel_j1` (any function that torch dispatches to
+    `__torch_function__`). f(0) is evaluated automatically; if f(0) is 0, f(x)/x must be bounded. `is_rectifier` makes
+    Guided Backprop and Deconvnet treat it like ReLU.
 
     >>> register_elementwise(torch.special.bessel_j1)
     """

@@ -42,11 +42,11 @@ def convolution(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution with constant weights."""
+    """Record a convolution with constant weights."""
     _check_constant(call, weight, bias)
     dimensions = weight.ndim - 2
     if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
-        call.refuse("is not given a batch of images")
+        call.refuse("does not receive a batch of images")
     dilation = _tuple(dilation, dimensions)
     if isinstance(padding, str):
         return _with_named_padding(call, (input, weight, bias, stride, padding, dilation, groups))
@@ -57,7 +57,7 @@ def convolution(
 
 
 def _with_named_padding(call: Call, arguments: tuple[Any, ...]) -> Tensor:
-    """`same` and `valid` padding: pad first where the two sides differ, then convolve."""
+    """Record `same` and `valid` padding: pad separately if the two sides differ, then convolve."""
     x, weight, bias, stride, padding, dilation, groups = arguments
     totals = [
         step * (size - 1) if padding == "same" else 0 for step, size in zip(dilation, weight.shape[2:], strict=True)
@@ -83,11 +83,11 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Sizes = 1,
 ) -> Tensor:
-    """A transposed convolution with constant weights."""
+    """Record a transposed convolution with constant weights."""
     _check_constant(call, weight, bias)
     dimensions = weight.ndim - 2
     if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
-        call.refuse("is not given a batch of images")
+        call.refuse("does not receive a batch of images")
     linear_map = Convolution(
         _tuple(stride, dimensions),
         _tuple(padding, dimensions),
@@ -101,7 +101,7 @@ def transposed_convolution(
 
 @operation("linear")
 def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X · weightᵀ + bias."""
+    """Record x · weightᵀ + bias."""
     _check_constant(call, weight, bias)
     _keep_batch_axis(call, input)
     return _affine(call, "dense", input, weight if weight.ndim == 2 else weight[None], bias, Dense())
@@ -109,12 +109,12 @@ def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None
 
 def _keep_batch_axis(call: Call, x: Tensor) -> None:
     if call.recorder.batch > 1 and call.recorder.batch_axis(x) == x.ndim - 1:
-        call.refuse("multiplies along the axis of the batch")
+        call.refuse("multiplies along the batch axis")
 
 
 @operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv")
 def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
-    """A matrix product with a constant on either side, or of two values that depend on the image."""
+    """Record a matrix product with a constant on either side, or of two values that depend on the image."""
     left, right = (other, input) if call.name == "__rmatmul__" else (input, other)
     if left.ndim < 2 or right.ndim < 2:
         return _vector_product(call, left, right)
@@ -129,15 +129,15 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
             return _affine(call, "dense", left, right.t(), None, Dense())
         return _affine(call, "dense", left, right, None, RightMatrix())
     if call.recorder.batch > 1 and call.recorder.batch_axis(right) == right.ndim - 2:
-        call.refuse("multiplies along the axis of the batch")
+        call.refuse("multiplies along the batch axis")
     return _affine(call, "dense", right, left, None, LeftMatrix())
 
 
 def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
-    """A product with a constant vector, which becomes a matrix of one row or column."""
+    """Record a product with a constant vector, expanded to a matrix of one row or column."""
     vector = left if left.ndim < 2 else right
     if call.depends(vector) or left.ndim == right.ndim == 1:
-        call.refuse("multiplies a vector that depends on the image", "give both factors at least two axes.")
+        call.refuse("multiplies a vector that depends on the image", "use factors with at least two axes.")
     with call.recorder:
         return (left[None] @ right).squeeze(-2) if vector is left else (left @ right[:, None]).squeeze(-1)
 
@@ -146,9 +146,9 @@ def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
 def add_products(
     call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
 ) -> Tensor:
-    """Beta · input + alpha · batch1 · batch2."""
+    """Record beta · input + alpha · batch1 · batch2."""
     if call.in_place:
-        call.refuse("adds in place", "use the form without the underscore.")
+        call.refuse("adds in place", "use the version without the trailing underscore.")
     with call.recorder:
         product = torch.bmm(batch1, batch2)
         product = product if alpha == 1 else product * alpha
@@ -165,10 +165,10 @@ def add_matrix_product(
     beta: float | int = 1,
     alpha: float | int = 1,
 ) -> Tensor:
-    """Beta · input + alpha · mat1 · mat2, with constant input and mat2."""
+    """Record beta · input + alpha · mat1 · mat2, with constant input and mat2."""
     if call.depends(input) or call.depends(mat2):
         if call.in_place:
-            call.refuse("adds in place", "use the form without the underscore.")
+            call.refuse("adds in place", "use the version without the trailing underscore.")
         with call.recorder:
             return input * beta + torch.mm(mat1, mat2) * alpha
     _keep_batch_axis(call, mat1)

@@ -1,4 +1,4 @@
-"""Operations that only move values: views, permutations, slices, concatenation, padding, repetition."""
+"""Operations that only move values: views, permutations, slices, concatenation, padding and repetition."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,12 +16,12 @@ __all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
 
 @operation("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as", "ravel")
 def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
-    """The same values in the same order, in another shape."""
+    """Record the same values in the same order, in another shape."""
     value: Tensor = call.run()
     if not value.is_floating_point() or call.in_place:
         call.refuse("changes the type or the shape of a value in place")
     if not call.depends(input):
-        return value  # only the shape of the other depends on the image
+        return value  # `view_as(image)` of a constant: only the other tensor's shape is used
     shape = input.shape
     return call.record(
         Move, "move", value, [input], _reshaped_axis(call, input, value), pull=lambda r: [r.reshape(shape)]
@@ -29,7 +29,7 @@ def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
 
 
 def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
-    """The batch axis after a reshape: the same number of values before it, and whole images from it on."""
+    """Return the batch axis after a reshape: as many values before it as in x, and whole images from there on."""
     recorder = call.recorder
     if recorder.batch == 1:
         return 0
@@ -45,11 +45,12 @@ def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
 @operation("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
            "Tensor.mT.__get__")  # fmt: skip
 def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
-    """The axes in another order."""
+    """Record a permutation of the axes."""
     value: Tensor = call.run()
     if call.in_place:
         call.refuse("changes the shape of a value in place")
-    numbered = torch.empty(tuple(range(2, input.ndim + 2)), device="meta")  # the size of each axis tells its number
+    # recover the order from a tensor without memory whose axes all have different sizes: 2, 3, 4, …
+    numbered = torch.empty(tuple(range(2, input.ndim + 2)), device="meta")
     order = [size - 2 for size in call.replay_on(input)(numbered).shape]
     inverse = sorted(range(len(order)), key=order.__getitem__)
     axis = order.index(call.recorder.batch_axis(input))
@@ -62,16 +63,16 @@ def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
            "pixel_unshuffle", "channel_shuffle", "unfold", "diagonal", "constant_pad_nd", "pad", "masked_fill",
            "native_channel_shuffle", "alias", "positive", "__pos__", "Tensor.real.__get__")  # fmt: skip
 def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
-    """Values moved, dropped or repeated, in one piece."""
+    """Record a single tensor of moved, dropped or repeated values."""
     value: Tensor = call.run()
     if not value.is_floating_point():
         return value
     if not call.depends(input):
-        if call.name in _TAKE_AN_EXAMPLE:
+        if call.name in _TAKE_A_TEMPLATE:
             return value
         call.refuse("uses the image as an index or a size")
-    if any(call.depends(other) for other in args) and call.name not in _TAKE_AN_EXAMPLE:
-        call.refuse("puts a value that depends on the image into another")
+    if any(call.depends(other) for other in args) and call.name not in _TAKE_A_TEMPLATE:
+        call.refuse("inserts a value that depends on the image into another")
     replay, stays = call.replay_on(input), call.name in _ELEMENTWISE
     return call.record(
         Move, "move", value, [input], None if stays else _probed_axis(call, value, [input]), is_elementwise=stays,
@@ -81,17 +82,18 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
 
 
 _ELEMENTWISE = {"masked_fill", "masked_fill_", "clone", "contiguous", "alias", "positive", "__pos__"}
-"""What leaves each value in its place."""
-_TAKE_AN_EXAMPLE = {"expand_as", "type_as", "to"}
-"""What is given a second tensor for its shape or type alone."""
+"""Operations that keep each value at its position."""
+_TAKE_A_TEMPLATE = {"expand_as", "type_as", "to"}
+"""Operations that use a second tensor only for its shape or type."""
 _INSERT_CONSTANTS = {"pad", "constant_pad_nd", "masked_fill", "masked_fill_", "unfold"}
 
 
 def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[Tensor], Relevances]:
-    """The vector-Jacobian product of a function that is linear in `inputs`."""
+    """Return the vector-Jacobian product of a function that is linear in `inputs`."""
     like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
 
     def pull(relevance: Tensor) -> Relevances:
+        # a linear function has the same derivative everywhere, so it is taken at 0 and no input needs to be kept
         zeros = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in like]
 
         def alone(place: int) -> Callable[[Tensor], Tensor]:
@@ -103,9 +105,10 @@ def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
 
 
 def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[], Tensor]:
-    """1 where the output comes from no input."""
+    """Return a function that computes 1 where the output comes from no input, 0 elsewhere."""
 
     def mask() -> Tensor:
+        # constants are the outputs that stay equal when all inputs change from 0 to 1
         zero, one = (replay(*(torch.full_like(tensor, value) for tensor in inputs)) for value in (0, 1))
         return (zero == one).to(one.dtype)
 
@@ -115,7 +118,7 @@ def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
 def _probed_axis(
     call: Call, value: Tensor, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None
 ) -> int:
-    """The batch axis of the output, found by moving the number of each image instead of its values."""
+    """Find the batch axis of the output by running the operation on image indices in place of values."""
     recorder = call.recorder
     if recorder.batch == 1:
         return 0
@@ -131,13 +134,13 @@ def _probed_axis(
     for axis, size in enumerate(value.shape):
         if size % recorder.batch == 0:
             wanted = _numbered(moved, axis, recorder.batch)
-            if bool(((moved == wanted) | (moved <= 0)).all()):  # constants that were put in have no number
+            if bool(((moved == wanted) | (moved <= 0)).all()):  # inserted constants carry no image index
                 return axis
     raise BatchMixed
 
 
 def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
-    """The number of the image at each place, from 1 on."""
+    """Return a tensor shaped like `like` that holds the 1-based index of the image at each position."""
     size = like.shape[axis]
     numbers = torch.arange(1, batch + 1, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
     return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
@@ -145,7 +148,7 @@ def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
 
 @operation("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
 def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
-    """A value cut into several."""
+    """Record each piece of a value that is split into several."""
     values = call.run()
     replay = call.replay_on(input)
 
@@ -161,14 +164,14 @@ def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
 
 @operation("__iter__")
 def iterate(call: Call, input: Tensor) -> Any:
-    """The values along the first axis, one by one."""
+    """Record iteration over the first axis."""
     with call.recorder:
         return iter(torch.unbind(input, 0))
 
 
 @operation("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
 def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """Several values in one; the constants among them absorb what arrives at them."""
+    """Record a concatenation; constants among the tensors absorb the relevance that arrives at them."""
     value: Tensor = call.run()
     tracked = [tensor for tensor in tensors if call.depends(tensor)]
 
@@ -194,7 +197,7 @@ def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any
 def _joined(
     tensors: Sequence[Tensor], value: Tensor, dim: int = 0, axis: int | None = None, **_kwargs: Any
 ) -> tuple[int, list[int]]:
-    """The axis of a concatenation, and how much of it comes from each tensor."""
+    """Return the axis of a concatenation, and the size along it of each tensor."""
     dim = (dim if axis is None else axis) % value.ndim
     return dim, [tensor.shape[dim] for tensor in tensors]
 
@@ -208,13 +211,13 @@ def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
 
 @operation("where")
 def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
-    """Values chosen by a mask."""
+    """Record values selected by a mask."""
     value: Tensor = call.run()
     if call.depends(condition) or not isinstance(value, Tensor):
-        call.refuse("chooses by a value that is no mask")
+        call.refuse("selects by a value that is not a mask")
     choices = [choice for choice in (input, other) if call.depends(choice)]
     if call.name == "where" and not isinstance(condition, Tensor):
-        call.refuse("is not given a mask")
+        call.refuse("does not receive a mask")
     mask = condition
 
     def choose(*moved: Tensor) -> Tensor:
@@ -231,7 +234,7 @@ def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -
 
 @operation("__setitem__")
 def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
-    """`x[index] = other`: a copy with the values in place; the object stands for the copy from here on."""
+    """Record `x[index] = other` as a copy with the values assigned, and rebind x to the copy."""
     if any(call.depends(part) for part in (index if isinstance(index, tuple) else (index,))):
         call.refuse("uses the image as an index")
     tracked = [tensor for tensor in (input, other) if call.depends(tensor)]
@@ -257,7 +260,7 @@ def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
 
 @operation(Tensor.copy_)
 def copy(call: Call, input: Tensor, source: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    """`x.copy_(source)`: the object stands for the source's values from here on."""
+    """Record `x.copy_(source)` as a copy of the source's values, and rebind x to it."""
     if not call.depends(source):
         call.refuse("overwrites a value that depends on the image with a constant")
     value = source.expand_as(input).clone()

@@ -1,4 +1,4 @@
-"""Normalisations: batch-norm is affine with constants; the others are affine once their deviation is held fixed."""
+"""Normalizations: batch norm is affine with constants; the others are affine while their deviation is held fixed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def batch_norm(
     eps: float | int = 1e-5,
     *_backend: object,
 ) -> Tensor:
-    """(x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
+    """Record (x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
     if training or running_mean is None or running_var is None:
         call.recorder.refuse_batch_statistics()
     value: Tensor = call.run()
@@ -46,15 +46,15 @@ def batch_norm(
 
 def _frozen(
     call: Call, x: Tensor, grouped: tuple[int, ...], axes: tuple[int, ...], eps: float | int,
-    weight: Tensor | None, bias: Tensor | None, *, is_centred: bool = True,
+    weight: Tensor | None, bias: Tensor | None, *, is_centered: bool = True,
     replay: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """A normalisation over `axes` of x in the shape `grouped`, as an affine map with its deviation held fixed."""
+    """Record a normalization over `axes` of x in the shape `grouped` as an affine map with fixed deviation."""
     value: Tensor = call.run()
     view = x.reshape(grouped)
-    spread = view.var(axes, correction=0, keepdim=True) if is_centred else view.square().mean(axes, keepdim=True)
+    spread = view.var(axes, correction=0, keepdim=True) if is_centered else view.square().mean(axes, keepdim=True)
     deviation = (spread + eps).sqrt()
-    linear_map = FrozenNorm(grouped, axes, deviation, is_centred, eps)
+    linear_map = FrozenNorm(grouped, axes, deviation, is_centered, eps)
     scale = torch.ones((), dtype=x.dtype, device=x.device) if weight is None else weight
     return call.record(
         Affine,
@@ -79,7 +79,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float | int = 1e-5,
 ) -> Tensor:
-    """Normalised over the last axes."""
+    """Record a layer norm over the last axes."""
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
     return _frozen(call, input, tuple(input.shape), axes, eps, weight, bias)
 
@@ -92,10 +92,10 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | int | None = None,
 ) -> Tensor:
-    """Divided by the root mean square over the last axes."""
+    """Record a division by the root mean square over the last axes."""
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
-    floor = torch.finfo(input.dtype).eps if eps is None else eps
-    return _frozen(call, input, tuple(input.shape), axes, floor, weight, None, is_centred=False)
+    floor = torch.finfo(input.dtype).eps if eps is None else eps  # torch's default
+    return _frozen(call, input, tuple(input.shape), axes, floor, weight, None, is_centered=False)
 
 
 def _per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
@@ -111,7 +111,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float | int = 1e-5,
 ) -> Tensor:
-    """Normalised over each group of channels."""
+    """Record a normalization over each group of channels."""
     grouped = (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:])
     axes = tuple(range(2, len(grouped)))
     return _frozen(call, input, grouped, axes, eps, _per_channel(weight, input), _per_channel(bias, input))
@@ -129,13 +129,14 @@ def instance_norm(
     momentum: float | int = 0.1,
     eps: float | int = 1e-5,
 ) -> Tensor:
-    """Normalised over the places of each channel of each image, or by running statistics."""
+    """Record a normalization over the positions of each channel of each image, or by running statistics."""
     if not use_input_stats:
         return batch_norm(call, input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = tuple(range(2, input.ndim))
     wide = (_per_channel(weight, input), _per_channel(bias, input))
 
-    def replay(x: Tensor) -> Tensor:  # as a group norm: torch's derivative of an instance norm may be wrong
+    # as a group norm, since torch's derivative of an instance norm may be wrong (see `engine.batch_norm`)
+    def replay(x: Tensor) -> Tensor:
         return F.group_norm(x, x.shape[1], weight, bias, eps)
 
     return _frozen(call, input, tuple(input.shape), axes, eps, *wide, replay=replay)
@@ -154,20 +155,20 @@ def variance(
     *,
     correction: float | int | None = None,
 ) -> Tensor:
-    """The mean square of what is left of x without its mean."""
+    """Record a variance as the mean square of the centered values."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     axes = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    lost = correction if correction is not None else 1 if unbiased is None else int(unbiased)
+    ddof = correction if correction is not None else 1 if unbiased is None else int(unbiased)
     count = math.prod(input.shape[axis] for axis in axes)
     with call.recorder:
-        centred = input - input.mean(tuple(axes), keepdim=True)
-        return centred.square().sum(tuple(axes), keepdim) * (1 / (count - lost))
+        centered = input - input.mean(tuple(axes), keepdim=True)
+        return centered.square().sum(tuple(axes), keepdim) * (1 / (count - ddof))
 
 
 @operation("std")
 def deviation(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The root of the variance."""
+    """Record a standard deviation as the root of the variance."""
     with call.recorder:
         return torch.sqrt(torch.var(input, *args, **kwargs))
 
@@ -176,7 +177,7 @@ def deviation(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def length(
     call: Call, input: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, *, ord: Any = None, **_kwargs: Any
 ) -> Tensor:
-    """The root of the sum of squares."""
+    """Record a Euclidean norm as the root of the sum of squares."""
     if (p if ord is None else ord) not in (2, 2.0, "fro", None):
         call.refuse("is not the Euclidean norm")
     with call.recorder:
@@ -193,7 +194,7 @@ def normalize(
     eps: float | int = 1e-12,
     **_kwargs: Any,
 ) -> Tensor:
-    """Divided by the Euclidean norm along an axis."""
+    """Record a division by the Euclidean norm along an axis."""
     if p != 2:
         call.refuse("is not the Euclidean norm")
     with call.recorder:
@@ -209,7 +210,7 @@ def dropout(
     training: bool = True,
     **_kwargs: object,
 ) -> Tensor:
-    """Nothing, outside training."""
+    """Return the input unchanged; dropout that is active in eval mode is refused."""
     if training and p > 0:
-        call.refuse("draws random numbers outside training")
+        call.refuse("draws random numbers in eval mode")
     return input

@@ -1,4 +1,4 @@
-"""Pooling, and interpolation, which is an average with given weights."""
+"""Pooling, and interpolation, which is an average with fixed weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ Sizes = int | Sequence[int]
 @operation("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
            "adaptive_avg_pool3d", "interpolate", "upsample")  # fmt: skip
 def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-    """A weighted average of neighbours."""
+    """Record a weighted average of neighbors."""
     value: Tensor = call.run()
     function = LinearFunction(call.replay_on(input))
     return call.record(Affine, "average", value, [input], x=input, z=value, weight=None, bias=None, map=function)
@@ -38,9 +38,9 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """The largest of each window; the first one where several are equal."""
+    """Record the maximum of each window; the first of equal values wins."""
     if return_indices or input.ndim != 4:
-        call.refuse("returns indices" if return_indices else "is not given a batch of images")
+        call.refuse("returns indices" if return_indices else "does not receive a batch of images")
     geometry = geometry_of(kernel_size, stride, padding, dilation, ceil_mode)
     value, indices = pool(input, geometry)
 
@@ -61,10 +61,10 @@ def max_pool(
     return_indices: bool = False,
     **kwargs: Any,
 ) -> Tensor:
-    """The largest of each window; the first one where several are equal."""
+    """Record the maximum of each window; the first of equal values wins."""
     pooled = tuple(range(2, input.ndim))
     if return_indices or len(pooled) != int(call.name[-2]):
-        call.refuse("returns indices" if return_indices else "is not given a batch of images")
+        call.refuse("returns indices" if return_indices else "does not receive a batch of images")
     value, indices = getattr(F, call.name)(input, *args, return_indices=True, **kwargs)
     return call.record(
         Maximum, "max", value, [input], x=input, y=value, replay=call.replay_on(input), indices=indices, pooled=pooled
@@ -73,7 +73,7 @@ def max_pool(
 
 @operation("amax", "max")
 def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The largest along axes (`max` along one also tells its place), or of all."""
+    """Record the maximum along axes, or of all values; `max` along one axis also returns the indices."""
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         call.refuse("compares two tensors")
     result = call.run()

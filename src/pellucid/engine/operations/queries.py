@@ -1,4 +1,4 @@
-"""What a model may ask of a value without relevance flowing, and the exits where relevance would be lost."""
+"""Queries that carry no relevance, such as shapes and comparisons, and exits from the graph, which are refused."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ _EXITS = (
 @operation(*_SHAPES_AND_TYPES, *(f"Tensor.{name}.__get__" for name in _PROPERTIES if hasattr(Tensor, name)))
 @operation(*_NEW, *_PLACES)
 def query(call: Call, *_args: object, **_kwargs: object) -> object:
-    """An answer that does not change with the image, or only in steps."""
+    """Run a query whose result is independent of the image, or piecewise constant."""
     return call.run()
 
 
 @operation(*_COMPARISONS)
 def comparison(call: Call, *_args: object, **_kwargs: object) -> object:
-    """A mask, which changes only in steps; how it comes about is noted."""
+    """Run a comparison; its mask is piecewise constant, but its formula is kept to evaluate the mask at 0."""
     value = call.run()
     call.recorder.enter_mask(call.function, call.args, call.kwargs, value)
     return value
@@ -49,16 +49,16 @@ def comparison(call: Call, *_args: object, **_kwargs: object) -> object:
 
 @operation("requires_grad_", "retain_grad")
 def itself(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-    """The value itself."""
+    """Return the value itself."""
     return input
 
 
 def exit_of_the_graph(call: Call, *_args: object, **_kwargs: object) -> None:
-    """Refused: what the model computes from the answer cannot be followed."""
+    """Refuse the call, since whatever the model computes from its result is invisible to the recorder."""
     call.refuse(
-        "takes a value out of the graph, so that what depends on it cannot be followed",
+        "takes a value out of the graph, so later computations with it cannot be recorded",
         "keep the computation in tensors without detaching them, or choose a gradient method "
-        "where the missing part may be ignored.",
+        "if the missing part can be ignored.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Sums and products of values with one another and with constants, and reductions."""
+"""Sums, products and quotients of values and constants, and reductions."""
 
 from collections.abc import Sequence
 
@@ -28,24 +28,24 @@ def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, fl
 
 @operation("add", "__add__", "__radd__")
 def add(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
-    """Input + alpha · other."""
+    """Record input + alpha · other."""
     return _add(call, input, other, (1, alpha))
 
 
 @operation("sub", "subtract", "__sub__")
 def subtract(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
-    """Input − alpha · other."""
+    """Record input − alpha · other."""
     return _add(call, input, other, (1, -alpha))
 
 
 @operation("rsub", "__rsub__")
 def subtract_from(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
-    """Other − alpha · input."""
+    """Record other − alpha · input."""
     return _add(call, input, other, (-alpha, 1))
 
 
 def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
-    """X times a constant: a diagonal map, or one that repeats x where the constant is the larger."""
+    """Record x times a constant: a diagonal map, or one that also repeats x if the constant is larger than x."""
     value: Tensor = call.run()
     if value.shape == x.shape:
         return call.record(
@@ -57,7 +57,7 @@ def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
 
 @operation("mul", "multiply", "__mul__", "__rmul__")
 def multiply(call: Call, input: Number, other: Number) -> Tensor:
-    """A product with a constant, or of two values that depend on the image."""
+    """Record a product with a constant, or of two values that depend on the image."""
     if not (call.depends(input) and call.depends(other)):
         x, constant = (input, other) if call.depends(input) else (other, input)
         assert isinstance(x, Tensor)
@@ -73,7 +73,7 @@ def multiply(call: Call, input: Number, other: Number) -> Tensor:
 
 
 def gate_among(call: Call, a: Tensor, b: Tensor) -> int | None:
-    """Which factor is a gate: what a sigmoid, softmax or root gives, or what is broadcast over the other."""
+    """Return which factor is a gate: the output of a sigmoid, softmax or root, or the factor that is broadcast."""
     gates = [_is_gate(call, tensor) for tensor in (a, b)]
     if gates[0] != gates[1]:
         return gates.index(True)
@@ -94,21 +94,21 @@ def _is_gate(call: Call, tensor: Tensor) -> bool:
 
 @operation("div", "divide", "true_divide", "__truediv__")
 def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
-    """A quotient; a denominator that depends on the image is a factor that scales the numerator."""
+    """Record a quotient; a denominator that depends on the image counts as a factor that scales the numerator."""
     if rounding_mode is not None:
-        call.refuse("rounds")
+        call.refuse("rounds its result")
     if call.depends(other):
         return _divide(call, input, other)
     assert isinstance(input, Tensor)
     denominator = _tensor(other, input)
     if not denominator.is_floating_point():
-        denominator = denominator.to(input.dtype)  # 1/3 of an integer would be a float32
+        denominator = denominator.to(input.dtype)  # the reciprocal of an integer tensor would be float32
     return _scale(call, input, denominator.reciprocal())
 
 
 def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
     if call.in_place:
-        call.refuse("divides in place by a value that depends on the image", "divide out of place.")
+        call.refuse("divides in place by a value that depends on the image", "use the out-of-place division.")
     assert isinstance(denominator, Tensor)
     with call.recorder:
         inverse = denominator.reciprocal()
@@ -117,13 +117,13 @@ def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
 
 @operation("__rtruediv__", "__rdiv__")
 def divide_constant(call: Call, input: Tensor, other: Number) -> Tensor:
-    """A constant divided by a value that depends on the image."""
+    """Record a constant divided by a value that depends on the image."""
     return _divide(call, other, input)
 
 
 @operation("neg", "negative", "__neg__")
 def negate(call: Call, input: Tensor) -> Tensor:
-    """The negative."""
+    """Record a negation."""
     return _scale(call, input, _tensor(-1.0, input))
 
 
@@ -135,7 +135,7 @@ def reduce(
     keepdim: bool = False,
     **_kwargs: object,
 ) -> Tensor:
-    """A sum or mean over axes."""
+    """Record a sum or mean over axes."""
     value: Tensor = call.run()
     axis = _axis_after(call, input, dim, keepdim)
     function = LinearFunction(call.replay_on(input))
@@ -143,7 +143,7 @@ def reduce(
 
 
 def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim: bool) -> int:
-    """Where the batch axis is after a reduction over `dim`."""
+    """Return the batch axis after a reduction over `dim`."""
     if call.recorder.batch == 1:
         return 0
     axis = call.recorder.batch_axis(x)
