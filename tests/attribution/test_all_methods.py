@@ -268,7 +268,7 @@ def test_what_does_not_fit_is_told_by_name(name) -> None:
     ):
         with pytest.raises(ShapeError, match=told):
             analyzer.analyze(images, target)
-    with pytest.raises(ConfigError, match="knows no names of classes.*Contrast.*classes.index"):
+    with pytest.raises(ConfigError, match="class names are not supported.*Contrast.*classes.index"):
         analyzer.analyze(images, "cat")
     for wrong in (images[:0], images.long(), images[0, 0, 0]):
         with pytest.raises(ShapeError, match="expected a batch of floats"):

@@ -285,7 +285,7 @@ def test_a_model_that_draws_random_numbers_is_told_so_by_methods_that_follow_not
             return F.dropout(x.flatten(1), 0.5, training=True)
 
     with pytest.raises(
-        UnsupportedOperation, match=r"other logits each time it is run .*\(image 0, by .*random numbers"
+        UnsupportedOperation, match=r"different logits each time it is run .*\(image 0, by .*random numbers"
     ):
         create_analyzer("gradient", Noisy()).analyze(some(6), 0)
 

@@ -97,7 +97,7 @@ def test_no_images() -> None:
 
 @pytest.mark.parametrize("target", [-1, 3])
 def test_a_target_that_is_no_class_is_told(target: int) -> None:
-    with pytest.raises(ShapeError, match=rf"target has classes {target}…{target}, and the model has 3"):
+    with pytest.raises(ShapeError, match=rf"target has classes {target}…{target}, but the model has 3"):
         gradient(network(), IMAGES[:1], torch.tensor([target]))
 
 

@@ -67,7 +67,7 @@ def test_a_batch_is_its_images(name: str, how: str) -> None:
 def test_a_score_that_hangs_on_the_batch_is_refused_where_images_run_alone(name: str) -> None:
     labels = torch.tensor([0, 1, 2, 0])
     analyzer = create_analyzer(name, Net("standardised over the batch"), **FEW[name])
-    with pytest.raises(ShapeError, match="another score in a batch than alone"):
+    with pytest.raises(ShapeError, match="depends on the rest of the batch"):
         analyzer.analyze(some(4), lambda logits: logits[torch.arange(len(logits)), labels[: len(logits)]])
 
 

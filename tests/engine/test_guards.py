@@ -176,7 +176,7 @@ def test_a_model_that_answers_differently_each_time_is_caught_by_the_comparison(
         calls.append(1)
         return x * len(calls)
 
-    refuses(model(restless), images, "other logits each time it is run in eval mode (image 0, by")
+    refuses(model(restless), images, "different logits each time it is run in eval mode (image 0, by")
 
 
 def test_random_numbers_in_eval_mode_are_refused(images) -> None:
