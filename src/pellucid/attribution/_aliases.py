@@ -1,4 +1,4 @@
-"""The names that other libraries have for our methods, with the options that make them the same."""
+"""Method names used by other libraries, with the options that reproduce their results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,4 +41,4 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "deep_lift.wrapper": ("deeplift", {}),
     "deep_lift": ("deeplift", {}),
 }
-"""Alias to our name and the options it implies."""
+"""Alias to pellucid's method name and the options it implies."""

@@ -15,13 +15,13 @@ from pellucid.core.errors import ShapeError
 @METHODS.register("sobel")
 @dataclass(frozen=True)
 class Sobel(Control):
-    """√(gₓ² + g_y²) by Sobel's filters in each channel, with the border repeated outwards."""
+    """√(gₓ² + g_y²) with Sobel filters in each channel and replicate padding."""
 
     answers: ClassVar[str] = "where the image has edges (a control)"
 
     def draw(self, images: Tensor) -> Tensor:
         if images.ndim != 4:
-            raise ShapeError(f"sobel needs images (batch, channel, height, width); these are {tuple(images.shape)}.")
+            raise ShapeError(f"sobel needs images of shape (batch, channel, height, width), got {tuple(images.shape)}.")
         smooth, slope = images.new_tensor([1.0, 2.0, 1.0]), images.new_tensor([-1.0, 0.0, 1.0])
         across = smooth[:, None] * slope
         planes = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
