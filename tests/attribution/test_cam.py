@@ -75,7 +75,7 @@ def test_resnet_18_as_it_is() -> None:
         rtol=1e-9,
         atol=1e-12,
     )
-    assert explanation.notes == ("the maps are those that adaptive_avg_pool2d in 'avgpool' takes: 512×2×2",)
+    assert explanation.notes == ("feature maps from the input of adaptive_avg_pool2d in 'avgpool': 512×2×2",)
 
 
 PLACES = torch.arange(256).double()

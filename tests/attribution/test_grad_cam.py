@@ -59,9 +59,9 @@ def test_equals_the_formula_and_is_drawn_up_to_the_image(network, images) -> Non
     torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
     large = F.interpolate(plain.clamp(min=0)[:, None], size=(10, 10), mode="bilinear", align_corners=False)
     torch.testing.assert_close(explanation.relevance, large, **TOLD)
-    assert explanation.notes[0] == "the maps are the output of relu in '4': 8×3×3"
+    assert explanation.notes[0] == "feature maps from the output of relu in '4': 8×3×3"
     is_left_empty = not bool((plain.flatten(1).amax(1) > 0).all())
-    assert is_left_empty == any("ReLU left nothing" in note for note in explanation.notes)
+    assert is_left_empty == any("ReLU set their map to zero" in note for note in explanation.notes)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_equals_the_formula_and_is_drawn_up_to_the_image(network, images) -> Non
 def test_the_layer_is_found(name, found, shape) -> None:
     model = vision(name, **({"init_weights": False} if name == "googlenet" else {}))
     explanation = create_analyzer("grad_cam", model).explain(IMAGES[:1], 1)
-    assert explanation.notes[:1] == (f"the maps are the output of {found}: {'×'.join(map(str, shape))}",)
+    assert explanation.notes[:1] == (f"feature maps from the output of {found}: {'×'.join(map(str, shape))}",)
 
 
 class Functional(nn.Module):
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_told(network, images) -> None:
     for layer, why in (("layer4.1.relu", "used 2 times"), ("fc", r"\(1, 1000\)|with 4 axes")):
         with pytest.raises(ModelError, match=why):
             create_analyzer("grad_cam", resnet, layer=layer).analyze(IMAGES[:1])
-    with pytest.raises(ModelError, match="no operation puts out maps"):
+    with pytest.raises(ModelError, match="no operation outputs feature maps"):
         create_analyzer("grad_cam", nn.Sequential(nn.Flatten(), nn.Linear(100, 3)).double()).analyze(images)
     with pytest.raises(ShapeError, match="spatial axes"):
         create_analyzer("grad_cam", nn.Linear(4, 3)).analyze(torch.rand(2, 4))
@@ -229,10 +229,10 @@ class Forked(nn.Module):
 
 
 def test_maps_that_are_not_all_are_refused(images) -> None:
-    with pytest.raises(ModelError, match="not all that the logits see: mean"):
+    with pytest.raises(ModelError, match="do not determine the logits: mean"):
         create_analyzer("grad_cam", Forked().double()).analyze(images)
     create_analyzer("grad_cam", Forked().double(), layer="a").analyze(images)
-    with pytest.raises(ModelError, match="layer 'b' by a differentiable way"):
+    with pytest.raises(ModelError, match="layer 'b' through a differentiable path"):
         create_analyzer("grad_cam", Forked(is_detached=True).double(), layer="b").analyze(images)
 
 
@@ -253,6 +253,6 @@ def test_maps_that_the_model_puts_out_explain_nothing() -> None:
     def score(maps: Tensor) -> Tensor:
         return maps[:, 1].sum((1, 2))
 
-    with pytest.raises(ModelError, match=r"puts out maps, \(2, 64, 64\).*layer='…'"):
+    with pytest.raises(ModelError, match=r"outputs maps, \(2, 64, 64\).*layer='…'"):
         create_analyzer("grad_cam", segmenter).analyze(IMAGES, score)
     assert create_analyzer("grad_cam", segmenter, layer="1").analyze(IMAGES, score).shape == IMAGES.shape

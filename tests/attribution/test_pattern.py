@@ -339,5 +339,5 @@ def test_images_that_take_another_way_are_refused(images) -> None:
 
     fitted = create_analyzer("pattern.net", Deeper()).fit([normal(1, 4), normal(1, 4)])
     fitted.analyze(normal(1, 4))
-    with pytest.raises(UnsupportedOperation, match="another way for some images"):
+    with pytest.raises(UnsupportedOperation, match="different kernel layers for some images"):
         create_analyzer("pattern.net", Deeper()).fit([normal(1, 4), normal(2, 4)])

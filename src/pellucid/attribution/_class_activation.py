@@ -64,13 +64,12 @@ class ClassActivation(Attribution):
         """Return a layer's output as (batch, channel, …)."""
         maps = output if self.reshape is None else self.reshape(output)
         if maps.ndim != images.ndim or len(maps) != len(images):
-            received = f"{tuple(output.shape)}" + (
-                "" if self.reshape is None else f", reshaped to {tuple(maps.shape)},"
-            )
+            reshaped = "" if self.reshape is None else f", reshaped to {tuple(maps.shape)},"
             raise ModelError(
-                f"the output of {layer.name!r} is {received} for {len(images)} images; expected maps with "
-                f"{images.ndim} axes, (batch, channel, …). Name a layer that outputs maps, or, for tokens, pass reshape=function, "
-                "such as lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
+                f"the output of {layer.name!r} is {tuple(output.shape)}{reshaped} for {len(images)} images; "
+                f"expected maps with {images.ndim} axes, (batch, channel, …). Name a layer that outputs maps, or, for "
+                "tokens, pass reshape=function, such as "
+                "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
         if self.reshape is not None or self.channels == "first":
             return maps

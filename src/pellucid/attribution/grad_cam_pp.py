@@ -16,7 +16,7 @@ class GradCamPP(ClassActivation):
     """R = ReLU(Σₖ wₖ Aₖ) with wₖ = Σᵢ αₖᵢ ReLU(gₖᵢ), g = ∂ score / ∂ A and α = g² / (2 g² + Σⱼ Aₖⱼ · g³).
 
     These are equations 19 and 21 of the paper, whose score is the exponential of the logit; the resulting factor, one
-    number per image, is omitted. Where g is 0, so is α. The weights assume A ≥ 0; where the denominator is not positive,
+    number per image, is omitted. Where g is 0, so is α. The weights assume A ≥ 0; if the denominator is not positive,
     the weight is 0 and a note is added.
     """
 
@@ -36,5 +36,5 @@ class GradCamPP(ClassActivation):
 
     @staticmethod
     def _denominator(values: Tensor, gradient: Tensor) -> Tensor:
-        """Denominator of α divided by g²: with it, α · g = g / denominator, without a division by zero at g = 0."""
+        """Denominator of α divided by g², so that α ReLU(g) = ReLU(g) / denominator needs no 0 / 0 at g = 0."""
         return 2 + per_channel(values.flatten(2).sum(2), values) * gradient

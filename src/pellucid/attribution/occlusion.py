@@ -68,8 +68,8 @@ class Occlusion(Attribution):
             not 1 <= step <= size for step, size in zip(stride, window, strict=True)
         ):
             raise ConfigError(
-                f"the window is {window} and the stride {stride} for images of shape {tuple(shape)}; the window must not be "
-                "larger than the image, nor the stride larger than the window: every pixel needs a window."
+                f"the window is {window} and the stride {stride} for images of shape {tuple(shape)}; the window must "
+                "fit into the image, and the stride must not exceed the window, so that every pixel is covered."
             )
         return list(product(*(_along(*sizes) for sizes in zip(shape, window, stride, strict=True))))
 

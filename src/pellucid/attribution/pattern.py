@@ -61,8 +61,8 @@ class PatternNet(Attribution):
     needs_fit: ClassVar[bool] = True
 
     estimator: Estimator = "two_component"
-    """`linear` estimates the signal from the covariance of input and output; `two_component` does the same, but uses
-    only positive outputs for units before a rectifier."""
+    """`linear` estimates the signal from the covariance of input and output; `two_component` estimates
+    it from positive outputs only, for units before a rectifier, and is the same elsewhere."""
     patterns: Patterns | None = field(default=None, repr=False)
     """Patterns learned by `fit`."""
 
@@ -112,7 +112,7 @@ class PatternNet(Attribution):
         seeds = [weighted(logits, target.slope(logits)) for target in targets]
         outcomes = []
         for seed, target in zip(seeds, targets, strict=True):
-            copy = replace(tape, nodes=[*tape.nodes])  # `reverse` frees nodes as it goes
+            copy = replace(tape, nodes=[*tape.nodes])  # `reverse` consumes the nodes
             with torch.no_grad():
                 relevance = copy.reverse(seed, lambda _: rule)
             outcomes.append(Outcome(relevance, logits, target.classes(logits)))

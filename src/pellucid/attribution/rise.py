@@ -40,8 +40,8 @@ class Rise(Attribution):
     keep_share: Share = 0.5
     """Probability that a cell is visible."""
     centred: bool = True
-    """Subtract the mean score over all masks from each score, so that irrelevant pixels have relevance near 0; False: as
-    in the paper, where the mean adds to all pixels."""
+    """Subtract the mean score over all masks from each score, so that irrelevant pixels have relevance near 0; False:
+    as in the paper, where the mean adds to all pixels."""
     baseline: float | int | Tensor = 0.0
     """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
     seed: int = 0

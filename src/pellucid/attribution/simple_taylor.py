@@ -58,7 +58,7 @@ class SimpleTaylor(Attribution):
         )  # fmt: skip
 
     def _root(self, score: Callable[[Tensor], Tensor], at_image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the position of the nearest root, as a fraction of the line to the baseline, and whether there is one."""
+        """Return the position of the nearest root, as a fraction of the line to the baseline, and if there is one."""
         low, high = torch.zeros_like(at_image), torch.ones_like(at_image)
         is_found = at_image == 0
         high[is_found] = 0

@@ -23,7 +23,7 @@ VARIANTS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
 @METHODS.register("smoothgrad")
 @dataclass(frozen=True)
 class SmoothGrad(Attribution):
-    """Mean input gradient over noisy copies of each image (Smilkov et al., 2017), in logits per unit of pixel value.
+    """Mean input gradient over noisy copies of each image, in logits per unit of pixel value (Smilkov et al., 2017).
 
     The noise depends on the seed and is the same for every image up to its scale.
     """
