@@ -1,4 +1,4 @@
-"""CAM: exact where the network ends in pooling and a linear layer, however that is written; refused elsewhere."""
+"""CAM: exact if the network ends in pooling and a linear layer, in any implementation; refused otherwise."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ class Ending(nn.Module):
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_is_exact_however_the_end_is_written(images, targets, end) -> None:
+def test_map_is_exact_for_every_implementation_of_the_head(images, targets, end) -> None:
     model = Ending(ENDS[end])
     explanation = create_analyzer("cam", model).explain(images, targets)
     maps = F.relu(model.b(model.a(images))).detach()
@@ -57,14 +57,14 @@ def test_is_exact_however_the_end_is_written(images, targets, end) -> None:
     assert not bool((explanation.relevance >= 0).all())
 
 
-def test_is_grad_cam_times_the_number_of_places(images) -> None:
+def test_map_is_grad_cam_times_the_number_of_positions(images) -> None:
     model = Ending(ENDS["module"])
     ours = create_analyzer("cam", model).explain(images, 1).details["map"]
     theirs = create_analyzer("grad_cam", model).explain(images, 1).details["map"]
     torch.testing.assert_close(ours, 64 * theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_resnet_18_as_it_is() -> None:
+def test_resnet_18_is_supported() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).double().eval()
     images = torch.rand(2, 3, 64, 64).double()
@@ -89,15 +89,15 @@ REFUSED: dict[str, tuple[Head, str]] = {
 
 
 @pytest.mark.parametrize("end", REFUSED)
-def test_other_ends_are_refused_with_what_was_found(images, end) -> None:
-    head, found = REFUSED[end]
+def test_other_heads_are_refused_naming_the_operation(images, end) -> None:
+    head, message = REFUSED[end]
     model = Ending(head)
-    with pytest.raises(UnsupportedOperation, match=found) as caught:
+    with pytest.raises(UnsupportedOperation, match=message) as caught:
         create_analyzer("cam", model).analyze(images)
     assert "'grad_cam'" in str(caught.value)
 
 
-def test_images_without_places_are_refused() -> None:
+def test_non_spatial_inputs_are_refused() -> None:
     with pytest.raises(ShapeError, match="spatial axes"):
         create_analyzer("cam", nn.Linear(4, 3)).analyze(torch.rand(2, 4))
     with pytest.raises(UnsupportedOperation, match="grad_cam"):

@@ -1,4 +1,4 @@
-"""Grad-CAM: against captum and the paper's formula; the layer that is found, or named, and what is told."""
+"""Grad-CAM: compared with captum and the paper's formula; choice of the layer, notes and errors."""
 
 import captum.attr
 import pytest
@@ -20,7 +20,7 @@ def vision(name: str, **options: object) -> nn.Module:
 
 
 def calm(model: nn.Module) -> nn.Module:
-    """The model without in-place operations, which captum's hooks would read changed."""
+    """Return the model without in-place operations, which would modify what captum's hooks read."""
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
@@ -53,7 +53,7 @@ def by_formula(body: nn.Module, head: nn.Module, images: Tensor, target: int) ->
     return result
 
 
-def test_equals_the_formula_and_is_drawn_up_to_the_image(network, images) -> None:
+def test_equals_the_formula_and_is_upsampled_to_the_image(network, images) -> None:
     plain = by_formula(network[:5], network[5:], images, 2)
     explanation = create_analyzer("grad_cam", network).explain(images, 2)
     torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
@@ -76,14 +76,14 @@ def test_equals_the_formula_and_is_drawn_up_to_the_image(network, images) -> Non
     ],
 )
 @pytest.mark.slow
-def test_the_layer_is_found(name, found, shape) -> None:
+def test_last_convolutional_layer_is_found(name, found, shape) -> None:
     model = vision(name, **({"init_weights": False} if name == "googlenet" else {}))
     explanation = create_analyzer("grad_cam", model).explain(IMAGES[:1], 1)
     assert explanation.notes[:1] == (f"feature maps from the output of {found}: {'×'.join(map(str, shape))}",)
 
 
 class Functional(nn.Module):
-    """A network in functions, that pools by reshaping, with an in-place rectifier; its last maps are `maps`."""
+    """A network in functional style that pools by reshaping, with an in-place rectifier; its last maps are `maps`."""
 
     def __init__(self, last: str = "add") -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Functional(nn.Module):
 
 
 @pytest.mark.parametrize("last", ["add", "channels_last"])
-def test_functional_code_is_understood(images, last) -> None:
+def test_functional_code_is_supported(images, last) -> None:
     model = Functional(last).double()
     explanation = create_analyzer("grad_cam", model).explain(images, 1)
     maps = model.maps(images).detach().requires_grad_()
@@ -120,7 +120,7 @@ def test_functional_code_is_understood(images, last) -> None:
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_follows_in_place_does_not_change_the_maps(images, in_place) -> None:
+def test_later_in_place_operations_do_not_change_the_maps(images, in_place) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3), nn.ReLU(in_place), nn.Conv2d(4, 5, 3), nn.ReLU(in_place), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(180, 3)).double()
@@ -134,7 +134,7 @@ def clean(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(nn.ReLU() if isinstance(module, nn.ReLU) else module for module in model))
 
 
-def test_tokens_need_their_way_to_maps() -> None:
+def test_tokens_need_reshape() -> None:
     torch.manual_seed(0)
     model = torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=5).double().eval()
     torch.nn.init.normal_(model.heads.head.weight)
@@ -155,7 +155,7 @@ def test_tokens_need_their_way_to_maps() -> None:
 
 
 def at_layer(model: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
-    """A layer's output for the first image, and the gradient of logit 1 by it, with a hook."""
+    """Return a layer's output for the first image and the gradient of logit 1, read with a hook."""
     seen: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(lambda *call: seen.append(call[-1]))
     logit = model(IMAGES[:1])[0, 1]
@@ -164,13 +164,13 @@ def at_layer(model: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
 
 
 def test_the_channels_of_a_named_layer_are_found() -> None:
-    """In a block of ConvNeXt they stand first, last, and first again."""
+    """In a ConvNeXt block, channels are first, then last, then first again."""
     torch.manual_seed(0)
     block = torchvision.models.convnext.CNBlock(64, 1.0, 0.0)
     model = nn.Sequential(
         nn.Conv2d(3, 64, 3, padding=1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)
     )
-    model.double()  # 64 channels on 64×64 places: the shape does not tell them apart
+    model.double()  # 64 channels at 64×64 positions: the shape is ambiguous
     for layer in ("1.block.0", "1.block.2", "1.block.4", "1"):
         values, slope = at_layer(model, layer)
         is_last = layer in ("1.block.2", "1.block.4")
@@ -183,7 +183,7 @@ def test_the_channels_of_a_named_layer_are_found() -> None:
         assert torch.equal(again.details["map"], explanation.details["map"])
 
 
-def test_signals_and_volumes_too() -> None:
+def test_signals_and_volumes_are_supported() -> None:
     for convolution, places in ((nn.Conv1d, (20,)), (nn.Conv3d, (5, 6, 7))):
         torch.manual_seed(0)
         model = nn.Sequential(convolution(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).double()
@@ -200,10 +200,10 @@ def by_flat_formula(model: nn.Sequential, x: Tensor) -> Tensor:
     return torch.einsum("bk...,k->b...", maps, weights)
 
 
-def test_what_does_not_fit_is_told(network, images) -> None:
-    told = create_analyzer("grad_cam", vision("squeezenet1_1"), layer="feature.3")
+def test_invalid_layers_and_images_are_reported(network, images) -> None:
+    analyzer = create_analyzer("grad_cam", vision("squeezenet1_1"), layer="feature.3")
     with pytest.raises(UnknownName, match=r"'feature.3'; did you mean 'features.3'.*The names are: features, feat"):
-        told.analyze(IMAGES)
+        analyzer.analyze(IMAGES)
     resnet = vision("resnet18")
     for layer, why in (("layer4.1.relu", "used 2 times"), ("fc", r"\(1, 1000\)|with 4 axes")):
         with pytest.raises(ModelError, match=why):
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_told(network, images) -> None:
 
 
 class Forked(nn.Module):
-    """Two branches that meet behind their pooling: the last maps are not all that the logits see."""
+    """Two branches that meet after pooling: the last maps do not determine the logits."""
 
     def __init__(self, is_detached: bool = False) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class Forked(nn.Module):
         return self.c(torch.cat([first.mean((2, 3)), second.mean((2, 3))], 1))
 
 
-def test_maps_that_are_not_all_are_refused(images) -> None:
+def test_bypassed_maps_are_refused(images) -> None:
     with pytest.raises(ModelError, match="do not determine the logits: mean"):
         create_analyzer("grad_cam", Forked().double()).analyze(images)
     create_analyzer("grad_cam", Forked().double(), layer="a").analyze(images)
@@ -236,7 +236,7 @@ def test_maps_that_are_not_all_are_refused(images) -> None:
         create_analyzer("grad_cam", Forked(is_detached=True).double(), layer="b").analyze(images)
 
 
-def test_hooks_are_removed_also_when_it_raises(network, images) -> None:
+def test_hooks_are_removed_after_an_error(network, images) -> None:
     def broken(logits: Tensor) -> Tensor:
         raise OSError("a score of one's own")
 
@@ -247,7 +247,7 @@ def test_hooks_are_removed_also_when_it_raises(network, images) -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_maps_that_the_model_puts_out_explain_nothing() -> None:
+def test_output_maps_are_refused() -> None:
     segmenter = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).double().eval()
 
     def score(maps: Tensor) -> Tensor:
