@@ -35,7 +35,7 @@ WHERE = {"module": r"1 \(BatchNorm2d\)", "row": r"2 \(BatchNorm1d\)", "function"
 
 
 KINDS = [(name, kind) for name in METHODS.names() for kind in WHERE if kind != "row" or "cam" not in name]
-"""The network of rows has no maps."""
+"""Methods with each kind of network, except CAM methods on the fully connected network, which has no feature maps."""
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -73,7 +73,7 @@ def test_prototypes_refuse_batch_statistics() -> None:
         synthesise(network("module"), [0], L2(image_shape=(1, 6, 6), steps=2))
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """A convolution whose weight has mean 0 and variance 1, as in NFNets."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,10 +81,10 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, F.batch_norm(rows, None, None, training=True).reshape_as(self.weight), self.bias)
 
 
-def standardised() -> tuple[nn.Sequential, nn.Sequential]:
+def standardized() -> tuple[nn.Sequential, nn.Sequential]:
     """Return a network with standardized convolutions, and a plain one with the resulting weights."""
     torch.manual_seed(0)
-    own = nn.Sequential(Standardised(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    own = nn.Sequential(Standardized(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
     plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
     plain.load_state_dict(own.state_dict())
     weight = own[0].weight.detach().flatten(1)
@@ -99,7 +99,7 @@ def test_standardized_weights_are_explained_like_plain_weights(name: str, count:
     x, known = torch.rand(count, 1, 6, 6), METHODS[name].__dataclass_fields__
     options = {option: value for option, value in FEW.items() if option in known}
     maps = []
-    for model in standardised():
+    for model in standardized():
         analyzer = create_analyzer(name, model, **options)
         maps.append((analyzer if analyzer.method.is_ready else analyzer.fit([x])).analyze(x, 1))
     torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-5)
@@ -114,7 +114,7 @@ def test_batch_statistics_of_many_rows_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["auto", "loop", "finite_difference"])
 def test_jacobian_with_standardized_weights(method: str) -> None:
-    x, (own, plain) = torch.rand(2, 1, 6, 6), standardised()
+    x, (own, plain) = torch.rand(2, 1, 6, 6), standardized()
     torch.testing.assert_close(
         pellucid.jacobian(own, x, method=method), pellucid.jacobian(plain, x), rtol=1e-3, atol=1e-5
     )

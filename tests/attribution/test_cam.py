@@ -12,7 +12,7 @@ from pellucid import create_analyzer
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 
 Head = Callable[[Tensor, nn.Linear], Tensor]
-ENDS: dict[str, Head] = {
+HEADS: dict[str, Head] = {
     "module": lambda x, c: c(torch.flatten(nn.AdaptiveAvgPool2d(1)(x), 1)),
     "functional": lambda x, c: c(F.adaptive_avg_pool2d(x, (1, 1)).squeeze(3).squeeze(2)),
     "window": lambda x, c: c(F.avg_pool2d(x, 8).reshape(len(x), -1)),
@@ -26,26 +26,26 @@ ENDS: dict[str, Head] = {
 }
 
 
-class Ending(nn.Module):
-    def __init__(self, end: Head) -> None:
+class WithHead(nn.Module):
+    def __init__(self, head: Head) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.b, self.c, self.end = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5), end
+        self.a, self.b, self.c, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5), head
         self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.end(F.relu(self.b(self.a(x))), self.c)
+        return self.head(F.relu(self.b(self.a(x))), self.c)
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_map_is_exact_for_every_implementation_of_the_head(images, targets, end) -> None:
-    model = Ending(ENDS[end])
+@pytest.mark.parametrize("head", HEADS)
+def test_map_is_exact_for_every_implementation_of_the_head(images, targets, head) -> None:
+    model = WithHead(HEADS[head])
     explanation = create_analyzer("cam", model).explain(images, targets)
     maps = F.relu(model.b(model.a(images))).detach()
-    scale = 2 if end == "scaled" else 1
+    scale = 2 if head == "scaled" else 1
     plain = torch.einsum("bkij,bk->bij", maps, scale * model.c.weight.detach()[targets])
-    constant = scale * model.c.bias.detach()[targets] + (end == "scaled")
-    if end == "class maps":
+    constant = scale * model.c.bias.detach()[targets] + (head == "scaled")
+    if head == "class maps":
         plain, constant = plain + constant[:, None, None], 0 * constant
     torch.testing.assert_close(explanation.details["map"], plain, rtol=1e-9, atol=1e-12)
     own = explanation.logits.gather(1, targets[:, None])[:, 0]
@@ -58,7 +58,7 @@ def test_map_is_exact_for_every_implementation_of_the_head(images, targets, end)
 
 
 def test_map_is_grad_cam_times_the_number_of_positions(images) -> None:
-    model = Ending(ENDS["module"])
+    model = WithHead(HEADS["module"])
     ours = create_analyzer("cam", model).explain(images, 1).details["map"]
     theirs = create_analyzer("grad_cam", model).explain(images, 1).details["map"]
     torch.testing.assert_close(ours, 64 * theirs, rtol=1e-9, atol=1e-12)
@@ -88,10 +88,10 @@ REFUSED: dict[str, tuple[Head, str]] = {
 }
 
 
-@pytest.mark.parametrize("end", REFUSED)
-def test_other_heads_are_refused_naming_the_operation(images, end) -> None:
-    head, message = REFUSED[end]
-    model = Ending(head)
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_heads_are_refused_naming_the_operation(images, name) -> None:
+    head, message = REFUSED[name]
+    model = WithHead(head)
     with pytest.raises(UnsupportedOperation, match=message) as caught:
         create_analyzer("cam", model).analyze(images)
     assert "'grad_cam'" in str(caught.value)

@@ -11,7 +11,7 @@ from pellucid import create_analyzer
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
-TOLD = {"rtol": 1e-9, "atol": 1e-14}
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-14}
 
 
 def vision(name: str, **options: object) -> nn.Module:
@@ -19,7 +19,7 @@ def vision(name: str, **options: object) -> nn.Module:
     return getattr(torchvision.models, name)(weights=None, **options).double().eval()
 
 
-def calm(model: nn.Module) -> nn.Module:
+def without_in_place(model: nn.Module) -> nn.Module:
     """Return the model without in-place operations, which would modify what captum's hooks read."""
     for module in model.modules():
         if isinstance(module, nn.ReLU):
@@ -35,11 +35,11 @@ def calm(model: nn.Module) -> nn.Module:
 def test_raw_maps_agree_with_captum(name, layer) -> None:
     model, targets = vision(name), torch.tensor([3, 0, 999])
     explanation = create_analyzer("grad_cam", model, layer=layer, relu=False).explain(IMAGES, targets)
-    calm(model)
+    without_in_place(model)
     theirs = captum.attr.LayerGradCam(model, model.get_submodule(layer)).attribute(IMAGES, target=targets)
-    torch.testing.assert_close(explanation.details["map"], theirs[:, 0].detach(), **TOLD)
+    torch.testing.assert_close(explanation.details["map"], theirs[:, 0].detach(), **TOLERANCE)
     large = captum.attr.LayerAttribution.interpolate(theirs.detach(), (64, 64), "bilinear")
-    torch.testing.assert_close(explanation.relevance, large.expand_as(IMAGES), **TOLD)
+    torch.testing.assert_close(explanation.relevance, large.expand_as(IMAGES), **TOLERANCE)
 
 
 def by_formula(body: nn.Module, head: nn.Module, images: Tensor, target: int) -> Tensor:
@@ -56,16 +56,16 @@ def by_formula(body: nn.Module, head: nn.Module, images: Tensor, target: int) ->
 def test_equals_the_formula_and_is_upsampled_to_the_image(network, images) -> None:
     plain = by_formula(network[:5], network[5:], images, 2)
     explanation = create_analyzer("grad_cam", network).explain(images, 2)
-    torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
+    torch.testing.assert_close(explanation.details["map"], plain, **TOLERANCE)
     large = F.interpolate(plain.clamp(min=0)[:, None], size=(10, 10), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(explanation.relevance, large, **TOLD)
+    torch.testing.assert_close(explanation.relevance, large, **TOLERANCE)
     assert explanation.notes[0] == "feature maps from the output of relu in '4': 8×3×3"
-    is_left_empty = not bool((plain.flatten(1).amax(1) > 0).all())
-    assert is_left_empty == any("ReLU set their map to zero" in note for note in explanation.notes)
+    has_empty_map = not bool((plain.flatten(1).amax(1) > 0).all())
+    assert has_empty_map == any("ReLU set their map to zero" in note for note in explanation.notes)
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "shape"),
+    ("name", "layer", "shape"),
     [
         ("resnet18", "relu in 'layer4.1.relu'", (512, 2, 2)),
         ("vgg11_bn", "relu in 'features.27'", (512, 4, 4)),
@@ -76,10 +76,10 @@ def test_equals_the_formula_and_is_upsampled_to_the_image(network, images) -> No
     ],
 )
 @pytest.mark.slow
-def test_last_convolutional_layer_is_found(name, found, shape) -> None:
+def test_last_convolutional_layer_is_found(name, layer, shape) -> None:
     model = vision(name, **({"init_weights": False} if name == "googlenet" else {}))
     explanation = create_analyzer("grad_cam", model).explain(IMAGES[:1], 1)
-    assert explanation.notes[:1] == (f"feature maps from the output of {found}: {'×'.join(map(str, shape))}",)
+    assert explanation.notes[:1] == (f"feature maps from the output of {layer}: {'×'.join(map(str, shape))}",)
 
 
 class Functional(nn.Module):
@@ -116,7 +116,7 @@ def test_functional_code_is_supported(images, last) -> None:
     slope = torch.autograd.grad(model.head(maps)[:, 1].sum(), maps)[0]
     first = {"add": lambda x: x, "channels_last": lambda x: x.permute(0, 3, 1, 2)}[last]
     plain = (first(slope).mean((2, 3), keepdim=True) * first(maps)).sum(1)
-    torch.testing.assert_close(explanation.details["map"], plain.detach(), **TOLD)
+    torch.testing.assert_close(explanation.details["map"], plain.detach(), **TOLERANCE)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -126,11 +126,13 @@ def test_later_in_place_operations_do_not_change_the_maps(images, in_place) -> N
     model = nn.Sequential(*layers, nn.Linear(180, 3)).double()
     for layer, after in (("2", 3), ("3", 4), ("0", 1), ("1", 2)):
         explanation = create_analyzer("grad_cam", model, layer=layer).explain(images, 1)
-        plain = by_formula(model[:after], model[after:] if not in_place else clean(model)[after:], images, 1)
-        torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
+        plain = by_formula(
+            model[:after], model[after:] if not in_place else without_in_place_copy(model)[after:], images, 1
+        )
+        torch.testing.assert_close(explanation.details["map"], plain, **TOLERANCE)
 
 
-def clean(model: nn.Sequential) -> nn.Sequential:
+def without_in_place_copy(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(nn.ReLU() if isinstance(module, nn.ReLU) else module for module in model))
 
 
@@ -151,7 +153,7 @@ def test_tokens_need_reshape() -> None:
     assert explanation.details["map"].shape == (1, 4, 4)
     values, slope = at_layer(model, name)
     plain = (to_maps(slope).mean((2, 3), keepdim=True) * to_maps(values)).sum(1)
-    torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
+    torch.testing.assert_close(explanation.details["map"], plain, **TOLERANCE)
 
 
 def at_layer(model: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -163,7 +165,7 @@ def at_layer(model: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
     return seen[0].detach(), torch.autograd.grad(logit, seen[0])[0]
 
 
-def test_the_channels_of_a_named_layer_are_found() -> None:
+def test_channel_axis_of_a_named_layer_is_found() -> None:
     """In a ConvNeXt block, channels are first, then last, then first again."""
     torch.manual_seed(0)
     block = torchvision.models.convnext.CNBlock(64, 1.0, 0.0)
@@ -177,7 +179,7 @@ def test_the_channels_of_a_named_layer_are_found() -> None:
         axes, axis = ((1, 2), 3) if is_last else ((2, 3), 1)
         plain = (slope.mean(axes, keepdim=True) * values).sum(axis)
         explanation = create_analyzer("grad_cam", model, layer=layer).explain(IMAGES[:1], 1)
-        torch.testing.assert_close(explanation.details["map"], plain, **TOLD)
+        torch.testing.assert_close(explanation.details["map"], plain, **TOLERANCE)
         named = "last" if is_last else "first"
         again = create_analyzer("grad_cam", model, layer=layer, channels=named).explain(IMAGES[:1], 1)
         assert torch.equal(again.details["map"], explanation.details["map"])
@@ -190,7 +192,7 @@ def test_signals_and_volumes_are_supported() -> None:
         x = torch.rand(2, 2, *places).double()
         model(x)
         explanation = create_analyzer("grad_cam", model).explain(x, 1)
-        torch.testing.assert_close(explanation.details["map"], by_flat_formula(model, x), **TOLD)
+        torch.testing.assert_close(explanation.details["map"], by_flat_formula(model, x), **TOLERANCE)
         assert explanation.relevance.shape == x.shape
 
 
@@ -214,7 +216,7 @@ def test_invalid_layers_and_images_are_reported(network, images) -> None:
         create_analyzer("grad_cam", nn.Linear(4, 3)).analyze(torch.rand(2, 4))
 
 
-class Forked(nn.Module):
+class TwoBranches(nn.Module):
     """Two branches that meet after pooling: the last maps do not determine the logits."""
 
     def __init__(self, is_detached: bool = False) -> None:
@@ -230,18 +232,18 @@ class Forked(nn.Module):
 
 def test_bypassed_maps_are_refused(images) -> None:
     with pytest.raises(ModelError, match="do not determine the logits: mean"):
-        create_analyzer("grad_cam", Forked().double()).analyze(images)
-    create_analyzer("grad_cam", Forked().double(), layer="a").analyze(images)
+        create_analyzer("grad_cam", TwoBranches().double()).analyze(images)
+    create_analyzer("grad_cam", TwoBranches().double(), layer="a").analyze(images)
     with pytest.raises(ModelError, match="layer 'b' through a differentiable path"):
-        create_analyzer("grad_cam", Forked(is_detached=True).double(), layer="b").analyze(images)
+        create_analyzer("grad_cam", TwoBranches(is_detached=True).double(), layer="b").analyze(images)
 
 
 def test_hooks_are_removed_after_an_error(network, images) -> None:
     def broken(logits: Tensor) -> Tensor:
-        raise OSError("a score of one's own")
+        raise OSError("a failing custom score")
 
     analyzer = create_analyzer("grad_cam", network, layer="2")
-    with pytest.raises(OSError, match="own"):
+    with pytest.raises(OSError, match="custom score"):
         analyzer.analyze(images, broken)
     analyzer.analyze(images)
     assert not any(module._forward_hooks for module in network.modules())

@@ -73,7 +73,7 @@ def test_works_on_any_number_of_axes(shape) -> None:
     torch.testing.assert_close(relevance, total / count)
 
 
-def test_the_default_windows_fit_the_image(network, images) -> None:
+def test_default_windows_fit_the_image(network, images) -> None:
     explanation = create_analyzer("occlusion", network).explain(images, 1)
     assert explanation.evaluations.tolist() == [101] * 4  # windows of one pixel on 10×10
     assert not bool(explanation.relevance.isnan().any())

@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "standardised over the batch":
+        if self.how == "standardized over the batch":
             x = (x - x.mean()) / (x.std() + 0.1)
         h = F.max_pool2d(F.relu(self.first(x)) - 0.2, 2)
         if self.how == "masked by a comparison":
@@ -54,7 +54,7 @@ def some(count: int) -> Tensor:
     return images * (torch.rand_like(images) > 0.5)
 
 
-@pytest.mark.parametrize("how", ["standardised over the batch", "masked by a comparison", "plain"])
+@pytest.mark.parametrize("how", ["standardized over the batch", "masked by a comparison", "plain"])
 @pytest.mark.parametrize("name", FEW)
 def test_batch_equals_its_images(name: str, how: str) -> None:
     analyzer, images = create_analyzer(name, Net(how), **FEW[name]), some(18)
@@ -66,7 +66,7 @@ def test_batch_equals_its_images(name: str, how: str) -> None:
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion"])
 def test_score_that_depends_on_the_batch_is_refused_for_mixing_models(name: str) -> None:
     labels = torch.tensor([0, 1, 2, 0])
-    analyzer = create_analyzer(name, Net("standardised over the batch"), **FEW[name])
+    analyzer = create_analyzer(name, Net("standardized over the batch"), **FEW[name])
     with pytest.raises(ShapeError, match="depends on the rest of the batch"):
         analyzer.analyze(some(4), lambda logits: logits[torch.arange(len(logits)), labels[: len(logits)]])
 

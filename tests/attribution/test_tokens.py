@@ -25,13 +25,13 @@ class Reader(nn.Module):
         self.how = how
         self.words, self.places = nn.Embedding(WORDS, WIDTH, padding_idx=0), nn.Embedding(LENGTH, WIDTH)
         self.others = nn.Embedding(WORDS, WIDTH)
-        is_first = how != "turned"
+        is_first = how != "token first"
         layer = nn.TransformerEncoderLayer(WIDTH, 2, 12, batch_first=is_first, activation="gelu", norm_first=True)
         self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(WIDTH, 3)
 
     def embed(self, ids: Tensor) -> Tensor:
         match self.how:
-            case "turned":
+            case "token first":
                 return self.words(ids.t()).transpose(0, 1)
             case "flat":
                 return self.words(ids.reshape(-1)).view(*ids.shape, -1)
@@ -52,10 +52,10 @@ class Reader(nn.Module):
 
     def from_embedding(self, x: Tensor, is_word: Tensor) -> Tensor:
         x = x + self.places(torch.arange(x.shape[1]))
-        x = x.transpose(0, 1) if self.how == "turned" else x
+        x = x.transpose(0, 1) if self.how == "token first" else x
         mask = None if self.how == "bag" else ~is_word
         x = self.encoder(x, src_key_padding_mask=mask)
-        x = x.transpose(0, 1) if self.how == "turned" else x
+        x = x.transpose(0, 1) if self.how == "token first" else x
         if self.how == "bag":
             return self.head(x.mean(1))
         return self.head((x * is_word[..., None]).sum(1) / is_word.sum(1, keepdim=True))
@@ -113,7 +113,7 @@ def test_every_method_explains_token_ids_like_embeddings(name) -> None:
         torch.testing.assert_close(explanation.relevance[:1], alone, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["turned", "flat", "functional", "twice"])
+@pytest.mark.parametrize("how", ["token first", "flat", "functional", "twice"])
 def test_ids_may_be_looked_up_in_any_layout(how) -> None:
     model = reader(how)
     for ids in (IDS[:2].to(torch.int32), IDS[:2, :1], torch.arange(1, 10).view(3, 3)):

@@ -1,4 +1,4 @@
-"""LayerCAM: each place of a layer's maps, weighted by its own positive gradient (Jiang et al., 2021)."""
+"""LayerCAM: each position of a layer's feature maps, weighted by its positive gradient (Jiang et al., 2021)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
