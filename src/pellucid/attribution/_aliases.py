@@ -14,11 +14,11 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Deconvolution": ("deconvnet", {}),
     "GuidedBackprop": ("guided_backprop", {}),
     "DeepLift": ("deeplift", {}),
-    "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),
+    "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),  # the default of captum's EpsilonRule
     "LayerGradCam": ("grad_cam", {"relu": False}),
     "GuidedGradCam": ("guided_grad_cam", {}),
     "Occlusion": ("occlusion", {}),
-    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),
+    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # captum's players are single pixels
     # pytorch-grad-cam and torch-cam
     "CAM": ("cam", {}),
     "GradCAM": ("grad_cam", {}),

@@ -303,7 +303,7 @@ class Analyzer:
             try:
                 return attribute(images, which)
             except BatchMixed:
-                self._subject.is_mixed = True
+                self._subject.is_mixed = True  # later batches of this call run image by image right away
         first = which.start
         singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
         outcomes = [Outcome.join(parts) for parts in zip(*singles, strict=True)]
@@ -324,6 +324,7 @@ class Analyzer:
             against = target.against(outcome.logits)
         sums = self.method.completeness(outcome)
         ones = torch.ones(len(size), dtype=torch.int64, device=size.device)
+        # Σ|R| is only comparable to the logit if the method distributes a promised sum.
         is_sharing = outcome.promised is not None
         return Explanation(
             relevance=outcome.relevance,

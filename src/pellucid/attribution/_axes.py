@@ -50,7 +50,7 @@ def channel_axis(
         return out.ndim - 1
     if name in ("permute", "transpose", "swapaxes", "swapdims"):
         order = _order(name, args, kwargs, source.ndim)
-        return order.index(axis) if axis in order and order[0] == 0 else None
+        return order.index(axis) if axis in order and order[0] == 0 else None  # the batch must stay first
     for tensor, own in sources:
         if own is not None and (tensor.shape == out.shape or (name in _KEEP_AXES and tensor.ndim == out.ndim)):
             return own

@@ -100,7 +100,7 @@ def upsampled(plain: Tensor, images: Tensor) -> Tensor:
     """
     mode = ("linear", "bilinear", "trilinear")[images.ndim - 3]
     large = F.interpolate(plain[:, None], size=images.shape[2:], mode=mode, align_corners=False)
-    return large.expand_as(images).clone()
+    return large.expand_as(images).clone()  # expanded channels would share memory
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class Completeness:
 
     def missed(self, method: str, remedy: str) -> str:
         """Describe the map with the largest excess residual and the remedy; empty if every map is within tolerance."""
-        is_over = ~(self.residual.abs() <= self.allowed)
+        is_over = ~(self.residual.abs() <= self.allowed)  # not `>`, which is False for NaN
         if not bool(is_over.any()):
             return ""
         residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()

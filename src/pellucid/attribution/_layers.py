@@ -139,7 +139,7 @@ class _Probe:
 
     def __call__(self, output: Tensor, *, in_place: bool = False) -> Tensor:
         """Record the output and return it with the zeros added."""
-        with torch.enable_grad():
+        with torch.enable_grad():  # the graph starts here: nothing before the layer requires a gradient
             zeros = torch.zeros_like(output).requires_grad_()
             self.seen.append((output.detach().clone(), zeros))
             return output.add_(zeros) if in_place else output + zeros
@@ -174,6 +174,7 @@ class _CallProbe(TorchFunctionMode):
         self._count += 1
         if self._count != self._layer.call:
             return value
+        # A different branch may make the same number of calls, so name and shape must match as well.
         is_same = self._layer.name.partition(" ")[0] == getattr(func, "__name__", "")
         if not is_same or not isinstance(value, Tensor) or value.shape[1:] != self._layer.shape[1:]:
             raise ModelError(
@@ -212,6 +213,7 @@ class _Search(TorchFunctionMode):
             for out in outputs:
                 axis = channel_axis(name, args, kwargs or {}, sources, out)
                 self._axes[id(out)], self._created[id(out)] = (out, axis), self._count
+                # A passive function of several inputs, such as `cat`, still creates new maps.
                 if len(sources) > 1 or not is_passive(func):
                     self._note(name, out, axis)
         return value

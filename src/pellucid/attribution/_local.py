@@ -39,6 +39,7 @@ class LocalPasses:
     @property
     def is_possible(self) -> bool:
         """True if the images have two spatial axes and no stored output was modified in place."""
+        # `_version` is autograd's counter of in-place modifications.
         return self._images.ndim == 4 and all(value._version == version for value, version in self._first.versions)
 
     def logits(self, window: Sequence[slice], content: Tensor) -> Tensor | None:
@@ -208,6 +209,7 @@ def _propagated(
     if entry.name in ("conv2d", "max_pool2d"):
         windows = (_convolved if entry.name == "conv2d" else _pooled)(*args[1:], **kwargs)
         return None if windows is None else _windowed(windows, change, base)
+    # In eval mode, a batch norm is elementwise; batch statistics would depend on the whole map.
     is_each = (_kind(func) == "elementwise" and not others) or entry.name in ("clone", "batch_norm")
     if not is_each or (entry.name == "batch_norm" and (kwargs.get("training") or any(args[5:6]))):
         return None
@@ -263,15 +265,15 @@ def _pooled(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> _Windows | None:
-    if ceil_mode or return_indices:
+    if ceil_mode or return_indices:  # windows beyond the border, and indices into the whole map
         return None
     kernel, steps = _pair(kernel_size), _pair(dilation)
-    step = kernel if stride is None or stride == [] else _pair(stride)
+    step = kernel if stride is None or stride == [] else _pair(stride)  # torch passes [] for the default
 
     def compute(part: Tensor) -> Tensor:
         return F.max_pool2d(part, kernel, step, 0, steps)
 
-    return _Windows(kernel, step, _pair(padding), steps, -torch.inf, compute)
+    return _Windows(kernel, step, _pair(padding), steps, -torch.inf, compute)  # −∞: padding never wins
 
 
 def _pair(size: Any) -> Span:
@@ -284,6 +286,7 @@ def _windowed(windows: _Windows, change: _Change, base: Tensor) -> _Change | Non
     for axis, span in enumerate((change.rows, change.columns)):
         stride, padding = windows.stride[axis], windows.padding[axis]
         reach = windows.dilation[axis] * (windows.kernel[axis] - 1)
+        # Output i reads the inputs i · stride − padding + (0 … reach); -(-a // b) divides and rounds up.
         first = max(0, -(-(span[0] + padding - reach) // stride))
         last = min(base.shape[2 + axis] - 1, (span[1] - 1 + padding) // stride)
         touched.append((first, last + 1))

@@ -127,9 +127,9 @@ class Attribution(Options):
 _SHARE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Relative rounding error of the promised sum after about a hundred layers, with a generous margin."""
 _NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Rounding error of a sum whose terms cancel, relative to Σ|R|: about a hundred machine epsilons."""
+"""Rounding error of a sum whose terms cancel, relative to Σ|R|, with a margin."""
 _MOST_NOISE = {torch.float32: 1e-2, torch.float64: 1e-4}
-"""Cap on the allowance for cancelling terms, relative to the promised sum; beyond it, the map is mostly rounding."""
+"""Cap on the allowance for canceling terms, relative to the promised sum; beyond it, the map is mostly rounding."""
 
 
 def rounding_tolerance(outcome: Outcome) -> Tensor:

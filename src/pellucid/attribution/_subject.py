@@ -75,6 +75,7 @@ class Subject:
         """Return the number of images per forward pass: `usual`, or more for small models."""
         if len(images) <= usual:
             return usual
+        # Larger batches only pay off while all tensors of a pass stay in the CPU cache.
         key = (images.shape[1:], images.dtype)
         if key not in self._largest:
             try:
@@ -101,6 +102,7 @@ class Subject:
         self._note_batch_statistics(watch)
         if within is None:
             self.settle(images)
+        # Operations after a softmax hide its input, so this is an error even with `unwrap_softmax`.
         if watch.moved is not None and watch.moved[0] is logits:
             refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
@@ -129,6 +131,7 @@ class Subject:
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
+            # The second copy is not a leaf: models may work in place, which autograd forbids on leaves.
             self.model(images[:1].detach().clone().requires_grad_().clone())
 
     def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
@@ -193,6 +196,7 @@ class Subject:
     def logits_of(self, outputs: Any) -> Tensor:
         """Select the logits among a model's outputs; undo a final softmax up to a constant."""
         logits = choose_output(outputs, self.output)
+        # Probabilities are never negative: negative outputs are log-probabilities or logits already.
         return logits if not self.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
     def guard(self, images: Tensor) -> None:
@@ -233,7 +237,7 @@ class Subject:
             return
         if is_mixed:
             raise BatchMixed
-        row = int((~(gaps <= 0)).nonzero()[0])
+        row = int((~(gaps <= 0)).nonzero()[0])  # not `gaps > 0`, which is False for NaN
         size = float((plain[row] - logits[row]).abs().max())
         with torch.no_grad():
             again = self.logits(images)
@@ -263,6 +267,7 @@ def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
     if not bool((gap.sum() + size.sum()).isfinite()):  # inf − inf is NaN, but equal infinities mark masked classes
         gap, size = gap.masked_fill(plain == logits, 0), size.nan_to_num(0.0, 0.0, 0.0)
     size = size.amax(1)
+    # A recorded pass may sum in a different order, hence the generous float32 tolerance.
     allowed = (1e-9 if logits.dtype == torch.float64 else 1e-3) * torch.maximum(size, size.max() / 1000)
     gaps = gap.amax(1) - allowed.clamp(min=1e-15)
     return None if bool((gaps <= 0).all()) else gaps

@@ -146,6 +146,7 @@ class FromEmbedding(nn.Module):
 
     def _is_own(self, weight: Tensor) -> bool:
         assert self._weight is not None
+        # Tied or detached copies of the weight are other tensors in the same memory.
         return weight is self._weight or weight.data_ptr() == self._weight.data_ptr()
 
     def _choose(self, names: list[str], others: list[str]) -> str:

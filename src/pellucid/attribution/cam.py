@@ -103,6 +103,7 @@ def _maps_and_weights(value: Tensor, slope: Tensor, consumer: str) -> tuple[Tens
         means = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *(1 for _ in slopes.shape[2:]))
         allowed = slope.abs().max() * (1e-9 if slope.dtype == torch.float64 else 1e-4)
         if bool(((slopes - means).abs() <= allowed).all()):
+            # The weight of a map's mean is the sum of the slopes over its positions.
             return value.movedim(axis, 1), means * slopes[0, 0].numel()
     raise UnsupportedOperation(
         "cam needs a network that ends in global average pooling and a linear layer; "

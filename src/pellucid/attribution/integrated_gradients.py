@@ -63,6 +63,7 @@ class IntegratedGradients(Attribution):
         promised = [(one.scores(logits) - one.scores(baseline_logits)).detach() for one in held]
         classes = [one.classes(logits) for one in held]
         if self.tolerance is not None:
+            # The passes at image and baseline (+ 2) are shared by all targets and counted once.
             maps = [self._refined(subject, images, baseline, *pair) for pair in zip(held, promised, strict=True)]
             return [
                 Outcome(relevance, logits, own, due, evaluations=spent + (2 if number == 0 else 0))

@@ -59,7 +59,7 @@ class Occlusion(Attribution):
 
     def _windows(self, shape: Sequence[int]) -> list[Window]:
         """Return all windows for an image of this shape (without the batch)."""
-        places = shape[1:] or shape
+        places = shape[1:] or shape  # an input without channels has only its one axis
         default = [min(max(1, max(places) // 7), size) for size in places]
         window = sizes_of("window", self.window, default, shape, whole=shape[0])
         half = [max(1, size // 2) for size in window[-len(places) :]]
@@ -80,7 +80,7 @@ def _along(side: int, window: int, stride: int) -> list[slice]:
     >>> _along(4, 3, 2)
     [slice(0, 3, None), slice(2, 4, None)]
     """
-    count = -(-(side - window) // stride) + 1
+    count = -(-(side - window) // stride) + 1  # rounded up: the last window may be cropped
     return [slice(start, min(start + window, side)) for start in range(0, count * stride, stride)]
 
 

@@ -27,5 +27,6 @@ class Random(Control):
 
     def _draw_one(self, image: Tensor) -> Tensor:
         digest = sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        # Drawn in float64 on the CPU: the same map on every device.
         source = generator(self.seed, "random", digest)
         return torch.randn(image.shape, generator=source, dtype=torch.float64, device="cpu").to(image)

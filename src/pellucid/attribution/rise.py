@@ -66,7 +66,7 @@ class Rise(Attribution):
                 total += torch.tensordot(part, masks, dims=([1], [0]))
                 seen, scores = seen + masks.sum(0), scores + part.sum(1)
                 update(start + count)
-        if self.centred:
+        if self.centred:  # Σ (fᵢ − f̄) Mᵢ = Σ fᵢ Mᵢ − f̄ Σ Mᵢ, without keeping the masks
             total -= (scores / self.masks).reshape(*scores.shape, *(1 for _ in places)) * seen
         maps = (total / (self.masks * self.keep_share))[:, :, None].expand(-1, *images.shape).clone()
         return trials.outcomes(maps, self.masks)
@@ -75,9 +75,10 @@ class Rise(Attribution):
         """Draw one mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
         shape = (1, 1, *(self.cells for _ in places))
         grid = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
-        sides = [-(-size // self.cells) for size in places]
+        sides = [-(-size // self.cells) for size in places]  # rounded up, so that the cells cover the image
         shifts = [int(torch.randint(side, (1,), generator=source, device="cpu")) for side in sides]
         mode = ("linear", "bilinear", "trilinear")[len(places) - 1]
+        # One cell more than the image, so that every random crop fits.
         large = F.interpolate(
             (grid < self.keep_share).double(),
             size=[(self.cells + 1) * side for side in sides],

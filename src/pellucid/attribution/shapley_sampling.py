@@ -61,6 +61,7 @@ class ShapleySampling(Attribution):
                     is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
                     path.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
                     update(number * (count - 1) + int(sizes[-1]))
+                # Differences of similar scores: float64 keeps their digits, and the sum telescopes exactly.
                 steps = torch.cat([*path, trials.score[:, None]], 1).double().diff(dim=1)
                 added[..., order] += steps.movedim(1, -1)
         shares = (added / self.permutations / patches.flatten().bincount().to(added)).to(images)
@@ -69,7 +70,7 @@ class ShapleySampling(Attribution):
 
     def _patches(self, shape: Sequence[int]) -> Tensor:
         """Patch index of each input, in the shape of an image."""
-        places = shape[1:] or shape
+        places = shape[1:] or shape  # an input without channels has only its one axis
         default = [-(-max(places) // 14)] * len(places)
         return patches_of(shape, sizes_of("patch", self.patch, default, shape, whole=shape[0]))
 

@@ -61,7 +61,7 @@ class SimpleTaylor(Attribution):
         """Return the position of the nearest root, as a fraction of the line to the baseline, and if there is one."""
         low, high = torch.zeros_like(at_image), torch.ones_like(at_image)
         is_found = at_image == 0
-        high[is_found] = 0
+        high[is_found] = 0  # the image itself is a root
         for step in range(1, self.places + 1):
             place = torch.full_like(at_image, step / self.places)
             is_new = ~is_found & (torch.sign(score(place)) != torch.sign(at_image))

@@ -52,6 +52,7 @@ class SmoothGrad(Attribution):
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
+        # Drawn in float64 on the CPU: the same noise for every device and dtype.
         for _ in range(self.samples):
             noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
