@@ -18,7 +18,7 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "LayerGradCam": ("grad_cam", {"relu": False}),
     "GuidedGradCam": ("guided_grad_cam", {}),
     "Occlusion": ("occlusion", {}),
-    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # captum's players are single pixels
+    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # no patches, as in captum
     # pytorch-grad-cam and torch-cam
     "CAM": ("cam", {}),
     "GradCAM": ("grad_cam", {}),

@@ -158,7 +158,7 @@ class PatternAttribution(PatternNet):
 def _check_weights(patterns: Patterns, subject: Subject) -> None:
     if patterns.fingerprint != subject.fingerprint():
         raise ConfigError(
-            "the patterns were learned for other weights than the model has now "
+            "the patterns belong to other weights than the model has now "
             f"(fingerprints {patterns.fingerprint[:12]}… and {subject.fingerprint()[:12]}…); refit the method."
         )
 
