@@ -1,4 +1,4 @@
-"""What the tests of methods share: a small network with max-pooling and biases, and images for it, in float64."""
+"""Shared fixtures for method tests: a small network with max-pooling and biases, and images for it, in float64."""
 
 import gc
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def squares() -> Squares:
 
 
 class Counting(nn.Module):
-    """A linear model that notes how many images come at once, and now and then how many bytes of tensors live."""
+    """A linear model that records the batch size of each call and, occasionally, the bytes of live tensors."""
 
     def __init__(self, places: int = 16) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))
-        if len(self.sizes) in (10, 250):  # looking at all objects takes its time
+        if len(self.sizes) in (10, 250):  # scanning all objects is slow
             storages = [thing.untyped_storage() for thing in gc.get_objects() if type(thing) is Tensor]
             self.bytes.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
         return self.linear(x.flatten(1))
@@ -69,7 +69,7 @@ RECTIFIERS = (nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus)
 
 @pytest.fixture(params=[*RECTIFIERS, nn.Tanh, nn.Sigmoid])
 def activated(request: pytest.FixtureRequest) -> nn.Sequential:
-    """A network with one kind of activation, and both kinds of pooling."""
+    """A network with one kind of activation and both kinds of pooling."""
     torch.manual_seed(1)
     kind = request.param
     layers = [nn.Conv2d(1, 4, 3, padding=1), kind(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3), kind()]
@@ -78,28 +78,28 @@ def activated(request: pytest.FixtureRequest) -> nn.Sequential:
 
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(layer's input, its output, the signal there) to the signal at its input."""
+"""Function from (layer input, layer output, signal at the output) to the signal at the input."""
 
 
 @pytest.fixture(scope="session")
 def walk_back() -> Callable[[nn.Sequential, Tensor, int, Step], Tensor]:
-    """The signal at an image: the derivative of each layer, one at a time, and a step of one's own at rectifiers."""
+    """Backpropagate a signal layer by layer, with the derivative of each layer and a custom step at rectifiers."""
 
     def walk(model: nn.Sequential, image: Tensor, target: int, at_rectifiers: Step) -> Tensor:
         stages, value = [], image[None]
         for layer in model:
-            came = value.detach().requires_grad_()
-            value = layer(came)
-            stages.append((layer, came, value))
+            inputs = value.detach().requires_grad_()
+            value = layer(inputs)
+            stages.append((layer, inputs, value))
         signal = torch.zeros_like(value)
         signal[0, target] = 1
-        for layer, came, value in reversed(stages):
+        for layer, inputs, value in reversed(stages):
             step = at_rectifiers if isinstance(layer, RECTIFIERS) else derivative
-            signal = step(came, value, signal)
+            signal = step(inputs, value, signal)
         return signal[0]
 
     return walk
 
 
-def derivative(came: Tensor, value: Tensor, signal: Tensor) -> Tensor:
-    return torch.autograd.grad(value, came, signal)[0]
+def derivative(inputs: Tensor, value: Tensor, signal: Tensor) -> Tensor:
+    return torch.autograd.grad(value, inputs, signal)[0]

@@ -1,4 +1,4 @@
-"""The contract that every method keeps, over all names there are; the zoo of `tests/engine` asks for more networks."""
+"""The contract of attribution methods, for every registered name; `tests/engine` covers more network architectures."""
 
 import copy
 from collections import Counter
@@ -26,7 +26,7 @@ every_method = pytest.mark.parametrize("name", METHODS.names())
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """With what a careless method would disturb: dropout, batch statistics, gradients, frozen weights and hooks.
+    """A network with state that a careless method would change: dropout, batch statistics, frozen weights and hooks.
 
     It ends in global average pooling and a linear layer, for cam.
     """
@@ -77,7 +77,7 @@ def contents(model: nn.Module) -> list[Tensor]:
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_map_is_like_the_images(name, dtype) -> None:
+def test_map_has_the_shape_and_dtype_of_the_images(name, dtype) -> None:
     model, images = network(dtype), some(dtype=dtype)
     analyzer = ready(name, model)
     explanation = analyzer.explain(images)
@@ -95,7 +95,7 @@ def test_a_map_is_like_the_images(name, dtype) -> None:
 
 
 @every_method
-def test_no_fingerprints_are_left_also_when_it_raises(name) -> None:
+def test_model_and_global_state_are_unchanged_even_after_an_error(name) -> None:
     model, images = network(), some()
     model.train()
     for place in (0, 1, 7):  # a convolution, the batch-norm and a rectifier are in eval mode, the rest is not
@@ -117,9 +117,9 @@ def test_no_fingerprints_are_left_also_when_it_raises(name) -> None:
             analyzer.analyze(images, target)
 
     def broken(logits: Tensor) -> Tensor:
-        raise OSError("a score of the user's own that fails")
+        raise OSError("a failing custom score")
 
-    with pytest.raises(OSError, match="user's own"):
+    with pytest.raises(OSError, match="failing custom score"):
         analyzer.explain(images, broken)
 
     assert fingerprint(model) == before
@@ -132,7 +132,7 @@ def test_no_fingerprints_are_left_also_when_it_raises(name) -> None:
 
 
 @every_method
-def test_equal_calls_have_equal_bits_wherever_they_are_made(name) -> None:
+def test_repeated_calls_are_bitwise_equal_in_any_context(name) -> None:
     model, images = network(), some()
     expected = ready(name, model).analyze(images, 1)
     analyzer = ready(name, copy.deepcopy(model).train())
@@ -149,7 +149,7 @@ def test_equal_calls_have_equal_bits_wherever_they_are_made(name) -> None:
 
 
 @every_method
-def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name, monkeypatch) -> None:
+def test_large_batch_equals_its_images_one_by_one(name, monkeypatch) -> None:
     monkeypatch.setattr(METHODS[name], "images_at_once", 2)
     monkeypatch.setattr(_subject, "MOST_PASSES_IN_ONE", 1)
     model, images = network(), some(6)
@@ -169,7 +169,7 @@ def test_a_batch_over_the_chunk_size_equals_its_images_one_by_one(name, monkeypa
 
 
 @every_method
-def test_every_kind_of_target_means_the_same(name) -> None:
+def test_equivalent_targets_give_equal_maps(name) -> None:
     model, images = network(), some()
     analyzer = ready(name, model)
     predicted = model(images).argmax(1)
@@ -183,7 +183,7 @@ def test_every_kind_of_target_means_the_same(name) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "lrp.epsilon", "pattern.net"])
-def test_a_list_of_classes_is_the_tensor_also_over_the_chunk_size(name) -> None:
+def test_list_of_classes_equals_the_tensor(name) -> None:
     model, images = network(), some(METHODS[name].images_at_once + 2)
     targets = torch.arange(len(images)) % 3
     analyzer = ready(name, model)
@@ -191,7 +191,7 @@ def test_a_list_of_classes_is_the_tensor_also_over_the_chunk_size(name) -> None:
 
 
 @every_method
-def test_all_classes_at_once_are_the_stack_of_single_ones(name) -> None:
+def test_all_classes_equal_the_stack_of_single_classes(name) -> None:
     model, images = network(), some()
     analyzer = ready(name, model)
     together = analyzer.explain(images, "all")
@@ -217,11 +217,11 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @every_method
-def test_a_contrast_is_the_difference_wherever_the_way_back_is_linear(name) -> None:
+def test_contrast_is_the_difference_of_maps_for_linear_backward_passes(name) -> None:
     model, images = network(), some()
     analyzer, others = ready(name, model), torch.tensor([0, 0, 2])
     if name.startswith("deep_taylor"):
-        with pytest.raises(ConfigError, match="deep_taylor explains what speaks for an output"):
+        with pytest.raises(ConfigError, match="deep_taylor only explains evidence for an output"):
             analyzer.analyze(images, Contrast(1, others))
         return
     explanation = analyzer.explain(images, Contrast(1, others))
@@ -254,21 +254,21 @@ NOT_LINEAR = {
 
 
 @every_method
-def test_what_does_not_fit_is_told_by_name(name) -> None:
+def test_invalid_targets_and_images_are_reported(name) -> None:
     images = some()
     analyzer = ready(name, network())
-    for target, told in (
+    for target, message in (
         (3, "indices from 0 to 2"),
         (-1, "indices from 0 to 2"),
         (torch.tensor([0, 1]), "2 entries for 3 images"),
         ([0, 1], "2 entries for 3 images"),
-        (torch.tensor([[0], [1], [2]]), "one class index"),
+        (torch.tensor([[0], [1], [2]]), "pass an index"),
         (torch.tensor([0.0, 1.0, 2.0]), "torch.float32 for 3 images"),
         (torch.tensor([True, False, True]), "torch.bool for 3 images"),
     ):
-        with pytest.raises(ShapeError, match=told):
+        with pytest.raises(ShapeError, match=message):
             analyzer.analyze(images, target)
-    with pytest.raises(ConfigError, match="knows no names of classes.*Contrast.*classes.index"):
+    with pytest.raises(ConfigError, match="class names are not supported.*Contrast.*classes.index"):
         analyzer.analyze(images, "cat")
     for wrong in (images[:0], images.long(), images[0, 0, 0]):
         with pytest.raises(ShapeError, match="expected a batch of floats"):
@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_told_by_name(name) -> None:
 
 
 @every_method
-def test_an_option_that_there_is_not_is_told(name) -> None:
+def test_unknown_option_is_reported(name) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' has no option 'epsilom'; its options are: ") as caught:
         create_analyzer(name, network(), epsilom=1)
     assert all(option.name in str(caught.value) for option in fields(METHODS[name]))
@@ -287,7 +287,7 @@ def test_an_option_that_there_is_not_is_told(name) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", [method.name for method in methods() if "complete" in method.promises])
-def test_complete_maps_sum_to_what_they_promise(name, dtype) -> None:
+def test_complete_maps_sum_to_the_promised_total(name, dtype) -> None:
     model, images = network(dtype), some(dtype=dtype)
     analyzer = create_analyzer(name, model)
     logit = model(images)[:, 1].detach()
@@ -318,13 +318,13 @@ def test_class_specific_maps_differ_between_classes(name) -> None:
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bits_are_refused(name, dtype) -> None:
-    with pytest.raises(ShapeError, match=r"the images are torch\.b?float16.*explain in 32 bits"):
+def test_half_precision_is_refused(name, dtype) -> None:
+    with pytest.raises(ShapeError, match=r"the images are torch\.b?float16.*explain in float32"):
         ready(name, network()).analyze(some().to(dtype), 1)
 
 
 def class_distance(name: str, model: nn.Module, images: Tensor) -> Tensor:
-    """How far the maps of two classes are from one another, both scaled to length 1."""
+    """Distance between the maps of two classes, both scaled to length 1."""
     first, second = (F.normalize(ready(name, model).analyze(images, target).flatten(1)) for target in (0, 1))
     return (first - second).norm(dim=1)
 
@@ -334,7 +334,7 @@ def test_flat_maps_of_two_classes_differ_by_a_factor() -> None:
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_controls_owe_nothing_to_the_class_and_the_weights(name) -> None:
+def test_controls_ignore_the_class_and_the_weights(name) -> None:
     model, images = network(), some()
     expected = ready(name, model).analyze(images, 0)
     assert torch.equal(ready(name, model).analyze(images, 1), expected)
@@ -355,13 +355,13 @@ def test_the_seed_matters_unless_the_method_is_deterministic(name) -> None:
 
 
 @every_method
-def test_a_method_is_frozen_knobs(name) -> None:
+def test_methods_are_frozen_dataclasses(name) -> None:
     analyzer = create_analyzer(name, network())
     assert analyzer.method == METHODS[name]()
     assert analyzer.name == name
     assert name in repr(analyzer)
     with pytest.raises(AttributeError):
-        analyzer.method.colour = "red"
+        analyzer.method.color = "red"
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -372,18 +372,18 @@ def test_an_alias_is_the_method_with_its_options(alias) -> None:
     analyzer, model = create_analyzer(alias, network()), network()
     assert analyzer.method == create_analyzer(name, model, **preset).method
     assert analyzer.name == name
-    for option, value in preset.items():  # the user's own word comes last
+    for option, value in preset.items():  # explicit options override the preset
         other = not value if isinstance(value, bool) else value * 2
         assert getattr(create_analyzer(alias, model, **{option: other}).method, option) == other
 
 
-def test_an_unknown_name_is_told_with_what_is_near() -> None:
+def test_unknown_name_suggests_close_matches() -> None:
     for look_up in (check_method, lambda name: create_analyzer(name, network())):
         with pytest.raises(UnknownName, match=r"'lrp\.epsilom'; did you mean 'lrp\.epsilon'"):
             look_up("lrp.epsilom")
 
 
-def test_the_list_tells_what_each_answers() -> None:
+def test_methods_are_listed_with_family_and_guarantees() -> None:
     listed = {method.name: method for method in pellucid.methods()}
     assert list(listed) == sorted(METHODS)
     for method in listed.values():
@@ -399,20 +399,20 @@ def test_the_list_tells_what_each_answers() -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients", "smoothgrad", "lrp.epsilon", "deeplift", "input"])
-def test_images_survive_a_model_that_begins_in_place(name) -> None:
+def test_images_are_unchanged_by_an_in_place_first_layer(name) -> None:
     model, images = nn.Sequential(nn.ReLU(inplace=True), *network()).eval(), some() - 0.5
     pixels = images.clone()
     ready(name, model).analyze(images, 1)
     assert torch.equal(images, pixels)
 
 
-def test_deeplift_of_a_black_image_is_next_to_nothing() -> None:
+def test_deeplift_of_a_black_image_is_nearly_zero() -> None:
     for scale in (0, 1e-12):
         relevance = ready("deeplift", network()).analyze(some() * scale, 1)
         assert relevance.abs().max() < 1e-11
 
 
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift"])
-def test_images_of_another_dtype_than_the_model_are_told_by_name(name) -> None:
+def test_dtype_mismatch_of_images_and_model_is_reported(name) -> None:
     with pytest.raises(PellucidError, match="float32"):
         ready(name, network(torch.float64)).analyze(some(dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""Batch statistics of the images are refused by every method and Jacobian function; those of a weight by none."""
+"""Batch statistics of images raise an error in every method and Jacobian function; those of a weight do not."""
 
 import pytest
 import torch
@@ -35,12 +35,12 @@ WHERE = {"module": r"1 \(BatchNorm2d\)", "row": r"2 \(BatchNorm1d\)", "function"
 
 
 KINDS = [(name, kind) for name in METHODS.names() for kind in WHERE if kind != "row" or "cam" not in name]
-"""The network of rows has no maps."""
+"""Methods with each kind of network, except CAM methods on the fully connected network, which has no feature maps."""
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_method_refuses_them(name: str, count: int, kind: str) -> None:
+def test_every_method_refuses_batch_statistics(name: str, count: int, kind: str) -> None:
     x = torch.rand(3, 1, 6, 6)
     known = METHODS[name].__dataclass_fields__
     options = {option: value for option, value in FEW.items() if option in known}
@@ -52,7 +52,7 @@ def test_every_method_refuses_them(name: str, count: int, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", WHERE)
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_jacobian_function_refuses_them(count: int, kind: str) -> None:
+def test_every_jacobian_function_refuses_batch_statistics(count: int, kind: str) -> None:
     model, x = network(kind), torch.rand(count, 1, 6, 6)
     for call in (
         lambda: pellucid.jacobian(model, x),
@@ -68,12 +68,12 @@ def test_every_jacobian_function_refuses_them(count: int, kind: str) -> None:
             call()
 
 
-def test_prototypes_refuse_them() -> None:
+def test_prototypes_refuse_batch_statistics() -> None:
     with pytest.raises(UnsupportedOperation, match=r"batch statistics.*1 \(BatchNorm2d\)"):
         synthesise(network("module"), [0], L2(image_shape=(1, 6, 6), steps=2))
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """A convolution whose weight has mean 0 and variance 1, as in NFNets."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,10 +81,10 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, F.batch_norm(rows, None, None, training=True).reshape_as(self.weight), self.bias)
 
 
-def standardised() -> tuple[nn.Sequential, nn.Sequential]:
-    """Such a network, and one with the weights that it comes to."""
+def standardized() -> tuple[nn.Sequential, nn.Sequential]:
+    """Return a network with standardized convolutions, and a plain one with the resulting weights."""
     torch.manual_seed(0)
-    own = nn.Sequential(Standardised(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    own = nn.Sequential(Standardized(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
     plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
     plain.load_state_dict(own.state_dict())
     weight = own[0].weight.detach().flatten(1)
@@ -95,32 +95,32 @@ def standardised() -> tuple[nn.Sequential, nn.Sequential]:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if name not in ("cam", "random")])
-def test_standardised_weights_are_explained_like_any_others(name: str, count: int) -> None:
+def test_standardized_weights_are_explained_like_plain_weights(name: str, count: int) -> None:
     x, known = torch.rand(count, 1, 6, 6), METHODS[name].__dataclass_fields__
     options = {option: value for option, value in FEW.items() if option in known}
     maps = []
-    for model in standardised():
+    for model in standardized():
         analyzer = create_analyzer(name, model, **options)
         maps.append((analyzer if analyzer.method.is_ready else analyzer.fit([x])).analyze(x, 1))
     torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["occlusion", "rise", "gradient", "lrp.epsilon"])
-def test_many_rows_are_refused_too(name: str) -> None:
-    """So many that the first one is measured alone, which torch refuses with an error of its own."""
+def test_batch_statistics_of_many_rows_are_refused(name: str) -> None:
+    """With this many rows, memory is measured on the first row alone, for which torch raises its own error."""
     with pytest.raises(UnsupportedOperation, match=r"2 \(BatchNorm1d\)"):
         create_analyzer(name, network("row")).analyze(torch.rand(100, 1, 6, 6), "all")
 
 
 @pytest.mark.parametrize("method", ["auto", "loop", "finite_difference"])
-def test_the_jacobian_of_standardised_weights(method: str) -> None:
-    x, (own, plain) = torch.rand(2, 1, 6, 6), standardised()
+def test_jacobian_with_standardized_weights(method: str) -> None:
+    x, (own, plain) = torch.rand(2, 1, 6, 6), standardized()
     torch.testing.assert_close(
         pellucid.jacobian(own, x, method=method), pellucid.jacobian(plain, x), rtol=1e-3, atol=1e-5
     )
 
 
-def test_an_instance_norm_is_of_each_image() -> None:
+def test_instance_norm_is_accepted() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3)).eval()
     x = torch.rand(2, 1, 6, 6)
     for name in ("gradient", "occlusion", "lrp.epsilon", "grad_cam"):

@@ -1,4 +1,4 @@
-"""CAM: exact where the network ends in pooling and a linear layer, however that is written; refused elsewhere."""
+"""CAM: exact if the network ends in pooling and a linear layer, in any implementation; refused otherwise."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from pellucid import create_analyzer
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 
 Head = Callable[[Tensor, nn.Linear], Tensor]
-ENDS: dict[str, Head] = {
+HEADS: dict[str, Head] = {
     "module": lambda x, c: c(torch.flatten(nn.AdaptiveAvgPool2d(1)(x), 1)),
     "functional": lambda x, c: c(F.adaptive_avg_pool2d(x, (1, 1)).squeeze(3).squeeze(2)),
     "window": lambda x, c: c(F.avg_pool2d(x, 8).reshape(len(x), -1)),
@@ -26,26 +26,26 @@ ENDS: dict[str, Head] = {
 }
 
 
-class Ending(nn.Module):
-    def __init__(self, end: Head) -> None:
+class WithHead(nn.Module):
+    def __init__(self, head: Head) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.b, self.c, self.end = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5), end
+        self.a, self.b, self.c, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5), head
         self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.end(F.relu(self.b(self.a(x))), self.c)
+        return self.head(F.relu(self.b(self.a(x))), self.c)
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_is_exact_however_the_end_is_written(images, targets, end) -> None:
-    model = Ending(ENDS[end])
+@pytest.mark.parametrize("head", HEADS)
+def test_map_is_exact_for_every_implementation_of_the_head(images, targets, head) -> None:
+    model = WithHead(HEADS[head])
     explanation = create_analyzer("cam", model).explain(images, targets)
     maps = F.relu(model.b(model.a(images))).detach()
-    scale = 2 if end == "scaled" else 1
+    scale = 2 if head == "scaled" else 1
     plain = torch.einsum("bkij,bk->bij", maps, scale * model.c.weight.detach()[targets])
-    constant = scale * model.c.bias.detach()[targets] + (end == "scaled")
-    if end == "class maps":
+    constant = scale * model.c.bias.detach()[targets] + (head == "scaled")
+    if head == "class maps":
         plain, constant = plain + constant[:, None, None], 0 * constant
     torch.testing.assert_close(explanation.details["map"], plain, rtol=1e-9, atol=1e-12)
     own = explanation.logits.gather(1, targets[:, None])[:, 0]
@@ -57,14 +57,14 @@ def test_is_exact_however_the_end_is_written(images, targets, end) -> None:
     assert not bool((explanation.relevance >= 0).all())
 
 
-def test_is_grad_cam_times_the_number_of_places(images) -> None:
-    model = Ending(ENDS["module"])
+def test_map_is_grad_cam_times_the_number_of_positions(images) -> None:
+    model = WithHead(HEADS["module"])
     ours = create_analyzer("cam", model).explain(images, 1).details["map"]
     theirs = create_analyzer("grad_cam", model).explain(images, 1).details["map"]
     torch.testing.assert_close(ours, 64 * theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_resnet_18_as_it_is() -> None:
+def test_resnet_18_is_supported() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).double().eval()
     images = torch.rand(2, 3, 64, 64).double()
@@ -75,7 +75,7 @@ def test_resnet_18_as_it_is() -> None:
         rtol=1e-9,
         atol=1e-12,
     )
-    assert explanation.notes == ("the maps are those that adaptive_avg_pool2d in 'avgpool' takes: 512×2×2",)
+    assert explanation.notes == ("feature maps from the input of adaptive_avg_pool2d in 'avgpool': 512×2×2",)
 
 
 PLACES = torch.arange(256).double()
@@ -88,16 +88,16 @@ REFUSED: dict[str, tuple[Head, str]] = {
 }
 
 
-@pytest.mark.parametrize("end", REFUSED)
-def test_other_ends_are_refused_with_what_was_found(images, end) -> None:
-    head, found = REFUSED[end]
-    model = Ending(head)
-    with pytest.raises(UnsupportedOperation, match=found) as caught:
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_heads_are_refused_naming_the_operation(images, name) -> None:
+    head, message = REFUSED[name]
+    model = WithHead(head)
+    with pytest.raises(UnsupportedOperation, match=message) as caught:
         create_analyzer("cam", model).analyze(images)
     assert "'grad_cam'" in str(caught.value)
 
 
-def test_images_without_places_are_refused() -> None:
+def test_non_spatial_inputs_are_refused() -> None:
     with pytest.raises(ShapeError, match="spatial axes"):
         create_analyzer("cam", nn.Linear(4, 3)).analyze(torch.rand(2, 4))
     with pytest.raises(UnsupportedOperation, match="grad_cam"):

@@ -1,4 +1,4 @@
-"""Sums that are missed: the warning, the error of `strict`, and what counts as rounding."""
+"""Completeness: the warning for missed sums, the error of `strict`, and the rounding tolerance."""
 
 import warnings
 from typing import Any
@@ -15,7 +15,7 @@ quiet_amplification = pytest.mark.filterwarnings("ignore::pellucid.attribution.A
 
 
 def steep() -> nn.Module:
-    """A tanh a thousand times as steep as its inputs are wide: a few points on the path do not see its step."""
+    """A tanh so steep that a few points on the path miss its step."""
     torch.manual_seed(0)
 
     class Steep(nn.Module):
@@ -26,7 +26,7 @@ def steep() -> nn.Module:
 
 
 def cancelling(dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Logits of about 1 from contributions of some millions: in float32 their sum is mostly rounding."""
+    """Logits of about 1 from contributions in the millions: in float32 their sum is mostly rounding error."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(1000, 2), nn.ReLU(), nn.Linear(2, 3))
     with torch.no_grad():
@@ -42,7 +42,7 @@ def balanced(count: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.cat([half, half], 1).to(dtype)
 
 
-def said(call: Any) -> list[warnings.WarningMessage]:
+def warnings_of(call: Any) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         call()
@@ -51,10 +51,10 @@ def said(call: Any) -> list[warnings.WarningMessage]:
 
 @pytest.mark.parametrize("verb", ["analyze", "explain"])
 @pytest.mark.parametrize("target", [1, Contrast(0, 1), "all"], ids=["class", "contrast", "all"])
-def test_a_missed_sum_is_told_with_the_option_that_helps(verb, target) -> None:
+def test_missed_sum_warns_with_a_remedy(verb, target) -> None:
     images = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     analyzer = create_analyzer("integrated_gradients", steep(), steps=7)
-    (one,) = said(lambda: getattr(analyzer, verb)(images, target))
+    (one,) = warnings_of(lambda: getattr(analyzer, verb)(images, target))
     with without_warnings():
         explanation = analyzer.explain(images, target)
     residual = explanation.residual.flatten(1) if target == "all" else explanation.residual[:, None]
@@ -72,13 +72,13 @@ def test_a_missed_sum_is_told_with_the_option_that_helps(verb, target) -> None:
     assert "tolerance=" in text
 
 
-def test_refining_the_path_ends_the_warning() -> None:
+def test_refined_path_does_not_warn() -> None:
     images = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     analyzer = create_analyzer("integrated_gradients", steep(), steps=20_000, tolerance=0.05)
-    assert not said(lambda: analyzer.explain(images, 1, strict=True))
+    assert not warnings_of(lambda: analyzer.explain(images, 1, strict=True))
 
 
-def test_strict_raises_what_is_a_warning_otherwise() -> None:
+def test_strict_raises_instead_of_warning() -> None:
     images = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
     analyzer = create_analyzer("integrated_gradients", steep(), steps=7)
     with pytest.raises(ResidualError, match=r"does not sum .*\(tolerance: .*steps="):
@@ -87,20 +87,21 @@ def test_strict_raises_what_is_a_warning_otherwise() -> None:
 
 @quiet_amplification
 @pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.z", "deeplift"])
-def test_a_sum_lost_in_rounding_fails_in_float32_and_holds_in_float64(name) -> None:
+def test_cancelling_sum_fails_in_float32_and_passes_in_float64(name) -> None:
     analyzer = create_analyzer(name, cancelling())
-    (one,) = said(lambda: analyzer.explain(balanced(), 1))
+    (one,) = warnings_of(lambda: analyzer.explain(balanced(), 1))
     assert "float64" in str(one.message)
     with pytest.raises(ResidualError, match="float64"):
         analyzer.explain(balanced(), 1, strict=True)
     exact = create_analyzer(name, cancelling(torch.float64))
-    assert not said(lambda: exact.explain(balanced(dtype=torch.float64), 1, strict=True))
+    assert not warnings_of(lambda: exact.explain(balanced(dtype=torch.float64), 1, strict=True))
 
 
 @quiet_amplification
-def test_analyze_tells_of_the_sums_it_knows() -> None:
-    assert said(lambda: create_analyzer("deeplift", cancelling()).analyze(balanced(), 1))
-    assert not said(lambda: create_analyzer("lrp.epsilon", cancelling()).analyze(balanced(), 1))  # no account is kept
+def test_analyze_warns_only_if_the_sum_is_known() -> None:
+    assert warnings_of(lambda: create_analyzer("deeplift", cancelling()).analyze(balanced(), 1))
+    # analyze does not record the absorbed shares that lrp.epsilon needs for its sum
+    assert not warnings_of(lambda: create_analyzer("lrp.epsilon", cancelling()).analyze(balanced(), 1))
 
 
 @pytest.mark.parametrize("name", ["deeplift", "lrp.gamma", "shapley_sampling", "excitation_backprop"])
@@ -116,10 +117,10 @@ def test_the_tolerance_of_exact_methods_is_bounded_by_the_promised_sum(name, dty
         for row, due in zip(relevance.tolist(), promised.tolist(), strict=True)
     ]
     torch.testing.assert_close(allowed, torch.tensor(expected, dtype=dtype))
-    assert bool((allowed[:3] < 0.011 * promised[:3]).all())  # however large Σ|R|: a thousandfold sum never passes
+    assert bool((allowed[:3] < 0.011 * promised[:3]).all())  # however large Σ|R| is
 
 
-def test_integrated_gradients_keep_their_own_tolerance() -> None:
+def test_integrated_gradients_have_their_own_tolerance() -> None:
     relevance = torch.tensor([[3.0, -1.0], [40.0, -38.0]])
     outcome = Outcome(relevance, torch.ones(2, 2), torch.zeros(2).long(), torch.tensor([2.0, 2.0]))
     for options, share in (({}, 0.05), ({"tolerance": 0.01}, 0.01)):
@@ -127,7 +128,7 @@ def test_integrated_gradients_keep_their_own_tolerance() -> None:
         torch.testing.assert_close(allowed, share * torch.tensor([2.0, 7.8]))
 
 
-def test_callers_that_report_the_sums_themselves_can_silence_both_warnings() -> None:
+def test_without_warnings_silences_both_warnings() -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         with without_warnings():

@@ -1,4 +1,4 @@
-"""Deconvnet: against captum, and against a walk back through the layers, one at a time."""
+"""Deconvnet: compared with captum and with a manual layer-by-layer backward pass."""
 
 import captum.attr
 import pytest
@@ -8,19 +8,19 @@ from torch import Tensor
 from pellucid import create_analyzer
 
 
-@pytest.mark.filterwarnings("ignore")  # captum warns that it sets hooks and gradients
+@pytest.mark.filterwarnings("ignore")  # captum warns about setting hooks and gradients
 def test_agrees_with_captum(network, images, targets) -> None:
     theirs = captum.attr.Deconvolution(network).attribute(images.clone().requires_grad_(), target=targets).detach()
     ours = create_analyzer("deconvnet", network).analyze(images, targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
 
 
-def test_equals_a_walk_back_layer_by_layer(images, targets, activated, walk_back) -> None:
-    """max(R, 0) at rectifiers, whatever their input was."""
+def test_equals_a_manual_backward_pass(images, targets, activated, walk_back) -> None:
+    """max(R, 0) at rectifiers, regardless of their input."""
 
-    def step(came: Tensor, value: Tensor, signal: Tensor) -> Tensor:
+    def step(inputs: Tensor, value: Tensor, signal: Tensor) -> Tensor:
         return signal.clamp(min=0)
 
-    found = create_analyzer("deconvnet", activated).analyze(images - 0.5, targets)
-    for image, target, relevance in zip(images - 0.5, targets.tolist(), found, strict=True):
+    maps = create_analyzer("deconvnet", activated).analyze(images - 0.5, targets)
+    for image, target, relevance in zip(images - 0.5, targets.tolist(), maps, strict=True):
         torch.testing.assert_close(relevance, walk_back(activated, image, target, step), rtol=1e-9, atol=1e-15)

@@ -1,4 +1,4 @@
-"""Deep Taylor decomposition: against the z⁺ and z^B formulas, one pair of neurons at a time."""
+"""Deep Taylor decomposition: compared with the z⁺ and z^B formulas, one pair of neurons at a time."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_equals_the_formula(dense, target) -> None:
 
 
 @pytest.mark.parametrize("name", ["deep_taylor", "deep_taylor.bounded"])
-def test_a_negative_logit_explains_nothing(dense, name) -> None:
+def test_negative_logit_has_a_zero_map(dense, name) -> None:
     images = torch.rand(8, 6, generator=torch.Generator().manual_seed(2)).double()
     lowest, highest = dense(images).detach().min(1), dense(images).detach().max(1)
     assert (lowest.values < 0).all()

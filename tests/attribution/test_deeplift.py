@@ -1,4 +1,4 @@
-"""DeepLIFT against captum where both have the same rules, and complete where captum is not."""
+"""DeepLIFT: equal to captum where the rules agree, and complete where captum is not."""
 
 import captum.attr
 import pytest
@@ -24,7 +24,7 @@ def images() -> Tensor:
     return torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(1)).double()
 
 
-@pytest.mark.filterwarnings("ignore")  # captum warns of its hooks
+@pytest.mark.filterwarnings("ignore")  # captum warns about its hooks
 @pytest.mark.parametrize("baseline", [0.0, 0.4])
 def test_agrees_with_captum_on_relu_networks_without_max_pooling(images, baseline) -> None:
     model = network(nn.ReLU, nn.BatchNorm2d(6), nn.AvgPool2d(2))
@@ -47,9 +47,9 @@ def test_is_complete_with_every_activation_and_pooling(images, activation, betwe
     assert (single.residual.abs() <= single.allowed).all()
 
 
-def test_the_baseline_is_one_image(images) -> None:
+def test_baseline_is_a_single_image(images) -> None:
     model = network(nn.ReLU)
     one = create_analyzer("deeplift", model, baseline=torch.full((1, 1, 12, 12), 0.3).double()).analyze(images)
     torch.testing.assert_close(one, create_analyzer("deeplift", model, baseline=0.3).analyze(images))
-    with pytest.raises(ShapeError, match="one for all"):
+    with pytest.raises(ShapeError, match="one image for all"):
         create_analyzer("deeplift", model, baseline=images).analyze(images)

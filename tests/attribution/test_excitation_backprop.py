@@ -1,4 +1,4 @@
-"""Excitation Backprop: against the marginal winning probability, one pair of neurons at a time."""
+"""Excitation Backprop: compared with the marginal winning probability, one pair of neurons at a time."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Expected gradients: a closed form, the formula pair by pair, and what `fit` keeps."""
+"""Expected gradients: a closed form, the formula pair by pair, and the references kept by `fit`."""
 
 import pytest
 import torch
@@ -10,11 +10,12 @@ from pellucid.core.seeding import generator
 REFERENCES = torch.rand(40, 1, 10, 10, generator=torch.Generator().manual_seed(3)).double()
 
 
-def test_a_closed_form(squares) -> None:
+def test_equals_the_closed_form(squares) -> None:
     """E[(x − x′) a (x′ + t (x − x′))] = a (x² − E x′²) / 2, with t uniform."""
     x, a = torch.tensor([0.5, -1.0, 2.0, 0.1]).double(), squares.a[0].detach()
     references = torch.tensor([[0.2, 1, 0, -2], [0, 2, 1, 1]]).double()
-    for some, within in ((references[:1], 0.005), (references, 0.25)):  # which reference is drawn varies more than t
+    # Which reference is drawn adds more variance than t, so one reference has a tighter tolerance.
+    for some, within in ((references[:1], 0.005), (references, 0.25)):
         analyzer = create_analyzer("expected_gradients", squares, samples=400, references=some.view(-1, 1, 2, 2))
         expected = a * (x**2 - some.square().mean(0)) / 2
         torch.testing.assert_close(analyzer.analyze(x.view(1, 1, 2, 2), 0).flatten(), expected, rtol=0.02, atol=within)
@@ -33,7 +34,7 @@ def test_equals_the_formula_pair_by_pair(network, images, targets) -> None:
         torch.testing.assert_close(relevance, expected, rtol=1e-9, atol=1e-14)
 
 
-def test_sums_near_the_mean_difference(network, images) -> None:
+def test_sum_approximates_the_mean_difference(network, images) -> None:
     analyzer = create_analyzer("expected_gradients", network, samples=100).fit(
         [REFERENCES[:20], (REFERENCES[20:], None)]
     )
@@ -51,7 +52,7 @@ def test_fit_keeps_the_first_images(network, images) -> None:
     assert torch.equal(given.analyze(images, 0), fitted.analyze(images, 0))
 
 
-def test_without_references_the_way_out_is_told(network, images) -> None:
+def test_missing_references_are_reported_with_a_remedy(network, images) -> None:
     analyzer = create_analyzer("expected_gradients", network)
     with pytest.raises(ConfigError, match=r"fit\(loader\)"):
         analyzer.analyze(images)

@@ -1,4 +1,4 @@
-"""NaN and infinities, in whatever a user hands over or a model computes: the first image is named."""
+"""NaN and infinities in inputs or model outputs raise an error that names the first affected image."""
 
 from dataclasses import fields
 
@@ -40,7 +40,7 @@ def ready(name: str, model: nn.Module, **options: object) -> Analyzer:
 
 
 class Overflowing(nn.Sequential):
-    """`network`, with logits that overflow for images of more than some brightness."""
+    """`network` with logits that overflow for very bright images."""
 
     def __init__(self) -> None:
         super().__init__(*network())
@@ -56,7 +56,7 @@ class Scaled(nn.Module):
         return self.inner(x) * 1e30
 
 
-# ── what the user hands over ─────────────────────────────────────────────────────────────────────────────────────────
+# ── user input ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @every_method
@@ -65,8 +65,8 @@ def test_images_that_are_not_finite_are_refused(name, value) -> None:
     images = some()
     images[41, 0, 2, 3] = value
     images[60] = torch.nan
-    told = "NaN" if value != value else str(value)
-    with pytest.raises(DataError, match=rf"image 41 holds {told} at index \(0, 2, 3\)"):
+    shown = "NaN" if value != value else str(value)
+    with pytest.raises(DataError, match=rf"image 41 holds {shown} at index \(0, 2, 3\)"):
         ready(name, network()).analyze(images, 0)
 
 
@@ -120,21 +120,21 @@ def test_rules_with_numbers_that_are_not_finite_are_refused(rule) -> None:
 
 
 @pytest.mark.parametrize("name", ["pattern.net", "pattern.attribution", "expected_gradients"])
-def test_loaders_are_counted_over_their_batches(name) -> None:
+def test_image_index_counts_over_the_batches_of_a_loader(name) -> None:
     images = some(6)
     images[4, 0, 0, 0] = torch.nan
     with pytest.raises(DataError, match="the loader's image 4 holds NaN"):
         create_analyzer(name, network()).fit([images[:3], images[3:]])
 
 
-def test_patterns_are_not_learned_from_logits_that_are_not_finite() -> None:
+def test_fit_refuses_logits_that_are_not_finite() -> None:
     images = some(40)
     images[37] = 1e10
     with pytest.raises(ModelError, match="logits for image 37 hold"):
         create_analyzer("pattern.net", Overflowing().eval()).fit([images[:20], images[20:]])
 
 
-def test_what_was_learned_must_be_finite() -> None:
+def test_fitted_state_must_be_finite() -> None:
     analyzer = create_analyzer("expected_gradients", network()).fit([some(3)])
     state = analyzer.state()
     state.tensors["references"][0, 0, 0, 0] = torch.inf
@@ -142,7 +142,7 @@ def test_what_was_learned_must_be_finite() -> None:
         create_analyzer("expected_gradients", network()).restore(state)
 
 
-def test_an_evaluation_is_refused_before_it_begins() -> None:
+def test_evaluation_checks_inputs_and_logits_first() -> None:
     images = some(5)
     images[3, 0, 0, 0] = torch.nan
     with pytest.raises(DataError, match="image 3 holds NaN"):
@@ -152,7 +152,7 @@ def test_an_evaluation_is_refused_before_it_begins() -> None:
         evaluate(Overflowing().eval(), images, methods=["gradient"], metrics=["completeness"])
 
 
-# ── what the model computes ──────────────────────────────────────────────────────────────────────────────────────────
+# ── model output ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @every_method
@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_named(name) -> None:
 
 
 class Masked(nn.Module):
-    """`network`, with class 1 ruled out."""
+    """`network` with class 1 masked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Masked(nn.Module):
 @pytest.mark.parametrize(
     "name", ["gradient", "integrated_gradients", "occlusion", "lrp.epsilon", "lrp.gamma", "deeplift"]
 )
-def test_a_class_may_be_ruled_out_by_minus_infinity_unless_it_is_explained(name) -> None:
+def test_minus_infinity_is_allowed_for_classes_that_are_not_explained(name) -> None:
     images = some(5)
     masked = ready(name, Masked())
     torch.testing.assert_close(masked.explain(images, 2, strict=name != "integrated_gradients").relevance,
@@ -198,7 +198,7 @@ def test_a_class_may_be_ruled_out_by_minus_infinity_unless_it_is_explained(name)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_scores_of_ones_own_must_be_finite(name) -> None:
+def test_custom_scores_must_be_finite(name) -> None:
     images = some()
     images[45] = 0.0
 
@@ -223,7 +223,7 @@ class Root(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "gradient.baseline"])
-def test_a_map_that_is_not_finite_is_refused_with_the_reason(name) -> None:
+def test_map_that_is_not_finite_is_refused_with_the_reason(name) -> None:
     images = some()
     images[[47, 50]] = 0
     options = {"baseline": 0.5} if name == "gradient.baseline" else {}
@@ -239,12 +239,12 @@ class Log(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "shapley_sampling"])
-def test_a_baseline_at_which_the_model_is_not_finite_is_named(name) -> None:
+def test_model_output_at_the_baseline_must_be_finite(name) -> None:
     with pytest.raises(ModelError, match=f"{name}: the model's output at the baseline of image 0 is not finite"):
         ready(name, Log()).analyze(some(3), 0)
 
 
-# ── every image against the model's own pass ─────────────────────────────────────────────────────────────────────────
+# ── comparison with a plain forward pass ─────────────────────────────────────────────────────────────────────────────
 
 
 def is_recorded() -> bool:
@@ -253,7 +253,7 @@ def is_recorded() -> bool:
 
 
 class Pretending(nn.Module):
-    """Computes something else for some images where it is followed."""
+    """Compute different logits for some images while being recorded."""
 
     def __init__(self, calls: list[int] | None = None) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ class Pretending(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "guided_backprop", "cam"])
-def test_any_image_that_is_followed_wrongly_is_found(name) -> None:
+def test_wrongly_recorded_image_is_detected(name) -> None:
     images = some()
     images[43, 0, 0, 0] = 9
     with pytest.raises(PellucidError) as caught:
@@ -279,27 +279,27 @@ def test_any_image_that_is_followed_wrongly_is_found(name) -> None:
         assert "random" not in str(caught.value)
 
 
-def test_a_model_that_draws_random_numbers_is_told_so_by_methods_that_follow_nothing() -> None:
+def test_random_models_are_refused_by_methods_without_recording() -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return F.dropout(x.flatten(1), 0.5, training=True)
 
     with pytest.raises(
-        UnsupportedOperation, match=r"other logits each time it is run .*\(image 0, by .*random numbers"
+        UnsupportedOperation, match=r"different logits each time it is run .*\(image 0, by .*random numbers"
     ):
         create_analyzer("gradient", Noisy()).analyze(some(6), 0)
 
 
-def test_the_comparison_takes_one_pass_of_the_batch() -> None:
+def test_comparison_costs_one_forward_pass() -> None:
     calls: list[int] = []
     analyzer = create_analyzer("lrp.epsilon", Pretending(calls))
     analyzer.analyze(some(8), 0)
     calls.clear()
     analyzer.analyze(some(8), 0)
-    assert sorted(calls) == [1, 8, 8]  # followed, plain, and the first image alone
+    assert sorted(calls) == [1, 8, 8]  # recorded, plain, and the first image alone
 
 
-def test_a_batch_whose_images_mix_is_still_found_at_no_further_cost() -> None:
+def test_mixing_of_images_is_detected_by_the_comparison() -> None:
     class Mixing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -322,5 +322,5 @@ def test_logits_near_zero_may_round() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 1))
     images = some(40)
     with torch.no_grad():
-        model[1].bias.sub_(model(images[7:8])[0])  # its only logit is rounding
+        model[1].bias.sub_(model(images[7:8])[0])  # its only logit is pure rounding error
     create_analyzer("lrp.epsilon", model).analyze(images, 0)

@@ -8,7 +8,7 @@ from pellucid import create_analyzer
 
 
 def by_formula(body: nn.Module, head: nn.Module, image: Tensor, target: int) -> Tensor:
-    """Equations 10, 11 and 19 with Y = exp(S), over its factor exp(S)."""
+    """Equations 10, 11 and 19 with Y = exp(S), divided by the factor exp(S)."""
     maps = body(image[None]).detach().requires_grad_()
     score = head(maps)[0, target]
     slope = torch.autograd.grad(score, maps)[0][0]
@@ -30,17 +30,17 @@ def test_equals_the_formula(network, images) -> None:
 
 
 def test_one_of_two_equal_objects_does_not_halve_the_weight() -> None:
-    """Maps of ones at one or at two places, of which each adds as much: the weight of a place stays about the same."""
+    """Maps of ones at one or two positions with equal effect: the weight per position stays about the same."""
     head = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(16, 1, bias=False)).double()
     head[2].weight.data.fill_(1.0)
     for count in (1, 2, 8):
         image = torch.zeros(1, 1, 4, 4).double()
         image.view(-1)[:count] = 1
-        found = create_analyzer("grad_cam_pp", head, layer="0").explain(image, 0).details["map"].max()
-        torch.testing.assert_close(float(found), 16 / (2 + count))
+        largest = create_analyzer("grad_cam_pp", head, layer="0").explain(image, 0).details["map"].max()
+        torch.testing.assert_close(float(largest), 16 / (2 + count))
 
 
-def test_negative_maps_are_told_of(network, images) -> None:
+def test_negative_maps_add_a_note(network, images) -> None:
     explanation = create_analyzer("grad_cam_pp", network, layer="3").explain(1000 * images, 3)
     assert any("negative values" in note for note in explanation.notes)
     assert bool(explanation.relevance.isfinite().all())

@@ -1,4 +1,4 @@
-"""The gradient: against central differences and captum."""
+"""The gradient: compared with central differences and captum."""
 
 import captum.attr
 import pytest
@@ -29,7 +29,7 @@ def network() -> nn.Module:
 
 
 def central_differences(model: nn.Module, images: Tensor, targets: Tensor, step: float = 1e-6) -> Tensor:
-    """One forward pass of the float64 model per pixel and sign: slow and obvious."""
+    """One float64 forward pass per pixel and sign: slow but obviously correct."""
     model, images = model.double().eval(), images.double()
     result = torch.zeros_like(images)
     rows = torch.arange(len(images))
@@ -49,12 +49,12 @@ TARGETS = torch.tensor([0, 1, 2, 1, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_central_differences(dtype: torch.dtype) -> None:
     expected = central_differences(network(), IMAGES, TARGETS)
-    found = gradient(network().to(dtype), IMAGES.to(dtype), TARGETS)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    relevance = gradient(network().to(dtype), IMAGES.to(dtype), TARGETS)
+    assert relevance.dtype == dtype
+    torch.testing.assert_close(relevance.double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_leaves_no_fingerprints_in_training_mode() -> None:
+def test_model_in_training_mode_is_unchanged() -> None:
     model, images = network().train(), IMAGES.clone()
     model[1].weight.grad = grad = torch.ones_like(model[1].weight)
     state = torch.get_rng_state()
@@ -75,8 +75,8 @@ def test_works_where_gradients_are_off(context: type) -> None:
     expected = gradient(network(), IMAGES, TARGETS)
     model = network()
     with context():
-        found = gradient(model, IMAGES.clone(), TARGETS)
-    assert torch.equal(found, expected)
+        relevance = gradient(model, IMAGES.clone(), TARGETS)
+    assert torch.equal(relevance, expected)
 
 
 def test_a_batch_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +90,18 @@ def test_a_batch_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(whole, chunked, rtol=0, atol=1e-14)
 
 
-def test_no_images() -> None:
+def test_empty_batch_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"the images are \(0, 2, 6, 6\)"):
         gradient(network(), IMAGES[:0], TARGETS[:0])
 
 
 @pytest.mark.parametrize("target", [-1, 3])
-def test_a_target_that_is_no_class_is_told(target: int) -> None:
-    with pytest.raises(ShapeError, match=rf"target has classes {target}…{target}, and the model has 3"):
+def test_class_out_of_range_is_reported(target: int) -> None:
+    with pytest.raises(ShapeError, match=rf"target has classes {target}…{target}, but the model has 3"):
         gradient(network(), IMAGES[:1], torch.tensor([target]))
 
 
-def test_logits_without_gradient_are_told() -> None:
+def test_logits_without_gradient_are_refused() -> None:
     class Detached(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.detach().flatten(1)
@@ -110,7 +110,7 @@ def test_logits_without_gradient_are_told() -> None:
         gradient(Detached(), IMAGES, TARGETS)
 
 
-@pytest.mark.filterwarnings("ignore")  # captum warns that it sets gradients
+@pytest.mark.filterwarnings("ignore")  # captum warns about setting gradients
 @pytest.mark.parametrize(("name", "options"), [("gradient", {}), ("gradient", {"absolute": True}), ("Saliency", {})])
 def test_agrees_with_captum(network, images, targets, name, options) -> None:
     saliency = captum.attr.Saliency(network)
@@ -120,22 +120,22 @@ def test_agrees_with_captum(network, images, targets, name, options) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
 
 
-def test_less_the_gradient_at_a_baseline(network, images) -> None:
+def test_baseline_gradient_is_subtracted(network, images) -> None:
     baseline = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(9)).double()
-    classes = network(images).argmax(1)  # explained at the baseline too, whatever is predicted there
+    classes = network(images).argmax(1)  # also explained at the baseline, whatever is predicted there
     expected = central_differences(network, images, classes)
     expected -= central_differences(network, baseline.expand_as(images), classes)
-    found = create_analyzer("gradient.baseline", network, baseline=baseline).analyze(images)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    relevance = create_analyzer("gradient.baseline", network, baseline=baseline).analyze(images)
+    torch.testing.assert_close(relevance, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_less_the_gradient_at_a_grey_image_in_closed_form(squares) -> None:
+def test_closed_form_with_a_gray_baseline(squares) -> None:
     x = torch.tensor([0.5, -1.0, 2.0, 0.1]).double()
-    found = create_analyzer("gradient.baseline", squares, baseline=0.3).analyze(x.view(1, 1, 2, 2), 0).flatten()
-    torch.testing.assert_close(found, squares.a[0].detach() * (x - 0.3), rtol=1e-12, atol=1e-15)
+    relevance = create_analyzer("gradient.baseline", squares, baseline=0.3).analyze(x.view(1, 1, 2, 2), 0).flatten()
+    torch.testing.assert_close(relevance, squares.a[0].detach() * (x - 0.3), rtol=1e-12, atol=1e-15)
 
 
-def test_a_small_model_takes_more_images_a_pass() -> None:
+def test_small_model_runs_more_images_per_pass() -> None:
     small, wide = nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), nn.Conv2d(1, 64, 3)
     images = torch.rand(300, 1, 28, 28)
     assert _subject.Subject(small).images_per_pass(images, 64) == 256

@@ -1,4 +1,4 @@
-"""Guided Grad-CAM: against captum, and as the product of its two parts."""
+"""Guided Grad-CAM: compared with captum, and equal to the product of its two parts."""
 
 import captum.attr
 import pytest

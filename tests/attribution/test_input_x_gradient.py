@@ -1,4 +1,4 @@
-"""Input times gradient: against captum and a closed form; sums to the logit where its text says so."""
+"""Input times gradient: compared with captum and a closed form; sums to the logit where documented."""
 
 import captum.attr
 import pytest
@@ -8,14 +8,14 @@ from torch import nn
 from pellucid import create_analyzer
 
 
-@pytest.mark.filterwarnings("ignore")  # captum warns that it sets gradients
+@pytest.mark.filterwarnings("ignore")  # captum warns about setting gradients
 def test_agrees_with_captum(network, images, targets) -> None:
     theirs = captum.attr.InputXGradient(network).attribute(images.clone().requires_grad_(), target=targets).detach()
     ours = create_analyzer("input_x_gradient", network).analyze(images, targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
 
 
-def test_a_closed_form(squares) -> None:
+def test_equals_the_closed_form(squares) -> None:
     x = torch.tensor([0.5, -1.0, 2.0, 0.1]).double()
     relevance = create_analyzer("input_x_gradient", squares).analyze(x.view(1, 1, 2, 2), 1).flatten()
     torch.testing.assert_close(relevance, squares.a[1].detach() * x**2, rtol=1e-12, atol=0)

@@ -1,4 +1,4 @@
-"""Integrated gradients: quadratures, captum with the same nodes, polynomials, and the tolerance."""
+"""Integrated gradients: quadrature, captum with the same nodes, polynomials, and the tolerance."""
 
 import captum.attr
 import pytest
@@ -10,7 +10,7 @@ from pellucid.attribution.integrated_gradients import nodes
 from pellucid.core.errors import ConfigError
 
 
-@pytest.mark.filterwarnings("ignore")  # captum warns that it sets gradients
+@pytest.mark.filterwarnings("ignore")  # captum warns about setting gradients
 @pytest.mark.parametrize(("steps", "baseline"), [(50, 0.0), (64, 0.5)])
 def test_agrees_with_captum(network, images, targets, steps, baseline) -> None:
     integrated = captum.attr.IntegratedGradients(network)
@@ -20,7 +20,7 @@ def test_agrees_with_captum(network, images, targets, steps, baseline) -> None:
 
 
 @pytest.mark.parametrize("quadrature", ["gauss_legendre", "trapezoid"])
-def test_quadratures_weigh_correctly(quadrature) -> None:
+def test_quadrature_weights(quadrature) -> None:
     places, weights = map(torch.tensor, nodes(quadrature, 9))
     assert float(weights.sum()) == pytest.approx(1)
     assert float((weights * places**2).sum()) == pytest.approx(1 / 3, abs=5e-3)
@@ -43,12 +43,12 @@ def test_a_polynomial_is_integrated_exactly() -> None:
     assert (refined.evaluations < 12).all()
 
 
-@pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")  # of a few points
+@pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")  # too few points
 def test_the_trapezoid_rule_by_hand(network, images, targets) -> None:
     baseline = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(4)).double()
     options = {"steps": 5, "quadrature": "trapezoid", "baseline": baseline}
-    found = create_analyzer("integrated_gradients", network, **options).analyze(images, targets)
-    for image, target, relevance in zip(images, targets, found, strict=True):
+    maps = create_analyzer("integrated_gradients", network, **options).analyze(images, targets)
+    for image, target, relevance in zip(images, targets, maps, strict=True):
         total = torch.zeros_like(image)
         for place, weight in zip((0, 0.25, 0.5, 0.75, 1), (0.125, 0.25, 0.25, 0.25, 0.125), strict=True):
             leaf = (baseline + place * (image - baseline)).requires_grad_()

@@ -16,7 +16,7 @@ from pellucid.attribution import METHODS
 from pellucid.engine.rules import Flat
 
 Shares = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x, the weights of neuron j, its bias) to the share of R_j that each input gets."""
+"""Function from (x, weights of neuron j, its bias) to the share of R_j that each input receives."""
 
 
 def stable(z: Tensor, epsilon: float) -> Tensor:
@@ -33,7 +33,7 @@ def epsilon(value: float) -> Shares:
 
 def gamma(value: float) -> Shares:
     def shares(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        sign = torch.sign((x * w).sum() + b)  # what pulls the way the neuron went is favoured
+        sign = torch.sign((x * w).sum() + b)  # contributions with the sign of the pre-activation are favored
         favoured, bias = (part + value * part * (part * sign > 0) for part in (x * w, b))
         return favoured / stable(favoured.sum() + bias, 1e-6)
 
@@ -60,13 +60,13 @@ def flat(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def z_box(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """Pixels from −1 to 1."""
+    """z^B rule for pixels in [−1, 1]."""
     parts = x * w + w.clamp(min=0) - w.clamp(max=0)
     return parts / (parts.sum() + 1e-6)
 
 
 STRUCTURE = epsilon(1e-6)
-"""What most variants do with average pooling."""
+"""Rule of most variants for average pooling."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ TABLE: list[tuple[str, dict[str, Any], Rules]] = [
 
 
 def by_hand(model: nn.Sequential, image: Tensor, target: int, rules: Rules) -> Tensor:
-    """Relevance at one image: back through the layers, one output neuron at a time."""
+    """Compute the relevance of one image layer by layer, one output neuron at a time."""
     values = [image[None]]
     for layer in model:
         values.append(layer(values[-1]).detach())
@@ -127,7 +127,7 @@ def by_hand(model: nn.Sequential, image: Tensor, target: int, rules: Rules) -> T
         x = values[place]
         jacobian = torch.autograd.functional.jacobian(lambda x: layer(x).flatten(), x)  # noqa: B023
         matrix, arrived = jacobian.flatten(1), relevance.flatten()
-        if isinstance(layer, nn.MaxPool2d):  # its Jacobian has a one at each winner
+        if isinstance(layer, nn.MaxPool2d):  # its Jacobian is 1 at each winner
             relevance = (arrived @ matrix).view_as(x)
         elif isinstance(layer, (nn.ReLU, nn.Flatten)):
             relevance = relevance.view_as(x)
@@ -156,8 +156,8 @@ def test_equals_the_formula_neuron_by_neuron(make, name, options, rules) -> None
     model.double()
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
     targets = [0, 3]
-    found = create_analyzer(name, model, **options).analyze(images, torch.tensor(targets))
-    for image, target, relevance in zip(images, targets, found, strict=True):
+    maps = create_analyzer(name, model, **options).analyze(images, torch.tensor(targets))
+    for image, target, relevance in zip(images, targets, maps, strict=True):
         expected = by_hand(model, image, target, rules)
         scale = float(expected.abs().max())
         assert scale > 0

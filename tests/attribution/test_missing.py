@@ -1,4 +1,4 @@
-"""A gradient that autograd cannot see is an error, and a gradient that is zero is a map of zeros."""
+"""A missing gradient is an error; a zero gradient is a map of zeros."""
 
 from collections.abc import Callable
 
@@ -63,7 +63,7 @@ CUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Net(nn.Module):
-    """Four logits, the last two behind a cut."""
+    """Four logits, the last two without a gradient."""
 
     def __init__(self, cut: Callable[[Tensor], Tensor], *, is_whole: bool = False) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def images() -> Tensor:
 
 @every
 @pytest.mark.parametrize("cut", CUTS)
-def test_classes_behind_a_cut_are_named(name: str, cut: str, images: Tensor) -> None:
+def test_classes_without_gradient_are_named(name: str, cut: str, images: Tensor) -> None:
     analyzer = create_analyzer(name, Net(CUTS[cut]), **METHODS[name])
     with pytest.raises(UnsupportedOperation, match=r"output 2 changes .*'occlusion'"):
         analyzer.analyze(images, 2)
@@ -98,7 +98,7 @@ def test_classes_behind_a_cut_are_named(name: str, cut: str, images: Tensor) -> 
 
 
 @every
-def test_a_contrast_and_a_score_of_ones_own_behind_a_cut(name: str, images: Tensor) -> None:
+def test_contrasts_and_custom_scores_without_gradient_are_refused(name: str, images: Tensor) -> None:
     analyzer = create_analyzer(name, Net(CUTS["detach"]), **METHODS[name])
     with pytest.raises(UnsupportedOperation, match="output 3"):
         analyzer.analyze(images, Contrast(3, 2))
@@ -121,8 +121,8 @@ def test_a_model_without_any_derivative_is_refused(name: str, images: Tensor) ->
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*is deprecated")
-def test_an_operator_beside_the_way_is_seen_too(images: Tensor) -> None:
-    """The gradient is not zero, but that of one summand alone."""
+def test_operator_without_derivative_on_a_side_branch_is_detected(images: Tensor) -> None:
+    """The gradient is not zero, but it lacks one summand."""
     layer = torch.ao.nn.quantized.dynamic.Linear(36, 3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     model.register_forward_hook(lambda module, inputs, output: output + layer(inputs[0].flatten(1)))
@@ -131,14 +131,14 @@ def test_an_operator_beside_the_way_is_seen_too(images: Tensor) -> None:
 
 
 @every
-def test_what_is_constant_has_a_map_of_zeros(name: str, images: Tensor) -> None:
-    """A dead ReLU, and a logit that the image does not enter."""
+def test_constant_logits_have_a_map_of_zeros(name: str, images: Tensor) -> None:
+    """A dead ReLU makes the logit independent of the image."""
     model = Net(lambda x: F.relu(x - 100) + torch.zeros_like(x))
     assert (create_analyzer(name, model, **METHODS[name]).analyze(images, 2) == 0).all()
 
 
 @pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad"])
-def test_a_black_image_is_at_a_kink_and_no_fault(name: str) -> None:
+def test_black_image_at_a_kink_is_accepted(name: str) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3, bias=False)]
     black = torch.zeros(2, 1, 6, 6)
@@ -146,7 +146,7 @@ def test_a_black_image_is_at_a_kink_and_no_fault(name: str) -> None:
 
 
 def test_only_images_without_a_gradient_count() -> None:
-    """An image's own way through the model decides."""
+    """Whether a gradient is missing may depend on the image."""
     torch.manual_seed(0)
     layer = nn.Linear(36, 3)
 
@@ -162,7 +162,7 @@ def test_only_images_without_a_gradient_count() -> None:
         analyzer.analyze(torch.cat([bright, dark]), 1)
 
 
-def test_the_probe_draws_from_no_global_state(images: Tensor) -> None:
+def test_probe_does_not_change_the_global_random_state(images: Tensor) -> None:
     analyzer = create_analyzer("gradient", Net(lambda x: F.relu(x - 100)))
     before = torch.get_rng_state()
     analyzer.analyze(images, 3)

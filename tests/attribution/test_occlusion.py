@@ -1,4 +1,4 @@
-"""Occlusion: against captum, against w (x − x₀) of a linear model, and the bounds of its memory."""
+"""Occlusion: compared with captum and with w (x − x₀) on a linear model; bounded memory."""
 
 import captum.attr
 import pytest
@@ -34,7 +34,7 @@ def test_agrees_with_captum(network, images, targets, window, stride) -> None:
         )
 
 
-def test_agrees_with_captum_on_colours_and_windows_within_the_channels() -> None:
+def test_agrees_with_captum_on_color_images_and_channel_windows() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).eval()
     images = torch.rand(2, 3, 64, 64)
@@ -46,7 +46,7 @@ def test_agrees_with_captum_on_colours_and_windows_within_the_channels() -> None
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_a_pixel_of_a_linear_model_has_its_part(counting) -> None:
+def test_linear_model_has_a_closed_form(counting) -> None:
     images = torch.rand(2, 1, 4, 4).double()
     relevance = create_analyzer("occlusion", counting, window=1, baseline=0.25).analyze(images, 2)
     expected = counting.linear.weight[2].detach() * (images - 0.25).flatten(1)
@@ -55,7 +55,7 @@ def test_a_pixel_of_a_linear_model_has_its_part(counting) -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 4, 5, 3)])
 def test_works_on_any_number_of_axes(shape) -> None:
-    """On a linear model a window's drop is the sum of its parts; a pixel's relevance the mean of those over it."""
+    """On a linear model, a window's drop is the sum over its pixels; relevance is the mean over covering windows."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2)).double()
     images = torch.rand(3, *shape).double()
@@ -73,20 +73,20 @@ def test_works_on_any_number_of_axes(shape) -> None:
     torch.testing.assert_close(relevance, total / count)
 
 
-def test_the_default_windows_fit_the_image(network, images) -> None:
+def test_default_windows_fit_the_image(network, images) -> None:
     explanation = create_analyzer("occlusion", network).explain(images, 1)
     assert explanation.evaluations.tolist() == [101] * 4  # windows of one pixel on 10×10
     assert not bool(explanation.relevance.isnan().any())
 
 
-def test_sizes_that_do_not_fit_are_told(network, images) -> None:
-    for options, told in (
+def test_invalid_sizes_are_reported(network, images) -> None:
+    for options, message in (
         ({"window": 11}, "must fit into the image"),
-        ({"window": 2, "stride": 3}, "a stride into the window"),
+        ({"window": 2, "stride": 3}, "stride must not exceed the window"),
         ({"window": (2, 2, 2, 2)}, "window has 4 sizes"),
         ({"window": 3, "stride": (1, 0)}, "each a whole number"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             create_analyzer("occlusion", network, **options).analyze(images)
 
 
@@ -113,7 +113,7 @@ class Local(nn.Module):
 
 
 @pytest.mark.parametrize(("window", "stride"), [((1, 5, 4), (1, 5, 4)), ((2, 2, 4), (2, 2, 4)), ((2, 5, 3), (1, 5, 3))])
-def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypatch) -> None:
+def test_incremental_passes_equal_full_passes(window, stride, monkeypatch) -> None:
     model, images = Local().double().eval(), torch.rand(16, 2, 27, 24).double()
     used: list[LocalPasses] = []
 
@@ -131,8 +131,8 @@ def test_what_a_window_can_touch_is_all_that_it_changes(window, stride, monkeypa
     assert used[0].share < 0.5
 
 
-def test_models_that_go_another_way_are_run_as_a_whole() -> None:
-    """One that ignores what an in-place function returns, and one whose functions hang on the pixels."""
+def test_models_without_incremental_passes_run_in_full() -> None:
+    """One ignores the result of an in-place function; the control flow of the other depends on the pixels."""
 
     class Ignoring(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def test_models_that_go_another_way_are_run_as_a_whole() -> None:
     torch.testing.assert_close(create_analyzer("occlusion", Ignoring(), window=2).analyze(images, 1), alone)
 
 
-def test_memory_does_not_grow_with_the_windows(counting) -> None:
+def test_memory_is_independent_of_the_number_of_windows(counting) -> None:
     counting.linear = nn.Linear(256, 3).double()
     images = torch.rand(20, 1, 16, 16).double()
     for window, calls in ((14, 14), (1, 14 + 261)):

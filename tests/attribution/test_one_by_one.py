@@ -1,4 +1,4 @@
-"""Images of a batch are explained as if each were alone, whatever the model does with a batch; softmax in disguise."""
+"""Images of a batch are explained as if each were alone, even if the model mixes them; hidden softmax layers."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pellucid import create_analyzer, evaluate
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
-# integrated gradients take a few points, which are too few for their sum
+# too few points for the sum of integrated gradients
 pytestmark = pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")
 FEW = {
     "gradient": {},
@@ -23,7 +23,7 @@ FEW = {
 
 
 class Net(nn.Module):
-    """A small network with something special."""
+    """A small network with one unusual property."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "standardised over the batch":
+        if self.how == "standardized over the batch":
             x = (x - x.mean()) / (x.std() + 0.1)
         h = F.max_pool2d(F.relu(self.first(x)) - 0.2, 2)
         if self.how == "masked by a comparison":
@@ -54,9 +54,9 @@ def some(count: int) -> Tensor:
     return images * (torch.rand_like(images) > 0.5)
 
 
-@pytest.mark.parametrize("how", ["standardised over the batch", "masked by a comparison", "plain"])
+@pytest.mark.parametrize("how", ["standardized over the batch", "masked by a comparison", "plain"])
 @pytest.mark.parametrize("name", FEW)
-def test_a_batch_is_its_images(name: str, how: str) -> None:
+def test_batch_equals_its_images(name: str, how: str) -> None:
     analyzer, images = create_analyzer(name, Net(how), **FEW[name]), some(18)
     together = analyzer.analyze(images, 1)
     alone = torch.cat([analyzer.analyze(images[n : n + 1], 1) for n in (0, 17)])
@@ -64,24 +64,24 @@ def test_a_batch_is_its_images(name: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion"])
-def test_a_score_that_hangs_on_the_batch_is_refused_where_images_run_alone(name: str) -> None:
+def test_score_that_depends_on_the_batch_is_refused_for_mixing_models(name: str) -> None:
     labels = torch.tensor([0, 1, 2, 0])
-    analyzer = create_analyzer(name, Net("standardised over the batch"), **FEW[name])
-    with pytest.raises(ShapeError, match="another score in a batch than alone"):
+    analyzer = create_analyzer(name, Net("standardized over the batch"), **FEW[name])
+    with pytest.raises(ShapeError, match="depends on the rest of the batch"):
         analyzer.analyze(some(4), lambda logits: logits[torch.arange(len(logits)), labels[: len(logits)]])
 
 
 @pytest.mark.parametrize("unwrap", [False, True])
 @pytest.mark.parametrize("how", ["softmax, then a view", "softmax, then a clamp"])
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion", "grad_cam"])
-def test_a_softmax_behind_which_something_stands_is_seen(name: str, how: str, unwrap: bool) -> None:
+def test_softmax_followed_by_other_operations_is_detected(name: str, how: str, unwrap: bool) -> None:
     analyzer = create_analyzer(name, Net(how), unwrap_softmax=unwrap, **FEW[name])
     with pytest.raises(UnsupportedOperation, match="ends in a softmax followed by"):
         analyzer.analyze(some(2))
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "gradient.baseline", "simple_taylor", "occlusion"])
-def test_a_baseline_for_each_image_is_its_own(name: str) -> None:
+def test_each_image_uses_its_own_baseline(name: str) -> None:
     model, images = Net("plain"), some(70)
     baseline = images.flip(0) / 2
     options = FEW.get(name, {})
@@ -92,7 +92,7 @@ def test_a_baseline_for_each_image_is_its_own(name: str) -> None:
         create_analyzer(name, model, baseline=baseline[:64], **options).analyze(images, 1)
 
 
-def test_metrics_read_what_the_model_returns() -> None:
+def test_metrics_refuse_other_outputs() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1))
     images = torch.rand(2, 1, 4, 4)
     analyzer = create_analyzer("gradient", model, unwrap_softmax=True)

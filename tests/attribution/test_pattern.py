@@ -1,4 +1,4 @@
-"""Patterns: the paper's toy, the estimators beside a direct computation, the way back by hand, and what is refused."""
+"""Patterns: the paper's toy example, estimators, the backward pass, and unsupported models."""
 
 import re
 
@@ -30,7 +30,7 @@ def patterns_of(model: nn.Module, loader: list[Tensor], estimator: str = "two_co
     return list(fitted.method.patterns.tensors.values())
 
 
-# ── the paper's toy: x = a_s y + a_d ε, which w = (1, −1) reads without the distractor (section 3 of the paper) ──────
+# ── toy example: x = a_s y + a_d ε, where w = (1, −1) cancels the distractor (section 3 of the paper) ────────────────
 
 
 def test_the_pattern_recovers_the_signal_and_the_gradient_does_not() -> None:
@@ -55,7 +55,7 @@ def test_the_pattern_recovers_the_signal_and_the_gradient_does_not() -> None:
 
 
 def directly(x: Tensor, y: Tensor, is_positive: bool) -> Tensor:
-    """x (place, input) and output y of one unit: the formulas as they stand."""
+    """Compute the estimators from x (position, input) and the output y of one unit, directly by formula."""
     chosen = y > 0 if is_positive else torch.ones_like(y, dtype=torch.bool)
     covariance = (x * y[:, None])[chosen].mean(0) - x[chosen].mean(0) * y.mean()
     if not is_positive:
@@ -74,7 +74,7 @@ LAYERS = [
 
 
 def patches(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """What each unit's weight is multiplied with, (place, input), by the Jacobian of the layer by its weight."""
+    """Return the input of each unit's weight, (position, input), from the Jacobian with respect to the weight."""
     if isinstance(layer, nn.Linear):
         return [x.reshape(-1, x.shape[-1])] * layer.out_features
     bare = [torch.func.functional_call(layer, {"weight": basis, "bias": 0 * layer.bias}, x) for basis in _bases(layer)]
@@ -89,7 +89,7 @@ def _bases(layer: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("estimator", ["linear", "two_component"])
 @pytest.mark.parametrize("place", range(len(LAYERS)))
-def test_each_estimator_is_its_formula(place, estimator) -> None:
+def test_estimators_equal_their_formulas(place, estimator) -> None:
     layer, shape = LAYERS[place]
     layer = layer.double()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_each_estimator_is_its_formula(place, estimator) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["linear", "two_component"])
-def test_without_biases_the_pattern_is_the_paper_s(estimator) -> None:
+def test_pattern_without_biases_equals_the_paper(estimator) -> None:
     """a = (E₊[xy] − E₊[x] E[y]) / wᵀ(E₊[xy] − E₊[x] E[y])."""
     layer, x = nn.Linear(6, 4, bias=False).double(), normal(80, 6) + 0.3
     (pattern,) = patterns_of(nn.Sequential(layer, nn.ReLU()), [x], estimator)
@@ -136,7 +136,7 @@ def test_patterns_are_independent_of_the_batches(network, images) -> None:
 
 
 def test_float32_sums_keep_their_digits() -> None:
-    """A mean far above the spread: by plain sums of x y, six of seven digits would cancel."""
+    """The mean is far above the spread: with plain sums of x y, six of seven digits would cancel."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 8))
     data = (300 + normal(2000, 20)).float()
@@ -145,7 +145,7 @@ def test_float32_sums_keep_their_digits() -> None:
     assert float((pattern - expected).abs().max() / expected.abs().max()) < 2e-2
 
 
-def test_a_module_used_twice_has_a_pattern_for_each_use() -> None:
+def test_module_used_twice_has_two_patterns() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -161,17 +161,17 @@ def test_a_module_used_twice_has_a_pattern_for_each_use() -> None:
     assert not torch.allclose(tensors["000 layer"], tensors["001 layer"])
 
 
-def test_only_what_a_rectifier_follows_is_looked_at_where_positive(network) -> None:
+def test_only_rectified_units_use_positive_outputs(network) -> None:
     data = torch.rand(40, 1, 10, 10, generator=random).double()
     two, linear = patterns_of(network, [data]), patterns_of(network, [data], "linear")
     assert [torch.allclose(a, b) for a, b in zip(two, linear, strict=True)] == [False, False, False, True]
 
 
-# ── the way back ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── backward pass ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_way_back_is_autograd_s_with_the_weights_replaced(network, images, targets, name) -> None:
+def test_backward_pass_is_autograd_with_replaced_weights(network, images, targets, name) -> None:
     analyzer = create_analyzer(name, network).fit([torch.rand(60, 1, 10, 10, generator=random).double()])
     tensors = list(analyzer.method.patterns.tensors.values())
     values, gates = images, []
@@ -190,7 +190,7 @@ def test_the_way_back_is_autograd_s_with_the_weights_replaced(network, images, t
     torch.testing.assert_close(analyzer.analyze(images, targets), expected, rtol=1e-9, atol=1e-13)
 
 
-def test_a_batch_norm_belongs_to_its_layer_and_a_scale_to_nobody() -> None:
+def test_batch_norm_is_merged_and_scale_is_not() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
@@ -214,7 +214,7 @@ def test_a_batch_norm_belongs_to_its_layer_and_a_scale_to_nobody() -> None:
         torch.testing.assert_close(inside, outside * factor)
 
 
-def test_a_batch_norm_of_its_own_has_the_inverse_of_its_weight() -> None:
+def test_separate_batch_norm_has_the_inverse_of_its_weight() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
     with torch.no_grad():
@@ -228,15 +228,15 @@ def test_a_batch_norm_of_its_own_has_the_inverse_of_its_weight() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["linear", "two_component"])
-def test_dead_units_get_nothing_and_nothing_is_nan(estimator) -> None:
+def test_dead_units_have_zero_patterns(estimator) -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.float64):
         model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
         with torch.no_grad():
             model[0].bias[:3] = -100  # never active
-            model[0].weight[3] = 0  # never varies: its bias alone
+            model[0].weight[3] = 0  # never varies: bias only
             model[0].bias[3] = 0.7
-            model[2].weight[:, 4:] = 0  # sees only units that are dead
+            model[2].weight[:, 4:] = 0  # only has dead inputs
             model[2].weight[5] = 0
         data = torch.rand(100, 6, generator=random).to(dtype)
         patterns = patterns_of(model, [data[:30], data[30:]], estimator)
@@ -296,10 +296,10 @@ def test_on_digits_the_maps_show_the_strokes_of_their_class(tmp_path) -> None:
         torch.testing.assert_close(reordered, maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
-# ── what is refused ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_patterns_are_not_defined_for_is_refused_by_name() -> None:
+def test_unsupported_operations_are_refused_by_name() -> None:
     gated = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
     with pytest.raises(UnsupportedOperation, match=r"not defined for layer_norm in '2' .*'lrp.epsilon'"):
         create_analyzer("pattern.net", gated).fit([torch.rand(5, 1, 2, 2)])
@@ -316,7 +316,7 @@ def test_what_patterns_are_not_defined_for_is_refused_by_name() -> None:
         create_analyzer("pattern.net", nn.Linear(3, 2)).fit([torch.zeros(2, 3, dtype=torch.uint8)])
 
 
-def test_weights_that_change_after_the_fit_are_noticed(images) -> None:
+def test_changed_weights_are_detected(images) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(100, 3)).double()
     analyzer = create_analyzer("pattern.net", model).fit([torch.rand(30, 1, 10, 10, generator=random).double()])
@@ -326,7 +326,7 @@ def test_weights_that_change_after_the_fit_are_noticed(images) -> None:
         analyzer.analyze(images)
 
 
-def test_images_that_take_another_way_are_refused(images) -> None:
+def test_image_dependent_control_flow_is_refused(images) -> None:
     class Deeper(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -339,5 +339,5 @@ def test_images_that_take_another_way_are_refused(images) -> None:
 
     fitted = create_analyzer("pattern.net", Deeper()).fit([normal(1, 4), normal(1, 4)])
     fitted.analyze(normal(1, 4))
-    with pytest.raises(UnsupportedOperation, match="another way for some images"):
+    with pytest.raises(UnsupportedOperation, match="different kernel layers for some images"):
         create_analyzer("pattern.net", Deeper()).fit([normal(1, 4), normal(2, 4)])

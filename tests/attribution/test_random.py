@@ -1,4 +1,4 @@
-"""The control `random`: standard normal numbers that hang on the seed and the image's bytes alone."""
+"""The control `random`: standard normal numbers that depend only on the seed and the image's bytes."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from pellucid import create_analyzer
 def test_is_standard_normal() -> None:
     images = torch.rand(8, 1, 50, 50, generator=torch.Generator().manual_seed(0)).double()
     values = create_analyzer("random", nn.Flatten()).analyze(images).flatten().sort().values
-    normal = torch.special.ndtr(values)  # Kolmogorov and Smirnov: the largest gap to the distribution function
+    normal = torch.special.ndtr(values)  # Kolmogorov–Smirnov: the largest deviation from the distribution function
     gap = (normal - torch.linspace(0, 1, len(values)).double()).abs().max()
     assert float(gap) < 1.6 / len(values) ** 0.5
 
 
-def test_hangs_on_the_seed_and_the_image_alone(network, images) -> None:
+def test_depends_only_on_the_seed_and_the_image(network, images) -> None:
     noise = create_analyzer("random", network).analyze(images)
     torch.testing.assert_close(create_analyzer("random", network).analyze(images[2:3], 1), noise[2:3])
     assert torch.equal(create_analyzer("random", nn.Flatten()).analyze(images), noise)

@@ -1,4 +1,4 @@
-"""Our maps beside those that iNNvestigate computed; where ours follow the paper instead, the difference is pinned."""
+"""Our maps compared with iNNvestigate's; where ours follow the paper instead, the difference is pinned."""
 
 import json
 from collections.abc import Mapping
@@ -174,10 +174,10 @@ def test_maps_of_one_layer_agree(shared, theirs, kind) -> None:
     if theirs in ("Deconvnet", "GuidedBackprop"):
         relevance = relevance * model(images).gather(1, targets[:, None]).detach()[:, :, None, None]
     expected = reference[f"{kind}/attribution"]
-    if (theirs, kind) == ("DeepTaylor", "AveragePooling2D"):  # theirs is the gradient there, ours the z rule as in LRP
+    if (theirs, kind) == ("DeepTaylor", "AveragePooling2D"):  # theirs uses the gradient here, ours the z rule as in LRP
         assert distance(relevance, expected) == pytest.approx(0.55, rel=0.02)
     elif theirs == "IntegratedGradients" and kind in ("Conv2D_relu", "Dense_relu", "MaxPooling2D"):
-        # the gradient is the same all along the path but at 0, which theirs counts as one of 64 points
+        # the gradient is constant along the path except at 0, which theirs counts as one of 64 points
         at_zero = create_analyzer("gradient", model).analyze(0 * images, targets) * images
         assert distance((relevance * 63 + at_zero) / 64, expected) < WITHIN
     else:

@@ -1,4 +1,4 @@
-"""RISE: masks with the right expectation, its formula mask by mask, and the bounds of its memory."""
+"""RISE: expectation of the masks, the formula mask by mask, and bounded memory."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pellucid.core.seeding import generator
 
 
 @pytest.mark.parametrize(("places", "cells"), [((28, 28), 7), ((30, 17), 4), ((9,), 2), ((5, 6, 7), 3)])
-def test_each_pixel_is_seen_with_the_same_probability(places, cells) -> None:
+def test_every_pixel_is_equally_visible(places, cells) -> None:
     source = generator(0, "test")
     masks = torch.stack([Rise(cells=cells, keep_share=0.3).mask(places, source) for _ in range(1500)])
     assert masks.shape == (1500, *places)
@@ -31,17 +31,17 @@ def test_equals_the_formula_mask_by_mask(network, images, targets) -> None:
             (score - mean * is_centred)[:, None, None, None] * mask for score, mask in zip(scores, masks, strict=True)
         ) / (40 * 0.4)
         options = {"masks": 40, "cells": 3, "keep_share": 0.4, "centred": is_centred, "seed": 3, "baseline": 0.1}
-        found = create_analyzer("rise", network, **options).analyze(images, targets)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        result = create_analyzer("rise", network, **options).analyze(images, targets)
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_of_a_model_of_one_pixel_only_that_pixel_stands_out() -> None:
-    """Where f(x) is one pixel, R there is E[M²] / E[M], and about E[M] far away from it."""
+def test_single_pixel_model_highlights_that_pixel() -> None:
+    """If f(x) is one pixel, R is E[M²] / E[M] at that pixel and about E[M] far away."""
     images = torch.ones(1, 1, 28, 28)
-    found = create_analyzer("rise", one_pixel(), masks=3000, cells=7, centred=False).analyze(images, 0)[0, 0]
-    assert int(found.argmax()) in {14 * 28 + 14 + shift for shift in (-29, -28, -27, -1, 0, 1, 27, 28, 29)}
-    assert abs(float(found[:5].mean()) - 0.5) < 0.03
-    assert float(found.max()) > 0.65
+    result = create_analyzer("rise", one_pixel(), masks=3000, cells=7, centred=False).analyze(images, 0)[0, 0]
+    assert int(result.argmax()) in {14 * 28 + 14 + shift for shift in (-29, -28, -27, -1, 0, 1, 27, 28, 29)}
+    assert abs(float(result[:5].mean()) - 0.5) < 0.03
+    assert float(result.max()) > 0.65
 
 
 def one_pixel() -> torch.nn.Module:
@@ -52,15 +52,15 @@ def one_pixel() -> torch.nn.Module:
     return Pixel()
 
 
-def test_the_paper_weighs_by_probabilities(network, images) -> None:
-    found = create_analyzer("rise", network, masks=5, centred=False).analyze(
+def test_probability_weights_as_in_the_paper(network, images) -> None:
+    result = create_analyzer("rise", network, masks=5, centred=False).analyze(
         images, lambda logits: logits.softmax(1)[:, 2]
     )
-    assert float(found.min()) >= 0
-    assert float(found.max()) < 5 / 2.5
+    assert float(result.min()) >= 0
+    assert float(result.max()) < 5 / 2.5
 
 
-def test_what_cannot_be_is_told(network) -> None:
+def test_invalid_options_and_images_are_refused(network) -> None:
     for options in ({"masks": 0}, {"cells": 0}, {"keep_share": 1.0}, {"keep_share": 0.0}):
         with pytest.raises(ConfigError, match=f"the option {next(iter(options))} of Rise is .*; expected a "):
             create_analyzer("rise", network, **options)
@@ -68,10 +68,10 @@ def test_what_cannot_be_is_told(network) -> None:
         create_analyzer("rise", torch.nn.Linear(4, 3)).analyze(torch.rand(2, 4))
 
 
-def test_memory_does_not_grow_with_the_masks(counting) -> None:
+def test_memory_is_independent_of_the_number_of_masks(counting) -> None:
     images = torch.rand(20, 1, 4, 4).double()
     create_analyzer("rise", counting, masks=20).analyze(images)
     create_analyzer("rise", counting, masks=300).analyze(images)
-    assert len(counting.sizes) == 6 + 20 + 300  # four of them compare an image with itself alone
+    assert len(counting.sizes) == 6 + 20 + 300  # four of them compare an image in the batch with itself alone
     assert max(counting.sizes) <= 32
     assert counting.bytes[1] <= counting.bytes[0] + 1000

@@ -1,4 +1,4 @@
-"""Shapley sampling: captum's values for equal orders, exact values by enumeration, and completeness of every order."""
+"""Shapley sampling: equal to captum for equal orders, exact values by enumeration, and completeness per order."""
 
 from itertools import permutations
 
@@ -30,7 +30,7 @@ def test_agrees_with_captum_for_equal_orders(network, images, targets) -> None:
 
 
 def exact(model: nn.Module, image: Tensor, target: int) -> Tensor:
-    """The mean over all orders, one by one."""
+    """Compute exact Shapley values as the mean over all orders."""
     values, count = torch.zeros(image.numel()).double(), 0
     for order in permutations(range(image.numel())):
         shown = torch.zeros_like(image).flatten()
@@ -44,24 +44,24 @@ def exact(model: nn.Module, image: Tensor, target: int) -> Tensor:
     return values / count
 
 
-def test_nears_the_exact_values() -> None:
+def test_converges_to_the_exact_values() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)).double()
     image = torch.rand(1, 1, 5).double() * 3
     values = exact(model, image[0], 1)
     error = {}
     for count in (10, 1000):
-        found = create_analyzer("shapley_sampling", model, permutations=count, patch=1).analyze(image, 1)
-        error[count] = float((found.flatten() - values).abs().max())
+        result = create_analyzer("shapley_sampling", model, permutations=count, patch=1).analyze(image, 1)
+        error[count] = float((result.flatten() - values).abs().max())
     assert error[1000] < 0.03 * float(values.abs().max())
     assert error[1000] < error[10] / 3
 
 
-def test_of_a_linear_model_every_order_is_exact(counting) -> None:
+def test_every_order_is_exact_on_a_linear_model(counting) -> None:
     images = torch.rand(3, 1, 4, 4).double()
-    found = create_analyzer("shapley_sampling", counting, permutations=1, baseline=0.5).analyze(images, 0)
+    result = create_analyzer("shapley_sampling", counting, permutations=1, baseline=0.5).analyze(images, 0)
     expected = counting.linear.weight[0].detach() * (images - 0.5).flatten(1)
-    torch.testing.assert_close(found.flatten(1), expected)
+    torch.testing.assert_close(result.flatten(1), expected)
 
 
 @pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
@@ -78,31 +78,31 @@ def test_every_order_is_complete(seed, patch, dtype) -> None:
     torch.testing.assert_close(explanation.expected, change, rtol=1e-4, atol=1e-6)
 
 
-def test_tokens_can_be_the_players() -> None:
+def test_tokens_can_be_players() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
     tokens = torch.rand(2, 3, 4).double()
-    found = create_analyzer("shapley_sampling", model, patch=(1, 4), permutations=2).analyze(tokens, 1)
+    result = create_analyzer("shapley_sampling", model, patch=(1, 4), permutations=2).analyze(tokens, 1)
     parts = (model[1].weight[1].detach() * tokens.flatten(1)).reshape(2, 3, 4)
-    torch.testing.assert_close(found, parts.mean(2, keepdim=True).expand(2, 3, 4))
+    torch.testing.assert_close(result, parts.mean(2, keepdim=True).expand(2, 3, 4))
 
 
-def test_what_cannot_be_is_told(network, images) -> None:
+def test_invalid_options_are_refused(network, images) -> None:
     for options in ({"permutations": 0}, {"patch": 0}, {"patch": (1, 2, 3, 4)}):
         with pytest.raises(ConfigError, match="expected a whole number.*at least 1|patch has 4 sizes"):
             create_analyzer("shapley_sampling", network, **options).analyze(images)
 
 
-def test_memory_does_not_grow_with_the_orders(counting) -> None:
+def test_memory_is_independent_of_the_number_of_orders(counting) -> None:
     images = torch.rand(20, 1, 4, 4).double()
     create_analyzer("shapley_sampling", counting, permutations=2).analyze(images)
     create_analyzer("shapley_sampling", counting, permutations=20).analyze(images)
-    assert len(counting.sizes) == 4 + 30 + 4 + 300  # two of each four compare an image with itself alone
+    assert len(counting.sizes) == 4 + 30 + 4 + 300  # two of each four compare an image in the batch with itself alone
     assert max(counting.sizes) <= 32
-    assert counting.bytes[1] <= counting.bytes[0] + 15 * 20 * 8 + 1000  # the scores along one order
+    assert counting.bytes[1] <= counting.bytes[0] + 15 * 20 * 8 + 1000  # plus the scores along one order
 
 
-def test_long_work_shows_its_progress_and_short_work_does_not(counting, monkeypatch) -> None:
+def test_only_long_work_shows_progress(counting, monkeypatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(terminal.Tracker, "update", lambda self, done, note="": told.append(done))
     images = torch.rand(1, 1, 4, 4).double()

@@ -1,4 +1,4 @@
-"""Simple Taylor decomposition: against a search of the segment in tiny steps, and networks whose zeros are known."""
+"""Simple Taylor decomposition: compared with a fine grid search, and on networks with known roots."""
 
 from copy import deepcopy
 
@@ -14,17 +14,17 @@ class Parabola(nn.Module):
         return torch.cat([mean**2 - 0.25, mean + 3], 1)
 
 
-def test_finds_the_nearest_zero() -> None:
+def test_finds_the_nearest_root() -> None:
     images = torch.tensor([0.75, 0.25]).double()[:, None, None, None].expand(2, 1, 2, 2)
     explanation = create_analyzer("simple_taylor", Parabola()).explain(images, 0)
     assert explanation.details["root_found"].tolist() == [True, False]
-    # image 0: x̃ = 0.5, slope 1, distance 0.25; image 1: no zero on the way to 0, whose slope is 0
+    # image 0: x̃ = 0.5, slope 1, distance 0.25; image 1: no root on the line to 0, where the slope is 0
     sums = explanation.relevance.flatten(1).sum(1)
     torch.testing.assert_close(sums, torch.tensor([0.25, 0.0]).double(), rtol=1e-5, atol=1e-5)
     assert any("baseline" in note for note in explanation.notes)
 
 
-def test_a_linear_logit_with_a_zero_is_shared_out_whole(images) -> None:
+def test_linear_logit_with_a_root_is_distributed_completely(images) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(100, 1)).double()
     with torch.no_grad():
@@ -38,10 +38,10 @@ def test_a_linear_logit_with_a_zero_is_shared_out_whole(images) -> None:
     torch.testing.assert_close(explanation.relevance.flatten(1).sum(1), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_equals_a_search_in_tiny_steps(network, images) -> None:
+def test_equals_a_fine_grid_search(network, images) -> None:
     shares = torch.linspace(0, 1, 4001).double().view(-1, 1, 1, 1)
     model, baseline, found = deepcopy(network), 0.3, []
-    with torch.no_grad():  # half of the images lie above zero, and the way to the baseline crosses it for some
+    with torch.no_grad():  # half of the logits are positive, and some lines to the baseline cross zero
         model[-1].bias -= model(images / 2 + baseline / 2).mean(0)
     for target in (0, 3):
         options = {"baseline": baseline, "places": 64}

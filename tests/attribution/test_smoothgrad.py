@@ -1,4 +1,4 @@
-"""SmoothGrad and its relatives: on a network whose gradient is linear, their statistics are known beforehand."""
+"""SmoothGrad and variants: their statistics have a closed form on a network with a linear gradient."""
 
 import pytest
 import torch
@@ -47,14 +47,14 @@ def test_equals_the_statistic_over_noisy_copies_one_by_one(network, images, targ
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_noise_hangs_on_the_seed(network, images, name) -> None:
+def test_noise_depends_on_the_seed(network, images, name) -> None:
     again, other = (create_analyzer(name, network, samples=4, seed=seed).analyze(images, 1) for seed in (0, 1))
     assert torch.equal(again, create_analyzer(name, network, samples=4).analyze(images, 1))
     assert not torch.allclose(again, other)
 
 
 def test_a_variance_is_never_negative() -> None:
-    """A linear network's gradient is the same everywhere: rounding alone is left."""
+    """A linear network has a constant gradient, so only rounding remains."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
     relevance = create_analyzer("smoothgrad.variance", model, samples=7).analyze(torch.rand(3, 1, 6, 6), 1)

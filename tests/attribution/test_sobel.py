@@ -1,4 +1,4 @@
-"""The control `sobel`: against the filters' formula, pixel by pixel."""
+"""The control `sobel`: compared with the formula of the filters, pixel by pixel."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_equals_the_formula_pixel_by_pixel() -> None:
         image, channel, row, column = place
 
         def pixel(down: int, right: int, plane=images[image, channel], row=row, column=column) -> float:
-            return float(plane[min(max(row + down, 0), 4), min(max(column + right, 0), 5)])  # the border repeats
+            return float(plane[min(max(row + down, 0), 4), min(max(column + right, 0), 5)])  # replicate padding
 
         across = sum(weight * (pixel(k, 1) - pixel(k, -1)) for k, weight in ((-1, 1), (0, 2), (1, 1)))
         down = sum(weight * (pixel(1, k) - pixel(-1, k)) for k, weight in ((-1, 1), (0, 2), (1, 1)))
@@ -23,13 +23,13 @@ def test_equals_the_formula_pixel_by_pixel() -> None:
     torch.testing.assert_close(create_analyzer("sobel", nn.Flatten()).analyze(images), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_a_ramp_has_the_same_edge_everywhere_inside() -> None:
+def test_ramp_has_a_constant_edge_strength() -> None:
     ramp = torch.arange(6.0).expand(1, 2, 5, 6) / 8
     edges = create_analyzer("sobel", nn.Flatten()).analyze(ramp)
     torch.testing.assert_close(edges[..., 1:-1], torch.ones(1, 2, 5, 4))  # 8 · 1/8
     assert edges.shape == ramp.shape
 
 
-def test_other_than_images_are_refused() -> None:
+def test_non_images_are_refused() -> None:
     with pytest.raises(ShapeError, match="batch, channel, height, width"):
         create_analyzer("sobel", nn.Flatten()).analyze(torch.rand(2, 3, 4))

@@ -1,4 +1,4 @@
-"""What can be explained beyond one class: contrasts, regressions, segmentations, detections, and what is refused."""
+"""Targets beyond one class: contrasts, regression, segmentation, detection, and invalid targets."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ from pellucid.core.errors import ConfigError, ShapeError
 COMPLETE = ("deeplift", "integrated_gradients", "lrp.epsilon", "lrp.gamma")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
-    # integrated gradients take a few points, which are too few for their sum
+    # too few points for the sum of integrated gradients
     pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
 ]
 
 
 class Detector(nn.Module):
-    """Boxes and class scores of four anchors, in a dict as detectors have it."""
+    """Boxes and class scores of four anchors, in a dict as detectors return them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def gradient_of(score, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [list, np.array, np.int64, torch.tensor])
-def test_indices_of_any_kind(network, images, kind) -> None:
+def test_indices_of_any_type(network, images, kind) -> None:
     analyzer = create_analyzer("gradient", network)
     classes = 3 if kind is np.int64 else [3, 3, 3, 3]
     assert torch.equal(analyzer.analyze(images, kind(classes)), analyzer.analyze(images, 3))
@@ -66,7 +66,7 @@ def test_a_contrast_with_the_predicted_class(network, images) -> None:
 
 
 @pytest.mark.parametrize("name", COMPLETE)
-def test_a_contrast_is_complete_to_the_difference_of_the_logits(network, images, name) -> None:
+def test_contrast_sums_to_the_difference_of_the_logits(network, images, name) -> None:
     explanation = create_analyzer(name, network).explain(images, Contrast(3, [0, 1, 2, 4]), strict=True)
     logits = network(images).detach()
     promised = logits[:, 3] - logits.gather(1, torch.tensor([[0], [1], [2], [4]]))[:, 0]
@@ -99,7 +99,7 @@ def test_a_regression_of_one_output(images, shape, request_) -> None:
 
 
 def test_a_regression_of_several_outputs(network, images) -> None:
-    """The network of five outputs, taken as a regression: a target is an output's index."""
+    """The network with five outputs as a regression: the target is the index of an output."""
     for index in range(5):
         expected = gradient_of(lambda x, index=index: network(x)[:, index], images)
         torch.testing.assert_close(create_analyzer("gradient", network).analyze(images, index), expected)
@@ -139,7 +139,7 @@ def _bare(layer: nn.Module) -> dict[str, object]:
 
 @pytest.mark.parametrize("target", [None, "all"], ids=repr)
 @pytest.mark.parametrize("name", METHODS.names())
-def test_a_class_of_a_segmentation_is_no_number(segmenter, images, name, target) -> None:
+def test_class_target_is_refused_for_segmentation(segmenter, images, name, target) -> None:
     analyzer = create_analyzer(name, segmenter)
     if analyzer.method.needs_fit:
         return
@@ -161,21 +161,21 @@ def test_a_detection_by_its_key_and_a_score(images) -> None:
         if name == "gradient":
             expected = gradient_of(lambda x: best(model(x)["scores"]), images)
             torch.testing.assert_close(explanation.relevance, expected)
-    # a function of the outputs gives the same, as a regression
+    # a function of the outputs gives the same result as a regression
     alone = create_analyzer("lrp.epsilon", model, output=lambda outputs: best(outputs["scores"])).explain(images)
     by_score = create_analyzer("lrp.epsilon", model, output="scores").analyze(images, best)
     torch.testing.assert_close(alone.relevance, by_score)
     assert alone.logits.shape == (4,)
 
 
-def test_scores_that_fall_are_refused_by_deep_taylor(network, images) -> None:
+def test_deep_taylor_refuses_decreasing_scores(network, images) -> None:
     for name in ("deep_taylor", "deep_taylor.bounded"):
-        with pytest.raises(ConfigError, match="takes one off"):
+        with pytest.raises(ConfigError, match="subtracts one"):
             create_analyzer(name, network).analyze(images, lambda logits: logits.log_softmax(1)[:, 0])
 
 
 @pytest.mark.parametrize("target", ["cat", "ALL"], ids=repr)
-def test_names_of_classes_are_told_apart_from_indices(network, images, target) -> None:
+def test_class_names_are_refused(network, images, target) -> None:
     with pytest.raises(ConfigError, match="'all', Contrast"):
         create_analyzer("gradient", network).analyze(images, target)
 
@@ -189,7 +189,7 @@ def test_a_residual_of_one_class_is_named(network, images) -> None:
 
 
 class Mixed(nn.Module):
-    """Shuffles its images together on the way, so that the engine runs them one by one."""
+    """Mix the images of a batch, so that the engine runs them one by one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,18 +213,18 @@ def test_targets_of_images_run_one_by_one(images, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "integrated_gradients", "guided_backprop", "lrp.gamma"])
-def test_the_forward_pass_is_shared_by_all_classes(network, images, name) -> None:
+def test_all_classes_share_the_forward_pass(network, images, name) -> None:
     few = {"smoothgrad": {"samples": 4}, "integrated_gradients": {"steps": 6}}.get(name, {})
     analyzer = create_analyzer(name, network, **few)
     passes: list[int] = []
     handle = network[0].register_forward_hook(lambda *_: passes.append(1))
     try:
-        analyzer.analyze(images, 0)  # the guards look once per kind of input
+        analyzer.analyze(images, 0)  # guards run once per kind of input
         passes.clear()
         one = analyzer.explain(images, 0)
         spent_on_one = len(passes)
         together = analyzer.explain(images, "all")
     finally:
         handle.remove()
-    assert len(passes) == 2 * spent_on_one + 1  # one more counts the classes
+    assert len(passes) == 2 * spent_on_one + 1  # one extra pass counts the classes
     assert torch.equal(together.evaluations, one.evaluations)

@@ -1,4 +1,4 @@
-"""Models of token ids are explained at the output of their embedding."""
+"""Token models are explained at the output of their embedding."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ IDS = torch.tensor([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 0, 0]])
 
 
 class Reader(nn.Module):
-    """An encoder over word and place embeddings that skips padding, averaged over the words."""
+    """An encoder with word and position embeddings that masks padding and averages over the words."""
 
     def __init__(self, how: str = "plain") -> None:
         super().__init__()
         self.how = how
         self.words, self.places = nn.Embedding(WORDS, WIDTH, padding_idx=0), nn.Embedding(LENGTH, WIDTH)
         self.others = nn.Embedding(WORDS, WIDTH)
-        is_first = how != "turned"
+        is_first = how != "token first"
         layer = nn.TransformerEncoderLayer(WIDTH, 2, 12, batch_first=is_first, activation="gelu", norm_first=True)
         self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(WIDTH, 3)
 
     def embed(self, ids: Tensor) -> Tensor:
         match self.how:
-            case "turned":
+            case "token first":
                 return self.words(ids.t()).transpose(0, 1)
             case "flat":
                 return self.words(ids.reshape(-1)).view(*ids.shape, -1)
@@ -52,10 +52,10 @@ class Reader(nn.Module):
 
     def from_embedding(self, x: Tensor, is_word: Tensor) -> Tensor:
         x = x + self.places(torch.arange(x.shape[1]))
-        x = x.transpose(0, 1) if self.how == "turned" else x
+        x = x.transpose(0, 1) if self.how == "token first" else x
         mask = None if self.how == "bag" else ~is_word
         x = self.encoder(x, src_key_padding_mask=mask)
-        x = x.transpose(0, 1) if self.how == "turned" else x
+        x = x.transpose(0, 1) if self.how == "token first" else x
         if self.how == "bag":
             return self.head(x.mean(1))
         return self.head((x * is_word[..., None]).sum(1) / is_word.sum(1, keepdim=True))
@@ -76,7 +76,7 @@ def ready(name: str, model: nn.Module, **options: Any) -> Analyzer:
 
 
 class After(nn.Module):
-    """The same network, by hand from the embedding on, for one padding mask."""
+    """The same network after its embedding, written by hand for one padding mask."""
 
     def __init__(self, model: Reader, is_word: Tensor) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class After(nn.Module):
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_every_method_explains_the_embedding_as_if_it_were_given(name) -> None:
+def test_every_method_explains_token_ids_like_embeddings(name) -> None:
     if name == "sobel":
         with pytest.raises(ShapeError, match="sobel needs images"):
             create_analyzer(name, reader()).analyze(IDS)
         return
     if METHODS[name].family in ("class_activation", "perturbation"):
-        with pytest.raises(UnsupportedOperation, match=f"{name} explains by regions of an image"):
+        with pytest.raises(UnsupportedOperation, match=f"{name} explains regions of an image"):
             create_analyzer(name, reader()).analyze(IDS)
         return
     if name.startswith("pattern."):
-        with pytest.raises(UnsupportedOperation, match="cannot learn from token ids"):
+        with pytest.raises(UnsupportedOperation, match="cannot be fitted on token ids"):
             ready(name, reader())
         return
     model = reader()
@@ -108,12 +108,12 @@ def test_every_method_explains_the_embedding_as_if_it_were_given(name) -> None:
     assert torch.equal(explanation.target, model(ids).argmax(1))
     if explanation.residual is not None and name != "integrated_gradients":
         assert (explanation.residual.abs() < 1e-9 * explanation.relevance.flatten(1).abs().sum(1).clamp(min=1)).all()
-    if name != "expected_gradients":  # which is fitted on ids
+    if name != "expected_gradients":  # fitted on ids
         alone = ready(name, After(model, ids[:1] != 0)).analyze(model.words(ids[:1]).detach())
         torch.testing.assert_close(explanation.relevance[:1], alone, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["turned", "flat", "functional", "twice"])
+@pytest.mark.parametrize("how", ["token first", "flat", "functional", "twice"])
 def test_ids_may_be_looked_up_in_any_layout(how) -> None:
     model = reader(how)
     for ids in (IDS[:2].to(torch.int32), IDS[:2, :1], torch.arange(1, 10).view(3, 3)):
@@ -131,27 +131,27 @@ def test_ids_may_be_looked_up_in_any_layout(how) -> None:
         assert explanation.relevance.shape == (1, ids.shape[1], WIDTH)
 
 
-def test_the_embedding_is_named_where_several_are_applied() -> None:
+def test_embedding_must_be_named_if_several_are_applied() -> None:
     model = reader("several")
     with pytest.raises(ConfigError, match=r"others, words; choose one with embedding='others'"):
         create_analyzer("gradient", model).analyze(IDS)
-    with pytest.raises(ConfigError, match=r"'places' is not applied to the token ids; those are: others, words"):
+    with pytest.raises(ConfigError, match=r"'places' is not applied to the token ids; these are: others, words"):
         create_analyzer("gradient", model, embedding="places").analyze(IDS)
     maps = [create_analyzer("input_x_gradient", model, embedding=name).analyze(IDS, 1) for name in ("words", "others")]
     assert not torch.allclose(*maps)
     assert create_analyzer("lrp.epsilon", reader(), embedding="words").analyze(IDS).shape == (3, LENGTH, WIDTH)
 
 
-def test_what_cannot_be_told_for_each_token_is_refused() -> None:
-    with pytest.raises(UnsupportedOperation, match="applied to other ids"):
+def test_unsupported_token_models_are_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="applied to ids other than the input ids"):
         create_analyzer("gradient", reader("shifted")).analyze(IDS)
-    with pytest.raises(ConfigError, match="no embedding is applied to the token ids as they are"):
+    with pytest.raises(ConfigError, match="no embedding is applied to the unchanged token ids"):
         create_analyzer("gradient", reader("bag")).analyze(IDS)
     with pytest.raises(ShapeError, match=r"\(3,\) torch.int64; expected .* token ids as integers, \(batch, token\)"):
         create_analyzer("gradient", reader()).analyze(IDS[:, 0])
     with pytest.raises(ShapeError, match="from 20 to 25"):
         create_analyzer("gradient", reader()).analyze(IDS.clamp(5, 5) + torch.arange(15, 21))
-    with pytest.raises(ShapeError, match=r"expected ids .* or a batch of floats in \[0, 1\]"):
+    with pytest.raises(ShapeError, match=r"expected ids .* a batch of floats in \[0, 1\]"):
         create_analyzer("gradient", nn.Linear(6, 2)).analyze(IDS)
     with pytest.raises(ConfigError, match="'words' is for token ids"):
         create_analyzer("gradient", reader(), embedding="words").analyze(torch.rand(2, 3))
@@ -162,7 +162,7 @@ def test_what_cannot_be_told_for_each_token_is_refused() -> None:
             create_analyzer("gradient", reader()).analyze(IDS, target)
 
 
-def test_the_baseline_is_the_zero_embedding_or_that_of_a_token() -> None:
+def test_baseline_is_the_zero_embedding_or_a_token_embedding() -> None:
     model = reader()
     pad, promised = model.words.weight[7].detach(), model(IDS)[:, 1].detach()
     for name in ("deeplift", "integrated_gradients"):
@@ -193,7 +193,7 @@ def test_scores_see_one_sequence_at_a_time() -> None:
         create_analyzer("gradient", model).analyze(IDS, lambda logits: logits[:, torch.tensor([0, 1, 2])].diagonal())
 
 
-def test_the_model_is_handed_back_as_it_came_and_keeps_its_names() -> None:
+def test_model_and_module_names_are_unchanged() -> None:
     model = reader().train()
     before = (sorted(vars(model)), [name for name, _ in model.named_modules()], model.training)
     held = [parameter.clone() for parameter in model.parameters()]
@@ -212,7 +212,7 @@ def test_the_model_is_handed_back_as_it_came_and_keeps_its_names() -> None:
     assert set(seen) == {"head"}
 
 
-def test_a_method_that_learns_from_references_learns_their_embeddings() -> None:
+def test_references_are_fitted_as_embeddings() -> None:
     model = reader()
     analyzer = create_analyzer("expected_gradients", model, samples=4).fit(iter([IDS, IDS]))
     assert torch.equal(analyzer.method.references, model.words(torch.cat([IDS, IDS])).detach())

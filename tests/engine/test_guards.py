@@ -176,7 +176,7 @@ def test_a_model_with_other_logits_each_time_is_caught_by_the_comparison(images)
         calls.append(1)
         return x * len(calls)
 
-    refuses(model(changing), images, "other logits each time it is run in eval mode (image 0, by")
+    refuses(model(changing), images, "different logits each time it is run in eval mode (image 0, by")
 
 
 def test_random_numbers_in_eval_mode_are_refused(images) -> None:

@@ -1,4 +1,4 @@
-"""The list of explanation methods, one file per method or family, and `create_analyzer`, which makes one work.
+"""The registry of attribution methods, one file per method or family, and `create_analyzer`, the entry point.
 
 >>> "lrp.epsilon" in METHODS
 True
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution")
-"""Every method by its name, listed without importing any of them."""
+"""Attribution methods by name; listing the names imports none of them."""
 
 
 def check_method(name: str) -> str:
-    """`name` itself where it is a method's or an alias; `UnknownName` with the near matches elsewhere.
+    """Return `name` if it is a method or an alias; raise `UnknownName` with close matches otherwise.
 
     >>> check_method("lrp.epsilon"), check_method("Saliency")
     ('lrp.epsilon', 'Saliency')
@@ -43,6 +43,7 @@ def check_method(name: str) -> str:
     return name if name in ALIASES else METHODS.check(name)
 
 
+# Exports load on first access: importing this package must not import torch.
 _HOMES = {
     "Analyzer": "_analyzer",
     "create_analyzer": "_analyzer",

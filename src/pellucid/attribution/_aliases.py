@@ -1,4 +1,4 @@
-"""The names that other libraries have for our methods, with the options that make them the same."""
+"""Method names used by other libraries, with the options that reproduce their results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Deconvolution": ("deconvnet", {}),
     "GuidedBackprop": ("guided_backprop", {}),
     "DeepLift": ("deeplift", {}),
-    "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),
+    "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),  # the default of captum's EpsilonRule
     "LayerGradCam": ("grad_cam", {"relu": False}),
     "GuidedGradCam": ("guided_grad_cam", {}),
     "Occlusion": ("occlusion", {}),
-    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),
+    "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # no patches, as in captum
     # pytorch-grad-cam and torch-cam
     "CAM": ("cam", {}),
     "GradCAM": ("grad_cam", {}),
@@ -41,4 +41,4 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "deep_lift.wrapper": ("deeplift", {}),
     "deep_lift": ("deeplift", {}),
 }
-"""Alias to our name and the options it implies."""
+"""Alias to pellucid's method name and the options it implies."""

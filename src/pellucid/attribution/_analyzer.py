@@ -1,4 +1,4 @@
-"""An analyzer: one method on one model."""
+"""The analyzer: one attribution method bound to one model."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ from pellucid.engine.recorder import BatchMixed
 __all__ = ["Analyzer", "create_analyzer"]
 
 WARN_ABOVE = 100.0
-"""The Σ|R| / |logit| above which an explanation warns."""
+"""Amplification Σ|R| / |logit| above which an explanation warns."""
 
 
 def create_analyzer(
@@ -47,15 +47,14 @@ def create_analyzer(
     embedding: str | None = None,
     **options: Any,
 ) -> "Analyzer":
-    """The method `name`, ready to explain what `model` makes of images.
+    """Create an analyzer that explains `model` with the method `name`.
 
-    `options` are the fields of the method. `output` tells which of several outputs holds the logits: a place, a key or
-    field, or a function of the outputs. `unwrap_softmax` explains the logits before a softmax at the model's end.
-    `embedding` names the token embedding of a model of token ids, where several are applied to them. Names of captum
-    and iNNvestigate are understood too.
+    `options` are the fields of the method. `output` selects the logits of a model with several outputs: an index, a key
+    or field, or a function of the outputs. `unwrap_softmax` explains the logits before the model's final softmax.
+    `embedding` names the token embedding if a model applies several to its token ids. Method names from captum and
+    iNNvestigate also work.
 
-    Raises `UnknownName` for a name there is not, and `ConfigError` for an option that the method does not
-    have, or a value that it cannot take.
+    Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)
@@ -77,10 +76,10 @@ def create_analyzer(
 
 
 class Analyzer:
-    """One method on one model. It changes neither the model, nor its mode, nor the images, nor any random state.
+    """An attribution method bound to a model. Leaves the model, its mode, the images and all random states unchanged.
 
-    Threads may share an analyzer or its model: calls take turns, and each gives what it would give alone. Maps do not
-    depend on the caller's autocast, inference or gradient mode.
+    Analyzers and models can be shared between threads: calls are serialized, so results do not depend on other threads.
+    Maps do not depend on the caller's autocast, inference or gradient mode either.
     """
 
     def __init__(
@@ -104,28 +103,28 @@ class Analyzer:
 
     @property
     def explains_other_outputs(self) -> bool:
-        """Whether something else is explained than what the model returns, by `output` or `unwrap_softmax`."""
+        """True if the explained logits are not what the model returns, because of `output` or `unwrap_softmax`."""
         return self._subject.output is not None or self._subject.unwrap_softmax
 
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
-        """The relevance of each input for one output, like `x`.
+        """Compute the relevance of each input for the target, in the shape of `x`.
 
-        `x` is (batch, …) of float32 or float64, or (batch, token) of integers: the relevance is then that of what the
-        token embedding makes of them, (batch, token, feature), and its sum over the features is the token's.
+        `x` is (batch, …) in float32 or float64, or integer token ids (batch, token). For token ids, the relevance is
+        that of the token embeddings, (batch, token, feature); sum over the features for the relevance per token.
 
         `target` is
 
-        - None: the class predicted for each image (of several outputs of a regression, the largest);
-        - one class, or one per image, as a tensor or a list; of a regression, the output's index;
+        - None: the predicted class of each image (for a regression with several outputs, the largest);
+        - one class, or one per image as a tensor or a list (for a regression, the index of the output);
         - `Contrast(a, b)`: class a minus class b;
-        - a function outputs -> (batch,) of a score that is differentiable in the outputs, which may be (batch, …);
-        - `"all"`: every class at once; the relevance is (batch, class, …), and the forward pass is shared.
+        - a function outputs -> (batch,) that computes a differentiable score from the outputs, (batch, …);
+        - `"all"`: every class; the relevance is (batch, class, …), and the classes share one forward pass.
 
-        Raises `UnsupportedOperation` where the model does something for which the method has no rule, `ShapeError`
-        for images or targets that do not fit, `ConfigError` for what is no target, or none for this method, and for
-        images outside the method's bounds, and `DataError` or `ModelError`, with the index of the first image, for
-        inputs, logits or maps that are not finite. Warns (`CompletenessWarning`) where a map misses its sum, of methods
-        that know it without further work.
+        Raises `UnsupportedOperation` if the model contains an operation for which the method has no rule, `ShapeError`
+        for images or targets of the wrong shape, `ConfigError` for an invalid target or images outside the method's
+        bounds, and `DataError` or `ModelError`, with the index of the first affected image, for NaN or infinities in
+        inputs, logits or maps. Warns (`CompletenessWarning`) if a map misses its sum, for methods that know the sum
+        without extra work.
 
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
@@ -140,10 +139,10 @@ class Analyzer:
             return torch.stack(maps, 1) if request.is_all else maps[0]
 
     def explain(self, x: Tensor, target: Request = None, *, strict: bool = False) -> Explanation:
-        """The relevance with its certificate; arguments as for `analyze`.
+        """Compute the relevance together with its completeness check; arguments as for `analyze`.
 
-        Warns (`CompletenessWarning`) where a residual is over the method's tolerance, which `strict` makes an error
-        (`ResidualError`), and (`AmplificationWarning`) where Σ|R| is more than 100 times the explained logit.
+        Warns (`CompletenessWarning`) if a residual exceeds the method's tolerance (`strict` raises `ResidualError`
+        instead), and (`AmplificationWarning`) if Σ|R| is more than 100 times the explained logit.
 
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> explanation = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 1, 2, 2), target=1, strict=True)
@@ -159,8 +158,9 @@ class Analyzer:
         worst = float(explanation.amplification.max()) if len(x) else 0.0
         if worst > WARN_ABOVE:
             warnings.warn(
-                f"{self.name}: relevances of both signs cancel; Σ|R| is up to {worst:.3g} times the explained logit, "
-                "so little of the map is signal. A composite with γ or z⁺ rules is calmer.",
+                f"{self.name}: positive and negative relevance almost cancel; Σ|R| is up to {worst:.3g} times the "
+                "explained logit, so most of the map is noise. Methods with γ or z⁺ rules, such as "
+                "'lrp.gamma', are less noisy.",
                 AmplificationWarning,
                 stacklevel=2,
             )
@@ -171,15 +171,15 @@ class Analyzer:
         return explanation
 
     def _missed(self, outcomes: Sequence[Outcome]) -> str:
-        """The worst sum that is missed, in words, of methods that know theirs without keeping an account."""
-        sums = [own for outcome in outcomes if (own := self.method.completeness(outcome)) is not None]
+        """Describe the worst missed sum, for methods that know their sums without recording absorbed shares."""
+        sums = [one for outcome in outcomes if (one := self.method.completeness(outcome)) is not None]
         if not sums:
             return ""
-        whole = sums[0] if len(sums) == 1 else Completeness.stack(sums)
-        return whole.missed(self.name, self.method.remedy)
+        stacked = sums[0] if len(sums) == 1 else Completeness.stack(sums)
+        return stacked.missed(self.name, self.method.remedy)
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
-        """Let the method learn from batches of images (or of tuples that begin with them), in one pass over them."""
+        """Fit the method in one pass over batches of images (or of tuples that start with images)."""
         with isolated(), frozen(unwrap(self.model)) as model:
             self._subject.begin()
             check_model(model)
@@ -191,49 +191,49 @@ class Analyzer:
         return self
 
     def state(self) -> FittedState:
-        """What `fit` learned, for `pellucid.save_fitted`."""
-        method = self.method  # once: another thread may be fitting
+        """Return the fitted state, for `pellucid.save_fitted`."""
+        method = self.method  # read once: another thread may replace it by fitting
         if not method.is_ready:
-            raise ConfigError(f"the method {self.name!r} has learned nothing yet; call fit(loader) first.")
+            raise ConfigError(f"the method {self.name!r} is not fitted yet; call fit(loader) first.")
         return method.state()
 
     def restore(self, state: FittedState) -> "Analyzer":
-        """Take over what `fit` learned before; refused where it belongs to another method, or to other weights."""
+        """Load a fitted state; `ConfigError` if it belongs to another method or to other weights."""
         for name, tensor in state.tensors.items():
             if first_bad_row(tensor[None]) is not None:
-                raise DataError(f"the saved tensor {name!r} holds {bad_value(tensor)}; fit the method again.")
+                raise DataError(f"the saved tensor {name!r} holds {bad_value(tensor)}; refit the method.")
         with isolated():
             self._subject.begin()
             self.method = self.method.restored(self._subject, state)
         return self
 
     def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
-        """One outcome; one per class where all are asked for."""
+        """Validate the call and return one outcome, or one per class for `target="all"`."""
         if not (x.is_floating_point() or is_tokens(x)) or x.ndim < 2 or len(x) == 0:
-            came = f"{tuple(x.shape)} {x.dtype}"
             raise ShapeError(
-                f"the images are {came}; expected a batch of floats in [0, 1], (batch, …), "
+                f"the images are {tuple(x.shape)} {x.dtype}; expected a batch of floats in [0, 1], (batch, …), "
                 "or of token ids as integers, (batch, token)."
             )
         if not self.method.is_ready:
-            raise ConfigError(f"the method {self.name!r} learns from data first; call fit(loader) before explaining.")
+            raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
         request.check(len(x))
         _check_baseline(self.method, x)
         if is_tokens(x):
             return self._run_tokens(x, request, is_certified)
         if x.dtype not in (torch.float32, torch.float64):
             raise ShapeError(
-                f"the images are {x.dtype}, in which maps are off by several percent and no sum can be held; "
-                "explain in 32 bits: images.float(), and a float copy of the model."
+                f"the images are {x.dtype}, a precision at which maps are off by several percent and miss their sums; "
+                "explain in float32: images.float(), and a float32 copy of the model."
             )
         self._from_embedding.refuse_floats()
         check_inputs(x)
         self._subject.begin()
         box = self.method.box()
         self._subject.box = None if box is None else box.check(x)
-        with frozen(unwrap(self.model)) as model, _told_apart(x, model):
+        with frozen(unwrap(self.model)) as model, _explained_dtype_errors(x, model):
             check_model(model)
             usual = self.method.images_per_pass(x)
+            # A custom score may depend on the whole batch, so the batch is not split for it.
             size = len(x) if request.score is not None else self._subject.images_per_pass(x, usual)
             targets = self._targets(self._subject, x[:1], request)
             parts = [
@@ -245,8 +245,9 @@ class Analyzer:
         return outcomes
 
     def _check_padding(self, model: nn.Module, x: Tensor, logits: Tensor) -> None:
-        own = logits.log_softmax(1) if self._subject.unwrap_softmax else logits
-        check_skipped_padding(model, x, self._subject.logits_of, own)
+        # `logits_of` takes the log of the model's probabilities, so compare log-probabilities.
+        explained = logits.log_softmax(1) if self._subject.unwrap_softmax else logits
+        check_skipped_padding(model, x, self._subject.logits_of, explained)
 
     @property
     def _from_embedding(self) -> FromEmbedding:
@@ -254,7 +255,7 @@ class Analyzer:
         return self._tokens.model
 
     def _run_tokens(self, ids: Tensor, request: Target, is_certified: bool) -> list[Outcome]:
-        """The outcomes at the output of the token embedding, sequence by sequence."""
+        """Explain token ids at the output of the token embedding, one sequence at a time."""
         parts, model = [], self._from_embedding
         with frozen(unwrap(self.model)) as whole:
             check_model(whole)
@@ -282,14 +283,14 @@ class Analyzer:
 
     @staticmethod
     def _targets(subject: Subject, first: Tensor, request: Target) -> list[Target]:
-        """The request, or one per class where all are asked for; `first` is one image."""
+        """Return the request, or one target per class for `target="all"`; `first` is a single image."""
         if not request.is_all:
             return [request]
         with torch.no_grad():
             return request.each(subject.logits(first.detach()))
 
     def _attribute(self, images: Tensor, targets: Sequence[Target], which: slice, is_certified: bool) -> list[Outcome]:
-        """One batch, the images `which` of the call; its images one by one where the model mixes them."""
+        """Explain one batch, the images `which` of the call; one by one if the model mixes images."""
 
         def attribute(part: Tensor, which: slice) -> list[Outcome]:
             own, self._subject.first = [target.part(which) for target in targets], which.start
@@ -302,7 +303,7 @@ class Analyzer:
             try:
                 return attribute(images, which)
             except BatchMixed:
-                self._subject.is_mixed = True
+                self._subject.is_mixed = True  # later batches of this call run image by image right away
         first = which.start
         singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
         outcomes = [Outcome.join(parts) for parts in zip(*singles, strict=True)]
@@ -311,7 +312,7 @@ class Analyzer:
         return outcomes
 
     def _check(self, subject: Subject, outcomes: Sequence[Outcome], targets: Sequence[Target]) -> None:
-        """Raise for the first image of a batch whose logits, scores or maps are not finite."""
+        """Raise for the first image of a batch with NaN or infinities in logits, scores or maps."""
         subject.check_finite(outcomes[0].logits, targets)
         for outcome in outcomes:
             check_outcome(outcome, self.method, self.name, what=subject.what, first=subject.first)
@@ -323,6 +324,7 @@ class Analyzer:
             against = target.against(outcome.logits)
         sums = self.method.completeness(outcome)
         ones = torch.ones(len(size), dtype=torch.int64, device=size.device)
+        # Σ|R| is only comparable to the logit if the method distributes a promised sum.
         is_sharing = outcome.promised is not None
         return Explanation(
             relevance=outcome.relevance,
@@ -344,43 +346,45 @@ class Analyzer:
 
 
 def _check_score(request: Target, alone: Sequence[Outcome], together: Outcome) -> None:
-    """Where inputs are explained one by one: `ShapeError` if the user's score depends on the others of the batch."""
+    """Raise `ShapeError` if a custom score depends on the rest of the batch, for inputs explained one at a time."""
     scores = torch.cat([request.scores(part.logits).detach() for part in alone])
     if not torch.allclose(scores, request.scores(together.logits).detach(), rtol=1e-3, atol=1e-6):
         raise ShapeError(
-            "the target function gives an input another score in a batch than alone; sequences of tokens, and images "
-            "that the model mixes, are explained one by one, so it must be given (1, …) and treat each row by itself."
+            "the target function's score of an input depends on the rest of the batch. Token sequences and images that "
+            "the model mixes, are explained one at a time, so the function must accept outputs of shape (1, …) "
+            "and score each row independently."
         )
 
 
 def _check_baseline(method: Attribution, x: Tensor) -> None:
-    """`ShapeError` where a baseline has rows for another number of images."""
+    """Raise `ShapeError` unless the baseline has one row, or one per image."""
     rows = _rows_of_baseline(method)
     if rows > 1 and rows != len(x):
-        raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; give one for all, or one for each.")
+        raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; pass one for all, or one per image.")
 
 
 def _for_part(method: Attribution, which: slice) -> Attribution:
-    """The method for some images of the call: a baseline for each image is cut likewise."""
+    """Return the method for some images of the call, with the matching rows of a per-image baseline."""
     if _rows_of_baseline(method) <= 1:
         return method
     return replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
 
 
 def _rows_of_baseline(method: Attribution) -> int:
-    """How many images a baseline tensor has; 1 for one that is shared."""
+    """Number of rows of a baseline tensor; 1 for a shared baseline."""
     baseline = getattr(method, "baseline", None)
     return len(baseline) if isinstance(baseline, Tensor) and baseline.ndim > 2 else 1
 
 
 @contextmanager
-def _told_apart(x: Tensor, model: nn.Module) -> Iterator[None]:
-    """Where torch complains of types and images and model have different ones, say which."""
+def _explained_dtype_errors(x: Tensor, model: nn.Module) -> Iterator[None]:
+    """Turn a torch dtype error into a `ShapeError` that names the dtypes of images and model."""
     try:
         yield
     except RuntimeError as error:
         if x.dtype != dtype_of(model) and "type" in str(error):
             raise ShapeError(
-                f"the images are {x.dtype} and the model is {dtype_of(model)}; pass images of the same type ({error})."
+                f"the images are {x.dtype} and the model is {dtype_of(model)}; "
+                f"pass images of the model's dtype ({error})."
             ) from error
         raise

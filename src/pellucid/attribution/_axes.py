@@ -1,4 +1,4 @@
-"""On which axis a tensor has its channels: what a function of torch tells of its output."""
+"""Infer the channel axis of a tensor from the torch function that produced it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,14 +9,17 @@ from pellucid.engine.table import OPERATIONS
 
 __all__ = ["channel_axis", "is_passive"]
 
-_FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "max_pool", "avg_pool", "adaptive_", "interpolate")
-"""How the names of functions begin that work on (batch, channel, …)."""
-_KEEPING = {"__getitem__", "cat", "concat", "concatenate", "pad", "roll", "mean", "sum", "amax"}
-"""What keeps the order of the axes, though the shape changes."""
+_CHANNELS_FIRST = (
+    *("conv", "batch_norm", "group_norm", "instance_norm"),
+    *("max_pool", "avg_pool", "adaptive_", "interpolate"),
+)
+"""Name prefixes of functions that work on (batch, channel, …)."""
+_KEEP_AXES = {"__getitem__", "cat", "concat", "concatenate", "pad", "roll", "mean", "sum", "amax"}
+"""Functions that keep the order of the axes although the shape may change."""
 
 
 def is_passive(func: Callable[..., Any]) -> bool:
-    """Whether a function only moves values or pools neighbours, and computes no map of its own."""
+    """True if a function only moves or pools values, so its output is not a new feature map."""
     entry = OPERATIONS.find(func)
     if entry is None:
         return False
@@ -27,18 +30,19 @@ def is_passive(func: Callable[..., Any]) -> bool:
 def channel_axis(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any], sources: Sequence[tuple[Tensor, int | None]], out: Tensor
 ) -> int | None:
-    """The axis of the channels in `out`, which the function `name` made of `sources` (tensors and their axes).
+    """Return the channel axis of `out`, the result of the function `name` on `sources` (tensors and their axes).
 
-    None where it cannot be told.
+    None if unknown.
 
     >>> import torch
     >>> x = torch.zeros(2, 5, 7, 3)
     >>> channel_axis("permute", (x, 0, 3, 1, 2), {}, [(x, 3)], x.permute(0, 3, 1, 2))
     1
     """
+    # In-place variants (add_) behave like their functions; dunder names (__getitem__) stay as they are.
     name = name.strip("_") if not name.startswith("__") else name
     source, axis = sources[0]
-    if name.startswith(_FIRST):
+    if name.startswith(_CHANNELS_FIRST):
         return 1
     if name == "linear" or (name == "layer_norm" and len(_argument(args, kwargs, 1, "normalized_shape")) == 1):
         return out.ndim - 1
@@ -46,9 +50,9 @@ def channel_axis(
         return out.ndim - 1
     if name in ("permute", "transpose", "swapaxes", "swapdims"):
         order = _order(name, args, kwargs, source.ndim)
-        return order.index(axis) if axis in order and order[0] == 0 else None
+        return order.index(axis) if axis in order and order[0] == 0 else None  # the batch must stay first
     for tensor, own in sources:
-        if own is not None and (tensor.shape == out.shape or (name in _KEEPING and tensor.ndim == out.ndim)):
+        if own is not None and (tensor.shape == out.shape or (name in _KEEP_AXES and tensor.ndim == out.ndim)):
             return own
     return None
 
@@ -58,7 +62,7 @@ def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: 
 
 
 def _order(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], rank: int) -> list[int]:
-    """Which axis of the input each axis of the output is."""
+    """Input axis of each output axis."""
     numbers = [*args[1:], *(value for key, value in kwargs.items() if key not in ("input", "self"))]
     if len(numbers) == 1 and not isinstance(numbers[0], int):
         numbers = list(numbers[0])

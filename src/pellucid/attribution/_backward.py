@@ -1,4 +1,4 @@
-"""What all methods have in common that run the model forward as it is and carry something else back."""
+"""Base classes of methods that run the model forward unchanged and replace the backward pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ __all__ = ["Backward", "Bounded", "Relevance"]
 
 @dataclass(frozen=True)
 class Backward(Attribution):
-    """A method given by a composite of rules."""
+    """A method defined by a composite of propagation rules."""
 
     def composite(self) -> Composite:
-        """Which operations get which rule."""
+        """Return the assignment of rules to operations."""
         raise NotImplementedError
 
     def box(self) -> Box | None:
@@ -39,7 +39,7 @@ class Backward(Attribution):
         return box_of(self._steps)
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
-        """What starts at the logits, in their shape: the slope of the explained score."""
+        """Return the initial relevance at the logits, in their shape: the slope of the explained score."""
         return target.slope(logits)
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
@@ -70,20 +70,20 @@ class Backward(Attribution):
 
 @dataclass(frozen=True)
 class Relevance(Backward):
-    """A method that shares the explained logit out among the inputs.
+    """A method that distributes the explained logit over the inputs.
 
-    What starts at the logits is logit · slope of the score: the logit of the explained class.
+    The initial relevance is logit · slope of the score: for a class target, the logit of that class.
     """
 
     family: ClassVar[str] = "relevance"
     promises: ClassVar[frozenset[str]] = COMPLETE
 
     rules: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Rules of your own, which come first: by kind of operation (`convolution`), for the layers that see the image
-    (`first`), or by a pattern for module names (`features.*`)."""
+    """Custom rules, which take precedence: by kind of operation (`convolution`), for the layers that see the image
+    (`first`), or by a pattern of module names (`features.*`)."""
 
     def own_composite(self) -> Composite:
-        """The method's composite, before the user's own rules."""
+        """Return the method's composite without custom rules."""
         raise NotImplementedError
 
     def composite(self) -> Composite:
@@ -95,19 +95,19 @@ class Relevance(Backward):
 
 @dataclass(frozen=True)
 class Bounded(Relevance):
-    """A method with the z^B rule, which needs to know the lowest and the highest value of its inputs.
+    """A method with the z^B rule, which needs the lower and upper bound of its inputs.
 
-    Inputs outside these bounds are refused (`ConfigError`). Defaults are those of images in [0, 1].
+    Inputs outside these bounds raise `ConfigError`. The defaults suit images in [0, 1].
     """
 
     low: Bound = 0.0
-    """The lowest pixel: one number, one per channel, or a tensor that broadcasts to one image. For images normalized by
-    the loader, (0 - mean) / std. Of tokens, the lowest number in the embedding, or one per feature."""
+    """Lowest pixel value: one number, one per channel, or a tensor that broadcasts to one image. For images normalized
+    by the loader, (0 - mean) / std. For tokens, the lowest value of the embedding, or one per feature."""
     high: Bound = 1.0
-    """The highest pixel, given likewise: (1 - mean) / std for images normalized by the loader."""
+    """Highest pixel value, in the same form: (1 - mean) / std for images normalized by the loader."""
 
     def __post_init__(self) -> None:
         box = Box.of(self.low, self.high)
-        for name in ("low", "high"):  # in a form that can be compared and hashed
+        for name in ("low", "high"):  # a canonical form that can be compared and hashed
             object.__setattr__(self, name, getattr(box, name))
         super().__post_init__()

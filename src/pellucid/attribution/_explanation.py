@@ -1,4 +1,4 @@
-"""An explanation with its certificate: what it should sum to, and what it sums to."""
+"""The result of an attribution: the relevance map, and its actual and promised sums."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,20 +25,20 @@ __all__ = [
 
 
 class ResidualError(PellucidError):
-    """A relevance that does not sum to what its method promises (raised by `explain(…, strict=True)`)."""
+    """Relevance does not sum to the total that its method promises (raised by `explain(…, strict=True)`)."""
 
 
 class AmplificationWarning(UserWarning):
-    """Relevances of both signs cancel to a small part of their size, so that little of the map is signal."""
+    """Positive and negative relevance almost cancel, so most of the map is noise."""
 
 
 class CompletenessWarning(UserWarning):
-    """A relevance that does not sum to what its method promises, within the method's tolerance."""
+    """Relevance misses the total that its method promises by more than the method's tolerance."""
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warning about cancelling relevances or missed sums, for callers that report these numbers themselves."""
+    """Silence amplification and completeness warnings, for callers that report these numbers themselves."""
     with warnings.catch_warnings():
         for category in (AmplificationWarning, CompletenessWarning):
             warnings.simplefilter("ignore", category)
@@ -47,25 +47,25 @@ def without_warnings() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a method hands back for a batch; `Explanation` adds what follows from it."""
+    """Raw result of a method on a batch; `Explanation` adds the derived quantities."""
 
     relevance: Tensor
     logits: Tensor
     classes: Tensor
-    """(batch,): the class explained; −1 for a score of the user's own."""
+    """(batch,): the explained class; −1 for a custom score."""
     promised: Tensor | None = None
-    """(batch,): what relevance and absorbed shares sum to; None where nothing is promised."""
+    """(batch,): the total of relevance and absorbed shares; None if the method promises no sum."""
     absorbed: Mapping[str, Tensor] = field(default_factory=dict)
     absorbed_by: Mapping[str, Tensor] = field(default_factory=dict)
     evaluations: Tensor | None = None
-    """(batch,): how often the model was run for each image, a backward pass not counted; None: once."""
+    """(batch,): forward passes per image (backward passes are not counted); None means one."""
     details: Mapping[str, Tensor] = field(default_factory=dict)
-    """(batch,) each: what else the method tells of each image."""
+    """Additional results per image, (batch,) each."""
     notes: tuple[str, ...] = ()
 
     @staticmethod
     def join(parts: Sequence["Outcome"]) -> "Outcome":
-        """The outcomes of several batches as one."""
+        """Concatenate the outcomes of several batches."""
         if len(parts) == 1:
             return parts[0]
         joined: dict[str, Any] = {name: _join([getattr(part, name) for part in parts]) for name in _names()}
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes of targets for which the model was run together: the runs are counted in the first one alone."""
+    """Charge forward passes shared by several targets to the first outcome only."""
     free = [torch.zeros_like(outcome.classes) for outcome in outcomes[1:]]
     return [*outcomes[:1], *(replace(one, evaluations=none) for one, none in zip(outcomes[1:], free, strict=True))]
 
@@ -92,6 +92,7 @@ def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
     if not keys:
         return {}
+    # A batch may lack a key that others have; zeros keep the rows aligned.
     zeros = [torch.zeros_like(next(iter(mapping.values()))) if mapping else None for mapping in mappings]
     return {
         key: torch.cat(
@@ -103,24 +104,24 @@ def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
 
 @dataclass(frozen=True, eq=False)
 class Completeness:
-    """What maps sum to, beside what they should; each (batch,), or (batch, class) for all classes at once."""
+    """Actual and promised sums of the maps; each (batch,), or (batch, class) for all classes."""
 
     expected: Tensor
-    """The promised sum, less what was absorbed."""
+    """Promised sum minus the absorbed shares."""
     residual: Tensor
-    """The sum of the relevance, less `expected`."""
+    """Sum of the relevance minus `expected`."""
     allowed: Tensor
-    """The residual that the method's tolerance allows."""
+    """Largest residual within the method's tolerance."""
 
     @staticmethod
     def stack(parts: Sequence["Completeness"]) -> "Completeness":
-        """Those of several classes as one."""
+        """Stack the results of several classes."""
         columns = zip(*((part.expected, part.residual, part.allowed) for part in parts), strict=True)
         return Completeness(*(torch.stack(column, 1) for column in columns))
 
     def missed(self, method: str, remedy: str) -> str:
-        """The worst of the maps whose sum is missed, and the way out, in words; empty where there is none."""
-        is_over = ~(self.residual.abs() <= self.allowed)
+        """Describe the map with the largest excess residual and the remedy; empty if every map is within tolerance."""
+        is_over = ~(self.residual.abs() <= self.allowed)  # not `>`, which is False for NaN
         if not bool(is_over.any()):
             return ""
         residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
@@ -129,10 +130,10 @@ class Completeness:
         image, *place = (
             int(index) for index in torch.unravel_index(torch.tensor(worst, device="cpu"), self.residual.shape)
         )
-        of_class = f", class {place[0]}" if place else ""
+        class_text = f", class {place[0]}" if place else ""
         return (
             f"{method}: the relevance of {len(over)} of {len(residual)} {'maps' if place else 'images'} does not sum "
-            f"to what the method promises. The worst, image {image}{of_class}, sums to "
+            f"to what the method promises. The worst, image {image}{class_text}, sums to "
             f"{float(residual[worst] + expected[worst]):.6g} instead of {float(expected[worst]):.6g} "
             f"(tolerance: {float(allowed[worst]):.2g}). {remedy}"
         )
@@ -140,45 +141,47 @@ class Completeness:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Shown):
-    """Relevance and its certificate.
+    """A relevance map, with its actual and promised sums.
 
-    With `target="all"`, relevance is (batch, class, …), and what is (batch,) below is (batch, class), `evaluations`
-    and `logits` excepted, which the classes share.
+    With `target="all"`, relevance is (batch, class, …), and every (batch,) field below is (batch, class), except
+    `evaluations` and `logits`, which the classes share.
     """
 
     relevance: Tensor
-    """Like the images; per unit of pixel for derivatives, in units of the logit for methods that share it out."""
+    """Same shape as the images. Logits per unit of pixel value for derivatives; logits for methods that distribute the
+    logit."""
     target: Tensor
-    """(batch,): the class explained; −1 for a score of one's own. A contrast's other class is `details["against"]`."""
+    """(batch,): the explained class; −1 for a custom score. A contrast's other class is `details["against"]`."""
     logits: Tensor
-    """(batch, class), or whatever outputs (batch, …) the model has."""
+    """(batch, class), or (batch, …) for models with other outputs."""
     expected: Tensor | None
-    """(batch,): the promised sum less what was absorbed; None where the method promises no sum."""
+    """(batch,): the promised sum minus the absorbed shares; None if the method promises no sum."""
     residual: Tensor | None
-    """(batch,): the sum of the relevance less `expected`."""
+    """(batch,): the sum of the relevance minus `expected`."""
     absorbed: Mapping[str, Tensor]
-    """(batch,) each, under `bias`, `stabiliser` and `constant`: by each rule's own formula, never as a difference."""
+    """Relevance that does not reach the input, (batch,) each for `bias`, `stabiliser` and `constant`. Computed from
+    each rule's formula, never as the missing difference."""
     absorbed_by: Mapping[str, Tensor]
-    """The constants again, by operation and module."""
+    """The absorbed constants, itemized by operation and module."""
     amplification: Tensor
-    """(batch,): Σ|R| / |explained number|: the logit, the contrast or the score."""
+    """(batch,): Σ|R| divided by the magnitude of the explained logit, contrast or score."""
     allowed: Tensor | None
-    """(batch,): the residual that the method's tolerance allows."""
+    """(batch,): the largest residual within the method's tolerance."""
     evaluations: Tensor
-    """(batch,): how often the model was run for each image."""
+    """(batch,): forward passes per image."""
     seed: int | None
-    """The seed of the method's random draws; None where it draws none."""
+    """Random seed of the method; None for deterministic methods."""
     method: str
     details: Mapping[str, Tensor] = field(default_factory=dict)
-    """(batch,) each: what else the method tells of each image."""
+    """Additional results per image, (batch,) each."""
     notes: tuple[str, ...] = ()
-    """What a reader must know, such as that a root was not found."""
+    """Caveats about these maps, such as a root that was not found."""
     remedy: str = field(default="", repr=False)
-    """What helps where the sum is missed."""
+    """Advice for maps that miss their sum."""
 
     @staticmethod
     def stack(parts: Sequence["Explanation"]) -> "Explanation":
-        """The explanations of every class as one."""
+        """Stack the explanations of all classes."""
         stacked = {entry.name: _stack([getattr(part, entry.name) for part in parts]) for entry in fields(Explanation)}
         return Explanation(
             **{
@@ -192,19 +195,19 @@ class Explanation(Shown):
         )
 
     def missed(self) -> str:
-        """The worst of the maps whose sum is missed, and the way out, in words; empty where every sum is kept."""
+        """Describe the map that misses its sum the most and the remedy; empty if every map is within tolerance."""
         if self.residual is None or self.allowed is None or self.expected is None:
             return ""
         return Completeness(self.expected, self.residual, self.allowed).missed(self.method, self.remedy)
 
     def check(self) -> None:
-        """Raise `ResidualError` where a residual is over the method's tolerance."""
+        """Raise `ResidualError` if a residual exceeds the method's tolerance."""
         if missed := self.missed():
             raise ResidualError(missed)
 
 
 def _stack(values: Sequence[Any]) -> Any:
-    """Tensors along a new axis 1, in mappings too, where a missing entry is zero."""
+    """Stack tensors (and those in mappings, where a missing entry is zero) along a new axis 1."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.stack(list(values), 1)

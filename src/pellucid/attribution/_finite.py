@@ -1,4 +1,4 @@
-"""NaN and infinities in images, logits, scores and maps: an error that names the first image, for every method."""
+"""Checks for NaN and infinities in images, logits, scores and maps; errors name the first affected image."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,37 +18,37 @@ __all__ = ["check_finite_logits", "check_inputs", "check_outcome"]
 
 
 def check_inputs(x: Tensor, what: str = "image", first: int = 0) -> None:
-    """Raise `DataError` for the first input that holds NaN or an infinity; `first` is the index of x[0]."""
+    """Raise `DataError` for the first input with NaN or infinities; `first` is the index of x[0]."""
     row = first_bad_row(x)
     if row is not None:
         raise DataError(
             f"{what} {first + row} holds {bad_value(x[row])}; every input must be finite. "
-            "Replace the value, or leave the input out."
+            "Replace the value, or remove the input."
         )
 
 
 def check_finite_logits(
     logits: Tensor, targets: Sequence[Target] = (), *, model: nn.Module, what: str = "image", first: int = 0
 ) -> None:
-    """Raise `ModelError` for the first image whose logits or explained score are not finite.
+    """Raise `ModelError` for the first image whose logits or explained score contain NaN or infinities.
 
-    −∞ is let through for classes that are not explained: a model may rule out a class so. A score of the user's own
-    raises `ConfigError`.
+    −∞ is allowed for classes that are not explained, since models mask classes that way. A custom score that is not
+    finite raises `ConfigError`.
     """
-    has_own_score = any(target.score is not None for target in targets)
-    if first_bad_row(logits) is None and not has_own_score:
+    has_custom_score = any(target.score is not None for target in targets)
+    if first_bad_row(logits) is None and not has_custom_score:
         return
     flat = logits.detach().reshape(len(logits), -1)
     is_bad = flat.isnan() | (flat == torch.inf)
-    wrong = is_bad.any(1)
+    is_bad_row = is_bad.any(1)
     for target in targets:
-        wrong = wrong | ~target.scores(logits).detach().isfinite()
-    if not bool(wrong.any()):
+        is_bad_row = is_bad_row | ~target.scores(logits).detach().isfinite()
+    if not bool(is_bad_row.any()):
         return
-    row = int(wrong.nonzero()[0])
-    if has_own_score and not bool(is_bad[row].any()):
+    row = int(is_bad_row.nonzero()[0])
+    if has_custom_score and not bool(is_bad[row].any()):
         raise ConfigError(
-            f"the target function's score of {what} {first + row} is not finite, although its logits hold no NaN; "
+            f"the target function's score of {what} {first + row} is not finite, although its logits are not NaN; "
             "return a finite number for every image."
         )
     raise ModelError(
@@ -58,31 +58,31 @@ def check_finite_logits(
 
 
 def _culprit(model: nn.Module) -> str:
-    """The likely reason for logits that are not finite."""
+    """Likely cause of logits that are not finite, with a remedy."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and first_bad_row(tensor.detach().reshape(1, -1)) is not None:
-            return f"The model's own {name!r} is not finite; train it anew, or load other weights."
+            return f"The model's own {name!r} is not finite; retrain the model, or load other weights."
     return (
-        "The input and the weights are finite, so the model overflows or divides by zero on the way; check the scale "
-        "of the inputs, or compute in float64."
+        "The input and the weights are finite, so the forward pass overflows or divides by zero; check the scale of "
+        "the inputs, or compute in float64."
     )
 
 
 _REASONS = {
-    "gradient": "the derivative is infinite or undefined there, as that of a square root or a norm is at zero; add a "
+    "gradient": "the derivative is infinite or undefined there, like that of a square root or a norm at zero; add a "
     "small constant under the root, or choose a method without derivatives, such as 'occlusion'",
-    "perturbation": "the model's output is not finite for a changed copy of the image; choose another baseline",
-    "relevance": "a rule overflows or divides by zero on the way back; compute in float64, or choose rules with a "
+    "perturbation": "the model's output is not finite for a perturbed copy of the image; choose another baseline",
+    "relevance": "a rule overflows or divides by zero in the backward pass; compute in float64, or choose rules with a "
     "larger epsilon",
 }
 _REASONS |= {"class_activation": _REASONS["gradient"], "backward": _REASONS["relevance"]}
-"""Why a map is not finite although images and logits are, by family of methods."""
+"""Likely cause of NaN or infinities in a map of finite images and logits, by family of methods."""
 
 
 def check_outcome(outcome: Outcome, method: "Attribution", name: str, *, what: str = "image", first: int = 0) -> None:
-    """Raise `ModelError` for the first image whose map, or the sum promised for it, is not finite.
+    """Raise `ModelError` for the first image whose map or promised sum is not finite.
 
-    To be asked once images and logits have been found finite.
+    Call this only after images and logits were found finite.
     """
     if outcome.promised is not None and hasattr(method, "baseline"):
         row = first_bad_row(outcome.promised)
@@ -93,9 +93,9 @@ def check_outcome(outcome: Outcome, method: "Attribution", name: str, *, what: s
             )
     row = first_bad_row(outcome.relevance)
     if row is not None:
-        reason = _REASONS.get(method.family, "the method computes it so for a finite input")
-        found = bad_value(outcome.relevance[row])
+        reason = _REASONS.get(method.family, "the method itself produces it from a finite input")
+        value = bad_value(outcome.relevance[row])
         raise ModelError(
-            f"{name}: the map of {what} {first + row} holds {found}, although the input and its logits are finite: "
+            f"{name}: the map of {what} {first + row} holds {value}, although the input and its logits are finite: "
             f"{reason}."
         )

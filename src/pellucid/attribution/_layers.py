@@ -1,4 +1,4 @@
-"""The layer whose maps are explained: found by itself or named, and read with the gradient that arrives at it."""
+"""The layer for class activation maps: found automatically or by name, and read along with its gradient."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,40 +23,40 @@ __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 
 @dataclass(frozen=True)
 class Layer:
-    """Where in a forward pass the maps come out."""
+    """The module or function call whose output provides the feature maps."""
 
     name: str
-    """The module's path, or the operation and the module it runs in."""
+    """Path of the module, or the operation and the module that calls it."""
     shape: tuple[int, ...]
-    """Of its output for one image."""
+    """Output shape for one image, with the batch axis."""
     axis: int | None
-    """The axis of its channels; None where that cannot be told."""
+    """Channel axis; None if unknown."""
     call: int | None = None
-    """The number of the function call, where the layer was found by itself."""
+    """Index of the function call, for a layer found automatically."""
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a layer puts out for a batch, and the gradient of the explained score by it."""
+    """A layer's output for a batch, and the gradient of the explained score with respect to it."""
 
     values: Tensor
     gradient: Tensor
-    """Like `values`."""
+    """Same shape as `values`."""
     logits: Tensor
     classes: Tensor
 
 
 def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
-    """The layer `name`; by itself, the last operation whose output has spatial axes, poolings and moves apart.
+    """Find the layer `name`, or the last operation with a spatial output that is not pooling or a reshape.
 
-    One image is run, once per kind of input. Raises `UnknownName` for a layer that the model does not have, and
-    `ModelError` where it is not used exactly once, or where none can be found.
+    Runs one image, once per kind of input. Raises `UnknownName` for an unknown layer, and `ModelError` if the layer is
+    not used exactly once or none can be found.
     """
-    known = [path for path, _ in subject.model.named_modules() if path]
-    if name is not None and name not in known:
-        raise UnknownName("layer", name, known)
-    parts = tuple(map(id, subject.model.modules()))  # a part may have been replaced since
-    key = (name, parts, images.shape[1:], images.dtype, images.device)
+    paths = [path for path, _ in subject.model.named_modules() if path]
+    if name is not None and name not in paths:
+        raise UnknownName("layer", name, paths)
+    modules = tuple(map(id, subject.model.modules()))  # a submodule may have been replaced since the last call
+    key = (name, modules, images.shape[1:], images.dtype, images.device)
     if key not in subject.layers:
         subject.layers[key] = _search(subject, images[:1], name)
     return subject.layers[key]
@@ -65,94 +65,95 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
 def _search(subject: Subject, image: Tensor, name: str | None) -> Layer:
     search = _Search(subject.model, image)
     outputs: list[Any] = []
-    used = nullcontext() if name is None else _seeing(subject.model, name, outputs.append)
-    with used:
+    collecting = nullcontext() if name is None else _observed(subject.model, name, outputs.append)
+    with collecting:
         subject.logits(image, within=search)
     subject.settle(image)
     if name is None:
         return search.chosen()
     _check_uses(name, len(outputs))
     if not isinstance(outputs[0], Tensor):
-        came = type(outputs[0]).__name__
-        raise ModelError(f"layer {name!r} returns a {came}, not a tensor; name a layer inside it, or the next one.")
+        received = type(outputs[0]).__name__
+        raise ModelError(f"layer {name!r} returns a {received}, not a tensor; name a layer inside it, or the next one.")
     return Layer(name, tuple(outputs[0].shape), search.axis_of(outputs[0]))
 
 
 def _check_uses(name: str, count: int) -> None:
     if count != 1:
-        way_out = "name the module around one of its uses" if count else "name a layer that is used"
-        raise ModelError(f"layer {name!r} is used {count} times in a forward pass, and must be used once; {way_out}.")
+        advice = "name the parent module of one of its uses" if count else "name a layer that is used"
+        raise ModelError(f"layer {name!r} is used {count} times in a forward pass, but must be used once; {advice}.")
 
 
 def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -> Read:
-    """The layer's output, and the gradient of the explained score by it.
+    """Read the layer's output and the gradient of the explained score with respect to it.
 
-    The network before the layer is run without a gradient. Raises `ModelError` where the score does not depend on the
-    layer.
+    The layers before it run without gradients. Raises `ModelError` if the score does not depend on the layer.
     """
     probe = _Probe()
     if layer.call is None:
-        with _seeing(subject.model, layer.name, probe):
+        with _observed(subject.model, layer.name, probe):
             logits = subject.logits(images, within=nullcontext())
     else:
-        logits = subject.logits(images, within=_Stop(layer, probe))
+        logits = subject.logits(images, within=_CallProbe(layer, probe))
     subject.settle(images)
     _check_uses(layer.name, len(probe.seen))
     values, zeros = probe.seen[0]
     scores = target.scores(logits).sum()
-    _check_is_inside(layer, logits)
+    _check_is_hidden(layer, logits)
     if not scores.requires_grad:
-        raise ModelError(_no_way(layer))
+        raise ModelError(_independent(layer))
     check_graph(scores, WAY_OUT)
     try:
         slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
     except RuntimeError as error:
         raise missing_derivative(error, WAY_OUT) or error from error
     if slope is None:
-        raise ModelError(_no_way(layer))
+        raise ModelError(_independent(layer))
     logits = logits.detach()
-    if len(slope) == len(images):
+    if len(slope) == len(images):  # otherwise the first axis is not the batch, and rows are not images
         check_gradients(subject, images, [target], [slope], logits)
     return Read(values, slope, logits, target.classes(logits))
 
 
-def _no_way(layer: Layer) -> str:
+def _independent(layer: Layer) -> str:
     return (
-        f"the explained score does not depend on layer {layer.name!r} by a differentiable way; "
-        "name a layer on the way to the logits with layer='…'."
+        f"the explained score does not depend on layer {layer.name!r} through a differentiable path; "
+        "name a layer on the path to the logits with layer='…'."
     )
 
 
-def _check_is_inside(layer: Layer, logits: Tensor) -> None:
-    """`ModelError` where a layer found by itself is what the model puts out: its gradient repeats the target."""
+def _check_is_hidden(layer: Layer, logits: Tensor) -> None:
+    """Raise `ModelError` if an automatically found layer is the output, whose gradient only shows the target."""
     if layer.call is not None and logits.ndim == len(layer.shape) and max(logits.shape[2:], default=1) > 1:
         raise ModelError(
-            f"the model puts out maps, {tuple(logits.shape[1:])}, as segmenters do, so its last maps are the output "
-            "itself and would only show the target; name a layer before it with layer='…'."
+            f"the model outputs maps, {tuple(logits.shape[1:])}, like a segmentation model, so its last feature maps "
+            "are the output itself and would only show the target; name an earlier layer with layer='…'."
         )
 
 
 class _Probe:
-    """Keeps an output, and adds zeros to it, by which the score can be differentiated."""
+    """Keep a layer's output and add zeros to it; the score is then differentiated with respect to the zeros."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, output: Tensor, *, in_place: bool = False) -> Tensor:
-        """The output as the model goes on with it."""
-        with torch.enable_grad():
+        """Record the output and return it with the zeros added."""
+        with torch.enable_grad():  # the graph starts here: nothing before the layer requires a gradient
             zeros = torch.zeros_like(output).requires_grad_()
             self.seen.append((output.detach().clone(), zeros))
             return output.add_(zeros) if in_place else output + zeros
 
 
 @contextmanager
-def _seeing(model: nn.Module, name: str, see: Callable[..., Any]) -> Iterator[None]:
-    """Hand each output of a module to `see`, and go on with what that returns, unless it is None."""
+def _observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Iterator[None]:
+    """Pass each output of a module to `observe`, and replace it with the result unless that is None."""
 
     def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        is_same = isinstance(see, _Probe) and any(output is value for value in inputs)
-        return see(output, in_place=True) if is_same else see(output)
+        # A module that works in place returns its input: the zeros must then be added in place as well, or code that
+        # holds the input tensor, such as a residual connection, would miss them.
+        is_same = isinstance(observe, _Probe) and any(output is value for value in inputs)
+        return observe(output, in_place=True) if is_same else observe(output)
 
     handle = model.get_submodule(name).register_forward_hook(hook)
     try:
@@ -161,8 +162,8 @@ def _seeing(model: nn.Module, name: str, see: Callable[..., Any]) -> Iterator[No
         handle.remove()
 
 
-class _Stop(TorchFunctionMode):
-    """Puts a probe behind one function call of a forward pass."""
+class _CallProbe(TorchFunctionMode):
+    """Apply a probe to the output of one function call of a forward pass."""
 
     def __init__(self, layer: Layer, probe: _Probe) -> None:
         super().__init__()
@@ -173,31 +174,32 @@ class _Stop(TorchFunctionMode):
         self._count += 1
         if self._count != self._layer.call:
             return value
+        # A different branch may make the same number of calls, so name and shape must match as well.
         is_same = self._layer.name.partition(" ")[0] == getattr(func, "__name__", "")
         if not is_same or not isinstance(value, Tensor) or value.shape[1:] != self._layer.shape[1:]:
             raise ModelError(
-                "the model took another way through its layers than the last time; name a layer with layer='…'."
+                "the model's control flow differs from the last forward pass; name a layer with layer='…'."
             )
         return self._probe(value, in_place=any(value is tensor for tensor in tensors_in(args)))
 
 
 class _Search(TorchFunctionMode):
-    """Looks for the last operation that puts out maps, and knows on which axis each tensor has its channels."""
+    """Find the last operation that outputs feature maps, tracking the channel axis of each tensor."""
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         super().__init__()
         self._rank, self._count = image.ndim, 0
-        self._recorder = Recorder(model, image)  # not entered: it knows the names of modules
+        self._recorder = Recorder(model, image)  # never entered, only used for module names
         self._axes: dict[int, tuple[Tensor, int | None]] = {id(image): (image, 1)}
-        """By identity of what depends on the image, which is kept alive."""
-        self._born = {id(image): 0}
-        """The number of the call that made it."""
-        self._found: Layer | None = None
-        self._behind = self._beside = ""
-        """What has places behind the map found, and what goes past it."""
+        """Tensors that depend on the image with their channel axis, by id. Holding them keeps ids from being reused."""
+        self._created = {id(image): 0}
+        """Index of the call that created each tensor."""
+        self._last: Layer | None = None
+        self._later = self._bypass = ""
+        """A later operation with a spatial output, and one that bypasses the last maps."""
 
     def axis_of(self, value: Tensor) -> int | None:
-        """The axis of a value's channels."""
+        """Channel axis of a tensor; None if unknown."""
         return self._axes.get(id(value), (value, None))[1]
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -207,48 +209,50 @@ class _Search(TorchFunctionMode):
         outputs = [out for out in tensors_in(value) if out.is_floating_point()] if sources else []
         if outputs:
             name = getattr(func, "__name__", "")
-            self._look_past(name, sources)
+            self._check_bypass(name, sources)
             for out in outputs:
                 axis = channel_axis(name, args, kwargs or {}, sources, out)
-                self._axes[id(out)], self._born[id(out)] = (out, axis), self._count
+                self._axes[id(out)], self._created[id(out)] = (out, axis), self._count
+                # A passive function of several inputs, such as `cat`, still creates new maps.
                 if len(sources) > 1 or not is_passive(func):
                     self._note(name, out, axis)
         return value
 
-    def _look_past(self, name: str, sources: list[tuple[Tensor, int | None]]) -> None:
-        """Does the operation use something from before the map found?"""
-        if self._found is not None and any(self._born[id(tensor)] < (self._found.call or 0) for tensor, _ in sources):
-            self._beside = self._named(name)
+    def _check_bypass(self, name: str, sources: list[tuple[Tensor, int | None]]) -> None:
+        """Note an operation that uses values from before the last maps."""
+        if self._last is not None and any(self._created[id(tensor)] < (self._last.call or 0) for tensor, _ in sources):
+            self._bypass = self._named(name)
 
     def _note(self, name: str, out: Tensor, axis: int | None) -> None:
-        """Is it a map, or something behind the last map that has places too, such as tokens?"""
+        """Note feature maps, or a later output with several positions, such as tokens."""
         places = [size for number, size in enumerate(out.shape) if number not in (0, axis)]
         if out.ndim == self._rank and axis is not None and max(places, default=1) > 1:
-            self._found = Layer(self._named(name), tuple(out.shape), axis, self._count)
-            self._behind = self._beside = ""
+            self._last = Layer(self._named(name), tuple(out.shape), axis, self._count)
+            self._later = self._bypass = ""
         elif out.ndim > 2 and sum(size > 1 for size in out.shape[1:]) > 1:
-            self._behind = f"{self._named(name)}, with the shape {tuple(out.shape)}"
+            self._later = f"{self._named(name)}, of shape {tuple(out.shape)}"
 
     def _named(self, name: str) -> str:
         path = self._recorder.path()
         return f"{name} in {path!r}" if path else f"{name} in the model itself"
 
     def chosen(self) -> Layer:
-        """The last layer with maps; `ModelError` where there is none, or where it is not all that the logits see."""
-        if self._behind:
+        """Return the last layer with feature maps; `ModelError` if there is none, or if the logits also bypass it."""
+        if self._later:
             raise ModelError(
-                f"the last output with places is that of {self._behind}, whose places are tokens or cannot be told "
-                "from its channels; name a layer with layer='…', and for tokens the way to maps with reshape=function, "
-                "such as lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
+                f"the last output with several positions is that of {self._later}, whose positions are tokens or "
+                "cannot be distinguished from channels; name a layer with layer='…', and for tokens also pass "
+                "reshape=function, such as "
+                "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
-        if self._found is None:
+        if self._last is None:
             raise ModelError(
-                "no operation puts out maps with more than one place, so there is nothing to show; "
-                "class activation maps need a convolutional network. Choose another method, such as 'gradient'."
+                "no operation outputs feature maps with more than one position; class activation maps need a "
+                "convolutional network. Choose another method, such as 'gradient'."
             )
-        if self._beside:
+        if self._bypass:
             raise ModelError(
-                f"the last maps, of {self._found.name}, are not all that the logits see: {self._beside} also uses what "
-                "was computed before them; name the layer to look at with layer='…'."
+                f"the last feature maps, of {self._last.name}, do not determine the logits: {self._bypass} also uses "
+                "values computed before them; name a layer with layer='…'."
             )
-        return self._found
+        return self._last

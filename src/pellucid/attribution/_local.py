@@ -1,8 +1,8 @@
-"""Run a model again on images in which one window has changed, and recompute only what that window can touch.
+"""Incremental forward passes for images in which one window has changed: only affected regions are recomputed.
 
-A first pass keeps what every function put out. In each later pass a change is carried as the part of a map that it
-touched; convolutions, poolings and elementwise functions see only that part and its surroundings. What else a model
-does is done as a whole. Only batches of images with two spatial axes can be followed.
+A first pass stores the output of every function. Later passes track the region of each feature map that has changed;
+convolutions, max-pooling and elementwise functions are computed on that region and its surroundings only, everything
+else in full. Supports batches of images with two spatial axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,29 +22,30 @@ __all__ = ["LocalPasses"]
 
 Span = tuple[int, int]
 WHOLE = 0.7
-"""A change that touches more of a map than this is carried on as a whole."""
+"""Above this fraction of a feature map, a changed region is not worth tracking and the map is recomputed in full."""
 
 
 class LocalPasses:
-    """Later passes over the same images."""
+    """Incremental forward passes over the same images."""
 
     def __init__(self, subject: Subject, images: Tensor) -> None:
         self._subject, self._images = subject, images
         self._first = _First()
         self.share = 1.0
-        """Of the arithmetic of a whole pass, how much the last one took."""
+        """Arithmetic of the last pass, as a fraction of a full pass."""
         with torch.no_grad():
             self.base = subject.logits(images, within=self._first)
 
     @property
     def is_possible(self) -> bool:
-        """Whether what was kept still is what the functions put out."""
+        """True if the images have two spatial axes and no stored output was modified in place."""
+        # `_version` is autograd's counter of in-place modifications.
         return self._images.ndim == 4 and all(value._version == version for value, version in self._first.versions)
 
     def logits(self, window: Sequence[slice], content: Tensor) -> Tensor | None:
-        """(batch, class) with `content` in the window (channels, rows, columns).
+        """Compute the logits, (batch, class), with `content` in the window (channels, rows, columns).
 
-        None where the model goes another way.
+        Returns None if the model's control flow differs from the first pass.
         """
         rows, columns = ((place.start, place.stop) for place in window[1:])
         patch = self._images[:, :, slice(*rows), slice(*columns)].clone()
@@ -53,19 +54,19 @@ class LocalPasses:
         try:
             with torch.no_grad():
                 logits = self._subject.logits(self._images, within=later)
-        except _AnotherWay:
+        except _ControlFlowChanged:
             return None
         self.share = later.work / self._first.work
-        return later.whole(logits)
+        return later.full(logits)
 
 
-class _AnotherWay(Exception):
-    """The model does not call the functions that it called in the first pass."""
+class _ControlFlowChanged(Exception):
+    """The model does not call the same functions as in the first pass."""
 
 
 @dataclass(eq=False)
 class _Change:
-    """A tensor of the first pass in which a part has changed."""
+    """A tensor of the first pass in which a rectangular region has changed."""
 
     base: Tensor
     rows: Span
@@ -73,7 +74,7 @@ class _Change:
     patch: Tensor
 
     def crop(self, rows: Span, columns: Span, fill: float) -> Tensor:
-        """Part of the changed tensor; `fill` beyond its border."""
+        """Crop the changed tensor; positions beyond its border are `fill`."""
         spans, sides = (rows, columns), self.base.shape[2:]
         inner = [(max(0, a), min(side, b)) for (a, b), side in zip(spans, sides, strict=True)]
         part = self.base[:, :, slice(*inner[0]), slice(*inner[1])].clone()
@@ -89,7 +90,7 @@ class _Change:
 
 
 class _First(TorchFunctionMode):
-    """Keeps what each function puts out; in-place functions are answered out of place."""
+    """Store the output of each function; in-place functions run out of place, which keeps earlier outputs intact."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,17 +109,19 @@ class _First(TorchFunctionMode):
 
 
 class _Later(TorchFunctionMode):
-    """Puts out what the first pass put out, and knows beside it where that has changed."""
+    """Return the outputs of the first pass, while tracking which of their regions have changed."""
 
     def __init__(self, first: _First, change: _Change) -> None:
         super().__init__()
         self.work = 0
         self._first, self._count = first, 0
         self._changes = {id(change.base): change}
-        self._wholes: dict[int, Tensor] = {}  # what was computed as a whole, kept alive
+        self._full: dict[
+            int, Tensor
+        ] = {}  # tensors recomputed in full, by id; holding them keeps ids from being reused
 
-    def whole(self, value: Tensor) -> Tensor:
-        """The value as it is now, all of it."""
+    def full(self, value: Tensor) -> Tensor:
+        """Return the current value of a tensor, with its changed region filled in."""
         change = self._changes.get(id(value))
         if change is None:
             return value
@@ -128,30 +131,30 @@ class _Later(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func, kwargs = _out_of_place(func, kwargs or {})
         if self._count >= len(self._first.calls) or self._first.calls[self._count][0] != func:
-            raise _AnotherWay
+            raise _ControlFlowChanged
         base = self._first.calls[self._count][1]
         self._count += 1
         touched = [tensor for tensor in tensors_in((args, kwargs)) if self._is_touched(tensor)]
         is_tensor = next(tensors_in(base), None) is not None
-        if not touched or (getattr(func, "__name__", "") in _OF_SHAPES and not is_tensor):
+        if not touched or (getattr(func, "__name__", "") in _METADATA and not is_tensor):
             return base
         if all(id(tensor) in self._changes for tensor in touched) and isinstance(base, Tensor):
             changes = [self._changes[id(tensor)] for tensor in touched]
-            change = _carried(func, args, kwargs, changes, base)
+            change = _propagated(func, args, kwargs, changes, base)
             if change is not None:
                 self._changes[id(base)] = change
                 self.work += _work(func, args, change.patch)
                 return base
-        value = func(*substitute(args, self.whole), **substitute(kwargs, self.whole))
+        value = func(*substitute(args, self.full), **substitute(kwargs, self.full))
         if not is_tensor and value != base:
-            raise _AnotherWay  # a number that was taken out, by which the model may choose its way
+            raise _ControlFlowChanged  # a Python number, such as from .item(), that control flow may depend on
         for tensor in tensors_in(value):
-            self._wholes[id(tensor)] = tensor
+            self._full[id(tensor)] = tensor
             self.work += _work(func, args, tensor)
         return value
 
     def _is_touched(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._changes or id(tensor) in self._wholes
+        return id(tensor) in self._changes or id(tensor) in self._full
 
 
 def _out_of_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -162,12 +165,12 @@ def _out_of_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> tuple[Cal
 
 
 def _kind(func: Callable[..., Any]) -> str:
-    """The table of operations in which a function stands."""
+    """Name of the module that handles an operation, such as "kernels"; empty if there is none."""
     entry = OPERATIONS.find(func)
     return "" if entry is None else entry.handler.__module__.rpartition(".")[2]
 
 
-_OF_SHAPES = {
+_METADATA = {
     "__get__",
     "__len__",
     "dim",
@@ -181,20 +184,20 @@ _OF_SHAPES = {
     "size",
     "stride",
 }
-"""What asks for the shape or type of a tensor, which no change of its values alters."""
+"""Functions that only read shape or dtype, which do not depend on a tensor's values."""
 
 
 def _work(func: Callable[..., Any], args: Sequence[Any], value: Tensor) -> int:
-    """About how many products it takes to compute a value."""
+    """Approximate number of multiplications in computing a tensor."""
     is_kernel = _kind(func) == "kernels" and len(args) > 1
     is_product = is_kernel and isinstance(args[1], Tensor) and args[1].ndim > 1 and len(args[1]) > 0
     return value.numel() * (args[1][0].numel() if is_product else 1)
 
 
-def _carried(
+def _propagated(
     func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], changes: Sequence[_Change], base: Tensor
 ) -> _Change | None:
-    """The change of a function's output; None where it has to be computed as a whole."""
+    """Return the changed region of a function's output; None if it must be recomputed in full."""
     entry, change = OPERATIONS.find(func), changes[0]
     if entry is None or base.ndim != 4 or not args:
         return None
@@ -206,6 +209,7 @@ def _carried(
     if entry.name in ("conv2d", "max_pool2d"):
         windows = (_convolved if entry.name == "conv2d" else _pooled)(*args[1:], **kwargs)
         return None if windows is None else _windowed(windows, change, base)
+    # In eval mode, a batch norm is elementwise; batch statistics would depend on the whole map.
     is_each = (_kind(func) == "elementwise" and not others) or entry.name in ("clone", "batch_norm")
     if not is_each or (entry.name == "batch_norm" and (kwargs.get("training") or any(args[5:6]))):
         return None
@@ -213,7 +217,7 @@ def _carried(
 
 
 def _added(args: Sequence[Any], changes: Sequence[_Change], base: Tensor) -> _Change | None:
-    """A sum of two maps of the same shape."""
+    """Return the changed region of a sum of two maps of the same shape: the union of both regions."""
     if not all(isinstance(term, Tensor) and term.shape == base.shape for term in args):
         return None
     own = {id(change.base): change for change in changes}
@@ -230,7 +234,7 @@ def _added(args: Sequence[Any], changes: Sequence[_Change], base: Tensor) -> _Ch
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the windows of a function lie, and what it makes of them without padding."""
+    """Geometry of a sliding-window function, and the function itself without padding."""
 
     kernel: Span
     stride: Span
@@ -261,15 +265,15 @@ def _pooled(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> _Windows | None:
-    if ceil_mode or return_indices:
+    if ceil_mode or return_indices:  # windows beyond the border, and indices into the whole map
         return None
     kernel, steps = _pair(kernel_size), _pair(dilation)
-    step = kernel if stride is None or stride == [] else _pair(stride)
+    step = kernel if stride is None or stride == [] else _pair(stride)  # torch passes [] for the default
 
     def compute(part: Tensor) -> Tensor:
         return F.max_pool2d(part, kernel, step, 0, steps)
 
-    return _Windows(kernel, step, _pair(padding), steps, -torch.inf, compute)
+    return _Windows(kernel, step, _pair(padding), steps, -torch.inf, compute)  # −∞: padding never wins
 
 
 def _pair(size: Any) -> Span:
@@ -277,11 +281,12 @@ def _pair(size: Any) -> Span:
 
 
 def _windowed(windows: _Windows, change: _Change, base: Tensor) -> _Change | None:
-    """The places of the output whose window meets the change; None where there are none, or too many."""
+    """Recompute the outputs whose window overlaps the change; None if there are none or too many."""
     touched, needed = [], []
     for axis, span in enumerate((change.rows, change.columns)):
         stride, padding = windows.stride[axis], windows.padding[axis]
         reach = windows.dilation[axis] * (windows.kernel[axis] - 1)
+        # Output i reads the inputs i · stride − padding + (0 … reach); -(-a // b) divides and rounds up.
         first = max(0, -(-(span[0] + padding - reach) // stride))
         last = min(base.shape[2 + axis] - 1, (span[1] - 1 + padding) // stride)
         touched.append((first, last + 1))

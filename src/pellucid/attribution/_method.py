@@ -1,4 +1,4 @@
-"""What every method is: frozen knobs and one verb."""
+"""The base class of attribution methods: a frozen dataclass of hyperparameters with an `attribute` method."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,87 +20,87 @@ from pellucid.engine.box import Box
 __all__ = ["COMPLETE", "Attribution", "FittedState", "Method", "images_in", "methods"]
 
 COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
-"""Sums to the logit, depends on the class explained, and has the same answer each time whatever the seed."""
+"""The guarantees of an exact method: relevance sums to the logit, depends on the class, and needs no seed."""
 
 _SMALL_IMAGE = 4096
-"""The numbers of an image of 32×32 pixels in colour, and a little more."""
+"""Images with at most this many values count as small: 32×32 RGB (3072 values), with some room."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedState:
-    """What a method learned from data, as it is saved."""
+    """The saved state of a fitted method."""
 
     kind: str
-    """The family of methods that can use it."""
+    """Family of methods that can load this state."""
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, str]
 
     def check_kind(self, kind: str) -> None:
-        """`ConfigError` where this was learned by another kind of method."""
+        """Raise `ConfigError` if another kind of method saved this state."""
         if self.kind != kind:
-            raise ConfigError(f"this is what a method of the kind {self.kind!r} has learned; expected {kind!r}.")
+            raise ConfigError(f"the fitted state is of kind {self.kind!r}; expected {kind!r}.")
 
 
 @dataclass(frozen=True)
 class Attribution(Options):
-    """A way to explain; its fields are its options, checked against their annotations when it is built."""
+    """An attribution method. Its fields are its options, validated against their annotations on construction."""
 
     family: ClassVar[str]
-    """What kind of method it is: gradient, relevance, control."""
+    """Kind of method, such as gradient, relevance or control."""
     answers: ClassVar[str]
-    """The question it answers, in one line."""
+    """One-line statement of what the map shows."""
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific", "deterministic"})
-    """Of `complete`, `class_specific` (maps of two classes differ by more than a factor) and `deterministic`, what
-    holds on every model."""
+    """Guarantees that hold on every model: a subset of `complete` (relevance sums to the promised total),
+    `class_specific` (maps of two classes differ by more than a factor) and `deterministic`."""
     needs_fit: ClassVar[bool] = False
-    """Whether `fit` must see data before the first explanation."""
+    """True if `fit` must be called before the first explanation."""
     remedy: ClassVar[str] = (
-        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or use rules under "
-        "which relevances cancel less, such as γ and z⁺."
+        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method whose "
+        "relevances cancel less, such as 'lrp.gamma'."
     )
-    """What helps where the sum is missed, for the user."""
+    """Advice appended to the error or warning about a map that does not sum to the promised total."""
     images_at_once: ClassVar[int] = 32
-    """Images computed together; more need more memory, and are slower where they leave the cache. Small ones go in
-    twice as many."""
+    """Images per forward pass; doubled for small images. More need more memory, and are slower once they no longer fit
+    into the cache."""
 
     def images_per_pass(self, images: Tensor) -> int:
-        """How many of these images are computed together."""
+        """Return the number of images per forward pass."""
         return max(1, self.images_at_once) * (2 if images[0].numel() <= _SMALL_IMAGE else 1)
 
     @property
     def is_ready(self) -> bool:
-        """Whether nothing is left to be fitted."""
+        """True if the method can explain: it is fitted, or needs no fit."""
         return not self.needs_fit
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        """Relevance for one batch; the books are only kept with `is_certified`."""
+        """Compute the relevance of one batch; absorbed shares are only recorded with `is_certified`."""
         raise NotImplementedError
 
     def attribute_each(
         self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
     ) -> list[Outcome]:
-        """One outcome per target, for `target="all"`: a method that can share work between targets does it here.
+        """Return one outcome per target, for `target="all"`; methods override this to share work between targets.
 
-        Each outcome's `evaluations` count what it cost beyond those before it.
+        The `evaluations` of an outcome count only the passes that earlier outcomes did not already make.
         """
-        outcomes, missing, fine = [], set[int](), set[int]()
+        outcomes, missing, differentiable = [], set[int](), set[int]()
         for target in targets:
             try:
                 outcomes.append(self.attribute(subject, images, target, is_certified=is_certified))
             except MissingGradient as error:
                 missing |= error.missing
-                fine |= error.fine
-        if missing:  # name all classes, not the first one alone
-            fine.update(*(outcome.classes.tolist() for outcome in outcomes))
-            raise MissingGradient(missing, fine)
+                differentiable |= error.fine
+        if missing:  # report every class without a gradient, not only the first
+            differentiable.update(*(outcome.classes.tolist() for outcome in outcomes))
+            raise MissingGradient(missing, differentiable)
         return outcomes
 
     def box(self) -> Box | None:
-        """The bounds that the method needs its inputs to keep; None where it needs none."""
+        """Return the input bounds that the method requires, or None."""
         return None
 
     def completeness(self, outcome: Outcome) -> Completeness | None:
-        """What the maps sum to, beside what was promised; None where nothing was."""
+        """Compare the sum of each map with the promised sum; None if the method promises no sum."""
         if outcome.promised is None:
             return None
         expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
@@ -108,55 +108,55 @@ class Attribution(Options):
         return Completeness(expected, residual, self.allowed_residual(outcome))
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
-        """(batch,): the residual that the method's tolerance allows; of an exact method, what rounding explains."""
+        """Largest acceptable residual per image, (batch,); for an exact method, what rounding explains."""
         return rounding_tolerance(outcome)
 
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> "Attribution":
-        """The method with what it learned from data."""
+        """Return a copy of the method fitted on the data."""
         return replace(self)
 
     def state(self) -> FittedState:
-        """What `fitted` learned, for saving."""
-        raise ConfigError("this method learns nothing from data, so there is nothing to save.")
+        """Return the fitted state, for saving."""
+        raise ConfigError("this method needs no fit, so it has no fitted state to save.")
 
     def restored(self, subject: Subject, state: FittedState) -> "Attribution":
-        """The method with what was learned before; `ConfigError` where it belongs to another method or model."""
-        raise ConfigError(f"this method learns nothing from data; {state.kind!r} is what another one has learned.")
+        """Return a copy of the method with a saved state; `ConfigError` if it is from another method or model."""
+        raise ConfigError(f"this method needs no fit and cannot load a fitted state of kind {state.kind!r}.")
 
 
 _SHARE = {torch.float32: 1e-4, torch.float64: 1e-9}
-"""Of the promised sum: what rounding leaves of it on the way through some hundred layers, with room to spare."""
+"""Relative rounding error of the promised sum after about a hundred layers, with a generous margin."""
 _NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Of Σ|R|: what rounding leaves of summands that cancel, some hundred units of the last place."""
+"""Rounding error of a sum whose terms cancel, relative to Σ|R|, with a margin."""
 _MOST_NOISE = {torch.float32: 1e-2, torch.float64: 1e-4}
-"""Of the promised sum, the most that cancelling summands may add: beyond it, the map is mostly rounding."""
+"""Cap on the allowance for canceling terms, relative to the promised sum; beyond it, the map is mostly rounding."""
 
 
 def rounding_tolerance(outcome: Outcome) -> Tensor:
-    """(batch,): the residual that rounding explains, for methods whose sum is exact otherwise.
+    """Residual that rounding explains, (batch,), for methods whose sum is otherwise exact.
 
     share · max(|promised|, max|f(x)| / 100) + min(noise · Σ|R|, cap · |promised|), where share, noise and cap are 1e-4,
-    1e-5 and 1e-2 in float32, and 1e-9, 1e-12 and 1e-4 in float64. max|f(x)| stands for promised sums near zero, which
-    are differences of logits (a contrast, the change from a baseline) and inherit their rounding.
+    1e-5 and 1e-2 in float32, and 1e-9, 1e-12 and 1e-4 in float64. The term max|f(x)| covers promised sums near
+    zero: they are differences of logits (a contrast, the change from a baseline) and inherit the logits' rounding.
     """
     assert outcome.promised is not None
     dtype, total = outcome.relevance.dtype, outcome.promised.abs()
-    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(total), -1).amax(1)  # classes ruled out: -inf
+    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(total), -1).amax(1)  # -inf marks masked classes
     noise = _NOISE[dtype] * outcome.relevance.flatten(1).abs().sum(1)
     return _SHARE[dtype] * torch.maximum(total, logits / 100) + torch.minimum(noise, _MOST_NOISE[dtype] * total)
 
 
 def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
-    """The images of each batch of a loader, whose batches are images or tuples that begin with them.
+    """Yield the images of each batch of a loader, whose batches are images or tuples that start with images.
 
-    Raises `ShapeError` for other batches, and `DataError` for an image that is not finite.
+    Raises `ShapeError` for any other batch and `DataError` for an image with NaN or infinities.
     """
     seen = 0
     for batch in loader:
         images = batch if isinstance(batch, Tensor) else batch[0]
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
-            came = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise ShapeError(f"the loader yields {came}; expected batches of floats in [0, 1], (batch, …).")
+            received = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise ShapeError(f"the loader yields {received}; expected float images in [0, 1] of shape (batch, …).")
         if len(images):
             check_inputs(images, "the loader's image", seen)
             seen += len(images)
@@ -165,7 +165,7 @@ def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method is, for choosing one."""
+    """Description of an attribution method, for choosing one."""
 
     name: str
     family: str
@@ -175,7 +175,7 @@ class Method:
 
 
 def methods() -> list[Method]:
-    """Every method there is, sorted by name, with what it answers and promises.
+    """List all attribution methods, sorted by name, with what they show and guarantee.
 
     >>> next(method.family for method in methods() if method.name == "lrp.epsilon")
     'relevance'

@@ -1,4 +1,4 @@
-"""Explained scores whose gradient is missing, told apart from those whose gradient is zero."""
+"""Distinguish scores whose gradient is missing from scores whose gradient is zero."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,14 +14,14 @@ __all__ = ["MissingGradient", "check_gradients", "gradient_of"]
 
 
 class MissingGradient(UnsupportedOperation):
-    """Some explained classes change with the image and have no gradient; others may have one."""
+    """Some explained classes depend on the image but have no gradient; others may have one."""
 
     def __init__(self, missing: Iterable[int], fine: Iterable[int]) -> None:
         self.missing, self.fine = set(missing), set(fine) - set(missing)
         super().__init__(self._text())
 
     def _text(self) -> str:
-        missing, fine = sorted(self.missing - {-1}), sorted(self.fine - {-1})
+        missing, fine = sorted(self.missing - {-1}), sorted(self.fine - {-1})  # −1 is a custom score
         if not missing:
             subject = "the target function's score changes with the image, but has"
         elif len(missing) == 1:
@@ -30,7 +30,7 @@ class MissingGradient(UnsupportedOperation):
             subject = f"the outputs {listed(missing)} change with the image, but have"
         others = ""
         if fine:
-            others = f" The gradient of {listed(fine)} is fine: pass one of them as the target."
+            others = f" The gradient of {listed(fine)} is fine: you can pass one of these as the target."
         return (
             f"{subject} no gradient: a detached value or an operation without a derivative cuts off every path, and "
             f"a map of zeros would be wrong; {WAY_OUT}{others}"
@@ -38,7 +38,7 @@ class MissingGradient(UnsupportedOperation):
 
 
 def gradient_of(score: Tensor, leaf: Tensor, *, is_kept: bool = False) -> Tensor:
-    """∂ score / ∂ leaf; `UnsupportedOperation` where autograd knows none."""
+    """∂ score / ∂ leaf; raises `UnsupportedOperation` if autograd has no derivative."""
     slope = derivatives(score, [leaf], way_out=WAY_OUT, retain_graph=is_kept)[0]
     assert slope is not None
     return slope
@@ -51,16 +51,16 @@ def check_gradients(
     slopes: Sequence[Tensor],
     logits: Tensor | None = None,
 ) -> None:
-    """Raise `MissingGradient` where an explained score changes with an image whose `slopes` are exactly zero.
+    """Raise `MissingGradient` if an explained score depends on an image although its gradient is exactly zero.
 
-    There is one target for each of `slopes`; `logits` tell the predicted class, for targets that do not hold a class
-    yet. Costs nothing but a look at a few entries of each map unless one is zero everywhere.
+    `slopes` holds one gradient per target; `logits` gives the predicted class of targets that do not name one. Reads
+    only a few entries of each gradient unless one is zero everywhere.
     """
     zeros = [zero_rows(slope) for slope in slopes]
     if all(rows is None for rows in zeros):
         return
-    none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    is_zero = torch.stack([none if rows is None else rows for rows in zeros], 1)  # (batch, target)
+    no_rows = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    is_zero = torch.stack([no_rows if rows is None else rows for rows in zeros], 1)  # (batch, target)
     held = targets if logits is None else [target.held(logits) for target in targets]
     classes: list[Tensor] = []
 

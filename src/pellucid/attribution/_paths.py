@@ -1,4 +1,4 @@
-"""Sums of gradients at many points near or on the way to the same images."""
+"""Sums of gradients at many points near the same images or on paths to them."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ __all__ = ["Gradients"]
 
 
 class Gradients:
-    """Weighted sums of each explained score's gradient at points image + scale · offset."""
+    """Weighted sum of each explained score's gradient over points image + scale · offset."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Gradients:
         is_summed: bool = True,
         is_part: bool = False,
     ) -> None:
-        """With `is_part`, these are terms of a larger sum, which the caller checks for missing gradients."""
+        """Create empty sums. With `is_part`, they are terms of a larger sum that the caller checks for gradients."""
         self._subject = subject
         self._images = images
         self._targets = targets
@@ -33,7 +33,7 @@ class Gradients:
         self._squares = [] if is_summed else [torch.zeros_like(images) for _ in targets]
         self._is_part = is_part
         self._last = images
-        """The point at which gradients were taken last."""
+        """Most recent point at which gradients were computed."""
         self._is_checked = False
 
     def add(self, offset: Tensor, weight: float, *, scale: Tensor | float) -> None:
@@ -46,6 +46,8 @@ class Gradients:
         last = len(self._targets) - 1
         for number, (target, total) in enumerate(zip(self._targets, self._sums, strict=True)):
             score, is_kept = target.scores(logits).sum(), number < last
+            # The map from the first layer's output to the image is linear, so its gradient can be summed there and
+            # mapped to the image once. Squares need the gradient at the image each time.
             entrance = None if self._squares else entrance_of(score, point, self._subject.model)
             if entrance is not None:
                 total.add_at(entrance, entrance.gradient(score, is_kept=is_kept), weight)
@@ -56,20 +58,20 @@ class Gradients:
                 self._squares[number] += slope.square() * weight
 
     def total(self, number: int) -> Tensor:
-        """The weighted sum of one score's gradients.
+        """Return the weighted sum of one score's gradients.
 
-        Raises `UnsupportedOperation` where a score changes with the image and has no gradient at any point.
+        Raises `UnsupportedOperation` if a score depends on the image but has no gradient at any point.
         """
         self._check()
         return self._sums[number].collect()
 
     def squares(self, number: int) -> Tensor:
-        """The weighted sum of their squares; raises what `total` raises."""
+        """Return the weighted sum of squared gradients; raises the same errors as `total`."""
         self._check()
         return self._squares[number]
 
     def _check(self) -> None:
-        """Look at all sums at once, so that an error can name all targets that it concerns."""
+        """Check all sums at once, so that an error names every affected target."""
         if not (self._is_checked or self._is_part):
             self._is_checked = True
             sums = self._squares or [total.collect() for total in self._sums]  # squares do not cancel
@@ -77,7 +79,7 @@ class Gradients:
 
 
 class _Sum:
-    """A sum of gradients, some of which wait at the output of the first layer."""
+    """A sum of gradients, partly still at the output of the first layer."""
 
     def __init__(self, total: Tensor) -> None:
         self._total = total
@@ -85,9 +87,11 @@ class _Sum:
         self._waiting: Tensor | None = None
 
     def add(self, slope: Tensor) -> None:
+        """Add a gradient at the image."""
         self._total += slope
 
     def add_at(self, entrance: Entrance, slope: Tensor, weight: float) -> None:
+        """Add `weight` times a gradient at the first layer's output."""
         is_same = self._entrance is not None and self._entrance.key == entrance.key
         if self._waiting is not None and is_same and self._waiting.shape == slope.shape:
             self._waiting.add_(slope, alpha=weight)
@@ -96,7 +100,7 @@ class _Sum:
         self._entrance, self._waiting = entrance, slope * weight
 
     def collect(self) -> Tensor:
-        """All of it, at the images."""
+        """Map the pending gradients to the image and return the whole sum."""
         if self._entrance is not None and self._waiting is not None:
             self._total += self._entrance.to_image(self._waiting)
         self._entrance = self._waiting = None

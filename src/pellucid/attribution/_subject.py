@@ -1,4 +1,4 @@
-"""The model that is explained, and the ways to run it."""
+"""The explained model: plain, recorded and checked forward passes."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,39 +30,39 @@ from pellucid.engine.tape import Tape
 __all__ = ["Subject"]
 
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
-"""Tensors up to this size stay near the processor with all that a pass keeps beside them. Where they do, so many passes
-of the usual size are made as one."""
+"""Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
+only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
 
 
 @dataclass(eq=False)
 class Subject:
-    """A frozen model, as methods see it: images to logits."""
+    """A frozen model as seen by attribution methods: a map from images to logits."""
 
     model: nn.Module
     output: Chooser = None
     unwrap_softmax: bool = False
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
-    """The shapes, dtypes and devices for which one image was followed below the function calls."""
+    """Input shapes, dtypes and devices that `guard` has already checked."""
     _largest: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    """The bytes of the largest tensor that an image of each shape and dtype becomes."""
+    """Size in bytes of the largest tensor in a forward pass of one image, by input shape and dtype."""
     what: str = "image"
-    """What an input is called in messages."""
+    """Noun for an input in messages."""
     first: int = 0
-    """Index, in the call, of the first image that the method has now."""
+    """Index, within the call, of the first image of the current batch."""
     box: tuple[Tensor, Tensor] | None = None
-    """The lowest and the highest image, where the method has bounds; all images of the call keep them."""
+    """Lower and upper bound of the images, for methods that need one; all images of the call lie within."""
     _is_alone_checked: bool = False
     is_mixed: bool = False
-    """Whether images of a batch depend on one another, so that each is run by itself."""
+    """True if images of a batch affect each other's logits, so each must run alone."""
     _fingerprint: str | None = None
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
-    """The layers that class activation maps have found in it."""
+    """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
     _is_settled: bool = False
-    """Whether it is known in this call that they are not those of the images."""
+    """True once this call has ruled out batch statistics that depend on the images."""
 
     def begin(self) -> None:
-        """A new call: its first image is to be run alone, and the weights may be others."""
+        """Reset the per-call state: the weights may have changed, and the first image must be checked again."""
         self._is_alone_checked = False
         self._fingerprint = None
         self.first = 0
@@ -72,26 +72,28 @@ class Subject:
         keep_freed_memory()
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
-        """How many of these images are computed together: `usual`, or more of them where the model is small."""
+        """Return the number of images per forward pass: `usual`, or more for small models."""
         if len(images) <= usual:
             return usual
+        # Larger batches only pay off while all tensors of a pass stay in the CPU cache.
         key = (images.shape[1:], images.dtype)
         if key not in self._largest:
             try:
                 self._largest[key] = largest_tensor_bytes(self.model, images)
             except ValueError:  # torch refuses batch statistics of a single row
-                self.logits(images[:1].detach())  # which tells why
+                self.logits(images[:1].detach())  # raises an error that names the batch norm
                 raise
         return max(usual, min(MOST_PASSES_IN_ONE * usual, CACHED_BYTES // self._largest[key]))
 
     def logits(self, images: Tensor, *, within: AbstractContextManager[Any] | None = None) -> Tensor:
-        """(batch, …): a plain forward pass, differentiable; a softmax at the end is refused or taken off.
+        """Run a plain, differentiable forward pass and return the logits, (batch, …).
 
-        `within` is entered around the model's own functions, such as to watch them; the caller then calls `settle`.
+        A final softmax is refused, or removed with `unwrap_softmax`. `within` is entered around the model's forward
+        pass, for example to record it; the caller must then call `settle`.
         """
         with _PlainPass(self.model) as watch, within or nullcontext():
             try:
-                returned = self.model(images.clone())  # a copy: the model may begin in place
+                returned = self.model(images.clone())  # a copy: the first layer may work in place
             except ValueError:  # torch refuses batch statistics of a single row
                 self._note_batch_statistics(watch)
                 self.settle(images)
@@ -100,6 +102,7 @@ class Subject:
         self._note_batch_statistics(watch)
         if within is None:
             self.settle(images)
+        # Operations after a softmax hide its input, so this is an error even with `unwrap_softmax`.
         if watch.moved is not None and watch.moved[0] is logits:
             refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
@@ -109,8 +112,8 @@ class Subject:
         check_logits(logits, images)
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             raise ModelError(
-                "the logits carry no gradient to the images; the model must not detach, use no_grad or leave torch. "
-                f"Otherwise, {WAY_OUT}"
+                "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
+                f"from the model, or {WAY_OUT}"
             )
         check_graph(logits, WAY_OUT)
         return logits
@@ -119,26 +122,27 @@ class Subject:
         self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
 
     def settle(self, images: Tensor) -> None:
-        """Raise `UnsupportedOperation` if a batch norm uses batch statistics of what depends on the images.
+        """Raise `UnsupportedOperation` if a batch norm uses batch statistics of a value that depends on the images.
 
-        A pass without gradients cannot tell these from a weight that is normalized that way. Where it met batch
-        statistics, the first image is run once more with a gradient, once per call.
+        A forward pass without gradients cannot distinguish these from a weight normalized with batch statistics. If it
+        saw batch statistics, the first image runs once more with a gradient, once per call.
         """
         if self._is_settled or not self._saw_batch_statistics:
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
+            # The second copy is not a leaf: models may work in place, which autograd forbids on leaves.
             self.model(images[:1].detach().clone().requires_grad_().clone())
 
     def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
-        """The logits of the images themselves, found finite, and the targets with the classes predicted there."""
+        """Return the finite logits of the images, and the targets with their predicted classes filled in."""
         with torch.no_grad():
             logits = self.logits(images)
         self.check_finite(logits, targets)
         return logits, [target.held(logits) for target in targets]
 
     def check_finite(self, logits: Tensor, targets: Sequence[Target] = ()) -> None:
-        """Raise `ModelError` for the first image whose logits or explained score are not finite."""
+        """Raise `ModelError` for the first image whose logits or explained score contain NaN or infinities."""
         check_finite_logits(logits, targets, model=self.model, what=self.what, first=self.first)
 
     def propagate(
@@ -149,7 +153,7 @@ class Subject:
         *,
         is_certified: bool,
     ) -> list[Propagation]:
-        """Relevance of each seed by a composite of rules, after the guards have seen the first image."""
+        """Propagate each seed back to the images with a composite of rules, after checking the first image."""
         self.guard(images)
         results = propagate_each(
             self.model,
@@ -167,7 +171,7 @@ class Subject:
     def multipliers(
         self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]]
     ) -> list[Multipliers]:
-        """What a change of each pixel from its baseline does, after the guards have seen the first image."""
+        """Compute DeepLIFT multipliers of each pixel's change from the baseline, after checking the first image."""
         self.guard(images)
         results = multipliers(
             self.model, images, baseline, slopes_of, output=self.output, unwrap_softmax=self.unwrap_softmax
@@ -176,7 +180,7 @@ class Subject:
         return results
 
     def follow(self, images: Tensor) -> Tape:
-        """The tape of one forward pass, batch-norms folded, after the guards have seen the first image."""
+        """Record one forward pass with folded batch norms, after checking the first image."""
         self.guard(images)
         tape = record(self.model, images, output=self.output, unwrap_softmax=self.unwrap_softmax)
         fold_batch_norms(tape)
@@ -184,38 +188,39 @@ class Subject:
         return tape
 
     def fingerprint(self) -> str:
-        """Of the model's weights as they are in this call."""
+        """Fingerprint of the model's current weights, cached per call."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.model)
         return self._fingerprint
 
     def logits_of(self, outputs: Any) -> Tensor:
-        """The logits among a model's outputs, less the softmax at the end up to a constant."""
+        """Select the logits among a model's outputs; undo a final softmax up to a constant."""
         logits = choose_output(outputs, self.output)
+        # Probabilities are never negative: negative outputs are log-probabilities or logits already.
         return logits if not self.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
     def guard(self, images: Tensor) -> None:
-        """Once per kind of input: follow one image below the functions, where side branches would hide."""
+        """Check one image at the level of torch's operators, where side branches show; once per kind of input."""
         kind = (images.shape[1:], images.dtype, images.device)
         if kind not in self._watched:
             record(self.model, images[:1], output=self.output, unwrap_softmax=self.unwrap_softmax, is_watched=True)
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:
-        """Raise `UnsupportedOperation` where an image's logits, as followed, are not those of the model's own pass.
+        """Raise `UnsupportedOperation` if recorded logits differ from those of a plain forward pass.
 
-        Takes one forward pass of the batch. Raises `ModelError` for logits that are not finite, and `BatchMixed` where
-        the images of a batch depend on one another.
+        Costs one forward pass of the batch. Raises `ModelError` for logits with NaN or infinities, and `BatchMixed` if
+        images of the batch affect each other's logits.
         """
         with torch.no_grad():
             plain = self.logits(images)
         self.check_finite(plain)
-        self._check_same(images, plain, logits, "when it is followed")
+        self._check_same(images, plain, logits, "when it is recorded")
         self._is_alone_checked |= len(images) == 1
         self.check_alone(images, logits)
 
     def check_alone(self, images: Tensor, logits: Tensor) -> None:
-        """Once in each call: `BatchMixed` where the first image has other logits among others than alone."""
+        """Raise `BatchMixed` if the first image has different logits in a batch than alone; checked once per call."""
         if self._is_alone_checked:
             return
         with torch.no_grad():
@@ -226,60 +231,62 @@ class Subject:
     def _check_same(
         self, images: Tensor, plain: Tensor, logits: Tensor, when: str, *, is_mixed: bool | None = None
     ) -> None:
-        """Compare two passes; where they differ, a further plain one tells the reason."""
+        """Compare two passes; if they differ, a second plain pass finds the reason."""
         gaps = _gaps(plain, logits)
         if gaps is None:
             return
         if is_mixed:
             raise BatchMixed
-        row = int((~(gaps <= 0)).nonzero()[0])
+        row = int((~(gaps <= 0)).nonzero()[0])  # not `gaps > 0`, which is False for NaN
         size = float((plain[row] - logits[row]).abs().max())
         with torch.no_grad():
             again = self.logits(images)
         where = f"{self.what} {self.first + row}, by {size:.3g}"
         if _gaps(plain, again) is not None:
             raise UnsupportedOperation(
-                f"the model has other logits each time it is run in eval mode ({where}): it draws random numbers, or "
-                "counts its calls; make it deterministic in eval mode."
+                f"the model returns different logits each time it is run in eval mode ({where}): it draws random "
+                "numbers or counts its calls; make it deterministic in eval mode."
             )
         if len(images) > 1:
-            raise BatchMixed  # perhaps images of a batch depend on one another: run them one by one
+            raise BatchMixed  # the images may affect each other: the caller runs them one by one
         raise UnsupportedOperation(
-            f"the model has other logits {when} than in a plain forward pass ({where}), although it is deterministic: "
-            "it computes something else then, such as by leaving torch, or by asking for the types or the gradients "
-            "of its tensors; make it compute the same, or choose another method."
+            f"the model's logits {when} differ from those of a plain forward pass ({where}), although it is "
+            "deterministic: it leaves torch, or branches on the types or gradients of its tensors; make it compute the "
+            "same in both cases, or choose another method."
         )
 
 
 def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
-    """(batch,): how far each image's logits are apart beyond rounding (above 0, or NaN); None where none are.
+    """Difference of each image's logits beyond rounding, (batch,) (above 0, or NaN); None if there is none.
 
-    Compared with the image's largest logit, and with a thousandth of the batch's: the rounding of an image does not
-    shrink as its only logit happens to be near zero.
+    Rounding is measured against the image's largest logit and a thousandth of the batch's largest: rounding errors do
+    not shrink just because an image's only logit happens to be near zero.
     """
     if torch.equal(plain, logits):  # as nearly always: both passes ran the same kernels
         return None
     plain, logits = plain.reshape(len(plain), -1), logits.reshape(len(logits), -1)
     gap, size = (plain - logits).abs(), plain.abs()
-    if not bool((gap.sum() + size.sum()).isfinite()):  # equal infinities are equal: classes that are ruled out
+    if not bool((gap.sum() + size.sum()).isfinite()):  # inf − inf is NaN, but equal infinities mark masked classes
         gap, size = gap.masked_fill(plain == logits, 0), size.nan_to_num(0.0, 0.0, 0.0)
     size = size.amax(1)
+    # A recorded pass may sum in a different order, hence the generous float32 tolerance.
     allowed = (1e-9 if logits.dtype == torch.float64 else 1e-3) * torch.maximum(size, size.max() / 1000)
     gaps = gap.amax(1) - allowed.clamp(min=1e-15)
     return None if bool((gaps <= 0).all()) else gaps
 
 
 class _PlainPass(TorchFunctionMode):
-    """Remembers input and output of the last softmax, pools faster, and differentiates batch norms correctly."""
+    """A forward pass that tracks the last softmax, pools faster and differentiates batch norms correctly."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
         self.saw_batch_statistics = False
-        """Whether a batch norm used batch statistics of a value that requires no gradient."""
+        """True if a batch norm used batch statistics of a value without a gradient."""
         self.last: tuple[Tensor, Tensor] | None = None
+        """Input and output of the last softmax."""
         self.moved: tuple[Tensor, str] | None = None
-        """What became of its output by moves and bounds alone, and the last of them."""
+        """The softmax output after shape and range operations only, and the name of the last such operation."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         check_autocast(func, args, kwargs)
@@ -287,9 +294,9 @@ class _PlainPass(TorchFunctionMode):
         if pooled is not None:
             return pooled
         if func in NORMS:
-            normalised = sound_norm(func, args, kwargs or {}, self._model)
-            if normalised is not None:
-                return normalised
+            normalized = sound_norm(func, args, kwargs or {}, self._model)
+            if normalized is not None:
+                return normalized
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
         if func in _SOFTMAXES:
@@ -297,8 +304,8 @@ class _PlainPass(TorchFunctionMode):
             if isinstance(source, Tensor):
                 self.last = (source, value)
         elif args and isinstance(value, Tensor) and (name := getattr(func, "__name__", "")) in _MOVES:
-            known = [self.last and self.last[1], self.moved and self.moved[0]]
-            if any(args[0] is tensor for tensor in known if tensor is not None):
+            tracked = [self.last and self.last[1], self.moved and self.moved[0]]
+            if any(args[0] is tensor for tensor in tracked if tensor is not None):
                 self.moved = value, name
         return value
 
@@ -308,7 +315,7 @@ _MOVES = {
     *("clone", "contiguous", "double", "float", "to", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "add"),
     *("__getitem__", "select", "narrow", "expand"),
 }
-"""What leaves probabilities probabilities."""
+"""Functions that keep a softmax output a softmax output, up to its shape, dtype or range."""
 
 _SOFTMAXES = {
     F.softmax,

@@ -1,4 +1,4 @@
-"""What of the outputs is explained: the predicted class, given ones, a contrast, all of them, or one's own score."""
+"""Explanation targets: the predicted class, given classes, a contrast, all classes, or a custom score."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pellucid.core.errors import ConfigError, ShapeError
 __all__ = ["Contrast", "Request", "Score", "Target", "rows_of", "weighted"]
 
 Score = Callable[[Tensor], Tensor]
-"""The outputs, (batch, …), to one number per image, (batch,)."""
+"""A function from outputs, (batch, …), to one number per image, (batch,)."""
 Classes = int | Tensor | np.ndarray | np.integer | Sequence[int]
 """One class for all images, or one per image."""
 
@@ -22,15 +22,15 @@ KINDS = (
     "an index, one index per image (a tensor such as logits.argmax(1), or a list), 'all', Contrast(a, b), "
     "or a function outputs -> (batch,)"
 )
-"""What a target may be, for messages."""
+"""Valid targets, for messages."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
     """The target "class `target` minus class `against`": why this class rather than that one.
 
-    Explained is the difference of the two logits. Each is one class, one per image, or None for the predicted class
-    (not both). Where the two are the same class, the difference is zero, and so is the map.
+    The explained score is the difference of the two logits. Each class is one index, one per image, or None for the
+    predicted class (not both). If both are the same class, the difference and the map are zero.
 
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     >>> from pellucid.attribution import create_analyzer
@@ -50,43 +50,43 @@ class Contrast:
 
 
 Request = Classes | Contrast | Score | str | None
-"""What a user may ask for."""
+"""Anything accepted as a target."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A request, as the user gave it; `None` for the predicted class."""
+    """The explained output, as requested by the user; `None` stands for the predicted class."""
 
     request: Request = None
 
     def __post_init__(self) -> None:
         if isinstance(self.request, str) and self.request != "all":
             raise ConfigError(
-                f"target is {self.request!r}, and the analyzer knows no names of classes; "
-                f"give {KINDS}. A name's index is classes.index({self.request!r})."
+                f"target is {self.request!r}, but class names are not supported here; "
+                f"pass {KINDS}. To look up the index of a name: classes.index({self.request!r})."
             )
 
     @property
     def is_all(self) -> bool:
-        """Whether every class is asked for."""
+        """True if every class is explained."""
         return isinstance(self.request, str)
 
     @property
     def score(self) -> Score | None:
-        """The user's own score, where one is asked for."""
+        """The custom score function, or None."""
         return self.request if callable(self.request) and not isinstance(self.request, Tensor) else None
 
     @property
     def _asked(self) -> dict[Literal["target", "against"], Classes | None]:
-        """The classes asked for, by what they are for."""
+        """The requested classes by role."""
         if isinstance(self.request, Contrast):
             return {"target": self.request.target, "against": self.request.against}
         assert self.score is None
         assert not isinstance(self.request, str)
-        return {"target": self.request}  # type: ignore[dict-item]  # nothing else is left
+        return {"target": self.request}  # type: ignore[dict-item]  # the other types are handled above
 
     def check(self, images: int) -> None:
-        """Raise, before any work, where the request has not one class per image."""
+        """Raise `ShapeError` before any computation if the target does not have one class per image."""
         if self.is_all or self.score is not None:
             return
         for asked in self._asked.values():
@@ -98,57 +98,59 @@ class Target:
                 )
 
     def each(self, outputs: Tensor) -> list["Target"]:
-        """The request itself, or one per class where all are asked for."""
+        """Return the target itself, or one target per class for "all"."""
         return [Target(index) for index in range(rows_of(outputs).shape[1])] if self.is_all else [self]
 
     def part(self, which: slice | Tensor) -> "Target":
-        """The request for some of the images."""
+        """Return the target for some of the images."""
         if self.is_all or self.score is not None:
             return self
         chosen = {name: _some(asked, which) for name, asked in self._asked.items()}
         return Target(Contrast(**chosen) if "against" in chosen else chosen["target"])
 
     def held(self, outputs: Tensor) -> "Target":
-        """The request with the class predicted here in place of None, for use at other images."""
+        """Return the target with None replaced by the class predicted here, for use on other images."""
         if self.score is not None:
             return self
         own, other = self.classes(outputs), self.against(outputs)
         return Target(own if other is None else Contrast(own, other))
 
     def classes(self, outputs: Tensor) -> Tensor:
-        """The class explained for each image, (batch,) int64; −1 for a score of one's own."""
+        """Explained class of each image, (batch,) int64; −1 for a custom score."""
         if self.score is not None:
             return torch.full((len(outputs),), -1, dtype=torch.int64, device=outputs.device)
         return _classes(self._asked["target"], rows_of(outputs))
 
     def against(self, outputs: Tensor) -> Tensor | None:
-        """The class that a contrast takes off, (batch,) int64; None where there is none."""
+        """Class that a contrast subtracts, (batch,) int64; None for other targets."""
         if not isinstance(self.request, Contrast):
             return None
         return _classes(self.request.against, rows_of(outputs))
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """The explained number of each image, (batch,); differentiable in `outputs`."""
+        """Explained score of each image, (batch,); differentiable in `outputs`."""
         if self.score is not None:
-            return self._own_scores(self.score, outputs)
+            return self._custom_scores(self.score, outputs)
         rows, against = rows_of(outputs), self.against(outputs)
         scores = rows.gather(1, self.classes(outputs)[:, None])[:, 0]
         return scores if against is None else scores - rows.gather(1, against[:, None])[:, 0]
 
     @staticmethod
-    def _own_scores(score: Score, outputs: Tensor) -> Tensor:
+    def _custom_scores(score: Score, outputs: Tensor) -> Tensor:
         scores: object = score(outputs)
         if not isinstance(scores, Tensor) or scores.shape != outputs.shape[:1]:
-            came = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            received = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ShapeError(
-                f"the target function returns {came} for {len(outputs)} images; return one number per image."
+                f"the target function returns {received} for {len(outputs)} images; return one number per image."
             )
         if outputs.requires_grad and not scores.requires_grad:
-            raise ShapeError("the target function's scores carry no gradient to the logits; it must not detach them.")
+            raise ShapeError(
+                "the target function's scores have no gradient with respect to the logits; do not detach them."
+            )
         return scores
 
     def slope(self, outputs: Tensor) -> Tensor:
-        """∂ score / ∂ outputs, like `outputs`: one at the explained class, −1 at the one it is contrasted with."""
+        """∂ score / ∂ outputs, like `outputs`: 1 at the explained class, −1 at the class it is contrasted with."""
         if self.score is not None:
             with torch.enable_grad():
                 leaf = outputs.detach().requires_grad_()
@@ -161,7 +163,7 @@ class Target:
 
 
 def weighted(values: Tensor, slope: Tensor) -> Tensor:
-    """The product with the slope of a score; 0 where the slope is, also for a class ruled out by −∞.
+    """Multiply by the slope of a score; 0 wherever the slope is 0, even for classes masked with −∞.
 
     >>> weighted(torch.tensor([2.0, -torch.inf]), torch.tensor([1.0, 0.0]))
     tensor([2., 0.])
@@ -171,12 +173,12 @@ def weighted(values: Tensor, slope: Tensor) -> Tensor:
 
 
 def rows_of(outputs: Tensor) -> Tensor:
-    """Outputs as (batch, class), where a class can be asked for: one number per image is one class."""
+    """Return outputs as (batch, class); one number per image counts as one class."""
     if outputs.ndim > 2:
         raise ShapeError(
-            f"the model returns {tuple(outputs.shape)}, in which a class is not one number per image; give a target "
-            "function outputs -> (batch,), such as lambda outputs: outputs[:, 3].flatten(1).sum(1), or choose a row "
-            "per image with output=function."
+            f"the model returns {tuple(outputs.shape)}, not one number per image and class; pass a target function "
+            "outputs -> (batch,), such as lambda outputs: outputs[:, 3].flatten(1).sum(1), or select one row per image "
+            "with output=function."
         )
     return outputs if outputs.ndim == 2 else outputs[:, None]
 
@@ -187,7 +189,7 @@ def _as_tensor(asked: Classes) -> Tensor:
             return asked.clone() if asked.is_inference() else asked  # autograd cannot save an inference tensor
         return torch.as_tensor(asked, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"target is {asked!r}, which is no class index; give {KINDS}.") from error
+        raise ConfigError(f"target is {asked!r}, which is not a class index; pass {KINDS}.") from error
 
 
 def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
@@ -198,18 +200,16 @@ def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
 
 
 def _classes(asked: Classes | None, rows: Tensor) -> Tensor:
-    """(batch,) int64, checked against the rows of outputs."""
+    """Return the classes as (batch,) int64, validated against the outputs."""
     if asked is None:
         return rows.argmax(1)
     classes = _as_tensor(asked).to(rows.device)
     classes = classes.expand(len(rows)) if classes.ndim == 0 else classes
     if classes.dtype.is_floating_point or classes.dtype == torch.bool or classes.shape != rows.shape[:1]:
-        raise ShapeError(
-            f"target is {tuple(classes.shape)} {classes.dtype} for {len(rows)} images; give one class index: {KINDS}."
-        )
+        raise ShapeError(f"target is {tuple(classes.shape)} {classes.dtype} for {len(rows)} images; pass {KINDS}.")
     if len(classes) and not (int(classes.min()) >= 0 and int(classes.max()) < rows.shape[1]):
         raise ShapeError(
-            f"target has classes {int(classes.min())}…{int(classes.max())}, and the model has {rows.shape[1]}; "
-            f"give indices from 0 to {rows.shape[1] - 1}."
+            f"target has classes {int(classes.min())}…{int(classes.max())}, but the model has {rows.shape[1]} classes; "
+            f"pass indices from 0 to {rows.shape[1] - 1}."
         )
     return classes.to(torch.int64)

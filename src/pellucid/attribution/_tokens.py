@@ -1,7 +1,7 @@
-"""Token models: what is explained is the output of the token embedding, one row of features per token.
+"""Token models, explained at the output of the token embedding: one row of features per token.
 
-Integers have no gradient and no share of a logit, so a model of token ids is run from its embedding on. Each sequence
-is explained by itself: whatever else of the model looks at the ids, such as a padding mask, sees that sequence's.
+Integer ids have neither a gradient nor relevance, so the explained function starts at the embedding. Sequences are
+explained one at a time, so that other parts of the model that read the ids, such as a padding mask, see the right ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ __all__ = ["EmbeddedBatches", "FromEmbedding", "check_suits", "is_tokens"]
 
 
 def is_tokens(x: object) -> bool:
-    """Whether `x` is a batch of token ids, (batch, token).
+    """True if `x` is a batch of token ids, (batch, token).
 
     >>> is_tokens(torch.tensor([[3, 1, 2]])), is_tokens(torch.rand(1, 3))
     (True, False)
@@ -30,7 +30,7 @@ def is_tokens(x: object) -> bool:
 
 
 class _Lookups(TorchFunctionMode):
-    """Sees every embedding that a model looks up, as (ids, weight), and may answer in its place."""
+    """Intercept every embedding lookup as (ids, weight), and optionally replace its result."""
 
     def __init__(self, answer: Callable[[Tensor, Tensor], Tensor | None]) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ def _ids_and_weight(input: Tensor, weight: Tensor, *_args: object, **_kwargs: ob
 
 
 class FromEmbedding(nn.Module):
-    """A model of token ids, as a function of what its embedding makes of them: (batch, token, feature) to logits.
+    """A token model as a function of its token embeddings: (batch, token, feature) to logits.
 
-    Every row is a variation of the one sequence given to `hold`.
+    Every row is a variation of the single sequence passed to `hold`.
     """
 
     def __init__(self, model: nn.Module, embedding: str | None) -> None:
@@ -62,32 +62,33 @@ class FromEmbedding(nn.Module):
         self._name = ""
         self._weight: Tensor | None = None
         self._ids: Tensor | None = None
-        self._is_turned = False
+        self._is_tokens_first = False
+        """True if the model looks ids up as (token, batch)."""
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """Those of the model, under their own names."""
+        """Modules of the wrapped model, under their original names."""
         return self.model.named_modules(*args, **kwargs)
 
     def refuse_floats(self) -> None:
-        """Raise `ConfigError` where an embedding is named, for inputs that are no token ids."""
+        """Raise `ConfigError` if an embedding is named although the inputs are not token ids."""
         if self._wanted is not None:
             raise ConfigError(
-                f"embedding={self._wanted!r} is for token ids, integers (batch, token), and these inputs are floats; "
-                "leave it out, or hand over the ids."
+                f"embedding={self._wanted!r} is for token ids, integers (batch, token), but these inputs are floats; "
+                "omit it, or pass token ids."
             )
 
     def locate(self, ids: Tensor) -> None:
         """Find the embedding that is applied to the token ids, (batch, token).
 
-        Raises `ConfigError` where there is none, or more than one and none is named, and `ShapeError` where the model
-        cannot run on them.
+        Raises `ConfigError` if there is none, or if there are several and none is named, and `ShapeError` if the model
+        fails on the ids.
         """
-        first, found, others = ids[:1], {}, set()
+        first, candidates, others = ids[:1], {}, set()
 
         def note(looked_up: Tensor, weight: Tensor) -> None:
             name = self._name_of(weight)
             if looked_up.numel() == first.numel() and torch.equal(looked_up.reshape(-1), first[0].to(looked_up)):
-                found[name] = weight, looked_up.shape[:2] == (first.shape[1], 1)
+                candidates[name] = weight, looked_up.shape[:2] == (first.shape[1], 1)  # True: tokens come first
             else:
                 others.add(name)
 
@@ -95,22 +96,22 @@ class FromEmbedding(nn.Module):
             with torch.no_grad(), _Lookups(note):
                 self.model(first)
         except (RuntimeError, TypeError, IndexError) as error:
-            came = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
+            received = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
             raise ShapeError(
-                f"the model fails on the token ids ({came}): {error}; expected ids that its embedding has, or "
-                "a batch of floats in [0, 1] where it has none."
+                f"the model fails on the token ids ({received}): {error}; expected ids within its vocabulary, "
+                "or, for a model without a token embedding, a batch of floats in [0, 1]."
             ) from error
-        self._name = self._choose(sorted(found), sorted(others))
-        self._weight, self._is_turned = found[self._name]
+        self._name = self._choose(sorted(candidates), sorted(others))
+        self._weight, self._is_tokens_first = candidates[self._name]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(batch, token, feature): the embedding of token ids."""
+        """Embed token ids: (batch, token, feature)."""
         assert self._weight is not None
         return F.embedding(ids, self._weight.detach())
 
     @contextmanager
     def hold(self, ids: Tensor) -> Iterator[None]:
-        """Inside, every row stands for this one sequence, (1, token)."""
+        """Treat every row as a variation of this sequence, (1, token), inside the context."""
         self._ids = ids
         try:
             yield
@@ -118,10 +119,10 @@ class FromEmbedding(nn.Module):
             self._ids = None
 
     def forward(self, embedded: Tensor) -> Any:
-        """The model's output."""
+        """Run the model with these embeddings in place of the looked-up ones."""
         if self._ids is None:
             raise UnsupportedOperation(
-                "a method that learns by running the model cannot learn from token ids; choose another method."
+                "a method that runs the model during fit cannot be fitted on token ids; choose another method."
             )
         ids = self._ids.expand(len(embedded), -1).contiguous()
 
@@ -129,42 +130,42 @@ class FromEmbedding(nn.Module):
             if not self._is_own(weight):
                 return None
             self._check(looked_up, ids)
-            turned = embedded.transpose(0, 1) if self._is_turned else embedded
-            return turned.reshape(*looked_up.shape, embedded.shape[-1])
+            arranged = embedded.transpose(0, 1) if self._is_tokens_first else embedded
+            return arranged.reshape(*looked_up.shape, embedded.shape[-1])
 
         with _Lookups(answer):
             return self.model(ids)
 
     def _check(self, looked_up: Tensor, ids: Tensor) -> None:
-        wanted = (ids.T if self._is_turned else ids).reshape(-1)
+        wanted = (ids.T if self._is_tokens_first else ids).reshape(-1)
         if looked_up.numel() != wanted.numel() or not torch.equal(looked_up.reshape(-1), wanted.to(looked_up)):
             raise UnsupportedOperation(
-                f"the embedding {self._name!r} is applied to other ids than those given (a part of them, or some "
-                "computed from them), so no relevance can be told for each token; hand over a model that looks "
-                "the ids up as they are."
+                f"the embedding {self._name!r} is applied to ids other than the input ids (a subset, or ids computed "
+                "from them), so relevance per token is undefined; pass a model that looks the ids up unchanged."
             )
 
     def _is_own(self, weight: Tensor) -> bool:
         assert self._weight is not None
+        # Tied or detached copies of the weight are other tensors in the same memory.
         return weight is self._weight or weight.data_ptr() == self._weight.data_ptr()
 
     def _choose(self, names: list[str], others: list[str]) -> str:
         if self._wanted in names or (self._wanted is None and len(names) == 1):
             return self._wanted or names[0]
-        told = ", ".join(names) or "(none)"
+        listed = ", ".join(names) or "(none)"
         if self._wanted is not None:
-            raise ConfigError(f"the embedding {self._wanted!r} is not applied to the token ids; those are: {told}.")
+            raise ConfigError(f"the embedding {self._wanted!r} is not applied to the token ids; these are: {listed}.")
         if names:
             raise ConfigError(
-                f"several embeddings are applied to the token ids: {told}; choose one with embedding={names[0]!r}."
+                f"several embeddings are applied to the token ids: {listed}; choose one with embedding={names[0]!r}."
             )
         raise ConfigError(
-            "no embedding is applied to the token ids as they are (looked up for other ids: "
-            f"{', '.join(others) or '(none)'}); hand over floats, or the model from its embedding on."
+            "no embedding is applied to the unchanged token ids (applied to other ids: "
+            f"{', '.join(others) or '(none)'}); pass floats, or the part of the model after its embedding."
         )
 
     def _name_of(self, weight: Tensor) -> str:
-        """The wanted name where the weight has it; that of its embedding module, or its own, elsewhere."""
+        """Name of an embedding: the requested name if it fits, else that of its module or parameter."""
         modules = dict(self.model.named_modules())
         shared = self.model.named_parameters(remove_duplicate=False)
         names = [name.removesuffix(".weight") for name, parameter in shared if parameter is weight]
@@ -173,18 +174,19 @@ class FromEmbedding(nn.Module):
 
 
 class EmbeddedBatches:
-    """Batches of token ids as batches of embeddings, for methods that learn from data."""
+    """Batches of token ids as batches of embeddings, for methods that are fitted."""
 
     def __init__(self, loader: Iterable[Any], embed: Callable[[Tensor], Tensor]) -> None:
         first = next(source := iter(loader), None)
+        # Looking at the first batch consumes it if the loader is its own iterator: put it back.
         self._loader = chain([first], source) if source is loader and first is not None else loader
         self._embed = embed
         self.ids: Any = first[0] if isinstance(first, (tuple, list)) and first else first
-        """The first batch's."""
+        """Inputs of the first batch."""
 
     @property
     def is_needed(self) -> bool:
-        """Whether the loader has token ids."""
+        """True if the loader yields token ids."""
         return is_tokens(self.ids)
 
     def __iter__(self) -> Iterator[Any]:
@@ -198,9 +200,9 @@ class EmbeddedBatches:
 
 
 def check_suits(name: str, method: Attribution) -> None:
-    """`UnsupportedOperation` for methods of regions of an image."""
+    """Raise `UnsupportedOperation` for methods that explain regions of an image."""
     if method.family in ("class_activation", "perturbation"):
         raise UnsupportedOperation(
-            f"{name} explains by regions of an image, which tokens do not have; choose a method that gives each input "
-            "its own relevance, such as lrp.epsilon, deeplift or integrated_gradients."
+            f"{name} explains regions of an image, which tokens do not have; choose a method that gives each input its "
+            "own relevance, such as 'lrp.epsilon', 'deeplift' or 'integrated_gradients'."
         )

@@ -1,4 +1,4 @@
-"""Run a model on many changed copies of the same images, a few at a time, and show how far it has come."""
+"""Run a model on many perturbed copies of the same images, in batches and with a progress bar."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,16 +19,16 @@ from pellucid.engine.recorder import BatchMixed
 __all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
 
 Sizes = Count | tuple[Count, ...] | None
-"""One size for all spatial axes, one for each, or one for the channels and each; None for the method's default."""
+"""One size for all spatial axes, one per spatial axis, or one per axis with channels first; None for the default."""
 
 COPIES_AT_ONCE = 32
-"""So many changed images are run together, or one copy of each image where there are more."""
+"""Perturbed images per forward pass; larger batches of images run one copy at a time."""
 QUIET_SECONDS = 1.0
-"""Work that is done by then shows no progress."""
+"""Work that finishes within this time shows no progress bar."""
 
 
 class Trials:
-    """The explained scores of changed copies of the same images, for one target or several."""
+    """Explained scores of perturbed copies of the same images, for one or several targets."""
 
     def __init__(
         self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: float | int | Tensor
@@ -39,23 +39,23 @@ class Trials:
         self._subject = subject
         self.logits, self._targets = subject.predict(images, targets)
         self.score = self.score_of(self.logits)
-        """(target, batch): of the images as they are."""
+        """(target, batch): scores of the unperturbed images."""
 
     @property
     def at_once(self) -> int:
-        """How many copies of the images are run together."""
+        """Copies of the images per forward pass."""
         return 1 if self._subject.is_mixed else max(1, COPIES_AT_ONCE // len(self.images))
 
     def scores(self, copies: Tensor) -> Tensor:
-        """(target, copy, batch) of copies (copy, batch, …)."""
+        """Compute the scores, (target, copy, batch), of copies (copy, batch, …)."""
         with torch.no_grad():
             together = self._subject.logits(copies.flatten(0, 1))
-            self._check_apart(copies[0, :1], together)
+            self._check_independent(copies[0, :1], together)
             logits = together.unflatten(0, copies.shape[:2])
             return torch.stack([self.score_of(rows) for rows in logits], 1)
 
-    def _check_apart(self, first: Tensor, together: Tensor) -> None:
-        """Once: `BatchMixed` where the first copy has other logits among the others than alone."""
+    def _check_independent(self, first: Tensor, together: Tensor) -> None:
+        """Raise `BatchMixed` if the first copy has different logits in a batch than alone; checked once."""
         if self._is_checked or len(together) == 1:
             return
         alone, allowed = self._subject.logits(first), 1e-9 if first.dtype == torch.float64 else 1e-3
@@ -64,12 +64,12 @@ class Trials:
         self._is_checked = True
 
     def score_of(self, logits: Tensor) -> Tensor:
-        """(target, batch) of the images' logits after a change."""
+        """Compute the scores, (target, batch), from logits of the images."""
         return torch.stack([target.scores(logits) for target in self._targets])
 
     def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None) -> list[Outcome]:
-        """One outcome for each target: of maps (target, batch, …), and of what they promise, (target, batch)."""
-        spent = torch.full((len(self.images),), copies + 1, device=self.images.device)  # with the image itself
+        """Return one outcome per target, from maps (target, batch, …) and their promised sums, (target, batch)."""
+        spent = torch.full((len(self.images),), copies + 1, device=self.images.device)  # + 1: the unperturbed image
         return sharing(
             [
                 Outcome(
@@ -86,16 +86,16 @@ class Trials:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to tell how many of `total` are done; what is done within a second is not shown.
+    """Yield a function that takes the number of completed steps; the progress bar appears after one second.
 
     >>> with progress("counting", total=3) as update:
     ...     update(3)
     """
-    begun, trackers = monotonic(), list[Tracker]()
+    started, trackers = monotonic(), list[Tracker]()
     with ExitStack() as stack:
 
         def update(done: int) -> None:
-            if not trackers and done < total and monotonic() - begun > QUIET_SECONDS:
+            if not trackers and done < total and monotonic() - started > QUIET_SECONDS:
                 trackers.append(stack.enter_context(track(label, total)))
             for tracker in trackers:
                 tracker.update(done)
@@ -104,11 +104,11 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
-    """One size for each axis but the batch's; channels that are not told of are taken as a whole."""
+    """Return one size per non-batch axis; if no size is given for the channels, it is `whole`."""
     own = default if sizes is None else [sizes] * len(default) if isinstance(sizes, int) else list(sizes)
     if len(own) not in (len(default), len(shape)):
         raise ConfigError(
-            f"{name} has {len(own)} sizes for images of {tuple(shape)}; give one number, {len(default)} (one for each "
-            f"spatial axis) or {len(shape)} (the channels first)."
+            f"{name} has {len(own)} sizes for images of shape {tuple(shape)}; pass one number, {len(default)} (one per "
+            f"spatial axis) or {len(shape)} (channels first)."
         )
     return tuple(own) if len(own) == len(shape) else (whole, *own)

@@ -1,4 +1,4 @@
-"""The same number everywhere, as a control: a method that does no better shows nothing at all."""
+"""A constant map, as a control: a method that does no better carries no information."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +15,7 @@ from pellucid.attribution.input import Control
 class Constant(Control):
     """R = 1."""
 
-    answers: ClassVar[str] = "nothing, of every pixel alike (a control)"
+    answers: ClassVar[str] = "nothing: every pixel gets the same value (a control)"
 
     def draw(self, images: Tensor) -> Tensor:
         return torch.ones_like(images)

@@ -1,4 +1,4 @@
-"""Deconvnet: positive signals passed back through every rectifier (Zeiler and Fergus, 2014)."""
+"""Deconvnet: a backward pass that keeps only positive signals at rectifiers (Zeiler and Fergus, 2014)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,14 +12,14 @@ from pellucid.engine.composites import Composite
 @METHODS.register("deconvnet")
 @dataclass(frozen=True)
 class Deconvnet(Backward):
-    """R_x = max(R, 0) at rectifiers, whatever their input was; the derivative elsewhere.
+    """R_x = max(R, 0) at rectifiers, regardless of their input; the derivative elsewhere.
 
-    Starts with 1 at the explained logit. Rectifiers are ReLU and its relatives, smooth ones among them; at sigmoid,
-    tanh and the like the derivative is used.
+    Starts with 1 at the explained logit. Rectifiers are ReLU and its variants, including smooth ones; sigmoid, tanh and
+    similar activations use the derivative.
     """
 
     family: ClassVar[str] = "backward"
-    answers: ClassVar[str] = "what pattern in the image the explained logit would be built up from"
+    answers: ClassVar[str] = "which pattern in the image would produce the explained logit"
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
     def composite(self) -> Composite:

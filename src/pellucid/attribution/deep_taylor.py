@@ -1,4 +1,4 @@
-"""Deep Taylor decomposition: what excites the explained logit, as far as it is positive (Montavon et al., 2017)."""
+"""Deep Taylor decomposition: which pixels excite the explained logit, if it is positive (Montavon et al., 2017)."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ from pellucid.engine.composites import Composite
 from pellucid.engine.rules import ZPlus
 
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
-"""The names registered here; the registry reads them without importing this file."""
+"""Names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("deep_taylor")
 @dataclass(frozen=True)
 class DeepTaylor(Relevance):
-    """max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit explains nothing.
+    """Distribute max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit gives a zero map.
 
-    Scores that fall with a logit, contrasts among them, are refused (`ConfigError`): what is taken off cannot be shared
-    out as something positive.
+    Scores that decrease in a logit, such as contrasts, raise `ConfigError`: a subtracted logit cannot be distributed as
+    positive relevance.
     """
 
-    answers = "which pixels excite what speaks for the class, where anything does"
+    answers = "which pixels excite the explained logit, if it is positive"
 
     def own_composite(self) -> Composite:
         return composites.everywhere(ZPlus(bias=False))
@@ -34,9 +34,9 @@ class DeepTaylor(Relevance):
         slope = target.slope(logits)
         if bool((slope < 0).any()):
             raise ConfigError(
-                "deep_taylor explains what speaks for an output, and this target (a contrast, or a score that falls as "
-                "a logit rises) also takes one off; explain the classes one by one, or choose 'lrp.gamma' or "
-                "'lrp.epsilon', which can."
+                "deep_taylor only explains evidence for an output, but this target (a contrast, or a score that "
+                "decreases in a logit) also subtracts one; explain the classes one by one, or choose 'lrp.gamma' or "
+                "'lrp.epsilon', which support such targets."
             )
         return weighted(logits, slope).clamp(min=0)
 
@@ -44,7 +44,7 @@ class DeepTaylor(Relevance):
 @METHODS.register("deep_taylor.bounded")
 @dataclass(frozen=True)
 class DeepTaylorBounded(Bounded, DeepTaylor):
-    """deep_taylor with the z^B rule for the layers that see the image."""
+    """`deep_taylor` with the z^B rule for the layers that see the image."""
 
     def own_composite(self) -> Composite:
         return composites.bounded(self.low, self.high, super().own_composite())

@@ -1,4 +1,4 @@
-"""DeepLIFT: the change of the logit from a baseline, shared out by the change of each value on the way."""
+"""DeepLIFT: the change of the logit from a baseline, distributed by the change of each activation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,14 @@ from pellucid.engine.lockstep import Multipliers
 class DeepLift(Attribution):
     """R = m ⊙ (x − x₀), in logits; sums to f(x) − f(x₀) (Shrikumar et al., 2017, the rescale rule).
 
-    m is Δy/Δx at each activation, the transpose at linear operations. Max-pooling gives all to the winner of the side
-    with the larger maximum; products, softmax and layer norms have rules that keep the sum exactly. Where the sum is
-    missed all the same, since a mask differs between image and baseline, `UnsupportedOperation` is raised.
+    The multiplier m is Δy/Δx at each activation and the transpose at linear operations. Max-pooling assigns everything
+    to the winner on the side (image or baseline) with the larger maximum; products, softmax and layer norms have rules
+    that keep the sum exact. If the map still misses its sum, because a mask differs between image and baseline,
+    `UnsupportedOperation` is raised.
     """
 
     family: ClassVar[str] = "relevance"
-    answers: ClassVar[str] = "how much each pixel's difference from the empty image adds to the logit"
+    answers: ClassVar[str] = "how much each pixel's difference from a baseline changes the logit"
     promises: ClassVar[frozenset[str]] = COMPLETE
     remedy: ClassVar[str] = (
         "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a "
@@ -35,7 +36,7 @@ class DeepLift(Attribution):
     )
 
     baseline: float | int | Tensor = 0.0
-    """The empty image, the same for all: a number, or a tensor that broadcasts to one image."""
+    """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -45,7 +46,7 @@ class DeepLift(Attribution):
     ) -> list[Outcome]:
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
         if baseline.ndim == images.ndim and len(baseline) != 1:
-            raise ShapeError(f"the baseline has {len(baseline)} images; give one for all, or a number.")
+            raise ShapeError(f"the baseline has {len(baseline)} images; pass a number, or one image for all.")
         baseline = baseline.expand_as(images[:1])
         results = subject.multipliers(images, baseline, lambda logits: [target.slope(logits) for target in targets])
         changes = images - baseline
@@ -59,7 +60,7 @@ class DeepLift(Attribution):
         residual = relevance.flatten(1).sum(1) - promised
         if bool((residual.abs() > _beyond_rounding(outcome)).any()):
             raise UnsupportedOperation(
-                "the map does not sum to the change of the logit: a mask or an index that the model computes differs "
+                "the map does not sum to the change of the logit: the model computes a mask or an index that differs "
                 "between image and baseline, for which DeepLIFT has no rule; choose another baseline, "
                 "or a method such as 'integrated_gradients' or 'lrp.epsilon'."
             )
@@ -67,9 +68,9 @@ class DeepLift(Attribution):
 
 
 def _beyond_rounding(outcome: Outcome) -> Tensor:
-    """(batch,): a residual that no rounding makes, so that a rule must have been broken.
+    """Residual too large for rounding, (batch,): beyond it, a rule must be wrong.
 
-    A hundred times 1e-4 (1e-9 in float64) of max(|f(x) − f(x₀)|, Σ|R| / 10, |f(x)| / 100). Smaller ones that pass the
+    100 times 1e-4 (1e-9 in float64) of max(|f(x) − f(x₀)|, Σ|R| / 10, |f(x)| / 100). Smaller residuals above the
     tolerance are reported as rounding.
     """
     assert outcome.promised is not None

@@ -1,4 +1,4 @@
-"""Excitation Backprop: the probability that a pixel is what the explained unit was excited by (Zhang et al., 2016)."""
+"""Excitation Backprop: the probability that a pixel excited the explained unit (Zhang et al., 2016)."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from pellucid.engine.composites import Composite
 @METHODS.register("excitation_backprop")
 @dataclass(frozen=True)
 class ExcitationBackprop(Relevance):
-    """P(i) = Σ_j P(i|j) P(j), P(i|j) in proportion to x_i w_ij⁺; starts with probability 1 at the explained logit.
+    """P(i) = Σ_j P(i|j) P(j), P(i|j) proportional to x_i w_ij⁺; starts with probability 1 at the explained logit.
 
-    Each sum is stabilised by ε, and positive biases take their share, as in zennit.
+    ε stabilizes each sum, and positive biases take their share, as in zennit.
     """
 
-    answers = "which pixels most probably excited the explained unit, through positive weights alone"
+    answers = "which pixels most probably excited the explained unit, through positive weights only"
 
     epsilon: NotNegative = 1e-6
     """Added to the denominators."""

@@ -22,24 +22,23 @@ from pellucid.core.seeding import generator
 @METHODS.register("expected_gradients")
 @dataclass(frozen=True)
 class ExpectedGradients(Attribution):
-    """R = E[(x − x′) ⊙ ∂f(x′ + a(x − x′))] over references x′ and places a.
+    """R = E[(x − x′) ⊙ ∂f(x′ + a(x − x′))] over references x′ and path positions a.
 
-    There is one place in each of `samples` equal parts of [0, 1].
-
-    Its sum nears f(x) − E f(x′) as `samples` grows; no sum is promised.
+    Positions are stratified: one in each of `samples` equal parts of [0, 1]. The sum of the map converges to
+    f(x) − E f(x′) as `samples` grows; no exact sum is promised.
     """
 
     family: ClassVar[str] = "gradient"
-    answers: ClassVar[str] = "how much each pixel adds to the logit, compared with typical images"
+    answers: ClassVar[str] = "how much each pixel adds to the logit, relative to typical images"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     needs_fit: ClassVar[bool] = True
 
     samples: Count = 64
-    """How many pairs of a reference and a place on the path to average."""
+    """Number of pairs of a reference and a path position to average."""
     references: Tensor | None = None
-    """(reference, …): the images to compare with; or let `fit` take them from data."""
+    """Reference images, (reference, …); None: `fit` takes them from data."""
     keep: Count = 256
-    """How many images `fit` keeps, the first ones."""
+    """Number of reference images that `fit` keeps; it keeps the first ones."""
     seed: int = 0
 
     @property
@@ -52,13 +51,13 @@ class ExpectedGradients(Attribution):
             if kept and images.shape[1:] != kept[0].shape[1:]:
                 raise ShapeError(
                     f"the loader yields images of {tuple(images.shape[1:])} after {tuple(kept[0].shape[1:])}; "
-                    "expected_gradients compares like with like: give images (or token ids) of one size."
+                    "expected_gradients needs references of one size: pass images (or token ids) of one size."
                 )
             kept.append(images)
             if sum(map(len, kept)) >= self.keep:
                 break
         if not kept:
-            raise ConfigError("the loader that expected_gradients was fitted on is empty; give at least one batch.")
+            raise ConfigError("the loader passed to fit is empty; expected_gradients needs at least one batch.")
         return replace(self, references=torch.cat(kept)[: self.keep])
 
     def state(self) -> FittedState:
@@ -78,21 +77,21 @@ class ExpectedGradients(Attribution):
         assert self.references is not None
         if self.references.shape[1:] != images.shape[1:]:
             raise ShapeError(
-                f"expected_gradients compares with references of {tuple(self.references.shape[1:])}, and the "
-                f"images are {tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
+                f"expected_gradients has references of {tuple(self.references.shape[1:])}, and the images are "
+                f"{tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
             )
         logits, held = subject.predict(images, targets)
         source = generator(self.seed, "expected_gradients")
         chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
         offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
-        places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples
+        places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples  # stratified over [0, 1]
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
-            way = images - self.references[index].to(images)
+            difference = images - self.references[index].to(images)
             gradients = Gradients(subject, images, held, is_part=True)
-            gradients.add(way, 1.0, scale=place - 1)
+            gradients.add(difference, 1.0, scale=place - 1)  # image + (a − 1)(x − x′) = x′ + a(x − x′)
             for number, total in enumerate(totals):
-                total += gradients.total(number) * way
+                total += gradients.total(number) * difference
         check_gradients(subject, images, held, totals)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
         return sharing(

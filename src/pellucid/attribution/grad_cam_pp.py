@@ -1,4 +1,4 @@
-"""Grad-CAM++: Grad-CAM with weights that do not fade for small or repeated objects (Chattopadhyay et al., 2018)."""
+"""Grad-CAM++: Grad-CAM with weights that do not vanish for small or repeated objects (Chattopadhyay et al., 2018)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,25 +15,26 @@ from pellucid.attribution._class_activation import ClassActivation, per_channel
 class GradCamPP(ClassActivation):
     """R = ReLU(Σₖ wₖ Aₖ) with wₖ = Σᵢ αₖᵢ ReLU(gₖᵢ), g = ∂ score / ∂ A and α = g² / (2 g² + Σⱼ Aₖⱼ · g³).
 
-    These are equations 19 and 21 of the paper, whose score is the exponential of the logit; its factor, one number per
-    image, is left out. Where g is 0, so is α. The weights are meant for A ≥ 0; where the denominator is not positive,
-    the share is 0 and a note tells of it.
+    These are equations 19 and 21 of the paper, whose score is the exponential of the logit; the resulting factor, one
+    number per image, is omitted. Where g is 0, so is α. The weights assume A ≥ 0; if the denominator is not positive,
+    the weight is 0 and a note is added.
     """
 
-    answers: ClassVar[str] = "which regions raise the explained logit, with small and repeated objects kept in view"
+    answers: ClassVar[str] = "which regions raise the explained logit, including small and repeated objects"
 
     def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
-        below = self._below(values, gradient)
-        shares = torch.where(below > 0, gradient.clamp(min=0) / below.where(below > 0, 1.0), 0.0)
+        denominator = self._denominator(values, gradient)
+        is_valid = denominator > 0
+        shares = torch.where(is_valid, gradient.clamp(min=0) / denominator.where(is_valid, 1.0), 0.0)
         return (per_channel(shares.flatten(2).sum(2), values) * values).sum(1)
 
     def warn(self, values: Tensor, gradient: Tensor) -> tuple[str, ...]:
-        is_lost = (gradient > 0) & (self._below(values, gradient) <= 0)
-        if not bool(is_lost.any()):
+        is_undefined = (gradient > 0) & (self._denominator(values, gradient) <= 0)
+        if not bool(is_undefined.any()):
             return ()
-        return ("the layer has negative values, for which Grad-CAM++ has no weights; name one behind a ReLU",)
+        return ("the layer has negative values, for which Grad-CAM++ has no weights; name a layer after a ReLU",)
 
     @staticmethod
-    def _below(values: Tensor, gradient: Tensor) -> Tensor:
-        """The denominator of α over g²."""
+    def _denominator(values: Tensor, gradient: Tensor) -> Tensor:
+        """Denominator of α divided by g², so that α ReLU(g) = ReLU(g) / denominator needs no 0 / 0 at g = 0."""
         return 2 + per_channel(values.flatten(2).sum(2), values) * gradient

@@ -1,4 +1,4 @@
-"""The gradient of the explained logit by the pixels (Simonyan et al., 2014)."""
+"""The gradient of the explained logit with respect to the pixels (Simonyan et al., 2014)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,19 +15,19 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 
 VARIANTS = ("gradient", "gradient.baseline")
-"""The names registered here; the registry reads them without importing this file."""
+"""Names registered here; the registry reads them without importing this file."""
 
 
 def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[Outcome]:
-    """The gradient of each explained score, with the logits it was taken at: one pass forward for all.
+    """Compute the gradient of each explained score; all targets share one forward pass.
 
-    Raises `UnsupportedOperation` where a score changes with the image and has no gradient.
+    Raises `UnsupportedOperation` if a score depends on the image but has no gradient.
     """
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
     outcomes = []
     for number, target in enumerate(targets, start=1):
-        is_kept = number < len(targets)
+        is_kept = number < len(targets)  # free the graph with the last target
         score = target.scores(logits).sum()
         slope = gradient_of(score, leaf, is_kept=is_kept)
         outcomes.append(Outcome(slope, logits.detach(), target.classes(logits)))
@@ -37,12 +37,12 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
 
 @dataclass(frozen=True)
 class OneGradient(Attribution):
-    """A map made of the gradient at the image alone."""
+    """A method whose map depends only on the image and its gradient."""
 
     family: ClassVar[str] = "gradient"
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
-        """The map, from the gradient."""
+        """Compute the map from the gradient."""
         raise NotImplementedError
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
@@ -58,12 +58,12 @@ class OneGradient(Attribution):
 @METHODS.register("gradient")
 @dataclass(frozen=True)
 class Gradient(OneGradient):
-    """∂ logit / ∂ pixel, in logits per unit of pixel."""
+    """∂ logit / ∂ pixel, in logits per unit of pixel value."""
 
-    answers: ClassVar[str] = "how the explained logit would react to a small change of each pixel"
+    answers: ClassVar[str] = "how the explained logit would respond to a small change of each pixel"
 
     absolute: bool = False
-    """Its size without its sign (what captum calls Saliency)."""
+    """Return absolute values (captum's Saliency)."""
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         return slope.abs() if self.absolute else slope
@@ -72,13 +72,13 @@ class Gradient(OneGradient):
 @METHODS.register("gradient.baseline")
 @dataclass(frozen=True)
 class GradientBaseline(Attribution):
-    """The gradient at the image less the gradient, of the same logit, at a baseline."""
+    """Gradient at the image minus the gradient of the same logit at a baseline."""
 
     family: ClassVar[str] = "gradient"
-    answers: ClassVar[str] = "how the reaction to each pixel differs from that on the empty image"
+    answers: ClassVar[str] = "how the sensitivity to each pixel differs from that at a baseline"
 
     baseline: float | int | Tensor = 0.0
-    """The empty image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, or a tensor that broadcasts to the images."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         own = slopes(subject, images, [target])[0]
@@ -89,5 +89,5 @@ class GradientBaseline(Attribution):
 
 
 def baseline_like(baseline: float | int | Tensor, images: Tensor) -> Tensor:
-    """The baseline in the shape of `images`."""
+    """Expand the baseline to the shape of `images`."""
     return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)

@@ -1,4 +1,4 @@
-"""Guided Backprop: the gradient, with negative signals held back at every rectifier (Springenberg et al., 2015)."""
+"""Guided Backprop: the gradient, with negative signals blocked at rectifiers (Springenberg et al., 2015)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,12 +14,12 @@ from pellucid.engine.composites import Composite
 class GuidedBackprop(Backward):
     """R_x = f′(x) max(R, 0) at rectifiers, the derivative elsewhere.
 
-    Starts with 1 at the explained logit. Rectifiers are ReLU and its relatives, smooth ones among them; at sigmoid,
-    tanh and the like the derivative is used.
+    Starts with 1 at the explained logit. Rectifiers are ReLU and its variants, including smooth ones; sigmoid, tanh and
+    similar activations use the derivative.
     """
 
     family: ClassVar[str] = "backward"
-    answers: ClassVar[str] = "which fine structure in the image excites the network"
+    answers: ClassVar[str] = "which pattern in the image excites the network, in fine detail"
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
     def composite(self) -> Composite:

@@ -1,4 +1,4 @@
-"""Guided Grad-CAM: Guided Backprop, where Grad-CAM sees the class (Selvaraju et al., 2017)."""
+"""Guided Grad-CAM: Guided Backprop masked by Grad-CAM (Selvaraju et al., 2017)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -17,9 +17,9 @@ from pellucid.attribution.guided_backprop import GuidedBackprop
 @METHODS.register("guided_grad_cam")
 @dataclass(frozen=True)
 class GuidedGradCam(GradCam):
-    """R = guided backprop ⊙ Grad-CAM's map, drawn up to the image (section 3.2 of the paper)."""
+    """R = Guided Backprop ⊙ the upsampled Grad-CAM map (section 3.2 of the paper)."""
 
-    answers: ClassVar[str] = "which fine structure excites the network, in the regions that raise the explained logit"
+    answers: ClassVar[str] = "which fine pattern excites the network in the regions that raise the explained logit"
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         coarse = super().attribute(subject, images, target, is_certified=is_certified)

@@ -16,7 +16,7 @@ from pellucid.attribution._target import Target
 
 @dataclass(frozen=True)
 class Control(Attribution):
-    """A map that owes nothing to the network."""
+    """A map that does not depend on the network."""
 
     family: ClassVar[str] = "control"
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
@@ -31,11 +31,11 @@ class Control(Attribution):
             logits = subject.logits(images)
             drawn = self.draw(images)
             for target in targets:
-                target.scores(logits)  # a request that does not fit is told, though the map does not hang on it
+                target.scores(logits)  # raises for invalid targets, although the map does not depend on them
             return sharing([Outcome(drawn, logits, target.classes(logits)) for target in targets])
 
     def draw(self, images: Tensor) -> Tensor:
-        """The map of each image."""
+        """Return the map of each image."""
         raise NotImplementedError
 
 
@@ -44,7 +44,7 @@ class Control(Attribution):
 class Input(Control):
     """R = x."""
 
-    answers: ClassVar[str] = "what the image is (a control)"
+    answers: ClassVar[str] = "what the image looks like (a control)"
 
     def draw(self, images: Tensor) -> Tensor:
         return images.clone()

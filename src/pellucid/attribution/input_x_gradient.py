@@ -14,10 +14,10 @@ from pellucid.attribution.gradient import OneGradient
 class InputXGradient(OneGradient):
     """x ⊙ ∂ logit / ∂ x, in logits.
 
-    On a network of bias-free layers and ReLUs it sums to the logit; on others no sum is promised.
+    On a network of bias-free layers and ReLUs it sums to the logit; on other networks no sum is promised.
     """
 
-    answers: ClassVar[str] = "how much each pixel adds to the logit, were the network linear here"
+    answers: ClassVar[str] = "how much each pixel adds to the logit, with the network linearized at the image"
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         return images * slope

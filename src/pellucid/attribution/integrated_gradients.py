@@ -1,4 +1,4 @@
-"""Integrated gradients: the gradient on the way from a baseline, times the way (Sundararajan et al., 2017)."""
+"""Integrated gradients: the path integral of the gradient from a baseline (Sundararajan et al., 2017)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pellucid.core.options import NotNegative
 from pellucid.core.ranges import Range
 
 Quadrature = Literal["gauss_legendre", "trapezoid"]
-"""Where the points of the path lie, and what they weigh."""
+"""Quadrature rule: positions and weights of the points on the path."""
 
 
 @METHODS.register("integrated_gradients")
@@ -28,27 +28,27 @@ Quadrature = Literal["gauss_legendre", "trapezoid"]
 class IntegratedGradients(Attribution):
     """R = (x − x₀) ⊙ ∫₀¹ ∂f(x₀ + a(x − x₀)) da, in logits; sums to f(x) − f(x₀).
 
-    With `tolerance`, each image's path is refined by itself, with 4, 5, 6, … points more, until both the completeness
-    residual and the change of the sum since the last refinement are within that share of |f(x) − f(x₀)| (of Σ|R|/10,
-    where that is larger), or `steps` points are used.
+    With `tolerance`, each image's path is refined independently, adding 4, 5, 6, … points, until both the completeness
+    residual and the change of the sum since the last refinement are within that fraction of |f(x) − f(x₀)| (of
+    Σ|R| / 10, if that is larger), or `steps` points are used.
     """
 
     family: ClassVar[str] = "gradient"
-    answers: ClassVar[str] = "how much each pixel adds to the logit on the way from the empty image to this one"
+    answers: ClassVar[str] = "how much each pixel adds to the logit along the path from a baseline to this image"
     promises: ClassVar[frozenset[str]] = COMPLETE
     remedy: ClassVar[str] = (
-        "Take more points with steps=, or set tolerance= (such as 0.01) with a larger steps= to refine each image's "
-        "path until its sum fits."
+        "Use more points (steps=), or set tolerance= (such as 0.01) together with a larger steps= to refine each "
+        "image's path until its sum is within tolerance."
     )
 
     steps: Annotated[int, Range(2)] = 64
-    """Points on the path; with `tolerance`, the most points on it in all."""
+    """Points on the path; with `tolerance`, the maximum in total."""
     quadrature: Quadrature = "gauss_legendre"
-    """Where the points lie, and how they weigh."""
+    """Quadrature rule of the points on the path."""
     tolerance: NotNegative | None = None
-    """The share within which the map must sum to what it should; None: always `steps` points."""
+    """Relative tolerance of the sum; None: always use `steps` points."""
     baseline: float | int | Tensor = 0.0
-    """The empty image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, or a tensor that broadcasts to the images."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -59,10 +59,11 @@ class IntegratedGradients(Attribution):
         baseline = baseline_like(self.baseline, images)
         logits, held = subject.predict(images, targets)
         with torch.no_grad():
-            empty = subject.logits(baseline)
-        promised = [(one.scores(logits) - one.scores(empty)).detach() for one in held]
+            baseline_logits = subject.logits(baseline)
+        promised = [(one.scores(logits) - one.scores(baseline_logits)).detach() for one in held]
         classes = [one.classes(logits) for one in held]
         if self.tolerance is not None:
+            # The passes at image and baseline (+ 2) are shared by all targets and counted once.
             maps = [self._refined(subject, images, baseline, *pair) for pair in zip(held, promised, strict=True)]
             return [
                 Outcome(relevance, logits, own, due, evaluations=spent + (2 if number == 0 else 0))
@@ -81,18 +82,19 @@ class IntegratedGradients(Attribution):
     def _along(
         self, subject: Subject, images: Tensor, baseline: Tensor, targets: Sequence[Target], steps: int
     ) -> list[Tensor]:
-        way = images - baseline
+        difference = images - baseline
         gradients = Gradients(subject, baseline, targets)
         for place, weight in zip(*nodes(self.quadrature, steps), strict=True):
-            gradients.add(way, weight, scale=place)
-        return [gradients.total(number) * way for number in range(len(targets))]
+            gradients.add(difference, weight, scale=place)
+        return [gradients.total(number) * difference for number in range(len(targets))]
 
     def _refined(
         self, subject: Subject, images: Tensor, baseline: Tensor, target: Target, promised: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Maps refined one by one, and the evaluations each took on the path.
+        """Refine each image's map until it is within tolerance; return the maps and the evaluations on each path.
 
-        Each rung's map joins the mean of those before it, weighted by its points, so that no evaluation is wasted.
+        The map of each rung joins the mean of the previous ones, weighted by its number of points, so no evaluation is
+        wasted.
         """
         relevance, before = torch.zeros_like(images), torch.full_like(promised, torch.nan)
         spent = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -107,17 +109,17 @@ class IntegratedGradients(Attribution):
             is_done = ((sums - promised[active]).abs() <= allowed) & ((sums - before[active]).abs() <= allowed)
             before[active] = sums
             if target.score is not None:
-                is_done = is_done.all().expand_as(is_done)  # a score of one's own is computed for all images at once
+                is_done = is_done.all().expand_as(is_done)  # a custom score may need the whole batch: keep it together
             active = active[~is_done]
             if not len(active):
                 break
         return relevance, spent
 
     def _ladder(self) -> Iterator[int]:
-        """How many points are taken next, up to `steps` in all."""
+        """Yield the number of points of each refinement, up to `steps` in total."""
         left = self.steps
         for rung in chain((4, 5, 6, 7, 8, 10, 12, 15), (20 * 2**power for power in count())):
-            if left - rung < 2:
+            if left - rung < 2:  # a quadrature needs at least 2 points, so the last rung takes all that remain
                 yield left
                 return
             yield rung
@@ -128,13 +130,13 @@ class IntegratedGradients(Attribution):
         return torch.maximum(promised.abs(), relevance.flatten(1).abs().sum(1) / 10)
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
-        """The tolerance (by default 0.05) of max(|f(x) − f(x₀)|, Σ|R| / 10)."""
+        """`tolerance` (0.05 by default) times max(|f(x) − f(x₀)|, Σ|R| / 10)."""
         assert outcome.promised is not None
         return self._scale(outcome.relevance, outcome.promised) * (0.05 if self.tolerance is None else self.tolerance)
 
 
 def nodes(quadrature: Quadrature, steps: int) -> tuple[list[float], list[float]]:
-    """Places in [0, 1] and their weights, which sum to 1.
+    """Return positions in [0, 1] and their weights, which sum to 1.
 
     >>> nodes("trapezoid", 3)
     ([0.0, 0.5, 1.0], [0.25, 0.5, 0.25])

@@ -1,4 +1,4 @@
-"""LayerCAM: each place of a layer's maps, weighted by its own positive gradient (Jiang et al., 2021)."""
+"""LayerCAM: each position of a layer's feature maps, weighted by its positive gradient (Jiang et al., 2021)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ from pellucid.attribution._class_activation import ClassActivation
 class LayerCam(ClassActivation):
     """R = ReLU(Σₖ ReLU(gₖ) ⊙ Aₖ) with g = ∂ score / ∂ A (equations 5 to 7 of the paper).
 
-    It also suits earlier layers, whose maps are finer.
+    It also works for earlier layers, whose maps have a higher resolution.
     """
 
-    answers: ClassVar[str] = "which places of a layer's maps raise the explained logit, in early layers too"
+    answers: ClassVar[str] = "which positions of a layer's feature maps raise the explained logit, even in early layers"
 
     def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
         return (gradient.clamp(min=0) * values).sum(1)

@@ -1,7 +1,7 @@
-"""Layer-wise relevance propagation: the explained logit, shared out layer by layer until it reaches the pixels.
+"""Layer-wise relevance propagation: the explained logit, distributed layer by layer down to the pixels.
 
-Each variant is a composite of the rules in `pellucid.engine.rules`, where the formulas and their sources are.
-Stabilisers are absolute; where a rule has none, 1e-6 keeps denominators from zero.
+Each variant is a composite of the rules in `pellucid.engine.rules`, which documents the formulas and their sources.
+Stabilizers are absolute; rules without one use 1e-6 to keep denominators away from zero.
 """
 
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ VARIANTS = (
     "lrp.z_box",
     "lrp.z_plus",
 )
-"""The names registered here; the registry reads them without importing this file."""
+"""Names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("lrp.z")
 @dataclass(frozen=True)
 class LrpZ(Relevance):
-    """Relevance in proportion to each contribution (Bach et al., 2015, equation 56)."""
+    """Relevance proportional to each contribution (Bach et al., 2015, equation 56)."""
 
-    answers = "which pixels the logit is made of, contribution by contribution"
+    answers = "which pixels the explained logit is made of, proportional to each contribution"
 
     def own_composite(self) -> Composite:
         return composites.plain_z()
@@ -50,16 +50,16 @@ class LrpZ(Relevance):
 @METHODS.register("lrp.epsilon")
 @dataclass(frozen=True)
 class LrpEpsilon(Relevance):
-    """As lrp.z, with weak contributions damped by ε (Bach et al., 2015, equation 58).
+    """`lrp.z` with weak contributions damped by ε (Bach et al., 2015, equation 58).
 
-    ε damps what arrives at dense layers and convolutions. Average pooling, sums, norms and products have no weights
-    whose noise it could damp; there, it is at most 1e-6 and only keeps denominators from zero, as in zennit.
+    ε damps relevance at dense layers and convolutions. Average pooling, sums, norms and products have no weights whose
+    noise could be damped; there, ε is at most 1e-6 and only keeps denominators away from zero, as in zennit.
     """
 
-    answers = "which pixels the logit is made of, with the noise of near-cancelling sums damped"
+    answers = "which pixels the explained logit is made of, with weak contributions damped"
 
     epsilon: NotNegative = 1e-7
-    """Added to the denominators, with their sign; larger values give sparser maps."""
+    """Added to the denominators with their sign; larger values give sparser maps."""
 
     def own_composite(self) -> Composite:
         return composites.everywhere(Epsilon(self.epsilon), min(self.epsilon, composites.STRUCTURAL_EPSILON))
@@ -68,12 +68,12 @@ class LrpEpsilon(Relevance):
 @METHODS.register("lrp.gamma")
 @dataclass(frozen=True)
 class LrpGamma(Relevance):
-    """Positive contributions favoured by γ (Montavon et al., 2019)."""
+    """Positive contributions favored by γ (Montavon et al., 2019)."""
 
-    answers = "which pixels speak for the class, with what speaks against it held down"
+    answers = "which pixels are evidence for the class, with evidence against it suppressed"
 
     gamma: NotNegative = 0.25
-    """How much more positive contributions weigh; 0 is lrp.epsilon, and large values near lrp.z_plus."""
+    """Extra weight of positive contributions; 0 is `lrp.epsilon`, and large values approach `lrp.z_plus`."""
 
     def own_composite(self) -> Composite:
         return composites.everywhere(Gamma(self.gamma))
@@ -81,12 +81,12 @@ class LrpGamma(Relevance):
 
 @dataclass(frozen=True)
 class _AlphaBeta(Relevance):
-    """α times the positive contributions less β times the negative ones (Bach et al., 2015, equation 60)."""
+    """α times the positive contributions minus β times the negative ones (Bach et al., 2015, equation 60)."""
 
-    answers = "which pixels speak for the class, and (with β) which against it, each normalised by itself"
+    answers = "which pixels are evidence for the class and, if β > 0, against it, normalized separately"
 
     def rule(self) -> AlphaBeta:
-        """The rule of every kernel layer."""
+        """Return the rule of every kernel layer."""
         raise NotImplementedError
 
     def own_composite(self) -> Composite:
@@ -96,7 +96,7 @@ class _AlphaBeta(Relevance):
 @METHODS.register("lrp.alpha_1_beta_0")
 @dataclass(frozen=True)
 class LrpAlpha1Beta0(_AlphaBeta):
-    """Positive contributions only; the bias's positive part stands in the denominator."""
+    """Positive contributions only; the denominator includes the positive part of the bias."""
 
     def rule(self) -> AlphaBeta:
         return AlphaBeta(1, 0)
@@ -105,7 +105,7 @@ class LrpAlpha1Beta0(_AlphaBeta):
 @METHODS.register("lrp.alpha_2_beta_1")
 @dataclass(frozen=True)
 class LrpAlpha2Beta1(_AlphaBeta):
-    """Twice the positive contributions less the negative ones; each with its part of the bias."""
+    """Twice the positive contributions minus the negative ones, each with its part of the bias."""
 
     def rule(self) -> AlphaBeta:
         return AlphaBeta(2, 1)
@@ -114,7 +114,7 @@ class LrpAlpha2Beta1(_AlphaBeta):
 @METHODS.register("lrp.alpha_1_beta_0_ib")
 @dataclass(frozen=True)
 class LrpAlpha1Beta0Ib(_AlphaBeta):
-    """lrp.alpha_1_beta_0 ignoring biases."""
+    """`lrp.alpha_1_beta_0` without biases."""
 
     def rule(self) -> AlphaBeta:
         return AlphaBeta(1, 0, "none")
@@ -123,7 +123,7 @@ class LrpAlpha1Beta0Ib(_AlphaBeta):
 @METHODS.register("lrp.alpha_2_beta_1_ib")
 @dataclass(frozen=True)
 class LrpAlpha2Beta1Ib(_AlphaBeta):
-    """lrp.alpha_2_beta_1 ignoring biases."""
+    """`lrp.alpha_2_beta_1` without biases."""
 
     def rule(self) -> AlphaBeta:
         return AlphaBeta(2, 1, "none")
@@ -134,10 +134,10 @@ class LrpAlpha2Beta1Ib(_AlphaBeta):
 class LrpZPlus(Relevance):
     """Positive contributions only, without biases (Montavon et al., 2017, the z⁺ rule)."""
 
-    answers = "which pixels excite what speaks for the class"
+    answers = "which pixels excite the units that are evidence for the class"
 
     bias: bool = False
-    """Whether the positive part of the bias takes a share."""
+    """Let the positive part of the bias absorb a share."""
 
     def own_composite(self) -> Composite:
         return composites.everywhere(ZPlus(self.bias))
@@ -146,12 +146,12 @@ class LrpZPlus(Relevance):
 @METHODS.register("lrp.w_square")
 @dataclass(frozen=True)
 class LrpWSquare(Relevance):
-    """Shared by squared weights; the image is not used in the kernel layers (Montavon et al., 2017, the w² rule)."""
+    """Relevance proportional to squared weights; kernel layers ignore the image (Montavon et al., 2017, w² rule)."""
 
-    answers = "where the network could take its evidence from, by the size of its weights"
+    answers = "where the network can take evidence from, by the size of its weights"
 
     bias: bool = False
-    """Whether the squared bias takes a share, as in zennit; the paper has no bias."""
+    """Let the squared bias absorb a share, as in zennit; the paper has no bias."""
 
     def own_composite(self) -> Composite:
         return composites.weights_only(WSquare(self.bias))
@@ -160,12 +160,12 @@ class LrpWSquare(Relevance):
 @METHODS.register("lrp.flat")
 @dataclass(frozen=True)
 class LrpFlat(Relevance):
-    """Shared equally within each receptive field (Lapuschkin et al., 2019).
+    """Relevance distributed equally within each receptive field (Lapuschkin et al., 2019).
 
-    Classes differ by their logits alone, which scale the map.
+    Maps of different classes differ only in scale, by their logits.
     """
 
-    answers = "where the network looks, whatever it sees there"
+    answers = "where the network looks, regardless of the image content"
     promises = COMPLETE - {"class_specific"}
 
     def own_composite(self) -> Composite:
@@ -175,9 +175,9 @@ class LrpFlat(Relevance):
 @METHODS.register("lrp.z_box")
 @dataclass(frozen=True)
 class LrpZBox(Bounded):
-    """The z^B rule for the layers that see the image (Montavon et al., 2017), lrp.z for the others."""
+    """The z^B rule for the layers that see the image (Montavon et al., 2017), `lrp.z` for the others."""
 
-    answers = "which pixels speak for the class by being bright or dark within their range"
+    answers = "which pixels are evidence for the class, relative to the range of pixel values"
 
     def own_composite(self) -> Composite:
         return composites.bounded(self.low, self.high, composites.plain_z())
@@ -187,10 +187,10 @@ class LrpZBox(Bounded):
 class _Preset(Relevance):
     """ε for dense layers and αβ for convolutions (after Kohlbrenner et al., 2020)."""
 
-    answers = "which pixels speak for the class, with a rule fit for each depth of the network"
+    answers = "which pixels are evidence for the class, with a suitable rule for each depth of the network"
 
     epsilon: NotNegative = 0.1
-    """The ε of the dense layers."""
+    """ε of the dense layers."""
 
 
 @METHODS.register("lrp.sequential_preset_a")
@@ -214,7 +214,7 @@ class LrpPresetB(_Preset):
 @METHODS.register("lrp.sequential_preset_a_flat")
 @dataclass(frozen=True)
 class LrpPresetAFlat(_Preset):
-    """Preset A, and flat for the layers that see the image."""
+    """Preset A with the flat rule for the layers that see the image."""
 
     def own_composite(self) -> Composite:
         return composites.preset(1, 0, self.epsilon, is_flat=True)
@@ -223,7 +223,7 @@ class LrpPresetAFlat(_Preset):
 @METHODS.register("lrp.sequential_preset_b_flat")
 @dataclass(frozen=True)
 class LrpPresetBFlat(_Preset):
-    """Preset B, and flat for the layers that see the image."""
+    """Preset B with the flat rule for the layers that see the image."""
 
     def own_composite(self) -> Composite:
         return composites.preset(2, 1, self.epsilon, is_flat=True)
@@ -232,7 +232,7 @@ class LrpPresetBFlat(_Preset):
 @METHODS.register("lrp.epsilon_plus_flat")
 @dataclass(frozen=True)
 class LrpEpsilonPlusFlat(_Preset):
-    """Flat for the layers that see the image, z⁺ for convolutions, ε for dense layers."""
+    """The flat rule for the layers that see the image, z⁺ for convolutions, ε for dense layers."""
 
     epsilon: NotNegative = 1e-6
 
@@ -247,7 +247,7 @@ class LrpEpsilonGammaBox(Bounded, _Preset):
 
     epsilon: NotNegative = 1e-6
     gamma: NotNegative = 0.25
-    """The γ of the convolutions."""
+    """γ of the convolutions."""
 
     def own_composite(self) -> Composite:
         return composites.epsilon_gamma_box(self.epsilon, self.gamma, self.low, self.high)

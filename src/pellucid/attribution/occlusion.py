@@ -1,4 +1,4 @@
-"""Occlusion: how the score drops where a sliding window hides part of the image (Zeiler and Fergus, 2014)."""
+"""Occlusion: the drop of the score when a sliding window hides part of the image (Zeiler and Fergus, 2014)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
 Window = tuple[slice, ...]
-"""The part of an image that is hidden, one slice for each axis but the batch."""
+"""The hidden part of an image: one slice per axis, without the batch."""
 
 
 @METHODS.register("occlusion")
@@ -26,20 +26,20 @@ Window = tuple[slice, ...]
 class Occlusion(Attribution):
     """R = mean over the windows that cover a pixel of f(x) − f(x with the window hidden), in logits.
 
-    A window hides all channels, unless it is given with a size for the channels too. Windows start every `stride`
-    pixels; the last one of a row or column is cut at the image's border. This is captum's convention.
+    A window hides all channels unless its size includes the channels. Windows start every `stride` pixels; the last one
+    of a row or column is cropped at the image border. This is captum's convention.
     """
 
     family: ClassVar[str] = "perturbation"
-    answers: ClassVar[str] = "how far the explained logit drops when the surroundings of each pixel are hidden"
+    answers: ClassVar[str] = "how much the explained logit drops when a window around each pixel is hidden"
 
     window: Sizes = None
-    """Pixels along each spatial axis: one number for all of them, or one for each (or for the channels and each);
-    None: a seventh of the longest."""
+    """Window size in pixels: one number, one per spatial axis, or one per axis with channels first; None: a seventh of
+    the longest spatial axis."""
     stride: Sizes = None
-    """Pixels from one window to the next, given likewise, at most the window's; None: half the window's."""
+    """Step between windows in pixels, in the same form, at most the window size; None: half the window size."""
     baseline: float | int | Tensor = 0.0
-    """What hides: a number, or a tensor that broadcasts to the images."""
+    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
@@ -58,8 +58,8 @@ class Occlusion(Attribution):
         return trials.outcomes(total / covered, len(windows))
 
     def _windows(self, shape: Sequence[int]) -> list[Window]:
-        """The part of an image, of this shape without the batch, that each window hides."""
-        places = shape[1:] or shape
+        """Return all windows for an image of this shape (without the batch)."""
+        places = shape[1:] or shape  # an input without channels has only its one axis
         default = [min(max(1, max(places) // 7), size) for size in places]
         window = sizes_of("window", self.window, default, shape, whole=shape[0])
         half = [max(1, size // 2) for size in window[-len(places) :]]
@@ -68,24 +68,24 @@ class Occlusion(Attribution):
             not 1 <= step <= size for step, size in zip(stride, window, strict=True)
         ):
             raise ConfigError(
-                f"the window is {window} and the stride {stride} on images of {tuple(shape)}; a window must fit into "
-                "the image, and a stride into the window, since pixels that no window hides have no relevance."
+                f"the window is {window} and the stride {stride} for images of shape {tuple(shape)}; the window must "
+                "fit into the image, and the stride must not exceed the window, so that every pixel is covered."
             )
         return list(product(*(_along(*sizes) for sizes in zip(shape, window, stride, strict=True))))
 
 
 def _along(side: int, window: int, stride: int) -> list[slice]:
-    """The windows along one axis.
+    """Return the windows along one axis.
 
     >>> _along(4, 3, 2)
     [slice(0, 3, None), slice(2, 4, None)]
     """
-    count = -(-(side - window) // stride) + 1
+    count = -(-(side - window) // stride) + 1  # rounded up: the last window may be cropped
     return [slice(start, min(start + window, side)) for start in range(0, count * stride, stride)]
 
 
 def _scores(subject: Subject, trials: Trials, windows: Sequence[Window]) -> Iterator[tuple[Window, Tensor]]:
-    """Each window, with the scores (target, batch) of the images when it is hidden."""
+    """Yield each window and the scores, (target, batch), of the images with that window hidden."""
     local = _local_passes(subject, trials, windows)
     if local is not None:
         for window in windows:
@@ -93,29 +93,29 @@ def _scores(subject: Subject, trials: Trials, windows: Sequence[Window]) -> Iter
             yield window, trials.scores(_hidden(trials, [window]))[:, 0] if logits is None else trials.score_of(logits)
         return
     for start in range(0, len(windows), trials.at_once):
-        some = windows[start : start + trials.at_once]
-        yield from zip(some, trials.scores(_hidden(trials, some)).unbind(1), strict=True)
+        chunk = windows[start : start + trials.at_once]
+        yield from zip(chunk, trials.scores(_hidden(trials, chunk)).unbind(1), strict=True)
 
 
 def _local_passes(subject: Subject, trials: Trials, windows: Sequence[Window]) -> LocalPasses | None:
-    """Passes over what a window can touch, where they agree with a whole pass and save half of the arithmetic.
+    """Return incremental passes if they agree with a full pass and save at least half of the arithmetic.
 
-    For fewer images, many windows in one pass are faster.
+    With few images, running many windows in one batch is faster.
     """
     if trials.images.ndim != 4 or len(trials.images) < 16 or len(windows) < 8:
         return None
-    local, window = LocalPasses(subject, trials.images), windows[len(windows) // 2]
-    found = local.logits(window, trials.baseline[:, *window]) if local.is_possible else None
-    if found is None or local.share > 0.5:
+    local, window = LocalPasses(subject, trials.images), windows[len(windows) // 2]  # test a central window
+    incremental = local.logits(window, trials.baseline[:, *window]) if local.is_possible else None
+    if incremental is None or local.share > 0.5:
         return None
     with torch.no_grad():
-        whole = subject.logits(_hidden(trials, [window])[0])
-    within = (1e-9 if whole.dtype == torch.float64 else 1e-4) * whole.abs().max()
-    return local if bool(((found - whole).abs() <= within).all()) else None
+        full = subject.logits(_hidden(trials, [window])[0])
+    tolerance = (1e-9 if full.dtype == torch.float64 else 1e-4) * full.abs().max()
+    return local if bool(((incremental - full).abs() <= tolerance).all()) else None
 
 
 def _hidden(trials: Trials, windows: Sequence[Window]) -> Tensor:
-    """(window, batch, …): the images, with one window hidden in each copy."""
+    """Copy the images once per window, with that window hidden: (window, batch, …)."""
     copies = trials.images.expand(len(windows), *trials.images.shape).clone()
     for copy, window in zip(copies, windows, strict=True):
         place = (slice(None), *window)

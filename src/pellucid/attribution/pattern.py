@@ -1,7 +1,7 @@
-"""PatternNet and PatternAttribution: what in the image the network's answer is about (Kindermans et al., 2018).
+"""PatternNet and PatternAttribution: the signal in the image that the network detects (Kindermans et al., 2018).
 
-The forward pass is the model's own; on the way back, each kernel layer's weights are replaced by patterns learned from
-data (`pellucid.engine.patterns`): the direction of the signal, without the distractor that the weights filter out.
+The forward pass is unchanged. In the backward pass, patterns learned from data replace the weights of each kernel layer
+(`pellucid.engine.patterns`): the direction of the signal, without the distractor that the weights filter out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -25,20 +25,20 @@ from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.tape import Affine, Node, Relevances, Tape
 
 VARIANTS = ("pattern.net", "pattern.attribution")
-"""The names registered here; the registry reads them without importing this file."""
+"""Names registered here; the registry reads them without importing this file."""
 
 PASSING = ("activation", "add", "average", "max", "move")
-"""The kinds of operations where the derivative is used."""
+"""Kinds of operations that use the derivative."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
-    """What `fit` learned: one pattern per kernel operation, in order of use."""
+    """Fitted patterns: one per kernel operation, in order of execution."""
 
     tensors: Mapping[str, Tensor]
-    """Like the weights, by place in the order of use and name of the module (`"000 features.0"`)."""
+    """In the shape of the weights, keyed by execution order and module name (`"000 features.0"`)."""
     fingerprint: str
-    """Of the weights that the patterns belong to."""
+    """Fingerprint of the weights that the patterns belong to."""
     estimator: Estimator
 
 
@@ -47,40 +47,40 @@ class Patterns:
 class PatternNet(Attribution):
     """The signal in the image, layer by layer: s_i = Σ_j a_ij s_j, with the pattern a in place of the weight w.
 
-    Starts with the explained logit. Rectifiers, pooling and sums use the derivative; a batch-norm belongs to the layer
-    before it, and elsewhere, as any multiplication with a constant w, has the pattern 1/w. A module that is used twice
-    has two patterns, one per use. Each of many units estimates the signal by itself, and all are summed: the map's
-    shape says where the signal is, its size says nothing, and no sum is promised.
+    Starts with the explained logit. Rectifiers, pooling and sums use the derivative. A batch norm is merged into the
+    layer before it; otherwise, like any multiplication by a constant w, it has the pattern 1/w. A module used twice has
+    two patterns, one per use. Every unit estimates the signal independently and the estimates are summed, so the map
+    shows where the signal is, its scale has no meaning, and no sum is promised.
 
-    `fit` must see images first, best those of the training. Networks with other operations (layer norm, products,
-    attention, softmax) are refused.
+    Call `fit` first, ideally with the training images. Networks with other operations (layer norm, products, attention,
+    softmax) raise `UnsupportedOperation`.
     """
 
     family: ClassVar[str] = "backward"
-    answers: ClassVar[str] = "what in the image is the signal that the explained logit is about"
+    answers: ClassVar[str] = "which part of the image is the signal behind the explained logit"
     needs_fit: ClassVar[bool] = True
 
     estimator: Estimator = "two_component"
-    """`two_component`: the signal of units before a rectifier is estimated where they are positive, that of others as
-    with `linear`, by the covariance of input and output."""
+    """`linear` estimates the signal from the covariance of input and output; `two_component` estimates
+    it from positive outputs only, for units before a rectifier, and is the same elsewhere."""
     patterns: Patterns | None = field(default=None, repr=False)
-    """What `fit` learned."""
+    """Patterns learned by `fit`."""
 
     @property
     def is_ready(self) -> bool:
         return self.patterns is not None
 
     def fitted(self, subject: Subject, loader: Iterable[Any]) -> Attribution:
-        """The method with patterns from one pass over the images; memory does not grow with their number."""
+        """Learn patterns in one pass over the images; memory does not grow with their number."""
         learner = _Learner(self.estimator)
         total = len(loader) if isinstance(loader, Sized) else None
         with track("learning patterns", total) as bar:
             for number, images in enumerate(images_in(loader), start=1):
                 for part in images.to(device_of(subject.model), dtype_of(subject.model)).split(self.images_at_once):
-                    learner.see(subject, part)
+                    learner.update(subject, part)
                 bar.update(number, f"{learner.seen:,} images")
         if not learner.seen:
-            raise ConfigError("the loader that patterns are learned on is empty; give at least one batch.")
+            raise ConfigError("the loader passed to fit is empty; learning patterns needs at least one batch.")
         return replace(self, patterns=Patterns(learner.patterns(), subject.fingerprint(), self.estimator))
 
     def state(self) -> FittedState:
@@ -92,8 +92,8 @@ class PatternNet(Attribution):
         state.check_kind("pattern")
         if state.facts["estimator"] != self.estimator:
             raise ConfigError(
-                f"these patterns were learned with estimator={state.facts['estimator']!r}, and the analyzer has "
-                f"{self.estimator!r}; create it with the same estimator, or fit anew."
+                f"the patterns were learned with estimator={state.facts['estimator']!r}, but the analyzer uses "
+                f"{self.estimator!r}; create it with the same estimator, or refit."
             )
         patterns = Patterns(state.tensors, state.facts["fingerprint"], self.estimator)
         _check_weights(patterns, subject)
@@ -112,25 +112,25 @@ class PatternNet(Attribution):
         seeds = [weighted(logits, target.slope(logits)) for target in targets]
         outcomes = []
         for seed, target in zip(seeds, targets, strict=True):
-            own = replace(tape, nodes=[*tape.nodes])
+            copy = replace(tape, nodes=[*tape.nodes])  # `reverse` consumes the nodes
             with torch.no_grad():
-                relevance = own.reverse(seed, lambda _: rule)
+                relevance = copy.reverse(seed, lambda _: rule)
             outcomes.append(Outcome(relevance, logits, target.classes(logits)))
         return sharing(outcomes)
 
     is_attribution: ClassVar[bool] = False
-    """Whether weight times pattern takes the weight's place, instead of the pattern alone."""
+    """True if weight ⊙ pattern replaces the weight, instead of the pattern alone."""
 
     def _kernels(self, tape: Tape) -> dict[int, Tensor]:
-        """What stands in for the weight of each kernel operation, by its slot."""
+        """Return the replacement for the weight of each kernel operation, by slot."""
         assert self.patterns is not None
         kernels = kernels_of(tape)
         names, tensors = names_of(kernels), self.patterns.tensors
         shapes = [node.weight.shape for node in kernels if node.weight is not None]
         if names != [*tensors] or shapes != [value.shape for value in tensors.values()]:
             raise ConfigError(
-                f"the model runs the kernel layers {', '.join(names)}, and the patterns are for {', '.join(tensors)}; "
-                "fit on images that take the same way through the model."
+                f"the model runs the kernel layers {', '.join(names)}, but the patterns are for {', '.join(tensors)}; "
+                "fit on images for which the model runs the same layers."
             )
         stands_in = {}
         for node, pattern in zip(kernels, tensors.values(), strict=True):
@@ -143,13 +143,15 @@ class PatternNet(Attribution):
 @METHODS.register("pattern.attribution")
 @dataclass(frozen=True)
 class PatternAttribution(PatternNet):
-    """How much the signal at each pixel contributes to the logit: r_i = Σ_j w_ij a_ij r_j.
+    """Contribution of the signal at each pixel to the logit: r_i = Σ_j w_ij a_ij r_j.
 
-    As pattern.net, with w ⊙ a in place of the weight: the Taylor decomposition at the root x − a·y, which has the
-    distractor but no signal. Multiplications with a constant pass all on.
+    Like `pattern.net`, with w ⊙ a in place of the weight: the Taylor decomposition at the root x − a·y, which contains
+    the distractor but no signal. Multiplications by a constant pass relevance on unchanged.
     """
 
-    answers: ClassVar[str] = "where the signal is that the explained logit is about, and how much it contributes"
+    answers: ClassVar[str] = (
+        "which part of the image is the signal behind the explained logit, and how much it contributes"
+    )
     is_attribution: ClassVar[bool] = True
 
 
@@ -157,12 +159,12 @@ def _check_weights(patterns: Patterns, subject: Subject) -> None:
     if patterns.fingerprint != subject.fingerprint():
         raise ConfigError(
             "the patterns belong to other weights than the model has now "
-            f"(fingerprints {patterns.fingerprint[:12]}… and {subject.fingerprint()[:12]}…); fit again."
+            f"(fingerprints {patterns.fingerprint[:12]}… and {subject.fingerprint()[:12]}…); refit the method."
         )
 
 
 class _Learner:
-    """Sums over the images seen so far."""
+    """Running sums over the images seen so far, from which patterns are computed."""
 
     def __init__(self, estimator: Estimator) -> None:
         self.seen = 0
@@ -171,14 +173,14 @@ class _Learner:
         self._sums: list[PatternSums] = []
         self._kernels: list[Affine] = []
 
-    def see(self, subject: Subject, images: Tensor) -> None:
-        """Enter a batch; its images one by one where the model mixes them."""
+    def update(self, subject: Subject, images: Tensor) -> None:
+        """Add a batch; its images one by one if the model mixes images."""
         subject.first = self.seen
         try:
             tape = subject.follow(images)
         except BatchMixed:
             for number in range(len(images)):
-                self.see(subject, images[number : number + 1])
+                self.update(subject, images[number : number + 1])
             return
         kernels = kernels_of(tape)
         self._check(tape, kernels)
@@ -197,19 +199,19 @@ class _Learner:
                 _refuse(node)
         if self._names and self._names != names_of(kernels):
             raise UnsupportedOperation(
-                "the model takes another way for some images than for others, so that its kernel layers cannot be "
-                "told apart by their order; choose a method that needs no fit, such as 'lrp.epsilon'."
+                "the model runs different kernel layers for some images, so patterns cannot be matched to layers by "
+                "execution order; choose a method that needs no fit, such as 'lrp.epsilon'."
             )
 
     def patterns(self) -> dict[str, Tensor]:
-        """The pattern of each kernel operation."""
+        """Compute the pattern of each kernel operation."""
         triples = zip(self._names, self._sums, self._kernels, strict=True)
         return {name: sums.pattern(node) for name, sums, node in triples}
 
 
 @dataclass(frozen=True, eq=False)
 class _PatternRule:
-    """The way back with patterns."""
+    """Backward rule with patterns in place of weights."""
 
     stands_in: Mapping[int, Tensor]
     is_attribution: bool
@@ -223,7 +225,7 @@ class _PatternRule:
             assert node.weight is not None
             if self.is_attribution:
                 return [relevance]
-            return [torch.where(node.weight == 0, 0.0, relevance / node.weight)]
+            return [torch.where(node.weight == 0, 0.0, relevance / node.weight)]  # a zero weight carries no signal
         if node.kind not in PASSING:
             _refuse(node)
         return node.pullback(relevance)
@@ -232,5 +234,5 @@ class _PatternRule:
 def _refuse(node: Node) -> None:
     raise UnsupportedOperation(
         f"patterns are not defined for {node.place} (kind {node.kind!r}), only for convolutions, dense layers, "
-        "batch-norms, rectifiers, pooling and sums; choose a method such as 'lrp.epsilon' or 'integrated_gradients'."
+        "batch norms, rectifiers, pooling and sums; choose a method such as 'lrp.epsilon' or 'integrated_gradients'."
     )

@@ -1,4 +1,4 @@
-"""RISE: the mean of random masks, weighted by the score of what they leave to be seen (Petsiuk et al., 2018)."""
+"""RISE: the mean of random masks, weighted by the score of the masked image (Petsiuk et al., 2018)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,28 +24,26 @@ from pellucid.core.seeding import generator
 class Rise(Attribution):
     """R = Σᵢ f(x ⊙ Mᵢ) Mᵢ / (masks · E[M]) (equation 6 of the paper), in logits, the same for all channels.
 
-    A mask is a grid of cells, each kept with the probability `keep_share`, drawn up with (bi)linear interpolation to
-    one cell more than the image and cut at random. The masks are drawn from the seed and are the same for every image.
-    The paper weighs by the probability of the class: `target=lambda logits: logits.softmax(1)[:, 3]`.
+    A mask is a grid of cells, each kept with probability `keep_share`, upsampled with (bi)linear interpolation to one
+    cell more than the image and cropped at random. The masks depend on the seed and are the same for every image.
+    The paper weights by the class probability: `target=lambda logits: logits.softmax(1)[:, 3]`.
     """
 
     family: ClassVar[str] = "perturbation"
-    answers: ClassVar[str] = (
-        "how high the explained logit is, on average, when each pixel is among those left to be seen"
-    )
+    answers: ClassVar[str] = "how high the explained logit is, on average, when each pixel is visible"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
 
     masks: Count = 2000
-    """How many masks."""
+    """Number of masks."""
     cells: Count = 7
-    """Cells of a mask along each spatial axis."""
+    """Cells per mask along each spatial axis."""
     keep_share: Share = 0.5
-    """The probability that a cell is left to be seen."""
+    """Probability that a cell is visible."""
     centred: bool = True
-    """Take the mean score over all masks off each score first, so that what does not matter has a relevance near 0;
-    False: as in the paper, where all pixels share that mean."""
+    """Subtract the mean score over all masks from each score, so that irrelevant pixels have relevance near 0; False:
+    as in the paper, where the mean adds to all pixels."""
     baseline: float | int | Tensor = 0.0
-    """What hides: a number, or a tensor that broadcasts to the images."""
+    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
@@ -64,22 +62,23 @@ class Rise(Attribution):
             for start in range(0, self.masks, trials.at_once):
                 count = min(trials.at_once, self.masks - start)
                 masks = torch.stack([self.mask(places, source) for _ in range(count)]).to(images)
-                some = trials.scores(torch.lerp(trials.baseline, images, masks[:, None, None]))
-                total += torch.tensordot(some, masks, dims=([1], [0]))
-                seen, scores = seen + masks.sum(0), scores + some.sum(1)
+                part = trials.scores(torch.lerp(trials.baseline, images, masks[:, None, None]))
+                total += torch.tensordot(part, masks, dims=([1], [0]))
+                seen, scores = seen + masks.sum(0), scores + part.sum(1)
                 update(start + count)
-        if self.centred:
+        if self.centred:  # Σ (fᵢ − f̄) Mᵢ = Σ fᵢ Mᵢ − f̄ Σ Mᵢ, without keeping the masks
             total -= (scores / self.masks).reshape(*scores.shape, *(1 for _ in places)) * seen
         maps = (total / (self.masks * self.keep_share))[:, :, None].expand(-1, *images.shape).clone()
         return trials.outcomes(maps, self.masks)
 
     def mask(self, places: Sequence[int], source: Generator) -> Tensor:
-        """One mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
+        """Draw one mask with values in [0, 1], in float64; each pixel's expectation is `keep_share`."""
         shape = (1, 1, *(self.cells for _ in places))
         grid = torch.rand(shape, generator=source, dtype=torch.float64, device="cpu")
-        sides = [-(-size // self.cells) for size in places]
+        sides = [-(-size // self.cells) for size in places]  # rounded up, so that the cells cover the image
         shifts = [int(torch.randint(side, (1,), generator=source, device="cpu")) for side in sides]
         mode = ("linear", "bilinear", "trilinear")[len(places) - 1]
+        # One cell more than the image, so that every random crop fits.
         large = F.interpolate(
             (grid < self.keep_share).double(),
             size=[(self.cells + 1) * side for side in sides],

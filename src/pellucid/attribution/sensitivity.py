@@ -14,7 +14,7 @@ from pellucid.attribution.gradient import OneGradient
 class Sensitivity(OneGradient):
     """(∂ logit / ∂ x)², which sums to the squared norm of the gradient (Montavon et al., 2018, section 4.1)."""
 
-    answers: ClassVar[str] = "which pixels the explained logit reacts to, in either direction"
+    answers: ClassVar[str] = "which pixels the explained logit is sensitive to, in either direction"
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         return slope.square()

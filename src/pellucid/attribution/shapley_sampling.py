@@ -1,4 +1,4 @@
-"""Shapley values by sampling: what each patch adds when patches come in random order (Castro et al., 2009)."""
+"""Sampled Shapley values: what each patch adds when patches are revealed in random order (Castro et al., 2009)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ from pellucid.core.seeding import generator
 @METHODS.register("shapley_sampling")
 @dataclass(frozen=True)
 class ShapleySampling(Attribution):
-    """φₚ = mean over orders of f(x with p and all before it) − f(x with all before it); the rest is the baseline.
+    """φₚ = mean over orders of f(p and all patches before it) − f(all patches before it); the rest is the baseline.
 
     Sums to f(x) − f(x₀), exactly and for every order (Castro et al., 2009; Štrumbelj and Kononenko, 2010). The players
-    are patches with all their channels; a patch's value is shared evenly among its pixels and channels. The orders are
-    drawn from the seed and are the same for every image; four times as many halve the error.
+    are patches with all their channels; a patch's value is divided evenly among its pixels and channels. The orders
+    depend on the seed and are the same for every image; four times as many orders halve the error.
     """
 
     family: ClassVar[str] = "perturbation"
-    answers: ClassVar[str] = "how much each patch adds to the logit, on average over all orders of revealing patches"
+    answers: ClassVar[str] = "how much each patch adds to the logit, averaged over random orders of revealing patches"
     promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
     remedy: ClassVar[str] = "Compute in float64 (model.double() and images.double()), where rounding is far smaller."
 
     permutations: Count = 25
-    """How many orders; each takes as many evaluations as there are patches."""
+    """Number of random orders; each costs one evaluation per patch."""
     patch: Sizes = None
-    """Pixels along each spatial axis of a patch: one number for all of them, or one for each (or for the channels and
-    each); None: so many that there are at most 14 patches along the longest axis."""
+    """Patch size in pixels: one number, one per spatial axis, or one per axis with channels first; None: at most 14
+    patches along the longest axis."""
     baseline: float | int | Tensor = 0.0
-    """The empty image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
@@ -55,27 +55,29 @@ class ShapleySampling(Attribution):
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
                 order = torch.randperm(count, generator=source, device="cpu")
-                way = [empty]
+                path = [empty]
                 for start in range(1, count, trials.at_once):
                     sizes = torch.arange(start, min(start + trials.at_once, count), device="cpu")
+                    # argsort of a permutation is its inverse: the rank of each patch in this order
                     is_shown = (order.argsort() < sizes[:, None])[:, patches].to(images.device)
-                    way.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
+                    path.append(trials.scores(torch.where(is_shown[:, None], images, trials.baseline)))
                     update(number * (count - 1) + int(sizes[-1]))
-                steps = torch.cat([*way, trials.score[:, None]], 1).double().diff(dim=1)
+                # Differences of similar scores: float64 keeps their digits, and the sum telescopes exactly.
+                steps = torch.cat([*path, trials.score[:, None]], 1).double().diff(dim=1)
                 added[..., order] += steps.movedim(1, -1)
         shares = (added / self.permutations / patches.flatten().bincount().to(added)).to(images)
         spent = self.permutations * (count - 1) + 1
         return trials.outcomes(shares[..., patches], spent, trials.score - empty[:, 0])
 
     def _patches(self, shape: Sequence[int]) -> Tensor:
-        """The number of the patch that each input belongs to, in the shape of an image."""
-        places = shape[1:] or shape
+        """Patch index of each input, in the shape of an image."""
+        places = shape[1:] or shape  # an input without channels has only its one axis
         default = [-(-max(places) // 14)] * len(places)
         return patches_of(shape, sizes_of("patch", self.patch, default, shape, whole=shape[0]))
 
 
 def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:
-    """The number of the patch that each input belongs to, row by row.
+    """Return the patch index of each input, counted row by row.
 
     >>> patches_of((2, 3), (2, 2))
     tensor([[0, 0, 1],

@@ -1,4 +1,4 @@
-"""Simple Taylor decomposition: the first-order expansion of the explained logit around a nearby zero of it."""
+"""Simple Taylor decomposition: the first-order expansion of the explained logit around a nearby root."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,35 +22,35 @@ from pellucid.core.ranges import Range
 class SimpleTaylor(Attribution):
     """R = ∂f(x̃) ⊙ (x − x̃), in logits (Bach et al., 2015, equation 12; Montavon et al., 2018, section 4.2).
 
-    x̃ is the zero of the explained logit that is nearest to x on the segment from x to the baseline: the first change of
-    sign between `places` equal steps, halved `halvings` times. Where there is none, x̃ is the baseline, and the
+    x̃ is the root of the explained logit nearest to x on the segment from x to the baseline: the first change of sign
+    among `places` equal steps, refined by `halvings` bisections. If there is none, x̃ is the baseline, and the
     explanation's `details["root_found"]` and notes say so.
     """
 
     family: ClassVar[str] = "gradient"
-    answers: ClassVar[str] = "which pixels lift the explained logit above zero, to first order"
+    answers: ClassVar[str] = "how much each pixel raises the explained logit above zero, to first order"
 
     baseline: float | int | Tensor = 0.0
-    """The empty image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, or a tensor that broadcasts to the images."""
     places: Count = 16
-    """Steps from the image to the baseline in which a change of sign is looked for."""
+    """Steps from the image to the baseline that are searched for a change of sign."""
     halvings: Annotated[int, Range(0)] = 20
-    """How often the step with the change is halved."""
+    """Number of bisections of the step with the change of sign."""
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
         logits, (same,) = subject.predict(images, [target])
-        way = baseline_like(self.baseline, images) - images
+        direction = baseline_like(self.baseline, images) - images
         wide = (-1, *(1 for _ in images.shape[1:]))
 
         def score(share: Tensor) -> Tensor:
             with torch.no_grad():
-                return same.scores(subject.logits(images + way * share.view(wide)))
+                return same.scores(subject.logits(images + direction * share.view(wide)))
 
         share, is_found = self._root(score, same.scores(logits).detach())
-        at_root = slopes(subject, images + way * share.view(wide), [same])[0]
-        relevance = at_root.relevance * (-way * share.view(wide))
+        at_root = slopes(subject, images + direction * share.view(wide), [same])[0]
+        relevance = at_root.relevance * (-direction * share.view(wide))
         missing = int((~is_found).sum())
-        note = "the explained logit has no zero on the way to the baseline for some images; x̃ is the baseline there"
+        note = "for some images, the explained logit has no root on the line to the baseline; x̃ is the baseline there"
         return Outcome(
             relevance, logits, same.classes(logits),
             evaluations=torch.full((len(images),), self.places + self.halvings + 2, device=images.device),
@@ -58,10 +58,10 @@ class SimpleTaylor(Attribution):
         )  # fmt: skip
 
     def _root(self, score: Callable[[Tensor], Tensor], at_image: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the nearest zero is, as a share of the way to the baseline, and whether there is one."""
+        """Return the position of the nearest root, as a fraction of the line to the baseline, and if there is one."""
         low, high = torch.zeros_like(at_image), torch.ones_like(at_image)
         is_found = at_image == 0
-        high[is_found] = 0
+        high[is_found] = 0  # the image itself is a root
         for step in range(1, self.places + 1):
             place = torch.full_like(at_image, step / self.places)
             is_new = ~is_found & (torch.sign(score(place)) != torch.sign(at_image))

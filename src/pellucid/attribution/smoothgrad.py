@@ -1,4 +1,4 @@
-"""SmoothGrad and its relatives: statistics of the gradient over noisy copies of each image."""
+"""SmoothGrad and variants: statistics of the gradient over noisy copies of each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,26 +17,28 @@ from pellucid.core.options import Count, NotNegative
 from pellucid.core.seeding import generator
 
 VARIANTS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
-"""The names registered here; the registry reads them without importing this file."""
+"""Names registered here; the registry reads them without importing this file."""
 
 
 @METHODS.register("smoothgrad")
 @dataclass(frozen=True)
 class SmoothGrad(Attribution):
-    """Mean input gradient over noisy copies of each image (Smilkov et al., 2017), in logits per unit of pixel.
+    """Mean input gradient over noisy copies of each image, in logits per unit of pixel value (Smilkov et al., 2017).
 
-    The noise is drawn from the seed once, and is the same for every image up to its scale.
+    The noise depends on the seed and is the same for every image up to its scale.
     """
 
     family: ClassVar[str] = "gradient"
-    answers: ClassVar[str] = "how the explained logit reacts to each pixel, on average near the image"
+    answers: ClassVar[str] = (
+        "how sensitive the explained logit is to each pixel, averaged over a neighborhood of the image"
+    )
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     images_at_once: ClassVar[int] = 16
 
     samples: Count = 32
-    """How many noisy copies to average."""
+    """Number of noisy copies to average."""
     noise_share: NotNegative = 0.15
-    """Noise standard deviation, as a share of each image's value range."""
+    """Noise standard deviation, as a fraction of each image's value range."""
     seed: int = 0
 
     def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
@@ -50,6 +52,7 @@ class SmoothGrad(Attribution):
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
+        # Drawn in float64 on the CPU: the same noise for every device and dtype.
         for _ in range(self.samples):
             noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
@@ -62,10 +65,10 @@ class SmoothGrad(Attribution):
         )
 
     is_linear: ClassVar[bool] = True
-    """Whether the statistic needs the sum of the gradients alone."""
+    """True if the statistic only needs the sum of the gradients."""
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
-        """What is told of the gradients for one target."""
+        """Compute the map of one target from its gradients."""
         return gradients.total(number) / self.samples
 
 
@@ -74,7 +77,7 @@ class SmoothGrad(Attribution):
 class SmoothGradSquared(SmoothGrad):
     """Mean squared input gradient over noisy copies of each image (Hooker et al., 2019)."""
 
-    answers: ClassVar[str] = "which pixels the explained logit reacts to anywhere near the image"
+    answers: ClassVar[str] = "which pixels the explained logit is sensitive to anywhere near the image"
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
@@ -86,9 +89,9 @@ class SmoothGradSquared(SmoothGrad):
 class SmoothGradVariance(SmoothGrad):
     """Variance of the input gradient over noisy copies of each image (Adebayo et al., 2018)."""
 
-    answers: ClassVar[str] = "at which pixels the reaction of the explained logit is least certain"
+    answers: ClassVar[str] = "where the sensitivity of the explained logit varies most near the image"
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
         variance = gradients.squares(number) / self.samples - (gradients.total(number) / self.samples).square()
-        return variance.clamp(min=0)  # rounding can leave it a little below
+        return variance.clamp(min=0)  # rounding can make it slightly negative

@@ -15,15 +15,15 @@ from pellucid.core.errors import ShapeError
 @METHODS.register("sobel")
 @dataclass(frozen=True)
 class Sobel(Control):
-    """√(gₓ² + g_y²) by Sobel's filters in each channel, with the border repeated outwards."""
+    """√(gₓ² + g_y²) with Sobel filters in each channel and replicate padding."""
 
     answers: ClassVar[str] = "where the image has edges (a control)"
 
     def draw(self, images: Tensor) -> Tensor:
         if images.ndim != 4:
-            raise ShapeError(f"sobel needs images (batch, channel, height, width); these are {tuple(images.shape)}.")
+            raise ShapeError(f"sobel needs images of shape (batch, channel, height, width), got {tuple(images.shape)}.")
         smooth, slope = images.new_tensor([1.0, 2.0, 1.0]), images.new_tensor([-1.0, 0.0, 1.0])
-        across = smooth[:, None] * slope
+        across = smooth[:, None] * slope  # the horizontal Sobel filter; its transpose is the vertical one
         planes = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
         edges = F.conv2d(planes, torch.stack([across, across.T])[:, None])
         return edges.square().sum(1).sqrt().reshape(images.shape)
