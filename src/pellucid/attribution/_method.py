@@ -55,8 +55,8 @@ class Attribution(Options):
     needs_fit: ClassVar[bool] = False
     """True if `fit` must be called before the first explanation."""
     remedy: ClassVar[str] = (
-        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method whose "
-        "relevances cancel less, such as 'lrp.gamma'."
+        "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method "
+        "whose relevances cancel less, such as 'lrp.gamma'."
     )
     """Advice appended to the error or warning about a map that does not sum to the promised total."""
     images_at_once: ClassVar[int] = 32
