@@ -165,7 +165,7 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "dual level": forward_ad.dual_level,
     "autocast, inference, float64 and meta": lambda: _several(),
 }
-QUICK = ("autocast", "inference", "float64 by default", "meta by default", "deterministic", "anomaly")
+QUICK = ("autocast", "inference", "meta by default")
 ROUNDED = ("anomaly", "dual level")
 """Where torch offers no folded backward pass or no forward one, the Jacobian's rows are computed one by one."""
 
