@@ -1,6 +1,6 @@
 """The conservation ledger: relevance absorbed by biases, stabilizers and constants, per image.
 
-Each rule reports what it absorbs by its own formula, never as a difference, so the ledger can be checked against it.
+Each rule computes what it absorbs by its own formula, never as the difference to the logit, which would hide errors.
 """
 
 from collections import defaultdict

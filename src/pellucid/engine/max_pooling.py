@@ -15,7 +15,7 @@ __all__ = ["FastMaxPool", "fast_max_pool", "geometry_of", "pool", "unpool"]
 
 Sizes = int | Sequence[int]
 Geometry = tuple[list[int], list[int], list[int], list[int], bool]
-"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may extend beyond the image)."""
+"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may start in the image and end outside)."""
 
 
 def geometry_of(

@@ -69,7 +69,7 @@ class Recorder(TorchFunctionMode):
         return None if entry is None else entry[1]
 
     def batch_axis(self, value: Tensor) -> int:
-        """Return the axis of a tracked value along which the images are laid out."""
+        """Return the axis of a tracked value that holds the images, possibly merged with later axes (image-major)."""
         slot = self.slot(value)
         return 0 if slot is None else self._axes[slot]
 

@@ -86,7 +86,7 @@ class Node:
     is_first: bool
     """True if the input is still the image, up to moves and per-channel normalization."""
     batch_axis: int
-    """The axis of the output along which the images of the batch are laid out."""
+    """The axis of the output that holds the images, possibly merged with later axes (image-major)."""
     bounds: tuple[Tensor, Tensor] | None = None
     """Lowest and highest input, if it is still the image and the composite needs them."""
     formula: Formula | None = None
