@@ -128,11 +128,13 @@ def _refuse_operator(output: Tensor, way_out: str) -> NoReturn:
         torch.autograd.grad(output.sum(), leaves, allow_unused=True)
     texts = [str(warning.message) for warning in warned]
     name = next((text.partition(": an autograd kernel")[0] for text in texts if ": an autograd kernel" in text), "")
-    is_quantized = name.startswith("quantized::")
+    if name.startswith("quantized::"):
+        before = "run this on the model as it was before quantization"
+        # quantized operators do not take float64
+        way_out = f"{before}." if "float64" in way_out else f"{before}, or {way_out}"
     raise UnsupportedOperation(
         f"{name or 'an operator of the model'} has no derivative (torch has no autograd formula for it), so torch "
-        f"would return zeros; {'run this on the model from before quantization, or ' if is_quantized else ''}"
-        f"{way_out}"
+        f"would return zeros; {way_out}"
     )
 
 
