@@ -41,15 +41,17 @@ class DataConfig:
     """Images to train and test on."""
 
     dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|MODULE:FUNCTION")] = "auto"
-    """Data set. mnist: 70,000 handwritten digits, downloaded. digits: the 1,797 digits bundled with scikit-learn, no
-    network needed. folder:PATH: one subfolder of images per class (PATH/train and PATH/test, or a single folder that
-    is split). MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets.
-    auto: MNIST if it can be downloaded, otherwise the bundled digits."""
+    """Data set.
+    auto: MNIST if it can be downloaded, otherwise the bundled digits.
+    mnist: 70,000 handwritten digits, downloaded.
+    digits: the 1,797 digits bundled with scikit-learn, no network needed.
+    folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
+    MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Mirror to try before the public ones: an http(s) or file:// address, or a folder. Repeatable; also read from the
-    environment variable PELLUCID_MIRROR."""
+    """Mirror to try before the public ones: an http(s) or file:// address, or a folder.
+    Also read from the environment variable PELLUCID_MIRROR."""
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
     """Height and width to resize images to, in pixels."""
     limit_train: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
@@ -63,8 +65,9 @@ class TrainingConfig:
     """Network and optimization."""
 
     model: Annotated[str, _flag("cnn|mlp|basic|MODULE:FUNCTION")] = "cnn"
-    """Network to train. MODULE:FUNCTION: any function that returns an nn.Module from images to logits; parameters named
-    `channels`, `classes` or `image_size` receive the channels, classes and (height, width) of the data."""
+    """Network to train.
+    MODULE:FUNCTION: a function that returns an nn.Module from images to logits. Its parameters named `channels`,
+    `classes` or `image_size` receive the number of channels, number of classes and (height, width) of the data."""
     epochs: Annotated[int | None, Range(1), _flag("INT≥1", "3 for mnist, 25 for digits, otherwise 10")] = None
     """Passes over the training images."""
     batch_size: Count = 256
@@ -145,7 +148,7 @@ class EvaluateConfig:
     data_dir: Annotated[Path | None, _flag("FOLDER", "the run's data folder")] = None
     """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Mirror to try before the public ones. Repeatable."""
+    """Mirror to try before the public ones."""
     threads: Count = 1
     """CPU threads."""
 
@@ -174,7 +177,7 @@ class GroundTruthConfig:
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
     mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
-    """Mirror to try before the public ones. Repeatable."""
+    """Mirror to try before the public ones."""
     threads: Count = 1
     """CPU threads."""
 

@@ -22,7 +22,7 @@ def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_pat
         path = write_report(folder)
         page = path.read_text()
         epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        states.append((epochs, "This run is not finished" in page, '<dd id="status">finished</dd>' in page))
+        states.append((epochs, "This run is still in progress" in page, '<dd id="status">finished</dd>' in page))
         return path
 
     monkeypatch.setattr(pipeline, "write_report", watched)
