@@ -76,7 +76,7 @@ def test_equals_the_formula_and_is_upsampled_to_the_image(network, images) -> No
     ],
 )
 @pytest.mark.slow
-def test_last_convolutional_layer_is_found(name, layer, shape) -> None:
+def test_last_layer_with_feature_maps_is_found(name, layer, shape) -> None:
     model = vision(name, **({"init_weights": False} if name == "googlenet" else {}))
     explanation = create_analyzer("grad_cam", model).explain(IMAGES[:1], 1)
     assert explanation.notes[:1] == (f"feature maps from the output of {layer}: {'×'.join(map(str, shape))}",)
