@@ -110,6 +110,8 @@ class _Form:
 
     def _function(self, node: Node) -> Function | None:
         """Merge the elementwise operations that end in this node into one function; None if they do not form one."""
+        if len(self._chain(node.output)) <= 2 and len(node.inputs) == 1 and not _formula(node).compared():
+            return None  # a single operation, as almost always: nothing to merge
         region = self._region(node)
         if region is None or not _is_one_function(region):
             return None

@@ -63,6 +63,8 @@ class Formula:
     def compared(self) -> set[int]:
         """Return the ids of the tensors whose comparisons the value depends on."""
         found: set[int] = set()
+        if not self.masks:  # as in most models
+            return found
         for tensor in tensors_in((self.args, dict(self.kwargs))):
             mask = self.masks.get(id(tensor))
             if mask is not None:
