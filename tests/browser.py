@@ -2,16 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "until"]
+
+TIMEOUT_SECONDS = 60
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -37,3 +40,15 @@ def chromium(*more: str) -> Iterator["Browser"]:
         browser = driver.chromium.launch(executable_path=program, args=[*ARGUMENTS, *more])
         yield browser
         browser.close()
+
+
+def until(page: "Page", condition: Callable[[], object]) -> None:
+    """Keep the page running until a condition holds.
+
+    `page.wait_for_function` does not work on the report: after its first try it polls by `eval`, which the report's
+    Content Security Policy forbids.
+    """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(100)

@@ -19,7 +19,7 @@ import pytest
 import tensorboard
 from PIL import Image
 
-from browser import chromium
+from browser import chromium, until
 from pellucid.cli import main
 from pellucid.hooks import HOOKS
 from pellucid.training import loop
@@ -145,6 +145,7 @@ def test_projector_shows_the_points_of_every_epoch(page, shown):
     chooser = inner.locator("vz-projector-data-panel paper-dropdown-menu").first
     numbers = [json.loads((shown.save / f"plots/projector/epoch_{e:03d}.json").read_text()) for e in shown.epochs]
     sizes = [f"{entry['points']}x{entry['features']}" for entry in numbers]
+    until(page, lambda: chooser.locator("paper-item").count() >= len(shown.epochs))
     offered = [text.split() for text in chooser.locator("paper-item").all_text_contents()]
     assert offered == [["epoch", f"{epoch:03d}", size] for epoch, size in zip(shown.epochs, sizes, strict=True)]
     for epoch in shown.epochs:
@@ -162,14 +163,6 @@ def test_projector_shows_the_points_of_every_epoch(page, shown):
         assert chooser.locator("input").first.input_value() == f"epoch {epoch:03d}"
         assert inner.locator(".numDataPoints").inner_text() == "40"
         until(page, lambda: black_pixels(inner) > 1500)  # points without thumbnails have no black
-
-
-def until(page, condition):
-    """Keep the page running until a condition holds."""
-    deadline = time.monotonic() + TIMEOUT_MS / 1000
-    while not condition():
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(100)
 
 
 def black_pixels(inner):

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from browser import chromium
+from browser import chromium, until
 from pellucid.artifacts.store import Store
 from pellucid.cli import main
 from pellucid.report import write_report
@@ -165,12 +165,12 @@ def test_epoch_and_section_survive_a_reload(save, visit):
     page = visit(save / "report.html")
     choose(page, 1)
     page.get_by_role("link", name="Hardest test images").click()
-    page.wait_for_function("location.hash === '#hardest&epoch=1'")
+    until(page, lambda: page.evaluate("() => location.hash") == "#hardest&epoch=1")
     page.reload()
     assert page.locator("#epoch-shown").inner_text() == "epoch 1"
-    page.wait_for_function("document.querySelector('#hardest').getBoundingClientRect().top < 450")
+    until(page, lambda: page.evaluate("() => document.querySelector('#hardest').getBoundingClientRect().top") < 450)
     choose(page, 2)
-    page.wait_for_function("location.hash === '#hardest&epoch=2'")
+    until(page, lambda: page.evaluate("() => location.hash") == "#hardest&epoch=2")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ def test_wheel_zooms_only_when_focused(page: Any) -> None:
     plane.canvas.focus()
     page.mouse.move(*plane.at(20, 3))
     page.mouse.wheel(0, -40)
-    page.wait_for_function("() => !document.querySelector('[data-zoom=\"0\"]').disabled")
+    browser.until(page, everything.is_enabled)
     assert plane.card().endswith("test image 20")  # the point under the pointer stays fixed
 
 
@@ -379,7 +379,5 @@ def test_colors_follow_the_scheme_and_page_is_accessible(folder: Path, chromium:
         light = plane.canvas.evaluate("canvas => canvas.toDataURL()")
         assert faults(tab, "#embedding") == []
         tab.emulate_media(color_scheme="dark")
-        tab.wait_for_function(
-            "light => document.querySelector('#embedding .stage > canvas').toDataURL() !== light", arg=light
-        )
+        browser.until(tab, lambda: plane.canvas.evaluate("canvas => canvas.toDataURL()") != light)
         assert faults(tab, "#embedding") == []
