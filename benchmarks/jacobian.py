@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from pellucid.jacobian import _kernels, jacobian_report
-from pellucid.jacobian._jacobian import METHODS
+from pellucid.jacobians import _kernels, jacobian_report
+from pellucid.jacobians._jacobian import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("PELLUCID_SHARED", ROOT.parent / "shared"))

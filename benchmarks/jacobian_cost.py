@@ -11,12 +11,12 @@ from pathlib import Path
 from time import process_time
 
 import torch
+from jacobian import ROOT, cnn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from jacobian import ROOT, cnn
-from pellucid.jacobian import jacobian_report
+from pellucid.jacobians import jacobian_report
 
 IMAGES = (1, 4, 16, 64, 256, 1024, 4096)
 OUTPUTS = (1, 3, 10, 30, 100)

@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pellucid import pipeline
-from pellucid.artifacts.tensorboard import Board
-from pellucid.artifacts.weights import pack_weights
 from pellucid.config import DataConfig, HookConfig, RunConfig, TrainingConfig
 from pellucid.core.contracts import DataSplits, ImageSet, to_floats
 from pellucid.data._loaders import batches, steps_per_epoch
 from pellucid.models._build import build_model
-from pellucid.session import Session, prepare
+from pellucid.run.session import Session, prepare
+from pellucid.storage.tensorboard import Board
+from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState
 from pellucid.training.distributed import World
 from pellucid.training.loop import Epoch, Recipe, train
@@ -52,7 +52,7 @@ CPU = torch.device("cpu")
 IMPORTS = """
 import matplotlib.figure, sklearn.manifold, torch, torchvision
 from torch.utils.tensorboard import SummaryWriter
-import pellucid.pipeline
+import pellucid.run.pipeline
 from pellucid.hooks import HOOKS
 list(map(HOOKS.__getitem__, HOOKS.names()))
 """

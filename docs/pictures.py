@@ -24,8 +24,8 @@ import pellucid
 sys.path.insert(0, str(Path(__file__).resolve().parent / "walkthrough"))
 from material import Material, grid, open_run, with_pooling
 
-from pellucid.artifacts.picture import to_png
 from pellucid.plots.colours import signed_palette
+from pellucid.storage.pictures import to_png
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures" / "methods"

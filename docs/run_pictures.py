@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from pellucid.artifacts.store import Store
 from pellucid.report import write_report
+from pellucid.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pellucid.artifacts.store import Store
 from pellucid.core.contracts import Artifact
+from pellucid.storage.store import Store
 
 __all__ = [
     "CLASSES",

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pellucid
-from pellucid.artifacts.picture import to_png
 from pellucid.core.errors import DataError
 from pellucid.data._load import load_data
 from pellucid.data._source import Request
 from pellucid.plots.colours import scale_limit
 from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.storage.pictures import to_png
 
 __all__ = ["Material", "Picture", "grid", "open_run", "with_pooling"]
 

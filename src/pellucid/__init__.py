@@ -1,14 +1,13 @@
 """pellucid: understand what your network has learned."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pellucid import errors
+from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
-    from pellucid.core import errors
-    from pellucid.density_store import fit_density, load_density
-    from pellucid.fitted_store import load_fitted, save_fitted
-    from pellucid.jacobian import (
+    from pellucid.jacobians import (
         augment,
         check_jacobian,
         jacobian,
@@ -18,10 +17,12 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
-    from pellucid.jacobian_store import jacobian_to_disk
-    from pellucid.prototyping import prototypes
-    from pellucid.quality import Evaluation, evaluate
-    from pellucid.runs import Run, load_run
+    from pellucid.storage.densities import fit_density, load_density
+    from pellucid.storage.evaluations import Evaluation, evaluate
+    from pellucid.storage.fitted import load_fitted, save_fitted
+    from pellucid.storage.jacobians import jacobian_to_disk
+    from pellucid.storage.prototypes import prototypes
+    from pellucid.storage.runs import Run, load_run
 
 __all__ = [
     "Analyzer",
@@ -51,44 +52,32 @@ __all__ = [
     "transposed_product",
 ]
 
-_HOMES = {
-    "Analyzer": "pellucid.attribution",
-    "Contrast": "pellucid.attribution",
-    "Evaluation": "pellucid.quality",
-    "Explanation": "pellucid.attribution",
-    "Method": "pellucid.attribution",
-    "Run": "pellucid.runs",
-    "augment": "pellucid.jacobian",
-    "check_jacobian": "pellucid.jacobian",
-    "create_analyzer": "pellucid.attribution",
-    "evaluate": "pellucid.quality",
-    "fit_density": "pellucid.density_store",
-    "jacobian_class_means": "pellucid.jacobian",
-    "jacobian_product": "pellucid.jacobian",
-    "jacobian_report": "pellucid.jacobian",
-    "jacobian_spectrum": "pellucid.jacobian",
-    "jacobian_to_disk": "pellucid.jacobian_store",
-    "load_density": "pellucid.density_store",
-    "load_fitted": "pellucid.fitted_store",
-    "load_run": "pellucid.runs",
-    "methods": "pellucid.attribution",
-    "prototypes": "pellucid.prototyping",
-    "save_fitted": "pellucid.fitted_store",
-    "transposed_product": "pellucid.jacobian",
-}
-"""Module of each public name; it is imported on first use, which keeps `import pellucid` fast."""
-
-_MODULES = {"errors": "pellucid.core.errors", "jacobian": "pellucid.jacobian"}
-"""Public names that are modules themselves; `jacobian` is a callable module."""
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(_MODULES[name])
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Analyzer": "pellucid.attribution",
+        "Contrast": "pellucid.attribution",
+        "Evaluation": "pellucid.evaluation",
+        "Explanation": "pellucid.attribution",
+        "Method": "pellucid.attribution",
+        "Run": "pellucid.storage.runs",
+        "augment": "pellucid.jacobians",
+        "check_jacobian": "pellucid.jacobians",
+        "create_analyzer": "pellucid.attribution",
+        "evaluate": "pellucid.storage.evaluations",
+        "fit_density": "pellucid.storage.densities",
+        "jacobian": "pellucid.jacobians",
+        "jacobian_class_means": "pellucid.jacobians",
+        "jacobian_product": "pellucid.jacobians",
+        "jacobian_report": "pellucid.jacobians",
+        "jacobian_spectrum": "pellucid.jacobians",
+        "jacobian_to_disk": "pellucid.storage.jacobians",
+        "load_density": "pellucid.storage.densities",
+        "load_fitted": "pellucid.storage.fitted",
+        "load_run": "pellucid.storage.runs",
+        "methods": "pellucid.attribution",
+        "prototypes": "pellucid.storage.prototypes",
+        "save_fitted": "pellucid.storage.fitted",
+        "transposed_product": "pellucid.jacobians",
+    },
+)

@@ -9,7 +9,7 @@ import pellucid
 from pellucid import create_analyzer
 from pellucid.attribution import METHODS
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.jacobian import check_jacobian, jacobian_class_means, jacobian_product, transposed_product
+from pellucid.jacobians import check_jacobian, jacobian_class_means, jacobian_product, transposed_product
 from pellucid.synthesis import synthesise
 from pellucid.synthesis.l2 import L2
 
@@ -62,7 +62,7 @@ def test_every_jacobian_function_refuses_batch_statistics(count: int, kind: str)
         lambda: transposed_product(model, x, torch.ones(count, 3)),
         lambda: check_jacobian(model, x),
         lambda: jacobian_class_means(model, [(x, torch.zeros(count, dtype=torch.int64))], 3),
-        lambda: pellucid.jacobian.jacobian_spectrum(model, x),
+        lambda: pellucid.jacobian_spectrum(model, x),
     ):
         with pytest.raises(UnsupportedOperation, match="batch statistics"):
             call()

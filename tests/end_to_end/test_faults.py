@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from comparing import assert_equal_runs
 
-from pellucid.artifacts.weights import unpack_weights
 from pellucid.cli import main
+from pellucid.storage.weights import unpack_weights
 from pellucid.training.checkpoint import unpack_state
 
 QUICK = (

@@ -14,9 +14,9 @@ import pytest
 from comparing import assert_equal_runs
 from interrupts import heed
 
-from pellucid.artifacts import _atomic, store, tensorboard
 from pellucid.cli import main
 from pellucid.hooks.tsne import TSNE
+from pellucid.storage import _atomic, store, tensorboard
 from pellucid.training import loop
 
 SMALL = (

@@ -128,11 +128,11 @@ def test_every_jacobian_method_handles_strided_gradients(norm: str, way: str, me
     expected = slopes_along(model, x, along)
     found = (pellucid.jacobian(model, x, method=method) * along[:, None]).flatten(2).sum(2)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(pellucid.jacobian.jacobian_product(model, x, along), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(pellucid.jacobian_product(model, x, along), expected, rtol=1e-5, atol=1e-7)
     weights = torch.randn(1, 3, dtype=x.dtype)
-    transposed = pellucid.jacobian.transposed_product(model, x, weights)
+    transposed = pellucid.transposed_product(model, x, weights)
     torch.testing.assert_close((transposed * along).sum(), (weights * expected).sum(), rtol=1e-5, atol=1e-7)
-    assert float(pellucid.jacobian.check_jacobian(model, x).error.max()) < 1e-6
+    assert float(pellucid.check_jacobian(model, x).error.max()) < 1e-6
 
 
 @pytest.mark.parametrize("chunk", [1, 2])

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid.artifacts.picture import to_png
 from pellucid.core.errors import ShapeError
 from pellucid.plots.captioned_images import captioned_images
 from pellucid.plots.image_grid import Label
+from pellucid.storage.pictures import to_png
 
 HEADLINE = ("Bars, epoch 2: a title", "a subtitle")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.artifacts.store import Store
+from pellucid.storage.store import Store
 from pretended_run import write_run
 
 

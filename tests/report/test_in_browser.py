@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from browser import chromium, until
-from pellucid.artifacts.store import Store
 from pellucid.cli import main
 from pellucid.report import write_report
+from pellucid.storage.store import Store
 from pretended_run import (
     CLASSES,
     COUNTS,

@@ -4,16 +4,18 @@
 True
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pellucid.attribution._aliases import ALIASES
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
-    from pellucid.attribution._explanation import AmplificationWarning, CompletenessWarning, Explanation
+    from pellucid.attribution._explanation import AmplificationWarning, CompletenessWarning, Explanation, Outcome
     from pellucid.attribution._method import Attribution, FittedState, Method, methods
-    from pellucid.attribution._target import Contrast
+    from pellucid.attribution._subject import Subject
+    from pellucid.attribution._target import Contrast, Target
 
 __all__ = [
     "METHODS",
@@ -25,6 +27,9 @@ __all__ = [
     "Explanation",
     "FittedState",
     "Method",
+    "Outcome",
+    "Subject",
+    "Target",
     "check_method",
     "create_analyzer",
     "methods",
@@ -43,24 +48,21 @@ def check_method(name: str) -> str:
     return name if name in ALIASES else METHODS.check(name)
 
 
-# Exports load on first access: importing this package must not import torch.
-_HOMES = {
-    "Analyzer": "_analyzer",
-    "create_analyzer": "_analyzer",
-    "AmplificationWarning": "_explanation",
-    "CompletenessWarning": "_explanation",
-    "Explanation": "_explanation",
-    "Attribution": "_method",
-    "FittedState": "_method",
-    "Method": "_method",
-    "methods": "_method",
-    "Contrast": "_target",
-}
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name in _HOMES:
-        return getattr(import_module(f"pellucid.attribution.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'pellucid.attribution' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "AmplificationWarning": "._explanation",
+        "Analyzer": "._analyzer",
+        "Attribution": "._method",
+        "CompletenessWarning": "._explanation",
+        "Contrast": "._target",
+        "Explanation": "._explanation",
+        "FittedState": "._method",
+        "Method": "._method",
+        "Outcome": "._explanation",
+        "Subject": "._subject",
+        "Target": "._target",
+        "create_analyzer": "._analyzer",
+        "methods": "._method",
+    },
+)

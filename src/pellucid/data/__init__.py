@@ -1,11 +1,39 @@
-"""Image data sets: one module each, discovered by the registry."""
+"""Image data sets: one module each, discovered by the registry.
+
+- `_source`: `Request` and `RawData`, the argument and the result of the functions in `DATASETS`
+- every other file without an underscore: the data set of that name
+- `_load`: from a name to checked, limited and split data; `_spec` parses the name, `_function` calls a user's function
+- `_loaders`: shuffled batches of a training epoch
+- `_download`, `_web`: verified downloads from mirrors; `_materialise`, `_pictures`, `_resize`: images of any kind
+- `_splitting`: stratified subsets; `_ground_truth`: what the data sets with known ground truth share
+
+>>> DATASETS.names()[:2]
+['confound', 'confound.control']
+"""
 
 from typing import TYPE_CHECKING
 
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.data._source import Source
+    from pellucid.core.contracts import DataSplits, ImageSet
+    from pellucid.data._load import load_data
+    from pellucid.data._source import RawData, Request, Source
+
+__all__ = ["DATASETS", "DataSplits", "ImageSet", "RawData", "Request", "Source", "load_data"]
 
 DATASETS: "Registry[Source]" = Registry("data set", __name__)
 """All data sets that `--dataset` knows by name."""
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "DataSplits": "pellucid.core.contracts",
+        "ImageSet": "pellucid.core.contracts",
+        "RawData": "._source",
+        "Request": "._source",
+        "Source": "._source",
+        "load_data": "._load",
+    },
+)

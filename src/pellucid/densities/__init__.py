@@ -6,9 +6,9 @@ A density is fitted to the images of a data set; it then returns log p(x) of any
 ['gaussian_mixture', 'vae']
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -19,8 +19,4 @@ __all__ = ["DENSITIES", "Density", "HeldOut", "held_out"]
 DENSITIES: "Registry[type[Density]]" = Registry("density", __name__)
 """All densities by name; listing imports none of them."""
 
-
-def __getattr__(name: str) -> Any:
-    if name in ("Density", "HeldOut", "held_out"):
-        return getattr(import_module("pellucid.densities._density"), name)
-    raise AttributeError(f"module 'pellucid.densities' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(__name__, {"Density": "._density", "HeldOut": "._density", "held_out": "._density"})

@@ -4,15 +4,27 @@
 True
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
+    from pellucid.evaluation._case import Case, Explainer
     from pellucid.evaluation._evaluation import Evaluation
-    from pellucid.evaluation._metric import Metric
+    from pellucid.evaluation._metric import Measured, Metric
 
-__all__ = ["CONTROLS", "DEFAULT_METHODS", "DEFAULT_METRICS", "METRICS", "Evaluation", "Metric"]
+__all__ = [
+    "CONTROLS",
+    "DEFAULT_METHODS",
+    "DEFAULT_METRICS",
+    "METRICS",
+    "Case",
+    "Evaluation",
+    "Explainer",
+    "Measured",
+    "Metric",
+]
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
 """All metrics by name; listing imports none of them."""
@@ -46,12 +58,13 @@ DEFAULT_METHODS = (
 CONTROLS = ("random", "constant", "sobel", "input")
 """Maps that do not depend on the network; every evaluation includes them."""
 
-_HOMES = {"Evaluation": "_evaluation", "Metric": "_metric"}
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name in _HOMES:
-        return getattr(import_module(f"pellucid.evaluation.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'pellucid.evaluation' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Case": "._case",
+        "Evaluation": "._evaluation",
+        "Explainer": "._case",
+        "Measured": "._metric",
+        "Metric": "._metric",
+    },
+)

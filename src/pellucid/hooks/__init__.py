@@ -1,11 +1,27 @@
-"""Hooks that run after an epoch or at the end of training: one file each, discovered by the registry."""
+"""Hooks that run after an epoch or at the end of training: one file each, discovered by the registry.
+
+- `_hook`: `Hook`, the base class of hooks, and `Scene`, what a hook is given
+- every other file without an underscore: the hook of that name
+- `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
+
+>>> "confusion_matrix" in HOOKS
+True
+"""
 
 from typing import TYPE_CHECKING
 
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.hooks._hook import Hook
+    from pellucid.core.contracts import Artifact
+    from pellucid.hooks._hook import Hook, Scene
+
+__all__ = ["HOOKS", "Artifact", "Hook", "Scene"]
 
 HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__)
 """All hooks by name."""
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"Artifact": "pellucid.core.contracts", "Hook": "._hook", "Scene": "._hook"}
+)

@@ -13,8 +13,8 @@ from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Embedding, Logits
 from pellucid.densities import Density
-from pellucid.density_store import fit_density
 from pellucid.engine.tap import Tap, find_embedding
+from pellucid.storage.densities import fit_density
 
 __all__ = ["EMBEDDED_IMAGES", "FITTED_IMAGES", "Hook", "Scene"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
-from pellucid.jacobian import ClassMeans, jacobian_class_means
+from pellucid.jacobians import ClassMeans, jacobian_class_means
 from pellucid.plots.class_maps import class_maps
 
 __all__ = ["JacobianClasses"]

@@ -15,7 +15,7 @@ from pellucid.core.errors import ModelError
 from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
-from pellucid.jacobian import check_jacobian, jacobian
+from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, scale_limit
 from pellucid.plots.image_grid import Block, Label, Mark, image_grid

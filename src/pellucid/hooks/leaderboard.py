@@ -13,7 +13,7 @@ from pellucid.evaluation._run import plan, run
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS
-from pellucid.quality import how_to_read, leaderboard_figure
+from pellucid.storage.evaluations import how_to_read, leaderboard_figure
 
 __all__ = ["Leaderboard", "summary"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pellucid.artifacts.store import Store
 from pellucid.core.errors import SaveError
 from pellucid.report._pictures import Picture, pack_picture
+from pellucid.storage.store import Store
 
 __all__ = ["Entry", "Material"]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pellucid.artifacts._atomic import json_text, write_bytes
-from pellucid.artifacts.store import Store
 from pellucid.core.errors import SaveError
 from pellucid.report._head import head
 from pellucid.report._material import Material
 from pellucid.report._section import Maker, Section
 from pellucid.report.sections import SECTIONS
 from pellucid.report.sections.figures import other_figures
+from pellucid.storage.atomic import json_text, write_bytes
+from pellucid.storage.store import Store
 
 __all__ = ["render", "write_report"]
 

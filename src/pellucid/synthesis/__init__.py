@@ -7,9 +7,9 @@ plausible images with the strongest response.
 ['code', 'expert', 'l2']
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ __all__ = ["PRIORS", "Prior", "Prototypes", "objective", "synthesise"]
 PRIORS: "Registry[type[Prior]]" = Registry("prior", __name__)
 """All priors by name; listing imports none of them."""
 
-_HOMES = {"Prior": "_prior", "Prototypes": "_prototypes", "objective": "_objective", "synthesise": "_search"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"pellucid.synthesis.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'pellucid.synthesis' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {"Prior": "._prior", "Prototypes": "._prototypes", "objective": "._objective", "synthesise": "._search"},
+)

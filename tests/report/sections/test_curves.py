@@ -2,9 +2,9 @@
 
 import json
 
-from pellucid.artifacts.store import Store
 from pellucid.report._material import Material
 from pellucid.report.sections.curves import curves
+from pellucid.storage.store import Store
 from pretended_run import metrics_line, run_record
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 import browser
 from offline_page import faults, opened
-from pellucid.artifacts.store import Store
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import class_colours
 from pellucid.report import write_report
 from pellucid.report._material import Material
 from pellucid.report.sections.embedding import STEPS, embedding
+from pellucid.storage.store import Store
 
 CLASSES = ["cat", "dog", "<script>owl"]
 PAD = 20

@@ -1,1 +1,0 @@
-"""Files of a run: the store with its manifest, and the TensorBoard writer."""

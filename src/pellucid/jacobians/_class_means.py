@@ -1,0 +1,98 @@
+"""Mean absolute Jacobians by class, computed in one pass over a data set."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import isolated
+from pellucid.jacobians._finite import counted_from
+from pellucid.jacobians._jacobian import jacobian
+from pellucid.jacobians._problem import Model, Outputs
+
+__all__ = ["ClassMeans", "jacobian_class_means"]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMeans:
+    """Mean absolute Jacobian of each class, and the norms of each image's Jacobian."""
+
+    means: Tensor
+    """(class, *outputs, *inputs), in units of output per unit of input; NaN for a class without images."""
+    counts: Int64[Tensor, " class"]
+    """Number of images per class."""
+    labels: Int64[Tensor, " image"]
+    """Labels of all images, in the order of `batches`."""
+    spectral_norms: Float[Tensor, " image"]
+    """The largest singular value of each image's Jacobian (outputs, inputs)."""
+    frobenius_norms: Float[Tensor, " image"]
+    """The square root of the sum of squares of each image's Jacobian."""
+
+
+def jacobian_class_means(
+    model: Model,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    classes: int,
+    outputs: Outputs = None,
+    *,
+    chunk: int | None = None,
+) -> ClassMeans:
+    r"""Average \(|J|\) over the images of each class, in one pass that holds one batch's Jacobian at a time.
+
+    `batches` yields (images, labels), like a `DataLoader`; `classes` is the number of classes. Sums are accumulated in
+    float64. Raises `ShapeError` if there are no images or a label is out of range, and otherwise whatever `jacobian`
+    raises.
+
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> result = jacobian_class_means(layer, [(torch.rand(5, 3), torch.tensor([0, 0, 1, 0, 1]))], classes=2)
+    >>> result.counts.tolist(), torch.allclose(result.means[1], layer.weight.abs())
+    ([3, 2], True)
+    """
+    sums: Tensor | None = None
+    counts = torch.zeros(classes, dtype=torch.int64, device="cpu")
+    seen: list[Tensor] = []
+    spectral: list[Tensor] = []
+    frobenius: list[Tensor] = []
+    like = torch.empty(0, dtype=torch.float32, device="cpu")
+    # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
+    for x, labels in batches:
+        if not len(x):
+            continue
+        with isolated(), counted_from(sum(map(len, seen))):
+            labels = labels.to("cpu", torch.int64)
+            if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
+                raise ShapeError(
+                    f"expected one label from 0 to {classes - 1} per image (classes is {classes}), got {len(labels)} "
+                    f"labels {labels.unique().tolist()} for {len(x)} images."
+                )
+            maps = jacobian(model, x, outputs, chunk=chunk)
+            if sums is None:
+                sums = torch.zeros((classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
+            for label in labels.unique().tolist():
+                sums[label] += maps[labels.to(maps.device) == label].abs().sum(0, dtype=torch.float64)
+            rows = maps.reshape(len(x), -1, x[0].numel())
+            largest, total = _norms(rows)
+            counts = counts + torch.bincount(labels, minlength=classes)
+            seen.append(labels)
+            spectral.append(largest)
+            frobenius.append(total)
+            like = maps[:0]
+    if sums is None:
+        raise ShapeError("batches contains no images. Pass at least one.")
+    with isolated():
+        means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # a class without images: 0 / 0 is NaN
+        return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
+
+
+def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return spectral and Frobenius norms of (batch, output, input), from the eigenvalues of \(J J^T\).
+
+    Cheaper than an SVD, because only the smaller of \(J J^T\) and \(J^T J\) is formed.
+    """
+    rows = rows.double() if rows.shape[1] <= rows.shape[2] else rows.double().mT
+    gram = rows @ rows.mT
+    largest = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
+    return largest.cpu(), gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().cpu()

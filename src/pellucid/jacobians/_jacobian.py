@@ -1,0 +1,206 @@
+"""The Jacobian of any model or function: the derivative of every output with respect to every input."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.core.errors import ShapeError, UnknownName
+from pellucid.core.isolation import isolated
+from pellucid.core.showing import Shown
+from pellucid.engine.derivatives import missing_derivative
+from pellucid.jacobians._algorithms import ALGORITHMS, Part, choose
+from pellucid.jacobians._algorithms.differences import differences
+from pellucid.jacobians._exact import with_exact_masks
+from pellucid.jacobians._finite import check_finite
+from pellucid.jacobians._memory import recall, remember
+from pellucid.jacobians._missing import WAY_OUT, check_rows
+from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
+from pellucid.jacobians._problem import Model, Outputs, Problem, untouched
+
+__all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
+
+METHODS = ("auto", *ALGORITHMS, "finite_difference")
+"""Names accepted by the `method` argument of `jacobian`."""
+
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JacobianReport(Shown):
+    """A Jacobian, with how it was computed and what it cost."""
+
+    jacobian: Any
+    """(batch, *outputs, *inputs); for several inputs a tuple of these, with None for integer inputs."""
+    method: str
+    """Method used: a name from `METHODS`, followed by the optimizations applied, joined by plus signs: the kinds of
+    convolution replaced by faster kernels, and "double" for a forward pass in float64."""
+    chunk: int
+    """Images per forward pass."""
+    forwards: int
+    """Number of forward passes: one per chunk, plus one on the first image alone if a chunk has several images. The
+    extra pass runs only at the first call if the layers are known to keep the images of a batch apart."""
+    backwards: int
+    """Number of backward passes for the most expensive chunk, counting batched cotangents one by one: the number of
+    outputs, or fewer with a cut. In forward mode the number of inputs; 0 for finite differences."""
+    seconds: float
+    """Wall-clock time."""
+
+
+def jacobian(
+    model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
+) -> Any:
+    r"""Compute the derivative of every output with respect to every input, per image: (batch, *outputs, *inputs).
+
+    \(J_{ko} = \partial f_k / \partial x_o\), in units of output per unit of input, with the dtype and device of `x`.
+
+    Threads may share a model: calls run one at a time, and each returns what it would return alone. The result does not
+    depend on the caller's autocast, inference or gradient mode.
+
+    Args:
+        model: any module or function of tensors. A module runs in eval mode and in its own dtype, and its state is
+            restored afterwards. The images of a batch must not depend on each other.
+        x: (batch, …), or a tuple of these for a model with several inputs, which returns a tuple of Jacobians. Integer
+            and boolean inputs are passed to the model but not differentiated; their entry in the tuple is None.
+        outputs: indices into the flattened outputs, which select and order them: (batch, len(outputs), *inputs). Or
+            the name of one entry of a dict, dataclass or tuple ("0", "1"…) of outputs, or {name: indices}.
+        chunk: images per forward pass. By default, as many as keep every tensor below 10 MB.
+        method: "auto", a fixed rule based on shapes, dtype and operations, or one of `METHODS`. "finite_difference"
+            uses central differences in float64, with two forward passes per input, and logs its cost to the logger
+            `pellucid.jacobian` before it starts.
+
+    Raises:
+        UnknownName: for an unknown method or output name.
+        ShapeError: for an output index out of range, or images that depend on each other.
+        DataError: for an input that is not finite; the message gives the index of the first such image.
+        ModelError: for an output or derivative that is not finite, likewise.
+        UnsupportedOperation: if autograd's derivative would be wrong or is missing, because of batch statistics, a
+            detached path or an operation without a derivative.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Linear(3, 2)
+    >>> jacobian(model, torch.rand(5, 3)).shape
+    torch.Size([5, 2, 3])
+    >>> torch.equal(jacobian(model, torch.rand(1, 3))[0], model.weight)
+    True
+    >>> jacobian(lambda x: {"square": x**2, "mean": x.mean(1)}, torch.ones(1, 2), "square")
+    tensor([[[2., 0.],
+             [0., 2.]]])
+    """
+    return jacobian_report(model, x, outputs, chunk=chunk, method=method).jacobian
+
+
+def jacobian_report(
+    model: Model, x: Inputs, outputs: Outputs = None, *, chunk: int | None = None, method: str = "auto"
+) -> JacobianReport:
+    """Compute a Jacobian like `jacobian`, and report the method used and its cost.
+
+    >>> import torch
+    >>> report = jacobian_report(torch.nn.Linear(3, 2), torch.rand(5, 3))
+    >>> report.method, report.chunk, report.backwards
+    ('loop', 5, 2)
+    """
+    if method not in METHODS:
+        raise UnknownName("Jacobian method", method, METHODS)
+    if chunk is not None and chunk < 1:
+        raise ShapeError(f"chunk is {chunk}; expected at least 1 image per forward pass.")
+    with isolated():
+        started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
+        problem = Problem.of(model, x, outputs)
+        if method == "finite_difference":
+            rows, size, forwards = differences(problem, chunk)
+            check_finite(problem.inputs, None, rows)
+            return JacobianReport(_arrange_like(x, problem, rows), method, size, forwards, 0, perf_counter() - started)
+        try:
+            with untouched(model):
+                schedule, rows, passes = _compute(problem, method, chunk)
+        except RuntimeError as error:
+            raise missing_derivative(error, WAY_OUT) or error from error
+        shape = schedule.plan.result_shape
+        if len(shape) != 1:
+            rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+        is_first_alone = schedule.chunk > 1 and (schedule.plan.first is not None or not problem.known_layers)
+        forwards = -(-problem.batch // schedule.chunk) + is_first_alone
+        result = _arrange_like(x, problem, rows)
+        return JacobianReport(result, schedule.label, schedule.chunk, forwards, passes, perf_counter() - started)
+
+
+@dataclass(eq=False)
+class _Schedule:
+    """A plan with the algorithm and chunk size chosen for it."""
+
+    plan: Plan
+    name: str
+    """Name of the algorithm."""
+    chunk: int
+    """Images per forward pass."""
+
+    @classmethod
+    def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Schedule":
+        """Choose the algorithm and chunk size for the public arguments."""
+        name = choose(plan) if method == "auto" else method
+        return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
+
+    @property
+    def label(self) -> str:
+        """Name of the algorithm and of the optimizations applied, for `JacobianReport.method`."""
+        swaps = self.plan.swaps(self.chunk) if self.name != "forward" else frozenset()
+        return "+".join([self.name, *sorted(swaps)])
+
+
+def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Schedule, tuple[Tensor, ...], int]:
+    """Return the schedule, the rows of all images, and the number of passes of the most expensive chunk."""
+    plan = recall(problem, chunk)
+    if plan is not None:
+        try:
+            schedule = _Schedule.of(plan, method, chunk)
+            return schedule, *_fill(schedule)
+        except PlanOutdated:  # the model has changed since its layout was cached
+            pass
+    plan = make_plan(problem)
+    plan = with_exact_masks(plan) if method != "forward" else plan
+    schedule = _Schedule.of(plan, method, chunk)
+    rows, passes = _fill(schedule)
+    remember(problem, plan, chunk)
+    return schedule, rows, passes
+
+
+def _fill(schedule: _Schedule) -> tuple[tuple[Tensor, ...], int]:
+    """Compute the rows of all images chunk by chunk, and the number of passes of the most expensive chunk."""
+    plan, size = schedule.plan, schedule.chunk
+    problem = plan.problem
+    if size == problem.batch:
+        return _rows_of(Part(plan, problem.part(0, size)), schedule)
+    inputs = [problem.inputs[place] for place in problem.floats]
+    rows = tuple(x.new_empty((len(x), len(plan.wanted), *x.shape[1:])) for x in inputs)
+    passes = 0
+    for start in range(0, problem.batch, size):
+        stop = min(start + size, problem.batch)
+        part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
+        passes = max(passes, _rows_of(part, schedule, start)[1])
+    return rows, passes
+
+
+def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Tensor, ...], int]:
+    """Compute and check one chunk's rows, and return them with the number of passes; `first` is its first image."""
+    plan = part.plan
+    if plan.problem.batch == 1 and plan.first:  # the plan has run this image already
+        part.leaves, part.flat = plan.first
+    is_swapped = schedule.name != "forward" and plan.swaps(len(part.leaves[0]))
+    with plan.kernels if is_swapped else nullcontext():
+        passes = ALGORITHMS[schedule.name].run(part)
+    inputs = plan.problem.inputs if first == 0 else ()  # all inputs are checked together with the first chunk
+    rows = part.rows
+    check_finite(inputs, part.flat, rows, wanted=plan.wanted, first=first)
+    check_rows(plan.problem, part.leaves, rows, plan.wanted)
+    return rows, passes
+
+
+def _arrange_like(x: Inputs, problem: Problem, rows: tuple[Tensor, ...]) -> Any:
+    """Arrange the rows like `x` (a tensor or tuple), each with the dtype and device of its input."""
+    given = x if isinstance(x, tuple) else (x,)
+    placed = {place: row.to(given[place]) for place, row in zip(problem.floats, rows, strict=True)}
+    return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))

@@ -1,0 +1,158 @@
+"""Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.engine.derivatives import check_graph, listed
+from pellucid.jacobians._graph import Cut, narrowest_cut
+from pellucid.jacobians._kernels import SMALL_BATCH, KernelSwap
+from pellucid.jacobians._missing import WAY_OUT, zero_outputs
+from pellucid.jacobians._problem import Problem
+from pellucid.jacobians._watch import PathWatch
+
+__all__ = ["LARGEST_BYTES", "Layout", "Plan", "PlanOutdated", "Signature", "make_plan"]
+
+LARGEST_BYTES = 10_000_000
+"""Maximum size of a tensor in a chunk: a third of what allocators reuse without requesting new pages."""
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
+"""Allowed relative difference between an image's outputs alone and in a batch. It covers rounding only."""
+
+
+Signature = tuple[object, ...]
+"""The functions called in a forward pass, in order, with the shape and dtype of each result."""
+
+
+class PlanOutdated(Exception):
+    """The model's operations have changed since its layout was cached."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Facts that decide how a Jacobian is computed. A wrong layout costs time but never changes the result."""
+
+    shape: torch.Size
+    """Shape of one image's outputs."""
+    largest: int
+    """Size in bytes of the largest tensor in one image's forward pass."""
+    is_foldable: bool
+    """True without attention or recurrence, whose backward passes have no batching rule."""
+    swapped: frozenset[str]
+    """Kinds of convolution that are replaced, and "double" for a forward pass in float64."""
+    swapped_in_batches: frozenset[str]
+    """Kinds replaced only for chunks of at least `SMALL_BATCH` images."""
+    cut: Cut | None
+    """The narrowest value on all paths of the first image's graph."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """A problem's layout and what else is known before its first chunk, whose forward pass verifies it."""
+
+    problem: Problem
+    layout: Layout
+    wanted: tuple[int, ...]
+    """Indices into the flattened outputs."""
+    first: tuple[tuple[Tensor, ...], Tensor] | None = None
+    """The first image's inputs as leaves and its flat outputs with their graph; None if not run in this call."""
+    signature: Signature | None = None
+    """Signature of the first chunk's forward pass; None if not known yet."""
+    is_quiet: bool = False
+    """True if folding is known to emit no warnings."""
+    kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
+
+    def swaps(self, chunk: int) -> frozenset[str]:
+        """Return the optimizations applied to chunks of `chunk` images."""
+        layout = self.layout
+        return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
+
+    @property
+    def chunk(self) -> int:
+        """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
+        most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
+        return -(-self.problem.batch // -(-self.problem.batch // most))
+
+    @property
+    def result_shape(self) -> torch.Size:
+        """Shape of one image's wanted outputs."""
+        return self.layout.shape if self.problem.indices is None else torch.Size([len(self.wanted)])
+
+    def verify(self, leaves: tuple[Tensor, ...]) -> Tensor:
+        """Run the first chunk with all checks and return its outputs (batch, output) with their graph.
+
+        Raises whatever `make_plan` raises, `ShapeError` for images that depend on each other, and `PlanOutdated` if the
+        forward pass differs from the cached one.
+        """
+        # known layers that passed the checks once cannot behave differently later
+        if self.signature is not None and self.problem.known_layers:
+            output = self.problem.call(leaves)
+            return output.reshape(len(output), -1)
+        output, signature = _run_watched(self.problem, leaves)
+        if self.signature not in (None, signature):
+            raise PlanOutdated
+        self.signature = signature
+        flat = output.reshape(len(output), -1)
+        if len(flat) > 1 and not self.problem.known_layers:
+            self._check_alone(flat.detach()[0])
+        return flat
+
+    def _check_alone(self, batched: Tensor) -> None:
+        """Raise `ShapeError` if the first image's outputs in a batch differ from its outputs alone."""
+        alone = self.problem.call(self.problem.part(0, 1)) if self.first is None else self.first[1]
+        alone = alone.detach().flatten()
+        if alone.shape != batched.shape:
+            raise ShapeError(
+                f"the first image's outputs have shape {tuple(batched.shape)} in a batch but {tuple(alone.shape)} "
+                "alone. Make their shape independent of the batch, or pass chunk=1."
+            )
+        error, scale = float(vector_norm(alone - batched, torch.inf)), float(vector_norm(alone, torch.inf))
+        if error > TOLERANCE.get(batched.dtype, 0.1) * scale + torch.finfo(batched.dtype).tiny:
+            raise ShapeError(
+                f"the first image's outputs change by {error:.1e} in a batch with other images: the model mixes the "
+                "images of a batch, or draws random numbers. Make it process each image independently, or pass chunk=1."
+            )
+
+
+def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
+    """Run the first image with all checks and record its layout. Requires that gradients are enabled.
+
+    `kernels` runs the convolutions. Raises `UnsupportedOperation` if the derivative would be wrong, and `ShapeError`
+    for outputs without a row per image or an output index out of range.
+    """
+    leaves, kernels = problem.part(0, 1), kernels or KernelSwap()
+    kernels.is_planning = True
+    with kernels:
+        output, signature = _run_watched(problem, leaves)
+    kernels.is_planning = False
+    flat = output.reshape(1, -1)
+    wanted = problem.wanted(flat.shape[1])
+    layout = Layout(
+        shape=output.shape[1:],
+        largest=max(kernels.largest, *(tensor[0].numel() * tensor.element_size() for tensor in problem.inputs)),
+        is_foldable=kernels.is_foldable,
+        swapped=frozenset(kernels.swapped),
+        swapped_in_batches=frozenset(kernels.swapped_in_batches),
+        cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
+    )
+    return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
+
+
+def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:
+    """Run one forward pass under `PathWatch`; return the chosen output and the pass's signature."""
+    copies = [leaf.clone() for leaf in leaves]  # copies, because the model may modify its inputs in place
+    with PathWatch(problem.model) as watch:
+        returned = problem.model(*copies)
+    output = problem.chosen(returned, leaves)
+    try:
+        watch.check(output)
+    except UnsupportedOperation as error:
+        missing = zero_outputs(problem, leaves, output) if output.requires_grad else []
+        if not missing:
+            raise
+        raise UnsupportedOperation(f"{error} There is no derivative at all for outputs {listed(missing)}.") from None
+    check_graph(output, WAY_OUT)
+    return output, (*watch.calls, output.shape)

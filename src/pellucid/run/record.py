@@ -1,0 +1,126 @@
+"""Records of a run: run.json and the lines of metrics.jsonl. All clock readings are under the key `timing`."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pellucid.engine.tap import find_embedding
+from pellucid.models._build import count_parameters
+from pellucid.run.session import Session
+from pellucid.storage.store import Store
+from pellucid.training.loop import Epoch
+
+__all__ = ["finished_record", "first_record", "metrics_record", "timestamp"]
+
+PACKAGES = ("pellucid", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "tensorboard")
+
+
+def timestamp() -> str:
+    """Return the current time in UTC, for example 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def first_record(session: Session) -> dict[str, Any]:
+    """Return the content of run.json at the start of a new or resumed run."""
+    data, earlier = session.data, session.earlier
+    return {
+        "config": session.config.flat(),
+        "command": shlex.join(sys.argv),
+        "status": "running",
+        "seed": session.recipe.seed,
+        "device": str(session.device),
+        "threads": torch.get_num_threads(),
+        "processes": session.world.size,
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "dataset": {
+            "requested": earlier.get("dataset", {}).get("requested", data.requested),
+            "name": data.name,
+            "title": data.title,
+            "notice": earlier.get("dataset", {}).get("notice", data.notice),
+            "train_images": len(data.train),
+            "validation_images": len(data.validation),
+            "test_images": len(data.test),
+            "image_shape": list(data.train.image_shape),
+            "classes": list(data.classes),
+            "sha256": data.sha256,
+        },
+        "model": {
+            "name": session.config.training.model,
+            "parameters": count_parameters(session.model),
+            "embedding_layer": _embedding_layer(session),
+        },
+        "epochs": session.recipe.epochs,
+        "test_accuracy": None,
+        "timing": {"started": earlier.get("timing", {}).get("started", timestamp()), "finished": None},
+    }
+
+
+def finished_record(store: Store) -> dict[str, Any]:
+    """Return the content of run.json for a finished run."""
+    record = store.run()
+    best = next((line for line in reversed(store.metrics()) if line["best"]), None)
+    return record | {
+        "status": "finished",
+        "test_accuracy": best["test_accuracy"] if best else None,
+        "timing": record["timing"] | {"finished": timestamp()},
+    }
+
+
+def metrics_record(epoch: Epoch) -> dict[str, Any]:
+    """Return an epoch's line of metrics.jsonl; losses are in nats, accuracies from 0 to 1."""
+    return {
+        "epoch": epoch.number,
+        "train_loss": epoch.train.loss if epoch.train else None,
+        "train_accuracy": epoch.train.accuracy if epoch.train else None,
+        "validation_loss": epoch.validation.loss,
+        "validation_accuracy": epoch.validation.accuracy,
+        "test_loss": epoch.test.loss,
+        "test_accuracy": epoch.test.accuracy,
+        "learning_rate": epoch.learning_rate,
+        "best": epoch.is_best,
+        "timing": {
+            "seconds": round(epoch.seconds, 3),
+            "images_per_second": round(epoch.images / epoch.seconds, 1) if epoch.seconds else None,
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that affect the results."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return installed
+
+
+def git_revision() -> str | None:
+    """Return the commit of pellucid's source tree, with "-dirty" if it has local changes; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package; git would report any checkout that surrounds it
+        return None
+    # --exclude=* ignores tags, which leaves the full hash.
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _embedding_layer(session: Session) -> str | None:
+    sample = session.data.test.floats([0]).to(session.device)
+    try:
+        return find_embedding(session.model, sample, session.embedding_layer).layer
+    except Exception:  # noqa: BLE001  (some models reject a batch of one image; the record then lacks the layer's name)
+        return None

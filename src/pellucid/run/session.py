@@ -1,0 +1,237 @@
+"""Load, build and check everything a run needs, before any file of an earlier run is touched."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from pellucid.config import RunConfig
+from pellucid.core.contracts import DataSplits
+from pellucid.core.errors import ConfigError, SaveError, UnknownName
+from pellucid.data._load import load_data
+from pellucid.data._loaders import steps_per_epoch
+from pellucid.data._source import Request
+from pellucid.engine.tap import find_embedding
+from pellucid.hooks import HOOKS
+from pellucid.hooks._hook import Hook
+from pellucid.models._build import build_model, check_fit
+from pellucid.storage.store import Store
+from pellucid.storage.weights import unpack_weights
+from pellucid.training.checkpoint import TrainingState, unpack_state
+from pellucid.training.distributed import World
+from pellucid.training.loop import Recipe
+
+__all__ = ["Session", "prepare"]
+
+LARGEST_SMALL_SIDE = 64
+"""Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """State shared by all steps of a run."""
+
+    config: RunConfig
+    world: World
+    store: Store
+    device: torch.device
+    data: DataSplits
+    model: nn.Module
+    hooks: dict[str, Hook]
+    recipe: Recipe
+    resumed: TrainingState | None
+    classes: tuple[int, ...] | None
+    embedding_layer: str | None
+    earlier: Mapping[str, Any]
+    """The run.json of the run being resumed; empty for a new run."""
+
+
+def prepare(config: RunConfig, world: World) -> Session:
+    """Load, build and check everything, without touching the files of an earlier run.
+
+    If anything is invalid, raises a `PellucidError` in one process of the run and `PeerFailed` in the others.
+    """
+    store = Store(config.save)
+    earlier, device, hooks = world.together(lambda: _choose(config, world, store))
+    data = _load(config, world, earlier)
+    return world.together(lambda: _build(config, world, store, earlier, device, hooks, data))
+
+
+def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str, Any], torch.device, dict[str, Hook]]:
+    """Check and resolve the settings that don't depend on the data."""
+    earlier = store.run() if config.resume else {}
+    if config.resume:
+        store.check_whole()
+        _refuse_changes(earlier, config)
+    if config.training.batch_size % world.size:
+        raise ConfigError(
+            f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
+            f"choose a multiple of {world.size}."
+        )
+    return earlier, _choose_device(config.training.device, world), _choose_hooks(config.show.hooks)
+
+
+def _build(
+    config: RunConfig,
+    world: World,
+    store: Store,
+    earlier: Mapping[str, Any],
+    device: torch.device,
+    hooks: dict[str, Hook],
+    data: DataSplits,
+) -> Session:
+    """Build the model, check it against the data and assemble the session."""
+    settings, show = config.training, config.show
+    # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
+    _set_threads(settings.threads or earlier.get("threads"), data)
+    model = build_model(settings.model, data.train.image_shape, len(data.classes), settings.seed).to(device)
+    smallest_batch = min(len(data.train), settings.batch_size // world.size)
+    sample = data.train.floats(slice(min(smallest_batch, 2))).to(device)
+    check_fit(model, sample, len(data.classes))
+    if show.embedding_layer is not None:
+        find_embedding(model, sample, show.embedding_layer).read(sample)
+    return Session(
+        config=config,
+        world=world,
+        store=store,
+        device=device,
+        data=data,
+        model=model,
+        hooks=hooks,
+        recipe=Recipe(
+            epochs=settings.epochs or data.default_epochs,
+            steps_per_epoch=steps_per_epoch(len(data.train), settings.batch_size),
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            precision=settings.precision,
+        ),
+        resumed=_read_checkpoint(store) if config.resume else None,
+        classes=_choose_classes(show.classes, data.classes),
+        embedding_layer=show.embedding_layer,
+        earlier=earlier,
+    )
+
+
+def _choose_hooks(wanted: str) -> dict[str, Hook]:
+    if wanted == "none":
+        return {}
+    groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
+    parts = (groups.get(name, [name]) for name in (part.strip() for part in wanted.split(",")))
+    return {name: HOOKS[name]() for name in dict.fromkeys(chain.from_iterable(parts))}
+
+
+def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Return the indices of the classes in `--classes`, each given by name or by index."""
+    if wanted is None:
+        return None
+    indices = []
+    for name in (part.strip() for part in wanted.split(",")):
+        if name in classes:
+            indices.append(classes.index(name))
+        elif name.isdecimal() and int(name) < len(classes):
+            indices.append(int(name))
+        else:
+            raise UnknownName("class", name, classes)
+    return tuple(dict.fromkeys(indices))
+
+
+def _choose_device(wanted: str, world: World) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        index = device.index if ":" in wanted else world.local_rank
+        if index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--device {wanted} is not available: this machine has {torch.cuda.device_count()} CUDA devices. "
+                "Choose an available one, or --device cpu."
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps is not available: this machine has no Metal device. Choose --device cpu.")
+    return device
+
+
+def _set_threads(threads: int | None, data: DataSplits) -> None:
+    side = max(data.train.image_shape[1:])
+    torch.set_num_threads(threads or (1 if side <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
+
+
+def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSplits:
+    """Load the data; the first process downloads it, then the others read the files from disk."""
+    pinned = earlier.get("dataset", {})
+    settings = config.data
+    request = Request(
+        folder=(settings.data_dir or config.save / "data").expanduser(),
+        mirrors=settings.mirror,
+        image_size=settings.image_size,
+        seed=config.training.seed,
+    )
+    limits = {"limit_train": settings.limit_train, "limit_test": settings.limit_test}
+    data = world.first(lambda: load_data(pinned.get("name", settings.dataset), request, **limits))
+    name = str(world.agree(data.name if data else None))
+    data = world.together(lambda: data or load_data(name, request, **limits))
+    world.together(lambda: _refuse_other_data(pinned, data))
+    return data
+
+
+def _refuse_other_data(pinned: Mapping[str, Any], data: DataSplits) -> None:
+    if pinned and pinned.get("sha256") != data.sha256:
+        raise SaveError(
+            f"the data set {data.name} has changed since the run started: its checksum is {data.sha256[:12]}…, was "
+            f"{str(pinned.get('sha256'))[:12]}…. Restore the original files, or start a new run without --resume."
+        )
+
+
+PINNED = (
+    "dataset",
+    "image_size",
+    "limit_train",
+    "limit_test",
+    "model",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "seed",
+    "precision",
+)
+"""Settings that cannot change when a run is resumed."""
+
+
+def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
+    before, now = earlier.get("config", {}), config.flat()
+    changed = [
+        f"--{name.replace('_', '-')} was {before.get(name)}, now {now[name]}"
+        for name in PINNED
+        if before.get(name) != now[name]
+    ]
+    if changed:
+        raise ConfigError(
+            f"this run cannot be resumed with different settings: {'; '.join(changed)}. Omit these flags, or start a "
+            "new run without --resume."
+        )
+
+
+def _read_checkpoint(store: Store) -> TrainingState | None:
+    """Read the training state of the run to resume; None if it stopped before its first checkpoint."""
+    content, weights = store.read_model("last.ckpt"), store.read_model("best.safetensors")
+    if content is None:
+        if any(line.get("epoch") for line in store.metrics()):
+            raise SaveError(
+                f"the checkpoint last.ckpt is missing from {store.folder / 'models'}; restore it, or start a new run "
+                "without --resume."
+            )
+        return None
+    state = unpack_state(content)
+    if weights is None:
+        raise SaveError(
+            f"best.safetensors is missing from {store.folder / 'models'}; restore it, or start a new run without "
+            "--resume."
+        )
+    unpack_weights(weights)  # only to check the file; the end hooks read it much later
+    return state

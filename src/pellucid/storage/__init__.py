@@ -1,0 +1,19 @@
+"""Everything that pellucid keeps on disk; no other package writes save folders or stores.
+
+- `store`: `Store`, a save folder with its manifest, records, figures and models; `lock` admits one run at a time
+- `atomic`: writes that either finish or leave the previous file intact
+- `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
+- `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run; `tensorboard`: its log
+- `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
+"""
+
+from typing import TYPE_CHECKING
+
+from pellucid.core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from pellucid.storage.store import Store
+
+__all__ = ["Store"]
+
+__getattr__, __dir__ = lazy_exports(__name__, {"Store": ".store"})

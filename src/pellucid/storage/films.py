@@ -1,0 +1,153 @@
+"""Animations over the epochs, built from the pictures and arrays that the hooks wrote to the save folder."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pellucid.core.contracts import Artifact
+from pellucid.plots.scatter import scatter
+from pellucid.storage.pictures import to_webp
+from pellucid.storage.store import Store
+
+__all__ = ["FILMS", "Film"]
+
+EPOCH_MS = 1000
+"""Duration of an epoch, including the transition to the next one."""
+LAST_MS = 2500
+"""Duration of the last epoch."""
+STEPS = 10
+"""Number of interpolation steps from one embedding to the next."""
+STEP_MS = 50
+"""Duration of a frame of the transition."""
+MORPH_DOTS_PER_INCH = 75
+"""Resolution of the embedding's frames: three quarters of a still picture's, because there are many."""
+SHADES = 16
+"""Number of levels per color channel in the embedding's frames: fine gradations are barely visible but make up most of
+the file size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """An animation with its entry in the manifest."""
+
+    artifact: Artifact
+    epoch: int
+    """Last epoch shown."""
+    content: bytes
+    """Bytes of the animated WebP."""
+
+
+def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
+    """Animate the pictures of a hook; None if there are fewer than two."""
+    entries = _entries(store, hook, "figure")
+    if len(entries) < 2:
+        return None
+    frames = [Image.open(io.BytesIO((store.folder / entry["path"]).read_bytes())) for entry in entries.values()]
+    return _film(store, subject, list(entries), [(frame, EPOCH_MS) for frame in frames])
+
+
+def _of_embedding(store: Store) -> Film | None:
+    """Animate the t-SNE embedding, interpolating from epoch to epoch on one common scale."""
+    stops = _stops(store)
+    if len(stops) < 2:
+        return None
+    frames = [(_rendered(figure), milliseconds) for figure, milliseconds in _morph(store, stops)]
+    return _film(store, "t-SNE embedding", [stop.epoch for stop in stops], frames)
+
+
+FILMS: Mapping[str, Callable[[Store], Film | None]] = {
+    "saliency": partial(_of_pictures, hook="saliency", subject="gradient of the true class's logit"),
+    "explanations": partial(
+        _of_pictures, hook="explanations", subject="attributions of the predicted class by several methods"
+    ),
+    "prototypes": partial(_of_pictures, hook="prototypes.each_epoch", subject="class prototypes"),
+    "tsne": _of_embedding,
+}
+"""Functions that make the film of each name from a save folder; they return None if there is nothing to show."""
+
+
+def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Image.Image, int]]) -> Film:
+    milliseconds = [*(shown for _, shown in frames[:-1]), LAST_MS]
+    title = store.run().get("dataset", {}).get("title", "")
+    artifact = Artifact(
+        caption=f"{title}, epochs {epochs[0]} to {epochs[-1]}: {subject}.".removeprefix(", "),
+        numbers={"epochs": epochs, "seconds": sum(milliseconds) / 1000},
+    )
+    return Film(artifact, epochs[-1], to_webp([frame for frame, _ in frames], milliseconds))
+
+
+def _entries(store: Store, hook: str, kind: str) -> dict[int, dict[str, Any]]:
+    """Return the manifest entries of a hook's main artifact of one kind, sorted by epoch."""
+    entries = {
+        int(entry["epoch"]): entry
+        for entry in store.manifest()["artifacts"]
+        if (entry["hook"], entry["name"], entry["kind"]) == (hook, hook, kind)
+    }
+    return dict(sorted(entries.items()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Stop:
+    """Embedding at one epoch."""
+
+    epoch: int
+    points: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+def _stops(store: Store) -> list[_Stop]:
+    """Return the epochs that show the same images as the last one, so that every point can be interpolated."""
+    arrays, numbers = _entries(store, "tsne", "arrays"), _entries(store, "tsne", "data")
+    stops: dict[int, _Stop] = {}
+    shown: dict[int, list[int]] = {}
+    for epoch in arrays.keys() & numbers.keys():
+        summary = json.loads((store.folder / numbers[epoch]["path"]).read_bytes())
+        with np.load(store.folder / arrays[epoch]["path"], allow_pickle=False) as content:
+            points = content["points"]
+        stops[epoch] = _Stop(epoch, points, np.array(summary["labels"]), np.array(summary["predictions"]))
+        shown[epoch] = summary["indices"]
+    return [stops[epoch] for epoch in sorted(stops) if shown[epoch] == shown[max(shown)]]
+
+
+def _morph(store: Store, stops: list[_Stop]) -> Iterator[tuple[Figure, int]]:
+    """Yield each frame and its duration in milliseconds."""
+    data = store.run().get("dataset", {})
+    extent = np.concatenate([stop.points for stop in stops])
+    note = f"t-SNE of {len(stops[0].points):,} test images. Circled: misclassified."
+
+    def frame(points: np.ndarray, stop: _Stop, epoch: str) -> Figure:
+        title = f"{data.get('title', '')}, epoch {epoch}: t-SNE embedding".removeprefix(", ")
+        return scatter(points, stop.labels, stop.predictions, data.get("classes", []), (title, note), extent)
+
+    for before, after in pairwise(stops):
+        yield frame(before.points, before, str(before.epoch)), EPOCH_MS - (STEPS - 1) * STEP_MS
+        for step in range(1, STEPS):
+            share = _eased(step / STEPS)
+            nearer = before if share < 0.5 else after  # predictions can't be interpolated: switch halfway
+            yield frame(before.points + share * (after.points - before.points), nearer, str(nearer.epoch)), STEP_MS
+    yield frame(stops[-1].points, stops[-1], str(stops[-1].epoch)), LAST_MS
+
+
+def _eased(share: float) -> float:
+    """Map 0…1 to 0…1, slow at both ends."""
+    return share * share * (3 - 2 * share)  # smoothstep
+
+
+def _rendered(figure: Figure) -> Image.Image:
+    """Render a figure as an image with `SHADES` levels per color channel."""
+    figure.set_dpi(MORPH_DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(np.asarray(pixels)).convert("RGB")
+    return picture.point([round(round(value / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for value in range(256)] * 3)

@@ -1,0 +1,122 @@
+"""Write the Jacobians of a whole data set to disk, chunk by chunk."""
+
+from collections.abc import Iterable, Iterator, Sized
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.isolation import exclusive
+from pellucid.core.terminal import track
+from pellucid.jacobians import jacobian
+from pellucid.jacobians._finite import counted_from
+from pellucid.storage.chunked_array import ChunkedArray
+
+__all__ = ["jacobian_to_disk"]
+
+CHUNK_BYTES = 32_000_000
+"""Approximate size of one chunk on disk."""
+
+
+def jacobian_to_disk(
+    model: nn.Module, loader: Iterable[Any], path: str | Path, *, chunk: int | None = None, method: str = "auto"
+) -> Path:
+    """Write each image's Jacobian to a chunked Zarr array (image, *outputs, *inputs) and return its folder `path`.
+
+    Any Zarr reader can open the array (format 2, uncompressed), even while it grows. Only one chunk of images and its
+    Jacobian is in memory at a time; by default a chunk takes about 32 MB on disk. A call after an interruption (or a
+    full disk) resumes at the first missing chunk; each file is written atomically.
+
+    Args:
+        model: as for `jacobian`.
+        loader: yields batches of images, or tuples that start with one, in the same order at every call.
+        path: a new folder, or one that an earlier call started.
+        chunk: images per chunk.
+        method: as for `jacobian`.
+
+    Raises `SaveError` if the folder cannot be written, holds something else, or was started with another model or
+    other images; `ShapeError` for a loader without images; and the errors of `jacobian`.
+
+    >>> from tempfile import mkdtemp
+    >>> folder = jacobian_to_disk(nn.Linear(3, 2), [torch.rand(4, 3), torch.rand(3, 3)], mkdtemp(), chunk=2)
+    >>> ChunkedArray.open(folder).shape
+    (7, 2, 3)
+    """
+    images = _batches(loader)
+    first = next(images, None)
+    if first is None:
+        raise ShapeError("the loader yields no images; expected at least one.")
+    # one image determines the shape, dtype and default chunk size
+    example = _to_numpy(jacobian(model, first[:1], method=method))
+    size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
+    attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _fingerprint(model)}
+    array, done = ChunkedArray.begin(Path(path), size, example, attributes), 0
+    with track("Jacobian", len(loader.dataset) if hasattr(loader, "dataset") and _has_length(loader) else None) as bar:
+        for number, part in enumerate(_rechunked(first, images, size)):
+            mark, earlier = _checksum(part), array.mark(number)
+            if earlier is None:
+                with counted_from(done):
+                    rows = jacobian(model, part, method=method)
+                array.write(number, _to_numpy(rows), mark)
+            elif earlier != mark:
+                raise SaveError(
+                    f"{path}: the images of chunk {number} have changed since it was computed; give a loader that does "
+                    "not shuffle, or another folder."
+                )
+            done += len(part)
+            bar.update(done)
+    array.finish(done)
+    return Path(path)
+
+
+def _has_length(loader: Any) -> bool:
+    return isinstance(loader.dataset, Sized)
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield only the images, skipping empty batches."""
+    for batch in loader:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        if len(images):
+            yield images
+
+
+def _rechunked(first: Tensor, rest: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the same images in batches of `size`; the last may be smaller."""
+    held = first
+    while True:
+        while len(held) >= size:
+            yield held[:size]
+            held = held[size:]
+        following = next(rest, None)
+        if following is None:
+            break
+        held = torch.cat([held, following])
+    if len(held):
+        yield held
+
+
+def _to_numpy(rows: Tensor) -> np.ndarray:
+    """Convert to NumPy; bfloat16, which NumPy lacks, becomes float32."""
+    rows = rows.cpu()
+    return np.asarray((rows.float() if rows.dtype == torch.bfloat16 else rows).numpy())
+
+
+def _checksum(*tensors: Tensor) -> str:
+    """Hash dtypes, shapes and contents."""
+    total = sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Hash all parameters and buffers in the state dict."""
+    with exclusive():  # another thread may be explaining the model, which changes its buffers temporarily
+        return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))

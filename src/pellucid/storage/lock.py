@@ -1,0 +1,48 @@
+"""A lock that allows one run at a time in a save folder."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pellucid.core.errors import SaveError
+from pellucid.storage.atomic import write_json
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock `folder` for this process; the operating system releases the lock even if the process is killed.
+
+    Raises `SaveError` if another run holds the lock, naming its process, or if the folder is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SaveError(
+            f"another run is using {folder} ({_owner(folder)}); wait for it to finish, stop it, or choose another "
+            "folder with --save."
+        ) from error
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written ({error}); choose another folder with --save.") from error
+    try:
+        write_json(folder / ".owner.json", {"process": os.getpid(), "machine": platform.node()})
+        yield
+    finally:
+        (folder / ".owner.json").unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / ".owner.json").read_text())
+        return f"process {owner['process']} on {owner['machine']}"
+    except (OSError, ValueError, KeyError):
+        return "unknown process"

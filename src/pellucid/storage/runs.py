@@ -1,0 +1,63 @@
+"""Load a saved run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pellucid.core.errors import ModelError, SaveError
+from pellucid.core.isolation import isolated
+from pellucid.core.origin import Origin, remember_origin
+from pellucid.models._build import build_model
+from pellucid.storage.store import Store
+from pellucid.storage.weights import unpack_weights
+
+__all__ = ["Run", "load_run"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished (or interrupted) run."""
+
+    model: nn.Module
+    """The model with its best weights, in eval mode, on the CPU."""
+    config: Mapping[str, Any]
+    """All flags and their values."""
+    classes: tuple[str, ...]
+    metrics: list[dict[str, Any]]
+    """The records of metrics.jsonl, by epoch."""
+
+
+def load_run(folder: str | Path) -> Run:
+    """Load the run in a save folder, with its best weights.
+
+    The weights are stored as safetensors, which cannot execute code. A model given as MODULE:FUNCTION, however, is
+    built by calling that function, so only load runs whose code you trust.
+
+    Raises `SaveError` if the folder holds no run or no weights, and `ModelError` if the weights do not fit the model,
+    whose code may have changed since.
+    """
+    store = Store(Path(folder))
+    record, content = store.run(), store.read_model("best.safetensors")
+    if not record or content is None:
+        missing = "run.json" if not record else "models/best.safetensors"
+        raise SaveError(f"{folder} holds no run: there is no {missing}; give the --save folder of `python runner.py`.")
+    try:
+        name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
+        channels, height, width = record["dataset"]["image_shape"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SaveError(
+            f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
+        ) from error
+    with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
+        model = build_model(name, (channels, height, width), len(classes))
+        try:
+            model.load_state_dict(unpack_weights(content))
+        except RuntimeError as error:
+            raise ModelError(
+                f"the weights in {folder} do not fit the model {name}, whose code may have changed: {error}"
+            ) from error
+    remember_origin(model, Origin((channels, height, width), Path(folder)))
+    return Run(model.eval(), config, classes, store.metrics())

@@ -1,0 +1,252 @@
+"""The save folder: all files of a run, written atomically, and the manifest that lists them."""
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pellucid.core.contracts import Artifact, Kind
+from pellucid.core.errors import DataError, SaveError
+from pellucid.storage.atomic import json_text, record_text, write_bytes, write_json
+
+__all__ = ["Store"]
+
+MOVED_ASIDE = (
+    "models",
+    "logs",
+    "plots",
+    "films",
+    "errors",
+    "evaluation",
+    "metrics.jsonl",
+    "manifest.json",
+    "report.html",
+    "run.json",  # last: an interrupted move reads the start time from it to find its target again
+)
+"""Files and folders of a run, which are moved to `previous/` when a new run starts."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An encoded artifact, ready to be written."""
+
+    entries: list[dict[str, Any]]
+    """Entries in the manifest."""
+    files: list[tuple[str, bytes]]
+    """Pairs of path below the save folder and content."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Files of one run below one folder.
+
+    Reading a missing record returns an empty one. Failed writes raise `SaveError` and leave the previous file intact.
+    """
+
+    folder: Path
+
+    # --- records -----------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Read run.json."""
+        return self._read_json("run.json", {})
+
+    def write_run(self, record: Mapping[str, Any]) -> None:
+        """Replace run.json."""
+        write_json(self.folder / "run.json", dict(record))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read the lines of metrics.jsonl, sorted by epoch."""
+        content = self._read("metrics.jsonl") or b""
+        return [self._record("metrics.jsonl", line) for line in content.splitlines()]
+
+    def add_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch's line to metrics.jsonl, replacing an earlier line of the same epoch."""
+        lines = {line["epoch"]: line for line in self.metrics()} | {record["epoch"]: dict(record)}
+        text = "".join(json_text(lines[epoch]) + "\n" for epoch in sorted(lines))
+        write_bytes(self.folder / "metrics.jsonl", text.encode())
+
+    def manifest(self) -> dict[str, Any]:
+        """Read manifest.json."""
+        return self._read_json("manifest.json", {"version": 1, "artifacts": [], "failures": []})
+
+    def _read_json(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
+        content = self._read(name)
+        return absent if content is None else self._record(name, content)
+
+    def _record(self, name: str, content: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(content)
+        except ValueError as error:
+            raise SaveError(f"{self.folder / name} is damaged ({error}); move it away to start over.") from error
+        if not isinstance(record, dict):
+            raise SaveError(f"{self.folder / name} is damaged (not a JSON object); move it away to start over.")
+        return record
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SaveError(f"{self.folder / name} cannot be read: {error.strerror or error}.") from error
+
+    # --- artifacts ---------------------------------------------------------------------------------------------
+
+    def pack(self, hook: str, epoch: int, artifact: Artifact, picture: bytes | None) -> "Packed":
+        """Encode an artifact as files, without writing them; `picture` is its figure as a PNG.
+
+        Raises `DataError` for an invalid name, and any exception that encoding its arrays and numbers raises.
+        """
+        if not re.fullmatch(r"[a-z0-9_]*", artifact.name):
+            raise DataError(
+                f"invalid artifact name {artifact.name!r}: use lower-case letters, digits and underscores only."
+            )
+        stem = f"plots/{hook}/epoch_{epoch:03d}" + (f"_{artifact.name}" if artifact.name else "")
+        files: list[tuple[Kind, str, bytes]] = []
+        if picture is not None:
+            files.append(("figure", f"{stem}.png", picture))
+        if artifact.arrays:
+            files.append(("arrays", f"{stem}.npz", _pack_arrays(artifact.arrays)))
+        if artifact.numbers:
+            files.append(("data", f"{stem}.json", record_text(artifact.numbers).encode()))
+        entries = [_entry(hook, epoch, path, kind, artifact) for kind, path, _ in files]
+        return Packed(entries, [(path, content) for _, path, content in files])
+
+    def pack_film(self, hook: str, epoch: int, artifact: Artifact, film: bytes) -> "Packed":
+        """Encode a film of a hook's output up to `epoch`, without writing it."""
+        path = f"films/{hook}.webp"
+        return Packed([_entry(hook, epoch, path, "film", artifact)], [(path, film)])
+
+    def keep(self, packed: "Packed") -> None:
+        """Write the files of an artifact and add them to the manifest."""
+        for path, content in packed.files:
+            write_bytes(self.folder / path, content)
+        self._enter(packed.entries)
+
+    def keep_file(self, hook: str, epoch: int, artifact: Artifact, path: str, kind: Kind) -> None:
+        """Add a file written elsewhere, such as a projector table, to the manifest."""
+        self._enter([_entry(hook, epoch, path, kind, artifact)])
+
+    def previous_arrays(self, hook: str, epoch: int) -> dict[str, np.ndarray] | None:
+        """Load the main arrays of `hook` from its last epoch before `epoch`; None if it has none."""
+        earlier = [
+            entry
+            for entry in self.manifest()["artifacts"]
+            if (entry["hook"], entry["name"], entry["kind"]) == (hook, hook, "arrays") and entry["epoch"] < epoch
+        ]
+        if not earlier:
+            return None
+        path = self.folder / max(earlier, key=lambda entry: int(entry["epoch"]))["path"]
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def _enter(self, entries: list[dict[str, Any]]) -> None:
+        """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
+        manifest = self.manifest()
+        kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
+        gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
+        failures = [failed for failed in manifest["failures"] if (failed["hook"], failed["epoch"]) not in gone]
+        write_json(self.folder / "manifest.json", manifest | {"artifacts": list(kept.values()), "failures": failures})
+
+    def add_failure(self, hook: str, epoch: int, error: str, traceback: str) -> Path:
+        """Write a failed hook's traceback, add the failure to the manifest and return the log's path."""
+        log = f"errors/{hook}_epoch_{epoch:03d}.txt"
+        write_bytes(self.folder / log, traceback.encode())
+        manifest = self.manifest()
+        failures = {(failed["hook"], failed["epoch"]): failed for failed in manifest["failures"]}
+        failures[hook, epoch] = {"hook": hook, "epoch": epoch, "error": error, "log": log}
+        write_json(self.folder / "manifest.json", manifest | {"failures": list(failures.values())})
+        return self.folder / log
+
+    # --- models and earlier runs -------------------------------------------------------------------------------
+
+    def write_model(self, name: str, content: bytes) -> None:
+        """Replace `models/NAME`."""
+        write_bytes(self.folder / "models" / name, content)
+
+    def read_model(self, name: str) -> bytes | None:
+        """Read `models/NAME`; None if it does not exist."""
+        return self._read(f"models/{name}")
+
+    def remove_model(self, name: str) -> None:
+        """Remove `models/NAME`, if it exists."""
+        (self.folder / "models" / name).unlink(missing_ok=True)
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
+        self.write_run(record)
+        if not (self.folder / "manifest.json").exists():
+            write_json(self.folder / "manifest.json", self.manifest())
+        for part in MOVED_ASIDE:
+            for leftover in (self.folder / part).rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def move_previous_run(self) -> Path | None:
+        """Move the files of an earlier run to `previous/<its start time>/`; returns that folder, or None if empty."""
+        present = [name for name in MOVED_ASIDE if (self.folder / name).exists()]
+        if not present:
+            return None
+        target = _free_for(present, self._place_aside())
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name in present:  # renames within one disk: nothing is copied, so nothing can be lost halfway
+                (self.folder / name).rename(target / name)
+        except OSError as error:
+            raise SaveError(f"the earlier run in {self.folder} cannot be moved to {target}: {error}.") from error
+        return target
+
+    def check_whole(self) -> None:
+        """Raise `SaveError` if a move of this run to `previous/` was interrupted, leaving part of it there."""
+        aside = self._place_aside()
+        if aside.is_dir() and not (aside / "run.json").exists():
+            raise SaveError(
+                f"this run is incomplete: a newer run was interrupted while moving its files to {aside}. Move them "
+                f"back to {self.folder} to resume it, or start a new run without --resume."
+            )
+
+    def _place_aside(self) -> Path:
+        """Return `previous/` with the start time of the current run."""
+        try:
+            started = str(self.run().get("timing", {}).get("started", "unknown"))
+        except SaveError:
+            started = "unknown"
+        return self.folder / "previous" / (re.sub(r"[^0-9A-Za-z]+", "-", started).strip("-") or "unknown")
+
+
+def _identity(entry: Mapping[str, Any]) -> tuple[str, int, str, str]:
+    return entry["hook"], entry["epoch"], entry["name"], entry["kind"]
+
+
+def _entry(hook: str, epoch: int, path: str, kind: Kind, artifact: Artifact) -> dict[str, Any]:
+    return {
+        "hook": hook,
+        "epoch": epoch,
+        "name": artifact.name or hook,
+        "path": path,
+        "kind": kind,
+        "caption": artifact.caption,
+        "numbers": dict(artifact.numbers) if kind in ("figure", "embedding", "film") else {},
+    }
+
+
+def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _free_for(names: list[str], path: Path) -> Path:
+    """Return `path`, or the first of `path-2`, `path-3`… that contains none of `names`."""
+    # A folder with other parts of the run only is the target of an interrupted move, which thereby continues.
+    number, candidate = 2, path
+    while any((candidate / name).exists() for name in (*names, "run.json")):
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate

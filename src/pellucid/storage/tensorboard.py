@@ -1,0 +1,172 @@
+"""TensorBoard logging: scalars, figures, the model's graph and the projector's embeddings with thumbnails."""
+
+import io
+import os
+import platform
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor, nn
+from torch.utils.tensorboard._pytorch_graph import graph
+
+from pellucid.core.contracts import EmbeddingTable
+from pellucid.core.errors import DataError, WriteError
+from pellucid.storage.atomic import explain, write_bytes
+
+__all__ = ["Board", "PackedEmbedding", "pack_embedding"]
+
+LARGEST_SPRITE_PIXELS = 8192
+"""Maximum side of the projector's sprite image; browsers cannot draw larger ones."""
+
+
+class Board:
+    """TensorBoard log of a run, below `logs/`.
+
+    Every event is on disk when the call returns, so that a full disk raises an error at the call that caused it. Each
+    process writes its own file. In a resumed run, TensorBoard discards events of an interrupted process from epoch
+    `start_epoch` on, so that each epoch is shown once.
+    """
+
+    def __init__(self, logs: Path, start_epoch: int | None = None) -> None:
+        self.logs = logs
+        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
+        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
+        with self._as_write_error():
+            logs.mkdir(parents=True, exist_ok=True)
+            self._file = (logs / name).open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
+            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Add a value to each curve by tag; a slash in a tag makes a group."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        if points:
+            self._write(Event(summary=Summary(value=points), step=epoch))
+
+    def picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """Add a figure, given as the PNG stored in `plots/`."""
+        with Image.open(io.BytesIO(png)) as picture:
+            width, height = picture.size
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
+        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
+
+    def graph(self, model: nn.Module, images: Tensor) -> bool:
+        """Add the model's graph, traced on `images`; returns False if the model cannot be traced."""
+        try:
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+                warnings.simplefilter(
+                    "ignore"
+                )  # tracing warns about shapes that become constants, which is harmless here
+                definition, _ = graph(model, images)
+        except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
+            return False
+        self._write(Event(graph_def=definition.SerializeToString()))
+        return True
+
+    def embedding(self, epoch: int, packed: "PackedEmbedding") -> str:
+        """Add an epoch's points to the projector; returns the path of the table below the save folder."""
+        folder = self.logs / "projector" / f"epoch_{epoch:03d}"
+        write_bytes(folder / "sprite.png", packed.sprite)
+        write_bytes(folder / "metadata.tsv", packed.metadata.encode())
+        write_bytes(folder / "tensors.tsv", packed.points.encode())
+        folders = sorted((path.parent.name for path in self.logs.glob("projector/*/tensors.tsv")), reverse=True)
+        config = "".join(_config(name, packed.thumbnail_side) for name in folders)
+        write_bytes(self.logs / "projector_config.pbtxt", config.encode())
+        return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._as_write_error():
+            self._records.write(event.SerializeToString())
+            self._file.flush()
+
+    @contextmanager
+    def _as_write_error(self) -> Iterator[None]:
+        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(explain(self.logs, error)) from error
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class PackedEmbedding:
+    """Files of the projector for a table of points, ready to be written."""
+
+    points: str
+    metadata: str
+    sprite: bytes
+    """PNG with all thumbnails."""
+    thumbnail_side: int
+    """Side of a thumbnail in pixels."""
+
+
+def pack_embedding(table: EmbeddingTable) -> PackedEmbedding:
+    """Encode a table for the projector; raises `DataError` if the thumbnails exceed what browsers can draw."""
+    sprite, side = _sprite(table.thumbnails)
+    rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
+    return PackedEmbedding("\n".join(rows) + "\n", _metadata(table.columns), sprite, side)
+
+
+def _config(folder: str, side: int) -> str:
+    """Return one entry of projector_config.pbtxt; needs no escaping, because all names are generated by pellucid."""
+    return (
+        "embeddings {\n"
+        f'  tensor_name: "{folder.replace("_", " ")}"\n'
+        f'  tensor_path: "projector/{folder}/tensors.tsv"\n'
+        f'  metadata_path: "projector/{folder}/metadata.tsv"\n'
+        "  sprite {\n"
+        f'    image_path: "projector/{folder}/sprite.png"\n'
+        f"    single_image_dim: {side}\n"
+        f"    single_image_dim: {side}\n"
+        "  }\n"
+        "}\n"
+    )
+
+
+def _metadata(columns: Mapping[str, list[str]]) -> str:
+    """Format a header and one row per point; tabs and line breaks in labels would break the rows and become spaces."""
+    clean = [
+        [re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text) for text in column] for column in columns.values()
+    ]
+    header = [list(columns)] if len(columns) > 1 else []  # the projector expects no header above a single column
+    return "".join("\t".join(row) + "\n" for row in [*header, *(list(row) for row in zip(*clean, strict=True))])
+
+
+def _sprite(thumbnails: np.ndarray) -> tuple[bytes, int]:
+    """Arrange all thumbnails in a square picture, row by row; returns it as a PNG with the side of a thumbnail."""
+    count, side, width, channels = thumbnails.shape
+    across = int(np.ceil(np.sqrt(count)))
+    if side != width or across * side > LARGEST_SPRITE_PIXELS:
+        raise DataError(
+            f"{count} thumbnails of {side}×{width} pixels do not fit the projector: thumbnails must be square, and "
+            f"their sprite image at most {LARGEST_SPRITE_PIXELS} pixels wide. Pass fewer or smaller thumbnails."
+        )
+    grid = np.full((across * across, side, side, channels), 255, dtype=np.uint8)
+    grid[:count] = thumbnails
+    mosaic = (
+        grid.reshape(across, across, side, side, channels)
+        .swapaxes(1, 2)
+        .reshape(across * side, across * side, channels)
+    )
+    buffer = io.BytesIO()
+    Image.fromarray(mosaic[..., 0] if channels == 1 else mosaic).save(buffer, format="PNG")
+    return buffer.getvalue(), side

@@ -1,0 +1,109 @@
+"""The command line: names are checked before torch is imported, and errors have exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import pellucid
+from pellucid import cli
+from pellucid.core.errors import DataError, TrainingError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "cnm"], "no model 'cnm'; did you mean 'cnn'"),
+        (["--dataset", "minst"], "no data set 'minst'; did you mean 'mnist'"),
+        (["--hooks", "saliency,tnse"], "no hook 'tnse'; did you mean 'tsne'"),
+        (["--methods", "gradient,lrp.epslon"], "no method 'lrp.epslon'; did you mean 'lrp.epsilon'"),
+        (["--config", "absent.toml"], "cannot be read"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+    ],
+)
+def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, tmp_path):
+    code = f"import sys; from pellucid.cli import main; code = main({['run', *arguments]!r}); "
+    code += "assert 'torch' not in sys.modules; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "save", "--metrics", "selectivty"], "no metric 'selectivty'; did you mean 'selectivity'"),
+        (["evaluate", "save", "--methods", "gradent"], "no method 'gradent'; did you mean 'gradient'"),
+        (["evaluate", "save", "--images", "0"], "--images must be at least 1, got 0"),
+        (["ground-truth", "--datasets", "planted_pach"], "no data set 'planted_pach'; did you mean 'planted_patch'"),
+        (["ground-truth", "--methods", "gradent"], "no method 'gradent'"),
+    ],
+)
+def test_wrong_names_of_other_commands_leave_torch_unimported(arguments, message):
+    code = f"import sys; from pellucid.cli import main; code = main({arguments!r}); "
+    code += "assert 'torch' not in sys.modules; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\nfrom pellucid.cli import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit as leaving:\n    assert leaving.code == 0\n"
+        "assert main(['--help']) == 0\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: pellucid COMMAND" in done.stdout
+
+
+def test_methods_command_lists_every_method(capsys):
+    assert cli.main(["methods"]) == 0
+    output = capsys.readouterr().out
+    for method in pellucid.methods():
+        assert method.name in output
+    assert cli.main(["methods", "lrp"]) == 2
+
+
+def test_unknown_command(capsys):
+    assert cli.main(["runn"]) == 2
+    assert "no command 'runn'; did you mean 'run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("no images"), 2, "no images"),
+        (TrainingError("the loss is nan"), 1, "the loss is nan"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("a/0"), 1, "unexpected ZeroDivisionError: a/0"),
+    ],
+)
+def test_errors_have_exit_codes(error, code, message, tmp_path, monkeypatch, capsys):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr("pellucid.run.pipeline.run", fail)
+    assert cli.main(["run", "--save", str(tmp_path / "out")]) == code
+    assert message in capsys.readouterr().err
+    logs = list((tmp_path / "out" / "errors").glob("*.txt")) if code == 1 and "unexpected" in message else []
+    for log in logs:
+        assert "ZeroDivisionError: a/0" in log.read_text()
+    assert bool(logs) == ("unexpected" in message)
+
+
+@pytest.mark.parametrize(("processes", "ended"), [("1", "torn down\n"), ("2", "")])
+def test_distributed_process_skips_interpreter_shutdown(processes, ended):
+    code = "import atexit\nfrom pellucid.cli import leave\natexit.register(print, 'torn down')\nprint('said')\nleave(3)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"WORLD_SIZE": processes},
+    )
+    assert (done.returncode, done.stdout) == (3, "said\n" + ended)

@@ -1,0 +1,164 @@
+"""Jacobians on disk: complete, resumable after any failure, and never mixed with another model or other images."""
+
+import errno
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pellucid
+from pellucid.core.errors import SaveError, ShapeError
+from pellucid.storage import _atomic, chunked_array
+from pellucid.storage.chunked_array import ChunkedArray
+
+X = torch.rand(11, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4))
+
+
+def loader(size: int = 4) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, torch.zeros(len(X))), batch_size=size)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_array_holds_every_jacobian_in_order(tmp_path: Path) -> None:
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    expected = pellucid.jacobian(network(), X).numpy()
+    np.testing.assert_allclose(ChunkedArray.open(folder), expected, atol=1e-6)
+    header = json.loads((folder / ".zarray").read_text())
+    assert header["shape"] == [11, 4, 1, 5, 5]
+    assert header["chunks"] == [3, 4, 1, 5, 5]
+    first = np.frombuffer((folder / "0.0.0.0.0").read_bytes(), header["dtype"]).reshape(header["chunks"])
+    np.testing.assert_allclose(first, expected[:3], atol=1e-6)
+
+
+def test_zarr_can_open_the_array(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed; the test above checks the format directly")
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    read = zarr.open(str(folder), mode="r")
+    assert (read.shape, read.chunks) == ((11, 4, 1, 5, 5), (3, 4, 1, 5, 5))
+    np.testing.assert_array_equal(read[:], ChunkedArray.open(folder))
+    np.testing.assert_allclose(read[10], pellucid.jacobian(network(), X[10:])[0], atol=1e-6)
+
+
+def test_the_batch_size_of_the_loader_does_not_matter(tmp_path: Path) -> None:
+    folders = [pellucid.jacobian_to_disk(network(), loader(n), tmp_path / str(n), chunk=3) for n in (1, 4, 11)]
+    assert contents(folders[0]) == contents(folders[1]) == contents(folders[2])
+
+
+@pytest.mark.parametrize("fault", range(1, 16))
+def test_a_failure_at_any_write_can_be_resumed(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "whole", chunk=3))
+    writes = 0
+
+    def failing(write: Any) -> Any:
+        def count_and_write(path: Path, content: Any) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == fault:
+                raise KeyboardInterrupt
+            write(path, content)
+
+        return count_and_write
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunked_array, "write_bytes", failing(_atomic.write_bytes))
+        patch.setattr(chunked_array, "write_json", failing(_atomic.write_json))
+        with pytest.raises(KeyboardInterrupt):
+            pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    if (tmp_path / "maps" / ".zarray").is_file():
+        partial = ChunkedArray.open(tmp_path / "maps")
+        np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
+    assert contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)) == expected
+
+
+def test_finished_chunks_are_not_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    (tmp_path / ".marks" / "2").unlink()
+    from pellucid.storage import jacobians as jacobian_store
+
+    sizes: list[int] = []
+    compute = jacobian_store.jacobian
+
+    def counting(model: nn.Module, x: torch.Tensor, **options: Any) -> torch.Tensor:
+        sizes.append(len(x))
+        return compute(model, x, **options)
+
+    monkeypatch.setattr(jacobian_store, "jacobian", counting)
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert sizes == [1, 3]  # one image to learn the shape, and the missing chunk
+
+
+def test_a_full_disk_is_reported_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_atomic.os, "fsync", full)
+        with pytest.raises(SaveError, match="disk is full.*repeat the call to continue"):
+            pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert not list(tmp_path.rglob("*.tmp"))
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    np.testing.assert_allclose(ChunkedArray.open(folder), pellucid.jacobian(network(), X).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kilobytes", [16, 28, 40, 60])
+def test_a_real_full_disk_is_reported_and_resumed(kilobytes: int, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no permission to mount a file system")
+    try:
+        with pytest.raises(SaveError, match="disk is full"):
+            pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
+        if (disk / "maps" / ".zarray").is_file():
+            partial = ChunkedArray.open(disk / "maps")
+            np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
+        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+        pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
+        undisturbed = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "undisturbed", chunk=1)
+        assert contents(disk / "maps") == contents(undisturbed)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path) -> None:
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
+    with pytest.raises(SaveError, match=r"different settings \(model\)"):
+        pellucid.jacobian_to_disk(network(1), loader(), tmp_path / "maps", chunk=3)
+    with pytest.raises(SaveError, match=r"different settings \(chunks\)"):
+        pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=4)
+    with pytest.raises(SaveError, match="images of chunk 0 have changed"):
+        pellucid.jacobian_to_disk(network(), [X.flip(0)], tmp_path / "maps", chunk=3)
+    with pytest.raises(ShapeError, match="no images"):
+        pellucid.jacobian_to_disk(network(), [], tmp_path / "none")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    with pytest.raises(SaveError, match="contains other files"):
+        pellucid.jacobian_to_disk(network(), loader(), tmp_path / "thesis")
+    with pytest.raises(SaveError, match="is not an array"):
+        ChunkedArray.open(tmp_path / "thesis")
+
+
+def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
+    folder = pellucid.jacobian_to_disk(network().bfloat16(), [X.bfloat16()], tmp_path)
+    assert ChunkedArray.open(folder).dtype == np.float32

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pellucid.storage.pictures import on_white, to_webp
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)) for width, height in sizes]
+
+
+def shown(film: bytes) -> list[tuple[np.ndarray, int]]:
+    """Return each frame with its duration in milliseconds."""
+    frames = []
+    with Image.open(io.BytesIO(film)) as picture:
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            picture.load()
+            frames.append((np.asarray(picture.convert("RGB")), picture.info["duration"]))
+    return frames
+
+
+def test_film_is_lossless_and_loops() -> None:
+    frames = pictures((40, 30), (40, 30), (40, 30))
+    film = to_webp(frames, [70, 1000, 30])
+    for (pixels, milliseconds), frame, expected in zip(shown(film), frames, [70, 1000, 30], strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(frame))
+        assert milliseconds == expected
+    with Image.open(io.BytesIO(film)) as picture:
+        assert picture.info["loop"] == 0
+    assert to_webp(frames, [70, 1000, 30]) == film
+
+
+def test_smaller_frames_are_padded_with_white() -> None:
+    wide, high = pictures((40, 20), (30, 50))
+    first, second = (pixels for pixels, _ in shown(to_webp([wide, high], [10, 10])))
+    assert first.shape == second.shape == (50, 40, 3)
+    np.testing.assert_array_equal(first[:20], np.asarray(wide))
+    np.testing.assert_array_equal(second[:, :30], np.asarray(high))
+    assert (first[20:] == 255).all()
+    assert (second[:, 30:] == 255).all()
+    assert on_white([wide])[0].size == (40, 20)
+
+
+def test_too_large_film_is_downsampled() -> None:
+    frames = pictures((200, 100), (200, 100))
+    whole = to_webp(frames, [10, 10])
+    small = to_webp(frames, [10, 10], at_most=len(whole) // 3)
+    assert len(small) <= len(whole) // 3
+    (pixels, _), _ = shown(small)
+    height, width = pixels.shape[:2]
+    assert width == pytest.approx(2 * height, abs=2)
+    assert 80 < width < 200
+
+
+def test_frames_of_other_modes_become_rgb() -> None:
+    gray, transparent = Image.new("L", (4, 4), 100), Image.new("P", (4, 4), 0)
+    assert {frame.mode for frame in on_white([gray, transparent])} == {"RGB"}

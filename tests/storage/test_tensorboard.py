@@ -1,0 +1,109 @@
+"""TensorBoard logs, read back with TensorBoard."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from torch import nn
+
+from pellucid.core.contracts import EmbeddingTable
+from pellucid.core.errors import DataError
+from pellucid.storage.tensorboard import Board, pack_embedding
+
+
+def png(width=5, height=3):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def read(logs):
+    events = EventAccumulator(str(logs), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def table(count=5, side=4, **columns):
+    points = np.arange(count * 3, dtype=np.float32).reshape(count, 3) / 7
+    thumbnails = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None] * 10, (count, side, side, 1))
+    labels = [str(number) for number in range(count)]
+    return EmbeddingTable(points, {"label": labels, "prediction": labels, **columns}, thumbnails)
+
+
+def test_scalars_pictures_and_graph(tmp_path):
+    with Board(tmp_path) as board:
+        board.scalars({"loss/test": 0.5}, 0)
+        board.scalars({"loss/test": 0.25}, 1)
+        board.picture("saliency", png(), 1)
+        assert board.graph(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 1, 2, 2))
+    events = read(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("loss/test")] == [(0, 0.5), (1, 0.25)]
+    picture = events.Images("saliency")[0]
+    assert (picture.step, picture.width, picture.height) == (1, 5, 3)
+    assert picture.encoded_image_string == png()
+    assert "linear" in str(events.Graph()).lower()
+
+
+def test_resumed_run_shows_each_epoch_once(tmp_path):
+    with Board(tmp_path) as board:
+        for epoch in range(4):
+            board.scalars({"loss/test": float(epoch)}, epoch)
+            board.picture("saliency", png(), epoch)
+    with Board(tmp_path, start_epoch=2) as board:
+        for epoch in range(2, 5):
+            board.scalars({"loss/test": 10.0 + epoch}, epoch)
+            board.picture("saliency", png(), epoch)
+    events = read(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("loss/test")] == [
+        (0, 0.0),
+        (1, 1.0),
+        (2, 12.0),
+        (3, 13.0),
+        (4, 14.0),
+    ]
+    assert [event.step for event in events.Images("saliency")] == [0, 1, 2, 3, 4]
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        raise ValueError("no")
+
+
+def test_untraceable_model_has_no_graph(tmp_path, capsys):
+    with Board(tmp_path) as board:
+        assert not board.graph(Untraceable(), torch.zeros(1, 1, 2, 2))
+    assert capsys.readouterr().out == ""
+
+
+def test_projector_keeps_every_epoch_after_a_resume(tmp_path):
+    with Board(tmp_path) as board:
+        assert board.embedding(0, pack_embedding(table())) == f"{tmp_path.name}/projector/epoch_000/tensors.tsv"
+    with Board(tmp_path, start_epoch=1) as board:
+        board.embedding(1, pack_embedding(table()))
+    config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    assert [entry.tensor_name for entry in config.embeddings] == ["epoch 001", "epoch 000"]
+    entry = config.embeddings[0]
+    assert list(entry.sprite.single_image_dim) == [4, 4]
+    points = np.loadtxt(tmp_path / entry.tensor_path, delimiter="\t")
+    assert np.allclose(points, table().points, rtol=1e-6)
+    with Image.open(tmp_path / entry.sprite.image_path) as sprite:
+        pixels = np.asarray(sprite)
+    assert pixels.shape == (12, 12)  # a 3×3 grid for 5 thumbnails
+    assert [pixels[0, 0], pixels[0, 4], pixels[4, 0], pixels[4, 4], pixels[11, 11]] == [0, 10, 30, 40, 255]
+
+
+def test_tabs_and_line_breaks_in_labels_become_spaces(tmp_path):
+    with Board(tmp_path) as board:
+        board.embedding(0, pack_embedding(table(2, label=["a\tb", "c\nd\r\u2028e"])))
+    text = (tmp_path / "projector/epoch_000/metadata.tsv").read_text()
+    assert text.split("\n") == ["label\tprediction", "a b\t0", "c d  e\t1", ""]
+
+
+def test_too_large_thumbnails_are_refused():
+    with pytest.raises(DataError, match="at most 8192 pixels wide"):
+        pack_embedding(table(5, side=3000))
