@@ -13,6 +13,7 @@ from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.attribution._finite import check_finite_logits, check_inputs
 from pellucid.attribution._target import Target
+from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import device_of, dtype_of, frozen
@@ -222,13 +223,7 @@ def _measure(metric: Metric, case: Case, explainer: Explainer, refused: dict[str
 
 
 def _fingerprint(request: Plan, case: Case) -> str:
-    """Hash the weights, structure, images, targets, masks, training images and seed."""
-    total = sha256(f"{request.seed}\n{case.model}".encode())
+    """Return the checksum of the weights, structure, images, targets, masks, training images and seed."""
     tensors = [value for value in case.model.state_dict().values() if isinstance(value, Tensor)]
-    tensors += [case.images, case.targets]
-    tensors += [value for value in (case.masks, *(case.training or ())) if value is not None]
-    for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return total.hexdigest()
+    tensors += [value for value in (case.images, case.targets, case.masks, *(case.training or ())) if value is not None]
+    return checksum(*tensors, start=f"{request.seed}\n{case.model}")
