@@ -73,6 +73,10 @@ def test_json_csv_table_and_figure_agree(result):
     assert f"{result.value('integrated_gradients', 'completeness'):.3f}" in bold
 
 
+def test_there_is_one_class_of_evaluations(result):
+    assert type(result) is pellucid.Evaluation is pellucid.evaluation.Evaluation
+
+
 def test_results_depend_only_on_the_seed(model, images):
     first, second, other = (
         pellucid.evaluate(model, images, None, ["gradient"], ["continuity", "random_logit"], seed=seed)

@@ -1,7 +1,7 @@
 """Measure every method by every metric, reusing known results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -19,8 +19,8 @@ from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import device_of, dtype_of, frozen
 from pellucid.engine.guards import unwrap
 from pellucid.evaluation import CONTROLS, METRICS
-from pellucid.evaluation._case import Case, Explainer, Retrain, label_of
-from pellucid.evaluation._evaluation import Evaluation, Scores, about_metric, name_of
+from pellucid.evaluation._case import Case, Explainer, Retrain, label_of, with_options
+from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
 __all__ = ["Plan", "Record", "plan", "run"]
@@ -51,7 +51,6 @@ class Plan:
     masks: Tensor | None = None
     training: tuple[Tensor, Tensor] | None = None
     retrain: Retrain | None = None
-    _prints: dict[str, str] = field(default_factory=dict)
 
     @property
     def blocks(self) -> int:
@@ -103,15 +102,7 @@ def plan(
 
 
 def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
-    labels = []
-    for metric in metrics:
-        plain = type(metric)()
-        changed = [
-            f"{option.name}={getattr(metric, option.name)}"
-            for option in fields(metric)
-            if getattr(metric, option.name) != getattr(plain, option.name)
-        ]
-        labels.append(name_of(metric) + (f"({', '.join(changed)})" if changed else ""))
+    labels = [with_options(METRICS.name_of(type(metric)), metric) for metric in metrics]
     _check_unique("metric", labels)
     return dict(zip(labels, metrics, strict=True))
 
@@ -183,7 +174,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     kept = tuple(method for method in request.analyzers if any(one == method for one, _ in scores))
     if not kept:
         raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")
-    about = {label: about_metric(name_of(metric), metric) for label, metric in request.metrics.items()}
+    about = {label: metric.about() for label, metric in request.metrics.items()}
     return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds)
 
 
