@@ -10,7 +10,10 @@ from torch import Tensor
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer
 
-__all__ = ["Measured", "Metric"]
+__all__ = ["TINY", "Measured", "Metric"]
+
+TINY = 1e-300
+"""Smallest denominator: avoids 0 / 0 for maps of zeros, and changes no other quotient in double precision."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation._metric import TINY, Measured, Metric
 
 
 @METRICS.register("infidelity")
@@ -48,7 +48,7 @@ class Infidelity(Metric):
         )
         if self.is_scaled:
             # least squares for one factor per image
-            scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=1e-300)
+            scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=TINY)
             predicted = scale[:, None] * predicted
         return Measured((predicted - effects).square().mean(1))
 
