@@ -11,9 +11,8 @@ from PIL import Image
 
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError, DataError, DownloadError, SaveError, UnknownName
-from pellucid.data import DATASETS
-from pellucid.data._load import checksum_of, load_data
-from pellucid.data._source import RawData, Request
+from pellucid.data import DATASETS, RawData, Request, load_data
+from pellucid.data._load import checksum_of
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,8 @@ def check_example(name: str, entry: object) -> None:
     import torch
 
     from pellucid.core.contracts import ImageSet
-    from pellucid.data._source import Request
-    from pellucid.hooks._hook import Scene
+    from pellucid.data import Request
+    from pellucid.hooks import Scene
 
     assert callable(entry)
     if name == "stripes":

@@ -12,11 +12,13 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.densities._density import Density, HeldOut, held_out
+    from pellucid.densities._density import Density, HeldOut, Minimise, held_out
 
-__all__ = ["DENSITIES", "Density", "HeldOut", "held_out"]
+__all__ = ["DENSITIES", "Density", "HeldOut", "Minimise", "held_out"]
 
 DENSITIES: "Registry[type[Density]]" = Registry("density", __name__)
 """All densities by name; listing imports none of them."""
 
-__getattr__, __dir__ = lazy_exports(__name__, {"Density": "._density", "HeldOut": "._density", "held_out": "._density"})
+__getattr__, __dir__ = lazy_exports(
+    __name__, dict.fromkeys(("Density", "HeldOut", "Minimise", "held_out"), "._density")
+)

@@ -10,8 +10,8 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.evaluation._case import Case, Explainer
-    from pellucid.evaluation._evaluation import Evaluation
+    from pellucid.evaluation._case import Case, Explainer, check_images
+    from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "Explainer",
     "Measured",
     "Metric",
+    "Row",
+    "check_images",
 ]
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
@@ -66,5 +68,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explainer": "._case",
         "Measured": "._metric",
         "Metric": "._metric",
+        "Row": "._evaluation",
+        "check_images": "._case",
     },
 )

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.attribution import Analyzer, create_analyzer
+from pellucid.attribution import Analyzer, Target, create_analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.attribution._finite import check_finite_logits, check_inputs
-from pellucid.attribution._target import Target
 from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.isolation import isolated

@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
-from pellucid.evaluation._metric import TINY, Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("continuity")

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import TINY, Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("max_sensitivity")

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
-from pellucid.evaluation._metric import TINY, Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation._metric import TINY
 from pellucid.evaluation._removal import Removal, Remover
 
 

@@ -7,11 +7,9 @@ from typing import ClassVar, Literal
 import torch
 
 from pellucid.attribution import Analyzer, create_analyzer
-from pellucid.core.contracts import Artifact
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS
 
 __all__ = ["Leaderboard", "summary"]

@@ -14,16 +14,22 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.synthesis._objective import objective
-    from pellucid.synthesis._prior import Prior
+    from pellucid.synthesis._prior import Parameters, Prior
     from pellucid.synthesis._prototypes import Prototypes
     from pellucid.synthesis._search import synthesise
 
-__all__ = ["PRIORS", "Prior", "Prototypes", "objective", "synthesise"]
+__all__ = ["PRIORS", "Parameters", "Prior", "Prototypes", "objective", "synthesise"]
 
 PRIORS: "Registry[type[Prior]]" = Registry("prior", __name__)
 """All priors by name; listing imports none of them."""
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"Prior": "._prior", "Prototypes": "._prototypes", "objective": "._objective", "synthesise": "._search"},
+    {
+        "Parameters": "._prior",
+        "Prior": "._prior",
+        "Prototypes": "._prototypes",
+        "objective": "._objective",
+        "synthesise": "._search",
+    },
 )
