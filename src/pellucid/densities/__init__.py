@@ -2,6 +2,9 @@
 
 A density is fitted to the images of a data set; it then returns log p(x) of any image, differentiably.
 
+- `_density`: `Density`, the base class, and `held_out`, the log-likelihood of held-out images
+- every other file: the density of that name
+
 >>> DENSITIES.names()
 ['gaussian_mixture', 'vae']
 """

@@ -1,5 +1,12 @@
 """Metrics of explanation quality: one module each, as defined in its paper, and always compared with control maps.
 
+- `_metric`: `Metric`, the base class of metrics, and `Measured`, what a metric returns
+- `_case`: `Case`, the model and images that a metric is given, and `Explainer`, the method under test
+- every other file without an underscore: the metric of that name
+- `_run`: measures every method by every metric
+- `_evaluation`: `Evaluation`, the result, with its `_statistics`; `_leaderboard` draws it
+- `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
+
 >>> "selectivity" in METRICS
 True
 """

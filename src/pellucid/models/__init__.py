@@ -1,4 +1,11 @@
-"""Networks from images to logits: one module each, discovered by the registry."""
+"""Networks from images to logits: one module each, discovered by the registry.
+
+- `_build`: builds the network that `--model` names, with seeded weights, and checks that it fits the data
+- every other file: the network of that name, a function of `channels`, `classes` and `image_size`
+
+>>> MODELS.names()
+['basic', 'cnn', 'mlp']
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,12 @@
 """Activation maximization: synthesize prototype images of a network's classes and units.
 
-A prior is a frozen dataclass of hyperparameters that scores how plausible an image is; `synthesise` searches for the
-plausible images with the strongest response.
+A prior scores how plausible an image is; `synthesise` searches for the plausible images with the strongest response.
+
+- `_prior`: `Prior`, the base class of priors: a frozen dataclass of hyperparameters
+- every other file without an underscore: the prior of that name
+- `_search`: `synthesise`, the search; `_goal`: the response to maximize; `_prototypes`: `Prototypes`, the result
+- `_objective`: the objective of given images, to compare them with prototypes
+- `_fourier`, `_regularisers`: parametrization and penalties of the images
 
 >>> PRIORS.names()
 ['code', 'expert', 'l2']
