@@ -32,7 +32,7 @@ from torchvision import transforms
 from pellucid.config import DataConfig, HookConfig, RunConfig, TrainingConfig
 from pellucid.core.contracts import DataSplits, ImageSet, to_floats
 from pellucid.data._loaders import batches, steps_per_epoch, training_batches
-from pellucid.models._build import build_model
+from pellucid.models import build_model
 from pellucid.run import pipeline
 from pellucid.run.hook_runner import HookRunner
 from pellucid.run.session import Session, prepare

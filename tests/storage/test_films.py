@@ -12,7 +12,7 @@ from PIL import Image
 from pellucid.cli import main
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import WriteError
-from pellucid.hooks._hook import Hook
+from pellucid.hooks import Hook
 from pellucid.plots.scatter import scatter
 from pellucid.run import pipeline
 from pellucid.run.hook_runner import HookRunner, write_films

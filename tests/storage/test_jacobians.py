@@ -162,3 +162,16 @@ def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path
 def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
     folder = pellucid.jacobian_to_disk(network().bfloat16(), [X.bfloat16()], tmp_path)
     assert ChunkedArray.open(folder).dtype == np.float32
+
+
+def test_an_array_is_marked_as_in_earlier_versions(tmp_path: Path) -> None:
+    """An array that was begun is only continued with the same marks."""
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.arange(value.numel()).reshape(value.shape) / 8)
+    folder = pellucid.jacobian_to_disk(model, [torch.arange(12.0).reshape(4, 3)], tmp_path)
+    attributes = json.loads((folder / ".zattrs").read_text())
+    assert attributes["model"] == "6584409b447abcd1661c6fe7c71b4bab6672e28180ceaec2fc25f5150161017e"
+    mark = (folder / ".marks" / "0").read_text()
+    assert mark == "5c56044f54b92830424b30ae346b4832339108c8e835136dc4ef5542efdab503"

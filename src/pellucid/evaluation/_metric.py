@@ -1,14 +1,19 @@
 """The metric contract: a frozen dataclass of options with one method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer
 
-__all__ = ["Measured", "Metric"]
+__all__ = ["TINY", "Measured", "Metric"]
+
+TINY = 1e-300
+"""Smallest denominator: avoids 0 / 0 for maps of zeros, and changes no other quotient in double precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +47,15 @@ class Metric:
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return one value per image of `case` for one method."""
         raise NotImplementedError
+
+    def about(self) -> dict[str, Any]:
+        """Describe the metric in JSON values."""
+        return {
+            "name": METRICS.name_of(type(self)),
+            "options": asdict(self),
+            "asks": self.asks,
+            "is_higher_better": self.is_higher_better,
+            "low": self.low if isfinite(self.low) else None,
+            "high": self.high if isfinite(self.high) else None,
+            "won_by": sorted(self.won_by),
+        }

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.report._material import Entry, Material
+from pellucid.report import Entry, Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["confusion_matrix"]
 

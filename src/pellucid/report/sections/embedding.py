@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import class_colours
-from pellucid.report._material import Entry, Material
+from pellucid.report import Entry, Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["STEPS", "embedding"]
 

@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import scale_limit, signed_palette
-from pellucid.report._material import Entry, Material
-from pellucid.report._section import Section
+from pellucid.report import Entry, Material, Section
 from pellucid.report.sections.figures import end_moment
 
 __all__ = ["explain", "packed", "palette"]

@@ -6,9 +6,8 @@ import numpy as np
 from PIL import Image
 
 from pellucid.plots.colours import signed_palette
-from pellucid.report._material import Entry, Material
+from pellucid.report import Entry, Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["hardest"]
 
