@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer
 from pellucid.core.errors import ConfigError, ShapeError, UnknownName, UnsupportedOperation
-from pellucid.engine.operations import register_elementwise
+from pellucid.engine.operations.elementwise import register_elementwise
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.tape import Move, Tape
 
@@ -245,7 +245,8 @@ def test_a_package_registers_an_operation_in_one_line(images) -> None:
 
 
 def test_rules_are_chosen_by_kind_name_and_first_layer(images) -> None:
-    from pellucid.engine.rules import Epsilon, Flat, ZBox
+    from pellucid.engine.rules import Epsilon
+    from pellucid.engine.weight_rules import Flat, ZBox
 
     network = model(torch.relu)
     seen: list[str] = []

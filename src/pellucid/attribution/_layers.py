@@ -14,9 +14,9 @@ from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
-from pellucid.engine.arguments import tensors_in
 from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
+from pellucid.engine.table import tensors_in
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._subject import Subject
-from pellucid.engine.arguments import substitute, tensors_in
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.table import OPERATIONS, substitute, tensors_in
 
 __all__ = ["LocalPasses"]
 

@@ -15,17 +15,23 @@ from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
-from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.fingerprint import fingerprint
-from pellucid.engine.folding import fold_batch_norms
-from pellucid.engine.guards import check_autocast
 from pellucid.engine.lockstep import Multipliers, multipliers
-from pellucid.engine.max_pooling import fast_max_pool
-from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Chooser, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import (
+    SOFTMAX_AT_THE_END,
+    Chooser,
+    check_autocast,
+    check_logits,
+    choose_output,
+    keep_freed_memory,
+    largest_tensor_bytes,
+    refuse_softmax,
+)
+from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.relevance import Propagation, propagate_each, record
+from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate_each, record
 from pellucid.engine.tape import Tape
 
 __all__ = ["Subject"]
@@ -116,7 +122,8 @@ class Subject:
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
                 f"from the model, or {WAY_OUT}"
             )
-        check_graph(logits, WAY_OUT)
+        if logits.requires_grad:
+            check_graph(logits, WAY_OUT)
         return logits
 
     def _note_batch_statistics(self, watch: "_PlainPass") -> None:

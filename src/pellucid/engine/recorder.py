@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
 from pellucid.engine.batch_norm import refuse_batch_statistics
 from pellucid.engine.canonical import canonical
-from pellucid.engine.guards import TaintWatch, check_autocast
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.model import check_autocast
+from pellucid.engine.table import OPERATIONS, name_of, storage_key, substitute, tensors_in
+from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Formula, Node, Tape
 
 __all__ = ["BatchMixed", "Call", "Recorder"]

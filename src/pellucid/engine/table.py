@@ -1,18 +1,20 @@
-"""The table of operations, which maps each torch function to the handler that records it.
+"""The table of operations, which maps each torch function to the handler that records it and to its traits.
 
 A handler `(call, *arguments) -> value` runs the function and records a node. The decorator `operation` registers it
 under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and the in-place `relu_`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import resolve_name
 
-__all__ = ["OPERATIONS", "Entry", "Table", "operation"]
+__all__ = ["OPERATIONS", "Entry", "Table", "name_of", "operation", "storage_key", "substitute", "tensors_in"]
+
 
 Handler = Callable[..., Any]
 """Maps (call, *arguments of the function) to the value that the model receives."""
@@ -93,3 +95,40 @@ def operation(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handl
         return handler
 
     return enter
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists, dicts and slices."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, slice):
+        yield from tensors_in((value.start, value.stop, value.step))
+
+
+def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """Replace each tensor in the nested tuples, lists and dicts of `value`."""
+    if isinstance(value, Tensor):
+        return replace(value)
+    if type(value) in (tuple, list):
+        return type(value)(substitute(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: substitute(item, replace) for key, item in value.items()}
+    return value
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return the address of a tensor's storage; 0 for tensors without storage."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """Return a function's name as users would write it."""
+    return str(resolve_name(func) or getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func)))

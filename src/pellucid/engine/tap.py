@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Embedding, Images
-from pellucid.engine.freezing import dtype_of, frozen
+from pellucid.engine.model import dtype_of, frozen
 
 __all__ = ["Tap", "find_embedding"]
 

@@ -12,7 +12,7 @@ from pellucid.attribution import Analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.hooks._methods import create_fitted

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
-from pellucid.engine.freezing import dtype_of, frozen
+from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian

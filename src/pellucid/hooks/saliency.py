@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pellucid.attribution import create_analyzer
 from pellucid.core.contracts import Artifact
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS
 from pellucid.hooks._hook import Hook, Scene
 from pellucid.plots._text import class_names

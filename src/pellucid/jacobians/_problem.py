@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.seeding import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
-from pellucid.engine.freezing import frozen, modules_of, runs_torch_alone
+from pellucid.engine.model import frozen, modules_of, runs_torch_alone
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 

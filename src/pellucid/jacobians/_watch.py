@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.batch_norm import NORMS, refuse_batch_statistics, sound_norm, uses_batch_statistics
-from pellucid.engine.guards import check_autocast
+from pellucid.engine.model import check_autocast
 
 __all__ = ["PathWatch"]
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.arguments import substitute
+from pellucid.engine.linear_maps import vjp
 from pellucid.engine.recorder import BatchMixed, Call
-from pellucid.engine.table import operation
-from pellucid.engine.tape import Move, Relevances, vjp
+from pellucid.engine.table import operation, substitute
+from pellucid.engine.tape import Move, Relevances
 
 __all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
 
