@@ -211,7 +211,7 @@ class _Search(TorchFunctionMode):
             name = getattr(func, "__name__", "")
             self._check_bypass(name, sources)
             for out in outputs:
-                axis = channel_axis(name, args, kwargs or {}, sources, out)
+                axis = channel_axis(func, args, kwargs or {}, sources, out)
                 self._axes[id(out)], self._created[id(out)] = (out, axis), self._count
                 # A passive function of several inputs, such as `cat`, still creates new maps.
                 if len(sources) > 1 or not is_passive(func):

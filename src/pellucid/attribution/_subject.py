@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +28,7 @@ from pellucid.engine.model import (
     largest_tensor_bytes,
     refuse_softmax,
 )
+from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate_each, record
@@ -312,31 +312,13 @@ class _PlainPass(TorchFunctionMode):
                 return normalized
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
-        if func in _SOFTMAXES:
+        traits = OPERATIONS.traits(func)
+        if traits.family == "softmax":
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor):
                 self.last = (source, value)
-        elif args and isinstance(value, Tensor) and (name := getattr(func, "__name__", "")) in _MOVES:
+        elif traits.keeps_softmax and args and isinstance(value, Tensor):
             tracked = [self.last and self.last[1], self.moved and self.moved[0]]
             if any(args[0] is tensor for tensor in tracked if tensor is not None):
-                self.moved = value, name
+                self.moved = value, getattr(func, "__name__", "")
         return value
-
-
-_MOVES = {
-    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim"),
-    *("clone", "contiguous", "double", "float", "to", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "add"),
-    *("__getitem__", "select", "narrow", "expand"),
-}
-"""Functions that keep a softmax output a softmax output, up to its shape, dtype or range."""
-
-_SOFTMAXES = {
-    F.softmax,
-    F.log_softmax,
-    torch.softmax,
-    torch.log_softmax,
-    Tensor.softmax,
-    Tensor.log_softmax,
-    torch.special.softmax,
-    torch.special.log_softmax,
-}

@@ -78,7 +78,7 @@ def record(
 def _softmax_behind(tape: Tape, last: Node | None) -> Node | None:
     """Return the last operation if it only moves or clamps the output of a softmax; otherwise None."""
     producers, node = {node.output: node for node in tape.nodes}, last
-    while node is not None and (isinstance(node, Move) or node.operation.startswith(("clamp", "clip"))):
+    while node is not None and (isinstance(node, Move) or node.traits.keeps_softmax):
         slots = [slot for slot in node.inputs if slot is not None]
         node = producers.get(slots[0]) if len(slots) == 1 else None
     return last if node is not last and node is not None and node.kind in ("softmax", "log_softmax") else None

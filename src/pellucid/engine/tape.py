@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.linear_maps import LinearMap, vjp
-from pellucid.engine.table import substitute, tensors_in
+from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
 __all__ = ["ABSORBERS", "Account"]
 
@@ -97,6 +97,8 @@ class Node:
     """Lowest and highest input, if it is still the image and the composite needs them."""
     formula: Formula | None = None
     """Set if each element of the output depends only on the same element of the inputs."""
+    traits: Traits = NO_TRAITS
+    """The traits of the recorded function."""
     is_masked: bool = False
     """True if a constant of the operation is a comparison with the image, or derived from one."""
 

@@ -1,4 +1,4 @@
-"""Handlers that record the operations of a forward pass; importing this package fills the table.
+"""Handlers that record the operations of a forward pass; importing this package fills the table `OPERATIONS`.
 
 - `layers`: convolutions, products with a constant matrix, pooling and interpolation
 - `norms`: batch, layer, group, instance and RMS norm, statistics, dropout
@@ -10,5 +10,6 @@
 """
 
 from pellucid.engine.operations import arithmetic, attention, elementwise, layers, moves, norms, queries
+from pellucid.engine.table import OPERATIONS
 
-__all__ = ["arithmetic", "attention", "elementwise", "layers", "moves", "norms", "queries"]
+__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "queries"]

@@ -1,6 +1,7 @@
 """Sums, products, quotients and contractions of values and constants, and reductions."""
 
 from collections.abc import Sequence
+from functools import partial
 from string import ascii_letters
 from typing import Any
 
@@ -15,7 +16,6 @@ from pellucid.engine.tape import Addition, Affine, Product
 __all__ = ["add", "divide", "einsum", "gate_among", "multiply", "reduce", "subtract"]
 
 
-_GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
 Number = float | int | Tensor
 
 
@@ -29,19 +29,24 @@ def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, fl
     return call.record(Addition, "add", value, terms, is_elementwise=True, terms=terms, z=value, signs=signs)
 
 
-@operation("add", "__add__", "__radd__")
+_each = partial(operation, family="arithmetic", is_elementwise=True)
+_linear = partial(_each, keeps_image=True)
+
+
+@_linear("add", is_smooth=True, keeps_softmax=True, operators=("addcmul",))
+@_linear("__add__", "__radd__")
 def add(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input + alpha · other."""
     return _add(call, input, other, (1, alpha))
 
 
-@operation("sub", "subtract", "__sub__")
+@_linear("sub", "subtract", "__sub__", is_smooth=True)
 def subtract(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input − alpha · other."""
     return _add(call, input, other, (1, -alpha))
 
 
-@operation("rsub", "__rsub__")
+@_linear("rsub", "__rsub__")
 def subtract_from(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record other − alpha · input."""
     return _add(call, input, other, (-alpha, 1))
@@ -58,7 +63,7 @@ def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     return call.record(Affine, "average", value, [x], x=x, z=value, weight=None, bias=None, map=repeat)
 
 
-@operation("mul", "multiply", "__mul__", "__rmul__")
+@_linear("mul", "multiply", "__mul__", "__rmul__", is_smooth=True)
 def multiply(call: Call, input: Number, other: Number) -> Tensor:
     """Record a product with a constant, or of two values that depend on the image."""
     if not (call.depends(input) and call.depends(other)):
@@ -90,12 +95,12 @@ def _is_gate(call: Call, tensor: Tensor) -> bool:
     for node in reversed(call.recorder.nodes):
         if node.output == slot:
             if node.kind != "move" or len(node.inputs) != 1:
-                return node.kind == "factor" or node.operation.rstrip("_") in _GATES
+                return node.kind == "factor" or node.traits.is_gate
             slot = node.inputs[0]
     return False
 
 
-@operation("div", "divide", "true_divide", "__truediv__")
+@_linear("div", "divide", "true_divide", "__truediv__", is_smooth=True)
 def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
     """Record a quotient; a denominator that depends on the image counts as a factor that scales the numerator."""
     if rounding_mode is not None:
@@ -118,19 +123,19 @@ def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
         return inverse if isinstance(numerator, (int, float)) and numerator == 1 else numerator * inverse
 
 
-@operation("__rtruediv__", "__rdiv__")
+@_each("__rtruediv__", "__rdiv__")
 def divide_constant(call: Call, input: Tensor, other: Number) -> Tensor:
     """Record a constant divided by a value that depends on the image."""
     return _divide(call, other, input)
 
 
-@operation("neg", "negative", "__neg__")
+@_linear("neg", "negative", "__neg__", is_smooth=True)
 def negate(call: Call, input: Tensor) -> Tensor:
     """Record a negation."""
     return _scale(call, input, _tensor(-1.0, input))
 
 
-@operation("sum", "mean")
+@operation("sum", "mean", family="reduction", is_smooth=True, channels="kept")
 def reduce(
     call: Call,
     input: Tensor,
@@ -157,7 +162,7 @@ def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim:
     return axis if keepdim else axis - sum(number < axis for number in dropped)
 
 
-@operation("einsum")
+@operation("einsum", family="arithmetic")
 def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
     """Record an einsum of one or two factors."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], (tuple, list)) else operands

@@ -6,6 +6,7 @@ converted back. The backward pass is faster in the contiguous layout.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,11 @@ def _tuple(value: Sizes, dimensions: int) -> tuple[int, ...]:
     return (value,) * dimensions if isinstance(value, int) else tuple(value) * (dimensions if len(value) == 1 else 1)
 
 
-@operation("conv1d", "conv2d", "conv3d")
+_kernel = partial(operation, family="kernel", is_smooth=True)
+_pool = partial(operation, family="pool", channels="first")
+
+
+@_kernel("conv1d", "conv2d", "conv3d", channels="first", operators=("convolution",))
 def convolution(
     call: Call,
     input: Tensor,
@@ -92,7 +97,7 @@ def _with_named_padding(call: Call, arguments: tuple[Any, ...]) -> Tensor:
         return convolve(x, weight, bias, stride, tuple(left for left, _ in sides), dilation, groups)
 
 
-@operation("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@_kernel("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", channels="first")
 def transposed_convolution(
     call: Call,
     input: Tensor,
@@ -120,7 +125,7 @@ def transposed_convolution(
     return _affine(call, "convolution", input, weight, bias, linear_map)
 
 
-@operation("linear")
+@_kernel("linear", channels="last", operand=0)
 def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Record x · weightᵀ + bias."""
     _check_constant(call, weight, bias)
@@ -133,7 +138,9 @@ def _keep_batch_axis(call: Call, x: Tensor) -> None:
         call.refuse("multiplies along the batch axis")
 
 
-@operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv")
+@_kernel("matmul", "__matmul__", channels="last", operand=0)
+@_kernel("mm", operand=0)
+@_kernel("__rmatmul__", "bmm", "mv")
 def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     """Record a matrix product with a constant on either side, or of two values that depend on the image."""
     left, right = (other, input) if call.name == "__rmatmul__" else (input, other)
@@ -163,7 +170,7 @@ def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
         return (left[None] @ right).squeeze(-2) if vector is left else (left @ right[:, None]).squeeze(-1)
 
 
-@operation("baddbmm")
+@_kernel("baddbmm")
 def add_products(
     call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
 ) -> Tensor:
@@ -176,7 +183,7 @@ def add_products(
         return product if beta == 0 else (input if beta == 1 else input * beta) + product
 
 
-@operation("addmm")
+@_kernel("addmm", operand=1)
 def add_matrix_product(
     call: Call,
     input: Tensor,
@@ -204,8 +211,8 @@ def add_matrix_product(
 Sizes = int | Sequence[int]
 
 
-@operation("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-           "adaptive_avg_pool3d", "interpolate", "upsample")  # fmt: skip
+@_pool("avg_pool2d", "adaptive_avg_pool2d", is_smooth=True)
+@_pool("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d", "interpolate", "upsample")
 def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
     """Record a weighted average of neighbors."""
     value: Tensor = call.run()
@@ -213,7 +220,7 @@ def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -
     return call.record(Affine, "average", value, [input], x=input, z=value, weight=None, bias=None, map=function)
 
 
-@operation("max_pool2d")
+@_pool("max_pool2d", is_smooth=True)
 def max_pool2d(
     call: Call,
     input: Tensor,
@@ -239,7 +246,7 @@ def max_pool2d(
     )  # fmt: skip
 
 
-@operation("max_pool1d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+@_pool("max_pool1d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def max_pool(
     call: Call,
     input: Tensor,
@@ -257,7 +264,16 @@ def max_pool(
     )
 
 
-@operation("amax", "max")
+@_pool("max_pool2d_with_indices", is_smooth=True)
+@_pool("max_pool1d_with_indices", "max_pool3d_with_indices")
+@_pool(*(f"adaptive_max_pool{rank}d_with_indices" for rank in (1, 2, 3)))
+def max_pool_with_indices(call: Call, *_args: object, **_kwargs: object) -> None:
+    """Refuse a max-pool whose indices the model uses, since they are no function of a value with relevance."""
+    call.refuse("returns indices")
+
+
+@operation("amax", family="reduction", channels="kept")
+@operation("max", family="reduction")
 def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Record the maximum along axes, or of all values; `max` along one axis also returns the indices."""
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
