@@ -128,7 +128,7 @@ class Recorder(TorchFunctionMode):
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
-                or "register a rule for it (pellucid.engine.operations.register_elementwise, or @operation), "
+                or "register a rule for it (register_elementwise or @operation of pellucid.engine), "
                 "or choose a gradient method such as 'integrated_gradients'."
             )
         )

@@ -10,6 +10,6 @@
 """
 
 from pellucid.engine.operations import arithmetic, attention, elementwise, layers, moves, norms, queries
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.table import OPERATIONS, operation
 
-__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "queries"]
+__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "operation", "queries"]
