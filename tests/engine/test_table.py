@@ -1,4 +1,6 @@
-"""The table of operations: what is said of a function where its handler is registered holds under all of its names."""
+"""The table of operations: the traits declared with a handler hold under all names of its function."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
+from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine import Call, operation
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.table import NO_TRAITS
@@ -78,3 +81,38 @@ def test_a_new_operation_is_described_in_one_place() -> None:
     assert explanation.relevance.abs().sum() > 0
     layer = create_analyzer("grad_cam", model)
     assert layer.analyze(images).shape[-2:] == images.shape[-2:]
+
+
+class Between(nn.Module):
+    """A function between two linear layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.function, self.last = nn.Linear(6, 4), function, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize(
+    ("function", "equal"),
+    [
+        (torch.sigmoid_, torch.sigmoid),
+        (lambda x: x * (x > 0).double().double(), torch.relu),  # the second cast returns its argument
+        (lambda x: x * ((x > 0).double() * 3).clamp(max=1), torch.relu),
+    ],
+)
+def test_spellings_of_a_function_are_explained_alike(function, equal) -> None:
+    images = torch.rand(2, 1, 2, 3, generator=torch.Generator().manual_seed(0)).double()
+    maps = [create_analyzer("lrp.epsilon", Between(f).double()).analyze(images) for f in (function, equal)]
+    torch.testing.assert_close(*maps)
+
+
+@pytest.mark.parametrize("change", [lambda p: p.flip(1), lambda p: p.clamp(min=1e-7), lambda p: p + 1e-8])
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon"])
+def test_a_softmax_that_is_only_moved_or_clamped_is_refused(name, change) -> None:
+    model = nn.Sequential(Between(torch.relu), nn.Softmax(1))
+    model.register_forward_hook(lambda module, inputs, output: change(output))
+    with pytest.raises(UnsupportedOperation, match="ends in a softmax followed by"):
+        create_analyzer(name, model).analyze(torch.rand(2, 1, 2, 3))
