@@ -2,8 +2,8 @@
 
 A handler `(call, *arguments) -> value` runs the function and records a node. The decorator `operation` registers it
 under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and the in-place `relu_`).
-Whoever needs to know something about a torch function asks this table for its traits and keeps no list of names, so a
-new operation is described in one place. `pellucid.engine.operations` fills the table and exports it.
+All code that must know something about a torch function asks this table for its traits instead of keeping a list of
+names, so one entry describes a new operation. `pellucid.engine.operations` fills the table and exports it.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,14 +34,14 @@ Handler = Callable[..., Any]
 Family = Literal[
     "", "activation", "arithmetic", "dropout", "kernel", "move", "norm", "pool", "query", "reduction", "softmax"
 ]
-"""What an operation does; a move only moves, copies or drops values; a query carries no derivative."""
+"""Kind of operation. A move only moves, copies or drops values; a query carries no derivative."""
 
 _PLACES: tuple[Any, ...] = (torch, Tensor, F, torch._C._nn, torch.special)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is true of an operation, declared where its handler is registered."""
+    """Properties of an operation, declared where its handler is registered."""
 
     family: Family = ""
     is_elementwise: bool = False
@@ -65,7 +65,7 @@ class Traits:
     returns_numbers: bool = False
     """Converts a tensor to Python or NumPy numbers, which have no derivative."""
     leaves_graph: bool = False
-    """What the model computes from the result is invisible to the recorder."""
+    """Later computations with the result are invisible to the recorder."""
     channels: Literal["", "first", "last", "kept", "permuted"] = ""
     """Channel axis of the result: axis 1, the last axis, or that of the input, at its place or permuted."""
     operand: int | None = None
