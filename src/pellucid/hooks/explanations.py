@@ -16,7 +16,8 @@ from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import create_fitted
 from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Explanations"]
 

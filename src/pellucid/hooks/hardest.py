@@ -16,7 +16,8 @@ from pellucid.hooks._methods import create_fitted
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Hardest"]
 

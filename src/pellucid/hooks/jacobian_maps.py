@@ -16,7 +16,8 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, Mark, image_grid
+from pellucid.plots.image_grid import Block, Mark, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["JacobianMaps"]
 

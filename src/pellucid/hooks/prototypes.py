@@ -17,7 +17,7 @@ from pellucid.core.types import Images
 from pellucid.densities import held_out
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.plots.captioned_images import captioned_images
-from pellucid.plots.image_grid import Label
+from pellucid.plots.labels import Label
 from pellucid.synthesis import Prior, Prototypes, objective, synthesise
 from pellucid.synthesis.code import Code
 from pellucid.synthesis.expert import Expert
