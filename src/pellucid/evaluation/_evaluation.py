@@ -109,6 +109,7 @@ class Evaluation:
         best = {metric: self.best(metric) for metric in self.metrics}
         table = [heading]
         for method in self.methods:
+            # marks the best without color, for terminals and notebooks alike
             stars = ("*" if method == best[metric] else " " for metric in self.metrics)
             means = (self.value(method, metric) for metric in self.metrics)
             table.append([method, *(f"{mean:.3f}{star}" for mean, star in zip(means, stars, strict=True))])
@@ -126,6 +127,7 @@ class Evaluation:
         measured = [(method, self.scores[method, metric]) for method in self.methods if (method, metric) in self.scores]
         if not measured:
             return []
+        # all methods in one call, so that they share the resamples
         values = np.column_stack([_array(scores.values) for _, scores in measured])
         means, lows, highs = intervals(values, self.seed)
         return [

@@ -58,6 +58,7 @@ def _how_to_read(evaluation: Evaluation) -> str:
 
 
 def _cells(evaluation: Evaluation, metric: str) -> list[Cell]:
+    # a method without a row, or without a finite mean, gets an empty cell
     rows = {row.method: row for row in evaluation.rows if row.metric == metric and math.isfinite(row.value)}
     ties, best, won_by = evaluation.ties(metric), evaluation.best(metric), evaluation.metrics[metric]["won_by"]
     return [

@@ -105,6 +105,7 @@ class Scene:
         """Embedding of the `embedded` test images, on the CPU; computed once for all hooks of an epoch."""
         if "embedding" not in self._computed:
             tap = self.tap
+            # in parts, which bounds the memory of the forward passes
             parts = [tap.read(self.test.floats(part).to(self.device)).cpu() for part in self.embedded.split(500)]
             self._computed["embedding"] = torch.cat(parts)
         return self._computed["embedding"]

@@ -15,7 +15,7 @@ from pellucid.engine.freezing import dtype_of, frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
-from pellucid.plots.colours import INK, WRONG, scale_limit
+from pellucid.plots.colours import INK, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, Mark, image_grid
 from pellucid.plots.labels import Label
 
@@ -144,8 +144,7 @@ def _verdict(numbers: dict[str, Any]) -> str:
 
 def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
-    source = scene.test.floats(numbers["indices"]).numpy()
-    source = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
+    source = gray_or_rgb(scene.test.floats(numbers["indices"]).numpy())
     blocks = [
         Block(source[:, None], column=0),
         Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),

@@ -159,12 +159,14 @@ def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | 
     if not len(chosen):
         return None
     flat = image.flatten()[None]
+    # in parts, because all images of a class as floats may not fit into memory
     cosines = [F.cosine_similarity(train.floats(part).flatten(1), flat).max() for part in chosen.split(2000)]
     return 1 - float(torch.stack(cosines).max())
 
 
 def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:
     """Return the objective of each class mean at its best brightness; None for a class without images."""
+    # a mean is dim, so compare at its best brightness: otherwise it would lose by contrast alone
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     levels = torch.linspace(0, 1, BRIGHTNESSES)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pellucid.core.errors import ShapeError
 from pellucid.plots._canvas import MARGIN, SMALL, Canvas
 from pellucid.plots._grid import Grid
-from pellucid.plots.colours import PALE
+from pellucid.plots.colours import PALE, gray_or_rgb
 from pellucid.plots.labels import Label, draw_column_names, draw_row_label, label_width, shortened
 
 __all__ = ["captioned_images"]
@@ -38,7 +38,7 @@ def captioned_images(
     2
     """
     _check(images, captions, rows, columns)
-    shown, rows = images if images.shape[2] == 3 else images.mean(2, keepdims=True), shortened(rows)
+    shown, rows = gray_or_rgb(images), shortened(rows)
     left = MARGIN + 8 + max(map(label_width, rows))
     grid = Grid(left, 26, (images.shape[3], images.shape[4]), row_starts=(), column_starts=())
     down = grid.height + CAPTION_DOTS

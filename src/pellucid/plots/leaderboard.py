@@ -156,6 +156,7 @@ def _shares(column: Column) -> list[float]:
     finite = values[np.isfinite(values)]
     if not finite.size or finite.max() == finite.min():
         return [0.0] * len(values)
+    # relative to the column, because the metrics have different ranges and some have none
     shares = (values - finite.min()) / (finite.max() - finite.min())
     return [float(share) for share in (shares if column.is_higher_better else 1 - shares)]
 

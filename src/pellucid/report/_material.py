@@ -69,6 +69,7 @@ class Material:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl, sorted by epoch."""
+        # a run that is still in its first epoch has no metrics yet, and that is no damage
         lines = self._record(self.store.metrics, [])
         if not lines and self.run.get("status") == "finished":
             self.note("metrics.jsonl is missing or empty.")
@@ -209,6 +210,7 @@ class Material:
     def _inside(self, path: str) -> Path | None:
         """Resolve a path of the manifest; None if it is invalid or outside the save folder."""
         try:
+            # the page embeds the files that the manifest lists, and must not reveal others
             root = self.store.folder.resolve()
             location = (root / path).resolve()
         except (OSError, ValueError, RuntimeError):  # a NUL character or a loop of symbolic links
@@ -220,6 +222,7 @@ class Material:
 
     def note(self, damage: str) -> None:
         """Add a message about something missing or damaged, unless it is listed already."""
+        # several sections read the same file
         if damage not in self.damages:
             self.damages.append(damage)
 
@@ -238,6 +241,7 @@ def _arrays(content: bytes) -> dict[str, np.ndarray]:
 
 def is_epoch(value: object) -> bool:
     """Return True for a valid epoch number."""
+    # JSON's true is an int in Python
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
 
 

@@ -64,6 +64,7 @@ def descend(
             optimizer.step()
             schedule.step()
             tracker.update(step + 1, f"loss {value.item():.4g}")
+            # checked after the step, so that the saved state belongs to a whole number of steps
             if interrupted():
                 save(step + 1)
                 raise KeyboardInterrupt

@@ -22,6 +22,7 @@ def confusion_matrix(material: Material) -> Section | None:
     counts = material.by_epoch(material.entries("confusion_matrix", "data"), lambda entry: _counts(material, entry))
     if not counts:
         return None
+    # the number of classes can only change if files of several runs are mixed
     size = len(counts[max(counts)])
     counts = {epoch: cells for epoch, cells in counts.items() if len(cells) == size}
     chosen = _most_mistaken(counts[max(counts)])
@@ -63,6 +64,7 @@ def _counts(material: Material, entry: Entry) -> np.ndarray | None:
 
 
 def _most_mistaken(cells: np.ndarray) -> list[int]:
+    # errors in the row and in the column of each class
     mistakes = cells.sum(0) + cells.sum(1) - 2 * cells.diagonal()
     return sorted(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES].tolist())
 

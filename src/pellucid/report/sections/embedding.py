@@ -113,11 +113,13 @@ def _epochs(planes: Mapping[int, Plane], images: list[int]) -> dict[int, dict[st
     """Return the data of each epoch; x points right and y down, on one scale so that movements are comparable."""
     everything = np.concatenate([plane.points for plane in planes.values()])
     low, high = everything.min(0), everything.max(0)
+    # one side for both axes keeps the aspect; `or 1.0` is for points that are all equal
     middle, side = (low + high) / 2, float((high - low).max()) or 1.0
     return {epoch: _epoch(plane, middle, side, images) for epoch, plane in planes.items()}
 
 
 def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> dict[str, Any]:
+    # (1, −1) turns the vertical axis around: the page measures from the top
     places = np.rint(((plane.points - middle) / side * (1, -1) + 0.5) * STEPS).astype(int)
     confidences = plane.confidences
     return {

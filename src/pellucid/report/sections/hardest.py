@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pellucid.plots.colours import signed_palette
+from pellucid.plots.colours import gray_or_rgb, signed_palette
 from pellucid.report import Material, Section
 from pellucid.report._pictures import sprite
 
@@ -53,19 +53,17 @@ def _cards(classes: Sequence[str], arrays: Mapping[str, np.ndarray], numbers: Ma
     limits = np.array(numbers["scale_limits"], dtype=float)
     if any(values.shape != source.shape[:1] for values in (*lists.values(), limits)):
         raise ValueError("the number of values differs from the number of images")
+    # a scale of 0 marks a map of zeros
     maps = relevance.sum(1) / np.where(limits > 0, limits, 1)[:, None, None]
     coloured = (signed_palette()(maps.clip(-1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
-    plain = (source if source.shape[1] == 3 else source.mean(1, keepdims=True)).clip(0, 1)
-    pixels = (plain * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels = (gray_or_rgb(source).clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return {
         "images": sprite(_squares(pixels), len(pixels)),
         "maps": sprite(_squares(coloured), len(pixels)),
         "side": min(max(pixels.shape[1:3]), MOST_SIDE),
         "method": str(numbers.get("method", "")),
         "refused": [str(name) for name in numbers.get("refused") or ()],
-        "chosen": [
-            classes[label] if label < len(classes) else str(label) for label in numbers.get("chosen_classes") or ()
-        ],
+        "chosen": [names.get(label, str(label)) for label in numbers.get("chosen_classes") or ()],
         "is_shrunk": max(pixels.shape[1:3]) > MOST_SIDE,
         "limits": limits,
         **lists,
@@ -77,6 +75,7 @@ def _squares(pictures: np.ndarray) -> np.ndarray:
     count, height, width, channels = pictures.shape
     largest = max(height, width)
     side = min(largest, MOST_SIDE)
+    # the cards have one size; white is the color of the page
     squares = np.full((count, largest, largest, channels), 255, np.uint8)
     top, left = (largest - height) // 2, (largest - width) // 2
     squares[:, top : top + height, left : left + width] = pictures
