@@ -52,19 +52,20 @@ class Material:
     @cached_property
     def data(self) -> dict[str, Any]:
         """Description of the data set in run.json."""
-        return self._part("dataset")
+        return self._typed("run.json", self.run, "dataset", dict, "a JSON object")
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Description of the model in run.json."""
-        return self._part("model")
+        return self._typed("run.json", self.run, "model", dict, "a JSON object")
 
-    def _part(self, name: str) -> dict[str, Any]:
-        part = self.run.get(name, {})
-        if isinstance(part, dict):
-            return part
-        self.note(f"run.json: {name!r} is not a JSON object.")
-        return {}
+    def _typed(self, path: str, record: Mapping[str, Any], name: str, kind: Callable[[], T], kind_name: str) -> T:
+        """Return an entry of a record, or an empty one, with a note, if it is of another type."""
+        value = record.get(name, kind())
+        if isinstance(value, type(kind())):
+            return value
+        self.note(f"{path}: {name!r} is not {kind_name}.")
+        return kind()
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -104,11 +105,7 @@ class Material:
         return self._record(self.store.manifest, {})
 
     def _listed(self, name: str) -> list[Any]:
-        listed = self._manifest.get(name, [])
-        if isinstance(listed, list):
-            return listed
-        self.note(f"manifest.json: {name!r} is not a list.")
-        return []
+        return self._typed("manifest.json", self._manifest, name, list, "a list")
 
     @cached_property
     def classes(self) -> list[str]:
