@@ -33,6 +33,7 @@ def _flag(metavar: str, default: str | None = None) -> object:
 
 Count = Annotated[int, Range(1), _flag("INT≥1")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
+Mirrors = Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction]
 Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 
 
@@ -49,7 +50,7 @@ class DataConfig:
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
-    mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
+    mirror: Mirrors = ()
     """Mirror to try before the public ones: an http(s) or file:// address, or a folder.
     Also read from the environment variable PELLUCID_MIRROR."""
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
@@ -114,7 +115,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Validate the settings that don't depend on the data: ranges and the device string."""
-        object.__setattr__(self, "save", self.save.expanduser())  # plain assignment fails in a frozen dataclass
+        _expand_paths(self)
         for group in (self.data, self.training):
             _check_ranges(group)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
@@ -147,14 +148,14 @@ class EvaluateConfig:
     """Random seed."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "the run's data folder")] = None
     """Download folder."""
-    mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
+    mirror: Mirrors = ()
     """Mirror to try before the public ones."""
     threads: Count = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:
         """Expand `~` and validate the ranges."""
-        object.__setattr__(self, "run", self.run.expanduser())
+        _expand_paths(self)
         _check_ranges(self)
 
 
@@ -176,14 +177,14 @@ class GroundTruthConfig:
     """Random seed."""
     data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
-    mirror: Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction] = ()
+    mirror: Mirrors = ()
     """Mirror to try before the public ones."""
     threads: Count = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:
         """Expand `~` and validate the ranges."""
-        object.__setattr__(self, "save", self.save.expanduser())
+        _expand_paths(self)
         _check_ranges(self)
 
 
@@ -196,7 +197,14 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Expand `~`."""
-        object.__setattr__(self, "run", self.run.expanduser())
+        _expand_paths(self)
+
+
+def _expand_paths(group: RunConfig | EvaluateConfig | GroundTruthConfig | ReportConfig) -> None:
+    """Replace `~` in every path."""
+    for option in fields(group):
+        if isinstance(value := getattr(group, option.name), Path):
+            object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
 def _check_ranges(group: DataConfig | TrainingConfig | EvaluateConfig | GroundTruthConfig) -> None:

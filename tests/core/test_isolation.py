@@ -22,7 +22,7 @@ from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, isolated
 from pellucid.core.seeding import preserved_random_state
-from pellucid.engine.freezing import frozen
+from pellucid.engine.model import frozen
 from pellucid.engine.tap import find_embedding
 from pellucid.evaluation import METRICS
 

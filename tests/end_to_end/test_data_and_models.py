@@ -1,6 +1,7 @@
 """Other data and models: digits, color image folders, user-defined functions and no network."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -8,6 +9,31 @@ import pytest
 from PIL import Image
 
 import pellucid
+
+SAVE = """.lock films/explanations.webp films/saliency.webp films/tsne.webp logs/events
+    logs/projector/epoch_NNN/metadata.tsv logs/projector/epoch_NNN/sprite.png
+    logs/projector/epoch_NNN/tensors.tsv logs/projector_config.pbtxt manifest.json metrics.jsonl
+    models/best.safetensors models/gaussian_mixture.safetensors models/last.ckpt models/vae.safetensors
+    plots/confusion_matrix/epoch_NNN.json plots/confusion_matrix/epoch_NNN.png
+    plots/confusion_matrix/epoch_NNN_images.json plots/confusion_matrix/epoch_NNN_images.npz
+    plots/explanations/epoch_NNN.json plots/explanations/epoch_NNN.npz plots/explanations/epoch_NNN.png
+    plots/gallery/epoch_NNN.json plots/gallery/epoch_NNN.npz plots/hardest/epoch_NNN.json
+    plots/hardest/epoch_NNN.npz plots/hardest/epoch_NNN.png plots/jacobian_classes/epoch_NNN.json
+    plots/jacobian_classes/epoch_NNN.npz plots/jacobian_classes/epoch_NNN.png
+    plots/jacobian_classes_all/epoch_NNN.json plots/jacobian_classes_all/epoch_NNN.npz
+    plots/jacobian_classes_all/epoch_NNN.png plots/jacobian_maps/epoch_NNN.json
+    plots/jacobian_maps/epoch_NNN.npz plots/jacobian_maps/epoch_NNN.png plots/leaderboard/epoch_NNN.json
+    plots/leaderboard/epoch_NNN.png plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
+    plots/prototypes/epoch_NNN.npz plots/prototypes/epoch_NNN.png plots/saliency/epoch_NNN.json
+    plots/saliency/epoch_NNN.npz plots/saliency/epoch_NNN.png plots/tsne/epoch_NNN.json plots/tsne/epoch_NNN.npz
+    plots/tsne/epoch_NNN.png report.html run.json"""
+"""The files of a default run, which others script against."""
+
+
+def files_in(save):
+    """Return the paths of all files below a save folder, with the epochs and TensorBoard's process names left out."""
+    paths = {path.relative_to(save).as_posix() for path in save.rglob("*") if path.is_file()}
+    return {re.sub(r"epoch_\d+", "epoch_NNN", re.sub(r"events\.out\..*", "events", path)) for path in paths}
 
 
 def read_json(path):
@@ -25,6 +51,9 @@ def test_default_run_without_network_uses_the_digits(run_program, tmp_path, caps
     assert "tensorboard --logdir=save/logs" in output
     assert "#projector" in output
     assert all("digits" in entry["caption"] for entry in read_json(tmp_path / "save/manifest.json")["artifacts"])
+    found, expected = files_in(tmp_path / "save"), set(SAVE.split())
+    assert expected - found == set()
+    assert [path for path in found - expected if not path.startswith("plots/")] == []  # a new hook may add plots
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from interrupts import heed
 
 from pellucid.cli import main
 from pellucid.hooks.tsne import TSNE
-from pellucid.storage import _atomic, store, tensorboard
+from pellucid.storage import atomic, store, tensorboard
 from pellucid.training import loop
 
 SMALL = (
@@ -44,7 +44,7 @@ def uninterrupted(tmp_path_factory, frequent_checkpoints):
     folder = tmp_path_factory.mktemp("uninterrupted")
     writes = []
     with pytest.MonkeyPatch.context() as patch:
-        write = _atomic.write_bytes
+        write = atomic.write_bytes
 
         def count(path, content):
             writes.append(path)
@@ -57,7 +57,7 @@ def uninterrupted(tmp_path_factory, frequent_checkpoints):
 
 def everywhere(patch, write):
     """Replace the function that writes all files by `write`."""
-    for module in (_atomic, store, tensorboard):
+    for module in (atomic, store, tensorboard):
         patch.setattr(module, "write_bytes", write)
 
 
@@ -79,7 +79,7 @@ class Fault:
         WRITE(path, content)
 
 
-WRITE = _atomic.write_bytes
+WRITE = atomic.write_bytes
 
 
 def run_and_die(patch, folder, fault):

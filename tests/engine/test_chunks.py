@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pellucid.engine.chunks import LARGEST_TENSOR_BYTES, images_per_chunk
+from pellucid.engine.model import LARGEST_TENSOR_BYTES, images_per_chunk
 
 
 def test_the_largest_tensor_determines_the_chunk_size() -> None:

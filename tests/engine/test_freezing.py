@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid.engine.freezing import device_of, dtype_of, frozen, modules_of
+from pellucid.engine.model import device_of, dtype_of, frozen, modules_of
 
 
 class Counting(nn.Module):

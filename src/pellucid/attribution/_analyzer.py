@@ -27,9 +27,7 @@ from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.finite import bad_value, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
-from pellucid.engine.freezing import dtype_of, frozen
-from pellucid.engine.guards import check_model, check_skipped_padding, unwrap
-from pellucid.engine.outputs import Chooser
+from pellucid.engine.model import Chooser, check_model, check_skipped_padding, dtype_of, frozen, unwrap
 from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["Analyzer", "create_analyzer"]

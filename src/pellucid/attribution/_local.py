@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._subject import Subject
-from pellucid.engine.arguments import substitute, tensors_in
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.operations import OPERATIONS
+from pellucid.engine.table import substitute, tensors_in
 
 __all__ = ["LocalPasses"]
 
@@ -136,7 +136,7 @@ class _Later(TorchFunctionMode):
         self._count += 1
         touched = [tensor for tensor in tensors_in((args, kwargs)) if self._is_touched(tensor)]
         is_tensor = next(tensors_in(base), None) is not None
-        if not touched or (getattr(func, "__name__", "") in _METADATA and not is_tensor):
+        if not touched or (OPERATIONS.traits(func).reads_metadata and not is_tensor):
             return base
         if all(id(tensor) in self._changes for tensor in touched) and isinstance(base, Tensor):
             changes = [self._changes[id(tensor)] for tensor in touched]
@@ -164,32 +164,9 @@ def _out_of_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> tuple[Cal
     return func, {key: value for key, value in kwargs.items() if key != "inplace"}
 
 
-def _kind(func: Callable[..., Any]) -> str:
-    """Name of the module that handles an operation, such as "kernels"; empty if there is none."""
-    entry = OPERATIONS.find(func)
-    return "" if entry is None else entry.handler.__module__.rpartition(".")[2]
-
-
-_METADATA = {
-    "__get__",
-    "__len__",
-    "dim",
-    "element_size",
-    "is_complex",
-    "is_contiguous",
-    "is_floating_point",
-    "nelement",
-    "ndimension",
-    "numel",
-    "size",
-    "stride",
-}
-"""Functions that only read shape or dtype, which do not depend on a tensor's values."""
-
-
 def _work(func: Callable[..., Any], args: Sequence[Any], value: Tensor) -> int:
     """Approximate number of multiplications in computing a tensor."""
-    is_kernel = _kind(func) == "kernels" and len(args) > 1
+    is_kernel = OPERATIONS.traits(func).family == "kernel" and len(args) > 1
     is_product = is_kernel and isinstance(args[1], Tensor) and args[1].ndim > 1 and len(args[1]) > 0
     return value.numel() * (args[1][0].numel() if is_product else 1)
 
@@ -210,7 +187,7 @@ def _propagated(
         windows = (_convolved if entry.name == "conv2d" else _pooled)(*args[1:], **kwargs)
         return None if windows is None else _windowed(windows, change, base)
     # In eval mode, a batch norm is elementwise; batch statistics would depend on the whole map.
-    is_each = (_kind(func) == "elementwise" and not others) or entry.name in ("clone", "batch_norm")
+    is_each = (entry.traits.is_elementwise and not others) or entry.name == "batch_norm"
     if not is_each or (entry.name == "batch_norm" and (kwargs.get("training") or any(args[5:6]))):
         return None
     return _Change(base, change.rows, change.columns, func(change.patch, *args[1:], **kwargs))

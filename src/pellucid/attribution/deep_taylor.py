@@ -10,7 +10,7 @@ from pellucid.attribution._target import Target, weighted
 from pellucid.core.errors import ConfigError
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
-from pellucid.engine.rules import ZPlus
+from pellucid.engine.weight_rules import ZPlus
 
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
 """Names registered here; the registry reads them without importing this file."""

@@ -12,7 +12,8 @@ from pellucid.attribution._method import COMPLETE
 from pellucid.core.options import NotNegative
 from pellucid.engine import composites
 from pellucid.engine.composites import Composite
-from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
+from pellucid.engine.rules import Epsilon
+from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZPlus
 
 VARIANTS = (
     "lrp.alpha_1_beta_0",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pellucid.attribution import Analyzer
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS, create_fitted, explain_each

@@ -1,18 +1,21 @@
-"""Sums, products and quotients of values and constants, and reductions."""
+"""Sums, products, quotients and contractions of values and constants, and reductions."""
 
 from collections.abc import Sequence
+from functools import partial
+from string import ascii_letters
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.engine.linear_maps import Diagonal, LinearFunction
+from pellucid.engine.linear_maps import Contraction, Diagonal, LinearFunction
 from pellucid.engine.recorder import BatchMixed, Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Addition, Affine, Product
 
-__all__ = ["add", "divide", "gate_among", "multiply", "reduce", "subtract"]
+__all__ = ["add", "divide", "einsum", "gate_among", "multiply", "reduce", "subtract"]
 
-_GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
+
 Number = float | int | Tensor
 
 
@@ -26,19 +29,24 @@ def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, fl
     return call.record(Addition, "add", value, terms, is_elementwise=True, terms=terms, z=value, signs=signs)
 
 
-@operation("add", "__add__", "__radd__")
+_each = partial(operation, family="arithmetic", is_elementwise=True)
+_linear = partial(_each, keeps_image=True)
+
+
+@_linear("add", is_smooth=True, keeps_softmax=True, operators=("addcmul",))
+@_linear("__add__", "__radd__")
 def add(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input + alpha · other."""
     return _add(call, input, other, (1, alpha))
 
 
-@operation("sub", "subtract", "__sub__")
+@_linear("sub", "subtract", "__sub__", is_smooth=True)
 def subtract(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input − alpha · other."""
     return _add(call, input, other, (1, -alpha))
 
 
-@operation("rsub", "__rsub__")
+@_linear("rsub", "__rsub__")
 def subtract_from(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record other − alpha · input."""
     return _add(call, input, other, (-alpha, 1))
@@ -55,7 +63,7 @@ def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     return call.record(Affine, "average", value, [x], x=x, z=value, weight=None, bias=None, map=repeat)
 
 
-@operation("mul", "multiply", "__mul__", "__rmul__")
+@_linear("mul", "multiply", "__mul__", "__rmul__", is_smooth=True)
 def multiply(call: Call, input: Number, other: Number) -> Tensor:
     """Record a product with a constant, or of two values that depend on the image."""
     if not (call.depends(input) and call.depends(other)):
@@ -87,12 +95,12 @@ def _is_gate(call: Call, tensor: Tensor) -> bool:
     for node in reversed(call.recorder.nodes):
         if node.output == slot:
             if node.kind != "move" or len(node.inputs) != 1:
-                return node.kind == "factor" or node.operation.rstrip("_") in _GATES
+                return node.kind == "factor" or node.traits.is_gate
             slot = node.inputs[0]
     return False
 
 
-@operation("div", "divide", "true_divide", "__truediv__")
+@_linear("div", "divide", "true_divide", "__truediv__", is_smooth=True)
 def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
     """Record a quotient; a denominator that depends on the image counts as a factor that scales the numerator."""
     if rounding_mode is not None:
@@ -115,19 +123,19 @@ def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
         return inverse if isinstance(numerator, (int, float)) and numerator == 1 else numerator * inverse
 
 
-@operation("__rtruediv__", "__rdiv__")
+@_each("__rtruediv__", "__rdiv__")
 def divide_constant(call: Call, input: Tensor, other: Number) -> Tensor:
     """Record a constant divided by a value that depends on the image."""
     return _divide(call, other, input)
 
 
-@operation("neg", "negative", "__neg__")
+@_linear("neg", "negative", "__neg__", is_smooth=True)
 def negate(call: Call, input: Tensor) -> Tensor:
     """Record a negation."""
     return _scale(call, input, _tensor(-1.0, input))
 
 
-@operation("sum", "mean")
+@operation("sum", "mean", family="reduction", is_smooth=True, channels="kept")
 def reduce(
     call: Call,
     input: Tensor,
@@ -152,3 +160,71 @@ def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim:
     if axis in dropped:
         raise BatchMixed
     return axis if keepdim else axis - sum(number < axis for number in dropped)
+
+
+@operation("einsum", family="arithmetic")
+def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
+    """Record an einsum of one or two factors."""
+    factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], (tuple, list)) else operands
+    if not isinstance(equation, str) or len(factors) > 2:
+        call.refuse(
+            "has more than two factors or no equation string",
+            "write it as einsums of an equation and two factors, or choose a gradient method.",
+        )
+    sources, target = _letters(equation, [factor.ndim for factor in factors])
+    if sorted(sources[0]) == sorted(target) and len(factors) == 1:
+        with call.recorder:
+            return factors[0].permute([sources[0].index(letter) for letter in target])
+    axis = _batch_axis(call, factors, sources, target)
+    written = f"{','.join(sources)}->{target}"
+
+    def multiply(*moved: Tensor) -> Tensor:
+        return torch.einsum(written, *moved)
+
+    value = multiply(*factors)
+    if len(factors) == 1:
+        x = factors[0]
+        return call.record(
+            Affine, "average", value, [x], axis, x=x, z=value, weight=None, bias=None, map=LinearFunction(multiply)
+        )
+    a, b = factors
+    is_contracting = bool(set("".join(sources)) - set(target))
+    if call.depends(a) and call.depends(b):
+        gate = None if is_contracting else gate_among(call, a, b)
+        return call.record(Product, "product", value, [a, b], axis, a=a, b=b, z=value, multiply=multiply, gate=gate)
+    x, weight = (a, b) if call.depends(a) else (b, a)
+    is_second = x is b
+    contraction = Contraction(lambda x, w: multiply(w, x) if is_second else multiply(x, w))
+    kind = "dense" if is_contracting else "average"
+    return call.record(Affine, kind, value, [x], axis, x=x, z=value, weight=weight, bias=None, map=contraction)
+
+
+def _letters(equation: str, dimensions: Sequence[int]) -> tuple[list[str], str]:
+    """Return the axis letters of each factor and of the result, with an ellipsis and an implicit target written out."""
+    left, arrow, target = equation.replace(" ", "").partition("->")
+    sources = left.split(",")
+    spare = [letter for letter in ascii_letters if letter not in equation]
+    widths = [
+        dimension - len(source.replace("...", "")) if "..." in source else 0
+        for source, dimension in zip(sources, dimensions, strict=True)
+    ]
+    wide = "".join(spare[: max(widths)])
+    sources = [source.replace("...", wide[len(wide) - width :]) for source, width in zip(sources, widths, strict=True)]
+    if not arrow:  # the implicit target: letters that occur once, in alphabetical order
+        together = "".join(sources)
+        target = "..." + "".join(sorted(letter for letter in set(together) - set(wide) if together.count(letter) == 1))
+    return sources, target.replace("...", wide)
+
+
+def _batch_axis(call: Call, factors: Sequence[Tensor], sources: Sequence[str], target: str) -> int:
+    if call.recorder.batch == 1:
+        return 0
+    letters = {
+        source[call.recorder.batch_axis(factor)]
+        for factor, source in zip(factors, sources, strict=True)
+        if call.depends(factor)
+    }
+    letter = letters.pop()
+    if letters or target.count(letter) != 1:
+        raise BatchMixed
+    return target.index(letter)

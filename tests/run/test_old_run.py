@@ -1,0 +1,59 @@
+"""A save folder written by the version of November 2026, interrupted in its second epoch, still opens and resumes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from torch import nn
+
+import pellucid
+from pellucid.cli import main
+from pellucid.report import write_report
+from pellucid.storage.runs import load_data_of
+
+OLD = Path(__file__).parent / "old_run"
+
+
+def tiny(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(channels * 49, classes))
+
+
+@pytest.fixture
+def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the old run, with the user's module that built its model."""
+    module = ModuleType("old_model")
+    module.tiny = tiny  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "old_model", module)
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(OLD, tmp_path / "save"))
+
+
+def test_run_and_its_data_load(save: Path) -> None:
+    run = pellucid.load_run(save)
+    data = load_data_of(save, run)  # raises if the checksum of the data is not the recorded one
+    record = json.loads((save / "run.json").read_text())
+    assert [line["epoch"] for line in run.metrics] == [0, 1]
+    correct = run.model(data.test.floats()).argmax(1) == data.test.labels
+    best = max((line for line in run.metrics if line["best"]), key=lambda line: line["epoch"])
+    assert correct.double().mean() == pytest.approx(best["test_accuracy"])
+    assert data.sha256 == record["dataset"]["sha256"]
+
+
+def test_report_is_written_again(save: Path) -> None:
+    page = write_report(save)
+    assert "Confusion matrix" in page.read_text()
+
+
+def test_run_resumes(save: Path) -> None:
+    before = (save / "metrics.jsonl").read_text().splitlines()
+    assert main(["run", "--resume", "--save", str(save)]) == 0
+    after = (save / "metrics.jsonl").read_text().splitlines()
+    assert after[:2] == before
+    assert json.loads(after[2])["epoch"] == 2
+    assert json.loads((save / "run.json").read_text())["status"] == "finished"
+    manifest = json.loads((save / "manifest.json").read_text())
+    assert {entry["epoch"] for entry in manifest["artifacts"]} == {0, 1, 2}
+    assert manifest["failures"] == []

@@ -1,0 +1,112 @@
+"""The names that others script against; a change here breaks somebody's code."""
+
+import pickle
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+import pellucid
+from pellucid.cli.main import COMMANDS
+from pellucid.config import FLAGS
+from pellucid.core.registry import Registry
+
+NAMES = {
+    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run augment check_jacobian create_analyzer errors
+        evaluate fit_density jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
+        jacobian_to_disk load_density load_fitted load_run methods prototypes save_fitted transposed_product""",
+    "pellucid.errors": """ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError ShapeError
+        TrainingError UnknownName UnsupportedOperation WriteError""",
+    "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast
+        Explanation FittedState Method check_method create_analyzer methods""",
+    "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment check_jacobian
+        jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum transposed_product""",
+    "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric",
+    "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
+    "pellucid.densities": "DENSITIES Density",
+    "pellucid.data": "DATASETS RawData Request",
+    "pellucid.models": "MODELS",
+    "pellucid.engine": "Composite Rule operation",
+    "pellucid.hooks": "HOOKS Artifact Hook Scene",
+    "pellucid.report": "Section write_report",
+    "pellucid.storage": "Store",
+    "pellucid.storage.films": "FILMS",
+    "pellucid.cli": "entry leave main",
+}
+
+ENTRIES = {
+    "pellucid.attribution.METHODS": """cam constant deconvnet deep_taylor deep_taylor.bounded deeplift
+        excitation_backprop expected_gradients grad_cam grad_cam_pp gradient gradient.baseline guided_backprop
+        guided_grad_cam input input_x_gradient integrated_gradients layer_cam lrp.alpha_1_beta_0 lrp.alpha_1_beta_0_ib
+        lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib lrp.epsilon lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat
+        lrp.gamma lrp.sequential_preset_a lrp.sequential_preset_a_flat lrp.sequential_preset_b
+        lrp.sequential_preset_b_flat lrp.w_square lrp.z lrp.z_box lrp.z_plus occlusion pattern.attribution pattern.net
+        random rise sensitivity shapley_sampling simple_taylor smoothgrad smoothgrad.squared smoothgrad.variance
+        sobel""",
+    "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
+        max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
+        selectivity sensitivity_n sparseness""",
+    "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
+        jacobian_maps leaderboard projector prototypes prototypes.each_epoch saliency tsne""",
+    "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
+    "pellucid.models.MODELS": "basic cnn mlp",
+    "pellucid.synthesis.PRIORS": "code expert l2",
+    "pellucid.densities.DENSITIES": "gaussian_mixture vae",
+}
+
+FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
+    device precision threads hooks methods classes embedding_layer save"""
+
+EXPLANATION = "relevance target logits expected residual allowed absorbed evaluations seed method"
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names_can_be_imported_from_their_package(module: str) -> None:
+    package = import_module(module)
+    missing = [name for name in NAMES[module].split() if not hasattr(package, name)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", ["pellucid", "pellucid.errors", "pellucid.jacobians"])
+def test_no_other_name_is_public(module: str) -> None:
+    assert sorted(import_module(module).__all__) == sorted(NAMES[module].split())
+
+
+@pytest.mark.parametrize("place", ENTRIES)
+def test_registered_names(place: str) -> None:
+    module, _, name = place.rpartition(".")
+    registry = getattr(import_module(module), name)
+    assert isinstance(registry, Registry)
+    assert set(ENTRIES[place].split()) <= set(registry.names())  # other tests may have registered more
+
+
+def test_commands_and_flags() -> None:
+    assert {"run", "methods", "evaluate", "ground-truth", "report"} <= set(COMMANDS)
+    assert set(FLAG_NAMES.split()) <= set(FLAGS)
+
+
+def test_fields_of_an_explanation() -> None:
+    explanation = pellucid.create_analyzer("gradient", nn.Flatten()).explain(torch.rand(2, 3, 1, 1), 0)
+    assert [name for name in EXPLANATION.split() if not hasattr(explanation, name)] == []
+
+
+def test_main_is_a_function_and_so_is_jacobian() -> None:
+    cli = import_module("pellucid.cli")
+    import_module("pellucid.cli.main")  # a submodule of the same name must not replace the function
+    assert callable(cli.main)
+    assert callable(pellucid.jacobian)
+    assert pickle.loads(pickle.dumps(pellucid.jacobian)) is pellucid.jacobian
+
+
+def test_errors_are_the_same_classes_everywhere() -> None:
+    core, errors = import_module("pellucid.core.errors"), import_module("pellucid.errors")
+    assert all(getattr(errors, name) is getattr(core, name) for name in core.__all__)
+    assert pellucid.errors is errors
+    assert sorted(errors.__all__) == sorted(core.__all__)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    for module in NAMES:
+        with pytest.raises(AttributeError, match="no_such_name"):
+            _ = import_module(module).no_such_name
