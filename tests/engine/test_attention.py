@@ -218,7 +218,7 @@ def test_each_form_is_complete_and_a_batch_equals_single_images(form) -> None:
 def test_the_tape_of_each_form_gives_the_gradient(form) -> None:
     model, x = form
     with frozen(model):
-        result = propagate(model, x, (Step(Derivative()),), lambda logits: torch.ones_like(logits)).relevance
+        result = propagate(model, x, (Step(Derivative()),), lambda logits: [torch.ones_like(logits)])[0].relevance
     leaf = x.clone().requires_grad_()
     expected = torch.autograd.grad(model(leaf).sum(), leaf)[0]
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-11)

@@ -83,7 +83,7 @@ def test_the_tape_gives_the_gradient(seen) -> None:
 
     model, images = seen
     with frozen(model):
-        result = propagate(model, images[:1], (Step(Derivative()),), lambda logits: torch.ones_like(logits))
+        result = propagate(model, images[:1], (Step(Derivative()),), lambda logits: [torch.ones_like(logits)])[0]
     leaf: Tensor = images[:1].clone().requires_grad_()
     expected = torch.autograd.grad(model(leaf).sum(), leaf)[0]
     torch.testing.assert_close(result.relevance, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))

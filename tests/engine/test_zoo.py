@@ -137,7 +137,7 @@ def test_derivatives_of_every_operation_agree_with_autograd(caged) -> None:
 
     model, images = caged
     with frozen(model):
-        result = propagate(model, images[:1], (Step(Derivative()),), lambda logits: torch.ones_like(logits))
+        result = propagate(model, images[:1], (Step(Derivative()),), lambda logits: [torch.ones_like(logits)])[0]
     leaf = images[:1].clone().requires_grad_()
     expected = torch.autograd.grad(model(leaf).sum(), leaf)[0]
     torch.testing.assert_close(result.relevance, expected, rtol=1e-8, atol=1e-10)

@@ -31,7 +31,7 @@ from pellucid.engine.model import (
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate_each, record
+from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
 
 __all__ = ["Subject"]
@@ -163,7 +163,7 @@ class Subject:
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
         self.guard(images)
-        results = propagate_each(
+        results = propagate(
             self.model,
             images,
             composite,

@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation: the explained logit, distributed layer by layer down to the pixels.
 
-Each variant is a composite of the rules in `pellucid.engine.rules`, which documents the formulas and their sources.
+Each variant is a composite of the rules in `pellucid.engine`, which documents the formulas and their sources.
 Stabilizers are absolute; rules without one use 1e-6 to keep denominators away from zero.
 """
 

@@ -8,7 +8,6 @@ written.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
@@ -53,14 +52,15 @@ class _Region:
     source: int
     x: Tensor
     members: tuple[Node, ...]
+    steps: tuple[Formula, ...]
+    """The formulas of the members, which drop theirs once the tape is canonical."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate the function at other values of x."""
         values = {id(self.x): x}
-        for member in self.members:
-            formula = _formula(member)
-            values[id(formula.value)] = formula(values)
-        return values[id(_formula(self.members[-1]).value)]
+        for step in self.steps:
+            values[id(step.value)] = step(values)
+        return values[id(self.steps[-1].value)]
 
     @property
     def probed(self) -> Tensor:
@@ -131,7 +131,7 @@ class _Form:
             bounds=region.members[0].bounds,
             x=region.x,
             y=_formula(node).value,
-            replay=_replay(region),
+            replay=region,
             at_zero=one_number(at_zero),
             is_rectifier=_is_rectifier(up, down),
             is_saturating=bool((steps <= 1e-3).all()),  # flat between ±20 and ±40
@@ -166,8 +166,10 @@ class _Form:
                 if slot is not None and slot not in seen:
                     seen.add(slot)
                     heappush(latest, -slot)
-        first = members[-1]
-        return _Region(source, _formula(first).operands[first.inputs.index(source)], tuple(reversed(members)))
+        ordered = tuple(reversed(members))
+        first = ordered[0]
+        x = _formula(first).operands[first.inputs.index(source)]
+        return _Region(source, x, ordered, tuple(map(_formula, ordered)))
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,20 +316,6 @@ def _is_rectifier(up: Tensor, down: Tensor) -> bool:
     """True if f passes 4, up to a scale, and suppresses most of −4: ReLU and its relatives."""
     passes = (up >= 2) & (up <= 8)
     return bool((passes & (down.abs() <= up / 2)).all())
-
-
-def _replay(region: _Region) -> Callable[[Tensor], Tensor]:
-    """Return the function as a closure over its formulas, since the nodes drop theirs."""
-    steps = [_formula(member) for member in region.members]
-    source, last = id(region.x), id(steps[-1].value)
-
-    def replay(x: Tensor) -> Tensor:
-        values: dict[int, Tensor] = {source: x}
-        for step in steps:
-            values[id(step.value)] = step(values)
-        return values[last]
-
-    return replay
 
 
 def _is_reduction(node: Node) -> bool:

@@ -83,7 +83,7 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
 def _user_steps(key: str, rule: Any) -> Composite:
     if not callable(rule):
         raise ConfigError(
-            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine.rules, such as Epsilon(1e-6)."
+            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6)."
         )
     if key == "first":
         return input_layer(rule) if isinstance(rule, (Flat, WSquare, ZBox)) else (Step(rule, KERNELS, first=True),)

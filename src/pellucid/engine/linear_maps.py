@@ -42,10 +42,11 @@ class LinearMap(Protocol):
 
     def broadcast(self, bias: Tensor) -> Tensor:
         """Reshape the bias so that it broadcasts to the output."""
+        return bias
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(LinearMap):
     """A convolution in any number of dimensions; grouped, dilated, strided or transposed."""
 
     stride: tuple[int, ...]
@@ -92,7 +93,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(LinearMap):
     """x · weightᵀ over the last axis."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -103,12 +104,9 @@ class Dense:
         assert weight is not None
         return (s @ weight).reshape(x.shape)
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True)
-class Diagonal:
+class Diagonal(LinearMap):
     """Multiply each element by a weight that broadcasts to the shape of x without enlarging it."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -119,12 +117,9 @@ class Diagonal:
         assert weight is not None
         return s * weight
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True)
-class LinearFunction:
+class LinearFunction(LinearMap):
     """Any linear function without a weight, such as average pooling; autograd provides the transpose."""
 
     function: Callable[[Tensor], Tensor]
@@ -135,12 +130,9 @@ class LinearFunction:
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         return vjp(self.function, x, s)
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True)
-class RightMatrix:
+class RightMatrix(LinearMap):
     """x · weight over the last two axes, for weights with leading batch axes."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -151,12 +143,9 @@ class RightMatrix:
         assert weight is not None
         return (s @ weight.mT).sum_to_size(x.shape)
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True)
-class LeftMatrix:
+class LeftMatrix(LinearMap):
     """weight · x over the last two axes."""
 
     def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -167,12 +156,9 @@ class LeftMatrix:
         assert weight is not None
         return (weight.mT @ s).sum_to_size(x.shape)
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True)
-class Contraction:
+class Contraction(LinearMap):
     """Any product of x and a weight that is linear in both, such as an einsum; autograd provides the transpose."""
 
     multiply: Callable[[Tensor, Tensor], Tensor]
@@ -185,12 +171,9 @@ class Contraction:
         assert weight is not None
         return vjp(lambda moved: self.multiply(moved, weight), x, s)
 
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias
-
 
 @dataclass(frozen=True, eq=False)
-class FrozenNorm:
+class FrozenNorm(LinearMap):
     """(x − mean x) / deviation · weight, with the deviation held fixed; the mean still depends on x."""
 
     grouped: tuple[int, ...]
@@ -211,6 +194,3 @@ class FrozenNorm:
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
         return self.center((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)
-
-    def broadcast(self, bias: Tensor) -> Tensor:
-        return bias

@@ -6,7 +6,7 @@ which preserve that sum exactly.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,7 @@ def multipliers(
         return _Rescale(twins[id(node)])
 
     slopes, results = slopes_of(tape.logits), []
-    for number, slope in enumerate(slopes, start=1):
-        own = tape if number == len(slopes) else replace(tape, nodes=[*tape.nodes])  # the last one consumes the nodes
+    for own, slope in zip(tape.copies(len(slopes)), slopes, strict=True):
         with torch.no_grad():
             results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits[:1], slope))
     return results

@@ -55,7 +55,7 @@ class Recorder(TorchFunctionMode):
         self._homes = _homes(model)
         self._taint = taint
         self._model = model
-        slot = self._enter(images, 0)
+        slot = self.enter(images, 0)
         self._image_slots.add(slot)
         if box is not None:
             low, high = (torch.empty_like(images).copy_(bound) for bound in box)  # keeps the images' memory format
@@ -101,7 +101,11 @@ class Recorder(TorchFunctionMode):
 
     def enter(self, value: Tensor, axis: int) -> int:
         """Allocate a slot for the output of an operation."""
-        return self._enter(value, axis)
+        self._values.append(value)
+        self._axes.append(axis)
+        slot = len(self._values) - 1
+        self._slots[id(value)] = (value, slot)
+        return slot
 
     def path(self) -> str:
         """Return the path of the innermost running module of the model."""
@@ -128,7 +132,7 @@ class Recorder(TorchFunctionMode):
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
-                or "register a rule for it (pellucid.engine.operations.register_elementwise, or @operation), "
+                or "register a rule for it (register_elementwise or @operation of pellucid.engine), "
                 "or choose a gradient method such as 'integrated_gradients'."
             )
         )
@@ -198,13 +202,6 @@ class Recorder(TorchFunctionMode):
                     "(through a scripted or vmapped function, or an index converted to numbers)",
                     "call the original function instead of its scripted form, or choose a gradient method.",
                 )
-
-    def _enter(self, value: Tensor, axis: int) -> int:
-        self._values.append(value)
-        self._axes.append(axis)
-        slot = len(self._values) - 1
-        self._slots[id(value)] = (value, slot)
-        return slot
 
     def rebind(self, changed: Tensor, value: Tensor) -> Tensor:
         """Make the object `changed` refer to `value` from now on; other tensors that share its memory become stale."""

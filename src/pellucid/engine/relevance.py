@@ -18,7 +18,7 @@ from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
 
-__all__ = ["Propagation", "fold_batch_norms", "propagate", "propagate_each", "record"]
+__all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,26 +88,6 @@ def propagate(
     model: nn.Module,
     images: Tensor,
     composite: Composite,
-    seed_of: Callable[[Tensor], Tensor],
-    *,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
-    is_certified: bool = False,
-) -> Propagation:
-    """Propagate the relevance `seed_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
-
-    With `is_certified`, also keep an account of the relevance that biases, stabilizers and constants absorb.
-    """
-    return propagate_each(
-        model, images, composite, lambda logits: [seed_of(logits)],
-        output=output, unwrap_softmax=unwrap_softmax, is_certified=is_certified,
-    )[0]  # fmt: skip
-
-
-def propagate_each(
-    model: nn.Module,
-    images: Tensor,
-    composite: Composite,
     seeds_of: Callable[[Tensor], Sequence[Tensor]],
     *,
     output: Chooser = None,
@@ -115,9 +95,11 @@ def propagate_each(
     is_certified: bool = False,
     box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
-    """Run `propagate` for several seeds: one forward pass, and one reverse pass over its tape per seed.
+    """Propagate each relevance `seeds_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
 
-    Pass `box`, the composite's bounds, if they are already computed for the shape of these images.
+    Runs one forward pass, and one reverse pass over its tape per seed. With `is_certified`, also keeps an account of
+    the relevance that biases, stabilizers and constants absorb. Pass `box`, the composite's bounds, if they are already
+    computed for the shape of these images.
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
@@ -129,9 +111,8 @@ def propagate_each(
         return rule_of(composite, node)
 
     seeds = seeds_of(logits)
-    for number, seed in enumerate(seeds, start=1):
+    for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
         account = Account(len(images), logits.dtype, logits.device) if is_certified else None
-        own = tape if number == len(seeds) else replace(tape, nodes=[*tape.nodes])  # the last one consumes the nodes
         with torch.no_grad():
             results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
     return results

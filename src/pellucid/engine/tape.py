@@ -5,8 +5,8 @@ logit, which would hide errors.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -278,6 +278,11 @@ class Tape:
     output: int
     """The slot of the logits."""
     logits: Tensor
+
+    def copies(self, count: int) -> Iterator["Tape"]:
+        """Yield as many tapes for one reverse pass each; the last is this one, whose nodes that pass consumes."""
+        for number in range(1, count + 1):
+            yield self if number == count else replace(self, nodes=[*self.nodes])
 
     def reverse(self, seed: Tensor, rule_of: Callable[[Node], Rule], account: Account | None = None) -> Tensor:
         """Propagate the relevance `seed` of the logits back to the images, consuming the nodes.

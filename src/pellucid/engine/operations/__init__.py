@@ -3,13 +3,13 @@
 - `layers`: convolutions, products with a constant matrix, pooling and interpolation
 - `norms`: batch, layer, group, instance and RMS norm, statistics, dropout
 - `elementwise`: activations, powers, roots, exponentials and logarithms; `register_elementwise` for others
-- `arithmetic`: sums, products and quotients, sums and means over axes, einsum
+- `arithmetic`: sums, products and quotients, einsum, and sums, means and maxima over axes
 - `attention`: softmax, and attention decomposed into the operations above
 - `moves`: views, permutations, slices, concatenation, padding and assignment
 - `queries`: shapes and comparisons, and the functions that leave the graph, which are refused
 """
 
 from pellucid.engine.operations import arithmetic, attention, elementwise, layers, moves, norms, queries
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.table import OPERATIONS, operation
 
-__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "queries"]
+__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "operation", "queries"]

@@ -1,6 +1,6 @@
-"""Sums, products, quotients and contractions of values and constants, and reductions."""
+"""Sums, products, quotients and contractions of values and constants, and sums, means and maxima over axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from string import ascii_letters
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 from pellucid.engine.linear_maps import Contraction, Diagonal, LinearFunction
 from pellucid.engine.recorder import BatchMixed, Call
 from pellucid.engine.table import operation
-from pellucid.engine.tape import Addition, Affine, Product
+from pellucid.engine.tape import Addition, Affine, Maximum, Product
 
-__all__ = ["add", "divide", "einsum", "gate_among", "multiply", "reduce", "subtract"]
+__all__ = ["add", "divide", "einsum", "gate_among", "largest", "multiply", "reduce", "subtract"]
 
 
 Number = float | int | Tensor
@@ -30,17 +30,17 @@ def _add(call: Call, first: Number, second: Number, signs: tuple[float | int, fl
 
 
 _each = partial(operation, family="arithmetic", is_elementwise=True)
-_linear = partial(_each, keeps_image=True)
+_linear = partial(_each, keeps_image=True, is_smooth=True)
 
 
-@_linear("add", is_smooth=True, keeps_softmax=True, operators=("addcmul",))
+@_linear("add", keeps_softmax=True)
 @_linear("__add__", "__radd__")
 def add(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input + alpha · other."""
     return _add(call, input, other, (1, alpha))
 
 
-@_linear("sub", "subtract", "__sub__", is_smooth=True)
+@_linear("sub", "subtract", "__sub__")
 def subtract(call: Call, input: Number, other: Number, *, alpha: float | int = 1) -> Tensor:
     """Record input − alpha · other."""
     return _add(call, input, other, (1, -alpha))
@@ -63,7 +63,7 @@ def _scale(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     return call.record(Affine, "average", value, [x], x=x, z=value, weight=None, bias=None, map=repeat)
 
 
-@_linear("mul", "multiply", "__mul__", "__rmul__", is_smooth=True)
+@_linear("mul", "multiply", "__mul__", "__rmul__")
 def multiply(call: Call, input: Number, other: Number) -> Tensor:
     """Record a product with a constant, or of two values that depend on the image."""
     if not (call.depends(input) and call.depends(other)):
@@ -100,7 +100,7 @@ def _is_gate(call: Call, tensor: Tensor) -> bool:
     return False
 
 
-@_linear("div", "divide", "true_divide", "__truediv__", is_smooth=True)
+@_linear("div", "divide", "true_divide", "__truediv__")
 def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | None = None) -> Tensor:
     """Record a quotient; a denominator that depends on the image counts as a factor that scales the numerator."""
     if rounding_mode is not None:
@@ -129,7 +129,7 @@ def divide_constant(call: Call, input: Tensor, other: Number) -> Tensor:
     return _divide(call, other, input)
 
 
-@_linear("neg", "negative", "__neg__", is_smooth=True)
+@_linear("neg", "negative", "__neg__")
 def negate(call: Call, input: Tensor) -> Tensor:
     """Record a negation."""
     return _scale(call, input, _tensor(-1.0, input))
@@ -148,6 +148,31 @@ def reduce(
     axis = _axis_after(call, input, dim, keepdim)
     function = LinearFunction(call.replay_on(input))
     return call.record(Affine, "average", value, [input], axis, x=input, z=value, weight=None, bias=None, map=function)
+
+
+@operation("amax", family="reduction", channels="kept")
+@operation("max", family="reduction")
+def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Record the maximum along axes, or of all values; `max` along one axis also returns the indices."""
+    if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        call.refuse("compares two tensors")
+    result = call.run()
+    dim, keepdim = _dim_and_keepdim(*args, **kwargs)
+    axis = _axis_after(call, input, dim, keepdim)
+    pooled = tuple(range(input.ndim)) if dim in (None, ()) else (dim,) if isinstance(dim, int) else tuple(dim)
+    pooled = tuple(sorted(number % input.ndim for number in pooled))
+    indices = input.movedim(pooled, tuple(range(-len(pooled), 0))).flatten(-len(pooled)).argmax(-1)
+    value = result if isinstance(result, Tensor) else result.values
+    replay: Callable[[Tensor], Any] = call.replay_on(input)
+    value = call.record(
+        Maximum, "max", value, [input], axis, x=input, y=value, indices=indices.view(value.shape), pooled=pooled,
+        replay=replay if isinstance(result, Tensor) else lambda x: replay(x).values,
+    )  # fmt: skip
+    return value if isinstance(result, Tensor) else type(result)((value, result.indices))
+
+
+def _dim_and_keepdim(dim: Any = None, keepdim: bool = False) -> tuple[Any, bool]:
+    return dim, keepdim
 
 
 def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim: bool) -> int:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearFunction, LinearMap, RightMatrix
-from pellucid.engine.operations.arithmetic import _axis_after
 from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine, Maximum, Product
@@ -25,7 +24,6 @@ __all__ = [
     "convolution",
     "fast_max_pool",
     "geometry_of",
-    "largest",
     "linear",
     "matrix_product",
     "max_pool",
@@ -37,6 +35,8 @@ __all__ = [
 
 
 Sizes = int | Sequence[int]
+Geometry = tuple[list[int], list[int], list[int], list[int], bool]
+"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may start in the image and end outside)."""
 
 
 def _check_constant(call: Call, *values: object) -> None:
@@ -208,9 +208,6 @@ def add_matrix_product(
     )
 
 
-Sizes = int | Sequence[int]
-
-
 @_pool("avg_pool2d", "adaptive_avg_pool2d", is_smooth=True)
 @_pool("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d", "interpolate", "upsample")
 def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
@@ -270,36 +267,6 @@ def max_pool(
 def max_pool_with_indices(call: Call, *_args: object, **_kwargs: object) -> None:
     """Refuse a max-pool whose indices the model uses, since they are no function of a value with relevance."""
     call.refuse("returns indices")
-
-
-@operation("amax", family="reduction", channels="kept")
-@operation("max", family="reduction")
-def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Record the maximum along axes, or of all values; `max` along one axis also returns the indices."""
-    if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
-        call.refuse("compares two tensors")
-    result = call.run()
-    dim, keepdim = _dim_and_keepdim(*args, **kwargs)
-    axis = _axis_after(call, input, dim, keepdim)
-    pooled = tuple(range(input.ndim)) if dim in (None, ()) else (dim,) if isinstance(dim, int) else tuple(dim)
-    pooled = tuple(sorted(number % input.ndim for number in pooled))
-    indices = input.movedim(pooled, tuple(range(-len(pooled), 0))).flatten(-len(pooled)).argmax(-1)
-    value = result if isinstance(result, Tensor) else result.values
-    replay: Callable[[Tensor], Any] = call.replay_on(input)
-    value = call.record(
-        Maximum, "max", value, [input], axis, x=input, y=value, indices=indices.view(value.shape), pooled=pooled,
-        replay=replay if isinstance(result, Tensor) else lambda x: replay(x).values,
-    )  # fmt: skip
-    return value if isinstance(result, Tensor) else type(result)((value, result.indices))
-
-
-def _dim_and_keepdim(dim: Any = None, keepdim: bool = False) -> tuple[Any, bool]:
-    return dim, keepdim
-
-
-Sizes = int | Sequence[int]
-Geometry = tuple[list[int], list[int], list[int], list[int], bool]
-"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may start in the image and end outside)."""
 
 
 def geometry_of(

@@ -17,7 +17,7 @@ __all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
 
 
 @operation("batch_norm", family="norm", is_smooth=True, keeps_image=True, channels="first",
-           operators=("native_batch_norm", "_native_batch_norm_legit_no_training"))  # fmt: skip
+           operators=("native_batch_norm", "_native_batch_norm_legit_no_training", "addcmul"))  # fmt: skip
 def batch_norm(
     call: Call,
     input: Tensor,
