@@ -44,6 +44,7 @@ class Explanations(Hook):
         if not explained:
             raise PellucidError(f"no method applies to this model: {'; '.join(refused.values())}")
         maps = {name: one.relevance.float().cpu().numpy() for name, one in explained.items()}
+        # methods differ in unit and size, so each has a scale of its own
         limits = {name: scale_limit(values.sum(1, keepdims=True)) for name, values in maps.items()}
         title = f"{scene.title}: explanations of the predicted class"
         labels = scene.test.labels[indices].tolist()

@@ -125,6 +125,7 @@ def _timing(scene: Scene, images: Tensor, seconds: float) -> dict[str, float]:
             started = perf_counter()
             scene.model(images.to(dtype_of(scene.model)))
             passes.append(perf_counter() - started)
+    # the first pass may include one-time work, such as choosing kernels
     median = sorted(passes)[1]
     return {"seconds": seconds, "forward_passes": seconds / max(median, 1e-9)}  # clocks may read zero
 

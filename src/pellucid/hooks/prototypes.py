@@ -129,6 +129,7 @@ def _class_means(images: ImageSet, classes: list[int]) -> Images:
     means = []
     for label in classes:
         chosen = (images.labels == label).nonzero().flatten()
+        # 0 / 0 gives NaN for a class without images, as promised
         total = sum((images.floats(part).sum(0, dtype=torch.float64) for part in chosen.split(2000)), torch.zeros(()))
         means.append((total / len(chosen)).expand(images.image_shape).float())
     return torch.stack(means)

@@ -38,6 +38,7 @@ class Saliency(Hook):
         labels, predictions = scene.test.labels[indices], scene.logits[indices].argmax(1)
         arrays = _gradients(scene, indices, labels)
         limits = {
+            # one scale for the three gradients, so that they can be compared; the product has another unit
             "gradient": scale_limit(np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])),
             "overlay": scale_limit(_signed(arrays["overlay"])),
         }

@@ -85,6 +85,7 @@ def image_grid(
     slanted = _slanted_dots(columns, grid.width)
     grid = replace(grid, top=grid.top + slanted)
     left, top, width, height = grid.box(0, 0, (len(rows), len(columns)))
+    # room for the color bars only if there are any
     bars = BAR_DOTS + MARGIN if any(block.meaning for block in blocks) else MARGIN
     needed = left + width + max(bars, _overhang(columns, grid) if slanted else 0)
     canvas = Canvas(max(NARROWEST, needed), top + height + MARGIN, *headline)
@@ -118,6 +119,7 @@ def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
     """Arrange images (row, column, channel, height, width) in one picture, separated by `gap` pixels of `fill`."""
     spaced = np.pad(images.astype(float), [(0, 0)] * 3 + [(0, gap), (0, gap)], constant_values=fill)
     picture = np.concatenate(np.concatenate(spaced, axis=2), axis=2)[:, :-gap, :-gap]
+    # matplotlib expects gray images without a channel axis, and color images with it last
     return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)
 
 
