@@ -107,7 +107,6 @@ class Evaluation:
         best = {metric: self.best(metric) for metric in self.metrics}
         table = [heading]
         for method in self.methods:
-            # marks the best without color, for terminals and notebooks alike
             stars = ("*" if method == best[metric] else " " for metric in self.metrics)
             means = (self.value(method, metric) for metric in self.metrics)
             table.append([method, *(f"{mean:.3f}{star}" for mean, star in zip(means, stars, strict=True))])

@@ -65,8 +65,6 @@ class Gallery(Hook):
         *_, height, width = scene.test.image_shape
         # all maps share one budget, so many methods or classes make each map smaller
         size = fitting_size((height, width), len(explained) * len(indices) * len(classes), LARGEST_MAPS)
-        packed = [quantised(shrunk(one.relevance, size)) for one in explained.values()]
-        empty = (0, len(indices), len(classes))
         source = _source(scene, indices)
         is_small = source.shape[-2:] == size == (height, width)
         note = f", maps downsampled from {height}×{width} to {size[0]}×{size[1]} with their sums preserved"
@@ -90,13 +88,18 @@ class Gallery(Hook):
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
             f"{len(classes)} classes{'' if size == (height, width) else note}.",
-            arrays={
-                "source": source,
-                "maps": np.stack([values for values, _ in packed]) if packed else np.zeros((*empty, *size), np.int8),
-                "scales": np.stack([scales for _, scales in packed]) if packed else np.zeros(empty, np.float32),
-            },
+            arrays={"source": source, **_packed(explained.values(), (len(indices), len(classes)), size)},
             numbers=numbers,
         )
+
+
+def _packed(maps: Iterable[_Maps], shape: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Downsample the maps to `size` and quantize them; `shape` is (image, class), used if no method applies."""
+    packed = [quantised(shrunk(one.relevance, size)) for one in maps]
+    if not packed:
+        return {"maps": np.zeros((0, *shape, *size), np.int8), "scales": np.zeros((0, *shape), np.float32)}
+    values, scales = zip(*packed, strict=True)
+    return {"maps": np.stack(values), "scales": np.stack(scales)}
 
 
 def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:

@@ -48,8 +48,7 @@ def descend(
     first = _restore(start, {"model": module, "optimizer": optimizer, "schedule": schedule})
 
     def save(step: int) -> None:
-        states = [part.state_dict() for part in (module, optimizer, schedule)]
-        keep(TrainingState(Progress(step=step), *states))
+        keep(TrainingState(Progress(step=step), *(part.state_dict() for part in (module, optimizer, schedule))))
 
     saved_at = monotonic()
     with track(label, steps) as tracker, deferred_interrupt() as interrupted:
