@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,9 +63,25 @@ def test_every_dependency_is_documented() -> None:
     assert sorted(documented) == sorted(declared)
 
 
+@pytest.fixture
+def forget() -> Iterator[list[str]]:
+    """Yield a list of names to remove from all registries after the test.
+
+    The registries cannot simply be restored: modules that the test was the first to import would not register again.
+    """
+    names: list[str] = []
+    yield names
+    for registry in (DATASETS, HOOKS, METHODS, METRICS, MODELS):
+        for name in names:
+            registry._entries.pop(name, None)
+    for function, entry in list(OPERATIONS._entries.items()):
+        if entry.handler.__module__.rpartition(".")[2] in names:
+            del OPERATIONS._entries[function]
+
+
 @pytest.mark.parametrize(("registry", "name"), [(DATASETS, "stripes"), (MODELS, "linear")])
-def test_examples_of_the_architecture_run(registry: Registry[Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def test_examples_of_the_architecture_run(registry: Registry[Any], name: str, forget: list[str]) -> None:
+    forget.append(name)
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (example,) = (block for block in blocks(text, "python") if f'register("{name}")' in block and "import" in block)
     exec(compile(example, "architecture.md", "exec"), {"__name__": "example"})
@@ -90,11 +107,10 @@ def test_contributing_shows_a_test_of_every_file() -> None:
 
 
 @pytest.mark.parametrize("path", TESTS)
-def test_files_of_contributing_pass_their_tests(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (HOOKS, METRICS, METHODS, DATASETS, OPERATIONS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def test_files_of_contributing_pass_their_tests(path: str, monkeypatch: pytest.MonkeyPatch, forget: list[str]) -> None:
     package, name = Path(path).parts[1], Path(path).stem.removeprefix("test_")
     (source,) = (other for other in FILES if other.startswith(f"src/pellucid/{package}/") and Path(other).stem == name)
+    forget.append(name)
     module = ModuleType(source.removeprefix("src/").removesuffix(".py").replace("/", "."))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(FILES[source], source, "exec"), vars(module))

@@ -18,6 +18,7 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
     """
 
     def find(name: str) -> Any:
+        # raised for hasattr and `from package import name`, which both expect it
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(homes[name], package), name)

@@ -23,4 +23,5 @@ def parse_names(
         if check is not None:
             check(name)
         names.append(name)
+    # a dict keeps the order, unlike a set
     return list(dict.fromkeys(names))

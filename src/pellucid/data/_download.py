@@ -38,6 +38,7 @@ def fetch(file_name: str, md5: str, folder: Path, mirrors: Sequence[str], *, tim
     """
     target = folder / file_name
     present = _read_present(target)
+    # verified at every use, since a file can be damaged after the download
     if present is not None and _checksum(present) == md5:
         return present
     reasons = [f"{target}: damaged (wrong checksum)"] if present is not None else []
@@ -64,6 +65,7 @@ def _read_present(target: Path) -> bytes | None:
 
 def _read(mirror: str, file_name: str, timeout: float) -> bytes:
     """Read `file_name` from a mirror; raise `MirrorFailure` with the reason if that fails."""
+    # a plain path may contain a colon, as on Windows
     scheme = mirror.partition("://")[0].lower() if "://" in mirror else ""
     if scheme in ("http", "https"):
         return receive(f"{mirror.rstrip('/')}/{file_name}", file_name, timeout)

@@ -48,4 +48,5 @@ def pasted(pixels: Tensor, patches: Tensor, tops: Tensor, lefts: Tensor) -> tupl
 
 def each_part(raw: RawData, seed: int, name: str) -> list[tuple[ImageSet, torch.Generator]]:
     """Return the training and test digits, each with its own random generator."""
+    # separate generators: the test images do not depend on the number of training images
     return [(part, generator(seed, name, kind)) for kind, part in (("train", raw.train), ("test", raw.test))]

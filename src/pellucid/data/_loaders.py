@@ -65,6 +65,7 @@ def batches(
             f"use --batch-size {(batch_size // world_size + 1) * world_size}."
         )
     dataset = SlicedImages(images)
+    # a batch norm cannot train on a last batch of one image
     drop_last = len(images) >= batch_size
     # also for a single process, so that the order does not depend on the number of processes
     sampler: DistributedSampler[Any] = DistributedSampler(
@@ -75,6 +76,7 @@ def batches(
     return DataLoader(
         dataset,
         batch_size=part,
+        # skipped by index: no image of the finished steps is loaded again
         sampler=list(sampler)[first_step * part :],
         drop_last=drop_last,
         collate_fn=_identity,

@@ -49,6 +49,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
         raise DataError(
             f"values of mode {image.mode} from {values.min():g} to {values.max():g} are not 8-bit or 16-bit grayscale"
         )
+    # Pillow would clip 16-bit values to 255 instead of scaling them
     return Image.fromarray(np.round(values / (MOST_OF_16_BITS / 255)).astype(np.uint8))
 
 

@@ -29,4 +29,5 @@ def resized_set(images: ImageSet, size: int | None) -> ImageSet:
 
 def _resized_part(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     floats = F.interpolate(to_floats(pixels), size=(height, width), mode="bilinear", antialias=True)
+    # rounded, because a cast truncates, which would darken the images
     return floats.mul_(255).round_().to(torch.uint8) if pixels.dtype == torch.uint8 else floats

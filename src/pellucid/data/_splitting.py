@@ -35,6 +35,7 @@ def stratified(
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # grouped by class, shuffled within each
     sizes = labels.bincount()
+    # positions within each class, without a loop over the classes
     starts = sizes.cumsum(0) - sizes
     classes = labels[order]
     rank = torch.arange(len(labels)) - starts[classes]

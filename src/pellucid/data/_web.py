@@ -88,6 +88,7 @@ def _opener() -> OpenerDirector:
 
 
 def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
+    # None if the server does not announce a length
     expected = response.length
     if expected is not None and expected > MOST_BYTES:
         raise MirrorFailure(f"announces {expected:,} bytes, more than any file of a data set")
@@ -99,12 +100,14 @@ def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
             if len(content) > MOST_BYTES:
                 raise MirrorFailure(f"sent more than {MOST_BYTES:,} bytes, more than any file of a data set")
             tracker.update(len(content) // 1000)
+            # the socket's timeout only limits silence; this also refuses a trickle of bytes
             seconds = monotonic() - checked_at
             if seconds < timeout:
                 continue
             if len(content) - checked_bytes < SLOWEST_BYTES_PER_SECOND * seconds:
                 raise MirrorFailure(f"too slow: {len(content) - checked_bytes:,} bytes in {seconds:.1f} s")
             checked_at, checked_bytes = monotonic(), len(content)
+    # read1 returns nothing at the end and when the connection breaks
     if expected is not None and len(content) < expected:
         raise MirrorFailure(f"truncated: got {len(content):,} of {expected:,} bytes")
     return bytes(content)

@@ -33,10 +33,12 @@ def folder(request: Request) -> RawData:
     """
     path = Path(request.argument).expanduser()
     parts = _parts(path)
+    # sorted, so that the class indices do not depend on the file system
     classes = _classes(parts)
     paths = {part: [_image_files(part / name) for name in classes] for part in parts}
     pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request.image_size)
     labels = torch.tensor([label for part in parts for label, files in enumerate(paths[part]) for _ in files])
+    # both parts are read at once, so that they agree in size and channels
     images = ImageSet(pixels, labels)
     if len(parts) == 2:
         count = sum(len(files) for files in paths[parts[0]])

@@ -23,6 +23,7 @@ def two_digits(request: Request) -> RawData:
     for digits, draws in each_part(raw, request.seed, "two_digits"):
         count = len(digits)
         cells = digits.pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        # the other digit may be any, so that it tells nothing about the class
         other = torch.randint(count, (count,), generator=draws)
         is_left = torch.rand(count, generator=draws) < 0.5
         framed = cells.clone()

@@ -77,6 +77,7 @@ class GaussianMixture(Density):
         check_images(images)
         draws = generator(seed, "gaussian mixture")
         chosen = torch.randperm(len(images), generator=draws, device="cpu")[:IMAGES].sort().values
+        # float64, since small variances are differences of large sums
         points = dequantised(floats_of(images[chosen]), draws).flatten(1).numpy().astype(np.float64)
         with threadpool_limits(1):
             parts = _fit(points, derive_seed(seed, "mixture"))
@@ -137,6 +138,7 @@ def _fit(points: np.ndarray, seed: int) -> dict[str, Any]:
     solver = "covariance_eigh" if size <= min(count, 2000) else "full" if count <= 2000 else "randomized"
     pca = PCA(features, svd_solver=solver, random_state=seed).fit(points)
     coordinates = pca.transform(points)
+    # each component needs enough images for its covariance
     components = max(1, min(COMPONENTS, count // IMAGES_PER_COMPONENT))
     mixture = Mixture(
         components, max_iter=ROUNDS, init_params="k-means++", reg_covar=SMALLEST_VARIANCE, random_state=seed

@@ -138,6 +138,7 @@ class VAE(nn.Module, Density):
             decoded = [self.decode(mean + log_spread.exp() * noise) for noise in self.noise]
         error = sum((x - image).square().sum((1, 2, 3)) for image in decoded)
         size = math.prod(self.image_shape)
+        # log N(x; g(z), σ²), averaged over the samples
         fit = -error / (2 * SAMPLES * self.pixel_variance) - size / 2 * (2 * math.pi * self.pixel_variance).log()
         return fit - _divergence(mean, log_spread)
 
@@ -150,6 +151,7 @@ class VAE(nn.Module, Density):
         """Draw codes from the prior, some of them scaled towards the origin (by 0.75, 0.5 and 0.25 in turn)."""
         codes = torch.randn(count, self.features, generator=generator(seed, "codes"), dtype=torch.float32, device="cpu")
         scales = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float32, device="cpu")
+        # codes near the origin decode to typical images, far ones to unusual ones
         scale = scales.repeat(count // 4 + 1)[:count, None]
         return (codes * scale).to(self.pixel_variance)
 
@@ -187,6 +189,8 @@ def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
 
 def _steps(images: Pixels) -> int:
     """Return the number of training steps: enough for many epochs, within a limit that falls with the image size."""
+    # the full number of steps up to 56×56 gray pixels, then in inverse proportion to the size
     affordable = max(STEPS // 10, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
+    # few images are learned by heart within a few epochs
     rounds = min(ROUNDS, max(1, len(images) // 10))
     return min(affordable, rounds * math.ceil(len(images) / BATCH))

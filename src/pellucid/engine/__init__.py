@@ -19,7 +19,6 @@ Beside it:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `tap`: hidden activations, such as the embedding
-- `fingerprint`: a checksum of a model's weights
 """
 
 from typing import TYPE_CHECKING

@@ -111,6 +111,7 @@ class Explainer:
         if isinstance(analyzer.method, Control):
             relevance = analyzer.method.draw(images)  # controls ignore the network, so skip its forward pass
         else:
+            # metrics that rewrite or reinitialize the model explain the changed copy
             analyzer = analyzer if model is None else Analyzer(analyzer.method, model, name=analyzer.name)
             relevance = analyzer.analyze(images, targets).detach()
         if relevance.shape != images.shape:

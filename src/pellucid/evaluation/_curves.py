@@ -20,6 +20,7 @@ def patch_scores(pixels: Tensor, side: int) -> Tensor:
         group = torch.arange(pixels.shape[axis], device=pixels.device) // side
         shape = list(pixels.shape)
         shape[axis] = int(group[-1]) + 1
+        # index_add also covers the smaller patches at the border
         pixels = pixels.new_zeros(shape).index_add_(axis, group, pixels)
     return pixels
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from pellucid.evaluation import CONTROLS
 from pellucid.evaluation._metric import Measured
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Comparison", "Evaluation", "Row", "Scores"]
+__all__ = ["Comparison", "Evaluation", "Row", "Scores", "arrow"]
 
 CERTAIN = 0.05
 """Significance level for the adjusted p."""
@@ -71,7 +72,7 @@ class Scores:
         )
 
 
-def _as_list(values: Any) -> list[float | None]:
+def _as_list(values: Tensor) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values.double().tolist()]
 
 
@@ -102,10 +103,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """Return a table of means, one line per method; a star marks the best method of each metric."""
-        heading = [
-            "",
-            *(f"{metric} {'↑' if about['is_higher_better'] else '↓'}" for metric, about in self.metrics.items()),
-        ]
+        heading = ["", *(f"{metric} {arrow(about)}" for metric, about in self.metrics.items())]
         best = {metric: self.best(metric) for metric in self.metrics}
         table = [heading]
         for method in self.methods:
@@ -126,6 +124,7 @@ class Evaluation:
         measured = [(method, self.scores[method, metric]) for method in self.methods if (method, metric) in self.scores]
         if not measured:
             return []
+        # all methods in one call, so that they share the resamples
         values = np.column_stack([_array(scores.values) for _, scores in measured])
         means, lows, highs = intervals(values, self.seed)
         return [
@@ -194,11 +193,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except per-image values, as JSON values; non-finite numbers become None."""
-        record: dict[str, Any] = _finite(self._record())
-        return record
-
-    def _record(self) -> dict[str, Any]:
-        return {
+        record = {
             "images": self.images,
             "seed": self.seed,
             "methods": list(self.methods),
@@ -214,6 +209,7 @@ class Evaluation:
             "refused": dict(self.refused),
             "timing": {"seconds": dict(self.seconds)},
         }
+        return dict(_finite(record))
 
     def to_json(self) -> str:
         """Return `to_dict` as JSON text."""
@@ -239,6 +235,11 @@ class Evaluation:
         from pellucid.evaluation._leaderboard import leaderboard_figure
 
         return leaderboard_figure(self, title)
+
+
+def arrow(about: Mapping[str, Any]) -> str:
+    """Return an arrow up for a metric that is better if it is higher, and an arrow down for any other."""
+    return "↑" if about["is_higher_better"] else "↓"
 
 
 def _finite(value: Any) -> Any:

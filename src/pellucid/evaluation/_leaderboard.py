@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from pellucid.evaluation import CONTROLS, Evaluation
+from pellucid.evaluation._evaluation import arrow
 from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
 
 __all__ = ["leaderboard_figure", "leaderboard_table"]
@@ -17,8 +18,8 @@ def leaderboard_table(evaluation: Evaluation) -> Table:
     table = Table(title=f"{evaluation.images} images; ↑ higher is better, ↓ lower is better")
     table.add_column("method", overflow="fold")
     for metric, about in evaluation.metrics.items():
-        arrow = "↑" if about["is_higher_better"] else "↓"
-        table.add_column(f"{metric.replace('_', ' ')} {arrow}", justify="right", overflow="fold", min_width=6)
+        heading = f"{metric.replace('_', ' ')} {arrow(about)}"
+        table.add_column(heading, justify="right", overflow="fold", min_width=6)
     for number, method in enumerate(evaluation.methods, 1):
         # a line between the methods and the controls, which come last
         is_last = method not in CONTROLS and set(evaluation.methods[number:]) <= set(CONTROLS)
@@ -58,6 +59,7 @@ def _how_to_read(evaluation: Evaluation) -> str:
 
 
 def _cells(evaluation: Evaluation, metric: str) -> list[Cell]:
+    # a method without a row, or without a finite mean, gets an empty cell
     rows = {row.method: row for row in evaluation.rows if row.metric == metric and math.isfinite(row.value)}
     ties, best, won_by = evaluation.ties(metric), evaluation.best(metric), evaluation.metrics[metric]["won_by"]
     return [

@@ -30,7 +30,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of explanation quality; its fields are its options."""
+    """A metric of explanation quality; its fields are its options.
+
+    A metric is registered under its file's name. It draws random numbers only from `case.generator` and `case.draw`, so
+    that all methods see the same ones, and keeps what does not depend on the method with `case.shared`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pellucid.attribution import create_analyzer
+    >>> @dataclass(frozen=True)
+    ... class TotalRelevance(Metric):
+    ...     def measure(self, case, method):
+    ...         return Measured(method.pixels.sum((1, 2)))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> case = Case(model, torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+    >>> TotalRelevance().measure(case, Explainer(create_analyzer("input_x_gradient", model), case)).values
+    tensor([0., 0., 0.])
+    """
 
     asks: ClassVar[str]
     """The question that the metric answers, in one line."""

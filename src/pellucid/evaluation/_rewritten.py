@@ -45,9 +45,11 @@ def _is_same(logits: Tensor, expected: Tensor) -> bool:
 def _folded(model: nn.Module) -> nn.Module | None:
     """Fold every batch norm that is listed right after a convolution or linear layer into that layer."""
     copied, count = copy.deepcopy(model).eval(), 0
+    # a list, because the loop replaces modules
     for parent in list(copied.modules()):
         children = list(parent.named_children())
         for (name, layer), (after, norm) in pairwise(children):
+            # without running statistics, a batch norm is no affine map
             if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
                 continue
             if isinstance(layer, nn.Linear):

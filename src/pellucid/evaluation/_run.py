@@ -83,6 +83,7 @@ def plan(
         check_inputs(more["training"][0], "the training image")
     model = unwrap(model)
     asked = [name for name in methods if name not in CONTROLS]
+    # controls always take part, and come last
     analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *CONTROLS)]
     labels = [label_of(analyzer) for analyzer in analyzers]
     for label, analyzer in zip(labels, analyzers, strict=True):
@@ -140,6 +141,7 @@ def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> Non
 
 def _check_outputs(case: Case) -> None:
     with torch.no_grad():
+        # typed as object, because a model may return anything
         first: object = case.model(case.images[:1].clone())
     if not isinstance(first, Tensor) or first.ndim != 2:
         came = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
@@ -158,6 +160,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
         for method, analyzer in request.analyzers.items():
             explainer = Explainer(analyzer, case)
             for label, metric in request.metrics.items():
+                # whatever the values depend on; a changed option or weight gives another key
                 key = sha256(f"{base}\n{method}\n{analyzer.method!r}\n{metric!r}".encode()).hexdigest()[:24]
                 found, started = record.find(key), perf_counter()
                 if found is None and method not in refused:
@@ -169,6 +172,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
                     scores[method, label] = found
                 done += 1
                 record.progress(done, f"{method}, {label}")
+    # a method that was refused by every metric has no row
     kept = tuple(method for method in request.analyzers if any(one == method for one, _ in scores))
     if not kept:
         raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")

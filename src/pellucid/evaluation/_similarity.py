@@ -56,6 +56,7 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _centered_ranks(maps: Tensor) -> Tensor:
+    # SciPy averages the ranks of ties, which torch's argsort does not
     ranks = torch.from_numpy(rankdata(maps.cpu().numpy(), axis=1)).to(maps.device)
     return ranks - ranks.mean(1, keepdim=True)
 

@@ -31,6 +31,7 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
     count = len(values)
     draws = np.random.default_rng(derive_seed(seed, "bootstrap"))
     is_there = ~np.isnan(values)
+    # missing values add nothing to the sums, and are not counted in the divisor
     plain = np.where(is_there, values, 0.0)
     # multinomial counts are the weights of a resample with replacement: one matrix product gives all bootstrap means
     weights = draws.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
@@ -40,6 +41,7 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
     tail = (1 - level) / 2
     low, high = np.full(len(mean), np.nan), np.full(len(mean), np.nan)
     for column in np.isfinite(mean).nonzero()[0]:
+        # a resample that misses every defined image has no mean
         found = means[:, column][np.isfinite(means[:, column])]
         low[column], high[column] = np.quantile(found, [tail, 1 - tail])
     return mean, np.minimum(low, mean), np.maximum(high, mean)
@@ -61,6 +63,7 @@ def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
     draws = np.random.default_rng(derive_seed(seed, "sign flips"))
     reached = np.zeros(plain.shape[1])
     for _ in range(SIGN_FLIPS // FLIPS_AT_ONCE):
+        # in parts, which bounds the memory; the same signs for all columns
         signs = 2.0 * draws.integers(0, 2, size=(FLIPS_AT_ONCE, len(plain))) - 1
         reached += (np.abs(signs @ plain) >= observed).sum(0)
     return np.asarray((reached + 1) / (SIGN_FLIPS + 1))
@@ -74,6 +77,7 @@ def holm(p: Sequence[float]) -> list[float]:
     """
     adjusted, worst = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
+        # the running maximum keeps the adjusted values in the order of the original ones
         worst = max(worst, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = worst
     return adjusted

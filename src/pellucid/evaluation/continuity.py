@@ -48,6 +48,7 @@ class Continuity(Metric):
         for near, relevance in method.near(self._variants(case)):
             distance = (near - case.images).flatten(1).double().norm(dim=1)
             change = (relevance - own).flatten(1).abs().double().sum(1)
+            # a shift that changes nothing, as of a blank image, has no quotient
             quotient = change / (distance * size.double()).clamp(min=TINY)
             worst = torch.maximum(worst, torch.where((distance > 0) & (change > 0), quotient, 0.0))
         return Measured(worst)

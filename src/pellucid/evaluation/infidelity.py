@@ -40,6 +40,7 @@ class Infidelity(Metric):
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) mean squared errors."""
+        # the effects depend on the model alone: one method pays for all
         effects = case.shared(self, lambda: self._effects(case))
         relevance = method.relevance.flatten(1).double()
         predicted = torch.stack(

@@ -31,6 +31,7 @@ class RelevanceMass(Metric):
         positive = method.pixels.double().clamp(min=0).flatten(1)
         total = positive.sum(1)
         share = (positive * masks).sum(1) / total.clamp(min=TINY)
+        # NaN instead of 0: without positive relevance there is nothing to locate
         return Measured(torch.where((total > 0) & masks.any(1), share, torch.nan))
 
 

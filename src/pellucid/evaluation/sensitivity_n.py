@@ -48,6 +48,7 @@ class SensitivityN(Metric):
         check_images(case)
         correlations = []
         relevance = method.pixels.flatten(1).double()
+        # the effects depend on the model alone: one method pays for all
         effects = case.shared(self, lambda: [self._effects(case, number) for number in range(len(self.shares))])
         for number in range(len(self.shares)):
             predicted = relevance @ self._sets(case, number).to(relevance).T

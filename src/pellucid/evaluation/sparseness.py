@@ -29,6 +29,7 @@ class Sparseness(Metric):
         """Return the (image,) Gini indices."""
         sizes = method.relevance.flatten(1).abs().double().sort(1).values
         count = sizes.shape[1]
+        # the Gini index from sorted values: the smallest weighs most
         weights = (count - torch.arange(1, count + 1, device=sizes.device).double() + 0.5) / count
         total = sizes.sum(1)
         return Measured(torch.where(total > 0, 1 - 2 * (sizes @ weights) / total.clamp(min=TINY), 0.0))

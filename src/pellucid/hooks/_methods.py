@@ -1,16 +1,20 @@
 """Attribution methods, set up for the network of a scene."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pellucid.attribution import Analyzer, create_analyzer
+from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import ImageSet
+from pellucid.core.errors import PellucidError
 from pellucid.hooks._hook import Scene
 
-__all__ = ["FAST_OPTIONS", "create_fitted"]
+__all__ = ["FAST_OPTIONS", "create_fitted", "explain_each"]
+
+T = TypeVar("T")
 
 FAST_OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance": 0.05}, "smoothgrad": {"samples": 16}}
 """Options that save most of the time when many maps are computed: integrated gradients stops refining its path at a
@@ -23,6 +27,21 @@ def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
     if analyzer.method.needs_fit and scene.train is not None:
         analyzer.fit(_Batches(scene.train, scene.training_batches()))
     return analyzer
+
+
+def explain_each(names: Iterable[str], explain: Callable[[str], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """Return the result of `explain` by method, and the reason for each method that does not apply.
+
+    Warnings about residuals are silenced, because the hooks return the residuals themselves.
+    """
+    explained, refused = {}, {}
+    for name in names:
+        try:
+            with without_warnings():
+                explained[name] = explain(name)
+        except PellucidError as error:
+            refused[name] = str(error)
+    return explained, refused
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ def _tsne(
 
     iterations, seed = iterations_and_seed
     tsne = TSNE(
+        # scikit-learn requires a perplexity below the number of points
         perplexity=min(30.0, (len(features) - 1) / 3),
         early_exaggeration=exaggeration,
         init=begin.astype(np.float32),
@@ -101,6 +102,7 @@ def knn_accuracy(points: np.ndarray, labels: np.ndarray) -> float | None:
     from sklearn.neighbors import NearestNeighbors
 
     with threadpool_limits(1):
+        # without a query, a point is no neighbor of itself: leave-one-out
         nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
     votes = np.eye(labels.max() + 1)[labels[nearest]]
     # Nearer neighbors weigh slightly more, which decides ties without overruling a majority.

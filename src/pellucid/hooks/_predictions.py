@@ -44,6 +44,7 @@ def by_loss(scene: Scene) -> tuple[list[int], torch.Tensor]:
 
     The loss is the cross entropy in nats. Ties keep the order of the test set; NaN counts as an infinite loss.
     """
+    # float, because half precision has too few digits to rank by loss
     losses = -scene.logits.float().log_softmax(1).gather(1, scene.test.labels[:, None])[:, 0]
     order = losses.nan_to_num(torch.inf).argsort(descending=True, stable=True)
     if scene.chosen_classes is not None:

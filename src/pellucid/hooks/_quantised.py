@@ -25,11 +25,13 @@ def shrunk(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if maps.shape[-2:] == size:
         return maps
     down, across = (_shares(old, new) for old, new in zip(maps.shape[-2:], size, strict=True))
+    # the resampling is separable: one small matrix for each axis
     return np.asarray(down @ maps @ across.T, dtype=maps.dtype)
 
 
 def _shares(old: int, new: int) -> np.ndarray:
     """Return the fraction of each old interval that overlaps each new one, as (new, old)."""
+    # the edges of the new pixels, measured in old ones
     edges = np.arange(new + 1)[:, None] * old / new
     start = np.arange(old)
     overlap = np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)

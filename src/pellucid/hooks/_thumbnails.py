@@ -28,6 +28,7 @@ def _shrunk(images: torch.Tensor, side: int) -> torch.Tensor:
     images = images if images.shape[1] == 3 else images.mean(1, keepdim=True)
     height, width = images.shape[-2:]
     across, down = max(height - width, 0), max(width - height, 0)
+    # black borders keep the aspect ratio
     square = F.pad(images, (across // 2, across - across // 2, down // 2, down - down // 2))
     if square.shape[-1] > side:
         square = F.interpolate(square, size=(side, side), mode="area")

@@ -39,6 +39,7 @@ class ConfusionMatrix(Hook):
         # Cell (truth, prediction) has the flat index truth × count + prediction.
         cells = torch.bincount(scene.test.labels * count + predictions, minlength=count * count)
         counts = cells.reshape(count, count).numpy()
+        # rows (axis 1) are the true classes, columns (axis 0) the predictions
         recall, precision = (_share(counts.diagonal(), counts.sum(axis)) for axis in (1, 0))
         accuracy = float(counts.trace() / counts.sum())
         title = f"{scene.title}: confusion matrix, accuracy {accuracy:.2%}"

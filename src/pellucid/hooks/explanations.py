@@ -9,14 +9,14 @@ import torch
 from matplotlib.figure import Figure
 
 from pellucid.attribution import Explanation
-from pellucid.attribution._explanation import without_warnings
 from pellucid.core.errors import PellucidError
 from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import create_fitted
-from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.hooks._methods import create_fitted, explain_each
+from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Explanations"]
 
@@ -44,6 +44,7 @@ class Explanations(Hook):
         if not explained:
             raise PellucidError(f"no method applies to this model: {'; '.join(refused.values())}")
         maps = {name: one.relevance.float().cpu().numpy() for name, one in explained.items()}
+        # methods differ in unit and size, so each has a scale of its own
         limits = {name: scale_limit(values.sum(1, keepdims=True)) for name, values in maps.items()}
         title = f"{scene.title}: explanations of the predicted class"
         labels = scene.test.labels[indices].tolist()
@@ -71,14 +72,8 @@ class Explanations(Hook):
 def _explain(scene: Scene, indices: list[int], targets: torch.Tensor) -> tuple[dict[str, Explanation], dict[str, str]]:
     """Return the explanations by method, and the reason for each method that does not apply."""
     images, targets = scene.test.floats(indices).to(scene.device, dtype_of(scene.model)), targets.to(scene.device)
-    explained, refused = {}, {}
-    for name in scene.methods or DEFAULT_METHODS:
-        try:
-            with without_warnings():  # the numbers include residuals and amplification
-                explained[name] = create_fitted(scene, name).explain(images, targets)
-        except PellucidError as error:
-            refused[name] = str(error)
-    return explained, refused
+    names = scene.methods or DEFAULT_METHODS
+    return explain_each(names, lambda name: create_fitted(scene, name).explain(images, targets))
 
 
 def _listed(values: torch.Tensor | None) -> list[float] | None:
@@ -90,9 +85,8 @@ def _figure(
 ) -> Figure:
     """Draw the source in the first column and then one column per method, each with its own color scale."""
     shown = np.stack([maps[name].sum(1, keepdims=True) / numbers["scale_limits"][name] for name in maps], axis=1)
-    plain = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
     blocks = [
-        Block(plain[:, None], column=0),
+        Block(gray_or_rgb(source)[:, None], column=0),
         Block(shown, column=1, limit=1.0, meaning="fraction of the method's scale"),
     ]
     rows = []

@@ -9,12 +9,10 @@ import numpy as np
 import torch
 
 from pellucid.attribution import Analyzer
-from pellucid.attribution._explanation import without_warnings
-from pellucid.core.errors import PellucidError
 from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import FAST_OPTIONS, create_fitted
+from pellucid.hooks._methods import FAST_OPTIONS, create_fitted, explain_each
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 
@@ -65,9 +63,8 @@ class Gallery(Hook):
             return
         explained, refused = _explain(scene, indices, classes)
         *_, height, width = scene.test.image_shape
+        # all maps share one budget, so many methods or classes make each map smaller
         size = fitting_size((height, width), len(explained) * len(indices) * len(classes), LARGEST_MAPS)
-        packed = [quantised(shrunk(one.relevance, size)) for one in explained.values()]
-        empty = (0, len(indices), len(classes))
         source = _source(scene, indices)
         is_small = source.shape[-2:] == size == (height, width)
         note = f", maps downsampled from {height}×{width} to {size[0]}×{size[1]} with their sums preserved"
@@ -91,13 +88,18 @@ class Gallery(Hook):
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
             f"{len(classes)} classes{'' if size == (height, width) else note}.",
-            arrays={
-                "source": source,
-                "maps": np.stack([values for values, _ in packed]) if packed else np.zeros((*empty, *size), np.int8),
-                "scales": np.stack([scales for _, scales in packed]) if packed else np.zeros(empty, np.float32),
-            },
+            arrays={"source": source, **_packed(explained.values(), (len(indices), len(classes)), size)},
             numbers=numbers,
         )
+
+
+def _packed(maps: Iterable[_Maps], shape: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Downsample the maps to `size` and quantize them; `shape` is (image, class), used if no method applies."""
+    packed = [quantised(shrunk(one.relevance, size)) for one in maps]
+    if not packed:
+        return {"maps": np.zeros((0, *shape, *size), np.int8), "scales": np.zeros((0, *shape), np.float32)}
+    values, scales = zip(*packed, strict=True)
+    return {"maps": np.stack(values), "scales": np.stack(scales)}
 
 
 def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:
@@ -106,6 +108,7 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
     Half of the images are the first of their class, spread evenly over the classes; the others have the largest losses.
     """
     predictions = scene.logits.argmax(1).tolist()
+    # half of the images are typical, the other half shows what goes wrong
     firsts = scene.first_of_each_class(len(scene.classes))
     half = min(images // 2, len(firsts))
     spread = [firsts[n * len(firsts) // half] for n in range(half)]
@@ -113,6 +116,7 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
     used: Counter[int] = Counter()
     for index in dict.fromkeys([*spread, *by_loss(scene)[0]]):
         own = {int(scene.test.labels[index]), predictions[index]}
+        # an image is only useful if the maps of its true and predicted class are shown
         if len(used.keys() | own) <= at_most:
             chosen.append(index)
             used.update(own)
@@ -122,6 +126,7 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
         return [], []
     if len(scene.classes) <= at_most:
         return chosen, list(range(len(scene.classes)))
+    # fill up with the classes that the network considers most for these images
     likeliest = scene.logits[chosen].float().softmax(1).mean(0).argsort(descending=True, stable=True).tolist()
     by_use = [label for label, _ in used.most_common()]
     return chosen, list(dict.fromkeys([*by_use, *likeliest]))[:at_most]
@@ -130,15 +135,12 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
 def _explain(scene: Scene, indices: list[int], classes: list[int]) -> tuple[dict[str, _Maps], dict[str, str]]:
     """Return the maps by method, and the reason for each method that does not apply."""
     images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
-    explained, refused = {}, {}
-    for name in scene.methods or DEFAULT_METHODS:
-        try:
-            with without_warnings():  # the report shows the residuals instead
-                analyzer = create_fitted(scene, name, **FAST_OPTIONS.get(name, {}))
-                explained[name] = _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
-        except PellucidError as error:
-            refused[name] = str(error)
-    return explained, refused
+
+    def explain(name: str) -> _Maps:
+        analyzer = create_fitted(scene, name, **FAST_OPTIONS.get(name, {}))
+        return _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
+
+    return explain_each(scene.methods or DEFAULT_METHODS, explain)
 
 
 def _maps(analyzer: Analyzer, images: torch.Tensor, classes: list[int], *, is_all: bool) -> _Maps:

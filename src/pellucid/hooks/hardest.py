@@ -15,8 +15,9 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import create_fitted
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.plots._text import class_names
-from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Hardest"]
 
@@ -84,6 +85,7 @@ def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple
     images, targets = source.to(scene.device, dtype_of(scene.model)), targets.to(scene.device)
     wanted = (scene.methods or (METHOD,))[0]
     refused: dict[str, str] = {}
+    # a dict drops the repetition if the gradient itself was wanted
     for name in dict.fromkeys((wanted, FALLBACK)):
         try:
             with without_warnings():
@@ -96,8 +98,7 @@ def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple
 def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the images above their maps, each map with its own color scale."""
     shown = relevance.sum(1, keepdims=True) / np.array(numbers["scale_limits"])[:, None, None, None]
-    plain = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
-    blocks = [Block(plain[None]), Block(shown[None], row=1, limit=1.0, meaning="share of scale")]
+    blocks = [Block(gray_or_rgb(source)[None]), Block(shown[None], row=1, limit=1.0, meaning="share of scale")]
     names = class_names(scene.classes, 28)
     keys = ("labels", "predictions", "confidences")
     columns = [

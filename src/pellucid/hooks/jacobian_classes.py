@@ -64,6 +64,7 @@ class JacobianClasses(Hook):
         """Return the classes selected by the user, or by default those with images first."""
         wanted = scene.chosen_classes
         if wanted is None:
+            # classes without images have nothing to draw, so they come last
             present = class_means.counts.nonzero().flatten().tolist()
             wanted = (*present, *range(len(scene.classes)))
         return sorted(list(dict.fromkeys(wanted))[: self.columns])

@@ -15,8 +15,9 @@ from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
-from pellucid.plots.colours import INK, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, Mark, image_grid
+from pellucid.plots.colours import INK, WRONG, gray_or_rgb, scale_limit
+from pellucid.plots.image_grid import Block, Mark, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["JacobianMaps"]
 
@@ -124,6 +125,7 @@ def _timing(scene: Scene, images: Tensor, seconds: float) -> dict[str, float]:
             started = perf_counter()
             scene.model(images.to(dtype_of(scene.model)))
             passes.append(perf_counter() - started)
+    # the first pass may include one-time work, such as choosing kernels
     median = sorted(passes)[1]
     return {"seconds": seconds, "forward_passes": seconds / max(median, 1e-9)}  # clocks may read zero
 
@@ -143,8 +145,7 @@ def _verdict(numbers: dict[str, Any]) -> str:
 
 def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
-    source = scene.test.floats(numbers["indices"]).numpy()
-    source = source if source.shape[1] == 3 else source.mean(1, keepdims=True)
+    source = gray_or_rgb(scene.test.floats(numbers["indices"]).numpy())
     blocks = [
         Block(source[:, None], column=0),
         Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),

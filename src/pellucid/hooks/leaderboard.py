@@ -32,6 +32,7 @@ class Leaderboard(Hook):
         count = min(len(scene.test), self.images)
         if not count:
             return
+        # evenly spread, in case the test set is sorted by class
         indices = torch.arange(count) * len(scene.test) // count
         methods = [_analyzer(name, scene) for name in scene.methods or DEFAULT_METHODS]
         targets = scene.logits[indices].argmax(1)

@@ -37,6 +37,7 @@ class Projector(Hook):
         """
         if not len(scene.embedded):
             return
+        # TensorBoard shows these columns as text, and colors points by them
         labels = scene.test.labels[scene.embedded].tolist()
         confidences, predictions = scene.logits[scene.embedded].float().softmax(1).max(1)
         pairs = list(zip(labels, predictions.tolist(), strict=True))

@@ -17,7 +17,7 @@ from pellucid.core.types import Images
 from pellucid.densities import held_out
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.plots.captioned_images import captioned_images
-from pellucid.plots.image_grid import Label
+from pellucid.plots.labels import Label
 from pellucid.synthesis import Prior, Prototypes, objective, synthesise
 from pellucid.synthesis.code import Code
 from pellucid.synthesis.expert import Expert
@@ -129,6 +129,7 @@ def _class_means(images: ImageSet, classes: list[int]) -> Images:
     means = []
     for label in classes:
         chosen = (images.labels == label).nonzero().flatten()
+        # 0 / 0 gives NaN for a class without images, as promised
         total = sum((images.floats(part).sum(0, dtype=torch.float64) for part in chosen.split(2000)), torch.zeros(()))
         means.append((total / len(chosen)).expand(images.image_shape).float())
     return torch.stack(means)
@@ -159,12 +160,14 @@ def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | 
     if not len(chosen):
         return None
     flat = image.flatten()[None]
+    # in parts, because all images of a class as floats may not fit into memory
     cosines = [F.cosine_similarity(train.floats(part).flatten(1), flat).max() for part in chosen.split(2000)]
     return 1 - float(torch.stack(cosines).max())
 
 
 def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:
     """Return the objective of each class mean at its best brightness; None for a class without images."""
+    # a mean is dim, so compare at its best brightness: otherwise it would lose by contrast alone
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     levels = torch.linspace(0, 1, BRIGHTNESSES)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)

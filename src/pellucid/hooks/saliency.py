@@ -11,8 +11,9 @@ from pellucid.attribution import create_analyzer
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.plots._text import class_names
-from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Saliency"]
 
@@ -37,6 +38,7 @@ class Saliency(Hook):
         labels, predictions = scene.test.labels[indices], scene.logits[indices].argmax(1)
         arrays = _gradients(scene, indices, labels)
         limits = {
+            # one scale for the three gradients, so that they can be compared; the product has another unit
             "gradient": scale_limit(np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])),
             "overlay": scale_limit(_signed(arrays["overlay"])),
         }
@@ -79,7 +81,7 @@ def _gradients(scene: Scene, indices: list[int], labels: torch.Tensor) -> dict[s
 def _figure(arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], columns: list[Label], title: str) -> Figure:
     gradients = np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])
     is_colour = arrays["source"].shape[1] == 3
-    source = arrays["source"] if is_colour else arrays["source"].mean(1, keepdims=True)
+    source = gray_or_rgb(arrays["source"])
     blocks = [
         Block(source[None], row=0, meaning="" if is_colour else "pixel"),
         Block(gradients, row=1, limit=limits["gradient"], meaning="∂ logit / ∂ pixel"),

@@ -84,6 +84,7 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
                 "do not return it from get_extra_state, or store it in a buffer."
             )
     with preserved_random_state():
+        # modules can be in different modes, such as frozen batch norms in eval mode
         modes = [(module, module.training) for module in model.modules()]
         gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
         # the pass in training mode updates batch-norm statistics

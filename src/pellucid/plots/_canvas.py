@@ -38,6 +38,7 @@ class Canvas:
         room = width - 2 * MARGIN
         headline = [(line, TITLE, INK) for line in wrap(drawable(title), room, TITLE, DOTS_PER_INCH, bold=True)]
         headline += [(line, TEXT, PALE) for line in wrap(drawable(subtitle), room, TEXT, DOTS_PER_INCH)]
+        # the headline is wrapped first, since its height determines the height of the figure
         self.top = MARGIN + sum(LINE_DOTS[size] for _, size, _ in headline) + MARGIN // 2
         self.width, self.height = width, height + self.top
         self.figure = Figure((self.width / DOTS_PER_INCH, self.height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
@@ -49,6 +50,7 @@ class Canvas:
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """Add frameless axes over a rectangle with its top left corner at (x, y), measured from below the headline."""
+        # matplotlib measures in shares of the figure, from the bottom left
         axes = self.figure.add_axes(self._box(x, y, width, height))
         axes.set_axis_off()
         return axes
@@ -76,6 +78,7 @@ class Canvas:
         x, y, height = box
         axes = self.axes(x, y, 11, height)
         axes.set_axis_on()
+        # NaN marks gaps, which would make every comparison below False
         values: Any = np.ma.masked_invalid(np.ma.asarray(shown.get_array()))
         low, high = shown.get_clim()
         is_cut = bool((values < low).any() or (values > high).any())

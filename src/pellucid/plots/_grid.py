@@ -28,6 +28,7 @@ class Grid:
     @property
     def zoom(self) -> float:
         """Dots per image pixel: a whole number unless the image is downsampled."""
+        # the geometric mean of the sides, so that wide and tall images get the same area
         share = TILE_DOTS / sqrt(self.image_size[0] * self.image_size[1])
         return float(int(share)) if share >= 1 else share
 
@@ -54,6 +55,7 @@ class Grid:
         ((99.0, 0.0), (0.0, 87.0))
         """
         gap = self.gap_pixels * self.zoom
+        # `0 < start` excludes the first block, which has no gap before it
         extra_x = sum(BLOCK_GAP for start in self.column_starts if 0 < start <= column)
         extra_y = sum(BLOCK_GAP for start in self.row_starts if 0 < start <= row)
         return self.left + column * (self.width + gap) + extra_x, self.top + row * (self.height + gap) + extra_y

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize, hsv_to_rgb
 
-__all__ = ["INK", "PALE", "WRONG", "class_colours", "scale_limit", "signed_norm", "signed_palette"]
+__all__ = ["INK", "PALE", "WRONG", "class_colours", "gray_or_rgb", "scale_limit", "signed_norm", "signed_palette"]
 
 INK = "#1b1f24"
 """Plain text."""
@@ -30,6 +30,15 @@ def class_colours(count: int) -> np.ndarray:
     values = np.where(np.arange(count) % 2, 0.62, 0.92)
     saturation = np.where(np.arange(count) % 3 == 1, 0.55, 0.85)
     return np.asarray(hsv_to_rgb(np.stack([hues, saturation, values], 1)))
+
+
+def gray_or_rgb(images: np.ndarray) -> np.ndarray:
+    """Return images (…, channel, height, width) with one or three channels; any other number is averaged.
+
+    >>> gray_or_rgb(np.zeros((2, 4, 8, 8))).shape, gray_or_rgb(np.zeros((3, 8, 8))).shape
+    ((2, 1, 8, 8), (3, 8, 8))
+    """
+    return images if images.shape[-3] == 3 else images.mean(-3, keepdims=True)
 
 
 def scale_limit(values: np.ndarray) -> float:

@@ -164,6 +164,7 @@ def _write(
         return
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
+            # dark cells need light text
             colour = "white" if share[row, column] > 0.35 else INK
             middle = (x + (column + 0.5) * across, y + (row + 0.5) * down)
             style = {"va": "center", "rotation": 90} if rotation else {"va": "center_baseline"}

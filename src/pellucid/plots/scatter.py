@@ -47,6 +47,7 @@ def scatter(
     colours, wrong = class_colours(len(names)), labels != predictions
     canvas = Canvas(MARGIN + SIDE + 24 + _key_width(names) + MARGIN, SIDE + MARGIN, *headline)
     axes = canvas.axes(MARGIN, 0, SIDE, SIDE)
+    # points that cover about the same area together, however many they are
     size = float(np.clip(14000 / max(len(points), 1), 10, 60))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colours[labels], linewidths=0, alpha=0.85)
     _ring(axes, points[wrong], colours[predictions[wrong]], size * (0.5 if wrong.sum() > MANY_ERRORS else 1))
@@ -60,6 +61,7 @@ def scatter(
 def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> None:
     """Draw a ring around each point in its color, set off by a thin dark outline."""
     x, y = points.T
+    # marker sizes are areas in points², so the square root is proportional to the diameter
     width = min(1.7, sqrt(size) / 2.2)
     axes.scatter(
         x, y, s=size * 4, facecolors="none", edgecolors=[tuple(colour) for colour in colours], linewidths=width
@@ -69,6 +71,7 @@ def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> N
 
 def _square_limits(axes: Axes, points: np.ndarray) -> None:
     low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.ones(2))
+    # a margin of 4%; the floor keeps the limits apart if all points are equal
     middle, half = (low + high) / 2, max(float((high - low).max()) / 2 * 1.04, 1e-9)
     axes.set_xlim(middle[0] - half, middle[0] + half)
     axes.set_ylim(middle[1] - half, middle[1] + half)
@@ -87,9 +90,11 @@ def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Se
     outline = [withStroke(linewidth=3, foreground="white")]
     placed: list[tuple[float, float, float]] = []
     present, counts = np.unique(labels, return_counts=True)
+    # large classes first, since a name that would overlap an earlier one is omitted
     for label in present[np.argsort(-counts, kind="stable")][: int((counts >= NAMED_POINTS).sum())]:
         half = text_width(names[label], size, DOTS_PER_INCH, bold=True) / 2
         across, up = (half + 3) / dots, size / dots
+        # the median, unlike the mean, stays within the main cluster if some points are far away
         x, y = np.median(points[labels == label], axis=0)
         x, y = np.clip(x, left + across, right - across), np.clip(y, bottom + up, top - up)
         if any(abs(x - u) * dots < half + other and abs(y - v) * dots < 2 * size for u, v, other in placed):

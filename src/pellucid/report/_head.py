@@ -80,6 +80,7 @@ def _accuracy(material: Material) -> str | None:
     """Return the test accuracy of the best epoch so far."""
     accuracy, best = material.run.get("test_accuracy"), material.best_epoch
     if accuracy is None:
+        # run.json gets its accuracy at the end; until then, metrics.jsonl has it
         accuracy = next((line.get("test_accuracy") for line in material.metrics if line["epoch"] == best), None)
     if not isinstance(accuracy, int | float):
         return None

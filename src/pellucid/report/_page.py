@@ -45,6 +45,7 @@ def write_report(folder: str | Path) -> Path:
 def render(material: Material) -> str:
     """Render the report of a run, with fewer epochs and then smaller figures until it has at most `MOST_BYTES`."""
     page = ""
+    # the size is only known after rendering; the first version usually fits
     for smaller in _smaller(material):
         page = _render(smaller)
         if len(page.encode("utf-8", "replace")) <= MOST_BYTES:
@@ -57,6 +58,7 @@ def _smaller(material: Material) -> Iterator[Material]:
     yield material
     epochs, step = material.epochs, 2
     kept = set(epochs)
+    # every second epoch, then every fourth, …, until only the first, best and last are left
     while len(kept) > 3 and step < 2 * len(epochs):
         best = [epoch for epoch in epochs if epoch == material.best_epoch]
         kept = {epochs[0], epochs[-1], *epochs[::step], *best}
@@ -81,6 +83,7 @@ def _render(material: Material) -> str:
             damages=material.damages,
             style=style,
             script=script,
+            # the page's security policy allows only the script with this hash
             script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             data=_json(_data(material, sections)),
             guides=_guides(material),
@@ -119,6 +122,7 @@ def _data(material: Material, sections: list[Section]) -> dict[str, Any]:
 
 def _json(record: Any) -> str:
     """Format JSON for a script element; escapes <, > and & so that no text in it can close the element."""
+    # a class named </script> would otherwise end the script element
     return json_text(record).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -32,6 +32,7 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
     is not a picture that browsers can show.
     """
     with warnings.catch_warnings():
+        # a tiny file can decode to gigabytes; Pillow only warns at first
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _opened(content) as picture:
             kind, width, height = str(picture.format).lower(), *picture.size
@@ -70,6 +71,7 @@ def sprite(thumbnails: np.ndarray, across: int = 32) -> str:
     'data:image/png;base64,'
     """
     count, side, _, channels = thumbnails.shape
+    # division that rounds up
     rows = max(-(-count // across), 1)
     grid = np.zeros((rows * across, side, side, channels), np.uint8)
     grid[:count] = thumbnails
@@ -81,6 +83,7 @@ def sprite(thumbnails: np.ndarray, across: int = 32) -> str:
 
 @lru_cache(maxsize=128)
 def _packed_mosaic(content: bytes, shape: tuple[int, int, int]) -> str:
+    # bytes instead of an array, because the cache needs hashable arguments
     mosaic = np.frombuffer(content, np.uint8).reshape(shape)
     packed = io.BytesIO()
     Image.fromarray(mosaic[..., 0] if shape[2] == 1 else mosaic).save(packed, "PNG", optimize=True)

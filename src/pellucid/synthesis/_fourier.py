@@ -34,6 +34,7 @@ def image_of_spectrum(spectrum: Spectrum, width: int, correlation: float) -> Ima
     scale = 1 / frequency.clamp_min(1 / max(height, width))  # the constant component has frequency 0
     coefficients = torch.view_as_complex((spectrum * scale[..., None]).contiguous())
     channels = torch.fft.irfft2(coefficients, s=(height, width), norm="ortho")
+    # only RGB has known correlations
     if channels.shape[1] == 3:
         channels = torch.einsum("oc,bchw->bohw", colour_mixing(correlation).to(channels), channels)
     return channels.sigmoid()
@@ -46,6 +47,7 @@ def colour_mixing(correlation: float) -> Float[Tensor, "colour channel"]:
     >>> (mixing @ mixing.T)[0]
     tensor([1.0000, 0.9000, 0.9000])
     """
+    # in float64, since small eigenvalues are differences of nearly equal numbers
     correlations = torch.full((3, 3), correlation, dtype=torch.float64, device="cpu").fill_diagonal_(1)
     variances, directions = torch.linalg.eigh(correlations)
     return (directions * variances.clamp_min(0).sqrt() @ directions.T).float()

@@ -122,6 +122,7 @@ def _of_layer(module: nn.Module, name: str, model: nn.Module, images: Images) ->
         handle.remove()
     if not seen:
         raise ModelError(f"the layer {name!r} does not run in the forward pass; name one that does.")
+    # a layer that is called several times counts with its last call
     output = seen[-1]
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(images):
         received = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -156,6 +157,7 @@ def _checked(goal: Goal, sample: Images) -> Goal:
 
 
 def _refuse_probabilities(logits: Tensor) -> None:
+    # log p(class | x) would be 0 for every image
     if logits.shape[1] == 1:
         raise ShapeError(
             "the model returns a single logit, whose softmax is always 1; give unit=lambda logits: logits[:, 0]."
@@ -187,6 +189,7 @@ def _as_list(indices: Sequence[int] | int | Tensor) -> list[int]:
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
+    # half precision has too few digits for small steps of the objective
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -28,6 +28,7 @@ def blurred(images: Images, pixels: float) -> Images:
     >>> bool(blurred(torch.ones(1, 1, 5, 5), 1.0).allclose(torch.ones(1, 1, 5, 5)))
     True
     """
+    # a Gaussian is negligible beyond three standard deviations; padding cannot exceed the image
     radius = min(math.ceil(3 * pixels), min(images.shape[-2:]))
     if radius == 0:
         return images
@@ -71,4 +72,5 @@ def similarity(images: Images, groups: int, size: int) -> Float[Tensor, " batch"
     if size == 1:
         return images.new_zeros(len(images))
     unit = F.normalize(images.reshape(groups, size, -1), dim=2)
+    # minus the similarity of each image to itself, which is 1
     return ((unit @ unit.mT).sum(2) - 1).div(size - 1).reshape(-1)

@@ -99,6 +99,7 @@ class _Plan:
 
     def begin(self, device: torch.device, dtype: torch.dtype) -> Parameters:
         """Return the starting point of each entry: the candidates with the best objective."""
+        # candidates are ranked once for all targets, by one forward pass each
         per_target = self.prior.starts * self.diversity
         count = len(self.goal.targets) * per_target
         candidates = self.prior.begin(count, self.seed).to(device, dtype)
@@ -125,6 +126,7 @@ class _Plan:
         """Return the penalized objective, the objective and the network's part; with `draws`, of transformed images."""
         prior = self.prior
         images = prior.decode(parameters)
+        # the prior judges the image itself; only the network sees it transformed
         seen = images
         if draws is not None:
             seen = warped(images, prior.shift_share, prior.rotation_degrees, prior.scale_share, draws)
@@ -154,9 +156,11 @@ def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> t
     parameters = parameters.requires_grad_()
     optimizer = torch.optim.Adam([parameters], prior.learning_rate)
     best, height, history = parameters.detach().clone(), None, []
+    # one more evaluation than steps, for the result of the last one
     for step in range(steps + 1):
         climbed, total, own = plan.objective(parameters, draws if step < moved else None)
         if step >= moved:  # values of transformed images are not comparable
+            # −∞ on the right device and in the right dtype
             height = climbed.detach() - torch.inf if height is None else height
             is_better = climbed.detach() > height
             height = torch.where(is_better, climbed.detach(), height)

@@ -69,6 +69,7 @@ class Code(Prior):
 
     def of_images(self, images: Images) -> tuple[Images, Float[Tensor, " batch"]]:
         """Return the reconstructions of the images, and the log-prior of their mean codes."""
+        # the decoder cannot express every image, so compare with what it can
         codes = self.vae.encode(images)
         return self.vae.decode(codes), self.log_prior(codes, images)
 

@@ -73,6 +73,7 @@ class L2(Prior):
     def is_fourier(self) -> bool:
         """True if spectra are optimized instead of pixels."""
         channels, height, width = self.image_shape
+        # pixels converge fast for small gray images; large images by pixels show high-frequency patterns
         is_small = channels == 1 and max(height, width) <= LARGEST_BY_PIXELS
         return self.parametrisation == "fourier" or (self.parametrisation == "auto" and not is_small)
 

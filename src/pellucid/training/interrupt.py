@@ -26,6 +26,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         seen.set()
 
+    # SIGTERM as well, which schedulers of clusters send before they kill a job
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield seen.is_set

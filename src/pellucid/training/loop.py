@@ -87,6 +87,7 @@ def train(
     Raises `TrainingError` if the loss or a weight is not finite, before such a state is saved.
     """
     trainer = _Trainer(model, data, batches, recipe, device, world or World(), keep)
+    # epoch 0 is finished at once: it is the network before any step
     progress = trainer.restore(start) if start is not None else Progress()
     if progress.epoch == 0:
         yield trainer.finish(progress)
@@ -112,6 +113,7 @@ class _Trainer:
     ) -> None:
         self.model, self.data, self.batches, self.recipe = model, data, batches, recipe
         self.device, self.world, self.keep = device, world, keep
+        # frozen parameters stay as they are, and need no optimizer state
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
         steps = recipe.epochs * recipe.steps_per_epoch
@@ -160,6 +162,7 @@ class _Trainer:
             if self.world.any(interrupted()):  # also catches a signal after the check in the last step
                 self.save(progress)
                 raise KeyboardInterrupt
+        # each process has seen other images, so running means differ
         self.world.share_buffers(self.model)
         self.save(progress)
         return progress

@@ -26,6 +26,7 @@ def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests:
         seed_everything(seed)
         network = copy.deepcopy(model).train().requires_grad_(True)
         for module in network.modules():
+            # torch's layers and most others have this method; other modules keep their weights
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()

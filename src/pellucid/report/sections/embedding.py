@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import class_colours
-from pellucid.report import Entry, Material, Section
+from pellucid.report import Material, Section
 from pellucid.report._pictures import sprite
 
 __all__ = ["STEPS", "embedding"]
@@ -38,11 +38,7 @@ class Plane:
 
 def embedding(material: Material) -> Section | None:
     """Build the section with the points of every epoch on one scale, with thumbnails and confidences if available."""
-    numbers = material.entries("tsne", "data")
-    planes: dict[int, Plane] = material.by_epoch(
-        {epoch: entry for epoch, entry in material.entries("tsne", "arrays").items() if epoch in numbers},
-        lambda entry: _plane(material, entry, numbers[int(entry["epoch"])]),
-    )
+    planes: dict[int, Plane] = material.pairs("tsne", _plane)
     if not planes:
         return None
     images = _images(planes)
@@ -67,13 +63,8 @@ def embedding(material: Material) -> Section | None:
     )
 
 
-def _plane(material: Material, arrays: Entry, numbers: Entry) -> Plane | None:
-    """Read the points of one epoch; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
-    points, record = material.arrays(arrays), material.numbers(numbers)
-    return None if points is None or record is None else _checked(points, record)
-
-
-def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane:
+def _plane(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane:
+    """Check the points of one epoch; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
     points = np.asarray(arrays["points"], float)
     count = len(points)
     if points.shape != (count, 2) or not count or not np.isfinite(points).all():
@@ -122,11 +113,13 @@ def _epochs(planes: Mapping[int, Plane], images: list[int]) -> dict[int, dict[st
     """Return the data of each epoch; x points right and y down, on one scale so that movements are comparable."""
     everything = np.concatenate([plane.points for plane in planes.values()])
     low, high = everything.min(0), everything.max(0)
+    # one side for both axes keeps the aspect; `or 1.0` is for points that are all equal
     middle, side = (low + high) / 2, float((high - low).max()) or 1.0
     return {epoch: _epoch(plane, middle, side, images) for epoch, plane in planes.items()}
 
 
 def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> dict[str, Any]:
+    # (1, −1) turns the vertical axis around: the page measures from the top
     places = np.rint(((plane.points - middle) / side * (1, -1) + 0.5) * STEPS).astype(int)
     confidences = plane.confidences
     return {

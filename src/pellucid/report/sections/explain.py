@@ -4,13 +4,14 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
 
-from pellucid.plots.colours import scale_limit, signed_palette
-from pellucid.report import Entry, Material, Section
+from pellucid.plots.colours import gray_or_rgb, scale_limit, signed_palette
+from pellucid.report import Material, Section
 from pellucid.report.sections.figures import end_moment
 
 __all__ = ["explain", "packed", "palette"]
@@ -39,20 +40,13 @@ class Gallery:
 
 def explain(material: Material) -> Section | None:
     """Build the section from the latest maps of the hook `gallery`."""
-    numbers = material.entries("gallery", "data")
-    sections: dict[int, Section] = material.by_epoch(
-        {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
-        lambda entry: _section(material, entry, numbers[int(entry["epoch"])]),
-    )
+    sections = material.pairs("gallery", partial(_section, end_moment(material)))
     return sections[max(sections)] if sections else None
 
 
-def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | None:
+def _section(moment: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Section:
     """Build the section from one artifact; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
-    content, record = material.arrays(arrays), material.numbers(numbers)
-    if content is None or record is None:
-        return None
-    gallery = _checked(content, record)
+    gallery = _checked(arrays, record)
     return Section(
         name="explain",
         kind="explain",
@@ -60,7 +54,7 @@ def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | Non
         lead="Select a test image, a method and a class. Red pixels are evidence for the class, blue ones against it.",
         data=_data(gallery),
         guide="methods_overview",
-        notes=(f"{end_moment(material)} Independent of the epoch slider.", *_notes(gallery)),
+        notes=(f"{moment} Independent of the epoch slider.", *_notes(gallery)),
         hook="gallery",
     )
 
@@ -80,19 +74,22 @@ def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gal
     columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
     if len(names) != methods or any(len(column) != images for column in columns.values()):
         raise ValueError(f"the names or labels do not match its maps of {methods} methods and {images} images")
+    # one list for all images, or one list per image
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
-    plain = source if source.shape[1] == 3 else np.rint(source.mean(1, keepdims=True)).astype(np.uint8)
+    plain = np.rint(gray_or_rgb(source)).astype(np.uint8)
     return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
 
 
 def _data(gallery: Gallery) -> dict[str, Any]:
     record, shape = gallery.record, gallery.maps.shape[1:3]
+    # undo the quantization to find the color scales
     values = gallery.maps / 127.0 * gallery.scales[..., None, None]
     source = gallery.source
     return {
         "palette": palette(),
         "size": gallery.maps.shape[3:],
         "source": {"size": source.shape[1:3], "channels": source.shape[3], "bytes": packed(source)},
+        # only then may the page draw a map over the image pixel by pixel
         "is_exact": source.shape[1:3] == gallery.maps.shape[3:] and not record.get("shrunk_from"),
         **gallery.columns,
         "methods": gallery.methods,

@@ -78,6 +78,7 @@ def figures(hook: str, name: str | None = None) -> Maker:
         data = {"figures": shown, "moment": end_moment(material) if hook in AT_THE_END else ""}
         return Section(name or hook, "figures", title, lead, data, guide, hook=hook)
 
+    # names the section in the note about an unexpected error
     make.__qualname__ = hook
     return make
 
@@ -87,6 +88,7 @@ def other_figures(material: Material, shown: Iterable[str]) -> list[Section]:
     hooks = dict.fromkeys(entry["hook"] for entry in material.artifacts if entry["kind"] == "figure")
     made: list[Section] = []
     for hook in sorted(set(hooks) - set(shown)):
+        # the name becomes an id in the page, and hooks of users can have any name
         name = f"hook-{re.sub(r'[^A-Za-z0-9_.-]', '-', hook)}"
         if any(section.name == name for section in made):
             name = f"{name}-{len(made)}"

@@ -1,12 +1,14 @@
 """Hardest test images: those with the largest loss, each with an explanation."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pellucid.plots.colours import signed_palette
-from pellucid.report import Entry, Material, Section
+from pellucid.plots.colours import gray_or_rgb, signed_palette
+from pellucid.report import Material, Section
 from pellucid.report._pictures import sprite
 
 __all__ = ["hardest"]
@@ -18,12 +20,7 @@ LISTS = ("indices", "labels", "predictions", "confidences", "true_probabilities"
 
 def hardest(material: Material) -> Section | None:
     """Build the section with one card per image for each epoch."""
-    numbers = material.entries("hardest", "data")
-    arrays = material.entries("hardest", "arrays")
-    cards = material.by_epoch(
-        {epoch: entry for epoch, entry in arrays.items() if epoch in numbers},
-        lambda entry: _cards(material, entry, numbers[int(entry["epoch"])]),
-    )
+    cards = material.pairs("hardest", partial(_cards, material.classes))
     if not cards:
         return None
     notes = (
@@ -47,37 +44,30 @@ def hardest(material: Material) -> Section | None:
     )
 
 
-def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | None:
+def _cards(classes: Sequence[str], arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return sprite images with the images and the maps of all cards, and lists with one value per card."""
-    arrays, numbers = material.arrays(entry), material.numbers(beside)
-    if arrays is None or numbers is None:
-        return None
     source, relevance = (np.nan_to_num(arrays[name].astype(np.float64)) for name in ("source", "relevance"))
     if source.ndim != 4 or relevance.ndim != 4 or len(source) != len(relevance) or not source.size:
         raise ValueError(f"source has shape {source.shape} and relevance has shape {relevance.shape}")
-    lists = {name: np.array(numbers[name], dtype=float) for name in LISTS}
+    lists, names = {name: np.array(numbers[name], dtype=float) for name in LISTS}, dict(enumerate(classes))
     limits = np.array(numbers["scale_limits"], dtype=float)
     if any(values.shape != source.shape[:1] for values in (*lists.values(), limits)):
         raise ValueError("the number of values differs from the number of images")
+    # a scale of 0 marks a map of zeros
     maps = relevance.sum(1) / np.where(limits > 0, limits, 1)[:, None, None]
     coloured = (signed_palette()(maps.clip(-1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
-    plain = (source if source.shape[1] == 3 else source.mean(1, keepdims=True)).clip(0, 1)
-    pixels = (plain * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels = (gray_or_rgb(source).clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return {
         "images": sprite(_squares(pixels), len(pixels)),
         "maps": sprite(_squares(coloured), len(pixels)),
         "side": min(max(pixels.shape[1:3]), MOST_SIDE),
         "method": str(numbers.get("method", "")),
         "refused": [str(name) for name in numbers.get("refused") or ()],
-        "chosen": [_name(material, label) for label in numbers.get("chosen_classes") or ()],
+        "chosen": [names.get(label, str(label)) for label in numbers.get("chosen_classes") or ()],
         "is_shrunk": max(pixels.shape[1:3]) > MOST_SIDE,
         "limits": limits,
         **lists,
     }
-
-
-def _name(material: Material, label: int) -> str:
-    return material.classes[label] if label < len(material.classes) else str(label)
 
 
 def _squares(pictures: np.ndarray) -> np.ndarray:
@@ -85,6 +75,7 @@ def _squares(pictures: np.ndarray) -> np.ndarray:
     count, height, width, channels = pictures.shape
     largest = max(height, width)
     side = min(largest, MOST_SIDE)
+    # the cards have one size; white is the color of the page
     squares = np.full((count, largest, largest, channels), 255, np.uint8)
     top, left = (largest - height) // 2, (largest - width) // 2
     squares[:, top : top + height, left : left + width] = pictures
