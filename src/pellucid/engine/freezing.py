@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from pellucid.core.isolation import exclusive
-from pellucid.core.seeding import preserved_random_state
+from pellucid.core.isolation import exclusive, preserved_random_state
 
 __all__ = ["device_of", "dtype_of", "frozen", "modules_of", "runs_torch_alone"]
 
