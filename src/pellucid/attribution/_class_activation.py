@@ -7,11 +7,8 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution import Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._layers import Layer, find_layer, read_layer
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, ShapeError
 
 __all__ = ["ClassActivation", "check_images", "per_channel", "upsampled"]
@@ -46,7 +43,8 @@ class ClassActivation(Attribution):
         """Return caveats about these maps."""
         return ()
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         check_images(images)
         layer = find_layer(subject, images, self.layer)
         read = read_layer(subject, images, target, layer)

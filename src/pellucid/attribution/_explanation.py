@@ -4,13 +4,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import PellucidError
+from pellucid.core.finite import first_bad_row
 from pellucid.core.showing import Shown
+
+if TYPE_CHECKING:
+    from pellucid.attribution._method import Attribution
+    from pellucid.attribution._target import Target
 
 __all__ = [
     "AmplificationWarning",
@@ -62,6 +67,12 @@ class Outcome:
     details: Mapping[str, Tensor] = field(default_factory=dict)
     """Additional results per image, (batch,) each."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """True if neither a map nor a promised sum contains NaN or infinities."""
+        values = [self.relevance] if self.promised is None else [self.relevance, self.promised]
+        return all(first_bad_row(value) is None for value in values)
 
     @staticmethod
     def join(parts: Sequence["Outcome"]) -> "Outcome":
@@ -178,6 +189,32 @@ class Explanation(Shown):
     """Caveats about these maps, such as a root that was not found."""
     remedy: str = field(default="", repr=False)
     """Advice for maps that miss their sum."""
+
+    @staticmethod
+    def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
+        """Return the explanation of one target, from the outcome of the method registered as `name`."""
+        size = outcome.relevance.flatten(1).abs().sum(1)
+        score = target.scores(outcome.logits).detach().abs()
+        against = target.against(outcome.logits)
+        sums = method.completeness(outcome)
+        return Explanation(
+            relevance=outcome.relevance,
+            target=outcome.classes,
+            logits=outcome.logits,
+            expected=None if sums is None else sums.expected,
+            residual=None if sums is None else sums.residual,
+            absorbed=outcome.absorbed,
+            absorbed_by=outcome.absorbed_by,
+            # Σ|R| is only comparable to the logit if the method distributes a promised sum.
+            amplification=torch.zeros_like(size) if outcome.promised is None else size / score.clamp(min=1e-12),
+            allowed=None if sums is None else sums.allowed,
+            evaluations=torch.ones_like(outcome.classes) if outcome.evaluations is None else outcome.evaluations,
+            seed=getattr(method, "seed", None),
+            method=name,
+            details=outcome.details if against is None else {**outcome.details, "against": against},
+            notes=outcome.notes,
+            remedy=method.remedy,
+        )
 
     @staticmethod
     def stack(parts: Sequence["Explanation"]) -> "Explanation":

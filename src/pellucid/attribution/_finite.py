@@ -1,4 +1,4 @@
-"""Checks for NaN and infinities in images, logits, scores and maps; errors name the first affected image."""
+"""Diagnosis of NaN and infinities in logits, scores and maps: errors name the first affected image and the cause."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,23 +8,13 @@ from torch import Tensor, nn
 
 from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ConfigError, DataError, ModelError
+from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.finite import bad_value, first_bad_row
 
 if TYPE_CHECKING:
     from pellucid.attribution._method import Attribution
 
-__all__ = ["check_finite_logits", "check_inputs", "check_outcome"]
-
-
-def check_inputs(x: Tensor, what: str = "image", first: int = 0) -> None:
-    """Raise `DataError` for the first input with NaN or infinities; `first` is the index of x[0]."""
-    row = first_bad_row(x)
-    if row is not None:
-        raise DataError(
-            f"{what} {first + row} holds {bad_value(x[row])}; every input must be finite. "
-            "Replace the value, or remove the input."
-        )
+__all__ = ["check_finite_logits", "check_outcome"]
 
 
 def check_finite_logits(

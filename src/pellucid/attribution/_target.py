@@ -1,7 +1,7 @@
 """Explanation targets: the predicted class, given classes, a contrast, all classes, or a custom score."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.engine.outputs import Readout
 
-__all__ = ["Contrast", "Request", "Score", "Target", "rows_of", "weighted"]
+__all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]
 
 Score = Callable[[Tensor], Tensor]
 """A function from outputs, (batch, …), to one number per image, (batch,)."""
@@ -160,6 +161,18 @@ class Target:
         if against is not None:
             slope = slope - F.one_hot(against, count)
         return slope.reshape(outputs.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Question(Readout):
+    """The explained targets of a batch, together with the way to read the model's outputs."""
+
+    targets: tuple[Target, ...] = ()
+    """One target, or one per class for `target="all"`."""
+
+    def part(self, which: slice) -> "Question":
+        """Return the question for some of the images."""
+        return replace(self, targets=tuple(target.part(which) for target in self.targets))
 
 
 def weighted(values: Tensor, slope: Tensor) -> Tensor:

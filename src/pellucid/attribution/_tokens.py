@@ -58,7 +58,8 @@ class FromEmbedding(nn.Module):
     def __init__(self, model: nn.Module, embedding: str | None) -> None:
         super().__init__()
         self.model = model
-        self._wanted = embedding
+        self.wanted = embedding
+        """Name of the embedding to start at; None: the only one."""
         self._name = ""
         self._weight: Tensor | None = None
         self._ids: Tensor | None = None
@@ -71,9 +72,9 @@ class FromEmbedding(nn.Module):
 
     def refuse_floats(self) -> None:
         """Raise `ConfigError` if an embedding is named although the inputs are not token ids."""
-        if self._wanted is not None:
+        if self.wanted is not None:
             raise ConfigError(
-                f"embedding={self._wanted!r} is for token ids, integers (batch, token), but these inputs are floats; "
+                f"embedding={self.wanted!r} is for token ids, integers (batch, token), but these inputs are floats; "
                 "omit it, or pass token ids."
             )
 
@@ -150,11 +151,11 @@ class FromEmbedding(nn.Module):
         return weight is self._weight or weight.data_ptr() == self._weight.data_ptr()
 
     def _choose(self, names: list[str], others: list[str]) -> str:
-        if self._wanted in names or (self._wanted is None and len(names) == 1):
-            return self._wanted or names[0]
+        if self.wanted in names or (self.wanted is None and len(names) == 1):
+            return self.wanted or names[0]
         listed = ", ".join(names) or "(none)"
-        if self._wanted is not None:
-            raise ConfigError(f"the embedding {self._wanted!r} is not applied to the token ids; these are: {listed}.")
+        if self.wanted is not None:
+            raise ConfigError(f"the embedding {self.wanted!r} is not applied to the token ids; these are: {listed}.")
         if names:
             raise ConfigError(
                 f"several embeddings are applied to the token ids: {listed}; choose one with embedding={names[0]!r}."
@@ -170,7 +171,7 @@ class FromEmbedding(nn.Module):
         shared = self.model.named_parameters(remove_duplicate=False)
         names = [name.removesuffix(".weight") for name, parameter in shared if parameter is weight]
         names.sort(key=lambda name: not isinstance(modules.get(name), nn.Embedding))
-        return next((name for name in names if name == self._wanted), (*names, f"a table of {len(weight)} rows")[0])
+        return next((name for name in names if name == self.wanted), (*names, f"a table of {len(weight)} rows")[0])
 
 
 class EmbeddedBatches:

@@ -8,12 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._local import LocalPasses
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
@@ -41,15 +37,10 @@ class Occlusion(Attribution):
     baseline: float | int | Tensor = 0.0
     """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         windows = self._windows(images.shape[1:])
-        trials = Trials(subject, images, targets, self.baseline)
-        total, covered = images.new_zeros(len(targets), *images.shape), torch.zeros_like(images[:1])
+        trials = Trials(subject, images, question.targets, self.baseline)
+        total, covered = images.new_zeros(len(question.targets), *images.shape), torch.zeros_like(images[:1])
         with progress("occlusion", len(windows)) as update:
             for number, (window, score) in enumerate(_scores(subject, trials, windows), 1):
                 total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))

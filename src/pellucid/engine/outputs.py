@@ -1,16 +1,29 @@
 """Choose the logits among a model's outputs, check their shape, and refuse a final softmax."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
-__all__ = ["SOFTMAX_AT_THE_END", "Chooser", "check_logits", "choose_output"]
+__all__ = ["SOFTMAX_AT_THE_END", "Chooser", "Readout", "check_logits", "choose_output"]
 
 Chooser = int | str | Callable[[Any], Tensor] | None
 """Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The explained part of a model's outputs."""
+
+    output: Chooser = None
+    unwrap_softmax: bool = False
+    """Explain the logits before a final softmax; False: such a model is refused."""
+    is_certified: bool = False
+    """Keep an account of the relevance that biases, stabilizers and constants absorb."""
+
 
 SOFTMAX_AT_THE_END = (
     "the model ends in a softmax; its outputs depend on one another and say little about the evidence for a class. "

@@ -14,7 +14,7 @@ from pellucid.engine.account import Account
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.guards import TaintWatch
-from pellucid.engine.outputs import Chooser, check_logits, choose_output, refuse_softmax
+from pellucid.engine.outputs import Readout, check_logits, choose_output, refuse_softmax
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.tape import Move, Node, Rule, Tape
 
@@ -35,10 +35,9 @@ class Propagation:
 def record(
     model: nn.Module,
     images: Tensor,
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
     *,
     box: tuple[Tensor, Tensor] | None = None,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
     is_watched: bool = False,
 ) -> Tape:
     """Run a frozen model on `images` (batch, …) and record its operations.
@@ -55,7 +54,7 @@ def record(
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
         recorder = stack.enter_context(Recorder(model, images, box, taint))
         outputs = model(images)
-        logits = choose_output(outputs, output)
+        logits = choose_output(outputs, readout.output)
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
             "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "
@@ -66,7 +65,7 @@ def record(
     if (moved := _softmax_behind(tape, last)) is not None:
         refuse_softmax(behind=moved.place)
     if last is not None and last.kind in ("softmax", "log_softmax"):
-        if not unwrap_softmax:
+        if not readout.unwrap_softmax:
             refuse_softmax()
         slot = last.inputs[0]
         assert slot is not None
@@ -89,19 +88,10 @@ def propagate(
     images: Tensor,
     composite: Composite,
     seed_of: Callable[[Tensor], Tensor],
-    *,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
-    is_certified: bool = False,
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
 ) -> Propagation:
-    """Propagate the relevance `seed_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
-
-    With `is_certified`, also keep an account of the relevance that biases, stabilizers and constants absorb.
-    """
-    return propagate_each(
-        model, images, composite, lambda logits: [seed_of(logits)],
-        output=output, unwrap_softmax=unwrap_softmax, is_certified=is_certified,
-    )[0]  # fmt: skip
+    """Propagate the relevance `seed_of(logits)` of a frozen model's logits to `images` by the rules of `composite`."""
+    return propagate_each(model, images, composite, lambda logits: [seed_of(logits)], readout)[0]
 
 
 def propagate_each(
@@ -109,10 +99,8 @@ def propagate_each(
     images: Tensor,
     composite: Composite,
     seeds_of: Callable[[Tensor], Sequence[Tensor]],
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
     *,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
-    is_certified: bool = False,
     box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
     """Run `propagate` for several seeds: one forward pass, and one reverse pass over its tape per seed.
@@ -121,7 +109,7 @@ def propagate_each(
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
-    tape = record(model, images, box=box, output=output, unwrap_softmax=unwrap_softmax)
+    tape = record(model, images, readout, box=box)
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 
@@ -130,7 +118,7 @@ def propagate_each(
 
     seeds = seeds_of(logits)
     for number, seed in enumerate(seeds, start=1):
-        account = Account(len(images), logits.dtype, logits.device) if is_certified else None
+        account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
         own = tape if number == len(seeds) else replace(tape, nodes=[*tape.nodes])  # the last one consumes the nodes
         with torch.no_grad():
             results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
