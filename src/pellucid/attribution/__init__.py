@@ -55,13 +55,12 @@ if TYPE_CHECKING:
         without_warnings,
     )
     from pellucid.attribution._fitting import FittedState, images_in
-    from pellucid.attribution._method import COMPLETE, Attribution, Backward, Relevance, for_each_target
+    from pellucid.attribution._method import Attribution, Backward, Relevance, for_each_target
     from pellucid.attribution._subject import Subject
     from pellucid.attribution._target import Contrast, Question, Target, weighted
-    from pellucid.attribution._variants import BOUNDS, Bounded, variant
+    from pellucid.attribution._variants import Bounded, variant
 
 __all__ = [
-    "BOUNDS",
     "COMPLETE",
     "METHODS",
     "AmplificationWarning",
@@ -92,6 +91,9 @@ __all__ = [
 
 METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution")
 """Attribution methods by name; listing the names imports none of them."""
+
+COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
+"""The guarantees of an exact method: relevance sums to the logit, depends on the class, and needs no seed."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ _EXPORTS = {
         *("AmplificationWarning", "CompletenessWarning", "Explanation", "Outcome", "sharing", "without_warnings"),
     ),
     "_fitting": ("FittedState", "images_in"),
-    "_method": ("COMPLETE", "Attribution", "Backward", "Relevance", "for_each_target"),
+    "_method": ("Attribution", "Backward", "Relevance", "for_each_target"),
     "_subject": ("Subject",),
     "_target": ("Contrast", "Question", "Target", "weighted"),
-    "_variants": ("BOUNDS", "Bounded", "variant"),
+    "_variants": ("Bounded", "variant"),
 }
 # These files import torch, so they are only loaded when one of their names is used.
 __getattr__, __dir__ = lazy_exports(__name__, {name: f".{file}" for file, names in _EXPORTS.items() for name in names})

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from pellucid.attribution import COMPLETE
 from pellucid.attribution._explanation import Completeness, Outcome, sharing
 from pellucid.attribution._fitting import FittedState
 from pellucid.attribution._missing import MissingGradient
@@ -19,10 +20,7 @@ from pellucid.engine.box import Box
 from pellucid.engine.composites import Composite, box_of, override
 from pellucid.engine.relevance import Propagation
 
-__all__ = ["COMPLETE", "Attribution", "Backward", "Relevance", "for_each_target"]
-
-COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
-"""The guarantees of an exact method: relevance sums to the logit, depends on the class, and needs no seed."""
+__all__ = ["Attribution", "Backward", "Relevance", "for_each_target"]
 
 _SMALL_IMAGE = 4096
 """Images with at most this many values count as small: 32×32 RGB (3072 values), with some room."""

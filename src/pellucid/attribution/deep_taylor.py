@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pellucid.attribution import BOUNDS, Bounded, Relevance, Target, variant, weighted
+from pellucid.attribution import Bounded, Relevance, Target, variant, weighted
 from pellucid.core.errors import ConfigError
 from pellucid.engine.box import Bound
 from pellucid.engine.composites import Composite, bounded, everywhere
@@ -11,11 +11,11 @@ from pellucid.engine.rules import ZPlus
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
 """Names registered here; the registry reads them without importing this file."""
 
-POSITIVE = "which pixels excite the explained logit, if it is positive"
-
 
 class Positive(Relevance):
     """A method that distributes max(logit, 0), as positive relevance."""
+
+    answers = "which pixels excite the explained logit, if it is positive"
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
         slope = target.slope(logits)
@@ -28,7 +28,7 @@ class Positive(Relevance):
         return weighted(logits, slope).clamp(min=0)
 
 
-@variant("deep_taylor", Positive, answers=POSITIVE)
+@variant("deep_taylor", Positive)
 def DeepTaylor() -> Composite:
     """Distribute max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit gives a zero map.
 
@@ -38,7 +38,7 @@ def DeepTaylor() -> Composite:
     return everywhere(ZPlus(bias=False))
 
 
-@variant("deep_taylor.bounded", Bounded, Positive, answers=POSITIVE, options=BOUNDS)
+@variant("deep_taylor.bounded", Bounded, Positive)
 def DeepTaylorBounded(low: Bound = 0.0, high: Bound = 1.0) -> Composite:
     """`deep_taylor` with the z^B rule for the layers that see the image."""
     return bounded(low, high, everywhere(ZPlus(bias=False)))

@@ -18,7 +18,7 @@ def LrpMine(gamma: float = 0.1) -> Composite:
 ```
 """
 
-from pellucid.attribution import BOUNDS, COMPLETE, Bounded, variant
+from pellucid.attribution import COMPLETE, Bounded, Relevance, variant
 from pellucid.core.options import NotNegative
 from pellucid.engine.box import Bound
 from pellucid.engine.composites import (
@@ -87,29 +87,31 @@ def LrpGamma(gamma: NotNegative = 0.25) -> Composite:
     return everywhere(Gamma(gamma))
 
 
-ALPHA_BETA = "which pixels are evidence for the class and, if β > 0, against it, normalized separately"
-"""What the αβ rules answer: α times the positive contributions minus β times the negative ones."""
+class ByAlphaBeta(Relevance):
+    """α times the positive contributions minus β times the negative ones (Bach et al., 2015, equation 60)."""
+
+    answers = "which pixels are evidence for the class and, if β > 0, against it, normalized separately"
 
 
-@variant("lrp.alpha_1_beta_0", answers=ALPHA_BETA)
+@variant("lrp.alpha_1_beta_0", ByAlphaBeta)
 def LrpAlpha1Beta0() -> Composite:
-    """Positive contributions only; the denominator includes the positive part of the bias (Bach et al., 2015)."""
+    """Positive contributions only; the denominator includes the positive part of the bias."""
     return everywhere(AlphaBeta(1, 0))
 
 
-@variant("lrp.alpha_2_beta_1", answers=ALPHA_BETA)
+@variant("lrp.alpha_2_beta_1", ByAlphaBeta)
 def LrpAlpha2Beta1() -> Composite:
-    """Twice the positive contributions minus the negative ones, each with its part of the bias (equation 60)."""
+    """Twice the positive contributions minus the negative ones, each with its part of the bias."""
     return everywhere(AlphaBeta(2, 1))
 
 
-@variant("lrp.alpha_1_beta_0_ib", answers=ALPHA_BETA)
+@variant("lrp.alpha_1_beta_0_ib", ByAlphaBeta)
 def LrpAlpha1Beta0Ib() -> Composite:
     """`lrp.alpha_1_beta_0` without biases."""
     return everywhere(AlphaBeta(1, 0, "none"))
 
 
-@variant("lrp.alpha_2_beta_1_ib", answers=ALPHA_BETA)
+@variant("lrp.alpha_2_beta_1_ib", ByAlphaBeta)
 def LrpAlpha2Beta1Ib() -> Composite:
     """`lrp.alpha_2_beta_1` without biases."""
     return everywhere(AlphaBeta(2, 1, "none"))
@@ -148,62 +150,56 @@ def LrpFlat() -> Composite:
     return weights_only(Flat())
 
 
-@variant(
-    "lrp.z_box",
-    Bounded,
-    answers="which pixels are evidence for the class, relative to the range of pixel values",
-    options=BOUNDS,
-)
+@variant("lrp.z_box", Bounded, answers="which pixels are evidence for the class, relative to the range of pixel values")
 def LrpZBox(low: Bound = 0.0, high: Bound = 1.0) -> Composite:
     """The z^B rule for the layers that see the image (Montavon et al., 2017), `lrp.z` for the others."""
     return bounded(low, high, plain_z())
 
 
-# The presets: a rule for each depth of the network (after Kohlbrenner et al., 2020).
-BY_DEPTH = "which pixels are evidence for the class, with a suitable rule for each depth of the network"
-DENSE = "ε of the dense layers."
+class ByDepth(Relevance):
+    """A different rule for each depth of the network (after Kohlbrenner et al., 2020)."""
+
+    answers = "which pixels are evidence for the class, with a suitable rule for each depth of the network"
+
+    epsilon: NotNegative
+    """ε of the dense layers."""
 
 
 def _preset(epsilon: float | int, convolution: Rule, first: Rule | None = None) -> Composite:
     return layered(dense=Epsilon(epsilon), convolution=convolution, first=first, epsilon=STRUCTURAL_EPSILON)
 
 
-@variant("lrp.sequential_preset_a", answers=BY_DEPTH, options={"epsilon": DENSE})
+@variant("lrp.sequential_preset_a", ByDepth)
 def LrpPresetA(epsilon: NotNegative = 0.1) -> Composite:
     """ε for dense layers, α1β0 for convolutions."""
     return _preset(epsilon, AlphaBeta(1, 0))
 
 
-@variant("lrp.sequential_preset_b", answers=BY_DEPTH, options={"epsilon": DENSE})
+@variant("lrp.sequential_preset_b", ByDepth)
 def LrpPresetB(epsilon: NotNegative = 0.1) -> Composite:
     """ε for dense layers, α2β1 for convolutions."""
     return _preset(epsilon, AlphaBeta(2, 1))
 
 
-@variant("lrp.sequential_preset_a_flat", answers=BY_DEPTH, options={"epsilon": DENSE})
+@variant("lrp.sequential_preset_a_flat", ByDepth)
 def LrpPresetAFlat(epsilon: NotNegative = 0.1) -> Composite:
     """Preset A with the flat rule for the layers that see the image."""
     return _preset(epsilon, AlphaBeta(1, 0), Flat())
 
 
-@variant("lrp.sequential_preset_b_flat", answers=BY_DEPTH, options={"epsilon": DENSE})
+@variant("lrp.sequential_preset_b_flat", ByDepth)
 def LrpPresetBFlat(epsilon: NotNegative = 0.1) -> Composite:
     """Preset B with the flat rule for the layers that see the image."""
     return _preset(epsilon, AlphaBeta(2, 1), Flat())
 
 
-@variant("lrp.epsilon_plus_flat", answers=BY_DEPTH, options={"epsilon": DENSE})
+@variant("lrp.epsilon_plus_flat", ByDepth)
 def LrpEpsilonPlusFlat(epsilon: NotNegative = 1e-6) -> Composite:
     """The flat rule for the layers that see the image, z⁺ for convolutions, ε for dense layers."""
     return _preset(epsilon, ZPlus(), Flat())
 
 
-@variant(
-    "lrp.epsilon_gamma_box",
-    Bounded,
-    answers=BY_DEPTH,
-    options={"epsilon": DENSE, "gamma": "γ of the convolutions.", **BOUNDS},
-)
+@variant("lrp.epsilon_gamma_box", Bounded, ByDepth, options={"gamma": "γ of the convolutions."})
 def LrpEpsilonGammaBox(
     epsilon: NotNegative = 1e-6, low: Bound = 0.0, high: Bound = 1.0, gamma: NotNegative = 0.25
 ) -> Composite:
