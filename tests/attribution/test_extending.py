@@ -32,7 +32,8 @@ def declare(monkeypatch):
 
 def test_a_variant_takes_part_like_any_method(declare, network, images) -> None:
     declare(lrp)
-    theirs = create_analyzer("lrp.epsilon_plus_flat", network, rules={"first": lrp.Flat(), "convolution": lrp.Gamma(0.5)})
+    rules = {"first": lrp.Flat(), "convolution": lrp.Gamma(0.5)}
+    theirs = create_analyzer("lrp.epsilon_plus_flat", network, rules=rules)
     ours = create_analyzer("lrp.mine", network, gamma=0.5)
     torch.testing.assert_close(ours.analyze(images), theirs.analyze(images), rtol=0, atol=0)
     assert repr(ours.method) == "LrpMine(rules={}, gamma=0.5)"

@@ -71,6 +71,7 @@ def create_analyzer(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
     options = {**preset, **options}
+    # Before construction, so that errors about options do not come from a method's own __post_init__.
     check_values(entry, options)
     method = entry(**options)
     return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
@@ -179,6 +180,7 @@ class Analyzer:
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
         """Fit the method in one pass over batches of images (or of tuples that start with images)."""
+        # The loader runs inside as well: it may draw random numbers, and these must not disturb the caller's.
         with isolated(), frozen(unwrap(self.model)) as model:
             self._subject.begin()
             check_model(model)
@@ -199,6 +201,7 @@ class Analyzer:
     def restore(self, state: FittedState) -> "Analyzer":
         """Load a fitted state; `ConfigError` if it belongs to another method or to other weights."""
         for name, tensor in state.tensors.items():
+            # The added axis makes the whole tensor one row.
             if first_bad_row(tensor[None]) is not None:
                 raise DataError(f"the saved tensor {name!r} holds {bad_value(tensor)}; refit the method.")
         with isolated():
@@ -213,6 +216,7 @@ class Analyzer:
         self._check_call(x, question.targets[0])
         with frozen(unwrap(self.model)) as model:
             check_model(model)
+            # Integers have no gradient, so token ids take a path of their own.
             run = self._run_images if x.is_floating_point() else self._run_tokens
             outcomes, targets = run(x, question)
             # `logits_of` takes the log of the model's probabilities, so compare log-probabilities.
@@ -238,11 +242,13 @@ class Analyzer:
                 f"the images are {x.dtype}, a precision at which maps are off by several percent and miss their sums; "
                 "explain in float32: images.float(), and a float32 copy of the model."
             )
+        # A name that cannot have an effect is a mistake of the caller.
         if x.is_floating_point() and self._from_embedding.wanted is not None:
             self._from_embedding.refuse_floats()
 
     def _run_images(self, x: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
         """Explain images batch by batch, or one by one from the first batch on which the model mixes them."""
+        # NaN and infinities would spread to every value of a batch norm or a max, and no error could name the image.
         check_inputs(x)
         box, subject = self.method.box(), self._subject
         subject.begin(None if box is None else box.check(x))
@@ -250,6 +256,7 @@ class Analyzer:
             # A custom score may depend on the whole batch, so the batch is not split for it.
             is_whole = question.targets[0].score is not None
             size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
+            # One image is enough to count the classes.
             question = _expanded(question, subject, x[:1])
             parts = []
             for start in range(0, len(x), size):

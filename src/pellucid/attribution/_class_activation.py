@@ -48,6 +48,7 @@ class ClassActivation(Attribution):
         check_images(images)
         layer = find_layer(subject, images, self.layer)
         read = read_layer(subject, images, target, layer)
+        # The gradient has the layout of the values, so one reordering fits both.
         values, gradient = (self._arranged(tensor, layer, images) for tensor in (read.values, read.gradient))
         plain = self.weigh(values, gradient)
         relevance = upsampled(plain.clamp(min=0) if self.relu else plain, images)
@@ -77,6 +78,7 @@ class ClassActivation(Attribution):
                 f"the channel axis of the output of {layer.name!r}, {tuple(output.shape)}, is ambiguous; "
                 "pass channels='first' or channels='last'."
             )
+        # Everything after this expects channels first, whatever the layer's layout.
         return maps.movedim(axis, 1)
 
 

@@ -85,6 +85,7 @@ class Outcome:
 
 def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Charge forward passes shared by several targets to the first outcome only."""
+    # Summed over targets, evaluations then count every pass exactly once.
     free = [torch.zeros_like(outcome.classes) for outcome in outcomes[1:]]
     return [*outcomes[:1], *(replace(one, evaluations=none) for one, none in zip(outcomes[1:], free, strict=True))]
 
@@ -136,6 +137,7 @@ class Completeness:
         if not bool(is_over.any()):
             return ""
         residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
+        # The worst of those beyond their tolerance: a larger residual elsewhere may be within its own.
         over = is_over.flatten().nonzero().flatten()
         worst = int(over[residual[over].abs().argmax()])
         image, *place = (
@@ -193,6 +195,7 @@ class Explanation(Shown):
     @staticmethod
     def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
         """Return the explanation of one target, from the outcome of the method registered as `name`."""
+        # Everything below is derived here rather than by the methods, so that all of them are held to one definition.
         size = outcome.relevance.flatten(1).abs().sum(1)
         score = target.scores(outcome.logits).detach().abs()
         against = target.against(outcome.logits)
@@ -250,6 +253,7 @@ def _stack(values: Sequence[Any]) -> Any:
         return torch.stack(list(values), 1)
     if not isinstance(first, Mapping):
         return first
+    # Classes may absorb relevance in different places, such as the biases of different branches.
     entries = {key: value for mapping in values for key, value in mapping.items()}
     return {
         key: torch.stack([mapping.get(key, torch.zeros_like(entry)) for mapping in values], 1)

@@ -29,6 +29,7 @@ def check_finite_logits(
     if first_bad_row(logits) is None and not has_custom_score:
         return
     flat = logits.detach().reshape(len(logits), -1)
+    # -inf marks masked classes; a score that reads one is caught below.
     is_bad = flat.isnan() | (flat == torch.inf)
     is_bad_row = is_bad.any(1)
     for target in targets:
@@ -36,6 +37,7 @@ def check_finite_logits(
     if not bool(is_bad_row.any()):
         return
     row = int(is_bad_row.nonzero()[0])
+    # With finite logits, the user's own function is at fault, not the model.
     if has_custom_score and not bool(is_bad[row].any()):
         raise ConfigError(
             f"the target function's score of {what} {first + row} is not finite, although its logits are not NaN; "
@@ -74,6 +76,7 @@ def check_outcome(outcome: Outcome, method: "Attribution", name: str, *, what: s
 
     Call this only after images and logits were found finite.
     """
+    # The promised sum is the change from the baseline; the image's own logits are known to be finite.
     if outcome.promised is not None and hasattr(method, "baseline"):
         row = first_bad_row(outcome.promised)
         if row is not None:

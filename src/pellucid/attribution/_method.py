@@ -50,6 +50,7 @@ class Attribution(Options):
 
     def images_per_pass(self, images: Tensor) -> int:
         """Return the number of images per forward pass."""
+        # Small images leave the cache half empty, and each pass has a fixed cost.
         return max(1, self.images_at_once) * (2 if images[0].numel() <= _SMALL_IMAGE else 1)
 
     @property
@@ -74,6 +75,7 @@ class Attribution(Options):
         """Compare the sum of each map with the promised sum; None if the method promises no sum."""
         if outcome.promised is None:
             return None
+        # Absorbed shares come from each rule's own formula, so a wrong rule shows up as a residual.
         expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
         residual = outcome.relevance.flatten(1).sum(1) - expected
         return Completeness(expected, residual, self.allowed_residual(outcome))
@@ -173,7 +175,11 @@ class Backward(Attribution):
         # Without a promised sum, nobody reads the account of what was absorbed.
         question = replace(question, is_certified=question.is_certified and "complete" in self.promises)
         results = subject.propagate(
-            images, self._steps, lambda logits: [self.start(logits, target) for target in question.targets], question
+            # The initial relevance depends on the logits, so it is computed after the recorded forward pass.
+            images,
+            self._steps,
+            lambda logits: [self.start(logits, target) for target in question.targets],
+            question,
         )
         return sharing([_outcome_of(*pair) for pair in zip(results, question.targets, strict=True)])
 
@@ -184,6 +190,7 @@ def _outcome_of(result: Propagation, target: Target) -> Outcome:
         relevance=result.relevance,
         logits=result.logits,
         classes=target.classes(result.logits),
+        # The sum of the initial relevance is what arrives at the input or is absorbed on the way.
         promised=None if account is None else result.seed.reshape(len(result.seed), -1).sum(1),
         absorbed={} if account is None else {**account.absorbed},
         absorbed_by={} if account is None else dict(account.by_place),

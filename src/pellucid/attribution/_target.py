@@ -119,6 +119,7 @@ class Target:
     def classes(self, outputs: Tensor) -> Tensor:
         """Explained class of each image, (batch,) int64; −1 for a custom score."""
         if self.score is not None:
+            # No class stands for a score of several outputs.
             return torch.full((len(outputs),), -1, dtype=torch.int64, device=outputs.device)
         return _classes(self._asked["target"], rows_of(outputs))
 
@@ -153,10 +154,12 @@ class Target:
     def slope(self, outputs: Tensor) -> Tensor:
         """∂ score / ∂ outputs, like `outputs`: 1 at the explained class, −1 at the class it is contrasted with."""
         if self.score is not None:
+            # Callers may be inside no_grad, since a recorded pass needs no gradient.
             with torch.enable_grad():
                 leaf = outputs.detach().requires_grad_()
                 return torch.autograd.grad(self.scores(leaf).sum(), leaf)[0]
         count, against = rows_of(outputs).shape[1], self.against(outputs)
+        # In closed form: autograd would give the same, and this runs once for every batch and class.
         slope = F.one_hot(self.classes(outputs), count).to(outputs.dtype)
         if against is not None:
             slope = slope - F.one_hot(against, count)
@@ -181,6 +184,7 @@ def weighted(values: Tensor, slope: Tensor) -> Tensor:
     >>> weighted(torch.tensor([2.0, -torch.inf]), torch.tensor([1.0, 0.0]))
     tensor([2., 0.])
     """
+    # -inf · 0 is NaN.
     product = values * slope
     return product if bool(product.sum().isfinite()) else product.masked_fill(slope == 0, 0)
 
@@ -214,6 +218,7 @@ def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
 
 def _classes(asked: Classes | None, rows: Tensor) -> Tensor:
     """Return the classes as (batch,) int64, validated against the outputs."""
+    # The first of equal logits, like argmax of the caller.
     if asked is None:
         return rows.argmax(1)
     classes = _as_tensor(asked).to(rows.device)

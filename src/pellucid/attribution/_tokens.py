@@ -84,6 +84,8 @@ class FromEmbedding(nn.Module):
         Raises `ConfigError` if there is none, or if there are several and none is named, and `ShapeError` if the model
         fails on the ids.
         """
+        # Found by running the model: an embedding may be a module, a parameter or a table that is tied to the output
+        # layer.
         first, candidates, others = ids[:1], {}, set()
 
         def note(looked_up: Tensor, weight: Tensor) -> None:
@@ -125,6 +127,8 @@ class FromEmbedding(nn.Module):
             raise UnsupportedOperation(
                 "a method that runs the model during fit cannot be fitted on token ids; choose another method."
             )
+        # Methods pass several variations of the sequence at once; a mask computed from the ids has to match each of
+        # them.
         ids = self._ids.expand(len(embedded), -1).contiguous()
 
         def answer(looked_up: Tensor, weight: Tensor) -> Tensor | None:

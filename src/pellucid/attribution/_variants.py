@@ -51,6 +51,7 @@ def variant(
     def declare(build: Callable[..., Composite]) -> type[Backward]:
         hints, parameters = get_type_hints(build, include_extras=True), signature(build).parameters
 
+        # Built from the fields, not from the parameters: `__post_init__` may have brought them into another form.
         def composite(self: Backward) -> Composite:
             return build(**{option: getattr(self, option) for option in parameters})
 

@@ -37,6 +37,7 @@ class DeepLift(Attribution):
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
         if baseline.ndim == images.ndim and len(baseline) != 1:
             raise ShapeError(f"the baseline has {len(baseline)} images; pass a number, or one image for all.")
+        # One image is enough: its recorded pass broadcasts to the batch.
         baseline = baseline.expand_as(images[:1])
         results = subject.multipliers(
             images, baseline, lambda logits: [target.slope(logits) for target in question.targets]

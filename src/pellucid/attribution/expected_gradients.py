@@ -79,6 +79,7 @@ class ExpectedGradients(Attribution):
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             difference = images - self.references[index].to(images)
+            # Each gradient is multiplied by its own difference, so the sums cannot be shared between references.
             gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(difference, 1.0, scale=place - 1)  # image + (a − 1)(x − x′) = x′ + a(x − x′)
             for number, total in enumerate(totals):

@@ -19,6 +19,7 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
 
     Raises `UnsupportedOperation` if a score depends on the image but has no gradient.
     """
+    # A copy: the caller's tensor must not start to require a gradient.
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
     outcomes = []

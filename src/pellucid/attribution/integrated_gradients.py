@@ -92,11 +92,13 @@ class IntegratedGradients(Attribution):
         active, points = torch.arange(len(images), device=images.device), 0
         for steps in self._ladder():
             maps = self._along(subject, images[active], baseline[active], [target.part(active)], steps)[0]
+            # Each rung is a complete quadrature of its own, so means of rungs are, too.
             maps = (relevance[active] * points + maps * steps) / (points + steps)
             relevance[active], points = maps, points + steps
             spent[active] += steps
             sums = maps.flatten(1).sum(1)
             allowed = self._scale(maps, promised[active]) * (self.tolerance or 0.0)
+            # Two tests: a sum can be right by chance, while the map is still changing.
             is_done = ((sums - promised[active]).abs() <= allowed) & ((sums - before[active]).abs() <= allowed)
             before[active] = sums
             if target.score is not None:

@@ -76,6 +76,7 @@ def _along(side: int, window: int, stride: int) -> list[slice]:
 
 def _scores(trials: Trials, windows: Sequence[Window]) -> Iterator[tuple[Window, Tensor]]:
     """Yield each window and the scores, (target, batch), of the images with that window hidden."""
+    # Several windows share a forward pass when there are few images.
     for start in range(0, len(windows), trials.at_once):
         chunk = windows[start : start + trials.at_once]
         yield from zip(chunk, trials.scores(_hidden(trials, chunk)).unbind(1), strict=True)

@@ -107,6 +107,7 @@ class PatternNet(Attribution):
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         assert self.patterns is not None
+        # After more training the patterns no longer fit the weights, but the maps would still look plausible.
         _check_weights(self.patterns, subject)
         tape = subject.follow(images)
         logits, rule = tape.logits, _PatternRule(self._kernels(tape), self.is_attribution)

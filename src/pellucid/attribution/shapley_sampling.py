@@ -46,6 +46,8 @@ class ShapleySampling(Attribution):
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
                 order = torch.randperm(count, generator=source, device="cpu")
+                # Along the path from nothing to everything, each score serves as the end of one step and the start of
+                # the next.
                 path = [empty]
                 for start in range(1, count, trials.at_once):
                     sizes = torch.arange(start, min(start + trials.at_once, count), device="cpu")

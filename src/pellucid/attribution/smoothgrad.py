@@ -38,6 +38,7 @@ class SmoothGrad(Attribution):
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         logits, held = subject.predict(images, question.targets)
+        # Relative to each image's range, so that the noise looks alike for dark and bright images.
         spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
