@@ -23,8 +23,7 @@ import quantus
 import torch
 from torch import Tensor, nn
 
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._run import plan, run
 from pellucid.models import MODELS

@@ -29,11 +29,12 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pellucid import pipeline
 from pellucid.config import DataConfig, HookConfig, RunConfig, TrainingConfig
 from pellucid.core.contracts import DataSplits, ImageSet, to_floats
-from pellucid.data._loaders import batches, steps_per_epoch
-from pellucid.models._build import build_model
+from pellucid.data._loaders import batches, steps_per_epoch, training_batches
+from pellucid.models import build_model
+from pellucid.run import pipeline
+from pellucid.run.hook_runner import HookRunner
 from pellucid.run.session import Session, prepare
 from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
@@ -186,7 +187,7 @@ class Measurements:
     """All timings, interleaved: rounds of the short measurements before each epoch of a default run."""
 
     def __init__(self, session: Session, board: Board) -> None:
-        self.session, self.board = session, board
+        self.session, self.runner = session, HookRunner(session.store, board, session.hooks)
         self.clocks: dict[str, Clock] = {}
         self.accuracies: list[float] = []
         data = session.data
@@ -214,7 +215,7 @@ class Measurements:
             self._run_hooks(epoch)
         self.session.store.write_model("best.safetensors", pack_weights(self.session.model))
         with self.clock("end hooks").running():
-            pipeline._run_end_hooks(self.session, self.board)
+            self.runner.run("end", self.session.final_scene)
 
     def _round(self) -> None:
         images = self.part.train
@@ -240,7 +241,8 @@ class Measurements:
 
         def source(epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
             began[:] = process_time(), perf_counter()
-            return pipeline._batches(self.session, epoch, first_step)
+            data, recipe = self.session.data, self.session.recipe
+            return training_batches(data, self.session.config.training.batch_size, recipe.seed, 0, 1, epoch, first_step)
 
         def keep(_: TrainingState) -> None:
             ended[:] = process_time(), perf_counter()
@@ -255,12 +257,12 @@ class Measurements:
 
     def _run_hooks(self, epoch: Epoch) -> None:
         """Run the per-epoch hooks of `--hooks default`, including plotting and writing."""
-        scene = pipeline._scene(self.session, epoch.number, epoch.test_logits)
+        scene = self.session.scene(epoch.number, epoch.test_logits)
         with self.clock("hooks").running():
             for name, hook in self.session.hooks.items():
                 if hook.when == "epoch" and hook.default:
                     with self.clock(f"hook {name}").running():
-                        pipeline._run_hook(self.session, self.board, name, hook, scene)
+                        self.runner.run_one(name, hook, scene)
 
     def rows(self) -> list[Row]:
         """Compute the row of each claim; ratios use CPU time."""

@@ -70,3 +70,17 @@ def test_entries_modules_and_tests_share_one_name(package: str, registry: Regist
     stem = name.partition(".")[0]
     assert (SOURCE / package / f"{stem}.py").is_file()
     assert (ROOT / "tests" / package / f"test_{stem}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "package", [path.parent for path in SOURCE.rglob("__init__.py")], ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_package_docstrings_name_their_files(package: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    if "\n- `" not in docstring:
+        pytest.skip("the docstring has no list of files")
+    names = set(re.findall(r"`(\w+)`", docstring))
+    # the entries of a registry are described together, as "every other file"
+    entries = {name.partition(".")[0] for _, registry, name in ENTRIES if registry.package.endswith(f".{package.name}")}
+    files = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    assert files - entries <= names

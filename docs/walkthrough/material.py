@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid.core.errors import DataError
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 from pellucid.plots.colours import scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 from pellucid.storage.pictures import to_png
 
 __all__ = ["Material", "Picture", "grid", "open_run", "with_pooling"]

@@ -7,6 +7,7 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
+    from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
         augment,
         check_jacobian,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
         transposed_product,
     )
     from pellucid.storage.densities import fit_density, load_density
-    from pellucid.storage.evaluations import Evaluation, evaluate
+    from pellucid.storage.evaluations import evaluate
     from pellucid.storage.fitted import load_fitted, save_fitted
     from pellucid.storage.jacobians import jacobian_to_disk
     from pellucid.storage.prototypes import prototypes

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import Contrast, create_analyzer
-from pellucid.attribution import METHODS, AmplificationWarning, CompletenessWarning
-from pellucid.attribution._explanation import Outcome, ResidualError, without_warnings
+from pellucid.attribution import METHODS, AmplificationWarning, CompletenessWarning, Outcome
+from pellucid.attribution._explanation import ResidualError, without_warnings
 
 quiet_amplification = pytest.mark.filterwarnings("ignore::pellucid.attribution.AmplificationWarning")
 

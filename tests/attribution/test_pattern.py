@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
-from pellucid.data._source import Request
+from pellucid.data import Request
 from pellucid.data.digits import digits
 
 NAMES = ("pattern.net", "pattern.attribution")

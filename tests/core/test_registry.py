@@ -64,3 +64,7 @@ def test_importing_pellucid_and_its_registries_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_name_of_an_entry_is_found(package):
+    assert package.name_of(package["polygon.three"]) == "polygon.three"

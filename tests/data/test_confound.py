@@ -1,7 +1,6 @@
 import torch
 
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 
 
 def tag_positions(part) -> torch.Tensor:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from pellucid.data import DATASETS
-from pellucid.data._source import Request
+from pellucid.data import DATASETS, Request
 
 digits = DATASETS["digits"]
 

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from pellucid.core.errors import DataError
-from pellucid.data import DATASETS
-from pellucid.data._source import RawData, Request
+from pellucid.data import DATASETS, RawData, Request
 
 folder = DATASETS["folder"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pellucid.core.errors import ConfigError, DataError, UnknownName
+from pellucid.data import RawData, Request
 from pellucid.data._function import load_function
-from pellucid.data._source import RawData, Request
 
 HEAD = """
 import torch

@@ -11,9 +11,8 @@ from PIL import Image
 
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError, DataError, DownloadError, SaveError, UnknownName
-from pellucid.data import DATASETS
-from pellucid.data._load import checksum, load_data
-from pellucid.data._source import RawData, Request
+from pellucid.data import DATASETS, RawData, Request, load_data
+from pellucid.data._load import checksum_of
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +62,9 @@ def test_checksum_covers_images_labels_and_shape() -> None:
     expected = hashlib.sha256(
         b"torch.uint8 (2, 1, 2, 2)\n" + bytes(range(8)) + b"torch.int64 (2,)\n" + bytes([3, *[0] * 7, 4, *[0] * 7])
     )
-    assert checksum(images) == expected.hexdigest()
-    assert checksum(images[[1, 0]]) != checksum(images)
-    assert checksum(ImageSet(images.pixels.view(2, 1, 1, 4), images.labels)) != checksum(images)
+    assert checksum_of(images) == expected.hexdigest()
+    assert checksum_of(images[[1, 0]]) != checksum_of(images)
+    assert checksum_of(ImageSet(images.pixels.view(2, 1, 1, 4), images.labels)) != checksum_of(images)
 
 
 def test_auto_falls_back_to_digits_with_a_notice_when_offline(offline, dead_address: str, tmp_path: Path) -> None:
@@ -154,3 +153,9 @@ def test_a_limit_below_one_is_refused(tmp_path: Path, limits: dict[str, int]) ->
 def test_an_unknown_name_suggests_close_matches(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'mnist'"):
         load_data("mnits", Request(tmp_path))
+
+
+def test_the_checksum_is_that_of_earlier_versions() -> None:
+    """Saved runs contain it, so a change would make them refuse their own data."""
+    images = ImageSet(torch.arange(32, dtype=torch.uint8).reshape(2, 1, 4, 4), torch.tensor([0, 1]))
+    assert checksum_of(images, images) == "2844da2e6d55a80337fb7007c38910994b35fa838df8953a0c38441461551604"

@@ -10,9 +10,8 @@ import torch
 from torchvision.datasets import MNIST
 
 from pellucid.core.errors import DataError, DownloadError
-from pellucid.data import DATASETS
+from pellucid.data import DATASETS, RawData, Request
 from pellucid.data import mnist as module
-from pellucid.data._source import RawData, Request
 
 mnist = DATASETS["mnist"]
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from pellucid.core.errors import ConfigError
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 from pellucid.data.planted_patch import PATCH_PIXELS, patterns
 
 

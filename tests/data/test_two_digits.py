@@ -1,7 +1,6 @@
 import torch
 
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 
 
 def test_the_mask_covers_the_framed_digit_of_the_class(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from pellucid.core.errors import DataError, ShapeError
-from pellucid.densities._density import held_out
+from pellucid.densities import held_out
 from pellucid.densities.gaussian_mixture import GaussianMixture
 from pellucid.training.descent import descend
 

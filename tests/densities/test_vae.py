@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pellucid.core.errors import ShapeError
-from pellucid.densities._density import held_out
+from pellucid.densities import held_out
 from pellucid.densities.vae import VAE
 from pellucid.training.descent import descend
 

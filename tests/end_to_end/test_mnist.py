@@ -9,8 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pellucid
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 
 HOOKS = ("confusion_matrix", "jacobian_classes", "jacobian_maps", "projector", "saliency", "tsne")
 

@@ -16,8 +16,7 @@ from interrupts import heed
 
 import pellucid
 from pellucid.cli import main
-from pellucid.data._load import load_data
-from pellucid.data._source import Request
+from pellucid.data import Request, load_data
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from pellucid.core.contracts import Artifact
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook
+from pellucid.hooks import HOOKS, Hook
 from pellucid.storage.lock import locked
 
 SMALL = ("--dataset", "digits", "--epochs", 1, "--limit-train", 60, "--limit-test", 30, "--hooks", "none")

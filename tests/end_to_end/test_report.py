@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pellucid import pipeline
 from pellucid.cli import main
 from pellucid.report import write_report
+from pellucid.run import hook_runner
 from pellucid.training import loop
 from pretended_run import write_run
 
@@ -25,7 +25,7 @@ def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_pat
         states.append((epochs, "This run is still in progress" in page, '<dd id="status">finished</dd>' in page))
         return path
 
-    monkeypatch.setattr(pipeline, "write_report", watched)
+    monkeypatch.setattr(hook_runner, "write_report", watched)
     assert run_program(*QUICK) == 0
     assert states == [
         ([0], True, False),
@@ -42,7 +42,7 @@ def test_failed_report_is_recorded_and_does_not_stop_the_run(run_program, tmp_pa
     def fails(folder):
         raise ZeroDivisionError("no page today")
 
-    monkeypatch.setattr(pipeline, "write_report", fails)
+    monkeypatch.setattr(hook_runner, "write_report", fails)
     assert run_program(*QUICK) == 1
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
     failures = json.loads((tmp_path / "out/manifest.json").read_text())["failures"]

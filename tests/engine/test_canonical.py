@@ -15,7 +15,7 @@ from pellucid.attribution import METHODS
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import Activation, Function, Product, Softmax
-from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation import Case, Explainer
 from pellucid.evaluation.implementation_invariance import ImplementationInvariance
 
 WIDTH = 16

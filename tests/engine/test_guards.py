@@ -115,7 +115,7 @@ def test_side_branches_below_the_recorded_functions_are_caught(images, branch) -
 
 
 def test_only_the_taint_watch_catches_a_scripted_branch(images, monkeypatch) -> None:
-    from pellucid.attribution._subject import Subject
+    from pellucid.attribution import Subject
 
     monkeypatch.setattr(Subject, "guard", lambda *_: None)
     network = model(SIDE_BRANCHES["scripted"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution import AmplificationWarning
 from pellucid.core.errors import UnsupportedOperation
 
 CHANNELS = 4

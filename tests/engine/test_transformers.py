@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.attribution import METHODS, Analyzer
-from pellucid.attribution._explanation import Explanation, without_warnings
+from pellucid.attribution import METHODS, Analyzer, Explanation
+from pellucid.attribution._explanation import without_warnings
 from pellucid.core.errors import ModelError, UnsupportedOperation
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution import METHODS, AmplificationWarning
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid import create_analyzer
-from pellucid.attribution import METHODS, Analyzer
-from pellucid.attribution._explanation import AmplificationWarning
+from pellucid.attribution import METHODS, AmplificationWarning, Analyzer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 FEW = {"samples": 3, "steps": 6, "places": 3, "halvings": 3, "masks": 6, "permutations": 1, "patch": 4}

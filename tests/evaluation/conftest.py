@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import create_analyzer
-from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation import Case, Explainer
 
 
 class Given(Explainer):

@@ -2,6 +2,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pellucid.evaluation._statistics import compare, holm, intervals, sign_flip
 
@@ -13,6 +14,16 @@ def test_the_interval_is_close_to_the_normal_one_for_many_images():
     np.testing.assert_allclose(mean, values.mean(0))
     np.testing.assert_allclose(high - mean, half, rtol=0.1)
     np.testing.assert_allclose(mean - low, half, rtol=0.1)
+
+
+def test_intervals_are_close_to_scipys():
+    values = np.random.default_rng(4).exponential(size=(60, 3))
+    values[:20, 2] = np.nan
+    _, low, high = intervals(values, seed=0)
+    for column, *bounds in zip(values.T, low, high, strict=True):
+        present = column[~np.isnan(column)]
+        drawn = stats.bootstrap((present,), np.mean, n_resamples=5000, method="percentile", random_state=0)
+        np.testing.assert_allclose(bounds, drawn.confidence_interval, atol=0.3 * present.std() / np.sqrt(len(present)))
 
 
 def test_missing_values_are_ignored():
@@ -28,6 +39,14 @@ def test_p_is_close_to_the_exact_value_over_all_sign_flips():
     sums = [abs((np.array(signs) * differences[:, 0]).sum()) for signs in product((-1, 1), repeat=10)]
     exact = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
     assert sign_flip(differences, seed=0)[0] == pytest.approx(exact, abs=0.02)
+
+
+def test_p_is_close_to_scipys():
+    differences = np.random.default_rng(5).normal(0.2, 1, size=(40, 4))
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=5000, vectorized=True, random_state=0
+    )
+    np.testing.assert_allclose(sign_flip(differences, seed=0), expected.pvalue, atol=0.03)
 
 
 def test_p_is_uniform_under_the_null_hypothesis():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pellucid.core.contracts import ImageSet
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 
 CLASSES = ("$disk_1$", "a\tname of\nseveral lines", "猫", "empty")
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from pellucid.core.contracts import Artifact
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import HOOKS, Scene
 
 NAMES = HOOKS.names()
 Maker = Callable[..., Scene]

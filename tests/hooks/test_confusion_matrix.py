@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from pellucid.core.contracts import ImageSet
+from pellucid.hooks import Scene
 from pellucid.hooks import confusion_matrix as module
-from pellucid.hooks._hook import Scene
 from pellucid.hooks.confusion_matrix import ConfusionMatrix
 
 

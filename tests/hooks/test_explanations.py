@@ -9,7 +9,7 @@ from torch import nn
 from pellucid.attribution import METHODS, create_analyzer
 from pellucid.core.errors import PellucidError
 from pellucid.evaluation import DEFAULT_METHODS
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.explanations import Explanations
 
 Maker = Callable[..., Scene]

@@ -8,7 +8,7 @@ from torch import nn
 
 from pellucid.attribution import create_analyzer
 from pellucid.core.errors import PellucidError
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.hardest import METHOD, Hardest
 
 Maker = Callable[..., Scene]

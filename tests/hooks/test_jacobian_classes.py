@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.jacobian_classes import JacobianClasses
 
 Maker = Callable[..., Scene]

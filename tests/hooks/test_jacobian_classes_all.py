@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.jacobian_classes import JacobianClasses
 from pellucid.hooks.jacobian_classes_all import JacobianClassesAll
 

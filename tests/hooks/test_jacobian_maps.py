@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.jacobian_maps import JacobianMaps
 
 Maker = Callable[..., Scene]

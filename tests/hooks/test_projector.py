@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pellucid.core.errors import UnknownName
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.projector import Projector
 
 Maker = Callable[..., Scene]

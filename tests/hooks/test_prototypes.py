@@ -8,8 +8,7 @@ import torch.nn.functional as F
 import pellucid
 from pellucid.core.errors import DataError
 from pellucid.densities import held_out
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import HOOKS, Scene
 from pellucid.hooks.prototypes import ClassPrototypes
 from pellucid.synthesis import objective
 from pellucid.synthesis.expert import Expert

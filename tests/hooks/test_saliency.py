@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks.saliency import Saliency
 
 Maker = Callable[..., Scene]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pellucid.core.errors import ModelError
-from pellucid.hooks._hook import Scene
+from pellucid.hooks import Scene
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
 from pellucid.hooks.tsne import TSNE
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jacobians.models import reference, zoo
 from torch import Tensor, nn
 
+from jacobians.models import reference, zoo
 from pellucid.jacobians import jacobian, jacobian_report
 from pellucid.jacobians._algorithms import ALGORITHMS
 from pellucid.jacobians._jacobian import METHODS

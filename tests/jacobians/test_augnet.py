@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from jacobians.augnet import augnet
 
+from jacobians.augnet import augnet
 from pellucid.jacobians import jacobian_report
 
 

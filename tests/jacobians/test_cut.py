@@ -1,9 +1,9 @@
 """The cut at the narrowest layer: used if every path passes through it, and never if a path bypasses it."""
 
 import torch
-from jacobians.models import reference
 from torch import Tensor, nn
 
+from jacobians.models import reference
 from pellucid.jacobians import jacobian_report
 
 X = torch.rand(5, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

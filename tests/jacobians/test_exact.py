@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from jacobians.models import reference
 from torch import Tensor, nn
 
+from jacobians.models import reference
 from pellucid.jacobians import jacobian, jacobian_report
 from pellucid.jacobians._exact import ExactMasks
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from jacobians.models import reference, zoo
 from torch import Tensor, nn
 
+from jacobians.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.jacobians import jacobian, jacobian_report
 from pellucid.jacobians._algorithms import differences

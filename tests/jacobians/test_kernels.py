@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jacobians.models import reference
 from torch import nn
 
+from jacobians.models import reference
 from pellucid.jacobians import jacobian_report
 
 

@@ -9,9 +9,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from jacobians.models import reference, zoo
 from torch import Tensor, nn
 
+from jacobians.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.jacobians import _jacobian, jacobian, jacobian_report
 

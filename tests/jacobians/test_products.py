@@ -5,9 +5,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from jacobians.models import reference, zoo
 from torch import Tensor, nn
 
+from jacobians.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.jacobians import _spectrum, jacobian_class_means, jacobian_product, jacobian_spectrum, transposed_product
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from pellucid.core.errors import ModelError, UnknownName
-from pellucid.models import MODELS, check_spec
-from pellucid.models._build import build_model, check_fit, count_parameters
+from pellucid.models import MODELS, build_model, check_fit, check_spec, count_parameters
 
 
 @pytest.mark.parametrize("name", MODELS.names())

@@ -4,7 +4,7 @@ from PIL import Image
 
 from pellucid.core.errors import ShapeError
 from pellucid.plots.captioned_images import captioned_images
-from pellucid.plots.image_grid import Label
+from pellucid.plots.labels import Label
 from pellucid.storage.pictures import to_png
 
 HEADLINE = ("Bars, epoch 2: a title", "a subtitle")

@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from pellucid.core.errors import ShapeError
 from pellucid.plots._canvas import DOTS_PER_INCH
 from pellucid.plots._grid import Grid
-from pellucid.plots.image_grid import Block, Label, Mark, image_grid
+from pellucid.plots.image_grid import Block, Mark, image_grid
+from pellucid.plots.labels import Label
 
 RNG = np.random.default_rng(0)
 

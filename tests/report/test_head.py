@@ -2,8 +2,8 @@
 
 import pytest
 
+from pellucid.report import Material
 from pellucid.report._head import head
-from pellucid.report._material import Material
 from pellucid.report._page import render
 from pellucid.storage.store import Store
 from pretended_run import metrics_line, run_record

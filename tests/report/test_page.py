@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import SaveError
+from pellucid.report import Material, write_report
 from pellucid.report import _page as page_module
-from pellucid.report import write_report
-from pellucid.report._material import Material
 from pellucid.report._page import render
 from pellucid.storage.store import Store
 from pretended_run import data_of, keep, metrics_line, png, run_record, write_run

@@ -12,7 +12,7 @@ from pellucid.cli import main
 from pellucid.core.errors import SaveError
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.evaluation._statistics import sign_flip
-from pellucid.run.evaluation import load_data_of
+from pellucid.storage.runs import load_data_of
 
 NOT_LOCALIZING = frozenset({"lrp.w_square", "smoothgrad.variance"})
 """Methods that cannot localize by definition: they ignore activations or measure the variance of gradients."""

@@ -72,3 +72,10 @@ def test_wrong_images_and_names_are_refused() -> None:
         pellucid.fit_density("vae", 255.0 * (IMAGES > 100))
     with pytest.raises(UnknownName, match="there is no density 'gaussian'; did you mean 'gaussian_mixture'"):
         pellucid.fit_density("gaussian", IMAGES)
+
+
+def test_a_density_is_marked_as_in_earlier_versions(tmp_path: Path) -> None:
+    """A stored density is only reused with the same mark."""
+    pellucid.fit_density("gaussian_mixture", torch.arange(32, dtype=torch.uint8).reshape(2, 1, 4, 4), save=tmp_path)
+    mark = b'"fitted to":"fe10b18adb417da5838f5c0aab157c89e31cdb3d5c712ae97897ffabdafd2247 0"'
+    assert mark in (tmp_path / "models" / "gaussian_mixture.safetensors").read_bytes()

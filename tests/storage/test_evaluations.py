@@ -73,6 +73,10 @@ def test_json_csv_table_and_figure_agree(result):
     assert f"{result.value('integrated_gradients', 'completeness'):.3f}" in bold
 
 
+def test_there_is_one_class_of_evaluations(result):
+    assert type(result) is pellucid.Evaluation is pellucid.evaluation.Evaluation
+
+
 def test_results_depend_only_on_the_seed(model, images):
     first, second, other = (
         pellucid.evaluate(model, images, None, ["gradient"], ["continuity", "random_logit"], seed=seed)
@@ -169,3 +173,20 @@ def test_an_evaluation_prints_as_a_table() -> None:
     assert columns.split() == ["completeness", "↓", "sparseness", "↑"]
     assert first.split() == ["input_x_gradient", "0.000*", f"{result.value('input_x_gradient', 'sparseness'):.3f}*"]
     assert [line.split()[0] for line in controls] == ["random", "constant", "sobel", "input"]
+
+
+def test_measurements_are_named_as_in_earlier_versions(tmp_path) -> None:
+    """A cached measurement is only found under the same name."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.arange(value.numel()).reshape(value.shape) / 8)
+    images = torch.arange(32).reshape(2, 1, 4, 4) / 255
+    pellucid.evaluate(model, images, None, ["gradient"], ["sparseness"], seed=3, save=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "1f25257ae4f2cd439f94c9c7.json",
+        "490cc2b13c043f19d1edacb4.json",
+        "554657e9842f94cdd0699280.json",
+        "b29c00c7edbfe196d7efbd4d.json",
+        "f75bd10b2377ea907b9ba17e.json",
+    }

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid import films, pipeline
 from pellucid.cli import main
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import WriteError
-from pellucid.hooks._hook import Hook
+from pellucid.hooks import Hook
 from pellucid.plots.scatter import scatter
+from pellucid.run import pipeline
+from pellucid.run.hook_runner import HookRunner, write_films
+from pellucid.storage import films
 from pellucid.storage.films import FILMS, LAST_MS, STEPS
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Store
@@ -159,14 +161,14 @@ def entries(save: Path, kind: str) -> list[dict]:
 
 def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) -> None:
     save = tmp_path / "save"
-    run_hook = pipeline._run_hook
+    run_one = HookRunner.run_one
 
-    def fail_once(session, board, name, hook, scene):
+    def fail_once(runner, name, hook, scene):
         if (name, scene.epoch) == ("saliency", 2):
             hook = Broken()
-        run_hook(session, board, name, hook, scene)
+        run_one(runner, name, hook, scene)
 
-    monkeypatch.setattr(pipeline, "_run_hook", fail_once)
+    monkeypatch.setattr(HookRunner, "run_one", fail_once)
     assert main(["run", *QUICK, "--save", str(save)]) == 1  # because of the hook; the film does not hide it
     assert [failed["hook"] for failed in json.loads((save / "manifest.json").read_text())["failures"]] == ["saliency"]
     by_hook = {entry["hook"]: entry for entry in entries(save, "film")}
@@ -186,7 +188,7 @@ def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) 
 def test_resumed_run_writes_the_missing_films(tmp_path: Path, monkeypatch) -> None:
     save, whole = tmp_path / "save", tmp_path / "whole"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_keep_films", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pipeline, "write_films", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["run", *QUICK, "--save", str(save)]) == 130
     assert not (save / "films").exists()
     assert main(["run", "--resume", "--save", str(save)]) == 0
@@ -203,7 +205,7 @@ def test_failed_film_is_recorded_and_does_not_stop_the_others(store: Store) -> N
         store.add_metrics({"epoch": epoch})
     (store.folder / "plots/saliency/epoch_001.png").write_bytes(b"damaged")
     (store.folder / "plots/explanations/epoch_001.png").write_bytes(png(7))
-    pipeline._keep_films(store)
+    write_films(store)
     (failure,) = store.manifest()["failures"]
     assert (failure["hook"], failure["epoch"]) == ("films", 1)
     assert failure["error"].startswith("saliency: UnidentifiedImageError: ")

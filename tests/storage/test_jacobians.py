@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pellucid
 from pellucid.core.errors import SaveError, ShapeError
-from pellucid.storage import _atomic, chunked_array
+from pellucid.storage import atomic, chunked_array
 from pellucid.storage.chunked_array import ChunkedArray
 
 X = torch.rand(11, 1, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -75,8 +75,8 @@ def test_a_failure_at_any_write_can_be_resumed(fault: int, tmp_path: Path, monke
         return count_and_write
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunked_array, "write_bytes", failing(_atomic.write_bytes))
-        patch.setattr(chunked_array, "write_json", failing(_atomic.write_json))
+        patch.setattr(chunked_array, "write_bytes", failing(atomic.write_bytes))
+        patch.setattr(chunked_array, "write_json", failing(atomic.write_json))
         with pytest.raises(KeyboardInterrupt):
             pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     if (tmp_path / "maps" / ".zarray").is_file():
@@ -112,7 +112,7 @@ def test_a_full_disk_is_reported_and_resumed(tmp_path: Path, monkeypatch: pytest
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_atomic.os, "fsync", full)
+        patch.setattr(atomic.os, "fsync", full)
         with pytest.raises(SaveError, match="disk is full.*repeat the call to continue"):
             pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -162,3 +162,16 @@ def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path
 def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
     folder = pellucid.jacobian_to_disk(network().bfloat16(), [X.bfloat16()], tmp_path)
     assert ChunkedArray.open(folder).dtype == np.float32
+
+
+def test_an_array_is_marked_as_in_earlier_versions(tmp_path: Path) -> None:
+    """An array that was begun is only continued with the same marks."""
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.arange(value.numel()).reshape(value.shape) / 8)
+    folder = pellucid.jacobian_to_disk(model, [torch.arange(12.0).reshape(4, 3)], tmp_path)
+    attributes = json.loads((folder / ".zattrs").read_text())
+    assert attributes["model"] == "6584409b447abcd1661c6fe7c71b4bab6672e28180ceaec2fc25f5150161017e"
+    mark = (folder / ".marks" / "0").read_text()
+    assert mark == "5c56044f54b92830424b30ae346b4832339108c8e835136dc4ef5542efdab503"

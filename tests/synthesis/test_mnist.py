@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid.core.contracts import DataSplits
-from pellucid.data._load import load_data
+from pellucid.data import Request, load_data
 from pellucid.data._loaders import batches
-from pellucid.data._source import Request
 from pellucid.densities import Density, held_out
-from pellucid.models._build import build_model
+from pellucid.models import build_model
 from pellucid.synthesis import Prior, Prototypes, objective
 from pellucid.synthesis.code import Code
 from pellucid.synthesis.expert import Expert

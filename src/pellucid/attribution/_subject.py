@@ -13,13 +13,13 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Question, Target
+from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
 from pellucid.engine.derivatives import WAY_OUT, check_graph
-from pellucid.engine.fingerprint import fingerprint
 from pellucid.engine.folding import fold_batch_norms
 from pellucid.engine.guards import check_autocast
 from pellucid.engine.lockstep import Multipliers, multipliers

@@ -1,1 +1,9 @@
-"""Foundations shared by every other package: tensor types, contracts, registries, errors, seeding and the terminal."""
+"""Foundations that import nothing else of pellucid: any other package may use them.
+
+- `types`, `contracts`: tensor types with named axes, and the data types that packages exchange
+- `errors`: all errors; `finite`, `options`, `ranges`: checks of tensors and options
+- `registry`: named entries, one file each; `lazy`: names imported on first use; `importing`: MODULE:FUNCTION
+- `listing`: comma-separated names; `terminal`: console and progress; `showing`: short reprs of results
+- `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
+- `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
+"""

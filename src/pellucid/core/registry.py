@@ -67,6 +67,10 @@ class Registry(Generic[T]):
             import_module(f"{self.package}.{name.partition('.')[0]}")
         return self._entries[name]
 
+    def name_of(self, entry: T) -> str:
+        """Return the name under which `entry` is registered."""
+        return next(name for name, registered in self._entries.items() if registered is entry)
+
     def _files(self) -> list[Path]:
         spec = find_spec(self.package)
         folders = (spec.submodule_search_locations or []) if spec else []

@@ -1,5 +1,6 @@
 """Terminal output: one shared console, and progress as a bar or as plain lines."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -8,7 +9,7 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["Tracker", "console", "silence", "track"]
+__all__ = ["Tracker", "console", "print_error", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
@@ -24,6 +25,11 @@ def console() -> Console:
 def silence() -> None:
     """Suppress all further output, for processes of a distributed run other than the first."""
     console().quiet = True
+
+
+def print_error(message: str) -> None:
+    """Print to standard error, without rich's markup or wrapping."""
+    print(f"pellucid: {message}", file=sys.stderr)  # noqa: T201
 
 
 class Tracker:

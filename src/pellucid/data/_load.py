@@ -1,9 +1,9 @@
 """Load the data set named by `--dataset`, split and ready for training."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from pellucid.core.checksum import checksum
 from pellucid.core.contracts import DataSplits, ImageSet
 from pellucid.core.errors import ConfigError, DataError
 from pellucid.core.seeding import generator
@@ -52,7 +52,7 @@ def load_data(
         validation=validation,
         test=test,
         classes=raw.classes,
-        sha256=checksum(train, validation, test),
+        sha256=checksum_of(train, validation, test),
         shift_share=raw.shift_share,
         default_epochs=raw.default_epochs,
         notice=notice,
@@ -97,10 +97,6 @@ def _check(raw: RawData, name: str) -> None:
         raise DataError(f"{name} has {len(raw.classes)} class; at least two classes are required.")
 
 
-def checksum(*sets: ImageSet) -> str:
-    """Return the SHA-256 of the images and labels of the sets, including shapes and dtypes."""
-    digest = hashlib.sha256()
-    for tensor in (tensor for images in sets for tensor in (images.pixels, images.labels)):
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+def checksum_of(*sets: ImageSet) -> str:
+    """Return the checksum of the images and labels of the sets."""
+    return checksum(*(part for images in sets for part in (images.pixels, images.labels)), header="{dtype} {shape}\n")

@@ -1,18 +1,18 @@
 """Training batches, indexed directly from the tensor that holds all images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from pellucid.core.contracts import ImageSet
+from pellucid.core.contracts import DataSplits, ImageSet, to_floats
 from pellucid.core.errors import ConfigError
 from pellucid.core.seeding import derive_seed, generator
 from pellucid.core.types import Images
 
-__all__ = ["batches", "random_shifts", "steps_per_epoch"]
+__all__ = ["batches", "random_shifts", "steps_per_epoch", "training_batches"]
 
 
 class SlicedImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -80,6 +80,24 @@ def batches(
         collate_fn=_identity,
         generator=generator(seed, "loader", epoch),  # without one, DataLoader draws from the global random state
     )
+
+
+def training_batches(
+    data: DataSplits, batch_size: int, seed: int, rank: int, world_size: int, epoch: int, first_step: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Iterate over one process's training batches of an epoch: float images, shifted if the data set asks for it.
+
+    For the arguments see `batches`.
+    """
+    source = batches(
+        data.train, batch_size, seed=seed, epoch=epoch, rank=rank, world_size=world_size, first_step=first_step
+    )
+    for step, (pixels, labels) in enumerate(source, start=first_step):
+        images = to_floats(pixels)
+        if data.shift_share:
+            # seeded by epoch, step and rank, so that a resumed run draws the same shifts as an uninterrupted one
+            images = random_shifts(images, data.shift_share, generator(seed, "shift", epoch, step, rank))
+        yield images, labels
 
 
 def _identity(batch: Any) -> Any:

@@ -27,7 +27,17 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """All images of a data set, before limits and before the validation split."""
+    """All images of a data set, before limits and before the validation split.
+
+    >>> import torch
+    >>> def noise(request: Request) -> RawData:
+    ...     draw = torch.Generator().manual_seed(request.seed)
+    ...     pixels = torch.randint(256, (60, 1, 8, 8), generator=draw).byte()
+    ...     images = ImageSet(pixels, torch.arange(60) % 2)
+    ...     return RawData(images[:50], images[50:], classes=("even", "odd"), title="Noise")
+    >>> noise(Request(Path("unused"))).test.image_shape
+    (1, 8, 8)
+    """
 
     train: ImageSet
     test: ImageSet

@@ -2,11 +2,9 @@
 
 import torch
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.seeding import generator
-from pellucid.data import DATASETS
+from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._ground_truth import base_digits, pasted
-from pellucid.data._source import RawData, Request
 
 VARIANTS = ("confound", "confound.control")
 """The registered names; the registry reads them without importing this module."""

@@ -3,11 +3,9 @@
 import torch
 from sklearn.datasets import load_digits
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.seeding import generator
-from pellucid.data import DATASETS
+from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._resize import resized
-from pellucid.data._source import RawData, Request
 from pellucid.data._splitting import split_off_test
 
 __all__ = ["digits"]

@@ -6,13 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import track
-from pellucid.data import DATASETS
+from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._pictures import picture_pixels
-from pellucid.data._source import RawData, Request
 from pellucid.data._splitting import split_off_test
 
 __all__ = ["SUFFIXES", "folder"]

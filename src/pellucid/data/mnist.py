@@ -8,12 +8,11 @@ import struct
 import numpy as np
 import torch
 
-from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
-from pellucid.data import DATASETS
+from pellucid.core.listing import parse_names
+from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._download import fetch
 from pellucid.data._resize import resized_set
-from pellucid.data._source import RawData, Request
 
 __all__ = ["FILES", "PUBLIC_MIRRORS", "decode_idx", "mnist"]
 
@@ -39,8 +38,8 @@ def mnist(request: Request) -> RawData:
     Mirrors are tried in this order: `request.mirrors`, the environment variable `PELLUCID_MIRROR` (comma-separated),
     `PUBLIC_MIRRORS`. Raises `DownloadError` if none of them delivers.
     """
-    from_environment = (mirror.strip() for mirror in os.environ.get("PELLUCID_MIRROR", "").split(","))
-    mirrors = (*request.mirrors, *filter(None, from_environment), *PUBLIC_MIRRORS)
+    from_environment = filter(None, parse_names(os.environ.get("PELLUCID_MIRROR", "")))
+    mirrors = (*request.mirrors, *from_environment, *PUBLIC_MIRRORS)
     train_images, train_labels, test_images, test_labels = (
         decode_idx(gzip.decompress(fetch(name, md5, request.folder / "mnist", mirrors)), name)
         for name, md5 in FILES.items()

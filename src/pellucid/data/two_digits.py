@@ -2,10 +2,8 @@
 
 import torch
 
-from pellucid.core.contracts import ImageSet
-from pellucid.data import DATASETS
+from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._ground_truth import base_digits, each_part
-from pellucid.data._source import RawData, Request
 
 __all__ = ["two_digits"]
 

@@ -2,6 +2,9 @@
 
 A density is fitted to the images of a data set; it then returns log p(x) of any image, differentiably.
 
+- `_density`: `Density`, the base class, and `held_out`, the log-likelihood of held-out images
+- every other file: the density of that name
+
 >>> DENSITIES.names()
 ['gaussian_mixture', 'vae']
 """
@@ -12,11 +15,13 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.densities._density import Density, HeldOut, held_out
+    from pellucid.densities._density import Density, HeldOut, Minimise, held_out
 
-__all__ = ["DENSITIES", "Density", "HeldOut", "held_out"]
+__all__ = ["DENSITIES", "Density", "HeldOut", "Minimise", "held_out"]
 
 DENSITIES: "Registry[type[Density]]" = Registry("density", __name__)
 """All densities by name; listing imports none of them."""
 
-__getattr__, __dir__ = lazy_exports(__name__, {"Density": "._density", "HeldOut": "._density", "held_out": "._density"})
+__getattr__, __dir__ = lazy_exports(
+    __name__, dict.fromkeys(("Density", "HeldOut", "Minimise", "held_out"), "._density")
+)

@@ -43,7 +43,20 @@ class Minimise(Protocol):
 
 
 class Density(ABC):
-    """A probability density p(x) of images, in nats, for pixels in [0, 1]."""
+    """A probability density p(x) of images, in nats, for pixels in [0, 1].
+
+    A density is registered under its file's name. It never trains itself: `fit` receives the function that does, so
+    that training can be shown, interrupted and resumed.
+
+    >>> from pellucid.densities import DENSITIES
+    >>> from pellucid.training.descent import descend
+    >>> images = torch.randint(256, (50, 1, 4, 4)).byte()
+    >>> kind = DENSITIES["gaussian_mixture"]
+    >>> density = kind.fit(images, seed=0, minimise=descend, device=torch.device("cpu"))
+    >>> restored = kind.from_state(density.state())
+    >>> torch.equal(restored.log_density(images / 255), density.log_density(images / 255))
+    True
+    """
 
     @property
     @abstractmethod

@@ -15,8 +15,8 @@ from torch import Tensor
 from pellucid.core.isolation import without_autocast
 from pellucid.core.seeding import derive_seed, generator
 from pellucid.core.types import Images, Pixels
-from pellucid.densities import DENSITIES
-from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised, floats_of
+from pellucid.densities import DENSITIES, Density, Minimise
+from pellucid.densities._density import check_images, check_shape, dequantised, floats_of
 
 __all__ = ["GaussianMixture"]
 

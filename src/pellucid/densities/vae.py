@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pellucid.core.isolation import preserved_random_state, without_autocast
 from pellucid.core.seeding import derive_seed, generator, seed_everything
 from pellucid.core.types import Images, Pixels
-from pellucid.densities import DENSITIES
-from pellucid.densities._density import Density, Minimise, check_images, check_shape, dequantised, floats_of
+from pellucid.densities import DENSITIES, Density, Minimise
+from pellucid.densities._density import check_images, check_shape, dequantised, floats_of
 
 __all__ = ["VAE", "Codes"]
 

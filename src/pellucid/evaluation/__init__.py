@@ -1,5 +1,12 @@
 """Metrics of explanation quality: one module each, as defined in its paper, and always compared with control maps.
 
+- `_metric`: `Metric`, the base class of metrics, and `Measured`, what a metric returns
+- `_case`: `Case`, the model and images that a metric is given, and `Explainer`, the method under test
+- every other file without an underscore: the metric of that name
+- `_run`: measures every method by every metric
+- `_evaluation`: `Evaluation`, the result, with its `_statistics`; `_leaderboard` draws it
+- `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
+
 >>> "selectivity" in METRICS
 True
 """
@@ -10,8 +17,8 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.evaluation._case import Case, Explainer
-    from pellucid.evaluation._evaluation import Evaluation
+    from pellucid.evaluation._case import Case, Explainer, check_images
+    from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
 
 __all__ = [
@@ -24,6 +31,8 @@ __all__ = [
     "Explainer",
     "Measured",
     "Metric",
+    "Row",
+    "check_images",
 ]
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
@@ -66,5 +75,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explainer": "._case",
         "Measured": "._metric",
         "Metric": "._metric",
+        "Row": "._evaluation",
+        "check_images": "._case",
     },
 )

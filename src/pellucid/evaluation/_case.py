@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import islice
+from types import UnionType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.seeding import generator
 from pellucid.engine.chunks import LARGEST_TENSOR_BYTES, images_per_chunk
 
-__all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "check_images", "label_of"]
+__all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "check_images", "label_of", "with_options"]
 
 T = TypeVar("T")
 
@@ -162,18 +163,22 @@ def check_images(case: Case) -> None:
 
 
 def label_of(analyzer: Analyzer) -> str:
-    """Return the method's name with its non-default options.
+    """Return the method's name with its non-default options, except tensors and other long ones.
 
     >>> from pellucid.attribution import create_analyzer
     >>> label_of(create_analyzer("integrated_gradients", nn.Linear(2, 2), steps=8))
     'integrated_gradients(steps=8)'
     """
-    method = analyzer.method
-    plain = type(method)()
+    return with_options(analyzer.name, analyzer.method, int | float | str | bool)
+
+
+def with_options(name: str, options: Any, kinds: type | UnionType = object) -> str:
+    """Append the non-default options of these kinds to a name; `options` is a dataclass."""
+    defaults = type(options)()
+    values = {option.name: getattr(options, option.name) for option in fields(options) if option.init}
     changed = [
-        f"{option.name}={value}"
-        for option in fields(method)
-        for value in [getattr(method, option.name)]
-        if option.init and isinstance(value, int | float | str | bool) and value != getattr(plain, option.name)
+        f"{option}={value}"
+        for option, value in values.items()
+        if isinstance(value, kinds) and value != getattr(defaults, option)
     ]
-    return f"{analyzer.name}({', '.join(changed)})" if changed else analyzer.name
+    return f"{name}({', '.join(changed)})" if changed else name

@@ -7,14 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
-from pellucid.evaluation import CONTROLS, METRICS
+from pellucid.evaluation import CONTROLS
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._statistics import compare, intervals
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
 
 __all__ = ["Comparison", "Evaluation", "Row", "Scores"]
 
@@ -224,42 +227,18 @@ class Evaluation:
         writer.writerows([row.method, row.metric, row.value, row.low, row.high, row.images] for row in self.rows)
         return text.getvalue()
 
-    def to_table(self) -> Table:
+    def to_table(self) -> "Table":
         """Return a terminal table: one row per method, the best in bold, those worse than a control dimmed."""
-        table = Table(title=f"{self.images} images; ↑ higher is better, ↓ lower is better")
-        table.add_column("method", overflow="fold")
-        for metric, about in self.metrics.items():
-            arrow = "↑" if about["is_higher_better"] else "↓"
-            table.add_column(f"{metric.replace('_', ' ')} {arrow}", justify="right", overflow="fold", min_width=6)
-        for method in self.methods:
-            is_last = method == self.methods[-1] or (method not in CONTROLS and self._next(method) in CONTROLS)
-            table.add_row(method, *(self._cell(method, metric) for metric in self.metrics), end_section=is_last)
-        return table
+        from pellucid.evaluation._leaderboard import leaderboard_table
 
-    def _next(self, method: str) -> str:
-        return self.methods[self.methods.index(method) + 1]
+        return leaderboard_table(self)
 
-    def _cell(self, method: str, metric: str) -> str:
-        value = self.value(method, metric)
-        if math.isnan(value):
-            return "–"
-        if method == self.best(metric):
-            return f"[bold]{value:.3g}[/bold]"
-        dim = method not in CONTROLS and self.beaten_by(method, metric)
-        return f"[dim]{value:.3g}[/dim]" if dim else f"{value:.3g}"
+    def figure(self, title: str = "Which explanation can be trusted?") -> "Figure":
+        """Plot the leaderboard: best method in bold, controls below a line, gray if worse than a control."""
+        # imported here, because evaluations are computed and saved without matplotlib
+        from pellucid.evaluation._leaderboard import leaderboard_figure
 
-
-def about_metric(name: str, metric: Any) -> dict[str, Any]:
-    """Return the entry of `Evaluation.metrics` for a metric."""
-    return {
-        "name": name,
-        "options": asdict(metric),
-        "asks": metric.asks,
-        "is_higher_better": metric.is_higher_better,
-        "low": metric.low if math.isfinite(metric.low) else None,
-        "high": metric.high if math.isfinite(metric.high) else None,
-        "won_by": sorted(metric.won_by),
-    }
+        return leaderboard_figure(self, title)
 
 
 def _finite(value: Any) -> Any:
@@ -268,8 +247,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def name_of(metric: Any) -> str:
-    """Return the name under which a metric's type is registered."""
-    return next(name for name, entry in METRICS._entries.items() if entry is type(metric))

@@ -1,14 +1,19 @@
 """The metric contract: a frozen dataclass of options with one method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import Case, Explainer
 
-__all__ = ["Measured", "Metric"]
+__all__ = ["TINY", "Measured", "Metric"]
+
+TINY = 1e-300
+"""Smallest denominator: avoids 0 / 0 for maps of zeros, and changes no other quotient in double precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of explanation quality; its fields are its options."""
+    """A metric of explanation quality; its fields are its options.
+
+    A metric is registered under its file's name. It draws random numbers only from `case.generator` and `case.draw`, so
+    that all methods see the same ones, and keeps what does not depend on the method with `case.shared`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pellucid.attribution import create_analyzer
+    >>> @dataclass(frozen=True)
+    ... class TotalRelevance(Metric):
+    ...     def measure(self, case, method):
+    ...         return Measured(method.pixels.sum((1, 2)))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> case = Case(model, torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+    >>> TotalRelevance().measure(case, Explainer(create_analyzer("input_x_gradient", model), case)).values
+    tensor([0., 0., 0.])
+    """
 
     asks: ClassVar[str]
     """The question that the metric answers, in one line."""
@@ -42,3 +63,15 @@ class Metric:
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return one value per image of `case` for one method."""
         raise NotImplementedError
+
+    def about(self) -> dict[str, Any]:
+        """Describe the metric in JSON values."""
+        return {
+            "name": METRICS.name_of(type(self)),
+            "options": asdict(self),
+            "asks": self.asks,
+            "is_higher_better": self.is_higher_better,
+            "low": self.low if isfinite(self.low) else None,
+            "high": self.high if isfinite(self.high) else None,
+            "won_by": sorted(self.won_by),
+        }

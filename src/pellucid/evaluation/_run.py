@@ -1,7 +1,7 @@
 """Measure every method by every metric, reusing known results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.attribution import Analyzer, create_analyzer
+from pellucid.attribution import Analyzer, Target, create_analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.attribution._finite import check_finite_logits
-from pellucid.attribution._target import Target
+from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
 from pellucid.engine.freezing import device_of, dtype_of, frozen
 from pellucid.engine.guards import unwrap
 from pellucid.evaluation import CONTROLS, METRICS
-from pellucid.evaluation._case import Case, Explainer, Retrain, label_of
-from pellucid.evaluation._evaluation import Evaluation, Scores, about_metric, name_of
+from pellucid.evaluation._case import Case, Explainer, Retrain, label_of, with_options
+from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
 __all__ = ["Plan", "Record", "plan", "run"]
@@ -51,7 +51,6 @@ class Plan:
     masks: Tensor | None = None
     training: tuple[Tensor, Tensor] | None = None
     retrain: Retrain | None = None
-    _prints: dict[str, str] = field(default_factory=dict)
 
     @property
     def blocks(self) -> int:
@@ -103,15 +102,7 @@ def plan(
 
 
 def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
-    labels = []
-    for metric in metrics:
-        plain = type(metric)()
-        changed = [
-            f"{option.name}={getattr(metric, option.name)}"
-            for option in fields(metric)
-            if getattr(metric, option.name) != getattr(plain, option.name)
-        ]
-        labels.append(name_of(metric) + (f"({', '.join(changed)})" if changed else ""))
+    labels = [with_options(METRICS.name_of(type(metric)), metric) for metric in metrics]
     _check_unique("metric", labels)
     return dict(zip(labels, metrics, strict=True))
 
@@ -183,7 +174,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     kept = tuple(method for method in request.analyzers if any(one == method for one, _ in scores))
     if not kept:
         raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")
-    about = {label: about_metric(name_of(metric), metric) for label, metric in request.metrics.items()}
+    about = {label: metric.about() for label, metric in request.metrics.items()}
     return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds)
 
 
@@ -223,13 +214,7 @@ def _measure(metric: Metric, case: Case, explainer: Explainer, refused: dict[str
 
 
 def _fingerprint(request: Plan, case: Case) -> str:
-    """Hash the weights, structure, images, targets, masks, training images and seed."""
-    total = sha256(f"{request.seed}\n{case.model}".encode())
+    """Return the checksum of the weights, structure, images, targets, masks, training images and seed."""
     tensors = [value for value in case.model.state_dict().values() if isinstance(value, Tensor)]
-    tensors += [case.images, case.targets]
-    tensors += [value for value in (case.masks, *(case.training or ())) if value is not None]
-    for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return total.hexdigest()
+    tensors += [value for value in (case.images, case.targets, case.masks, *(case.training or ())) if value is not None]
+    return checksum(*tensors, start=f"{request.seed}\n{case.model}")

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
+from pellucid.evaluation._metric import TINY
+
 __all__ = ["Similarity", "similarities", "similarity"]
 
 Similarity = Literal["spearman", "cosine", "ssim"]
@@ -49,9 +51,8 @@ def _prepared(maps: Tensor, kind: Similarity) -> Tensor:
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    one, two = first.double().norm(dim=1), second.double().norm(dim=1)
-    product = (first.double() * second.double()).sum(1) / (one * two).clamp(min=1e-300)
-    return torch.where((one == 0) & (two == 0), 1.0, product)
+    alike = F.cosine_similarity(first.double(), second.double(), dim=1, eps=TINY)
+    return torch.where(first.any(1) | second.any(1), alike, 1.0)
 
 
 def _centered_ranks(maps: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("completeness")
@@ -35,7 +34,7 @@ class Completeness(Metric):
         total = method.relevance.flatten(1).double().sum(1)
         size = total.abs() + expected.abs()
         # the clamp avoids 0 / 0 in the branch that `where` discards
-        return Measured(torch.where(size > 0, (total - expected).abs() / size.clamp(min=1e-300), 0.0))
+        return Measured(torch.where(size > 0, (total - expected).abs() / size.clamp(min=TINY), 0.0))
 
     def _expected(self, case: Case) -> torch.Tensor:
         own = case.read(case.logits).double()

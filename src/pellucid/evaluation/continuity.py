@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("continuity")
@@ -49,7 +48,7 @@ class Continuity(Metric):
         for near, relevance in method.near(self._variants(case)):
             distance = (near - case.images).flatten(1).double().norm(dim=1)
             change = (relevance - own).flatten(1).abs().double().sum(1)
-            quotient = change / (distance * size.double()).clamp(min=1e-300)
+            quotient = change / (distance * size.double()).clamp(min=TINY)
             worst = torch.maximum(worst, torch.where((distance > 0) & (change > 0), quotient, 0.0))
         return Measured(worst)
 

@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, Output, check_images
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation._case import Output
 from pellucid.evaluation._curves import area, counts_of, curve, places
-from pellucid.evaluation._metric import Measured, Metric
 from pellucid.evaluation._removal import Removal, Remover
 
 

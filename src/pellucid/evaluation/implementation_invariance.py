@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 from pellucid.evaluation._rewritten import rewritings
 
 
@@ -37,5 +36,5 @@ class ImplementationInvariance(Metric):
         for name, model in models.items():
             other = method(case.images, case.targets, model).flatten(1).double()
             size = own.abs().sum(1) + other.abs().sum(1)
-            distances[name] = (own - other).abs().sum(1) / size.clamp(min=1e-300)
+            distances[name] = (own - other).abs().sum(1) / size.clamp(min=TINY)
         return Measured(torch.stack(list(distances.values())).amax(0), distances)

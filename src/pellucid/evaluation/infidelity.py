@@ -6,9 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("infidelity")
@@ -48,7 +47,7 @@ class Infidelity(Metric):
         )
         if self.is_scaled:
             # least squares for one factor per image
-            scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=1e-300)
+            scale = (predicted * effects).sum(1) / predicted.square().sum(1).clamp(min=TINY)
             predicted = scale[:, None] * predicted
         return Measured((predicted - effects).square().mean(1))
 

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("max_sensitivity")
@@ -40,4 +39,4 @@ class MaxSensitivity(Metric):
         noises = case.draw("max_sensitivity", count=self.draws, is_uniform=True)
         for _, relevance in method.near(case.images + self.radius * noise for noise in noises):
             worst = torch.maximum(worst, (relevance - own).flatten(1).double().norm(dim=1))
-        return Measured(worst / size.clamp(min=1e-300))
+        return Measured(worst / size.clamp(min=TINY))

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from pellucid.core.seeding import derive_seed
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._randomised import cascade
 from pellucid.evaluation._similarity import Similarity, similarities
 

@@ -6,10 +6,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._curves import places
-from pellucid.evaluation._metric import Measured, Metric
 from pellucid.evaluation.relevance_mass import masks_of
 
 

@@ -5,9 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._similarity import Similarity, similarity
 
 

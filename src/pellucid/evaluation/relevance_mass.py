@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("relevance_mass")
@@ -31,7 +30,7 @@ class RelevanceMass(Metric):
         masks = masks_of(case)
         positive = method.pixels.double().clamp(min=0).flatten(1)
         total = positive.sum(1)
-        share = (positive * masks).sum(1) / total.clamp(min=1e-300)
+        share = (positive * masks).sum(1) / total.clamp(min=TINY)
         return Measured(torch.where((total > 0) & masks.any(1), share, torch.nan))
 
 

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal
 import torch
 
 from pellucid.core.errors import ConfigError
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
 from pellucid.evaluation._curves import curve, places
-from pellucid.evaluation._metric import Measured, Metric
 from pellucid.evaluation._removal import Removal, Remover
 
 

@@ -6,10 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
 from pellucid.evaluation._curves import places
-from pellucid.evaluation._metric import Measured, Metric
 from pellucid.evaluation._removal import Removal, removed
 from pellucid.evaluation.road import check_shares
 

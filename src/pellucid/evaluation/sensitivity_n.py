@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer, check_images
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation._metric import TINY
 from pellucid.evaluation._removal import Removal, Remover
 
 
@@ -88,5 +88,4 @@ class SensitivityN(Metric):
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Compute the (image,) Pearson correlations along the second axis; 0 if one side is constant."""
     first, second = first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)
-    size = first.norm(dim=1) * second.norm(dim=1)
-    return torch.where(size > 0, (first * second).sum(1) / size.clamp(min=1e-300), 0.0)
+    return F.cosine_similarity(first, second, dim=1, eps=TINY)

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
-from pellucid.evaluation._metric import Measured, Metric
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._metric import TINY
 
 
 @METRICS.register("sparseness")
@@ -32,4 +31,4 @@ class Sparseness(Metric):
         count = sizes.shape[1]
         weights = (count - torch.arange(1, count + 1, device=sizes.device).double() + 0.5) / count
         total = sizes.sum(1)
-        return Measured(torch.where(total > 0, 1 - 2 * (sizes @ weights) / total.clamp(min=1e-300), 0.0))
+        return Measured(torch.where(total > 0, 1 - 2 * (sizes @ weights) / total.clamp(min=TINY), 0.0))

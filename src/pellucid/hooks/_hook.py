@@ -113,7 +113,17 @@ class Scene:
 class Hook(ABC):
     """Base class of hooks: a frozen dataclass of options with one method, `run`.
 
-    A hook is registered under its file's name. It returns artifacts and never writes files itself; the store does.
+    A hook is registered under its file's name. It returns artifacts and never writes files itself; the store does. It
+    leaves the model unchanged and draws all random numbers from `scene.seed`.
+
+    >>> @dataclass(frozen=True)
+    ... class MeanLogit(Hook):
+    ...     def run(self, scene):
+    ...         yield Artifact(caption=f"{scene.title}: mean logit", numbers={"mean": scene.logits.mean().item()})
+    >>> images = ImageSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+    >>> scene = Scene(3, nn.Identity(), torch.device("cpu"), images, torch.ones(2, 2), ("a", "b"), "Test", seed=0)
+    >>> [(artifact.caption, artifact.numbers) for artifact in MeanLogit().run(scene)]
+    [('Test, epoch 3: mean logit', {'mean': 1.0})]
     """
 
     when: ClassVar[Literal["epoch", "end"]] = "epoch"

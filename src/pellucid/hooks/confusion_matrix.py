@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pellucid.core.contracts import Artifact
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.plots.confusion_matrix import confusion_matrix

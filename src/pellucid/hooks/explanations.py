@@ -10,15 +10,14 @@ from matplotlib.figure import Figure
 
 from pellucid.attribution import Explanation
 from pellucid.attribution._explanation import without_warnings
-from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import create_fitted
 from pellucid.plots.colours import PALE, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, image_grid
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["Explanations"]
 

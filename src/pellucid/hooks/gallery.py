@@ -10,12 +10,10 @@ import torch
 
 from pellucid.attribution import Analyzer
 from pellucid.attribution._explanation import without_warnings
-from pellucid.core.contracts import Artifact
 from pellucid.core.errors import PellucidError
 from pellucid.engine.freezing import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS, create_fitted
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk

@@ -10,9 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.core.contracts import Artifact
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import ClassMeans, jacobian_class_means
 from pellucid.plots.class_maps import class_maps
 

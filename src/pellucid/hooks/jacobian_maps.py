@@ -10,15 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
 from pellucid.engine.freezing import dtype_of, frozen
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, scale_limit
-from pellucid.plots.image_grid import Block, Label, Mark, image_grid
+from pellucid.plots.image_grid import Block, Mark, image_grid
+from pellucid.plots.labels import Label
 
 __all__ = ["JacobianMaps"]
 

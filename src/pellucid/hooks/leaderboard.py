@@ -7,13 +7,10 @@ from typing import ClassVar, Literal
 import torch
 
 from pellucid.attribution import Analyzer, create_analyzer
-from pellucid.core.contracts import Artifact
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS
-from pellucid.storage.evaluations import how_to_read, leaderboard_figure
 
 __all__ = ["Leaderboard", "summary"]
 
@@ -39,10 +36,9 @@ class Leaderboard(Hook):
         methods = [_analyzer(name, scene) for name in scene.methods or DEFAULT_METHODS]
         targets = scene.logits[indices].argmax(1)
         evaluation = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
-        headline = (f"{scene.title}: leaderboard of explanation methods", how_to_read(evaluation))
         yield Artifact(
             caption=f"{scene.title}: {summary(evaluation)}",
-            figure=leaderboard_figure(evaluation, headline),
+            figure=evaluation.figure(f"{scene.title}: leaderboard of explanation methods"),
             numbers=evaluation.to_dict(),
         )
 

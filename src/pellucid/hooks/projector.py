@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from pellucid.core.contracts import Artifact, EmbeddingTable
+from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.seeding import generator
 from pellucid.core.types import Embedding
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._thumbnails import thumbnails
 
 __all__ = ["Projector"]

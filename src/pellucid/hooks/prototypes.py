@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Images
 from pellucid.densities import held_out
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.plots.captioned_images import captioned_images
-from pellucid.plots.image_grid import Label
+from pellucid.plots.labels import Label
 from pellucid.synthesis import Prior, Prototypes, objective, synthesise
 from pellucid.synthesis.code import Code
 from pellucid.synthesis.expert import Expert

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pellucid.core.contracts import Artifact
 from pellucid.core.errors import ModelError
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook, Scene
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
 from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails

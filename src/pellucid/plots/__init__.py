@@ -1,5 +1,10 @@
-"""Plotting functions that take arrays and return a `matplotlib.figure.Figure`.
+"""Plotting functions that take arrays and return a `matplotlib.figure.Figure`; they know nothing of models.
 
 Figures are laid out in dots (pixels of the saved picture): every part is as large as its content requires, and each
 image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own dpi or a multiple.
+
+- `image_grid`, `captioned_images`, `class_maps`: images and signed maps in a grid, placed by `_grid`, with `labels`
+- `confusion_matrix`, `histogram`, `leaderboard`, `scatter`: the figures of those names
+- `tokens`: a text colored by relevance, as HTML and for the terminal
+- `colours`: the palettes; `_canvas`: the figure in dots; `_text`: measures, shortens and wraps text
 """

@@ -7,11 +7,11 @@ from matplotlib import colormaps
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
+from pellucid.plots._canvas import BAR_DOTS, MARGIN, Canvas
 from pellucid.plots._grid import Grid
-from pellucid.plots._text import shorten, text_width
-from pellucid.plots.colours import PALE, scale_limit
+from pellucid.plots.colours import scale_limit
 from pellucid.plots.histogram import draw_histogram
+from pellucid.plots.labels import Label, draw_column_names, draw_row_label, label_width, shortened
 
 __all__ = ["class_maps"]
 
@@ -36,12 +36,9 @@ def class_maps(
     >>> figure.axes[0].images[0].get_clim()
     (0.0, 1.0)
     """
-    labels = [(shorten(name, 28), shorten(detail, 36)) for name, detail in rows]
-    width = max(
-        max(text_width(name, TEXT, DOTS_PER_INCH, bold=True), text_width(detail, SMALL, DOTS_PER_INCH))
-        for name, detail in labels
-    )
-    grid = Grid(MARGIN + width + 8, 26, (maps.shape[2], maps.shape[3]), row_starts={0}, column_starts={0})
+    labels = shortened([Label(name, detail) for name, detail in rows])
+    side = MARGIN + max(map(label_width, labels)) + 8
+    grid = Grid(side, 26, (maps.shape[2], maps.shape[3]), row_starts={0}, column_starts={0})
     left, top, across, down = grid.box(0, 0, (maps.shape[0], maps.shape[1]))
     below = top + down + 34
     canvas = Canvas(max(NARROWEST, left + across + BAR_DOTS + MARGIN), below + HISTOGRAM_DOTS + 44 + MARGIN, *headline)
@@ -55,7 +52,10 @@ def class_maps(
         aspect="auto",
     )
     canvas.colour_bar(shown, (left + across + MARGIN, top, min(down, 300)), "mean |∂ logit / ∂ pixel|", [0, limit])
-    _draw_labels(canvas, grid, labels, columns)
+    for row, label in enumerate(labels):
+        x, y = grid.corner(row, 0)
+        draw_row_label(canvas, label, x - 8, y + grid.height / 2)
+    draw_column_names(canvas, grid, columns)
     room = canvas.width - left - MARGIN - 20
     marked = [float(np.median(spread))] if spread.size else []
     meaning = "spectral norm ‖J‖₂, logits per unit of pixel"
@@ -71,15 +71,3 @@ def _mosaic(maps: np.ndarray, gap: int) -> np.ndarray:
     """Arrange maps (row, column, height, width) in one picture, with gaps of NaN."""
     spaced = np.pad(maps.astype(float), [(0, 0)] * 2 + [(0, gap), (0, gap)], constant_values=np.nan)
     return np.concatenate(np.concatenate(spaced, axis=1), axis=1)[:-gap, :-gap]
-
-
-def _draw_labels(canvas: Canvas, grid: Grid, rows: Sequence[tuple[str, str]], columns: Sequence[str]) -> None:
-    for row, (name, detail) in enumerate(rows):
-        x, y = grid.corner(row, 0)
-        middle = y + grid.height / 2
-        canvas.text(x - 8, middle - 8, name, ha="right", va="center", weight="bold")
-        canvas.text(x - 8, middle + 8, detail, ha="right", va="center", size=SMALL, color=PALE)
-    for column, name in enumerate(columns):
-        x, _ = grid.corner(0, column)
-        length = max(2, int(grid.width / 8))
-        canvas.text(x + grid.width / 2, grid.top - 6, shorten(name, length), ha="center", weight="bold")

@@ -15,9 +15,10 @@ from pellucid.core.errors import ShapeError
 from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._grid import Grid
 from pellucid.plots._text import shorten, text_width
-from pellucid.plots.colours import INK, PALE, signed_norm, signed_palette
+from pellucid.plots.colours import INK, signed_norm, signed_palette
+from pellucid.plots.labels import Label, draw_row_label, label_width, shortened
 
-__all__ = ["Block", "Label", "Mark", "image_grid"]
+__all__ = ["Block", "Mark", "image_grid"]
 
 NARROWEST = 620
 """Minimum width in dots, so that the headline doesn't wrap too often."""
@@ -41,15 +42,6 @@ class Block:
     """End of the color scale of signed values, −limit to limit with zero white; None: pixels from 0 to 1."""
     meaning: str = ""
     """Label of the color bar; an empty one draws no color bar."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """Label of a row or column: a line of text, and a smaller line below it with its own color."""
-
-    text: str
-    detail: str = ""
-    detail_colour: str = PALE
 
 
 @dataclass(frozen=True)
@@ -82,9 +74,9 @@ def image_grid(
     sizes = {block.images.shape[-2:] for block in blocks}
     if len(sizes) != 1:
         raise ShapeError(f"Expected blocks of one image size, got the sizes {sorted(sizes)}. Resize the images first.")
-    rows = [replace(label, text=shorten(label.text, 28), detail=shorten(label.detail, 36)) for label in rows]
+    rows = shortened(rows)
     grid = Grid(
-        left=MARGIN + max((_label_width(label) for label in rows), default=0) + 8,
+        left=MARGIN + max(map(label_width, rows), default=0) + 8,
         top=LABEL_DOTS if any(label.detail for label in columns) else LABEL_DOTS - 14,
         image_size=sizes.pop(),
         row_starts={block.row for block in blocks},
@@ -102,7 +94,9 @@ def image_grid(
         if block.meaning:
             ticks = [0.0, 1.0] if block.limit is None else [-block.limit, 0, block.limit]
             canvas.colour_bar(shown, (left + width + MARGIN, y, down), block.meaning, ticks)
-    _draw_row_labels(canvas, grid, rows)
+    for row, label in enumerate(rows):
+        x, y = grid.corner(row, 0)
+        draw_row_label(canvas, label, x - 8, y + grid.height / 2)
     _draw_column_labels(canvas, grid, columns, is_slanted=slanted > 0)
     for mark in marks:
         x, y = grid.corner(mark.row, mark.column)
@@ -146,15 +140,6 @@ def _name_width(label: Label) -> float:
     return text_width(shorten(label.text, 32), TEXT, DOTS_PER_INCH, bold=True)
 
 
-def _draw_row_labels(canvas: Canvas, grid: Grid, rows: Sequence[Label]) -> None:
-    for row, label in enumerate(rows):
-        x, y = grid.corner(row, 0)
-        middle = y + grid.height / 2
-        shift = 8 if label.detail else 0
-        canvas.text(x - 8, middle - shift, label.text, ha="right", va="center", weight="bold")
-        canvas.text(x - 8, middle + shift, label.detail, ha="right", va="center", size=SMALL, color=label.detail_colour)
-
-
 def _draw_column_labels(canvas: Canvas, grid: Grid, columns: Sequence[Label], *, is_slanted: bool) -> None:
     for column, label in enumerate(columns):
         x, _ = grid.corner(0, column)
@@ -167,10 +152,6 @@ def _draw_column_labels(canvas: Canvas, grid: Grid, columns: Sequence[Label], *,
         else:
             canvas.text(middle, base, name, ha="center", weight="bold")
         canvas.text(middle, grid.top - 6, detail, ha="center", size=SMALL, color=label.detail_colour)
-
-
-def _label_width(label: Label) -> float:
-    return max(text_width(label.text, TEXT, DOTS_PER_INCH, bold=True), text_width(label.detail, SMALL, DOTS_PER_INCH))
 
 
 def _fitting(text: str, size: float, width: float) -> str:

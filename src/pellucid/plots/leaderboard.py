@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -185,21 +187,13 @@ def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, contr
     """Draw two panels, for the most and the least relevant patches removed first, with one legend."""
     legend = LEGEND_COLUMNS_DOTS
     across = (width - 2 * MARGIN - legend - 2 * 62) / 2
-    names = list(curves.by_method)
-    own = [name for name in names if name not in controls]
-    palette = _colours(len(own))
+    styles = _styles(list(curves.by_method), controls)
     panels = []
     for number, (part, title) in enumerate((("most", "most relevant first"), ("least", "least relevant first"))):
         axes = canvas.axes(MARGIN + 50 + number * (across + 62), top + 18, across, CURVES_DOTS - 50)
         axes.set_axis_on()
-        for name in names:
-            lines = curves.by_method[name]
-            style = (
-                {"color": FADED, "linewidth": 1.1, "linestyle": _dashes(sorted(controls).index(name))}
-                if name in controls
-                else {"color": palette[own.index(name)], "linewidth": 1.6}
-            )
-            axes.plot(lines["share"], lines[part], label=shorten(name.partition("(")[0], 34), **style)
+        for name, lines in curves.by_method.items():
+            axes.plot(lines["share"], lines[part], label=shorten(name.partition("(")[0], 34), **styles[name])
         axes.set_xlim(0, 1)
         axes.axhline(0, color=RULE, linewidth=0.8, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
@@ -208,10 +202,9 @@ def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, contr
         axes.set_title(f"Selectivity: {title}", size=TEXT, color=INK, loc="left", weight="bold")
         panels.append(axes)
     panels[0].set_ylabel(curves.meaning, size=SMALL, color=INK)
-    low = min(axes.get_ylim()[0] for axes in panels)
-    high = max(axes.get_ylim()[1] for axes in panels)
+    lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
     for axes in panels:
-        axes.set_ylim(low, high)
+        axes.set_ylim(min(lows), max(highs))  # one scale, so that the panels can be compared
     handles, labels = panels[0].get_legend_handles_labels()
     box = canvas.axes(width - MARGIN - legend + 10, top + 10, legend - 10, CURVES_DOTS - 20)
     box.legend(
@@ -225,8 +218,12 @@ def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, contr
     )
 
 
-def _dashes(number: int) -> str:
-    return ("-", "--", ":", "-.")[number % 4]
+def _styles(names: Sequence[str], controls: set[str]) -> dict[str, dict[str, Any]]:
+    """Return the line style of each method: colors for methods, gray dashes for controls."""
+    own = [name for name in names if name not in controls]
+    styles = {name: {"color": colour, "linewidth": 1.6} for name, colour in zip(own, _colours(len(own)), strict=False)}
+    dashes = zip(sorted(controls), cycle(("-", "--", ":", "-.")), strict=False)
+    return {**styles, **{name: {"color": FADED, "linewidth": 1.1, "linestyle": dash} for name, dash in dashes}}
 
 
 def _colours(count: int) -> np.ndarray:

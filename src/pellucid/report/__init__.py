@@ -6,8 +6,24 @@
 - `_section`: `Section`, the text and data of a part of the page; `sections/` builds them, one file each
 """
 
-from pellucid.report._material import Material
-from pellucid.report._page import write_report
-from pellucid.report._section import Section
+from typing import TYPE_CHECKING
 
-__all__ = ["Material", "Section", "write_report"]
+from pellucid.core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from pellucid.report._material import Entry, Material
+    from pellucid.report._page import write_report
+    from pellucid.report._section import Maker, Section
+
+__all__ = ["Entry", "Maker", "Material", "Section", "write_report"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Entry": "._material",
+        "Maker": "._section",
+        "Material": "._material",
+        "Section": "._section",
+        "write_report": "._page",
+    },
+)

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from pellucid.core.errors import SaveError
 from pellucid.report._pictures import Picture, pack_picture
 from pellucid.storage.store import Store
 
 __all__ = ["Entry", "Material"]
+
+T = TypeVar("T")
 
 Entry = Mapping[str, Any]
 """An entry of the manifest: `hook`, `name`, `kind`, `path` and `caption` are strings, `epoch` is an integer."""
@@ -134,47 +135,36 @@ class Material:
 
     def picture(self, entry: Entry) -> Picture | None:
         """Encode a figure for the page; None, with a note, if it cannot be shown."""
-        content = self._content(entry) if self.scale else None
-        if content is None:
-            return None
-        try:
-            return pack_picture(content, self.scale)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            self._damaged(entry, error)
-            return None
+        return self._decoded(entry, lambda content: pack_picture(content, self.scale)) if self.scale else None
 
     def numbers(self, entry: Entry) -> dict[str, Any] | None:
         """Read an artifact's JSON file; None, with a note, if it cannot be read."""
-        content = self._content(entry)
-        if content is None:
-            return None
-        try:
-            record = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            self._damaged(entry, error)
-            return None
-        if isinstance(record, dict):
-            return record
-        self._damaged(entry, "not a JSON object")
-        return None
+        return self._decoded(entry, _json_object)
 
     def arrays(self, entry: Entry) -> dict[str, np.ndarray] | None:
         """Read the arrays of an .npz file; None, with a note, if it cannot be read."""
+        return self._decoded(entry, _arrays)
+
+    def _decoded(self, entry: Entry, decode: Callable[[bytes], T]) -> T | None:
         content = self._content(entry)
-        if content is None:
-            return None
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except Exception as error:  # noqa: BLE001  (a damaged archive can raise almost anything)
+            return None if content is None else decode(content)
+        except Exception as error:  # noqa: BLE001  (a damaged picture or archive can raise almost anything)
             self._damaged(entry, error)
             return None
+
+    def pairs(
+        self, hook: str, read: Callable[[dict[str, np.ndarray], dict[str, Any]], Any], name: str = ""
+    ) -> dict[int, Any]:
+        """Apply `read` to the arrays and numbers of each epoch that has both, as `by_epoch` does."""
+        numbers = self.entries(hook, "data", name)
+        both = {epoch: entry for epoch, entry in self.entries(hook, "arrays", name).items() if epoch in numbers}
+
+        def read_both(entry: Entry) -> Any:
+            arrays, record = self.arrays(entry), self.numbers(numbers[int(entry["epoch"])])
+            return None if arrays is None or record is None else read(arrays, record)
+
+        return self.by_epoch(both, read_both)
 
     def by_epoch(self, entries: Mapping[int, Entry], read: Callable[[Entry], Any]) -> dict[int, Any]:
         """Apply `read` to each entry; entries that are invalid (with a note) or give None are omitted."""
@@ -232,6 +222,18 @@ class Material:
         """Add a message about something missing or damaged, unless it is listed already."""
         if damage not in self.damages:
             self.damages.append(damage)
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    record = json.loads(content)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def is_epoch(value: object) -> bool:

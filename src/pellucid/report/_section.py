@@ -11,7 +11,16 @@ __all__ = ["Maker", "Section"]
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: its markup is in `page/KIND.html`, its script in `KIND.js`, its style in `KIND.css`."""
+    """A section of the page: its markup is in `page/KIND.html`, its script in `KIND.js`, its style in `KIND.css`.
+
+    >>> def epochs(material: Material) -> Section:
+    ...     data = {"epochs": len(material.metrics)}
+    ...     return Section("epochs", "figures", "Epochs", "Number of finished epochs.", data)
+    >>> from pathlib import Path
+    >>> from pellucid.storage import Store
+    >>> epochs(Material(Store(Path("unused")))).data
+    {'epochs': 0}
+    """
 
     name: str
     """Id on the page."""

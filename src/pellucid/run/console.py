@@ -1,6 +1,7 @@
 """Terminal output of a run: at its start, after each epoch and at its end."""
 
 import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pellucid.run.session import Session
 from pellucid.storage.store import Store
 from pellucid.training.loop import Epoch
 
-__all__ = ["print_epoch", "print_start", "print_summary"]
+__all__ = ["print_epoch", "print_interruption", "print_start", "print_summary"]
 
 TENSORBOARD_ADDRESS = "http://localhost:6006/#projector"
 
@@ -45,6 +46,17 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
     if epoch.seconds:
         parts.append(f"{epoch.seconds:.1f} s, {epoch.images / epoch.seconds:,.0f} images/s")
     console().print(" | ".join(parts), markup=False)
+
+
+def print_interruption(store: Store) -> None:
+    """Print the command that resumes an interrupted run."""
+    script = Path(sys.argv[0])
+    program = ["pellucid", "run"]
+    if script.suffix == ".py":
+        program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
+    save = str(store.folder)
+    command = shlex.join([*program, "--resume", *([] if save == "save" else ["--save", save])])
+    console().print(f"\nInterrupted. Resume with: {command}", markup=False)
 
 
 def print_summary(store: Store) -> None:

@@ -4,6 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import torch
 
+from pellucid.core.errors import SaveError
 from pellucid.engine.tap import find_embedding
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
 from pellucid.storage.store import Store
 from pellucid.training.loop import Epoch
 
-__all__ = ["finished_record", "first_record", "metrics_record", "timestamp"]
+__all__ = ["finished_record", "first_record", "metrics_record", "record_end", "timestamp"]
 
 PACKAGES = ("pellucid", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "tensorboard")
 
@@ -74,6 +76,13 @@ def finished_record(store: Store) -> dict[str, Any]:
     }
 
 
+def record_end(store: Store, status: str) -> None:
+    """Write the status of a run that did not finish, if the cause of the failure still allows it."""
+    with suppress(SaveError, OSError, KeyError):
+        record = store.run()
+        store.write_run(record | {"status": status, "timing": record["timing"] | {"finished": timestamp()}})
+
+
 def metrics_record(epoch: Epoch) -> dict[str, Any]:
     """Return an epoch's line of metrics.jsonl; losses are in nats, accuracies from 0 to 1."""
     return {
@@ -106,7 +115,7 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Return the commit of pellucid's source tree, with "-dirty" if it has local changes; None outside a checkout."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists():  # an installed package; git would report any checkout that surrounds it
         return None
     # --exclude=* ignores tags, which leaves the full hash.

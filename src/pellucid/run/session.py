@@ -2,27 +2,30 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.config import RunConfig
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
+from pellucid.core.listing import parse_names
 from pellucid.data._load import load_data
 from pellucid.data._loaders import steps_per_epoch
 from pellucid.data._source import Request
 from pellucid.engine.tap import find_embedding
-from pellucid.hooks import HOOKS
-from pellucid.hooks._hook import Hook
+from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import build_model, check_fit
+from pellucid.storage.densities import fit_density
+from pellucid.storage.runs import check_same_data
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 from pellucid.training.checkpoint import TrainingState, unpack_state
 from pellucid.training.distributed import World
+from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Recipe
 
 __all__ = ["Session", "prepare"]
@@ -48,6 +51,42 @@ class Session:
     embedding_layer: str | None
     earlier: Mapping[str, Any]
     """The run.json of the run being resumed; empty for a new run."""
+
+    def scene(self, epoch: int, logits: Tensor) -> Scene:
+        """Return what the hooks are given after an epoch; `logits` are those of the test images."""
+        methods = self.config.show.methods
+        return Scene(
+            epoch=epoch,
+            model=self.model,
+            device=self.device,
+            test=self.data.test,
+            logits=logits,
+            classes=self.data.classes,
+            data_title=self.data.title,
+            seed=self.recipe.seed,
+            chosen_classes=self.classes,
+            methods=tuple(parse_names(methods)) if methods else None,
+            embedding_layer=self.embedding_layer,
+            train=self.data.train,
+            fitted=partial(
+                fit_density,
+                images=self.data.train,
+                seed=self.recipe.seed,
+                save=self.store.folder,
+                device=self.device,
+            ),
+        )
+
+    def final_scene(self) -> Scene:
+        """Load the best weights into the model and return what the hooks are given at the end of training."""
+        content = self.store.read_model("best.safetensors")
+        if content is None:
+            folder = self.store.folder / "models"
+            raise SaveError(f"best.safetensors is missing from {folder}; run the training again.")
+        self.model.load_state_dict(unpack_weights(content))
+        logits = evaluate(self.model, self.data.test, self.device)
+        best = max((line["epoch"] for line in self.store.metrics() if line["best"]), default=None)
+        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=best)
 
 
 def prepare(config: RunConfig, world: World) -> Session:
@@ -120,8 +159,7 @@ def _choose_hooks(wanted: str) -> dict[str, Hook]:
     if wanted == "none":
         return {}
     groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
-    parts = (groups.get(name, [name]) for name in (part.strip() for part in wanted.split(",")))
-    return {name: HOOKS[name]() for name in dict.fromkeys(chain.from_iterable(parts))}
+    return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
 
 def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -129,7 +167,7 @@ def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, 
     if wanted is None:
         return None
     indices = []
-    for name in (part.strip() for part in wanted.split(",")):
+    for name in parse_names(wanted):
         if name in classes:
             indices.append(classes.index(name))
         elif name.isdecimal() and int(name) < len(classes):
@@ -176,16 +214,9 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
     data = world.first(lambda: load_data(pinned.get("name", settings.dataset), request, **limits))
     name = str(world.agree(data.name if data else None))
     data = world.together(lambda: data or load_data(name, request, **limits))
-    world.together(lambda: _refuse_other_data(pinned, data))
+    if pinned:
+        world.together(lambda: check_same_data(data, pinned, "or start a new run without --resume"))
     return data
-
-
-def _refuse_other_data(pinned: Mapping[str, Any], data: DataSplits) -> None:
-    if pinned and pinned.get("sha256") != data.sha256:
-        raise SaveError(
-            f"the data set {data.name} has changed since the run started: its checksum is {data.sha256[:12]}…, was "
-            f"{str(pinned.get('sha256'))[:12]}…. Restore the original files, or start a new run without --resume."
-        )
 
 
 PINNED = (

@@ -1,7 +1,6 @@
 """Fit a density to a data set once and keep it in a save folder."""
 
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import safetensors.torch
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pellucid.core.checksum import checksum
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import SaveError, ShapeError
 from pellucid.core.isolation import isolated
@@ -54,7 +54,7 @@ def fit_density(
         pixels = _pixels_of(images)
         if save is None:
             return kind.fit(pixels, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
-        store, mark = Store(Path(save)), f"{_checksum(pixels)} {seed}"
+        store, mark = Store(Path(save)), f"{checksum(pixels, header='{shape}')} {seed}"
         content = store.read_model(f"{name}.safetensors")
         if content is None:
             density = kind.fit(pixels, seed=seed, minimise=_resumable(store, name), device=place)
@@ -123,8 +123,3 @@ def _pixels_of(images: ImageSet | Tensor) -> Pixels:
             raise ShapeError(f"got image values from {low:.3g} to {high:.3g}; expected floats in [0, 1].")
     pixels = images.detach().cpu()
     return pixels if pixels.dtype == torch.uint8 else pixels.float()
-
-
-def _checksum(pixels: Pixels) -> str:
-    content = pixels.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return sha256(str(tuple(pixels.shape)).encode() + content).hexdigest()

@@ -1,7 +1,6 @@
 """Write the Jacobians of a whole data set to disk, chunk by chunk."""
 
 from collections.abc import Iterable, Iterator, Sized
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.checksum import checksum
 from pellucid.core.errors import SaveError, ShapeError
 from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
@@ -53,11 +53,11 @@ def jacobian_to_disk(
     # one image determines the shape, dtype and default chunk size
     example = _to_numpy(jacobian(model, first[:1], method=method))
     size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
-    attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _fingerprint(model)}
+    attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _model_checksum(model)}
     array, done = ChunkedArray.begin(Path(path), size, example, attributes), 0
     with track("Jacobian", len(loader.dataset) if hasattr(loader, "dataset") and _has_length(loader) else None) as bar:
         for number, part in enumerate(_rechunked(first, images, size)):
-            mark, earlier = _checksum(part), array.mark(number)
+            mark, earlier = checksum(part), array.mark(number)
             if earlier is None:
                 with counted_from(done):
                     rows = jacobian(model, part, method=method)
@@ -106,17 +106,7 @@ def _to_numpy(rows: Tensor) -> np.ndarray:
     return np.asarray((rows.float() if rows.dtype == torch.bfloat16 else rows).numpy())
 
 
-def _checksum(*tensors: Tensor) -> str:
-    """Hash dtypes, shapes and contents."""
-    total = sha256()
-    for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """Hash all parameters and buffers in the state dict."""
+def _model_checksum(model: nn.Module) -> str:
+    """Return the checksum of all parameters and buffers in the state dict."""
     with exclusive():  # another thread may be explaining the model, which changes its buffers temporarily
-        return _checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))
+        return checksum(*(value for value in model.state_dict().values() if isinstance(value, Tensor)))

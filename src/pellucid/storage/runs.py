@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
 from pellucid.core.isolation import isolated
 from pellucid.core.origin import Origin, remember_origin
+from pellucid.data import Request, load_data
 from pellucid.models._build import build_model
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 
-__all__ = ["Run", "load_run"]
+__all__ = ["Run", "check_same_data", "load_data_of", "load_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +63,33 @@ def load_run(folder: str | Path) -> Run:
             ) from error
     remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics())
+
+
+def load_data_of(
+    folder: str | Path, run: Run, data_dir: Path | None = None, mirrors: tuple[str, ...] = ()
+) -> DataSplits:
+    """Load the data set that the run in `folder` was trained on; raises `SaveError` if it has changed since."""
+    folder, settings = Path(folder), run.config
+    recorded = Store(folder).run()["dataset"]
+    request = Request(
+        folder=(data_dir or Path(settings.get("data_dir") or folder / "data")).expanduser(),
+        mirrors=(*mirrors, *settings.get("mirror", ())),
+        image_size=settings.get("image_size"),
+        seed=int(settings.get("seed", 0)),
+    )
+    limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
+    data = load_data(recorded["name"], request, **limits)
+    check_same_data(data, recorded, "or train again")
+    return data
+
+
+def check_same_data(data: DataSplits, recorded: Mapping[str, Any], other_way: str) -> None:
+    """Raise `SaveError` unless `data` has the checksum in `recorded`, the entry `dataset` of a run.json.
+
+    `other_way` ends the message: what to do if the original files are gone.
+    """
+    if recorded.get("sha256") != data.sha256:
+        raise SaveError(
+            f"the data set {data.name} has changed since the run started: its checksum is {data.sha256[:12]}…, was "
+            f"{str(recorded.get('sha256'))[:12]}…. Restore the original files, {other_way}."
+        )

@@ -19,7 +19,26 @@ Parameters = Float[Tensor, "prototype *numbers"]
 
 @dataclass(frozen=True, kw_only=True)
 class Prior(ABC):
-    """Hyperparameters of a search, and log p(x) of the images; a search never modifies a prior."""
+    """Hyperparameters of a search, and log p(x) of the images; a search never modifies a prior.
+
+    The search optimizes `Parameters`, which `decode` turns into images. A prior is registered under its file's name.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Uniform(Prior):
+    ...     shape = (1, 4, 4)
+    ...     def begin(self, count, seed):
+    ...         return torch.full((count, *self.shape), 0.5)
+    ...     def decode(self, parameters):
+    ...         return parameters.clamp(0, 1)
+    ...     def log_prior(self, parameters, images):
+    ...         return torch.zeros(len(images))
+    ...     def of_images(self, images):
+    ...         return images, torch.zeros(len(images))
+    >>> from pellucid.synthesis import synthesise
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    >>> synthesise(model, None, Uniform(weight=0.0, steps=5, learning_rate=0.1), seed=0).images.shape
+    torch.Size([3, 1, 4, 4])
+    """
 
     needs_density: ClassVar[bool] = False
     """True if the prior has a field `density` that must be fitted to images."""

@@ -11,8 +11,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.types import Images
 from pellucid.densities import Density
 from pellucid.densities.vae import VAE
-from pellucid.synthesis import PRIORS
-from pellucid.synthesis._prior import Parameters, Prior
+from pellucid.synthesis import PRIORS, Parameters, Prior
 
 __all__ = ["Code"]
 

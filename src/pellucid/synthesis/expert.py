@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pellucid.core.types import Images
 from pellucid.densities import Density
-from pellucid.synthesis import PRIORS
-from pellucid.synthesis._prior import Parameters, Prior
+from pellucid.synthesis import PRIORS, Parameters, Prior
 
 __all__ = ["Expert"]
 

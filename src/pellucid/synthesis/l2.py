@@ -9,9 +9,8 @@ from torch import Tensor
 from pellucid.core.errors import ConfigError
 from pellucid.core.seeding import generator
 from pellucid.core.types import Images
-from pellucid.synthesis import PRIORS
+from pellucid.synthesis import PRIORS, Parameters, Prior
 from pellucid.synthesis._fourier import begin_spectrum, image_of_spectrum
-from pellucid.synthesis._prior import Parameters, Prior
 from pellucid.synthesis._regularisers import blurred, total_variation
 
 __all__ = ["L2"]

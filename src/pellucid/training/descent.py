@@ -45,10 +45,7 @@ def descend(
     optimizer = AdamW(module.parameters(), learning_rate)
     # at least 1.5 warm-up steps: OneCycleLR divides by zero if the warm-up is exactly one step
     schedule = OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=min(max(0.1, 1.5 / steps), 0.99))
-    first = 0
-    if start is not None:
-        first = start.progress.step
-        _restore(start, {"model": module, "optimizer": optimizer, "schedule": schedule})
+    first = _restore(start, {"model": module, "optimizer": optimizer, "schedule": schedule})
 
     def save(step: int) -> None:
         states = [part.state_dict() for part in (module, optimizer, schedule)]
@@ -76,9 +73,13 @@ def descend(
     optimizer.zero_grad()
 
 
-def _restore(state: TrainingState, parts: Mapping[str, nn.Module | AdamW | OneCycleLR]) -> None:
+def _restore(state: TrainingState | None, parts: Mapping[str, nn.Module | AdamW | OneCycleLR]) -> int:
+    """Load the state into the parts and return its step; without a state, return 0."""
+    if state is None:
+        return 0
     try:
         for name, part in parts.items():
             part.load_state_dict(dict(getattr(state, name)))
     except (RuntimeError, ValueError, KeyError) as error:
         raise SaveError(f"the checkpoint does not fit the module ({error}); remove it.") from error
+    return state.progress.step

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pellucid.report._material import Material
+from pellucid.report import Material
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.storage.store import Store
 from pretended_run import CLASSES, COUNTS, keep, run_record

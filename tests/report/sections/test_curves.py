@@ -2,7 +2,7 @@
 
 import json
 
-from pellucid.report._material import Material
+from pellucid.report import Material
 from pellucid.report.sections.curves import curves
 from pellucid.storage.store import Store
 from pretended_run import metrics_line, run_record

@@ -17,8 +17,7 @@ import browser
 from offline_page import faults, opened
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import class_colours
-from pellucid.report import write_report
-from pellucid.report._material import Material
+from pellucid.report import Material, write_report
 from pellucid.report.sections.embedding import STEPS, embedding
 from pellucid.storage.store import Store
 

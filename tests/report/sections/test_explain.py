@@ -14,8 +14,7 @@ import browser
 from offline_page import faults, opened
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import scale_limit, signed_norm, signed_palette
-from pellucid.report import write_report
-from pellucid.report._material import Material
+from pellucid.report import Material, write_report
 from pellucid.report.sections.explain import explain, palette
 from pellucid.storage.store import Store
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pellucid.report._material import Material
+from pellucid.report import Material
 from pellucid.report._pictures import pack_picture
 from pellucid.report.sections.figures import figures, other_figures
 from pretended_run import keep, png

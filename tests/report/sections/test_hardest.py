@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid.report._material import Material
+from pellucid.report import Material
 from pellucid.report.sections.hardest import hardest
 from pretended_run import hardest_images, keep
 

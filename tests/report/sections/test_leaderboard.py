@@ -6,7 +6,7 @@ from torch import nn
 
 import pellucid
 from pellucid.evaluation import CONTROLS, Evaluation
-from pellucid.report._material import Material
+from pellucid.report import Material
 from pellucid.report.sections.leaderboard import leaderboard
 
 

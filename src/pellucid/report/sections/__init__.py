@@ -1,4 +1,8 @@
-"""Sections of the report, in reading order."""
+"""Sections of the report, one function from `Material` to `Section` each, in reading order.
+
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
+- `figures`: the figures of any hook, one per epoch
+"""
 
 from pellucid.report._section import Maker
 from pellucid.report.sections.confusion_matrix import confusion_matrix

@@ -1,12 +1,13 @@
 """Interactive confusion matrix with example images for each cell."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pellucid.report._material import Entry, Material
+from pellucid.report import Entry, Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["confusion_matrix"]
 
@@ -24,12 +25,7 @@ def confusion_matrix(material: Material) -> Section | None:
     size = len(counts[max(counts)])
     counts = {epoch: cells for epoch, cells in counts.items() if len(cells) == size}
     chosen = _most_mistaken(counts[max(counts)])
-    numbers = material.entries("confusion_matrix", "data", "images")
-    thumbnails = material.entries("confusion_matrix", "arrays", "images")
-    images = material.by_epoch(
-        {epoch: entry for epoch, entry in thumbnails.items() if epoch in numbers},
-        lambda entry: _images(material, entry, numbers[int(entry["epoch"])], chosen),
-    )
+    images = material.pairs("confusion_matrix", partial(_images, chosen=chosen), "images")
     names = [*material.classes, *map(str, range(len(material.classes), size))]
     notes = []
     if len(chosen) < size:
@@ -81,14 +77,11 @@ def _matrix(cells: np.ndarray, chosen: list[int]) -> dict[str, Any]:
     }
 
 
-def _images(material: Material, entry: Entry, beside: Entry, chosen: list[int]) -> dict[str, Any] | None:
+def _images(arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any], chosen: list[int]) -> dict[str, Any] | None:
     """Return the thumbnails as a sprite image with their indices, labels, predictions and confidences.
 
     Labels and predictions are positions in `chosen`, or -1 for classes that are not shown.
     """
-    arrays, numbers = material.arrays(entry), material.numbers(beside)
-    if arrays is None or numbers is None:
-        return None
     thumbnails = arrays["thumbnails"]
     if thumbnails.ndim != 4 or thumbnails.dtype != np.uint8 or thumbnails.shape[3] not in (1, 3):
         raise ValueError(f"thumbnails have the dtype {thumbnails.dtype} and the shape {thumbnails.shape}")

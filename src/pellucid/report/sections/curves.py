@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-from pellucid.report._material import Material
-from pellucid.report._section import Section
+from pellucid.report import Material, Section
 
 __all__ = ["curves"]
 

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import class_colours
-from pellucid.report._material import Entry, Material
+from pellucid.report import Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["STEPS", "embedding"]
 
@@ -39,11 +38,7 @@ class Plane:
 
 def embedding(material: Material) -> Section | None:
     """Build the section with the points of every epoch on one scale, with thumbnails and confidences if available."""
-    numbers = material.entries("tsne", "data")
-    planes: dict[int, Plane] = material.by_epoch(
-        {epoch: entry for epoch, entry in material.entries("tsne", "arrays").items() if epoch in numbers},
-        lambda entry: _plane(material, entry, numbers[int(entry["epoch"])]),
-    )
+    planes: dict[int, Plane] = material.pairs("tsne", _plane)
     if not planes:
         return None
     images = _images(planes)
@@ -68,13 +63,8 @@ def embedding(material: Material) -> Section | None:
     )
 
 
-def _plane(material: Material, arrays: Entry, numbers: Entry) -> Plane | None:
-    """Read the points of one epoch; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
-    points, record = material.arrays(arrays), material.numbers(numbers)
-    return None if points is None or record is None else _checked(points, record)
-
-
-def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane:
+def _plane(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane:
+    """Check the points of one epoch; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
     points = np.asarray(arrays["points"], float)
     count = len(points)
     if points.shape != (count, 2) or not count or not np.isfinite(points).all():

@@ -4,14 +4,14 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import scale_limit, signed_palette
-from pellucid.report._material import Entry, Material
-from pellucid.report._section import Section
+from pellucid.report import Material, Section
 from pellucid.report.sections.figures import end_moment
 
 __all__ = ["explain", "packed", "palette"]
@@ -40,20 +40,13 @@ class Gallery:
 
 def explain(material: Material) -> Section | None:
     """Build the section from the latest maps of the hook `gallery`."""
-    numbers = material.entries("gallery", "data")
-    sections: dict[int, Section] = material.by_epoch(
-        {epoch: entry for epoch, entry in material.entries("gallery", "arrays").items() if epoch in numbers},
-        lambda entry: _section(material, entry, numbers[int(entry["epoch"])]),
-    )
+    sections = material.pairs("gallery", partial(_section, end_moment(material)))
     return sections[max(sections)] if sections else None
 
 
-def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | None:
+def _section(moment: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Section:
     """Build the section from one artifact; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
-    content, record = material.arrays(arrays), material.numbers(numbers)
-    if content is None or record is None:
-        return None
-    gallery = _checked(content, record)
+    gallery = _checked(arrays, record)
     return Section(
         name="explain",
         kind="explain",
@@ -61,7 +54,7 @@ def _section(material: Material, arrays: Entry, numbers: Entry) -> Section | Non
         lead="Select a test image, a method and a class. Red pixels are evidence for the class, blue ones against it.",
         data=_data(gallery),
         guide="methods_overview",
-        notes=(f"{end_moment(material)} Independent of the epoch slider.", *_notes(gallery)),
+        notes=(f"{moment} Independent of the epoch slider.", *_notes(gallery)),
         hook="gallery",
     )
 

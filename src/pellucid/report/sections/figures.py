@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from pellucid.report._material import Entry, Material
-from pellucid.report._section import Maker, Section
+from pellucid.report import Entry, Maker, Material, Section
 
 __all__ = ["figures", "other_figures"]
 

@@ -1,14 +1,15 @@
 """Hardest test images: those with the largest loss, each with an explanation."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pellucid.plots.colours import signed_palette
-from pellucid.report._material import Entry, Material
+from pellucid.report import Material, Section
 from pellucid.report._pictures import sprite
-from pellucid.report._section import Section
 
 __all__ = ["hardest"]
 
@@ -19,12 +20,7 @@ LISTS = ("indices", "labels", "predictions", "confidences", "true_probabilities"
 
 def hardest(material: Material) -> Section | None:
     """Build the section with one card per image for each epoch."""
-    numbers = material.entries("hardest", "data")
-    arrays = material.entries("hardest", "arrays")
-    cards = material.by_epoch(
-        {epoch: entry for epoch, entry in arrays.items() if epoch in numbers},
-        lambda entry: _cards(material, entry, numbers[int(entry["epoch"])]),
-    )
+    cards = material.pairs("hardest", partial(_cards, material.classes))
     if not cards:
         return None
     notes = (
@@ -48,15 +44,12 @@ def hardest(material: Material) -> Section | None:
     )
 
 
-def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | None:
+def _cards(classes: Sequence[str], arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return sprite images with the images and the maps of all cards, and lists with one value per card."""
-    arrays, numbers = material.arrays(entry), material.numbers(beside)
-    if arrays is None or numbers is None:
-        return None
     source, relevance = (np.nan_to_num(arrays[name].astype(np.float64)) for name in ("source", "relevance"))
     if source.ndim != 4 or relevance.ndim != 4 or len(source) != len(relevance) or not source.size:
         raise ValueError(f"source has shape {source.shape} and relevance has shape {relevance.shape}")
-    lists = {name: np.array(numbers[name], dtype=float) for name in LISTS}
+    lists, names = {name: np.array(numbers[name], dtype=float) for name in LISTS}, dict(enumerate(classes))
     limits = np.array(numbers["scale_limits"], dtype=float)
     if any(values.shape != source.shape[:1] for values in (*lists.values(), limits)):
         raise ValueError("the number of values differs from the number of images")
@@ -70,15 +63,13 @@ def _cards(material: Material, entry: Entry, beside: Entry) -> dict[str, Any] | 
         "side": min(max(pixels.shape[1:3]), MOST_SIDE),
         "method": str(numbers.get("method", "")),
         "refused": [str(name) for name in numbers.get("refused") or ()],
-        "chosen": [_name(material, label) for label in numbers.get("chosen_classes") or ()],
+        "chosen": [
+            classes[label] if label < len(classes) else str(label) for label in numbers.get("chosen_classes") or ()
+        ],
         "is_shrunk": max(pixels.shape[1:3]) > MOST_SIDE,
         "limits": limits,
         **lists,
     }
-
-
-def _name(material: Material, label: int) -> str:
-    return material.classes[label] if label < len(material.classes) else str(label)
 
 
 def _squares(pictures: np.ndarray) -> np.ndarray:

@@ -4,11 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._evaluation import Evaluation, Row
+from pellucid.evaluation import CONTROLS, Evaluation, Row
 from pellucid.plots.leaderboard import number_text
-from pellucid.report._material import Material
-from pellucid.report._section import Section
+from pellucid.report import Material, Section
 from pellucid.report.sections.figures import end_moment
 
 __all__ = ["leaderboard"]

@@ -1,0 +1,9 @@
+"""The `pellucid` command: parse the arguments, check every name, and only then import torch and run.
+
+- `main`: `main`, which finds the command and turns errors into exit codes, and `entry`, the console script
+- `run`, `methods`, `evaluate`, `ground_truth`, `report`: the arguments of one command each
+"""
+
+from pellucid.cli.main import entry, leave, main
+
+__all__ = ["entry", "leave", "main"]

@@ -1,0 +1,96 @@
+"""`pellucid run`: the settings from the command line, a config file or the run to resume."""
+
+import tempfile
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from pellucid.attribution import check_method
+from pellucid.config import RunConfig, as_arguments, read_config
+from pellucid.core.errors import ConfigError, PellucidError
+from pellucid.core.listing import parse_names
+from pellucid.core.terminal import print_error
+from pellucid.data._spec import check_spec as check_dataset
+from pellucid.hooks import HOOKS
+from pellucid.models import check_spec as check_model
+
+__all__ = ["parse_run", "run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Train a network and visualize what it learns (same as `python runner.py`)"""
+    config = parse_run(arguments)
+    check_dataset(config.data.dataset)
+    check_model(config.training.model)
+    if config.show.hooks != "none":
+        parse_names(config.show.hooks, HOOKS.check, {"default": (), "all": ()})
+    if config.show.methods:
+        parse_names(config.show.methods, check_method)
+    try:
+        from pellucid.run.pipeline import run as run_pipeline  # loads torch
+
+        return run_pipeline(config)
+    except PellucidError:
+        raise
+    except Exception as error:  # noqa: BLE001  (last resort: log the traceback of any other error)
+        log = _write_traceback(config.save)
+        print_error(f"unexpected {type(error).__name__}: {error}\nThe traceback is in {log}.")
+        return 1
+
+
+def parse_run(arguments: Sequence[str]) -> RunConfig:
+    """Parse the arguments of `run`; raises `SystemExit` for `--help` and for unknown flags.
+
+    Flags on the command line take precedence over `--config`, which takes precedence over the settings of the run to
+    resume.
+
+    >>> parse_run(["--batch-size", "64"]).training.batch_size
+    64
+    """
+    given = list(arguments)
+    settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given)
+    flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
+    inherited = {name: value for name, value in settings.items() if name not in flags}
+    return tyro.cli(
+        RunConfig, prog="pellucid run", args=[*as_arguments(inherited), *given], config=(tyro.conf.OmitArgPrefixes,)
+    )
+
+
+def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Return the settings from `--config` and from the run that `--resume` continues."""
+    sources = ArgumentParser(add_help=False, allow_abbrev=False)
+    sources.add_argument("--config", type=Path, nargs="?")
+    sources.add_argument("--save", type=Path, nargs="?")
+    sources.add_argument("--resume", action="store_true")
+    try:
+        known, _ = sources.parse_known_args([argument for argument in given if not argument.startswith("--resume=")])
+    except SystemExit:
+        return {}  # the full parser reports the mistake with a better message
+    settings = read_config(known.config.expanduser(), f"--config {known.config}") if known.config else {}
+    if known.resume:
+        save = (known.save or Path(settings.get("save", "save"))).expanduser()
+        if not (save / "run.json").is_file():
+            raise ConfigError(
+                f"cannot resume a run in {save}: {save / 'run.json'} does not exist. Start one without --resume."
+            )
+        saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
+        settings = saved | settings | {"save": str(save)}
+    return settings
+
+
+def _write_traceback(save: Path) -> Path:
+    """Write the current traceback to a file below `save`, or to a temporary file if that fails."""
+    text = traceback.format_exc()
+    try:
+        folder = save / "errors"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="unexpected_", suffix=".txt", dir=folder)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix="pellucid_", suffix=".txt")
+    with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123  (an open descriptor)
+        file.write(text)
+    return Path(name)

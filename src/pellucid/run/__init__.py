@@ -1,0 +1,8 @@
+"""A run from its settings to its report, and the other work of the commands.
+
+- `pipeline`: the recipe of a run: data → model → epochs → hooks → report
+- `session`: what a run needs, loaded and checked before any file of an earlier run is touched
+- `hook_runner`: runs hooks, stores what they return, writes films and the report, and records failures
+- `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
+- `evaluation`, `ground_truth`: the work of `pellucid evaluate` and `pellucid ground-truth`
+"""
