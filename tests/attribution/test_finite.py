@@ -11,7 +11,8 @@ from pellucid import create_analyzer, evaluate
 from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ConfigError, DataError, ModelError, PellucidError, UnsupportedOperation
 from pellucid.engine.recorder import BatchMixed, Recorder
-from pellucid.engine.rules import AlphaBeta, Epsilon, Gamma, ZPlus
+from pellucid.engine.rules import Epsilon
+from pellucid.engine.weight_rules import AlphaBeta, Gamma, ZPlus
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution.CompletenessWarning")
 FEW = {"samples": 2, "steps": 4, "places": 2, "halvings": 2, "masks": 4, "permutations": 1}

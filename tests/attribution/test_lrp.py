@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer
 from pellucid.attribution import METHODS
-from pellucid.engine.rules import Flat
+from pellucid.engine.weight_rules import Flat
 
 Shares = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Function from (x, weights of neuron j, its bias) to the share of R_j that each input receives."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.engine.rules import AlphaBeta, Flat
+from pellucid.engine.weight_rules import AlphaBeta, Flat
 
 WITHIN = 1e-4
 

@@ -21,7 +21,7 @@ from pellucid import create_analyzer
 from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, isolated, preserved_random_state
-from pellucid.engine.freezing import frozen
+from pellucid.engine.model import frozen
 from pellucid.engine.tap import find_embedding
 from pellucid.evaluation import METRICS
 

@@ -16,9 +16,9 @@ from pellucid import create_analyzer
 from pellucid.attribution import AmplificationWarning
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.composites import Step
-from pellucid.engine.freezing import frozen
-from pellucid.engine.passing import Derivative
+from pellucid.engine.model import frozen
 from pellucid.engine.relevance import propagate
+from pellucid.engine.rules import Derivative
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 TOKENS, WIDTH = 5, 8

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer
 from pellucid.core.errors import ConfigError
-from pellucid.engine.rules import Flat, ZBox
+from pellucid.engine.weight_rules import Flat, ZBox
 
 BOUNDED = ("lrp.z_box", "lrp.epsilon_gamma_box", "deep_taylor.bounded")
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]).double(), torch.tensor([0.2, 0.25, 0.5]).double()

@@ -15,7 +15,8 @@ from zennit.torchvision import ResNetCanonizer
 from zennit.types import Linear
 
 from pellucid import create_analyzer
-from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
+from pellucid.engine.rules import Epsilon
+from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZPlus
 
 AGREEMENT = 1e-6
 

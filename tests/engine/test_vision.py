@@ -77,9 +77,9 @@ def test_a_batch_equals_its_images_one_by_one(seen) -> None:
 
 def test_the_tape_gives_the_gradient(seen) -> None:
     from pellucid.engine.composites import Step
-    from pellucid.engine.freezing import frozen
-    from pellucid.engine.passing import Derivative
+    from pellucid.engine.model import frozen
     from pellucid.engine.relevance import propagate
+    from pellucid.engine.rules import Derivative
 
     model, images = seen
     with frozen(model):

@@ -131,9 +131,9 @@ def test_the_derivative_rules_equal_the_gradient_without_rectifiers() -> None:
 def test_derivatives_of_every_operation_agree_with_autograd(caged) -> None:
     """With derivatives in place of rules, propagation over the tape gives the gradient."""
     from pellucid.engine.composites import Step
-    from pellucid.engine.freezing import frozen
-    from pellucid.engine.passing import Derivative
+    from pellucid.engine.model import frozen
     from pellucid.engine.relevance import propagate
+    from pellucid.engine.rules import Derivative
 
     model, images = caged
     with frozen(model):

@@ -14,9 +14,9 @@ from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
-from pellucid.engine.arguments import tensors_in
 from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
+from pellucid.engine.table import tensors_in
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 
@@ -212,7 +212,7 @@ class _Search(TorchFunctionMode):
             name = getattr(func, "__name__", "")
             self._check_bypass(name, sources)
             for out in outputs:
-                axis = channel_axis(name, args, kwargs or {}, sources, out)
+                axis = channel_axis(func, args, kwargs or {}, sources, out)
                 self._axes[id(out)], self._created[id(out)] = (out, axis), self._count
                 # A passive function of several inputs, such as `cat`, still creates new maps.
                 if len(sources) > 1 or not is_passive(func):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,16 +16,23 @@ from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
-from pellucid.engine.chunks import keep_freed_memory, largest_tensor_bytes
 from pellucid.engine.composites import Composite
 from pellucid.engine.derivatives import WAY_OUT, check_graph
-from pellucid.engine.folding import fold_batch_norms
-from pellucid.engine.guards import check_autocast
 from pellucid.engine.lockstep import Multipliers, multipliers
-from pellucid.engine.max_pooling import fast_max_pool
-from pellucid.engine.outputs import SOFTMAX_AT_THE_END, Readout, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import (
+    SOFTMAX_AT_THE_END,
+    Readout,
+    check_autocast,
+    check_logits,
+    choose_output,
+    keep_freed_memory,
+    largest_tensor_bytes,
+    refuse_softmax,
+)
+from pellucid.engine.operations import OPERATIONS
+from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.relevance import Propagation, propagate_each, record
+from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate_each, record
 from pellucid.engine.tape import Tape
 
 __all__ = ["Subject"]
@@ -116,7 +122,8 @@ class Subject:
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
                 f"from the model, or {WAY_OUT}"
             )
-        check_graph(logits, WAY_OUT)
+        if logits.requires_grad:
+            check_graph(logits, WAY_OUT)
         return logits
 
     def _note_batch_statistics(self, watch: "_PlainPass") -> None:
@@ -300,31 +307,13 @@ class _PlainPass(TorchFunctionMode):
                 return normalized
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
-        if func in _SOFTMAXES:
+        traits = OPERATIONS.traits(func)
+        if traits.family == "softmax":
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor):
                 self.last = (source, value)
-        elif args and isinstance(value, Tensor) and (name := getattr(func, "__name__", "")) in _MOVES:
+        elif traits.keeps_softmax and args and isinstance(value, Tensor):
             tracked = [self.last and self.last[1], self.moved and self.moved[0]]
             if any(args[0] is tensor for tensor in tracked if tensor is not None):
-                self.moved = value, name
+                self.moved = value, getattr(func, "__name__", "")
         return value
-
-
-_MOVES = {
-    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim"),
-    *("clone", "contiguous", "double", "float", "to", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "add"),
-    *("__getitem__", "select", "narrow", "expand"),
-}
-"""Functions that keep a softmax output a softmax output, up to its shape, dtype or range."""
-
-_SOFTMAXES = {
-    F.softmax,
-    F.log_softmax,
-    torch.softmax,
-    torch.log_softmax,
-    Tensor.softmax,
-    Tensor.log_softmax,
-    torch.special.softmax,
-    torch.special.log_softmax,
-}

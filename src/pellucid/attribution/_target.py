@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
-from pellucid.engine.outputs import Readout
+from pellucid.engine.model import Readout
 
 __all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]
 

@@ -1,8 +1,7 @@
 """Deconvnet: a backward pass that keeps only positive signals at rectifiers (Zeiler and Fergus, 2014)."""
 
 from pellucid.attribution import Backward, variant
-from pellucid.engine import composites
-from pellucid.engine.composites import Composite
+from pellucid.engine import Composite, composites
 
 
 @variant("deconvnet", Backward, answers="which pattern in the image would produce the explained logit")

@@ -4,9 +4,9 @@ from torch import Tensor
 
 from pellucid.attribution import Bounded, Relevance, Target, variant, weighted
 from pellucid.core.errors import ConfigError
+from pellucid.engine import Composite, ZPlus
 from pellucid.engine.box import Bound
-from pellucid.engine.composites import Composite, bounded, everywhere
-from pellucid.engine.rules import ZPlus
+from pellucid.engine.composites import bounded, everywhere
 
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
 """Names registered here; the registry reads them without importing this file."""

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from pellucid.attribution import Relevance, Target, variant
 from pellucid.core.options import NotNegative
-from pellucid.engine.composites import STRUCTURAL_EPSILON, Composite, everywhere
-from pellucid.engine.rules import ZPlus
+from pellucid.engine import Composite, ZPlus
+from pellucid.engine.composites import STRUCTURAL_EPSILON, everywhere
 
 
 class FromOne(Relevance):

@@ -1,8 +1,7 @@
 """Guided Backprop: the gradient, with negative signals blocked at rectifiers (Springenberg et al., 2015)."""
 
 from pellucid.attribution import Backward, variant
-from pellucid.engine import composites
-from pellucid.engine.composites import Composite
+from pellucid.engine import Composite, composites
 
 
 @variant("guided_backprop", Backward, answers="which pattern in the image excites the network, in fine detail")

@@ -1,14 +1,14 @@
 """Layer-wise relevance propagation: the explained logit, distributed layer by layer down to the pixels.
 
-Each variant is a function from its options to a composite of the rules in `pellucid.engine.rules`, which documents the
+Each variant is a function from its options to a composite of the rules in `pellucid.engine`, which documents the
 formulas and their sources. Stabilizers are absolute; rules without one use 1e-6 to keep denominators away from zero.
 
 A preset of your own is a few lines in your own code; then `create_analyzer("lrp.mine", model, gamma=0.5)` works:
 
 ```python
 from pellucid.attribution import variant
-from pellucid.engine.composites import Composite, layered
-from pellucid.engine.rules import Epsilon, Flat, Gamma
+from pellucid.engine import Composite, Epsilon, Flat, Gamma
+from pellucid.engine.composites import layered
 
 
 @variant("lrp.mine", answers="which pixels are evidence for the class", options={"gamma": "…"})
@@ -20,18 +20,9 @@ def LrpMine(gamma: float = 0.1) -> Composite:
 
 from pellucid.attribution import COMPLETE, Bounded, Relevance, variant
 from pellucid.core.options import NotNegative
+from pellucid.engine import AlphaBeta, Composite, Epsilon, Flat, Gamma, Rule, WSquare, ZPlus
 from pellucid.engine.box import Bound
-from pellucid.engine.composites import (
-    STRUCTURAL_EPSILON,
-    Composite,
-    bounded,
-    everywhere,
-    layered,
-    plain_z,
-    weights_only,
-)
-from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
-from pellucid.engine.tape import Rule
+from pellucid.engine.composites import STRUCTURAL_EPSILON, bounded, everywhere, layered, plain_z, weights_only
 
 VARIANTS = (
     "lrp.alpha_1_beta_0",

@@ -24,11 +24,10 @@ from pellucid.attribution import (
 )
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.core.terminal import track
-from pellucid.engine.account import Account
-from pellucid.engine.freezing import device_of, dtype_of
+from pellucid.engine.model import device_of, dtype_of
 from pellucid.engine.patterns import Estimator, PatternSums, kernels_of, names_of, needed_nodes, sums_of
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.tape import Affine, Node, Relevances, Tape
+from pellucid.engine.tape import Account, Affine, Node, Relevances, Tape
 
 VARIANTS = ("pattern.net", "pattern.attribution")
 """Names registered here; the registry reads them without importing this file."""

@@ -21,8 +21,6 @@ __all__ = ["canonical", "one_number"]
 
 PROBES = (0.0, 4.0, -4.0, 20.0, 40.0, -20.0, -40.0)
 """Points at which a function is evaluated to determine f(0) and its behavior far from 0."""
-GATES = {"sigmoid", "hardsigmoid", "expit", "softmax", "tanh"}
-"""Operations whose output acts as a gate on another value."""
 
 
 def canonical(tape: Tape) -> Tape:
@@ -189,7 +187,7 @@ class _Form:
         node = self._origin(slot)
         if isinstance(node, Function):
             return node.is_saturating
-        return node is not None and (node.kind == "factor" or node.operation.rstrip("_") in GATES)
+        return node is not None and (node.kind in ("factor", "softmax") or node.traits.is_gate)
 
     def _origin(self, slot: int) -> Node | None:
         """Return the operation that computed a value, skipping moves."""

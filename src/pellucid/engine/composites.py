@@ -11,9 +11,9 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.engine.box import Bound, Box
-from pellucid.engine.passing import Carry, Deconvnet, Derivative, Guided, Pass, SoftmaxTaylor, Split
-from pellucid.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, Z, ZBox, ZPlus
+from pellucid.engine.rules import Carry, Deconvnet, Derivative, Epsilon, Guided, Pass, SoftmaxTaylor, Split, Z
 from pellucid.engine.tape import Node, Rule
+from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZBox, ZPlus
 
 __all__ = ["KINDS", "Composite", "Step", "override", "rule_of"]
 
@@ -83,7 +83,7 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
 def _user_steps(key: str, rule: Any) -> Composite:
     if not callable(rule):
         raise ConfigError(
-            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine.rules, such as Epsilon(1e-6)."
+            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6)."
         )
     if key == "first":
         return input_layer(rule) if isinstance(rule, (Flat, WSquare, ZBox)) else (Step(rule, KERNELS, first=True),)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.engine.tape import vjp
-
 __all__ = [
     "Contraction",
     "Convolution",
@@ -20,7 +18,16 @@ __all__ = [
     "LinearFunction",
     "LinearMap",
     "RightMatrix",
+    "vjp",
 ]
+
+
+def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
+    """Return cotangent · ∂function/∂x, by autograd."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        output = function(leaf)
+        return torch.autograd.grad(output, leaf, cotangent.to(output.dtype).expand_as(output))[0]
 
 
 @runtime_checkable

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.account import Account
-from pellucid.engine.linear_maps import FrozenNorm
-from pellucid.engine.outputs import Readout
+from pellucid.engine.linear_maps import FrozenNorm, vjp
+from pellucid.engine.model import Readout
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import (
+    Account,
     Activation,
     Affine,
     Maximum,
@@ -26,7 +26,6 @@ from pellucid.engine.tape import (
     Rule,
     Softmax,
     Tape,
-    vjp,
 )
 
 __all__ = ["Multipliers", "multipliers"]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.arguments import name_of, storage_key, substitute, tensors_in
 from pellucid.engine.batch_norm import refuse_batch_statistics
 from pellucid.engine.canonical import canonical
-from pellucid.engine.guards import TaintWatch, check_autocast
-from pellucid.engine.table import OPERATIONS
+from pellucid.engine.model import check_autocast
+from pellucid.engine.table import OPERATIONS, Entry, name_of, storage_key, substitute, tensors_in
+from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Formula, Node, Tape
 
 __all__ = ["BatchMixed", "Call", "Recorder"]
@@ -128,7 +128,7 @@ class Recorder(TorchFunctionMode):
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
-                or "register a rule for it (pellucid.engine.operations.register_elementwise, or @operation), "
+                or "register a rule for it (register_elementwise or @operation of pellucid.engine), "
                 "or choose a gradient method such as 'integrated_gradients'."
             )
         )
@@ -150,7 +150,13 @@ class Recorder(TorchFunctionMode):
             self._check(tensors, slots, func)
         if not is_tracked:
             value = func(*args, **kwargs)
-            if self._masks and getattr(func, "__name__", "") in _KEEP_A_MASK and any(map(self._is_mask, tensors)):
+            # a mask that passes elementwise functions, such as `(x > 0).float()`, is still a formula of the image
+            if (
+                self._masks
+                and (entry is not None and entry.traits.is_elementwise and not entry.in_place)
+                and any(map(self._is_mask, tensors))
+                and not any(value is tensor for tensor in tensors)  # `to` may return its argument
+            ):
                 self.enter_mask(func, args, kwargs, value)
             return value
         if entry is None:
@@ -160,7 +166,7 @@ class Recorder(TorchFunctionMode):
         if kwargs.get("out") is not None:
             self.refuse(entry.name, "writes to out=", "use its return value instead, or choose a gradient method.")
         is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
-        call = Call(self, entry.name, entry.function or func, args, kwargs, is_in_place)
+        call = Call(self, entry, func, args, kwargs, is_in_place)
         return self._external(entry.handler(call, *args, **kwargs))
 
     def _is_mask(self, tensor: Tensor) -> bool:
@@ -226,20 +232,21 @@ class Recorder(TorchFunctionMode):
 class Call:
     """One intercepted function call: the first argument of every operation handler."""
 
-    __slots__ = ("args", "function", "in_place", "kwargs", "name", "recorder")
+    __slots__ = ("args", "function", "in_place", "kwargs", "name", "recorder", "traits")
 
     def __init__(
         self,
         recorder: Recorder,
-        name: str,
+        entry: Entry,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         in_place: bool,
     ) -> None:
         self.recorder = recorder
-        self.name = name
-        self.function = function
+        self.name = entry.name
+        self.traits = entry.traits
+        self.function = entry.function or function
         """The out-of-place form of the function."""
         self.args = args
         self.kwargs = kwargs
@@ -303,10 +310,12 @@ class Call:
                 batch_axis=axis,
                 bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
                 formula=self._formula(inputs, value) if is_elementwise else None,
+                traits=self.traits,
                 **fields,
             )
         )
-        if is_first and len(tracked) == 1 and kind in _KEEPS_THE_IMAGE:
+        # a product with a larger constant repeats the image, and is an average with weights rather than a scale
+        if is_first and len(tracked) == 1 and self.traits.keeps_image and kind != "average":
             recorder.enter_image(value, self._moved_bounds(tracked[0], value))
         return recorder.rebind(self.args[0], value) if self.in_place else value
 
@@ -344,17 +353,6 @@ def _homes(model: nn.Module) -> dict[int, list[str]]:
         for parameter in module.parameters(recurse=False):
             homes.setdefault(parameter.data_ptr(), []).append(name)
     return homes
-
-
-_KEEP_A_MASK = {
-    *("float", "double", "to", "type", "type_as", "logical_not", "logical_and", "logical_or", "bitwise_not"),
-    *("bitwise_and", "bitwise_or", "__invert__", "__and__", "__or__", "__rand__", "__ror__", "__neg__", "neg"),
-    *("mul", "add", "sub", "div", "rsub", "where", "__mul__", "__rmul__", "__add__", "__radd__", "__sub__"),
-    *("__rsub__", "__truediv__"),
-}
-"""Elementwise functions of a mask, such as `(x > 0).float()`, whose result is still a formula of the image."""
-
-_KEEPS_THE_IMAGE = {"move", "add", "scale", "batch_norm"}
 
 
 def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) -> int:

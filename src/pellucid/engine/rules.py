@@ -1,6 +1,6 @@
 """Relevance rules: each is a frozen set of hyperparameters, called with a node and the relevance of its output.
 
-A rule for affine operations defines which parts of input and weight share the relevance; `_share` distributes it:
+A rule for affine operations defines which parts of input and weight share the relevance; `distribute` does so:
 
     R_i = Σ_t x_i⁽ᵗ⁾ Σ_j w_ij⁽ᵗ⁾ s_j,    s_j = R_j / stab(z_j),    z_j = Σ_t Σ_i x_i⁽ᵗ⁾ w_ij⁽ᵗ⁾ + b_j
 
@@ -8,20 +8,34 @@ Of R, the bias absorbs s·b and the stabilizer s·(stab(z) − z). To add a rule
 (node, relevance, account) -> one relevance per input, and use it in a composite or in an analyzer's `rules`.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.core.options import NotNegative, Number, Options
-from pellucid.engine.account import Account
-from pellucid.engine.box import Bound, Box
-from pellucid.engine.linear_maps import Contraction, Convolution, Dense
-from pellucid.engine.tape import Addition, Affine, Node, Relevances
+from pellucid.core.options import NotNegative, Options
+from pellucid.engine.tape import Account, Activation, Addition, Affine, Move, Node, Product, Relevances, Softmax
 
-__all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "WSquare", "Z", "ZBox", "ZPlus", "stabilise"]
+__all__ = [
+    "Carry",
+    "Deconvnet",
+    "Derivative",
+    "Epsilon",
+    "Guided",
+    "Pass",
+    "SoftmaxTaylor",
+    "Split",
+    "Term",
+    "Z",
+    "affine_of",
+    "distribute",
+    "stabilise",
+    "summed",
+    "weight_of",
+]
+
 
 Term = tuple[Tensor, Tensor | None]
 """A part of the input and the part of the weight it is multiplied by."""
@@ -37,15 +51,7 @@ def stabilise(z: Tensor, epsilon: float | int) -> Tensor:
     return torch.copysign(torch.full((), epsilon, dtype=z.dtype, device=z.device), signed).add_(z)
 
 
-def _positive(values: Tensor) -> Tensor:
-    return values.clamp(min=0)
-
-
-def _negative(values: Tensor) -> Tensor:
-    return values.clamp(max=0)
-
-
-def _affine(node: Node, rule: object) -> Affine:
+def affine_of(node: Node, rule: object) -> Affine:
     """Return `node` if it is affine; otherwise raise, since the rule does not apply to it."""
     if isinstance(node, Affine):
         return node
@@ -55,7 +61,8 @@ def _affine(node: Node, rule: object) -> Affine:
     )
 
 
-def _weight(node: Affine, rule: object) -> Tensor:
+def weight_of(node: Affine, rule: object) -> Tensor:
+    """Return the node's weight; raise if it has none."""
     if node.weight is None:
         raise UnsupportedOperation(
             f"the rule {rule} needs a weight, but {node.place} has none; use Epsilon for this kind of operation."
@@ -63,7 +70,7 @@ def _weight(node: Affine, rule: object) -> Tensor:
     return node.weight
 
 
-def _share(
+def distribute(
     node: Affine,
     relevance: Tensor,
     terms: list[Term],
@@ -75,7 +82,7 @@ def _share(
     """Distribute relevance among `terms` by the formula in the module docstring; pass `z` if already computed."""
     wide_bias = None if bias is None else node.map.broadcast(bias)
     if z is None:
-        z = _sum(node, terms, wide_bias)
+        z = summed(node, terms, wide_bias)
     stable = stabilise(z, epsilon)
     if account is None:
         s = torch.div(relevance, stable, out=stable)  # reuses the memory of `stable`, which is no longer needed
@@ -87,7 +94,8 @@ def _share(
     return _spread(node, s, terms)
 
 
-def _sum(node: Affine, terms: list[Term], wide_bias: Tensor | None) -> Tensor:
+def summed(node: Affine, terms: list[Term], wide_bias: Tensor | None) -> Tensor:
+    """Return the denominator z of `terms`."""
     z = node.map.apply(*terms[0])
     for term in terms[1:]:
         z = z + node.map.apply(*term)
@@ -117,10 +125,10 @@ class Epsilon(Options):
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if isinstance(node, Addition):
             return _share_addition(node, relevance, self.epsilon, account)
-        node = _affine(node, self)
+        node = affine_of(node, self)
         bias = node.bias if self.bias else None
         z = node.z if self.bias or node.bias is None else None
-        return [_share(node, relevance, [(node.x, node.weight)], bias, self.epsilon, account, z)]
+        return [distribute(node, relevance, [(node.x, node.weight)], bias, self.epsilon, account, z)]
 
 
 def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, account: Account | None) -> Relevances:
@@ -149,7 +157,7 @@ class Z(Options):
     """Replacement for a denominator of exactly zero."""
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
+        node = affine_of(node, self)
         is_zero = node.z == 0
         s = relevance / node.z.masked_fill(is_zero, self.epsilon)
         if account is not None:
@@ -160,194 +168,112 @@ class Z(Options):
 
 
 @dataclass(frozen=True)
-class AlphaBeta(Options):
-    """R_i = Σ_j (α (x_i w_ij)⁺ / z_j⁺ − β (x_i w_ij)⁻ / z_j⁻) R_j (Bach et al., 2015, equation 60).
+class Pass(Options):
+    """Pass relevance through unchanged; where f(0) ≠ 0, absorb the share f(0)/f(x) as a constant.
 
-    z_j⁺ sums the positive parts, b_j⁺ among them, and z_j⁻ the negative ones with b_j⁻.
+    R_x = R (f(x) − f(0)) / f(x). A normalization of the image passes all of its relevance on to the image.
     """
 
-    alpha: Number = 1.0
-    beta: Number = 0.0
-    bias: Literal["split", "none", "both"] = "split"
-    """Use of the bias: its positive part in z⁺ and its negative part in z⁻; no bias; or the whole bias in both."""
-    epsilon: NotNegative = 1e-6
+    epsilon: NotNegative = 1e-9
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
-        weight, bias = _weight(node, self), node.bias if self.bias != "none" else None
-        upper, lower = _positive(weight), _negative(weight)
-        x_upper, x_lower = _halves(node.x)
-        shares = []
-        for factor, own, other, cut in (
-            (self.alpha, upper, lower, _positive),
-            (-self.beta, lower, upper, _negative),
-        ):
-            if factor == 0:  # skip the work of the branch, as in z⁺ (α = 1, β = 0)
-                continue
-            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
-            part = bias if bias is None or self.bias == "both" else cut(bias)
-            scaled = relevance if factor == 1 else relevance * factor
-            shares.append(_share(node, scaled, terms, part, self.epsilon, account))
-        return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the positive part, and the negative part if there is one."""
-    return (x, None) if bool(x.min() >= 0) else (_positive(x), _negative(x))
-
-
-@dataclass(frozen=True)
-class ZPlus(Options):
-    """R_i = Σ_j (x_i w_ij)⁺ R_j / z_j⁺ (Montavon et al., 2017, the z⁺ rule, for inputs of either sign)."""
-
-    bias: bool = True
-    """True to include b⁺ in the denominator."""
-    epsilon: NotNegative = 1e-6
-
-    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        return AlphaBeta(1.0, 0.0, "split" if self.bias else "none", self.epsilon)(node, relevance, account)
-
-
-@dataclass(frozen=True)
-class Gamma(Options):
-    """Scale positive (where z_j < 0: negative) contributions by 1 + γ (Montavon et al., 2019; signs as in zennit).
-
-    Where z_j is exactly 0, the stabilizer absorbs the relevance.
-    """
-
-    gamma: NotNegative = 0.25
-    epsilon: NotNegative = 1e-6
-
-    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
-        weight, bias = _weight(node, self), node.bias
-        upper = weight + self.gamma * _positive(weight)
-        lower = weight + self.gamma * _negative(weight)
-        x_upper, x_lower = _halves(node.x)
-        # R · 1(z > 0) in one pass, without a float copy of the mask
-        for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
-        for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
-        shares = []
-        for arrived, own, other, cut in ((for_upper, upper, lower, _positive), (for_lower, lower, upper, _negative)):
-            if cut is _negative and not arrived.any():
-                continue
-            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
-            part = None if bias is None else bias + self.gamma * cut(bias)
-            shares.append(_share(node, arrived, terms, part, self.epsilon, account))
-        if account is not None:
-            account.absorb("stabiliser", node, relevance * (node.z == 0))
-        return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
-
-
-@dataclass(frozen=True)
-class WSquare(Options):
-    """R_i = Σ_j w_ij² R_j / Σ_i w_ij² (Montavon et al., 2017, the w² rule); the input is not used."""
-
-    bias: bool = False
-    """True to include b_j² in the denominator (as in zennit; the paper has no bias)."""
-    epsilon: NotNegative = 1e-6
-
-    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
-        bias = node.bias.square() if self.bias and node.bias is not None else None
-        ones = _ones_like_one_image(node)
-        square = _weight(node, self).square()
-        wide_bias = None if bias is None else node.map.broadcast(bias)
-        return [_share_weights(node, relevance, (ones, square), wide_bias, self.epsilon, account)]
-
-
-@dataclass(frozen=True)
-class Flat(Options):
-    """R_i = Σ_j R_j / |{i of j}| (Lapuschkin et al., 2019): share relevance equally among the inputs that j sees."""
-
-    epsilon: NotNegative = 1e-6
-
-    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
-        _weight(node, self)
-        if isinstance(node.map, Dense):
-            return [self._dense(node, relevance, account)]
-        if isinstance(node.map, Convolution) and node.map.groups == 1 and not node.map.transposed:
-            return [self._convolution(node, relevance, account)]
-        ones = torch.ones_like(_weight(node, self))
-        return [_share_weights(node, relevance, (_ones_like_one_image(node), ones), None, self.epsilon, account)]
-
-    def _dense(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
-        features = node.x.shape[-1]
-        s = relevance.sum(-1, keepdim=True) / (features + self.epsilon)
-        if account is not None:
-            account.absorb("stabiliser", node, relevance * (self.epsilon / (features + self.epsilon)))
-        return s.expand_as(node.x)
-
-    def _convolution(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
-        """Sum the output channels first, since they share a denominator; one single-channel kernel of ones remains."""
-        channels = node.x.shape[1]
-        kernel = torch.ones_like(_weight(node, self)[:1, :1])
-        one_channel = torch.ones_like(node.x[:1, :1])
-        z = node.map.apply(one_channel, kernel) * channels
-        stable = z + self.epsilon
-        if account is not None:
-            account.absorb("stabiliser", node, relevance * (self.epsilon / stable))
-        s = relevance.sum(1, keepdim=True) / stable
-        return node.map.transpose(s, kernel, node.x[:, :1]).expand_as(node.x)
-
-
-def _ones_like_one_image(node: Affine) -> Tensor:
-    """Return an input of ones; a single image if the batch is the first axis, since all images are equal."""
-    is_first_axis = node.batch_axis == 0 and node.x.ndim > 1 and not isinstance(node.map, Contraction)
-    return torch.ones_like(node.x[:1] if is_first_axis else node.x)
-
-
-def _share_weights(
-    node: Affine,
-    relevance: Tensor,
-    term: tuple[Tensor, Tensor],
-    wide_bias: Tensor | None,
-    epsilon: float | int,
-    account: Account | None,
-) -> Tensor:
-    """Distribute relevance by the weights only, with the same denominator for every image."""
-    stable = stabilise(z := _sum(node, [term], wide_bias), epsilon)
-    s = relevance / stable
-    if account is not None:
-        account.absorb("stabiliser", node, s * (stable - z))
-        if wide_bias is not None:
-            account.absorb("bias", node, s * wide_bias)
-    return node.map.transpose(s, term[1], node.x)
-
-
-@dataclass(frozen=True)
-class ZBox(Options):
-    """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) R_j / Σ_i(…) (Montavon et al., 2017, the z^B rule).
-
-    l and h are the lowest and highest pixel, mapped through any normalization inside the model. The bias cancels.
-    Raises `ConfigError` unless low < high.
-    """
-
-    low: Bound = 0.0
-    """One number, one number per channel, or a tensor that broadcasts to one image."""
-    high: Bound = 1.0
-    epsilon: NotNegative = 1e-6
-
-    def __post_init__(self) -> None:
-        box = Box.of(self.low, self.high)
-        for name in ("low", "high"):  # a frozen rule is compared and hashed, so tensors are converted
-            object.__setattr__(self, name, getattr(box, name))
-        super().__post_init__()
-
-    @property
-    def box(self) -> Box:
-        """The box between both bounds."""
-        return Box.of(self.low, self.high)
-
-    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
-        node = _affine(node, self)
-        weight = _weight(node, self)
-        if node.bounds is None:
+        if not isinstance(node, Activation) or (isinstance(node.at_zero, (int, float)) and node.at_zero == 0):
+            return [None if slot is None else relevance for slot in node.inputs]
+        if isinstance(node.at_zero, float) and not math.isfinite(node.at_zero):
             raise UnsupportedOperation(
-                f"the rule {self} applies only to a layer that sees the image, and {node.place} does not; "
-                "use it for the first layer only."
+                f"{node.place} is undefined at 0, so relevance cannot pass through it (kind {node.kind!r}); "
+                f"set a rule with rules={{{node.kind!r}: …}}, or choose a gradient method such as "
+                "'integrated_gradients'."
             )
-        low, high = node.bounds
-        terms: list[Term] = [(node.x, weight), (-low, _positive(weight)), (-high, _negative(weight))]
-        return [_share(node, relevance, terms, None, self.epsilon, account)]
+        stable = stabilise(node.y, self.epsilon)
+        s = relevance / stable
+        if account is not None:
+            account.absorb("constant", node, s * node.at_zero)
+            account.absorb("stabiliser", node, s * (stable - node.y))
+        return [s * (node.y - node.at_zero)]
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Route relevance back to where each value came from; relevance that reaches inserted constants is absorbed."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if account is not None and isinstance(node, Move) and node.inserted is not None:
+            account.absorb("constant", node, relevance * node.inserted())
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The chain rule: R_x = R · ∂f/∂x."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Pass only positive cotangents through rectifiers: R_x = f′(x) max(R, 0) (Springenberg et al., 2015)."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if not (isinstance(node, Activation) and node.is_rectifier):
+            return node.pullback(relevance)
+        if node.operation in ("relu", "relu_"):  # f′ ≥ 0, so clamping afterwards is equal and saves a tensor
+            return [torch.ops.aten.threshold_backward(relevance, node.y, 0).clamp_(min=0)]
+        return node.pullback(relevance.clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Deconvnet:
+    """Pass positive cotangents through rectifiers whatever the input: R_x = max(R, 0) (Zeiler and Fergus, 2014)."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        if isinstance(node, Activation) and node.is_rectifier:
+            return [relevance.clamp(min=0)]
+        return node.pullback(relevance)
+
+
+@dataclass(frozen=True)
+class Split(Options):
+    """Split a product's relevance: all to the signal if the other factor is a gate, half to each factor otherwise.
+
+    For z = a · b (elementwise or of matrices): s = R / (2 stab(z)), R_a = a ⊙ (s bᵀ), R_b = b ⊙ (aᵀ s)
+    (Achtibat et al., 2024).
+    """
+
+    epsilon: NotNegative = 1e-6
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        assert isinstance(node, Product)
+        if node.is_normalization and node.gate is not None and relevance.shape == (node.b, node.a)[node.gate].shape:
+            return (
+                [None, relevance] if node.gate == 0 else [relevance, None]
+            )  # the signal takes everything, so there is no share to compute
+        stable = stabilise(node.z, self.epsilon)
+        s = relevance / stable
+        if account is not None:
+            account.absorb("stabiliser", node, s * (stable - node.z))
+        if node.gate is None:
+            by_a, by_b = node.pullback(s * 0.5)
+            assert by_a is not None
+            assert by_b is not None
+            return [by_a * node.a, by_b * node.b]
+        shares = node.pullback(s)
+        signal = 1 - node.gate
+        share = shares[signal]
+        assert share is not None
+        own = share * (node.b if signal else node.a)
+        return [None, own] if signal else [own, None]
+
+
+@dataclass(frozen=True)
+class SoftmaxTaylor:
+    """R_i = x_i (R_i − p_i Σ_j R_j) (Achtibat et al., 2024); absorbs the constant term of the Taylor expansion."""
+
+    def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
+        assert isinstance(node, Softmax)
+        finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked entries are −∞
+        if account is not None:
+            mean = (node.y * finite).sum(node.dim, keepdim=True)
+            account.absorb("constant", node, relevance * (1 - finite + mean))
+        return [finite * (relevance - node.y * relevance.sum(node.dim, keepdim=True))]

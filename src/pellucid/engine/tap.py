@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Embedding, Images
-from pellucid.engine.freezing import dtype_of, frozen
+from pellucid.engine.model import dtype_of, frozen
+from pellucid.engine.operations import OPERATIONS
 
 __all__ = ["Tap", "find_embedding"]
 
@@ -82,7 +82,7 @@ class _LinearWatch(TorchFunctionMode):
         self.last: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        first = _FIRST_OPERAND.get(func)
+        first = OPERATIONS.traits(func).operand
         if first is not None:
             tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
             operands = tensors[first : first + 2]
@@ -90,19 +90,6 @@ class _LinearWatch(TorchFunctionMode):
                 inputs, weight = operands
                 self.last = (inputs.detach().clone(), weight)  # cloned, since later operations may write in place
         return func(*args, **(kwargs or {}))
-
-
-_FIRST_OPERAND: dict[Any, int] = {
-    F.linear: 0,
-    torch.matmul: 0,
-    torch.mm: 0,
-    Tensor.matmul: 0,
-    Tensor.mm: 0,
-    Tensor.__matmul__: 0,
-    torch.addmm: 1,
-    Tensor.addmm: 1,
-}
-"""Operations that multiply by a matrix, and the position of the input among their tensor arguments."""
 
 
 def _last_linear(model: nn.Module, images: Images) -> tuple[Tensor, Tensor]:

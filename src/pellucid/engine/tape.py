@@ -1,18 +1,23 @@
-"""The tape: a forward pass recorded as one node per operation, and the reverse loop that propagates relevance."""
+"""The tape: a forward pass recorded as nodes, the reverse loop over them, and the account of absorbed relevance.
 
+Each rule computes what biases, stabilizers and constants absorb by its own formula, never as the difference to the
+logit, which would hide errors.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.arguments import substitute, tensors_in
+from pellucid.engine.linear_maps import LinearMap, vjp
+from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
-if TYPE_CHECKING:
-    from pellucid.engine.account import Account
-    from pellucid.engine.linear_maps import LinearMap
+__all__ = ["ABSORBERS", "Account"]
+
 
 __all__ = [
     "Activation",
@@ -28,7 +33,6 @@ __all__ = [
     "Rule",
     "Softmax",
     "Tape",
-    "vjp",
 ]
 
 Relevances = Sequence[Tensor | None]
@@ -93,6 +97,8 @@ class Node:
     """Lowest and highest input, if it is still the image and the composite needs them."""
     formula: Formula | None = None
     """Set if each element of the output depends only on the same element of the inputs."""
+    traits: Traits = NO_TRAITS
+    """The traits of the recorded function."""
     is_masked: bool = False
     """True if a constant of the operation is a comparison with the image, or derived from one."""
 
@@ -148,7 +154,7 @@ class Affine(Node):
     z: Tensor
     weight: Tensor | None
     bias: Tensor | None
-    map: "LinearMap"
+    map: LinearMap
     replay: Callable[[Tensor], Tensor] | None = None
     """The original operation, if it is affine only while something (a deviation) is held fixed."""
 
@@ -232,12 +238,34 @@ class Softmax(Node):
         return [weighted - self.y * weighted.sum(self.dim, keepdim=True)]
 
 
-def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
-    """Return cotangent · ∂function/∂x, by autograd."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        output = function(leaf)
-        return torch.autograd.grad(output, leaf, cotangent.to(output.dtype).expand_as(output))[0]
+Absorber = Literal["bias", "stabiliser", "constant"]
+ABSORBERS: tuple[Absorber, ...] = ("bias", "stabiliser", "constant")
+"""The sinks of relevance: each takes a share of the logit that reaches no pixel."""
+
+
+class Account:
+    """Per-image sums of absorbed relevance, by absorber and by operation."""
+
+    def __init__(self, images: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.images = images
+        self._zero = torch.zeros(images, dtype=dtype, device=device)
+        self.absorbed: dict[str, Tensor] = dict.fromkeys(ABSORBERS, self._zero)
+        self.by_place: dict[str, Tensor] = defaultdict(lambda: self._zero)
+        """Relevance absorbed as a constant at each place, keyed `operation in module`."""
+
+    def absorb(self, absorber: Absorber, node: Node, amount: Tensor) -> None:
+        """Record `amount`, which has the shape of the node's output."""
+        per_image = self._per_image(amount, node.batch_axis)
+        self.absorbed[absorber] = self.absorbed[absorber] + per_image
+        if absorber == "constant":
+            self.by_place[node.place] = self.by_place[node.place] + per_image
+
+    def _per_image(self, amount: Tensor, axis: int) -> Tensor:
+        if self.images == 1:
+            return amount.sum().reshape(1)
+        if axis:
+            amount = amount.movedim(axis, 0)
+        return amount.reshape(self.images, -1).sum(1)
 
 
 @dataclass(eq=False)
@@ -251,7 +279,7 @@ class Tape:
     """The slot of the logits."""
     logits: Tensor
 
-    def reverse(self, seed: Tensor, rule_of: Callable[[Node], Rule], account: "Account | None" = None) -> Tensor:
+    def reverse(self, seed: Tensor, rule_of: Callable[[Node], Rule], account: Account | None = None) -> Tensor:
         """Propagate the relevance `seed` of the logits back to the images, consuming the nodes.
 
         Raises `UnsupportedOperation` if relevance is left over at other slots, or if none reaches the images.

@@ -14,7 +14,7 @@ from pellucid.attribution import Analyzer
 from pellucid.attribution.input import Control
 from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.seeding import generator
-from pellucid.engine.chunks import LARGEST_TENSOR_BYTES, images_per_chunk
+from pellucid.engine.model import LARGEST_TENSOR_BYTES, images_per_chunk
 
 __all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "check_images", "label_of", "with_options"]
 

@@ -16,8 +16,7 @@ from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
-from pellucid.engine.freezing import device_of, dtype_of, frozen
-from pellucid.engine.guards import unwrap
+from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
 from pellucid.evaluation._case import Case, Explainer, Retrain, label_of, with_options
 from pellucid.evaluation._evaluation import Evaluation, Scores

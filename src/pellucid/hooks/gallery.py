@@ -11,7 +11,7 @@ import torch
 from pellucid.attribution import Analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.core.errors import PellucidError
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._methods import FAST_OPTIONS, create_fitted

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.core.errors import ModelError
-from pellucid.engine.freezing import dtype_of, frozen
+from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pellucid.attribution import create_analyzer
-from pellucid.engine.freezing import dtype_of
+from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, scale_limit

@@ -10,8 +10,7 @@ from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
-from pellucid.engine.chunks import images_per_chunk
-from pellucid.engine.freezing import frozen
+from pellucid.engine.model import frozen, images_per_chunk
 from pellucid.jacobians._algorithms.differences import STEP
 from pellucid.jacobians._double import DoubleModel
 from pellucid.jacobians._rows import gradient_rows

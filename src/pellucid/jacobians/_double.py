@@ -10,8 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import ModelError
 from pellucid.engine.batch_norm import SoundNorms
-from pellucid.engine.freezing import device_of
-from pellucid.engine.guards import check_autocast
+from pellucid.engine.model import check_autocast, device_of
 
 __all__ = ["DoubleModel"]
 

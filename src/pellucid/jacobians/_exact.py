@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError
+from pellucid.engine.operations import OPERATIONS
 from pellucid.jacobians._double import DoubleModel
 from pellucid.jacobians._kernels import KernelSwap, fast_size, way_of
 from pellucid.jacobians._plan import Plan, make_plan
@@ -22,31 +23,8 @@ __all__ = ["ExactMasks", "doubled", "with_exact_masks"]
 TIE_SHARE = 1e-10
 """Values in a max-pool window within this share of the largest absolute maximum count as tied, and the first wins."""
 
-KNOWN = {
-    *("convolution", "addmm", "mm", "bmm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
-    *("relu", "relu_", "leaky_relu", "threshold", "max_pool2d_with_indices"),
-    *("elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "_softmax", "_log_softmax"),
-    *("avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "add", "add_", "sub", "mul", "div"),
-    *("addcmul", "neg", "rsqrt"),  # batch norm as an affine map
-    *("constant_pad_nd", "cat", "clone", "copy_", "_to_copy", "empty", "empty_like", "lift_fresh", "alias", "detach"),
-    *(
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "squeeze",
-        "unsqueeze",
-        "slice",
-        "select",
-    ),
-}
-"""Operations whose only kinks are sign changes and max-pool ties.
-
-Other operations, such as sorting, may compare values that are equal in exact arithmetic but not after an FFT.
-"""
+PLUMBING = {"detach", "empty", "lift_fresh"}
+"""Operators that torch adds itself, to store values or to allocate memory."""
 
 
 class ExactMasks(KernelSwap):
@@ -100,9 +78,10 @@ def with_exact_masks(plan: Plan) -> Plan:
     """Return a plan with a float64 forward pass, or `plan` itself if that is slower or impossible."""
     problem, kernels = plan.problem, plan.kernels
     is_single_float32 = len(problem.inputs) == 1 and problem.inputs[0].dtype == torch.float32
-    if not is_single_float32 or "fourier" not in plan.layout.swapped or not kernels.operations.issubset(KNOWN):
+    if not is_single_float32 or "fourier" not in plan.layout.swapped or not isinstance(problem.model, nn.Module):
         return plan
-    if not isinstance(problem.model, nn.Module):
+    # others, such as a sort, may compare values that are equal in exact arithmetic but not after an FFT
+    if not all(OPERATIONS.named(name).is_smooth for name in kernels.operations - PLUMBING):
         return plan
     exact = ExactMasks()
     try:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
-from pellucid.engine.freezing import frozen, modules_of, runs_torch_alone
+from pellucid.engine.model import frozen, modules_of, runs_torch_alone
+from pellucid.engine.operations import OPERATIONS
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 
@@ -123,35 +124,13 @@ class Problem:
         return wanted
 
 
-_ELEMENTWISE = frozenset(
-    {
-        *(
-            nn.Identity,
-            nn.Dropout,
-            nn.ReLU,
-            nn.ReLU6,
-            nn.LeakyReLU,
-            nn.ELU,
-            nn.SELU,
-            nn.CELU,
-            nn.GELU,
-            nn.SiLU,
-            nn.Mish,
-        ),
-        *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
-    }
-)
-
-"""Layers that act on each value independently."""
-
-
 def _describe(module: nn.Module) -> tuple[object, ...] | None:
     """Describe a layer, or a sequence of layers, that cannot mix the first axis of (batch, feature, …); None otherwise.
 
     Convolutions are excluded: they treat an input with one axis too few as a single image.
     """
     kind, own = type(module), module.__dict__  # faster than `nn.Module.__getattr__`
-    if kind in _ELEMENTWISE:
+    if kind.__module__.startswith("torch.nn.modules.") and _acts_elementwise(kind.__name__):
         return (kind,)
     if kind is nn.Linear:
         weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
@@ -160,6 +139,12 @@ def _describe(module: nn.Module) -> tuple[object, ...] | None:
         parts = [_describe(part) for part in own["_modules"].values() if part is not None]
         return None if None in parts else (kind, *parts)
     return (kind, own["start_dim"], own["end_dim"]) if kind is nn.Flatten and own["start_dim"] >= 1 else None
+
+
+def _acts_elementwise(layer: str) -> bool:
+    """True if one of torch's layers acts on each value independently in eval mode."""
+    traits = OPERATIONS.named(layer)
+    return layer in ("Identity", "Dropout") or (traits.family == "activation" and traits.is_elementwise)
 
 
 def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

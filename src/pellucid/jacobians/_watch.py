@@ -3,26 +3,17 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.batch_norm import NORMS, refuse_batch_statistics, sound_norm, uses_batch_statistics
-from pellucid.engine.guards import check_autocast
+from pellucid.engine.model import check_autocast
+from pellucid.engine.operations import OPERATIONS
 
 __all__ = ["PathWatch"]
 
-_DROPOUTS = {
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    torch.dropout,
-}
+
 _WAY_OUT = 'or use method="finite_difference", which needs only forward passes.'
 
 
@@ -48,7 +39,8 @@ class PathWatch(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         check_autocast(func, args, kwargs)
-        if func in _DROPOUTS:
+        traits = OPERATIONS.traits(func)
+        if traits.family == "dropout":
             _refuse_dropout(func, args, kwargs)
         result = self._run_norm(func, args, kwargs) if func in NORMS else None
         if result is None:
@@ -60,10 +52,10 @@ class PathWatch(TorchFunctionMode):
         else:
             self.calls.append(func)
         # `constant.to(x)` and the like use x only for its dtype or shape
-        tensors = _tensors(args[:1], []) if func in _LIKE else _tensors(args, _tensors(tuple(kwargs.values()), []))
+        tensors = _tensors((args[:1],) if traits.takes_template else (args, kwargs), [])
         lost = next(filter(None, map(self._gradient_lost_in, tensors)), None) if self._without_gradient else None
         if lost is not None or any(tensor.requires_grad for tensor in tensors):
-            if func in _EXITS and tensors[0].is_floating_point():
+            if traits.returns_numbers and tensors[0].is_floating_point():
                 raise UnsupportedOperation(
                     f"{_name_of(func)} takes a value that depends on the input out of the graph, so its effect on the "
                     f"outputs has no derivative. Compute with tensors instead, {_WAY_OUT}"
@@ -84,7 +76,7 @@ class PathWatch(TorchFunctionMode):
                 self.last_without_gradient = _name_of(func)
             elif lost is not None:
                 self._without_gradient[id(value)] = (value, lost, _state(value))
-            elif not value.requires_grad and func not in _CONSTANT:
+            elif not (value.requires_grad or OPERATIONS.traits(func).is_constant):
                 self._without_gradient[id(value)] = (value, _name_of(func), _state(value))
 
     def _gradient_lost_in(self, tensor: Tensor) -> str | None:
@@ -111,30 +103,6 @@ class PathWatch(TorchFunctionMode):
                 + (f": {self.last_without_gradient} has no derivative" if self.last_without_gradient else "")
                 + f". Remove detach, no_grad and conversions to integers from the model, {_WAY_OUT}"
             )
-
-
-_CONSTANT = {
-    torch.zeros_like,
-    torch.ones_like,
-    torch.empty_like,
-    torch.full_like,
-    torch.rand_like,
-    torch.randn_like,
-    torch.sign,
-    Tensor.sign,
-    Tensor.new_zeros,
-    Tensor.new_ones,
-    Tensor.new_full,
-    Tensor.new_empty,
-    Tensor.new_tensor,
-}
-"""Functions that use a tensor only for its shape, or are piecewise constant."""
-
-_LIKE = {Tensor.to, Tensor.type_as, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
-"""Functions that convert their first argument to the dtype or shape of another tensor."""
-
-_EXITS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy}
-"""Functions that convert a tensor to Python or NumPy numbers."""
 
 
 def _refuse_dropout(func: Callable[..., Any], args: Any, kwargs: Any) -> None:

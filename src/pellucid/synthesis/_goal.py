@@ -12,8 +12,7 @@ from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeEr
 from pellucid.core.types import Images
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
-from pellucid.engine.freezing import dtype_of
-from pellucid.engine.guards import AutocastWatch
+from pellucid.engine.model import AutocastWatch, dtype_of
 
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 

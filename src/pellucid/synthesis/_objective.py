@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Images
-from pellucid.engine.freezing import device_of, frozen
+from pellucid.engine.model import device_of, frozen
 from pellucid.synthesis._goal import Unit, make_goal
 from pellucid.synthesis._prior import Prior
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
-from pellucid.engine.freezing import device_of, dtype_of, frozen
+from pellucid.engine.model import device_of, dtype_of, frozen
 from pellucid.synthesis._goal import Goal, Unit, make_goal
 from pellucid.synthesis._prior import Parameters, Prior
 from pellucid.synthesis._prototypes import Prototypes

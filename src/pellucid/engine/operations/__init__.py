@@ -1,29 +1,15 @@
-"""Handlers that record the operations of a forward pass; importing this package fills the table."""
+"""Handlers that record the operations of a forward pass; importing this package fills the table `OPERATIONS`.
 
-from pellucid.engine.operations import (
-    attention,
-    contractions,
-    elementwise,
-    kernels,
-    moves,
-    norms,
-    pooling,
-    queries,
-    sums,
-)
-from pellucid.engine.operations.elementwise import register_elementwise
-from pellucid.engine.table import operation
+- `layers`: convolutions, products with a constant matrix, pooling and interpolation
+- `norms`: batch, layer, group, instance and RMS norm, statistics, dropout
+- `elementwise`: activations, powers, roots, exponentials and logarithms; `register_elementwise` for others
+- `arithmetic`: sums, products and quotients, einsum, and sums, means and maxima over axes
+- `attention`: softmax, and attention decomposed into the operations above
+- `moves`: views, permutations, slices, concatenation, padding and assignment
+- `queries`: shapes and comparisons, and the functions that leave the graph, which are refused
+"""
 
-__all__ = [
-    "attention",
-    "contractions",
-    "elementwise",
-    "kernels",
-    "moves",
-    "norms",
-    "operation",
-    "pooling",
-    "queries",
-    "register_elementwise",
-    "sums",
-]
+from pellucid.engine.operations import arithmetic, attention, elementwise, layers, moves, norms, queries
+from pellucid.engine.table import OPERATIONS, operation
+
+__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "operation", "queries"]

@@ -14,7 +14,8 @@ from pellucid.engine.tape import Activation, Softmax
 __all__ = ["attend", "multi_head_attention", "softmax"]
 
 
-@operation("softmax", "log_softmax")
+@operation("softmax", family="softmax", is_smooth=True, is_gate=True)
+@operation("log_softmax", family="softmax", is_smooth=True)
 def softmax(call: Call, input: Tensor, dim: int | None = None, *_args: Any, **_kwargs: Any) -> Tensor:
     """Record a softmax along one axis."""
     if dim is None:

@@ -2,22 +2,17 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pellucid.engine.canonical import one_number
 from pellucid.engine.recorder import Call
-from pellucid.engine.table import OPERATIONS, Entry, operation
+from pellucid.engine.table import OPERATIONS, Entry, Traits, operation
 from pellucid.engine.tape import Activation
 
 __all__ = ["register_elementwise"]
-
-_RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish")
-_OTHERS = ("tanh", "softsign", "tanhshrink", "hardshrink", "softshrink", "abs", "absolute", "square", "erf", "sin",
-           "atan", "arctan", "expm1", "asinh", "sinh", "__abs__")  # fmt: skip
-_SHIFTED = ("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max",
-            "expit", "threshold", "sigmoid_")  # fmt: skip
 
 
 def _activate(
@@ -36,21 +31,33 @@ def _only_first_depends(call: Call, others: tuple[object, ...]) -> None:
         call.refuse("has a second argument that depends on the image")
 
 
-@operation(*_RECTIFIERS)
+_activation = partial(operation, family="activation", is_elementwise=True)
+_smooth = partial(_activation, is_smooth=True)
+_clamp = partial(_activation, keeps_softmax=True)
+
+
+@_smooth("relu", "leaky_relu", "elu", "gelu", "silu")
+@_activation("relu6", "selu", "celu", "mish", "hardswish")
 def rectifier(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record ReLU or a relative of it, which is 0 at 0."""
     _only_first_depends(call, others)
     return _activate(call, input, 0.0, is_rectifier=True)
 
 
-@operation(*_OTHERS)
+@_smooth("tanh", is_gate=True)
+@_activation("softsign", "tanhshrink", "hardshrink", "softshrink", "abs", "absolute", "__abs__", "square", "erf", "sin")
+@_activation("atan", "arctan", "expm1", "asinh", "sinh")
 def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) = 0 and f(x)/x bounded."""
     _only_first_depends(call, others)
     return _activate(call, input, 0.0, is_rectifier=False)
 
 
-@operation(*_SHIFTED)
+@_smooth("sigmoid", is_gate=True)
+@_smooth("softplus", "threshold")
+@_activation("expit", "hardsigmoid", is_gate=True)
+@_activation("logsigmoid", "hardtanh")
+@_clamp("clamp", "clip", "clamp_min", "clamp_max")
 def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) ≠ 0, whose value at 0 is absorbed."""
     _only_first_depends(call, others)
@@ -66,7 +73,7 @@ _FACTORS = {"sqrt": 0.0, "rsqrt": math.nan, "reciprocal": math.nan, "exp": 1.0, 
 """Functions that usually scale another value, with f(0); NaN if undefined at 0."""
 
 
-@operation(*_FACTORS)
+@_smooth(*_FACTORS)
 def factor(call: Call, input: Tensor) -> Tensor:
     """Record a function that is not bounded by its input. Relevance passes through it only if f(0) is defined."""
     return _factor(call, input, _FACTORS[call.name.rstrip("_")])
@@ -79,7 +86,7 @@ def _factor(call: Call, input: Tensor, at_zero: float) -> Tensor:
     )  # fmt: skip
 
 
-@operation("maximum", "minimum", "fmax", "fmin")
+@_activation("maximum", "minimum", "fmax", "fmin")
 def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
     """Record the larger or smaller of a value and a constant."""
     x, constant = (input, other) if call.depends(input) else (other, input)
@@ -90,14 +97,14 @@ def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
     return _activate(call, x, one_number(at_zero), is_rectifier)
 
 
-@operation("prelu")
+@_activation("prelu")
 def prelu(call: Call, input: Tensor, weight: Tensor) -> Tensor:
     """Record a leaky ReLU with a learned slope per channel."""
     _only_first_depends(call, (weight,))
     return _activate(call, input, 0.0, is_rectifier=True, is_uniform=weight.numel() == 1)
 
 
-@operation("rrelu")
+@_activation("rrelu")
 def rrelu(call: Call, input: Tensor, *_args: object, training: bool = False, **_kwargs: object) -> Tensor:
     """Record a leaky ReLU whose slope is random during training."""
     if training:
@@ -105,7 +112,7 @@ def rrelu(call: Call, input: Tensor, *_args: object, training: bool = False, **_
     return _activate(call, input, 0.0, is_rectifier=True)
 
 
-@operation("pow", "__pow__", "float_power")
+@_activation("pow", "__pow__", "float_power")
 def power(call: Call, input: Tensor, exponent: float | int | Tensor) -> Tensor:
     """Record x to a constant power; with an exponent below 1, it may only scale another value."""
     if not call.depends(input) or call.depends(exponent):
@@ -136,4 +143,5 @@ def register_elementwise(function: Callable[..., Tensor], *, is_rectifier: bool 
         at_zero = float(call.replay_on(input)(torch.zeros(1, dtype=input.dtype, device=input.device)))
         return _activate(call, input, at_zero, is_rectifier)
 
-    OPERATIONS.enter(function, Entry(getattr(function, "__name__", repr(function)), handler))
+    traits = Traits(family="activation", is_elementwise=True)
+    OPERATIONS.enter(function, Entry(getattr(function, "__name__", repr(function)), handler, traits=traits))

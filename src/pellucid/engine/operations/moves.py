@@ -1,20 +1,25 @@
 """Operations that only move values: views, permutations, slices, concatenation, padding and repetition."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.engine.arguments import substitute
+from pellucid.engine.linear_maps import vjp
 from pellucid.engine.recorder import BatchMixed, Call
-from pellucid.engine.table import operation
-from pellucid.engine.tape import Move, Relevances, vjp
+from pellucid.engine.table import operation, substitute
+from pellucid.engine.tape import Move, Relevances
 
 __all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
 
 
-@operation("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as", "ravel")
+_move = partial(operation, family="move", is_smooth=True, keeps_image=True, keeps_softmax=True)
+
+
+@_move("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "ravel", operators=("_unsafe_view",))
+@_move("view_as", "reshape_as", takes_template=True)
 def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record the same values in the same order, in another shape."""
     value: Tensor = call.run()
@@ -42,50 +47,64 @@ def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
     raise BatchMixed
 
 
-@operation("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
-           "Tensor.mT.__get__")  # fmt: skip
+@_move("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
+       "Tensor.mT.__get__", channels="permuted")  # fmt: skip
 def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a permutation of the axes."""
     value: Tensor = call.run()
     if call.in_place:
         call.refuse("changes the shape of a value in place")
-    # recover the order from a tensor without memory whose axes all have different sizes: 2, 3, 4, …
-    numbered = torch.empty(tuple(range(2, input.ndim + 2)), device="meta")
-    order = [size - 2 for size in call.replay_on(input)(numbered).shape]
+    order = order_of_axes(call.replay_on(input), input.ndim)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     axis = order.index(call.recorder.batch_axis(input))
     return call.record(Move, "move", value, [input], axis, pull=lambda r: [r.permute(inverse)])
 
 
-@operation("contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda", "roll",
-           "flip", "fliplr", "flipud", "expand", "expand_as", "repeat", "tile", "repeat_interleave", "broadcast_to",
-           "__getitem__", "select", "narrow", "index_select", "gather", "take_along_dim", "pixel_shuffle",
-           "pixel_unshuffle", "channel_shuffle", "unfold", "diagonal", "constant_pad_nd", "pad", "masked_fill",
-           "native_channel_shuffle", "alias", "positive", "__pos__", "Tensor.real.__get__")  # fmt: skip
+def order_of_axes(permuted: Callable[[Tensor], Tensor], rank: int) -> list[int]:
+    """Return, for each axis of a permutation's result, the axis of its input.
+
+    >>> order_of_axes(lambda x: x.permute(0, 3, 1, 2), 4)
+    [0, 3, 1, 2]
+    """
+    # the axes of this tensor without memory have different sizes: 2, 3, 4, …
+    numbered = torch.empty(tuple(range(2, rank + 2)), device="meta")
+    return [size - 2 for size in permuted(numbered).shape]
+
+
+_stay = partial(_move, is_elementwise=True)
+
+
+@_stay(
+    "contiguous", "clone", "alias", "positive", "__pos__", "float", "double", "half", "bfloat16", "type", "cpu", "cuda"
+)
+@_stay("to", "type_as", takes_template=True, operators=("_to_copy",))
+@_stay("masked_fill", inserts_constants=True)
+@_move("pad", channels="kept", inserts_constants=True)
+@_move("constant_pad_nd", "unfold", inserts_constants=True)
+@_move("expand_as", takes_template=True)
+@_move("__getitem__", channels="kept", operators=("slice",))
+@_move("roll", channels="kept")
+@_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
+       "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+       "native_channel_shuffle", "diagonal", "Tensor.real.__get__")  # fmt: skip
 def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a single tensor of moved, dropped or repeated values."""
     value: Tensor = call.run()
     if not value.is_floating_point():
         return value
     if not call.depends(input):
-        if call.name in _TAKE_A_TEMPLATE:
+        if call.traits.takes_template:
             return value
         call.refuse("uses the image as an index or a size")
-    if any(call.depends(other) for other in args) and call.name not in _TAKE_A_TEMPLATE:
+    if any(call.depends(other) for other in args) and not call.traits.takes_template:
         call.refuse("inserts a value that depends on the image into another")
-    replay, stays = call.replay_on(input), call.name in _ELEMENTWISE
+    replay = call.replay_on(input)
+    stays = call.traits.is_elementwise and value.dtype == input.dtype
     return call.record(
         Move, "move", value, [input], None if stays else _probed_axis(call, value, [input]), is_elementwise=stays,
         pull=_pull_back([input], lambda x: replay(x)),
-        inserted=_constants([input], replay) if call.name in _INSERT_CONSTANTS else None,
+        inserted=_constants([input], replay) if call.traits.inserts_constants else None,
     )  # fmt: skip
-
-
-_ELEMENTWISE = {"masked_fill", "masked_fill_", "clone", "contiguous", "alias", "positive", "__pos__"}
-"""Operations that keep each value at its position."""
-_TAKE_A_TEMPLATE = {"expand_as", "type_as", "to"}
-"""Operations that use a second tensor only for its shape or type."""
-_INSERT_CONSTANTS = {"pad", "constant_pad_nd", "masked_fill", "masked_fill_", "unfold"}
 
 
 def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[Tensor], Relevances]:
@@ -146,7 +165,7 @@ def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
     return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
 
 
-@operation("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
+@_move("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
 def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
     """Record each piece of a value that is split into several."""
     values = call.run()
@@ -162,14 +181,15 @@ def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
     return tuple(piece(index, value) for index, value in enumerate(values))
 
 
-@operation("__iter__")
+@_move("__iter__")
 def iterate(call: Call, input: Tensor) -> Any:
     """Record iteration over the first axis."""
     with call.recorder:
         return iter(torch.unbind(input, 0))
 
 
-@operation("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")
+@_move("cat", "concat", "concatenate", channels="kept")
+@_move("stack", "hstack", "vstack", "dstack")
 def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Record a concatenation; constants among the tensors absorb the relevance that arrives at them."""
     value: Tensor = call.run()
@@ -209,7 +229,7 @@ def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
     return axes.pop()
 
 
-@operation("where")
+@_stay("where")
 def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
     """Record values selected by a mask."""
     value: Tensor = call.run()
@@ -232,7 +252,7 @@ def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -
     )  # fmt: skip
 
 
-@operation("__setitem__")
+@_move("__setitem__")
 def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
     """Record `x[index] = other` as a copy with the values assigned, and rebind x to the copy."""
     if any(call.depends(part) for part in (index if isinstance(index, tuple) else (index,))):
@@ -258,7 +278,7 @@ def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
     call.recorder.rebind(input, value)
 
 
-@operation(Tensor.copy_)
+@_move(Tensor.copy_)
 def copy(call: Call, input: Tensor, source: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
     """Record `x.copy_(source)` as a copy of the source's values, and rebind x to it."""
     if not call.depends(source):

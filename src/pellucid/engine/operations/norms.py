@@ -16,7 +16,8 @@ from pellucid.engine.tape import Affine
 __all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
 
 
-@operation("batch_norm")
+@operation("batch_norm", family="norm", is_smooth=True, keeps_image=True, channels="first",
+           operators=("native_batch_norm", "_native_batch_norm_legit_no_training", "addcmul"))  # fmt: skip
 def batch_norm(
     call: Call,
     input: Tensor,
@@ -70,7 +71,7 @@ def _frozen(
     )
 
 
-@operation("layer_norm")
+@operation("layer_norm", family="norm", channels="last")
 def layer_norm(
     call: Call,
     input: Tensor,
@@ -84,7 +85,7 @@ def layer_norm(
     return _frozen(call, input, tuple(input.shape), axes, eps, weight, bias)
 
 
-@operation("rms_norm")
+@operation("rms_norm", family="norm")
 def rms_norm(
     call: Call,
     input: Tensor,
@@ -102,7 +103,7 @@ def _per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return None if parameter is None else parameter.view(-1, *(1 for _ in x.shape[2:]))
 
 
-@operation("group_norm")
+@operation("group_norm", family="norm", channels="first")
 def group_norm(
     call: Call,
     input: Tensor,
@@ -117,7 +118,7 @@ def group_norm(
     return _frozen(call, input, grouped, axes, eps, _per_channel(weight, input), _per_channel(bias, input))
 
 
-@operation("instance_norm")
+@operation("instance_norm", family="norm", keeps_image=True, channels="first")
 def instance_norm(
     call: Call,
     input: Tensor,
@@ -185,7 +186,7 @@ def length(
         return torch.sqrt(input.square().sum(axes, keepdim))
 
 
-@operation("normalize")
+@operation("normalize", family="norm")
 def normalize(
     call: Call,
     input: Tensor,
@@ -201,8 +202,8 @@ def normalize(
         return input / input.square().sum(dim, keepdim=True).sqrt().clamp_min(eps)
 
 
-@operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
-           "feature_dropout")  # fmt: skip
+@operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", family="dropout")
+@operation("feature_dropout", family="dropout")
 def dropout(
     call: Call,
     input: Tensor,

@@ -1,45 +1,38 @@
 """Queries that carry no relevance, such as shapes and comparisons, and exits from the graph, which are refused."""
 
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from pellucid.engine.recorder import Call
-from pellucid.engine.table import OPERATIONS, Entry, operation
+from pellucid.engine.table import operation
 
 __all__ = ["comparison", "exit_of_the_graph", "itself", "query"]
 
-_SHAPES_AND_TYPES = (
-    "size", "dim", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point", "is_complex",
-    "element_size", "__len__", "is_tensor", "__repr__", "__hash__", "is_same_size", "is_conj", "is_neg", "ndimension",
-    "get_device", "has_names", "__format__",
-)  # fmt: skip
 _PROPERTIES = (
     "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_cpu", "is_mps", "is_meta", "is_sparse", "is_mkldnn",
     "is_quantized", "is_nested", "is_xla", "is_leaf", "requires_grad", "grad_fn", "names", "itemsize", "nbytes",
     "is_vulkan", "is_xpu", "is_sparse_csr",
 )  # fmt: skip
-_NEW = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
-_COMPARISONS = (
-    "gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal", "isnan", "isinf",
-    "isfinite", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__",
-)  # fmt: skip
-_PLACES = ("argmax", "argmin", "_assert")
-_EXITS = (
-    "detach", "detach_", "numpy", "item", "tolist", "__array__", "__float__", "__int__", "__bool__", "__index__",
-    "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero", "allclose", "equal", "__contains__", "__complex__",
-)  # fmt: skip
+_query = partial(operation, family="query")
+_metadata = partial(_query, reads_metadata=True)
+_new = partial(_query, is_constant=True)
+_exit = partial(_query, leaves_graph=True)
 
 
-@operation(*_SHAPES_AND_TYPES, *(f"Tensor.{name}.__get__" for name in _PROPERTIES if hasattr(Tensor, name)))
-@operation(*_NEW, *_PLACES)
+@_metadata("size", "dim", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
+           "element_size", "__len__", "ndimension")  # fmt: skip
+@_metadata(*(f"Tensor.{name}.__get__" for name in _PROPERTIES if hasattr(Tensor, name)))
+@_new("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
+@_query("storage_offset", "is_tensor", "__repr__", "__hash__", "is_same_size", "is_conj", "is_neg", "get_device",
+        "has_names", "__format__", "argmax", "argmin", "_assert")  # fmt: skip
 def query(call: Call, *_args: object, **_kwargs: object) -> object:
     """Run a query whose result is independent of the image, or piecewise constant."""
     return call.run()
 
 
-@operation(*_COMPARISONS)
+@_query("gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal", "isnan",
+        "isinf", "isfinite", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__")  # fmt: skip
 def comparison(call: Call, *_args: object, **_kwargs: object) -> object:
     """Run a comparison; its mask is piecewise constant, but its formula is kept to evaluate the mask at 0."""
     value = call.run()
@@ -47,12 +40,23 @@ def comparison(call: Call, *_args: object, **_kwargs: object) -> object:
     return value
 
 
-@operation("requires_grad_", "retain_grad")
+@_query("requires_grad_", "retain_grad")
 def itself(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
     """Return the value itself."""
     return input
 
 
+@operation("logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or", "__invert__",
+           "__and__", "__or__", "__rand__", "__ror__", is_elementwise=True)  # fmt: skip
+@operation("sign", "rand_like", "randn_like", "new_tensor", is_constant=True)
+def without_rule(call: Call, *_args: object, **_kwargs: object) -> None:
+    """Refuse a function that has traits but no rule: the logic of masks, or one that is constant almost everywhere."""
+    call.refuse("has no rule")
+
+
+@_exit("numpy", "item", "tolist", "__array__", "__float__", "__complex__", returns_numbers=True)
+@_exit("detach", "__int__", "__bool__", "__index__", "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero",
+       "allclose", "equal", "__contains__", "Tensor.data.__get__", "Tensor.data.__set__")  # fmt: skip
 def exit_of_the_graph(call: Call, *_args: object, **_kwargs: object) -> None:
     """Refuse the call, since whatever the model computes from its result is invisible to the recorder."""
     call.refuse(
@@ -60,12 +64,3 @@ def exit_of_the_graph(call: Call, *_args: object, **_kwargs: object) -> None:
         "keep the computation in tensors without detaching them, or choose a gradient method "
         "if the missing part can be ignored.",
     )
-
-
-for _name in _EXITS:
-    for _place in (torch, Tensor):
-        if hasattr(_place, _name):
-            OPERATIONS.enter(getattr(_place, _name), Entry(_name, exit_of_the_graph))
-_data: Any = Tensor.data
-OPERATIONS.enter(_data.__get__, Entry("data", exit_of_the_graph))
-OPERATIONS.enter(_data.__set__, Entry("data", exit_of_the_graph))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pellucid.engine.max_pooling import fast_max_pool
+from pellucid.engine.operations.layers import fast_max_pool
 
 GEOMETRIES = [
     {"kernel_size": 2},

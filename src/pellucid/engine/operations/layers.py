@@ -1,20 +1,42 @@
-"""Operations with a kernel: convolutions, and products with a constant matrix."""
+"""Operations with a kernel or a window: convolutions, products with a constant matrix, and pooling.
 
-from collections.abc import Sequence
+Max-pooling of images has the values and winners of torch's, but is many times faster on a CPU. Torch has two CPU
+kernels. The channels-last kernel compares many channels at once, so images are converted to that layout, pooled, and
+converted back. The backward pass is faster in the contiguous layout.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearMap, RightMatrix
+from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearFunction, LinearMap, RightMatrix
 from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
-from pellucid.engine.tape import Affine, Product
+from pellucid.engine.tape import Affine, Maximum, Product
 
-__all__ = ["convolution", "linear", "matrix_product", "transposed_convolution"]
+__all__ = [
+    "FastMaxPool",
+    "average_pool",
+    "convolution",
+    "fast_max_pool",
+    "geometry_of",
+    "linear",
+    "matrix_product",
+    "max_pool",
+    "max_pool2d",
+    "pool",
+    "transposed_convolution",
+    "unpool",
+]
+
 
 Sizes = int | Sequence[int]
+Geometry = tuple[list[int], list[int], list[int], list[int], bool]
+"""Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may start in the image and end outside)."""
 
 
 def _check_constant(call: Call, *values: object) -> None:
@@ -31,7 +53,11 @@ def _tuple(value: Sizes, dimensions: int) -> tuple[int, ...]:
     return (value,) * dimensions if isinstance(value, int) else tuple(value) * (dimensions if len(value) == 1 else 1)
 
 
-@operation("conv1d", "conv2d", "conv3d")
+_kernel = partial(operation, family="kernel", is_smooth=True)
+_pool = partial(operation, family="pool", channels="first")
+
+
+@_kernel("conv1d", "conv2d", "conv3d", channels="first", operators=("convolution",))
 def convolution(
     call: Call,
     input: Tensor,
@@ -71,7 +97,7 @@ def _with_named_padding(call: Call, arguments: tuple[Any, ...]) -> Tensor:
         return convolve(x, weight, bias, stride, tuple(left for left, _ in sides), dilation, groups)
 
 
-@operation("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@_kernel("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", channels="first")
 def transposed_convolution(
     call: Call,
     input: Tensor,
@@ -99,7 +125,7 @@ def transposed_convolution(
     return _affine(call, "convolution", input, weight, bias, linear_map)
 
 
-@operation("linear")
+@_kernel("linear", channels="last", operand=0)
 def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Record x · weightᵀ + bias."""
     _check_constant(call, weight, bias)
@@ -112,7 +138,9 @@ def _keep_batch_axis(call: Call, x: Tensor) -> None:
         call.refuse("multiplies along the batch axis")
 
 
-@operation("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv")
+@_kernel("matmul", "__matmul__", channels="last", operand=0)
+@_kernel("mm", operand=0)
+@_kernel("__rmatmul__", "bmm", "mv")
 def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     """Record a matrix product with a constant on either side, or of two values that depend on the image."""
     left, right = (other, input) if call.name == "__rmatmul__" else (input, other)
@@ -142,7 +170,7 @@ def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
         return (left[None] @ right).squeeze(-2) if vector is left else (left @ right[:, None]).squeeze(-1)
 
 
-@operation("baddbmm")
+@_kernel("baddbmm")
 def add_products(
     call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
 ) -> Tensor:
@@ -155,7 +183,7 @@ def add_products(
         return product if beta == 0 else (input if beta == 1 else input * beta) + product
 
 
-@operation("addmm")
+@_kernel("addmm", operand=1)
 def add_matrix_product(
     call: Call,
     input: Tensor,
@@ -178,3 +206,130 @@ def add_matrix_product(
     return _affine(
         call, "dense", mat1, (mat2 * alpha).t(), bias.expand(mat2.shape[1]) if bias.ndim < 2 else bias[0], Dense()
     )
+
+
+@_pool("avg_pool2d", "adaptive_avg_pool2d", is_smooth=True)
+@_pool("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d", "interpolate", "upsample")
+def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+    """Record a weighted average of neighbors."""
+    value: Tensor = call.run()
+    function = LinearFunction(call.replay_on(input))
+    return call.record(Affine, "average", value, [input], x=input, z=value, weight=None, bias=None, map=function)
+
+
+@_pool("max_pool2d", is_smooth=True)
+def max_pool2d(
+    call: Call,
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """Record the maximum of each window; the first of equal values wins."""
+    if return_indices or input.ndim != 4:
+        call.refuse("returns indices" if return_indices else "does not receive a batch of images")
+    geometry = geometry_of(kernel_size, stride, padding, dilation, ceil_mode)
+    value, indices = pool(input, geometry)
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return unpool(cotangent, input, geometry, indices)
+
+    return call.record(
+        Maximum, "max", value, [input],
+        x=input, y=value, replay=call.replay_on(input), pull=pull, indices=indices, pooled=(2, 3),
+    )  # fmt: skip
+
+
+@_pool("max_pool1d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def max_pool(
+    call: Call,
+    input: Tensor,
+    *args: Any,
+    return_indices: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    """Record the maximum of each window; the first of equal values wins."""
+    pooled = tuple(range(2, input.ndim))
+    if return_indices or len(pooled) != int(call.name[-2]):
+        call.refuse("returns indices" if return_indices else "does not receive a batch of images")
+    value, indices = getattr(F, call.name)(input, *args, return_indices=True, **kwargs)
+    return call.record(
+        Maximum, "max", value, [input], x=input, y=value, replay=call.replay_on(input), indices=indices, pooled=pooled
+    )
+
+
+@_pool("max_pool2d_with_indices", is_smooth=True)
+@_pool("max_pool1d_with_indices", "max_pool3d_with_indices")
+@_pool(*(f"adaptive_max_pool{rank}d_with_indices" for rank in (1, 2, 3)))
+def max_pool_with_indices(call: Call, *_args: object, **_kwargs: object) -> None:
+    """Refuse a max-pool whose indices the model uses, since they are no function of a value with relevance."""
+    call.refuse("returns indices")
+
+
+def geometry_of(
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+) -> Geometry:
+    """Normalize the arguments of `F.max_pool2d` that follow the images.
+
+    >>> geometry_of(2)
+    ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    """
+    kernel = _pair(kernel_size)
+    steps = kernel if stride is None or stride == [] else _pair(stride)
+    return kernel, steps, _pair(padding), _pair(dilation), ceil_mode
+
+
+def _pair(size: Sizes) -> list[int]:
+    return [size, size] if isinstance(size, int) else [size[0], size[-1]]
+
+
+def pool(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the maximum of each window and its row-major index in the image; the first of equal values wins."""
+    if x.device.type == "cpu" and x.is_contiguous():
+        x = x.contiguous(memory_format=torch.channels_last)
+    value, indices = torch.ops.aten.max_pool2d_with_indices(x, *geometry)
+    return value.contiguous(), indices.contiguous()
+
+
+def unpool(cotangent: Tensor, x: Tensor, geometry: Geometry, indices: Tensor) -> Tensor:
+    """Route each output's cotangent to its winner; zero elsewhere."""
+    routed: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(cotangent, x, *geometry, indices)
+    return routed
+
+
+class FastMaxPool(torch.autograd.Function):
+    """Autograd function for max-pooling by `pool` and `unpool`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, geometry: Geometry) -> Tensor:
+        value, indices = pool(x, geometry)
+        ctx.save_for_backward(x, indices)
+        ctx.geometry = geometry
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        x, indices = ctx.saved_tensors
+        return unpool(cotangents[0], x, ctx.geometry, indices), None
+
+
+def fast_max_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Compute `func(*args, **kwargs)` if it is a max-pooling of a batch of images; otherwise return None."""
+    if func not in _MAX_POOLS:
+        return None
+    x = args[0] if args else kwargs["input"]
+    options = {name: value for name, value in kwargs.items() if name not in ("input", "return_indices")}
+    if x.ndim != 4 or not x.is_floating_point() or kwargs.get("return_indices") or len(args) > 6:
+        return None
+    pooled: Tensor = FastMaxPool.apply(x, geometry_of(*args[1:], **options))
+    return pooled
+
+
+_MAX_POOLS = {F.max_pool2d, torch.max_pool2d}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid.engine.freezing import device_of, dtype_of, frozen, modules_of
+from pellucid.engine.model import LARGEST_TENSOR_BYTES, device_of, dtype_of, frozen, images_per_chunk, modules_of
 
 
 class Counting(nn.Module):
@@ -144,3 +144,23 @@ def test_modules_are_listed_once_and_in_order() -> None:
     model = nn.Sequential(nn.Sequential(shared, nn.ReLU()), shared, nn.Sequential(Counting(), nn.Sequential()))
     model.register_module("none", None)
     assert modules_of(model) == list(model.modules())
+
+
+def test_the_largest_tensor_determines_the_chunk_size() -> None:
+    wide = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 28 * 28, 10))
+    assert images_per_chunk(wide, torch.zeros(64, 1, 28, 28)) == LARGEST_TENSOR_BYTES // (32 * 28 * 28 * 4)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_image_is_one_chunk(count: int) -> None:
+    assert images_per_chunk(nn.Flatten(), torch.zeros(count, 1, 5, 5)) == 1
+
+
+def test_an_image_above_the_limit_runs_alone() -> None:
+    assert images_per_chunk(nn.Flatten(), torch.zeros(2, 1, 3000, 3000)) == 1
+
+
+def test_images_are_not_written_to() -> None:
+    images = -torch.ones(2, 1, 3, 3)
+    images_per_chunk(nn.ReLU(inplace=True), images)
+    assert bool((images == -1).all())

@@ -1,0 +1,379 @@
+"""Run a model: freeze it, choose its logits and the images per pass, and refuse models whose result would be wrong."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import autocast_mode
+from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+from pellucid.core.isolation import exclusive, preserved_random_state
+from pellucid.engine.table import tensors_in
+
+__all__ = [
+    "LARGEST_TENSOR_BYTES",
+    "SOFTMAX_AT_THE_END",
+    "AutocastWatch",
+    "Chooser",
+    "Readout",
+    "check_autocast",
+    "check_logits",
+    "check_model",
+    "check_skipped_padding",
+    "choose_output",
+    "device_of",
+    "dtype_of",
+    "frozen",
+    "images_per_chunk",
+    "keep_freed_memory",
+    "largest_tensor_bytes",
+    "modules_of",
+    "runs_torch_alone",
+    "unwrap",
+]
+
+
+@contextmanager
+def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.Module]:
+    """Put the model in eval mode without parameter gradients; restore its exact state on exit, also after an exception.
+
+    Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
+    may update one, such as a counter or running mean), and the global random states. `only_model_draws` states that
+    nothing else in the body draws random numbers, which saves time for models that consist of torch's own layers. Holds
+    the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
+
+    >>> layer = torch.nn.Dropout(0.5)
+    >>> with frozen(layer):
+    ...     layer.training
+    False
+    >>> layer.training
+    True
+    """
+    with exclusive():
+        modes, parameters, buffers = _remember(model)
+        is_torch_alone = only_model_draws and runs_torch_alone(module for module, _ in modes)
+        try:
+            with preserved_random_state(torch_alone=is_torch_alone):
+                if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
+                    model.eval()
+                for parameter, requires_grad, _ in parameters:
+                    if requires_grad:
+                        parameter.requires_grad_(False)
+                yield model
+        finally:
+            for module, training in modes:
+                if module.training is not training:
+                    module.training = training
+            for parameter, requires_grad, grad in parameters:
+                if parameter.requires_grad is not requires_grad:
+                    parameter.requires_grad_(requires_grad)
+                if parameter.grad is not grad:
+                    parameter.grad = grad
+            _restore_buffers(buffers)
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """List a model and all its submodules, each once, in the order of `model.modules()` but faster.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> modules_of(model) == list(model.modules())
+    True
+    """
+    found: dict[nn.Module, None] = {}
+    _collect(model, found)
+    return list(found)
+
+
+def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
+    found[module] = None
+    for child in module._modules.values():
+        if child is not None and child not in found:
+            _collect(child, found)
+
+
+Modes = list[tuple[nn.Module, bool]]
+Parameters = list[tuple[nn.Parameter, bool, Tensor | None]]
+Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
+
+
+def _remember(model: nn.Module) -> tuple[Modes, Parameters, Buffers]:
+    """Collect all state to restore in one walk, since each walk costs as much as a small network's forward pass."""
+    modes: Modes = []
+    parameters: Parameters = []
+    buffers: Buffers = []
+    for module in modules_of(model):
+        modes.append((module, module.training))
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                parameters.append((parameter, parameter.requires_grad, parameter.grad))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                buffers.append((module, name, buffer, buffer.detach().clone()))
+    return modes, parameters, buffers
+
+
+_LAYERS = {
+    f"torch.nn.modules.{name}"
+    for name in (
+        *("activation", "batchnorm", "container", "conv", "dropout", "flatten", "instancenorm", "linear"),
+        *("normalization", "padding", "pixelshuffle", "pooling", "rnn", "sparse", "upsampling"),
+    )
+}
+"""Modules that define torch's layers, except those that call user-defined functions."""
+
+
+def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
+    """True if modules run only torch's code (no hooks, no replaced `forward`), which draws only from torch's state.
+
+    >>> runs_torch_alone(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).modules())
+    True
+    """
+    if _has_any_global_hook():
+        return False
+    for module in modules:
+        own = vars(module)
+        if type(module).__module__ not in _LAYERS or "forward" in own:
+            return False
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            return False
+    return True
+
+
+def _restore_buffers(buffers: Buffers) -> None:
+    for module, name, buffer, content in buffers:
+        module._buffers[name] = buffer
+        # write only if needed: a write would invalidate an autograd graph that has saved the buffer
+        if not torch.equal(buffer, content):
+            with torch.no_grad():
+                buffer.copy_(content)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter or buffer; the CPU if it has none.
+
+    >>> device_of(nn.Linear(2, 2))
+    device(type='cpu')
+    """
+    tensor = next((tensor for source in (model.parameters(), model.buffers()) for tensor in source), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the model's first floating parameter; float32 if it has none.
+
+    >>> dtype_of(nn.Linear(2, 2).double()), dtype_of(nn.Flatten())
+    (torch.float64, torch.float32)
+    """
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+
+
+Chooser = int | str | Callable[[Any], Tensor] | None
+"""Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The explained part of a model's outputs."""
+
+    output: Chooser = None
+    unwrap_softmax: bool = False
+    """Explain the logits before a final softmax; False: such a model is refused."""
+    is_certified: bool = False
+    """Keep an account of the relevance that biases, stabilizers and constants absorb."""
+
+
+SOFTMAX_AT_THE_END = (
+    "the model ends in a softmax; its outputs depend on one another and say little about the evidence for a class. "
+    "Pass unwrap_softmax=True to explain the logits before it, or pass the model without the softmax."
+)
+"""The error message for a model that ends in a softmax."""
+
+
+def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
+    """Return the logits among a model's outputs; raises `ConfigError` if they cannot be identified."""
+    if callable(chooser):
+        chosen = chooser(outputs)
+    elif isinstance(chooser, str) and not isinstance(outputs, Mapping):
+        chosen = getattr(outputs, chooser)
+    elif chooser is not None:
+        chosen = outputs[chooser]
+    else:
+        chosen = outputs
+    if isinstance(chosen, Tensor):
+        return chosen
+    raise ConfigError(
+        f"the model returns a {type(chosen).__name__}, so it is unclear which output holds the logits; "
+        "select them with output=0 (an index), output='logits' (a key or field) or output=function."
+    )
+
+
+def check_logits(logits: Tensor, images: Tensor) -> None:
+    """Raise `ShapeError` unless the outputs are one number, one row or one array per image."""
+    if logits.ndim == 0 or len(logits) != len(images):
+        raise ShapeError(
+            f"the model returns shape {tuple(logits.shape)} for {len(images)} images; expected outputs for each image, "
+            "(batch, class) or (batch, …). Select or reshape them with output=function."
+        )
+
+
+def refuse_softmax(*, behind: str = "") -> None:
+    """Raise the error for a final softmax, or for one that is followed only by the operation `behind`."""
+    if behind:
+        raise UnsupportedOperation(
+            f"the model ends in a softmax followed by {behind}, so the explanation would be of probabilities, which "
+            "depend on one another; pass the model without these operations, or select the logits with output=…."
+        )
+    raise UnsupportedOperation(SOFTMAX_AT_THE_END)
+
+
+LARGEST_TENSOR_BYTES = 30_000_000
+"""Above about 32 MB, the allocator requests fresh pages from the system at every call, which costs more than the
+arithmetic."""
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's allocator keep freed memory for later tensors, by freeing one large block.
+
+    glibc adapts its threshold to the largest block freed. Otherwise tensors of a few megabytes are returned to the
+    system each time, and faulting in fresh pages takes a third of a forward pass. The process retains up to 32 MB more.
+    """
+    # Never written to, so it costs nothing. A storage, because with deterministic algorithms torch fills new tensors.
+    torch.UntypedStorage(16_000_000, device="cpu")
+
+
+def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:
+    """Return the number of images that keeps every tensor of `call(images)` below `LARGEST_TENSOR_BYTES`; at least 1.
+
+    Runs the first image once and measures the largest tensor that any operation returns.
+
+    >>> images_per_chunk(torch.nn.Flatten(), torch.zeros(64, 1, 1000, 1000))
+    7
+    """
+    return max(1, LARGEST_TENSOR_BYTES // largest_tensor_bytes(call, images)) if len(images) > 1 else 1
+
+
+def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
+    """Return the size of the largest tensor in `call` on the first image, including the image itself."""
+    with torch.no_grad(), _SizeWatch() as watch:
+        call(images[:1].clone())
+    return max(watch.largest, images[:1].numel() * images.element_size(), 1)
+
+
+class _SizeWatch(TorchDispatchMode):
+    """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not getattr(func, "is_view", False):
+            for value in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(value, Tensor):
+                    self.largest = max(self.largest, value.numel() * value.element_size())
+        return result
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside DataParallel or DistributedDataParallel."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise `UnsupportedOperation` for scripted models, whose operations are invisible to the recorder."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedOperation(
+                f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be recorded; "
+                "explain the unscripted model, or choose a gradient method."
+            )
+
+
+def check_autocast(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Raise `UnsupportedOperation` if the model has enabled `torch.autocast` for the tensors of this call.
+
+    Call it for every function call of an isolated forward pass, where the caller's own autocast is off. Autocast for a
+    device that holds none of the tensors has no effect and is allowed.
+    """
+    # `torch.amp.custom_fwd(cast_inputs=…)` disables autocast before it casts, so the cast itself is the only trace
+    is_custom = func is Tensor.to and _is_cast_by_custom_forward()
+    if not (is_custom or torch._C._is_any_autocast_enabled()):
+        return
+    for tensor in tensors_in((args, kwargs)):
+        device = tensor.device.type
+        if is_custom or (device in _autocast_devices and torch.is_autocast_enabled(device)):
+            raise UnsupportedOperation(
+                f"{_place_in_model()} runs under torch.autocast({device!r}), whose low precision causes errors of tens "
+                "of percent in maps and derivatives. Explain the model in its own precision: remove the autocast from "
+                f"its forward pass, or nest torch.autocast({device!r}, enabled=False) in it."
+            )
+
+
+class AutocastWatch(TorchFunctionMode):
+    """Calls `check_autocast` at every function call; for forward passes that run under no other function mode."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        check_autocast(func, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+_autocast_devices = frozenset(torch._C._autocast_supported_devices())
+_CUSTOM_CAST: CodeType | None = getattr(getattr(autocast_mode, "_cast", None), "__code__", None)
+
+
+def _is_cast_by_custom_forward() -> bool:
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(16):  # the frame of the cast is close: only the function mode and its wrappers are in between
+        if frame is None or frame.f_code is _CUSTOM_CAST:
+            break
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _CUSTOM_CAST
+
+
+def _place_in_model() -> str:
+    """Describe the innermost running module by its path in the outermost one."""
+    frame: FrameType | None = sys._getframe(1)
+    modules: list[nn.Module] = []
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        is_own = frame.f_globals.get("__name__", "").startswith("pellucid.")
+        if isinstance(owner, nn.Module) and not is_own:
+            modules.append(owner)
+        elif is_own and modules:
+            break  # pellucid called the model here; outer frames are the caller's code, possibly inside a module too
+        frame = frame.f_back
+    if not modules:
+        return "the model"
+    path = next((name for name, module in modules[-1].named_modules() if module is modules[0]), "")
+    return f"module {path!r} ({type(modules[0]).__name__})" if path else f"the model ({type(modules[0]).__name__})"
+
+
+def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:
+    """Raise `UnsupportedOperation` if the model's logits differ between running with and without gradients.
+
+    When gradients are disabled, torch's TransformerEncoder skips padded tokens and returns zeros at their positions. A
+    model that reads those positions then computes different logits.
+    """
+    if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
+        return
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that nested tensors are a prototype
+        plain = logits_of(model(x.clone()))
+    gap = float((plain - logits).abs().max())
+    if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):
+        raise UnsupportedOperation(
+            f"the model's logits differ by {gap:.3g} between running with and without gradients: without them, its "
+            "nn.TransformerEncoder returns zeros at the positions of padded tokens, which the model then uses. Build "
+            "the encoder with enable_nested_tensor=False, or set its use_nested_tensor to False."
+        )
