@@ -14,13 +14,13 @@ from pellucid.engine.composites import layered
 @variant("lrp.mine", answers="which pixels are evidence for the class", options={"gamma": "…"})
 def LrpMine(gamma: float = 0.1) -> Composite:
     \"\"\"ε for dense layers, γ for convolutions, flat for the layers that see the image.\"\"\"
-    return layered(dense=Epsilon(1e-6), convolution=Gamma(gamma), first=Flat(), epsilon=1e-6)
+    return layered(dense=Epsilon(1e-6), convolution=Gamma(gamma), first=Flat())
 ```
 """
 
 from pellucid.attribution import COMPLETE, Bounded, Relevance, variant
 from pellucid.core.options import NotNegative
-from pellucid.engine import AlphaBeta, Composite, Epsilon, Flat, Gamma, Rule, WSquare, ZPlus
+from pellucid.engine import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZPlus
 from pellucid.engine.box import Bound
 from pellucid.engine.composites import STRUCTURAL_EPSILON, bounded, everywhere, layered, plain_z, weights_only
 
@@ -156,38 +156,34 @@ class ByDepth(Relevance):
     """ε of the dense layers."""
 
 
-def _preset(epsilon: float | int, convolution: Rule, first: Rule | None = None) -> Composite:
-    return layered(dense=Epsilon(epsilon), convolution=convolution, first=first, epsilon=STRUCTURAL_EPSILON)
-
-
 @variant("lrp.sequential_preset_a", ByDepth)
 def LrpPresetA(epsilon: NotNegative = 0.1) -> Composite:
     """ε for dense layers, α1β0 for convolutions."""
-    return _preset(epsilon, AlphaBeta(1, 0))
+    return layered(dense=Epsilon(epsilon), convolution=AlphaBeta(1, 0))
 
 
 @variant("lrp.sequential_preset_b", ByDepth)
 def LrpPresetB(epsilon: NotNegative = 0.1) -> Composite:
     """ε for dense layers, α2β1 for convolutions."""
-    return _preset(epsilon, AlphaBeta(2, 1))
+    return layered(dense=Epsilon(epsilon), convolution=AlphaBeta(2, 1))
 
 
 @variant("lrp.sequential_preset_a_flat", ByDepth)
 def LrpPresetAFlat(epsilon: NotNegative = 0.1) -> Composite:
     """Preset A with the flat rule for the layers that see the image."""
-    return _preset(epsilon, AlphaBeta(1, 0), Flat())
+    return layered(dense=Epsilon(epsilon), convolution=AlphaBeta(1, 0), first=Flat())
 
 
 @variant("lrp.sequential_preset_b_flat", ByDepth)
 def LrpPresetBFlat(epsilon: NotNegative = 0.1) -> Composite:
     """Preset B with the flat rule for the layers that see the image."""
-    return _preset(epsilon, AlphaBeta(2, 1), Flat())
+    return layered(dense=Epsilon(epsilon), convolution=AlphaBeta(2, 1), first=Flat())
 
 
 @variant("lrp.epsilon_plus_flat", ByDepth)
 def LrpEpsilonPlusFlat(epsilon: NotNegative = 1e-6) -> Composite:
     """The flat rule for the layers that see the image, z⁺ for convolutions, ε for dense layers."""
-    return _preset(epsilon, ZPlus(), Flat())
+    return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat())
 
 
 @variant("lrp.epsilon_gamma_box", Bounded, ByDepth, options={"gamma": "γ of the convolutions."})
@@ -195,4 +191,4 @@ def LrpEpsilonGammaBox(
     epsilon: NotNegative = 1e-6, low: Bound = 0.0, high: Bound = 1.0, gamma: NotNegative = 0.25
 ) -> Composite:
     """z^B for the layers that see the image, γ for convolutions, ε for dense layers."""
-    return bounded(low, high, _preset(epsilon, Gamma(gamma)))
+    return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma)))
