@@ -245,29 +245,31 @@ class Analyzer:
             self._from_embedding.refuse_floats()
 
     def _run_images(self, x: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
-        """Explain images batch by batch, or one by one from the first batch on which the model mixes them."""
+        """Explain images in batches, as large as is fast."""
         # NaN and infinities would spread to every value of a batch norm or a max, and no error could name the image.
         check_inputs(x)
         box, subject = self.method.box(), self._subject
         subject.begin(None if box is None else box.check(x))
-        with _explained_dtype_errors(x, self.model):
+        with _explained_dtype_errors(x, subject.model):
             # A custom score may depend on the whole batch, so the batch is not split for it.
             is_whole = question.targets[0].score is not None
             size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
             # One image is enough to count the classes.
             question = _expanded(question, subject, x[:1])
-            parts = []
-            for start in range(0, len(x), size):
-                which = slice(start, min(start + size, len(x)))
-                try:
-                    if not subject.is_mixed:
-                        parts.append(self._explain(subject, x, question, which))
-                        continue
-                except BatchMixed:
-                    subject.is_mixed = True  # later batches of this call run image by image right away
-                singles = [self._explain(subject, x, question, slice(n, n + 1)) for n in range(len(x))[which]]
-                parts.append(_joined_singles(singles, question))
+            starts = range(0, len(x), size)
+            parts = [self._explain_batch(x, question, slice(n, min(n + size, len(x)))) for n in starts]
         return _joined(parts), question.targets
+
+    def _explain_batch(self, x: Tensor, question: Question, which: slice) -> list[Outcome]:
+        """Explain one batch of the images; one by one if the model mixes them."""
+        subject = self._subject
+        if not subject.is_mixed:
+            try:
+                return self._explain(subject, x, question, which)
+            except BatchMixed:
+                subject.is_mixed = True  # later batches of this call run image by image right away
+        singles = [self._explain(subject, x, question, slice(n, n + 1)) for n in range(which.start, which.stop)]
+        return _joined_singles(singles, question)
 
     def _run_tokens(self, ids: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
         """Explain token ids at the output of the token embedding, one sequence at a time."""
