@@ -52,8 +52,8 @@ def contests(images: Tensor, targets: Tensor) -> dict[str, Contest]:
     return {
         "grad_cam": (1.2, 1.5, ours("grad_cam"), grad_cam),
         "guided_grad_cam": (1.2, 1.5, ours("guided_grad_cam"), guided_grad_cam),
-        "occlusion, window 7": (1.5, 8, ours("occlusion", window=7, stride=7), occlusion(7, 7)),
-        "occlusion, window 4, stride 2": (1.5, 8, ours("occlusion", window=4, stride=2), occlusion(4, 2)),
+        "occlusion, window 7": (1.5, 2, ours("occlusion", window=7, stride=7), occlusion(7, 7)),
+        "occlusion, window 4, stride 2": (1.5, 2, ours("occlusion", window=4, stride=2), occlusion(4, 2)),
         "shapley_sampling": (1, 1.5, ours("shapley_sampling", patch=7, permutations=2), shapley),
     }
 

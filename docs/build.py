@@ -11,6 +11,8 @@ import re
 import shutil
 import sys
 import warnings
+from dataclasses import fields, is_dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -113,6 +115,7 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     """
     clear(folder)
     modules = load_modules()
+    document_options()
     pdoc.render.env.filters["to_html"] = to_html
     vars(pdoc.search)["to_html"] = to_html  # the search index renders docstrings, too, and has no setting for it
     pdoc.render.configure(
@@ -163,6 +166,20 @@ def load_modules() -> dict[str, pdoc.doc.Module]:
         # pdoc reads the package's namespace, so store the value there; a callable package is shown as its function
         vars(pellucid)[name] = getattr(value, name) if isinstance(value, ModuleType) and callable(value) else value
     return {name: pdoc.doc.Module(module) for name, module in modules.items()}
+
+
+def document_options() -> None:
+    """Show the descriptions of options that a method declares as parameters of a function (`attribution.variant`)."""
+    read = vars(pdoc.doc.Class)["_var_docstrings"].func
+
+    def descriptions(self: pdoc.doc.Class) -> dict[str, str]:
+        options = fields(self.obj) if is_dataclass(self.obj) else ()
+        return {**read(self), **{one.name: one.metadata["doc"] for one in options if one.metadata.get("doc")}}
+
+    # pdoc itself finds descriptions in the source of a class, and these classes have none.
+    shown: Any = pdoc.doc.Class
+    shown._var_docstrings = cached_property(descriptions)
+    shown._var_docstrings.__set_name__(shown, "_var_docstrings")
 
 
 def to_html(text: str) -> Html:

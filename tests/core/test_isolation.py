@@ -20,8 +20,7 @@ import pellucid
 from pellucid import create_analyzer
 from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
-from pellucid.core.isolation import exclusive, isolated
-from pellucid.core.seeding import preserved_random_state
+from pellucid.core.isolation import exclusive, isolated, preserved_random_state
 from pellucid.engine.model import frozen
 from pellucid.engine.tap import find_embedding
 from pellucid.evaluation import METRICS

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
+from pellucid.core.isolation import preserved_random_state
+from pellucid.core.seeding import derive_seed, generator, seed_everything
 
 
 def draw():

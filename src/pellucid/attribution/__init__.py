@@ -1,9 +1,43 @@
-"""The registry of attribution methods, one file per method or family, and `create_analyzer`, the entry point.
+"""Attribution methods: how much each pixel contributes to an output of a model.
+
+Every public file is one method or one family of methods, and registers itself in `METHODS`. The others are shared:
+
+- `_analyzer`: `create_analyzer` and `Analyzer`, which checks a call, splits it into batches and runs the method
+- `_aliases`: the names that other libraries use for the methods
+- `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
+- `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
+- `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
+- `_fitting`: what methods learn from data; `_tokens`: models of token ids
+- `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
+- `_class_activation`, `_layers`, `_axes`: class activation maps, their layers, and the layers' channel axes
+
+A method of your own is a frozen dataclass with one method, `attribute_each`:
+
+```python
+@METHODS.register("gradient_norm")
+@dataclass(frozen=True)
+class GradientNorm(Attribution):
+    \"\"\"Gradient, scaled to length 1.\"\"\"
+
+    family: ClassVar[str] = "gradient"
+    answers: ClassVar[str] = "the direction in which the explained logit grows fastest"
+
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
+        x = images.detach().requires_grad_()
+        logits = subject.logits(x)
+        (slope,) = torch.autograd.grad(target.scores(logits).sum(), x)
+        unit = torch.nn.functional.normalize(slope.flatten(1)).view_as(images)
+        return Outcome(unit, logits.detach(), target.classes(logits))
+```
+
+A relevance method can be shorter still: a function from options to rules (see `pellucid.attribution.lrp`).
 
 >>> "lrp.epsilon" in METHODS
 True
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pellucid.attribution._aliases import ALIASES
@@ -12,31 +46,75 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
-    from pellucid.attribution._explanation import AmplificationWarning, CompletenessWarning, Explanation, Outcome
-    from pellucid.attribution._method import Attribution, FittedState, Method, methods
+    from pellucid.attribution._explanation import (
+        AmplificationWarning,
+        CompletenessWarning,
+        Explanation,
+        Outcome,
+        sharing,
+        without_warnings,
+    )
+    from pellucid.attribution._fitting import FittedState, images_in
+    from pellucid.attribution._method import Attribution, Backward, Relevance, for_each_target
     from pellucid.attribution._subject import Subject
-    from pellucid.attribution._target import Contrast, Target
+    from pellucid.attribution._target import Contrast, Question, Target, weighted
+    from pellucid.attribution._variants import Bounded, variant
 
 __all__ = [
+    "COMPLETE",
     "METHODS",
     "AmplificationWarning",
     "Analyzer",
     "Attribution",
+    "Backward",
+    "Bounded",
     "CompletenessWarning",
     "Contrast",
     "Explanation",
     "FittedState",
     "Method",
     "Outcome",
+    "Question",
+    "Relevance",
     "Subject",
     "Target",
     "check_method",
     "create_analyzer",
+    "for_each_target",
+    "images_in",
     "methods",
+    "sharing",
+    "variant",
+    "weighted",
+    "without_warnings",
 ]
 
 METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution")
 """Attribution methods by name; listing the names imports none of them."""
+
+COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
+"""The guarantees of an exact method: relevance sums to the logit, depends on the class, and needs no seed."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Description of an attribution method, for choosing one."""
+
+    name: str
+    family: str
+    answers: str
+    needs_fit: bool
+    promises: frozenset[str]
+
+
+def methods() -> list[Method]:
+    """List all attribution methods, sorted by name, with what they show and guarantee.
+
+    >>> next(method.family for method in methods() if method.name == "lrp.epsilon")
+    'relevance'
+    """
+    entries = [(name, METHODS[name]) for name in METHODS]
+    return [Method(name, entry.family, entry.answers, entry.needs_fit, entry.promises) for name, entry in entries]
 
 
 def check_method(name: str) -> str:
@@ -48,21 +126,16 @@ def check_method(name: str) -> str:
     return name if name in ALIASES else METHODS.check(name)
 
 
-__getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        "AmplificationWarning": "._explanation",
-        "Analyzer": "._analyzer",
-        "Attribution": "._method",
-        "CompletenessWarning": "._explanation",
-        "Contrast": "._target",
-        "Explanation": "._explanation",
-        "FittedState": "._method",
-        "Method": "._method",
-        "Outcome": "._explanation",
-        "Subject": "._subject",
-        "Target": "._target",
-        "create_analyzer": "._analyzer",
-        "methods": "._method",
-    },
-)
+_EXPORTS = {
+    "_analyzer": ("Analyzer", "create_analyzer"),
+    "_explanation": (
+        *("AmplificationWarning", "CompletenessWarning", "Explanation", "Outcome", "sharing", "without_warnings"),
+    ),
+    "_fitting": ("FittedState", "images_in"),
+    "_method": ("Attribution", "Backward", "Relevance", "for_each_target"),
+    "_subject": ("Subject",),
+    "_target": ("Contrast", "Question", "Target", "weighted"),
+    "_variants": ("Bounded", "variant"),
+}
+# These files import torch, so they are only loaded when one of their names is used.
+__getattr__, __dir__ = lazy_exports(__name__, {name: f".{file}" for file, names in _EXPORTS.items() for name in names})

@@ -18,16 +18,17 @@ from pellucid.attribution._explanation import (
     Explanation,
     Outcome,
 )
-from pellucid.attribution._finite import check_inputs, check_outcome
-from pellucid.attribution._method import Attribution, FittedState
+from pellucid.attribution._finite import check_outcome
+from pellucid.attribution._fitting import FittedState
+from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Request, Target
+from pellucid.attribution._target import Question, Request, Target
 from pellucid.attribution._tokens import EmbeddedBatches, FromEmbedding, check_suits, is_tokens
 from pellucid.core.errors import ConfigError, DataError, ShapeError
-from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
-from pellucid.engine.model import Chooser, check_model, check_skipped_padding, dtype_of, frozen, unwrap
+from pellucid.engine.model import Chooser, Readout, check_model, check_skipped_padding, dtype_of, frozen, unwrap
 from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["Analyzer", "create_analyzer"]
@@ -68,6 +69,7 @@ def create_analyzer(
             f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
         )
     options = {**preset, **options}
+    # Before construction, so that errors about options do not come from a method's own __post_init__.
     check_values(entry, options)
     method = entry(**options)
     return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
@@ -93,8 +95,9 @@ class Analyzer:
         self.method = method
         self.model = model
         self.name = name
-        self._subject = Subject(unwrap(model), output, unwrap_softmax)
-        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), output, unwrap_softmax, what="sequence")
+        readout = Readout(output, unwrap_softmax)
+        self._subject = Subject(unwrap(model), readout)
+        self._tokens = Subject(FromEmbedding(unwrap(model), embedding), readout, what="sequence")
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
@@ -102,7 +105,7 @@ class Analyzer:
     @property
     def explains_other_outputs(self) -> bool:
         """True if the explained logits are not what the model returns, because of `output` or `unwrap_softmax`."""
-        return self._subject.output is not None or self._subject.unwrap_softmax
+        return self._subject.readout != Readout()
 
     def analyze(self, x: Tensor, target: Request = None) -> Tensor:
         """Compute the relevance of each input for the target, in the shape of `x`.
@@ -128,13 +131,12 @@ class Analyzer:
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
         torch.Size([2, 3, 1, 2, 2])
         """
-        request = Target(target)
         with isolated():
-            outcomes = self._run(x, request, is_certified=False)
+            outcomes, _ = self._run(x, target, is_certified=False)
             if missed := self._missed(outcomes):
                 warnings.warn(missed, CompletenessWarning, stacklevel=2)
             maps = [outcome.relevance for outcome in outcomes]
-            return torch.stack(maps, 1) if request.is_all else maps[0]
+            return torch.stack(maps, 1) if isinstance(target, str) else maps[0]
 
     def explain(self, x: Tensor, target: Request = None, *, strict: bool = False) -> Explanation:
         """Compute the relevance together with its completeness check; arguments as for `analyze`.
@@ -147,12 +149,10 @@ class Analyzer:
         >>> bool(explanation.residual.abs().max() < 1e-5)
         True
         """
-        request = Target(target)
         with isolated():
-            outcomes = self._run(x, request, is_certified=True)
-            targets = request.each(outcomes[0].logits)
-            explained = [self._certify(outcome, one) for outcome, one in zip(outcomes, targets, strict=True)]
-            explanation = Explanation.stack(explained) if request.is_all else explained[0]
+            pairs = zip(*self._run(x, target, is_certified=True), strict=True)
+            explained = [Explanation.of(outcome, one, self.method, self.name) for outcome, one in pairs]
+            explanation = Explanation.stack(explained) if isinstance(target, str) else explained[0]
         worst = float(explanation.amplification.max()) if len(x) else 0.0
         if worst > WARN_ABOVE:
             warnings.warn(
@@ -178,6 +178,7 @@ class Analyzer:
 
     def fit(self, loader: Iterable[Any]) -> "Analyzer":
         """Fit the method in one pass over batches of images (or of tuples that start with images)."""
+        # The loader runs inside as well: it may draw random numbers, and these must not disturb the caller's.
         with isolated(), frozen(unwrap(self.model)) as model:
             self._subject.begin()
             check_model(model)
@@ -198,6 +199,7 @@ class Analyzer:
     def restore(self, state: FittedState) -> "Analyzer":
         """Load a fitted state; `ConfigError` if it belongs to another method or to other weights."""
         for name, tensor in state.tensors.items():
+            # The added axis makes the whole tensor one row.
             if first_bad_row(tensor[None]) is not None:
                 raise DataError(f"the saved tensor {name!r} holds {bad_value(tensor)}; refit the method.")
         with isolated():
@@ -205,8 +207,23 @@ class Analyzer:
             self.method = self.method.restored(self._subject, state)
         return self
 
-    def _run(self, x: Tensor, request: Target, *, is_certified: bool) -> list[Outcome]:
-        """Validate the call and return one outcome, or one per class for `target="all"`."""
+    def _run(self, x: Tensor, target: Request, *, is_certified: bool) -> tuple[list[Outcome], Sequence[Target]]:
+        """Validate the call; return the outcome of each explained target, and the targets."""
+        own = self._subject.readout
+        question = Question(own.output, own.unwrap_softmax, is_certified, (Target(target),))
+        self._check_call(x, question.targets[0])
+        with frozen(unwrap(self.model)) as model:
+            check_model(model)
+            # Integers have no gradient, so token ids take a path of their own.
+            run = self._run_images if x.is_floating_point() else self._run_tokens
+            outcomes, targets = run(x, question)
+            # `logits_of` takes the log of the model's probabilities, so compare log-probabilities.
+            logits = outcomes[0].logits
+            explained = logits.log_softmax(1) if own.unwrap_softmax else logits
+            check_skipped_padding(model, x, self._subject.logits_of, explained)
+        return outcomes, targets
+
+    def _check_call(self, x: Tensor, target: Target) -> None:
         if not (x.is_floating_point() or is_tokens(x)) or x.ndim < 2 or len(x) == 0:
             raise ShapeError(
                 f"the images are {tuple(x.shape)} {x.dtype}; expected a batch of floats in [0, 1], (batch, …), "
@@ -214,158 +231,110 @@ class Analyzer:
             )
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
-        request.check(len(x))
-        _check_baseline(self.method, x)
-        if is_tokens(x):
-            return self._run_tokens(x, request, is_certified)
-        if x.dtype not in (torch.float32, torch.float64):
+        target.check(len(x))
+        rows = _rows_of_baseline(self.method)
+        if rows > 1 and rows != len(x):
+            raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; pass one for all, or one per image.")
+        if x.is_floating_point() and x.dtype not in (torch.float32, torch.float64):
             raise ShapeError(
                 f"the images are {x.dtype}, a precision at which maps are off by several percent and miss their sums; "
                 "explain in float32: images.float(), and a float32 copy of the model."
             )
-        self._from_embedding.refuse_floats()
-        check_inputs(x)
-        self._subject.begin()
-        box = self.method.box()
-        self._subject.box = None if box is None else box.check(x)
-        with frozen(unwrap(self.model)) as model, _explained_dtype_errors(x, model):
-            check_model(model)
-            usual = self.method.images_per_pass(x)
-            # A custom score may depend on the whole batch, so the batch is not split for it.
-            size = len(x) if request.score is not None else self._subject.images_per_pass(x, usual)
-            targets = self._targets(self._subject, x[:1], request)
-            parts = [
-                self._attribute(x.detach()[start : start + size], targets, slice(start, start + size), is_certified)
-                for start in range(0, len(x), size)
-            ]
-            outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
-            self._check_padding(model, x, outcomes[0].logits)
-        return outcomes
+        # A name that cannot have an effect is a mistake of the caller.
+        if x.is_floating_point() and self._from_embedding.wanted is not None:
+            self._from_embedding.refuse_floats()
 
-    def _check_padding(self, model: nn.Module, x: Tensor, logits: Tensor) -> None:
-        # `logits_of` takes the log of the model's probabilities, so compare log-probabilities.
-        explained = logits.log_softmax(1) if self._subject.unwrap_softmax else logits
-        check_skipped_padding(model, x, self._subject.logits_of, explained)
+    def _run_images(self, x: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
+        """Explain images in batches, as large as is fast."""
+        # NaN and infinities would spread to every value of a batch norm or a max, and no error could name the image.
+        check_inputs(x)
+        box, subject = self.method.box(), self._subject
+        subject.begin(None if box is None else box.check(x))
+        with _explained_dtype_errors(x, subject.model):
+            # A custom score may depend on the whole batch, so the batch is not split for it.
+            is_whole = question.targets[0].score is not None
+            size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
+            # One image is enough to count the classes.
+            question = _expanded(question, subject, x[:1])
+            starts = range(0, len(x), size)
+            parts = [self._explain_batch(x, question, slice(n, min(n + size, len(x)))) for n in starts]
+        return _joined(parts), question.targets
+
+    def _explain_batch(self, x: Tensor, question: Question, which: slice) -> list[Outcome]:
+        """Explain one batch of the images; one by one if the model mixes them."""
+        subject = self._subject
+        if not subject.is_mixed:
+            try:
+                return self._explain(subject, x, question, which)
+            except BatchMixed:
+                subject.is_mixed = True  # later batches of this call run image by image right away
+        singles = [self._explain(subject, x, question, slice(n, n + 1)) for n in range(which.start, which.stop)]
+        return _joined_singles(singles, question)
+
+    def _run_tokens(self, ids: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
+        """Explain token ids at the output of the token embedding, one sequence at a time."""
+        model, subject = self._from_embedding, self._tokens
+        model.locate(ids)
+        embedded = model.embed(ids)
+        check_suits(self.name, self.method)
+        check_inputs(embedded, "the embedding of sequence")
+        box = self.method.box()
+        bounds = None if box is None else box.check(embedded, axis=-1, noun="embeddings of tokens")
+        singles = []
+        for n in range(len(ids)):
+            subject.begin(bounds)
+            with model.hold(ids[n : n + 1]):
+                question = _expanded(question, subject, embedded[n : n + 1])  # once: there is no "all" afterwards
+                singles.append(self._explain(subject, embedded, question, slice(n, n + 1)))
+        return _joined_singles(singles, question), question.targets
+
+    def _explain(self, subject: Subject, x: Tensor, question: Question, which: slice) -> list[Outcome]:
+        """Run the method on some inputs of the call, and check that its results are finite."""
+        images, question = x.detach()[which], question.part(which)
+        subject.first = which.start  # errors name images by their place in the call
+        method = self.method
+        if _rows_of_baseline(method) > 1:  # one baseline per image
+            method = replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
+        outcomes = method.attribute_each(subject, images, question)
+        subject.check_finite(outcomes[0].logits, question.targets)
+        for outcome in outcomes:
+            if not outcome.is_finite:
+                check_outcome(outcome, self.method, self.name, what=subject.what, first=subject.first)
+        if subject is self._subject:  # sequences run alone anyway
+            subject.check_alone(images, outcomes[0].logits)
+        return outcomes
 
     @property
     def _from_embedding(self) -> FromEmbedding:
         assert isinstance(self._tokens.model, FromEmbedding)
         return self._tokens.model
 
-    def _run_tokens(self, ids: Tensor, request: Target, is_certified: bool) -> list[Outcome]:
-        """Explain token ids at the output of the token embedding, one sequence at a time."""
-        parts, model = [], self._from_embedding
-        with frozen(unwrap(self.model)) as whole:
-            check_model(whole)
-            model.locate(ids)
-            embedded = model.embed(ids)
-            check_suits(self.name, self.method)
-            check_inputs(embedded, "the embedding of sequence")
-            box = self.method.box()
-            bounds = None if box is None else box.check(embedded, axis=-1, noun="embeddings of tokens")
-            for n in range(len(ids)):
-                self._tokens.begin()
-                self._tokens.first, self._tokens.box = n, bounds
-                one, own = embedded[n : n + 1], request.part(slice(n, n + 1))
-                with model.hold(ids[n : n + 1]):
-                    targets = self._targets(self._tokens, one, own)
-                    method = _for_part(self.method, slice(n, n + 1))
-                    outcomes = method.attribute_each(self._tokens, one, targets, is_certified=is_certified)
-                    self._check(self._tokens, outcomes, targets)
-                    parts.append(outcomes)
-            outcomes = [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
-            self._check_padding(whole, ids, outcomes[0].logits)
-        if request.score is not None:
-            _check_score(request, [part[0] for part in parts], outcomes[0])
-        return outcomes
 
-    @staticmethod
-    def _targets(subject: Subject, first: Tensor, request: Target) -> list[Target]:
-        """Return the request, or one target per class for `target="all"`; `first` is a single image."""
-        if not request.is_all:
-            return [request]
-        with torch.no_grad():
-            return request.each(subject.logits(first.detach()))
-
-    def _attribute(self, images: Tensor, targets: Sequence[Target], which: slice, is_certified: bool) -> list[Outcome]:
-        """Explain one batch, the images `which` of the call; one by one if the model mixes images."""
-
-        def attribute(part: Tensor, which: slice) -> list[Outcome]:
-            own, self._subject.first = [target.part(which) for target in targets], which.start
-            outcomes = _for_part(self.method, which).attribute_each(self._subject, part, own, is_certified=is_certified)
-            self._check(self._subject, outcomes, own)
-            self._subject.check_alone(part, outcomes[0].logits)
-            return outcomes
-
-        if not self._subject.is_mixed:
-            try:
-                return attribute(images, which)
-            except BatchMixed:
-                self._subject.is_mixed = True  # later batches of this call run image by image right away
-        first = which.start
-        singles = [attribute(images[n : n + 1], slice(first + n, first + n + 1)) for n in range(len(images))]
-        outcomes = [Outcome.join(parts) for parts in zip(*singles, strict=True)]
-        if targets[0].score is not None:
-            _check_score(targets[0], [parts[0] for parts in singles], outcomes[0])
-        return outcomes
-
-    def _check(self, subject: Subject, outcomes: Sequence[Outcome], targets: Sequence[Target]) -> None:
-        """Raise for the first image of a batch with NaN or infinities in logits, scores or maps."""
-        subject.check_finite(outcomes[0].logits, targets)
-        for outcome in outcomes:
-            check_outcome(outcome, self.method, self.name, what=subject.what, first=subject.first)
-
-    def _certify(self, outcome: Outcome, target: Target) -> Explanation:
-        size = outcome.relevance.flatten(1).abs().sum(1)
-        own, against = target.scores(outcome.logits).detach(), None
-        if target.score is None:
-            against = target.against(outcome.logits)
-        sums = self.method.completeness(outcome)
-        ones = torch.ones(len(size), dtype=torch.int64, device=size.device)
-        # Σ|R| is only comparable to the logit if the method distributes a promised sum.
-        is_sharing = outcome.promised is not None
-        return Explanation(
-            relevance=outcome.relevance,
-            target=outcome.classes,
-            logits=outcome.logits,
-            expected=None if sums is None else sums.expected,
-            residual=None if sums is None else sums.residual,
-            absorbed=outcome.absorbed,
-            absorbed_by=outcome.absorbed_by,
-            amplification=size / own.abs().clamp(min=1e-12) if is_sharing else torch.zeros_like(size),
-            allowed=None if sums is None else sums.allowed,
-            evaluations=ones if outcome.evaluations is None else outcome.evaluations,
-            seed=getattr(self.method, "seed", None),
-            method=self.name,
-            details=outcome.details if against is None else {**outcome.details, "against": against},
-            notes=outcome.notes,
-            remedy=self.method.remedy,
-        )
+def _expanded(question: Question, subject: Subject, first: Tensor) -> Question:
+    """Replace the target "all" by one target per class; `first` is a single image."""
+    if not question.targets[0].is_all:
+        return question
+    with torch.no_grad():
+        return replace(question, targets=tuple(question.targets[0].each(subject.logits(first.detach()))))
 
 
-def _check_score(request: Target, alone: Sequence[Outcome], together: Outcome) -> None:
-    """Raise `ShapeError` if a custom score depends on the rest of the batch, for inputs explained one at a time."""
-    scores = torch.cat([request.scores(part.logits).detach() for part in alone])
-    if not torch.allclose(scores, request.scores(together.logits).detach(), rtol=1e-3, atol=1e-6):
-        raise ShapeError(
-            "the target function's score of an input depends on the rest of the batch. Token sequences and images that "
-            "the model mixes, are explained one at a time, so the function must accept outputs of shape (1, …) "
-            "and score each row independently."
-        )
+def _joined(parts: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+    """Join the outcomes of several batches, target by target."""
+    return [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
 
 
-def _check_baseline(method: Attribution, x: Tensor) -> None:
-    """Raise `ShapeError` unless the baseline has one row, or one per image."""
-    rows = _rows_of_baseline(method)
-    if rows > 1 and rows != len(x):
-        raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; pass one for all, or one per image.")
-
-
-def _for_part(method: Attribution, which: slice) -> Attribution:
-    """Return the method for some images of the call, with the matching rows of a per-image baseline."""
-    if _rows_of_baseline(method) <= 1:
-        return method
-    return replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
+def _joined_singles(singles: Sequence[Sequence[Outcome]], question: Question) -> list[Outcome]:
+    """Join outcomes of single inputs; `ShapeError` if a custom score of an input depends on the rest of the batch."""
+    outcomes, target = _joined(singles), question.targets[0]
+    if target.score is not None:
+        alone = torch.cat([target.scores(single[0].logits).detach() for single in singles])
+        if not torch.allclose(alone, target.scores(outcomes[0].logits).detach(), rtol=1e-3, atol=1e-6):
+            raise ShapeError(
+                "the target function's score of an input depends on the rest of the batch. Token sequences and images "
+                "that the model mixes, are explained one at a time, so the function must accept outputs of shape "
+                "(1, …) and score each row independently."
+            )
+    return outcomes
 
 
 def _rows_of_baseline(method: Attribution) -> int:

@@ -7,11 +7,8 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.attribution._explanation import Outcome
+from pellucid.attribution import Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._layers import Layer, find_layer, read_layer
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, ShapeError
 
 __all__ = ["ClassActivation", "check_images", "per_channel", "upsampled"]
@@ -46,10 +43,12 @@ class ClassActivation(Attribution):
         """Return caveats about these maps."""
         return ()
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         check_images(images)
         layer = find_layer(subject, images, self.layer)
         read = read_layer(subject, images, target, layer)
+        # The gradient has the layout of the values, so one reordering fits both.
         values, gradient = (self._arranged(tensor, layer, images) for tensor in (read.values, read.gradient))
         plain = self.weigh(values, gradient)
         relevance = upsampled(plain.clamp(min=0) if self.relu else plain, images)
@@ -79,6 +78,7 @@ class ClassActivation(Attribution):
                 f"the channel axis of the output of {layer.name!r}, {tuple(output.shape)}, is ambiguous; "
                 "pass channels='first' or channels='last'."
             )
+        # Everything after this expects channels first, whatever the layer's layout.
         return maps.movedim(axis, 1)
 
 

@@ -4,13 +4,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import PellucidError
+from pellucid.core.finite import first_bad_row
 from pellucid.core.showing import Shown
+
+if TYPE_CHECKING:
+    from pellucid.attribution._method import Attribution
+    from pellucid.attribution._target import Target
 
 __all__ = [
     "AmplificationWarning",
@@ -63,6 +68,12 @@ class Outcome:
     """Additional results per image, (batch,) each."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_finite(self) -> bool:
+        """True if neither a map nor a promised sum contains NaN or infinities."""
+        values = [self.relevance] if self.promised is None else [self.relevance, self.promised]
+        return all(first_bad_row(value) is None for value in values)
+
     @staticmethod
     def join(parts: Sequence["Outcome"]) -> "Outcome":
         """Concatenate the outcomes of several batches."""
@@ -74,6 +85,7 @@ class Outcome:
 
 def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Charge forward passes shared by several targets to the first outcome only."""
+    # Summed over targets, evaluations then count every pass exactly once.
     free = [torch.zeros_like(outcome.classes) for outcome in outcomes[1:]]
     return [*outcomes[:1], *(replace(one, evaluations=none) for one, none in zip(outcomes[1:], free, strict=True))]
 
@@ -125,6 +137,7 @@ class Completeness:
         if not bool(is_over.any()):
             return ""
         residual, expected, allowed = self.residual.flatten(), self.expected.flatten(), self.allowed.flatten()
+        # The worst of those beyond their tolerance: a larger residual elsewhere may be within its own.
         over = is_over.flatten().nonzero().flatten()
         worst = int(over[residual[over].abs().argmax()])
         image, *place = (
@@ -180,6 +193,33 @@ class Explanation(Shown):
     """Advice for maps that miss their sum."""
 
     @staticmethod
+    def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
+        """Return the explanation of one target, from the outcome of the method registered as `name`."""
+        # Everything below is derived here rather than by the methods, so that all of them are held to one definition.
+        size = outcome.relevance.flatten(1).abs().sum(1)
+        score = target.scores(outcome.logits).detach().abs()
+        against = target.against(outcome.logits)
+        sums = method.completeness(outcome)
+        return Explanation(
+            relevance=outcome.relevance,
+            target=outcome.classes,
+            logits=outcome.logits,
+            expected=None if sums is None else sums.expected,
+            residual=None if sums is None else sums.residual,
+            absorbed=outcome.absorbed,
+            absorbed_by=outcome.absorbed_by,
+            # Σ|R| is only comparable to the logit if the method distributes a promised sum.
+            amplification=torch.zeros_like(size) if outcome.promised is None else size / score.clamp(min=1e-12),
+            allowed=None if sums is None else sums.allowed,
+            evaluations=torch.ones_like(outcome.classes) if outcome.evaluations is None else outcome.evaluations,
+            seed=getattr(method, "seed", None),
+            method=name,
+            details=outcome.details if against is None else {**outcome.details, "against": against},
+            notes=outcome.notes,
+            remedy=method.remedy,
+        )
+
+    @staticmethod
     def stack(parts: Sequence["Explanation"]) -> "Explanation":
         """Stack the explanations of all classes."""
         stacked = {entry.name: _stack([getattr(part, entry.name) for part in parts]) for entry in fields(Explanation)}
@@ -213,6 +253,7 @@ def _stack(values: Sequence[Any]) -> Any:
         return torch.stack(list(values), 1)
     if not isinstance(first, Mapping):
         return first
+    # Classes may absorb relevance in different places, such as the biases of different branches.
     entries = {key: value for mapping in values for key, value in mapping.items()}
     return {
         key: torch.stack([mapping.get(key, torch.zeros_like(entry)) for mapping in values], 1)

@@ -1,4 +1,4 @@
-"""Checks for NaN and infinities in images, logits, scores and maps; errors name the first affected image."""
+"""Diagnosis of NaN and infinities in logits, scores and maps: errors name the first affected image and the cause."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,23 +8,13 @@ from torch import Tensor, nn
 
 from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ConfigError, DataError, ModelError
+from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.finite import bad_value, first_bad_row
 
 if TYPE_CHECKING:
     from pellucid.attribution._method import Attribution
 
-__all__ = ["check_finite_logits", "check_inputs", "check_outcome"]
-
-
-def check_inputs(x: Tensor, what: str = "image", first: int = 0) -> None:
-    """Raise `DataError` for the first input with NaN or infinities; `first` is the index of x[0]."""
-    row = first_bad_row(x)
-    if row is not None:
-        raise DataError(
-            f"{what} {first + row} holds {bad_value(x[row])}; every input must be finite. "
-            "Replace the value, or remove the input."
-        )
+__all__ = ["check_finite_logits", "check_outcome"]
 
 
 def check_finite_logits(
@@ -39,6 +29,7 @@ def check_finite_logits(
     if first_bad_row(logits) is None and not has_custom_score:
         return
     flat = logits.detach().reshape(len(logits), -1)
+    # -inf marks masked classes; a score that reads one is caught below.
     is_bad = flat.isnan() | (flat == torch.inf)
     is_bad_row = is_bad.any(1)
     for target in targets:
@@ -46,6 +37,7 @@ def check_finite_logits(
     if not bool(is_bad_row.any()):
         return
     row = int(is_bad_row.nonzero()[0])
+    # With finite logits, the user's own function is at fault, not the model.
     if has_custom_score and not bool(is_bad[row].any()):
         raise ConfigError(
             f"the target function's score of {what} {first + row} is not finite, although its logits are not NaN; "
@@ -84,6 +76,7 @@ def check_outcome(outcome: Outcome, method: "Attribution", name: str, *, what: s
 
     Call this only after images and logits were found finite.
     """
+    # The promised sum is the change from the baseline; the image's own logits are known to be finite.
     if outcome.promised is not None and hasattr(method, "baseline"):
         row = first_bad_row(outcome.promised)
         if row is not None:

@@ -104,6 +104,7 @@ def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -
         raise ModelError(_independent(layer))
     check_graph(scores, WAY_OUT)
     try:
+        # The added zeros are the only leaf of the graph: the layers before them ran without gradients.
         slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
     except RuntimeError as error:
         raise missing_derivative(error, WAY_OUT) or error from error

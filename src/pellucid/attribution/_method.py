@@ -1,44 +1,29 @@
-"""The base class of attribution methods: a frozen dataclass of hyperparameters with an `attribute` method."""
+"""The base classes of attribution methods: frozen dataclasses of hyperparameters that implement `attribute_each`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Completeness, Outcome
-from pellucid.attribution._finite import check_inputs
+from pellucid.attribution import COMPLETE
+from pellucid.attribution._explanation import Completeness, Outcome, sharing
+from pellucid.attribution._fitting import FittedState
 from pellucid.attribution._missing import MissingGradient
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
-from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.attribution._target import Question, Target, weighted
+from pellucid.core.errors import ConfigError
 from pellucid.core.options import Options
 from pellucid.engine.box import Box
+from pellucid.engine.composites import Composite, box_of, override
+from pellucid.engine.relevance import Propagation
 
-__all__ = ["COMPLETE", "Attribution", "FittedState", "Method", "images_in", "methods"]
-
-COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
-"""The guarantees of an exact method: relevance sums to the logit, depends on the class, and needs no seed."""
+__all__ = ["Attribution", "Backward", "Relevance", "for_each_target"]
 
 _SMALL_IMAGE = 4096
 """Images with at most this many values count as small: 32×32 RGB (3072 values), with some room."""
-
-
-@dataclass(frozen=True, eq=False)
-class FittedState:
-    """The saved state of a fitted method."""
-
-    kind: str
-    """Family of methods that can load this state."""
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, str]
-
-    def check_kind(self, kind: str) -> None:
-        """Raise `ConfigError` if another kind of method saved this state."""
-        if self.kind != kind:
-            raise ConfigError(f"the fitted state is of kind {self.kind!r}; expected {kind!r}.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +50,7 @@ class Attribution(Options):
 
     def images_per_pass(self, images: Tensor) -> int:
         """Return the number of images per forward pass."""
+        # Small images leave the cache half empty, and each pass has a fixed cost.
         return max(1, self.images_at_once) * (2 if images[0].numel() <= _SMALL_IMAGE else 1)
 
     @property
@@ -72,28 +58,14 @@ class Attribution(Options):
         """True if the method can explain: it is fitted, or needs no fit."""
         return not self.needs_fit
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        """Compute the relevance of one batch; absorbed shares are only recorded with `is_certified`."""
-        raise NotImplementedError
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        """Compute the relevance of one batch: one outcome per target of the question.
 
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
-        """Return one outcome per target, for `target="all"`; methods override this to share work between targets.
-
-        The `evaluations` of an outcome count only the passes that earlier outcomes did not already make.
+        This is the only method that a subclass has to implement, either for all targets at once, to share work between
+        them, or for a single target, decorated with `for_each_target`. The `evaluations` of an outcome count only the
+        passes that earlier outcomes did not already make (see `sharing`).
         """
-        outcomes, missing, differentiable = [], set[int](), set[int]()
-        for target in targets:
-            try:
-                outcomes.append(self.attribute(subject, images, target, is_certified=is_certified))
-            except MissingGradient as error:
-                missing |= error.missing
-                differentiable |= error.fine
-        if missing:  # report every class without a gradient, not only the first
-            differentiable.update(*(outcome.classes.tolist() for outcome in outcomes))
-            raise MissingGradient(missing, differentiable)
-        return outcomes
+        raise NotImplementedError
 
     def box(self) -> Box | None:
         """Return the input bounds that the method requires, or None."""
@@ -103,6 +75,7 @@ class Attribution(Options):
         """Compare the sum of each map with the promised sum; None if the method promises no sum."""
         if outcome.promised is None:
             return None
+        # Absorbed shares come from each rule's own formula, so a wrong rule shows up as a residual.
         expected = outcome.promised - sum(outcome.absorbed.values(), torch.zeros_like(outcome.promised))
         residual = outcome.relevance.flatten(1).sum(1) - expected
         return Completeness(expected, residual, self.allowed_residual(outcome))
@@ -146,42 +119,101 @@ def rounding_tolerance(outcome: Outcome) -> Tensor:
     return _SHARE[dtype] * torch.maximum(total, logits / 100) + torch.minimum(noise, _MOST_NOISE[dtype] * total)
 
 
-def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the images of each batch of a loader, whose batches are images or tuples that start with images.
+M = TypeVar("M", bound=Attribution)
 
-    Raises `ShapeError` for any other batch and `DataError` for an image with NaN or infinities.
-    """
-    seen = 0
-    for batch in loader:
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
-            received = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise ShapeError(f"the loader yields {received}; expected float images in [0, 1] of shape (batch, …).")
-        if len(images):
-            check_inputs(images, "the loader's image", seen)
-            seen += len(images)
-            yield images.detach()
+
+def for_each_target(
+    explain: Callable[[M, Subject, Tensor, Target], Outcome],
+) -> Callable[[M, Subject, Tensor, Question], list[Outcome]]:
+    """Turn a function that explains one target into the method `attribute_each`, which explains several."""
+
+    @wraps(explain)
+    def attribute_each(self: M, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        outcomes, missing, differentiable = [], set[int](), set[int]()
+        for target in question.targets:
+            try:
+                outcomes.append(explain(self, subject, images, target))
+            except MissingGradient as error:
+                missing |= error.missing
+                differentiable |= error.fine
+        if missing:  # report every class without a gradient, not only the first
+            differentiable.update(*(outcome.classes.tolist() for outcome in outcomes))
+            raise MissingGradient(missing, differentiable)
+        return outcomes
+
+    return attribute_each
 
 
 @dataclass(frozen=True)
-class Method:
-    """Description of an attribution method, for choosing one."""
+class Backward(Attribution):
+    """A method that runs the model forward unchanged and replaces the backward pass by a composite of rules."""
 
-    name: str
-    family: str
-    answers: str
-    needs_fit: bool
-    promises: frozenset[str]
+    family: ClassVar[str] = "backward"
+    promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
+
+    def composite(self) -> Composite:
+        """Return the assignment of rules to operations."""
+        raise NotImplementedError
+
+    def box(self) -> Box | None:
+        return self._box
+
+    @cached_property
+    def _steps(self) -> Composite:
+        """The composite, built once: the options are frozen."""
+        return self.composite()
+
+    @cached_property
+    def _box(self) -> Box | None:
+        return box_of(self._steps)
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        """Return the initial relevance at the logits, in their shape: the slope of the explained score."""
+        return target.slope(logits)
+
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        # Without a promised sum, nobody reads the account of what was absorbed.
+        question = replace(question, is_certified=question.is_certified and "complete" in self.promises)
+        results = subject.propagate(
+            # The initial relevance depends on the logits, so it is computed after the recorded forward pass.
+            images,
+            self._steps,
+            lambda logits: [self.start(logits, target) for target in question.targets],
+            question,
+        )
+        return sharing([_outcome_of(*pair) for pair in zip(results, question.targets, strict=True)])
 
 
-def methods() -> list[Method]:
-    """List all attribution methods, sorted by name, with what they show and guarantee.
+def _outcome_of(result: Propagation, target: Target) -> Outcome:
+    account = result.account
+    return Outcome(
+        relevance=result.relevance,
+        logits=result.logits,
+        classes=target.classes(result.logits),
+        # The sum of the initial relevance is what arrives at the input or is absorbed on the way.
+        promised=None if account is None else result.seed.reshape(len(result.seed), -1).sum(1),
+        absorbed={} if account is None else {**account.absorbed},
+        absorbed_by={} if account is None else dict(account.by_place),
+    )
 
-    >>> next(method.family for method in methods() if method.name == "lrp.epsilon")
-    'relevance'
+
+@dataclass(frozen=True)
+class Relevance(Backward):
+    """A method that distributes the explained logit over the inputs.
+
+    The initial relevance is logit · slope of the score: for a class target, the logit of that class.
     """
-    return [
-        Method(name, entry.family, entry.answers, entry.needs_fit, entry.promises)
-        for name in METHODS
-        for entry in [METHODS[name]]
-    ]
+
+    family: ClassVar[str] = "relevance"
+    promises: ClassVar[frozenset[str]] = COMPLETE
+
+    rules: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Custom rules, which take precedence: by kind of operation (`convolution`), for the layers that see the image
+    (`first`), or by a pattern of module names (`features.*`)."""
+
+    @cached_property
+    def _steps(self) -> Composite:
+        return override(self.composite(), self.rules)
+
+    def start(self, logits: Tensor, target: Target) -> Tensor:
+        return weighted(logits, target.slope(logits))

@@ -56,14 +56,17 @@ def check_gradients(
     `slopes` holds one gradient per target; `logits` gives the predicted class of targets that do not name one. Reads
     only a few entries of each gradient unless one is zero everywhere.
     """
+    # A gradient of exactly zero is rare, and only then do further passes tell a missing gradient from a true zero.
     zeros = [zero_rows(slope) for slope in slopes]
     if all(rows is None for rows in zeros):
         return
     no_rows = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     is_zero = torch.stack([no_rows if rows is None else rows for rows in zeros], 1)  # (batch, target)
+    # A changed image may have another predicted class; the question is about the class that was explained.
     held = targets if logits is None else [target.held(logits) for target in targets]
     classes: list[Tensor] = []
 
+    # All targets at once: the comparison costs a few passes, whatever their number.
     def scores(x: Tensor) -> Tensor:
         logits = subject.logits(x)
         classes[:] = [target.classes(logits) for target in held]

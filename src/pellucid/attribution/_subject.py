@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._finite import check_finite_logits
-from pellucid.attribution._target import Target
+from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.core.finite import first_bad_row
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.composites import Composite
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.model import (
     SOFTMAX_AT_THE_END,
-    Chooser,
+    Readout,
     check_autocast,
     check_logits,
     choose_output,
@@ -46,8 +47,7 @@ class Subject:
     """A frozen model as seen by attribution methods: a map from images to logits."""
 
     model: nn.Module
-    output: Chooser = None
-    unwrap_softmax: bool = False
+    readout: Readout = field(default_factory=Readout)
     _watched: set[tuple[Any, ...]] = field(default_factory=set)
     """Input shapes, dtypes and devices that `guard` has already checked."""
     _largest: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class Subject:
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
 
-    def begin(self) -> None:
+    def begin(self, box: tuple[Tensor, Tensor] | None = None) -> None:
         """Reset the per-call state: the weights may have changed, and the first image must be checked again."""
         self._is_alone_checked = False
         self._fingerprint = None
         self.first = 0
-        self.box = None
+        self.box = box
         self.is_mixed = False
         self._is_settled = False
         keep_freed_memory()
@@ -105,7 +105,7 @@ class Subject:
                 self._note_batch_statistics(watch)
                 self.settle(images)
                 raise
-        logits = choose_output(returned, self.output)
+        logits = choose_output(returned, self.readout.output)
         self._note_batch_statistics(watch)
         if within is None:
             self.settle(images)
@@ -113,7 +113,7 @@ class Subject:
         if watch.moved is not None and watch.moved[0] is logits:
             refuse_softmax(behind=watch.moved[1])
         if watch.last is not None and watch.last[1] is logits:
-            if not self.unwrap_softmax:
+            if not self.readout.unwrap_softmax:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
@@ -151,28 +151,20 @@ class Subject:
 
     def check_finite(self, logits: Tensor, targets: Sequence[Target] = ()) -> None:
         """Raise `ModelError` for the first image whose logits or explained score contain NaN or infinities."""
-        check_finite_logits(logits, targets, model=self.model, what=self.what, first=self.first)
+        # Logits are nearly always finite: finding the culprit is left to another file, which few calls need.
+        if first_bad_row(logits) is not None or any(target.score is not None for target in targets):
+            check_finite_logits(logits, targets, model=self.model, what=self.what, first=self.first)
 
     def propagate(
         self,
         images: Tensor,
         composite: Composite,
         seeds_of: Callable[[Tensor], Sequence[Tensor]],
-        *,
-        is_certified: bool,
+        question: Question,
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
         self.guard(images)
-        results = propagate(
-            self.model,
-            images,
-            composite,
-            seeds_of,
-            output=self.output,
-            unwrap_softmax=self.unwrap_softmax,
-            is_certified=is_certified,
-            box=self.box,
-        )
+        results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
         self.compare(images, results[0].logits)
         return results
 
@@ -181,17 +173,20 @@ class Subject:
     ) -> list[Multipliers]:
         """Compute DeepLIFT multipliers of each pixel's change from the baseline, after checking the first image."""
         self.guard(images)
-        results = multipliers(
-            self.model, images, baseline, slopes_of, output=self.output, unwrap_softmax=self.unwrap_softmax
-        )
+        results = multipliers(self.model, images, baseline, slopes_of, self.readout)
         self.compare(images, results[0].logits)
         return results
 
     def follow(self, images: Tensor) -> Tape:
         """Record one forward pass with folded batch norms, after checking the first image."""
-        self.guard(images)
-        tape = record(self.model, images, output=self.output, unwrap_softmax=self.unwrap_softmax)
+        tape = self.record(images)
         fold_batch_norms(tape)
+        return tape
+
+    def record(self, images: Tensor) -> Tape:
+        """Record one forward pass, after checking the first image."""
+        self.guard(images)
+        tape = record(self.model, images, self.readout)
         self.compare(images, tape.logits)
         return tape
 
@@ -203,15 +198,15 @@ class Subject:
 
     def logits_of(self, outputs: Any) -> Tensor:
         """Select the logits among a model's outputs; undo a final softmax up to a constant."""
-        logits = choose_output(outputs, self.output)
+        logits = choose_output(outputs, self.readout.output)
         # Probabilities are never negative: negative outputs are log-probabilities or logits already.
-        return logits if not self.unwrap_softmax or float(logits.min()) < 0 else logits.log()
+        return logits if not self.readout.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
     def guard(self, images: Tensor) -> None:
         """Check one image at the level of torch's operators, where side branches show; once per kind of input."""
         kind = (images.shape[1:], images.dtype, images.device)
         if kind not in self._watched:
-            record(self.model, images[:1], output=self.output, unwrap_softmax=self.unwrap_softmax, is_watched=True)
+            record(self.model, images[:1], self.readout, is_watched=True)
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Explanation targets: the predicted class, given classes, a contrast, all classes, or a custom score."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.engine.model import Readout
 
-__all__ = ["Contrast", "Request", "Score", "Target", "rows_of", "weighted"]
+__all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]
 
 Score = Callable[[Tensor], Tensor]
 """A function from outputs, (batch, …), to one number per image, (batch,)."""
@@ -118,6 +119,7 @@ class Target:
     def classes(self, outputs: Tensor) -> Tensor:
         """Explained class of each image, (batch,) int64; −1 for a custom score."""
         if self.score is not None:
+            # No class stands for a score of several outputs.
             return torch.full((len(outputs),), -1, dtype=torch.int64, device=outputs.device)
         return _classes(self._asked["target"], rows_of(outputs))
 
@@ -152,14 +154,28 @@ class Target:
     def slope(self, outputs: Tensor) -> Tensor:
         """∂ score / ∂ outputs, like `outputs`: 1 at the explained class, −1 at the class it is contrasted with."""
         if self.score is not None:
+            # Callers may be inside no_grad, since a recorded pass needs no gradient.
             with torch.enable_grad():
                 leaf = outputs.detach().requires_grad_()
                 return torch.autograd.grad(self.scores(leaf).sum(), leaf)[0]
         count, against = rows_of(outputs).shape[1], self.against(outputs)
+        # In closed form: autograd would give the same, and this runs once for every batch and class.
         slope = F.one_hot(self.classes(outputs), count).to(outputs.dtype)
         if against is not None:
             slope = slope - F.one_hot(against, count)
         return slope.reshape(outputs.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Question(Readout):
+    """The explained targets of a batch, together with the way to read the model's outputs."""
+
+    targets: tuple[Target, ...] = ()
+    """One target, or one per class for `target="all"`."""
+
+    def part(self, which: slice) -> "Question":
+        """Return the question for some of the images."""
+        return replace(self, targets=tuple(target.part(which) for target in self.targets))
 
 
 def weighted(values: Tensor, slope: Tensor) -> Tensor:
@@ -168,6 +184,7 @@ def weighted(values: Tensor, slope: Tensor) -> Tensor:
     >>> weighted(torch.tensor([2.0, -torch.inf]), torch.tensor([1.0, 0.0]))
     tensor([2., 0.])
     """
+    # -inf · 0 is NaN.
     product = values * slope
     return product if bool(product.sum().isfinite()) else product.masked_fill(slope == 0, 0)
 
@@ -201,6 +218,7 @@ def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
 
 def _classes(asked: Classes | None, rows: Tensor) -> Tensor:
     """Return the classes as (batch,) int64, validated against the outputs."""
+    # The first of equal logits, like argmax of the caller.
     if asked is None:
         return rows.argmax(1)
     classes = _as_tensor(asked).to(rows.device)

@@ -58,7 +58,8 @@ class FromEmbedding(nn.Module):
     def __init__(self, model: nn.Module, embedding: str | None) -> None:
         super().__init__()
         self.model = model
-        self._wanted = embedding
+        self.wanted = embedding
+        """Name of the embedding to start at; None: the only one."""
         self._name = ""
         self._weight: Tensor | None = None
         self._ids: Tensor | None = None
@@ -71,9 +72,9 @@ class FromEmbedding(nn.Module):
 
     def refuse_floats(self) -> None:
         """Raise `ConfigError` if an embedding is named although the inputs are not token ids."""
-        if self._wanted is not None:
+        if self.wanted is not None:
             raise ConfigError(
-                f"embedding={self._wanted!r} is for token ids, integers (batch, token), but these inputs are floats; "
+                f"embedding={self.wanted!r} is for token ids, integers (batch, token), but these inputs are floats; "
                 "omit it, or pass token ids."
             )
 
@@ -83,6 +84,8 @@ class FromEmbedding(nn.Module):
         Raises `ConfigError` if there is none, or if there are several and none is named, and `ShapeError` if the model
         fails on the ids.
         """
+        # Found by running the model: an embedding may be a module, a parameter or a table that is tied to the output
+        # layer.
         first, candidates, others = ids[:1], {}, set()
 
         def note(looked_up: Tensor, weight: Tensor) -> None:
@@ -124,6 +127,8 @@ class FromEmbedding(nn.Module):
             raise UnsupportedOperation(
                 "a method that runs the model during fit cannot be fitted on token ids; choose another method."
             )
+        # Methods pass several variations of the sequence at once; a mask computed from the ids has to match each of
+        # them.
         ids = self._ids.expand(len(embedded), -1).contiguous()
 
         def answer(looked_up: Tensor, weight: Tensor) -> Tensor | None:
@@ -150,11 +155,11 @@ class FromEmbedding(nn.Module):
         return weight is self._weight or weight.data_ptr() == self._weight.data_ptr()
 
     def _choose(self, names: list[str], others: list[str]) -> str:
-        if self._wanted in names or (self._wanted is None and len(names) == 1):
-            return self._wanted or names[0]
+        if self.wanted in names or (self.wanted is None and len(names) == 1):
+            return self.wanted or names[0]
         listed = ", ".join(names) or "(none)"
-        if self._wanted is not None:
-            raise ConfigError(f"the embedding {self._wanted!r} is not applied to the token ids; these are: {listed}.")
+        if self.wanted is not None:
+            raise ConfigError(f"the embedding {self.wanted!r} is not applied to the token ids; these are: {listed}.")
         if names:
             raise ConfigError(
                 f"several embeddings are applied to the token ids: {listed}; choose one with embedding={names[0]!r}."
@@ -170,7 +175,7 @@ class FromEmbedding(nn.Module):
         shared = self.model.named_parameters(remove_duplicate=False)
         names = [name.removesuffix(".weight") for name, parameter in shared if parameter is weight]
         names.sort(key=lambda name: not isinstance(modules.get(name), nn.Embedding))
-        return next((name for name in names if name == self._wanted), (*names, f"a table of {len(weight)} rows")[0])
+        return next((name for name in names if name == self.wanted), (*names, f"a table of {len(weight)} rows")[0])
 
 
 class EmbeddedBatches:

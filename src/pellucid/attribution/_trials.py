@@ -49,6 +49,7 @@ class Trials:
     def scores(self, copies: Tensor) -> Tensor:
         """Compute the scores, (target, copy, batch), of copies (copy, batch, …)."""
         with torch.no_grad():
+            # Copies and images share the batch axis: the model sees one large batch.
             together = self._subject.logits(copies.flatten(0, 1))
             self._check_independent(copies[0, :1], together)
             logits = together.unflatten(0, copies.shape[:2])
@@ -56,6 +57,7 @@ class Trials:
 
     def _check_independent(self, first: Tensor, together: Tensor) -> None:
         """Raise `BatchMixed` if the first copy has different logits in a batch than alone; checked once."""
+        # A model that mixes the images of a batch would let a mask of one image change the score of another.
         if self._is_checked or len(together) == 1:
             return
         alone, allowed = self._subject.logits(first), 1e-9 if first.dtype == torch.float64 else 1e-3
@@ -95,6 +97,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     with ExitStack() as stack:
 
         def update(done: int) -> None:
+            # A bar for short work would only flicker.
             if not trackers and done < total and monotonic() - started > QUIET_SECONDS:
                 trackers.append(stack.enter_context(track(label, total)))
             for tracker in trackers:

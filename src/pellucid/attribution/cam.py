@@ -6,15 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
+from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._class_activation import check_images, upsampled
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.recorder import BatchMixed
-from pellucid.engine.relevance import record
 from pellucid.engine.tape import Addition, Affine, Move, Node, Tape
 
 
@@ -36,11 +31,10 @@ class Cam(Attribution):
     relu: bool = False
     """Keep only positive evidence for the class."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         check_images(images)
-        subject.guard(images)
-        tape = record(subject.model, images, output=subject.output, unwrap_softmax=subject.unwrap_softmax)
-        subject.compare(images, tape.logits)
+        tape = subject.record(images)
         with torch.no_grad():
             values, slope, place = _pooled(tape, target.slope(tape.logits), images)
             plain = (values * slope).sum(1)

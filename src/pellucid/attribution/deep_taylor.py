@@ -1,34 +1,21 @@
 """Deep Taylor decomposition: which pixels excite the explained logit, if it is positive (Montavon et al., 2017)."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._backward import Bounded, Relevance
-from pellucid.attribution._target import Target, weighted
+from pellucid.attribution import Bounded, Relevance, Target, variant, weighted
 from pellucid.core.errors import ConfigError
-from pellucid.engine import composites
-from pellucid.engine.composites import Composite
-from pellucid.engine.weight_rules import ZPlus
+from pellucid.engine import Composite, ZPlus
+from pellucid.engine.box import Bound
+from pellucid.engine.composites import bounded, everywhere
 
 VARIANTS = ("deep_taylor", "deep_taylor.bounded")
 """Names registered here; the registry reads them without importing this file."""
 
 
-@METHODS.register("deep_taylor")
-@dataclass(frozen=True)
-class DeepTaylor(Relevance):
-    """Distribute max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit gives a zero map.
-
-    Scores that decrease in a logit, such as contrasts, raise `ConfigError`: a subtracted logit cannot be distributed as
-    positive relevance.
-    """
+class Positive(Relevance):
+    """A method that distributes max(logit, 0), as positive relevance."""
 
     answers = "which pixels excite the explained logit, if it is positive"
-
-    def own_composite(self) -> Composite:
-        return composites.everywhere(ZPlus(bias=False))
 
     def start(self, logits: Tensor, target: Target) -> Tensor:
         slope = target.slope(logits)
@@ -41,10 +28,17 @@ class DeepTaylor(Relevance):
         return weighted(logits, slope).clamp(min=0)
 
 
-@METHODS.register("deep_taylor.bounded")
-@dataclass(frozen=True)
-class DeepTaylorBounded(Bounded, DeepTaylor):
-    """`deep_taylor` with the z^B rule for the layers that see the image."""
+@variant("deep_taylor", Positive)
+def DeepTaylor() -> Composite:
+    """Distribute max(logit, 0) by the z⁺ rule in every kernel layer, without biases; a negative logit gives a zero map.
 
-    def own_composite(self) -> Composite:
-        return composites.bounded(self.low, self.high, super().own_composite())
+    Scores that decrease in a logit, such as contrasts, raise `ConfigError`: a subtracted logit cannot be distributed as
+    positive relevance.
+    """
+    return everywhere(ZPlus(bias=False))
+
+
+@variant("deep_taylor.bounded", Bounded, Positive)
+def DeepTaylorBounded(low: Bound = 0.0, high: Bound = 1.0) -> Composite:
+    """`deep_taylor` with the z^B rule for the layers that see the image."""
+    return bounded(low, high, everywhere(ZPlus(bias=False)))

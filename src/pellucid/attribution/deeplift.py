@@ -1,17 +1,12 @@
 """DeepLIFT: the change of the logit from a baseline, distributed by the change of each activation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import COMPLETE, Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target, weighted
+from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
@@ -38,19 +33,17 @@ class DeepLift(Attribution):
     baseline: float | int | Tensor = 0.0
     """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
         if baseline.ndim == images.ndim and len(baseline) != 1:
             raise ShapeError(f"the baseline has {len(baseline)} images; pass a number, or one image for all.")
+        # One image is enough: its recorded pass broadcasts to the batch.
         baseline = baseline.expand_as(images[:1])
-        results = subject.multipliers(images, baseline, lambda logits: [target.slope(logits) for target in targets])
+        results = subject.multipliers(
+            images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
+        )
         changes = images - baseline
-        return sharing([self._outcome(*pair, changes) for pair in zip(results, targets, strict=True)])
+        return sharing([self._outcome(*pair, changes) for pair in zip(results, question.targets, strict=True)])
 
     def _outcome(self, result: Multipliers, target: Target, change: Tensor) -> Outcome:
         parts = weighted(result.logits - result.baseline_logits, result.slope)

@@ -1,19 +1,15 @@
 """Expected gradients: integrated gradients, averaged over baselines from the data (Erion et al., 2021)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution, FittedState, images_in
+from pellucid.attribution import METHODS, Attribution, FittedState, Outcome, Question, Subject, images_in, sharing
 from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._paths import Gradients
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
@@ -68,19 +64,14 @@ class ExpectedGradients(Attribution):
         state.check_kind("expected_gradients")
         return replace(self, references=state.tensors["references"])
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         assert self.references is not None
         if self.references.shape[1:] != images.shape[1:]:
             raise ShapeError(
                 f"expected_gradients has references of {tuple(self.references.shape[1:])}, and the images are "
                 f"{tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
             )
-        logits, held = subject.predict(images, targets)
+        logits, held = subject.predict(images, question.targets)
         source = generator(self.seed, "expected_gradients")
         chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
         offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
@@ -88,6 +79,7 @@ class ExpectedGradients(Attribution):
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             difference = images - self.references[index].to(images)
+            # Each gradient is multiplied by its own difference, so the sums cannot be shared between references.
             gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(difference, 1.0, scale=place - 1)  # image + (a − 1)(x − x′) = x′ + a(x − x′)
             for number, total in enumerate(totals):

@@ -7,12 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
 from pellucid.attribution._missing import check_gradients, gradient_of
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 
 VARIANTS = ("gradient", "gradient.baseline")
 """Names registered here; the registry reads them without importing this file."""
@@ -23,6 +19,7 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
 
     Raises `UnsupportedOperation` if a score depends on the image but has no gradient.
     """
+    # A copy: the caller's tensor must not start to require a gradient.
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
     outcomes = []
@@ -45,13 +42,8 @@ class OneGradient(Attribution):
         """Compute the map from the gradient."""
         raise NotImplementedError
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
-        outcomes = slopes(subject, images, targets)
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        outcomes = slopes(subject, images, question.targets)
         return [replace(outcome, relevance=self.shown(outcome.relevance, images)) for outcome in outcomes]
 
 
@@ -80,7 +72,8 @@ class GradientBaseline(Attribution):
     baseline: float | int | Tensor = 0.0
     """Baseline image: a number, or a tensor that broadcasts to the images."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         own = slopes(subject, images, [target])[0]
         empty = slopes(subject, baseline_like(self.baseline, images), [target.held(own.logits)])[0]
         return Outcome(

@@ -6,10 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Outcome, Question, Subject
 from pellucid.attribution.grad_cam import GradCam
 from pellucid.attribution.guided_backprop import GuidedBackprop
 
@@ -21,11 +18,11 @@ class GuidedGradCam(GradCam):
 
     answers: ClassVar[str] = "which fine pattern excites the network in the regions that raise the explained logit"
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        coarse = super().attribute(subject, images, target, is_certified=is_certified)
-        fine = GuidedBackprop().attribute(subject, images, target, is_certified=False)
-        return replace(
-            coarse,
-            relevance=fine.relevance * coarse.relevance,
-            evaluations=torch.full_like(coarse.classes, 2),
-        )
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        coarse = super().attribute_each(subject, images, question)
+        fine = GuidedBackprop().attribute_each(subject, images, question)
+        passes = [2, *(1 for _ in coarse[1:])]  # Guided Backprop shares its forward pass between targets
+        return [
+            replace(one, relevance=own.relevance * one.relevance, evaluations=torch.full_like(one.classes, count))
+            for one, own, count in zip(coarse, fine, passes, strict=True)
+        ]

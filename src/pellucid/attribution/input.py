@@ -1,17 +1,12 @@
 """The image itself, as a control: a method that does no better shows the image, not the network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, sharing
 
 
 @dataclass(frozen=True)
@@ -21,18 +16,13 @@ class Control(Attribution):
     family: ClassVar[str] = "control"
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         with torch.no_grad():
             logits = subject.logits(images)
             drawn = self.draw(images)
-            for target in targets:
+            for target in question.targets:
                 target.scores(logits)  # raises for invalid targets, although the map does not depend on them
-            return sharing([Outcome(drawn, logits, target.classes(logits)) for target in targets])
+            return sharing([Outcome(drawn, logits, target.classes(logits)) for target in question.targets])
 
     def draw(self, images: Tensor) -> Tensor:
         """Return the map of each image."""

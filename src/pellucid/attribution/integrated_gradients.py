@@ -9,12 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import COMPLETE, Attribution
+from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing
 from pellucid.attribution._paths import Gradients
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.attribution.gradient import baseline_like
 from pellucid.core.options import NotNegative
 from pellucid.core.ranges import Range
@@ -50,14 +46,9 @@ class IntegratedGradients(Attribution):
     baseline: float | int | Tensor = 0.0
     """Baseline image: a number, or a tensor that broadcasts to the images."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)
-        logits, held = subject.predict(images, targets)
+        logits, held = subject.predict(images, question.targets)
         with torch.no_grad():
             baseline_logits = subject.logits(baseline)
         promised = [(one.scores(logits) - one.scores(baseline_logits)).detach() for one in held]
@@ -101,11 +92,13 @@ class IntegratedGradients(Attribution):
         active, points = torch.arange(len(images), device=images.device), 0
         for steps in self._ladder():
             maps = self._along(subject, images[active], baseline[active], [target.part(active)], steps)[0]
+            # Each rung is a complete quadrature of its own, so means of rungs are, too.
             maps = (relevance[active] * points + maps * steps) / (points + steps)
             relevance[active], points = maps, points + steps
             spent[active] += steps
             sums = maps.flatten(1).sum(1)
             allowed = self._scale(maps, promised[active]) * (self.tolerance or 0.0)
+            # Two tests: a sum can be right by chance, while the map is still changing.
             is_done = ((sums - promised[active]).abs() <= allowed) & ((sums - before[active]).abs() <= allowed)
             before[active] = sums
             if target.score is not None:

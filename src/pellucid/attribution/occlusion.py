@@ -8,12 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._local import LocalPasses
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
@@ -41,17 +36,12 @@ class Occlusion(Attribution):
     baseline: float | int | Tensor = 0.0
     """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         windows = self._windows(images.shape[1:])
-        trials = Trials(subject, images, targets, self.baseline)
-        total, covered = images.new_zeros(len(targets), *images.shape), torch.zeros_like(images[:1])
+        trials = Trials(subject, images, question.targets, self.baseline)
+        total, covered = images.new_zeros(len(question.targets), *images.shape), torch.zeros_like(images[:1])
         with progress("occlusion", len(windows)) as update:
-            for number, (window, score) in enumerate(_scores(subject, trials, windows), 1):
+            for number, (window, score) in enumerate(_scores(trials, windows), 1):
                 total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))
                 covered[:, *window] += 1
                 update(number)
@@ -84,34 +74,12 @@ def _along(side: int, window: int, stride: int) -> list[slice]:
     return [slice(start, min(start + window, side)) for start in range(0, count * stride, stride)]
 
 
-def _scores(subject: Subject, trials: Trials, windows: Sequence[Window]) -> Iterator[tuple[Window, Tensor]]:
+def _scores(trials: Trials, windows: Sequence[Window]) -> Iterator[tuple[Window, Tensor]]:
     """Yield each window and the scores, (target, batch), of the images with that window hidden."""
-    local = _local_passes(subject, trials, windows)
-    if local is not None:
-        for window in windows:
-            logits = local.logits(window, trials.baseline[:, *window])
-            yield window, trials.scores(_hidden(trials, [window]))[:, 0] if logits is None else trials.score_of(logits)
-        return
+    # Several windows share a forward pass when there are few images.
     for start in range(0, len(windows), trials.at_once):
         chunk = windows[start : start + trials.at_once]
         yield from zip(chunk, trials.scores(_hidden(trials, chunk)).unbind(1), strict=True)
-
-
-def _local_passes(subject: Subject, trials: Trials, windows: Sequence[Window]) -> LocalPasses | None:
-    """Return incremental passes if they agree with a full pass and save at least half of the arithmetic.
-
-    With few images, running many windows in one batch is faster.
-    """
-    if trials.images.ndim != 4 or len(trials.images) < 16 or len(windows) < 8:
-        return None
-    local, window = LocalPasses(subject, trials.images), windows[len(windows) // 2]  # test a central window
-    incremental = local.logits(window, trials.baseline[:, *window]) if local.is_possible else None
-    if incremental is None or local.share > 0.5:
-        return None
-    with torch.no_grad():
-        full = subject.logits(_hidden(trials, [window])[0])
-    tolerance = (1e-9 if full.dtype == torch.float64 else 1e-4) * full.abs().max()
-    return local if bool(((incremental - full).abs() <= tolerance).all()) else None
 
 
 def _hidden(trials: Trials, windows: Sequence[Window]) -> Tensor:

@@ -11,11 +11,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution, FittedState, images_in
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target, weighted
+from pellucid.attribution import (
+    METHODS,
+    Attribution,
+    FittedState,
+    Outcome,
+    Question,
+    Subject,
+    images_in,
+    sharing,
+    weighted,
+)
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.core.terminal import track
 from pellucid.engine.model import device_of, dtype_of
@@ -98,19 +104,15 @@ class PatternNet(Attribution):
         _check_weights(patterns, subject)
         return replace(self, patterns=patterns)
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         assert self.patterns is not None
+        # After more training the patterns no longer fit the weights, but the maps would still look plausible.
         _check_weights(self.patterns, subject)
         tape = subject.follow(images)
         logits, rule = tape.logits, _PatternRule(self._kernels(tape), self.is_attribution)
-        seeds = [weighted(logits, target.slope(logits)) for target in targets]
         outcomes = []
-        for seed, target in zip(seeds, targets, strict=True):
+        for target in question.targets:
+            seed = weighted(logits, target.slope(logits))
             copy = replace(tape, nodes=[*tape.nodes])  # `reverse` consumes the nodes
             with torch.no_grad():
                 relevance = copy.reverse(seed, lambda _: rule)

@@ -8,11 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._trials import Trials, progress
 from pellucid.core.errors import ShapeError
 from pellucid.core.options import Count, Share
@@ -46,17 +42,12 @@ class Rise(Attribution):
     """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         if not 3 <= images.ndim <= 5:
             raise ShapeError(f"the images are {tuple(images.shape)}; RISE needs one to three spatial axes.")
-        trials = Trials(subject, images, targets, self.baseline)
+        trials = Trials(subject, images, question.targets, self.baseline)
         places, source = images.shape[2:], generator(self.seed, "rise")
-        total = images.new_zeros(len(targets), len(images), *places)
+        total = images.new_zeros(len(question.targets), len(images), *places)
         seen, scores = torch.zeros_like(images[0, 0]), trials.score * 0
         with progress("rise", self.masks) as update:
             for start in range(0, self.masks, trials.at_once):

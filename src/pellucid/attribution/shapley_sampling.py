@@ -7,11 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
@@ -41,13 +37,8 @@ class ShapleySampling(Attribution):
     """Baseline image: a number, or a tensor that broadcasts to the images."""
     seed: int = 0
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
-        trials = Trials(subject, images, targets, self.baseline)
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        trials = Trials(subject, images, question.targets, self.baseline)
         patches = self._patches(images.shape[1:])
         count, source = int(patches.max()) + 1, generator(self.seed, "shapley_sampling")
         empty = trials.scores(trials.baseline[None])
@@ -55,6 +46,8 @@ class ShapleySampling(Attribution):
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
                 order = torch.randperm(count, generator=source, device="cpu")
+                # Along the path from nothing to everything, each score serves as the end of one step and the start of
+                # the next.
                 path = [empty]
                 for start in range(1, count, trials.at_once):
                     sizes = torch.arange(start, min(start + trials.at_once, count), device="cpu")

@@ -7,11 +7,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome
-from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution.gradient import baseline_like, slopes
 from pellucid.core.options import Count
 from pellucid.core.ranges import Range
@@ -37,7 +33,8 @@ class SimpleTaylor(Attribution):
     halvings: Annotated[int, Range(0)] = 20
     """Number of bisections of the step with the change of sign."""
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         logits, (same,) = subject.predict(images, [target])
         direction = baseline_like(self.baseline, images) - images
         wide = (-1, *(1 for _ in images.shape[1:]))

@@ -1,18 +1,13 @@
 """SmoothGrad and variants: statistics of the gradient over noisy copies of each image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._explanation import Outcome, sharing
-from pellucid.attribution._method import Attribution
+from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, sharing
 from pellucid.attribution._paths import Gradients
-from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.options import Count, NotNegative
 from pellucid.core.seeding import generator
 
@@ -41,13 +36,9 @@ class SmoothGrad(Attribution):
     """Noise standard deviation, as a fraction of each image's value range."""
     seed: int = 0
 
-    def attribute(self, subject: Subject, images: Tensor, target: Target, *, is_certified: bool) -> Outcome:
-        return self.attribute_each(subject, images, [target], is_certified=is_certified)[0]
-
-    def attribute_each(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], *, is_certified: bool
-    ) -> list[Outcome]:
-        logits, held = subject.predict(images, targets)
+    def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        logits, held = subject.predict(images, question.targets)
+        # Relative to each image's range, so that the noise looks alike for dark and bright images.
         spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
         spread = spread.view(-1, *(1 for _ in images.shape[1:]))
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)

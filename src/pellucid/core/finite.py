@@ -4,7 +4,9 @@ import math
 
 from torch import Tensor
 
-__all__ = ["bad_value", "first_bad_row"]
+from pellucid.core.errors import DataError
+
+__all__ = ["bad_value", "check_inputs", "first_bad_row"]
 
 
 def first_bad_row(values: Tensor) -> int | None:
@@ -36,3 +38,13 @@ def bad_value(values: Tensor) -> str:
     value = values[index].item()
     name = "NaN" if math.isnan(value) else str(value)
     return f"{name} at index {index if len(index) > 1 else index[0]}" if index else name
+
+
+def check_inputs(x: Tensor, what: str = "image", first: int = 0) -> None:
+    """Raise `DataError` for the first input with NaN or infinities; `first` is the index of x[0]."""
+    row = first_bad_row(x)
+    if row is not None:
+        raise DataError(
+            f"{what} {first + row} holds {bad_value(x[row])}; every input must be finite. "
+            "Replace the value, or remove the input."
+        )

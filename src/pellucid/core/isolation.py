@@ -1,4 +1,4 @@
-"""Isolation from the caller's other threads and from the torch modes that it has enabled.
+"""Isolation from the caller's other threads, torch modes and random states.
 
 While pellucid explains a model, the model is in eval mode, its weights are frozen, and the global random state is
 temporarily replaced. Two threads that do this to the same model, or to two models that share a layer, would corrupt
@@ -6,15 +6,19 @@ each other's state, so all of them share one lock.
 """
 
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 
 from pellucid.core.errors import ModelError, UnsupportedOperation
 
-__all__ = ["exclusive", "isolated", "without_autocast"]
+__all__ = ["exclusive", "isolated", "preserved_random_state", "without_autocast"]
 
 _lock = RLock()
 
@@ -142,3 +146,26 @@ _TRACED = (
     "have no values to explain; call it outside the traced code, on real tensors. The model itself may be compiled."
 )
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
+
+
+@contextmanager
+def preserved_random_state(*, torch_alone: bool = False) -> Iterator[None]:
+    """Restore the global random states on exit, even if the body raises.
+
+    `torch_alone` restores only torch's state, for a body that cannot draw from Python's and NumPy's; these take 0.1 ms,
+    a tenth of the Jacobian of a small network. Holds the lock throughout.
+    """
+    with exclusive():
+        # fork_rng queries the devices, which takes as long as a forward pass of a small network
+        devices = torch.random.fork_rng() if torch.cuda.is_initialized() else nullcontext()
+        state = torch.get_rng_state()
+        if not torch_alone:
+            python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+        with devices:
+            try:
+                yield
+            finally:
+                torch.set_rng_state(state)
+                if not torch_alone:
+                    random.setstate(python)
+                    np.random.set_state(numpy)  # noqa: NPY002

@@ -1,16 +1,12 @@
 """Random numbers that depend only on a seed and a place in the program."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 
 import numpy as np
 import torch
 
-from pellucid.core.isolation import exclusive
-
-__all__ = ["derive_seed", "generator", "preserved_random_state", "seed_everything"]
+__all__ = ["derive_seed", "generator", "seed_everything"]
 
 
 def derive_seed(seed: int, *place: int | str) -> int:
@@ -37,26 +33,3 @@ def seed_everything(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
-
-
-@contextmanager
-def preserved_random_state(*, torch_alone: bool = False) -> Iterator[None]:
-    """Restore the global random states on exit, even if the body raises.
-
-    `torch_alone` restores only torch's state, for a body that cannot draw from Python's and NumPy's; these take 0.1 ms,
-    a tenth of the Jacobian of a small network. Holds the lock of `pellucid.core.isolation` throughout.
-    """
-    with exclusive():
-        # fork_rng queries the devices, which takes as long as a forward pass of a small network
-        devices = torch.random.fork_rng() if torch.cuda.is_initialized() else nullcontext()
-        state = torch.get_rng_state()
-        if not torch_alone:
-            python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-        with devices:
-            try:
-                yield
-            finally:
-                torch.set_rng_state(state)
-                if not torch_alone:
-                    random.setstate(python)
-                    np.random.set_state(numpy)  # noqa: NPY002

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.isolation import without_autocast
-from pellucid.core.seeding import derive_seed, generator, preserved_random_state, seed_everything
+from pellucid.core.isolation import preserved_random_state, without_autocast
+from pellucid.core.seeding import derive_seed, generator, seed_everything
 from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES, Density, Minimise
 from pellucid.densities._density import check_images, check_shape, dequantised, floats_of

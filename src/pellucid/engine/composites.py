@@ -4,7 +4,7 @@ A composite is a tuple of steps; the first step that matches an operation determ
 operations, first layers (those that see the image), and modules by a name pattern.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +13,7 @@ from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.engine.box import Bound, Box
 from pellucid.engine.rules import Carry, Deconvnet, Derivative, Epsilon, Guided, Pass, SoftmaxTaylor, Split, Z
 from pellucid.engine.tape import Node, Rule
-from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZBox, ZPlus
+from pellucid.engine.weight_rules import Flat, WSquare, ZBox
 
 __all__ = ["KINDS", "Composite", "Step", "override", "rule_of"]
 
@@ -115,21 +115,20 @@ def layered(
     dense: Rule,
     convolution: Rule,
     first: Rule | None = None,
-    first_kinds: Iterable[str] = KERNELS,
-    epsilon: float | int,
+    epsilon: float | int = STRUCTURAL_EPSILON,
 ) -> Composite:
     """Use one rule for dense layers, one for convolutions, and optionally one for the layers that see the image."""
     return (
-        *(input_layer(first, tuple(first_kinds)) if first else ()),
+        *(input_layer(first) if first else ()),
         Step(dense, ("dense",)),
         Step(convolution, ("convolution",)),
         *structure(epsilon),
     )
 
 
-def input_layer(rule: Rule, kinds: tuple[str, ...] = KERNELS) -> Composite:
+def input_layer(rule: Rule) -> Composite:
     """Use a rule that does not multiply by the pixel in the first layers; normalizations of the image pass it on."""
-    return (Step(rule, kinds, first=True), Step(Pass(), NORMALIZATIONS, first=True))
+    return (Step(rule, KERNELS, first=True), Step(Pass(), NORMALIZATIONS, first=True))
 
 
 def guided() -> Composite:
@@ -142,34 +141,9 @@ def deconvnet() -> Composite:
     return (Step(Deconvnet(), ("activation",)), Step(Derivative()))
 
 
-def excitation(epsilon: float | int) -> Composite:
-    """Return the composite for Excitation Backprop: winner probabilities through positive weights and biases."""
-    return everywhere(ZPlus(epsilon=epsilon), min(epsilon, STRUCTURAL_EPSILON))
-
-
 def bounded(low: Bound, high: Bound, rest: Composite) -> Composite:
     """Use the z^B rule for the layers that see the image, and `rest` for all others."""
     return (*input_layer(ZBox(low, high)), *rest)
-
-
-def preset(alpha: float | int, beta: float | int, epsilon: float | int, *, is_flat: bool) -> Composite:
-    """Use ε for dense layers, αβ for convolutions, and optionally flat for the first layer."""
-    return layered(
-        dense=Epsilon(epsilon),
-        convolution=AlphaBeta(alpha, beta),
-        first=Flat() if is_flat else None,
-        epsilon=STRUCTURAL_EPSILON,
-    )
-
-
-def epsilon_plus_flat(epsilon: float | int) -> Composite:
-    """Use flat for the first layer, z⁺ for convolutions, and ε for dense layers."""
-    return layered(dense=Epsilon(epsilon), convolution=ZPlus(), first=Flat(), epsilon=STRUCTURAL_EPSILON)
-
-
-def epsilon_gamma_box(epsilon: float | int, gamma: float | int, low: Bound, high: Bound) -> Composite:
-    """Use z^B for the first layer, γ for convolutions, and ε for dense layers."""
-    return bounded(low, high, layered(dense=Epsilon(epsilon), convolution=Gamma(gamma), epsilon=STRUCTURAL_EPSILON))
 
 
 def weights_only(rule: WSquare | Flat) -> Composite:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.linear_maps import FrozenNorm, vjp
-from pellucid.engine.model import Chooser
+from pellucid.engine.model import Readout
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import (
     Account,
@@ -48,18 +48,16 @@ def multipliers(
     images: Tensor,
     baseline: Tensor,
     slopes_of: Callable[[Tensor], Sequence[Tensor]],
-    *,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
 ) -> list[Multipliers]:
     """Compute the multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
 
     Raises `UnsupportedOperation` if control flow differs between the images and the baseline.
     """
-    base = record(model, baseline, output=output, unwrap_softmax=unwrap_softmax)
-    tape = record(model, images, output=output, unwrap_softmax=unwrap_softmax)
+    base = record(model, baseline, readout)
+    tape = record(model, images, readout)
     if len(images) > 1 and _is_mixed(tape, base):
-        base = record(model, baseline.expand_as(images).contiguous(), output=output, unwrap_softmax=unwrap_softmax)
+        base = record(model, baseline.expand_as(images).contiguous(), readout)
     twins = _twins(tape, base)
 
     def rule(node: Node) -> Rule:

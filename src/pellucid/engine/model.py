@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,8 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
-from pellucid.core.isolation import exclusive
-from pellucid.core.seeding import preserved_random_state
+from pellucid.core.isolation import exclusive, preserved_random_state
 from pellucid.engine.table import tensors_in
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SOFTMAX_AT_THE_END",
     "AutocastWatch",
     "Chooser",
+    "Readout",
     "check_autocast",
     "check_logits",
     "check_model",
@@ -177,6 +178,18 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 Chooser = int | str | Callable[[Any], Tensor] | None
 """Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The explained part of a model's outputs."""
+
+    output: Chooser = None
+    unwrap_softmax: bool = False
+    """Explain the logits before a final softmax; False: such a model is refused."""
+    is_certified: bool = False
+    """Keep an account of the relevance that biases, stabilizers and constants absorb."""
+
 
 SOFTMAX_AT_THE_END = (
     "the model ends in a softmax; its outputs depend on one another and say little about the evidence for a class. "

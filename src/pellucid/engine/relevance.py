@@ -13,7 +13,7 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.core.isolation import exclusive
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.model import Chooser, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import Readout, check_logits, choose_output, refuse_softmax
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
@@ -35,10 +35,9 @@ class Propagation:
 def record(
     model: nn.Module,
     images: Tensor,
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
     *,
     box: tuple[Tensor, Tensor] | None = None,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
     is_watched: bool = False,
 ) -> Tape:
     """Run a frozen model on `images` (batch, …) and record its operations.
@@ -55,7 +54,7 @@ def record(
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
         recorder = stack.enter_context(Recorder(model, images, box, taint))
         outputs = model(images)
-        logits = choose_output(outputs, output)
+        logits = choose_output(outputs, readout.output)
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
             "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "
@@ -66,7 +65,7 @@ def record(
     if (moved := _softmax_behind(tape, last)) is not None:
         refuse_softmax(behind=moved.place)
     if last is not None and last.kind in ("softmax", "log_softmax"):
-        if not unwrap_softmax:
+        if not readout.unwrap_softmax:
             refuse_softmax()
         slot = last.inputs[0]
         assert slot is not None
@@ -89,21 +88,19 @@ def propagate(
     images: Tensor,
     composite: Composite,
     seeds_of: Callable[[Tensor], Sequence[Tensor]],
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
     *,
-    output: Chooser = None,
-    unwrap_softmax: bool = False,
-    is_certified: bool = False,
     box: tuple[Tensor, Tensor] | None = None,
 ) -> list[Propagation]:
     """Propagate each relevance `seeds_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
 
-    Runs one forward pass, and one reverse pass over its tape per seed. With `is_certified`, also keeps an account of
+    Runs one forward pass, and one reverse pass over its tape per seed. If `readout.is_certified`, also keeps an account of
     the relevance that biases, stabilizers and constants absorb. Pass `box`, the composite's bounds, if they are already
     computed for the shape of these images.
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
-    tape = record(model, images, box=box, output=output, unwrap_softmax=unwrap_softmax)
+    tape = record(model, images, readout, box=box)
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 
@@ -112,7 +109,7 @@ def propagate(
 
     seeds = seeds_of(logits)
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
-        account = Account(len(images), logits.dtype, logits.device) if is_certified else None
+        account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
         with torch.no_grad():
             results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
     return results

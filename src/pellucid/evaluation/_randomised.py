@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pellucid.core.errors import ModelError
-from pellucid.core.seeding import preserved_random_state
+from pellucid.core.isolation import preserved_random_state
 
 __all__ = ["cascade", "layers_of", "randomise"]
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer, Target, create_analyzer
 from pellucid.attribution._explanation import without_warnings
-from pellucid.attribution._finite import check_finite_logits, check_inputs
+from pellucid.attribution._finite import check_finite_logits
 from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
 from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS

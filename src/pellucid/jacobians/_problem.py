@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError, UnknownName
-from pellucid.core.seeding import preserved_random_state
+from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.model import frozen, modules_of, runs_torch_alone
 from pellucid.engine.operations import OPERATIONS

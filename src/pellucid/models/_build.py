@@ -10,7 +10,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from pellucid.core.errors import ModelError
 from pellucid.core.importing import is_function_name, load_function
-from pellucid.core.seeding import derive_seed, preserved_random_state, seed_everything
+from pellucid.core.isolation import preserved_random_state
+from pellucid.core.seeding import derive_seed, seed_everything
 from pellucid.core.types import Images
 from pellucid.models import MODELS
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from pellucid.core.isolation import isolated
-from pellucid.core.seeding import preserved_random_state, seed_everything
+from pellucid.core.isolation import isolated, preserved_random_state
+from pellucid.core.seeding import seed_everything
 
 __all__ = ["retrain_and_predict"]
 
