@@ -11,16 +11,17 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import walk_packages
-from types import ModuleType
 from typing import Any
 
 import pdoc.doc
+import pdoc.doc_ast
 import pdoc.render
 import pdoc.render_helpers
 import pdoc.search
@@ -116,6 +117,7 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     clear(folder)
     modules = load_modules()
     document_options()
+    document_exports()
     pdoc.render.env.filters["to_html"] = to_html
     vars(pdoc.search)["to_html"] = to_html  # the search index renders docstrings, too, and has no setting for it
     pdoc.render.configure(
@@ -160,11 +162,7 @@ def load_modules() -> dict[str, pdoc.doc.Module]:
     modules = {name: import_module(name) for name in names}
     for module in modules.values():
         for name in getattr(module, "__all__", ()):
-            vars(module).setdefault(name, getattr(module, name))
-    for name in pellucid.__all__:
-        value = getattr(pellucid, name)
-        # pdoc reads the package's namespace, so store the value there; a callable package is shown as its function
-        vars(pellucid)[name] = getattr(value, name) if isinstance(value, ModuleType) and callable(value) else value
+            vars(module).setdefault(name, getattr(module, name))  # pdoc reads the package's namespace
     return {name: pdoc.doc.Module(module) for name, module in modules.items()}
 
 
@@ -177,9 +175,31 @@ def document_options() -> None:
         return {**read(self), **{one.name: one.metadata["doc"] for one in options if one.metadata.get("doc")}}
 
     # pdoc itself finds descriptions in the source of a class, and these classes have none.
-    shown: Any = pdoc.doc.Class
-    shown._var_docstrings = cached_property(descriptions)
-    shown._var_docstrings.__set_name__(shown, "_var_docstrings")
+    replace_var_docstrings(pdoc.doc.Class, descriptions)
+
+
+def document_exports() -> None:
+    """Show the description of a variable, such as a type, also on the page of a package that exports it."""
+    read = vars(pdoc.doc.Module)["_var_docstrings"].func
+
+    def descriptions(self: pdoc.doc.Module) -> dict[str, str]:
+        homes = [module for name, module in [*sys.modules.items()] if name.startswith("pellucid.")]
+        found = {}
+        for name in getattr(self.obj, "__all__", ()):
+            value = getattr(self.obj, name)
+            for home in homes:
+                # by identity: a module that merely has the same name for something else describes something else
+                if vars(home).get(name) is value and (text := pdoc.doc_ast.walk_tree(home).var_docstrings.get(name)):
+                    found[name] = text
+        return {**found, **read(self)}
+
+    replace_var_docstrings(pdoc.doc.Module, descriptions)
+
+
+def replace_var_docstrings(kind: Any, descriptions: Callable[[Any], dict[str, str]]) -> None:
+    """Let pdoc look up the descriptions of variables with another function."""
+    kind._var_docstrings = cached_property(descriptions)
+    kind._var_docstrings.__set_name__(kind, "_var_docstrings")
 
 
 def to_html(text: str) -> Html:

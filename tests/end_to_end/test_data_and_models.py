@@ -41,7 +41,7 @@ def read_json(path):
 
 
 def test_default_run_without_network_uses_the_digits(run_program, tmp_path, capsys):
-    assert run_program("--epochs", 2) == 0
+    assert run_program("--epochs", 1) == 0
     output = capsys.readouterr().out
     assert "Notice:" in output
     assert "127.0.0.1:9" in output

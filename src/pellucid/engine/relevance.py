@@ -94,9 +94,9 @@ def propagate(
 ) -> list[Propagation]:
     """Propagate each relevance `seeds_of(logits)` of a frozen model's logits to `images` by the rules of `composite`.
 
-    Runs one forward pass, and one reverse pass over its tape per seed. If `readout.is_certified`, also keeps an account of
-    the relevance that biases, stabilizers and constants absorb. Pass `box`, the composite's bounds, if they are already
-    computed for the shape of these images.
+    Runs one forward pass, and one reverse pass over its tape per seed. If `readout.is_certified`, also keeps an account
+    of the relevance that biases, stabilizers and constants absorb. Pass `box`, the composite's bounds, if they are
+    already computed for the shape of these images.
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
