@@ -151,7 +151,7 @@ class Subject:
 
     def check_finite(self, logits: Tensor, targets: Sequence[Target] = ()) -> None:
         """Raise `ModelError` for the first image whose logits or explained score contain NaN or infinities."""
-        # Logits are nearly always finite: finding the culprit is left to another file, which few calls need.
+        # A cheap test first: `check_finite_logits` searches for the first bad image, which is slower.
         if first_bad_row(logits) is not None or any(target.score is not None for target in targets):
             check_finite_logits(logits, targets, model=self.model, what=self.what, first=self.first)
 
@@ -203,7 +203,10 @@ class Subject:
         return logits if not self.readout.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
     def guard(self, images: Tensor) -> None:
-        """Check one image at the level of torch's operators, where side branches show; once per kind of input."""
+        """Run the first image with every operator of torch watched, to catch dependencies that the recorder cannot see.
+
+        Done once per shape, dtype and device of the input.
+        """
         kind = (images.shape[1:], images.dtype, images.device)
         if kind not in self._watched:
             record(self.model, images[:1], self.readout, is_watched=True)
@@ -254,7 +257,7 @@ class Subject:
             raise BatchMixed  # the images may affect each other: the caller runs them one by one
         raise UnsupportedOperation(
             f"the model's logits {when} differ from those of a plain forward pass ({where}), although it is "
-            "deterministic: it leaves torch, or branches on the types or gradients of its tensors; make it compute the "
+            "deterministic: it computes outside torch, or branches on the types or gradients of its tensors; make it compute the "
             "same in both cases, or choose another method."
         )
 

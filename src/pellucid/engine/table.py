@@ -1,4 +1,4 @@
-"""The table of operations: for each torch function, the handler that records it and the traits that others ask for.
+"""The table of operations: for each torch function, the handler that records it and the traits that other modules look up.
 
 A handler `(call, *arguments) -> value` runs the function and records a node. The decorator `operation` registers it
 under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and the in-place `relu_`).
@@ -105,12 +105,12 @@ class Table:
             return None
 
     def traits(self, function: Callable[..., Any]) -> Traits:
-        """Return the traits of a function; those of no operation if it is unknown."""
+        """Return the traits of a function; `NO_TRAITS` if it is unknown."""
         entry = self.find(function)
         return NO_TRAITS if entry is None else entry.traits
 
     def named(self, name: str) -> Traits:
-        """Return the traits of the operation that a function, an operator or one of torch's layers is named after.
+        """Return the traits of the operation whose name matches that of a torch function, ATen operator or layer.
 
         torch calls an operator like its function, up to underscores, and a layer too: `nn.LeakyReLU`, `leaky_relu`.
         """

@@ -23,7 +23,7 @@ __all__ = ["run"]
 
 
 def run(config: RunConfig) -> int:
-    """Train a network, run the hooks and write the report; returns the exit code.
+    """Train a network, run the hooks, write the report and return the exit code.
 
     0: success. 1: a hook failed and its traceback is in `save/errors/`. Raises a `PellucidError` before any training if
     the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C, once a
@@ -52,14 +52,14 @@ def _begin(session: Session) -> None:
 
 
 def _train_and_show(session: Session) -> int:
-    """Run all epochs with their hooks, then the end hooks, the films and the report; returns the exit code."""
+    """Run all epochs with their hooks, then the end hooks, films and report; return the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
     try:
         with ExitStack() as stack:
-            opened = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
+            board = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
             # None in all but the first process, the only one that runs hooks and writes files
-            runner = HookRunner(store, cast(Board, opened), session.hooks)
+            runner = HookRunner(store, cast(Board, board), session.hooks)
             for epoch in _epochs(session):
                 world.first(partial(_finish_epoch, session, runner, epoch))
             world.first(lambda: runner.run("end", session.final_scene) if runner.has("end") else None)
@@ -111,6 +111,7 @@ def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
 
 
 def _finish(session: Session) -> None:
+    """Record the end of the run, update the report and print the summary."""
     session.store.write_run(finished_record(session.store))
     update_report(session.store, session.recipe.epochs)
     print_summary(session.store)

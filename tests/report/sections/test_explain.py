@@ -128,7 +128,7 @@ def test_notes_describe_downsampling_options_and_refusals(tmp_path: Path) -> Non
     section, _ = made(tmp_path)
     assert section.notes[1:] == (
         "The maps are downsampled from 60×40 to 6×4 by summing over areas.",
-        "Faster than the default settings: gradient with samples 16.",
+        "To save time, some methods do not use their default settings: gradient with samples 16.",
         "Not applicable to this model: cam (no pooling).",
     )
     assert not section.data["is_exact"]

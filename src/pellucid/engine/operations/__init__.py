@@ -9,7 +9,12 @@
 - `queries`: shapes and comparisons, and the functions that leave the graph, which are refused
 """
 
-from pellucid.engine.operations import arithmetic, attention, elementwise, layers, moves, norms, queries
+from importlib import import_module
+from pkgutil import iter_modules
+
 from pellucid.engine.table import OPERATIONS, operation
 
-__all__ = ["OPERATIONS", "arithmetic", "attention", "elementwise", "layers", "moves", "norms", "operation", "queries"]
+__all__ = ["OPERATIONS", "operation"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")  # its decorators enter the handlers

@@ -157,7 +157,7 @@ def _notes(gallery: Gallery) -> list[str]:
     options = record.get("options") or {}
     if options:
         used = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
-        notes.append(f"Faster than the default settings: {used}.")
+        notes.append(f"To save time, some methods do not use their default settings: {used}.")
     if record.get("refused"):
         notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
     return notes
