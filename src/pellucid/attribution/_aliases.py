@@ -7,7 +7,7 @@ __all__ = ["ALIASES"]
 
 ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     # captum
-    "Saliency": ("gradient", {"absolute": True}),
+    "Saliency": ("gradient", {"absolute": True}),  # captum's default is abs=True
     "InputXGradient": ("input_x_gradient", {}),
     "IntegratedGradients": ("integrated_gradients", {}),
     "GradientShap": ("expected_gradients", {}),
@@ -15,7 +15,7 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GuidedBackprop": ("guided_backprop", {}),
     "DeepLift": ("deeplift", {}),
     "LRP": ("lrp.epsilon", {"epsilon": 1e-9}),  # the default of captum's EpsilonRule
-    "LayerGradCam": ("grad_cam", {"relu": False}),
+    "LayerGradCam": ("grad_cam", {"relu": False}),  # captum applies no ReLU by default
     "GuidedGradCam": ("guided_grad_cam", {}),
     "Occlusion": ("occlusion", {}),
     "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # no patches, as in captum
@@ -31,7 +31,7 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Grad-CAM++": ("grad_cam_pp", {}),
     "Guided Grad-CAM": ("guided_grad_cam", {}),
     "Rise": ("rise", {"centred": False}),
-    "RISE": ("rise", {"centred": False}),
+    "RISE": ("rise", {"centred": False}),  # the paper does not subtract the mean
     # iNNvestigate
     "input_t_gradient": ("input_x_gradient", {}),
     "lrp.alpha_1_beta_0_IB": ("lrp.alpha_1_beta_0_ib", {}),

@@ -173,6 +173,7 @@ class Analyzer:
         sums = [one for outcome in outcomes if (one := self.method.completeness(outcome)) is not None]
         if not sums:
             return ""
+        # Unstacked, so that the message names no class if there is a single target.
         stacked = sums[0] if len(sums) == 1 else Completeness.stack(sums)
         return stacked.missed(self.name, self.method.remedy)
 

@@ -42,6 +42,7 @@ def channel_axis(
         order = order_of_axes(lambda x: func(x, *args[1:], **_without_input(kwargs)), source.ndim)
         return order.index(axis) if axis in order and order[0] == 0 else None  # the batch must stay first
     for tensor, own in sources:
+        # A result of the same shape, as that of an elementwise function, keeps the channel axis of its source.
         if own is not None and (tensor.shape == out.shape or (channels == "kept" and tensor.ndim == out.ndim)):
             return own
     return None

@@ -209,6 +209,7 @@ class Explanation(Shown):
             absorbed=outcome.absorbed,
             absorbed_by=outcome.absorbed_by,
             # Σ|R| is only comparable to the logit if the method distributes a promised sum.
+            # The clamp keeps the ratio finite if the score is zero.
             amplification=torch.zeros_like(size) if outcome.promised is None else size / score.clamp(min=1e-12),
             allowed=None if sums is None else sums.allowed,
             evaluations=torch.ones_like(outcome.classes) if outcome.evaluations is None else outcome.evaluations,
@@ -227,6 +228,7 @@ class Explanation(Shown):
             **{
                 **stacked,
                 "logits": parts[0].logits,
+                # Shared passes are charged to the first class (see `sharing`), so the sum counts each once.
                 "evaluations": stacked["evaluations"].sum(1),
                 "seed": parts[0].seed,
                 "method": parts[0].method,

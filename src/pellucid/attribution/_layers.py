@@ -142,6 +142,7 @@ class _Probe:
         """Record the output and return it with the zeros added."""
         with torch.enable_grad():  # the graph starts here: nothing before the layer requires a gradient
             zeros = torch.zeros_like(output).requires_grad_()
+            # A copy, because later layers may work in place.
             self.seen.append((output.detach().clone(), zeros))
             return output.add_(zeros) if in_place else output + zeros
 
@@ -173,6 +174,7 @@ class _CallProbe(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = func(*args, **(kwargs or {}))
         self._count += 1
+        # Counted as in `_Search`, so that the index refers to the same call.
         if self._count != self._layer.call:
             return value
         # A different branch may make the same number of calls, so name and shape must match as well.
@@ -181,6 +183,7 @@ class _CallProbe(TorchFunctionMode):
             raise ModelError(
                 "the model's control flow differs from the last forward pass; name a layer with layer='…'."
             )
+        # An in-place function returns its argument, which later code may also use.
         return self._probe(value, in_place=any(value is tensor for tensor in tensors_in(args)))
 
 

@@ -158,6 +158,7 @@ class Backward(Attribution):
     def box(self) -> Box | None:
         return self._box
 
+    # `cached_property` writes to `__dict__` directly, which works on a frozen dataclass.
     @cached_property
     def _steps(self) -> Composite:
         """The composite, built once: the options are frozen."""

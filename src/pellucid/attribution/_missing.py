@@ -74,5 +74,6 @@ def check_gradients(
 
     unseen = unseen_changes(scores, images, is_zero)
     if bool(unseen.any()):
+        # `scores` has run on a nearby image by now and left the explained classes here.
         explained = torch.stack(classes, 1)
         raise MissingGradient(explained[unseen].tolist(), explained[~is_zero].tolist())

@@ -37,6 +37,7 @@ class Gradients:
 
     def add(self, offset: Tensor, weight: float, *, scale: Tensor | float) -> None:
         """Add `weight` times the gradients at image + scale · offset; `offset` broadcasts to the images."""
+        # `addcmul` takes only tensors, but `scale` may be a number.
         point = torch.addcmul(
             self._images, offset, torch.as_tensor(scale, dtype=offset.dtype, device=offset.device)
         ).requires_grad_()
@@ -44,6 +45,7 @@ class Gradients:
         logits = self._subject.logits(point)
         last = len(self._targets) - 1
         for number, target in enumerate(self._targets):
+            # The gradient of the sum over the images is the gradient of each image; the last target frees the graph.
             slope = gradient_of(target.scores(logits).sum(), point, is_kept=number < last)
             self._sums[number].add_(slope, alpha=weight)
             if self._squares:

@@ -208,6 +208,7 @@ class Subject:
         Done once per shape, dtype and device of the input.
         """
         kind = (images.shape[1:], images.dtype, images.device)
+        # Watching is slow, and a single image suffices.
         if kind not in self._watched:
             record(self.model, images[:1], self.readout, is_watched=True)
             self._watched.add(kind)
@@ -222,6 +223,7 @@ class Subject:
             plain = self.logits(images)
         self.check_finite(plain)
         self._check_same(images, plain, logits, "when it is recorded")
+        # A single image has just run alone.
         self._is_alone_checked |= len(images) == 1
         self.check_alone(images, logits)
 
@@ -301,6 +303,7 @@ class _PlainPass(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         check_autocast(func, args, kwargs)
+        # Equal to what torch computes, but much faster on a CPU.
         pooled = fast_max_pool(func, args, kwargs or {})
         if pooled is not None:
             return pooled

@@ -136,6 +136,7 @@ class FromEmbedding(nn.Module):
                 return None
             self._check(looked_up, ids)
             arranged = embedded.transpose(0, 1) if self._is_tokens_first else embedded
+            # The model may have reshaped the ids before it looks them up.
             return arranged.reshape(*looked_up.shape, embedded.shape[-1])
 
         with _Lookups(answer):
@@ -174,6 +175,7 @@ class FromEmbedding(nn.Module):
         modules = dict(self.model.named_modules())
         shared = self.model.named_parameters(remove_duplicate=False)
         names = [name.removesuffix(".weight") for name, parameter in shared if parameter is weight]
+        # Tied weights have several names: prefer that of an embedding to that of an output layer.
         names.sort(key=lambda name: not isinstance(modules.get(name), nn.Embedding))
         return next((name for name in names if name == self.wanted), (*names, f"a table of {len(weight)} rows")[0])
 

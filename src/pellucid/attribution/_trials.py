@@ -44,6 +44,7 @@ class Trials:
     @property
     def at_once(self) -> int:
         """Copies of the images per forward pass."""
+        # A model that mixes images gets each copy alone.
         return 1 if self._subject.is_mixed else max(1, COPIES_AT_ONCE // len(self.images))
 
     def scores(self, copies: Tensor) -> Tensor:

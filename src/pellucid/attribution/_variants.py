@@ -49,6 +49,7 @@ def variant(
     stated = {"answers": answers, "promises": promises}
 
     def declare(build: Callable[..., Composite]) -> type[Backward]:
+        # The extras are the ranges in `Annotated`, which validate the options.
         hints, parameters = get_type_hints(build, include_extras=True), signature(build).parameters
 
         # Built from the fields, not from the parameters: `__post_init__` may have brought them into another form.

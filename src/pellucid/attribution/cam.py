@@ -61,6 +61,7 @@ def _pooled(tape: Tape, slope: Tensor, images: Tensor) -> tuple[Tensor, Tensor, 
         back = node.pullback(slope)[place]
         assert back is not None
         slot, slope, consumer = node.inputs[place] or 0, back, node.place
+        # The image is no output of an operation, so it has no producer.
         value = images if slot == tape.image else _output(producers[slot])
     return *_maps_and_weights(value, slope, consumer), consumer
 
@@ -95,6 +96,7 @@ def _maps_and_weights(value: Tensor, slope: Tensor, consumer: str) -> tuple[Tens
     for axis in (1, -1):  # channels first or last
         slopes = slope.movedim(axis, 1)
         means = slopes.flatten(2).mean(2).reshape(*slopes.shape[:2], *(1 for _ in slopes.shape[2:]))
+        # Pooling gives all positions the same slope up to rounding.
         allowed = slope.abs().max() * (1e-9 if slope.dtype == torch.float64 else 1e-4)
         if bool(((slopes - means).abs() <= allowed).all()):
             # The weight of a map's mean is the sum of the slopes over its positions.

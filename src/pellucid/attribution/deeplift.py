@@ -68,5 +68,5 @@ def _beyond_rounding(outcome: Outcome) -> Tensor:
     """
     assert outcome.promised is not None
     size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
-    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(size), -1).amax(1)
+    logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(size), -1).amax(1)  # −∞ marks masked classes
     return torch.maximum(size, logits / 100) * (1e-7 if size.dtype == torch.float64 else 1e-2)

@@ -26,4 +26,5 @@ def ExcitationBackprop(epsilon: NotNegative = 1e-6) -> Composite:
 
     ε stabilizes each sum, and positive biases take their share, as in zennit.
     """
+    # In operations without a kernel, ε only keeps denominators away from zero.
     return everywhere(ZPlus(epsilon=epsilon), min(epsilon, STRUCTURAL_EPSILON))

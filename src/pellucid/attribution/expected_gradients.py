@@ -73,6 +73,7 @@ class ExpectedGradients(Attribution):
             )
         logits, held = subject.predict(images, question.targets)
         source = generator(self.seed, "expected_gradients")
+        # Drawn on the CPU, so that the samples are the same on every device.
         chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
         offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
         places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples  # stratified over [0, 1]

@@ -25,6 +25,7 @@ class GradCamPP(ClassActivation):
     def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
         denominator = self._denominator(values, gradient)
         is_valid = denominator > 0
+        # The inner replacement avoids a division by zero, and the outer one sets the weight to 0.
         shares = torch.where(is_valid, gradient.clamp(min=0) / denominator.where(is_valid, 1.0), 0.0)
         return (per_channel(shares.flatten(2).sum(2), values) * values).sum(1)
 

@@ -74,6 +74,7 @@ class IntegratedGradients(Attribution):
         self, subject: Subject, images: Tensor, baseline: Tensor, targets: Sequence[Target], steps: int
     ) -> list[Tensor]:
         difference = images - baseline
+        # Centered at the baseline: the points are baseline + place · difference.
         gradients = Gradients(subject, baseline, targets)
         for place, weight in zip(*nodes(self.quadrature, steps), strict=True):
             gradients.add(difference, weight, scale=place)
@@ -87,6 +88,7 @@ class IntegratedGradients(Attribution):
         The map of each rung joins the mean of the previous ones, weighted by its number of points, so no evaluation is
         wasted.
         """
+        # NaN fails the comparison with the previous sum, so no image is done after the first rung.
         relevance, before = torch.zeros_like(images), torch.full_like(promised, torch.nan)
         spent = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         active, points = torch.arange(len(images), device=images.device), 0
@@ -120,6 +122,7 @@ class IntegratedGradients(Attribution):
 
     @staticmethod
     def _scale(relevance: Tensor, promised: Tensor) -> Tensor:
+        # Σ|R| keeps the tolerance above zero if the promised sum is close to zero.
         return torch.maximum(promised.abs(), relevance.flatten(1).abs().sum(1) / 10)
 
     def allowed_residual(self, outcome: Outcome) -> Tensor:
@@ -139,4 +142,5 @@ def nodes(quadrature: Quadrature, steps: int) -> tuple[list[float], list[float]]
         weights[[0, -1]] /= 2
         return np.linspace(0, 1, steps).tolist(), weights.tolist()
     places, weights = np.polynomial.legendre.leggauss(steps)
+    # From [−1, 1] to [0, 1]: half the interval, so half the weights.
     return ((places + 1) / 2).tolist(), (weights / 2).tolist()

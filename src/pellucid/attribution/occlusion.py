@@ -45,6 +45,7 @@ class Occlusion(Attribution):
                 total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))
                 covered[:, *window] += 1
                 update(number)
+        # No pixel is uncovered, because the stride never exceeds the window.
         return trials.outcomes(total / covered, len(windows))
 
     def _windows(self, shape: Sequence[int]) -> list[Window]:

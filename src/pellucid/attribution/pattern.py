@@ -192,6 +192,7 @@ class _Learner:
             for sums, node in zip(self._sums, kernels, strict=True):
                 sums.add(node)
         self.seen += len(images)
+        # Needed at the end for the shape and dtype of each weight.
         self._kernels = kernels
 
     def _check(self, tape: Tape, kernels: Sequence[Affine]) -> None:

@@ -48,6 +48,7 @@ class Rise(Attribution):
         trials = Trials(subject, images, question.targets, self.baseline)
         places, source = images.shape[2:], generator(self.seed, "rise")
         total = images.new_zeros(len(question.targets), len(images), *places)
+        # The sums over all masks that centering needs.
         seen, scores = torch.zeros_like(images[0, 0]), trials.score * 0
         with progress("rise", self.masks) as update:
             for start in range(0, self.masks, trials.at_once):
@@ -59,6 +60,7 @@ class Rise(Attribution):
                 update(start + count)
         if self.centred:  # Σ (fᵢ − f̄) Mᵢ = Σ fᵢ Mᵢ − f̄ Σ Mᵢ, without keeping the masks
             total -= (scores / self.masks).reshape(*scores.shape, *(1 for _ in places)) * seen
+        # A copy: expanded channels would share memory.
         maps = (total / (self.masks * self.keep_share))[:, :, None].expand(-1, *images.shape).clone()
         return trials.outcomes(maps, self.masks)
 

@@ -57,6 +57,7 @@ class ShapleySampling(Attribution):
                     update(number * (count - 1) + int(sizes[-1]))
                 # Differences of similar scores: float64 keeps their digits, and the sum telescopes exactly.
                 steps = torch.cat([*path, trials.score[:, None]], 1).double().diff(dim=1)
+                # A permutation repeats no index, so no addition is lost.
                 added[..., order] += steps.movedim(1, -1)
         shares = (added / self.permutations / patches.flatten().bincount().to(added)).to(images)
         spent = self.permutations * (count - 1) + 1

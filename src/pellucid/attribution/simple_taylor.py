@@ -45,11 +45,13 @@ class SimpleTaylor(Attribution):
 
         share, is_found = self._root(score, same.scores(logits).detach())
         at_root = slopes(subject, images + direction * share.view(wide), [same])[0]
+        # x − x̃ = −share · direction
         relevance = at_root.relevance * (-direction * share.view(wide))
         missing = int((~is_found).sum())
         note = "for some images, the explained logit has no root on the line to the baseline; x̃ is the baseline there"
         return Outcome(
             relevance, logits, same.classes(logits),
+            # + 2: the passes of the image and of the root
             evaluations=torch.full((len(images),), self.places + self.halvings + 2, device=images.device),
             details={"root_found": is_found}, notes=(note,) if missing else (),
         )  # fmt: skip
@@ -69,4 +71,5 @@ class SimpleTaylor(Attribution):
             is_beyond = torch.sign(score(middle)) != torch.sign(at_image)
             high = torch.where(is_found & is_beyond, middle, high)
             low = torch.where(is_found & ~is_beyond, middle, low)
+        # `high` rather than the middle: there the sign is known to have changed.
         return torch.where(is_found, high, torch.ones_like(high)), is_found

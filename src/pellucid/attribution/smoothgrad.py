@@ -84,5 +84,6 @@ class SmoothGradVariance(SmoothGrad):
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
+        # In this form, two sums are enough and no gradient has to be kept.
         variance = gradients.squares(number) / self.samples - (gradients.total(number) / self.samples).square()
         return variance.clamp(min=0)  # rounding can make it slightly negative

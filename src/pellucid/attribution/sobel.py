@@ -24,6 +24,7 @@ class Sobel(Control):
             raise ShapeError(f"sobel needs images of shape (batch, channel, height, width), got {tuple(images.shape)}.")
         smooth, slope = images.new_tensor([1.0, 2.0, 1.0]), images.new_tensor([-1.0, 0.0, 1.0])
         across = smooth[:, None] * slope  # the horizontal Sobel filter; its transpose is the vertical one
+        # Channels are filtered separately, as images of one channel.
         planes = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
         edges = F.conv2d(planes, torch.stack([across, across.T])[:, None])
         return edges.square().sum(1).sqrt().reshape(images.shape)

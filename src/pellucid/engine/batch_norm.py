@@ -44,6 +44,8 @@ class _Norm:
     eps: float | int
 
 
+# in this order: `torch.nn.functional`, `torch` and most operators, operators without a `training` argument, and those
+# without running statistics
 _PYTHON = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _NATIVE = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 _FIXED = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
@@ -122,6 +124,7 @@ def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return None
     if norm.is_of_input and not form.is_instance:
         refuse_batch_statistics(model)
+    # torch's forward pass is right; only its backward pass is not
     if not torch.is_grad_enabled():
         return None
     if not norm.is_of_input:
@@ -130,6 +133,7 @@ def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         value = F.group_norm(norm.x.contiguous(), norm.x.shape[1], norm.weight, norm.bias, norm.eps)
     else:
         return None
+    # the other outputs are statistics saved for torch's backward pass, which never runs on this value
     return (value, *(value.new_empty(0) for _ in range(form.outputs - 1))) if form.outputs else value
 
 
@@ -146,6 +150,7 @@ def _affine(norm: _Norm, *, is_instance: bool) -> Tensor:
     if not x.is_contiguous() and (is_instance or not _is_channels_last(x)):
         x = x.contiguous()
     wide = (-1, *(1 for _ in x.shape[2:]))
+    # adding in place is safe: autograd saves x and the scale, not their product
     value = torch.mul(x, scale.view(wide)).add_(shift.view(wide))
     return value if value.dtype == x.dtype else value.to(x.dtype)  # under autocast
 
@@ -179,9 +184,11 @@ def refuse_batch_statistics(model: object) -> NoReturn:
 
 def _running_module() -> nn.Module | None:
     """Return the innermost module whose method is running."""
+    # skip this function and `refuse_batch_statistics`
     frame = sys._getframe(2)
     while frame is not None:
         names = frame.f_code.co_varnames
+        # test the names first: before Python 3.13, reading `f_locals` copies all local variables
         if names and names[0] == "self" and isinstance(owner := frame.f_locals.get("self"), nn.Module):
             return owner
         frame = frame.f_back  # type: ignore[assignment]

@@ -60,12 +60,15 @@ def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | Pixe
         values = given.detach().to("cpu", torch.float64).contiguous()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name} is {bound!r}; expected {_BOUNDS}.") from error
+    # bool is a subclass of int, so `as_tensor` accepts it
     if values.numel() == 0 or isinstance(bound, bool):
         raise ConfigError(f"{name} is {bound!r}; expected {_BOUNDS}.")
+    # as one row, because no axis of a bound counts images
     if first_bad_row(values.reshape(1, -1)) is not None:
         raise ConfigError(f"{name} holds {bad_value(values)}; the bounds must be finite: {_BOUNDS}.")
     if values.ndim == 0:
         return bound if isinstance(bound, Real) else float(values)  # type: ignore[return-value]  # float or int
+    # a copy, because the caller may change the tensor later
     return tuple(values.tolist()) if values.ndim == 1 else PixelValues(values.clone())
 
 
@@ -97,6 +100,7 @@ class Box:
         Raises `ConfigError` if they do not fit the shape of an image.
         """
         low, high = (_over(name, bound, images, axis) for name, bound in (("low", self.low), ("high", self.high)))
+        # checked again: pixel bounds have no common shape until now, and close bounds can become equal in float32
         _check_order(*torch.broadcast_tensors(low, high))
         return low, high
 
@@ -107,6 +111,7 @@ class Box:
         rounding at the border: a millionth of the box's width plus a few units in the last place of the bounds.
         """
         low, high = self.over(images, axis)
+        # reduce over the batch first, so that every later step handles a single image
         least, most = torch.aminmax(images, dim=0, keepdim=True)
         last_place = 4 * torch.finfo(images.dtype).eps * torch.maximum(low.abs(), high.abs())
         slack = 1e-6 * (high - low) + last_place

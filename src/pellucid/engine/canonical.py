@@ -27,6 +27,7 @@ def canonical(tape: Tape) -> Tape:
     form = _Form({node.output: node for node in tape.nodes})
     with torch.no_grad():
         nodes = [form.rewritten(node) for node in tape.nodes]
+    # only after all nodes are rewritten, because regions read the formulas of earlier nodes
     for node in tape.nodes:
         node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
@@ -66,6 +67,7 @@ class _Region:
     def probed(self) -> Tensor:
         """The function at each of `PROBES`, along axis 0."""
         probes = torch.tensor(PROBES, dtype=self.x.dtype, device=self.x.device)
+        # axes of size 1 broadcast against the region's constants, such as a slope per channel
         return self(probes.view(-1, *(1 for _ in self.x.shape)))
 
 
@@ -76,6 +78,7 @@ class _Form:
         self.producers = producers
         """Nodes by output slot, with rewritten nodes in place of the recorded ones."""
         self.has_changed = False
+        # a copy: chains follow the recorded nodes, which `producers` replaces one by one
         self._recorded = dict(producers)
         self._chains: dict[int, tuple[int, ...]] = {}
         self._slots = {id(node.formula.value): slot for slot, node in producers.items() if node.formula is not None}
@@ -85,6 +88,7 @@ class _Form:
         """Return the node's canonical form, which may be the node itself."""
         result = node
         if isinstance(node, Product) and node.multiply is torch.mul:
+            # most specific form first; `_product` always returns a node
             result = self._softmax(node) or self._function(node) or self._product(node)
         elif node.formula is not None:
             result = self._function(node) or node
@@ -101,6 +105,7 @@ class _Form:
             node = self._recorded.get(slot)
             shared: tuple[int, ...] = ()
             if node is not None and node.formula is not None:
+                # the dominators of the slot: values in the chains of all its inputs lie on every path to it
                 first, *others = [self._chain(source) for source in node.inputs if source is not None]
                 shared = tuple(source for source in first if all(source in other for other in others))
             self._chains[slot] = (slot, *shared)
@@ -180,6 +185,7 @@ class _Form:
             return replace(node, gate=statistics.index(True), is_normalization=True)
         gates = [slot is not None and self._is_gate(slot) for slot in node.inputs]
         if gates[0] == gates[1]:
+            # both factors or neither look like a gate: the one that is broadcast counts as the gate
             gate = None if node.a.numel() == node.b.numel() else int(node.b.numel() < node.a.numel())
         else:
             gate = gates.index(True)
@@ -222,6 +228,7 @@ class _Form:
         signals = [slot for slot in slots if not self._divides_by_a_statistic(slot)]
         if len(slots) != 2 or len(signals) != 1:
             return None
+        # any value that alone determines the numerator may be x; try the nearest first
         for slot in self._chain(signals[0])[1:]:
             x = self._between(slot, self._recorded[signals[0]]).x
             axis = _axis_of_softmax(x, node)
@@ -250,6 +257,7 @@ class _Form:
                 for place, (source, term, sign) in enumerate(zip(node.inputs, node.terms, node.signs, strict=True))
                 if source is not None and sign == 1 and term.shape == x.shape
             ]
+            # a softmax is invariant only to shifts that are constant along its axis
             shifts = [place for place in (0, 1) if _size_along(node.terms[place], axis, x.ndim) == 1]
             if len(kept) != 1 or shifts != [1 - kept[0]]:
                 break
@@ -303,6 +311,7 @@ def _is_one_function(region: _Region) -> bool:
     members = region.members
     values = {id(region.x), *(id(_formula(member).value) for member in members)}
     compared = [_formula(member).compared() for member in members]
+    # compared only with values inside the region, so the mask is part of the function
     if any(own and own <= values for own in compared):
         return True
     if all(_is_linear(member) or isinstance(member, Move) for member in members):
@@ -321,6 +330,7 @@ def _is_rectifier(up: Tensor, down: Tensor) -> bool:
 def _is_reduction(node: Node) -> bool:
     """True if a node sums, averages or takes the maximum over some axes."""
     if isinstance(node, Affine):
+        # "average" also covers upsampling and repetition, which do not reduce
         return node.kind == "average" and node.z.numel() < node.x.numel()
     return node.kind == "max" and getattr(node, "y").numel() < getattr(node, "x").numel()  # noqa: B009
 
@@ -331,6 +341,7 @@ def _axis_of_softmax(x: Tensor, node: Product) -> int | None:
     apart = [axis for axis in range(x.ndim) if same_rank and node.a.shape[axis] != node.b.shape[axis]]
     # if the sum was expanded, its shape does not reveal the axis, so try all of them
     for axis in apart if len(apart) == 1 else range(x.ndim):
+        # atol near zero: with the default of 1e-8, all maps of tiny probabilities would match each other
         if axis != node.batch_axis and torch.allclose(torch.softmax(x, axis), node.z, rtol=1e-4, atol=1e-20):
             return axis
     return None

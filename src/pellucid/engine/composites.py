@@ -86,6 +86,7 @@ def _user_steps(key: str, rule: Any) -> Composite:
             f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6)."
         )
     if key == "first":
+        # rules that do not multiply by the pixel also need a rule for normalizations of the image
         return input_layer(rule) if isinstance(rule, (Flat, WSquare, ZBox)) else (Step(rule, KERNELS, first=True),)
     return (Step(rule, (key,)) if key in KINDS else Step(rule, KERNELS, name=key),)
 
@@ -128,6 +129,8 @@ def layered(
 
 def input_layer(rule: Rule) -> Composite:
     """Use a rule that does not multiply by the pixel in the first layers; normalizations of the image pass it on."""
+    # if the rule ignores the pixel value, so must the normalization before it: a shift would absorb part of the
+    # relevance
     return (Step(rule, KERNELS, first=True), Step(Pass(), NORMALIZATIONS, first=True))
 
 
@@ -153,7 +156,7 @@ def weights_only(rule: WSquare | Flat) -> Composite:
 
 def plain_z() -> Composite:
     """Use the z rule in every kernel layer."""
-    return everywhere(Z(), 1e-7)
+    return everywhere(Z(), 1e-7)  # the ε of `Z`
 
 
 def box_of(composite: Composite) -> Box | None:

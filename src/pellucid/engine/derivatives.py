@@ -58,6 +58,7 @@ def derivatives(
             [outputs],  # type: ignore[arg-type]  # torch's annotation does not mix edges with tensors
             inputs,  # type: ignore[arg-type]
             None if cotangent is None else [cotangent],
+            # torch's default for this is `create_graph`; passing False would override it
             retain_graph=retain_graph or create_graph,
             create_graph=create_graph,
             allow_unused=True,
@@ -70,7 +71,7 @@ def derivatives(
         raise translated from error
     if all(gradient is None for gradient in gradients):
         if isinstance(outputs, Tensor):
-            check_graph(outputs, way_out)
+            check_graph(outputs, way_out)  # raises a more precise error if an operator is to blame
         raise UnsupportedOperation(
             "autograd finds no derivative of the outputs with respect to the input: an operation in between (such as "
             f"an autograd.Function whose backward returns None) stops the gradient; {way_out}"
@@ -146,6 +147,7 @@ def _leaf_nodes(output: Tensor) -> list[Any]:
         if node is not None and node not in seen:
             seen[node] = None
             waiting += [source for source, _ in node.next_functions]
+    # only the nodes that accumulate the gradient of a leaf have a `variable`
     return [node for node in seen if hasattr(node, "variable")]
 
 
@@ -180,8 +182,10 @@ def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor)
     change = (there.detach() - here).abs()
     unseen = is_zero & (change > ROUNDING * torch.finfo(here.dtype).eps * scale)
     for index in unseen.any(0).nonzero().flatten().tolist():
+        # no output has a derivative nearby either, so all marked ones stay marked
         if not there.requires_grad:
             break
+        # the images are independent, so the gradient of the sum holds the slope of each image
         slope = slope_or_none(there[:, index].sum(), leaf)
         if slope is not None:
             still_zero = zero_rows(slope)
@@ -200,7 +204,9 @@ def _nearby(x: Tensor, which: Tensor) -> Tensor:
     flat = x.detach().reshape(len(x), -1)
     largest = flat.abs().amax(1)
     span = flat.amax(1) - flat.amin(1)
+    # a constant image has no value range: use its magnitude, or 1 if it is black
     size = torch.where(span > 0, span, torch.where(largest > 0, largest, torch.ones_like(largest)))
+    # in float64 on the CPU, so that the noise is the same on every device
     draws = torch.rand(flat.shape, generator=generator(0, "unseen_changes"), dtype=torch.float64, device="cpu") - 0.5
     # keep the noise away from zero, so that an output that depends on a single entry changes too
     noise = (draws + torch.where(draws < 0, -0.5, 0.5)).to(flat)

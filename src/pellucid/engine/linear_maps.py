@@ -24,7 +24,7 @@ __all__ = [
 
 def vjp(function: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
     """Return cotangent · ∂function/∂x, by autograd."""
-    with torch.enable_grad():
+    with torch.enable_grad():  # the reverse pass runs under `no_grad`
         leaf = x.detach().requires_grad_()
         output = function(leaf)
         return torch.autograd.grad(output, leaf, cotangent.to(output.dtype).expand_as(output))[0]
@@ -66,6 +66,7 @@ class Convolution(LinearMap):
         assert weight is not None
         if self._has_few_columns(weight, s):
             # one matrix product and col2im, which here beat torch's backward convolution
+            # `fold` expects the columns ordered by channel, row and column of the kernel
             columns = torch.matmul(weight.permute(1, 2, 3, 0).flatten(0, 2), s.flatten(2))
             return F.fold(columns, x.shape[2:], weight.shape[2:], self.dilation, self.padding, self.stride)
         return torch.ops.aten.convolution_backward(
@@ -79,13 +80,14 @@ class Convolution(LinearMap):
             self.transposed,
             self.output_padding,
             self.groups,
-            [True, False, False],
+            [True, False, False],  # output mask: only the gradient with respect to the input
         )[0]
 
     def _has_few_columns(self, weight: Tensor, s: Tensor) -> bool:
         """True if one matrix product and a fold are faster: few input channels, as in a layer that sees the image."""
         if weight.ndim != 4 or self.transposed or self.groups != 1 or s.device.type != "cpu":
             return False
+        # with at most as many columns as output channels, the intermediate result is no larger than s
         return weight.shape[2:].numel() > 1 and weight[0].numel() <= len(weight)
 
     def broadcast(self, bias: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ class RightMatrix(LinearMap):
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
-        return (s @ weight.mT).sum_to_size(x.shape)
+        return (s @ weight.mT).sum_to_size(x.shape)  # the weight may have broadcast x
 
 
 @dataclass(frozen=True)
@@ -193,4 +195,5 @@ class FrozenNorm(LinearMap):
 
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
+        # centering is a symmetric projection and therefore its own transpose
         return self.center((s * weight).reshape(self.grouped) / self.deviation).reshape(x.shape)

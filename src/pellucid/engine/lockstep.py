@@ -152,9 +152,11 @@ def _pooled(node: Maximum, twin: Maximum, multiplier: Tensor) -> Tensor:
         return values.movedim(axes, last).flatten(-count)
 
     x = lined_up(node.x, node.pooled)
+    # the baseline may be a single image for the whole batch
     x0 = lined_up(twin.x, node.pooled).expand_as(x)
     y, y0, m, place = (
         lined_up(values, node.pooled)
+        # a pool keeps its spatial axes; a maximum over axes has a single output in place of them
         if "pool" in node.operation
         else values.expand_as(node.y).reshape(*x.shape[:-1], 1)
         for values in (node.y, twin.y, multiplier, torch.where(node.y >= twin.y, node.indices, twin.indices))
@@ -200,9 +202,11 @@ def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
     mean = (node.y + twin.y) / 2
     d, d0 = (x - (mean * x).sum(node.dim, keepdim=True) for x in (x.masked_fill(~is_open, 0) for x in (node.x, twin.x)))
     log, log0 = (x.masked_fill(~is_open, -torch.inf).logsumexp(node.dim, keepdim=True) for x in (d, d0))
+    # weights: the logarithmic mean of e^d and e^d₀, relative to that of their sums; subtracting before the only exp
+    # prevents overflow
     scale = (torch.maximum(d, d0) - torch.maximum(log, log0)).exp() * is_open
     weights = scale * _decline(d - d0) / _decline(log - log0)
-    change = d - d0 - (log - log0)
+    change = d - d0 - (log - log0)  # log p − log p₀
     by_share = multiplier * torch.maximum(node.y, twin.y) * _decline(change)
     centered = by_share - weights * by_share.sum(node.dim, keepdim=True)
     return (centered - mean * centered.sum(node.dim, keepdim=True)) * is_open
@@ -211,6 +215,7 @@ def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
 def _decline(log_ratio: Tensor) -> Tensor:
     """Return the logarithmic mean (a − b) / (log a − log b), relative to the larger of a and b."""
     size = log_ratio.abs()
+    # expm1 keeps the digits of small ratios, and the limit at 0 is 1
     return torch.where(size > 0, -torch.expm1(-size) / size, 1.0)
 
 
@@ -225,6 +230,8 @@ def _normalized(node: Affine, twin: Affine, norm: FrozenNorm, multiplier: Tensor
     inverse, inverse0 = 1 / norm.deviation, 1 / base.deviation
     by_inverse = (m * c0).sum(norm.axes, keepdim=True)
     variances = norm.deviation.square() - base.deviation.square()
+    # where the variance hardly changes, the derivative of 1/σ with respect to σ² takes the place of the ratio
     by_variance = by_inverse * _ratio(variances, inverse - inverse0, lambda: -0.5 * inverse**3)
+    # Δσ² = Σ (c + c₀)(c − c₀) / size, where size is the number of values that share one σ
     size = c[0].numel() // by_variance[0].numel()
     return norm.center(m * inverse + by_variance * (c + c0) / size).reshape(node.x.shape)

@@ -71,6 +71,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
                 yield model
         finally:
             for module, training in modes:
+                # set module by module: `train()` would also set all submodules, whose modes may differ
                 if module.training is not training:
                     module.training = training
             for parameter, requires_grad, grad in parameters:
@@ -141,6 +142,7 @@ def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
         return False
     for module in modules:
         own = vars(module)
+        # a `forward` among the instance's attributes replaces the one of its class
         if type(module).__module__ not in _LAYERS or "forward" in own:
             return False
         if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
@@ -150,7 +152,7 @@ def runs_torch_alone(modules: Iterable[nn.Module]) -> bool:
 
 def _restore_buffers(buffers: Buffers) -> None:
     for module, name, buffer, content in buffers:
-        module._buffers[name] = buffer
+        module._buffers[name] = buffer  # the model may have assigned another tensor
         # write only if needed: a write would invalidate an autograd graph that has saved the buffer
         if not torch.equal(buffer, content):
             with torch.no_grad():
@@ -264,7 +266,7 @@ def images_per_chunk(call: Callable[[Tensor], Any], images: Tensor) -> int:
 def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
     """Return the size of the largest tensor in `call` on the first image, including the image itself."""
     with torch.no_grad(), _SizeWatch() as watch:
-        call(images[:1].clone())
+        call(images[:1].clone())  # a copy, because the model may work in place
     return max(watch.largest, images[:1].numel() * images.element_size(), 1)
 
 
@@ -329,6 +331,7 @@ class AutocastWatch(TorchFunctionMode):
 
 
 _autocast_devices = frozenset(torch._C._autocast_supported_devices())
+# private to torch: if a version lacks it, casts by `custom_fwd` go unnoticed
 _CUSTOM_CAST: CodeType | None = getattr(getattr(autocast_mode, "_cast", None), "__code__", None)
 
 
@@ -365,12 +368,14 @@ def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any]
     When gradients are disabled, torch's TransformerEncoder skips padded tokens and returns zeros at their positions. A
     model that reads those positions then computes different logits.
     """
+    # only these encoders skip padding, so all other models are spared the extra pass
     if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
         return
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that nested tensors are a prototype
         plain = logits_of(model(x.clone()))
     gap = float((plain - logits).abs().max())
+    # not `gap >`, which is False for NaN
     if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):
         raise UnsupportedOperation(
             f"the model's logits differ by {gap:.3g} between running with and without gradients: without them, its "

@@ -67,6 +67,7 @@ def rows_of(node: Affine, weight: Tensor) -> Tensor:
     """Reshape a weight to one row per unit: (unit, inputs of the unit)."""
     if not _is_transposed(node):
         return weight.flatten(1)
+    # a transposed convolution's weight is (inputs, units of a group, *kernel), with the groups along axis 0
     grouped = weight.unflatten(0, (node.map.groups, -1)).flatten(3)  # type: ignore[attr-defined]
     return grouped.transpose(1, 2).flatten(2).flatten(0, 1)
 
@@ -109,6 +110,7 @@ class PatternSums:
         """Add one batch."""
         assert node.weight is not None
         y = node.z - node.map.broadcast(self._shift.to(node.z))
+        # the rectifier sees z itself, not the shifted y
         mask = (node.z > 0).to(node.z.dtype) if self.is_rectified else torch.ones_like(node.z)
         masked_y = y * mask
         self._x = self._x + rows_of(node, _weight_gradient(node, mask)).double()
@@ -131,6 +133,7 @@ class PatternSums:
         assert isinstance(self._x, Tensor)
         assert isinstance(self._xy, Tensor)
         mean = self._y / self._count
+        # sums take the place of the means E₊, because their counts cancel in the quotient
         signal, size = self._xy - self._x * mean[:, None], self._zy - self._z * mean
         # a unit whose spread is below the rounding noise counts as constant
         tiny = 1e-12 if node.weight.dtype == torch.float64 else 1e-5
@@ -158,6 +161,7 @@ def _is_rectified(slot: int, followers: dict[int, list[Node]]) -> bool:
     uses = followers.get(slot, [])
     return bool(uses) and all(
         _is_rectified(node.output, followers)
+        # max-pooling commutes with a rectifier, so their order does not matter
         if node.kind in ("move", "max")
         else isinstance(node, Activation) and node.is_rectifier
         for node in uses
@@ -171,6 +175,7 @@ def _weight_gradient(node: Affine, cotangent: Tensor) -> Tensor:
     assert isinstance(node.map, Convolution)
     how = (node.map.stride, node.map.padding, node.map.dilation)
     which = (node.map.transposed, node.map.output_padding, node.map.groups)
+    # the last argument requests only the gradient with respect to the weight
     answer = torch.ops.aten.convolution_backward(
         cotangent, node.x, node.weight, None, *how, *which, [False, True, False]
     )

@@ -112,6 +112,7 @@ class Recorder(TorchFunctionMode):
         frame = sys._getframe(1)
         while frame is not None:
             names = frame.f_code.co_varnames
+            # test the names first: before Python 3.13, reading `f_locals` copies all local variables
             if names and names[0] == "self":
                 path = self._paths.get(id(frame.f_locals.get("self")))
                 if path is not None:
@@ -123,6 +124,7 @@ class Recorder(TorchFunctionMode):
         """Return the path of the module that owns `weight` (or its base, for a view), else of the running module."""
         place = self.path()
         homes = self._homes.get(weight.data_ptr(), []) if isinstance(weight, Tensor) else []
+        # a tied weight has several owners: prefer the module that is running
         return place if place in homes or not homes else homes[0]
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
@@ -165,10 +167,12 @@ class Recorder(TorchFunctionMode):
             return value
         if entry is None:
             self.refuse(name_of(func), "has no rule")
+        # an object modified in place still holds its old values: pass the newest ones
         args = substitute(args, self._current)
         kwargs = substitute(kwargs, self._current)
         if kwargs.get("out") is not None:
             self.refuse(entry.name, "writes to out=", "use its return value instead, or choose a gradient method.")
+        # popped, so that the function does not overwrite a recorded tensor
         is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
         call = Call(self, entry, func, args, kwargs, is_in_place)
         return self._external(entry.handler(call, *args, **kwargs))
@@ -207,7 +211,7 @@ class Recorder(TorchFunctionMode):
         """Make the object `changed` refer to `value` from now on; other tensors that share its memory become stale."""
         owner = self._owners.get(id(changed), changed)
         storage = changed.untyped_storage()
-        self._stale[storage.data_ptr()] = storage
+        self._stale[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         slot = self.slot(value)
         assert slot is not None
         self._slots[id(owner)] = (owner, slot)
@@ -354,8 +358,10 @@ def _homes(model: nn.Module) -> dict[int, list[str]]:
 
 def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) -> int:
     """Return the batch axis of an output that broadcasts its inputs."""
+    # with a single image, sums per image run over everything, so the axis is irrelevant
     if recorder.batch == 1:
         return 0
+    # broadcasting aligns the last axes, so the batch axis shifts with the rank
     axes = {
         recorder.batch_axis(tensor) + value.ndim - tensor.ndim for tensor in inputs if recorder.slot(tensor) is not None
     }

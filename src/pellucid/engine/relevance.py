@@ -69,6 +69,7 @@ def record(
             refuse_softmax()
         slot = last.inputs[0]
         assert slot is not None
+        # the softmax stays on the tape, but no relevance arrives at it
         tape.output, tape.logits = slot, last.x
     check_logits(tape.logits, images)
     return tape
@@ -161,6 +162,8 @@ def _source(node: Node, producers: dict[int, Node]) -> Node | None:
 
 def _per_unit(node: Node, source: Affine) -> Affine | None:
     """Rewrite the node as a batch norm of the layer `source`; None unless its constants are one number per unit."""
+    # a dense layer over tokens has its units along the last axis: a constant there can be folded, but not a batch norm,
+    # which scales axis 1
     if not _is_kernel(source) and not (node.kind != "batch_norm" and isinstance(source.map, Dense)):
         return None
     if node.kind == "batch_norm":
@@ -176,6 +179,7 @@ def _per_unit(node: Node, source: Affine) -> Affine | None:
         return None
     axis = 1 if isinstance(source.map, Convolution) else source.z.ndim - 1
     units = source.z.shape[axis]
+    # the unit axis within the constant's own shape, since broadcasting aligns the last axes
     place = axis - source.z.ndim + constant.ndim
     # A single number is not a layer's parameter: in relu6(x + 3) / 6 it belongs to the hard sigmoid.
     if units == 1 or constant.numel() != units or place < 0 or constant.shape[place] != units:

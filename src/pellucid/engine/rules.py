@@ -127,6 +127,7 @@ class Epsilon(Options):
             return _share_addition(node, relevance, self.epsilon, account)
         node = affine_of(node, self)
         bias = node.bias if self.bias else None
+        # the recorded output is the denominator, unless a bias has to be left out of it
         z = node.z if self.bias or node.bias is None else None
         return [distribute(node, relevance, [(node.x, node.weight)], bias, self.epsilon, account, z)]
 
@@ -274,6 +275,7 @@ class SoftmaxTaylor:
         assert isinstance(node, Softmax)
         finite = torch.where(torch.isfinite(node.x), node.x, torch.zeros_like(node.x))  # masked entries are −∞
         if account is not None:
+            # with this constant, absorbed and passed relevance add up to all that arrived
             mean = (node.y * finite).sum(node.dim, keepdim=True)
             account.absorb("constant", node, relevance * (1 - finite + mean))
         return [finite * (relevance - node.y * relevance.sum(node.dim, keepdim=True))]

@@ -186,6 +186,7 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     """Replace each tensor in the nested tuples, lists and dicts of `value`."""
     if isinstance(value, Tensor):
         return replace(value)
+    # exact types, because the constructor of a named tuple takes its fields one by one
     if type(value) in (tuple, list):
         return type(value)(substitute(item, replace) for item in value)
     if isinstance(value, dict):

@@ -29,6 +29,7 @@ class TaintWatch(TorchDispatchMode):
         """True if a tensor is tainted."""
         try:
             storage = tensor.untyped_storage()
+            # 0 is the address of every empty tensor
             return storage.data_ptr() in self._kept and storage.data_ptr() != 0
         except (RuntimeError, NotImplementedError):
             return True  # the wrapper tensor of a transform, such as vmap's, has no storage

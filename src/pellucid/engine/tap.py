@@ -86,6 +86,7 @@ class _LinearWatch(TorchFunctionMode):
         if first is not None:
             tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
             operands = tensors[first : first + 2]
+            # a matrix of weights; products within attention have batch axes on both sides
             if len(operands) == 2 and operands[1].ndim == 2:
                 inputs, weight = operands
                 self.last = (inputs.detach().clone(), weight)  # cloned, since later operations may write in place

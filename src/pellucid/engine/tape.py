@@ -256,6 +256,7 @@ class Account:
     def absorb(self, absorber: Absorber, node: Node, amount: Tensor) -> None:
         """Record `amount`, which has the shape of the node's output."""
         per_image = self._per_image(amount, node.batch_axis)
+        # not in place: all entries start as the same tensor of zeros
         self.absorbed[absorber] = self.absorbed[absorber] + per_image
         if absorber == "constant":
             self.by_place[node.place] = self.by_place[node.place] + per_image
@@ -265,6 +266,7 @@ class Account:
             return amount.sum().reshape(1)
         if axis:
             amount = amount.movedim(axis, 0)
+        # axes merged with the batch are image-major, so each row holds one image
         return amount.reshape(self.images, -1).sum(1)
 
 

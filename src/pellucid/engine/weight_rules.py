@@ -46,6 +46,7 @@ class AlphaBeta(Options):
         upper, lower = _positive(weight), _negative(weight)
         x_upper, x_lower = _halves(node.x)
         shares = []
+        # (x w)⁺ = x⁺ w⁺ + x⁻ w⁻ and (x w)⁻ = x⁺ w⁻ + x⁻ w⁺
         for factor, own, other, cut in (
             (self.alpha, upper, lower, _positive),
             (-self.beta, lower, upper, _negative),
@@ -61,6 +62,7 @@ class AlphaBeta(Options):
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the positive part, and the negative part if there is one."""
+    # after a ReLU nothing is negative, which halves the number of products
     return (x, None) if bool(x.min() >= 0) else (_positive(x), _negative(x))
 
 
@@ -97,6 +99,7 @@ class Gamma(Options):
         for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
         shares = []
         for arrived, own, other, cut in ((for_upper, upper, lower, _positive), (for_lower, lower, upper, _negative)):
+            # the branch for z > 0 always runs, so that there is a share to return
             if cut is _negative and not arrived.any():
                 continue
             terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
@@ -132,7 +135,7 @@ class Flat(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = affine_of(node, self)
-        weight_of(node, self)
+        weight_of(node, self)  # raises if there is none
         if isinstance(node.map, Dense):
             return [self._dense(node, relevance, account)]
         if isinstance(node.map, Convolution) and node.map.groups == 1 and not node.map.transposed:
@@ -152,11 +155,13 @@ class Flat(Options):
         channels = node.x.shape[1]
         kernel = torch.ones_like(weight_of(node, self)[:1, :1])
         one_channel = torch.ones_like(node.x[:1, :1])
+        # the number of inputs that each output sees, which is smaller where the kernel overlaps the padding
         z = node.map.apply(one_channel, kernel) * channels
         stable = z + self.epsilon
         if account is not None:
             account.absorb("stabiliser", node, relevance * (self.epsilon / stable))
         s = relevance.sum(1, keepdim=True) / stable
+        # every input channel receives the same relevance
         return node.map.transpose(s, kernel, node.x[:, :1]).expand_as(node.x)
 
 

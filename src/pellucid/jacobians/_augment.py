@@ -55,6 +55,7 @@ class Augmented(nn.Module):
                 raise
             return getattr(self._augmented, name)
 
+    # delegated, because the model may have overridden these methods
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self._augmented._save_to_state_dict(destination, prefix, keep_vars)
 

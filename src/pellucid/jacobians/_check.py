@@ -103,6 +103,7 @@ def _draw_positions(inputs: Tensor, samples: int, seed: int) -> Tensor:
     """Return random input positions (batch, sample), distinct within an image; all inputs if there are fewer."""
     shape, source = (len(inputs), inputs[0].numel()), generator(seed, "check_jacobian")
     draws = torch.rand(shape, generator=source, dtype=torch.float32, device="cpu")
+    # the ranks of random numbers are a random permutation, so no position repeats
     return draws.argsort(1)[:, :samples]
 
 
@@ -121,6 +122,7 @@ class _Kinks:
 def _slopes_and_kinks(double: DoubleModel, inputs: Tensor, positions: Tensor) -> tuple[Tensor, _Kinks]:
     """Return central differences for the large step, and the kink indicators from comparing both steps."""
     # scale the step with the inputs, by powers of two: adding it to a float32 value is then exact in float64
+    # the clamp keeps the logarithm finite for images of zeros
     wide = STEP * 2.0 ** max(0, int(inputs.abs().max().clamp(min=1e-300).log2().ceil()))
     near = wide / 4
     chunk = images_per_chunk(double, inputs)
@@ -173,5 +175,6 @@ def _given_entries(jacobian: Tensor, exact: Tensor, x: Tensor, positions: Tensor
 
 def _largest_off_kinks(deviation: Tensor, on_kink: Tensor) -> Tensor:
     """Return the largest absolute deviation per image over entries without a kink; NaN if there are no such entries."""
+    # deviations are at least 0, so −1 only remains if every entry has a kink
     largest = deviation.abs().amax(2).masked_fill(on_kink, -1).amax(1)
     return largest.masked_fill(largest < 0, torch.nan).cpu()

@@ -93,6 +93,8 @@ def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:
     Cheaper than an SVD, because only the smaller of \(J J^T\) and \(J^T J\) is formed.
     """
     rows = rows.double() if rows.shape[1] <= rows.shape[2] else rows.double().mT
+    # squaring J costs digits of the small singular values, but not of the largest
     gram = rows @ rows.mT
+    # rounding can make the eigenvalues of a zero Jacobian negative
     largest = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
     return largest.cpu(), gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().cpu()

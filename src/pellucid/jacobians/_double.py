@@ -34,6 +34,7 @@ class DoubleModel:
         device = device_of(model)
         self.device = torch.device("cpu") if device.type == "mps" else device
         try:
+            # `deepcopy` takes the copies in its memo instead of making new ones
             copy = deepcopy(model, _plain_tensors(model, self.device))
             self._model = copy.to(self.device, torch.float64).eval().requires_grad_(False)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -47,6 +48,7 @@ class DoubleModel:
         try:
             with SoundNorms(self._model), _KeepDouble():
                 return self._model(
+                    # `prepare` detaches, so inputs that require a gradient must be prepared by the caller
                     *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
                 )
         except (RuntimeError, TypeError) as error:

@@ -66,6 +66,7 @@ class ExactMasks(KernelSwap):
         gradient, x, weight, *rest = args
         if x.dtype != torch.float64:
             return super()._backward(args)
+        # stored with the weight, which keeps its address from being reused
         if weight.data_ptr() not in self._lowered:
             self._lowered[weight.data_ptr()] = weight, weight.float()
         # only the shape of x enters the gradient by the input, not its values
@@ -117,6 +118,7 @@ def _first_of_the_largest(
     # from the last window position to the first, so that the first tied one is written last and wins
     for position in reversed(range(sides[0] * sides[1])):
         row, column = position // sides[1] * gaps[0], position % sides[1] * gaps[1]
+        # a strided slice holds the value at this position of every window
         values = padded_x[:, :, row : row + spans[0] : steps[0], column : column + spans[1] : steps[1]]
         index = starts + ((row - pads[0]) * x.shape[3] + column - pads[1])
         winner = torch.where(values >= least, index, winner)

@@ -53,12 +53,14 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
                 used[successor].add(number)
     total, best = below[output.grad_fn], None
     for place, node in enumerate(order):
+        # only a node with a single used result can be cut at one edge
         if node in ends or len(used[node]) != 1 or above[node] * below[node] != total:
             continue
         (number,) = used[node]
         shape = _shape(node, number)
         if shape is None or shape[:1] != output.shape[:1] or shape[1:].numel() >= fewer_than:
             continue
+        # the order runs toward the inputs, so the last of equally narrow cuts is nearest to them
         if best is None or shape[1:].numel() <= best.units:
             best = Cut(GradientEdge(node, number), place, node.name(), shape)
     return best

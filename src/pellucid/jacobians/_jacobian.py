@@ -121,8 +121,10 @@ def jacobian_report(
             raise missing_derivative(error, WAY_OUT) or error from error
         shape = schedule.plan.result_shape
         if len(shape) != 1:
+            # an empty shape is one number per image, whose rows have no output axis
             rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
         is_first_alone = schedule.chunk > 1 and (schedule.plan.first is not None or not problem.known_layers)
+        # the negations round the number of chunks up
         forwards = -(-problem.batch // schedule.chunk) + is_first_alone
         result = _arrange_like(x, problem, rows)
         return JacobianReport(result, schedule.label, schedule.chunk, forwards, passes, perf_counter() - started)
@@ -202,5 +204,6 @@ def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Ten
 def _arrange_like(x: Inputs, problem: Problem, rows: tuple[Tensor, ...]) -> Any:
     """Arrange the rows like `x` (a tensor or tuple), each with the dtype and device of its input."""
     given = x if isinstance(x, tuple) else (x,)
+    # the model may have run in another dtype than that of the inputs
     placed = {place: row.to(given[place]) for place, row in zip(problem.floats, rows, strict=True)}
     return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))

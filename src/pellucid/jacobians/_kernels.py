@@ -72,6 +72,7 @@ class KernelSwap(TorchDispatchMode):
             self.swapped_in_batches.add(kernel)
         multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
         if kernel in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
+            # the last argument is the number of groups: now one per output channel
             return torch.ops.aten.convolution(x.repeat_interleave(multiplier, 1), weight, *rest[:-1], len(weight))
         return torch.ops.aten.convolution(x, weight, *rest)
 
@@ -89,12 +90,14 @@ class KernelSwap(TorchDispatchMode):
 
     def _by_fourier(self, gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
         """Input gradient of a depthwise convolution by FFT, with the weights' spectra cached across passes."""
+        # at the padded size, the circular convolution of an FFT does not wrap around
         full = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
         sides = [fast_size(size) for size in full]
         key = (weight.data_ptr(), *sides)
         if key not in self._spectra:
             spectrum = torch.fft.rfft2(weight[:, 0], sides)
             self._spectra[key] = (weight, spectrum)  # keeping the weight alive stops its address from being reused
+        # no conjugate: the transpose of a cross-correlation is a convolution
         spectrum = torch.fft.rfft2(gradient, sides).mul_(self._spectra[key][1])
         if x.shape[1] < gradient.shape[1]:
             # sum over the channel multiplier before the inverse FFT, which saves transforms

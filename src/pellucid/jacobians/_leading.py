@@ -30,6 +30,7 @@ def leading_triple(model: Model, x: Tensor, outputs: Outputs) -> tuple[Tensor, T
         forward, backward = linearize(model, x, outputs)
         basis = _Basis()
         draws = generator(0, "leading_triple")
+        # drawn on the CPU, so that the start is the same on every device
         start = torch.randn(x[0].numel(), generator=draws, dtype=torch.float64, device="cpu").to(x.device)
         right = (start / start.norm()).expand(len(x), -1)
         for _ in range(STEPS):
@@ -62,6 +63,7 @@ class _Basis:
         self.left.append(image / self.diagonal[-1][:, None])
         back = _orthogonalize(self.right, backward(self.left[-1]).double())
         rest = back.norm(dim=1)
+        # a zero on the diagonal has made the vectors NaN; the caller decomposes J itself instead
         if not self._is_valid():
             return None
         left, values, vectors = torch.linalg.svd(self._matrix())
@@ -71,7 +73,9 @@ class _Basis:
             torch.einsum("bni,bn->bi", torch.stack(self.right, 1), vectors[:, 0]),
         )
         self.above.append(rest)
+        # the rest is zero for an image that has converged exactly
         tiny = torch.finfo(rest.dtype).tiny
+        # Golub-Kahan: the residual is the next off-diagonal entry times the last coefficient of the left vector
         return back / rest.clamp(min=tiny)[:, None], triple, rest * left[:, -1, 0].abs()
 
     def _is_valid(self) -> bool:

@@ -84,6 +84,7 @@ def zero_outputs(problem: Problem, leaves: Sequence[Tensor], output: Tensor) -> 
         return []
     for place in problem.floats:
         slopes = [slope_or_none(column.sum(), leaves[place]) for column in flat.unbind(1)]
+        # None (no path) counts as zero here, since `unseen_changes` tells missing from zero
         rows = torch.stack([torch.zeros_like(leaves[place]) if slope is None else slope for slope in slopes], 1)
         is_zero = zero_rows(rows, 2)
         if is_zero is not None:

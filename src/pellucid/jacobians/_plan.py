@@ -74,6 +74,7 @@ class Plan:
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
+        # the fewest chunks that fit, then the smallest chunk that needs no more of them
         return -(-self.problem.batch // -(-self.problem.batch // most))
 
     @property
@@ -138,6 +139,7 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
     )
+    # a signature holds the shapes of the first chunk, which is this image only for a batch of one
     return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
 
 

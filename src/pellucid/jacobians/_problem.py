@@ -134,10 +134,12 @@ def _describe(module: nn.Module) -> tuple[object, ...] | None:
         return (kind,)
     if kind is nn.Linear:
         weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
+        # an exact type, because a subclass may override what its operations do
         return (kind, weight.shape, bias is None) if type(weight) is nn.Parameter else None
     if kind is nn.Sequential:
         parts = [_describe(part) for part in own["_modules"].values() if part is not None]
         return None if None in parts else (kind, *parts)
+    # a `Flatten` from axis 0 would merge the images
     return (kind, own["start_dim"], own["end_dim"]) if kind is nn.Flatten and own["start_dim"] >= 1 else None
 
 

@@ -53,7 +53,7 @@ def jacobian_spectrum(
         raise ShapeError(f"count is {count}; expected at least 1 singular value.")
     with isolated():
         with untouched(model):
-            plan = make_plan(Problem.of(model, x[:1], outputs))
+            plan = make_plan(Problem.of(model, x[:1], outputs))  # only for the shape of the outputs
         shape, inputs = plan.result_shape, x[0].numel()
         # each step costs about as much as three rows of J, and up to STEPS of them are needed
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
@@ -61,6 +61,7 @@ def jacobian_spectrum(
         for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
             with counted_from(sum(len(values) for values, *_ in parts)):
                 triple = leading_triple(model, part, outputs) if is_iterated else None
+                # no triple: the iteration has not converged
                 left, values, right = triple or _decompose(jacobian(model, part, outputs, chunk=chunk), shape, count)
             largest = left.gather(1, left.abs().argmax(1, keepdim=True))  # (batch, 1, rank)
             sign = torch.where(largest < 0, -1.0, 1.0).to(left)

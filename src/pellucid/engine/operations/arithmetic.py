@@ -92,6 +92,7 @@ def gate_among(call: Call, a: Tensor, b: Tensor) -> int | None:
 
 def _is_gate(call: Call, tensor: Tensor) -> bool:
     slot = call.recorder.slot(tensor)
+    # newest first: after a step back through a move, only older nodes can match
     for node in reversed(call.recorder.nodes):
         if node.output == slot:
             if node.kind != "move" or len(node.inputs) != 1:
@@ -118,6 +119,7 @@ def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
     if call.in_place:
         call.refuse("divides in place by a value that depends on the image", "use the out-of-place division.")
     assert isinstance(denominator, Tensor)
+    # a handler runs outside the function mode: entering it again records these operations instead of the quotient
     with call.recorder:
         inverse = denominator.reciprocal()
         return inverse if isinstance(numerator, (int, float)) and numerator == 1 else numerator * inverse
@@ -161,6 +163,7 @@ def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     axis = _axis_after(call, input, dim, keepdim)
     pooled = tuple(range(input.ndim)) if dim in (None, ()) else (dim,) if isinstance(dim, int) else tuple(dim)
     pooled = tuple(sorted(number % input.ndim for number in pooled))
+    # `amax`, and `max` of all values, return no indices
     indices = input.movedim(pooled, tuple(range(-len(pooled), 0))).flatten(-len(pooled)).argmax(-1)
     value = result if isinstance(result, Tensor) else result.values
     replay: Callable[[Tensor], Any] = call.replay_on(input)
@@ -168,6 +171,7 @@ def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         Maximum, "max", value, [input], axis, x=input, y=value, indices=indices.view(value.shape), pooled=pooled,
         replay=replay if isinstance(result, Tensor) else lambda x: replay(x).values,
     )  # fmt: skip
+    # torch's named tuples take a single sequence
     return value if isinstance(result, Tensor) else type(result)((value, result.indices))
 
 
@@ -181,6 +185,7 @@ def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim:
         return 0
     axis = call.recorder.batch_axis(x)
     dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    # an empty `dim` also reduces all axes
     dropped = {number % x.ndim for number in dims} or set(range(x.ndim))
     if axis in dropped:
         raise BatchMixed
@@ -197,6 +202,7 @@ def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
             "write it as einsums of an equation and two factors, or choose a gradient method.",
         )
     sources, target = _letters(equation, [factor.ndim for factor in factors])
+    # if it keeps all letters, an einsum of one factor is a permutation
     if sorted(sources[0]) == sorted(target) and len(factors) == 1:
         with call.recorder:
             return factors[0].permute([sources[0].index(letter) for letter in target])
@@ -234,6 +240,7 @@ def _letters(equation: str, dimensions: Sequence[int]) -> tuple[list[str], str]:
         for source, dimension in zip(sources, dimensions, strict=True)
     ]
     wide = "".join(spare[: max(widths)])
+    # the axes of an ellipsis broadcast, so they align on the right
     sources = [source.replace("...", wide[len(wide) - width :]) for source, width in zip(sources, widths, strict=True)]
     if not arrow:  # the implicit target: letters that occur once, in alphabetical order
         together = "".join(sources)

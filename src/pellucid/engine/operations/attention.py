@@ -25,6 +25,7 @@ def softmax(call: Call, input: Tensor, dim: int | None = None, *_args: Any, **_k
     value: Tensor = call.run()
     if call.name == "log_softmax":
         return call.record(
+            # NaN at 0: a log-softmax is not elementwise, so it has no f(0)
             Activation, "log_softmax", value, [input],
             x=input, y=value, replay=call.replay_on(input), at_zero=math.nan, is_rectifier=False,
         )  # fmt: skip
@@ -47,6 +48,7 @@ def attend(
     if dropout_p > 0:
         call.refuse("draws random numbers in eval mode")
     if is_causal:
+        # aligned at the top left, as in torch, even if there are more keys than queries
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     with call.recorder:
         if enable_gqa:
@@ -138,6 +140,7 @@ def _merged(attention: Tensor | None, padding: Tensor | None, query: Tensor, key
     """
     masks = []
     if attention is not None:
+        # torch's 3-D mask merges the axes of batch and head
         wide = attention if attention.ndim == 2 else attention.view(*query.shape[:2], *attention.shape[1:])
         masks.append(_added(wide, query))
     if padding is not None:

@@ -76,7 +76,7 @@ _FACTORS = {"sqrt": 0.0, "rsqrt": math.nan, "reciprocal": math.nan, "exp": 1.0, 
 @_smooth(*_FACTORS)
 def factor(call: Call, input: Tensor) -> Tensor:
     """Record a function that is not bounded by its input. Relevance passes through it only if f(0) is defined."""
-    return _factor(call, input, _FACTORS[call.name.rstrip("_")])
+    return _factor(call, input, _FACTORS[call.name.rstrip("_")])  # without the underscore of in-place forms
 
 
 def _factor(call: Call, input: Tensor, at_zero: float) -> Tensor:

@@ -88,11 +88,12 @@ def _with_named_padding(call: Call, arguments: tuple[Any, ...]) -> Tensor:
     totals = [
         step * (size - 1) if padding == "same" else 0 for step, size in zip(dilation, weight.shape[2:], strict=True)
     ]
+    # an odd total puts the extra value at the end, as in torch
     sides = [(total // 2, total - total // 2) for total in totals]
     convolve: Any = (torch.conv1d, torch.conv2d, torch.conv3d)[weight.ndim - 3]
     with call.recorder:
         if any(left != right for left, right in sides):
-            x = F.pad(x, [side for pair in reversed(sides) for side in pair])
+            x = F.pad(x, [side for pair in reversed(sides) for side in pair])  # last axis first
             sides = [(0, 0)] * len(sides)
         return convolve(x, weight, bias, stride, tuple(left for left, _ in sides), dilation, groups)
 
@@ -154,6 +155,7 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     if call.depends(left):
         _keep_batch_axis(call, left)
         if right.ndim == 2:
+            # `Dense` holds the weight like `nn.Linear`: (output, input)
             return _affine(call, "dense", left, right.t(), None, Dense())
         return _affine(call, "dense", left, right, None, RightMatrix())
     if call.recorder.batch > 1 and call.recorder.batch_axis(right) == right.ndim - 2:
@@ -253,6 +255,7 @@ def max_pool(
 ) -> Tensor:
     """Record the maximum of each window; the first of equal values wins."""
     pooled = tuple(range(2, input.ndim))
+    # the name contains the number of spatial axes, as in `max_pool3d`
     if return_indices or len(pooled) != int(call.name[-2]):
         call.refuse("returns indices" if return_indices else "does not receive a batch of images")
     value, indices = getattr(F, call.name)(input, *args, return_indices=True, **kwargs)
@@ -282,11 +285,13 @@ def geometry_of(
     ([2, 2], [2, 2], [0, 0], [1, 1], False)
     """
     kernel = _pair(kernel_size)
+    # [] is the default of torch's operator
     steps = kernel if stride is None or stride == [] else _pair(stride)
     return kernel, steps, _pair(padding), _pair(dilation), ceil_mode
 
 
 def _pair(size: Sizes) -> list[int]:
+    # a sequence of one number holds for both axes
     return [size, size] if isinstance(size, int) else [size[0], size[-1]]
 
 
@@ -326,6 +331,7 @@ def fast_max_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return None
     x = args[0] if args else kwargs["input"]
     options = {name: value for name, value in kwargs.items() if name not in ("input", "return_indices")}
+    # a seventh positional argument is `return_indices`
     if x.ndim != 4 or not x.is_floating_point() or kwargs.get("return_indices") or len(args) > 6:
         return None
     pooled: Tensor = FastMaxPool.apply(x, geometry_of(*args[1:], **options))

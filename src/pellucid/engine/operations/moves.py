@@ -23,6 +23,7 @@ _move = partial(operation, family="move", is_smooth=True, keeps_image=True, keep
 def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record the same values in the same order, in another shape."""
     value: Tensor = call.run()
+    # `view` may also reinterpret the bytes as another dtype
     if not value.is_floating_point() or call.in_place:
         call.refuse("changes the type or the shape of a value in place")
     if not call.depends(input):
@@ -161,6 +162,7 @@ def _probed_axis(
 def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
     """Return a tensor shaped like `like` that holds the 1-based index of the image at each position."""
     size = like.shape[axis]
+    # counted from 1, because padding inserts 0
     numbers = torch.arange(1, batch + 1, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
     return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
 

@@ -16,6 +16,7 @@ from pellucid.engine.tape import Affine
 __all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
 
 
+# `addcmul` is part of the affine form that replaces batch norms in differentiated passes (see `engine.batch_norm`)
 @operation("batch_norm", family="norm", is_smooth=True, keeps_image=True, channels="first",
            operators=("native_batch_norm", "_native_batch_norm_legit_no_training", "addcmul"))  # fmt: skip
 def batch_norm(
@@ -157,6 +158,7 @@ def variance(
     correction: float | int | None = None,
 ) -> Tensor:
     """Record a variance as the mean square of the centered values."""
+    # the overload var(input, unbiased)
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     axes = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim

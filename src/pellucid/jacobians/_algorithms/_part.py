@@ -33,6 +33,7 @@ class Part:
     @property
     def is_first(self) -> bool:
         """True if the chunk begins with the problem's first image."""
+        # leaves are detached slices of the inputs and share their memory
         return self.leaves[0].data_ptr() == self.plan.problem.inputs[0].data_ptr()
 
     @property

@@ -69,6 +69,7 @@ def _upper_factor(part: Part, flat: Tensor, chunk_cut: Cut) -> Tensor:
     columns, cotangent = [], flat.new_zeros(flat.shape)
     for index in part.plan.wanted:
         cotangent[:, index] = 1
+        # from the output down to the cut only, which is cheap
         (gradient,) = gradients(flat, [chunk_cut.edge], cotangent)
         columns.append(
             flat.new_zeros((len(flat), chunk_cut.units)) if gradient is None else gradient.reshape(len(flat), -1)

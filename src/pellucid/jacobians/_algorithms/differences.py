@@ -98,6 +98,7 @@ def _slopes(problem: Problem, place: int, start: int, stop: int, wanted: list[in
     slopes = []
     for index in range(inputs[place][0].numel()):
         step = torch.zeros_like(inputs[place]).flatten(1)
+        # in all images at once, because they do not affect each other
         step[:, index] = STEP
         step = step.view_as(inputs[place])
         right, left = (problem.call(_perturbed(inputs, place, change)) for change in (step, -step))

@@ -35,8 +35,10 @@ def folded(part: Part) -> int:
     units = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     if part.plan.problem.indices is not None:
         units = units[list(wanted)]
+    # every image gets the same cotangent; since images do not affect each other, each gradient stays within its image
     cotangents = units.unsqueeze(1).expand(-1, len(flat), -1)
     with nullcontext() if part.plan.is_quiet else _without_batching_warnings(part.plan):
+        # a single group covers a whole batch: its gradients become the rows without a copy
         if part.targets is None and size >= len(wanted):
             part.targets = tuple(_group(part, flat, cotangents, is_last=True))
             return len(wanted)

@@ -32,6 +32,7 @@ def forward(part: Part) -> int:
         with catch_warnings():
             simplefilter("ignore", FutureWarning)  # from torch.jit inside torch itself, at the first call
             for number, leaf in enumerate(part.differentiated):
+                # `at=number` binds the current value of the loop variable
                 call = vmap(lambda tangent, at=number: _tangent(part, at, tangent), out_dims=shared)
                 columns, part.flat = call(_directions(leaf))
                 part.rows[number].copy_(columns[:, :, wanted].movedim(0, -1).reshape(part.rows[number].shape))

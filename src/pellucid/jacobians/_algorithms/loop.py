@@ -12,6 +12,7 @@ def loop(part: Part) -> int:
     cotangent, leaves = flat.new_zeros(flat.shape), part.differentiated
     columns, targets = cotangent.unbind(1), [rows.unbind(1) for rows in part.rows]
     for place, index in enumerate(part.plan.wanted):
+        # 1 for all images at once: they do not affect each other, so each gets its own gradient
         columns[index].fill_(1)
         for target, gradient in zip(targets, gradients(flat, leaves, cotangent), strict=True):
             if gradient is None:  # an input that this output does not depend on
