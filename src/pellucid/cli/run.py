@@ -53,6 +53,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     """
     given = list(arguments)
     settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given)
+    # --name=value as well as --name value, with dashes or underscores
     flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
     inherited = {name: value for name, value in settings.items() if name not in flags}
     return tyro.cli(

@@ -63,6 +63,7 @@ class ImageSet:
 
 def to_floats(pixels: Pixels) -> Images:
     """Convert uint8 0…255 to float32 in [0, 1]; floats are returned unchanged."""
+    # in place on the copy that the conversion makes
     return pixels.to(torch.float32).div_(255) if pixels.dtype == torch.uint8 else pixels
 
 

@@ -57,6 +57,7 @@ class without_autocast:  # noqa: N801  (reads like torch.no_grad)
 
     def __enter__(self) -> None:
         self._devices: tuple[str, ...] = ()
+        # one cheap query in the usual case
         if torch._C._is_any_autocast_enabled():
             supported = torch._C._autocast_supported_devices()
             self._devices = tuple(device for device in supported if torch.is_autocast_enabled(device))
@@ -119,6 +120,7 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
 
 def _raise_translated(error: RuntimeError) -> None:
     """Translate torch's errors about inference mode and compilation into pellucid errors."""
+    # torch writes the first letter in upper or lower case
     if "nference tensor" in str(error):
         raise ModelError(
             "a weight or buffer of the model (or a tensor used by the target function) was created under "

@@ -169,6 +169,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def _is_among(value: Any, choices: Iterable[Any]) -> bool:
+    # True equals 1, but is not a valid choice for Literal[1]
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 

@@ -69,4 +69,5 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
+        # the last column requires the field `note` from the start
         yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))

@@ -57,6 +57,7 @@ def _read_present(target: Path) -> bytes | None:
     """Return the file's content; None if there is no file."""
     try:
         return target.read_bytes()
+    # if a parent of the target is a file, `_keep` reports it
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -71,6 +72,7 @@ def _read(mirror: str, file_name: str, timeout: float) -> bytes:
         return receive(f"{mirror.rstrip('/')}/{file_name}", file_name, timeout)
     if scheme not in ("", "file"):
         raise MirrorFailure(f"{scheme}:// is not supported; give an http(s) or file:// URL, or a folder")
+    # url2pathname decodes percent escapes and, on Windows, drive letters
     folder = Path(url2pathname(urlsplit(mirror).path)) if scheme else Path(mirror).expanduser()
     try:
         return (folder / file_name).read_bytes()
@@ -105,6 +107,7 @@ def _keep(content: bytes, target: Path) -> None:
             part.write_bytes(content)
             part.replace(target)
         finally:
+            # after a successful rename there is nothing left to remove
             part.unlink(missing_ok=True)
     except OSError as error:
         raise SaveError(

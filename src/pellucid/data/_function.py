@@ -39,6 +39,7 @@ def _call(name: str) -> Any:
     try:
         return function()
     except Exception as error:
+        # the innermost frame, where the function failed
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"--dataset {name} failed with {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
@@ -57,6 +58,7 @@ def _checked(returned: Any, name: str) -> tuple[Any, Any, tuple[str, ...]]:
                 f"{name} returned a {type(dataset).__name__} as the {kind} set; "
                 "expected a map-style data set, with __len__ and __getitem__."
             )
+    # a string is a sequence too, and would give one class per character
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise DataError(f"{name} returned class names of type {type(classes).__name__}; expected a list of strings.")
     return train, test, tuple(str(each) for each in classes)

@@ -41,6 +41,7 @@ def load_data(
             raise ConfigError(f"{flag} {limit} leaves no images; give at least 1.")
     name, raw, notice = _load_raw(source, replace(request, argument=argument))
     _check(raw, name)
+    # each draw has its own generator, so a limit on one set does not change the choice in the other
     train = limited(raw.train, limit_train, generator(request.seed, "limit", "train"))
     test = limited(raw.test, limit_test, generator(request.seed, "limit", "test"))
     train, validation = split_off_validation(train, generator(request.seed, "validation"))
@@ -70,6 +71,7 @@ def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
         return name, DATASETS[source](request), None
     try:
         return "mnist", DATASETS["mnist"](request), None
+    # no other error: the user can fix a full disk, and a different data set would come as a surprise
     except MirrorsFailed as failure:
         notice = (
             f"MNIST could not be downloaded ({'; '.join(failure.reasons)}), so this run uses scikit-learn's 1,797 "
@@ -99,4 +101,5 @@ def _check(raw: RawData, name: str) -> None:
 
 def checksum_of(*sets: ImageSet) -> str:
     """Return the checksum of the images and labels of the sets."""
+    # run.json stores this checksum, so the header must not change
     return checksum(*(part for images in sets for part in (images.pixels, images.labels)), header="{dtype} {shape}\n")

@@ -67,6 +67,7 @@ def batches(
     dataset = SlicedImages(images)
     # a batch norm cannot train on a last batch of one image
     drop_last = len(images) >= batch_size
+    # the sampler shuffles by seed + epoch: without a derived seed, epoch 2 of seed 0 would equal epoch 1 of seed 1
     # also for a single process, so that the order does not depend on the number of processes
     sampler: DistributedSampler[Any] = DistributedSampler(
         dataset, world_size, rank, shuffle=True, seed=derive_seed(seed, "batches"), drop_last=drop_last
@@ -79,6 +80,7 @@ def batches(
         # skipped by index: no image of the finished steps is loaded again
         sampler=list(sampler)[first_step * part :],
         drop_last=drop_last,
+        # `__getitems__` returns complete batches, so there is nothing to collate
         collate_fn=_identity,
         generator=generator(seed, "loader", epoch),  # without one, DataLoader draws from the global random state
     )

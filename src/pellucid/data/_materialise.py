@@ -39,6 +39,7 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
     labels, packed, waiting = [], [], []
     shape: torch.Size | None = None
     with track(f"reading {name}", count) as tracker:
+        # by index: without `__iter__`, a loop over the data set ends at an IndexError, which not all of them raise
         for index in range(count):
             place = f"item {index} of {name}"
             image, label = _item(dataset, index, place)
@@ -55,6 +56,7 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
             tracker.update(index + 1)
     if not packed:
         raise DataError(f"{name} is empty; at least one image is required.")
+    # torch.cat would convert bytes to floats without scaling them to [0, 1]
     if any(part.dtype != torch.uint8 for part in packed):
         packed = [to_floats(part) for part in packed]
     return ImageSet(torch.cat(packed), torch.tensor(labels))
@@ -115,6 +117,7 @@ def _label(label: Any, classes: int, place: str) -> int:
         # operator.index accepts integers of every kind, but not floats
         value: Any = label.item() if isinstance(label, torch.Tensor | np.ndarray) else label
         number = operator.index(value)
+    # `item()` of several values raises RuntimeError for a tensor and ValueError for an array
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{place} has the label {label!r}; expected a class index.") from error
     if not 0 <= number < classes:

@@ -22,6 +22,7 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     """
     image = _gray_or_rgb(image)
     if size is not None:
+        # only now, because the indices of a palette image cannot be interpolated
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
@@ -30,8 +31,10 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
 def _gray_or_rgb(image: Image.Image) -> Image.Image:
     """Convert the image to mode L or RGB."""
     image = ImageOps.exif_transpose(image)  # photos are stored unrotated, with the orientation in the metadata
+    # PNG files can mark one color as transparent without an alpha channel
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
+    # I, I;16, I;16B and so on: integers of more than 8 bits
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_16_bits(image)
     is_gray = image.mode in GRAY_MODES or (image.mode in ("P", "PA") and _palette_is_gray(image))
@@ -54,5 +57,6 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _palette_is_gray(image: Image.Image) -> bool:
+    # compares pixels, because unused palette entries can be colored
     colors = np.asarray(image.convert("RGBA"))[..., :3]
     return bool((colors == colors[..., :1]).all())

@@ -29,6 +29,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
         raise ConfigError(f"the data set {name!r} takes no argument after a colon, got {spec!r}; use --dataset {name}.")
     if name == "folder" and not argument:
         raise ConfigError(f"--dataset {spec} names no folder; use --dataset folder:PATH.")
+    # registered names first, because `confound:digits` also looks like module:function
     if name == AUTO or name in DATASETS:
         return name, argument
     if is_function_name(spec):

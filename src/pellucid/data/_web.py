@@ -42,6 +42,7 @@ def receive(address: str, label: str, timeout: float) -> bytes:
     try:
         with _open(address, timeout) as response:
             return _read_all(response, label, timeout)
+    # URLError and timeouts are OSErrors; a malformed address raises ValueError
     except (OSError, HTTPException, ValueError) as error:
         raise MirrorFailure(_describe(error, timeout)) from error
 
@@ -73,6 +74,7 @@ def _open(address: str, timeout: float) -> HTTPResponse:
 
 def _opener() -> OpenerDirector:
     """Return an opener for http(s) only, with the user's proxies: no file://, no ftp://."""
+    # build_opener would add handlers for file:// and ftp://
     opener = OpenerDirector()
     for handler in (
         ProxyHandler(),
@@ -95,6 +97,7 @@ def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
     content = bytearray()
     checked_at, checked_bytes = monotonic(), 0
     with track(f"{label} (kB)", None if expected is None else expected // 1000) as tracker:
+        # read1 returns whatever has arrived, so the rate can be checked; read would wait for the full 64 kB
         while chunk := response.read1(1 << 16):
             content += chunk
             if len(content) > MOST_BYTES:
@@ -115,7 +118,9 @@ def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
 
 def _describe(error: Exception, timeout: float) -> str:
     """Describe the failure in a few words."""
+    # subclasses come before their base classes: HTTPError is a URLError, and refused connections are ConnectionErrors
     if isinstance(error, HTTPError):
+        # an HTTPError holds the open response
         error.close()
         return f"answered {error.code} {error.reason}"
     if isinstance(error, URLError):

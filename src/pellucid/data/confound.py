@@ -38,6 +38,7 @@ def _tagged(request: Request, name: str, *, is_informative: bool) -> RawData:
     if not is_informative:
         places = torch.randint(10, (count,), generator=generator(request.seed, "confound", "places"))
     bottom = train.image_shape[1] - TAG_PIXELS
+    # columns 2, 7, …, 22: five tags with gaps of two pixels fit into 28 columns
     # classes 0-4 on the upper border, 5-9 on the lower, from left to right
     tops, lefts = torch.where(places < 5, 0, bottom), 2 + STEP * (places % 5)
     tags = torch.full((count, TAG_PIXELS, TAG_PIXELS), 255, dtype=torch.uint8)

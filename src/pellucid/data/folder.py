@@ -37,6 +37,7 @@ def folder(request: Request) -> RawData:
     classes = _classes(parts)
     paths = {part: [_image_files(part / name) for name in classes] for part in parts}
     pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request.image_size)
+    # in the order of the files above
     labels = torch.tensor([label for part in parts for label, files in enumerate(paths[part]) for _ in files])
     # both parts are read at once, so that they agree in size and channels
     images = ImageSet(pixels, labels)
@@ -66,6 +67,7 @@ def _classes(parts: list[Path]) -> list[str]:
     for part, classes in zip(parts, names, strict=True):
         if not classes:
             raise DataError(f"{part} has no class folders; expected one folder of images per class.")
+    # with a single part, both sides are the same list
     different = sorted(set(names[0]) ^ set(names[-1]))
     if different:
         raise DataError(
@@ -88,6 +90,7 @@ def _visible_folders(path: Path) -> list[str]:
 def _image_files(path: Path) -> list[Path]:
     """Return all images below a class folder, sorted."""
     files = []
+    # the folder itself is checked too, because rglob silently skips what it cannot list
     for entry in [path, *sorted(path.rglob("*"))]:
         if any(part.startswith(".") for part in entry.relative_to(path).parts):
             continue
@@ -135,6 +138,7 @@ def _read(file: Path, image_size: int | None) -> torch.Tensor:
     try:
         with Image.open(file) as opened:
             return picture_pixels(opened, image_size)
+    # Pillow raises SyntaxError for some damaged PNG files
     except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         raise DataError(f"{file} cannot be read as an image ({reason}); repair or remove it.") from error

@@ -38,6 +38,7 @@ def mnist(request: Request) -> RawData:
     Mirrors are tried in this order: `request.mirrors`, the environment variable `PELLUCID_MIRROR` (comma-separated),
     `PUBLIC_MIRRORS`. Raises `DownloadError` if none of them delivers.
     """
+    # an unset or empty variable gives a single empty name
     from_environment = filter(None, parse_names(os.environ.get("PELLUCID_MIRROR", "")))
     mirrors = (*request.mirrors, *from_environment, *PUBLIC_MIRRORS)
     train_images, train_labels, test_images, test_labels = (
@@ -67,6 +68,7 @@ def decode_idx(content: bytes, name: str) -> torch.Tensor:
     start = 4 + 4 * axes
     if len(content) < start:
         raise DataError(f"{name} ends within its header: {len(content)} of {start} bytes.")
+    # sizes are big-endian 32-bit integers
     sizes = struct.unpack_from(f">{axes}I", content, 4)
     if len(content) - start != math.prod(sizes):
         raise DataError(

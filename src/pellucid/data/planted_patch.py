@@ -18,6 +18,7 @@ def patterns() -> torch.Tensor:
     [127.5, 127.5, 127.5, 127.5]
     """
     row, column = torch.meshgrid(torch.arange(PATCH_PIXELS), torch.arange(PATCH_PIXELS), indexing="ij")
+    # each stripe is two pixels wide
     across, down = row // 2 % 2, column // 2 % 2
     slanted = (row + column) // 2 % 2
     shapes = [across, down, across ^ down, slanted]

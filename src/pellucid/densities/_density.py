@@ -123,6 +123,7 @@ def held_out(density: Density, images: Pixels, *, at_most: int = 2000, seed: int
 
 def dequantised(images: Images, draws: torch.Generator) -> Images:
     """Add uniform noise of one byte level, within [0, 1]; the density of discrete values would be unbounded."""
+    # drawn on the CPU, so that the noise is the same for every device
     noise = torch.rand(images.shape, generator=draws, dtype=images.dtype, device="cpu").to(images.device)
     # back to byte values 0…255 before adding noise in [0, 1)
     return (images * (LEVELS - 1) + noise) / LEVELS

@@ -112,6 +112,7 @@ class GaussianMixture(Density):
 
     def state(self) -> dict[str, Tensor]:
         """Return all fields, on the CPU."""
+        # safetensors refuses tensors that are not contiguous
         return {field.name: getattr(self, field.name).cpu().contiguous() for field in fields(self)}
 
     @classmethod
@@ -133,6 +134,7 @@ def _fit(points: np.ndarray, seed: int) -> dict[str, Any]:
     from sklearn.mixture import GaussianMixture as Mixture
 
     count, size = points.shape
+    # centered images span at most count - 1 directions, and at least one of the D dimensions is left to the noise
     features = max(1, min(FEATURES, count - 1, size - 1))
     # the exact solvers while they are fast; "covariance_eigh" needs more images than pixels
     solver = "covariance_eigh" if size <= min(count, 2000) else "full" if count <= 2000 else "randomized"

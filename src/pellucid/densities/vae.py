@@ -56,7 +56,9 @@ class VAE(nn.Module, Density):
         self.decoder = nn.Sequential(
             *_hidden(features, hidden), *_hidden(hidden, hidden), _linear(hidden, size), nn.Sigmoid()
         )
+        # a placeholder: training ignores it, and `_finalized` sets the real value
         self.register_buffer("pixel_variance", torch.tensor(0.05, dtype=torch.float32, device="cpu"))
+        # the constructor's arguments, so that the state alone restores the VAE
         self.register_buffer("sizes", torch.tensor([*image_shape, features, hidden], device="cpu"))
         # fixed noise makes `log_density` deterministic; as a buffer it is saved with the weights
         self.register_buffer("noise", torch.randn(SAMPLES, features, dtype=torch.float32, device="cpu"))
@@ -94,6 +96,7 @@ class VAE(nn.Module, Density):
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """Return the mean negative ELBO of a random batch, in nats, at the variance that is optimal for the batch."""
+        # with replacement, so that small data sets give full batches too
         chosen = torch.randint(len(images), (BATCH,), generator=draws, device="cpu")
         x = dequantised(floats_of(images[chosen]), draws).to(self.pixel_variance.device)
         mean, log_spread = self.encoder(x).chunk(2, 1)
@@ -102,6 +105,7 @@ class VAE(nn.Module, Density):
         size = math.prod(self.image_shape)
         # the optimal variance in closed form; detached, because the loss is stationary in it
         variance = (error.detach().mean() / size).clamp_min(SMALLEST_VARIANCE)
+        # omits the constant D/2 · log 2π, which has no gradient
         return (error / (2 * variance) + _divergence(mean, log_spread)).mean() + size / 2 * variance.log()
 
     def _finalized(self, images: Pixels, draws: torch.Generator) -> "VAE":
@@ -112,6 +116,7 @@ class VAE(nn.Module, Density):
         mean, log_spread = self.encoder(x).chunk(2, 1)
         noise = torch.randn(mean.shape, generator=draws, dtype=torch.float32, device="cpu").to(mean)
         error = (x - self.decode(mean + log_spread.exp() * noise)).square().mean()
+        # without torch.no_grad: the weights are frozen, so there is no graph
         self.pixel_variance.copy_(error.clamp_min(SMALLEST_VARIANCE))
         return self
 
@@ -171,6 +176,7 @@ class VAE(nn.Module, Density):
 
     def on(self, device: torch.device) -> "VAE":
         """Return a copy on `device`, or the VAE itself if it is already there."""
+        # a copy, because `nn.Module.to` moves a module in place
         return self if self.pixel_variance.device == device else self.from_state(self.state()).to(device)
 
 

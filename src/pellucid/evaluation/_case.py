@@ -33,6 +33,7 @@ class UselessExplanation(PellucidError):
     """An explanation that cannot be measured: not finite, or not shaped like the images."""
 
 
+# not frozen: the targets are set after the first forward pass
 @dataclass(eq=False)
 class Case:
     """The images, the explained classes and the network of an evaluation; all draws depend only on `seed`."""
@@ -64,6 +65,7 @@ class Case:
 
     def draw(self, *place: int | str, count: int, is_uniform: bool = False) -> Tensor:
         """Draw (count, channel, height, width) noise, N(0, 1) or uniform in [−1, 1]; the same for every image."""
+        # drawn on the CPU in float32, so that the noise is the same for every device and dtype
         source, shape = self.generator(*place), (count, *self.images.shape[1:])
         like: Any = {"generator": source, "dtype": torch.float32, "device": "cpu"}
         noise = torch.rand(shape, **like) * 2 - 1 if is_uniform else torch.randn(shape, **like)

@@ -63,6 +63,7 @@ def curve(
     is not evaluated again.
     """
     # the point of the curve at which each pixel is removed
+    # right=True: a pixel is removed at the first count that exceeds its rank
     points = torch.bucketize(ranks, torch.tensor(counts, device=ranks.device), right=True)
     hashes = _hashes(case, points, len(counts), change.matters, is_back)
     wanted, entries = hashes.T.reshape(-1).unique(return_inverse=True)
@@ -78,6 +79,7 @@ def curve(
         images = change(~is_gone if is_back else is_gone, image)
         computed.append(case.read(case.predict(images), output, image))
     if computed:
+        # `order.indices` undoes the sorting
         scores[(~is_known).nonzero()[:, 0][order.indices]] = torch.cat(computed)
         known.keep(wanted[~is_known], scores[~is_known])
     return scores[entries].view(len(counts), len(ranks)).T
@@ -90,11 +92,13 @@ def _hashes(case: Case, points: Tensor, count: int, matters: Tensor, is_back: bo
     is intended. Pixels whose removal changes nothing count as 0, so that equal images have equal hashes. Collisions
     among 2⁶⁴ values are negligible.
     """
+    # one integer per pixel and one per image, so that equal masks of different images differ
     size = points[0].numel()
     shape, draws = (size + len(points),), case.generator("prints")
     drawn = torch.randint(-(2**63), 2**63 - 1, shape, generator=draws, device="cpu")
     drawn = drawn.to(points.device)
     weights = drawn[:size] * matters.flatten(1)
+    # the extra column collects the pixels that no point of the curve removes
     steps = weights.new_zeros(len(points), count + 1).scatter_add_(1, points.flatten(1), weights)
     gone = steps[:, :-1].cumsum(1)
     return drawn[size:, None] + (weights.sum(1, keepdim=True) - gone if is_back else gone)
@@ -110,6 +114,7 @@ class _ScoreCache:
         """Return the scores, and which of them are known."""
         if self.hashes is None:
             return wanted.new_zeros(len(wanted), dtype=dtype), torch.zeros_like(wanted, dtype=torch.bool)
+        # a hash above all known ones has the position len(self.hashes)
         place = torch.searchsorted(self.hashes, wanted).clamp(max=len(self.hashes) - 1)
         return self.values[place], self.hashes[place] == wanted
 

@@ -163,6 +163,7 @@ class Evaluation:
         """Return the methods that do not differ significantly from the best one, including the best."""
         best = self.best(metric)
         close = {
+            # the other method of the pair
             ({pair.method, pair.other} - {best}).pop()
             for pair in self.comparisons
             if pair.metric == metric and best in (pair.method, pair.other) and pair.p >= CERTAIN

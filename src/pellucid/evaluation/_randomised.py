@@ -23,8 +23,10 @@ def layers_of(model: nn.Module) -> list[list[nn.Module]]:
     layers: list[list[nn.Module]] = []
     for module in model.modules():
         own = list(module.parameters(recurse=False))
+        # a norm at the very start has no layer before it, so it starts the first one
         if any(parameter.ndim > 1 for parameter in own) or (own and not layers):
             layers.append([module])
+        # even a batch norm without weights has running statistics
         elif layers and (own or any(True for _ in module.buffers(recurse=False))):
             # norm layers (vectors and buffers only) are randomized with the layer before them
             layers[-1].append(module)
@@ -56,6 +58,7 @@ def randomise(modules: list[nn.Module], seed: int) -> None:
     with preserved_random_state(), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         for module in modules:
+            # nn.MultiheadAttention and nn.Transformer use the name with an underscore
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()

@@ -81,6 +81,7 @@ def _blurred(images: Tensor) -> Tensor:
     sigma = max(BLUR_SHARE * max(images.shape[2:]), 0.5)
     channels = images.shape[1]
     for axis in (2, 3):
+        # reflection padding must be smaller than the image
         reach = min(int(3 * sigma), images.shape[axis] - 1)
         steps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
         weights = torch.exp(-(steps**2) / (2 * sigma**2)).to(images)
@@ -99,13 +100,16 @@ def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
     elsewhere) is symmetric positive definite, so conjugate gradients solve it, here with the diagonal as
     preconditioner. An image without any remaining pixel becomes 0.
     """
+    # half precision is too coarse for the solver, so such images are imputed in float32
     dtype = torch.promote_types(images.dtype, torch.float32)
     unknown = is_removed[:, None].to(dtype)
     pixels = images * (1 - unknown)
     total = _neighbor_sum(torch.ones_like(pixels))
+    # the masks restrict the system to the removed pixels; the remaining ones form its right-hand side
     solution, residual = torch.zeros_like(pixels), unknown * _neighbor_sum(pixels)
     direction = residual / total
     size = (residual * direction).sum((2, 3), keepdim=True)
+    # `size` is a squared norm
     goal, tiny = TOLERANCE[dtype] ** 2 * size, torch.finfo(dtype).tiny
     for _ in range(MOST_STEPS):
         if bool((size <= goal).all()):
@@ -125,5 +129,6 @@ def _neighbor_sum(values: Tensor) -> Tensor:
     """Sum each pixel's neighbors with their weights: a separable (1, 2, 1) kernel, minus the pixel itself."""
     wide = F.pad(values, (1, 1, 1, 1))
     rows = (wide[..., :-2, :] + wide[..., 2:, :]).add_(wide[..., 1:-1, :], alpha=2)
+    # 2/12 for direct neighbors and 1/12 for diagonal ones; the pixel itself would count 4/12
     both = (rows[..., :-2] + rows[..., 2:]).add_(rows[..., 1:-1], alpha=2)
     return both.sub_(values, alpha=4).div_(12)

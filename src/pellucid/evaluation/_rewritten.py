@@ -24,6 +24,7 @@ def rewritings(model: nn.Module, images: Tensor, seed: int) -> dict[str, nn.Modu
     """
     copies = {"folded": _folded(model), "split": _split(model, seed)}
     with torch.no_grad():
+        # cloned, because a model may modify its input in place
         logits = model(images[:4].clone())
         kept = {
             name: copied.eval().requires_grad_(False)
@@ -44,6 +45,7 @@ def _is_same(logits: Tensor, expected: Tensor) -> bool:
 
 def _folded(model: nn.Module) -> nn.Module | None:
     """Fold every batch norm that is listed right after a convolution or linear layer into that layer."""
+    # the fusion functions require eval mode
     copied, count = copy.deepcopy(model).eval(), 0
     # a list, because the loop replaces modules
     for parent in list(copied.modules()):
@@ -71,11 +73,13 @@ def _split(model: nn.Module, seed: int) -> nn.Module | None:
         (parent, name, child)
         for parent in copied.modules()
         for name, child in parent.named_children()
+        # no subclasses: nn.MultiheadAttention, for example, reads the weight of its output layer without calling it
         if type(child) is nn.Linear
     ]
     if not layers:
         return None
     parent, name, layer = layers[-1]
+    # in float64, so that only the final conversion rounds
     weight = layer.weight.detach().double().cpu()
     shape, draws = (len(weight), len(weight)), generator(seed, "split")
     drawn = torch.randn(shape, generator=draws, dtype=torch.float64, device="cpu")

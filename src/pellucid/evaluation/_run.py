@@ -164,6 +164,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
                 # whatever the values depend on; a changed option or weight gives another key
                 key = sha256(f"{base}\n{method}\n{analyzer.method!r}\n{metric!r}".encode()).hexdigest()[:24]
                 found, started = record.find(key), perf_counter()
+                # a method that cannot explain the images is refused once, not once per metric
                 if found is None and method not in refused:
                     found = _measure(metric, case, explainer, refused, label)
                     seconds[label] += perf_counter() - started
@@ -186,6 +187,7 @@ def _case(request: Plan, model: nn.Module) -> Case:
     case = Case(
         model=model,
         images=images,
+        # a placeholder, since the predicted classes require a forward pass of this case
         targets=torch.zeros(len(images), dtype=torch.int64, device=images.device),
         masks=None if request.masks is None else request.masks.to(images.device),
         seed=request.seed,
@@ -220,4 +222,5 @@ def _fingerprint(request: Plan, case: Case) -> str:
     """Return the checksum of the weights, structure, images, targets, masks, training images and seed."""
     tensors = [value for value in case.model.state_dict().values() if isinstance(value, Tensor)]
     tensors += [value for value in (case.images, case.targets, case.masks, *(case.training or ())) if value is not None]
+    # the printed structure tells apart models with equal weights, such as by their activation functions
     return checksum(*tensors, start=f"{request.seed}\n{case.model}")

@@ -36,6 +36,7 @@ def similarities(own: Tensor, others: Iterable[Tensor], kind: Similarity) -> lis
     """Compute the similarity of one set of maps to each of several others."""
     prepared, alike = _prepared(own, kind), []
     for other in others:
+        # exactly 1, without rounding errors
         if torch.equal(own, other):
             alike.append(torch.ones(len(own), dtype=torch.float64, device=own.device))
         else:
@@ -52,6 +53,7 @@ def _prepared(maps: Tensor, kind: Similarity) -> Tensor:
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     alike = F.cosine_similarity(first.double(), second.double(), dim=1, eps=TINY)
+    # two zero vectors, such as the centered ranks of constant maps, count as alike
     return torch.where(first.any(1) | second.any(1), alike, 1.0)
 
 

@@ -44,6 +44,7 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
         # a resample that misses every defined image has no mean
         found = means[:, column][np.isfinite(means[:, column])]
         low[column], high[column] = np.quantile(found, [tail, 1 - tail])
+    # the percentile interval of a very skewed sample can miss the mean
     return mean, np.minimum(low, mean), np.maximum(high, mean)
 
 
@@ -57,6 +58,7 @@ def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
     >>> bool(p[0] < 0.001), bool(p[1] > 0.5)
     (True, True)
     """
+    # missing values become 0, which no sign changes
     plain = np.nan_to_num(differences)
     # the tolerance counts ties as reached, despite rounding in the sums
     observed = np.abs(plain.sum(0)) - 1e-9 * np.abs(plain).sum(0)

@@ -70,6 +70,7 @@ def moved(images: Tensor, down: int, across: int) -> Tensor:
     """
     height, width = images.shape[2:]
     result = torch.zeros_like(images)
+    # the target and the source rectangle have equal sides and differ by the shift
     result[:, :, max(down, 0) : height + min(down, 0), max(across, 0) : width + min(across, 0)] = images[
         :, :, max(-down, 0) : height + min(-down, 0), max(-across, 0) : width + min(-across, 0)
     ]

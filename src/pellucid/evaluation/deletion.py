@@ -37,6 +37,7 @@ class Deletion(Metric):
         check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)
+        # only linear imputation uses the noise
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         scores = curve(case, ranks, counts, change, self.output)
         return Measured(

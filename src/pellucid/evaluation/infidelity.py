@@ -43,6 +43,7 @@ class Infidelity(Metric):
         # the effects depend on the model alone: one method pays for all
         effects = case.shared(self, lambda: self._effects(case))
         relevance = method.relevance.flatten(1).double()
+        # `_draws` starts from the same seed at each call, so these are the perturbations of `_effects`
         predicted = torch.stack(
             [(self._perturbation(case, one).flatten(1) * relevance).sum(1) for one in self._draws(case)], dim=1
         )

@@ -39,6 +39,7 @@ class ParameterRandomisation(Metric):
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) mean similarities over the cascade."""
         models = case.shared(self, lambda: self._models(case))
+        # a generator, so that only one stage's maps are in memory
         others = (method(case.images, case.targets, model) for model in models)
         if self.is_absolute:
             alike = similarities(method.relevance.abs(), (other.abs() for other in others), self.kind)

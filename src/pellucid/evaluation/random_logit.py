@@ -32,6 +32,7 @@ class RandomLogit(Metric):
         classes = case.logits.shape[1]
         draws, count = case.generator("random_logit"), len(case.images)
         # an offset of at least 1 never draws the explained class itself
+        # a single class has no other one and keeps itself; `randint` still needs a nonempty range
         steps = torch.randint(1, max(classes, 2), (count,), generator=draws, device="cpu")
         others = (case.targets + steps.to(case.targets)) % classes
         return Measured(similarity(method.relevance, method(case.images, others), self.kind))

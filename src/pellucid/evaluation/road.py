@@ -43,6 +43,7 @@ class Road(Metric):
         sign = 1 if self.order == "most" else -1
         ranks = places(sign * method.pixels, case.generator("ties"))
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
+        # rounded up, so that every share above 0 removes a pixel; ascending, as `curve` requires
         counts = [ceil(share * ranks[0].numel()) for share in sorted(self.shares)]
         right = curve(case, ranks, counts, change, "is_right").double()
         return Measured(

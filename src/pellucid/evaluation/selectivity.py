@@ -63,6 +63,7 @@ class Selectivity(Metric):
         if not self.is_recomputed:
             return curve(case, pixel_places(ranks, self.patch_pixels, size), counts, change, self.output), counts
         outputs = []
+        # nothing remains to be explained after the last point
         for count, following in zip(counts, [*counts[1:], counts[-1]], strict=True):
             images = change(pixel_places(ranks, self.patch_pixels, size) < count)
             outputs.append(case.score(images, self.output))

@@ -55,6 +55,7 @@ class Scene:
     """Arrays from the previous run of the same hook; None at its first epoch."""
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
+    # `dataclasses.replace` passes the same dict on, so scenes that differ only in `previous` share the cache
     _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     """Cache shared by the hooks of an epoch."""
 

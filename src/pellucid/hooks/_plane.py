@@ -23,6 +23,7 @@ def embed_in_plane(features: np.ndarray, start: np.ndarray | None, iterations: i
     """
     with threadpool_limits(1):
         centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+        # equal points have a deviation of 0
         centred /= centred.std() or 1.0
         begin = _principal_plane(centred, seed) if start is None else start.astype(np.float64)
         begin = begin - begin.mean(0)
@@ -56,11 +57,13 @@ def _tsne(
 def _principal_plane(centred: np.ndarray, seed: int) -> np.ndarray:
     """Return the two principal components (point, 2) with fixed signs, plus a little noise to separate equal points."""
     noise = np.random.default_rng(derive_seed(seed, "plane")).normal(size=(len(centred), 2)) * 1e-4
+    # rounding can make the smallest variances negative; `eigh` sorts them in ascending order
     if len(centred) <= centred.shape[1]:  # the smaller of the Gram and the covariance matrix
         variances, vectors = np.linalg.eigh(centred @ centred.T)
         plane = vectors[:, -2:] * np.sqrt(np.maximum(variances[-2:], 0))
     else:
         plane = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -2:]
+    # a single feature or point has only one component
     plane = np.pad(plane[:, ::-1], [(0, 0), (0, 2 - plane.shape[1])])
     extremes = plane[
         np.abs(plane).argmax(0), [0, 1]
@@ -71,6 +74,7 @@ def _principal_plane(centred: np.ndarray, seed: int) -> np.ndarray:
 def _turned_onto(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return `points`, rotated and mirrored about their center to match `target`."""
     centred = points.astype(np.float64) - points.mean(0, dtype=np.float64)
+    # the determinant is not corrected to 1, so reflections are allowed
     left, _, right = np.linalg.svd(centred.T @ (target - target.mean(0)))
     return (centred @ (left @ right)).astype(np.float32)
 
@@ -80,6 +84,7 @@ def trustworthiness(features: np.ndarray, points: np.ndarray) -> float | None:
 
     None for fewer than three points. Venna & Kaski, *Neighborhood preservation in nonlinear projection methods*, 2001.
     """
+    # scikit-learn requires fewer neighbors than half the number of points
     neighbours = min(NEIGHBOURS, (len(points) - 1) // 2)
     if neighbours < 1:
         return None

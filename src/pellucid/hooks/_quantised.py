@@ -50,5 +50,6 @@ def quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scales = np.abs(maps).max((-2, -1))
     scales = np.where(np.isfinite(scales), scales, 0).astype(np.float32)
     safe = np.where(scales > 0, scales, 1)[..., None, None]
+    # ±127: int8's −128 has no positive counterpart
     rounded = np.where(scales[..., None, None] > 0, np.rint(maps / safe * 127), 0)
     return rounded.astype(np.int8), scales

@@ -79,6 +79,7 @@ def _of_each_cell(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     # Keep errors first and low ranks first, so that the cut at AT_MOST drops the last images of every cell.
     wanted = np.lexsort((ranks, is_right))
     wanted = wanted[ranks[wanted] < PER_CELL][:AT_MOST]
+    # errors first; errors and correct predictions are each in the order of their cells
     return order[wanted[np.lexsort((wanted, is_right[wanted]))]]
 
 

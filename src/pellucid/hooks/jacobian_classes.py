@@ -55,6 +55,7 @@ class JacobianClasses(Hook):
         yield Artifact(
             caption=caption,
             figure=_figure(scene, means, numbers, title),
+            # classes without images have NaN means
             arrays={"mean_absolute_jacobian": np.nan_to_num(means)},
             numbers=numbers,
             scalars={"median_spectral_norm": typical},
@@ -67,6 +68,7 @@ class JacobianClasses(Hook):
             # classes without images have nothing to draw, so they come last
             present = class_means.counts.nonzero().flatten().tolist()
             wanted = (*present, *range(len(scene.classes)))
+        # cut in order of priority, then sorted for reading
         return sorted(list(dict.fromkeys(wanted))[: self.columns])
 
 

@@ -93,6 +93,7 @@ class JacobianMaps(Hook):
     ) -> tuple[Tensor, list[int], dict[str, list[float]]]:
         """Return the Jacobian to store (image, class, channel, height, width), its classes and each image's norms."""
         count = scene.logits.shape[1]
+        # 4 bytes per float32
         is_small = images.numel() * count * 4 <= self.largest_bytes
         stored = list(range(count)) if is_small else drawn
         maps, frobenius, spectral = [], [], []

@@ -171,12 +171,15 @@ def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Im
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
     levels = torch.linspace(0, 1, BRIGHTNESSES)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)
+    # NaN means become black images, whose values the last line discards
     values = objective(scene.model, torch.cat([scaled, means]).nan_to_num(), labels, prior)
+    # + 1 for the unscaled means; the diagonal pairs each mean with its own class
     best = values.view(BRIGHTNESSES + 1, len(labels), len(labels)).amax(0).diagonal()
     return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, best))
 
 
 def _log_probability_of_means(scene: Scene, classes: list[int], means: Images) -> list[float | None]:
+    # with weight 0, the objective is log p(class | x)
     prior = L2(image_shape=(means.shape[1], means.shape[2], means.shape[3]), weight=0.0)
     values = objective(scene.model, means.nan_to_num(), classes, prior).diagonal()
     return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, values))
@@ -221,7 +224,9 @@ def _short(value: float) -> str:
     >>> _short(-0.00001234), _short(-12.34), _short(-0.0)
     ('−0.00001', '−12', '0')
     """
+    # anything closer to 0 rounds to 0 with five decimals
     if value > -5e-6:
         return "0"
+    # two significant digits, but at most five decimals
     digits = 0 if value <= -10 else min(5, max(1, 1 - int(np.floor(np.log10(-value)))))
     return f"{value:.{digits}f}".replace("-", "−")

@@ -72,6 +72,6 @@ class TSNE(Hook):
 def _start(scene: Scene, indices: np.ndarray) -> np.ndarray | None:
     """Return the previous positions, if they are finite and of the same images."""
     previous = scene.previous or {}
-    # a resumed run may have other points, for example after --limit-test changed
+    # a run can be resumed with other code, such as another number of points
     is_same = "points" in previous and np.array_equal(previous.get("indices", ()), indices)
     return previous["points"] if is_same and np.isfinite(previous["points"]).all() else None

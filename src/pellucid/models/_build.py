@@ -41,6 +41,7 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
         try:
             model = function(**_accepted(function, offered))
             _fill_lazy_layers(model, image_shape)
+        # the registered models explain an unsuitable image size themselves
         except ModelError:
             raise
         except Exception as error:
@@ -97,6 +98,7 @@ def check_fit(model: nn.Module, images: Images, classes: int) -> None:
                 _check_outputs(model, images, classes)
         finally:
             for module, training in modes:
+                # not `train()`, which would also change the submodules
                 module.training = training
             for parameter, gradient in gradients:
                 parameter.grad = gradient
@@ -123,5 +125,6 @@ def _check_outputs(model: nn.Module, images: Images, classes: int) -> None:
         )
     if not logits.is_floating_point():
         raise ModelError(f"the model's outputs are {logits.dtype}; logits must be floating-point.")
+    # only in training mode, because some models disable gradients for evaluation
     if model.training and not logits.requires_grad:
         raise ModelError("no gradient flows from the model's logits to its parameters; remove detach() and no_grad().")

@@ -27,6 +27,7 @@ def cnn(channels: int, classes: int, image_size: tuple[int, int]) -> nn.Module:
     >>> cnn(channels=1, classes=10, image_size=(28, 28))(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
+    # with padding kernel // 2, each of the three strides of 2 halves a side, rounding up
     height, width = (ceil(side / 8) for side in image_size)
     pooled = (min(height, LARGEST_MAP), min(width, LARGEST_MAP))
     shrink = [] if pooled == (height, width) else [nn.AdaptiveAvgPool2d(pooled)]

@@ -42,6 +42,7 @@ class Canvas:
         self.top = MARGIN + sum(LINE_DOTS[size] for _, size, _ in headline) + MARGIN // 2
         self.width, self.height = width, height + self.top
         self.figure = Figure((self.width / DOTS_PER_INCH, self.height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+        # `text` measures from below the headline, so y is negative within it
         y = MARGIN - self.top
         for line, size, colour in headline:
             weight = "bold" if size == TITLE else "normal"
@@ -82,6 +83,7 @@ class Canvas:
         values: Any = np.ma.masked_invalid(np.ma.asarray(shown.get_array()))
         low, high = shown.get_clim()
         is_cut = bool((values < low).any() or (values > high).any())
+        # pointed ends about 7 dots long, whatever the height of the bar
         ends: dict[str, Any] = {"extend": "both", "extendfrac": 7 / height} if is_cut else {}
         bar = self.figure.colorbar(shown, cax=axes, ticks=ticks, **ends)
         bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])

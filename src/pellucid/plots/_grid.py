@@ -35,6 +35,7 @@ class Grid:
     @property
     def gap_pixels(self) -> int:
         """Gap between two images of a block, in image pixels."""
+        # about 3 dots, in whole pixels: the gaps are pixels of the picture that holds the whole block
         return max(1, round(3 / self.zoom))
 
     @property

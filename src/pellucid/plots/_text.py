@@ -19,6 +19,7 @@ def drawable(text: str) -> str:
     """
     # matplotlib warns about each missing glyph, and warnings are errors in the tests
     known = _known_characters()
+    # control characters, such as line breaks in class names, become spaces
     spaced = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return "".join(character if ord(character) in known else MISSING for character in spaced)
 
@@ -75,5 +76,6 @@ def _font_path(bold: bool) -> str:
 
 @cache
 def _known_characters() -> frozenset[int]:
+    # the same text can appear in either weight
     plain, bold = (frozenset(get_font(_font_path(is_bold)).get_charmap()) for is_bold in (False, True))
     return plain & bold

@@ -40,6 +40,7 @@ def captioned_images(
     _check(images, captions, rows, columns)
     shown, rows = gray_or_rgb(images), shortened(rows)
     left = MARGIN + 8 + max(map(label_width, rows))
+    # 26 dots for the column names
     grid = Grid(left, 26, (images.shape[3], images.shape[4]), row_starts=(), column_starts=())
     down = grid.height + CAPTION_DOTS
     _, _, across, _ = grid.box(0, 0, (1, len(columns)))
@@ -72,6 +73,7 @@ def _draw(canvas: Canvas, image: np.ndarray, place: tuple[float, float, Grid]) -
         return
     x, y, grid = place
     picture = image[0] if len(image) == 1 else np.clip(image, 0, 1).transpose(1, 2, 0)
+    # enlarged pixels stay sharp; downsampling has to average
     smoothing = "nearest" if grid.zoom >= 1 else "auto"
     axes = canvas.axes(x, y, grid.width, grid.height)
     axes.imshow(picture, cmap=colormaps["gray"], norm=Normalize(0, 1), interpolation=smoothing, aspect="auto")

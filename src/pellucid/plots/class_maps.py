@@ -38,9 +38,11 @@ def class_maps(
     """
     labels = shortened([Label(name, detail) for name, detail in rows])
     side = MARGIN + max(map(label_width, labels)) + 8
+    # 26 dots for the column names
     grid = Grid(side, 26, (maps.shape[2], maps.shape[3]), row_starts={0}, column_starts={0})
     left, top, across, down = grid.box(0, 0, (maps.shape[0], maps.shape[1]))
     below = top + down + 34
+    # 44 dots for the tick labels and the axis label of the histogram
     canvas = Canvas(max(NARROWEST, left + across + BAR_DOTS + MARGIN), below + HISTOGRAM_DOTS + 44 + MARGIN, *headline)
     limit = scale_limit(maps)
     axes = canvas.axes(left, top, across, down)
@@ -71,4 +73,5 @@ def _mosaic(maps: np.ndarray, gap: int) -> np.ndarray:
     """Arrange maps (row, column, height, width) in one picture, with gaps of NaN."""
     # one picture for all maps is drawn much faster than one axes per map
     spaced = np.pad(maps.astype(float), [(0, 0)] * 2 + [(0, gap), (0, gap)], constant_values=np.nan)
+    # the last row and column need no gap after them
     return np.concatenate(np.concatenate(spaced, axis=1), axis=1)[:-gap, :-gap]

@@ -27,6 +27,7 @@ def class_colours(count: int) -> np.ndarray:
         return np.array(colormaps["tab10"].colors[:count])  # type: ignore[attr-defined]
     # Evenly spaced hues, with alternating brightness and saturation to separate neighbors.
     hues = np.arange(count) / count
+    # periods of 2 and 3: the combination repeats only after six classes
     values = np.where(np.arange(count) % 2, 0.62, 0.92)
     saturation = np.where(np.arange(count) % 3 == 1, 0.55, 0.85)
     return np.asarray(hsv_to_rgb(np.stack([hues, saturation, values], 1)))
@@ -49,6 +50,7 @@ def scale_limit(values: np.ndarray) -> float:
     """
     finite = np.abs(values[np.isfinite(values)])
     limit = float(np.quantile(finite, SHOWN_SHARE)) if finite.size else 0.0
+    # the quantile is 0 if fewer than 0.2% of the values are nonzero; then the maximum is the limit
     return limit or float(finite.max(initial=0.0)) or 1.0
 
 

@@ -47,10 +47,12 @@ def confusion_matrix(
     """
     place = _Layout.of(classes)
     canvas = Canvas(max(place.width, NARROWEST), place.height, *headline)
+    # empty cells are NaN, which is drawn transparent
     share = np.where(counts > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
     diagonal = np.eye(len(counts), dtype=bool)
     matrix = place.box(share.shape)
     axes = canvas.axes(*matrix)
+    # two layers on the same axes, because an image has only one palette
     right = _cells(axes, np.where(diagonal, share, np.nan), "Blues")
     wrong = _cells(axes, np.where(diagonal, np.nan, share), "Oranges")
     texts = [[f"{count}" if count else "" for count in row] for row in counts]
@@ -99,6 +101,7 @@ class _Layout:
     @property
     def is_written(self) -> bool:
         """True if recall and precision are written; they run along the cells, so only the cells' height matters."""
+        # `_size` limits the text to half of the cell's height
         return self.cell / 2 >= SMALLEST
 
     @property
@@ -146,6 +149,7 @@ def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
     shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")
     rows, columns = share.shape
     style: dict[str, Any] = {"colors": "#d4d7db", "linewidths": 0.7 if max(rows, columns) <= FINE_LINES else 0.3}
+    # imshow centers cells on integers, so their edges are at halves
     axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, **style)
     axes.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, **style)
     return shown
@@ -159,6 +163,7 @@ def _write(
     down, across = height / len(texts), width / len(texts[0])
     longest = max(len(text) for line in texts for text in line)
     level, upright = _size(longest, across, down), _size(longest, down, across)
+    # vertical only if that makes the text large enough
     size, rotation = (upright, 90) if level < SMALLEST <= upright and across < down else (level, 0)
     if size < SMALLEST:
         return

@@ -77,6 +77,7 @@ def image_grid(
     rows = shortened(rows)
     grid = Grid(
         left=MARGIN + max(map(label_width, rows), default=0) + 8,
+        # 14 dots less without a second line
         top=LABEL_DOTS if any(label.detail for label in columns) else LABEL_DOTS - 14,
         image_size=sizes.pop(),
         row_starts={block.row for block in blocks},
@@ -101,12 +102,15 @@ def image_grid(
     _draw_column_labels(canvas, grid, columns, is_slanted=slanted > 0)
     for mark in marks:
         x, y = grid.corner(mark.row, mark.column)
+        # just outside the image, so that the frame covers no pixels
         canvas.frame(x - 1, y - 1, grid.width + 2, grid.height + 2, mark.colour)
     return canvas.figure
 
 
 def _draw(axes: Axes, block: Block, grid: Grid) -> AxesImage:
+    # a color picture has no color for NaN, so its gaps are white
     mosaic = _mosaic(block.images, grid.gap_pixels, fill=1.0 if block.images.shape[2] == 3 else np.nan)
+    # enlarged pixels stay sharp; downsampling has to average
     smoothing = "nearest" if grid.zoom >= 1 else "auto"
     if block.limit is None:
         palette, norm = colormaps["gray"].with_extremes(bad="white"), Normalize(0, 1)
@@ -118,6 +122,7 @@ def _draw(axes: Axes, block: Block, grid: Grid) -> AxesImage:
 def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
     """Arrange images (row, column, channel, height, width) in one picture, separated by `gap` pixels of `fill`."""
     spaced = np.pad(images.astype(float), [(0, 0)] * 3 + [(0, gap), (0, gap)], constant_values=fill)
+    # the last row and column need no gap after them
     picture = np.concatenate(np.concatenate(spaced, axis=2), axis=2)[:, :-gap, :-gap]
     # matplotlib expects gray images without a channel axis, and color images with it last
     return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)

@@ -90,6 +90,7 @@ def leaderboard(
     canvas = Canvas(width, table + below + MARGIN, *headline)
     axes = canvas.axes(0, 0, width, table)
     axes.set_xlim(0, width)
+    # in dots from the top, like the canvas, so that bars and text share coordinates
     axes.set_ylim(table, 0)
     tops = [HEAD_DOTS + ROW_DOTS * row + (GAP_DOTS if row >= len(names) - controls else 0) for row in range(len(names))]
     _draw_names(canvas, names, tops, left, len(names) - controls)
@@ -140,6 +141,7 @@ def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[floa
             canvas.text(middle, y, "–", ha="center", va="center", color=FADED)
             continue
         colour = "#e9ebee" if cell.is_beaten or cell.is_trivial else (BEST_BAND if cell.is_best else BAND)
+        # 6 dots are free on each side of a cell
         axes.barh(y, max(share, 0.0) * (CELL_DOTS - 12), height=ROW_DOTS - 5, left=left + 6, color=colour, linewidth=0)
         text = number_text(cell.value) + (" ≈" if cell.is_tied else "")
         ink = FADED if cell.is_beaten or cell.is_trivial else INK
@@ -187,6 +189,7 @@ def number_text(value: float) -> str:
 def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, controls: set[str]) -> None:
     """Draw two panels, for the most and the least relevant patches removed first, with one legend."""
     legend = LEGEND_COLUMNS_DOTS
+    # 62 dots beside each panel: 50 for its tick labels, 12 as a gap
     across = (width - 2 * MARGIN - legend - 2 * 62) / 2
     styles = _styles(list(curves.by_method), controls)
     panels = []

@@ -85,12 +85,14 @@ def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Se
     """
     size = TEXT + 2 if len(names) <= NAMED_CLASSES else SMALL
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    # dots per unit of the data
     dots = SIDE / (right - left)
     style: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "color": INK, "parse_math": False}
     outline = [withStroke(linewidth=3, foreground="white")]
     placed: list[tuple[float, float, float]] = []
     present, counts = np.unique(labels, return_counts=True)
     # large classes first, since a name that would overlap an earlier one is omitted
+    # the slice drops the classes with too few points, which come last in this order
     for label in present[np.argsort(-counts, kind="stable")][: int((counts >= NAMED_POINTS).sum())]:
         half = text_width(names[label], size, DOTS_PER_INCH, bold=True) / 2
         across, up = (half + 3) / dots, size / dots
@@ -105,6 +107,7 @@ def _name_clusters(axes: Axes, points: np.ndarray, labels: np.ndarray, names: Se
 
 def _key_width(names: Sequence[str]) -> float:
     listed = names if len(names) <= NAMED_CLASSES else ()
+    # the final 0 keeps `max` from receiving a single number, which it would reject, if no class is listed
     return max(150.0, *(text_width(name, TEXT, DOTS_PER_INCH) + 24 for name in listed), 0)
 
 

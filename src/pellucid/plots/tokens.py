@@ -37,6 +37,7 @@ class TokenRow:
 
 def _limit(rows: Sequence[TokenRow], limit: float | None) -> float:
     """Return the end of the color scale shared by all rows."""
+    # the empty array allows for no rows at all
     return limit or scale_limit(np.concatenate([np.zeros(0), *(np.asarray(row.relevance) for row in rows)]))
 
 
@@ -74,6 +75,7 @@ def tokens_html(rows: Sequence[TokenRow], headline: str = "", *, limit: float | 
 
 
 def _legend_html(end: float) -> str:
+    # nine stops, because CSS interpolates linearly between them and the palette is not linear
     steps = ", ".join(_colours(value, end)[0] for value in np.linspace(-end, end, 9))
     bar = f'<i style="background: linear-gradient(to right, {steps})"></i>'
     return (

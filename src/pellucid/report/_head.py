@@ -37,6 +37,7 @@ def head(material: Material) -> Head:
         "parameters": _count(model.get("parameters")),
         "epochs": _epochs(material),
         "device": run.get("device"),
+        # a resumed run keeps its first start time
         "duration (including pauses)" if _of(run.get("config"), "resume") else "duration": _duration(run.get("timing")),
         "seed": run.get("seed"),
     }

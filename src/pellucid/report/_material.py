@@ -61,6 +61,7 @@ class Material:
 
     def _typed(self, path: str, record: Mapping[str, Any], name: str, kind: Callable[[], T], kind_name: str) -> T:
         """Return an entry of a record, or an empty one, with a note, if it is of another type."""
+        # `kind()` is the empty value of the type
         value = record.get(name, kind())
         if isinstance(value, type(kind())):
             return value
@@ -82,6 +83,7 @@ class Material:
     @cached_property
     def best_epoch(self) -> int | None:
         """Epoch of the best checkpoint."""
+        # an epoch is marked as best if it beats all earlier ones, so the last mark counts
         return next((int(line["epoch"]) for line in reversed(self.metrics) if line.get("best") is True), None)
 
     @cached_property
@@ -121,6 +123,7 @@ class Material:
     def _record(self, read: Callable[[], Any], absent: Any) -> Any:
         try:
             return read()
+        # RecursionError: deeply nested JSON
         except (SaveError, RecursionError) as error:
             self.note(str(error))
             return absent

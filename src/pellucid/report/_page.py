@@ -38,6 +38,7 @@ def write_report(folder: str | Path) -> Path:
     if not any((store.folder / name).is_file() for name in ("run.json", "manifest.json")):
         raise SaveError(f"{folder} contains no run: run.json is missing. Pass the --save folder of a run.")
     path = store.folder / "report.html"
+    # text from damaged files can contain lone surrogates, which UTF-8 cannot encode
     write_bytes(path, render(Material(store)).encode("utf-8", "replace"))
     return path
 
@@ -62,6 +63,7 @@ def _smaller(material: Material) -> Iterator[Material]:
     while len(kept) > 3 and step < 2 * len(epochs):
         best = [epoch for epoch in epochs if epoch == material.best_epoch]
         kept = {epochs[0], epochs[-1], *epochs[::step], *best}
+        # a new list, because each version notes the same damages again
         yield replace(material, left_out=frozenset(set(epochs) - kept), damages=[])
         step *= 2
     for scale in SCALES:
@@ -69,8 +71,10 @@ def _smaller(material: Material) -> Iterator[Material]:
 
 
 def _render(material: Material) -> str:
+    # before the head, since building them notes the damages that the page lists
     sections = _sections(material)
     kinds = list(dict.fromkeys(section.kind for section in sections))
+    # page.js defines the registry that the other scripts enter
     script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     return (
@@ -93,6 +97,7 @@ def _render(material: Material) -> str:
 
 @cache
 def _environment() -> Environment:
+    # StrictUndefined: a misspelled variable raises an error instead of leaving a gap
     loader = PackageLoader("pellucid.report", "page")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 

@@ -45,8 +45,10 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
             if max(shown.size) > MOST_WEBP_PIXELS:
                 return Picture(_uri(kind, content), width, height)
             packed = io.BytesIO()
+            # for lossless WebP, `quality` is the effort of the compression
             shown.save(packed, "WEBP", lossless=True, quality=50, method=1)
     webp = packed.getvalue()
+    # with the original size, so that a downsized picture covers the same area of the page
     if scale < 1 or len(webp) < len(content):
         return Picture(_uri("webp", webp), width, height)
     return Picture(_uri(kind, content), width, height)

@@ -50,11 +50,13 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
 
 def print_interruption(store: Store) -> None:
     """Print the command that resumes an interrupted run."""
+    # resume with the program that the user started
     script = Path(sys.argv[0])
     program = ["pellucid", "run"]
     if script.suffix == ".py":
         program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
     save = str(store.folder)
+    # "save" is the default folder
     command = shlex.join([*program, "--resume", *([] if save == "save" else ["--save", save])])
     console().print(f"\nInterrupted. Resume with: {command}", markup=False)
 
@@ -62,6 +64,7 @@ def print_interruption(store: Store) -> None:
 def print_summary(store: Store) -> None:
     """Print a table of the files written, the failures and the TensorBoard command."""
     screen, record, manifest = console(), store.run(), store.manifest()
+    # `Text`, because rich would read brackets in a name as markup
     title = Text(f"{record['dataset']['title']}: test accuracy {record['test_accuracy']:.2%}", style="bold")
     table = Table(title=title, title_justify="left")
     table.add_column("Output")
@@ -70,6 +73,7 @@ def print_summary(store: Store) -> None:
     films = [entry for entry in manifest["artifacts"] if entry["kind"] == "film"]
     others = [entry for entry in manifest["artifacts"] if entry["kind"] != "film"]
     for hook, count in Counter(entry["hook"] for entry in others).items():
+        # the projector writes a folder for each epoch: show the one that contains them
         folders = {str(Path(entry["path"]).parent) for entry in others if entry["hook"] == hook}
         where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
         table.add_row(hook, str(count), Text(str(store.folder / where)))

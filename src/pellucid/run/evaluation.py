@@ -67,6 +67,7 @@ def make_analyzers(wanted: str, trained: Run) -> list[Analyzer]:
 def choose_split(data: DataSplits, split: str, needs_masks: bool) -> tuple[str, ImageSet]:
     """Return the name and the images of the split to explain."""
     if split == "auto":
+        # the test images of `confound` have no tags, hence no masks
         split = "validation" if data.test.masks is None and data.validation.masks is not None else "test"
     part = data.test if split == "test" else data.validation
     if needs_masks and part.masks is None:

@@ -37,10 +37,12 @@ def run_benchmark(config: GroundTruthConfig) -> int:
     runs: dict[str, tuple[Run, DataSplits]] = {}
     results: dict[str, Any] = {}
     for name in parse_names(config.datasets):
+        # Windows forbids colons in file names
         folder = config.save / name.replace(":", "_")
         _train(config, name, folder)
         trained = load_run(folder)
         data = load_data_of(folder, trained, config.data_dir or config.save / "data", config.mirror)
+        # that of the best checkpoint, which `load_run` loads
         accuracy = max(line["validation_accuracy"] for line in trained.metrics)
         if accuracy < LEAST_ACCURACY:
             raise TrainingError(
@@ -110,6 +112,7 @@ def _against(
     """
     chosen = spread(learned[1].validation, config.images)
     values = []
+    # the true class instead of the predicted one, which can differ between the networks
     for trained, _ in (learned, ignorant):
         evaluation = evaluate(
             trained.model,
@@ -120,7 +123,9 @@ def _against(
             seed=config.seed,
             masks=chosen.masks,
         )
+        # None becomes NaN
         values.append({m: np.array(s.values, dtype=float) for (m, _), s in evaluation.scores.items()})
+    # a method that one of the networks refuses has no pairs
     names = [name for name in values[0] if name in values[1]]
     differences = np.column_stack([values[0][name] - values[1][name] for name in names])
     mean, low, high = intervals(differences, config.seed)

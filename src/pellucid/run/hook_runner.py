@@ -28,6 +28,7 @@ def is_shown(epoch: int, epochs: int) -> bool:
     >>> [epoch for epoch in range(26) if is_shown(epoch, 25)]
     [0, 1, 2, 5, 10, 20, 25]
     """
+    # 1, 2 or 5 for 10, 200 or 5000
     leading = int(str(epoch).rstrip("0") or "0")
     return epochs <= EPOCHS_SHOWN_ALL or epoch == epochs or leading in (0, 1, 2, 5)
 
@@ -82,6 +83,7 @@ class HookRunner:
 
     def log_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's metrics to the curves of TensorBoard."""
+        # leaves out the epoch, the flag `best`, clock times, and the training scores of epoch 0, which are None
         numbers = {_tag(key): value for key, value in record.items() if isinstance(value, float)}
         self.board.scalars(numbers, record["epoch"])
 

@@ -33,6 +33,7 @@ def run(config: RunConfig) -> int:
         world = stack.enter_context(joined_world())
         if not world.is_first:
             silence()
+        # locked before anything is read, so that no other run writes meanwhile
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
         if session.earlier.get("status") == "finished":
@@ -73,6 +74,7 @@ def _train_and_show(session: Session) -> int:
             print_interruption(store)
         raise
     world.first(lambda: _finish(session))
+    # the first process alone reads the failures, but all return the same exit code
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 
 
@@ -98,6 +100,7 @@ def _epochs(session: Session) -> Iterator[Epoch]:
 
 def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
     """Process a finished epoch in the first process: best weights, hooks, metrics, report and terminal."""
+    # the checkpoint is on disk already: if the process dies here, a resumed run repeats this without training again
     store, epochs = session.store, session.recipe.epochs
     if epoch.is_best:
         store.write_model("best.safetensors", pack_weights(session.model))

@@ -43,6 +43,7 @@ def first_record(session: Session) -> dict[str, Any]:
         "versions": versions(),
         "git_revision": git_revision(),
         "dataset": {
+            # a resumed run loads its data by the resolved name, so keep what the user originally asked for
             "requested": earlier.get("dataset", {}).get("requested", data.requested),
             "name": data.name,
             "title": data.title,
@@ -68,6 +69,7 @@ def first_record(session: Session) -> dict[str, Any]:
 def finished_record(store: Store) -> dict[str, Any]:
     """Return the content of run.json for a finished run."""
     record = store.run()
+    # an epoch is marked as best if it beats all earlier ones, so the last mark counts
     best = next((line for line in reversed(store.metrics()) if line["best"]), None)
     return record | {
         "status": "finished",

@@ -85,6 +85,7 @@ class Session:
             raise SaveError(f"best.safetensors is missing from {folder}; run the training again.")
         self.model.load_state_dict(unpack_weights(content))
         logits = evaluate(self.model, self.data.test, self.device)
+        # an epoch is marked as best if it beats all earlier ones, so the last mark counts
         best = max((line["epoch"] for line in self.store.metrics() if line["best"]), default=None)
         return replace(self.scene(self.recipe.epochs, logits), weights_epoch=best)
 
@@ -128,6 +129,7 @@ def _build(
     # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
     _set_threads(settings.threads or earlier.get("threads"), data)
     model = build_model(settings.model, data.train.image_shape, len(data.classes), settings.seed).to(device)
+    # a single image if training has such batches: a batch norm that rejects it would fail in training too
     smallest_batch = min(len(data.train), settings.batch_size // world.size)
     sample = data.train.floats(slice(min(smallest_batch, 2))).to(device)
     check_fit(model, sample, len(data.classes))
@@ -168,6 +170,7 @@ def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, 
         return None
     indices = []
     for name in parse_names(wanted):
+        # names first, since classes can have names such as "1"
         if name in classes:
             indices.append(classes.index(name))
         elif name.isdecimal() and int(name) < len(classes):
@@ -182,6 +185,7 @@ def _choose_device(wanted: str, world: World) -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(wanted)
     if device.type == "cuda":
+        # without an index, each process takes the GPU of its local rank
         index = device.index if ":" in wanted else world.local_rank
         if index >= torch.cuda.device_count():
             raise ConfigError(
@@ -212,6 +216,7 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
     )
     limits = {"limit_train": settings.limit_train, "limit_test": settings.limit_test}
     data = world.first(lambda: load_data(pinned.get("name", settings.dataset), request, **limits))
+    # `auto` could resolve differently in each process
     name = str(world.agree(data.name if data else None))
     data = world.together(lambda: data or load_data(name, request, **limits))
     if pinned:

@@ -24,6 +24,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # in the same folder, because a rename is atomic only within one file system
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
         with open(handle, "wb") as file:  # noqa: PTH123  (an open descriptor)
             file.write(content)
@@ -31,6 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())  # else a power failure after the rename can leave an empty file
         Path(temporary).chmod(0o644)  # mkstemp creates files that only the owner can read
         Path(temporary).replace(path)
+    # also for Ctrl-C, which must not leave a temporary file behind
     except BaseException as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

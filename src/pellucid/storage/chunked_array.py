@@ -39,6 +39,7 @@ class ChunkedArray:
 
         Raises `SaveError` if the existing array has different settings, or if the folder holds anything else.
         """
+        # little-endian on every machine
         array = cls(folder, rows_per_chunk, example.shape[1:], example.dtype.newbyteorder("<"))
         if (folder / ".zarray").is_file():
             existing = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
@@ -51,6 +52,7 @@ class ChunkedArray:
                     f"{folder} holds an array with different settings ({', '.join(differing)}); choose another folder, "
                     "or delete this one to start over."
                 )
+        # an interrupted call can leave `.zattrs` without `.zarray`, and temporary files
         elif folder.is_dir() and any(path.suffix != ".tmp" and path.name != ".zattrs" for path in folder.iterdir()):
             raise SaveError(f"{folder} contains other files; choose an empty folder.")
         else:
@@ -110,6 +112,7 @@ class ChunkedArray:
                 write_bytes(self.folder / name, content)
             else:
                 write_json(self.folder / name, content)
+        # the message of `write_bytes` names flags of a run, such as --resume, which do not apply here
         except SaveError as error:
             cause = error.__cause__
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -121,4 +124,5 @@ class ChunkedArray:
 
 
 def _file(number: int, further_axes: int) -> str:
+    # Zarr names a chunk by its position along every axis; only the first axis has several
     return ".".join([str(number), *["0"] * further_axes])

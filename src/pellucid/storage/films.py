@@ -79,6 +79,7 @@ def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Imag
     milliseconds = [*(shown for _, shown in frames[:-1]), LAST_MS]
     title = store.run().get("dataset", {}).get("title", "")
     artifact = Artifact(
+        # the title is empty if run.json names none
         caption=f"{title}, epochs {epochs[0]} to {epochs[-1]}: {subject}.".removeprefix(", "),
         numbers={"epochs": epochs, "seconds": sum(milliseconds) / 1000},
     )
@@ -130,6 +131,7 @@ def _morph(store: Store, stops: list[_Stop]) -> Iterator[tuple[Figure, int]]:
         return scatter(points, stop.labels, stop.predictions, data.get("classes", []), (title, note), extent)
 
     for before, after in pairwise(stops):
+        # the still frame and the transition take EPOCH_MS together
         yield frame(before.points, before, str(before.epoch)), EPOCH_MS - (STEPS - 1) * STEP_MS
         for step in range(1, STEPS):
             share = _eased(step / STEPS)
@@ -149,5 +151,6 @@ def _rendered(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    # `point` takes one table of 256 entries per channel
     picture = Image.fromarray(np.asarray(pixels)).convert("RGB")
     return picture.point([round(round(value / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for value in range(256)] * 3)

@@ -59,6 +59,7 @@ def jacobian_to_disk(
         for number, part in enumerate(_rechunked(first, images, size)):
             mark, earlier = checksum(part), array.mark(number)
             if earlier is None:
+                # errors then name an image by its position in the whole data set
                 with counted_from(done):
                     rows = jacobian(model, part, method=method)
                 array.write(number, _to_numpy(rows), mark)
@@ -74,6 +75,7 @@ def jacobian_to_disk(
 
 
 def _has_length(loader: Any) -> bool:
+    # an IterableDataset has no length
     return isinstance(loader.dataset, Sized)
 
 

@@ -25,6 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
+    # first, because Timeout is an OSError too
     except Timeout as error:
         raise SaveError(
             f"another run is using {folder} ({_owner(folder)}); wait for it to finish, stop it, or choose another "
@@ -36,6 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
         write_json(folder / ".owner.json", {"process": os.getpid(), "machine": platform.node()})
         yield
     finally:
+        # before the release, after which the file can belong to the next run
         (folder / ".owner.json").unlink(missing_ok=True)
         lock.release()
 

@@ -59,6 +59,7 @@ def _padded(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _encoded(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
     buffer = io.BytesIO()
     # Method 2 of 6: higher ones save a few percent of the size but take several times as long.
+    # for lossless WebP, `quality` is the effort of the compression
     settings = {"duration": list(milliseconds), "loop": 0, "lossless": True, "quality": 0, "method": 2}
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], **settings)
     return buffer.getvalue()

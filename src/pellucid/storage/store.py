@@ -125,6 +125,7 @@ class Store:
 
     def keep(self, packed: "Packed") -> None:
         """Write the files of an artifact and add them to the manifest."""
+        # files first, so that the manifest never lists a missing one
         for path, content in packed.files:
             write_bytes(self.folder / path, content)
         self._enter(packed.entries)
@@ -150,6 +151,7 @@ class Store:
         """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
         manifest = self.manifest()
         kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
+        # a film shows earlier pictures, so it does not resolve its hook's failure
         gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
         failures = [failed for failed in manifest["failures"] if (failed["hook"], failed["epoch"]) not in gone]
         write_json(self.folder / "manifest.json", manifest | {"artifacts": list(kept.values()), "failures": failures})
@@ -206,6 +208,7 @@ class Store:
     def check_whole(self) -> None:
         """Raise `SaveError` if a move of this run to `previous/` was interrupted, leaving part of it there."""
         aside = self._place_aside()
+        # run.json is moved last
         if aside.is_dir() and not (aside / "run.json").exists():
             raise SaveError(
                 f"this run is incomplete: a newer run was interrupted while moving its files to {aside}. Move them "

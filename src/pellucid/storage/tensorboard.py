@@ -45,6 +45,7 @@ class Board:
             logs.mkdir(parents=True, exist_ok=True)
             self._file = (logs / name).open("xb")
         self._records = RecordWriter(self._file)
+        # every event file starts with the version of its format
         self._write(Event(file_version="brain.Event:2"))
         if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
             self._write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
@@ -59,12 +60,14 @@ class Board:
         """Add a figure, given as the PNG stored in `plots/`."""
         with Image.open(io.BytesIO(png)) as picture:
             width, height = picture.size
+        # colorspace 3 is RGB
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
 
     def graph(self, model: nn.Module, images: Tensor) -> bool:
         """Add the model's graph, traced on `images`; returns False if the model cannot be traced."""
         try:
+            # torch prints tracing errors before it raises them
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter(
                     "ignore"
@@ -144,6 +147,7 @@ def _config(folder: str, side: int) -> str:
 
 def _metadata(columns: Mapping[str, list[str]]) -> str:
     """Format a header and one row per point; tabs and line breaks in labels would break the rows and become spaces."""
+    # everything that str.splitlines treats as the end of a line
     clean = [
         [re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text) for text in column] for column in columns.values()
     ]

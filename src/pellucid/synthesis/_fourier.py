@@ -32,6 +32,7 @@ def image_of_spectrum(spectrum: Spectrum, width: int, correlation: float) -> Ima
     across = torch.fft.rfftfreq(width, device=spectrum.device, dtype=spectrum.dtype)
     frequency = torch.hypot(down[:, None], across[None])
     scale = 1 / frequency.clamp_min(1 / max(height, width))  # the constant component has frequency 0
+    # view_as_complex requires the real and the imaginary part to be adjacent in memory
     coefficients = torch.view_as_complex((spectrum * scale[..., None]).contiguous())
     channels = torch.fft.irfft2(coefficients, s=(height, width), norm="ortho")
     # only RGB has known correlations

@@ -87,6 +87,7 @@ class L2(Prior):
         # blobs of about a twelfth of the image; unit contrast after blurring
         soft = blurred(noise, max(self.image_shape[1:]) / 12)
         soft = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        # minus one standard deviation: with the default origin, clamping leaves most of the image empty
         return (self.origin + 0.25 * (soft - 1)).clamp(0, 1)
 
     def decode(self, parameters: Parameters) -> Images:

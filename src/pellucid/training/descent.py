@@ -70,6 +70,7 @@ def descend(
             if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
                 save(step + 1)
                 saved_at = monotonic()
+    # the caller keeps the module, but has no use for its last gradients
     optimizer.zero_grad()
 
 

@@ -110,6 +110,7 @@ def joined_world() -> Iterator[World]:
     if size <= 1:
         yield World()
         return
+    # gloo exchanges counts and messages on the CPU, NCCL the gradients on the GPU
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=NO_TIMEOUT)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

@@ -95,6 +95,7 @@ def train(
     while progress.epoch <= recipe.epochs:
         progress = trainer.run_epoch(progress)
         yield trainer.finish(progress)
+        # the best of the finished epochs: a run resumed within the next one judges it as an uninterrupted run would
         progress = Progress(progress.epoch + 1, best_accuracy=trainer.best.accuracy, best_loss=trainer.best.loss)
 
 
@@ -120,6 +121,7 @@ class _Trainer:
         warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # OneCycleLR divides by zero if it is exactly one step
         self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=warm_up)
         self.parallel = self.world.parallel(model)
+        # worse than any score, so that epoch 0 always counts as best and writes its weights
         self.best = Score(loss=float("inf"), accuracy=-1.0)
 
     def restore(self, state: TrainingState) -> Progress:
@@ -147,6 +149,7 @@ class _Trainer:
         """Run the remaining steps of an epoch."""
         self.parallel.train()
         total = self.recipe.steps_per_epoch
+        # counts the time before an interruption of this epoch
         started, saved_at = monotonic() - progress.seconds, monotonic()
         label = f"epoch {progress.epoch} of {self.recipe.epochs}"
         with track(label, total) as tracker, deferred_interrupt() as interrupted:
@@ -154,6 +157,7 @@ class _Trainer:
                 progress = self._step(images, labels, progress)
                 progress = replace(progress, seconds=monotonic() - started)
                 _report(tracker, progress)
+                # all processes stop at the same step, because each step waits for the gradients of all of them
                 if self.world.any(interrupted()):
                     break
                 if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and progress.step < total:
@@ -178,6 +182,7 @@ class _Trainer:
         loss.backward()
         correct = (logits.argmax(1) == labels).sum()
         sums = self.world.sum(torch.stack([loss.detach().float() * len(labels), correct.float()]).cpu()).tolist()
+        # every process has an equal part of the batch
         images_seen = len(labels) * self.world.size
         progress = replace(progress, step=progress.step + 1, images=progress.images + images_seen)
         # before the optimizer step, so that the weights stay valid

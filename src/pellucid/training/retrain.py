@@ -24,6 +24,7 @@ def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests:
     # torch's optimizers create their step counters on the default device
     with isolated(), preserved_random_state(), torch.device(images.device):
         seed_everything(seed)
+        # an evaluated model is frozen, and so is its copy
         network = copy.deepcopy(model).train().requires_grad_(True)
         for module in network.modules():
             # torch's layers and most others have this method; other modules keep their weights
@@ -36,6 +37,7 @@ def retrain_and_predict(model: nn.Module, images: Tensor, labels: Tensor, tests:
         schedule = OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps + 1)
         for _ in range(EPOCHS):
             order = torch.randperm(len(images), device="cpu").to(images.device)
+            # without the incomplete last batch
             for batch in order.split(BATCH_SIZE)[:steps]:
                 optimizer.zero_grad()
                 F.cross_entropy(network(images[batch]), labels[batch]).backward()

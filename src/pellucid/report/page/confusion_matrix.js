@@ -23,6 +23,7 @@
       page.element("tbody", {}, ...rows),
       page.element("tfoot", {}, page.element("tr", {}, page.element("th", { scope: "row" }, "precision, %"), ...precisions, all)),
     ];
+    // only one cell is in the tab order; `focus` moves that role along
     cells[0][0].tabIndex = 0;
     return { parts, cells, recalls, precisions, all };
   };
@@ -65,6 +66,7 @@
     const place = (target) => {
       const cell = target.closest("td[tabindex]");
       if (!cell) return null;
+      // without the header row and the row heading
       return [cell.parentElement.rowIndex - 1, cell.cellIndex - 1];
     };
     const tell = ([row, column]) => {

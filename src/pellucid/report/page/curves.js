@@ -13,8 +13,10 @@
   const lossScale = (values) => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     if (low > 0 && high / low > 10) {
+      // the axis ends at half decades
       const [from, to] = [Math.floor(Math.log10(low) * 2) / 2, Math.ceil(Math.log10(high) * 2) / 2];
       const ticks = [1, 2, 5].flatMap((digit) => Array.from({ length: 40 }, (_, power) => digit * 10 ** (power - 30)));
+      // 1% of tolerance for rounding in the powers of ten
       const inside = ticks.filter((tick) => tick >= 10 ** from * 0.99 && tick <= 10 ** to * 1.01).sort((a, b) => a - b);
       return { place: (value) => (Math.log10(value) - from) / (to - from), ticks: thinned(inside), note: "logarithmic" };
     }
@@ -31,6 +33,7 @@
   const accuracyScale = (values) => {
     const best = Math.max(...values);
     if (best < 0.95) return { place: (value) => value, ticks: [0, 0.25, 0.5, 0.75, 1], note: "" };
+    // an error of 0 has no logarithm: it is drawn at half of the smallest nonzero error
     const least = Math.max(Math.min(1, ...values.filter((value) => value < 1).map((value) => 1 - value)) / 2, 1e-4);
     const stretch = (value) => -Math.log10(Math.max(1 - value, least));
     const top = -Math.log10(least);

@@ -58,6 +58,7 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       view.y = Math.min(1 - half, Math.max(half, view.y));
     };
     const zoom = (factor, [x, y] = [view.x, view.y]) => {
+      // a factor of 0 resets the view
       const scale = factor === 0 ? 1 : Math.min(16, Math.max(1, view.scale * factor));
       const ratio = view.scale / scale;
       view.x = x + (view.x - x) * ratio; // keep the point under the pointer fixed
@@ -117,6 +118,7 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       const width = side - 2 * PAD;
       return [side / 2 + (moves.at[3 * row] - x) * scale * width, side / 2 + (moves.at[3 * row + 1] - y) * scale * width];
     };
+    // dots grow more slowly than distances, so zooming in separates them
     const radius = () => Math.min(9, Math.max(2.2, 0.15 * side / Math.sqrt(moves.count)) * looking.view.scale ** 0.4);
 
     const drawDots = (rows, alpha) => {
@@ -165,8 +167,10 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
     const draw = () => {
       const dots = side * devicePixelRatio;
       if (!dots) return;
+      // setting the size of a canvas resets it, even to the same value
       if (canvas.width !== Math.round(dots)) canvas.width = canvas.height = Math.round(dots);
       const colours = inks(root);
+      // draw in CSS pixels on screens of any resolution
       context.setTransform(canvas.width / side, 0, 0, canvas.height / side, 0, 0);
       context.clearRect(0, 0, side, side);
       const visible = indices.map((_, row) => row).filter((row) => moves.at[3 * row + 2] > 0);
@@ -251,11 +255,13 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
     let held = null; // position where the pointer went down, and whether it has dragged the plane since
     canvas.addEventListener("pointerdown", (event) => {
       held = { x: event.clientX, y: event.clientY, dragged: false };
+      // a drag may leave the canvas
       if (looking.view.scale > 1) canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", (event) => {
       if (held && looking.view.scale > 1) {
         const [dx, dy] = [event.clientX - held.x, event.clientY - held.y];
+        // the pointer may move by a few pixels during a click
         if (!held.dragged && Math.hypot(dx, dy) < 5) return;
         const width = (side - 2 * PAD) * looking.view.scale;
         looking.shift(dx / width, dy / width);
@@ -273,10 +279,12 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
 
     const enlarge = (factor, around) => {
       looking.zoom(factor, around);
+      // touches drag a magnified plane, and otherwise scroll the page
       canvas.style.touchAction = looking.view.scale > 1 ? "none" : "pan-y";
       find('[data-zoom="0"]').disabled = looking.view.scale === 1;
       draw();
     };
+    // not passive, because preventDefault has no effect in a passive listener
     canvas.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && document.activeElement !== canvas) return; // let the page scroll
       event.preventDefault();
@@ -375,6 +383,7 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
     const fillTable = () => {
       const wrong = indices.map((_, row) => row).filter(isWrong);
       find("summary").textContent = `Table of ${many(wrong.length, "error")}`;
+      // the table can be long, so it is built only while it is open
       if (!find("details").open) return find(".rows").replaceChildren();
       const heads = ["Test image", "True class", "Prediction", "Confidence"].map((text) => page.element("th", { scope: "col" }, text));
       return find(".rows").replaceChildren(page.element("table", {},

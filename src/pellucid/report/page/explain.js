@@ -95,6 +95,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     };
     const paintAbove = (canvas) => {
       const step = painter(at.method, at.position);
+      // two strong colors, whose opacity shows the value
       const [against, before] = [table[STEPS - 100], table[STEPS + 100]];
       paint(canvas, data.size, (pixel) => {
         const value = step(pixel);
@@ -134,6 +135,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       first.textContent = digits(-end);
       last.textContent = `+${digits(end)}`;
       const [values, factor] = [map(at.method, at.position), scale(at.method, at.position)];
+      // the limits are rounded to six digits
       const beyond = values.reduce((count, value) => count + (Math.abs(value * factor / STEPS) > end * 1.0001), 0);
       const most = values.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0) * factor / STEPS;
       const what = `relevance for class ${name(explained())}`;
@@ -324,6 +326,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
 
     const start = async () => {
       const [images, ...maps] = await Promise.all([data.source.bytes, ...data.maps].map(unpack));
+      // the same bytes, read as signed integers
       bytes = { source: images, maps: maps.map((one) => new Int8Array(one.buffer)) };
       fillStrip();
       listen();
@@ -335,6 +338,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     start().catch((error) => {
       find(".explain").replaceChildren(page.element("p", { class: "notice" }, `This section cannot be shown: ${error.message}`));
     });
+    // null: the section ignores the epoch slider
     return null;
   };
 }

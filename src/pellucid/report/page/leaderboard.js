@@ -50,6 +50,7 @@
       for (const other of heading.parentElement.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
       const rank = (one) => (one.cells[column] ? one.cells[column].value * (higher ? -1 : 1) : Infinity);
       groups.forEach((rows, index) => {
+        // two missing values compare as equal, since Infinity − Infinity is NaN
         const ordered = again ? rows : [...rows].sort((a, b) => (rank(a) === rank(b) ? 0 : rank(a) - rank(b)));
         bodies[index].append(...ordered.map((one) => lines.get(one)));
       });

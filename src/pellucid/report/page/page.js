@@ -71,6 +71,7 @@ pellucid.address = {
   place: () => location.hash.slice(1).split("&").find((part) => part && !part.startsWith("epoch=")) ?? "",
   keep: (epoch) => {
     const parts = [pellucid.address.place(), `epoch=${epoch}`].filter(Boolean);
+    // replace: selected epochs should not fill the browser's history
     history.replaceState(null, "", `#${parts.join("&")}`);
   },
 };
@@ -138,10 +139,13 @@ pellucid.start = () => {
     const update = pellucid.guarded(root, pellucid.kinds[kind])(root, data, page);
     if (update) shown.push(pellucid.guarded(root, update));
   }
+  // NaN, because Number(null) is 0, a valid epoch
   const kept = Number(pellucid.address.part("epoch") ?? NaN);
   const place = pellucid.address.place();
   if (epochs.length) choose(epochs.includes(kept) ? kept : epochs[epochs.length - 1]);
+  // only now, since the sections get their final height when they are filled
   if (place) document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
+  // a link to a section removes the epoch from the address
   addEventListener("hashchange", () => {
     if (epochs.length) pellucid.address.keep(Number(document.documentElement.dataset.epoch));
   });

@@ -27,6 +27,7 @@ def confusion_matrix(material: Material) -> Section | None:
     counts = {epoch: cells for epoch, cells in counts.items() if len(cells) == size}
     chosen = _most_mistaken(counts[max(counts)])
     images = material.pairs("confusion_matrix", partial(_images, chosen=chosen), "images")
+    # classes without a name are shown by their index
     names = [*material.classes, *map(str, range(len(material.classes), size))]
     notes = []
     if len(chosen) < size:

@@ -53,6 +53,7 @@ def embedding(material: Material) -> Section | None:
         "meaningful; the axes are not.",
         data={
             "steps": STEPS,
+            # above ten classes, the colors depend on the number of classes, so count them as the figures do
             "colours": [to_hex(colour) for colour in class_colours(max(classes, len(material.classes)))],
             "images": {"indices": list(images), "labels": list(images.values())},
             "sprite": pictures,
@@ -123,6 +124,7 @@ def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> 
     places = np.rint(((plane.points - middle) / side * (1, -1) + 0.5) * STEPS).astype(int)
     confidences = plane.confidences
     return {
+        # `images` is sorted, so this finds the position of each index
         "rows": np.searchsorted(images, plane.indices),
         "x": places[:, 0],
         "y": places[:, 1],

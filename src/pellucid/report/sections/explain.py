@@ -121,6 +121,7 @@ def palette() -> str:
     >>> len(palette()), palette()[127 * 6 : 128 * 6]
     (1530, 'f7f6f6')
     """
+    # 0 to 1 in 254 steps, so that 127 is exactly the middle
     return "".join(to_hex(colour)[1:] for colour in signed_palette()(np.arange(255) / 254))
 
 

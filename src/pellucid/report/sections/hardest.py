@@ -46,6 +46,7 @@ def hardest(material: Material) -> Section | None:
 
 def _cards(classes: Sequence[str], arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return sprite images with the images and the maps of all cards, and lists with one value per card."""
+    # the relevance of a network that has diverged can be NaN
     source, relevance = (np.nan_to_num(arrays[name].astype(np.float64)) for name in ("source", "relevance"))
     if source.ndim != 4 or relevance.ndim != 4 or len(source) != len(relevance) or not source.size:
         raise ValueError(f"source has shape {source.shape} and relevance has shape {relevance.shape}")
@@ -55,6 +56,7 @@ def _cards(classes: Sequence[str], arrays: Mapping[str, np.ndarray], numbers: Ma
         raise ValueError("the number of values differs from the number of images")
     # a scale of 0 marks a map of zeros
     maps = relevance.sum(1) / np.where(limits > 0, limits, 1)[:, None, None]
+    # the palette maps 0…1, with zero relevance in the middle
     coloured = (signed_palette()(maps.clip(-1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
     pixels = (gray_or_rgb(source).clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return {

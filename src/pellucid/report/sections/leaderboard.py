@@ -25,6 +25,7 @@ def leaderboard(material: Material) -> Section | None:
     if not tables:
         return None
     table = tables[max(tables)]
+    # taken out of the data for the script, since the reasons are shown as notes
     notes = (end_moment(material), *(f"Not applicable: {name}: {why}" for name, why in table.pop("refused").items()))
     return Section(
         name="leaderboard",
@@ -79,6 +80,7 @@ def _cell(evaluation: Evaluation, row: Row | None, metric: str) -> dict[str, Any
         verdict, said = "tied", "≈ best"
     if not is_control and beaten_by:
         said = ", ".join(part for part in (said, f"worse than {_listed(beaten_by)}") if part)
+        # the best method keeps its mark; the text still says which controls are better
         verdict = verdict if verdict == "best" else "beaten"
     elif is_control and row.method in evaluation.metrics[metric]["won_by"]:
         verdict, said = "trivial", "wins by construction"
