@@ -185,3 +185,43 @@ def test_rules_are_compared_hashed_and_printed_by_their_bounds() -> None:
         assert hash(one) == hash(ZBox(*pairs[n]))
     assert repr(ZBox(torch.tensor([0, 0.5]), 1)) == "ZBox(low=(0.0, 0.5), high=1, epsilon=1e-06)"
     assert len(repr(ZBox(torch.zeros(3, 99, 99), 1))) < 120
+
+
+PIECES = {
+    "chunk": lambda x: x.chunk(3, 1),
+    "split": lambda x: x.split(1, dim=1),
+    "tensor_split": lambda x: x.tensor_split(3, 1),
+    "unbind": lambda x: [piece[:, None] for piece in x.unbind(1)],
+    "slices": lambda x: [x[:, n : n + 1] for n in range(3)],
+}
+
+
+class ByChannel(nn.Module):
+    """One convolution per color, on pieces of the image; the same function as one convolution with groups."""
+
+    def __init__(self, grouped: nn.Conv2d, head: nn.Module, pieces) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.head = head
+        self.layers = nn.ModuleList(nn.Conv2d(1, 2, 3, padding=1).double() for _ in range(3))
+        for n, layer in enumerate(self.layers):
+            layer.load_state_dict(
+                {"weight": grouped.weight[2 * n : 2 * n + 2].data, "bias": grouped.bias[2 * n : 2 * n + 2].data}
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([layer(piece) for layer, piece in zip(self.layers, self.pieces(x), strict=True)], 1))
+
+
+@pytest.mark.parametrize("spelling", PIECES)
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_every_piece_of_the_image_has_its_own_bounds(spelling, is_constant) -> None:
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(3, 6, 3, padding=1, groups=3).double()
+    head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(6 * 25, 3)).double()
+    images = torch.full((2, 3, 5, 5), 0.5).double() if is_constant else sample(2)  # pieces with equal values
+    low, high = torch.tensor([0, -1, -2]).double(), torch.tensor([1, 2, 3]).double()
+    options = {"low": low, "high": high}
+    whole = create_analyzer("lrp.z_box", nn.Sequential(grouped, head).eval(), **options).analyze(images, 1)
+    pieces = create_analyzer("lrp.z_box", ByChannel(grouped, head, PIECES[spelling]).eval(), **options)
+    torch.testing.assert_close(pieces.analyze(images, 1), whole)

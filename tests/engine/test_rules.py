@@ -15,6 +15,7 @@ from zennit.torchvision import ResNetCanonizer
 from zennit.types import Linear
 
 from pellucid import create_analyzer
+from pellucid.attribution import CompletenessWarning
 from pellucid.engine.rules import Epsilon
 from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZPlus
 
@@ -223,3 +224,10 @@ def test_layers_are_identified_by_their_weights() -> None:
         assert relative(own, plain) > 1e-3, name
     every = create_analyzer("lrp.epsilon", model, rules={name: Epsilon(1e-7) for name in ("conv", "*d*", "last")})
     torch.testing.assert_close(every.analyze(images, 1), plain)
+
+
+def test_alpha_and_beta_of_zero_distribute_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    analyzer = create_analyzer("lrp.epsilon", model, rules={"dense": AlphaBeta(0, 0)})
+    with pytest.warns(CompletenessWarning):  # everything is lost, which is not what LRP promises
+        assert not analyzer.explain(torch.rand(2, 1, 2, 2)).relevance.any()

@@ -259,8 +259,8 @@ class Subject:
             raise BatchMixed  # the images may affect each other: the caller runs them one by one
         raise UnsupportedOperation(
             f"the model's logits {when} differ from those of a plain forward pass ({where}), although it is "
-            "deterministic: it computes outside torch, or branches on the types or gradients of its tensors; make it compute the "
-            "same in both cases, or choose another method."
+            "deterministic: it computes outside torch, or branches on the types or gradients of its tensors; make it "
+            "compute the same in both cases, or choose another method."
         )
 
 

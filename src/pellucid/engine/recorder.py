@@ -341,8 +341,12 @@ class Call:
         replay = self.replay_on(image)
         ends = [replay(bound) for bound in bounds]
         if not isinstance(ends[0], Tensor):
+            # Pieces may have equal shapes, so they are told apart by their place in memory, or by their values if
+            # they are copies.
             pieces = self.run()
-            index = next(index for index, piece in enumerate(pieces) if piece.shape == value.shape)
+            same = [index for index, piece in enumerate(pieces) if piece.shape == value.shape]
+            views = [index for index in same if pieces[index].data_ptr() == value.data_ptr()]
+            index = next(index for index in views or same if torch.equal(pieces[index], value))
             ends = [end[index] for end in ends]
         return torch.minimum(*ends), torch.maximum(*ends)
 

@@ -1,4 +1,4 @@
-"""The table of operations: for each torch function, the handler that records it and the traits that other modules look up.
+"""The table of operations: for each torch function, the handler that records it and traits for other modules.
 
 A handler `(call, *arguments) -> value` runs the function and records a node. The decorator `operation` registers it
 under every name that torch has for the function (`torch.relu`, `F.relu`, `Tensor.relu`, and the in-place `relu_`).

@@ -22,7 +22,6 @@ class TaintWatch(TorchDispatchMode):
     def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kept: dict[int, torch.UntypedStorage] = {}  # keeps storages alive, so that no address is reused
-        self._clean: dict[int, Tensor] = {}
         self._taint(images)
 
     def knows(self, tensor: Tensor) -> bool:

@@ -16,10 +16,9 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.linear_maps import LinearMap, vjp
 from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
-__all__ = ["ABSORBERS", "Account"]
-
-
 __all__ = [
+    "ABSORBERS",
+    "Account",
     "Activation",
     "Addition",
     "Affine",

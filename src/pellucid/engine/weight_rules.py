@@ -57,7 +57,7 @@ class AlphaBeta(Options):
             part = bias if bias is None or self.bias == "both" else cut(bias)
             scaled = relevance if factor == 1 else relevance * factor
             shares.append(distribute(node, scaled, terms, part, self.epsilon, account))
-        return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
+        return [sum(shares[1:], shares[0]) if shares else torch.zeros_like(node.x)]
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:

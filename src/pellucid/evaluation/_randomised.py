@@ -8,6 +8,7 @@ from torch import nn
 
 from pellucid.core.errors import ModelError
 from pellucid.core.isolation import preserved_random_state
+from pellucid.core.seeding import seed_everything
 
 __all__ = ["cascade", "layers_of", "randomise"]
 
@@ -56,7 +57,7 @@ def cascade(model: nn.Module, seed_of: Callable[[int], int], stages: int) -> lis
 def randomise(modules: list[nn.Module], seed: int) -> None:
     """Reinitialize the modules by their reset method, or else from a normal distribution fitted to each parameter."""
     with preserved_random_state(), torch.no_grad():
-        torch.default_generator.manual_seed(seed)
+        seed_everything(seed)  # on every device, since layers draw where their weights are
         for module in modules:
             # nn.MultiheadAttention and nn.Transformer use the name with an underscore
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)

@@ -177,13 +177,11 @@ def _halves(name: str) -> list[str]:
 def number_text(value: float) -> str:
     """Format a number with about three significant digits.
 
-    >>> number_text(0.5), number_text(12.345), number_text(-0.00004), number_text(5.8e-8)
-    ('0.500', '12.3', '-0.000', '0.000')
+    >>> number_text(0.5), number_text(12.345), number_text(-0.00004), number_text(-2500)
+    ('0.500', '12.3', '−0.000', '−2.5e+03')
     """
-    if abs(value) >= 1000:
-        return f"{value:.2g}"
     digits = 3 if abs(value) < 10 else 1
-    return f"{value:.{digits}f}".replace("-", "−") if abs(value) >= 0.0005 else f"{value:.3f}"
+    return (f"{value:.2g}" if abs(value) >= 1000 else f"{value:.{digits}f}").replace("-", "−")
 
 
 def _draw_curves(canvas: Canvas, curves: Curves, top: float, width: float, controls: set[str]) -> None:

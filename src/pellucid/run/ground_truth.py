@@ -95,10 +95,11 @@ def _measure(config: GroundTruthConfig, folder: Path, trained: Run, data: DataSp
     # A method that spreads relevance evenly scores the area share, so the title states it.
     title = f"{data.title}: relevance inside the ground-truth region ({area:.1%} of the image)"
     show_evaluation(evaluation, folder / "evaluation", title)
+    best = next(line for line in reversed(trained.metrics) if line["best"])  # the evaluated weights are of this epoch
     return {
         "area_share": area,
-        "validation_accuracy": max(line["validation_accuracy"] for line in trained.metrics),
-        "test_accuracy": trained.metrics[-1]["test_accuracy"],
+        "validation_accuracy": best["validation_accuracy"],
+        "test_accuracy": best["test_accuracy"],
         "relevance_mass": {row.method: row.value for row in evaluation.rows if row.metric == "relevance_mass"},
     }
 

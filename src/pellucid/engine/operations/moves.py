@@ -113,7 +113,7 @@ def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
     like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
 
     def pull(relevance: Tensor) -> Relevances:
-        # a linear function has the same derivative everywhere, so it is taken at 0 and no input needs to be kept
+        # a linear function has the same derivative everywhere, so it is taken at 0
         zeros = [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in like]
 
         def alone(place: int) -> Callable[[Tensor], Tensor]:
