@@ -38,7 +38,7 @@ def _call(name: str) -> Any:
     function = importing.load_function("--dataset", name)
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a function that calls sys.exit must not end the run with its code
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"--dataset {name} failed with {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
