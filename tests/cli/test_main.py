@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
 import pellucid
 from pellucid import cli
+from pellucid.cli.main import COMMANDS
 from pellucid.core.errors import DataError, TrainingError
 
 
@@ -107,3 +109,42 @@ def test_distributed_process_skips_interpreter_shutdown(processes, ended):
         env=os.environ | {"WORLD_SIZE": processes},
     )
     assert (done.returncode, done.stdout) == (3, "said\n" + ended)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["help"], ["-h"], []])
+def test_overview_names_every_command(words, capsys):
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {command} " in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(flag, capsys):
+    assert cli.main([flag]) == 0
+    assert capsys.readouterr().out == f"pellucid {version('pellucid')}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("words", ["{} --help", "help {}"])
+def test_every_command_has_help(command, words, capsys):
+    try:
+        code = cli.main(words.format(command).split())
+    except SystemExit as error:  # tyro exits by itself
+        code = error.code
+    assert code == 0
+    assert f"usage: pellucid {command}" in capsys.readouterr().out
+
+
+def test_help_for_an_unknown_command(capsys):
+    assert cli.main(["help", "evalute"]) == 2
+    assert "did you mean 'evaluate'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [None, 0, 3, "stop"])
+def test_exit_called_by_user_code_is_no_success(code, tmp_path, monkeypatch, capsys):
+    def leave(config):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("pellucid.run.pipeline.run", leave)
+    assert cli.main(["run", "--save", str(tmp_path / "out")]) == 2
+    assert f"called exit({code})" in capsys.readouterr().err

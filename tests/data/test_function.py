@@ -68,6 +68,8 @@ def test_images_are_resized_on_request(load) -> None:
             DataError,
             "map-style",
         ),
+        ("raise SystemExit(0)", ConfigError, "cannot be imported: SystemExit: 0"),
+        ("def shoes(): raise SystemExit(0)", DataError, "failed with SystemExit: 0 ("),
         ("def shoes(): raise OSError('no shoes')", DataError, "failed with OSError: no shoes ("),
         ("def shoes(): return some(6), some(4), ['one']", DataError, "item 1 of the training set of shop_"),
     ],

@@ -109,3 +109,57 @@ def test_an_empty_data_set_is_refused() -> None:
 def test_rounding_errors_outside_the_range_are_tolerated() -> None:
     images = materialise([(torch.tensor([[1.0000002, -1e-7]]), 0)], "pairs", classes=1)
     assert images.pixels.flatten().tolist() == [255, 0]
+
+
+class Lying:
+    """A data set whose length cannot be used."""
+
+    def __init__(self, length: object) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        if isinstance(self.length, BaseException):
+            raise self.length
+        return self.length  # type: ignore[return-value]
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return [(torch.zeros(2, 2), 0)][index]
+
+
+@pytest.mark.parametrize("length", [-1, 2.5, "2", None, ZeroDivisionError(), SystemExit(0)], ids=repr)
+def test_lengths_that_are_none_are_refused_by_name(length: object) -> None:
+    with pytest.raises(DataError, match="the length of the liar cannot be read"):
+        materialise(Lying(length), "the liar", classes=1)
+
+
+def test_a_length_beyond_the_last_item_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="item 1 of the liar cannot be read: IndexError"):
+        materialise(Lying(3), "the liar", classes=1)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(0, 2), "item 0 of pairs has an image of shape (0, 2), without any pixel."),
+        (torch.zeros(1, 3, 0), "without any pixel"),
+        (torch.zeros(2, 2, device="meta"), "item 0 of pairs has a meta tensor as image"),
+        (torch.zeros(2, 2).to_sparse(), "item 0 of pairs has a sparse_coo tensor as image"),
+        (np.array([[None, None]]), "item 0 of pairs has an image of object"),
+        (np.array([["a"]]), "item 0 of pairs has an image of <U1"),
+        (torch.zeros(2, 2, dtype=torch.complex64), "item 0 of pairs has an image of torch.complex64"),
+    ],
+    ids=["no row", "no column", "meta", "sparse", "object", "text", "complex"],
+)
+def test_images_without_values_are_refused_by_name(image: object, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        materialise([(image, 0)], "pairs", classes=1)
+    assert message in str(caught.value)
+
+
+def test_an_item_that_exits_is_an_error() -> None:
+    class Leaving(Lying):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            raise SystemExit(0)
+
+    with pytest.raises(DataError, match="item 0 of the set cannot be read: SystemExit: 0"):
+        materialise(Leaving(2), "the set", classes=1)

@@ -142,3 +142,23 @@ def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
     rows = (tmp_path / "save/logs/projector/epoch_001/tensors.tsv").read_text().splitlines()
     assert (len(rows), len(rows[0].split("\t"))) == (60, 300)
     assert read_json(tmp_path / "save/run.json")["model"]["embedding_layer"] == "3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "gradient,random",
+        "pattern.net,expected_gradients",
+        "lrp.epsilon,deeplift,occlusion",
+        "grad_cam,Saliency,lrp.sequential_preset_a",
+        "constant",
+    ],
+)
+def test_methods_are_shown_by_every_hook(methods, run_program, tmp_path):
+    few = ("--dataset", "digits", "--limit-train", 200, "--limit-test", 20, "--epochs", 1)
+    hooks = "explanations,gallery,hardest,leaderboard"
+    assert run_program(*few, "--hooks", hooks, "--methods", methods) == 0
+    assert read_json(tmp_path / "save/manifest.json")["failures"] == []
+    shown = read_json(tmp_path / "save/plots/explanations/epoch_001.json")["methods"]
+    assert shown == methods.split(",")

@@ -72,7 +72,7 @@ def test_refused_method_is_named_and_the_others_are_shown(make_scene: Maker) -> 
 
 
 def test_methods_are_fitted_to_training_images(make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pellucid.hooks._hook.FITTED_IMAGES", 40)
+    monkeypatch.setattr("pellucid.hooks._methods.FITTED_IMAGES", 40)
     methods = ("gradient", "pattern.attribution", "expected_gradients")
     scene = make_scene(count=90, methods=methods)
     train = scene.test[list(range(80))]

@@ -28,3 +28,10 @@ def test_figure_marks_the_best_and_those_beaten_by_a_control(make_scene):
     texts = {text.get_text(): text for text in artifact.figure.texts}
     assert texts["0.000"].get_weight() == "bold"
     assert texts["random"].get_style() == "italic"
+
+
+def test_methods_that_learn_from_data_are_fitted_and_controls_appear_once(make_scene):
+    scene = make_scene(methods=("gradient", "random", "pattern.net", "expected_gradients"))
+    (artifact,) = Leaderboard(images=6, metrics=("sparseness",)).run(scene)
+    measured = [row["method"] for row in artifact.numbers["rows"]]
+    assert measured == ["gradient", "pattern.net", "expected_gradients", *CONTROLS]

@@ -42,8 +42,13 @@ def user_module(tmp_path, monkeypatch):
         "def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
         "def sized(image_size, *, classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(image_size[0] * image_size[1], classes))\n"
-        "def anything(**options):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(options['channels'] * 64, options['classes']))\n"
+        "def anything(classes, **options):\n"
+        "    assert options == {}\n"  # torchvision's factories pass such options on to a class that knows none of them
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+        "def leaving(): raise SystemExit(0)\n"
+        "class Leaving(nn.Linear):\n"
+        "    def forward(self, x): raise SystemExit\n"
+        "def leaving_later(): return Leaving(64, 3)\n"
         "def text(): return 'a model'\n"
         "def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
         "def failing(): raise ValueError('no weights')\n"
@@ -119,3 +124,18 @@ def test_the_check_does_not_modify_the_model():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model] == [True, True, False, True, True]
+
+
+def test_a_function_that_exits_is_an_error(user_module):
+    with pytest.raises(ModelError, match="nets_of_test:leaving failed: SystemExit: 0"):
+        build_model("nets_of_test:leaving", (1, 8, 8), 3)
+    with pytest.raises(ModelError, match=r"cannot map images .*: SystemExit"):
+        check_fit(build_model("nets_of_test:leaving_later", (1, 8, 8), 3), torch.rand(2, 1, 8, 8), 3)
+    with pytest.raises(ModelError, match="sys:exit failed"):
+        build_model("sys:exit", (1, 8, 8), 3)
+
+
+def test_torchvisions_factories_are_called_without_our_keywords():
+    model = build_model("torchvision.models:resnet18", (3, 32, 32), 10)
+    with pytest.raises(ModelError, match=r"returned shape \(2, 1000\)"):
+        check_fit(model, torch.rand(2, 3, 32, 32), 10)

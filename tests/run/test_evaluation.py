@@ -46,6 +46,19 @@ def test_evaluate_uses_the_masks_of_the_run(small, capsys):
     assert row["value"] == pytest.approx(evaluation.value("gradient", "relevance_mass"))
 
 
+def test_methods_that_learn_from_data_are_fitted_to_the_training_images(small):
+    asked = ["--methods", "pattern.net,random", "--metrics", "sparseness", "--images", "10"]
+    assert main(["evaluate", str(small), *asked]) == 0
+    rows = json.loads((small / "evaluation" / "evaluation.json").read_text())["rows"]
+    trained = pellucid.load_run(small)
+    data = load_data_of(small, trained)
+    analyzer = pellucid.create_analyzer("pattern.net", trained.model).fit([data.train.floats()])
+    chosen = data.test[torch.arange(10) * 30 // 10].floats()
+    expected = pellucid.evaluate(trained.model, chosen, None, [analyzer], ["sparseness"])
+    assert [row["method"] for row in rows] == [row.method for row in expected.rows]
+    assert [row["value"] for row in rows] == pytest.approx([row.value for row in expected.rows])
+
+
 def test_run_with_changed_data_is_refused(small):
     record = json.loads((small / "run.json").read_text())
     record["dataset"]["sha256"] = "0" * 64

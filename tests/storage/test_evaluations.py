@@ -140,6 +140,16 @@ def test_a_method_that_does_not_apply_is_refused_and_the_others_are_measured(ima
     assert set(result.refused) == {"lrp.epsilon"}
 
 
+@pytest.mark.parametrize("control", ["random", "input"])
+def test_a_control_that_was_asked_for_appears_once(model, images, control):
+    for given in (control, pellucid.create_analyzer(control, model)):
+        found = pellucid.evaluate(model, images, None, ["gradient", given], ["sparseness"])
+        assert found.methods == ("gradient", *CONTROLS)
+    seeded = pellucid.create_analyzer("random", model, seed=7)
+    found = pellucid.evaluate(model, images, None, [seeded], ["sparseness"])
+    assert found.methods == ("random(seed=7)", *CONTROLS)
+
+
 def test_invalid_arguments_are_refused_before_any_computation(model, images):
     call = pellucid.evaluate
     with pytest.raises(UnknownName, match="no metric 'selectivty'; did you mean 'selectivity'"):

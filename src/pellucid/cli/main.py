@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
@@ -32,8 +33,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 interrupted."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("-h", "--help"):
+    if command == "help" and rest:
+        command, rest = rest[0], ["--help"]
+    if command in ("-h", "--help", "help"):
         console().print(_overview(), markup=False)
+        return 0
+    if command in ("-V", "--version"):
+        console().print(f"pellucid {version('pellucid')}", markup=False, highlight=False)
         return 0
     try:
         if command not in COMMANDS:
@@ -70,4 +76,4 @@ def leave(code: int) -> NoReturn:
 
 def _overview() -> str:
     lines = [f"  {name:<14}{(function.__doc__ or '').strip()}" for name, function in COMMANDS.items()]
-    return "\n".join(["usage: pellucid COMMAND [--help] …", "", *lines])
+    return "\n".join(["usage: pellucid COMMAND [--help] …", "       pellucid --version", "", *lines])

@@ -10,6 +10,9 @@ __all__ = ["methods"]
 
 def methods(arguments: list[str]) -> int:
     """List attribution methods and their guarantees"""
+    if arguments in (["--help"], ["-h"]):
+        console().print(f"usage: pellucid methods [-h]\n\n{methods.__doc__}.", markup=False)
+        return 0
     if arguments:
         raise ConfigError(f"`pellucid methods` takes no arguments, got {' '.join(arguments)}.")
     from pellucid.attribution import methods as list_methods  # loads torch

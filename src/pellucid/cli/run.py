@@ -11,7 +11,7 @@ import tyro
 
 from pellucid.attribution import check_method
 from pellucid.config import RunConfig, as_arguments, read_config
-from pellucid.core.errors import ConfigError, PellucidError
+from pellucid.core.errors import ConfigError, ModelError, PellucidError
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import print_error
 from pellucid.data._spec import check_spec as check_dataset
@@ -36,6 +36,9 @@ def run(arguments: list[str]) -> int:
         return run_pipeline(config)
     except PellucidError:
         raise
+    except SystemExit as error:
+        # The user's code (a model, a data set) wants to end the process; its code would read as that of the run.
+        raise ModelError(f"code of the model or the data set called exit({error.code}); remove that call.") from error
     except Exception as error:  # noqa: BLE001  (last resort: log the traceback of any other error)
         log = _write_traceback(config.save)
         print_error(f"unexpected {type(error).__name__}: {error}\nThe traceback is in {log}.")

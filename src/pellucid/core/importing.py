@@ -39,7 +39,7 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
         sys.path.append(str(Path.cwd()))  # last, so that local files cannot shadow installed modules
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a main guard may call sys.exit
         hint = MISMATCH if "torchvision::" in str(error) else "Install it, or run from the folder that contains it."
         raise ConfigError(
             f"{flag} {name}: the module {module_name!r} cannot be imported: {type(error).__name__}: {error}. {hint}"

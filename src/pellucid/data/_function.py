@@ -38,7 +38,7 @@ def _call(name: str) -> Any:
     function = importing.load_function("--dataset", name)
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a function that calls sys.exit must not end the run with its code
         # the innermost frame, where the function failed
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(

@@ -35,7 +35,7 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
     >>> images.pixels[0, 0].tolist(), images.labels.tolist()
     ([[0, 255], [51, 102]], [1, 0])
     """
-    count = len(dataset)
+    count = _length(dataset, name)
     labels, packed, waiting = [], [], []
     shape: torch.Size | None = None
     with track(f"reading {name}", count) as tracker:
@@ -62,10 +62,17 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
     return ImageSet(torch.cat(packed), torch.tensor(labels))
 
 
+def _length(dataset: Any, name: str) -> int:
+    try:
+        return len(dataset)
+    except (Exception, SystemExit) as error:  # len() itself refuses negative and fractional lengths
+        raise DataError(f"the length of {name} cannot be read: {type(error).__name__}: {error}.") from error
+
+
 def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
     try:
         item = dataset[index]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(f"{place} is a {type(item).__name__}; expected a pair (image, label).")
@@ -78,7 +85,15 @@ def _pixels(image: Any, place: str) -> torch.Tensor:
         return picture_pixels(image)
     if not isinstance(image, torch.Tensor | np.ndarray):
         raise DataError(f"{place} has a {type(image).__name__} as image; expected a PIL image, a tensor or an array.")
-    pixels = torch.as_tensor(image).detach().cpu()
+    if isinstance(image, torch.Tensor) and (image.is_meta or image.layout != torch.strided):
+        kind = "meta" if image.is_meta else str(image.layout).removeprefix("torch.")
+        raise DataError(f"{place} has a {kind} tensor as image; expected a dense tensor with values.")
+    try:
+        pixels = torch.as_tensor(image).detach().cpu()
+    except (TypeError, ValueError) as error:  # NumPy has types that torch lacks, such as object and string
+        raise DataError(f"{place} has an image of {image.dtype}; expected uint8 or floats in [0, 1].") from error
+    if not pixels.numel():
+        raise DataError(f"{place} has an image of shape {tuple(pixels.shape)}, without any pixel.")
     if pixels.ndim == 2:
         pixels = pixels.unsqueeze(0)
     # More than four channels with 1 or 3 in the last axis is almost certainly a channels-last image.

@@ -83,7 +83,8 @@ def plan(
     if more.get("training") is not None:
         check_inputs(more["training"][0], "the training image")
     model = unwrap(model)
-    asked = [name for name in methods if name not in CONTROLS]
+    # The controls are always added, so one that was asked for must not appear twice.
+    asked = [one for one in methods if (label_of(one) if isinstance(one, Analyzer) else one) not in CONTROLS]
     # controls always take part, and come last
     analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *CONTROLS)]
     labels = [label_of(analyzer) for analyzer in analyzers]

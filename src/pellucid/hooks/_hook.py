@@ -16,12 +16,10 @@ from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density
 
-__all__ = ["EMBEDDED_IMAGES", "FITTED_IMAGES", "Hook", "Scene"]
+__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene"]
 
 EMBEDDED_IMAGES = 2000
 """Maximum number of test images in the embedding."""
-FITTED_IMAGES = 5000
-"""Maximum number of training images for methods that are fitted to data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +86,6 @@ class Scene:
         """Indices of the test images in the embedding: at most `EMBEDDED_IMAGES`, spread evenly over the test set."""
         count = min(len(self.test), EMBEDDED_IMAGES)
         return torch.arange(count) * len(self.test) // count
-
-    def training_batches(self) -> list[torch.Tensor]:
-        """Return batches of training image indices: at most `FITTED_IMAGES`, spread evenly over the training set."""
-        if self.train is None:
-            return []
-        count = min(len(self.train), FITTED_IMAGES)
-        return list((torch.arange(count) * len(self.train) // count).split(500))
 
     @property
     def tap(self) -> Tap:

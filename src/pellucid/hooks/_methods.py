@@ -12,9 +12,12 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import PellucidError
 from pellucid.hooks._hook import Scene
 
-__all__ = ["FAST_OPTIONS", "create_fitted", "explain_each"]
+__all__ = ["FAST_OPTIONS", "create_fitted", "explain_each", "fit_to_sample"]
 
 T = TypeVar("T")
+
+FITTED_IMAGES = 5000
+"""Maximum number of training images for methods that are fitted to data."""
 
 FAST_OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance": 0.05}, "smoothgrad": {"samples": 16}}
 """Options that save most of the time when many maps are computed: integrated gradients stops refining its path at a
@@ -24,8 +27,14 @@ completeness error of 5%, and SmoothGrad averages half as many noisy copies."""
 def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
     """Create the method `name` for the scene's model, fitted to a sample of the training images if it needs fitting."""
     analyzer = create_analyzer(name, scene.model, **options)
-    if analyzer.method.needs_fit and scene.train is not None:
-        analyzer.fit(_Batches(scene.train, scene.training_batches()))
+    return analyzer if scene.train is None else fit_to_sample(analyzer, scene.train)
+
+
+def fit_to_sample(analyzer: Analyzer, images: ImageSet) -> Analyzer:
+    """Fit an analyzer, if it needs fitting, to at most `FITTED_IMAGES` images, spread evenly over the set."""
+    if analyzer.method.needs_fit:
+        count = min(len(images), FITTED_IMAGES)
+        analyzer.fit(_Batches(images, list((torch.arange(count) * len(images) // count).split(500))))
     return analyzer
 
 

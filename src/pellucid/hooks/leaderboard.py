@@ -6,11 +6,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation
 from pellucid.evaluation._run import plan, run
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import FAST_OPTIONS
+from pellucid.hooks._methods import FAST_OPTIONS, create_fitted
 
 __all__ = ["Leaderboard", "summary"]
 
@@ -34,7 +33,8 @@ class Leaderboard(Hook):
             return
         # evenly spread, in case the test set is sorted by class
         indices = torch.arange(count) * len(scene.test) // count
-        methods = [_analyzer(name, scene) for name in scene.methods or DEFAULT_METHODS]
+        names = scene.methods or DEFAULT_METHODS
+        methods = [create_fitted(scene, name, **FAST_OPTIONS.get(name, {})) for name in names]
         targets = scene.logits[indices].argmax(1)
         evaluation = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
         yield Artifact(
@@ -42,10 +42,6 @@ class Leaderboard(Hook):
             figure=evaluation.figure(f"{scene.title}: leaderboard of explanation methods"),
             numbers=evaluation.to_dict(),
         )
-
-
-def _analyzer(name: str, scene: Scene) -> Analyzer:
-    return create_analyzer(name, scene.model, **FAST_OPTIONS.get(name, {}))
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -23,7 +23,7 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
 
     Args:
         spec: a registered name, or MODULE:FUNCTION. A function receives those of `channels`, `classes` and
-            `image_size` (height, width) that are among its parameters, or all of them if it takes `**kwargs`.
+            `image_size` (height, width) that its signature names; nothing is passed through `**kwargs`.
         image_shape: channels, height, width.
         classes: number of logits.
         seed: seed of the initial weights.
@@ -44,7 +44,7 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
         # the registered models explain an unsuitable image size themselves
         except ModelError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a function that calls sys.exit must not end the run with its code
             raise ModelError(f"--model {spec} failed: {type(error).__name__}: {error}.") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
@@ -61,9 +61,9 @@ def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return offered
+    # Through `**kwargs`, a function such as torchvision's would pass names on that nothing knows.
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = [name for name, one in inspect.signature(function).parameters.items() if one.kind in named]
     return {name: value for name, value in offered.items() if name in parameters}
 
 
@@ -112,7 +112,7 @@ def _check_outputs(model: nn.Module, images: Images, classes: int) -> None:
     shape, expected = tuple(images.shape), (len(images), classes)
     try:
         logits = model(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the model cannot map images of shape {shape} (image, channel, height, width; {mode} mode) to "
             f"logits of shape {expected}: {type(error).__name__}: {error}"

@@ -11,7 +11,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import console
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS, Evaluation
-from pellucid.hooks._methods import FAST_OPTIONS
+from pellucid.hooks._methods import FAST_OPTIONS, fit_to_sample
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.evaluations import evaluate
 from pellucid.storage.pictures import to_png
@@ -43,7 +43,7 @@ def evaluate_run(config: EvaluateConfig) -> int:
         trained.model,
         chosen.floats(),
         None,
-        make_analyzers(config.methods, trained),
+        make_analyzers(config.methods, trained, data.train),
         metrics,
         seed=config.seed,
         masks=chosen.masks,
@@ -54,14 +54,15 @@ def evaluate_run(config: EvaluateConfig) -> int:
     return 0
 
 
-def make_analyzers(wanted: str, trained: Run) -> list[Analyzer]:
-    """Create the requested methods for the run's model."""
+def make_analyzers(wanted: str, trained: Run, train: ImageSet) -> list[Analyzer]:
+    """Create the requested methods for the run's model, fitted to its training images where they need fitting."""
     groups = {
         "default": DEFAULT_METHODS,
         "all": [name for name in METHODS if not METHODS[name].needs_fit and METHODS[name].family != "control"],
     }
     names = parse_names(wanted, groups=groups)
-    return [create_analyzer(name, trained.model, **FAST_OPTIONS.get(name, {})) for name in names]
+    analyzers = [create_analyzer(name, trained.model, **FAST_OPTIONS.get(name, {})) for name in names]
+    return [fit_to_sample(analyzer, train) for analyzer in analyzers]
 
 
 def choose_split(data: DataSplits, split: str, needs_masks: bool) -> tuple[str, ImageSet]:

@@ -85,7 +85,7 @@ def _measure(config: GroundTruthConfig, folder: Path, trained: Run, data: DataSp
         trained.model,
         chosen.floats(),
         None,
-        make_analyzers(config.methods, trained),
+        make_analyzers(config.methods, trained, data.train),
         list(TRUTH_METRICS),
         seed=config.seed,
         masks=chosen.masks,
@@ -114,12 +114,12 @@ def _against(
     chosen = spread(learned[1].validation, config.images)
     values = []
     # the true class instead of the predicted one, which can differ between the networks
-    for trained, _ in (learned, ignorant):
+    for trained, data in (learned, ignorant):
         evaluation = evaluate(
             trained.model,
             chosen.floats(),
             chosen.labels,
-            make_analyzers(config.methods, trained),
+            make_analyzers(config.methods, trained, data.train),
             ["relevance_mass"],
             seed=config.seed,
             masks=chosen.masks,

@@ -58,7 +58,7 @@ class HookRunner:
             scene = replace(scene, previous=self.store.previous_arrays(name, scene.epoch))
             # Pack everything before writing anything: a hook that fails halfway leaves no files behind.
             artifacts = [self._pack(name, scene.epoch, artifact) for artifact in hook.run(scene)]
-        except Exception as error:  # noqa: BLE001  (hooks can be third-party code)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (hooks can be third-party code)
             _record_failure(self.store, name, scene.epoch, error)
             return
         for artifact, picture, packed, points in artifacts:
@@ -132,7 +132,7 @@ def write_final_report(store: Store) -> None:
         write_report(store.folder)
 
 
-def _record_failure(store: Store, name: str, epoch: int, error: Exception) -> None:
+def _record_failure(store: Store, name: str, epoch: int, error: Exception | SystemExit) -> None:
     """Record a failure with its traceback and report it in the terminal."""
     message = f"{type(error).__name__}: {error}"
     log = store.add_failure(name, epoch, message, "".join(traceback.format_exception(error)))
