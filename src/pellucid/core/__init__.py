@@ -6,4 +6,5 @@
 - `listing`: comma-separated names; `terminal`: console and progress; `showing`: short reprs of results
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
 - `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
+- `raster`: pictures of unknown origin
 """

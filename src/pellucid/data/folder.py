@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from pellucid.core.errors import DataError
+from pellucid.core.raster import open_raster
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import track
 from pellucid.data import DATASETS, ImageSet, RawData, Request
@@ -136,7 +137,7 @@ def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
 
 def _read(file: Path, image_size: int | None) -> torch.Tensor:
     try:
-        with Image.open(file) as opened:
+        with open_raster(file) as opened:
             return picture_pixels(opened, image_size)
     # Pillow raises SyntaxError for some damaged PNG files
     except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:

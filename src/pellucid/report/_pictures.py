@@ -9,6 +9,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pellucid.core.errors import DataError
+from pellucid.core.raster import open_raster
+
 __all__ = ["Picture", "pack_picture", "sprite"]
 
 MOST_WEBP_PIXELS = 16_383
@@ -56,9 +59,11 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
 
 def _opened(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content))
+        return open_raster(io.BytesIO(content))
     except UnidentifiedImageError as error:
         raise ValueError("not a picture") from error
+    except DataError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_opaque(picture: Image.Image) -> bool:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pellucid.core.contracts import Artifact
+from pellucid.core.raster import open_raster
 from pellucid.plots.scatter import scatter
 from pellucid.storage.pictures import to_webp
 from pellucid.storage.store import Store
@@ -51,7 +52,7 @@ def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
     entries = _entries(store, hook, "figure")
     if len(entries) < 2:
         return None
-    frames = [Image.open(io.BytesIO((store.folder / entry["path"]).read_bytes())) for entry in entries.values()]
+    frames = [open_raster(io.BytesIO((store.folder / entry["path"]).read_bytes())) for entry in entries.values()]
     return _film(store, subject, list(entries), [(frame, EPOCH_MS) for frame in frames])
 
 
