@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.ranges import Range
@@ -31,6 +32,23 @@ def _flag(metavar: str, default: str | None = None) -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=None if default is None else f"(default: {default})")
 
 
+def _path(metavar: str) -> PrimitiveConstructorSpec[Path | None]:
+    """Parse a path that is not empty: an empty one would be the current folder."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=_parse_path,
+        is_instance=lambda value: value is None or isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _parse_path(words: list[str]) -> Path:
+    if not words[0].strip():
+        raise ValueError("the path is empty; use . for the current folder")
+    return Path(words[0])
+
+
 Count = Annotated[int, Range(1), _flag("INT≥1")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
 Mirrors = Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction]
@@ -48,7 +66,7 @@ class DataConfig:
     digits: the 1,797 digits bundled with scikit-learn, no network needed.
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
-    data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones: an http(s) or file:// address, or a folder.
@@ -106,7 +124,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     show: HookConfig = field(default_factory=HookConfig)
-    save: Annotated[Path, _flag("FOLDER")] = Path("save")
+    save: Annotated[Path, _path("FOLDER")] = Path("save")
     """Output folder; an earlier run there is moved to SAVE/previous."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Resume the interrupted run in SAVE with its original settings."""
@@ -134,7 +152,7 @@ class RunConfig:
 class EvaluateConfig:
     """Evaluate attribution methods on a saved run with several metrics, always compared with controls."""
 
-    run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
+    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
     """Save folder of the run. Results are written to RUN/evaluation and reused by the next evaluation."""
     images: Count = 1000
     """Maximum number of images, spread evenly over the split."""
@@ -146,7 +164,7 @@ class EvaluateConfig:
     """Split to evaluate on. auto: test, or validation if only that split has ground truth."""
     seed: Seed = 0
     """Random seed."""
-    data_dir: Annotated[Path | None, _flag("FOLDER", "the run's data folder")] = None
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "the run's data folder")] = None
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
@@ -165,7 +183,7 @@ class GroundTruthConfig:
 
     datasets: Annotated[str, _flag("NAME,NAME")] = "planted_patch,two_digits,confound,confound.control"
     """Data sets; append `:digits` to a name to build it from scikit-learn's digits instead of MNIST."""
-    save: Annotated[Path, _flag("FOLDER")] = Path("save/ground_truth")
+    save: Annotated[Path, _path("FOLDER")] = Path("save/ground_truth")
     """Output folder, with one run per data set; finished runs are reused."""
     epochs: Annotated[int | None, Range(1), _flag("INT≥1", "depends on the data set")] = None
     """Passes over the training images."""
@@ -175,7 +193,7 @@ class GroundTruthConfig:
     """Attribution methods; controls are always included."""
     seed: Seed = 0
     """Random seed."""
-    data_dir: Annotated[Path | None, _flag("FOLDER", "SAVE/data")] = None
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
@@ -192,7 +210,7 @@ class GroundTruthConfig:
 class ReportConfig:
     """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
 
-    run: Annotated[Path, tyro.conf.Positional, _flag("RUN")]
+    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
     """Save folder of the run. The report is written to RUN/report.html."""
 
     def __post_init__(self) -> None:

@@ -147,11 +147,13 @@ def test_damaged_metrics_are_named_in_the_error(content, store):
 
 def test_begin_writes_the_manifest_and_removes_temporary_files(store):
     (store.folder / "plots" / "tsne").mkdir(parents=True)
-    leftovers = [store.folder / ".abc.tmp", store.folder / "plots" / "tsne" / ".def.tmp"]
-    for path in leftovers:
+    leftovers = [store.folder / ".pellucid-abc.tmp", store.folder / "plots" / "tsne" / ".pellucid-def.tmp"]
+    others = [store.folder / ".notes.tmp", store.folder / "plots" / ".x.tmp"]
+    for path in (*leftovers, *others):
         path.write_text("half")
     store.begin({"status": "running"})
     assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in others)  # not ours
     assert json.loads((store.folder / "manifest.json").read_text()) == {"version": 1, "artifacts": [], "failures": []}
 
 

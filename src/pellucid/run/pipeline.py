@@ -13,6 +13,7 @@ from pellucid.run.hook_runner import HookRunner, is_shown, update_report, write_
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
 from pellucid.run.session import Session, prepare
 from pellucid.storage.lock import locked
+from pellucid.storage.ownership import check_ours
 from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
@@ -34,6 +35,7 @@ def run(config: RunConfig) -> int:
         if not world.is_first:
             silence()
         # locked before anything is read, so that no other run writes meanwhile
+        world.first(lambda: check_ours(config.save))
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
         if session.earlier.get("status") == "finished":

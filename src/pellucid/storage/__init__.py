@@ -1,6 +1,7 @@
 """Everything that pellucid keeps on disk; no other package writes save folders or stores.
 
-- `store`: `Store`, a save folder with its manifest, records, figures and models; `lock` admits one run at a time
+- `store`: `Store`, a save folder with its manifest, records, figures and models; `lock` admits one run at a time,
+  and `ownership` no folder with files of the user
 - `atomic`: writes that either finish or leave the previous file intact
 - `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
 - `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run; `tensorboard`: its log

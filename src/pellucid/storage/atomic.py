@@ -4,8 +4,9 @@ import errno
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import numpy as np
 
 from pellucid.core.errors import WriteError
 
-__all__ = ["explain", "json_text", "record_text", "write_bytes", "write_json"]
+__all__ = ["TEMPORARY", "explain", "json_text", "record_text", "write_bytes", "write_json"]
+
+TEMPORARY = ".pellucid-*.tmp"
+"""Pattern of the names of temporary files; those of a killed process are deleted by the next run."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -21,21 +25,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `WriteError` on failure; the previous content of `path` is then intact.
     """
-    temporary = ""
+    # in the same folder, because a rename is atomic only within one file system
+    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # in the same folder, because a rename is atomic only within one file system
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        with open(handle, "wb") as file:  # noqa: PTH123  (an open descriptor)
+        with temporary.open("xb") as file:  # unlike with `tempfile`, the umask decides who can read the file
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a power failure after the rename can leave an empty file
-        Path(temporary).chmod(0o644)  # mkstemp creates files that only the owner can read
-        Path(temporary).replace(path)
+        temporary.replace(path)
     # also for Ctrl-C, which must not leave a temporary file behind
     except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, too
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError(explain(path, error)) from error
         raise

@@ -14,6 +14,7 @@ from pellucid.core.errors import SaveError, ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Pixels
 from pellucid.densities import DENSITIES, Density
+from pellucid.storage.ownership import mark_as_ours
 from pellucid.storage.store import Store
 from pellucid.training.checkpoint import pack_state, unpack_state
 from pellucid.training.descent import descend
@@ -55,6 +56,7 @@ def fit_density(
         if save is None:
             return kind.fit(pixels, seed=seed, minimise=partial(descend, label=f"fitting {name}"), device=place)
         store, mark = Store(Path(save)), f"{checksum(pixels, header='{shape}')} {seed}"
+        mark_as_ours(store.folder)
         content = store.read_model(f"{name}.safetensors")
         if content is None:
             density = kind.fit(pixels, seed=seed, minimise=_resumable(store, name), device=place)

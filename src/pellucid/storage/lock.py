@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,8 +19,11 @@ __all__ = ["locked"]
 def locked(folder: Path) -> Iterator[None]:
     """Lock `folder` for this process; the operating system releases the lock even if the process is killed.
 
+    If the body raises before a run has begun in the folder, what this function created is removed again.
+
     Raises `SaveError` if another run holds the lock, naming its process, or if the folder is not writable.
     """
+    new = [path for path in (folder / ".lock", folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -36,10 +39,22 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         write_json(folder / ".owner.json", {"process": os.getpid(), "machine": platform.node()})
         yield
+    except BaseException:
+        if not (folder / "run.json").exists():
+            (folder / ".owner.json").unlink(missing_ok=True)
+            _remove(new)
+        raise
     finally:
         # before the release, after which the file can belong to the next run
         (folder / ".owner.json").unlink(missing_ok=True)
         lock.release()
+
+
+def _remove(paths: list[Path]) -> None:
+    """Remove a lock file and empty folders, innermost first; a folder with other files stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _owner(folder: Path) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 
 from pellucid.core.contracts import Artifact, Kind
 from pellucid.core.errors import DataError, SaveError
-from pellucid.storage.atomic import json_text, record_text, write_bytes, write_json
+from pellucid.storage.atomic import TEMPORARY, json_text, record_text, write_bytes, write_json
+from pellucid.storage.ownership import mark_as_ours
 
 __all__ = ["Store"]
 
@@ -182,13 +183,14 @@ class Store:
 
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
+        mark_as_ours(self.folder)
         self.write_run(record)
         if not (self.folder / "manifest.json").exists():
             write_json(self.folder / "manifest.json", self.manifest())
         for part in MOVED_ASIDE:
-            for leftover in (self.folder / part).rglob(".*.tmp"):
+            for leftover in (self.folder / part).rglob(TEMPORARY):
                 leftover.unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):
+        for leftover in self.folder.glob(TEMPORARY):
             leftover.unlink(missing_ok=True)
 
     def move_previous_run(self) -> Path | None:

@@ -1,0 +1,46 @@
+"""Which folders a run may use: those of earlier runs, and those without any files of the user."""
+
+import json
+from pathlib import Path
+
+from pellucid.core.errors import SaveError
+from pellucid.storage.atomic import TEMPORARY, write_bytes
+
+__all__ = ["check_ours", "mark_as_ours"]
+
+MARK = ".pellucid"
+"""Hidden file that marks a save folder, also while its run.json is missing or damaged."""
+HIDDEN = (MARK, ".lock", ".owner.json")
+SHARED = ("data", "docs", "evaluation", "gallery", "ground_truth", "previous", "walkthrough")
+"""Folders in a save folder that no run moves or deletes; a folder with nothing else can become a save folder."""
+NAMES_SHOWN = 3
+
+
+def mark_as_ours(folder: Path) -> None:
+    """Mark a folder as pellucid's, so that later runs may move its files aside."""
+    if not (folder / MARK).is_file():
+        write_bytes(folder / MARK, b"A save folder of pellucid: a new run moves the files of this one to previous/.\n")
+
+
+def check_ours(folder: Path) -> None:
+    """Raise `SaveError` if the folder holds files that pellucid did not write, which a run could move or overwrite."""
+    if (folder / MARK).is_file() or _has_record(folder) or not folder.is_dir():
+        return
+    foreign = sorted(
+        path.name for path in folder.iterdir() if path.name not in (*HIDDEN, *SHARED) and not path.match(TEMPORARY)
+    )
+    if foreign:
+        more = f" and {len(foreign) - NAMES_SHOWN} more" if len(foreign) > NAMES_SHOWN else ""
+        raise SaveError(
+            f"{folder} is not a save folder of pellucid: it contains {', '.join(foreign[:NAMES_SHOWN])}{more}, but no "
+            "valid run.json. Nothing was changed; choose a new or empty folder with --save."
+        )
+
+
+def _has_record(folder: Path) -> bool:
+    """Return True if the folder has the run.json of a run."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("config"), dict) and "status" in record
