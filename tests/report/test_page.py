@@ -112,7 +112,7 @@ def test_metrics_alone_make_the_learning_curves(tmp_path):
 def test_folder_without_a_run_is_refused(kept, tmp_path):
     for name in kept:
         (tmp_path / name).write_text("{}")
-    with pytest.raises(SaveError, match=r"contains no run: run\.json is missing\. Pass the --save folder"):
+    with pytest.raises(SaveError, match=r"there is no run in .*: run\.json is missing\. Give the folder that"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

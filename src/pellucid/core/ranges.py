@@ -27,4 +27,6 @@ class Range:
     def __str__(self) -> str:
         low = f"more than {self.low:g}" if self.above else f"at least {self.low:g}"
         high = f"less than {self.high:g}" if self.below else f"at most {self.high:g}"
+        if self.high < math.inf and not (self.above or self.below):
+            return f"between {self.low:g} and {self.high:g}"
         return low if self.high == math.inf else f"{low} and {high}"

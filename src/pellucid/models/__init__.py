@@ -9,6 +9,7 @@
 
 from typing import TYPE_CHECKING
 
+from pellucid.core.errors import UnknownName
 from pellucid.core.importing import is_function_name
 from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
@@ -28,7 +29,9 @@ MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__)
 
 def check_spec(spec: str) -> str:
     """Return `spec` if it is a model's name or has the form MODULE:FUNCTION; otherwise raise `UnknownName`."""
-    return spec if is_function_name(spec) else MODELS.check(spec)
+    if is_function_name(spec) or spec in MODELS:
+        return spec
+    raise UnknownName("model", spec, [*MODELS, "MODULE:FUNCTION"])
 
 
 __getattr__, __dir__ = lazy_exports(

@@ -11,7 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pellucid.core.errors import SaveError
 from pellucid.report._head import head
 from pellucid.report._material import Material
 from pellucid.report._section import Maker, Section
@@ -35,8 +34,7 @@ def write_report(folder: str | Path) -> Path:
     interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
     """
     store = Store(Path(folder))
-    if not any((store.folder / name).is_file() for name in ("run.json", "manifest.json")):
-        raise SaveError(f"{folder} contains no run: run.json is missing. Pass the --save folder of a run.")
+    store.check_run("run.json", "manifest.json")
     path = store.folder / "report.html"
     # text from damaged files can contain lone surrogates, which UTF-8 cannot encode
     write_bytes(path, render(Material(store)).encode("utf-8", "replace"))

@@ -42,10 +42,10 @@ def load_run(folder: str | Path) -> Run:
     whose code may have changed since.
     """
     store = Store(Path(folder))
+    store.check_run("run.json")
+    store.check_run("models/best.safetensors")
     record, content = store.run(), store.read_model("best.safetensors")
-    if not record or content is None:
-        missing = "run.json" if not record else "models/best.safetensors"
-        raise SaveError(f"{folder} holds no run: there is no {missing}; give the --save folder of `python runner.py`.")
+    assert content is not None
     try:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
         channels, height, width = record["dataset"]["image_shape"]

@@ -57,6 +57,14 @@ class Store:
         """Read run.json."""
         return self._read_json("run.json", {})
 
+    def check_run(self, *needed: str) -> None:
+        """Raise `SaveError` unless the folder has one of the files `needed`, which make it a run."""
+        if not any((self.folder / name).is_file() for name in needed):
+            reason = f"{needed[0]} is missing" if self.folder.is_dir() else "the folder does not exist"
+            raise SaveError(
+                f"there is no run in {self.folder}: {reason}. Give the folder that `pellucid run --save` wrote."
+            )
+
     def write_run(self, record: Mapping[str, Any]) -> None:
         """Replace run.json."""
         write_json(self.folder / "run.json", dict(record))
