@@ -255,7 +255,7 @@ def read_config(path: Path, description: str | None = None) -> dict[str, Any]:
         content = json.loads(text) if path.suffix == ".json" else {"config": tomllib.loads(text)}
     except OSError as error:
         raise ConfigError(f"{description} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise ConfigError(f"{description} is neither valid TOML nor a run.json: {error}.") from error
     settings = content.get("config") if isinstance(content, dict) else None
     if not isinstance(settings, dict) or (path.suffix == ".json" and not settings):

@@ -17,6 +17,7 @@ from pellucid.core.terminal import print_error
 from pellucid.data._spec import check_spec as check_dataset
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
+from pellucid.storage.reading import read_inside
 
 __all__ = ["parse_run", "run"]
 
@@ -81,6 +82,10 @@ def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"cannot resume a run in {save}: {save / 'run.json'} does not exist. Start one without --resume."
             )
+        try:
+            read_inside(save, "run.json")
+        except OSError as error:
+            raise ConfigError(f"cannot resume a run in {save}: run.json cannot be read: {error.strerror}.") from error
         saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
         settings = saved | settings | {"save": str(save)}
     return settings

@@ -1,17 +1,15 @@
 """Fault-tolerant access to the files of a run: a missing or damaged file is noted on the page, never raised."""
 
-import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pellucid.core.errors import SaveError
 from pellucid.report._pictures import Picture, pack_picture
+from pellucid.storage.reading import parse_json, read_inside, unpack_arrays
 from pellucid.storage.store import Store
 
 __all__ = ["Entry", "Material"]
@@ -47,7 +45,7 @@ class Material:
     @cached_property
     def run(self) -> dict[str, Any]:
         """Content of run.json; empty if it cannot be read."""
-        return self._record(self.store.run, {})
+        return self._record(lambda: self.store.read_json("run.json", {}), {})
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -72,7 +70,7 @@ class Material:
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl, sorted by epoch."""
         # a run that is still in its first epoch has no metrics yet, and that is no damage
-        lines = self._record(self.store.metrics, [])
+        lines = self._record(lambda: self.store.read_lines("metrics.jsonl"), [])
         if not lines and self.run.get("status") == "finished":
             self.note("metrics.jsonl is missing or empty.")
         whole = [line for line in lines if is_epoch(line.get("epoch"))]
@@ -104,7 +102,7 @@ class Material:
     def _manifest(self) -> dict[str, Any]:
         if not (self.store.folder / "manifest.json").exists():
             self.note("manifest.json is missing, so no figures can be shown.")
-        return self._record(self.store.manifest, {})
+        return self._record(lambda: self.store.read_json("manifest.json", {}), {})
 
     def _listed(self, name: str) -> list[Any]:
         return self._typed("manifest.json", self._manifest, name, list, "a list")
@@ -123,8 +121,7 @@ class Material:
     def _record(self, read: Callable[[], Any], absent: Any) -> Any:
         try:
             return read()
-        # RecursionError: deeply nested JSON
-        except (SaveError, RecursionError) as error:
+        except SaveError as error:
             self.note(str(error))
             return absent
 
@@ -182,11 +179,8 @@ class Material:
 
     def text(self, path: str) -> str | None:
         """Read a text file in the save folder, or the end of a long one; None, without a note, if it cannot be read."""
-        location = self._inside(path)
         try:
-            if location is None or location.stat().st_size > MOST_BYTES:
-                return None
-            text = location.read_text(encoding="utf-8", errors="replace")
+            text = read_inside(self.store.folder, path, MOST_BYTES).decode("utf-8", "replace")
         except OSError:
             return None
         if len(text) <= MOST_CHARACTERS:
@@ -194,28 +188,12 @@ class Material:
         return f"[the first {len(text) - MOST_CHARACTERS:,} characters are omitted]\n{text[-MOST_CHARACTERS:]}"
 
     def _content(self, entry: Entry) -> bytes | None:
-        path = self._inside(entry["path"])
-        if path is None:
-            self._damaged(entry, "its path is outside the save folder")
-            return None
         try:
-            if path.stat().st_size > MOST_BYTES:
-                self._damaged(entry, "the file is too large")
-                return None
-            return path.read_bytes()
+            # the page embeds the files that the manifest lists, and must not reveal others
+            return read_inside(self.store.folder, entry["path"], MOST_BYTES)
         except OSError as error:
             self._damaged(entry, error.strerror or error)
             return None
-
-    def _inside(self, path: str) -> Path | None:
-        """Resolve a path of the manifest; None if it is invalid or outside the save folder."""
-        try:
-            # the page embeds the files that the manifest lists, and must not reveal others
-            root = self.store.folder.resolve()
-            location = (root / path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a NUL character or a loop of symbolic links
-            return None
-        return location if location.is_relative_to(root) else None
 
     def _damaged(self, entry: Entry, reason: object) -> None:
         self.note(f"{entry['path']} cannot be shown: {reason}.")
@@ -228,15 +206,14 @@ class Material:
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
-    record = json.loads(content)
+    record = parse_json(content)
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     return record
 
 
 def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return unpack_arrays(content, MOST_BYTES)  # several files may be in memory at once
 
 
 def is_epoch(value: object) -> bool:

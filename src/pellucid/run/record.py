@@ -70,7 +70,7 @@ def finished_record(store: Store) -> dict[str, Any]:
     """Return the content of run.json for a finished run."""
     record = store.run()
     # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-    best = next((line for line in reversed(store.metrics()) if line["best"]), None)
+    best = next((line for line in reversed(store.metrics()) if line.get("best")), None)
     return record | {
         "status": "finished",
         "test_accuracy": best["test_accuracy"] if best else None,

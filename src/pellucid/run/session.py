@@ -86,7 +86,7 @@ class Session:
         self.model.load_state_dict(unpack_weights(content))
         logits = evaluate(self.model, self.data.test, self.device)
         # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-        best = max((line["epoch"] for line in self.store.metrics() if line["best"]), default=None)
+        best = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
         return replace(self.scene(self.recipe.epochs, logits), weights_epoch=best)
 
 

@@ -1,7 +1,6 @@
 """Animations over the epochs, built from the pictures and arrays that the hooks wrote to the save folder."""
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from pellucid.core.contracts import Artifact
 from pellucid.core.raster import open_raster
 from pellucid.plots.scatter import scatter
 from pellucid.storage.pictures import to_webp
+from pellucid.storage.reading import parse_json
 from pellucid.storage.store import Store
 
 __all__ = ["FILMS", "Film"]
@@ -52,7 +52,7 @@ def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
     entries = _entries(store, hook, "figure")
     if len(entries) < 2:
         return None
-    frames = [open_raster(io.BytesIO((store.folder / entry["path"]).read_bytes())) for entry in entries.values()]
+    frames = [open_raster(io.BytesIO(store.read_existing(entry["path"]))) for entry in entries.values()]
     return _film(store, subject, list(entries), [(frame, EPOCH_MS) for frame in frames])
 
 
@@ -113,9 +113,8 @@ def _stops(store: Store) -> list[_Stop]:
     stops: dict[int, _Stop] = {}
     shown: dict[int, list[int]] = {}
     for epoch in arrays.keys() & numbers.keys():
-        summary = json.loads((store.folder / numbers[epoch]["path"]).read_bytes())
-        with np.load(store.folder / arrays[epoch]["path"], allow_pickle=False) as content:
-            points = content["points"]
+        summary = parse_json(store.read_existing(numbers[epoch]["path"]))
+        points = store.read_arrays(arrays[epoch]["path"])["points"]
         stops[epoch] = _Stop(epoch, points, np.array(summary["labels"]), np.array(summary["predictions"]))
         shown[epoch] = summary["indices"]
     return [stops[epoch] for epoch in sorted(stops) if shown[epoch] == shown[max(shown)]]

@@ -1,10 +1,10 @@
 """Which folders a run may use: those of earlier runs, and those without any files of the user."""
 
-import json
 from pathlib import Path
 
 from pellucid.core.errors import SaveError
 from pellucid.storage.atomic import TEMPORARY, write_bytes
+from pellucid.storage.reading import parse_json, read_inside
 
 __all__ = ["check_ours", "mark_as_ours"]
 
@@ -40,7 +40,7 @@ def check_ours(folder: Path) -> None:
 def _has_record(folder: Path) -> bool:
     """Return True if the folder has the run.json of a run."""
     try:
-        record = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = parse_json(read_inside(folder, "run.json"))
+    except (OSError, ValueError):
         return False
     return isinstance(record, dict) and isinstance(record.get("config"), dict) and "status" in record

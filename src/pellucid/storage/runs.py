@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
+from pellucid.core.importing import is_function_name
 from pellucid.core.isolation import isolated
 from pellucid.core.origin import Origin, remember_origin
 from pellucid.data import Request, load_data
@@ -54,15 +56,29 @@ def load_run(folder: str | Path) -> Run:
             f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
         ) from error
     with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
-        model = build_model(name, (channels, height, width), len(classes))
-        try:
-            model.load_state_dict(unpack_weights(content))
-        except RuntimeError as error:
-            raise ModelError(
-                f"the weights in {folder} do not fit the model {name}, whose code may have changed: {error}"
-            ) from error
+        model = _filled_model(name, (channels, height, width), len(classes), unpack_weights(content), folder)
     remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics())
+
+
+def _filled_model(
+    name: str, image_shape: tuple[int, int, int], classes: int, weights: Mapping[str, Tensor], folder: str | Path
+) -> nn.Module:
+    """Build the model and load its weights."""
+    message = f"the weights in {folder} do not fit the model {name}, whose code may have changed"
+    if not is_function_name(name):
+        # A damaged image shape could ask for any amount of memory; on this device, tensors have a shape and no memory.
+        with torch.device("meta"):
+            expected = build_model(name, image_shape, classes).state_dict()
+        shapes, saved = ({key: value.shape for key, value in tensors.items()} for tensors in (expected, weights))
+        if shapes != saved:
+            raise ModelError(f"{message}: their shapes differ from those for images of shape {image_shape}.")
+    model = build_model(name, image_shape, classes)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{message}: {error}") from error
+    return model
 
 
 def load_data_of(

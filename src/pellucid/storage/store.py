@@ -1,7 +1,6 @@
 """The save folder: all files of a run, written atomically, and the manifest that lists them."""
 
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pellucid.core.contracts import Artifact, Kind
 from pellucid.core.errors import DataError, SaveError
 from pellucid.storage.atomic import TEMPORARY, json_text, record_text, write_bytes, write_json
 from pellucid.storage.ownership import mark_as_ours
+from pellucid.storage.reading import parse_json, read_inside, unpack_arrays
+from pellucid.storage.schema import MANIFEST, METRICS, RUN, Record, check_record
 
 __all__ = ["Store"]
 
@@ -54,8 +55,8 @@ class Store:
     # --- records -----------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        """Read run.json."""
-        return self._read_json("run.json", {})
+        """Read run.json; raises `SaveError` if it is damaged or an entry has the wrong type."""
+        return self._checked("run.json", self.read_json("run.json", {}), RUN)
 
     def check_run(self, *needed: str) -> None:
         """Raise `SaveError` unless the folder has one of the files `needed`, which make it a run."""
@@ -71,8 +72,7 @@ class Store:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the lines of metrics.jsonl, sorted by epoch."""
-        content = self._read("metrics.jsonl") or b""
-        return [self._record("metrics.jsonl", line) for line in content.splitlines()]
+        return [self._checked("metrics.jsonl", line, METRICS) for line in self.read_lines("metrics.jsonl")]
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line to metrics.jsonl, replacing an earlier line of the same epoch."""
@@ -82,24 +82,38 @@ class Store:
 
     def manifest(self) -> dict[str, Any]:
         """Read manifest.json."""
-        return self._read_json("manifest.json", {"version": 1, "artifacts": [], "failures": []})
+        absent = {"version": 1, "artifacts": [], "failures": []}
+        return self._checked("manifest.json", self.read_json("manifest.json", absent), MANIFEST)
 
-    def _read_json(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
-        content = self._read(name)
+    def _checked(self, name: str, record: dict[str, Any], kind: Record) -> dict[str, Any]:
+        check_record(record, kind, str(self.folder / name))
+        return record
+
+    def read_json(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
+        """Read a JSON object without checking its entries; `absent` if the file does not exist."""
+        content = self.read(name)
         return absent if content is None else self._record(name, content)
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Read a file with one JSON object per line, without checking their entries."""
+        return [self._record(name, line) for line in (self.read(name) or b"").splitlines()]
 
     def _record(self, name: str, content: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(content)
+            record = parse_json(content)
         except ValueError as error:
             raise SaveError(f"{self.folder / name} is damaged ({error}); move it away to start over.") from error
         if not isinstance(record, dict):
             raise SaveError(f"{self.folder / name} is damaged (not a JSON object); move it away to start over.")
         return record
 
-    def _read(self, name: str) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
+        """Read a file of the save folder; None if it does not exist.
+
+        Raises `SaveError` if it cannot be read, leaves the folder through a link, or is no regular file.
+        """
         try:
-            return (self.folder / name).read_bytes()
+            return read_inside(self.folder, name)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -152,9 +166,21 @@ class Store:
         ]
         if not earlier:
             return None
-        path = self.folder / max(earlier, key=lambda entry: int(entry["epoch"]))["path"]
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return self.read_arrays(max(earlier, key=lambda entry: int(entry["epoch"]))["path"])
+
+    def read_arrays(self, path: str) -> dict[str, np.ndarray]:
+        """Read the arrays of an .npz file; raises `SaveError` if it is missing or damaged."""
+        try:
+            return unpack_arrays(self.read_existing(path))
+        except ValueError as error:
+            raise SaveError(f"{self.folder / path} cannot be read: {error}.") from error
+
+    def read_existing(self, path: str) -> bytes:
+        """Read a file that the manifest lists; raises `SaveError` if it is missing, too."""
+        content = self.read(path)
+        if content is None:
+            raise SaveError(f"{self.folder / path} is missing, although manifest.json lists it.")
+        return content
 
     def _enter(self, entries: list[dict[str, Any]]) -> None:
         """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
@@ -183,7 +209,7 @@ class Store:
 
     def read_model(self, name: str) -> bytes | None:
         """Read `models/NAME`; None if it does not exist."""
-        return self._read(f"models/{name}")
+        return self.read(f"models/{name}")
 
     def remove_model(self, name: str) -> None:
         """Remove `models/NAME`, if it exists."""
