@@ -48,6 +48,7 @@ RUN = Record(
         "test_accuracy": MAYBE_NUMBER,
     }
 )
+"""run.json: nothing is required, since a run that was interrupted early has only part of it."""
 MANIFEST = Record(
     required={
         "artifacts": [
@@ -58,7 +59,9 @@ MANIFEST = Record(
         "failures": [Record({"hook": str, "epoch": int}, {"error": str, "log": str})],
     }
 )
+"""manifest.json."""
 METRICS = Record({"epoch": int}, {"best": bool, "test_accuracy": MAYBE_NUMBER, "validation_accuracy": MAYBE_NUMBER})
+"""One line of metrics.jsonl."""
 
 
 def check_record(record: Any, kind: Kind, place: str) -> None:
