@@ -55,12 +55,10 @@ def test_shared_folders_alone_are_fine(tmp_path) -> None:
 
 @pytest.mark.parametrize("record", ['{"config": {}, "status": "finished"}', None])
 def test_a_folder_with_a_record_or_the_mark_is_ours(record, tmp_path) -> None:
-    (tmp_path / "models").mkdir()
     if record is None:
         mark_as_ours(tmp_path)
-        (tmp_path / "run.json").write_text("damaged")
-    else:
-        (tmp_path / "run.json").write_text(record)
+    (tmp_path / "run.json").write_text(record or "damaged")
+    (tmp_path / "models").mkdir()
     check_ours(tmp_path)
 
 
@@ -75,6 +73,15 @@ def test_a_density_marks_its_folder(tmp_path) -> None:
     pellucid.fit_density("gaussian_mixture", torch.rand(50, 1, 4, 4), save=tmp_path)
     assert (tmp_path / MARK).is_file()
     check_ours(tmp_path)
+
+
+def test_a_density_does_not_make_a_folder_of_the_user_ours(tmp_path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.pt").write_text("x")
+    pellucid.fit_density("gaussian_mixture", torch.rand(50, 1, 4, 4), save=tmp_path)
+    assert (tmp_path / "models" / "gaussian_mixture.safetensors").is_file()
+    with pytest.raises(SaveError, match="contains models, but no valid run.json"):
+        check_ours(tmp_path)
 
 
 def test_a_run_marks_its_folder(tmp_path) -> None:

@@ -56,7 +56,7 @@ Request = Classes | Contrast | Score | str | None
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The explained output, as requested by the user; `None` stands for the predicted class."""
+    """The explained output, as requested by the user; `None` means the predicted class."""
 
     request: Request = None
 

@@ -10,7 +10,7 @@ On the path of one explanation:
 - `rules`, `weight_rules`, `composites`: relevance rules, and which operation gets which rule
 - `relevance`: `propagate`, from a model and a composite to relevance
 
-Beside it:
+Other files:
 
 - `lockstep`: DeepLIFT, by two passes in lockstep
 - `patterns`: the statistics of PatternNet and PatternAttribution

@@ -12,29 +12,32 @@ MARK = ".pellucid"
 """Hidden file that marks a save folder, also while its run.json is missing or damaged."""
 HIDDEN = (MARK, ".lock", ".owner.json")
 SHARED = ("data", "docs", "evaluation", "gallery", "ground_truth", "previous", "walkthrough")
-"""Folders in a save folder that no run moves or deletes; a folder with nothing else can become a save folder."""
+"""Folders that other commands of pellucid write; a folder with nothing else can become a save folder."""
 NAMES_SHOWN = 3
 
 
 def mark_as_ours(folder: Path) -> None:
-    """Mark a folder as pellucid's, so that later runs may move its files aside."""
-    if not (folder / MARK).is_file():
+    """Mark a folder as pellucid's, so that later runs may move its files aside, unless it holds files of the user."""
+    if not (folder / MARK).is_file() and not _foreign(folder):
         write_bytes(folder / MARK, b"A save folder of pellucid: a new run moves the files of this one to previous/.\n")
 
 
 def check_ours(folder: Path) -> None:
     """Raise `SaveError` if the folder holds files that pellucid did not write, which a run could move or overwrite."""
-    if (folder / MARK).is_file() or _has_record(folder) or not folder.is_dir():
+    if (folder / MARK).is_file() or _has_record(folder):
         return
-    foreign = sorted(
-        path.name for path in folder.iterdir() if path.name not in (*HIDDEN, *SHARED) and not path.match(TEMPORARY)
-    )
-    if foreign:
+    if foreign := _foreign(folder):
         more = f" and {len(foreign) - NAMES_SHOWN} more" if len(foreign) > NAMES_SHOWN else ""
         raise SaveError(
             f"{folder} is not a save folder of pellucid: it contains {', '.join(foreign[:NAMES_SHOWN])}{more}, but no "
             "valid run.json. Nothing was changed; choose a new or empty folder with --save."
         )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return the names in a folder that are not pellucid's, sorted."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in paths if path.name not in (*HIDDEN, *SHARED) and not path.match(TEMPORARY))
 
 
 def _has_record(folder: Path) -> bool:
