@@ -28,7 +28,16 @@ from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
-from pellucid.engine.model import Chooser, Readout, check_model, check_skipped_padding, dtype_of, frozen, unwrap
+from pellucid.engine.model import (
+    Chooser,
+    Network,
+    Readout,
+    check_model,
+    check_skipped_padding,
+    dtype_of,
+    frozen,
+    unwrap,
+)
 from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["Analyzer", "create_analyzer"]
@@ -39,7 +48,7 @@ WARN_ABOVE = 100.0
 
 def create_analyzer(
     name: str,
-    model: nn.Module,
+    model: Network,
     *,
     output: int | str | Callable[[Any], Tensor] | None = None,
     unwrap_softmax: bool = False,
@@ -52,6 +61,9 @@ def create_analyzer(
     or field, or a function of the outputs. `unwrap_softmax` explains the logits before the model's final softmax.
     `embedding` names the token embedding if a model applies several to its token ids. Method names from captum and
     iNNvestigate also work.
+
+    `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
+    DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
@@ -85,7 +97,7 @@ class Analyzer:
     def __init__(
         self,
         method: Attribution,
-        model: nn.Module,
+        model: Network,
         *,
         name: str,
         output: Chooser = None,

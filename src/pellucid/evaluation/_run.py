@@ -16,7 +16,7 @@ from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
-from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
+from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
 from pellucid.evaluation._case import Case, Explainer, Retrain, label_of, with_options
 from pellucid.evaluation._evaluation import Evaluation, Scores
@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan(
-    model: nn.Module,
+    model: Network,
     images: Tensor,
     targets: Tensor | None,
     methods: Sequence[str | Analyzer],
@@ -157,6 +157,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     refused: dict[str, str] = {}
     seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
     with isolated(), frozen(request.model) as model, without_warnings():
+        check_model(model)
         case = _case(request, model)
         base, done = _fingerprint(request, case), 0
         for method, analyzer in request.analyzers.items():
@@ -184,7 +185,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
 
 
 def _case(request: Plan, model: nn.Module) -> Case:
-    images = request.images.detach().to(device_of(model), dtype_of(model))
+    images = request.images.detach().to(device_of(model), dtype_of(model, request.images.dtype))
     case = Case(
         model=model,
         images=images,

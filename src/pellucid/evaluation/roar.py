@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pellucid.engine.model import check_model
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
 from pellucid.evaluation._curves import places
 from pellucid.evaluation._removal import Removal, removed
@@ -40,6 +41,7 @@ class Roar(Metric):
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return, for each image, the share of trainings after which it was still recognized."""
+        check_model(case.model, "training")
         check_images(case)
         assert case.training is not None
         assert case.retrain is not None

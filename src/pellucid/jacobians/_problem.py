@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import preserved_random_state
@@ -17,7 +18,7 @@ from pellucid.engine.operations import OPERATIONS
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
 
-Model = nn.Module | Callable[..., Any]
+Model = nn.Module | ExportedProgram | Callable[..., Any]
 """A module, or any function of tensors."""
 
 Outputs = Sequence[int] | str | Mapping[str, Sequence[int] | None] | None
@@ -40,7 +41,7 @@ class Problem:
     @classmethod
     def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
         """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
-        model = unwrap(model)
+        model = _inside(model)
         given = x if isinstance(x, tuple) else (x,)
         size = given[0].shape[:1] if given else ()
         if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
@@ -207,10 +208,14 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 def untouched(model: Model) -> AbstractContextManager[object]:
     """Run a module in eval mode without parameter gradients, then restore it and the random state."""
-    module = _module_of(unwrap(model))
+    module = _module_of(_inside(model))
     if module is not None:
-        check_model(module)
+        check_model(module, "derivatives")
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
+
+
+def _inside(model: Model) -> Model:
+    return unwrap(model) if isinstance(model, nn.Module | ExportedProgram) else model
 
 
 def _module_of(model: Model) -> nn.Module | None:

@@ -9,7 +9,7 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError
 from pellucid.core.origin import Origin, origin_of
 from pellucid.densities import Density
-from pellucid.engine.model import unwrap
+from pellucid.engine.model import Network, unwrap
 from pellucid.storage.densities import fit_density, load_density
 from pellucid.synthesis import PRIORS, Prior, Prototypes, synthesise
 from pellucid.synthesis._goal import Unit
@@ -20,7 +20,7 @@ DEFAULT_DENSITY = {"expert": "gaussian_mixture", "code": "vae"}
 
 
 def prototypes(
-    model: nn.Module,
+    model: Network,
     classes: Sequence[int] | Tensor | int | None = None,
     *,
     prior: str | Prior = "l2",
