@@ -104,15 +104,17 @@ class Places(TorchFunctionMode):
             if traits.channels == "first" and traits.family in ("kernel", "pool") and output.ndim == self._rank:
                 self._keep(output, _regular(output) if len(output) == 1 else _resized(places, output))
                 continue
+            is_row = first.ndim == output.ndim and first.shape[:-1] == output.shape[:-1]
+            if is_row and traits.family == "kernel" and traits.channels != "first":
+                # a product with a matrix on the right: each row of the result comes from one row
+                self._keep(output, _mean(places, -1, keepdim=True).expand(-1, *output.shape))
+                continue
             same = [own for tensor, own in sources if own.shape[1:] == output.shape]
             if same:
                 # x + f(x): what mixes all tokens, such as the token mixer of an MLP, has lost its positions
                 self._keep(output, max(same, key=_variety) if len(same) > 1 else same[0])
             elif traits.family == "reduction":
                 self._keep(output, _reduced(places, args, kwargs))
-            elif first.ndim == output.ndim and first.shape[:-1] == output.shape[:-1]:
-                # a product with a matrix on the right: each row of the result comes from one row
-                self._keep(output, _mean(places, -1, keepdim=True).expand(-1, *output.shape))
             else:
                 self._keep(output, None)
 

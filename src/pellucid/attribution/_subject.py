@@ -124,7 +124,8 @@ class Subject:
         if self._hides_operations and is_probabilities(logits):
             raise UnsupportedOperation(
                 "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs "
-                "depend on one another and say little about the evidence for a class. Pass the model without the softmax."
+                "depend on one another and say little about the evidence for a class; pass the model without the "
+                "softmax."
             )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             check_model(self.model, "derivatives")
