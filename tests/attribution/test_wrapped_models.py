@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
     pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
     # torch's own, about its older interfaces
-    pytest.mark.filterwarnings("ignore:.*(jit|weight_norm|quantization).*"),
+    pytest.mark.filterwarnings("ignore:.*(jit|weight_norm|quantiz|reduce_range).*"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
 FEW_METHODS = ("gradient", "grad_cam", "lrp.epsilon")
@@ -302,7 +302,7 @@ def test_the_wrappers_of_exported_operators_do_not_hide_a_softmax() -> None:
 
 def test_a_layer_outside_a_scripted_part_can_be_read() -> None:
     model = nn.Sequential(torch.jit.script(network()[:4]), *network()[4:])
-    relevance = create_analyzer("grad_cam", model, layer="2").analyze(images(), 1)
+    relevance = create_analyzer("grad_cam", model, layer="2", channels="first").analyze(images(), 1)
     torch.testing.assert_close(relevance, create_analyzer("grad_cam", network(), layer="5").analyze(images(), 1))
 
 

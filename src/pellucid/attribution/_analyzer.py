@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._aliases import ALIASES
+from pellucid.attribution._baselines import check_baseline, is_per_image
 from pellucid.attribution._explanation import (
     AmplificationWarning,
     Completeness,
@@ -245,9 +246,6 @@ class Analyzer:
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
         target.check(len(x))
-        rows = _rows_of_baseline(self.method)
-        if rows > 1 and rows != len(x):
-            raise ShapeError(f"the baseline has {rows} rows for {len(x)} images; pass one for all, or one per image.")
         if x.is_floating_point() and x.dtype not in (torch.float32, torch.float64):
             raise ShapeError(
                 f"the images are {x.dtype}, a precision at which maps are off by several percent and miss their sums; "
@@ -261,6 +259,7 @@ class Analyzer:
         """Explain images in batches, as large as is fast."""
         # NaN and infinities would spread to every value of a batch norm or a max, and no error could name the image.
         check_inputs(x)
+        check_baseline(self.method, x)
         box, subject = self.method.box(), self._subject
         subject.begin(None if box is None else box.check(x))
         with _explained_dtype_errors(x, subject.model):
@@ -291,6 +290,7 @@ class Analyzer:
         embedded = model.embed(ids)
         check_suits(self.name, self.method)
         check_inputs(embedded, "the embedding of sequence")
+        check_baseline(self.method, embedded)
         box = self.method.box()
         bounds = None if box is None else box.check(embedded, axis=-1, noun="embeddings of tokens")
         singles = []
@@ -306,8 +306,8 @@ class Analyzer:
         images, question = x.detach()[which], question.part(which)
         subject.first = which.start  # errors name images by their place in the call
         method = self.method
-        if _rows_of_baseline(method) > 1:  # one baseline per image
-            method = replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
+        if is_per_image(baseline := getattr(method, "baseline", None), x):
+            method = replace(method, baseline=baseline[which])  # type: ignore[call-arg, index]
         outcomes = method.attribute_each(subject, images, question)
         subject.check_finite(outcomes[0].logits, question.targets)
         for outcome in outcomes:
@@ -348,12 +348,6 @@ def _joined_singles(singles: Sequence[Sequence[Outcome]], question: Question) ->
                 "(1, …) and score each row independently."
             )
     return outcomes
-
-
-def _rows_of_baseline(method: Attribution) -> int:
-    """Number of rows of a baseline tensor; 1 for a shared baseline."""
-    baseline = getattr(method, "baseline", None)
-    return len(baseline) if isinstance(baseline, Tensor) and baseline.ndim > 2 else 1
 
 
 @contextmanager

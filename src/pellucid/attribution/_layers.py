@@ -258,8 +258,8 @@ class _Search(TorchFunctionMode):
         if self._later:
             raise ModelError(
                 f"the last output with several positions is that of {self._later}, whose positions do not fill a "
-                "regular grid over the image; name a layer with layer='…', or pass the function from its output to maps "
-                "(batch, channel, …) as reshape=function, such as "
+                "regular grid over the image; name a layer with layer='…', or pass the function from its output to "
+                "maps (batch, channel, …) as reshape=function, such as "
                 "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
         if self._last is None:

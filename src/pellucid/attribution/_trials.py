@@ -7,10 +7,10 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.attribution.gradient import baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count
 from pellucid.core.terminal import Tracker, track
@@ -30,9 +30,7 @@ QUIET_SECONDS = 1.0
 class Trials:
     """Explained scores of perturbed copies of the same images, for one or several targets."""
 
-    def __init__(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: float | int | Tensor
-    ) -> None:
+    def __init__(self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: Baseline) -> None:
         self.images = images
         self._is_checked = False
         self.baseline = baseline_like(baseline, images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
+from pellucid.attribution._baselines import Baseline
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
@@ -33,8 +34,8 @@ class Occlusion(Attribution):
     the longest spatial axis."""
     stride: Sizes = None
     """Step between windows in pixels, in the same form, at most the window size; None: half the window size."""
-    baseline: float | int | Tensor = 0.0
-    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
+    baseline: Baseline = 0.0
+    """Value of hidden pixels: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         windows = self._windows(images.shape[1:])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer
+from pellucid.attribution._baselines import is_per_image
 from pellucid.attribution.input import Control
 from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.seeding import generator
@@ -142,8 +143,7 @@ class Explainer:
     @property
     def _has_baselines(self) -> bool:
         """True if the method holds one baseline per image, so that batches of variants would not match it."""
-        baseline = getattr(self.analyzer.method, "baseline", None)
-        return isinstance(baseline, Tensor) and baseline.ndim > 2 and len(baseline) > 1
+        return is_per_image(getattr(self.analyzer.method, "baseline", None), self.case.images)
 
     @cached_property
     def relevance(self) -> Tensor:
