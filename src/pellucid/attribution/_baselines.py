@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.core.errors import DataError, ShapeError
-from pellucid.core.finite import bad_value
+from pellucid.core.errors import ShapeError
 
 __all__ = ["Baseline", "baseline_like", "check_baseline", "is_per_image"]
 
@@ -25,7 +24,7 @@ def is_per_image(baseline: object, images: Tensor) -> bool:
 
 
 def check_baseline(method: Any, images: Tensor) -> None:
-    """Raise `ShapeError` or `DataError` unless a method's baseline, if it has one, is finite and fits the images."""
+    """Raise `ShapeError` unless a method's baseline, if it has one, fits the images."""
     baseline = getattr(method, "baseline", None)
     if not isinstance(baseline, Tensor):
         return
@@ -36,8 +35,6 @@ def check_baseline(method: Any, images: Tensor) -> None:
             f"the baseline has shape {own} for inputs of shape {wanted}; pass a number, a tensor that broadcasts to "
             f"one input, {wanted[1:]}, or one baseline per input, {wanted}."
         )
-    if baseline.is_complex() or not bool(baseline.isfinite().all()):
-        raise DataError(f"the baseline holds {bad_value(baseline)}; pass finite real numbers.")
 
 
 def baseline_like(baseline: Baseline, images: Tensor) -> Tensor:
