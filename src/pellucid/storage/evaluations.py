@@ -39,12 +39,14 @@ def evaluate(
 
     Args:
         model: a module from images to logits.
-        images: (image, channel, height, width) floats in [0, 1].
+        images: (image, channel, height, width) floats in [0, 1]; or signals (example, channel, time), volumes (example,
+            channel, depth, height, width) or tables (example, feature), for the metrics that accept them.
         targets: (image,) class indices to explain; None: the predicted classes.
         methods: method names, or analyzers of this model if a method needs options or was fitted.
         metrics: metric names, or configured metrics such as `METRICS["road"](order="least")`.
         seed: random seed.
-        masks: (image, height, width) booleans, required by the metrics that compare with a ground truth.
+        masks: (image, height, width) booleans, one per place of other kinds of input, required by the metrics that
+            compare with a ground truth.
         training: images and labels, required by `roar`, which retrains copies of the model on modified images.
         save: a cache folder. Finished measurements are stored there and reused by later calls with the same model,
             images and settings.
