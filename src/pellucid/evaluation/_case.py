@@ -59,8 +59,8 @@ class Case:
     model: nn.Module
     """In eval mode, without parameter gradients."""
     images: Tensor
-    """(image, channel, height, width) floats in [0, 1], on the model's device and in its dtype; or a signal, a volume or
-    a table (see `Kind`)."""
+    """(image, channel, height, width) floats in [0, 1], on the model's device and in its dtype; or signals, volumes or
+    tables (see `Kind`)."""
     targets: Tensor
     """(image,): the explained classes."""
     masks: Tensor | None = None

@@ -62,8 +62,8 @@ def curve(
 ) -> Tensor:
     """Compute (image, point): the output without the pixels ranked below each count, or with only them if `is_back`.
 
-    `ranks` is (image, …), one per place. A modified image that was scored before, at another point or for another method,
-    is not evaluated again.
+    `ranks` is (image, …), one per place. A modified image that was scored before, at another point or by another
+    method, is not evaluated again.
     """
     # the point of the curve at which each pixel is removed
     # right=True: a pixel is removed at the first count that exceeds its rank
