@@ -163,7 +163,8 @@ def _resized(places: Coordinates, output: Tensor) -> Coordinates | None:
     """Average coordinates of pieces of the image, (piece, channel, …), for the output of a convolution of each."""
     if places.ndim != output.ndim + 1 or places.shape[1] != len(output):
         return None
-    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[output.ndim - 3]
+    pools: list[Any] = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d]
+    pool = pools[output.ndim - 3]
     return torch.stack([pool(own.mean(1, keepdim=True), output.shape[2:]).expand(output.shape) for own in places])
 
 
@@ -257,7 +258,8 @@ def last_tokens(subject: Subject, image: Tensor) -> Tokens | None:
         score = (logits.flatten() * weights).sum()
     slopes = torch.autograd.grad(score, [edge for _, edge in found], allow_unused=True) if found else ()
     for (tokens, _), slope in reversed(list(zip(found, slopes, strict=True))):
-        if slope is not None and float(tokens.fold(slope).abs().amax(1).gt(0).double().mean()) > 0.5:
+        has_slope: bool = slope is not None
+        if has_slope and float(tokens.fold(slope).abs().amax(1).gt(0).double().mean()) > 0.5:
             return tokens
     # no output has a gradient, so the method reports that for the last one
     return found[-1][0] if found else None
@@ -268,7 +270,7 @@ _SUMS = {"add", "radd", "iadd", "addcmul"}
 
 def tokens_of(subject: Subject, image: Tensor, layer: str) -> Fold | None:
     """Return how to fold the output of a module; None if it is no tensor of tokens on a regular grid."""
-    places, outputs = Places(image), list[Any]()
+    places, outputs = Places(image), list[object]()
     handle = subject.model.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2]))
     try:
         subject.logits(image, within=places)

@@ -50,10 +50,10 @@ def unwrap(model: Network) -> nn.Module:
     True
     """
     inside: Any = model
-    while (kind := _kind(type(inside))) in ("parallel", "compiled"):
+    while (kind := _kind_of(inside)) in ("parallel", "compiled"):
         inside = inside.module if kind == "parallel" else inside._orig_mod
     if kind != "exported":
-        return inside  # type: ignore[no-any-return]
+        return inside
     if inside not in _exported:
         _exported[inside] = inside.module()
     return _exported[inside]
@@ -73,9 +73,14 @@ _WRAPPERS = {
 """Kinds of wrapper by the name of a class of torch's, so that none of them has to be imported."""
 
 
+def _kind_of(model: object) -> str:
+    """Return the kind of wrapper that a module is; an empty string for ordinary ones."""
+    kind: Any = type(model)
+    return _kind(kind)
+
+
 @lru_cache(maxsize=512)
 def _kind(kind: type) -> str:
-    """Return the kind of wrapper that a class is; an empty string for ordinary modules."""
     for base in kind.__mro__:
         if base.__module__.startswith("torch.") and base.__name__ in _WRAPPERS:
             return _WRAPPERS[base.__name__]
@@ -93,7 +98,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
     >>> check_model(nn.Sequential(nn.Linear(2, 2)), "operations")
     """
     for module in _modules_of(model):
-        kind = _kind(type(module))
+        kind = _kind_of(module)
         if not kind:
             continue
         name = next(path for path, part in model.named_modules() if part is module)
@@ -106,7 +111,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
             )
         if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
             _refuse_script(name, need)
-        if kind == "calibrated" and bool(module.observer_enabled.any()):
+        if kind == "calibrated" and bool(torch.as_tensor(module.observer_enabled).any()):
             raise UnsupportedOperation(
                 f"{_place(name)} is a {type(module).__name__} that adapts to its inputs, so the model is another one "
                 "after every pass; call model.apply(torch.ao.quantization.disable_observer) first."
@@ -136,7 +141,7 @@ def holds_script(model: nn.Module) -> bool:
     >>> holds_script(nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))))
     True
     """
-    return any(_kind(type(module)) == "scripted" for module in _modules_of(model))
+    return any(_kind_of(module) == "scripted" for module in _modules_of(model))
 
 
 def _modules_of(model: nn.Module) -> Iterator[nn.Module]:
@@ -145,7 +150,7 @@ def _modules_of(model: nn.Module) -> Iterator[nn.Module]:
     while waiting:
         module = waiting.pop()
         yield module
-        if _kind(type(module)) != "scripted":
+        if _kind_of(module) != "scripted":
             inside = [child for child in module._modules.values() if child is not None and child not in seen]
             waiting += inside
             seen.update(inside)

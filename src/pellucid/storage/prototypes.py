@@ -94,7 +94,7 @@ def _checked_shape(shape: object) -> tuple[int, int, int]:
             f"got image_shape={shape!r}; prototypes are images, so pass (channels, height, width), three positive "
             "whole numbers. There are no priors for signals, volumes and tables."
         )
-    return sizes  # type: ignore[return-value]  # the length is known
+    return sizes
 
 
 def _density(prior: str, options: dict[str, Any], origin: Origin | None, seed: int) -> Density:
