@@ -127,7 +127,8 @@ class RunConfig:
     save: Annotated[Path, _path("FOLDER")] = Path("save")
     """Output folder; an earlier run there is moved to SAVE/previous."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Resume the interrupted run in SAVE with its original settings."""
+    """Resume the interrupted run in SAVE with its original settings.
+    With more --epochs, also train an interrupted or finished run further, with a new learning-rate schedule."""
     config: Annotated[Path | None, _flag("FILE", "none")] = None
     """TOML file or run.json to read settings from; flags on the command line take precedence."""
 

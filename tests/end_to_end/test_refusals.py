@@ -37,7 +37,7 @@ def earlier(run_program, tmp_path):
         (("--model", "torch.nn:Flatten"), "no trainable parameters"),
         (("--device", "cuda:77"), "--device cuda:77"),
         (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
-        (("--resume", "--epochs", "2"), "cannot be resumed with different settings: --epochs was 1, now 2"),
+        (("--resume", "--precision", "bf16"), "resumed with different settings: --precision was float32, now bf16"),
         (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256, now 7; --seed was 0, now 5"),
     ],
 )

@@ -34,6 +34,11 @@ def print_start(session: Session, moved: Path | None) -> None:
     if session.resumed is not None:
         at = session.resumed.progress
         screen.print(f"Resuming in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
+    if session.extended_from is not None:
+        screen.print(
+            f"Extending the run from {session.extended_from} to {session.recipe.epochs} epochs, with a new "
+            "learning-rate schedule."
+        )
 
 
 def print_epoch(epoch: Epoch, epochs: int) -> None:

@@ -38,8 +38,12 @@ def run(config: RunConfig) -> int:
         world.first(lambda: check_ours(config.save))
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
-        if session.earlier.get("status") == "finished":
-            console().print(f"The run in {config.save} is already finished; there is nothing to resume.", markup=False)
+        if session.earlier.get("status") == "finished" and session.extended_from is None:
+            console().print(
+                f"The run in {config.save} is already finished; there is nothing to resume. "
+                f"To train further, pass --epochs with more than {session.recipe.epochs}.",
+                markup=False,
+            )
             world.first(lambda: print_summary(session.store))
             return int(bool(session.store.manifest()["failures"]))
         world.first(lambda: _begin(session))

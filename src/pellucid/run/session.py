@@ -52,6 +52,12 @@ class Session:
     earlier: Mapping[str, Any]
     """The run.json of the run being resumed; empty for a new run."""
 
+    @property
+    def extended_from(self) -> int | None:
+        """Number of epochs that the run being resumed was planned for, if more are wanted now; otherwise None."""
+        planned = self.earlier.get("epochs")
+        return planned if planned is not None and planned < self.recipe.epochs else None
+
     def scene(self, epoch: int, logits: Tensor) -> Scene:
         """Return what the hooks are given after an epoch; `logits` are those of the test images."""
         methods = self.config.show.methods
@@ -144,7 +150,7 @@ def _build(
         model=model,
         hooks=hooks,
         recipe=Recipe(
-            epochs=settings.epochs or data.default_epochs,
+            epochs=settings.epochs or earlier.get("epochs") or data.default_epochs,
             steps_per_epoch=steps_per_epoch(len(data.train), settings.batch_size),
             learning_rate=settings.learning_rate,
             seed=settings.seed,
@@ -230,13 +236,12 @@ PINNED = (
     "limit_train",
     "limit_test",
     "model",
-    "epochs",
     "batch_size",
     "learning_rate",
     "seed",
     "precision",
 )
-"""Settings that cannot change when a run is resumed."""
+"""Settings that cannot change when a run is resumed. The number of epochs can only grow."""
 
 
 def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
@@ -250,6 +255,12 @@ def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
         raise ConfigError(
             f"this run cannot be resumed with different settings: {'; '.join(changed)}. Omit these flags, or start a "
             "new run without --resume."
+        )
+    wanted, planned = config.training.epochs, earlier.get("epochs")
+    if wanted is not None and planned is not None and wanted < planned:
+        raise ConfigError(
+            f"this run was planned for {planned} epochs and cannot be shortened to --epochs {wanted}. Omit --epochs to "
+            "continue as planned, pass a larger number to extend the run, or start a new run without --resume."
         )
 
 

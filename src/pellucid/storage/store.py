@@ -185,7 +185,10 @@ class Store:
     def _enter(self, entries: list[dict[str, Any]]) -> None:
         """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
         manifest = self.manifest()
-        kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
+        # a film of more epochs replaces the file of an earlier one, whose entry has another epoch
+        films = {entry["path"] for entry in entries if entry["kind"] == "film"}
+        listed = [entry for entry in manifest["artifacts"] if entry["path"] not in films]
+        kept = {_identity(entry): entry for entry in (*listed, *entries)}
         # a film shows earlier pictures, so it does not resolve its hook's failure
         gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
         failures = [failed for failed in manifest["failures"] if (failed["hook"], failed["epoch"]) not in gone]
