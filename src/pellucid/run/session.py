@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from pellucid.config import RunConfig
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
+from pellucid.core.importing import check_trusted
 from pellucid.core.listing import parse_names
 from pellucid.data._load import load_data
 from pellucid.data._loaders import steps_per_epoch
 from pellucid.data._source import Request
+from pellucid.data._spec import is_function
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import build_model, check_fit
@@ -113,6 +115,9 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)
+        data = str(earlier.get("dataset", {}).get("name", ""))
+        if is_function(data):  # data given as `auto` is loaded by the name in run.json
+            check_trusted("data set", data, config.save, config.trust or data == config.data.dataset)
     if config.training.batch_size % world.size:
         raise ConfigError(
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
@@ -218,6 +223,7 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
         folder=(settings.data_dir or config.save / "data").expanduser(),
         mirrors=settings.mirror,
         image_size=settings.image_size,
+        max_megapixels=settings.max_megapixels,
         seed=config.training.seed,
     )
     limits = {"limit_train": settings.limit_train, "limit_test": settings.limit_test}

@@ -35,6 +35,7 @@ RUN = Record(
                 "limit_test": MAYBE_INT,
                 "model": str,
                 "seed": int,
+                "max_megapixels": int,
                 "save": str,
             }
         ),
