@@ -50,6 +50,7 @@ def _parse_path(words: list[str]) -> Path:
 
 
 Count = Annotated[int, Range(1), _flag("INT≥1")]
+Threads = Annotated[int, Range(1, 1024), _flag("1…1024")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
 Mirrors = Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction]
 Trust = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -102,7 +103,7 @@ class TrainingConfig:
     """Device; auto: a GPU if available, otherwise the CPU."""
     precision: Literal["float32", "bf16"] = "float32"
     """Training precision; bf16: mixed precision."""
-    threads: Annotated[int | None, Range(1), _flag("INT≥1", "1 for images up to 64×64, otherwise all cores")] = None
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
     """CPU threads; more than one slows down small images."""
 
 
@@ -176,7 +177,7 @@ class EvaluateConfig:
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:
@@ -205,7 +206,7 @@ class GroundTruthConfig:
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:

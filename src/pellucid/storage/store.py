@@ -62,7 +62,7 @@ class Store:
     def check_run(self, *needed: str) -> None:
         """Raise `SaveError` unless the folder has one of the files `needed`, which make it a run."""
         if not any((self.folder / name).is_file() for name in needed):
-            reason = f"{needed[0]} is missing" if self.folder.is_dir() else "the folder does not exist"
+            reason = f"{needed[0]} is missing" if self.folder.is_dir() else "there is no such folder"
             raise SaveError(
                 f"there is no run in {self.folder}: {reason}. Give the folder that `pellucid run --save` wrote."
             )
