@@ -34,6 +34,7 @@ from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
+from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
 
 __all__ = ["Subject"]
 
@@ -65,6 +66,8 @@ class Subject:
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
+    _hides_operations: bool | None = None
+    """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
 
@@ -76,6 +79,7 @@ class Subject:
         self.box = box
         self.is_mixed = False
         self._is_settled = False
+        self._hides_operations = holds_script(self.model)
         keep_freed_memory()
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
@@ -117,6 +121,11 @@ class Subject:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
+        if self._hides_operations and is_probabilities(logits):
+            raise UnsupportedOperation(
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs depend "
+                "on one another and say little about the evidence for a class. Pass the model without the softmax."
+            )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
@@ -135,7 +144,12 @@ class Subject:
         A forward pass without gradients cannot distinguish these from a weight normalized with batch statistics. If it
         saw batch statistics, the first image runs once more with a gradient, once per call.
         """
-        if self._is_settled or not self._saw_batch_statistics:
+        if self._is_settled:
+            return
+        if self._hides_operations:
+            check_hidden_norms(self.model, images[:1])
+        if not self._saw_batch_statistics:
+            self._is_settled = bool(self._hides_operations)
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import resolve_name
 
 __all__ = [
@@ -100,9 +101,22 @@ class Table:
     def find(self, function: Callable[..., Any]) -> Entry | None:
         """Return the entry of a function, or None."""
         try:
-            return self._entries.get(function)
+            entry = self._entries.get(function)
         except TypeError:  # not hashable
             return None
+        return self._find_operator(function) if entry is None and isinstance(function, OpOverload) else entry
+
+    def _find_operator(self, operator: OpOverload) -> Entry | None:
+        """Return the entry of an ATen operator, as exported programs call them; None if it is unknown.
+
+        An operator takes the same positional arguments as torch's function of that name.
+        """
+        name = operator.name().removeprefix("aten::").partition(".")[0]
+        functions = (getattr(place, name, None) for place in _PLACES)
+        entry = next((self._entries[function] for function in functions if function in self._entries), None)
+        if entry is not None:
+            self._entries[operator] = entry
+        return entry
 
     def traits(self, function: Callable[..., Any]) -> Traits:
         """Return the traits of a function; `NO_TRAITS` if it is unknown."""

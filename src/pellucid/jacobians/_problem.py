@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import ShapeError, UnknownName
 from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
-from pellucid.engine.model import frozen, modules_of, runs_torch_alone
+from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_alone, unwrap
 from pellucid.engine.operations import OPERATIONS
 
 __all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
@@ -40,6 +40,7 @@ class Problem:
     @classmethod
     def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
         """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
+        model = unwrap(model)
         given = x if isinstance(x, tuple) else (x,)
         size = given[0].shape[:1] if given else ()
         if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
@@ -206,7 +207,9 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 def untouched(model: Model) -> AbstractContextManager[object]:
     """Run a module in eval mode without parameter gradients, then restore it and the random state."""
-    module = _module_of(model)
+    module = _module_of(unwrap(model))
+    if module is not None:
+        check_model(module)
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 
 
