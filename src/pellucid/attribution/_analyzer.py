@@ -28,8 +28,8 @@ from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.model import Chooser, Readout, check_model, check_skipped_padding, dtype_of, frozen, unwrap
-from pellucid.engine.recorder import BatchMixed
 
 __all__ = ["Analyzer", "create_analyzer"]
 

@@ -15,8 +15,9 @@ from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
-from pellucid.engine.composites import Composite
+from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.model import (
@@ -31,7 +32,6 @@ from pellucid.engine.model import (
 )
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
-from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
 from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
@@ -177,7 +177,7 @@ class Subject:
         question: Question,
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
-        self.guard(images)
+        self.guard(images, with_unknown=takes_unknown(composite))
         results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
         self.compare(images, results[0].logits)
         return results
@@ -216,15 +216,15 @@ class Subject:
         # Probabilities are never negative: negative outputs are log-probabilities or logits already.
         return logits if not self.readout.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
-    def guard(self, images: Tensor) -> None:
+    def guard(self, images: Tensor, *, with_unknown: bool = False) -> None:
         """Run the first image with every operator of torch watched, to catch dependencies that the recorder cannot see.
 
-        Done once per shape, dtype and device of the input.
+        `with_unknown` admits operations without a rule. Done once per shape, dtype and device of the input.
         """
-        kind = (images.shape[1:], images.dtype, images.device)
+        kind = (images.shape[1:], images.dtype, images.device, with_unknown)
         # Watching is slow, and a single image suffices.
         if kind not in self._watched:
-            record(self.model, images[:1], self.readout, is_watched=True)
+            record(self.model, images[:1], self.readout, is_watched=True, with_unknown=with_unknown)
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:

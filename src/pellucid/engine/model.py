@@ -303,6 +303,10 @@ def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
 class _SizeWatch(TorchDispatchMode):
     """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0

@@ -22,6 +22,7 @@ __all__ = [
     "Entry",
     "Table",
     "Traits",
+    "modified",
     "name_of",
     "operation",
     "storage_key",
@@ -206,6 +207,26 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: substitute(item, replace) for key, item in value.items()}
     return value
+
+
+_IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
+                                         "xor", "lshift", "rshift")} | {"__setitem__"}  # fmt: skip
+
+
+def modified(func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:
+    """Return the tensor that a call writes to; None if there is none.
+
+    >>> x = torch.zeros(2)
+    >>> modified(Tensor.add_, (x, 1), {}) is x, modified(torch.add, (x, 1), {})
+    (True, None)
+    """
+    target = kwargs.get("out")
+    if target is None:
+        name = getattr(func, "__name__", "")
+        is_in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+        if (is_in_place and name != "requires_grad_") or kwargs.get("inplace"):
+            target = args[0] if args else kwargs.get("input")
+    return target if isinstance(target, Tensor) else None
 
 
 def storage_key(tensor: Tensor) -> int:

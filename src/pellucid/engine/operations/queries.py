@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pellucid.engine.recorder import Call
+from pellucid.engine.call import Call
 from pellucid.engine.table import operation
 
 __all__ = ["comparison", "exit_of_the_graph", "itself", "query"]
