@@ -24,13 +24,13 @@ from pellucid.engine.model import (
     Readout,
     check_autocast,
     check_logits,
-    choose_output,
     keep_freed_memory,
     largest_tensor_bytes,
     refuse_softmax,
 )
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -15,8 +15,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
+from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "check_logits",
     "check_model",
     "check_skipped_padding",
-    "choose_output",
     "device_of",
     "dtype_of",
     "frozen",
@@ -178,10 +178,6 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
 
 
-Chooser = int | str | Callable[[Any], Tensor] | None
-"""Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
-
-
 @dataclass(frozen=True)
 class Readout:
     """The explained part of a model's outputs."""
@@ -198,24 +194,6 @@ SOFTMAX_AT_THE_END = (
     "Pass unwrap_softmax=True to explain the logits before it, or pass the model without the softmax."
 )
 """The error message for a model that ends in a softmax."""
-
-
-def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
-    """Return the logits among a model's outputs; raises `ConfigError` if they cannot be identified."""
-    if callable(chooser):
-        chosen = chooser(outputs)
-    elif isinstance(chooser, str) and not isinstance(outputs, Mapping):
-        chosen = getattr(outputs, chooser)
-    elif chooser is not None:
-        chosen = outputs[chooser]
-    else:
-        chosen = outputs
-    if isinstance(chosen, Tensor):
-        return chosen
-    raise ConfigError(
-        f"the model returns a {type(chosen).__name__}, so it is unclear which output holds the logits; "
-        "select them with output=0 (an index), output='logits' (a key or field) or output=function."
-    )
 
 
 def check_logits(logits: Tensor, images: Tensor) -> None:

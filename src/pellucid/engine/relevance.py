@@ -13,7 +13,8 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.core.isolation import exclusive
 from pellucid.engine.composites import Composite, box_of, rule_of
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.model import Readout, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import Readout, check_logits, refuse_softmax
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape

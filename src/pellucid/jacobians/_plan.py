@@ -147,7 +147,7 @@ def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, 
     """Run one forward pass under `PathWatch`; return the chosen output and the pass's signature."""
     copies = [leaf.clone() for leaf in leaves]  # copies, because the model may modify its inputs in place
     with PathWatch(problem.model) as watch:
-        returned = problem.model(*copies)
+        returned = problem.run(copies)
     output = problem.chosen(returned, leaves)
     try:
         watch.check(output)
