@@ -111,7 +111,8 @@ def described(tensor: Tensor) -> str:
 @dataclass(frozen=True, eq=False)
 class Several:
     """Several inputs in a tuple, list or dict, possibly nested; constants such as None, flags and strings may be among
-    them."""
+    them.
+    """
 
     structure: Any
     """The inputs in their structure, with tensors in place of arrays."""

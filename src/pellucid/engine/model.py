@@ -340,18 +340,20 @@ def _place_in_model() -> str:
     return f"module {path!r} ({type(modules[0]).__name__})" if path else f"the model ({type(modules[0]).__name__})"
 
 
-def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:
+def check_skipped_padding(
+    model: nn.Module, run: Callable[[nn.Module], Any], logits_of: Callable[[Any], Tensor], logits: Tensor
+) -> None:
     """Raise `UnsupportedOperation` if the model's logits differ between running with and without gradients.
 
     When gradients are disabled, torch's TransformerEncoder skips padded tokens and returns zeros at their positions. A
-    model that reads those positions then computes different logits.
+    model that reads those positions then computes different logits. `run` calls the model on the inputs.
     """
     # only these encoders skip padding, so all other models are spared the extra pass
     if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
         return
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that nested tensors are a prototype
-        plain = logits_of(model(x.clone()))
+        plain = logits_of(run(model))
     gap = float((plain - logits).abs().max())
     # not `gap >`, which is False for NaN
     if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):

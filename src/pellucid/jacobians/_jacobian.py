@@ -25,6 +25,7 @@ __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 METHODS = ("auto", *ALGORITHMS, "finite_difference")
 """Names accepted by the `method` argument of `jacobian`."""
 
+
 @dataclass(frozen=True, eq=False, repr=False)
 class JacobianReport(Shown):
     """A Jacobian, with how it was computed and what it cost."""

@@ -55,7 +55,9 @@ class Problem:
         several = given if isinstance(given, Several) else None
         tensors = (given,) if isinstance(given, Tensor) else given.tensors
         if not tensors[0].ndim:
-            raise ShapeError(f"expected inputs of shape (batch, …) with one batch size, got shapes {described(tensors[0])}.")
+            raise ShapeError(
+                f"expected inputs of shape (batch, …) with one batch size, got shapes {described(tensors[0])}."
+            )
         if not len(tensors[0]):
             raise ShapeError("x contains no images. Pass at least one.")
         if not any([tensor.is_floating_point() for tensor in tensors]):
