@@ -1,6 +1,5 @@
 """Record a model, fold its batch norms, and propagate the relevance of its logits to the images by a composite."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.core.isolation import exclusive, uncompiled
 from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.model import Readout, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import Readout, check_logits, refuse_softmax
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
