@@ -125,22 +125,6 @@ def test_a_mask_may_be_converted_to_numbers(images) -> None:
     torch.testing.assert_close(gated, create_analyzer("lrp.epsilon", model(torch.relu)).analyze(images))
 
 
-IN_PLACE = {
-    "through a slice": lambda x: changed(x, lambda y: y[:, :4].mul_(2)),
-    "through a view made before": lambda x: (lambda y: (y.view(-1, 2, 4), y.relu_())[0].flatten(1))(x * 1),
-    "through a view of a constant": lambda x: (
-        lambda board: (board[:, :8].copy_(x), board[:, :8])[1]
-    )(torch.zeros(len(x), 8).double()),
-    "out=": lambda x: (lambda out: (torch.add(x, 1, out=out), out)[1])(torch.zeros_like(x)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("how", IN_PLACE)
-def test_memory_modified_through_another_view_cannot_be_read(images, how) -> None:
-    network = model(IN_PLACE[how])
-    refuses(network, images, "modified through another view" if how != "out=" else "out=")
-
-
 @pytest.mark.parametrize(
     ("in_place", "out_of_place"),
     [

@@ -135,8 +135,12 @@ class Recorder(TorchFunctionMode):
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
         """Raise `UnsupportedOperation` for the operation `name`, naming the running module."""
+        raise self.refusal(name, why, way_out)
+
+    def refusal(self, name: str, why: str, way_out: str = "") -> UnsupportedOperation:
+        """Return the error for the operation `name`, naming the running module."""
         place = self.path()
-        raise UnsupportedOperation(
+        return UnsupportedOperation(
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
@@ -156,7 +160,7 @@ class Recorder(TorchFunctionMode):
         check_autocast(func, args, kwargs)
         if self._memory or self._is_rebound:
             # an object modified in place still holds its old values: pass the newest ones
-            args, kwargs = substitute(args, self._newest), substitute(kwargs, self._newest)
+            args, kwargs = substitute(args, self.newest), substitute(kwargs, self.newest)
         tensors = list(tensors_in((args, kwargs)))
         slots = [self.slot(tensor) for tensor in tensors]
         is_tracked = any(slot is not None for slot in slots)
@@ -166,15 +170,15 @@ class Recorder(TorchFunctionMode):
         if not is_tracked:
             return self._constant(func, args, kwargs, entry)
         self._constants += [tensor for tensor, slot in zip(tensors, slots, strict=True) if slot is None]
-        if kwargs.get("out") is not None:
+        if isinstance(kwargs.get("out"), (tuple, list)):
             name = name_of(func) if entry is None else entry.name
-            self.refuse(name, "writes to out=", "use its return value instead, or choose a gradient method.")
+            self.refuse(name, "writes to out=", "use its return values instead, or choose a gradient method.")
         target = modified(func, args, kwargs)
         # removed, so that the function does not overwrite a recorded tensor
-        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("inplace", "out")}
         entry = entry or (Entry(name_of(func), record_unknown, func) if self._takes_unknown else None)
         if entry is None:
-            self.refuse(name_of(func), "has no rule")
+            return self._indices(func, args, kwargs, target)
         call = Call(self, entry, func, args, kwargs, target is not None)
         try:
             result = entry.handler(call, *args, **kwargs)
@@ -185,6 +189,15 @@ class Recorder(TorchFunctionMode):
         if target is not None and isinstance(result, Tensor):
             return self._written(target, result, tensors)
         return self._external(result)
+
+    def _indices(self, func: Callable[..., Any], args: Any, kwargs: Any, target: Tensor | None) -> Any:
+        """Run an unknown function if it returns only indices or masks, which are piecewise constant."""
+        if target is None:
+            result = func(*args, **kwargs)
+            parts = result if isinstance(result, (tuple, list)) else [result]
+            if parts and all(isinstance(part, Tensor) and part.dtype in _DISCRETE for part in parts):
+                return result
+        self.refuse(name_of(func), "has no rule")
 
     def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, entry: Entry | None) -> Any:
         """Run a function of values that do not depend on the images."""
@@ -219,7 +232,7 @@ class Recorder(TorchFunctionMode):
     def _check(self, tensors: Sequence[Tensor], slots: Sequence[int | None], func: Callable[..., Any]) -> None:
         assert self._taint is not None
         for tensor, slot in zip(tensors, slots, strict=True):
-            if slot is None and tensor.is_floating_point() and self._taint.knows(tensor):
+            if slot is None and tensor.is_floating_point() and self._taint.knows(tensor) and func not in _COUNTS:
                 self.refuse(
                     name_of(func),
                     "uses a value whose dependence on the image the engine cannot trace "
@@ -229,7 +242,7 @@ class Recorder(TorchFunctionMode):
 
     # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _newest(self, tensor: Tensor) -> Tensor:
+    def newest(self, tensor: Tensor) -> Tensor:
         """Return the present value of an object of the model."""
         slot = self.slot(tensor)
         value = tensor if slot is None else self._values[slot]
@@ -246,13 +259,14 @@ class Recorder(TorchFunctionMode):
         slots = (self.slot(old), self.slot(written))
         if slots == (None, None):
             return value
-        axis = 0
-        if self.batch > 1:
-            marked = [
-                torch.full_like(tensor, -1) if slot is None else numbered(tensor, self._axes[slot], self.batch)
-                for tensor, slot in zip((old, written), slots, strict=True)
-            ]
-            axis = probed_axis(self.batch, overlay.apply(*marked))
+        parts = [(tensor, self._axes[slot]) for tensor, slot in zip((old, written), slots, strict=True)
+                 if slot is not None]  # fmt: skip
+        constant = written if slots[1] is None else old
+
+        def put_in(*moved: Tensor) -> Tensor:
+            return overlay.apply(*(moved if len(moved) == 2 else (moved[0], constant) if slots[1] is None else (constant, *moved)))
+
+        axis = probed_axis(self.batch, put_in, parts)
         constants = overlay.is_new if slots[1] is None else ~overlay.is_new if slots[0] is None else None
         shape = written.shape
         self.nodes.append(
@@ -287,7 +301,7 @@ class Recorder(TorchFunctionMode):
         return self._owners.get(id(value), target)
 
     def _write(self, target: Tensor, value: Tensor) -> None:
-        if value.numel():
+        if value.numel() and value.shape == target.shape:  # `out=` may resize an empty tensor
             self._memory.write(target, value)
         self._bind(target, value)
 
@@ -315,6 +329,11 @@ class Recorder(TorchFunctionMode):
         self._bounds, self._changed, self._constants = {}, {}, []
         self._memory.clear()
         return tape
+
+
+_DISCRETE = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_COUNTS = {torch.histc, Tensor.histc}
+"""Functions that count indices given as floats: like an index, a count is constant almost everywhere."""
 
 
 def _homes(model: nn.Module) -> dict[int, list[str]]:

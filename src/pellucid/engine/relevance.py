@@ -52,13 +52,15 @@ def record(
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
     batch.
     """
-    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive, since the compiler stance is process-wide
-        taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-        if "torch._dynamo" in sys.modules:  # whose import takes seconds; without it, nothing is compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
-        recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
-        outputs = model(images)
-        logits = choose_output(outputs, readout.output)
+    with exclusive(), torch.no_grad():  # exclusive, since the compiler stance is process-wide
+        with ExitStack() as stack:
+            taint = stack.enter_context(TaintWatch(images)) if is_watched else None
+            if "torch._dynamo" in sys.modules:  # whose import takes seconds; without it, nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
+            recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
+            outputs = model(images)
+            logits = choose_output(outputs, readout.output)
+        logits = recorder.newest(logits)  # a write through a view of them may have come last
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
             "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "

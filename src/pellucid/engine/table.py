@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import resolve_name
 
 __all__ = [
@@ -101,9 +102,14 @@ class Table:
     def find(self, function: Callable[..., Any]) -> Entry | None:
         """Return the entry of a function, or None."""
         try:
-            return self._entries.get(function)
+            entry = self._entries.get(function)
         except TypeError:  # not hashable
             return None
+        if entry is None and isinstance(function, (OpOverload, OpOverloadPacket)):
+            # entered by name, because its library may be loaded later
+            packet = getattr(function, "overloadpacket", function)
+            entry = self._entries.get(packet._qualified_op_name)
+        return entry
 
     def traits(self, function: Callable[..., Any]) -> Traits:
         """Return the traits of a function; `NO_TRAITS` if it is unknown."""
@@ -125,18 +131,23 @@ class Table:
 
     def enter_name(self, name: str, handler: Handler, traits: Traits) -> None:
         """Add an entry for every torch function called `name`, and for its in-place form."""
+        if "::" in name:  # an operator of another library, such as torchvision::roi_align
+            self._entries[name] = Entry(name, handler, traits=traits)
+            return
         if name.startswith("Tensor."):  # a property, such as Tensor.T.__get__
             _, own, access = name.split(".")
             self.enter(getattr(getattr(Tensor, own), access), Entry(own, handler, traits=traits))
             return
-        for place in _PLACES:
-            function = getattr(place, name, None)
+        in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"  # __add__ → __iadd__, relu → relu_
+        functions = [getattr(place, name, None) for place in _PLACES]
+        # some exist out of place only elsewhere, as torch.fill for Tensor.fill_
+        shared = next(filter(callable, functions), None)
+        for place, function in zip(_PLACES, functions, strict=True):
             if callable(function):
                 self.enter(function, Entry(name, handler, traits=traits))
-                in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"  # __add__ → __iadd__, relu → relu_
-                changed = getattr(place, in_place, None)
-                if callable(changed):
-                    self.enter(changed, Entry(in_place, handler, function, in_place=True, traits=traits))
+            changed = getattr(place, in_place, None)
+            if callable(changed):
+                self.enter(changed, Entry(in_place, handler, function or shared, in_place=True, traits=traits))
 
 
 def _plain(name: str) -> str:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.call import Call
 from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearFunction, LinearMap, RightMatrix
 from pellucid.engine.table import operation
@@ -163,6 +164,21 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     return _affine(call, "dense", right, left, None, LeftMatrix())
 
 
+@operation(*(getattr(place, name) for place, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(place, name)))
+def grouped_product(
+    call: Call, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, bias: Tensor | None = None, **_kwargs: Any
+) -> Tensor:
+    """Record a product of each group of rows with a matrix of its own, as in a mixture of experts."""
+    if offs is None or mat_a.ndim != 2 or mat_b.ndim != 3 or bias is not None or call.depends(mat_b):
+        call.refuse("does not multiply groups of rows by constant matrices")
+    ends = offs.tolist()
+    groups = zip([0, *ends], ends, mat_b, strict=False)
+    with call.recorder:
+        product = torch.cat([mat_a[start:end] @ matrix for start, end, matrix in groups])
+        # rows behind the last group belong to no matrix
+        return F.pad(product, (0, 0, 0, len(mat_a) - ends[-1])) if ends[-1] < len(mat_a) else product
+
+
 def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
     """Record a product with a constant vector, expanded to a matrix of one row or column."""
     vector = left if left.ndim < 2 else right
@@ -214,6 +230,25 @@ def linear_window(call: Call, input: Tensor, *others: object, **kwargs: object) 
     value: Tensor = call.run()
     function = LinearFunction(call.replay_on(input))
     return call.record(Affine, "average", value, [input], 0, x=input, z=value, weight=None, bias=None, map=function)
+
+
+@operation("torchvision::roi_align", "torchvision::ps_roi_align", family="pool", channels="first")
+def region_pool(call: Call, input: Tensor, rois: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Record averages over regions. As in torchvision, whose operators have no derivative for them, regions are fixed."""
+    if call.recorder.batch > 1 or not call.depends(input):
+        raise BatchMixed  # the regions of all images lie along one axis
+    result = call.function(input, rois, *args, **kwargs)
+    value = result[0] if isinstance(result, tuple) else result
+
+    def average(x: Tensor) -> Tensor:
+        pooled = call.function(x, rois, *args, **kwargs)
+        averages: Tensor = pooled[0] if isinstance(pooled, tuple) else pooled
+        return averages
+
+    value = call.record(
+        Affine, "average", value, [input], 0, x=input, z=value, weight=None, bias=None, map=LinearFunction(average)
+    )
+    return (value, *result[1:]) if isinstance(result, tuple) else value
 
 
 @_pool("max_pool2d", is_smooth=True)

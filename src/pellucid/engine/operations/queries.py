@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pellucid.engine.call import Call
 from pellucid.engine.table import operation
+from pellucid.engine.tape import Move, Relevances
 
 __all__ = ["comparison", "exit_of_the_graph", "itself", "query"]
 
@@ -14,6 +15,11 @@ _PROPERTIES = (
     "is_quantized", "is_nested", "is_xla", "is_leaf", "requires_grad", "grad_fn", "names", "itemsize", "nbytes",
     "is_vulkan", "is_xpu", "is_sparse_csr",
 )  # fmt: skip
+_OUT_OF_THE_GRAPH = (
+    "takes a value out of the graph, so later computations with it cannot be recorded",
+    "keep the computation in tensors without detaching them, or choose a gradient method "
+    "if the missing part can be ignored.",
+)
 _query = partial(operation, family="query")
 _metadata = partial(_query, reads_metadata=True)
 _new = partial(_query, is_constant=True)
@@ -55,12 +61,20 @@ def without_rule(call: Call, *_args: object, **_kwargs: object) -> None:
 
 
 @_exit("numpy", "item", "tolist", "__array__", "__float__", "__complex__", returns_numbers=True)
-@_exit("detach", "__int__", "__bool__", "__index__", "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero",
+@_query("detach")
+def detached(call: Call, input: Tensor) -> Tensor:
+    """Record a detached copy, which may only be used where no relevance arrives, such as in a cache of states."""
+    error = call.recorder.refusal(call.name, *_OUT_OF_THE_GRAPH)
+
+    def refuse(_relevance: Tensor) -> Relevances:
+        raise error
+
+    value = input.detach()
+    return call.record(Move, "move", value, [input], pull=refuse)
+
+
+@_exit("__int__", "__bool__", "__index__", "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero",
        "allclose", "equal", "__contains__", "Tensor.data.__get__", "Tensor.data.__set__")  # fmt: skip
 def exit_of_the_graph(call: Call, *_args: object, **_kwargs: object) -> None:
     """Refuse the call, since whatever the model computes from its result is invisible to the recorder."""
-    call.refuse(
-        "takes a value out of the graph, so later computations with it cannot be recorded",
-        "keep the computation in tensors without detaching them, or choose a gradient method "
-        "if the missing part can be ignored.",
-    )
+    call.refuse(*_OUT_OF_THE_GRAPH)
