@@ -39,6 +39,9 @@ class Attribution(Options):
     `class_specific` (maps of two classes differ by more than a factor) and `deterministic`."""
     needs_fit: ClassVar[bool] = False
     """True if `fit` must be called before the first explanation."""
+    takes_several_inputs: ClassVar[bool] = True
+    """True if the method explains models with several inputs, whose values it receives as rows, (batch, value);
+    `Subject.packing` knows which values belong to which input."""
     remedy: ClassVar[str] = (
         "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method "
         "whose relevances cancel less, such as 'lrp.gamma'."

@@ -1,10 +1,10 @@
 """The explained model: plain, recorded and checked forward passes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,33 +13,55 @@ from torch.overrides import TorchFunctionMode
 from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
-from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
+from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
+from pellucid.engine.inputs import described
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.model import (
     SOFTMAX_AT_THE_END,
     Readout,
     check_autocast,
     check_logits,
-    choose_output,
     keep_freed_memory,
     largest_tensor_bytes,
     refuse_softmax,
 )
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
+from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
 
-__all__ = ["Subject"]
+if TYPE_CHECKING:
+    from pellucid.attribution._several import Packing
+
+__all__ = ["Adapter", "Subject"]
 
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
 """Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
 only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
+
+
+class Adapter(nn.Module):
+    """A model seen through other inputs, whose modules, parameters and state keep the names of the wrapped model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Modules of the wrapped model, under their original names."""
+        return self.model.named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """State of the wrapped model, so that both have the same fingerprint."""
+        return self.model.state_dict(*args, **kwargs)
 
 
 @dataclass(eq=False)
@@ -65,6 +87,8 @@ class Subject:
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
+    _hides_operations: bool | None = None
+    """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
 
@@ -76,7 +100,14 @@ class Subject:
         self.box = box
         self.is_mixed = False
         self._is_settled = False
+        self._hides_operations = holds_script(self.model)
         keep_freed_memory()
+
+    @property
+    def packing(self) -> "Packing | None":
+        """The inputs of the current call, for a model with several inputs; None for a single one."""
+        packing: Packing | None = getattr(self.model, "packing", None) if isinstance(self.model, Adapter) else None
+        return packing
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
         """Return the number of images per forward pass: `usual`, or more for small models."""
@@ -101,10 +132,15 @@ class Subject:
         with _PlainPass(self.model) as watch, within or nullcontext():
             try:
                 returned = self.model(images.clone())  # a copy: the first layer may work in place
-            except ValueError:  # torch refuses batch statistics of a single row
-                self._note_batch_statistics(watch)
-                self.settle(images)
+            except PellucidError:
                 raise
+            except INPUT_ERRORS as error:
+                if isinstance(error, ValueError):  # torch refuses batch statistics of a single row
+                    self._note_batch_statistics(watch)
+                    self.settle(images)
+                packing = self.packing
+                received = described(images) if packing is None else packing.received()
+                raise_input_error(error, self.model, received, images if packing is None else None)
         logits = choose_output(returned, self.readout.output)
         self._note_batch_statistics(watch)
         if within is None:
@@ -117,6 +153,11 @@ class Subject:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
+        if self._hides_operations and is_probabilities(logits):
+            raise UnsupportedOperation(
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs depend "
+                "on one another and say little about the evidence for a class. Pass the model without the softmax."
+            )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
@@ -135,7 +176,12 @@ class Subject:
         A forward pass without gradients cannot distinguish these from a weight normalized with batch statistics. If it
         saw batch statistics, the first image runs once more with a gradient, once per call.
         """
-        if self._is_settled or not self._saw_batch_statistics:
+        if self._is_settled:
+            return
+        if self._hides_operations:
+            check_hidden_norms(self.model, images[:1])
+        if not self._saw_batch_statistics:
+            self._is_settled = bool(self._hides_operations)
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):

@@ -26,6 +26,7 @@ class Cam(Attribution):
     """
 
     family: ClassVar[str] = "class_activation"
+    takes_several_inputs: ClassVar[bool] = False
     answers: ClassVar[str] = "which regions of the last feature maps are evidence for or against the class"
 
     relu: bool = False

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
+from pellucid.attribution.gradient import Baseline
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
@@ -30,7 +31,7 @@ class DeepLift(Attribution):
         "baseline nearer to the images."
     )
 
-    baseline: float | int | Tensor = 0.0
+    baseline: Baseline = 0.0
     """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
-from pellucid.attribution.gradient import baseline_like, slopes
+from pellucid.attribution.gradient import Baseline, baseline_like, slopes
 from pellucid.core.options import Count
 from pellucid.core.ranges import Range
 
@@ -26,7 +26,7 @@ class SimpleTaylor(Attribution):
     family: ClassVar[str] = "gradient"
     answers: ClassVar[str] = "how much each pixel raises the explained logit above zero, to first order"
 
-    baseline: float | int | Tensor = 0.0
+    baseline: Baseline = 0.0
     """Baseline image: a number, or a tensor that broadcasts to the images."""
     places: Count = 16
     """Steps from the image to the baseline that are searched for a change of sign."""

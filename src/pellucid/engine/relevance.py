@@ -1,6 +1,5 @@
 """Record a model, fold its batch norms, and propagate the relevance of its logits to the images by a composite."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,13 +10,15 @@ from torch import Tensor, nn
 
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.core.isolation import exclusive
+from pellucid.core.isolation import exclusive, uncompiled
 from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.model import Readout, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import Readout, check_logits, refuse_softmax
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
+from pellucid.engine.wrapping import check_model
 
 __all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
 
@@ -52,11 +53,11 @@ def record(
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
     batch.
     """
+    check_model(model, "operations")
     with exclusive(), torch.no_grad():  # exclusive, since the compiler stance is process-wide
         with ExitStack() as stack:
             taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-            if "torch._dynamo" in sys.modules:  # whose import takes seconds; without it, nothing is compiled
-                stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
+            stack.enter_context(uncompiled())
             recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
             outputs = model(images)
             logits = choose_output(outputs, readout.output)

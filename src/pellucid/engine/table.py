@@ -106,9 +106,22 @@ class Table:
         except TypeError:  # not hashable
             return None
         if entry is None and isinstance(function, (OpOverload, OpOverloadPacket)):
-            # entered by name, because its library may be loaded later
-            packet = getattr(function, "overloadpacket", function)
-            entry = self._entries.get(packet._qualified_op_name)
+            return self._find_operator(function)
+        return entry
+
+    def _find_operator(self, operator: OpOverload | OpOverloadPacket) -> Entry | None:
+        """Return the entry of an operator: of another library, or of ATen, as exported programs call them.
+
+        An operator of ATen takes the same positional arguments as torch's function of that name.
+        """
+        packet = getattr(operator, "overloadpacket", operator)
+        entry = self._entries.get(packet._qualified_op_name)  # by name, because its library may be loaded later
+        if entry is None and isinstance(operator, OpOverload):
+            name = operator.name().removeprefix("aten::").partition(".")[0]
+            functions = (getattr(place, name, None) for place in _PLACES)
+            entry = next((self._entries[function] for function in functions if function in self._entries), None)
+        if entry is not None:
+            self._entries[operator] = entry
         return entry
 
     def traits(self, function: Callable[..., Any]) -> Traits:

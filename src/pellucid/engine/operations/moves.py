@@ -83,7 +83,7 @@ _stay = partial(_move, is_elementwise=True)
 @_move("pad", channels="kept", inserts_constants=True)
 @_move("constant_pad_nd", "unfold", inserts_constants=True)
 @_move("expand_as", takes_template=True)
-@_move("__getitem__", channels="kept", operators=("slice",))
+@_move("__getitem__", torch.ops.aten.slice.Tensor, torch.ops.aten.index.Tensor, channels="kept", operators=("slice",))
 @_move("roll", channels="kept")
 @_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
        "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
