@@ -200,7 +200,10 @@ class Program:
 def test_random_programs_of_views_and_writes_agree_with_torch(seed) -> None:
     program = Program(seed)
     # beside x itself, since a program may overwrite all of it
-    check(lambda x: torch.cat([x.clone(), program(x)], 1), torch.randn(2, 16, generator=torch.Generator().manual_seed(seed)).double())
+    check(
+        lambda x: torch.cat([x.clone(), program(x)], 1),
+        torch.randn(2, 16, generator=torch.Generator().manual_seed(seed)).double(),
+    )
 
 
 def test_writes_keep_the_dtype_of_their_target() -> None:

@@ -32,18 +32,9 @@ def canonical(tape: Tape) -> Tape:
         node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
     if form.has_changed:
-        tape.nodes = _needed(nodes, tape.output)
+        tape.nodes = nodes
+        tape.nodes = tape.needed()
     return tape
-
-
-def _needed(nodes: list[Node], output: int) -> list[Node]:
-    """Return the nodes that the output depends on, in order."""
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if node.output in needed:
-            needed.update(slot for slot in node.inputs if slot is not None)
-            kept.append(node)
-    return kept[::-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,8 @@ class Propagation:
     seed: Tensor
     """The initial relevance of each logit."""
     account: Account | None
+    precision: torch.dtype
+    """The lowest precision of any value of the forward pass."""
 
 
 def record(
@@ -119,7 +121,7 @@ def propagate(
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
         account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
         with torch.no_grad():
-            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
+            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account, tape.precision))
     return results
 
 

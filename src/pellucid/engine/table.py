@@ -64,6 +64,8 @@ class Traits:
     """A second tensor only gives a shape or dtype, as in `expand_as`."""
     reads_metadata: bool = False
     """A query of shape, dtype or device, which depends on no values."""
+    takes_complex: bool = False
+    """Applies to complex numbers too; for a few others, the entry `complex::NAME` does."""
     returns_numbers: bool = False
     """Converts a tensor to Python or NumPy numbers, which have no derivative."""
     leaves_graph: bool = False
@@ -99,7 +101,7 @@ class Table:
         self._entries: dict[Any, Entry] = {}
         self._by_name: dict[str, Traits] = {}
 
-    def find(self, function: Callable[..., Any]) -> Entry | None:
+    def find(self, function: Callable[..., Any] | str) -> Entry | None:
         """Return the entry of a function, or None."""
         try:
             entry = self._entries.get(function)
@@ -144,7 +146,9 @@ class Table:
 
     def enter_name(self, name: str, handler: Handler, traits: Traits) -> None:
         """Add an entry for every torch function called `name`, and for its in-place form."""
-        if "::" in name:  # an operator of another library, such as torchvision::roi_align
+        if (
+            "::" in name
+        ):  # an operator of another library, such as torchvision::roi_align, or a form for complex numbers
             self._entries[name] = Entry(name, handler, traits=traits)
             return
         if name.startswith("Tensor."):  # a property, such as Tensor.T.__get__

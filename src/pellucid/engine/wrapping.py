@@ -5,7 +5,6 @@ through TorchScript, which hides its operations from Python. Recording a forward
 see every operation, and class activation maps need one layer.
 """
 
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.table import tensors_in
 
 __all__ = ["check_hidden_norms", "check_model", "fixed", "holds_script", "is_probabilities", "set_eval", "unwrap"]
 

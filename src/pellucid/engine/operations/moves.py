@@ -87,7 +87,7 @@ _stay = partial(_move, is_elementwise=True)
 @_move("roll", channels="kept")
 @_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
        "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-       "native_channel_shuffle", "diagonal", "Tensor.real.__get__")  # fmt: skip
+       "native_channel_shuffle", "diagonal")  # fmt: skip
 def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a single tensor of moved, dropped or repeated values."""
     value: Tensor = call.run()
@@ -135,9 +135,7 @@ def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
     return mask
 
 
-def _probed_axis(
-    call: Call, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None
-) -> int:
+def _probed_axis(call: Call, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None) -> int:
     """Find the batch axis of the output of a move, by default that of the call itself."""
 
     def again(*moved: Tensor) -> Tensor:
