@@ -250,7 +250,6 @@ def test_operations_without_a_rule_are_named() -> None:
     x = torch.randn(2, TOKENS, WIDTH).double()
     for body, word in (
         (lambda n, x: x.square().add(1).log().reciprocal() @ n.w[0].mT @ n.w[0], "'factor'"),
-        (lambda n, x: torch.einsum(x, [0, 1, 2], x, [0, 1, 2], [0, 1, 2]), "no equation string"),
         (lambda n, x: x / torch.linalg.norm(x, "nuc", dim=(-2, -1), keepdim=True), "norm of matrices"),
         (lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5), "random"),
     ):

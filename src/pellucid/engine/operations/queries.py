@@ -19,8 +19,10 @@ _PROPERTIES = (
 )  # fmt: skip
 _OUT_OF_THE_GRAPH = (
     "takes a value out of the graph, so later computations with it cannot be recorded",
-    "keep the computation in tensors without detaching them, or choose a gradient method "
-    "if the missing part can be ignored.",
+    (
+        "keep the computation in tensors without detaching them, or choose a gradient method "
+        "if the missing part can be ignored."
+    ),
 )
 _query = partial(operation, family="query")
 _metadata = partial(_query, reads_metadata=True)
@@ -62,15 +64,14 @@ def without_rule(call: Call, *_args: object, **_kwargs: object) -> None:
     call.refuse("has no rule")
 
 
-@_exit("numpy", "item", "tolist", "__array__", "__float__", "__complex__", returns_numbers=True)
 @_query("detach")
 def detached(call: Call, input: Tensor) -> Tensor:
     """Record a detached copy, which may only be used where no relevance arrives, such as in a cache of states."""
     return _dead_end(call, input, *_OUT_OF_THE_GRAPH)
 
 
-@operation("sign", "sgn", "signbit", "floor", "ceil", "round", "trunc", "fix", "heaviside", "floor_divide", "__floordiv__",
-           is_constant=True)  # fmt: skip
+@operation("sign", "sgn", "signbit", "floor", "ceil", "round", "trunc", "fix", "heaviside", "floor_divide",
+           "__floordiv__", is_constant=True)  # fmt: skip
 def step_function(call: Call, input: Any, *args: object, **kwargs: object) -> Any:
     """Record a piecewise constant function, which may only be used where no relevance arrives, as for an index."""
     if call.recorder.takes_unknown:
@@ -91,18 +92,6 @@ def _dead_end(call: Call, x: Tensor, why: str, way_out: str = "") -> Tensor:
 
 
 @_exit("numpy", "item", "tolist", "__array__", "__float__", "__complex__", returns_numbers=True)
-@_query("detach")
-def detached(call: Call, input: Tensor) -> Tensor:
-    """Record a detached copy, which may only be used where no relevance arrives, such as in a cache of states."""
-    error = call.recorder.refusal(call.name, *_OUT_OF_THE_GRAPH)
-
-    def refuse(_relevance: Tensor) -> Relevances:
-        raise error
-
-    value = input.detach()
-    return call.record(Move, "move", value, [input], pull=refuse)
-
-
 @_exit("__int__", "__bool__", "__index__", "__dlpack__", "data_ptr", "untyped_storage", "is_nonzero",
        "allclose", "equal", "__contains__", "Tensor.data.__get__", "Tensor.data.__set__")  # fmt: skip
 def exit_of_the_graph(call: Call, *_args: object, **_kwargs: object) -> None:
