@@ -1,5 +1,6 @@
 """Baselines: one value, one image for all, or one image per explained image; the same contract for every method."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from pellucid.core.errors import ShapeError
 
 __all__ = ["Baseline", "baseline_like", "check_baseline", "is_per_image"]
 
-Baseline = float | int | Tensor
-"""A number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
+Baseline = float | int | Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""A number, a tensor that broadcasts to one image, or one row per image, (batch, …); for several inputs also these in
+the structure of the inputs."""
 
 
 def is_per_image(baseline: object, images: Tensor) -> bool:
@@ -26,6 +28,11 @@ def is_per_image(baseline: object, images: Tensor) -> bool:
 def check_baseline(method: Any, images: Tensor) -> None:
     """Raise `ShapeError` unless a method's baseline, if it has one, fits the images."""
     baseline = getattr(method, "baseline", None)
+    if isinstance(baseline, tuple | list | Mapping):
+        raise ShapeError(
+            f"the baseline is a {type(baseline).__name__}, as for several inputs, but there is one, of shape "
+            f"{tuple(images.shape)}; pass a number or a tensor."
+        )
     if not isinstance(baseline, Tensor):
         return
     own, wanted = tuple(baseline.shape), tuple(images.shape)

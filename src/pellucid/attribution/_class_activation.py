@@ -24,6 +24,7 @@ class ClassActivation(Attribution):
     """
 
     family: ClassVar[str] = "class_activation"
+    takes_several_inputs: ClassVar[bool] = False
 
     layer: str | None = None
     """Module whose output is used, such as `features.28`; None: the last operation with feature maps that is not

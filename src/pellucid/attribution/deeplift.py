@@ -48,7 +48,7 @@ class DeepLift(Attribution):
         parts = weighted(result.logits - result.baseline_logits, result.slope)
         promised = parts.reshape(len(parts), -1).sum(1)
         relevance = result.values * change
-        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
+        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
         residual = relevance.flatten(1).sum(1) - promised
         if bool((residual.abs() > _beyond_rounding(outcome)).any()):
             raise UnsupportedOperation(
@@ -68,4 +68,4 @@ def _beyond_rounding(outcome: Outcome) -> Tensor:
     assert outcome.promised is not None
     size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
     logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(size), -1).amax(1)  # −∞ marks masked classes
-    return torch.maximum(size, logits / 100) * (1e-7 if size.dtype == torch.float64 else 1e-2)
+    return torch.maximum(size, logits / 100) * (1e-7 if (outcome.precision or size.dtype) == torch.float64 else 1e-2)

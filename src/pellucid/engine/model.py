@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -15,8 +15,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
+from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
 from pellucid.engine.wrapping import Network, check_model, set_eval, unwrap
 
@@ -31,7 +32,6 @@ __all__ = [
     "check_logits",
     "check_model",
     "check_skipped_padding",
-    "choose_output",
     "device_of",
     "dtype_of",
     "frozen",
@@ -210,10 +210,6 @@ def dtype_of(model: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.
     return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), otherwise)
 
 
-Chooser = int | str | Callable[[Any], Tensor] | None
-"""Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
-
-
 @dataclass(frozen=True)
 class Readout:
     """The explained part of a model's outputs."""
@@ -230,24 +226,6 @@ SOFTMAX_AT_THE_END = (
     "Pass unwrap_softmax=True to explain the logits before it, or pass the model without the softmax."
 )
 """The error message for a model that ends in a softmax."""
-
-
-def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
-    """Return the logits among a model's outputs; raises `ConfigError` if they cannot be identified."""
-    if callable(chooser):
-        chosen = chooser(outputs)
-    elif isinstance(chooser, str) and not isinstance(outputs, Mapping):
-        chosen = getattr(outputs, chooser)
-    elif chooser is not None:
-        chosen = outputs[chooser]
-    else:
-        chosen = outputs
-    if isinstance(chosen, Tensor):
-        return chosen
-    raise ConfigError(
-        f"the model returns a {type(chosen).__name__}, so it is unclear which output holds the logits; "
-        "select them with output=0 (an index), output='logits' (a key or field) or output=function."
-    )
 
 
 def check_logits(logits: Tensor, images: Tensor) -> None:
@@ -304,6 +282,10 @@ def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
 
 class _SizeWatch(TorchDispatchMode):
     """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -378,18 +360,20 @@ def _place_in_model() -> str:
     return f"module {path!r} ({type(modules[0]).__name__})" if path else f"the model ({type(modules[0]).__name__})"
 
 
-def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:
+def check_skipped_padding(
+    model: nn.Module, run: Callable[[nn.Module], Any], logits_of: Callable[[Any], Tensor], logits: Tensor
+) -> None:
     """Raise `UnsupportedOperation` if the model's logits differ between running with and without gradients.
 
     When gradients are disabled, torch's TransformerEncoder skips padded tokens and returns zeros at their positions. A
-    model that reads those positions then computes different logits.
+    model that reads those positions then computes different logits. `run` calls the model on the inputs.
     """
     # only these encoders skip padding, so all other models are spared the extra pass
     if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
         return
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that nested tensors are a prototype
-        plain = logits_of(model(x.clone()))
+        plain = logits_of(run(model))
     gap = float((plain - logits).abs().max())
     # not `gap >`, which is False for NaN
     if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):

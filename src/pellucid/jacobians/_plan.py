@@ -149,7 +149,7 @@ def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, 
     copies = [leaf.clone() for leaf in leaves]  # copies, because the model may modify its inputs in place
     check_hidden_norms(problem.model, *(leaf[:1] for leaf in leaves))
     with PathWatch(problem.model) as watch:
-        returned = problem.model(*copies)
+        returned = problem.run(copies)
     output = problem.chosen(returned, leaves)
     try:
         watch.check(output)

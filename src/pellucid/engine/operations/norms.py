@@ -9,17 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.engine.batch_norm import Norm, read_norm
+from pellucid.engine.call import Call
 from pellucid.engine.linear_maps import Diagonal, FrozenNorm
-from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine
 
 __all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
 
 
-# `addcmul` is part of the affine form that replaces batch norms in differentiated passes (see `engine.batch_norm`)
 @operation("batch_norm", family="norm", is_smooth=True, keeps_image=True, channels="first",
-           operators=("native_batch_norm", "_native_batch_norm_legit_no_training", "addcmul"))  # fmt: skip
+           operators=("native_batch_norm", "_native_batch_norm_legit_no_training"))  # fmt: skip
 def batch_norm(call: Call, *_args: Any, **_kwargs: Any) -> Tensor:
     """Record (x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
     norm = read_norm(call.function, call.args, call.kwargs)  # torch.batch_norm and F.batch_norm differ in their order
@@ -169,11 +168,27 @@ def length(
     call: Call, input: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, *, ord: Any = None, **_kwargs: Any
 ) -> Tensor:
     """Record a Euclidean norm as the root of the sum of squares."""
-    if (p if ord is None else ord) not in (2, 2.0, "fro", None):
-        call.refuse("is not the Euclidean norm")
+    order = p if ord is None else ord
+    is_of_matrix = call.function is torch.linalg.norm and (
+        len(dim) == 2 if isinstance(dim, (tuple, list)) else dim is None and input.ndim == 2
+    )
+    if order not in (2, 2.0, "fro", None) and (isinstance(order, str) or is_of_matrix):
+        call.refuse("is a norm of matrices")
+    axes = dim if dim is None or isinstance(dim, int) else tuple(dim)
     with call.recorder:
-        axes = dim if dim is None or isinstance(dim, int) else tuple(dim)
-        return torch.sqrt(input.square().sum(axes, keepdim))
+        return _length(input, 2.0 if order in ("fro", None) else float(order), axes, keepdim)
+
+
+def _length(x: Tensor, order: float, axes: Any, keepdim: bool) -> Tensor:
+    """Return (Σ |x|ᵖ)^(1/p), of which the limits are the largest and the smallest |x|."""
+    if order == 2:
+        return torch.sqrt(x.square().sum(axes, keepdim))
+    if order == 1:
+        return x.abs().sum(axes, keepdim)
+    if math.isinf(order):
+        every = () if axes is None else axes
+        return x.abs().amax(every, keepdim) if order > 0 else x.abs().amin(every, keepdim)
+    return x.abs().pow(order).sum(axes, keepdim).pow(1 / order)
 
 
 @operation("normalize", family="norm")
@@ -186,10 +201,8 @@ def normalize(
     **_kwargs: Any,
 ) -> Tensor:
     """Record a division by the Euclidean norm along an axis."""
-    if p != 2:
-        call.refuse("is not the Euclidean norm")
     with call.recorder:
-        return input / input.square().sum(dim, keepdim=True).sqrt().clamp_min(eps)
+        return input / _length(input, float(p), dim, keepdim=True).clamp_min(eps)
 
 
 @operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", family="dropout")
