@@ -120,12 +120,21 @@ class Places(TorchFunctionMode):
 
     def _assign(self, target: Tensor, index: Any, value: Any) -> None:
         """Carry the coordinates of `target[index] = value`."""
-        _, own = self._places.get(id(target), (None, torch.zeros(self._rank - 2, *target.shape, device=target.device)))
-        _, new = self._places.get(id(value), (None, torch.zeros(self._rank - 2, *target[index].shape)))
-        changed = own.clone()
-        for axis, part in zip(changed, new.to(changed.device), strict=True):
-            axis[index] = part
-        self._keep(target, changed)
+        with torch.no_grad():
+            own, new = self._known(target), self._known(value)
+            assert own is not None
+            changed = own.clone()
+            for number, axis in enumerate(changed):
+                axis[index] = 0 if new is None else new[number]
+            self._keep(target, changed)
+
+    def _known(self, value: Any) -> "Coordinates | None":
+        """Return the coordinates of a value, all 0 if it has no place; None for a number."""
+        if not isinstance(value, Tensor):
+            return None
+        shape = (self._rank - 2, *value.shape)
+        _, places = self._places.get(id(value), (None, None))
+        return torch.zeros(shape, dtype=torch.float32, device=value.device) if places is None else places
 
     def _moved(self, func: Callable[..., Any], args: Any, kwargs: Any) -> "list[Coordinates | None]":
         """Move the coordinates like the values; constants among the arguments have none."""

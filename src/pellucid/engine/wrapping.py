@@ -5,6 +5,7 @@ through TorchScript, which hides its operations from Python. Recording a forward
 see every operation, and class activation maps need one layer.
 """
 
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
@@ -110,7 +111,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
             )
         if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
             _refuse_script(name, need)
-        if kind == "calibrated" and bool(torch.as_tensor(module.observer_enabled).any()):
+        if kind == "calibrated" and _is_observing(module):
             raise UnsupportedOperation(
                 f"{_place(name)} is a {type(module).__name__} that adapts to its inputs, so the model is another one "
                 "after every pass; call model.apply(torch.ao.quantization.disable_observer) first."
@@ -122,6 +123,10 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
                 "that needs only forward passes, such as 'occlusion' or 'rise'."
             )
     _check_sharding(model)
+
+
+def _is_observing(module: Any) -> bool:
+    return bool(module.observer_enabled.any())
 
 
 def _check_sharding(model: nn.Module) -> None:
