@@ -216,7 +216,9 @@ class Analyzer:
                 batches.convert = self._from_embedding.embed
                 self.method = self.method.fitted(self._tokens, batches)
             else:
-                self.method = self.method.fitted(self._subject, batches)
+                x = torch.empty(0, device="cpu") if batches.first is None else batches.first
+                with self._subject.explained_errors(x):
+                    self.method = self.method.fitted(self._subject, batches)
         return self
 
     def _fit_several(self, batches: Batches, packing: Packing) -> None:
@@ -236,7 +238,8 @@ class Analyzer:
         batches.convert = convert
         with inputs.taking(packing):
             subject.begin()
-            self.method = method.fitted(subject, batches)
+            with subject.explained_errors(packing.packed()):
+                self.method = method.fitted(subject, batches)
 
     def state(self) -> FittedState:
         """Return the fitted state, for `pellucid.save_fitted`."""
@@ -361,7 +364,8 @@ class Analyzer:
 def _check_images(x: Tensor) -> None:
     """Raise `ShapeError` unless `x` is a batch of floats of sufficient precision."""
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
-        raise ShapeError(f"the images are {described(x)}; {EXPECTED}.")
+        bytes_hint = " Convert bytes with images.float() / 255." if x.dtype == torch.uint8 else ""
+        raise ShapeError(f"the images are {described(x)}; {EXPECTED}.{bytes_hint}")
     if x.numel() == 0:
         raise ShapeError(f"the images are {tuple(x.shape)} and so contain no values; {EXPECTED}.")
     if x.dtype not in (torch.float32, torch.float64):

@@ -37,7 +37,7 @@ class IntegratedGradients(Attribution):
         "image's path until its sum is within tolerance."
     )
 
-    steps: Annotated[int, Range(2)] = 64
+    steps: Annotated[int, Range(2, 10_000)] = 64
     """Points on the path; with `tolerance`, the maximum in total."""
     quadrature: Quadrature = "gauss_legendre"
     """Quadrature rule of the points on the path."""

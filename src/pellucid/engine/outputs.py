@@ -41,8 +41,9 @@ def check_chooser(chooser: Any, option: str = "output") -> Chooser:
     >>> check_chooser(("aux", 1))
     ('aux', 1)
     """
-    if chooser is None or callable(chooser) or (isinstance(chooser, str) and chooser):
-        return chooser
+    is_function = callable(chooser) and not isinstance(chooser, type)
+    if chooser is None or is_function or (isinstance(chooser, str) and chooser):
+        return chooser  # type: ignore[no-any-return]
     if _is_step(chooser):
         return int(chooser)
     if isinstance(chooser, tuple) and chooser and all(map(_is_step, chooser)):

@@ -18,7 +18,7 @@ from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
 from pellucid.jacobians._missing import WAY_OUT, check_rows
 from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
-from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_chunk, untouched
+from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_count, untouched
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
@@ -103,9 +103,9 @@ def jacobian_report(
     >>> report.method, report.chunk, report.backwards
     ('loop', 5, 2)
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
-    check_chunk(chunk)
+    check_count("chunk", chunk, "images per forward pass")
     with isolated():
         started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
         problem = Problem.of(model, x, outputs)

@@ -15,12 +15,12 @@ from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.inputs import Several, as_inputs, check_is_model, described
+from pellucid.engine.inputs import Several, as_inputs, check_is_model, check_tensor, described
 from pellucid.engine.model import frozen, modules_of, runs_torch_alone
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
-__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_chunk", "dtype_for", "untouched"]
+__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "dtype_for", "untouched"]
 
 Model = nn.Module | Callable[..., Any]
 """A module, or any function of tensors."""
@@ -60,7 +60,7 @@ class Problem:
             )
         if not len(tensors[0]):
             raise ShapeError("x contains no images. Pass at least one.")
-        if not any([tensor.is_floating_point() for tensor in tensors]):
+        if not any(tensor.is_floating_point() for tensor in tensors):
             raise ShapeError(
                 "x contains only integers, which have no derivative. Pass floats, such as embedded tokens."
             )
@@ -153,10 +153,10 @@ class Problem:
         return wanted
 
 
-def check_chunk(chunk: Any) -> None:
-    """Raise `ShapeError` unless `chunk` is None or a number of images."""
-    if chunk is not None and not (isinstance(chunk, Integral) and not isinstance(chunk, bool) and chunk >= 1):
-        raise ShapeError(f"chunk is {chunk!r}; expected a whole number of images per forward pass, at least 1.")
+def check_count(name: str, count: Any, what: str) -> None:
+    """Raise `ShapeError` unless `count` is None or a positive whole number of `what`."""
+    if count is not None and not (type(count) is int and 1 <= count < 2**62):
+        raise ShapeError(f"{name} is {count!r}; expected a whole number of {what}, at least 1.")
 
 
 def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
@@ -168,14 +168,18 @@ def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
             raise ShapeError(f"outputs names {list(outputs)}; name one entry per call.")
         ((name, indices),) = outputs.items()
         return check_chooser(name, "outputs"), None if indices is None else _as_indices(indices)
-    if isinstance(outputs, Tensor | Sequence | np.ndarray | range) and not isinstance(outputs, str):
-        if not (isinstance(outputs, tuple) and any(isinstance(step, str) for step in outputs)):
-            return None, _as_indices(outputs)
+    is_path = isinstance(outputs, str) or (
+        isinstance(outputs, tuple) and any(isinstance(step, str) for step in outputs)
+    )
+    if isinstance(outputs, Tensor | Sequence | np.ndarray) and not is_path:
+        return None, _as_indices(outputs)
     return check_chooser(outputs, "outputs"), None
 
 
 def _as_indices(indices: Any) -> tuple[int, ...]:
     """Return indices into the flattened outputs as ints. Raises `ShapeError` for anything else."""
+    if isinstance(indices, Tensor):
+        check_tensor(indices, "outputs")
     listed = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
     is_valid = isinstance(listed, Sequence) and not isinstance(listed, str)
     if not is_valid or not all(isinstance(index, Integral) and not isinstance(index, bool) for index in listed):

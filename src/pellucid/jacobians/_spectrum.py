@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
+from pellucid.engine.inputs import one_tensor
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._jacobian import jacobian
 from pellucid.jacobians._leading import STEPS, leading_triple
 from pellucid.jacobians._plan import make_plan
-from pellucid.jacobians._problem import Model, Outputs, Problem, untouched
+from pellucid.jacobians._problem import Model, Outputs, Problem, check_count, untouched
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
@@ -49,16 +49,18 @@ def jacobian_spectrum(
     >>> torch.allclose(spectrum.values[0], torch.linalg.svdvals(layer.weight))
     True
     """
-    if count is not None and count < 1:
-        raise ShapeError(f"count is {count}; expected at least 1 singular value.")
+    check_count("count", count, "singular values")
+    check_count("chunk", chunk, "images per forward pass")
+    x = one_tensor(x, model, "x")
     with isolated():
-        with untouched(model):
-            plan = make_plan(Problem.of(model, x[:1], outputs))  # only for the shape of the outputs
+        problem = Problem.of(model, x[:1], outputs)
+        with problem.explained_errors(), untouched(model):
+            plan = make_plan(problem)  # only for the shape of the outputs
         shape, inputs = plan.result_shape, x[0].numel()
         # each step costs about as much as three rows of J, and up to STEPS of them are needed
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
         parts: list[list[Tensor]] = []
-        for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
+        for part in x.split(int(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs)))):
             with counted_from(sum(len(values) for values, *_ in parts)):
                 triple = leading_triple(model, part, outputs) if is_iterated else None
                 # no triple: the iteration has not converged
