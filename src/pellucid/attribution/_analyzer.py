@@ -96,7 +96,7 @@ class Analyzer:
         unwrap_softmax: bool = False,
         embedding: str | None = None,
     ) -> None:
-        check_is_model(model)
+        check_is_model(unwrap(model))
         for option, value, kinds in (("unwrap_softmax", unwrap_softmax, bool), ("embedding", embedding, str | None)):
             if not isinstance(value, kinds):
                 raise ConfigError(f"{option} is {value!r}; expected {'True or False' if kinds is bool else 'a name'}.")

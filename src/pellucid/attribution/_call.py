@@ -12,7 +12,7 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question
 from pellucid.core.errors import ShapeError
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.axes import BatchMixed
 
 __all__ = ["Call", "rows_of_baseline"]
 

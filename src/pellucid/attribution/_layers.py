@@ -17,6 +17,7 @@ from pellucid.core.errors import ModelError, UnknownName
 from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.table import tensors_in
+from pellucid.engine.wrapping import check_model
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 
@@ -52,6 +53,7 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
     Runs one image, once per kind of input. Raises `UnknownName` for an unknown layer, and `ModelError` if the layer is
     not used exactly once or none can be found.
     """
+    check_model(subject.model, "layer", layer=name)
     paths = [path for path, _ in subject.model.named_modules() if path]
     if name is not None and name not in paths:
         raise UnknownName("layer", name, paths)

@@ -15,8 +15,9 @@ from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
-from pellucid.engine.composites import Composite
+from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import described
@@ -33,9 +34,9 @@ from pellucid.engine.model import (
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.outputs import choose_output
-from pellucid.engine.recorder import BatchMixed
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
+from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
 
 if TYPE_CHECKING:
     from pellucid.attribution._several import Packing
@@ -88,6 +89,8 @@ class Subject:
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
+    _hides_operations: bool | None = None
+    """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
 
@@ -99,6 +102,7 @@ class Subject:
         self.box = box
         self.is_mixed = False
         self._is_settled = False
+        self._hides_operations = holds_script(self.model)
         keep_freed_memory()
 
     @property
@@ -150,6 +154,11 @@ class Subject:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
+        if self._hides_operations and is_probabilities(logits):
+            raise UnsupportedOperation(
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs depend "
+                "on one another and say little about the evidence for a class. Pass the model without the softmax."
+            )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
@@ -192,7 +201,12 @@ class Subject:
         A forward pass without gradients cannot distinguish these from a weight normalized with batch statistics. If it
         saw batch statistics, the first image runs once more with a gradient, once per call.
         """
-        if self._is_settled or not self._saw_batch_statistics:
+        if self._is_settled:
+            return
+        if self._hides_operations:
+            check_hidden_norms(self.model, images[:1])
+        if not self._saw_batch_statistics:
+            self._is_settled = bool(self._hides_operations)
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
@@ -220,7 +234,7 @@ class Subject:
         question: Question,
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
-        self.guard(images)
+        self.guard(images, with_unknown=takes_unknown(composite))
         results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
         self.compare(images, results[0].logits)
         return results
@@ -259,15 +273,15 @@ class Subject:
         # Probabilities are never negative: negative outputs are log-probabilities or logits already.
         return logits if not self.readout.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
-    def guard(self, images: Tensor) -> None:
+    def guard(self, images: Tensor, *, with_unknown: bool = False) -> None:
         """Run the first image with every operator of torch watched, to catch dependencies that the recorder cannot see.
 
-        Done once per shape, dtype and device of the input.
+        `with_unknown` admits operations without a rule. Done once per shape, dtype and device of the input.
         """
-        kind = (images.shape[1:], images.dtype, images.device)
+        kind = (images.shape[1:], images.dtype, images.device, with_unknown)
         # Watching is slow, and a single image suffices.
         if kind not in self._watched:
-            record(self.model, images[:1], self.readout, is_watched=True)
+            record(self.model, images[:1], self.readout, is_watched=True, with_unknown=with_unknown)
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:

@@ -16,7 +16,7 @@ from pellucid.attribution.gradient import Baseline, baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count
 from pellucid.core.terminal import Tracker, track
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.axes import BatchMixed
 
 __all__ = ["COPIES_AT_ONCE", "Baseline", "Sizes", "Trials", "progress", "sizes_of"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._class_activation import check_images, upsampled
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.tape import Addition, Affine, Move, Node, Tape
 
 

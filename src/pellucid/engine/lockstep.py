@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.linear_maps import FrozenNorm, vjp
+from pellucid.engine.linear_maps import FrozenMaximum, FrozenNorm, vjp
 from pellucid.engine.model import Readout
 from pellucid.engine.relevance import record
 from pellucid.engine.tape import (
@@ -117,6 +117,8 @@ class _Rescale:
             return [_softmax(node, twin, relevance)]
         if isinstance(node, Affine) and isinstance(twin, Affine) and isinstance(node.map, FrozenNorm):
             return [_normalized(node, twin, node.map, relevance)]
+        if isinstance(node, Affine) and isinstance(twin, Affine) and isinstance(node.map, FrozenMaximum):
+            return [_log_sum(node, twin, node.map, relevance)]
         return node.pullback(relevance)
 
 
@@ -210,6 +212,18 @@ def _softmax(node: Softmax, twin: Softmax, multiplier: Tensor) -> Tensor:
     by_share = multiplier * torch.maximum(node.y, twin.y) * _decline(change)
     centered = by_share - weights * by_share.sum(node.dim, keepdim=True)
     return (centered - mean * centered.sum(node.dim, keepdim=True)) * is_open
+
+
+def _log_sum(node: Affine, twin: Affine, own: FrozenMaximum, multiplier: Tensor) -> Tensor:
+    """m_i = L(eˣⁱ, eˣ⁰ⁱ) / L(Σ eˣ, Σ eˣ⁰) with the logarithmic mean L: ratios of changes at each exp and at the log."""
+    base = twin.map
+    assert isinstance(base, FrozenMaximum)
+    log, log0 = own.widened(node.z), base.widened(twin.z)
+    x, x0 = torch.broadcast_tensors(own.source, base.source)
+    is_open = torch.isfinite(x) & torch.isfinite(x0)
+    x, x0 = x.masked_fill(~is_open, 0), x0.masked_fill(~is_open, 0)
+    scale = (torch.maximum(x, x0) - torch.maximum(log, log0)).exp() * is_open
+    return own.widened(multiplier) * scale * _decline(x - x0) / _decline(log - log0)
 
 
 def _decline(log_ratio: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
+from pellucid.engine.wrapping import check_model, set_eval, unwrap
 
 __all__ = [
     "LARGEST_TENSOR_BYTES",
@@ -47,7 +48,8 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     """Put the model in eval mode without parameter gradients; restore its exact state on exit, also after an exception.
 
     Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
-    may update one, such as a counter or running mean), and the global random states. `only_model_draws` states that
+    may update one, such as a counter or running mean), and the global random states. Weights and buffers created in
+    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. `only_model_draws` states that
     nothing else in the body draws random numbers, which saves time for models that consist of torch's own layers. Holds
     the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
 
@@ -59,12 +61,14 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     True
     """
     with exclusive():
-        modes, parameters, buffers = _remember(model)
-        is_torch_alone = only_model_draws and runs_torch_alone(module for module, _ in modes)
+        modules = modules_of(model)
+        loaned = _usable(modules)
+        modes, parameters, buffers = _remember(modules)
+        is_torch_alone = only_model_draws and runs_torch_alone(modules)
         try:
-            with preserved_random_state(torch_alone=is_torch_alone):
+            with preserved_random_state(torch_alone=is_torch_alone), _unoptimized(modules):
                 if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
-                    model.eval()
+                    set_eval(model)
                 for parameter, requires_grad, _ in parameters:
                     if requires_grad:
                         parameter.requires_grad_(False)
@@ -72,7 +76,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
         finally:
             for module, training in modes:
                 # set module by module: `train()` would also set all submodules, whose modes may differ
-                if module.training is not training:
+                if getattr(module, "training", training) is not training:
                     module.training = training
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad is not requires_grad:
@@ -80,6 +84,8 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
                 if parameter.grad is not grad:
                     parameter.grad = grad
             _restore_buffers(buffers)
+            for module, name, tensor in loaned:
+                setattr(module, name, tensor)
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -101,18 +107,42 @@ def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
             _collect(child, found)
 
 
+def _unoptimized(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
+    """Turn TorchScript's optimizer off if there are scripted modules: it fails under modes that watch operators."""
+    is_scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+    return torch.jit.optimized_execution(False) if is_scripted else nullcontext()
+
+
+def _usable(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """Replace weights and buffers created in inference mode by ordinary copies; return what to put back where."""
+    loaned: list[tuple[nn.Module, str, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    for module in modules:
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None and tensor.is_inference():
+                    loaned.append((module, name, tensor))
+    for module, name, tensor in loaned:
+        if id(tensor) not in copies:  # tied weights stay tied
+            copy = tensor.detach().clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+        setattr(module, name, copies[id(tensor)])  # not into the store: an RNN keeps a second list of its weights
+    return loaned
+
+
 Modes = list[tuple[nn.Module, bool]]
 Parameters = list[tuple[nn.Parameter, bool, Tensor | None]]
 Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 
 
-def _remember(model: nn.Module) -> tuple[Modes, Parameters, Buffers]:
-    """Collect all state to restore in one walk, since each walk costs as much as a small network's forward pass."""
+def _remember(modules: Iterable[nn.Module]) -> tuple[Modes, Parameters, Buffers]:
+    """Collect all state to restore."""
     modes: Modes = []
     parameters: Parameters = []
     buffers: Buffers = []
-    for module in modules_of(model):
-        modes.append((module, module.training))
+    for module in modules:
+        modes.append((module, getattr(module, "training", False)))  # torch.jit.freeze removes the attribute
         for parameter in module._parameters.values():
             if parameter is not None:
                 parameters.append((parameter, parameter.requires_grad, parameter.grad))
@@ -251,6 +281,10 @@ def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
 class _SizeWatch(TorchDispatchMode):
     """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0
@@ -262,22 +296,6 @@ class _SizeWatch(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     self.largest = max(self.largest, value.numel() * value.element_size())
         return result
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DataParallel or DistributedDataParallel."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise `UnsupportedOperation` for scripted models, whose operations are invisible to the recorder."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedOperation(
-                f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be recorded; "
-                "explain the unscripted model, or choose a gradient method."
-            )
 
 
 def check_autocast(func: Callable[..., Any], args: Any, kwargs: Any) -> None:

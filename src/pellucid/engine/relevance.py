@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.core.isolation import exclusive
-from pellucid.engine.composites import Composite, box_of, rule_of
+from pellucid.core.isolation import exclusive, uncompiled
+from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
 from pellucid.engine.linear_maps import Convolution, Dense
 from pellucid.engine.model import Readout, check_logits, refuse_softmax
 from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
+from pellucid.engine.wrapping import check_model
 
 __all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
 
@@ -40,20 +41,23 @@ def record(
     *,
     box: tuple[Tensor, Tensor] | None = None,
     is_watched: bool = False,
+    with_unknown: bool = False,
 ) -> Tape:
     """Run a frozen model on `images` (batch, …) and record its operations.
 
     `is_watched` also tracks the operators below the recorded functions, and so finds dependencies on the images that
     the recorder cannot see. This is slower, and a single image suffices. `box` holds the lowest and the highest image;
-    both broadcast to `images`.
+    both broadcast to `images`. `with_unknown` also records operations without a rule, of which only the derivative is
+    then known.
 
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
     batch.
     """
+    check_model(model, "operations")
     with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive, since the compiler stance is process-wide
         taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
-        recorder = stack.enter_context(Recorder(model, images, box, taint))
+        stack.enter_context(uncompiled())
+        recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
         outputs = model(images)
         logits = choose_output(outputs, readout.output)
     if recorder.slot(logits) is None:
@@ -102,7 +106,7 @@ def propagate(
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
-    tape = record(model, images, readout, box=box)
+    tape = record(model, images, readout, box=box, with_unknown=takes_unknown(composite))
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import resolve_name
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Entry",
     "Table",
     "Traits",
+    "modified",
     "name_of",
     "operation",
     "storage_key",
@@ -100,9 +102,22 @@ class Table:
     def find(self, function: Callable[..., Any]) -> Entry | None:
         """Return the entry of a function, or None."""
         try:
-            return self._entries.get(function)
+            entry = self._entries.get(function)
         except TypeError:  # not hashable
             return None
+        return self._find_operator(function) if entry is None and isinstance(function, OpOverload) else entry
+
+    def _find_operator(self, operator: OpOverload) -> Entry | None:
+        """Return the entry of an ATen operator, as exported programs call them; None if it is unknown.
+
+        An operator takes the same positional arguments as torch's function of that name.
+        """
+        name = operator.name().removeprefix("aten::").partition(".")[0]
+        functions = (getattr(place, name, None) for place in _PLACES)
+        entry = next((self._entries[function] for function in functions if function in self._entries), None)
+        if entry is not None:
+            self._entries[operator] = entry
+        return entry
 
     def traits(self, function: Callable[..., Any]) -> Traits:
         """Return the traits of a function; `NO_TRAITS` if it is unknown."""
@@ -192,6 +207,26 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: substitute(item, replace) for key, item in value.items()}
     return value
+
+
+_IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
+                                         "xor", "lshift", "rshift")} | {"__setitem__"}  # fmt: skip
+
+
+def modified(func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:
+    """Return the tensor that a call writes to; None if there is none.
+
+    >>> x = torch.zeros(2)
+    >>> modified(Tensor.add_, (x, 1), {}) is x, modified(torch.add, (x, 1), {})
+    (True, None)
+    """
+    target = kwargs.get("out")
+    if target is None:
+        name = getattr(func, "__name__", "")
+        is_in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+        if (is_in_place and name != "requires_grad_") or kwargs.get("inplace"):
+            target = args[0] if args else kwargs.get("input")
+    return target if isinstance(target, Tensor) else None
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -19,6 +19,10 @@ class TaintWatch(TorchDispatchMode):
     converted to numbers (a mask) is not, since it is constant almost everywhere.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
+
     def __init__(self, images: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kept: dict[int, torch.UntypedStorage] = {}  # keeps storages alive, so that no address is reused

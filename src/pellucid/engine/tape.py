@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.derivatives import WAY_OUT, derivatives
 from pellucid.engine.linear_maps import LinearMap, vjp
 from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
@@ -32,6 +33,7 @@ __all__ = [
     "Rule",
     "Softmax",
     "Tape",
+    "Unknown",
 ]
 
 Relevances = Sequence[Tensor | None]
@@ -235,6 +237,21 @@ class Softmax(Node):
     def pullback(self, cotangent: Tensor) -> Relevances:
         weighted = self.y * cotangent
         return [weighted - self.y * weighted.sum(self.dim, keepdim=True)]
+
+
+@dataclass(eq=False, kw_only=True)
+class Unknown(Node):
+    """An operation without a rule, of which only the derivative is known."""
+
+    y: Tensor
+    """One output, with its autograd graph."""
+    leaves: tuple[Tensor, ...]
+
+    def pullback(self, cotangent: Tensor) -> Relevances:
+        # other outputs of the operation share the graph
+        return derivatives(
+            self.y, self.leaves, cotangent.to(self.y.dtype).expand_as(self.y), way_out=WAY_OUT, retain_graph=True
+        )
 
 
 Absorber = Literal["bias", "stabiliser", "constant"]

@@ -13,10 +13,11 @@ from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
 from pellucid.engine.inputs import check_is_model, described, one_tensor
-from pellucid.engine.model import frozen, images_per_chunk
+from pellucid.engine.model import check_model, dtype_of, frozen, images_per_chunk, unwrap
+from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._algorithms.differences import STEP
 from pellucid.jacobians._double import DoubleModel
-from pellucid.jacobians._problem import check_count
+from pellucid.jacobians._problem import Problem, check_count
 from pellucid.jacobians._rows import gradient_rows
 
 __all__ = ["JacobianCheck", "check_jacobian"]
@@ -78,6 +79,7 @@ def check_jacobian(
     >>> bool(check.error.max() < 1e-7), check.on_kink.tolist()
     (True, [False, False])
     """
+    model = unwrap(model)
     check_is_model(model)
     x, given = one_tensor(x, model, "x"), None if jacobian is None else one_tensor(jacobian, model, "jacobian")
     check_argument("check_jacobian", "seed", seed, int)
@@ -89,7 +91,9 @@ def check_jacobian(
         raise ShapeError(
             f"expected x of shape (batch, …) and at least 1 sample, got shape {tuple(x.shape)}; samples is {samples}."
         )
-    with isolated(), frozen(model):
+    with isolated(), Problem.of(model, x, None).explained_errors(), frozen(model):
+        check_model(model)
+        check_hidden_norms(model, x[:1].to(dtype_of(model)))
         double = DoubleModel(model)
         inputs = double.prepare(x)
         positions = _draw_positions(inputs, samples, seed).to(inputs.device)

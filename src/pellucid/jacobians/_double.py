@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from pellucid.core.errors import ModelError
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.model import check_autocast, device_of
+from pellucid.engine.wrapping import fixed
 
 __all__ = ["DoubleModel"]
 
@@ -36,7 +37,7 @@ class DoubleModel:
         try:
             # `deepcopy` takes the copies in its memo instead of making new ones
             copy = deepcopy(model, _plain_tensors(model, self.device))
-            self._model = copy.to(self.device, torch.float64).eval().requires_grad_(False)
+            self._model = fixed(copy.to(self.device, torch.float64))
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(f"the model cannot be copied for a check in float64: {error}") from error
 

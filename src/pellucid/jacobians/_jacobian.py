@@ -105,7 +105,7 @@ def jacobian_report(
     """
     if not isinstance(method, str) or method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
-    check_count("chunk", chunk, "images per forward pass")
+    chunk = check_count("chunk", chunk, "images per forward pass")
     with isolated():
         started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
         problem = Problem.of(model, x, outputs)

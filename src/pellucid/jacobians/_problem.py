@@ -16,7 +16,7 @@ from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import Several, as_inputs, check_is_model, check_tensor, described
-from pellucid.engine.model import frozen, modules_of, runs_torch_alone
+from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_alone, unwrap
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
@@ -50,6 +50,7 @@ class Problem:
     @classmethod
     def of(cls, model: Model, x: Any, outputs: Outputs) -> "Problem":
         """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
+        model = unwrap(model)
         check_is_model(model, allows_functions=True)
         given = as_inputs(x, model, "x")
         several = given if isinstance(given, Several) else None
@@ -153,10 +154,13 @@ class Problem:
         return wanted
 
 
-def check_count(name: str, count: Any, what: str) -> None:
-    """Raise `ShapeError` unless `count` is None or a positive whole number of `what`."""
-    if count is not None and not (type(count) is int and 1 <= count < 2**62):
+def check_count(name: str, count: Any, what: str) -> int | None:
+    """Return `count` as an int, or None. Raises `ShapeError` unless it is None or a positive whole number of `what`."""
+    if count is None:
+        return None
+    if not isinstance(count, Integral) or isinstance(count, bool) or not 1 <= count < 2**62:
         raise ShapeError(f"{name} is {count!r}; expected a whole number of {what}, at least 1.")
+    return int(count)
 
 
 def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
@@ -238,7 +242,9 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 def untouched(model: Model) -> AbstractContextManager[object]:
     """Run a module in eval mode without parameter gradients, then restore it and the random state."""
-    module = _module_of(model)
+    module = _module_of(unwrap(model))
+    if module is not None:
+        check_model(module)
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
 
 

@@ -49,8 +49,8 @@ def jacobian_spectrum(
     >>> torch.allclose(spectrum.values[0], torch.linalg.svdvals(layer.weight))
     True
     """
-    check_count("count", count, "singular values")
-    check_count("chunk", chunk, "images per forward pass")
+    count = check_count("count", count, "singular values")
+    chunk = check_count("chunk", chunk, "images per forward pass")
     x = one_tensor(x, model, "x")
     with isolated():
         problem = Problem.of(model, x[:1], outputs)
@@ -60,7 +60,7 @@ def jacobian_spectrum(
         # each step costs about as much as three rows of J, and up to STEPS of them are needed
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
         parts: list[list[Tensor]] = []
-        for part in x.split(int(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs)))):
+        for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
             with counted_from(sum(len(values) for values, *_ in parts)):
                 triple = leading_triple(model, part, outputs) if is_iterated else None
                 # no triple: the iteration has not converged

@@ -9,6 +9,7 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError
 from pellucid.core.origin import Origin, origin_of
 from pellucid.densities import Density
+from pellucid.engine.model import unwrap
 from pellucid.storage.densities import fit_density, load_density
 from pellucid.synthesis import PRIORS, Prior, Prototypes, synthesise
 from pellucid.synthesis._goal import Unit
@@ -55,6 +56,7 @@ def prototypes(
     >>> result.images.shape, bool((result.log_probability > -1).all())
     (torch.Size([3, 1, 8, 8]), True)
     """
+    model = unwrap(model)
     if isinstance(prior, str):
         prior = _make_prior(prior, model, seed, options)
     elif options:

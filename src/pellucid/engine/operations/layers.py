@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.engine.call import Call
 from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearFunction, LinearMap, RightMatrix
-from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine, Maximum, Product
 
@@ -172,19 +172,6 @@ def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
         return (left[None] @ right).squeeze(-2) if vector is left else (left @ right[:, None]).squeeze(-1)
 
 
-@_kernel("baddbmm")
-def add_products(
-    call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
-) -> Tensor:
-    """Record beta · input + alpha · batch1 · batch2."""
-    if call.in_place:
-        call.refuse("adds in place", "use the version without the trailing underscore.")
-    with call.recorder:
-        product = torch.bmm(batch1, batch2)
-        product = product if alpha == 1 else product * alpha
-        return product if beta == 0 else (input if beta == 1 else input * beta) + product
-
-
 @_kernel("addmm", operand=1)
 def add_matrix_product(
     call: Call,
@@ -197,8 +184,6 @@ def add_matrix_product(
 ) -> Tensor:
     """Record beta · input + alpha · mat1 · mat2, with constant input and mat2."""
     if call.depends(input) or call.depends(mat2):
-        if call.in_place:
-            call.refuse("adds in place", "use the version without the trailing underscore.")
         with call.recorder:
             return input * beta + torch.mm(mat1, mat2) * alpha
     _keep_batch_axis(call, mat1)
@@ -217,6 +202,18 @@ def average_pool(call: Call, input: Tensor, *_args: object, **_kwargs: object) -
     value: Tensor = call.run()
     function = LinearFunction(call.replay_on(input))
     return call.record(Affine, "average", value, [input], x=input, z=value, weight=None, bias=None, map=function)
+
+
+@_pool("fold", "grid_sample", "affine_grid")
+def linear_window(call: Call, input: Tensor, *others: object, **kwargs: object) -> Tensor:
+    """Record sums of overlapping patches, or a resampling at fixed points."""
+    if any(call.depends(other) for other in (*others, *kwargs.values())):
+        call.refuse("samples at points that depend on the image")
+    if not call.depends(input) or (call.name == "fold" and input.ndim != 3) or call.recorder.batch_axis(input) != 0:
+        call.refuse("does not receive a batch of images")
+    value: Tensor = call.run()
+    function = LinearFunction(call.replay_on(input))
+    return call.record(Affine, "average", value, [input], 0, x=input, z=value, weight=None, bias=None, map=function)
 
 
 @_pool("max_pool2d", is_smooth=True)

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.linear_maps import vjp
-from pellucid.engine.recorder import BatchMixed, Call
-from pellucid.engine.table import operation, substitute
-from pellucid.engine.tape import Move, Relevances
+from pellucid.engine.axes import BatchMixed, numbered, probed_axis
+from pellucid.engine.call import Call
+from pellucid.engine.linear_maps import LinearFunction, vjp
+from pellucid.engine.table import operation, substitute, tensors_in
+from pellucid.engine.tape import Affine, Move, Relevances
 
 __all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
 
 
+Number = float | int | Tensor
 _move = partial(operation, family="move", is_smooth=True, keeps_image=True, keeps_softmax=True)
 
 
@@ -83,7 +85,7 @@ _stay = partial(_move, is_elementwise=True)
 @_move("pad", channels="kept", inserts_constants=True)
 @_move("constant_pad_nd", "unfold", inserts_constants=True)
 @_move("expand_as", takes_template=True)
-@_move("__getitem__", channels="kept", operators=("slice",))
+@_move("__getitem__", torch.ops.aten.slice.Tensor, torch.ops.aten.index.Tensor, channels="kept", operators=("slice",))
 @_move("roll", channels="kept")
 @_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
        "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
@@ -142,29 +144,16 @@ def _probed_axis(
     recorder = call.recorder
     if recorder.batch == 1:
         return 0
-    numbered = {id(tensor): _numbered(tensor, recorder.batch_axis(tensor), recorder.batch) for tensor in inputs}
+    marked = {id(tensor): numbered(tensor, recorder.batch_axis(tensor), recorder.batch) for tensor in inputs}
 
     def swap(tensor: Tensor) -> Tensor:
-        return numbered.get(id(tensor), torch.full_like(tensor, -1) if tensor.is_floating_point() else tensor)
+        return marked.get(id(tensor), torch.full_like(tensor, -1) if tensor.is_floating_point() else tensor)
 
     if replay is not None:
-        moved = replay(*numbered.values())
-    else:
-        moved = call.function(*substitute(call.args, swap), **substitute(dict(call.kwargs), swap))
-    for axis, size in enumerate(value.shape):
-        if size % recorder.batch == 0:
-            wanted = _numbered(moved, axis, recorder.batch)
-            if bool(((moved == wanted) | (moved <= 0)).all()):  # inserted constants carry no image index
-                return axis
-    raise BatchMixed
-
-
-def _numbered(like: Tensor, axis: int, batch: int) -> Tensor:
-    """Return a tensor shaped like `like` that holds the 1-based index of the image at each position."""
-    size = like.shape[axis]
-    # counted from 1, because padding inserts 0
-    numbers = torch.arange(1, batch + 1, dtype=like.dtype, device=like.device).repeat_interleave(size // batch)
-    return numbers.view(-1, *(1 for _ in like.shape[axis + 1 :])).expand(like.shape).contiguous()
+        return probed_axis(recorder.batch, replay(*marked.values()))
+    return probed_axis(
+        recorder.batch, call.function(*substitute(call.args, swap), **substitute(dict(call.kwargs), swap))
+    )
 
 
 @_move("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
@@ -254,40 +243,170 @@ def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -
     )  # fmt: skip
 
 
+def _put_together(call: Call, replay: Callable[..., Any], parts: Sequence[Any]) -> Tensor:
+    """Record a function of `parts`, of which each output element copies one element or is a constant."""
+    places = [place for place, part in enumerate(parts) if call.depends(part)]
+    tracked = [parts[place] for place in places]
+
+    def together(*moved: Tensor) -> Tensor:
+        present = [*parts]
+        for place, part in zip(places, moved, strict=True):
+            present[place] = part
+        result: Tensor = replay(*present)
+        return result
+
+    value = together(*tracked)
+    return call.record(
+        Move, "move", value, tracked, _probed_axis(call, value, tracked, together), pull=_pull_back(tracked, together),
+        inserted=_constants(tracked, together),
+    )  # fmt: skip
+
+
 @_move("__setitem__")
-def assign(call: Call, input: Tensor, index: Any, other: Any) -> None:
-    """Record `x[index] = other` as a copy with the values assigned, and rebind x to the copy."""
+def assign(call: Call, input: Tensor, index: Any, other: Any) -> Tensor:
+    """Record `x[index] = other` as a copy with the values assigned."""
     if any(call.depends(part) for part in (index if isinstance(index, tuple) else (index,))):
         call.refuse("uses the image as an index")
-    tracked = [tensor for tensor in (input, other) if call.depends(tensor)]
-    plan: list[tuple[bool, Any]] = [
-        (call.depends(tensor), None if call.depends(tensor) else tensor) for tensor in (input, other)
-    ]
 
-    def assigned(*moved: Tensor) -> Tensor:
-        parts = iter(moved)
-        target, source = (next(parts) if is_tracked else tensor for is_tracked, tensor in plan)
-        assert isinstance(target, Tensor)
-        result: Tensor = target.clone()
+    def assigned(target: Tensor, source: Any) -> Tensor:
+        result = target.clone()
         result[index] = source
         return result
 
-    value = assigned(*tracked)
-    call.record(
-        Move, "move", value, tracked, _probed_axis(call, value, tracked, assigned), pull=_pull_back(tracked, assigned),
-        inserted=_constants(tracked, assigned) if len(tracked) == 1 else None,
-    )  # fmt: skip
-    call.recorder.rebind(input, value)
+    return _put_together(call, assigned, (input, other))
 
 
 @_move(Tensor.copy_)
 def copy(call: Call, input: Tensor, source: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    """Record `x.copy_(source)` as a copy of the source's values, and rebind x to it."""
-    if not call.depends(source):
-        call.refuse("overwrites a value that depends on the image with a constant")
-    value = source.expand_as(input).clone()
-    call.record(
-        Move, "move", value, [source], _probed_axis(call, value, [source], lambda x: x.expand_as(input)),
-        pull=_pull_back([source], lambda x: x.expand_as(input)),
+    """Record `x.copy_(source)` as a copy of the source's values."""
+    if call.depends(source):
+        return _put_together(call, lambda part: part.to(input.dtype).expand_as(input).clone(), (source,))
+    return _overwritten(call, input, source.to(input.dtype).expand_as(input).clone())
+
+
+@_move("fill", "zero", inserts_constants=True)
+def fill(call: Call, input: Tensor, value: Number = 0) -> Tensor:
+    """Record that every element is overwritten with one number."""
+    if call.depends(value):
+        return _put_together(call, lambda part: part.to(input.dtype).expand_as(input).clone(), (value,))
+    return _overwritten(call, input, torch.full_like(input, float(value)))
+
+
+def _overwritten(call: Call, x: Tensor, constants: Tensor) -> Tensor:
+    """Record that constants take the place of x, so that all relevance is absorbed."""
+    return call.record(
+        Move, "move", constants, [x], call.recorder.batch_axis(x), pull=lambda _r: [None],
+        inserted=lambda: torch.ones_like(constants),
     )  # fmt: skip
-    return call.recorder.rebind(input, value)
+
+
+@_move("index_put", "_index_put_impl_")
+def put(call: Call, input: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *_args: Any) -> Tensor:
+    """Record `x[indices] = values`, or `x[indices] += values`."""
+    if not accumulate:
+        return _put_together(call, lambda x, source: torch.index_put(x, indices, source), (input, values))
+    return _summed_into(call, input, values, lambda zeros, source: torch.index_put(zeros, indices, source, True))
+
+
+@_move("index_add")
+def add_at(call: Call, input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float | int = 1) -> Tensor:
+    """Record a sum of x and the slices of another tensor at given places."""
+    return _summed_into(call, input, source, lambda zeros, part: zeros.index_add(dim, index, part, alpha=alpha))
+
+
+@_move("scatter_add")
+def scatter_add(call: Call, input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """Record a sum of x and the elements of another tensor at given places."""
+    return _summed_into(call, input, src, lambda zeros, part: zeros.scatter_add(dim, index, part))
+
+
+def _summed_into(call: Call, x: Tensor, source: Tensor, add: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Record x + add(0, source), where `add` is linear in the source."""
+    if not call.depends(source):
+        with call.recorder:
+            return x + add(torch.zeros_like(x), source)
+    zeros = torch.zeros_like(x)
+
+    def spread(part: Tensor) -> Tensor:
+        return add(zeros, part)
+
+    total = spread(source)
+    axis = _probed_axis(call, total, [source], spread)
+    total = call.record(
+        Affine, "average", total, [source], axis, x=source, z=total, weight=None, bias=None, map=LinearFunction(spread)
+    )
+    if not call.depends(x) and not bool(x.any()):
+        return total
+    with call.recorder:
+        return x + total
+
+
+@_move("scatter")
+def scatter(
+    call: Call, input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, **kwargs: Any
+) -> Tensor:
+    """Record x with elements of another tensor, or one number, at given places."""
+    if kwargs:
+        call.refuse("combines values in place of overwriting them", "use scatter_add for sums.")
+    source = value if src is None else src
+    return _put_together(call, lambda x, part: torch.scatter(x, dim, index, part), (input, source))
+
+
+@_move("index_copy", "index_fill", "select_scatter", "slice_scatter", "diagonal_scatter", "masked_scatter",
+       "as_strided_scatter", "block_diag", "tril", "triu", "diag", "diag_embed", "take", "masked_select", "rot90",
+       "column_stack", "row_stack", "as_strided", "swapaxes_copy", inserts_constants=True)  # fmt: skip
+def rearrange(call: Call, *args: Any, **kwargs: Any) -> Tensor:
+    """Record a function that copies elements of its arguments and inserts constants."""
+    parts = list({id(tensor): tensor for tensor in tensors_in((args, kwargs)) if call.depends(tensor)}.values())
+
+    def replay(*moved: Tensor) -> Tensor:
+        swap = {id(part): own for part, own in zip(parts, moved, strict=True)}
+
+        def present(tensor: Tensor) -> Tensor:
+            return swap.get(id(tensor), tensor)
+
+        result: Tensor = call.function(*substitute(args, present), **substitute(kwargs, present))
+        return result
+
+    return _put_together(call, replay, parts)
+
+
+@_move("broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d")
+def broadcast(call: Call, *tensors: Any, **kwargs: Any) -> Any:
+    """Record each of several tensors that are expanded to a common shape."""
+    given = list(tensors[0] if isinstance(tensors[0], (tuple, list)) else tensors)
+    results = call.run()
+    shapes = [result.shape for result in (results if isinstance(results, (tuple, list)) else [results])]
+    if call.name == "meshgrid":
+        call.refuse("has no rule")
+    with call.recorder:
+        expanded = [part.expand(shape) if call.name == "broadcast_tensors" else part.reshape(shape)
+                    for part, shape in zip(given, shapes, strict=True)]  # fmt: skip
+    return tuple(expanded) if isinstance(results, (tuple, list)) else expanded[0]
+
+
+@_move("topk", "sort", "kthvalue", "cummax", "cummin", "mode", is_smooth=False, keeps_image=False)
+def ordered(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Record sorted or selected values; the indices are constants."""
+    result = call.run()
+    dim = _dim_of_order(call.name, *args, **kwargs)
+    if call.recorder.batch > 1 and dim % max(input.ndim, 1) == call.recorder.batch_axis(input):
+        raise BatchMixed
+    values, indices = result
+    keeps = values.ndim == input.ndim
+    wide = indices if keeps else indices.unsqueeze(dim)
+
+    def select(x: Tensor) -> Tensor:
+        picked = x.gather(dim, wide)
+        return picked if keeps else picked.squeeze(dim)
+
+    axis = _probed_axis(call, values, [input], select)
+    values = call.record(Move, "move", values, [input], axis, pull=_pull_back([input], select))
+    return type(result)((values, indices))
+
+
+def _dim_of_order(name: str, *args: Any, **kwargs: Any) -> int:
+    place = 1 if name in ("topk", "kthvalue") else 0  # their first argument is a number of values
+    if "stable" in kwargs:
+        return int(kwargs.get("dim", args[0] if args else -1))
+    return int(kwargs.get("dim", args[place] if len(args) > place else -1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.engine.batch_norm import SoundNorms
+from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._double import DoubleModel
 from pellucid.jacobians._problem import Problem, untouched
 
@@ -34,6 +35,7 @@ def differences(problem: Problem, chunk: int | None) -> tuple[tuple[Tensor, ...]
     the cost.
     """
     with untouched(problem.model), torch.no_grad():
+        check_hidden_norms(problem.model, *(tensor[:1] for tensor in problem.inputs))
         double = _in_double(problem)
         started = perf_counter()
         shape = _first(double).shape[1:]
