@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
-from pellucid.attribution.gradient import Baseline
+from pellucid.attribution.gradient import Baseline, baseline_like
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
@@ -35,11 +35,10 @@ class DeepLift(Attribution):
     """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
-        if baseline.ndim == images.ndim and len(baseline) != 1:
-            raise ShapeError(f"the baseline has {len(baseline)} images; pass a number, or one image for all.")
+        if isinstance(self.baseline, Tensor) and self.baseline.ndim == images.ndim and len(self.baseline) != 1:
+            raise ShapeError(f"the baseline has {len(self.baseline)} images; pass a number, or one image for all.")
         # One image is enough: its recorded pass broadcasts to the batch.
-        baseline = baseline.expand_as(images[:1])
+        baseline = baseline_like(self.baseline, images[:1])
         results = subject.multipliers(
             images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
         )

@@ -44,6 +44,8 @@ __all__ = [
 
 LARGEST_SEED, LARGEST_COUNT = 2**128, 10**9
 """Largest integer options without and with a range; larger counts would run for years, or overflow."""
+LARGEST_NUMBER = 1e18
+"""Largest other number; larger ones overflow as integers or in float32."""
 LONGEST = 200
 """Maximum number of characters of a value in a message."""
 
@@ -179,7 +181,7 @@ def _plain(hint: Any, allowed: Range | None) -> _Kind:
     if isinstance(hint, type) and issubclass(hint, Tensor):
         return _Kind("a tensor of finite numbers", lambda value: isinstance(value, hint) and _is_finite(value))
     if hint is Callable:
-        return _Kind("a function", callable)
+        return _Kind("a function", lambda value: callable(value) and not isinstance(value, type))
     if isinstance(hint, type) and hint not in (object, Any):
         names: dict[type, str] = {str: "a string", Mapping: "a mapping"}
         noun = names.get(hint, f"a {hint.__name__}")
@@ -192,7 +194,9 @@ def _is_number(value: Any, kind: type, allowed: Range | None) -> bool:
     if not isinstance(value, kind) or isinstance(value, bool):
         return False
     number: Any = value
-    if isinstance(value, Integral) and abs(number) > (LARGEST_SEED if allowed is None else LARGEST_COUNT):
+    if kind is Integral and abs(number) > (LARGEST_SEED if allowed is None else LARGEST_COUNT):
+        return False
+    if kind is Real and abs(number) > LARGEST_NUMBER:
         return False
     return math.isfinite(number) and (allowed is None or number in allowed)
 
@@ -225,7 +229,8 @@ def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
         text = repr(value)
         is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
-        return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…") + ", which is too large" * is_huge
+        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(float(value)) < math.inf
+        return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…") + ", which is too large" * bool(is_huge)
     if not _is_dense(value):
         return f"a {type(value).__name__} of layout {value.layout} and dtype {value.dtype} on {value.device}"
     description = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pellucid.core.options import Count, NotNegative
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
 from pellucid.evaluation._metric import TINY
 
@@ -30,11 +31,11 @@ class Continuity(Metric):
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
-    pixels: int = 1
+    pixels: Count = 1
     """Shift of the image in pixels; pixels shifted in from outside are 0."""
-    noises: int = 2
+    noises: Count = 2
     """Number of noisy copies."""
-    noise: float = 0.05
+    noise: NotNegative = 0.05
     """Standard deviation of the noise, in pixel values."""
     is_relative: bool = True
     """Divide the relevance by the image's Σ|R|."""

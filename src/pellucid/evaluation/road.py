@@ -35,6 +35,7 @@ class Road(Metric):
     """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_shares(self.shares)
 
     def measure(self, case: Case, method: Explainer) -> Measured:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
+from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
 from pellucid.synthesis._goal import Goal, Unit, make_goal
 from pellucid.synthesis._prior import Parameters, Prior
@@ -57,8 +59,12 @@ def synthesise(
     >>> result.images.shape, result.history.shape
     (torch.Size([2, 1, 4, 4]), torch.Size([2, 10]))
     """
-    if diversity < 1:
+    check_is_model(unwrap(model))
+    check_argument("prototypes", "seed", seed, int)
+    if not isinstance(diversity, int) or isinstance(diversity, bool) or diversity < 1:
         raise ConfigError(f"got diversity={diversity}; expected a number of prototypes per class, at least 1.")
+    if not isinstance(prior, Prior):
+        raise ConfigError(f"prior is {prior!r}; expected the name of a prior, or a configured prior.")
     model = unwrap(model)
     device, dtype = device_of(model), torch.promote_types(dtype_of(model), torch.float32)
     # torch's optimizers create their step counters on the default device
