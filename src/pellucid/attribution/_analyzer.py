@@ -216,7 +216,7 @@ class Analyzer:
                 batches.convert = self._from_embedding.embed
                 self.method = self.method.fitted(self._tokens, batches)
             else:
-                x = torch.empty(0, device="cpu") if batches.first is None else batches.first
+                x = torch.tensor([], device="cpu") if batches.first is None else batches.first
                 with self._subject.explained_errors(x):
                     self.method = self.method.fitted(self._subject, batches)
         return self
@@ -230,8 +230,8 @@ class Analyzer:
             own = Packing.of(x, self._subject.model) if isinstance(x, Several) else None
             if own is None or own.key != key:
                 raise ShapeError(
-                    f"the loader yields {described(x) if isinstance(x, Tensor) else own and own.received()} after "
-                    f"{packing.received()}; fitting needs inputs of the same structure and shapes in all batches."
+                    f"the loader yields {described(x) if isinstance(x, Tensor) else own and own.several.described()} after "
+                    f"{packing.several.described()}; fitting needs inputs of the same structure and shapes in all batches."
                 )
             return own.packed()
 

@@ -119,11 +119,6 @@ class Packing:
         # copies, because the model may modify its inputs in place
         return self.several.call(model, [t.to(self.dtype if at in floats else t.dtype, copy=True) for at, t in tensors])
 
-    def received(self) -> str:
-        """Describe the inputs, for messages."""
-        pairs = zip(self.several.names, self.several.tensors, strict=True)
-        return ", ".join(f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in pairs)
-
     def bounds(self, box: Box) -> tuple[Tensor, Tensor]:
         """Return the bounds of the z^B rule as rows, after checking that every input lies within its own."""
         low, high = (self.per_part(_as_structure(end), name) for end, name in ((box.low, "low"), (box.high, "high")))

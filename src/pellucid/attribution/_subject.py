@@ -171,7 +171,7 @@ class Subject:
     @contextmanager
     def explained_errors(self, x: Tensor) -> Iterator[None]:
         """Explain an error of torch by the inputs (batch, …) if a plain forward pass of one of them fails as well."""
-        self.received = described(x) if self.packing is None else self.packing.received()
+        self.received = described(x) if self.packing is None else self.packing.several.described()
         try:
             yield
         except UnsupportedOperation:

@@ -35,7 +35,7 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
     is_class = isinstance(model, type)
     if allows_functions and callable(model) and not is_class:
         return
-    received = f"the class {model.__name__}" if is_class else f"a {type(model).__name__}, {_short(model)}"
+    received = f"the class {model.__name__}" if is_class else "a function" if callable(model) else _short(model)
     expected = "a torch.nn.Module or a function of tensors" if allows_functions else "a torch.nn.Module"
     way_out = "pass a module"
     if is_class:
@@ -168,6 +168,12 @@ class Several:
             raise ShapeError(f"expected inputs of shape (batch, …) with one batch size, got shapes {shapes}.")
         if not size[0]:
             raise ShapeError(f"{what}: the batch is empty. Pass at least one example.")
+
+    def described(self, tensors: Sequence[Tensor] | None = None) -> str:
+        """Describe the inputs by name, shape and dtype, for messages."""
+        pairs = zip(self.names, tensors or self.tensors, strict=True)
+        form = f", passed as one {type(self.structure).__name__}" if self.style == "argument" else ""
+        return ", ".join(f"{name}: {described(tensor)}" for name, tensor in pairs) + form
 
     @property
     def batch(self) -> int:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from pellucid.core.options import Count, NotNegative
+from pellucid.core.options import Count, NotNegative, Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
 from pellucid.evaluation._metric import TINY
 
@@ -33,7 +33,7 @@ class Continuity(Metric):
 
     pixels: Count = 1
     """Shift of the image in pixels; pixels shifted in from outside are 0."""
-    noises: Count = 2
+    noises: Annotated[int, Range(0)] = 2
     """Number of noisy copies."""
     noise: NotNegative = 0.05
     """Standard deviation of the noise, in pixel values."""

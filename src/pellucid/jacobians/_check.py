@@ -86,12 +86,12 @@ def check_jacobian(
     check_count("samples", samples, "samples")
     if not x.is_floating_point():
         raise ShapeError(f"x is {described(x)}; integers have no derivative. Pass floats.")
-    check_inputs(x)
     if x.ndim < 2 or not x.numel():
         raise ShapeError(
             f"expected x of shape (batch, …) and at least 1 sample, got shape {tuple(x.shape)}; samples is {samples}."
         )
     with isolated(), Problem.of(model, x, None).explained_errors(), frozen(model):
+        check_inputs(x)
         check_model(model)
         check_hidden_norms(model, x[:1].to(dtype_of(model)))
         double = DoubleModel(model)

@@ -127,13 +127,9 @@ class Problem:
                 try:
                     self.run([tensor[:1].clone() for tensor in self.inputs])
                 except INPUT_ERRORS as error:
-                    single = self.inputs[0] if self.several is None else None
-                    names = (None,) if self.several is None else self.several.names
-                    received = ", ".join(
-                        described(x) if name is None else f"{name}: {described(x)}"
-                        for name, x in zip(names, self.inputs, strict=True)
-                    )
-                    raise_input_error(error, self.model, received, single)
+                    first, several = self.inputs[0], self.several
+                    received = described(first) if several is None else several.described(self.inputs)
+                    raise_input_error(error, self.model, received, first if several is None else None)
             raise
 
     def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
