@@ -144,4 +144,4 @@ def test_jacobian_uses_the_same_grammar() -> None:
     with pytest.raises(ShapeError, match=r"pass a list: outputs=\[0\]"):
         jacobian(torch.sin, x, 0)
     with pytest.raises(ShapeError, match="expected a list of indices"):
-        jacobian(torch.sin, x, [0.5])
+        jacobian(torch.sin, x, [True])

@@ -328,7 +328,7 @@ def _unsuitable(x: Any, what: str) -> ShapeError:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     kind = type(value).__name__
     if value is None:
         return "None"

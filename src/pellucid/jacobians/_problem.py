@@ -25,7 +25,7 @@ __all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "dtype_for", 
 Model = nn.Module | Callable[..., Any]
 """A module, or any function of tensors."""
 
-Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+Inputs = Tensor | np.ndarray | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One input (batch, …), or several in a tuple (positional arguments) or dict (keyword arguments)."""
 
 Outputs = Sequence[int] | Chooser | Mapping[Any, Sequence[int] | None]
