@@ -27,7 +27,6 @@ CALLS: dict[str, Callable[[nn.Module, object], object]] = {
     "jacobian": pellucid.jacobian,
     "spectrum": pellucid.jacobian_spectrum,
     "product": lambda model, x: pellucid.jacobian_product(model, x, x),
-    "check": pellucid.check_jacobian,
     "evaluate": lambda model, x: pellucid.evaluate(model, x, methods=["gradient"], metrics=["sparseness"]),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

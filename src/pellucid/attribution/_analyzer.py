@@ -51,9 +51,9 @@ def create_analyzer(
 
     `options` are the fields of the method. `output` selects the logits of a model with several outputs: an index, a key
     or field, a path into nested outputs (`"aux.scores"` or `("aux", 1)`), or a function of the outputs. If the model
-    returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains the logits before the model's final softmax.
-    `embedding` names the token embedding if a model applies several to its token ids. Method names from captum and
-    iNNvestigate also work.
+    returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains
+    the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
+    token ids. Method names from captum and iNNvestigate also work.
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
@@ -211,7 +211,7 @@ class Analyzer:
             batches = Batches(loader, model)
             if isinstance(batches.first, Several):
                 self._fit_several(batches, Packing.of(batches.first, model))
-            elif is_tokens(batches.first):
+            elif batches.first is not None and is_tokens(batches.first):
                 self._from_embedding.locate(batches.first)
                 batches.convert = self._from_embedding.embed
                 self.method = self.method.fitted(self._tokens, batches)
@@ -229,9 +229,10 @@ class Analyzer:
         def convert(x: Tensor | Several) -> Tensor:
             own = Packing.of(x, self._subject.model) if isinstance(x, Several) else None
             if own is None or own.key != key:
+                received = x.described() if isinstance(x, Several) else described(x)
                 raise ShapeError(
-                    f"the loader yields {described(x) if isinstance(x, Tensor) else own and own.several.described()} after "
-                    f"{packing.several.described()}; fitting needs inputs of the same structure and shapes in all batches."
+                    f"the loader yields {received} after {packing.several.described()}; fitting needs inputs of the "
+                    "same structure and shapes in all batches."
                 )
             return own.packed()
 

@@ -161,8 +161,8 @@ class Explanation(Shown):
     """
 
     relevance: Any
-    """Same shape as the images; for several inputs, maps in the structure of the inputs. Logits per unit of pixel value for derivatives; logits for methods that distribute the
-    logit."""
+    """Same shape as the images; for several inputs, maps in the structure of the inputs. Logits per unit of pixel value
+    for derivatives; logits for methods that distribute the logit."""
     target: Tensor
     """(batch,): the explained class; −1 for a custom score. A contrast's other class is `details["against"]`."""
     logits: Tensor

@@ -60,8 +60,8 @@ class Packing:
         tensors = [several.tensors[place] for place in several.floats]
         if not tensors:
             raise ShapeError(
-                f"none of the inputs {', '.join(several.names)} holds floats, so none has a gradient or relevance; pass "
-                "at least one as floats. Token ids are explained if they are the only input, a single tensor."
+                f"none of the inputs {', '.join(several.names)} holds floats, so none has a gradient or relevance; "
+                "pass at least one as floats. Token ids are explained if they are the only input, a single tensor."
             )
         dtypes = {tensor.dtype for tensor in tensors}
         dtype = dtype_of(model) if any(True for _ in model.parameters()) else max(dtypes, key=lambda own: own.itemsize)

@@ -63,7 +63,7 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __getitem__(self, name: str) -> T:
-        if not isinstance(name, str) or name not in self._entries:
+        if type(name) is not str or name not in self._entries:
             self.check(name)
             # the module registers its entries when it is imported; `module.variant` is in `module`
             import_module(f"{self.package}.{name.partition('.')[0]}")

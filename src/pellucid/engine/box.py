@@ -56,8 +56,8 @@ class PerInput:
 
 
 Bound = float | int | Sequence[Any] | Tensor | np.ndarray | PixelValues | PerInput | Mapping[str, Any]
-"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image; for a model
-with several inputs, a tuple or dict with one of these per input."""
+"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image; for a
+model with several inputs, a tuple or dict with one of these per input."""
 
 _BOUNDS = "a number, one number per channel, or a tensor that broadcasts to one image"
 

@@ -43,7 +43,7 @@ def check_chooser(chooser: Any, option: str = "output") -> Chooser:
     """
     is_function = callable(chooser) and not isinstance(chooser, type)
     if chooser is None or is_function or (isinstance(chooser, str) and chooser):
-        return chooser  # type: ignore[no-any-return]
+        return chooser
     if _is_step(chooser):
         return int(chooser)
     if isinstance(chooser, tuple) and chooser and all(map(_is_step, chooser)):

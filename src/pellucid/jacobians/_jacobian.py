@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.core.errors import UnknownName
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobians._algorithms import ALGORITHMS, Part, choose
@@ -103,7 +104,9 @@ def jacobian_report(
     >>> report.method, report.chunk, report.backwards
     ('loop', 5, 2)
     """
-    if not isinstance(method, str) or method not in METHODS:
+    if type(method) is not str:
+        check_argument("jacobian", "method", method, str)
+    if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
     chunk = check_count("chunk", chunk, "images per forward pass")
     with isolated():

@@ -154,7 +154,8 @@ def check_count(name: str, count: Any, what: str) -> int | None:
     """Return `count` as an int, or None. Raises `ShapeError` unless it is None or a positive whole number of `what`."""
     if count is None:
         return None
-    if not isinstance(count, Integral) or isinstance(count, bool) or not 1 <= count < 2**62:
+    is_whole = isinstance(count, Integral) and not isinstance(count, bool)
+    if not is_whole or not 1 <= int(count) < 2**62:
         raise ShapeError(f"{name} is {count!r}; expected a whole number of {what}, at least 1.")
     return int(count)
 

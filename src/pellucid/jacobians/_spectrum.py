@@ -53,9 +53,8 @@ def jacobian_spectrum(
     chunk = check_count("chunk", chunk, "images per forward pass")
     x = one_tensor(x, model, "x")
     with isolated():
-        problem = Problem.of(model, x[:1], outputs)
-        with problem.explained_errors(), untouched(model):
-            plan = make_plan(problem)  # only for the shape of the outputs
+        with Problem.of(model, x, outputs).explained_errors(), untouched(model):
+            plan = make_plan(Problem.of(model, x[:1], outputs))  # only for the shape of the outputs
         shape, inputs = plan.result_shape, x[0].numel()
         # each step costs about as much as three rows of J, and up to STEPS of them are needed
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS

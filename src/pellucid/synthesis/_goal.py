@@ -62,7 +62,7 @@ def make_goal(
         raise ConfigError(
             f"got unit={unit!r}; expected (layer, channel), such as ('conv1', 3), or a function of the outputs."
         )
-    layer, channels = unit[0], _as_list(unit[1])
+    layer, channels = given[0], _as_list(given[1])
     modules = dict(model.named_modules())
     if layer not in modules:
         raise UnknownName("layer", layer, [name for name in modules if name])

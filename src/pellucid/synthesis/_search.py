@@ -61,10 +61,10 @@ def synthesise(
     """
     check_is_model(unwrap(model))
     check_argument("prototypes", "seed", seed, int)
-    if not isinstance(diversity, int) or isinstance(diversity, bool) or diversity < 1:
+    check_argument("prototypes", "prior", prior, Prior)
+    check_argument("prototypes", "diversity", diversity, int)
+    if diversity < 1:
         raise ConfigError(f"got diversity={diversity}; expected a number of prototypes per class, at least 1.")
-    if not isinstance(prior, Prior):
-        raise ConfigError(f"prior is {prior!r}; expected the name of a prior, or a configured prior.")
     model = unwrap(model)
     device, dtype = device_of(model), torch.promote_types(dtype_of(model), torch.float32)
     # torch's optimizers create their step counters on the default device
