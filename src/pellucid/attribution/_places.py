@@ -1,9 +1,9 @@
-"""Positions of values in the image: which part of the image each token of a forward pass stands for.
+"""Positions of values in the image, to fold the tokens of a transformer to the plane.
 
 Every value that depends on the image gets the coordinates of its center, from 0 to 1 along each spatial axis. They are
 carried along with the values: a convolution starts a new regular grid, functions that move values move their
 coordinates too, and a product with a matrix averages them. Tokens can then be folded back to the plane, whatever their
-number and order. Class tokens, registers and padding stand for no part of the image.
+number and order. Class tokens, registers and padding have no position.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ SAME = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """How to arrange the tokens of a layer's output as maps."""
+    """Arrangement of the tokens of a layer's output as maps."""
 
     axis: int
     """Channel axis of the output."""

@@ -33,7 +33,7 @@ Network = nn.Module | ExportedProgram
 """A model as users pass it; `unwrap` makes a module of it."""
 
 Need = Literal["passes", "derivatives", "layer", "operations", "training"]
-"""What a computation needs: forward passes, derivatives, the output of a layer, every operation, or new weights."""
+"""Requirement of a computation: forward passes, derivatives, the output of a layer, every operation, or new weights."""
 
 _exported: "WeakKeyDictionary[object, nn.Module]" = WeakKeyDictionary()
 """The module of each exported program, so that unwrapping it twice gives the same module."""
@@ -106,7 +106,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
             _refuse_sharded(name, module)
         if need == "training" and kind in ("scripted", "program", "quantized"):
             raise UnsupportedOperation(
-                f"{_place(name)} is a {type(module).__name__}, which cannot be trained anew; pass the model as it was "
+                f"{_place(name)} is a {type(module).__name__}, which cannot be retrained; pass the model as it was "
                 "before it was scripted, exported or quantized."
             )
         if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
@@ -253,7 +253,7 @@ class _HiddenNorms(TorchDispatchMode):
 
 
 def is_probabilities(logits: Tensor) -> bool:
-    """True if every row sums to 1 like a softmax, or is the logarithm of such a row.
+    """True if every row is a softmax, and so sums to 1, or the logarithm of one.
 
     >>> is_probabilities(torch.rand(3, 4).softmax(1)), is_probabilities(torch.rand(3, 4))
     (True, False)
