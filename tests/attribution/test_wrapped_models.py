@@ -337,3 +337,16 @@ def test_a_model_that_is_still_being_calibrated_is_refused() -> None:
     x = images().float().requires_grad_()
     slope = torch.autograd.grad(prepared.eval()(x)[:, 1].sum(), x)[0]
     torch.testing.assert_close(create_analyzer("gradient", prepared).analyze(x.detach(), 1), slope)
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2] + x.flatten(1).detach()[:, 2:4]
+
+
+def test_a_detached_part_inside_a_script_is_refused_by_the_jacobian_with_a_way_out_that_works() -> None:
+    model = nn.Sequential(torch.jit.trace(Halves(), images()))
+    with pytest.raises(UnsupportedOperation, match=r'detach inside TorchScript.*method="finite_difference"'):
+        pellucid.jacobian(model, images())
+    found = pellucid.jacobian(model, images(), method="finite_difference").flatten(2)[:, :, :4]
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]]).double().expand(2, 2, 4))

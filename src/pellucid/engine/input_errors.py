@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import raise_translated
 
 __all__ = ["INPUT_ERRORS", "raise_input_error"]
 
@@ -30,6 +31,7 @@ def raise_input_error(error: Exception, model: Any, received: str, x: Tensor | N
     `received` describes the input, and `x` is that input if there is a single one. Exceptions of the user's own types,
     and those whose message is not about shapes, dtypes, devices or arguments, are raised unchanged.
     """
+    raise_translated(error)  # such as the guards of an exported program, which have their own advice
     if not _is_from_a_library(error):
         raise error
     misfit = _misfit(error.__traceback__, model)

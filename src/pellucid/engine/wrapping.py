@@ -21,6 +21,7 @@ from pellucid.core.errors import UnsupportedOperation
 __all__ = [
     "Network",
     "check_hidden_norms",
+    "check_hidden_paths",
     "check_model",
     "fixed",
     "holds_script",
@@ -233,6 +234,28 @@ def check_hidden_norms(model: object, *image: Tensor) -> None:
             "a batch norm inside TorchScript uses batch statistics, which makes each image depend on the others; "
             "trace or script the model in eval mode, with running statistics."
         )
+
+
+def check_hidden_paths(model: object, way_out: str) -> None:
+    """Raise `UnsupportedOperation` if code inside TorchScript cuts values off from the input with `detach`.
+
+    Outside TorchScript, the values that lose their gradient are followed one by one; inside, only the code can be read.
+
+    >>> check_hidden_paths(torch.jit.trace(nn.ReLU(), torch.zeros(1)), "")
+    """
+    for module in _modules_of(model) if isinstance(model, nn.Module) else ():
+        if _kind_of(module) == "scripted":
+            graph: Any = getattr(module, "inlined_graph", None)
+            cuts = [kind for kind in ("aten::detach", "aten::detach_", "prim::data") if _holds(graph, kind)]
+            if cuts:
+                raise UnsupportedOperation(
+                    f"{cuts[0]} inside TorchScript may cut the output off from the input (entirely or in part), so the "
+                    f"derivative could be silently wrong. Remove it from the model, {way_out}"
+                )
+
+
+def _holds(graph: Any, kind: str) -> bool:
+    return graph is not None and bool(graph.findAllNodes(kind, True))
 
 
 class _HiddenNorms(TorchDispatchMode):
