@@ -13,6 +13,7 @@ import importlib
 import json
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -39,10 +40,11 @@ FAILURES = ("unnamed", "silent", "foreign", "crashed")
 
 def measure(architecture: Architecture, methods: Sequence[str]) -> dict[str, Any]:
     """Build an architecture, explain it by each method in each precision, and return a record of the verdicts."""
-    case = Case(architecture).to("float64")
-    x = case.x
+    case = Case(architecture, count=1)
     with torch.no_grad():
-        logits = case.logits(x)
+        outputs = case.model(architecture.inputs())
+    logits = outputs if architecture.output is None else architecture.output(outputs)
+    case.to("float64")
     record: dict[str, Any] = {
         "architecture": architecture.name,
         "input": list(architecture.shape),
@@ -72,6 +74,7 @@ def _guarded(case: Case, method: str, dtype: str) -> Result:
 def _work(architecture: Architecture, methods: Sequence[str], file: Path) -> None:
     """Measure in a forked process and append the record to the file."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
     warnings.simplefilter("ignore")
     try:
@@ -179,6 +182,7 @@ def main() -> None:
     methods = options.methods.split(",")
     options.records.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a plain death would leave the forked processes behind
     run(waiting(options, methods), methods, options)
 
 

@@ -29,11 +29,11 @@ NOT_FOR_TOKENS = ("grad_cam", "occlusion")
 TARGET = 3
 ROWS = [3, 0]
 """Outputs whose Jacobian rows are checked."""
-STEPS = 4
+STEPS = 3
 """Points of integrated gradients."""
 EXACT = 1e-6
 """Largest relative error in float64 where both sides compute the same numbers."""
-DIFFERENCES = 1e-3
+DIFFERENCES = 2e-3
 """Largest relative error in float64 against central differences."""
 SECANTS = 1e-3
 """Largest relative error of LRP-0, whose ε of 1e-12 is not quite 0, against the network of secants."""
@@ -64,10 +64,10 @@ class Result:
 class Case:
     """An architecture that is ready to be explained, with the reference values that its checks share."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, count: int = 2) -> None:
         self.architecture = architecture
         self.model = architecture.ready()
-        self.inputs = architecture.inputs()
+        self.inputs = architecture.inputs()[:count]
         self._noise: float | None = None
 
     @cached_property
@@ -158,6 +158,7 @@ Check = Callable[[Case, Any, str], dict[str, tuple[float, float]]]
 
 
 def _tolerance(case: Case, dtype: str, double: float) -> float:
+    """Allowed error: as given in float64; in float32, as much more as the network loses in plain autograd."""
     return double if dtype == "float64" else max(SINGLE, 30 * case.noise(), double)
 
 
@@ -327,7 +328,7 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (at {', '.join(own[-3:])})"
 
 
-def cost(case: Case, rounds: int = 5) -> float:
+def cost(case: Case, rounds: int = 3) -> float:
     """Time of lrp.epsilon in forward passes: the median of interleaved rounds, in float32."""
     case.to("float32")
     analyzer, ratios = case.analyzer("lrp.epsilon"), []

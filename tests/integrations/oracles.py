@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 Function = Callable[[Tensor], Tensor]
 
-STEPS = (1e-5, 1e-6, 1e-7, 1e-4, 1e-8, 1e-3, 1e-2)
-"""Step sizes of central differences. A step that crosses a kink is off, and so is one that drowns in rounding: a right
-derivative agrees with the difference at some step, and a wrong one at none, up to coincidence."""
+STEPS = (1e-7, 1e-8, 1e-6, 1e-9, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Steps of differences. One that crosses a kink is off, and so is one that drowns in rounding: a right derivative agrees
+with the difference at some step, on one side or both, and a wrong one at none, up to coincidence."""
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -26,29 +26,30 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Differences:
-    """Central differences of f, a function of inputs (batch, …) to rows (batch, output), in one random direction."""
+    """Differences of f, a function of inputs (batch, …) to rows (batch, output), in one random direction."""
 
     def __init__(self, f: Function, x: Tensor) -> None:
         self._f, self._x = f, x
         generator = torch.Generator().manual_seed(5)
         self.direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        self._slopes: dict[tuple[float, float], Tensor] = {}
+        self._kept: dict[tuple[float, float], Tensor] = {}
+        """Outputs at scale · x + step · direction."""
 
-    def _slope(self, step: float, scale: float, along: Tensor) -> Tensor:
-        """Slope at scale · x along a direction, (batch, output)."""
-        if (step, scale) not in self._slopes:
-            x = scale * self._x
-            self._slopes[step, scale] = (self._f(x + step * along) - self._f(x - step * along)) / (2 * step)
-        return self._slopes[step, scale]
+    def _slopes(self, step: float, scale: float, along: Tensor) -> list[Tensor]:
+        """Slopes at scale · x along a direction, (batch, output): central, and on either side."""
+        for signed in (0, step, -step):
+            if (signed, scale) not in self._kept:
+                self._kept[signed, scale] = self._f(scale * self._x + signed * along)
+        below, here, above = (self._kept[signed, scale] for signed in (-step, 0, step))
+        return [(above - below) / (2 * step), (above - here) / step, (here - below) / step]
 
     def error(self, gradient: Tensor, output: int, enough: float) -> float:
         """Error of the gradient of an output along the direction, relative to the gradient's length.
 
         Stops at the first step that agrees within `enough`.
         """
-        claimed = inner(gradient, self.direction)
-        slopes = (self._slope(step, 1.0, self.direction)[:, output] for step in STEPS)
-        return _smallest(slopes, claimed, gradient, enough)
+        slopes = (slope[:, output] for step in STEPS for slope in self._slopes(step, 1.0, self.direction))
+        return _smallest(slopes, inner(gradient, self.direction), gradient, enough)
 
     def path_error(self, relevance: Tensor, output: int, steps: int, enough: float) -> float:
         """Error of integrated gradients from zero, by differences at the nodes of the path.
@@ -58,12 +59,15 @@ class Differences:
         nodes, weights = np.polynomial.legendre.leggauss(steps)
         along = self._x * self.direction
 
-        def integral(step: float) -> Tensor:
-            places = [(float(node) + 1) / 2 for node in nodes]
-            slopes = [self._slope(step, place, along)[:, output] for place in places]
-            return sum(float(weight) / 2 * slope for weight, slope in zip(weights, slopes, strict=True))
+        def integrals(step: float) -> list[Tensor]:
+            sides = zip(*(self._slopes(step, (float(node) + 1) / 2, along) for node in nodes), strict=True)
+            return [
+                sum(float(weight) / 2 * slope[:, output] for weight, slope in zip(weights, side, strict=True))
+                for side in sides
+            ]
 
-        return _smallest((integral(step) for step in STEPS[:4]), inner(relevance, self.direction), relevance, enough)
+        claimed = inner(relevance, self.direction)
+        return _smallest((value for step in STEPS[:5] for value in integrals(step)), claimed, relevance, enough)
 
 
 def _smallest(values: Iterable[Tensor], claimed: Tensor, map_: Tensor, enough: float) -> float:
@@ -76,10 +80,29 @@ def _smallest(values: Iterable[Tensor], claimed: Tensor, map_: Tensor, enough: f
     return float(best.max())
 
 
+class _PlainNorms(TorchFunctionMode):
+    """Writes batch norms as products and sums, since torch differentiates some memory layouts wrongly on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if training or mean is None:
+        return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    wide = (-1, *(1 for _ in x.shape[2:]))
+    return x * scale.view(wide) + shift.view(wide)
+
+
 def autograd(f: Function, x: Tensor) -> Tensor:
-    """Gradient of the sum of f by plain autograd."""
+    """Gradient of the sum of f by autograd."""
     leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), _PlainNorms():
         return torch.autograd.grad(f(leaf).sum(), leaf)[0]
 
 
@@ -140,7 +163,7 @@ class _Guide(TorchFunctionMode):
         out_of_place = getattr(F, plain, None) or getattr(torch, plain)
         if name in ("hardswish", "silu", "mish", "relu", "relu6", "leaky_relu", "elu", "selu", "celu"):
             args = args[:1] if name in ("hardswish", "silu", "mish", "relu", "relu6") else args
-        value = _Positive.apply(out_of_place(*args, **kwargs))
+        value = _Positive.apply(out_of_place(args[0].clone() if is_in_place else args[0], *args[1:], **kwargs))
         return args[0].copy_(value) if is_in_place else value  # whoever holds the tensor must see the new value
 
 
@@ -201,7 +224,7 @@ def cam_error(f: Function, x: Tensor, operation: str, shape: tuple[int, ...], cl
     `shape` is (channel, …) without the batch; the output may have its channels last.
     """
     leaf = x.detach().clone().requires_grad_()
-    with torch.enable_grad(), _Outputs(operation) as outputs:
+    with torch.enable_grad(), _PlainNorms(), _Outputs(operation) as outputs:
         score = f(leaf).sum()
     best = float("inf")
     for values in reversed(outputs.seen):
