@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tests" / "integrations"))
 
 from architectures import Architecture, catalog  # noqa: E402
 from checks import DTYPES, METHODS, NOT_FOR_TOKENS, Case, Result, cost, examine  # noqa: E402
+from coverage_table import write  # noqa: E402
 
 SECONDS = 420
 GIGABYTES = 12
@@ -127,7 +128,8 @@ def waiting(options: argparse.Namespace, methods: Sequence[str]) -> list[Archite
     return [
         architecture
         for architecture in catalog()
-        if any(fnmatch(architecture.name, f"*{pattern}*") for pattern in options.only.split(",")) and is_due(architecture)
+        if any(fnmatch(architecture.name, f"*{pattern}*") for pattern in options.only.split(","))
+        and is_due(architecture)
     ]
 
 
@@ -184,6 +186,11 @@ def main() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a plain death would leave the forked processes behind
     run(waiting(options, methods), methods, options)
+    records = read(options.records)
+    finished = [records[architecture.name] for architecture in catalog() if architecture.name in records]
+    print(f"{len(finished)} of {len(list(catalog()))} architectures measured")
+    if not options.only:
+        sys.exit(0 if write(finished, methods) else 1)
 
 
 if __name__ == "__main__":

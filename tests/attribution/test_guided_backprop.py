@@ -27,7 +27,9 @@ def test_equals_a_manual_backward_pass(images, targets, activated, walk_back) ->
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("change", [lambda r: 0.9 * r**2 - 0.4, lambda r: 1.5 * r - 3, lambda r: 3 - r, lambda r: r * r])
+@pytest.mark.parametrize(
+    "change", [lambda r: 0.9 * r**2 - 0.4, lambda r: 1.5 * r - 3, lambda r: 3 - r, lambda r: r * r]
+)
 def test_sees_a_rectifier_that_is_squared_shifted_or_negated(change) -> None:
     class Changed(nn.Module):
         def __init__(self) -> None:

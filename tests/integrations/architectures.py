@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from timm_networks import TIMM
+from torch import Tensor, nn
 from torchvision_networks import TORCHVISION
 from transformers_networks import LAST_TOKEN, TRANSFORMERS
 

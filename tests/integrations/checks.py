@@ -8,25 +8,22 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
+import oracles
 import torch
-import torch.nn.functional as F
+from case import TARGET, Case
+from secants import Unknown, secants
 from torch import Tensor, nn
 
-import oracles
-from architectures import Architecture
-from pellucid import create_analyzer, jacobian
+from pellucid import jacobian
 from pellucid.errors import PellucidError
-from secants import Unknown, secants
 
 METHODS = ("gradient", "lrp.epsilon", "deeplift", "integrated_gradients", "guided_backprop", "grad_cam", "occlusion",
            "jacobian")  # fmt: skip
 DTYPES = ("float64", "float32")
 NOT_FOR_TOKENS = ("grad_cam", "occlusion")
 """Methods that explain regions of an image, which a text does not have."""
-TARGET = 3
 ROWS = [3, 0]
 """Outputs whose Jacobian rows are checked."""
 STEPS = 3
@@ -37,8 +34,11 @@ DIFFERENCES = 2e-3
 """Largest relative error in float64 against central differences."""
 SECANTS = 1e-3
 """Largest relative error of LRP-0, whose ε of 1e-12 is not quite 0, against the network of secants."""
-SINGLE = 2e-3
-"""Smallest tolerance in float32; networks that lose more in plain autograd get as much more."""
+SUMS = 1e-3
+"""Largest residual of a sum in float32, relative to the logit or Σ|R|."""
+SINGLE = 5e-2
+"""Smallest tolerance in float32, where rounding moves units across their kinks. Networks that lose more in plain
+autograd get as much more, and those that compute parts in float32 whatever their dtype get it in float64 too."""
 
 
 @dataclass
@@ -61,105 +61,12 @@ class Result:
         return {key: value for key, value in asdict(self).items() if value not in ("", [], {})}
 
 
-class Case:
-    """An architecture that is ready to be explained, with the reference values that its checks share."""
-
-    def __init__(self, architecture: Architecture, count: int = 2) -> None:
-        self.architecture = architecture
-        self.model = architecture.ready()
-        self.inputs = architecture.inputs()[:count]
-        self._noise: float | None = None
-
-    @cached_property
-    def differences(self) -> oracles.Differences:
-        """Central differences of all logits."""
-
-        def rows(x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return self.logits(x)
-
-        return oracles.Differences(rows, self.x)
-
-    @cached_property
-    def occluded(self) -> Tensor:
-        """Occlusion by hand."""
-        return oracles.occluded(self.measured, self.x, **_window(self.x))
-
-    def to(self, dtype: str) -> "Case":
-        """Convert model and images; float32 values survive the way to float64 and back."""
-        self.model.to(getattr(torch, dtype))
-        self.model.train().eval()  # LeViT caches biases, and forgets them in training mode
-        self.model.requires_grad_(False)
-        return self
-
-    @property
-    def x(self) -> Tensor:
-        """The images, or the embeddings of the tokens, in the dtype of the model."""
-        dtype = next(parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
-        if self.architecture.reads_tokens:
-            return F.embedding(self.inputs, self._embedding.weight)
-        return self.inputs.to(dtype)
-
-    @property
-    def given(self) -> Tensor:
-        """What an analyzer gets: images or token ids."""
-        return self.inputs if self.architecture.reads_tokens else self.x
-
-    @property
-    def _embedding(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Run the model on images, or on embeddings in place of those of the tokens."""
-        if not self.architecture.reads_tokens:
-            return self._read(self.model(x))
-        ids = self.inputs[:1].expand(len(x), -1) if len(x) != len(self.inputs) else self.inputs
-        with oracles.Embedded(self._embedding.weight, ids, x):
-            return self._read(self.model(ids))
-
-    def _read(self, outputs: Any) -> Tensor:
-        return outputs if self.architecture.output is None else self.architecture.output(outputs)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Explained logit of each input."""
-        return self.logits(x)[:, TARGET]
-
-    def measured(self, x: Tensor) -> Tensor:
-        """Explained logit, without a graph."""
-        with torch.no_grad():
-            return self.score(x)
-
-    def analyzer(self, name: str, **options: Any) -> Any:
-        """Create an analyzer as a user would."""
-        if self.architecture.output is not None:
-            options["output"] = self.architecture.output
-        return create_analyzer(name, self.model, **options)
-
-    @property
-    def target(self) -> int:
-        """Index of the explained class."""
-        return TARGET
-
-    def noise(self) -> float:
-        """Relative error of plain autograd in float32; leaves the model in float64."""
-        if self._noise is None:
-            try:
-                single = oracles.autograd(self.to("float32").score, self.x)
-                double = oracles.autograd(self.to("float64").score, self.x)
-                self._noise = oracles.relative(single, double)
-            except (RuntimeError, ValueError, TypeError):
-                self._noise = 0.0
-        self.to("float64")
-        return self._noise
-
-
 Check = Callable[[Case, Any, str], dict[str, tuple[float, float]]]
 """Maps (case in float64, what the method returned, dtype) to {check: (error, tolerance)}."""
 
 
-def _tolerance(case: Case, dtype: str, double: float) -> float:
-    """Allowed error: as given in float64; in float32, as much more as the network loses in plain autograd."""
-    return double if dtype == "float64" else max(SINGLE, 30 * case.noise(), double)
+def _tolerance(case: Case, dtype: str, double: float, single: float = SINGLE) -> float:
+    return double if dtype == "float64" and not case.has_islands else max(single, double)
 
 
 def check_gradient(case: Case, map_: Any, dtype: str) -> dict[str, tuple[float, float]]:
@@ -182,21 +89,24 @@ def check_path(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[floa
     missing = _total(explanation) - (case.measured(case.x) - case.measured(torch.zeros_like(case.x)))
     return {
         "differences": (error, allowed),
-        "residual": (_share(missing - explanation.residual.double(), explanation), 1e-9 if dtype == "float64" else 1e-3),
+        "residual": (
+            _share(missing - explanation.residual.double(), explanation),
+            _tolerance(case, dtype, 1e-9, SUMS),
+        ),
     }
 
 
 def check_sum(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[float, float]]:
     """Compare DeepLIFT's sum with the change of the logit from the baseline."""
     due = case.measured(case.x) - case.measured(torch.zeros_like(case.x))
-    return {"sum": (_share(_total(explanation) - due, explanation), 1e-8 if dtype == "float64" else 1e-3)}
+    return {"sum": (_share(_total(explanation) - due, explanation), _tolerance(case, dtype, 1e-8, SUMS))}
 
 
 def check_ledger(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[float, float]]:
     """Compare the sum of relevance and absorbed shares with the logit, and LRP-0 with the network of secants."""
     absorbed = sum(share.double() for share in explanation.absorbed.values())
     missing = _total(explanation) + absorbed - case.measured(case.x)
-    errors = {"ledger": (_share(missing, explanation), 1e-8 if dtype == "float64" else 1e-3)}
+    errors = {"ledger": (_share(missing, explanation), _tolerance(case, dtype, 1e-8, SUMS))}
     if dtype == "float64":
         with contextlib.suppress(Unknown), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -231,11 +141,6 @@ def check_occlusion(case: Case, map_: Any, dtype: str) -> dict[str, tuple[float,
     return {"masking": (error, _tolerance(case, dtype, EXACT))}
 
 
-def _window(x: Tensor) -> dict[str, int]:
-    side = x.shape[-1]
-    return {"window": side - side // 3, "stride": side // 3}
-
-
 def _total(explanation: Any) -> Tensor:
     return explanation.relevance.double().flatten(1).sum(1)
 
@@ -249,23 +154,16 @@ def _share(missing: Tensor, explanation: Any) -> float:
 
 def _run(case: Case, method: str) -> Any:
     """Call the method as a user would."""
-    x, target = case.given, case.target
+    x, target = case.given, TARGET
     if method == "jacobian":
         return jacobian(case.logits, case.x, outputs=ROWS)
     if method in ("gradient", "guided_backprop"):
         return case.analyzer(method).analyze(x, target)
     if method == "occlusion":
-        window = {} if case.architecture.reads_tokens else _video_window(x)
-        return case.analyzer(method, **window).analyze(x, target)
+        windows = {} if case.architecture.reads_tokens else case.windows
+        return case.analyzer(method, **windows).analyze(x, TARGET)
     options = {"steps": STEPS} if method == "integrated_gradients" else {}
     return case.analyzer(method, **options).explain(x, target)
-
-
-def _video_window(x: Tensor) -> dict[str, Any]:
-    sizes = _window(x)
-    if x.ndim == 4:
-        return sizes
-    return {key: tuple(min(size, side) for side in x.shape[2:]) for key, size in sizes.items()}
 
 
 CHECKS: dict[str, Check] = {
@@ -298,7 +196,9 @@ def examine(case: Case, method: str, dtype: str) -> Result:
         finally:
             case.to("float64")
     result.seconds = round(time.perf_counter() - started, 3)
-    result.warned = sorted({type_.category.__name__ for type_ in caught} & {"CompletenessWarning", "AmplificationWarning"})
+    result.warned = sorted(
+        {type_.category.__name__ for type_ in caught} & {"CompletenessWarning", "AmplificationWarning"}
+    )
     if result.verdict == "right":
         judge(result, case, value)
     return result
@@ -309,22 +209,30 @@ def judge(result: Result, case: Case, value: Any) -> None:
     checks = CHECKS[result.method](case, value, result.dtype)
     result.errors = {name: float(f"{error:.2g}") for name, (error, _) in checks.items()}
     off = {name: pair for name, pair in checks.items() if not pair[0] <= pair[1]}
+    if off and (result.dtype == "float32" or case.has_islands):
+        off = {name: (error, most) for name, (error, most) in off.items() if not error <= 30 * case.noise()}
     if off:
         is_told = result.method != "integrated_gradients" and any(name in HONEST for name in result.warned)
         result.verdict = "warned" if is_told else "silent"
-        result.message = "; ".join(f"{name} is off by {error:.2g}, allowed {most:.2g}" for name, (error, most) in off.items())
+        result.message = "; ".join(
+            f"{name} is off by {error:.2g}, allowed {most:.2g}" for name, (error, most) in off.items()
+        )
 
 
 def names_a_place(message: str, model: nn.Module) -> bool:
-    """True if a refusal names a module of the model, or the model itself."""
+    """True if a refusal names an operation, and a module of the model or the model itself."""
     paths = {path for path, _ in model.named_modules() if path}
-    quoted = set(re.findall(r"'([^']+)'", message))
-    return "the model itself" in message or bool(quoted & paths)
+    is_placed = "the model itself" in message or bool(set(re.findall(r"'([^']+)'", message)) & paths)
+    return is_placed and re.search(r"(operation|embedding) '[\w.]+'|\b\w+ in ('|the model itself)", message) is not None
 
 
 def _described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f"{frame.filename.rpartition('pellucid/')[2]}:{frame.lineno}" for frame in frames if "/pellucid/" in frame.filename]
+    own = [
+        f"{frame.filename.rpartition('pellucid/')[2]}:{frame.lineno}"
+        for frame in frames
+        if "/pellucid/" in frame.filename
+    ]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} (at {', '.join(own[-3:])})"
 
 
@@ -345,3 +253,22 @@ def cost(case: Case, rounds: int = 3) -> float:
             ratios.append((time.perf_counter() - between) / (between - started))
     case.to("float64")
     return round(statistics.median(ratios), 2)
+
+
+def assert_right(case: Case, method: str) -> None:
+    """Explain in both precisions; fail unless every value is right, or the method does not apply and says so."""
+    for dtype in DTYPES:
+        result = examine(case, method, dtype)
+        if case.architecture.reads_tokens and method in NOT_FOR_TOKENS:
+            assert result.verdict in ("refused", "unnamed"), result
+            assert "which tokens do not have" in result.message
+        else:
+            assert result.verdict == "right", result
+
+
+def assert_outputs_differ(case: Case) -> None:
+    """Fail if the logits hardly depend on the input or the class, so that any map would pass."""
+    with torch.no_grad():
+        logits = case.logits(case.x)
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-2 * float(logits.std())
+    assert float(logits.std(1).min()) > 1e-3

@@ -3,8 +3,9 @@
 Nothing here uses pellucid. A function `f` maps inputs (batch, …) to one number or row per input, in float64.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 Function = Callable[[Tensor], Tensor]
 
 STEPS = (1e-7, 1e-8, 1e-6, 1e-9, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Steps of differences. One that crosses a kink is off, and so is one that drowns in rounding: a right derivative agrees
-with the difference at some step, on one side or both, and a wrong one at none, up to coincidence."""
+"""Steps of differences. One that crosses a kink is off, and so is one that drowns in rounding: a right derivative
+agrees with the difference at some step, on one side or both, and a wrong one at none, up to coincidence."""
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -106,6 +107,20 @@ def autograd(f: Function, x: Tensor) -> Tensor:
         return torch.autograd.grad(f(leaf).sum(), leaf)[0]
 
 
+class FloatWatch(TorchFunctionMode):
+    """Notes whether any function returns float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_single = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        value = func(*args, **(kwargs or {}))
+        if isinstance(value, Tensor) and value.dtype == torch.float32 and value.ndim > 1:
+            self.has_single = True
+        return value
+
+
 class Embedded(TorchFunctionMode):
     """Looks up given embeddings, (batch, token, feature), in place of those of the token ids, (batch, token)."""
 
@@ -156,7 +171,11 @@ class _Guide(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         plain = name.rstrip("_")
         if self.depth or plain not in RECTIFIERS or not args[0].requires_grad:
-            if name in ("clamp", "clamp_min", "clamp_", "maximum", "hardtanh") and not self.depth and _clips(name, args, kwargs):
+            if (
+                name in ("clamp", "clamp_min", "clamp_", "maximum", "hardtanh")
+                and not self.depth
+                and _clips(name, args, kwargs)
+            ):
                 return _Positive.apply(func(*args, **kwargs))
             return func(*args, **kwargs)
         is_in_place = bool(kwargs.pop("inplace", False)) or name.endswith("_")
@@ -243,12 +262,12 @@ def cam_error(f: Function, x: Tensor, operation: str, shape: tuple[int, ...], cl
 # ── Occlusion ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def occluded(f: Function, x: Tensor, window: int, stride: int) -> Tensor:
-    """Mean drop of f over all square windows of zeros that cover each pixel."""
+def occluded(f: Function, x: Tensor, window: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Mean drop of f over all windows of zeros that cover each pixel; sizes are given for each spatial axis."""
     total, count, before = torch.zeros_like(x), torch.zeros_like(x), f(x)
-    starts = [_starts(size, min(window, size), stride) for size in x.shape[2:]]
-    for corner in torch.cartesian_prod(*(torch.tensor(places) for places in starts)).tolist():
-        place = (slice(None), slice(None), *(slice(start, start + window) for start in corner))
+    starts = [_starts(*sizes) for sizes in zip(x.shape[2:], window, stride, strict=True)]
+    for corner in product(*starts):
+        place = (slice(None), slice(None), *(slice(at, at + size) for at, size in zip(corner, window, strict=True)))
         hidden = x.clone()
         hidden[place] = 0
         total[place] += (before - f(hidden)).view(-1, *(1 for _ in x.shape[1:]))

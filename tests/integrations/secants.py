@@ -1,8 +1,9 @@
 """LRP-0 without relevance rules: input × gradient of a network in which every nonlinearity is a multiplication.
 
-Each activation f is replaced by x · (f(x) − f(0)) / x + f(0), with the quotient held fixed; deviations of norms and gates
-are held fixed; a product of two signals keeps half of each derivative. Everything else is linear, or is piecewise linear
-(max-pooling), or keeps its own derivative (softmax, as in AttnLRP). What no line of this file knows raises `Unknown`.
+Each activation f becomes x · (f(x) − f(0)) / x + f(0), with the quotient held fixed. Deviations of norms and gates are
+held fixed, and a product of two signals keeps half of each derivative. Everything else is linear, or linear in pieces
+(max-pooling), or keeps its own derivative (softmax, as in AttnLRP). An operation that this file does not know raises
+`Unknown`.
 """
 
 import math
@@ -12,10 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from oracles import RECTIFIER_MODULES
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-from oracles import RECTIFIER_MODULES
 
 ACTIVATIONS = {"relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
                "softplus", "tanh", "sigmoid", "hardsigmoid", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip",
@@ -34,13 +34,36 @@ LINEAR = {
     *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "max", "amax", "topk", "baddbmm", "addmm"),
     *("softmax", "fold", "unfold", "pixel_shuffle", "pixel_unshuffle", "pad", "cat", "concat", "stack", "where"),
     *("masked_fill", "masked_select", "gather", "index_select", "take_along_dim", "index_add", "scatter", "index_add_"),
-    *("scatter_add", "index_put", "embedding", "to", "float", "double", "type", "type_as", "alpha_dropout", "zeros_like"),
+    *(
+        "scatter_add",
+        "index_put",
+        "embedding",
+        "to",
+        "float",
+        "double",
+        "type",
+        "type_as",
+        "alpha_dropout",
+        "zeros_like",
+    ),
     *("ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "channel_shuffle"),
     *("native_channel_shuffle", "feature_alpha_dropout", "trunc_", "masked_fill_", "zero_", "fill_", "copy_"),
 }
 """Functions that are linear once masks and indices are fixed, or whose own derivative is the rule."""
 MOVES = {
-    *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t", "expand", "repeat"),
+    *(
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "t",
+        "expand",
+        "repeat",
+    ),
     *("expand_as", "broadcast_to", "contiguous", "clone", "squeeze", "unsqueeze", "__getitem__", "chunk", "split"),
     *("unbind", "narrow", "select", "tile", "repeat_interleave", "flip", "rot90", "view_as", "reshape_as", "unfold"),
     *("tensor_split", "diagonal", "swapdims", "rearrange", "moveaxis", "squeeze_", "unsqueeze_", "split_with_sizes"),
@@ -66,11 +89,15 @@ class Secants(TorchFunctionMode):
         if self.inside or not any(tensor.requires_grad for tensor in _floats((args, kwargs))):
             return func(*args, **kwargs)
         plain = name if name.startswith("__") else name.rstrip("_")
-        in_place = kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+        in_place = (
+            kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+        )
         given = {key: value for key, value in kwargs.items() if key != "inplace"}
         value = self._value(func, plain, args, given)
         if value is NotImplemented:
-            if plain not in LINEAR | MOVES | PRODUCTS | QUOTIENTS | MATRIX_PRODUCTS | REPLACED.keys() and _computes(name):
+            if plain not in LINEAR | MOVES | PRODUCTS | QUOTIENTS | MATRIX_PRODUCTS | REPLACED.keys() and _computes(
+                name
+            ):
                 raise Unknown(name)
             value = func(*args, **kwargs)
             if plain in MOVES and id(args[0]) in self._gates:
@@ -104,7 +131,9 @@ class Secants(TorchFunctionMode):
         if plain in ("clamp", "clip") and args[0].dtype.is_floating_point is False:
             return func(*args, **kwargs)
         function = getattr(torch, plain, None) or getattr(F, plain, None) or func
-        function = getattr(F, plain) if plain in ("leaky_relu", "elu", "gelu", "softplus", "hardtanh", "relu6") else function
+        function = (
+            getattr(F, plain) if plain in ("leaky_relu", "elu", "gelu", "softplus", "hardtanh", "relu6") else function
+        )
         positional = args[1:] if plain not in ("relu", "silu", "mish", "hardswish", "selu", "relu6") else ()
         if plain == "__pow__":
             function = torch.pow
@@ -240,7 +269,7 @@ def _attention(
 
 
 def _multi_head(query: Tensor, key: Tensor, value: Tensor, _size: int, heads: int, *args: Any, **kwargs: Any) -> Any:
-    weight, bias, bias_k, bias_v, zero, _p, out_weight, out_bias = args[:8]
+    weight, bias, bias_k, _bias_v, zero, _p, out_weight, out_bias = args[:8]
     if weight is None or bias_k is not None or zero or kwargs.get("attn_mask") is not None:
         raise Unknown("multi_head_attention_forward")
     biases = (None,) * 3 if bias is None else bias.chunk(3)
@@ -251,10 +280,12 @@ def _multi_head(query: Tensor, key: Tensor, value: Tensor, _size: int, heads: in
 
 
 def _length(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return torch.linalg.vector_norm(x.detach(), *args, **{{"p": "ord"}.get(key, key): value for key, value in kwargs.items()})
+    return torch.linalg.vector_norm(
+        x.detach(), *args, **{{"p": "ord"}.get(key, key): value for key, value in kwargs.items()}
+    )
 
 
-def _addcmul(input: Any, a: Any, b: Any, *, value: float = 1) -> Any:
+def _addcmul(_input: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     if _both(a, b):
         raise Unknown("addcmul of two signals")
     return NotImplemented
@@ -290,16 +321,16 @@ REPLACED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+def _baddbmm(added: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     if not _both(batch1, batch2):
         return NotImplemented
-    return input * beta + alpha * _halved(torch.bmm, batch1, batch2)
+    return added * beta + alpha * _halved(torch.bmm, batch1, batch2)
 
 
 @contextmanager
 def secants(model: nn.Module) -> Iterator[None]:
     """Make autograd compute the derivative of the network of secants."""
-    mode, handles, inputs = Secants(), [], list[Tensor]()
+    mode, handles = Secants(), []
 
     def enter(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
         mode.inside += 1
@@ -307,7 +338,9 @@ def secants(model: nn.Module) -> Iterator[None]:
     def leave(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = given[0]
         at_zero = type(module).forward(module, torch.zeros_like(x.detach()))
-        slope = torch.where(x == 0, torch.zeros_like(x), (output - at_zero) / torch.where(x == 0, torch.ones_like(x), x))
+        slope = torch.where(
+            x == 0, torch.zeros_like(x), (output - at_zero) / torch.where(x == 0, torch.ones_like(x), x)
+        )
         mode.inside -= 1
         return x * slope.detach() + at_zero
 

@@ -39,7 +39,7 @@ _LARGER = {
     "eca_halonext26ts": 256,
     "efficientformer_l1": 224,
     "inception_resnet_v2": 96,
-    "inception_v4": 96
+    "inception_v4": 96,
 }
 """Networks that need larger images, with their side."""
 

@@ -66,9 +66,7 @@ TORCHVISION: dict[str, Entry] = {
     "googlenet": (_build("", "googlenet", init_weights=False, aux_logits=False), (3, 64, 64), None),
     "inception_v3": (_build("", "inception_v3", init_weights=False, aux_logits=False), (3, 96, 96), None),
     "vit_b_32": (_build("", "vit_b_32", image_size=64), (3, 64, 64), None),
-    **{
-        name: (_build("segmentation", name, weights_backbone=None), (3, 64, 64), class_means) for name in SEGMENTATION
-    },
+    **{name: (_build("segmentation", name, weights_backbone=None), (3, 64, 64), class_means) for name in SEGMENTATION},
     **{name: (_detector(name), (3, side, side), None) for name, side in DETECTORS.items()},
     **{name: (_build("video", name), (3, 4, side, side), None) for name, side in VIDEOS.items()},
 }
