@@ -100,7 +100,7 @@ class Secants(TorchFunctionMode):
             ):
                 raise Unknown(name)
             value = func(*args, **kwargs)
-            if plain in MOVES and id(args[0]) in self._gates:
+            if plain in GATES or (plain in MOVES and id(args[0]) in self._gates):
                 self._mark(value)
             return value
         if in_place:
