@@ -50,8 +50,10 @@ def _parse_path(words: list[str]) -> Path:
 
 
 Count = Annotated[int, Range(1), _flag("INT≥1")]
+Threads = Annotated[int, Range(1, 1024), _flag("1…1024")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
 Mirrors = Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction]
+Trust = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 
 
@@ -73,6 +75,8 @@ class DataConfig:
     Also read from the environment variable PELLUCID_MIRROR."""
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
     """Height and width to resize images to, in pixels."""
+    max_megapixels: Count = 50
+    """Largest picture to read, in millions of pixels; a small file can claim billions of pixels."""
     limit_train: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
     """Number of training images to use, a stratified random subset."""
     limit_test: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
@@ -99,7 +103,7 @@ class TrainingConfig:
     """Device; auto: a GPU if available, otherwise the CPU."""
     precision: Literal["float32", "bf16"] = "float32"
     """Training precision; bf16: mixed precision."""
-    threads: Annotated[int | None, Range(1), _flag("INT≥1", "1 for images up to 64×64, otherwise all cores")] = None
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
     """CPU threads; more than one slows down small images."""
 
 
@@ -127,7 +131,10 @@ class RunConfig:
     save: Annotated[Path, _path("FOLDER")] = Path("save")
     """Output folder; an earlier run there is moved to SAVE/previous."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Resume the interrupted run in SAVE with its original settings."""
+    """Resume the interrupted run in SAVE with its original settings.
+    With more --epochs, also train an interrupted or finished run further, with a new learning-rate schedule."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run in SAVE, or a run.json given to --config, names as its model or data."""
     config: Annotated[Path | None, _flag("FILE", "none")] = None
     """TOML file or run.json to read settings from; flags on the command line take precedence."""
 
@@ -160,6 +167,8 @@ class EvaluateConfig:
     """Attribution methods; controls are always included. all: every method that needs no fitting."""
     metrics: Annotated[str, _flag("default|NAME,NAME")] = "default"
     """Metrics. default: selectivity, continuity, completeness, sparseness, random_logit, parameter_randomisation."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model or data."""
     split: Literal["auto", "test", "validation"] = "auto"
     """Split to evaluate on. auto: test, or validation if only that split has ground truth."""
     seed: Seed = 0
@@ -168,7 +177,7 @@ class EvaluateConfig:
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:
@@ -197,7 +206,7 @@ class GroundTruthConfig:
     """Download folder."""
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads."""
 
     def __post_init__(self) -> None:
@@ -261,8 +270,8 @@ def read_config(path: Path, description: str | None = None) -> dict[str, Any]:
     if not isinstance(settings, dict) or (path.suffix == ".json" and not settings):
         raise ConfigError(f"{description} contains no settings; pass a TOML file or the run.json of an earlier run.")
     settings = {key.replace("-", "_"): value for key, value in settings.items()}
-    # A run.json records these two as well, but they apply only to the command that wrote it.
-    settings = {key: value for key, value in settings.items() if key not in ("resume", "config")}
+    # A run.json records these as well, but they apply only to the command that wrote it.
+    settings = {key: value for key, value in settings.items() if key not in ("resume", "trust", "config")}
     for key in settings:
         if key not in FLAGS:
             raise UnknownName(f"setting (in {path})", key, FLAGS)

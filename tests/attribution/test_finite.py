@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pellucid import create_analyzer, evaluate
 from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ConfigError, DataError, ModelError, PellucidError, UnsupportedOperation
-from pellucid.engine.recorder import BatchMixed, Recorder
+from pellucid.engine.axes import BatchMixed
+from pellucid.engine.recorder import Recorder
 from pellucid.engine.rules import Epsilon
 from pellucid.engine.weight_rules import AlphaBeta, Gamma, ZPlus
 

@@ -149,7 +149,7 @@ def test_class_target_is_refused_for_segmentation(segmenter, images, name, targe
 
 def test_a_detection_by_its_key_and_a_score(images) -> None:
     model = Detector()
-    with pytest.raises(ConfigError, match="returns a dict.*output='logits'"):
+    with pytest.raises(ConfigError, match="a dict with 'boxes', 'scores'.*output='boxes'"):
         create_analyzer("lrp.epsilon", model).analyze(images, lambda scores: scores[:, :, 2].amax(1))
 
     def best(scores: Tensor) -> Tensor:

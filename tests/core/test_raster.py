@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from pellucid.core.errors import DataError
-from pellucid.core.raster import FORMATS, MOST_PIXELS, open_raster
+from pellucid.core.raster import FORMATS, MOST_PIXELS, TooLarge, open_raster
 from pellucid.data import Request
 from pellucid.data.folder import folder
 
@@ -47,10 +47,31 @@ def test_other_formats_are_no_pictures(kind: str) -> None:
 def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded() -> None:
     assert open_raster(io.BytesIO(png_that_claims(5000, MOST_PIXELS // 5000))).width == 5000
     for size in ((5001, MOST_PIXELS // 5000), (2**30, 2**30)):
-        with pytest.raises((DataError, Image.DecompressionBombError)):
+        with pytest.raises(TooLarge):
             open_raster(io.BytesIO(png_that_claims(*size)))
+    limit = Image.MAX_IMAGE_PIXELS
+    assert open_raster(io.BytesIO(png_that_claims(30_000, 30_000)), most_pixels=900_000_000).width == 30_000
+    assert limit == Image.MAX_IMAGE_PIXELS
     with pytest.raises(DataError, match="3×2 pixels; at most 5e-06 megapixels"):
         open_raster(io.BytesIO(png_that_claims(3, 2)), most_pixels=5)
+
+
+def test_the_limit_can_be_raised(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("L", (1200, 900), number).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(DataError, match=r"0\.png cannot be read as an image.*1200×900.*raise --max-megapixels"):
+        folder(Request(tmp_path, argument=str(tmp_path), image_size=8, max_megapixels=1))
+    raw = folder(Request(tmp_path, argument=str(tmp_path), image_size=8, max_megapixels=2))
+    assert len(raw.train) + len(raw.test) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_raster(tmp_path / "0.png")
 
 
 @pytest.mark.parametrize("content", [EPS, png_that_claims(40_000, 4_000)], ids=["EPS", "bomb"])

@@ -1,5 +1,6 @@
 """A loopback server that can simulate every mirror failure, and a small file for it to serve."""
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
@@ -123,6 +124,23 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes([byte]))
             if self.server.state.released.wait(0.05):
                 return
+
+    def do_extending(self, content: bytes, name: str) -> None:
+        """Send an endless extension after the size of a chunk, byte by byte."""
+        self.start(Transfer_Encoding="chunked")
+        self.wfile.write(b"3e8\r\n" + content[:1000] + b"\r\n3e8;")
+        self.trickle()
+
+    def do_trailing(self, content: bytes, name: str) -> None:
+        """Send the whole content and then an endless trailer, byte by byte."""
+        self.start(Transfer_Encoding="chunked")
+        self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n0\r\nX-Long: ")
+        self.trickle()
+
+    def trickle(self) -> None:
+        with contextlib.suppress(OSError):  # the client hangs up
+            while not self.server.state.released.wait(0.05):
+                self.wfile.write(b"x")
 
     def do_slow(self, content: bytes, name: str) -> None:
         self.start(Content_Length=len(content))

@@ -1,9 +1,11 @@
 """Files come from the first working mirror, and only verified content is returned or stored."""
 
 import hashlib
+import os
 import socket
+import threading
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -22,6 +24,8 @@ FAULTS = {
     "stalling": "timed out: no data for 0.5 s",
     "trickling": "too slow: ",
     "slow_header": "timed out: ",
+    "extending": "timed out: no data for 0.5 s",
+    "trailing": "timed out: no data for 0.5 s",
     "hanging_up": "the connection broke (",
     "garbage": "the connection broke (",
     "huge": "announces 1,099,511,627,776 bytes",
@@ -150,6 +154,36 @@ def test_a_slow_but_steady_mirror_is_not_cut_off(mirror, content, md5, tmp_path:
     started = monotonic()
     assert fetch(NAME, md5, tmp_path, [mirror / "slow"], timeout=0.2) == content
     assert monotonic() - started > 0.2
+
+
+def test_a_steady_mirror_is_cut_off_after_the_total_time(mirror, md5, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pellucid.data._web.MOST_SECONDS", 0.1)
+    with pytest.raises(DownloadError, match=r"too slow: [\d,]+ bytes in 0 s, the limit for a file"):
+        fetch(NAME, md5, tmp_path, [mirror / "slow"], timeout=0.5)
+
+
+def test_no_thread_reads_on_after_a_failure(mirror, md5, tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(DownloadError):
+        fetch(NAME, md5, tmp_path, [mirror / "trickling", mirror / "extending"], timeout=0.3)
+    mirror.released.set()  # ends the threads of the server
+    ends = monotonic() + 5
+    while threading.active_count() > before and monotonic() < ends:
+        sleep(0.02)
+    assert threading.active_count() <= before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("place", ["mirror", "target"])
+def test_a_pipe_is_not_waited_for(content, md5, tmp_path: Path, place: str) -> None:
+    folders = {name: tmp_path / name for name in ("mirror", "target")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["mirror"] / NAME).write_bytes(content)
+    (folders[place] / NAME).unlink(missing_ok=True)
+    os.mkfifo(folders[place] / NAME)
+    with pytest.raises(DownloadError if place == "mirror" else SaveError, match="it is not a regular file"):
+        fetch(NAME, md5, folders["target"], [str(folders["mirror"])])
 
 
 @pytest.mark.parametrize(

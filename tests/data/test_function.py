@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pellucid.core.errors import ConfigError, DataError, UnknownName
-from pellucid.data import RawData, Request
+from pellucid.data import RawData, Request, load_data
 from pellucid.data._function import load_function
 
 HEAD = """
@@ -83,3 +83,13 @@ def test_invalid_functions_are_refused(load, body: str, error: type[Exception], 
 def test_the_error_names_the_failing_line(load) -> None:
     with pytest.raises(DataError, match=r"ZeroDivisionError: .*shop_\d+\.py, line 8\)"):
         load("def shoes():\n    return 1 / 0")
+
+
+@pytest.mark.parametrize("names", ["['left', 'caf\\udce9']", "['caf\\ud800', 'right']"])
+def test_class_names_that_cannot_be_stored_are_refused(tmp_path, monkeypatch, names) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = f"shop_{next(NUMBERS)}"
+    (tmp_path / f"{module}.py").write_text(HEAD + f"def shoes(): return some(6), some(4), {names}")
+    with pytest.raises(DataError, match=r"a class name .* is 'caf.*', which cannot be stored as UTF-8"):
+        load_data(f"{module}:shoes", Request(tmp_path))

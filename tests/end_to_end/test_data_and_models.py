@@ -125,7 +125,7 @@ def test_user_defined_model_and_data(run_program, tmp_path):
     try:
         arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 8)
         assert run_program(*arguments, "--epochs", 3) == 0
-        run = pellucid.load_run(tmp_path / "save")
+        run = pellucid.load_run(tmp_path / "save", trust=True)
     finally:
         sys.modules.pop("own_of_test", None)
     record = read_json(tmp_path / "save/run.json")

@@ -1,6 +1,8 @@
 """Invalid arguments are refused before any training, and nothing on disk is touched."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +39,7 @@ def earlier(run_program, tmp_path):
         (("--model", "torch.nn:Flatten"), "no trainable parameters"),
         (("--device", "cuda:77"), "--device cuda:77"),
         (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
-        (("--resume", "--epochs", "2"), "cannot be resumed with different settings: --epochs was 1, now 2"),
+        (("--resume", "--precision", "bf16"), "resumed with different settings: --precision was float32, now bf16"),
         (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256, now 7; --seed was 0, now 5"),
     ],
 )
@@ -115,13 +117,64 @@ class Sneaky(Hook):
         yield Artifact("fine", name="../../../escaped", numbers={"value": 1})
 
 
-@pytest.mark.parametrize("hook", [Careless, Sneaky])
+class Surrogate(Hook):
+    """Returns a caption that no file can hold."""
+
+    def run(self, scene):
+        yield Artifact("caf\udce9", numbers={"value": 1})
+
+
+@pytest.mark.parametrize("hook", [Careless, Sneaky, Surrogate])
 def test_invalid_artifact_is_a_hook_failure(hook, run_program, tmp_path, monkeypatch):
     monkeypatch.setitem(HOOKS._entries, "bad", hook)
     assert run_program(*SMALL[:-1], "bad") == 1
     assert len(json.loads((tmp_path / "save/manifest.json").read_text())["failures"]) == 2
     assert not list(tmp_path.rglob("escaped*"))
     assert run_program("--resume") == 1  # finished, but with failures
+
+
+class Muttering(Hook):
+    """Fails with a message that no file can hold."""
+
+    def run(self, scene):
+        raise ValueError("caf\udce9")
+        yield
+
+
+def test_any_message_of_a_failed_hook_is_recorded(run_program, tmp_path, monkeypatch):
+    monkeypatch.setitem(HOOKS._entries, "bad", Muttering)
+    assert run_program(*SMALL[:-1], "bad") == 1
+    failures = json.loads((tmp_path / "save/manifest.json").read_text())["failures"]
+    assert [one["error"] for one in failures] == ["ValueError: caf\\udce9"] * 2
+    assert "caf\\udce9" in (tmp_path / "save/errors/bad_epoch_001.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--save", "caf\udce9"), ("--dataset", "folder:caf\udce9"), ("--caf\udce9", "1")]
+)
+def test_arguments_that_cannot_be_recorded_are_refused(arguments, run_program, tmp_path, capsys):
+    assert run_program(*SMALL, *arguments) == 2
+    assert "cannot be stored as UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", ["epoch", "end"])
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_save_folder_that_disappears_ends_the_run_with_a_message(
+    how, moment, run_program, tmp_path, monkeypatch, capsys
+):
+    class Destructive(Hook):
+        when = moment
+
+        def run(self, scene):
+            if scene.epoch == 1:
+                shutil.rmtree("save") if how == "deleted" else Path("save").rename("elsewhere")
+            yield Artifact("fine", numbers={"epoch": scene.epoch})
+
+    monkeypatch.setitem(HOOKS._entries, "destructive", Destructive)
+    assert run_program(*SMALL[:-1], "destructive", "--save", "save") == 1
+    assert "the save folder save was deleted or moved during the run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ([] if how == "deleted" else ["elsewhere"])
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:20])])

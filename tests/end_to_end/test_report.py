@@ -90,6 +90,6 @@ def test_report_command_regenerates_the_report(tmp_path, capsys):
 def test_report_command_refuses_a_folder_without_a_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", name]) == 2
-    reason = "run.json is missing" if name == "." else "the folder does not exist"
+    reason = "run.json is missing" if name == "." else "there is no such folder"
     assert f"there is no run in {name}: {reason}. Give the folder that" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

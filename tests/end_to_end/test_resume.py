@@ -189,6 +189,44 @@ def test_two_deaths_in_the_middle_of_an_epoch(uninterrupted, tmp_path):
     assert_equal_runs(reference, tmp_path / "save")
 
 
+def test_more_epochs_extend_a_finished_run(uninterrupted, tmp_path, capsys):
+    reference, _ = uninterrupted
+    save, step = tmp_path / "save", loop._Trainer._step
+    shutil.copytree(reference, save)
+    files = contents(save)
+    assert main(["run", "--resume", "--epochs", "1", "--save", str(save)]) == 2
+    assert "planned for 2 epochs and cannot be shortened to --epochs 1" in capsys.readouterr().err
+    assert contents(save) == files
+    with pytest.MonkeyPatch.context() as patch:
+
+        def die(self, images, labels, progress):
+            if (progress.epoch, progress.step) == (3, 4):
+                raise Killed
+            return step(self, images, labels, progress)
+
+        patch.setattr(loop._Trainer, "_step", die)
+        with pytest.raises(Killed):
+            main(["run", "--resume", "--epochs", "3", "--save", str(save)])
+    assert "Extending the run from 2 to 3 epochs" in capsys.readouterr().out
+    assert resume(save) == 0
+    record = json.loads((save / "run.json").read_text())
+    assert (record["status"], record["epochs"], record["config"]["epochs"]) == ("finished", 3, 3)
+    assert record["extensions"] == [{"epoch": 2, "step": 8, "from": 2, "to": 3}]
+    lines, before = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (save, reference))
+    plain = [{**json.loads(line), "timing": None} for line in lines]
+    assert plain[:3] == [{**json.loads(line), "timing": None} for line in before]
+    assert [line["epoch"] for line in plain] == [0, 1, 2, 3]
+    films = [one for one in json.loads((save / "manifest.json").read_text())["artifacts"] if one["kind"] == "film"]
+    assert films
+    assert {one["epoch"] for one in films} == {3}
+    assert "3 (extended from 2 after epoch 2)" in (save / "report.html").read_text()
+
+    straight = tmp_path / "straight"
+    shutil.copytree(reference, straight)
+    assert main(["run", "--resume", "--epochs", "3", "--save", str(straight)]) == 0
+    assert_equal_runs(straight, save)
+
+
 def test_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
     reference, _ = uninterrupted
     run = TSNE.run

@@ -29,6 +29,28 @@ except SaveError as error:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_lock_file_that_is_a_link_is_refused_and_its_target_kept(tmp_path):
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "save").mkdir()
+    (tmp_path / "save" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(SaveError, match=r"\.lock is not a regular file"), locked(tmp_path / "save"):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_in_the_folder_are_not_waited_for(tmp_path):
+    (tmp_path / "one").mkdir()
+    os.mkfifo(tmp_path / "one" / ".lock")
+    with pytest.raises(SaveError, match=r"\.lock is not a regular file"), locked(tmp_path / "one"):
+        pass
+    with locked(tmp_path):
+        (tmp_path / ".owner.json").unlink()
+        os.mkfifo(tmp_path / ".owner.json")
+        with pytest.raises(SaveError, match="unknown process"), locked(tmp_path):
+            pass
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="cannot be written"), locked(tmp_path / "file"):

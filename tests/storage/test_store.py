@@ -13,6 +13,7 @@ from pellucid.storage.store import Store
 
 @pytest.fixture
 def store(tmp_path):
+    (tmp_path / "save").mkdir()
     return Store(tmp_path / "save")
 
 

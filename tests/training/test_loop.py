@@ -138,6 +138,66 @@ def test_resuming_from_a_saved_state_gives_the_same_bits(data, stop_at, monkeypa
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def extended(data, start, **options):
+    """Train to epoch 5 from a state saved by a run of fewer epochs."""
+    return run(data, model=network(), epochs=5, start=unpack_state(start), **options)
+
+
+def saved_states(run_, monkeypatch):
+    """Return the packed states of all steps; training works in place on the tensors of an unpacked one."""
+    monkeypatch.setattr("pellucid.training.loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    kept = []
+    list(run_(keep=lambda state: kept.append(pack_state(state)))[1])
+    states = {content: unpack_state(content).progress for content in kept}
+    return {(progress.epoch, progress.step): content for content, progress in states.items()}
+
+
+def rates(steps):
+    """Learning rates of a one-cycle schedule before its first step and after each of its steps."""
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps, pct_start=max(0.1, 1.5 / steps))
+    found = [schedule.get_last_lr()[0]]
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        found.append(schedule.get_last_lr()[0])
+    return found
+
+
+@pytest.mark.parametrize("stop_at", [(3, STEPS), (2, 2)])
+def test_more_epochs_get_a_new_schedule_over_the_remaining_steps(data, stop_at, monkeypatch):
+    start = saved_states(lambda **options: run(data, **options), monkeypatch)[stop_at]
+    states = saved_states(lambda **options: extended(data, start, **options), monkeypatch)
+    done = (stop_at[0] - 1) * STEPS + stop_at[1]
+    expected = rates(5 * STEPS - done)
+    for (epoch, step), content in states.items():
+        state, position = unpack_state(content), (epoch - 1) * STEPS + step
+        if position > done:
+            assert state.progress.schedule_start == done
+            assert state.optimizer["param_groups"][0]["lr"] == pytest.approx(expected[position - done], rel=1e-12)
+    assert max(states) == (5, STEPS)
+
+
+def test_a_finished_epoch_keeps_its_record_when_the_run_is_extended(data, monkeypatch):
+    records = [record(epoch) for epoch in run(data)[1]]
+    start = saved_states(lambda **options: run(data, **options), monkeypatch)[3, STEPS]
+    found = [record(epoch) for epoch in extended(data, start)[1]]
+    assert [one[0] for one in found] == [3, 4, 5]
+    assert found[0] == records[3]
+
+
+@pytest.mark.parametrize("stop_at", [(3, 2), (4, STEPS), (5, 1)])
+def test_an_extended_run_resumes_to_the_same_bits(data, stop_at, monkeypatch):
+    start = saved_states(lambda **options: run(data, **options), monkeypatch)[2, 4]
+    states = saved_states(lambda **options: extended(data, start, **options), monkeypatch)
+    reference_model, epochs = extended(data, start)
+    reference = {epoch.number: record(epoch) for epoch in epochs}
+    model, epochs = extended(data, states[stop_at])
+    assert all(record(epoch) == reference[epoch.number] for epoch in epochs)
+    for name, value in reference_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
 def test_drawing_random_numbers_between_epochs_changes_nothing(data):
     _, epochs = run(data)
     reference = [record(epoch) for epoch in epochs]

@@ -1,15 +1,17 @@
 """Fitting: the batches that a method learns from, and the state that it saves."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.finite import check_inputs
+from pellucid.engine.inputs import Several, as_inputs
 
-__all__ = ["FittedState", "images_in"]
+__all__ = ["Batches", "FittedState", "images_in"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +44,38 @@ def images_in(loader: Iterable[Any]) -> Iterator[Tensor]:
             check_inputs(images, "the loader's image", seen)
             seen += len(images)
             yield images.detach()
+
+
+class Batches:
+    """Batches of a loader, with their inputs converted: token ids to embeddings, several inputs to rows.
+
+    A batch consists of inputs (a tensor, or a dict of several inputs) or is a tuple that starts with them; several
+    inputs in a tuple are nested in that tuple.
+    """
+
+    def __init__(self, loader: Any, model: nn.Module) -> None:
+        if isinstance(loader, Tensor | nn.Module | str | Mapping) or not hasattr(loader, "__iter__"):
+            raise ConfigError(
+                f"fit received a {type(loader).__name__}; expected a loader, or a list of batches such as [images]."
+            )
+        self._model = model
+        first = next(source := iter(loader), None)
+        # Looking at the first batch consumes it if the loader is its own iterator: put it back.
+        self._loader = chain([first], source) if source is loader and first is not None else loader
+        self.convert: Callable[[Any], Tensor] | None = None
+        """Function that makes a tensor of the inputs of each batch; None: they are tensors."""
+        self.first = None if first is None else self._inputs(first)
+        """Inputs of the first batch."""
+
+    def _inputs(self, batch: Any) -> Tensor | Several:
+        own = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        return as_inputs(own, self._model, "the loader's images")
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            inputs: Any = self._inputs(batch)
+            if self.convert is not None:
+                inputs = self.convert(inputs)
+            elif isinstance(inputs, Several):
+                raise ShapeError("the loader yields several inputs after a single one; each batch needs the same ones.")
+            yield (inputs, *batch[1:]) if isinstance(batch, tuple | list) else inputs

@@ -1,10 +1,10 @@
 """The explained model: plain, recorded and checked forward passes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,33 +13,55 @@ from torch.overrides import TorchFunctionMode
 from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
-from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
-from pellucid.engine.composites import Composite
+from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
+from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
+from pellucid.engine.inputs import described
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.model import (
     SOFTMAX_AT_THE_END,
     Readout,
     check_autocast,
     check_logits,
-    choose_output,
     keep_freed_memory,
     largest_tensor_bytes,
     refuse_softmax,
 )
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
+from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_script, is_probabilities
 
-__all__ = ["Subject"]
+if TYPE_CHECKING:
+    from pellucid.attribution._several import Packing
+
+__all__ = ["Adapter", "Subject"]
 
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
 """Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
 only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
+
+
+class Adapter(nn.Module):
+    """A model seen through other inputs, whose modules, parameters and state keep the names of the wrapped model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Modules of the wrapped model, under their original names."""
+        return self.model.named_modules(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """State of the wrapped model, so that both have the same fingerprint."""
+        return self.model.state_dict(*args, **kwargs)
 
 
 @dataclass(eq=False)
@@ -65,6 +87,10 @@ class Subject:
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
+    _precision: torch.dtype = torch.float64
+    """The lowest precision of any value of a plain forward pass in float64."""
+    _hides_operations: bool | None = None
+    """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
 
@@ -76,7 +102,14 @@ class Subject:
         self.box = box
         self.is_mixed = False
         self._is_settled = False
+        self._hides_operations = holds_script(self.model)
         keep_freed_memory()
+
+    @property
+    def packing(self) -> "Packing | None":
+        """The inputs of the current call, for a model with several inputs; None for a single one."""
+        packing: Packing | None = getattr(self.model, "packing", None) if isinstance(self.model, Adapter) else None
+        return packing
 
     def images_per_pass(self, images: Tensor, usual: int) -> int:
         """Return the number of images per forward pass: `usual`, or more for small models."""
@@ -101,10 +134,15 @@ class Subject:
         with _PlainPass(self.model) as watch, within or nullcontext():
             try:
                 returned = self.model(images.clone())  # a copy: the first layer may work in place
-            except ValueError:  # torch refuses batch statistics of a single row
-                self._note_batch_statistics(watch)
-                self.settle(images)
+            except PellucidError:
                 raise
+            except INPUT_ERRORS as error:
+                if isinstance(error, ValueError):  # torch refuses batch statistics of a single row
+                    self._note_batch_statistics(watch)
+                    self.settle(images)
+                packing = self.packing
+                received = described(images) if packing is None else packing.received()
+                raise_input_error(error, self.model, received, images if packing is None else None)
         logits = choose_output(returned, self.readout.output)
         self._note_batch_statistics(watch)
         if within is None:
@@ -117,7 +155,14 @@ class Subject:
                 raise UnsupportedOperation(SOFTMAX_AT_THE_END)
             logits = watch.last[0]
         check_logits(logits, images)
+        if self._hides_operations and is_probabilities(logits):
+            raise UnsupportedOperation(
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs "
+                "depend on one another and say little about the evidence for a class; pass the model without the "
+                "softmax."
+            )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            check_model(self.model, "derivatives")
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
                 f"from the model, or {WAY_OUT}"
@@ -128,6 +173,8 @@ class Subject:
 
     def _note_batch_statistics(self, watch: "_PlainPass") -> None:
         self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
+        if watch.saw_cast:
+            self._precision = torch.float32
 
     def settle(self, images: Tensor) -> None:
         """Raise `UnsupportedOperation` if a batch norm uses batch statistics of a value that depends on the images.
@@ -135,7 +182,12 @@ class Subject:
         A forward pass without gradients cannot distinguish these from a weight normalized with batch statistics. If it
         saw batch statistics, the first image runs once more with a gradient, once per call.
         """
-        if self._is_settled or not self._saw_batch_statistics:
+        if self._is_settled:
+            return
+        if self._hides_operations:
+            check_hidden_norms(self.model, images[:1])
+        if not self._saw_batch_statistics:
+            self._is_settled = bool(self._hides_operations)
             return
         self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
@@ -163,7 +215,7 @@ class Subject:
         question: Question,
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
-        self.guard(images)
+        self.guard(images, with_unknown=takes_unknown(composite))
         results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
         self.compare(images, results[0].logits)
         return results
@@ -202,15 +254,15 @@ class Subject:
         # Probabilities are never negative: negative outputs are log-probabilities or logits already.
         return logits if not self.readout.unwrap_softmax or float(logits.min()) < 0 else logits.log()
 
-    def guard(self, images: Tensor) -> None:
+    def guard(self, images: Tensor, *, with_unknown: bool = False) -> None:
         """Run the first image with every operator of torch watched, to catch dependencies that the recorder cannot see.
 
-        Done once per shape, dtype and device of the input.
+        `with_unknown` admits operations without a rule. Done once per shape, dtype and device of the input.
         """
-        kind = (images.shape[1:], images.dtype, images.device)
+        kind = (images.shape[1:], images.dtype, images.device, with_unknown)
         # Watching is slow, and a single image suffices.
         if kind not in self._watched:
-            record(self.model, images[:1], self.readout, is_watched=True)
+            record(self.model, images[:1], self.readout, is_watched=True, with_unknown=with_unknown)
             self._watched.add(kind)
 
     def compare(self, images: Tensor, logits: Tensor) -> None:
@@ -240,7 +292,7 @@ class Subject:
         self, images: Tensor, plain: Tensor, logits: Tensor, when: str, *, is_mixed: bool | None = None
     ) -> None:
         """Compare two passes; if they differ, a second plain pass finds the reason."""
-        gaps = _gaps(plain, logits)
+        gaps = _gaps(plain, logits, self._precision)
         if gaps is None:
             return
         if is_mixed:
@@ -250,7 +302,7 @@ class Subject:
         with torch.no_grad():
             again = self.logits(images)
         where = f"{self.what} {self.first + row}, by {size:.3g}"
-        if _gaps(plain, again) is not None:
+        if _gaps(plain, again, self._precision) is not None:
             raise UnsupportedOperation(
                 f"the model returns different logits each time it is run in eval mode ({where}): it draws random "
                 "numbers or counts its calls; make it deterministic in eval mode."
@@ -264,7 +316,7 @@ class Subject:
         )
 
 
-def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
+def _gaps(plain: Tensor, logits: Tensor, precision: torch.dtype) -> Tensor | None:
     """Difference of each image's logits beyond rounding, (batch,) (above 0, or NaN); None if there is none.
 
     Rounding is measured against the image's largest logit and a thousandth of the batch's largest: rounding errors do
@@ -273,7 +325,7 @@ def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
     if torch.equal(plain, logits):  # as nearly always: both passes ran the same kernels
         return None
     # A recorded pass may sum in a different order, hence the generous float32 tolerance.
-    share = 1e-9 if logits.dtype == torch.float64 else 1e-3
+    share = 1e-9 if logits.dtype == precision == torch.float64 else 1e-3
     # A cheap test that is enough for most: no image is allowed less than this. NaN fails it.
     least = share * float(plain.abs().max()) / (1 if len(plain) == 1 else 1000)
     if float((plain - logits).abs().max()) <= least < math.inf:
@@ -288,6 +340,9 @@ def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
     return None if bool((gaps <= 0).all()) else gaps
 
 
+_CASTS = {Tensor.float, Tensor.type}
+
+
 class _PlainPass(TorchFunctionMode):
     """A forward pass that tracks the last softmax, pools faster and differentiates batch norms correctly."""
 
@@ -296,6 +351,8 @@ class _PlainPass(TorchFunctionMode):
         self._model = model
         self.saw_batch_statistics = False
         """True if a batch norm used batch statistics of a value without a gradient."""
+        self.saw_cast = False
+        """True if a value was converted from float64 to float32."""
         self.last: tuple[Tensor, Tensor] | None = None
         """Input and output of the last softmax."""
         self.moved: tuple[Tensor, str] | None = None
@@ -314,6 +371,8 @@ class _PlainPass(TorchFunctionMode):
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
         traits = OPERATIONS.traits(func)
+        if traits.takes_template or func in _CASTS:
+            self.saw_cast |= value.dtype is torch.float32 and args[0].dtype is torch.float64
         if traits.family == "softmax":
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor):

@@ -4,9 +4,7 @@ Integer ids have neither a gradient nor relevance, so the explained function sta
 explained one at a time, so that other parts of the model that read the ids, such as a padding mask, see the right ones.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._method import Attribution
+from pellucid.attribution._subject import Adapter
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 
-__all__ = ["EmbeddedBatches", "FromEmbedding", "check_suits", "is_tokens"]
+__all__ = ["FromEmbedding", "check_suits", "is_tokens"]
 
 
 def is_tokens(x: object) -> bool:
@@ -49,15 +48,14 @@ def _ids_and_weight(input: Tensor, weight: Tensor, *_args: object, **_kwargs: ob
     return input, weight
 
 
-class FromEmbedding(nn.Module):
+class FromEmbedding(Adapter):
     """A token model as a function of its token embeddings: (batch, token, feature) to logits.
 
     Every row is a variation of the single sequence passed to `hold`.
     """
 
     def __init__(self, model: nn.Module, embedding: str | None) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.wanted = embedding
         """Name of the embedding to start at; None: the only one."""
         self._name = ""
@@ -65,10 +63,6 @@ class FromEmbedding(nn.Module):
         self._ids: Tensor | None = None
         self._is_tokens_first = False
         """True if the model looks ids up as (token, batch)."""
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """Modules of the wrapped model, under their original names."""
-        return self.model.named_modules(*args, **kwargs)
 
     def refuse_floats(self) -> None:
         """Raise `ConfigError` if an embedding is named although the inputs are not token ids."""
@@ -112,14 +106,9 @@ class FromEmbedding(nn.Module):
         assert self._weight is not None
         return F.embedding(ids, self._weight.detach())
 
-    @contextmanager
-    def hold(self, ids: Tensor) -> Iterator[None]:
-        """Treat every row as a variation of this sequence, (1, token), inside the context."""
+    def hold(self, ids: Tensor | None) -> None:
+        """Treat every row as a variation of this sequence, (1, token), from now on."""
         self._ids = ids
-        try:
-            yield
-        finally:
-            self._ids = None
 
     def forward(self, embedded: Tensor) -> Any:
         """Run the model with these embeddings in place of the looked-up ones."""
@@ -178,32 +167,6 @@ class FromEmbedding(nn.Module):
         # Tied weights have several names: prefer that of an embedding to that of an output layer.
         names.sort(key=lambda name: not isinstance(modules.get(name), nn.Embedding))
         return next((name for name in names if name == self.wanted), (*names, f"a table of {len(weight)} rows")[0])
-
-
-class EmbeddedBatches:
-    """Batches of token ids as batches of embeddings, for methods that are fitted."""
-
-    def __init__(self, loader: Iterable[Any], embed: Callable[[Tensor], Tensor]) -> None:
-        first = next(source := iter(loader), None)
-        # Looking at the first batch consumes it if the loader is its own iterator: put it back.
-        self._loader = chain([first], source) if source is loader and first is not None else loader
-        self._embed = embed
-        self.ids: Any = first[0] if isinstance(first, (tuple, list)) and first else first
-        """Inputs of the first batch."""
-
-    @property
-    def is_needed(self) -> bool:
-        """True if the loader yields token ids."""
-        return is_tokens(self.ids)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            if not self.is_needed:
-                yield batch
-            elif isinstance(batch, Tensor):
-                yield self._embed(batch)
-            else:
-                yield (self._embed(batch[0]), *batch[1:])
 
 
 def check_suits(name: str, method: Attribution) -> None:

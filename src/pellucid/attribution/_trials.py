@@ -1,25 +1,28 @@
 """Run a model on many perturbed copies of the same images, in batches and with a progress bar."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.attribution.gradient import baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count
 from pellucid.core.terminal import Tracker, track
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.axes import BatchMixed
 
-__all__ = ["COPIES_AT_ONCE", "Sizes", "Trials", "progress", "sizes_of"]
+__all__ = ["COPIES_AT_ONCE", "Baseline", "Sizes", "Trials", "progress", "sizes_of"]
 
-Sizes = Count | tuple[Count, ...] | None
-"""One size for all spatial axes, one per spatial axis, or one per axis with channels first; None for the default."""
+Sizes = Count | tuple[Count | tuple[Count, ...] | None, ...] | Mapping[str, Any] | None
+"""One size for all spatial axes, one per spatial axis, or one per axis with channels first; None for the default. For a
+model with several inputs, a tuple or dict holds one of these per input."""
 
 COPIES_AT_ONCE = 32
 """Perturbed images per forward pass; larger batches of images run one copy at a time."""
@@ -30,9 +33,7 @@ QUIET_SECONDS = 1.0
 class Trials:
     """Explained scores of perturbed copies of the same images, for one or several targets."""
 
-    def __init__(
-        self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: float | int | Tensor
-    ) -> None:
+    def __init__(self, subject: Subject, images: Tensor, targets: Sequence[Target], baseline: Baseline) -> None:
         self.images = images
         self._is_checked = False
         self.baseline = baseline_like(baseline, images)
@@ -109,10 +110,18 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
     """Return one size per non-batch axis; if no size is given for the channels, it is `whole`."""
-    own = default if sizes is None else [sizes] * len(default) if isinstance(sizes, int) else list(sizes)
+    own: list[Any] = default
+    if sizes is not None:
+        own = [sizes] * len(default) if isinstance(sizes, Integral) else list(sizes)
+    if isinstance(sizes, bool | Mapping) or not all(isinstance(size, Integral) and size >= 1 for size in own):
+        raise ConfigError(
+            f"{name} is {sizes!r} for images of shape {tuple(shape)}; pass one number, one per spatial axis, or one "
+            "per axis with channels first, at least 1 each."
+        )
     if len(own) not in (len(default), len(shape)):
         raise ConfigError(
             f"{name} has {len(own)} sizes for images of shape {tuple(shape)}; pass one number, {len(default)} (one per "
             f"spatial axis) or {len(shape)} (channels first)."
         )
-    return tuple(own) if len(own) == len(shape) else (whole, *own)
+    sides = tuple(int(size) for size in own)
+    return sides if len(sides) == len(shape) else (whole, *sides)

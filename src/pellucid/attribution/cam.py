@@ -9,7 +9,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._class_activation import check_images, upsampled
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.recorder import BatchMixed
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.tape import Addition, Affine, Move, Node, Tape
 
 
@@ -26,6 +26,7 @@ class Cam(Attribution):
     """
 
     family: ClassVar[str] = "class_activation"
+    takes_several_inputs: ClassVar[bool] = False
     answers: ClassVar[str] = "which regions of the last feature maps are evidence for or against the class"
 
     relu: bool = False

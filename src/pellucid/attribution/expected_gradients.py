@@ -1,6 +1,6 @@
 """Expected gradients: integrated gradients, averaged over baselines from the data (Erion et al., 2021)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -31,8 +31,8 @@ class ExpectedGradients(Attribution):
 
     samples: Count = 64
     """Number of pairs of a reference and a path position to average."""
-    references: Tensor | None = None
-    """Reference images, (reference, …); None: `fit` takes them from data."""
+    references: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None
+    """Reference images, (reference, …); None: `fit` takes them from data. For several inputs, in their structure."""
     keep: Count = 256
     """Number of reference images that `fit` keeps; it keeps the first ones."""
     seed: int = 0
@@ -57,7 +57,10 @@ class ExpectedGradients(Attribution):
         return replace(self, references=torch.cat(kept)[: self.keep])
 
     def state(self) -> FittedState:
-        assert self.references is not None
+        if not isinstance(self.references, Tensor):
+            raise ConfigError(
+                "references of several inputs cannot be saved before the first call; use fit(loader) to set them."
+            )
         return FittedState("expected_gradients", {"references": self.references}, {})
 
     def restored(self, subject: Subject, state: FittedState) -> Attribution:
@@ -65,21 +68,25 @@ class ExpectedGradients(Attribution):
         return replace(self, references=state.tensors["references"])
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        assert self.references is not None
-        if self.references.shape[1:] != images.shape[1:]:
+        references = self.references
+        if not isinstance(references, Tensor):
             raise ShapeError(
-                f"expected_gradients has references of {tuple(self.references.shape[1:])}, and the images are "
-                f"{tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
+                f"references is a {type(references).__name__}, but the model has a single input; pass a tensor."
+            )
+        if references.shape[1:] != images.shape[1:] or not len(references):
+            raise ShapeError(
+                f"expected_gradients has {len(references)} references of {tuple(references.shape[1:])}, and the images "
+                f"are {tuple(images.shape[1:])}; fit it on images (or token ids) of that size."
             )
         logits, held = subject.predict(images, question.targets)
         source = generator(self.seed, "expected_gradients")
         # Drawn on the CPU, so that the samples are the same on every device.
-        chosen = torch.randint(len(self.references), (self.samples,), generator=source, device="cpu")
+        chosen = torch.randint(len(references), (self.samples,), generator=source, device="cpu")
         offsets = torch.rand(self.samples, generator=source, dtype=torch.float64, device="cpu")
         places = (torch.arange(self.samples, device="cpu") + offsets) / self.samples  # stratified over [0, 1]
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
-            difference = images - self.references[index].to(images)
+            difference = images - references[index].to(images)
             # Each gradient is multiplied by its own difference, so the sums cannot be shared between references.
             gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(difference, 1.0, scale=place - 1)  # image + (a − 1)(x − x′) = x′ + a(x − x′)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._missing import check_gradients, gradient_of
 
 VARIANTS = ("gradient", "gradient.baseline")
@@ -69,8 +70,8 @@ class GradientBaseline(Attribution):
     family: ClassVar[str] = "gradient"
     answers: ClassVar[str] = "how the sensitivity to each pixel differs from that at a baseline"
 
-    baseline: float | int | Tensor = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    baseline: Baseline = 0.0
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     @for_each_target
     def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
@@ -79,8 +80,3 @@ class GradientBaseline(Attribution):
         return Outcome(
             own.relevance - empty.relevance, own.logits, own.classes, evaluations=torch.full_like(own.classes, 2)
         )
-
-
-def baseline_like(baseline: float | int | Tensor, images: Tensor) -> Tensor:
-    """Expand the baseline to the shape of `images`."""
-    return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
+from pellucid.attribution._baselines import Baseline
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
-Window = tuple[slice, ...]
-"""The hidden part of an image: one slice per axis, without the batch."""
+Window = tuple[slice, ...] | tuple[Tensor]
+"""The hidden part of an image: one slice per axis, without the batch; the columns of joined inputs."""
 
 
 @METHODS.register("occlusion")
@@ -33,36 +34,50 @@ class Occlusion(Attribution):
     the longest spatial axis."""
     stride: Sizes = None
     """Step between windows in pixels, in the same form, at most the window size; None: half the window size."""
-    baseline: float | int | Tensor = 0.0
-    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
+    baseline: Baseline = 0.0
+    """Value of hidden pixels: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        windows = self._windows(images.shape[1:])
+        windows = self._all_windows(subject, images.shape[1:])
         trials = Trials(subject, images, question.targets, self.baseline)
         total, covered = images.new_zeros(len(question.targets), *images.shape), torch.zeros_like(images[:1])
         with progress("occlusion", len(windows)) as update:
             for number, (window, score) in enumerate(_scores(trials, windows), 1):
+                # A window has no column twice, so no addition is lost.
                 total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))
                 covered[:, *window] += 1
                 update(number)
         # No pixel is uncovered, because the stride never exceeds the window.
         return trials.outcomes(total / covered, len(windows))
 
-    def _windows(self, shape: Sequence[int]) -> list[Window]:
-        """Return all windows for an image of this shape (without the batch)."""
-        places = shape[1:] or shape  # an input without channels has only its one axis
-        default = [min(max(1, max(places) // 7), size) for size in places]
-        window = sizes_of("window", self.window, default, shape, whole=shape[0])
-        half = [max(1, size // 2) for size in window[-len(places) :]]
-        stride = sizes_of("stride", self.stride, half, shape, whole=window[0])
-        if any(not 1 <= size <= side for size, side in zip(window, shape, strict=True)) or any(
-            not 1 <= step <= size for step, size in zip(stride, window, strict=True)
-        ):
-            raise ConfigError(
-                f"the window is {window} and the stride {stride} for images of shape {tuple(shape)}; the window must "
-                "fit into the image, and the stride must not exceed the window, so that every pixel is covered."
-            )
-        return list(product(*(_along(*sizes) for sizes in zip(shape, window, stride, strict=True))))
+    def _all_windows(self, subject: Subject, shape: Sequence[int]) -> list[Window]:
+        """Return all windows of an image of this shape, or of each of several inputs."""
+        packing = subject.packing
+        if packing is None:
+            return _windows(shape, self.window, self.stride)
+        options = (packing.per_part(getattr(self, name), name) for name in ("window", "stride"))
+        return [
+            (part.places()[window].flatten(),)
+            for part, *sizes in zip(packing.parts, *options, strict=True)
+            for window in _windows(part.shape or (1,), *sizes)
+        ]
+
+
+def _windows(shape: Sequence[int], window_sizes: Sizes, strides: Sizes) -> list[Window]:
+    """Return all windows for an image of this shape (without the batch)."""
+    places = shape[1:] or shape  # an input without channels has only its one axis
+    default = [min(max(1, max(places) // 7), size) for size in places]
+    window = sizes_of("window", window_sizes, default, shape, whole=shape[0])
+    half = [max(1, size // 2) for size in window[-len(places) :]]
+    stride = sizes_of("stride", strides, half, shape, whole=window[0])
+    if any(not 1 <= size <= side for size, side in zip(window, shape, strict=True)) or any(
+        not 1 <= step <= size for step, size in zip(stride, window, strict=True)
+    ):
+        raise ConfigError(
+            f"the window is {window} and the stride {stride} for images of shape {tuple(shape)}; the window must "
+            "fit into the image, and the stride must not exceed the window, so that every pixel is covered."
+        )
+    return list(product(*(_along(*sizes) for sizes in zip(shape, window, stride, strict=True))))
 
 
 def _along(side: int, window: int, stride: int) -> list[slice]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
+from pellucid.attribution._baselines import Baseline
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
@@ -33,13 +34,13 @@ class ShapleySampling(Attribution):
     patch: Sizes = None
     """Patch size in pixels: one number, one per spatial axis, or one per axis with channels first; None: at most 14
     patches along the longest axis."""
-    baseline: float | int | Tensor = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    baseline: Baseline = 0.0
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     seed: int = 0
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         trials = Trials(subject, images, question.targets, self.baseline)
-        patches = self._patches(images.shape[1:])
+        patches = self._all_patches(subject, images.shape[1:])
         count, source = int(patches.max()) + 1, generator(self.seed, "shapley_sampling")
         empty = trials.scores(trials.baseline[None])
         added = torch.zeros(*trials.score.shape, count, dtype=torch.float64, device=images.device)
@@ -63,11 +64,23 @@ class ShapleySampling(Attribution):
         spent = self.permutations * (count - 1) + 1
         return trials.outcomes(shares[..., patches], spent, trials.score - empty[:, 0])
 
-    def _patches(self, shape: Sequence[int]) -> Tensor:
-        """Patch index of each input, in the shape of an image."""
-        places = shape[1:] or shape  # an input without channels has only its one axis
-        default = [-(-max(places) // 14)] * len(places)
-        return patches_of(shape, sizes_of("patch", self.patch, default, shape, whole=shape[0]))
+    def _all_patches(self, subject: Subject, shape: Sequence[int]) -> Tensor:
+        """Patch index of each value, in the shape of an image or of a row of several inputs."""
+        packing = subject.packing
+        if packing is None:
+            return _patches(shape, self.patch)
+        rows, count = [], 0
+        for part, patch in zip(packing.parts, packing.per_part(self.patch, "patch"), strict=True):
+            rows.append(_patches(part.shape or (1,), patch).flatten() + count)
+            count = int(rows[-1].max()) + 1
+        return torch.cat(rows)
+
+
+def _patches(shape: Sequence[int], patch: Sizes) -> Tensor:
+    """Patch index of each value, in the shape of an image."""
+    places = shape[1:] or shape  # an input without channels has only its one axis
+    default = [-(-max(places) // 14)] * len(places)
+    return patches_of(shape, sizes_of("patch", patch, default, shape, whole=shape[0]))
 
 
 def patches_of(shape: Sequence[int], sides: Sequence[int]) -> Tensor:

@@ -33,14 +33,13 @@ class SmoothGrad(Attribution):
     samples: Count = 32
     """Number of noisy copies to average."""
     noise_share: NotNegative = 0.15
-    """Noise standard deviation, as a fraction of each image's value range."""
+    """Noise standard deviation, as a fraction of each image's value range (of each input's, for several inputs)."""
     seed: int = 0
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         logits, held = subject.predict(images, question.targets)
         # Relative to each image's range, so that the noise looks alike for dark and bright images.
-        spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * self.noise_share
-        spread = spread.view(-1, *(1 for _ in images.shape[1:]))
+        spread = _ranges(subject, images) * self.noise_share
         gradients = Gradients(subject, images, held, is_summed=self.is_linear)
         source = generator(self.seed, "smoothgrad")
         # Drawn in float64 on the CPU: the same noise for every device and dtype.
@@ -87,3 +86,12 @@ class SmoothGradVariance(SmoothGrad):
         # In this form, two sums are enough and no gradient has to be kept.
         variance = gradients.squares(number) / self.samples - (gradients.total(number) / self.samples).square()
         return variance.clamp(min=0)  # rounding can make it slightly negative
+
+
+def _ranges(subject: Subject, images: Tensor) -> Tensor:
+    """Return the range of each image's values, (batch, 1, …), or that of each of several inputs, (batch, value)."""
+    if subject.packing is None:
+        rows = images.flatten(1)
+        return (rows.amax(1) - rows.amin(1)).view(-1, *(1 for _ in images.shape[1:]))
+    own = [images[:, part.start : part.stop] for part in subject.packing.parts]
+    return torch.cat([(rows.amax(1) - rows.amin(1))[:, None].expand_as(rows) for rows in own], 1)

@@ -18,6 +18,7 @@ class Sobel(Control):
     """√(gₓ² + g_y²) with Sobel filters in each channel and replicate padding."""
 
     answers: ClassVar[str] = "where the image has edges (a control)"
+    takes_several_inputs: ClassVar[bool] = False
 
     def draw(self, images: Tensor) -> Tensor:
         if images.ndim != 4:

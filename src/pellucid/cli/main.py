@@ -14,6 +14,7 @@ from pellucid.cli.report import report
 from pellucid.cli.run import run
 from pellucid.core.errors import PellucidError, UnknownName
 from pellucid.core.terminal import console, print_error
+from pellucid.core.text import check_text
 
 __all__ = ["COMMANDS", "entry", "leave", "main"]
 
@@ -32,7 +33,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 interrupted."""
-    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    command, *rest = given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
     if command in ("-h", "--help", "help"):
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console().print(f"pellucid {version('pellucid')}", markup=False, highlight=False)
         return 0
     try:
+        for argument in given:
+            check_text(argument, "an argument")
         if command not in COMMANDS:
             raise UnknownName("command", command, COMMANDS)
         return COMMANDS[command](rest)

@@ -3,7 +3,7 @@
 import tempfile
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import tyro
 from pellucid.attribution import check_method
 from pellucid.config import RunConfig, as_arguments, read_config
 from pellucid.core.errors import ConfigError, ModelError, PellucidError
+from pellucid.core.importing import check_trusted
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import print_error
 from pellucid.data._spec import check_spec as check_dataset
+from pellucid.data._spec import is_function
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
 from pellucid.storage.reading import read_inside
@@ -56,17 +58,20 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     64
     """
     given = list(arguments)
-    settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given)
     # --name=value as well as --name value, with dashes or underscores
     flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
+    settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given, flags)
     inherited = {name: value for name, value in settings.items() if name not in flags}
     return tyro.cli(
         RunConfig, prog="pellucid run", args=[*as_arguments(inherited), *given], config=(tyro.conf.OmitArgPrefixes,)
     )
 
 
-def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Return the settings from `--config` and from the run that `--resume` continues."""
+def _inherited_settings(given: Sequence[str], flags: Container[str]) -> dict[str, Any]:
+    """Return the settings from `--config` and from the run that `--resume` continues.
+
+    Raises `ConfigError` for a function that a run.json names, unless `--trust` or the same flag is given.
+    """
     sources = ArgumentParser(add_help=False, allow_abbrev=False)
     sources.add_argument("--config", type=Path, nargs="?")
     sources.add_argument("--save", type=Path, nargs="?")
@@ -76,6 +81,8 @@ def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
     except SystemExit:
         return {}  # the full parser reports the mistake with a better message
     settings = read_config(known.config.expanduser(), f"--config {known.config}") if known.config else {}
+    if known.config and known.config.suffix == ".json":  # a TOML file is written by the user, a run.json by a run
+        _check_functions(settings, known.config, flags)
     if known.resume:
         save = (known.save or Path(settings.get("save", "save"))).expanduser()
         if not (save / "run.json").is_file():
@@ -87,8 +94,17 @@ def _inherited_settings(given: Sequence[str]) -> dict[str, Any]:
         except OSError as error:
             raise ConfigError(f"cannot resume a run in {save}: run.json cannot be read: {error.strerror}.") from error
         saved = read_config(save / "run.json", f"the record of the run to resume, {save / 'run.json'},")
+        _check_functions({name: value for name, value in saved.items() if name not in settings}, save, flags)
         settings = saved | settings | {"save": str(save)}
     return settings
+
+
+def _check_functions(settings: Mapping[str, Any], place: Path, flags: Container[str]) -> None:
+    model, dataset = (str(settings.get(name, "")) for name in ("model", "dataset"))
+    if "model" not in flags:
+        check_trusted("model", model, place, "trust" in flags)
+    if "dataset" not in flags and is_function(dataset):
+        check_trusted("data set", dataset, place, "trust" in flags)
 
 
 def _write_traceback(save: Path) -> Path:

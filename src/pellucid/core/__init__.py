@@ -3,8 +3,9 @@
 - `types`, `contracts`: tensor types with named axes, and the data types that packages exchange
 - `errors`: all errors; `finite`, `options`, `ranges`: checks of tensors and options
 - `registry`: named entries, one file each; `lazy`: names imported on first use; `importing`: MODULE:FUNCTION
-- `listing`: comma-separated names; `terminal`: console and progress; `showing`: short reprs of results
+- `listing`: comma-separated names; `terminal`: console and progress; `showing`: short reprs of results; `text`: text
+  that can be stored
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
 - `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
-- `raster`: pictures of unknown origin
+- `files`, `raster`: files and pictures of unknown origin
 """

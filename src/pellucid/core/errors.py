@@ -39,9 +39,9 @@ class ConfigError(PellucidError):
 class UnknownName(ConfigError, KeyError):
     """A name that a registry, model or data set does not contain; the message lists close matches and all names."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         known = list(known)
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        near = get_close_matches(name, known, n=3, cutoff=0.5) if isinstance(name, str) else []
         hint = f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else "."
         super().__init__(f"there is no {kind} {name!r}{hint} Available: {', '.join(known) or '(none)'}.")
 

@@ -1,4 +1,4 @@
-"""Import user functions named `MODULE:FUNCTION` on the command line."""
+"""Import user functions named `MODULE:FUNCTION`, on the command line or in a run folder that the user trusts."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError, UnknownName
 
-__all__ = ["is_function_name", "load_function"]
+__all__ = ["check_trusted", "is_function_name", "load_function"]
 
 
 MISMATCH = (
@@ -26,6 +26,23 @@ def is_function_name(text: str) -> bool:
     (True, False)
     """
     return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text) is not None
+
+
+def check_trusted(what: str, name: str, place: str | Path, trust: bool) -> None:
+    """Raise `ConfigError` for a function that a file names, unless the user trusts it: importing it runs its code.
+
+    `what` is "model" or "data set", `place` the file or folder that names the function.
+
+    >>> check_trusted("model", "cnn", "save", trust=False)
+    >>> check_trusted("model", "shop.nets:small", "save", trust=False)
+    Traceback (most recent call last):
+    pellucid.core.errors.ConfigError: the model in save is the function shop.nets:small, ...
+    """
+    if not trust and is_function_name(name):
+        raise ConfigError(
+            f"the {what} in {place} is the function {name}, and importing it runs its code. If you trust the origin of "
+            "this folder, pass --trust on the command line, or trust=True in Python."
+        )
 
 
 def load_function(flag: str, name: str) -> Callable[..., Any]:

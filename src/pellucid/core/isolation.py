@@ -7,6 +7,7 @@ each other's state, so all of them share one lock.
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from threading import RLock
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pellucid.core.errors import ModelError, UnsupportedOperation
+from pellucid.core.errors import ModelError, ShapeError, UnsupportedOperation
 
-__all__ = ["exclusive", "isolated", "preserved_random_state", "without_autocast"]
+__all__ = ["exclusive", "isolated", "preserved_random_state", "raise_translated", "uncompiled", "without_autocast"]
 
 _lock = RLock()
 
@@ -69,24 +70,38 @@ class without_autocast:  # noqa: N801  (reads like torch.no_grad)
             torch.set_autocast_enabled(device, True)
 
 
-class isolated:  # noqa: N801  (reads like torch.no_grad)
-    """Hold the lock, with autocast and inference mode off and gradients on; all modes are restored on exit.
+def uncompiled() -> Any:
+    """Return a context in which compiled modules and functions run as plain Python. Enter it under the lock.
 
-    Every public function that runs a model enters this context. It costs about a microsecond. `takes_turns=False` skips
+    Compiled code hides its operations from the modes that watch a forward pass, and would be compiled anew for them.
+
+    >>> with exclusive(), uncompiled():
+    ...     pass
+    """
+    # Without the compiler, nothing can be compiled; importing it would take seconds.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo.eval_frame" in sys.modules else nullcontext()
+
+
+class isolated:  # noqa: N801  (reads like torch.no_grad)
+    """Hold the lock, with autocast and inference mode off, gradients on, and compiled code run as plain Python.
+
+    All modes are restored on exit. Every public function that runs a model enters this context. It costs about a
+    microsecond, and six once torch's compiler is loaded. `takes_turns=False` skips
     the lock; use it for long computations on a model that pellucid created and that no other thread can access.
 
     The default device and dtype stay unchanged because the model's forward pass may rely on them. Instead, pellucid
     passes device and dtype explicitly whenever it creates a tensor.
 
-    Raises `UnsupportedOperation` inside a `torch.func` transform or while torch traces a program, and `ModelError` if a
-    derivative requires a weight that was created in inference mode.
+    Raises `UnsupportedOperation` inside a `torch.func` transform or while torch traces a program, `ModelError` if a
+    derivative requires a tensor that was created in inference mode, and `ShapeError` for sizes that an exported program
+    does not accept.
 
     >>> with torch.inference_mode(), isolated():
     ...     torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     (True, False)
     """
 
-    __slots__ = ("_autocast", "_gradients", "_held")
+    __slots__ = ("_autocast", "_eager", "_gradients", "_held")
 
     def __init__(self, *, takes_turns: bool = True) -> None:
         # stored, because a child forked in the body gets a new `_lock` but has to release this one
@@ -96,6 +111,10 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         _refuse_tracing()
         if self._held is not None:
             self._held.acquire()
+        # The switch is process-wide, so it needs the lock.
+        self._eager: Any = None if self._held is None else uncompiled()
+        if self._eager is not None:
+            self._eager.__enter__()
         self._autocast = without_autocast()
         self._autocast.__enter__()
         self._gradients: Any = None
@@ -112,14 +131,16 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         if self._gradients is not None:
             self._gradients.__exit__(kind, error, trace)
         self._autocast.__exit__()
+        if self._eager is not None:
+            self._eager.__exit__(kind, error, trace)
         if self._held is not None:
             self._held.release()
-        if isinstance(error, RuntimeError):
-            _raise_translated(error)
+        if isinstance(error, (RuntimeError, AssertionError)):
+            raise_translated(error)
 
 
-def _raise_translated(error: RuntimeError) -> None:
-    """Translate torch's errors about inference mode and compilation into pellucid errors."""
+def raise_translated(error: Exception) -> None:
+    """Raise a pellucid error for torch's errors about inference mode, compilation and exported sizes; ignore others."""
     # torch writes the first letter in upper or lower case
     if "nference tensor" in str(error):
         raise ModelError(
@@ -129,6 +150,12 @@ def _raise_translated(error: RuntimeError) -> None:
         ) from error
     if "torch.compile region" in str(error):
         raise UnsupportedOperation(_TRACED) from error
+    if str(error).startswith("Guard failed"):
+        raise ShapeError(
+            f"the exported model does not accept inputs of this size ({error}); pellucid also runs images one by one, "
+            "so export it with a batch axis of any size: torch.export.export(model, (x,), "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},))."
+        ) from error
 
 
 def _refuse_tracing() -> None:

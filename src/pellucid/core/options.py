@@ -122,6 +122,8 @@ def _kinds(hint: Any, allowed: Range | None = None) -> list[_Kind]:
 def _entries(arguments: Sequence[Any]) -> _Kind:
     """Describe a tuple or list. Its length is fixed if there are several `arguments` and none of them is `...`."""
     each = [_kinds(argument) for argument in arguments if argument is not ...]
+    if [_ANYTHING] in each and ... in arguments:
+        return _Kind("a tuple", lambda value: isinstance(value, tuple | list))
     expected = _join(list(dict.fromkeys(kind.expected for kinds in each for kind in kinds)))
     is_fixed = ... not in arguments and len(arguments) > 1
 

@@ -1,14 +1,14 @@
 """Open pictures of unknown origin: raster formats only, and no larger than a limit."""
 
-import warnings
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from pellucid.core.errors import DataError
+from pellucid.core.files import read_regular
 
-__all__ = ["FORMATS", "MOST_PIXELS", "open_raster"]
+__all__ = ["FORMATS", "MOST_PIXELS", "TooLarge", "open_raster"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow decodes itself. For others, such as EPS, it starts a program, whatever the file's name says."""
@@ -17,10 +17,15 @@ MOST_PIXELS = 50_000_000
 """Maximum width times height; a small file can claim billions of pixels."""
 
 
+class TooLarge(DataError):
+    """A picture with more pixels than allowed."""
+
+
 def open_raster(source: Path | BytesIO, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Open a picture without decoding its pixels.
 
-    Raises `DataError` for a picture of more than `most_pixels`, and `UnidentifiedImageError` for one of another format.
+    Raises `TooLarge` for a picture of more than `most_pixels`, `UnidentifiedImageError` for one of another format, and
+    `OSError` for a file that cannot be read or is no regular file.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -28,12 +33,17 @@ def open_raster(source: Path | BytesIO, most_pixels: int = MOST_PIXELS) -> Image
     >>> open_raster(file).size
     (3, 2)
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower, and an error
+    if isinstance(source, Path):
+        source = BytesIO(read_regular(source))
+    pillows_limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # ours replaces it: usually lower, and higher if the user says so
         picture = Image.open(source, formats=FORMATS)
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows_limit
     if picture.width * picture.height > most_pixels:
         picture.close()
-        raise DataError(
+        raise TooLarge(
             f"a picture of {picture.width}×{picture.height} pixels; at most {most_pixels / 1e6:g} megapixels are read"
         )
     return picture

@@ -9,6 +9,8 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from pellucid.core.text import printable
+
 __all__ = ["Tracker", "console", "print_error", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -29,7 +31,7 @@ def silence() -> None:
 
 def print_error(message: str) -> None:
     """Print to standard error, without rich's markup or wrapping."""
-    print(f"pellucid: {message}", file=sys.stderr)  # noqa: T201
+    print(printable(f"pellucid: {message}"), file=sys.stderr)  # noqa: T201
 
 
 class Tracker:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pellucid.core.errors import DownloadError, SaveError
+from pellucid.core.files import read_regular
 from pellucid.data._web import MirrorFailure, receive
 
 __all__ = ["MirrorsFailed", "fetch"]
@@ -56,7 +57,7 @@ def fetch(file_name: str, md5: str, folder: Path, mirrors: Sequence[str], *, tim
 def _read_present(target: Path) -> bytes | None:
     """Return the file's content; None if there is no file."""
     try:
-        return target.read_bytes()
+        return read_regular(target)
     # if a parent of the target is a file, `_keep` reports it
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -75,7 +76,7 @@ def _read(mirror: str, file_name: str, timeout: float) -> bytes:
     # url2pathname decodes percent escapes and, on Windows, drive letters
     folder = Path(url2pathname(urlsplit(mirror).path)) if scheme else Path(mirror).expanduser()
     try:
-        return (folder / file_name).read_bytes()
+        return read_regular(folder / file_name)
     except FileNotFoundError:
         raise MirrorFailure(f"{file_name} is missing in this folder" if folder.is_dir() else "no such folder") from None
     except OSError as error:

@@ -7,6 +7,7 @@ from pellucid.core.checksum import checksum
 from pellucid.core.contracts import DataSplits, ImageSet
 from pellucid.core.errors import ConfigError, DataError
 from pellucid.core.seeding import generator
+from pellucid.core.text import check_text
 from pellucid.data import DATASETS
 from pellucid.data._download import MirrorsFailed
 from pellucid.data._function import load_function
@@ -95,6 +96,8 @@ def _check(raw: RawData, name: str) -> None:
             f"{name} has training images of shape {raw.train.image_shape} and test images of shape "
             f"{raw.test.image_shape} (channels, height, width); use one shape, or give --image-size."
         )
+    for text in (raw.title, *raw.classes):
+        check_text(text, f"a class name or the title of {name}")
     if len(raw.classes) < 2:
         raise DataError(f"{name} has {len(raw.classes)} class; at least two classes are required.")
 

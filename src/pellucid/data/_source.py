@@ -23,6 +23,8 @@ class Request:
     image_size: int | None = None
     """Height and width in pixels; None: the data set's own size."""
     seed: int = 0
+    max_megapixels: int = 50
+    """Largest picture to read, in millions of pixels: a small file can claim billions of pixels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.importing import is_function_name
 from pellucid.data import DATASETS
 
-__all__ = ["AUTO", "FUNCTION", "check_spec", "parse_spec"]
+__all__ = ["AUTO", "FUNCTION", "check_spec", "is_function", "parse_spec"]
 
 AUTO = "auto"
 """MNIST, or the bundled digits if it cannot be downloaded."""
@@ -29,13 +29,21 @@ def parse_spec(spec: str) -> tuple[str, str]:
         raise ConfigError(f"the data set {name!r} takes no argument after a colon, got {spec!r}; use --dataset {name}.")
     if name == "folder" and not argument:
         raise ConfigError(f"--dataset {spec} names no folder; use --dataset folder:PATH.")
-    # registered names first, because `confound:digits` also looks like module:function
+    if is_function(spec):
+        return FUNCTION, spec
     if name == AUTO or name in DATASETS:
         return name, argument
-    if is_function_name(spec):
-        return FUNCTION, spec
     known = [AUTO, *("folder:PATH" if known == "folder" else known for known in DATASETS), FUNCTION]
     raise UnknownName("data set", name, known)
+
+
+def is_function(spec: str) -> bool:
+    """Return True if a data set is a user function; `confound:digits` only looks like one.
+
+    >>> is_function("mypackage.faces:load"), is_function("confound:digits")
+    (True, False)
+    """
+    return is_function_name(spec) and spec.partition(":")[0] not in (AUTO, *DATASETS)
 
 
 def check_spec(spec: str) -> None:

@@ -1,6 +1,9 @@
-"""Download one file over http(s), with a time limit on every wait."""
+"""Download one file over http(s), with time limits on every wait and in total."""
 
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from queue import Empty, Queue
 from threading import Thread
@@ -26,6 +29,8 @@ SLOWEST_BYTES_PER_SECOND = 4096
 """A server that stays below this rate for a whole timeout counts as unresponsive."""
 MOST_BYTES = 2**28
 """Upper bound on the size of any known data file; a longer response is not the file."""
+MOST_SECONDS = 3600.0
+"""Upper bound on the time for the content of one file, whatever its rate."""
 OPENING_TIMEOUTS = 2
 """Total limit for name lookup, connection attempts and redirects, in timeouts."""
 
@@ -95,25 +100,73 @@ def _read_all(response: HTTPResponse, label: str, timeout: float) -> bytes:
     if expected is not None and expected > MOST_BYTES:
         raise MirrorFailure(f"announces {expected:,} bytes, more than any file of a data set")
     content = bytearray()
-    checked_at, checked_bytes = monotonic(), 0
+    started = checked_at = monotonic()
+    checked_bytes = 0
     with track(f"{label} (kB)", None if expected is None else expected // 1000) as tracker:
-        # read1 returns whatever has arrived, so the rate can be checked; read would wait for the full 64 kB
-        while chunk := response.read1(1 << 16):
+        for chunk in _chunks(response, timeout):
             content += chunk
             if len(content) > MOST_BYTES:
                 raise MirrorFailure(f"sent more than {MOST_BYTES:,} bytes, more than any file of a data set")
             tracker.update(len(content) // 1000)
-            # the socket's timeout only limits silence; this also refuses a trickle of bytes
+            if monotonic() - started > MOST_SECONDS:
+                raise MirrorFailure(f"too slow: {len(content):,} bytes in {MOST_SECONDS:,.0f} s, the limit for a file")
+            # the timeout only limits silence; this also refuses a trickle of bytes
             seconds = monotonic() - checked_at
             if seconds < timeout:
                 continue
             if len(content) - checked_bytes < SLOWEST_BYTES_PER_SECOND * seconds:
                 raise MirrorFailure(f"too slow: {len(content) - checked_bytes:,} bytes in {seconds:.1f} s")
             checked_at, checked_bytes = monotonic(), len(content)
-    # read1 returns nothing at the end and when the connection breaks
+    # nothing more arrives at the end and when the connection breaks
     if expected is not None and len(content) < expected:
         raise MirrorFailure(f"truncated: got {len(content):,} of {expected:,} bytes")
     return bytes(content)
+
+
+def _chunks(response: HTTPResponse, timeout: float) -> Iterator[bytes]:
+    """Yield the parts of the body as they arrive; raise `TimeoutError` if none does for `timeout` seconds.
+
+    A read can take forever although the socket has a timeout: lines around the chunks of a response (their sizes with
+    extensions, and the trailers) may arrive byte by byte. Reads therefore run in a daemon thread. If the caller gives
+    up, the connection is shut down, which ends the thread.
+    """
+    arrived: Queue[bytes | Exception] = Queue()
+
+    def read() -> None:
+        try:
+            # read1 returns whatever has arrived; read would wait for the full 64 kB
+            while chunk := response.read1(1 << 16):
+                arrived.put(chunk)
+            arrived.put(b"")
+        except Exception as error:  # noqa: BLE001  (raised in the waiting thread)
+            arrived.put(error)
+
+    thread = Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while True:
+            part = arrived.get(timeout=timeout)
+            if isinstance(part, Exception):
+                raise part
+            if not part:
+                return
+            yield part
+    except Empty:
+        raise TimeoutError from None
+    finally:
+        if thread.is_alive():
+            _shut_down(response)
+            thread.join(timeout)  # closing the response while the thread reads it would block
+
+
+def _shut_down(response: HTTPResponse) -> None:
+    """End the connection of a response, so that a read in another thread returns."""
+    with suppress(OSError, ValueError):  # it may have ended meanwhile
+        connection = socket.socket(fileno=os.dup(response.fileno()))
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.close()
 
 
 def _describe(error: Exception, timeout: float) -> str:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from pellucid.core.errors import DataError
-from pellucid.core.raster import open_raster
+from pellucid.core.raster import TooLarge, open_raster
 from pellucid.core.seeding import generator
 from pellucid.core.terminal import track
 from pellucid.data import DATASETS, ImageSet, RawData, Request
@@ -37,7 +37,7 @@ def folder(request: Request) -> RawData:
     # sorted, so that the class indices do not depend on the file system
     classes = _classes(parts)
     paths = {part: [_image_files(part / name) for name in classes] for part in parts}
-    pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request.image_size)
+    pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request)
     # in the order of the files above
     labels = torch.tensor([label for part in parts for label, files in enumerate(paths[part]) for _ in files])
     # both parts are read at once, so that they agree in size and channels
@@ -111,12 +111,12 @@ def _check_listable(path: Path) -> None:
         raise DataError(f"no permission to list the folder {path}; allow it (chmod u+rx) or choose another folder.")
 
 
-def _load(path: Path, files: list[Path], image_size: int | None) -> torch.Tensor:
+def _load(path: Path, files: list[Path], request: Request) -> torch.Tensor:
     """Read all files as (image, channel, height, width)."""
     pixels: list[torch.Tensor] = []
     with track(f"reading {path.name}", len(files)) as tracker:
         for file in files:
-            pixels.append(_read(file, image_size))
+            pixels.append(_read(file, request))
             if pixels[-1].shape[1:] != pixels[0].shape[1:]:
                 raise DataError(
                     f"{files[0]} has {_size(pixels[0])} pixels, {file} has {_size(pixels[-1])}; "
@@ -135,14 +135,15 @@ def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
     return stacked
 
 
-def _read(file: Path, image_size: int | None) -> torch.Tensor:
+def _read(file: Path, request: Request) -> torch.Tensor:
     try:
-        with open_raster(file) as opened:
-            return picture_pixels(opened, image_size)
+        with open_raster(file, request.max_megapixels * 1_000_000) as opened:
+            return picture_pixels(opened, request.image_size)
     # Pillow raises SyntaxError for some damaged PNG files
     except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
-        raise DataError(f"{file} cannot be read as an image ({reason}); repair or remove it.") from error
+        remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
+        raise DataError(f"{file} cannot be read as an image ({reason}); {remedy} or remove it.") from error
 
 
 def _size(image: torch.Tensor) -> str:

@@ -4,7 +4,7 @@ On the path of one explanation:
 
 - `model`: run the user's model: freeze it, choose its logits and the images per pass
 - `table`, `operations/`: which torch functions are known, their traits, and the handlers that record them
-- `recorder`, `tape`: record a forward pass as nodes, and propagate relevance back over them; the account of absorption
+- `recorder`, `call`, `memory`, `axes`, `tape`: record a forward pass as nodes, and propagate relevance back over them; the account of absorption
 - `linear_maps`: convolutions, matrix products and the like, each with its transpose
 - `canonical`: make equal functions equal nodes, however a model spells them
 - `rules`, `weight_rules`, `composites`: relevance rules, and which operation gets which rule
@@ -19,6 +19,7 @@ Other files:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `tap`: hidden activations, such as the embedding
+- `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """
 
 from typing import TYPE_CHECKING
@@ -26,10 +27,10 @@ from typing import TYPE_CHECKING
 from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from pellucid.engine.call import Call
     from pellucid.engine.composites import Composite, Step
     from pellucid.engine.operations import operation
     from pellucid.engine.operations.elementwise import register_elementwise
-    from pellucid.engine.recorder import Call
     from pellucid.engine.rules import Carry, Deconvnet, Derivative, Epsilon, Guided, Pass, SoftmaxTaylor, Split, Z
     from pellucid.engine.tape import Account, Affine, Node, Relevances, Rule
     from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZBox, ZPlus
@@ -68,7 +69,7 @@ __getattr__, __dir__ = lazy_exports(
         "Account": ".tape",
         "Affine": ".tape",
         "AlphaBeta": ".weight_rules",
-        "Call": ".recorder",
+        "Call": ".call",
         "Carry": ".rules",
         "Composite": ".composites",
         "Deconvnet": ".rules",

@@ -27,11 +27,11 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 
-__all__ = ["NORMS", "SoundNorms", "refuse_batch_statistics", "sound_norm", "uses_batch_statistics"]
+__all__ = ["NORMS", "Norm", "SoundNorms", "read_norm", "refuse_batch_statistics", "sound_norm", "uses_batch_statistics"]
 
 
 @dataclass(eq=False, slots=True)
-class _Norm:
+class Norm:
     """Arguments of one call of a norm."""
 
     x: Tensor
@@ -64,10 +64,10 @@ class _Form:
     is_of_input: bool = False
     """Default of whether the input's own statistics are used, for functions without such an argument."""
 
-    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Norm:
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Norm:
         """Read the arguments of a call."""
         named = {**dict(zip(self.order, args, strict=False)), **kwargs}
-        return _Norm(
+        return Norm(
             x=named["input"],
             mean=named.get("running_mean"),
             variance=named.get("running_var"),
@@ -137,7 +137,7 @@ def sound_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     return (value, *(value.new_empty(0) for _ in range(form.outputs - 1))) if form.outputs else value
 
 
-def _affine(norm: _Norm, *, is_instance: bool) -> Tensor:
+def _affine(norm: Norm, *, is_instance: bool) -> Tensor:
     """Return x · s + (bias − mean · s) with s = weight/√(variance + ε)."""
     assert norm.mean is not None
     assert norm.variance is not None
@@ -158,6 +158,11 @@ def _affine(norm: _Norm, *, is_instance: bool) -> Tensor:
 def _is_channels_last(x: Tensor) -> bool:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.ndim in formats and x.is_contiguous(memory_format=formats[x.ndim])
+
+
+def read_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Norm:
+    """Read the arguments of a call of a norm, whose order differs between torch's functions."""
+    return NORMS[func].read(args, kwargs)
 
 
 def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

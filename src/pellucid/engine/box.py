@@ -1,6 +1,6 @@
 """The box of the z^B rule: the lowest and highest value an input can take, globally, per channel or per pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from numbers import Real
@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.core.errors import ConfigError
 from pellucid.core.finite import bad_value, first_bad_row
 
-__all__ = ["Bound", "Box", "PixelValues", "plain_bound"]
+__all__ = ["Bound", "Box", "PerInput", "PixelValues", "plain_bound"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,13 +39,29 @@ class PixelValues:
         return f"PixelValues({shape}, from {low:.4g} to {high:.4g}, sha256 {sha256(content).hexdigest()[:8]})"
 
 
-Bound = float | int | Sequence[float | int] | Tensor | np.ndarray | PixelValues
-"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image."""
+@dataclass(frozen=True)
+class PerInput:
+    """Bounds of a model with several inputs, one per input; compared and hashed by value."""
+
+    bounds: tuple[Any, ...]
+    keys: tuple[str, ...] | None = None
+    """Names of the inputs; None if they are given by position."""
+
+    @property
+    def structure(self) -> Any:
+        """The bounds as users give them, in a tuple or dict."""
+        plain = [getattr(bound, "structure", bound) for bound in self.bounds]
+        return tuple(plain) if self.keys is None else dict(zip(self.keys, plain, strict=True))
+
+
+Bound = float | int | Sequence[Any] | Tensor | np.ndarray | PixelValues | PerInput | Mapping[str, Any]
+"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image; for a model
+with several inputs, a tuple or dict with one of these per input."""
 
 _BOUNDS = "a number, one number per channel, or a tensor that broadcasts to one image"
 
 
-def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | PixelValues:
+def plain_bound(name: str, bound: Any) -> "PlainBound":
     """Convert a bound to a form that can be compared and hashed.
 
     Raises `ConfigError` if `bound` is not a valid bound, or not finite.
@@ -53,8 +69,10 @@ def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | Pixe
     >>> plain_bound("low", torch.tensor([-2.0, -1.5, -1.0]))
     (-2.0, -1.5, -1.0)
     """
-    if isinstance(bound, PixelValues):
+    if isinstance(bound, PixelValues | PerInput):
         return bound
+    if isinstance(bound, Mapping) or (isinstance(bound, tuple | list) and not all(_is_number(one) for one in bound)):
+        return _per_input(name, bound)
     try:
         given = bound if isinstance(bound, Tensor) else torch.as_tensor(bound, dtype=torch.float64, device="cpu")
         values = given.detach().to("cpu", torch.float64).contiguous()
@@ -72,19 +90,38 @@ def plain_bound(name: str, bound: Any) -> float | int | tuple[float, ...] | Pixe
     return tuple(values.tolist()) if values.ndim == 1 else PixelValues(values.clone())
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _per_input(name: str, bounds: Any) -> "PlainBound":
+    """Convert one bound per input; None for an input without a bound."""
+    keys = tuple(map(str, bounds)) if isinstance(bounds, Mapping) else None
+    entries = bounds.values() if isinstance(bounds, Mapping) else bounds
+    plain = tuple(None if entry is None else plain_bound(name, entry) for entry in entries)
+    if not any(entry is not None for entry in plain):
+        raise ConfigError(f"{name} is {bounds!r}; expected {_BOUNDS}.")
+    return PerInput(plain, keys)
+
+
+PlainBound = float | int | tuple[float, ...] | PixelValues | PerInput
+"""A bound in a form that can be compared and hashed."""
+
+
 @dataclass(frozen=True)
 class Box:
     """The lower and upper bound; `low` is below `high` everywhere."""
 
-    low: float | int | tuple[float, ...] | PixelValues
-    high: float | int | tuple[float, ...] | PixelValues
+    low: PlainBound
+    high: PlainBound
 
     @classmethod
     def of(cls, low: Bound, high: Bound) -> "Box":
         """Build a box from two bounds. Raises `ConfigError` if they are inconsistent."""
         box = cls(plain_bound("low", low), plain_bound("high", high))
         ends = [box.low, box.high]
-        if not any(isinstance(end, PixelValues) for end in ends):  # pixel bounds are checked once the shape is known
+        # the bounds of pixels and of several inputs are checked once the shape is known
+        if not any(isinstance(end, PixelValues | PerInput) for end in ends):
             counts = {len(end) for end in ends if isinstance(end, tuple)}
             if len(counts) > 1:
                 raise ConfigError(
@@ -138,8 +175,10 @@ class Box:
         )
 
 
-def _over(name: str, bound: float | int | tuple[float, ...] | PixelValues, images: Tensor, axis: int) -> Tensor:
+def _over(name: str, bound: PlainBound, images: Tensor, axis: int) -> Tensor:
     """Return a bound in the dtype of the images, with one axis for each of theirs."""
+    if isinstance(bound, PerInput):
+        raise ConfigError(f"{name} has one bound per input, but bounds a single one here; give {_BOUNDS}.")
     if isinstance(bound, tuple):
         if len(bound) != images.shape[axis]:
             raise ConfigError(

@@ -32,18 +32,9 @@ def canonical(tape: Tape) -> Tape:
         node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
     if form.has_changed:
-        tape.nodes = _needed(nodes, tape.output)
+        tape.nodes = nodes
+        tape.nodes = tape.needed()
     return tape
-
-
-def _needed(nodes: list[Node], output: int) -> list[Node]:
-    """Return the nodes that the output depends on, in order."""
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if node.output in needed:
-            needed.update(slot for slot in node.inputs if slot is not None)
-            kept.append(node)
-    return kept[::-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +176,9 @@ class _Form:
         if statistics[0] != statistics[1]:
             return replace(node, gate=statistics.index(True), is_normalization=True)
         gates = [slot is not None and self._is_gate(slot) for slot in node.inputs]
+        if all(gates):
+            # σ(a) · tanh(b), as in an LSTM: the factor that is not 0 at 0 is the gate
+            gates = [self._is_open(slot) for slot in node.inputs]
         if gates[0] == gates[1]:
             # both factors or neither look like a gate: the one that is broadcast counts as the gate
             gate = None if node.a.numel() == node.b.numel() else int(node.b.numel() < node.a.numel())
@@ -197,6 +191,11 @@ class _Form:
         if isinstance(node, Function):
             return node.is_saturating
         return node is not None and (node.kind in ("factor", "softmax") or node.traits.is_gate)
+
+    def _is_open(self, slot: int | None) -> bool:
+        """True for a gate that lets something through at 0, as a sigmoid does."""
+        node = None if slot is None else self._origin(slot)
+        return not (isinstance(node, Activation) and isinstance(node.at_zero, (int, float)) and node.at_zero == 0)
 
     def _origin(self, slot: int) -> Node | None:
         """Return the operation that computed a value, skipping moves."""

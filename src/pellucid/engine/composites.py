@@ -136,12 +136,17 @@ def input_layer(rule: Rule) -> Composite:
 
 def guided() -> Composite:
     """Return the composite for Guided Backprop."""
-    return (Step(Guided(), ("activation",)), Step(Derivative()))
+    return (Step(Guided(), ("activation",)), Step(Derivative(), (*KINDS, "unknown")))
 
 
 def deconvnet() -> Composite:
     """Return the composite for Deconvnet."""
-    return (Step(Deconvnet(), ("activation",)), Step(Derivative()))
+    return (Step(Deconvnet(), ("activation",)), Step(Derivative(), (*KINDS, "unknown")))
+
+
+def takes_unknown(composite: Composite) -> bool:
+    """True if a composite has a rule for operations that the engine does not know: the derivative, by autograd."""
+    return any("unknown" in step.kinds for step in composite)
 
 
 def bounded(low: Bound, high: Bound, rest: Composite) -> Composite:

@@ -13,6 +13,7 @@ __all__ = [
     "Convolution",
     "Dense",
     "Diagonal",
+    "FrozenMaximum",
     "FrozenNorm",
     "LeftMatrix",
     "LinearFunction",
@@ -172,6 +173,30 @@ class Contraction(LinearMap):
     def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
         assert weight is not None
         return vjp(lambda moved: self.multiply(moved, weight), x, s)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenMaximum(LinearMap):
+    """Σ p x over some axes, with the probabilities p = softmax(x) of a log-sum-exp held fixed."""
+
+    weights: Tensor
+    axes: tuple[int, ...]
+    keepdim: bool
+    source: Tensor
+    """The recorded x, in which masked entries are −∞."""
+
+    def apply(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return (self.weights * x).sum(self.axes, self.keepdim)
+
+    def transpose(self, s: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+        return self.weights * self.widened(s)
+
+    def widened(self, reduced: Tensor) -> Tensor:
+        """Restore the reduced axes of a result, with size 1."""
+        if not self.keepdim:
+            for axis in sorted(axis % self.weights.ndim for axis in self.axes):
+                reduced = reduced.unsqueeze(axis)
+        return reduced
 
 
 @dataclass(frozen=True, eq=False)

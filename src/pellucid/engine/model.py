@@ -2,8 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
@@ -15,21 +15,23 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
+from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
+from pellucid.engine.wrapping import Network, check_model, set_eval, unwrap
 
 __all__ = [
     "LARGEST_TENSOR_BYTES",
     "SOFTMAX_AT_THE_END",
     "AutocastWatch",
     "Chooser",
+    "Network",
     "Readout",
     "check_autocast",
     "check_logits",
     "check_model",
     "check_skipped_padding",
-    "choose_output",
     "device_of",
     "dtype_of",
     "frozen",
@@ -47,9 +49,10 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     """Put the model in eval mode without parameter gradients; restore its exact state on exit, also after an exception.
 
     Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
-    may update one, such as a counter or running mean), and the global random states. `only_model_draws` states that
-    nothing else in the body draws random numbers, which saves time for models that consist of torch's own layers. Holds
-    the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
+    may update one, such as a counter or running mean), and the global random states. Weights and buffers created in
+    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. `only_model_draws`
+    states that nothing else in the body draws random numbers, which saves time for models that consist of torch's own
+    layers. Holds the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> with frozen(layer):
@@ -59,12 +62,14 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     True
     """
     with exclusive():
-        modes, parameters, buffers = _remember(model)
-        is_torch_alone = only_model_draws and runs_torch_alone(module for module, _ in modes)
+        modules = modules_of(model)
+        loaned = _usable(modules)
+        modes, parameters, buffers = _remember(modules)
+        is_torch_alone = only_model_draws and runs_torch_alone(modules)
         try:
-            with preserved_random_state(torch_alone=is_torch_alone):
+            with preserved_random_state(torch_alone=is_torch_alone), _unoptimized(modules):
                 if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
-                    model.eval()
+                    set_eval(model)
                 for parameter, requires_grad, _ in parameters:
                     if requires_grad:
                         parameter.requires_grad_(False)
@@ -72,7 +77,7 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
         finally:
             for module, training in modes:
                 # set module by module: `train()` would also set all submodules, whose modes may differ
-                if module.training is not training:
+                if getattr(module, "training", training) is not training:
                     module.training = training
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad is not requires_grad:
@@ -80,6 +85,8 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
                 if parameter.grad is not grad:
                     parameter.grad = grad
             _restore_buffers(buffers)
+            for module, name, tensor in loaned:
+                setattr(module, name, tensor)
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -101,18 +108,42 @@ def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
             _collect(child, found)
 
 
+def _unoptimized(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
+    """Turn TorchScript's optimizer off if there are scripted modules: it fails under modes that watch operators."""
+    is_scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+    return torch.jit.optimized_execution(False) if is_scripted else nullcontext()
+
+
+def _usable(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """Replace weights and buffers created in inference mode by ordinary copies; return what to put back where."""
+    loaned: list[tuple[nn.Module, str, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    for module in modules:
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is not None and tensor.is_inference():
+                    loaned.append((module, name, tensor))
+    for module, name, tensor in loaned:
+        if id(tensor) not in copies:  # tied weights stay tied
+            copy = tensor.detach().clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+        setattr(module, name, copies[id(tensor)])  # not into the store: an RNN keeps a second list of its weights
+    return loaned
+
+
 Modes = list[tuple[nn.Module, bool]]
 Parameters = list[tuple[nn.Parameter, bool, Tensor | None]]
 Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 
 
-def _remember(model: nn.Module) -> tuple[Modes, Parameters, Buffers]:
-    """Collect all state to restore in one walk, since each walk costs as much as a small network's forward pass."""
+def _remember(modules: Iterable[nn.Module]) -> tuple[Modes, Parameters, Buffers]:
+    """Collect all state to restore."""
     modes: Modes = []
     parameters: Parameters = []
     buffers: Buffers = []
-    for module in modules_of(model):
-        modes.append((module, module.training))
+    for module in modules:
+        modes.append((module, getattr(module, "training", False)))  # torch.jit.freeze removes the attribute
         for parameter in module._parameters.values():
             if parameter is not None:
                 parameters.append((parameter, parameter.requires_grad, parameter.grad))
@@ -169,17 +200,13 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the dtype of the model's first floating parameter; float32 if it has none.
+def dtype_of(model: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """Return the dtype of the model's first floating parameter, or `otherwise` if it has none.
 
     >>> dtype_of(nn.Linear(2, 2).double()), dtype_of(nn.Flatten())
     (torch.float64, torch.float32)
     """
-    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
-
-
-Chooser = int | str | Callable[[Any], Tensor] | None
-"""Selects the logits: an index, a key or field, or a function of the outputs; None for a single output."""
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), otherwise)
 
 
 @dataclass(frozen=True)
@@ -198,24 +225,6 @@ SOFTMAX_AT_THE_END = (
     "Pass unwrap_softmax=True to explain the logits before it, or pass the model without the softmax."
 )
 """The error message for a model that ends in a softmax."""
-
-
-def choose_output(outputs: Any, chooser: Chooser) -> Tensor:
-    """Return the logits among a model's outputs; raises `ConfigError` if they cannot be identified."""
-    if callable(chooser):
-        chosen = chooser(outputs)
-    elif isinstance(chooser, str) and not isinstance(outputs, Mapping):
-        chosen = getattr(outputs, chooser)
-    elif chooser is not None:
-        chosen = outputs[chooser]
-    else:
-        chosen = outputs
-    if isinstance(chosen, Tensor):
-        return chosen
-    raise ConfigError(
-        f"the model returns a {type(chosen).__name__}, so it is unclear which output holds the logits; "
-        "select them with output=0 (an index), output='logits' (a key or field) or output=function."
-    )
 
 
 def check_logits(logits: Tensor, images: Tensor) -> None:
@@ -273,6 +282,10 @@ def largest_tensor_bytes(call: Callable[[Tensor], Any], images: Tensor) -> int:
 class _SizeWatch(TorchDispatchMode):
     """Measures the largest tensor in bytes that an operation returns; ignores views, such as transposed weights."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0
@@ -284,22 +297,6 @@ class _SizeWatch(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     self.largest = max(self.largest, value.numel() * value.element_size())
         return result
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DataParallel or DistributedDataParallel."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise `UnsupportedOperation` for scripted models, whose operations are invisible to the recorder."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedOperation(
-                f"{f'module {name!r}' if name else 'the model'} is a ScriptModule, which cannot be recorded; "
-                "explain the unscripted model, or choose a gradient method."
-            )
 
 
 def check_autocast(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
@@ -362,18 +359,20 @@ def _place_in_model() -> str:
     return f"module {path!r} ({type(modules[0]).__name__})" if path else f"the model ({type(modules[0]).__name__})"
 
 
-def check_skipped_padding(model: nn.Module, x: Tensor, logits_of: Callable[[Any], Tensor], logits: Tensor) -> None:
+def check_skipped_padding(
+    model: nn.Module, run: Callable[[nn.Module], Any], logits_of: Callable[[Any], Tensor], logits: Tensor
+) -> None:
     """Raise `UnsupportedOperation` if the model's logits differ between running with and without gradients.
 
     When gradients are disabled, torch's TransformerEncoder skips padded tokens and returns zeros at their positions. A
-    model that reads those positions then computes different logits.
+    model that reads those positions then computes different logits. `run` calls the model on the inputs.
     """
     # only these encoders skip padding, so all other models are spared the extra pass
     if not any(isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor for part in model.modules()):
         return
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that nested tensors are a prototype
-        plain = logits_of(model(x.clone()))
+        plain = logits_of(run(model))
     gap = float((plain - logits).abs().max())
     # not `gap >`, which is False for NaN
     if not gap <= 1e-3 * max(float(logits.abs().max()), 1e-12):

@@ -3,11 +3,11 @@
 The forward pass runs under `no_grad` inside a `TorchFunctionMode`, which intercepts every torch function, whether
 called by a module, as a function or as an operator. A function without an entry in the table of operations is refused.
 In-place operations run out of place: afterwards the modified object refers to the new value, and other tensors that
-share its memory can no longer be read.
+share its memory are updated when they are read next (`engine.memory`).
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.axes import probed_axis
 from pellucid.engine.batch_norm import refuse_batch_statistics
+from pellucid.engine.call import Call, record_unknown
 from pellucid.engine.canonical import canonical
+from pellucid.engine.memory import Memory, Overlay
 from pellucid.engine.model import check_autocast
-from pellucid.engine.table import OPERATIONS, Entry, name_of, storage_key, substitute, tensors_in
+from pellucid.engine.table import OPERATIONS, Entry, modified, name_of, storage_key, substitute, tensors_in
 from pellucid.engine.taint import TaintWatch
-from pellucid.engine.tape import Formula, Node, Tape
+from pellucid.engine.tape import Formula, Move, Node, Tape
 
-__all__ = ["BatchMixed", "Call", "Recorder"]
-
-
-class BatchMixed(Exception):
-    """Raised when an operation mixes the images of the batch, so that no axis of the result separates them."""
+__all__ = ["Recorder"]
 
 
 class Recorder(TorchFunctionMode):
@@ -38,15 +37,25 @@ class Recorder(TorchFunctionMode):
         images: Tensor,
         box: tuple[Tensor, Tensor] | None = None,
         taint: TaintWatch | None = None,
+        takes_unknown: bool = False,
     ) -> None:
         super().__init__()
+        self.takes_unknown = takes_unknown
         self.batch = len(images)
         self.nodes: list[Node] = []
         self.images = images
         self._values: list[Tensor] = []
         self._slots: dict[int, tuple[Tensor, int]] = {}  # by object id; the object is kept alive so its id stays unique
         self._owners: dict[int, Tensor] = {}  # id of an out-of-place result → the object that was modified in place
-        self._stale: dict[int, torch.UntypedStorage] = {}  # memory whose content is outdated, by address
+        self._memory = Memory()
+        self._constants: list[Tensor] = []  # operands of recorded operations that do not depend on the images
+        self._constant_storages: set[int] = set()
+        self._precision = images.dtype
+        self._has_complex = False
+        self._untraced: dict[int, UnsupportedOperation] = {}  # errors by slot, raised if the logits depend on the slot
+        self._is_rebound = False
+        """True once an object of the model refers to another value than its own."""
+        self._changed: dict[int, tuple[Tensor, Tensor]] = {}  # constants modified in place: id → (object, new value)
         self._axes: list[int] = []
         self._image_slots: set[int] = set()
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
@@ -103,6 +112,9 @@ class Recorder(TorchFunctionMode):
         """Allocate a slot for the output of an operation."""
         self._values.append(value)
         self._axes.append(axis)
+        self._has_complex = self._has_complex or value.is_complex()
+        if value.dtype is torch.float32 and self._precision is torch.float64:
+            self._precision = torch.float32
         slot = len(self._values) - 1
         self._slots[id(value)] = (value, slot)
         return slot
@@ -129,8 +141,12 @@ class Recorder(TorchFunctionMode):
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
         """Raise `UnsupportedOperation` for the operation `name`, naming the running module."""
+        raise self.refusal(name, why, way_out)
+
+    def refusal(self, name: str, why: str, way_out: str = "") -> UnsupportedOperation:
+        """Return the error for the operation `name`, naming the running module."""
         place = self.path()
-        raise UnsupportedOperation(
+        return UnsupportedOperation(
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
@@ -148,41 +164,81 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         check_autocast(func, args, kwargs)
+        if self._memory or self._is_rebound:
+            # an object modified in place still holds its old values: pass the newest ones
+            args, kwargs = substitute(args, self.newest), substitute(kwargs, self.newest)
         tensors = list(tensors_in((args, kwargs)))
         slots = [self.slot(tensor) for tensor in tensors]
         is_tracked = any(slot is not None for slot in slots)
         entry = OPERATIONS.find(func)
-        if is_tracked or self._stale or self._taint is not None:
+        if self._taint is not None:
             self._check(tensors, slots, func)
         if not is_tracked:
-            value = func(*args, **kwargs)
-            # a mask that passes elementwise functions, such as `(x > 0).float()`, is still a formula of the image
-            if (
-                self._masks
-                and (entry is not None and entry.traits.is_elementwise and not entry.in_place)
-                and any(map(self._is_mask, tensors))
-                and not any(value is tensor for tensor in tensors)  # `to` may return its argument
-            ):
-                self.enter_mask(func, args, kwargs, value)
-            return value
+            return self._constant(func, args, kwargs, entry)
+        self._constants += [tensor for tensor, slot in zip(tensors, slots, strict=True) if slot is None]
+        if isinstance(kwargs.get("out"), (tuple, list)):
+            name = name_of(func) if entry is None else entry.name
+            self.refuse(name, "writes to out=", "use its return values instead, or choose a gradient method.")
+        target = modified(func, args, kwargs)
+        # removed, so that the function does not overwrite a recorded tensor
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("inplace", "out")}
+        entry = entry or (Entry(name_of(func), record_unknown, func) if self.takes_unknown else None)
         if entry is None:
-            self.refuse(name_of(func), "has no rule")
-        # an object modified in place still holds its old values: pass the newest ones
-        args = substitute(args, self._current)
-        kwargs = substitute(kwargs, self._current)
-        if kwargs.get("out") is not None:
-            self.refuse(entry.name, "writes to out=", "use its return value instead, or choose a gradient method.")
-        # popped, so that the function does not overwrite a recorded tensor
-        is_in_place = entry.in_place or bool(kwargs.pop("inplace", False))
-        call = Call(self, entry, func, args, kwargs, is_in_place)
-        return self._external(entry.handler(call, *args, **kwargs))
+            return self._indices(func, args, kwargs, target)
+        if self._has_complex and not (entry.traits.takes_complex or entry.traits.family == "query"):
+            entry = self._for_complex(
+                entry, [tensor for tensor, slot in zip(tensors, slots, strict=True) if slot is not None]
+            )
+        call = Call(self, entry, func, args, kwargs, target is not None)
+        try:
+            result = entry.handler(call, *args, **kwargs)
+        except UnsupportedOperation:
+            if not self.takes_unknown or entry.traits.family == "query":
+                raise
+            result = record_unknown(call, *args, **kwargs)
+        if target is not None and isinstance(result, Tensor):
+            return self._written(target, result, tensors)
+        return self._external(result)
+
+    def _for_complex(self, entry: Entry, tracked: Sequence[Tensor]) -> Entry:
+        """Return the form of an entry for complex numbers, if there are any among its arguments."""
+        if not any(tensor.is_complex() for tensor in tracked):
+            return entry
+        form = OPERATIONS.find(f"complex::{entry.name}")
+        return form or self.refuse(entry.name, "has no rule for complex numbers")
+
+    def _indices(self, func: Callable[..., Any], args: Any, kwargs: Any, target: Tensor | None) -> Any:
+        """Run an unknown function if it returns only indices or masks, which are piecewise constant."""
+        if target is None:
+            result = func(*args, **kwargs)
+            parts = result if isinstance(result, (tuple, list)) else [result]
+            if parts and all(isinstance(part, Tensor) and part.dtype in _DISCRETE for part in parts):
+                return result
+        self.refuse(name_of(func), "has no rule")
+
+    def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, entry: Entry | None) -> Any:
+        """Run a function of values that do not depend on the images."""
+        target = modified(func, args, kwargs)
+        if target is not None and self._is_shared(target):
+            # a recorded operation or a tensor that depends on the images uses this memory: leave it as it is
+            copy = target.clone()
+            swapped = substitute((args, kwargs), lambda tensor: copy if tensor is target else tensor)
+            func(*swapped[0], **swapped[1])
+            self._write(target, copy)
+            return target
+        value = func(*args, **kwargs)
+        # a mask that passes elementwise functions, such as `(x > 0).float()`, is still a formula of the image
+        if (
+            self._masks
+            and (entry is not None and entry.traits.is_elementwise and not entry.in_place)
+            and any(self._is_mask(tensor) for tensor in tensors_in((args, kwargs)))
+            and not any(value is tensor for tensor in tensors_in((args, kwargs)))  # `to` may return its argument
+        ):
+            self.enter_mask(func, args, kwargs, value)
+        return value
 
     def _is_mask(self, tensor: Tensor) -> bool:
         return id(tensor) in self._masks
-
-    def _current(self, tensor: Tensor) -> Tensor:
-        slot = self.slot(tensor)
-        return tensor if slot is None else self._values[slot]
 
     def _external(self, result: Any) -> Any:
         """Return the object that the model knows for a result: after an in-place operation, the modified tensor."""
@@ -191,164 +247,131 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _check(self, tensors: Sequence[Tensor], slots: Sequence[int | None], func: Callable[..., Any]) -> None:
+        assert self._taint is not None
         for tensor, slot in zip(tensors, slots, strict=True):
-            current = tensor if slot is None else self._values[slot]
-            if self._stale and storage_key(current) in self._stale:
-                self.refuse(
-                    name_of(func),
-                    "reads memory that an in-place operation modified through another view",
-                    "replace the in-place operation by its out-of-place version, or choose a gradient method.",
-                )
-            if self._taint is not None and slot is None and tensor.is_floating_point() and self._taint.knows(tensor):
-                self.refuse(
+            if slot is None and tensor.is_floating_point() and self._taint.knows(tensor) and func not in _COUNTS:
+                error = self.refusal(
                     name_of(func),
                     "uses a value whose dependence on the image the engine cannot trace "
                     "(through a scripted or vmapped function, or an index converted to numbers)",
                     "call the original function instead of its scripted form, or choose a gradient method.",
                 )
+                if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                    # only an error if the logits depend on it: a detector's boxes may not affect its scores
+                    self._untraced[self._enter_untraced(tensor)] = error
+                    continue
+                raise error
 
-    def rebind(self, changed: Tensor, value: Tensor) -> Tensor:
-        """Make the object `changed` refer to `value` from now on; other tensors that share its memory become stale."""
-        owner = self._owners.get(id(changed), changed)
-        storage = changed.untyped_storage()
-        self._stale[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
-        slot = self.slot(value)
-        assert slot is not None
-        self._slots[id(owner)] = (owner, slot)
-        self._slots[id(changed)] = (changed, slot)
+    def _enter_untraced(self, tensor: Tensor) -> int:
+        """Enter a value that depends on the image in unknown ways; only for a single image."""
+        slot = self.enter(tensor, 0)
+        self.nodes.append(
+            Move(operation="unknown", kind="move", inputs=(), output=slot, path="", is_first=False, batch_axis=0,
+                 pull=lambda _relevance: [])
+        )  # fmt: skip
+        return slot
+
+    # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def newest(self, tensor: Tensor) -> Tensor:
+        """Return the present value of an object of the model."""
+        slot = self.slot(tensor)
+        value = tensor if slot is None else self._values[slot]
+        if slot is None and id(tensor) in self._changed:
+            value = self._changed[id(tensor)][1]
+        newest = self._memory.read(value, self._overlaid)
+        if newest is not value:
+            self._bind(tensor, newest)
+        return newest
+
+    def _overlaid(self, old: Tensor, written: Tensor, overlay: Overlay) -> Tensor:
+        """Record the value of a tensor of which another tensor has overwritten a part."""
+        value = overlay.apply(old, written)
+        slots = (self.slot(old), self.slot(written))
+        if slots == (None, None):
+            return value
+        parts = [(tensor, self._axes[slot]) for tensor, slot in zip((old, written), slots, strict=True)
+                 if slot is not None]  # fmt: skip
+        constant = written if slots[1] is None else old
+
+        def put_in(*moved: Tensor) -> Tensor:
+            return overlay.apply(
+                *(moved if len(moved) == 2 else (moved[0], constant) if slots[1] is None else (constant, *moved))
+            )
+
+        axis = probed_axis(self.batch, put_in, parts)
+        constants = overlay.is_new if slots[1] is None else ~overlay.is_new if slots[0] is None else None
+        shape = written.shape
+        self.nodes.append(
+            Move(
+                operation="in-place write through a view", kind="move", inputs=slots, output=self.enter(value, axis),
+                path=self.path(), is_first=False, batch_axis=axis,
+                pull=lambda r: [overlay.pull_old(r), overlay.pull_written(r, shape)],
+                inserted=None if constants is None else lambda: constants.to(value.dtype),
+            )
+        )  # fmt: skip
+        return value
+
+    def _is_shared(self, target: Tensor) -> bool:
+        """True if a recorded operation, or a tensor that depends on the images, uses the memory of a constant."""
+        self._constant_storages.update(map(storage_key, self._constants))
+        # not cleared: the operands stay alive, so that their addresses are not reused
+        return self._memory.knows(target) or storage_key(target) in self._constant_storages
+
+    def _written(self, target: Tensor, value: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """Make `target` refer to `value`, the result of an in-place function; return the object the model knows."""
+        if storage_key(value) == storage_key(target):
+            self._bind(target, value)  # nothing was written: only the shape has changed, or the function did nothing
+        else:
+            # the memory of the new value must belong to no other tensor
+            is_of_another = self._memory.knows(value) or any(storage_key(value) == storage_key(own) for own in others)
+            with self:  # records the operation
+                if value.dtype != target.dtype:
+                    value = value.to(target.dtype)
+                elif is_of_another:
+                    value = value.clone()
+            self._write(target, value)
+        return self._owners.get(id(value), target)
+
+    def _write(self, target: Tensor, value: Tensor) -> None:
+        if value.numel() and value.shape == target.shape:  # `out=` may resize an empty tensor
+            self._memory.write(target, value)
+        self._bind(target, value)
+
+    def _bind(self, changed: Tensor, value: Tensor) -> None:
+        """Make the object `changed` refer to `value` from now on."""
+        owner, slot = self._owners.get(id(changed), changed), self.slot(value)
+        if owner is value:
+            return
+        for tensor in (owner, changed):
+            if slot is None:
+                self._slots.pop(id(tensor), None)
+                self._changed[id(tensor)] = (tensor, value)
+            else:
+                self._slots[id(tensor)] = (tensor, slot)
         self._owners[id(value)] = owner
-        return owner
+        self._is_rebound = True
 
     def finish(self, output: Tensor) -> Tape:
         """Return the tape, and drop the table of tracked values, so that memory is freed during the reverse pass."""
         slot = self.slot(output)
         assert slot is not None
-        tape = canonical(Tape(self.nodes, 0, slot, self._values[slot]))
+        tape = Tape(self.nodes, 0, slot, self._values[slot], self._precision)
+        if self._untraced:
+            for node in tape.needed():
+                if node.output in self._untraced:
+                    raise self._untraced[node.output]
+        tape = canonical(tape)
         self._masks.clear()  # formulas hold this table: break the reference cycle
         self.nodes, self._values, self._slots, self._owners = [], [], {}, {}
-        self._stale, self._bounds = {}, {}
+        self._bounds, self._changed, self._constants = {}, {}, []
+        self._memory.clear()
         return tape
 
 
-class Call:
-    """One intercepted function call: the first argument of every operation handler."""
-
-    __slots__ = ("args", "function", "in_place", "kwargs", "name", "recorder", "traits")
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        entry: Entry,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        in_place: bool,
-    ) -> None:
-        self.recorder = recorder
-        self.name = entry.name
-        self.traits = entry.traits
-        self.function = entry.function or function
-        """The out-of-place form of the function."""
-        self.args = args
-        self.kwargs = kwargs
-        self.in_place = in_place
-
-    def run(self) -> Any:
-        """Run the function out of place and return its value."""
-        return self.function(*self.args, **self.kwargs)
-
-    def depends(self, value: object) -> bool:
-        """True if `value` depends on the images."""
-        return self.recorder.slot(value) is not None
-
-    def refuse(self, why: str, way_out: str = "") -> NoReturn:
-        """Raise `UnsupportedOperation` for this call."""
-        self.recorder.refuse(self.name, why, way_out)
-
-    def replay_on(self, tensor: Tensor) -> Callable[[Tensor], Any]:
-        """Return the call as a function of one of its arguments."""
-
-        def replay(value: Tensor) -> Any:
-            swap = {id(tensor): value}
-            args = substitute(self.args, lambda old: swap.get(id(old), old))
-            kwargs = substitute(self.kwargs, lambda old: swap.get(id(old), old))
-            return self.function(*args, **kwargs)
-
-        return replay
-
-    def record(
-        self,
-        node: Callable[..., Node],
-        kind: str,
-        value: Tensor,
-        inputs: Sequence[Tensor],
-        axis: int | None = None,
-        *,
-        is_elementwise: bool = False,
-        **fields: Any,
-    ) -> Tensor:
-        """Record a node of this kind for `value`, computed from `inputs`; return the tensor that the model receives.
-
-        `axis` is the batch axis of `value`, by default that of the inputs; without one, the images are run one by
-        one. `is_elementwise` states that each element of the value depends only on the same element of the inputs.
-        """
-        recorder = self.recorder
-        if any(value is tensor for tensor in inputs):
-            return value  # the function returned its argument, as `contiguous` may: no node needed
-        if axis is None:
-            axis = _common_axis(recorder, value, inputs)
-        slot = recorder.enter(value, axis)
-        tracked = [tensor for tensor in inputs if self.depends(tensor)]
-        is_first = all(recorder.is_image(tensor) for tensor in tracked)
-        recorder.nodes.append(
-            node(
-                operation=self.name,
-                kind=kind,
-                inputs=tuple(recorder.slot(tensor) for tensor in inputs),
-                output=slot,
-                path=recorder.path_of(fields.get("weight")),
-                is_first=is_first,
-                batch_axis=axis,
-                bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
-                formula=self._formula(inputs, value) if is_elementwise else None,
-                traits=self.traits,
-                **fields,
-            )
-        )
-        # a product with a larger constant repeats the image, and is an average with weights rather than a scale
-        if is_first and len(tracked) == 1 and self.traits.keeps_image and kind != "average":
-            recorder.enter_image(value, self._moved_bounds(tracked[0], value))
-        return recorder.rebind(self.args[0], value) if self.in_place else value
-
-    def _formula(self, inputs: Sequence[Tensor], value: Tensor) -> Formula | None:
-        """Return the call as a formula; None if an input that depends on the image is broadcast."""
-        if any(tensor.shape != value.shape for tensor in inputs if self.depends(tensor)):
-            return None
-        return Formula(
-            function=self.function,
-            args=self.args,
-            kwargs=self.kwargs,
-            operands=tuple(inputs),
-            value=value,
-            masks=self.recorder._masks,
-        )
-
-    def _moved_bounds(self, image: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Map the bounds of the image through this call; a negative scale swaps low and high."""
-        bounds = self.recorder.bounds(image)
-        if bounds is None:
-            return None
-        replay = self.replay_on(image)
-        ends = [replay(bound) for bound in bounds]
-        if not isinstance(ends[0], Tensor):
-            # Pieces may have equal shapes, so they are told apart by their place in memory, or by their values if
-            # they are copies.
-            pieces = self.run()
-            same = [index for index, piece in enumerate(pieces) if piece.shape == value.shape]
-            views = [index for index in same if pieces[index].data_ptr() == value.data_ptr()]
-            index = next(index for index in views or same if torch.equal(pieces[index], value))
-            ends = [end[index] for end in ends]
-        return torch.minimum(*ends), torch.maximum(*ends)
+_DISCRETE = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_COUNTS = {torch.histc, Tensor.histc}
+"""Functions that count indices given as floats: like an index, a count is constant almost everywhere."""
 
 
 def _homes(model: nn.Module) -> dict[int, list[str]]:
@@ -358,20 +381,3 @@ def _homes(model: nn.Module) -> dict[int, list[str]]:
         for parameter in module.parameters(recurse=False):
             homes.setdefault(parameter.data_ptr(), []).append(name)
     return homes
-
-
-def _common_axis(recorder: Recorder, value: Tensor, inputs: Sequence[Tensor]) -> int:
-    """Return the batch axis of an output that broadcasts its inputs."""
-    # with a single image, sums per image run over everything, so the axis is irrelevant
-    if recorder.batch == 1:
-        return 0
-    # broadcasting aligns the last axes, so the batch axis shifts with the rank
-    axes = {
-        recorder.batch_axis(tensor) + value.ndim - tensor.ndim for tensor in inputs if recorder.slot(tensor) is not None
-    }
-    if len(axes) != 1:
-        raise BatchMixed
-    axis = axes.pop()
-    if not 0 <= axis < value.ndim or value.shape[axis] % recorder.batch:
-        raise BatchMixed
-    return axis

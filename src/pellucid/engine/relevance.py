@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.core.isolation import exclusive
-from pellucid.engine.composites import Composite, box_of, rule_of
+from pellucid.core.isolation import exclusive, uncompiled
+from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
 from pellucid.engine.linear_maps import Convolution, Dense
-from pellucid.engine.model import Readout, check_logits, choose_output, refuse_softmax
+from pellucid.engine.model import Readout, check_logits, refuse_softmax
+from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
+from pellucid.engine.wrapping import check_model
 
 __all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
 
@@ -30,6 +32,8 @@ class Propagation:
     seed: Tensor
     """The initial relevance of each logit."""
     account: Account | None
+    precision: torch.dtype
+    """The lowest precision of any value of the forward pass."""
 
 
 def record(
@@ -39,22 +43,27 @@ def record(
     *,
     box: tuple[Tensor, Tensor] | None = None,
     is_watched: bool = False,
+    with_unknown: bool = False,
 ) -> Tape:
     """Run a frozen model on `images` (batch, …) and record its operations.
 
     `is_watched` also tracks the operators below the recorded functions, and so finds dependencies on the images that
     the recorder cannot see. This is slower, and a single image suffices. `box` holds the lowest and the highest image;
-    both broadcast to `images`.
+    both broadcast to `images`. `with_unknown` also records operations without a rule, of which only the derivative is
+    then known.
 
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
     batch.
     """
-    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive, since the compiler stance is process-wide
-        taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-        stack.enter_context(torch.compiler.set_stance("force_eager"))  # run compiled modules as plain Python
-        recorder = stack.enter_context(Recorder(model, images, box, taint))
-        outputs = model(images)
-        logits = choose_output(outputs, readout.output)
+    check_model(model, "operations")
+    with exclusive(), torch.no_grad():  # exclusive, since the compiler stance is process-wide
+        with ExitStack() as stack:
+            taint = stack.enter_context(TaintWatch(images)) if is_watched else None
+            stack.enter_context(uncompiled())
+            recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
+            outputs = model(images)
+            logits = choose_output(outputs, readout.output)
+        logits = recorder.newest(logits)  # a write through a view of them may have come last
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
             "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "
@@ -101,7 +110,7 @@ def propagate(
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
-    tape = record(model, images, readout, box=box)
+    tape = record(model, images, readout, box=box, with_unknown=takes_unknown(composite))
     fold_batch_norms(tape)
     logits, results = tape.logits, []
 
@@ -112,7 +121,7 @@ def propagate(
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
         account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
         with torch.no_grad():
-            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
+            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account, tape.precision))
     return results
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.derivatives import WAY_OUT, derivatives
 from pellucid.engine.linear_maps import LinearMap, vjp
 from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
@@ -32,6 +33,7 @@ __all__ = [
     "Rule",
     "Softmax",
     "Tape",
+    "Unknown",
 ]
 
 Relevances = Sequence[Tensor | None]
@@ -237,6 +239,21 @@ class Softmax(Node):
         return [weighted - self.y * weighted.sum(self.dim, keepdim=True)]
 
 
+@dataclass(eq=False, kw_only=True)
+class Unknown(Node):
+    """An operation without a rule, of which only the derivative is known."""
+
+    y: Tensor
+    """One output, with its autograd graph."""
+    leaves: tuple[Tensor, ...]
+
+    def pullback(self, cotangent: Tensor) -> Relevances:
+        # other outputs of the operation share the graph
+        return derivatives(
+            self.y, self.leaves, cotangent.to(self.y.dtype).expand_as(self.y), way_out=WAY_OUT, retain_graph=True
+        )
+
+
 Absorber = Literal["bias", "stabiliser", "constant"]
 ABSORBERS: tuple[Absorber, ...] = ("bias", "stabiliser", "constant")
 """The sinks of relevance: each takes a share of the logit that reaches no pixel."""
@@ -279,6 +296,17 @@ class Tape:
     output: int
     """The slot of the logits."""
     logits: Tensor
+    precision: torch.dtype = torch.float64
+    """The lowest precision of any recorded value: a part of a float64 model may compute in float32."""
+
+    def needed(self) -> list[Node]:
+        """Return the nodes that the output depends on, in order."""
+        needed, kept = {self.output}, []
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                needed.update(slot for slot in node.inputs if slot is not None)
+                kept.append(node)
+        return kept[::-1]
 
     def copies(self, count: int) -> Iterator["Tape"]:
         """Yield as many tapes for one reverse pass each; the last is this one, whose nodes that pass consumes."""

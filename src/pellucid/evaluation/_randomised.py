@@ -9,6 +9,7 @@ from torch import nn
 from pellucid.core.errors import ModelError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.core.seeding import seed_everything
+from pellucid.engine.wrapping import fixed
 
 __all__ = ["cascade", "layers_of", "randomise"]
 
@@ -50,7 +51,7 @@ def cascade(model: nn.Module, seed_of: Callable[[int], int], stages: int) -> lis
     for number, layer in enumerate(reversed(layers)):
         randomise(layer, seed_of(number))
         if number + 1 in kept:
-            copies.append(copy.deepcopy(working).eval().requires_grad_(False))
+            copies.append(fixed(copy.deepcopy(working)))
     return copies
 
 

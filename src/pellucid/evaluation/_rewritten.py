@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from pellucid.core.errors import ModelError
 from pellucid.core.seeding import generator
+from pellucid.engine.wrapping import fixed, set_eval
 
 __all__ = ["rewritings"]
 
@@ -27,7 +28,7 @@ def rewritings(model: nn.Module, images: Tensor, seed: int) -> dict[str, nn.Modu
         # cloned, because a model may modify its input in place
         logits = model(images[:4].clone())
         kept = {
-            name: copied.eval().requires_grad_(False)
+            name: fixed(copied)
             for name, copied in copies.items()
             if copied is not None and _is_same(copied(images[:4].clone()), logits)
         }
@@ -46,7 +47,7 @@ def _is_same(logits: Tensor, expected: Tensor) -> bool:
 def _folded(model: nn.Module) -> nn.Module | None:
     """Fold every batch norm that is listed right after a convolution or linear layer into that layer."""
     # the fusion functions require eval mode
-    copied, count = copy.deepcopy(model).eval(), 0
+    copied, count = set_eval(copy.deepcopy(model)), 0
     # a list, because the loop replaces modules
     for parent in list(copied.modules()):
         children = list(parent.named_children())

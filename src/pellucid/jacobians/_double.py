@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from pellucid.core.errors import ModelError
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.model import check_autocast, device_of
+from pellucid.engine.wrapping import fixed
 
 __all__ = ["DoubleModel"]
 
@@ -36,7 +37,7 @@ class DoubleModel:
         try:
             # `deepcopy` takes the copies in its memo instead of making new ones
             copy = deepcopy(model, _plain_tensors(model, self.device))
-            self._model = copy.to(self.device, torch.float64).eval().requires_grad_(False)
+            self._model = fixed(copy.to(self.device, torch.float64))
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(f"the model cannot be copied for a check in float64: {error}") from error
 
@@ -44,12 +45,16 @@ class DoubleModel:
         """Move `x` to the copy's device, and to float64 if it is floating-point."""
         return x.detach().to(self.device, torch.float64 if x.is_floating_point() else x.dtype)
 
-    def __call__(self, *inputs: Tensor) -> Any:
+    def __call__(self, *inputs: Any, **named_inputs: Any) -> Any:
+        # `prepare` detaches, so inputs that require a gradient must be prepared by the caller
+        def prepared(x: Any) -> Any:
+            is_ready = not isinstance(x, Tensor) or x.requires_grad or not x.is_floating_point()
+            return x if is_ready else self.prepare(x)
+
         try:
             with SoundNorms(self._model), _KeepDouble():
                 return self._model(
-                    # `prepare` detaches, so inputs that require a gradient must be prepared by the caller
-                    *(x if x.requires_grad or not x.is_floating_point() else self.prepare(x) for x in inputs)
+                    *map(prepared, inputs), **{name: prepared(value) for name, value in named_inputs.items()}
                 )
         except (RuntimeError, TypeError) as error:
             raise ModelError(f"the model does not run in float64, which this check needs: {error}") from error

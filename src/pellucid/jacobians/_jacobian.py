@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError, UnknownName
+from pellucid.core.errors import UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
@@ -18,14 +18,12 @@ from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
 from pellucid.jacobians._missing import WAY_OUT, check_rows
 from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
-from pellucid.jacobians._problem import Model, Outputs, Problem, untouched
+from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_chunk, untouched
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
 METHODS = ("auto", *ALGORITHMS, "finite_difference")
 """Names accepted by the `method` argument of `jacobian`."""
-
-Inputs = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +31,7 @@ class JacobianReport(Shown):
     """A Jacobian, with how it was computed and what it cost."""
 
     jacobian: Any
-    """(batch, *outputs, *inputs); for several inputs a tuple of these, with None for integer inputs."""
+    """(batch, *outputs, *inputs); for several inputs these in their structure, with None for integer inputs."""
     method: str
     """Method used: a name from `METHODS`, followed by the optimizations applied, joined by plus signs: the kinds of
     convolution replaced by faster kernels, and "double" for a forward pass in float64."""
@@ -62,10 +60,12 @@ def jacobian(
     Args:
         model: any module or function of tensors. A module runs in eval mode and in its own dtype, and its state is
             restored afterwards. The images of a batch must not depend on each other.
-        x: (batch, …), or a tuple of these for a model with several inputs, which returns a tuple of Jacobians. Integer
-            and boolean inputs are passed to the model but not differentiated; their entry in the tuple is None.
-        outputs: indices into the flattened outputs, which select and order them: (batch, len(outputs), *inputs). Or
-            the name of one entry of a dict, dataclass or tuple ("0", "1"…) of outputs, or {name: indices}.
+        x: (batch, …), or several of these: a tuple for positional arguments, a dict for keyword arguments. The result
+            then has the same structure. Integer and boolean inputs are passed to the model but not differentiated;
+            their entry is None. NumPy arrays and nested lists of numbers are converted to tensors.
+        outputs: indices into the flattened outputs, which select and order them: (batch, len(outputs), *inputs). For
+            a model with several outputs, one of them by its key, field or position (as text, "0"), by a path into
+            nested outputs ("aux.scores", ("aux", 1)), or by a function of the outputs; or {name: indices}.
         chunk: images per forward pass. By default, as many as keep every tensor below 10 MB.
         method: "auto", a fixed rule based on shapes, dtype and operations, or one of `METHODS`. "finite_difference"
             uses central differences in float64, with two forward passes per input, and logs its cost to the logger
@@ -105,17 +105,17 @@ def jacobian_report(
     """
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
-    if chunk is not None and chunk < 1:
-        raise ShapeError(f"chunk is {chunk}; expected at least 1 image per forward pass.")
+    check_chunk(chunk)
     with isolated():
         started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
         problem = Problem.of(model, x, outputs)
         if method == "finite_difference":
-            rows, size, forwards = differences(problem, chunk)
+            with problem.explained_errors():
+                rows, size, forwards = differences(problem, chunk)
             check_finite(problem.inputs, None, rows)
             return JacobianReport(_arrange_like(x, problem, rows), method, size, forwards, 0, perf_counter() - started)
         try:
-            with untouched(model):
+            with problem.explained_errors(), untouched(model):
                 schedule, rows, passes = _compute(problem, method, chunk)
         except RuntimeError as error:
             raise missing_derivative(error, WAY_OUT) or error from error
@@ -201,9 +201,10 @@ def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Ten
     return rows, passes
 
 
-def _arrange_like(x: Inputs, problem: Problem, rows: tuple[Tensor, ...]) -> Any:
-    """Arrange the rows like `x` (a tensor or tuple), each with the dtype and device of its input."""
-    given = x if isinstance(x, tuple) else (x,)
+def _arrange_like(x: Any, problem: Problem, rows: tuple[Tensor, ...]) -> Any:
+    """Arrange the rows like `x`, each with the dtype and device of its input."""
+    several = problem.several
+    given = several.tensors if several is not None else (x if isinstance(x, Tensor) else problem.inputs[0],)
     # the model may have run in another dtype than that of the inputs
     placed = {place: row.to(given[place]) for place, row in zip(problem.floats, rows, strict=True)}
-    return placed[0] if isinstance(x, Tensor) else tuple(placed.get(place) for place in range(len(given)))
+    return placed[0] if several is None else several.arranged(placed)

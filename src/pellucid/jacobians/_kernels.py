@@ -31,6 +31,10 @@ class KernelSwap(TorchDispatchMode):
     Applies only on the CPU and to gradients with respect to the input; everything else passes through.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, for seconds, only to keep it away from this class
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_planning = False

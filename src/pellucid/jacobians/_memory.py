@@ -62,4 +62,5 @@ def _owner_and_key(problem: Problem, chunk: int | None) -> tuple[Any, tuple[obje
     owner = model if function is None else model.__self__
     inputs = [(tensor.shape, tensor.dtype, tensor.device) for tensor in problem.inputs]
     # `chunk` decides the shapes in the signature; `known_layers` must match exactly, because such models skip its check
-    return owner, (function, *inputs, problem.name, problem.indices, chunk, problem.known_layers)
+    names = problem.several and (problem.several.names, problem.several.style)
+    return owner, (function, *inputs, names, problem.chooser, problem.indices, chunk, problem.known_layers)

@@ -1,28 +1,37 @@
 """The differentiation problem: a model or function, its inputs, and a selection of its outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from pellucid.core.errors import ShapeError, UnknownName
+from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
-from pellucid.engine.model import frozen, modules_of, runs_torch_alone
+from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
+from pellucid.engine.inputs import Several, as_inputs, check_is_model, described
+from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_alone, unwrap
 from pellucid.engine.operations import OPERATIONS
+from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
-__all__ = ["Model", "Outputs", "Problem", "dtype_for", "untouched"]
+__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_chunk", "dtype_for", "untouched"]
 
-Model = nn.Module | Callable[..., Any]
+Model = nn.Module | ExportedProgram | Callable[..., Any]
 """A module, or any function of tensors."""
 
-Outputs = Sequence[int] | str | Mapping[str, Sequence[int] | None] | None
-"""Selection of outputs: None for all, indices into the flattened outputs, the name of one entry of a dict or tuple of
-outputs ("0", "1"… for a tuple), or {name: indices}."""
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+"""One input (batch, …), or several in a tuple (positional arguments) or dict (keyword arguments)."""
+
+Outputs = Sequence[int] | Chooser | Mapping[Any, Sequence[int] | None]
+"""Selection of outputs: None for all; indices into the flattened outputs; one entry of several outputs, by a name, a
+path or a function (see `pellucid.engine.outputs`); or {name: indices}. A tuple of integers only is read as indices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,37 +41,34 @@ class Problem:
     model: Model
     inputs: tuple[Tensor, ...]
     """Each (batch, …); integer and boolean inputs are passed to the model but not differentiated."""
-    name: str | None
-    """Name of the wanted entry of a dict or tuple of outputs; None for a single output."""
+    chooser: Chooser
+    """Selector of the wanted tensor among several outputs; None for a single output."""
     indices: tuple[int, ...] | None
     """Indices into the flattened outputs; None for all."""
+    several: Several | None = None
+    """Structure of several inputs; None for a single one."""
 
     @classmethod
-    def of(cls, model: Model, x: Tensor | tuple[Tensor, ...], outputs: Outputs) -> "Problem":
+    def of(cls, model: Model, x: Any, outputs: Outputs) -> "Problem":
         """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
-        given = x if isinstance(x, tuple) else (x,)
-        size = given[0].shape[:1] if given else ()
-        if not size or any(tensor.shape[:1] != size for tensor in given[1:]):
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
-            raise ShapeError(f"expected inputs of shape (batch, …) with one batch size, got shapes {shapes}.")
-        if not size[0]:
+        model = _inside(model)
+        check_is_model(model, allows_functions=True)
+        given = as_inputs(x, model, "x")
+        several = given if isinstance(given, Several) else None
+        tensors = (given,) if isinstance(given, Tensor) else given.tensors
+        if not tensors[0].ndim:
+            raise ShapeError(
+                f"expected inputs of shape (batch, …) with one batch size, got shapes {described(tensors[0])}."
+            )
+        if not len(tensors[0]):
             raise ShapeError("x contains no images. Pass at least one.")
-        if not any(tensor.is_floating_point() for tensor in given):
+        if not any([tensor.is_floating_point() for tensor in tensors]):
             raise ShapeError(
                 "x contains only integers, which have no derivative. Pass floats, such as embedded tokens."
             )
         dtype = dtype_for(model)
-        inputs = tuple([_as_input(tensor, dtype) for tensor in given])
-        if outputs is None:
-            return cls(model, inputs, None, None)
-        if isinstance(outputs, str):
-            return cls(model, inputs, outputs, None)
-        if isinstance(outputs, Mapping):
-            if len(outputs) != 1:
-                raise ShapeError(f"outputs names {list(outputs)}; name one entry per call.")
-            ((name, indices),) = outputs.items()
-            return cls(model, inputs, name, None if indices is None else tuple(int(index) for index in indices))
-        return cls(model, inputs, None, tuple(int(index) for index in outputs))
+        inputs = tuple([_as_input(tensor, dtype) for tensor in tensors])
+        return cls(model, inputs, *_selection(outputs), several)
 
     @property
     def batch(self) -> int:
@@ -86,7 +92,7 @@ class Problem:
         Equal descriptions mean equal operations on equal shapes.
         """
         model = self.model
-        if not isinstance(model, nn.Module) or any(tensor.ndim < 2 for tensor in self.inputs):
+        if not isinstance(model, nn.Module) or self.several or any(tensor.ndim < 2 for tensor in self.inputs):
             return None
         described = _describe(model)
         return described if described and runs_torch_alone(modules_of(model)) else None
@@ -101,14 +107,39 @@ class Problem:
         # copies, because the model may modify its inputs in place
         copies = [tensor.clone() for tensor in inputs]
         if self.known_layers:  # they contain no normalization, so `SoundNorms` is unnecessary
-            return self.chosen(self.model(*copies), inputs)
+            return self.chosen(self.run(copies), inputs)
         with SoundNorms(self.model):
-            returned = self.model(*copies)
+            returned = self.run(copies)
         return self.chosen(returned, inputs)
+
+    def run(self, inputs: Sequence[Tensor]) -> Any:
+        """Call the model on its inputs."""
+        return self.model(*inputs) if self.several is None else self.several.call(self.model, inputs)
+
+    @contextmanager
+    def explained_errors(self) -> Iterator[None]:
+        """Turn an error of torch into a `ShapeError` if a plain forward pass of the first image raises it too."""
+        try:
+            yield
+        except PellucidError:
+            raise
+        except INPUT_ERRORS:
+            with torch.no_grad(), untouched(self.model):
+                try:
+                    self.run([tensor[:1].clone() for tensor in self.inputs])
+                except INPUT_ERRORS as error:
+                    single = self.inputs[0] if self.several is None else None
+                    names = (None,) if self.several is None else self.several.names
+                    received = ", ".join(
+                        described(x) if name is None else f"{name}: {described(x)}"
+                        for name, x in zip(names, self.inputs, strict=True)
+                    )
+                    raise_input_error(error, self.model, received, single)
+            raise
 
     def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
         """Select the chosen output from the model's result. Raises `ShapeError` if it lacks a row per image."""
-        result = pick(returned, self.name)
+        result = choose_output(returned, self.chooser, "outputs")
         if result.shape[:1] != inputs[0].shape[:1]:
             raise ShapeError(
                 f"the model returned shape {tuple(result.shape)} for {len(inputs[0])} images; expected a tensor with "
@@ -122,6 +153,39 @@ class Problem:
         if not wanted or not all(0 <= index < count for index in wanted):
             raise ShapeError(f"outputs is {list(wanted)}; expected at least one index from 0 to {count - 1}.")
         return wanted
+
+
+def check_chunk(chunk: Any) -> None:
+    """Raise `ShapeError` unless `chunk` is None or a number of images."""
+    if chunk is not None and not (isinstance(chunk, Integral) and not isinstance(chunk, bool) and chunk >= 1):
+        raise ShapeError(f"chunk is {chunk!r}; expected a whole number of images per forward pass, at least 1.")
+
+
+def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
+    """Split the argument `outputs` into a selector and indices."""
+    if outputs is None:  # as in most calls
+        return None, None
+    if isinstance(outputs, Mapping):
+        if len(outputs) != 1:
+            raise ShapeError(f"outputs names {list(outputs)}; name one entry per call.")
+        ((name, indices),) = outputs.items()
+        return check_chooser(name, "outputs"), None if indices is None else _as_indices(indices)
+    if isinstance(outputs, Tensor | Sequence | np.ndarray | range) and not isinstance(outputs, str):
+        if not (isinstance(outputs, tuple) and any(isinstance(step, str) for step in outputs)):
+            return None, _as_indices(outputs)
+    return check_chooser(outputs, "outputs"), None
+
+
+def _as_indices(indices: Any) -> tuple[int, ...]:
+    """Return indices into the flattened outputs as ints. Raises `ShapeError` for anything else."""
+    listed = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
+    is_valid = isinstance(listed, Sequence) and not isinstance(listed, str)
+    if not is_valid or not all(isinstance(index, Integral) and not isinstance(index, bool) for index in listed):
+        raise ShapeError(
+            f"outputs selects {indices!r}; expected a list of indices into the flattened outputs, such as [0, 3], the "
+            "name of one output, a path to it, or {name: indices}."
+        )
+    return tuple(int(index) for index in listed)
 
 
 def _describe(module: nn.Module) -> tuple[object, ...] | None:
@@ -158,40 +222,6 @@ def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach() if dtype in (None, tensor.dtype) else tensor.detach().to(dtype)
 
 
-def pick(result: Any, name: str | None) -> Tensor:
-    """Return the tensor called `name` in a model's result, or its only tensor."""
-    if isinstance(result, Tensor):
-        if name is not None:
-            raise ShapeError(f"outputs is {name!r}, but the model returns a single tensor. Omit the name.")
-        return result
-    entries = _entries(result)
-    if not entries:
-        raise ShapeError(f"the model returned {type(result).__name__}; expected a tensor with one row per image.")
-    if name is None and len(entries) > 1:
-        raise ShapeError(
-            f"the model returned {type(result).__name__} with {', '.join(map(repr, entries))}; name one of them, "
-            f"such as outputs={next(iter(entries))!r}."
-        )
-    name = next(iter(entries)) if name is None else name
-    if name not in entries:
-        raise UnknownName("output", name, entries)
-    return entries[name]
-
-
-def _entries(result: Any) -> dict[str, Tensor]:
-    """Return the tensors of a mapping, tuple, list or dataclass by name."""
-    if isinstance(result, Mapping):
-        pairs = [(str(key), value) for key, value in result.items()]
-    elif isinstance(result, tuple | list):
-        names = getattr(result, "_fields", None) or [str(index) for index in range(len(result))]
-        pairs = list(zip(names, result, strict=True))
-    elif is_dataclass(result):
-        pairs = [(field.name, getattr(result, field.name)) for field in fields(result)]
-    else:
-        pairs = []
-    return {name: value for name, value in pairs if isinstance(value, Tensor)}
-
-
 def dtype_for(model: Model) -> torch.dtype | None:
     """Return the dtype of a module's first floating-point parameter or buffer; None (keep the input's) without any."""
     module = _module_of(model)
@@ -206,8 +236,14 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 def untouched(model: Model) -> AbstractContextManager[object]:
     """Run a module in eval mode without parameter gradients, then restore it and the random state."""
-    module = _module_of(model)
+    module = _module_of(_inside(model))
+    if module is not None:
+        check_model(module, "derivatives")
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
+
+
+def _inside(model: Model) -> Model:
+    return unwrap(model) if isinstance(model, nn.Module | ExportedProgram) else model
 
 
 def _module_of(model: Model) -> nn.Module | None:

@@ -101,7 +101,9 @@ def _epochs(material: Material) -> str | None:
     wanted, done = material.run.get("epochs"), _last_epoch(material)
     if not isinstance(wanted, int):
         return None if done is None else str(done)
-    return str(wanted) if done == wanted else f"{done or 0} of {wanted}"
+    extended = [f"{one['from']} after epoch {one['epoch']}" for one in material.run.get("extensions", ())]
+    planned = f" (extended from {', from '.join(extended)})" if extended else ""
+    return (str(wanted) if done == wanted else f"{done or 0} of {wanted}") + planned
 
 
 def _last_epoch(material: Material) -> int | None:

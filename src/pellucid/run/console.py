@@ -8,7 +8,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from pellucid.core.importing import is_function_name
 from pellucid.core.terminal import console
+from pellucid.data._spec import is_function
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
 from pellucid.storage.store import Store
@@ -34,6 +36,11 @@ def print_start(session: Session, moved: Path | None) -> None:
     if session.resumed is not None:
         at = session.resumed.progress
         screen.print(f"Resuming in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
+    if session.extended_from is not None:
+        screen.print(
+            f"Extending the run from {session.extended_from} to {session.recipe.epochs} epochs, with a new "
+            "learning-rate schedule."
+        )
 
 
 def print_epoch(epoch: Epoch, epochs: int) -> None:
@@ -48,17 +55,19 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
     console().print(" | ".join(parts), markup=False)
 
 
-def print_interruption(store: Store) -> None:
+def print_interruption(session: Session) -> None:
     """Print the command that resumes an interrupted run."""
     # resume with the program that the user started
     script = Path(sys.argv[0])
     program = ["pellucid", "run"]
     if script.suffix == ".py":
         program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
-    save = str(store.folder)
+    save = str(session.store.folder)
     # "save" is the default folder
-    command = shlex.join([*program, "--resume", *([] if save == "save" else ["--save", save])])
-    console().print(f"\nInterrupted. Resume with: {command}", markup=False)
+    command = [*program, "--resume", *([] if save == "save" else ["--save", save])]
+    if is_function_name(session.config.training.model) or is_function(session.data.name):
+        command.append("--trust")
+    console().print(f"\nInterrupted. Resume with: {shlex.join(command)}", markup=False)
 
 
 def print_summary(store: Store) -> None:

@@ -31,7 +31,7 @@ def evaluate_run(config: EvaluateConfig) -> int:
     Raises `SaveError` if the folder contains no run, or if its data set has changed since training.
     """
     torch.set_num_threads(config.threads)
-    trained = load_run(config.run)
+    trained = load_run(config.run, trust=config.trust)
     data = load_data_of(config.run, trained, config.data_dir, config.mirror)
     metrics = parse_names(config.metrics, groups={"default": DEFAULT_METRICS})
     needs = {need for name in metrics for need in METRICS[name].needs}

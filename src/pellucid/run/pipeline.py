@@ -38,8 +38,12 @@ def run(config: RunConfig) -> int:
         world.first(lambda: check_ours(config.save))
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
-        if session.earlier.get("status") == "finished":
-            console().print(f"The run in {config.save} is already finished; there is nothing to resume.", markup=False)
+        if session.earlier.get("status") == "finished" and session.extended_from is None:
+            console().print(
+                f"The run in {config.save} is already finished; there is nothing to resume. "
+                f"To train further, pass --epochs with more than {session.recipe.epochs}.",
+                markup=False,
+            )
             world.first(lambda: print_summary(session.store))
             return int(bool(session.store.manifest()["failures"]))
         world.first(lambda: _begin(session))
@@ -73,7 +77,7 @@ def _train_and_show(session: Session) -> int:
             record_end(store, "interrupted" if interrupted else "failed")
             write_final_report(store)
         if interrupted:
-            print_interruption(store)
+            print_interruption(session)
         raise
     world.first(lambda: _finish(session))
     # the first process alone reads the failures, but all return the same exit code
@@ -94,6 +98,7 @@ def _epochs(session: Session) -> Iterator[Epoch]:
 
     def keep(state: TrainingState) -> None:
         if world.is_first:
+            session.store.check_present()
             session.store.write_model("last.ckpt", pack_state(state))
 
     batches = partial(training_batches, data, session.config.training.batch_size, recipe.seed, world.rank, world.size)
@@ -104,10 +109,12 @@ def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
     """Process a finished epoch in the first process: best weights, hooks, metrics, report and terminal."""
     # the checkpoint is on disk already: if the process dies here, a resumed run repeats this without training again
     store, epochs = session.store, session.recipe.epochs
+    store.check_present()
     if epoch.is_best:
         store.write_model("best.safetensors", pack_weights(session.model))
     if is_shown(epoch.number, epochs):
         runner.run("epoch", lambda: session.scene(epoch.number, epoch.test_logits))
+    store.check_present()
     record = metrics_record(epoch)
     store.add_metrics(record)
     runner.log_metrics(record)
@@ -117,6 +124,7 @@ def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
 
 def _finish(session: Session) -> None:
     """Record the end of the run, update the report and print the summary."""
+    session.store.check_present()
     session.store.write_run(finished_record(session.store))
     update_report(session.store, session.recipe.epochs)
     print_summary(session.store)

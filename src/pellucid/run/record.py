@@ -17,6 +17,7 @@ from pellucid.engine.tap import find_embedding
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
 from pellucid.storage.store import Store
+from pellucid.training.checkpoint import Progress
 from pellucid.training.loop import Epoch
 
 __all__ = ["finished_record", "first_record", "metrics_record", "record_end", "timestamp"]
@@ -61,9 +62,19 @@ def first_record(session: Session) -> dict[str, Any]:
             "embedding_layer": _embedding_layer(session),
         },
         "epochs": session.recipe.epochs,
+        "extensions": _extensions(session),
         "test_accuracy": None,
         "timing": {"started": earlier.get("timing", {}).get("started", timestamp()), "finished": None},
     }
+
+
+def _extensions(session: Session) -> list[dict[str, int]]:
+    """List the times that more epochs were added; at `epoch` and `step`, a new learning-rate schedule began."""
+    listed = list(session.earlier.get("extensions", ()))
+    if session.extended_from is not None:
+        at = session.resumed.progress if session.resumed else Progress()
+        listed.append({"epoch": at.epoch, "step": at.step, "from": session.extended_from, "to": session.recipe.epochs})
+    return listed
 
 
 def finished_record(store: Store) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from pellucid.config import RunConfig
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
+from pellucid.core.importing import check_trusted
 from pellucid.core.listing import parse_names
 from pellucid.data._load import load_data
 from pellucid.data._loaders import steps_per_epoch
 from pellucid.data._source import Request
+from pellucid.data._spec import is_function
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import build_model, check_fit
@@ -51,6 +53,12 @@ class Session:
     embedding_layer: str | None
     earlier: Mapping[str, Any]
     """The run.json of the run being resumed; empty for a new run."""
+
+    @property
+    def extended_from(self) -> int | None:
+        """Number of epochs that the run being resumed was planned for, if more are wanted now; otherwise None."""
+        planned = self.earlier.get("epochs")
+        return planned if planned is not None and planned < self.recipe.epochs else None
 
     def scene(self, epoch: int, logits: Tensor) -> Scene:
         """Return what the hooks are given after an epoch; `logits` are those of the test images."""
@@ -107,6 +115,9 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)
+        data = str(earlier.get("dataset", {}).get("name", ""))
+        if is_function(data):  # data given as `auto` is loaded by the name in run.json
+            check_trusted("data set", data, config.save, config.trust or data == config.data.dataset)
     if config.training.batch_size % world.size:
         raise ConfigError(
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
@@ -144,7 +155,7 @@ def _build(
         model=model,
         hooks=hooks,
         recipe=Recipe(
-            epochs=settings.epochs or data.default_epochs,
+            epochs=settings.epochs or earlier.get("epochs") or data.default_epochs,
             steps_per_epoch=steps_per_epoch(len(data.train), settings.batch_size),
             learning_rate=settings.learning_rate,
             seed=settings.seed,
@@ -212,6 +223,7 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
         folder=(settings.data_dir or config.save / "data").expanduser(),
         mirrors=settings.mirror,
         image_size=settings.image_size,
+        max_megapixels=settings.max_megapixels,
         seed=config.training.seed,
     )
     limits = {"limit_train": settings.limit_train, "limit_test": settings.limit_test}
@@ -230,13 +242,12 @@ PINNED = (
     "limit_train",
     "limit_test",
     "model",
-    "epochs",
     "batch_size",
     "learning_rate",
     "seed",
     "precision",
 )
-"""Settings that cannot change when a run is resumed."""
+"""Settings that cannot change when a run is resumed. The number of epochs can only grow."""
 
 
 def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
@@ -250,6 +261,12 @@ def _refuse_changes(earlier: Mapping[str, Any], config: RunConfig) -> None:
         raise ConfigError(
             f"this run cannot be resumed with different settings: {'; '.join(changed)}. Omit these flags, or start a "
             "new run without --resume."
+        )
+    wanted, planned = config.training.epochs, earlier.get("epochs")
+    if wanted is not None and planned is not None and wanted < planned:
+        raise ConfigError(
+            f"this run was planned for {planned} epochs and cannot be shortened to --epochs {wanted}. Omit --epochs to "
+            "continue as planned, pass a larger number to extend the run, or start a new run without --resume."
         )
 
 

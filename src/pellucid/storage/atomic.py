@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.core.errors import WriteError
+from pellucid.core.text import check_text
 
 __all__ = ["TEMPORARY", "explain", "json_text", "record_text", "write_bytes", "write_json"]
 
@@ -82,7 +83,9 @@ def json_text(content: Any) -> str:
     >>> json_text({"share": float("nan"), "counts": np.arange(2)})
     '{"share": null, "counts": [0, 1]}'
     """
-    return json.dumps(_plain(content), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_plain(content), allow_nan=False, ensure_ascii=False)
+    check_text(text, "a text in a record")
+    return text
 
 
 def _plain(value: Any) -> Any:

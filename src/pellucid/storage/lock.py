@@ -1,6 +1,6 @@
 """A lock that allows one run at a time in a save folder."""
 
-import json
+import errno
 import os
 import platform
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from pellucid.core.errors import SaveError
 from pellucid.storage.atomic import write_json
+from pellucid.storage.reading import parse_json, read_inside
 
 __all__ = ["locked"]
 
@@ -26,6 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
     new = [path for path in (folder / ".lock", folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_plain(folder / ".lock")
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
     # first, because Timeout is an OSError too
@@ -59,7 +61,13 @@ def _remove(paths: list[Path]) -> None:
 
 def _owner(folder: Path) -> str:
     try:
-        owner = json.loads((folder / ".owner.json").read_text())
+        owner = parse_json(read_inside(folder, ".owner.json"))
         return f"process {owner['process']} on {owner['machine']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # the file may be damaged, or written by somebody else
         return "unknown process"
+
+
+def _check_plain(lock: Path) -> None:
+    """Raise `OSError` for a link or a pipe: opening a lock file empties it, and could wait."""
+    if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+        raise OSError(errno.EINVAL, f"{lock.name} is not a regular file")

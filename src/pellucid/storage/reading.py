@@ -7,18 +7,16 @@ is not too large. JSON must not be nested too deeply, and arrays must not unpack
 import errno
 import io
 import json
-import os
-import stat
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "MOST_UNPACKED", "parse_json", "read_inside", "unpack_arrays"]
+from pellucid.core.files import MOST_BYTES, read_regular
 
-MOST_BYTES = 2_000_000_000
-"""Maximum size of a file; the largest are checkpoints and weights."""
+__all__ = ["MOST_UNPACKED", "parse_json", "read_inside", "unpack_arrays"]
+
 MOST_UNPACKED = 2_000_000_000
 """Maximum size of the arrays in an .npz file; a small file can unpack to any size."""
 
@@ -36,15 +34,7 @@ def read_inside(folder: Path, path: str, most_bytes: int = MOST_BYTES) -> bytes:
         raise OSError(errno.EINVAL, "its path is invalid") from error
     if not location.is_relative_to(root):
         raise OSError(errno.EPERM, "its path is outside the save folder")
-    # without O_NONBLOCK, opening a pipe would wait for somebody who writes to it
-    handle = os.open(location, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:  # noqa: PTH123  (an open descriptor)
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        if status.st_size > most_bytes:
-            raise OSError(errno.EFBIG, "the file is too large")
-        return file.read(most_bytes)
+    return read_regular(location, most_bytes)
 
 
 def parse_json(content: bytes | str) -> Any:

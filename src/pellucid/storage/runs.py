@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
-from pellucid.core.importing import is_function_name
+from pellucid.core.importing import check_trusted, is_function_name
 from pellucid.core.isolation import isolated
 from pellucid.core.origin import Origin, remember_origin
 from pellucid.data import Request, load_data
+from pellucid.data._spec import is_function
 from pellucid.models._build import build_model
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
@@ -32,16 +33,19 @@ class Run:
     classes: tuple[str, ...]
     metrics: list[dict[str, Any]]
     """The records of metrics.jsonl, by epoch."""
+    trust: bool = False
+    """True if the user allows importing the functions that run.json names."""
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     """Load the run in a save folder, with its best weights.
 
     The weights are stored as safetensors, which cannot execute code. A model given as MODULE:FUNCTION, however, is
-    built by calling that function, so only load runs whose code you trust.
+    built by importing and calling that function, which needs `trust=True`: pass it only for folders whose origin you
+    trust.
 
-    Raises `SaveError` if the folder holds no run or no weights, and `ModelError` if the weights do not fit the model,
-    whose code may have changed since.
+    Raises `SaveError` if the folder holds no run or no weights, `ConfigError` if `trust` is needed, and `ModelError` if
+    the weights do not fit the model, whose code may have changed since.
     """
     store = Store(Path(folder))
     store.check_run("run.json")
@@ -55,10 +59,11 @@ def load_run(folder: str | Path) -> Run:
         raise SaveError(
             f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
         ) from error
+    check_trusted("model", name, folder, trust)
     with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
         model = _filled_model(name, (channels, height, width), len(classes), unpack_weights(content), folder)
     remember_origin(model, Origin((channels, height, width), Path(folder)))
-    return Run(model.eval(), config, classes, store.metrics())
+    return Run(model.eval(), config, classes, store.metrics(), trust)
 
 
 def _filled_model(
@@ -84,7 +89,10 @@ def _filled_model(
 def load_data_of(
     folder: str | Path, run: Run, data_dir: Path | None = None, mirrors: tuple[str, ...] = ()
 ) -> DataSplits:
-    """Load the data set that the run in `folder` was trained on; raises `SaveError` if it has changed since."""
+    """Load the data set that the run in `folder` was trained on.
+
+    Raises `SaveError` if it has changed since, and `ConfigError` for a function if the run was loaded without `trust`.
+    """
     folder, settings = Path(folder), run.config
     recorded = Store(folder).run()["dataset"]
     request = Request(
@@ -92,7 +100,10 @@ def load_data_of(
         mirrors=(*mirrors, *settings.get("mirror", ())),
         image_size=settings.get("image_size"),
         seed=int(settings.get("seed", 0)),
+        max_megapixels=int(settings.get("max_megapixels", Request.max_megapixels)),
     )
+    if is_function(recorded["name"]):
+        check_trusted("data set", recorded["name"], folder, run.trust)
     limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
     data = load_data(recorded["name"], request, **limits)
     check_same_data(data, recorded, "or train again")

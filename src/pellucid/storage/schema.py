@@ -35,6 +35,7 @@ RUN = Record(
                 "limit_test": MAYBE_INT,
                 "model": str,
                 "seed": int,
+                "max_megapixels": int,
                 "save": str,
             }
         ),
@@ -43,6 +44,8 @@ RUN = Record(
         ),
         "model": Record(optional={"name": str}),
         "status": str,
+        "epochs": int,
+        "extensions": [Record({"epoch": int, "step": int, "from": int, "to": int})],
         "threads": MAYBE_INT,
         "timing": Record(optional={"started": MAYBE_TEXT, "finished": MAYBE_TEXT}),
         "test_accuracy": MAYBE_NUMBER,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pellucid.core.contracts import Artifact, Kind
-from pellucid.core.errors import DataError, SaveError
+from pellucid.core.errors import DataError, SaveError, WriteError
+from pellucid.core.text import printable
 from pellucid.storage.atomic import TEMPORARY, json_text, record_text, write_bytes, write_json
 from pellucid.storage.ownership import mark_as_ours
 from pellucid.storage.reading import parse_json, read_inside, unpack_arrays
@@ -61,7 +62,7 @@ class Store:
     def check_run(self, *needed: str) -> None:
         """Raise `SaveError` unless the folder has one of the files `needed`, which make it a run."""
         if not any((self.folder / name).is_file() for name in needed):
-            reason = f"{needed[0]} is missing" if self.folder.is_dir() else "the folder does not exist"
+            reason = f"{needed[0]} is missing" if self.folder.is_dir() else "there is no such folder"
             raise SaveError(
                 f"there is no run in {self.folder}: {reason}. Give the folder that `pellucid run --save` wrote."
             )
@@ -119,6 +120,19 @@ class Store:
         except OSError as error:
             raise SaveError(f"{self.folder / name} cannot be read: {error.strerror or error}.") from error
 
+    def check_present(self) -> None:
+        """Raise `WriteError` if run.json is gone: somebody deleted or moved the folder while a run writes to it."""
+        if not (self.folder / "run.json").is_file():
+            raise WriteError(
+                f"the save folder {self.folder} was deleted or moved during the run, so the run cannot continue. Start "
+                "it again, and keep the folder until it ends."
+            )
+
+    def _check_folder(self) -> None:
+        # without this check, writing a file would create the folder again, with a part of the run
+        if not self.folder.is_dir():
+            self.check_present()
+
     # --- artifacts ---------------------------------------------------------------------------------------------
 
     def pack(self, hook: str, epoch: int, artifact: Artifact, picture: bytes | None) -> "Packed":
@@ -139,6 +153,7 @@ class Store:
         if artifact.numbers:
             files.append(("data", f"{stem}.json", record_text(artifact.numbers).encode()))
         entries = [_entry(hook, epoch, path, kind, artifact) for kind, path, _ in files]
+        json_text(entries)  # raises for a caption that cannot be stored, before anything is written
         return Packed(entries, [(path, content) for _, path, content in files])
 
     def pack_film(self, hook: str, epoch: int, artifact: Artifact, film: bytes) -> "Packed":
@@ -148,6 +163,7 @@ class Store:
 
     def keep(self, packed: "Packed") -> None:
         """Write the files of an artifact and add them to the manifest."""
+        self._check_folder()
         # files first, so that the manifest never lists a missing one
         for path, content in packed.files:
             write_bytes(self.folder / path, content)
@@ -185,7 +201,10 @@ class Store:
     def _enter(self, entries: list[dict[str, Any]]) -> None:
         """Add entries to the manifest, replacing earlier versions; the hook's failure at that epoch is resolved."""
         manifest = self.manifest()
-        kept = {_identity(entry): entry for entry in manifest["artifacts"]} | {_identity(new): new for new in entries}
+        # a film of more epochs replaces the file of an earlier one, whose entry has another epoch
+        films = {entry["path"] for entry in entries if entry["kind"] == "film"}
+        listed = [entry for entry in manifest["artifacts"] if entry["path"] not in films]
+        kept = {_identity(entry): entry for entry in (*listed, *entries)}
         # a film shows earlier pictures, so it does not resolve its hook's failure
         gone = {(entry["hook"], entry["epoch"]) for entry in entries if entry["kind"] != "film"}
         failures = [failed for failed in manifest["failures"] if (failed["hook"], failed["epoch"]) not in gone]
@@ -193,11 +212,12 @@ class Store:
 
     def add_failure(self, hook: str, epoch: int, error: str, traceback: str) -> Path:
         """Write a failed hook's traceback, add the failure to the manifest and return the log's path."""
+        self._check_folder()
         log = f"errors/{hook}_epoch_{epoch:03d}.txt"
-        write_bytes(self.folder / log, traceback.encode())
+        write_bytes(self.folder / log, printable(traceback).encode())
         manifest = self.manifest()
         failures = {(failed["hook"], failed["epoch"]): failed for failed in manifest["failures"]}
-        failures[hook, epoch] = {"hook": hook, "epoch": epoch, "error": error, "log": log}
+        failures[hook, epoch] = {"hook": hook, "epoch": epoch, "error": printable(error), "log": log}
         write_json(self.folder / "manifest.json", manifest | {"failures": list(failures.values())})
         return self.folder / log
 

@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.isolation import raise_translated
 from pellucid.core.types import Images
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
-from pellucid.engine.model import AutocastWatch, dtype_of
+from pellucid.engine.model import AutocastWatch, check_model, dtype_of
+from pellucid.engine.wrapping import check_hidden_norms
 
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
@@ -44,6 +46,7 @@ def make_goal(
 
     Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for invalid arguments.
     """
+    check_model(model, "derivatives")
     if unit is None:
         return _class_goal(model, classes, sample)
     if classes is not None:
@@ -102,6 +105,7 @@ def _run(model: nn.Module, images: Images) -> Any:
     except PellucidError:
         raise
     except Exception as error:
+        raise_translated(error)
         raise ModelError(
             f"the model rejects images of shape {tuple(images.shape)} (image, channel, height, width): "
             f"{type(error).__name__}: {error}. Give the image_shape=(channels, height, width) that it expects."
@@ -146,6 +150,7 @@ def _of_function(model: nn.Module, function: Callable[[Any], Tensor], images: Im
 
 def _checked(goal: Goal, sample: Images) -> Goal:
     """Return `goal`; raise an error if its values have no gradient with respect to the images."""
+    check_hidden_norms(goal.model, sample[:1].to(dtype_of(goal.model)))
     with torch.enable_grad():
         values = goal.read(sample.detach().requires_grad_())[0]
     if not values.requires_grad:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Images
-from pellucid.engine.model import device_of, frozen
+from pellucid.engine.model import device_of, frozen, unwrap
 from pellucid.synthesis._goal import Unit, make_goal
 from pellucid.synthesis._prior import Prior
 
@@ -34,6 +34,7 @@ def objective(
     >>> objective(model, torch.rand(5, 1, 2, 2), [0, 2], L2(image_shape=(1, 2, 2))).shape
     torch.Size([5, 2])
     """
+    model = unwrap(model)
     device = device_of(model)
     with isolated(), frozen(model):
         prior, parts = prior.on(device), []

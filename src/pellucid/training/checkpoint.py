@@ -29,6 +29,8 @@ class Progress:
     best_loss: float = float("inf")
     seconds: float = 0.0
     """Clock time spent training this epoch; nothing computed depends on it."""
+    schedule_start: int = 0
+    """Steps of the whole run before the current learning-rate schedule began; above 0 in an extended run."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,8 @@ def train(
 
     The first epoch yielded is number 0, the untrained network; with `start`, it is the epoch in which `start` was
     saved. Every step seeds its random numbers from the seed and its position, so nothing that happens between steps
-    affects the result.
+    affects the result. If `start` was saved by training for another number of epochs, the remaining steps get a new
+    one-cycle schedule, from the saved weights and optimizer state.
 
     `keep` receives the training state at the end of each epoch (before it is yielded), at least every 30 seconds, and
     on Ctrl-C, which raises `KeyboardInterrupt` between two steps.
@@ -91,12 +92,11 @@ def train(
     progress = trainer.restore(start) if start is not None else Progress()
     if progress.epoch == 0:
         yield trainer.finish(progress)
-        progress = Progress(epoch=1, best_accuracy=trainer.best.accuracy, best_loss=trainer.best.loss)
+        progress = trainer.next_epoch(progress)
     while progress.epoch <= recipe.epochs:
         progress = trainer.run_epoch(progress)
         yield trainer.finish(progress)
-        # the best of the finished epochs: a run resumed within the next one judges it as an uninterrupted run would
-        progress = Progress(progress.epoch + 1, best_accuracy=trainer.best.accuracy, best_loss=trainer.best.loss)
+        progress = trainer.next_epoch(progress)
 
 
 class _Trainer:
@@ -117,12 +117,16 @@ class _Trainer:
         # frozen parameters stay as they are, and need no optimizer state
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
-        steps = recipe.epochs * recipe.steps_per_epoch
-        warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # OneCycleLR divides by zero if it is exactly one step
-        self.schedule = OneCycleLR(self.optimizer, recipe.learning_rate, steps, pct_start=warm_up)
+        self.schedule = self._new_schedule(0)
         self.parallel = self.world.parallel(model)
         # worse than any score, so that epoch 0 always counts as best and writes its weights
         self.best = Score(loss=float("inf"), accuracy=-1.0)
+
+    def _new_schedule(self, start: int) -> OneCycleLR:
+        """Return a one-cycle schedule from step `start` of the run to its last step."""
+        steps = self.recipe.epochs * self.recipe.steps_per_epoch - start
+        warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # OneCycleLR divides by zero if it is exactly one step
+        return OneCycleLR(self.optimizer, self.recipe.learning_rate, steps, pct_start=warm_up)
 
     def restore(self, state: TrainingState) -> Progress:
         try:
@@ -137,6 +141,30 @@ class _Trainer:
         self.best = Score(loss=state.progress.best_loss, accuracy=state.progress.best_accuracy)
         return state.progress
 
+    def next_epoch(self, progress: Progress) -> Progress:
+        """Return the start of the next epoch.
+
+        It holds the best score of the finished epochs: a run resumed within the next one judges it as an uninterrupted
+        run would.
+        """
+        best = self.best
+        return Progress(
+            progress.epoch + 1,
+            best_accuracy=best.accuracy,
+            best_loss=best.loss,
+            schedule_start=progress.schedule_start,
+        )
+
+    def _extend(self, progress: Progress) -> Progress:
+        """Begin a new schedule if the current one was made for another number of epochs."""
+        done = (progress.epoch - 1) * self.recipe.steps_per_epoch + progress.step
+        whole = self.recipe.epochs * self.recipe.steps_per_epoch
+        # an epoch that was finished when the run ended keeps its learning rate: the new schedule starts with the next
+        if progress.step == self.recipe.steps_per_epoch or self.schedule.total_steps == whole - progress.schedule_start:
+            return progress
+        self.schedule = self._new_schedule(done)
+        return replace(progress, schedule_start=done)
+
     def save(self, progress: Progress) -> None:
         """Pass the current state to `keep`, unless a weight is not finite."""
         weights = self.model.state_dict()
@@ -147,6 +175,7 @@ class _Trainer:
 
     def run_epoch(self, progress: Progress) -> Progress:
         """Run the remaining steps of an epoch."""
+        progress = self._extend(progress)
         self.parallel.train()
         total = self.recipe.steps_per_epoch
         # counts the time before an interruption of this epoch

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.linear_maps import Contraction, Diagonal, LinearFunction
-from pellucid.engine.recorder import BatchMixed, Call
+from pellucid.engine.axes import BatchMixed
+from pellucid.engine.call import Call
+from pellucid.engine.linear_maps import Contraction, Diagonal, FrozenMaximum, LinearFunction
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Addition, Affine, Maximum, Product
 
@@ -116,8 +117,6 @@ def divide(call: Call, input: Number, other: Number, *, rounding_mode: str | Non
 
 
 def _divide(call: Call, numerator: Number, denominator: Number) -> Tensor:
-    if call.in_place:
-        call.refuse("divides in place by a value that depends on the image", "use the out-of-place division.")
     assert isinstance(denominator, Tensor)
     # a handler runs outside the function mode: entering it again records these operations instead of the quotient
     with call.recorder:
@@ -152,12 +151,41 @@ def reduce(
     return call.record(Affine, "average", value, [input], axis, x=input, z=value, weight=None, bias=None, map=function)
 
 
+@operation("cumsum", "diff", family="arithmetic", is_smooth=True)
+def running_sum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Record the sums of the first values along an axis, or the differences of neighbors."""
+    if any(call.depends(value) for value in (*args, *kwargs.values())):
+        call.refuse("has a second value that depends on the image")
+    value: Tensor = call.run()
+    named = dict(zip(("dim",) if call.name == "cumsum" else ("n", "dim"), args, strict=False)) | kwargs
+    if call.recorder.batch > 1 and named.get("dim", -1) % input.ndim == call.recorder.batch_axis(input):
+        raise BatchMixed
+    function = LinearFunction(call.replay_on(input))
+    return call.record(Affine, "average", value, [input], x=input, z=value, weight=None, bias=None, map=function)
+
+
+@operation("logsumexp", family="reduction")
+def log_of_sum(call: Call, input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """Record log Σ eˣ = Σ p x + H(p) with p = softmax(x): a mean with fixed weights, and the entropy as its bias."""
+    value: Tensor = call.run()
+    axis = _axis_after(call, input, dim, keepdim)
+    axes = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.ndim))
+    wide = value if keepdim else torch.logsumexp(input, axes, True)
+    weights = (input - wide).exp()
+    # where p is 0, x may be −∞
+    x = input.masked_fill(weights == 0, 0)
+    bias = -torch.special.xlogy(weights, weights).sum(axes, keepdim)
+    linear_map = FrozenMaximum(weights, axes, keepdim, input)
+    return call.record(Affine, "average", value, [input], axis, x=x, z=value, weight=None, bias=bias, map=linear_map)
+
+
 @operation("amax", family="reduction", channels="kept")
 @operation("max", family="reduction")
 def largest(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Record the maximum along axes, or of all values; `max` along one axis also returns the indices."""
     if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
-        call.refuse("compares two tensors")
+        with call.recorder:
+            return torch.maximum(input, *args, **kwargs)
     result = call.run()
     dim, keepdim = _dim_and_keepdim(*args, **kwargs)
     axis = _axis_after(call, input, dim, keepdim)
@@ -196,12 +224,11 @@ def _axis_after(call: Call, x: Tensor, dim: int | Sequence[int] | None, keepdim:
 def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
     """Record an einsum of one or two factors."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], (tuple, list)) else operands
-    if not isinstance(equation, str) or len(factors) > 2:
-        call.refuse(
-            "has more than two factors or no equation string",
-            "write it as einsums of an equation and two factors, or choose a gradient method.",
-        )
+    if not isinstance(equation, str):
+        call.refuse("has no equation string", "write it with an equation, or choose a gradient method.")
     sources, target = _letters(equation, [factor.ndim for factor in factors])
+    if len(factors) > 2:
+        return _einsum_by_pairs(call, factors, sources, target)
     # if it keeps all letters, an einsum of one factor is a permutation
     if sorted(sources[0]) == sorted(target) and len(factors) == 1:
         with call.recorder:
@@ -228,6 +255,15 @@ def einsum(call: Call, equation: Any, *operands: Any) -> Tensor:
     contraction = Contraction(lambda x, w: multiply(w, x) if is_second else multiply(x, w))
     kind = "dense" if is_contracting else "average"
     return call.record(Affine, kind, value, [x], axis, x=x, z=value, weight=weight, bias=None, map=contraction)
+
+
+def _einsum_by_pairs(call: Call, factors: Sequence[Tensor], sources: Sequence[str], target: str) -> Tensor:
+    """Record an einsum of more than two factors as products of two, from left to right."""
+    rest = "".join(sources[2:]) + target
+    kept = "".join(sorted(letter for letter in set(sources[0] + sources[1]) if letter in rest))
+    with call.recorder:
+        first = torch.einsum(f"{sources[0]},{sources[1]}->{kept}", *factors[:2])
+        return torch.einsum(f"{','.join((kept, *sources[2:]))}->{target}", first, *factors[2:])
 
 
 def _letters(equation: str, dimensions: Sequence[int]) -> tuple[list[str], str]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.engine.recorder import Call
+from pellucid.engine.call import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Activation, Softmax
 

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pellucid.engine.call import Call
 from pellucid.engine.canonical import one_number
-from pellucid.engine.recorder import Call
+from pellucid.engine.operations.composed import extreme
 from pellucid.engine.table import OPERATIONS, Entry, Traits, operation
 from pellucid.engine.tape import Activation
 
@@ -46,7 +47,8 @@ def rectifier(call: Call, input: Tensor, *others: object, **_kwargs: object) -> 
 
 @_smooth("tanh", is_gate=True)
 @_activation("softsign", "tanhshrink", "hardshrink", "softshrink", "abs", "absolute", "__abs__", "square", "erf", "sin")
-@_activation("atan", "arctan", "expm1", "asinh", "sinh")
+@_activation("atan", "arctan", "expm1", "asinh", "sinh", "arcsinh", "erfinv", "tan", "asin", "arcsin", "atanh", "arctanh",
+             "deg2rad", "rad2deg")  # fmt: skip
 def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) = 0 and f(x)/x bounded."""
     _only_first_depends(call, others)
@@ -56,7 +58,7 @@ def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: 
 @_smooth("sigmoid", is_gate=True)
 @_smooth("softplus", "threshold")
 @_activation("expit", "hardsigmoid", is_gate=True)
-@_activation("logsigmoid", "hardtanh")
+@_activation("logsigmoid", "hardtanh", "cos", "cosh", "erfc", "acos", "arccos", "sinc", "log_ndtr", "ndtr")
 @_clamp("clamp", "clip", "clamp_min", "clamp_max")
 def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) ≠ 0, whose value at 0 is absorbed."""
@@ -91,7 +93,7 @@ def bound(call: Call, input: Tensor, other: Tensor) -> Tensor:
     """Record the larger or smaller of a value and a constant."""
     x, constant = (input, other) if call.depends(input) else (other, input)
     if call.depends(constant):
-        call.refuse("compares two values that depend on the image")
+        return extreme(call, input, other)
     at_zero = call.replay_on(x)(x.new_zeros(1))
     is_rectifier = call.name.rstrip("_") in ("maximum", "fmax") and bool((at_zero == 0).all())
     return _activate(call, x, one_number(at_zero), is_rectifier)

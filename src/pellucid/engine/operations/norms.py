@@ -8,41 +8,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.engine.batch_norm import Norm, read_norm
+from pellucid.engine.call import Call
 from pellucid.engine.linear_maps import Diagonal, FrozenNorm
-from pellucid.engine.recorder import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine
 
 __all__ = ["batch_norm", "dropout", "group_norm", "instance_norm", "layer_norm"]
 
 
-# `addcmul` is part of the affine form that replaces batch norms in differentiated passes (see `engine.batch_norm`)
 @operation("batch_norm", family="norm", is_smooth=True, keeps_image=True, channels="first",
-           operators=("native_batch_norm", "_native_batch_norm_legit_no_training", "addcmul"))  # fmt: skip
-def batch_norm(
-    call: Call,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float | int = 0.1,
-    eps: float | int = 1e-5,
-    *_backend: object,
-) -> Tensor:
+           operators=("native_batch_norm", "_native_batch_norm_legit_no_training"))  # fmt: skip
+def batch_norm(call: Call, *_args: Any, **_kwargs: Any) -> Tensor:
     """Record (x − mean) / √(variance + eps) · weight + bias, with the running statistics."""
-    if training or running_mean is None or running_var is None:
+    norm = read_norm(call.function, call.args, call.kwargs)  # torch.batch_norm and F.batch_norm differ in their order
+    if norm.is_of_input or norm.mean is None or norm.variance is None:
         call.recorder.refuse_batch_statistics()
+    return _affine(call, norm, norm.mean, norm.variance)
+
+
+def _affine(call: Call, norm: Norm, mean: Tensor, variance: Tensor) -> Tensor:
     value: Tensor = call.run()
-    scale = (running_var + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight
-    shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    wide = (-1, *(1 for _ in input.shape[2:]))
+    scale = (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
+    wide = (-1, *(1 for _ in norm.x.shape[2:]))
     return call.record(
-        Affine, "batch_norm", value, [input],
-        x=input, z=value, weight=scale.view(wide), bias=shift.view(wide), map=Diagonal(),
+        Affine, "batch_norm", value, [norm.x],
+        x=norm.x, z=value, weight=scale.view(wide), bias=shift.view(wide), map=Diagonal(),
     )  # fmt: skip
 
 
@@ -80,6 +74,7 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float | int = 1e-5,
+    *_backend: object,
 ) -> Tensor:
     """Record a layer norm over the last axes."""
     axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
@@ -112,6 +107,7 @@ def group_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float | int = 1e-5,
+    *_backend: object,
 ) -> Tensor:
     """Record a normalization over each group of channels."""
     grouped = (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:])
@@ -120,28 +116,19 @@ def group_norm(
 
 
 @operation("instance_norm", family="norm", keeps_image=True, channels="first")
-def instance_norm(
-    call: Call,
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float | int = 0.1,
-    eps: float | int = 1e-5,
-) -> Tensor:
+def instance_norm(call: Call, *_args: Any, **_kwargs: Any) -> Tensor:
     """Record a normalization over the positions of each channel of each image, or by running statistics."""
-    if not use_input_stats:
-        return batch_norm(call, input, running_mean, running_var, weight, bias, False, momentum, eps)
-    axes = tuple(range(2, input.ndim))
-    wide = (_per_channel(weight, input), _per_channel(bias, input))
+    norm = read_norm(call.function, call.args, call.kwargs)
+    if not norm.is_of_input and norm.mean is not None and norm.variance is not None:
+        return _affine(call, norm, norm.mean, norm.variance)
+    x = norm.x
+    wide = (_per_channel(norm.weight, x), _per_channel(norm.bias, x))
 
     # as a group norm, since torch's derivative of an instance norm may be wrong (see `engine.batch_norm`)
     def replay(x: Tensor) -> Tensor:
-        return F.group_norm(x, x.shape[1], weight, bias, eps)
+        return F.group_norm(x, x.shape[1], norm.weight, norm.bias, norm.eps)
 
-    return _frozen(call, input, tuple(input.shape), axes, eps, *wide, replay=replay)
+    return _frozen(call, x, tuple(x.shape), tuple(range(2, x.ndim)), norm.eps, *wide, replay=replay)
 
 
 Axes = int | Sequence[int] | None
@@ -181,11 +168,27 @@ def length(
     call: Call, input: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, *, ord: Any = None, **_kwargs: Any
 ) -> Tensor:
     """Record a Euclidean norm as the root of the sum of squares."""
-    if (p if ord is None else ord) not in (2, 2.0, "fro", None):
-        call.refuse("is not the Euclidean norm")
+    order = p if ord is None else ord
+    is_of_matrix = call.function is torch.linalg.norm and (
+        len(dim) == 2 if isinstance(dim, (tuple, list)) else dim is None and input.ndim == 2
+    )
+    if order not in (2, 2.0, "fro", None) and (isinstance(order, str) or is_of_matrix):
+        call.refuse("is a norm of matrices")
+    axes = dim if dim is None or isinstance(dim, int) else tuple(dim)
     with call.recorder:
-        axes = dim if dim is None or isinstance(dim, int) else tuple(dim)
-        return torch.sqrt(input.square().sum(axes, keepdim))
+        return _length(input, 2.0 if order in ("fro", None) else float(order), axes, keepdim)
+
+
+def _length(x: Tensor, order: float, axes: Any, keepdim: bool) -> Tensor:
+    """Return (Σ |x|ᵖ)^(1/p), of which the limits are the largest and the smallest |x|."""
+    if order == 2:
+        return torch.sqrt(x.square().sum(axes, keepdim))
+    if order == 1:
+        return x.abs().sum(axes, keepdim)
+    if math.isinf(order):
+        every = () if axes is None else axes
+        return x.abs().amax(every, keepdim) if order > 0 else x.abs().amin(every, keepdim)
+    return x.abs().pow(order).sum(axes, keepdim).pow(1 / order)
 
 
 @operation("normalize", family="norm")
@@ -198,10 +201,8 @@ def normalize(
     **_kwargs: Any,
 ) -> Tensor:
     """Record a division by the Euclidean norm along an axis."""
-    if p != 2:
-        call.refuse("is not the Euclidean norm")
     with call.recorder:
-        return input / input.square().sum(dim, keepdim=True).sqrt().clamp_min(eps)
+        return input / _length(input, float(p), dim, keepdim=True).clamp_min(eps)
 
 
 @operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", family="dropout")
