@@ -4,10 +4,12 @@ Nothing is downloaded: weights are random, and `alive` sets what a fresh network
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from timm_networks import TIMM
 from torch import Tensor, nn
@@ -67,6 +69,16 @@ def catalog() -> Iterator[Architecture]:
         yield Architecture(f"torchvision/{name}", build, shape, output)
     for name, (build, shape) in TRANSFORMERS.items():
         yield Architecture(f"transformers/{name}", build, shape, _logits)
+
+
+def required(library: str) -> Any:
+    """Import a library of networks; skip the test without it, or fail in CI, where the gate has installed it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{library} is missing ({error}); install the extra 'integrations'.")
+        pytest.skip(f"{library} is not installed (pip install -e '.[integrations]')")
 
 
 def find(name: str) -> Architecture:
