@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from architectures import required
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
+
+pytestmark = pytest.mark.integrations
 
 
 def grad_cam(score: Callable[[Tensor], Tensor], layer: nn.Module, images: Tensor, skip: int, grid: tuple) -> Tensor:
@@ -46,7 +49,7 @@ TIMM = [
 
 @pytest.mark.parametrize(("name", "options", "layer", "skip", "grid"), TIMM, ids=[row[0] for row in TIMM])
 def test_timm(name, options, layer, skip, grid) -> None:
-    timm = pytest.importorskip("timm")
+    timm = required("timm")
     small = {} if "mixer" in name else {"depth": 2}
     model = drawn(timm.create_model(name, num_classes=3, **options, **small))
     if "mixer" in name:
@@ -72,7 +75,7 @@ HUGGING_FACE = [
     ("name", "options", "layer", "skip", "grid"), HUGGING_FACE, ids=[row[0] for row in HUGGING_FACE]
 )
 def test_hugging_face(name, options, layer, skip, grid) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = required("transformers")
     config = getattr(transformers, f"{name}Config")(**options)
     model = drawn(getattr(transformers, f"{name}ForImageClassification")(config))
     size = options["image_size"] if isinstance(options["image_size"], tuple) else (options["image_size"],) * 2
@@ -86,7 +89,7 @@ def test_hugging_face(name, options, layer, skip, grid) -> None:
 
 
 def test_beit_reads_the_sum_after_its_last_block() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = required("transformers")
     config = transformers.BeitConfig(**SIZES, image_size=16, patch_size=8)
     model = drawn(transformers.BeitForImageClassification(config))
     images = torch.rand(2, 3, 16, 16).double()

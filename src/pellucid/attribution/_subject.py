@@ -214,10 +214,10 @@ class Subject:
         if not self._saw_batch_statistics:
             self._is_settled = bool(self._hides_operations)
             return
-        self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
             # The second copy is not a leaf: models may work in place, which autograd forbids on leaves.
             self.model(images[:1].detach().clone().requires_grad_().clone())
+        self._is_settled = True  # not earlier: whoever asks again after an error must get the same error
 
     def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
         """Return the finite logits of the images, and the targets with their predicted classes filled in."""

@@ -113,8 +113,9 @@ class _Form:
         at_zero, up, down, far_up, farther_up, far_down, farther_down = probed.unbind(0)
         if not bool(at_zero.isfinite().all()):
             return None  # undefined at 0 as a whole, but its parts have rules, such as the gate in x / |x|
-        if _is_rectifier(down, up):
-            return None  # in relu(1 − x), Guided Backprop must still see the rectifier
+        is_rectifier = _rectifies(region, at_zero, up, down)
+        if is_rectifier is None:
+            return None
         steps = torch.stack([farther_up - far_up, farther_down - far_down]).abs()
         return Function(
             operation=f"function ending in {node.operation}",
@@ -129,7 +130,7 @@ class _Form:
             y=_formula(node).value,
             replay=region,
             at_zero=one_number(at_zero),
-            is_rectifier=_is_rectifier(up, down),
+            is_rectifier=is_rectifier,
             is_saturating=bool((steps <= 1e-3).all()),  # flat between ±20 and ±40
         )
 
@@ -324,6 +325,19 @@ def _is_rectifier(up: Tensor, down: Tensor) -> bool:
     """True if f passes 4, up to a scale, and suppresses most of −4: ReLU and its relatives."""
     passes = (up >= 2) & (up <= 8)
     return bool((passes & (down.abs() <= up / 2)).all())
+
+
+def _rectifies(region: _Region, at_zero: Tensor, up: Tensor, down: Tensor) -> bool | None:
+    """True if a region acts as a rectifier; None if it holds one that Guided Backprop must see by itself."""
+    if _is_rectifier(down, up):
+        return None  # relu(1 − x)
+    if _is_rectifier(up, down):
+        return True
+    if not any(isinstance(member, Activation) and member.is_rectifier for member in region.members):
+        return False
+    # a rectifier that is squared, shifted or negated, as in relu(x)² − 3, is known by its flat side
+    rise, fall = up - at_zero, (down - at_zero).abs()
+    return None if bool((fall <= -rise / 2).all()) else bool((fall <= rise / 2).all())
 
 
 def _is_reduction(node: Node) -> bool:

@@ -19,7 +19,8 @@ INPUT_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 _ABOUT_INPUTS = re.compile(
     r"\b(shapes?|sizes?|dim(ension)?s?|channels?|elements?|unpack|axis|axes|lengths?|ndim|numel|[1-5]-?D|divisible"
     r"|dtype|scalar type|data ?type|should be the same|same device|out of (range|bounds)|must (be|match)"
-    r"|invalid (combination|argument)|not subscriptable|unsupported operand|unexpected keyword|positional arguments?|meta (tensors?|device))\b",
+    r"|invalid (combination|argument)|not subscriptable|unsupported operand|unexpected keyword|positional arguments?"
+    r"|meta (tensors?|device))\b",
     re.IGNORECASE,
 )
 """Words of torch's (and most models') messages about shapes, dtypes, devices and arguments."""
