@@ -165,7 +165,7 @@ def read_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     return NORMS[func].read(args, kwargs)
 
 
-def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """True for a batch norm that uses the statistics of the batch."""
     form = NORMS.get(func)
     return form is not None and not form.is_instance and form.read(args, kwargs).is_of_input
