@@ -1,4 +1,4 @@
-"""In-place writes through views: the recorded values and derivatives are those of torch, however tensors share memory."""
+"""In-place writes through views: recorded values and derivatives are torch's, however tensors share memory."""
 
 import random
 from collections.abc import Callable

@@ -223,8 +223,8 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-_IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
-                                         "xor", "lshift", "rshift")} | {"__setitem__"}  # fmt: skip
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_IN_PLACE = {f"__i{name}__" for name in _OPERATORS} | {"__setitem__"}
 
 
 def modified(func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Fourier transforms, and the few operations on complex numbers that networks use between them.
 
 A transform is a linear map. The relevance of a complex value has one more axis, for the real and the imaginary part, as
-in `torch.view_as_real`; so all rules apply to real numbers. Operations on complex numbers that are not here are refused.
+in `torch.view_as_real`, so all rules apply to real numbers. Other operations on complex numbers are refused.
 """
 
 from functools import partial
@@ -78,7 +78,7 @@ def from_parts(call: Call, real: Tensor, imag: Tensor) -> Tensor:
         return torch.view_as_complex(torch.stack(torch.broadcast_tensors(real, imag), -1))
 
 
-@operation("complex::abs", "complex::absolute")
+@operation("complex::abs", "complex::absolute", "complex::__abs__")
 def magnitude(call: Call, input: Tensor) -> Tensor:
     """Record the magnitude of a complex value."""
     with call.recorder:
