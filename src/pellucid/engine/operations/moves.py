@@ -237,25 +237,26 @@ def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
 
 
 @_stay("where")
-def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
+def where(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     """Record values selected by a mask."""
     value: Tensor = call.run()
-    if call.function is Tensor.where:  # whose first argument is a value
-        condition, input = input, condition
-    if call.depends(condition) or not isinstance(value, Tensor):
+    # the method takes the values around the mask: x.where(mask, y)
+    mask, first, second = _where(*args, **kwargs) if call.function is torch.where else (args[1], args[0], args[2])
+    if call.depends(mask) or not isinstance(value, Tensor) or not isinstance(mask, Tensor):
         call.refuse("selects by a value that is not a mask")
-    choices = [choice for choice in (input, other) if call.depends(choice)]
-    if call.name == "where" and not isinstance(condition, Tensor):
-        call.refuse("does not receive a mask")
-    mask = condition
+    choices = [choice for choice in (first, second) if call.depends(choice)]
 
     def choose(*moved: Tensor) -> Tensor:
         parts = iter(moved)
         chosen: Any = [next(parts) if is_tracked else choice for is_tracked, choice in plan]
         return torch.where(mask, chosen[0], chosen[1])
 
-    plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (input, other)]
+    plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (first, second)]
     return call.record(
         Move, "move", value, choices, is_elementwise=True, pull=pull_back(choices, choose),
         inserted=constants_of(choices, choose) if len(choices) == 1 else None,
     )  # fmt: skip
+
+
+def _where(condition: Any, input: Any = None, other: Any = None) -> tuple[Any, Any, Any]:
+    return condition, input, other
