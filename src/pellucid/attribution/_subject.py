@@ -36,7 +36,7 @@ from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.outputs import choose_output
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
-from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
+from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_script, is_probabilities
 
 if TYPE_CHECKING:
     from pellucid.attribution._several import Packing
@@ -157,10 +157,12 @@ class Subject:
         check_logits(logits, images)
         if self._hides_operations and is_probabilities(logits):
             raise UnsupportedOperation(
-                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs depend "
-                "on one another and say little about the evidence for a class. Pass the model without the softmax."
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs "
+                "depend on one another and say little about the evidence for a class; pass the model without the "
+                "softmax."
             )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            check_model(self.model, "derivatives")
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
                 f"from the model, or {WAY_OUT}"

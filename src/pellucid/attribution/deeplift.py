@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
-from pellucid.attribution.gradient import Baseline
-from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.attribution._baselines import Baseline, baseline_like, is_per_image
+from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
 
@@ -32,14 +32,12 @@ class DeepLift(Attribution):
     )
 
     baseline: Baseline = 0.0
-    """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
-        if baseline.ndim == images.ndim and len(baseline) != 1:
-            raise ShapeError(f"the baseline has {len(baseline)} images; pass a number, or one image for all.")
-        # One image is enough: its recorded pass broadcasts to the batch.
-        baseline = baseline.expand_as(images[:1])
+        # A baseline for all images is run once: its recorded pass broadcasts to the batch.
+        alike = images if is_per_image(self.baseline, images) else images[:1]
+        baseline = baseline_like(self.baseline, alike)
         results = subject.multipliers(
             images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
         )

@@ -38,7 +38,7 @@ class Multipliers:
     values: Tensor
     logits: Tensor
     baseline_logits: Tensor
-    """(1, class)."""
+    """(1, class), or (batch, class) if each image has its own baseline."""
     slope: Tensor
     """Change of the score per unit change of each logit, shaped like the logits."""
     precision: torch.dtype
@@ -52,13 +52,15 @@ def multipliers(
     slopes_of: Callable[[Tensor], Sequence[Tensor]],
     readout: Readout = Readout(),  # noqa: B008  (frozen)
 ) -> list[Multipliers]:
-    """Compute the multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
+    """Compute the multipliers of a frozen model's input for each slope of a score.
+
+    `baseline` is one image, (1, …), or one per image, like `images`.
 
     Raises `UnsupportedOperation` if control flow differs between the images and the baseline.
     """
     base = record(model, baseline, readout)
     tape = record(model, images, readout)
-    if len(images) > 1 and _is_mixed(tape, base):
+    if len(baseline) < len(images) and _is_mixed(tape, base):
         base = record(model, baseline.expand_as(images).contiguous(), readout)
     twins = _twins(tape, base)
 
@@ -68,7 +70,8 @@ def multipliers(
     slopes, results = slopes_of(tape.logits), []
     for own, slope in zip(tape.copies(len(slopes)), slopes, strict=True):
         with torch.no_grad():
-            results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits[:1], slope, tape.precision))
+            arrived, logits = own.reverse(slope, rule), base.logits[: len(baseline)]
+            results.append(Multipliers(arrived, tape.logits, logits, slope, tape.precision))
     return results
 
 

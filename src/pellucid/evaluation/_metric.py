@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._case import KINDS, Case, Explainer, Kind
 
 __all__ = ["TINY", "Measured", "Metric"]
 
@@ -60,6 +60,11 @@ class Metric:
     won_by: ClassVar[frozenset[str]] = frozenset()
     """Controls that win by construction, and are excluded as baselines for this metric."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        """Kinds of input that the metric can measure with these options; by default all."""
+        return frozenset(KINDS.values())
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return one value per image of `case` for one method."""
         raise NotImplementedError
@@ -74,4 +79,5 @@ class Metric:
             "low": self.low if isfinite(self.low) else None,
             "high": self.high if isfinite(self.high) else None,
             "won_by": sorted(self.won_by),
+            "accepts": sorted(self.accepts),
         }

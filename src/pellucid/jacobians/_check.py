@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
-from pellucid.engine.model import check_model, dtype_of, frozen, images_per_chunk, unwrap
+from pellucid.engine.model import Network, check_model, dtype_of, frozen, images_per_chunk, unwrap
 from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._algorithms.differences import STEP
 from pellucid.jacobians._double import DoubleModel
@@ -50,7 +50,7 @@ class JacobianCheck(Shown):
 
 
 def check_jacobian(
-    model: nn.Module,
+    model: Network,
     x: Float[Tensor, "batch ..."],
     jacobian: Float[Tensor, "batch ..."] | None = None,
     *,
@@ -80,7 +80,7 @@ def check_jacobian(
             f"expected x of shape (batch, …) and at least 1 sample, got shape {tuple(x.shape)}; samples is {samples}."
         )
     with isolated(), frozen(unwrap(model)) as model:
-        check_model(model)
+        check_model(model, "derivatives")
         check_hidden_norms(model, x[:1].to(dtype_of(model)))
         double = DoubleModel(model)
         inputs = double.prepare(x)

@@ -35,7 +35,8 @@ _exit = partial(_query, leaves_graph=True)
 @_metadata(*(f"Tensor.{name}.__get__" for name in _PROPERTIES if hasattr(Tensor, name)))
 @_new("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
 @_query("storage_offset", "is_tensor", "__repr__", "__hash__", "is_same_size", "is_conj", "is_neg", "get_device",
-        "has_names", "__format__", "argmax", "argmin", "_assert", torch.ops.aten._assert_tensor_metadata.default)  # fmt: skip
+        "has_names", "__format__", "argmax", "argmin", "_assert",
+        torch.ops.aten._assert_tensor_metadata.default)  # fmt: skip
 def query(call: Call, *_args: object, **_kwargs: object) -> object:
     """Run a query whose result is independent of the image, or piecewise constant."""
     return call.run()
