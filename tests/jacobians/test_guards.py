@@ -74,8 +74,17 @@ def test_a_function_without_backward_is_rejected() -> None:
 
 
 def test_errors_of_the_model_are_passed_on() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("a bug of the model")
+
+    with pytest.raises(RuntimeError, match="a bug of the model"):
+        jacobian(broken, X)
+
+
+def test_a_shape_that_the_model_does_not_take_is_explained() -> None:
+    with pytest.raises(ShapeError, match="Linear expects 5 features along the last axis") as raised:
         jacobian(nn.Linear(5, 2), X)
+    assert "mat1 and mat2" in str(raised.value.__cause__)
 
 
 def test_layers_that_cannot_mix_images_skip_the_check_at_later_calls() -> None:

@@ -52,9 +52,9 @@ def create_analyzer(
 
     `options` are the fields of the method. `output` selects the logits of a model with several outputs: an index, a key
     or field, a path into nested outputs (`"aux.scores"` or `("aux", 1)`), or a function of the outputs. If the model
-    returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains the logits before the model's final softmax.
-    `embedding` names the token embedding if a model applies several to its token ids. Method names from captum and
-    iNNvestigate also work.
+    returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains
+    the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
+    token ids. Method names from captum and iNNvestigate also work.
 
     `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
     DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
@@ -100,7 +100,7 @@ class Analyzer:
         unwrap_softmax: bool = False,
         embedding: str | None = None,
     ) -> None:
-        check_is_model(model)
+        check_is_model(unwrap(model))
         for option, value, kinds in (("unwrap_softmax", unwrap_softmax, bool), ("embedding", embedding, str | None)):
             if not isinstance(value, kinds):
                 raise ConfigError(f"{option} is {value!r}; expected {'True or False' if kinds is bool else 'a name'}.")
@@ -215,12 +215,14 @@ class Analyzer:
             batches = Batches(loader, model)
             if isinstance(batches.first, Several):
                 self._fit_several(batches, Packing.of(batches.first, model))
-            elif is_tokens(batches.first):
+            elif batches.first is not None and is_tokens(batches.first):
                 self._from_embedding.locate(batches.first)
                 batches.convert = self._from_embedding.embed
                 self.method = self.method.fitted(self._tokens, batches)
             else:
-                self.method = self.method.fitted(self._subject, batches)
+                x = torch.tensor([], device="cpu") if batches.first is None else batches.first
+                with self._subject.explained_errors(x):
+                    self.method = self.method.fitted(self._subject, batches)
         return self
 
     def _fit_several(self, batches: Batches, packing: Packing) -> None:
@@ -231,16 +233,18 @@ class Analyzer:
         def convert(x: Tensor | Several) -> Tensor:
             own = Packing.of(x, self._subject.model) if isinstance(x, Several) else None
             if own is None or own.key != key:
+                received = x.described() if isinstance(x, Several) else described(x)
                 raise ShapeError(
-                    f"the loader yields {described(x) if isinstance(x, Tensor) else own and own.received()} after "
-                    f"{packing.received()}; fitting needs inputs of the same structure and shapes in all batches."
+                    f"the loader yields {received} after {packing.several.described()}; fitting needs inputs of the "
+                    "same structure and shapes in all batches."
                 )
             return own.packed()
 
         batches.convert = convert
         with inputs.taking(packing):
             subject.begin()
-            self.method = method.fitted(subject, batches)
+            with subject.explained_errors(packing.packed()):
+                self.method = method.fitted(subject, batches)
 
     def state(self) -> FittedState:
         """Return the fitted state, for `pellucid.save_fitted`."""
@@ -362,7 +366,8 @@ class Analyzer:
 def _check_images(x: Tensor) -> None:
     """Raise `ShapeError` unless `x` is a batch of floats of sufficient precision."""
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
-        raise ShapeError(f"the images are {described(x)}; {EXPECTED}.")
+        bytes_hint = " Convert bytes with images.float() / 255." if x.dtype == torch.uint8 else ""
+        raise ShapeError(f"the images are {described(x)}; {EXPECTED}.{bytes_hint}")
     if x.numel() == 0:
         raise ShapeError(f"the images are {tuple(x.shape)} and so contain no values; {EXPECTED}.")
     if x.dtype not in (torch.float32, torch.float64):

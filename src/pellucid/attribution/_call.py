@@ -1,7 +1,6 @@
 """One call of an analyzer: the inputs in batches or one by one, and the outcomes joined again."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,9 +12,8 @@ from pellucid.attribution._finite import check_outcome
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question
-from pellucid.core.errors import PellucidError, ShapeError
+from pellucid.core.errors import ShapeError
 from pellucid.engine.axes import BatchMixed
-from pellucid.engine.input_errors import INPUT_ERRORS
 
 __all__ = ["Call"]
 
@@ -36,7 +34,7 @@ class Call:
     def in_batches(self) -> list[Outcome]:
         """Explain the inputs in batches, as large as is fast."""
         x, subject = self.x, self.subject
-        with self._explained_errors():
+        with self.subject.explained_errors(self.x):
             # A custom score may depend on the whole batch, so the batch is not split for it.
             is_whole = self.question.targets[0].score is not None
             size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
@@ -48,7 +46,7 @@ class Call:
     def one_by_one(self, hold: Callable[[int], None]) -> list[Outcome]:
         """Explain the inputs one at a time; `hold` prepares the model for each of them, by its index."""
         singles = []
-        with self._explained_errors():
+        with self.subject.explained_errors(self.x):
             for n in range(len(self.x)):
                 hold(n)
                 self._expand(self.x[n : n + 1])
@@ -101,18 +99,6 @@ class Call:
                     "function must accept outputs of shape (1, …) and score each row independently."
                 )
         return outcomes
-
-    @contextmanager
-    def _explained_errors(self) -> Iterator[None]:
-        """Explain an error of torch by the input if a plain forward pass of one example fails in the same way."""
-        try:
-            yield
-        except PellucidError:
-            raise
-        except INPUT_ERRORS:
-            with torch.no_grad():
-                self.subject.logits(self.x[:1].detach())
-            raise  # the model itself accepts the input
 
 
 def _joined(parts: Sequence[Sequence[Outcome]]) -> list[Outcome]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pellucid.attribution import Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._layers import Layer, find_layer, read_layer
-from pellucid.core.errors import ModelError, ShapeError
+from pellucid.core.errors import ConfigError, ModelError, ShapeError
+from pellucid.engine.input_errors import INPUT_ERRORS
 
 __all__ = ["ClassActivation", "check_images", "per_channel", "upsampled"]
 
@@ -66,7 +67,7 @@ class ClassActivation(Attribution):
         """Return a layer's output as (batch, channel, …)."""
         if self.reshape is None and layer.fold is not None:
             return layer.fold(output)
-        maps = output if self.reshape is None else self.reshape(output)
+        maps = output if self.reshape is None else self._reshaped(self.reshape, output)
         if maps.ndim != images.ndim or len(maps) != len(images):
             reshaped = "" if self.reshape is None else f", reshaped to {tuple(maps.shape)},"
             raise ModelError(
@@ -85,6 +86,19 @@ class ClassActivation(Attribution):
             )
         # Everything after this expects channels first, whatever the layer's layout.
         return maps.movedim(axis, 1)
+
+    @staticmethod
+    def _reshaped(reshape: Callable[[Tensor], object], output: Tensor) -> Tensor:
+        try:
+            maps = reshape(output)
+        except INPUT_ERRORS as error:
+            raise ConfigError(
+                f"the function passed as reshape raised {type(error).__name__} for the layer's output, "
+                f"{tuple(output.shape)}: {error}."
+            ) from error
+        if not isinstance(maps, Tensor):
+            raise ConfigError(f"the function passed as reshape returned a {type(maps).__name__}; return a tensor.")
+        return maps
 
 
 def check_images(images: Tensor) -> None:

@@ -163,9 +163,9 @@ class Explanation(Shown):
     `evaluations` and `logits`, which the classes share.
     """
 
-    relevance: Tensor
-    """Same shape as the images. Logits per unit of pixel value for derivatives; logits for methods that distribute the
-    logit."""
+    relevance: Any
+    """Same shape as the images; for several inputs, maps in the structure of the inputs. Logits per unit of pixel value
+    for derivatives; logits for methods that distribute the logit."""
     target: Tensor
     """(batch,): the explained class; −1 for a custom score. A contrast's other class is `details["against"]`."""
     logits: Tensor

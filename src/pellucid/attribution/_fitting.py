@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.finite import check_inputs
-from pellucid.engine.inputs import Several, as_inputs
+from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 
 __all__ = ["Batches", "FittedState", "images_in"]
 
@@ -54,10 +54,7 @@ class Batches:
     """
 
     def __init__(self, loader: Any, model: nn.Module) -> None:
-        if isinstance(loader, Tensor | nn.Module | str | Mapping) or not hasattr(loader, "__iter__"):
-            raise ConfigError(
-                f"fit received a {type(loader).__name__}; expected a loader, or a list of batches such as [images]."
-            )
+        check_is_loader(loader, "the loader passed to fit")
         self._model = model
         first = next(source := iter(loader), None)
         # Looking at the first batch consumes it if the loader is its own iterator: put it back.

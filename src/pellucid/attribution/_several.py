@@ -60,8 +60,8 @@ class Packing:
         tensors = [several.tensors[place] for place in several.floats]
         if not tensors:
             raise ShapeError(
-                f"none of the inputs {', '.join(several.names)} holds floats, so none has a gradient or relevance; pass "
-                "at least one as floats. Token ids are explained if they are the only input, a single tensor."
+                f"none of the inputs {', '.join(several.names)} holds floats, so none has a gradient or relevance; "
+                "pass at least one as floats. Token ids are explained if they are the only input, a single tensor."
             )
         dtypes = {tensor.dtype for tensor in tensors}
         dtype = dtype_of(model) if any(True for _ in model.parameters()) else max(dtypes, key=lambda own: own.itemsize)
@@ -118,11 +118,6 @@ class Packing:
         tensors = enumerate(self.several.tensors)
         # copies, because the model may modify its inputs in place
         return self.several.call(model, [t.to(self.dtype if at in floats else t.dtype, copy=True) for at, t in tensors])
-
-    def received(self) -> str:
-        """Describe the inputs, for messages."""
-        pairs = zip(self.several.names, self.several.tensors, strict=True)
-        return ", ".join(f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in pairs)
 
     def bounds(self, box: Box) -> tuple[Tensor, Tensor]:
         """Return the bounds of the z^B rule as rows, after checking that every input lies within its own."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
-from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
+from pellucid.core.errors import ModelError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
@@ -81,6 +81,8 @@ class Subject:
     box: tuple[Tensor, Tensor] | None = None
     """Lower and upper bound of the images, for methods that need one; all images of the call lie within."""
     _is_alone_checked: bool = False
+    received: str = ""
+    """Shape and dtype of the inputs of the current call, for messages."""
     is_mixed: bool = False
     """True if images of a batch affect each other's logits, so each must run alone."""
     _fingerprint: str | None = None
@@ -140,9 +142,8 @@ class Subject:
                 if isinstance(error, ValueError):  # torch refuses batch statistics of a single row
                     self._note_batch_statistics(watch)
                     self.settle(images)
-                packing = self.packing
-                received = described(images) if packing is None else packing.received()
-                raise_input_error(error, self.model, received, images if packing is None else None)
+                single = images if self.packing is None else None
+                raise_input_error(error, self.model, self.received or described(images), single)
         logits = choose_output(returned, self.readout.output)
         self._note_batch_statistics(watch)
         if within is None:
@@ -170,6 +171,30 @@ class Subject:
         if logits.requires_grad:
             check_graph(logits, WAY_OUT)
         return logits
+
+    @contextmanager
+    def explained_errors(self, x: Tensor) -> Iterator[None]:
+        """Explain an error of torch by the inputs (batch, …) if a plain forward pass of one of them fails as well."""
+        self.received = described(x) if self.packing is None else self.packing.several.described()
+        try:
+            yield
+        except UnsupportedOperation:
+            self._check_shape(x)  # an operation may be refused only because its input has the wrong shape
+            raise
+        except PellucidError:
+            raise
+        except INPUT_ERRORS:
+            self._check_shape(x)
+            raise  # the model itself accepts the input
+
+    def _check_shape(self, x: Tensor) -> None:
+        with torch.no_grad():
+            try:
+                self.logits(x[:1].detach())
+            except ShapeError:
+                raise
+            except PellucidError:  # about something other than the shape
+                return
 
     def _note_batch_statistics(self, watch: "_PlainPass") -> None:
         self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics

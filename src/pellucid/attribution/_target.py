@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.engine.input_errors import INPUT_ERRORS
+from pellucid.engine.inputs import check_tensor
 from pellucid.engine.model import Readout
 
 __all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]
@@ -66,6 +68,10 @@ class Target:
                 f"target is {self.request!r}, but class names are not supported here; "
                 f"pass {KINDS}. To look up the index of a name: classes.index({self.request!r})."
             )
+        if self.score is None and not self.is_all:
+            for asked in self._asked.values():
+                if asked is not None:
+                    _as_tensor(asked)  # raises for anything that is not an index
 
     @property
     def is_all(self) -> bool:
@@ -75,7 +81,7 @@ class Target:
     @property
     def score(self) -> Score | None:
         """The custom score function, or None."""
-        return self.request if callable(self.request) and not isinstance(self.request, Tensor) else None
+        return self.request if callable(self.request) and not isinstance(self.request, Tensor | type) else None
 
     @property
     def _asked(self) -> dict[Literal["target", "against"], Classes | None]:
@@ -139,7 +145,15 @@ class Target:
 
     @staticmethod
     def _custom_scores(score: Score, outputs: Tensor) -> Tensor:
-        scores: object = score(outputs)
+        try:
+            scores: object = score(outputs)
+        except INPUT_ERRORS as error:
+            if isinstance(error, PellucidError):
+                raise
+            raise ConfigError(
+                f"the target function raised {type(error).__name__} for outputs of shape {tuple(outputs.shape)}: "
+                f"{error}."
+            ) from error
         if not isinstance(scores, Tensor) or scores.shape != outputs.shape[:1]:
             received = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ShapeError(
@@ -201,12 +215,16 @@ def rows_of(outputs: Tensor) -> Tensor:
 
 
 def _as_tensor(asked: Classes) -> Tensor:
+    if isinstance(asked, Tensor):
+        check_tensor(asked, "target")
+        return asked.clone() if asked.is_inference() else asked  # autograd cannot save an inference tensor
     try:
-        if isinstance(asked, Tensor):
-            return asked.clone() if asked.is_inference() else asked  # autograd cannot save an inference tensor
-        return torch.as_tensor(asked, device="cpu")
+        classes = torch.as_tensor(asked, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"target is {asked!r}, which is not a class index; pass {KINDS}.") from error
+    if classes.is_complex():
+        raise ConfigError(f"target is {asked!r}, which is not a class index; pass {KINDS}.")
+    return classes
 
 
 def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:

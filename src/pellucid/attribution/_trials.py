@@ -108,12 +108,17 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield update
 
 
+def _is_size(size: Any) -> bool:
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
+
+
 def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
     """Return one size per non-batch axis; if no size is given for the channels, it is `whole`."""
     own: list[Any] = default
     if sizes is not None:
-        own = [sizes] * len(default) if isinstance(sizes, Integral) else list(sizes)
-    if isinstance(sizes, bool | Mapping) or not all(isinstance(size, Integral) and size >= 1 for size in own):
+        own = list(sizes) if isinstance(sizes, tuple | list) else [sizes] * len(default)
+    # an entry per input, which may be None or a tuple, does not fit a model with a single input
+    if not all(_is_size(size) for size in own):
         raise ConfigError(
             f"{name} is {sizes!r} for images of shape {tuple(shape)}; pass one number, one per spatial axis, or one "
             "per axis with channels first, at least 1 each."

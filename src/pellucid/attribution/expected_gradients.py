@@ -69,9 +69,9 @@ class ExpectedGradients(Attribution):
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         references = self.references
-        if not isinstance(references, Tensor):
+        if not isinstance(references, Tensor) or not references.ndim:
             raise ShapeError(
-                f"references is a {type(references).__name__}, but the model has a single input; pass a tensor."
+                f"references is {references!r}, but the model has a single input; pass a tensor (reference, …)."
             )
         if references.shape[1:] != images.shape[1:] or not len(references):
             raise ShapeError(

@@ -12,9 +12,11 @@ from torch import Tensor
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._paths import Gradients
+from pellucid.core.errors import ConfigError
 from pellucid.core.options import NotNegative
 from pellucid.core.ranges import Range
 
+MOST_NODES = 5000
 Quadrature = Literal["gauss_legendre", "trapezoid"]
 """Quadrature rule: positions and weights of the points on the path."""
 
@@ -45,6 +47,15 @@ class IntegratedGradients(Attribution):
     """Relative tolerance of the sum; None: always use `steps` points."""
     baseline: Baseline = 0.0
     """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Its nodes are the eigenvalues of a matrix of steps × steps numbers.
+        if self.quadrature == "gauss_legendre" and self.tolerance is None and self.steps > MOST_NODES:
+            raise ConfigError(
+                f"the option steps of IntegratedGradients is {self.steps}; 'gauss_legendre' has at most {MOST_NODES} "
+                "points. Pass fewer, or quadrature='trapezoid'."
+            )
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)

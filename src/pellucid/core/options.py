@@ -22,14 +22,32 @@ from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
 from pellucid.core.finite import bad_value, first_bad_row
 from pellucid.core.ranges import Range
 
-__all__ = ["Count", "NotNegative", "Number", "Options", "Range", "Share", "check_options", "check_values"]
+__all__ = [
+    "Count",
+    "NotNegative",
+    "Number",
+    "Options",
+    "Range",
+    "Share",
+    "check_argument",
+    "check_options",
+    "check_values",
+]
 
+
+LARGEST_SEED, LARGEST_COUNT = 2**128, 10**9
+"""Largest integer options without and with a range; larger counts would run for years, or overflow."""
+LARGEST_NUMBER = 1e18
+"""Largest other number; larger ones overflow as integers or in float32."""
+LONGEST = 200
+"""Maximum number of characters of a value in a message."""
 
 Number = float | int
 """A finite number."""
@@ -67,6 +85,19 @@ def check_values(kind: type, values: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the option {name} of {kind.__name__} is {_received(values[name])}; expected {expected}."
             )
+
+
+def check_argument(function: str, name: str, value: Any, hint: Any) -> None:
+    """Raise `ConfigError` if the argument `name` of a function does not match the annotation `hint`.
+
+    >>> check_argument("evaluate", "seed", 3, int)
+    """
+    kinds = _kinds(hint)
+    if not _any_of(kinds)(value):
+        raise ConfigError(
+            f"the argument {name} of {function} is {_received(value)}; "
+            f"expected {_join([kind.expected for kind in kinds])}."
+        )
 
 
 Check = Callable[[Any], bool]
@@ -150,8 +181,8 @@ def _plain(hint: Any, allowed: Range | None) -> _Kind:
     if isinstance(hint, type) and issubclass(hint, Tensor):
         return _Kind("a tensor of finite numbers", lambda value: isinstance(value, hint) and _is_finite(value))
     if hint is Callable:
-        return _Kind("a function", callable)
-    if isinstance(hint, type) and hint is not object:
+        return _Kind("a function", lambda value: callable(value) and not isinstance(value, type))
+    if isinstance(hint, type) and hint not in (object, Any):
         names: dict[type, str] = {str: "a string", Mapping: "a mapping"}
         noun = names.get(hint, f"a {hint.__name__}")
         return _Kind(noun, lambda value: isinstance(value, hint))
@@ -163,11 +194,23 @@ def _is_number(value: Any, kind: type, allowed: Range | None) -> bool:
     if not isinstance(value, kind) or isinstance(value, bool):
         return False
     number: Any = value
+    if kind is Integral and abs(number) > (LARGEST_SEED if allowed is None else LARGEST_COUNT):
+        return False
+    if kind is Real and abs(number) > LARGEST_NUMBER:
+        return False
     return math.isfinite(number) and (allowed is None or number in allowed)
 
 
 def _is_finite(value: Tensor) -> bool:
+    """True for a dense tensor of finite real numbers."""
+    if not _is_dense(value):
+        return False
     return value.numel() == 0 or first_bad_row(value.reshape(1, -1)) is None
+
+
+def _is_dense(value: Tensor) -> bool:
+    is_special = value.is_nested or value.is_meta or value.is_quantized or value.is_complex()
+    return not is_special and value.layout is torch.strided
 
 
 def _is_among(value: Any, choices: Iterable[Any]) -> bool:
@@ -184,6 +227,11 @@ def _join(parts: list[str]) -> str:
 
 def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
-        return repr(value)
+        text = repr(value)
+        is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
+        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(float(value)) < math.inf
+        return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…") + ", which is too large" * bool(is_huge)
+    if not _is_dense(value):
+        return f"a {type(value).__name__} of layout {value.layout} and dtype {value.dtype} on {value.device}"
     description = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
     return description if _is_finite(value) else f"{description} with {bad_value(value)}"

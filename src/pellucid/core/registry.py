@@ -57,13 +57,13 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         # imported entries are found without reading any file
-        return name in self._entries or name in self.names()
+        return isinstance(name, str) and (name in self._entries or name in self.names())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._entries:
+        if type(name) is not str or name not in self._entries:
             self.check(name)
             # the module registers its entries when it is imported; `module.variant` is in `module`
             import_module(f"{self.package}.{name.partition('.')[0]}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError
 from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.core.options import LARGEST_NUMBER
 
 __all__ = ["Bound", "Box", "PerInput", "PixelValues", "plain_bound"]
 
@@ -55,8 +56,8 @@ class PerInput:
 
 
 Bound = float | int | Sequence[Any] | Tensor | np.ndarray | PixelValues | PerInput | Mapping[str, Any]
-"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image; for a model
-with several inputs, a tuple or dict with one of these per input."""
+"""One number for all inputs, a sequence of one number per channel, or a tensor that broadcasts to one image; for a
+model with several inputs, a tuple or dict with one of these per input."""
 
 _BOUNDS = "a number, one number per channel, or a tensor that broadcasts to one image"
 
@@ -196,15 +197,18 @@ def _over(name: str, bound: PlainBound, images: Tensor, axis: int) -> Tensor:
                 f"{name} has shape {tuple(bound.tensor.shape)}, which does not broadcast to one input of shape "
                 f"{tuple(images.shape[1:])}; give {_BOUNDS}."
             ) from error
+    if abs(bound) > LARGEST_NUMBER:
+        raise ConfigError(f"{name} is {bound:g}, which is too large; give {_BOUNDS}.")
     return torch.full([1] * images.ndim, bound, dtype=images.dtype, device=images.device)
 
 
 def _check_order(low: Tensor, high: Tensor) -> None:
+    low, high = torch.broadcast_tensors(low, high)
     wrong = (~(low < high)).nonzero()
     if len(wrong):
         place = tuple(wrong[0].tolist())
         where = f" at index {place[1:]}" if low[0].numel() > 1 else ""
         raise ConfigError(
-            f"low is {float(low.expand_as(high)[place]):g} and high {float(high[place]):g}{where}; low must be less "
+            f"low is {float(low[place]):g} and high {float(high[place]):g}{where}; low must be less "
             "than high everywhere."
         )

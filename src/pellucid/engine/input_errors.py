@@ -17,8 +17,8 @@ INPUT_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 
 _ABOUT_INPUTS = re.compile(
     r"\b(shapes?|sizes?|dim(ension)?s?|channels?|elements?|unpack|axis|axes|lengths?|ndim|numel|[1-5]-?D|divisible"
-    r"|dtype|scalar type|data ?type|same device|out of (range|bounds)|must (be|match)|invalid (combination|argument)"
-    r"|not subscriptable|unexpected keyword|positional arguments?|meta (tensors?|device))\b",
+    r"|dtype|scalar type|data ?type|should be the same|same device|out of (range|bounds)|must (be|match)"
+    r"|invalid (combination|argument)|not subscriptable|unsupported operand|unexpected keyword|positional arguments?|meta (tensors?|device))\b",
     re.IGNORECASE,
 )
 """Words of torch's (and most models') messages about shapes, dtypes, devices and arguments."""
@@ -30,13 +30,22 @@ def raise_input_error(error: Exception, model: Any, received: str, x: Tensor | N
     `received` describes the input, and `x` is that input if there is a single one. Exceptions of the user's own types,
     and those whose message is not about shapes, dtypes, devices or arguments, are raised unchanged.
     """
-    if type(error) not in INPUT_ERRORS:
+    if not _is_from_a_library(error):
         raise error
     misfit = _misfit(error.__traceback__, model)
     if not (misfit or isinstance(error, AssertionError) or _ABOUT_INPUTS.search(str(error))):
         raise error
     reason = f"{misfit}." if misfit else f"{type(error).__name__}: {_first_line(error)}"
     raise ShapeError(f"the model fails on inputs of shape {received}: {reason}{_advice(model, x)}") from error
+
+
+def _is_from_a_library(error: Exception) -> bool:
+    kind = type(error)
+    return kind in INPUT_ERRORS or (kind.__module__.partition(".")[0] in _LIBRARIES and kind not in _OTHER_REASONS)
+
+
+_LIBRARIES = ("einops", "numpy", "torchvision", "timm", "transformers")
+_OTHER_REASONS = (torch.OutOfMemoryError, NotImplementedError)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ A model with several inputs takes them as a tuple or list (positional arguments)
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pellucid.core.errors import ModelError, ShapeError
+from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.engine.model import device_of, dtype_of
 
-__all__ = ["Several", "as_inputs", "check_is_model", "check_tensor", "described", "one_tensor"]
+__all__ = ["Several", "as_inputs", "check_is_loader", "check_is_model", "check_tensor", "described", "one_tensor"]
 
 Constant = bool | int | float | str | None
 Model = nn.Module | Callable[..., Any]
@@ -35,7 +35,7 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
     is_class = isinstance(model, type)
     if allows_functions and callable(model) and not is_class:
         return
-    received = f"the class {model.__name__}" if is_class else f"a {type(model).__name__}, {_short(model)}"
+    received = f"the class {model.__name__}" if is_class else "a function" if callable(model) else _short(model)
     expected = "a torch.nn.Module or a function of tensors" if allows_functions else "a torch.nn.Module"
     way_out = "pass a module"
     if is_class:
@@ -43,6 +43,16 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
     elif callable(model):
         way_out = "wrap the function in a module whose forward calls it"
     raise ModelError(f"the model is {received}; expected {expected}. To fix this, {way_out}.")
+
+
+def check_is_loader(loader: Any, what: str) -> None:
+    """Raise `ConfigError` unless `loader` is a loader, or a list of batches.
+
+    >>> check_is_loader([torch.zeros(2, 3)], "batches")
+    """
+    is_array = isinstance(loader, Tensor | np.ndarray | nn.Module | str | bytes | Mapping | type)
+    if is_array or not isinstance(loader, Iterable):
+        raise ConfigError(f"{what} is {_short(loader)}; expected a loader, or a list of batches such as [images].")
 
 
 def check_tensor(tensor: Tensor, what: str = "the images") -> None:
@@ -77,6 +87,8 @@ def one_tensor(x: Any, model: Model | None = None, what: str = "the images") -> 
             f"{what}: got {len(inputs.tensors)} inputs ({', '.join(inputs.names)}); expected a single tensor here. "
             "Several inputs are accepted by create_analyzer and jacobian."
         )
+    if not inputs.ndim or not inputs.numel():
+        raise ShapeError(f"{what}: got {described(inputs)}; expected at least one value per example, (batch, …).")
     return inputs
 
 
@@ -156,6 +168,12 @@ class Several:
             raise ShapeError(f"expected inputs of shape (batch, …) with one batch size, got shapes {shapes}.")
         if not size[0]:
             raise ShapeError(f"{what}: the batch is empty. Pass at least one example.")
+
+    def described(self, tensors: Sequence[Tensor] | None = None) -> str:
+        """Describe the inputs by name, shape and dtype, for messages."""
+        pairs = zip(self.names, tensors or self.tensors, strict=True)
+        form = f", passed as one {type(self.structure).__name__}" if self.style == "argument" else ""
+        return ", ".join(f"{name}: {described(tensor)}" for name, tensor in pairs) + form
 
     @property
     def batch(self) -> int:
@@ -289,11 +307,11 @@ def _converted(x: Any, model: Model | None, what: str) -> Tensor:
     is_module = isinstance(model, nn.Module)
     if array.dtype.kind == "f":
         dtype = dtype_of(model) if isinstance(model, nn.Module) else torch.get_default_dtype()
-        array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32, copy=False)
-        tensor = torch.tensor(array, dtype=dtype, device="cpu")
+        array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
+        tensor = torch.tensor(np.ascontiguousarray(array), dtype=dtype, device="cpu")
     else:
         try:
-            tensor = torch.tensor(array, device="cpu")
+            tensor = torch.tensor(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))), device="cpu")
         except TypeError as error:  # integers wider than torch knows
             raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.") from error
     return tensor.to(device_of(model)) if is_module and isinstance(model, nn.Module) else tensor
@@ -310,7 +328,7 @@ def _unsuitable(x: Any, what: str) -> ShapeError:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     kind = type(value).__name__
     if value is None:
         return "None"

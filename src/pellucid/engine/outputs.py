@@ -41,7 +41,8 @@ def check_chooser(chooser: Any, option: str = "output") -> Chooser:
     >>> check_chooser(("aux", 1))
     ('aux', 1)
     """
-    if chooser is None or callable(chooser) or (isinstance(chooser, str) and chooser):
+    is_function = callable(chooser) and not isinstance(chooser, type)
+    if chooser is None or is_function or (isinstance(chooser, str) and chooser):
         return chooser
     if _is_step(chooser):
         return int(chooser)

@@ -5,6 +5,7 @@ through TorchScript, which hides its operations from Python. Recording a forward
 see every operation, and class activation maps need one layer.
 """
 
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NoReturn

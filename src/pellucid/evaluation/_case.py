@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pellucid.attribution import Analyzer
 from pellucid.attribution._baselines import is_per_image
 from pellucid.attribution.input import Control
-from pellucid.core.errors import PellucidError, ShapeError
+from pellucid.core.errors import PellucidError
 from pellucid.core.seeding import generator
 from pellucid.engine.model import LARGEST_TENSOR_BYTES, images_per_chunk
 
@@ -25,7 +25,6 @@ __all__ = [
     "Output",
     "Retrain",
     "UselessExplanation",
-    "check_images",
     "label_of",
     "per_place",
     "with_options",
@@ -182,15 +181,6 @@ def per_place(values: Tensor) -> Tensor:
     (tensor([[3., 3.]]), tensor([[1., 1., 1.]]))
     """
     return values.sum(1) if values.ndim > 2 else values
-
-
-def check_images(case: Case) -> None:
-    """Raise `ShapeError` unless the inputs are images: (image, channel, height, width)."""
-    if case.images.ndim != 4:
-        raise ShapeError(
-            "this metric removes or shifts parts of images and needs (image, channel, height, width); "
-            f"got {tuple(case.images.shape)}."
-        )
 
 
 def label_of(analyzer: Analyzer) -> str:

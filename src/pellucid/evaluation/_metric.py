@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pellucid.core.options import Options
 from pellucid.evaluation import METRICS
 from pellucid.evaluation._case import KINDS, Case, Explainer, Kind
 
@@ -29,8 +30,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of explanation quality; its fields are its options.
+class Metric(Options):
+    """A metric of explanation quality; its fields are its options, validated against their annotations on construction.
 
     A metric is registered under its file's name. It draws random numbers only from `case.generator` and `case.draw`, so
     that all methods see the same ones, and keeps what does not depend on the method with `case.shared`.

@@ -16,6 +16,9 @@ from pellucid.core.checksum import checksum
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
+from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
+from pellucid.engine.inputs import check_is_model, described, one_tensor
 from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
 from pellucid.evaluation._case import KINDS, Case, Explainer, Kind, Retrain, label_of, per_place, with_options
@@ -71,6 +74,13 @@ def plan(
     for an image that contains NaN or infinity, and `ConfigError` for a metric without its masks or training images, or
     for two entries with the same label.
     """
+    model = unwrap(model)
+    check_is_model(model)
+    check_argument("evaluate", "seed", more.get("seed", 0), int)
+    images, targets, more = _as_tensors(model, images, targets, more)
+    for name, names in (("methods", methods), ("metrics", metrics)):
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ConfigError(f"{name} is {names!r}; expected a list, such as [{names!r}].")
     if images.ndim not in KINDS or not images.is_floating_point() or not images.numel():
         raise ShapeError(
             f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; expected floats in [0, 1], (image, "
@@ -84,7 +94,9 @@ def plan(
     _check_needs(chosen, more)
     if more.get("training") is not None:
         check_inputs(more["training"][0], "the training image")
-    model = unwrap(model)
+    for one in methods:
+        if not isinstance(one, str | Analyzer):
+            raise ConfigError(f"methods holds {one!r}; expected names of methods, or analyzers of the model.")
     # The controls are always added, so one that was asked for must not appear twice.
     controls = [name for name in CONTROLS if images.ndim == 4 or name != "sobel"]  # edges need a plane
     asked = [one for one in methods if (label_of(one) if isinstance(one, Analyzer) else one) not in CONTROLS]
@@ -103,6 +115,33 @@ def plan(
             raise ConfigError(f"the method {label!r} must be fitted to data; pass a fitted analyzer.")
     _check_unique("method", labels)
     return Plan(model, images, targets, dict(zip(labels, analyzers, strict=True)), chosen, **more)
+
+
+def _as_tensors(
+    model: nn.Module, images: Any, targets: Any, more: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    """Convert the arrays and lists of a request to tensors. Raises `ShapeError` for anything else."""
+    masks, training = more.get("masks"), more.get("training")
+    if training is not None:
+        if not isinstance(training, tuple | list) or len(training) != 2:
+            raise ShapeError(f"training is a {type(training).__name__}; expected a pair (images, labels).")
+        training = one_tensor(training[0], model, "the training images"), one_tensor(training[1], None, "the labels")
+        _check_training(*training)
+    return (
+        one_tensor(images, model),
+        None if targets is None else one_tensor(targets, None, "targets"),
+        {**more, "masks": None if masks is None else one_tensor(masks, None, "masks"), "training": training},
+    )
+
+
+def _check_training(images: Tensor, labels: Tensor) -> None:
+    if images.ndim not in KINDS or not images.is_floating_point() or labels.shape != images.shape[:1]:
+        raise ShapeError(
+            f"got training images {described(images)} and labels {described(labels)}; expected floats in "
+            "[0, 1], shaped like the explained images, and one class index per image."
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ShapeError(f"the training labels are {labels.dtype}; expected integers.")
 
 
 def _by_label(metrics: Sequence[Metric]) -> dict[str, Metric]:
@@ -176,8 +215,11 @@ def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> Non
 
 def _check_outputs(case: Case) -> None:
     with torch.no_grad():
-        # typed as object, because a model may return anything
-        first: object = case.model(case.images[:1].clone())
+        try:
+            # typed as object, because a model may return anything
+            first: object = case.model(case.images[:1].clone())
+        except INPUT_ERRORS as error:
+            raise_input_error(error, case.model, described(case.images), case.images)
     if not isinstance(first, Tensor) or first.ndim != 2:
         came = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ShapeError(f"the model returned {came} for one image; the metrics need logits of shape (batch, class).")

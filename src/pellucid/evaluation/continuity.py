@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from pellucid.core.options import NotNegative, Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._metric import TINY
@@ -33,11 +34,11 @@ class Continuity(Metric):
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
-    pixels: int = 1
+    pixels: Annotated[int, Range(0)] = 1
     """Shift of the image in pixels; pixels shifted in from outside are 0."""
-    noises: int = 2
+    noises: Annotated[int, Range(0)] = 2
     """Number of noisy copies; a table needs at least one."""
-    noise: float = 0.05
+    noise: NotNegative = 0.05
     """Standard deviation of the noise, in pixel values."""
     is_relative: bool = True
     """Divide the relevance by the image's Σ|R|."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from pellucid.core.options import Count
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import Kind, Output
 from pellucid.evaluation._curves import area, counts_of, curve, places
@@ -25,7 +26,7 @@ class Deletion(Metric):
     asks: ClassVar[str] = "does the probability fall fast when the most relevant pixels are deleted?"
     is_higher_better: ClassVar[bool] = False
 
-    steps: int = 28
+    steps: Count = 28
     """Number of steps of the curve."""
     removal: Removal = "zero"
     """Replacement for removed pixels."""

@@ -1,11 +1,12 @@
 """Infidelity: the error of an explanation in predicting the effect of perturbations (Yeh et al., 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from pellucid.core.options import Count, NotNegative, Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._metric import TINY
@@ -30,11 +31,11 @@ class Infidelity(Metric):
 
     perturbation: Literal["gaussian", "square"] = "gaussian"
     """Noise on all pixels, or removal of a square."""
-    noise: float = 0.2
+    noise: NotNegative = 0.2
     """Standard deviation of the Gaussian noise."""
-    side_share: float = 0.25
+    side_share: Annotated[float | int, Range(0, 1, above=True)] = 0.25
     """Side of the square (interval, cube), as a share of the image's shorter side."""
-    draws: int = 64
+    draws: Count = 64
     """Number of perturbations."""
     is_scaled: bool = True
     """Scale each map by its optimal factor."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from pellucid.core.options import Count, NotNegative
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._metric import TINY
 
@@ -26,9 +27,9 @@ class MaxSensitivity(Metric):
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
-    radius: float = 0.02
+    radius: NotNegative = 0.02
     """Largest change of a pixel."""
-    draws: int = 10
+    draws: Count = 10
     """Number of draws of x′."""
 
     def measure(self, case: Case, method: Explainer) -> Measured:

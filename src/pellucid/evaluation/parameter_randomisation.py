@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from pellucid.core.options import Count
 from pellucid.core.seeding import derive_seed
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import KINDS, Kind
@@ -34,7 +35,7 @@ class ParameterRandomisation(Metric):
     """Similarity measure; the paper's first choice is the rank correlation."""
     is_absolute: bool = True
     """Compare absolute values."""
-    stages: int = 8
+    stages: Count = 8
     """Maximum number of copies, spread evenly over the layers of a deeper network."""
 
     @property

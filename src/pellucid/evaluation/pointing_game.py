@@ -1,11 +1,12 @@
 """Pointing game: the most relevant pixel should be inside the ground truth (Zhang et al., 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from pellucid.core.ranges import Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._curves import places
@@ -27,7 +28,7 @@ class PointingGame(Metric):
     is_higher_better: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"masks"})
 
-    tolerance: int = 0
+    tolerance: Annotated[int, Range(0)] = 0
     """Margin, in pixels, by which the mask is dilated on each side."""
 
     @property

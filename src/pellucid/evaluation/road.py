@@ -36,6 +36,7 @@ class Road(Metric):
     """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_shares(self.shares)
 
     @property

@@ -38,6 +38,7 @@ class Roar(Metric):
     """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_shares(self.shares)
 
     @property

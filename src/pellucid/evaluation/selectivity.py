@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pellucid.core.options import Count
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
 from pellucid.evaluation._case import Kind, Output, per_place
 from pellucid.evaluation._curves import area, counts_of, curve, patch_scores, pixel_places, places
@@ -31,9 +32,9 @@ class Selectivity(Metric):
     low: ClassVar[float] = float("-inf")
     high: ClassVar[float] = float("inf")
 
-    patch_pixels: int = 4
+    patch_pixels: Count = 4
     """Side length of a patch; a patch of a table is a single feature."""
-    steps: int = 16
+    steps: Count = 16
     """Number of steps of the curve; at most one per patch."""
     removal: Removal = "zero"
     """Replacement for removed patches."""

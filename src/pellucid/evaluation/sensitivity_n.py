@@ -39,6 +39,7 @@ class SensitivityN(Metric):
     """Replacement for removed pixels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.shares or not all(0 < share < 1 for share in self.shares) or self.sets < 3:
             raise ConfigError(
                 f"got shares={self.shares} and sets={self.sets}; expected shares between 0 and 1, and at least 3 sets."

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pellucid.engine.inputs import check_is_model
 from pellucid.jacobians._jacobian import jacobian
 from pellucid.jacobians._problem import Outputs
 
@@ -75,4 +76,5 @@ def augment(model: nn.Module) -> Augmented:
     >>> model.return_jacobian(torch.rand(5, 3)).shape, list(model.state_dict())
     (torch.Size([5, 2, 3]), ['weight', 'bias'])
     """
+    check_is_model(model)
     return model if isinstance(model, Augmented) else Augmented(model)

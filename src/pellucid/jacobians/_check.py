@@ -7,13 +7,17 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
+from pellucid.engine.inputs import check_is_model, described, one_tensor
 from pellucid.engine.model import Network, check_model, dtype_of, frozen, images_per_chunk, unwrap
 from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._algorithms.differences import STEP
 from pellucid.jacobians._double import DoubleModel
+from pellucid.jacobians._problem import Problem, check_count
 from pellucid.jacobians._rows import gradient_rows
 
 __all__ = ["JacobianCheck", "check_jacobian"]
@@ -75,11 +79,19 @@ def check_jacobian(
     >>> bool(check.error.max() < 1e-7), check.on_kink.tolist()
     (True, [False, False])
     """
-    if samples < 1 or x.ndim < 2 or not len(x):
+    model = unwrap(model)
+    check_is_model(model)
+    x, given = one_tensor(x, model, "x"), None if jacobian is None else one_tensor(jacobian, model, "jacobian")
+    check_argument("check_jacobian", "seed", seed, int)
+    check_count("samples", samples, "samples")
+    if not x.is_floating_point():
+        raise ShapeError(f"x is {described(x)}; integers have no derivative. Pass floats.")
+    if x.ndim < 2 or not x.numel():
         raise ShapeError(
             f"expected x of shape (batch, …) and at least 1 sample, got shape {tuple(x.shape)}; samples is {samples}."
         )
-    with isolated(), frozen(unwrap(model)) as model:
+    with isolated(), Problem.of(model, x, None).explained_errors(), frozen(model):
+        check_inputs(x)
         check_model(model, "derivatives")
         check_hidden_norms(model, x[:1].to(dtype_of(model)))
         double = DoubleModel(model)
@@ -91,10 +103,10 @@ def check_jacobian(
         share = TOLERANCE_SHARE * scale[:, None, None]
         # from h to h/4, the bend falls to a quarter where f is smooth and stays constant at a kink: split at one half
         on_kink = ((kinks.disagreement > share) | (kinks.bend > share) & (kinks.bend > kinks.wide_bend / 2)).any(2)
-        given = None if jacobian is None else _given_entries(jacobian, exact, x, positions)
+        entries = None if given is None else _given_entries(given, exact, x, positions)
         return JacobianCheck(
             error=_largest_off_kinks(exact - slopes, on_kink),
-            given_error=None if given is None else _largest_off_kinks(given - slopes, on_kink),
+            given_error=None if entries is None else _largest_off_kinks(entries - slopes, on_kink),
             on_kink=on_kink.any(1).cpu(),
             entries_on_kink=on_kink.cpu(),
             positions=positions.cpu(),

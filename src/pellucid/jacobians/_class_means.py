@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
+from pellucid.core.options import Count, check_argument
+from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._jacobian import jacobian
 from pellucid.jacobians._problem import Model, Outputs
@@ -51,6 +53,8 @@ def jacobian_class_means(
     >>> result.counts.tolist(), torch.allclose(result.means[1], layer.weight.abs())
     ([3, 2], True)
     """
+    check_argument("jacobian_class_means", "classes", classes, Count)
+    check_is_loader(batches, "batches")
     sums: Tensor | None = None
     counts = torch.zeros(classes, dtype=torch.int64, device="cpu")
     seen: list[Tensor] = []
@@ -58,11 +62,11 @@ def jacobian_class_means(
     frobenius: list[Tensor] = []
     like = torch.empty(0, dtype=torch.float32, device="cpu")
     # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
-    for x, labels in batches:
+    for batch in batches:
+        x, labels = _images_and_labels(batch, model)
         if not len(x):
             continue
         with isolated(), counted_from(sum(map(len, seen))):
-            labels = labels.to("cpu", torch.int64)
             if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
                 raise ShapeError(
                     f"expected one label from 0 to {classes - 1} per image (classes is {classes}), got {len(labels)} "
@@ -85,6 +89,20 @@ def jacobian_class_means(
     with isolated():
         means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # a class without images: 0 / 0 is NaN
         return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
+
+
+def _images_and_labels(batch: object, model: Model) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of a batch. Raises `ShapeError` if the batch is not a pair of these."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ShapeError(f"batches yields {type(batch).__name__}; expected pairs (images, labels).")
+    images, labels = as_inputs(batch[0], model, "the images"), as_inputs(batch[1], None, "the labels")
+    if isinstance(images, Several):
+        raise ShapeError("batches yields several inputs; the means of a class need a single one.")
+    if not images.ndim:
+        raise ShapeError("batches yields a single number; expected images, (batch, …).")
+    if isinstance(labels, Several) or labels.is_floating_point() or labels.ndim != 1:
+        raise ShapeError("batches yields labels that are not (batch,) integers; pass one class index per image.")
+    return images, labels.to("cpu", torch.int64)
 
 
 def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:

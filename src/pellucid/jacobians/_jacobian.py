@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.core.errors import UnknownName
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobians._algorithms import ALGORITHMS, Part, choose
@@ -18,7 +19,7 @@ from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
 from pellucid.jacobians._missing import WAY_OUT, check_rows
 from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
-from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_chunk, untouched
+from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_count, untouched
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
@@ -103,9 +104,11 @@ def jacobian_report(
     >>> report.method, report.chunk, report.backwards
     ('loop', 5, 2)
     """
+    if type(method) is not str:
+        check_argument("jacobian", "method", method, str)
     if method not in METHODS:
         raise UnknownName("Jacobian method", method, METHODS)
-    check_chunk(chunk)
+    chunk = check_count("chunk", chunk, "images per forward pass")
     with isolated():
         started = perf_counter()  # inside `isolated()`, so that waiting for another thread's lock does not count
         problem = Problem.of(model, x, outputs)

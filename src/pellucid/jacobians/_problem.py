@@ -16,17 +16,17 @@ from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.inputs import Several, as_inputs, check_is_model, described
+from pellucid.engine.inputs import Several, as_inputs, check_is_model, check_tensor, described
 from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_alone, unwrap
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
-__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_chunk", "dtype_for", "untouched"]
+__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "dtype_for", "untouched"]
 
 Model = nn.Module | ExportedProgram | Callable[..., Any]
 """A module, or any function of tensors."""
 
-Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+Inputs = Tensor | np.ndarray | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 """One input (batch, …), or several in a tuple (positional arguments) or dict (keyword arguments)."""
 
 Outputs = Sequence[int] | Chooser | Mapping[Any, Sequence[int] | None]
@@ -62,7 +62,7 @@ class Problem:
             )
         if not len(tensors[0]):
             raise ShapeError("x contains no images. Pass at least one.")
-        if not any([tensor.is_floating_point() for tensor in tensors]):
+        if not any(tensor.is_floating_point() for tensor in tensors):
             raise ShapeError(
                 "x contains only integers, which have no derivative. Pass floats, such as embedded tokens."
             )
@@ -128,13 +128,9 @@ class Problem:
                 try:
                     self.run([tensor[:1].clone() for tensor in self.inputs])
                 except INPUT_ERRORS as error:
-                    single = self.inputs[0] if self.several is None else None
-                    names = (None,) if self.several is None else self.several.names
-                    received = ", ".join(
-                        described(x) if name is None else f"{name}: {described(x)}"
-                        for name, x in zip(names, self.inputs, strict=True)
-                    )
-                    raise_input_error(error, self.model, received, single)
+                    first, several = self.inputs[0], self.several
+                    received = described(first) if several is None else several.described(self.inputs)
+                    raise_input_error(error, self.model, received, first if several is None else None)
             raise
 
     def chosen(self, returned: Any, inputs: Sequence[Tensor]) -> Tensor:
@@ -155,10 +151,14 @@ class Problem:
         return wanted
 
 
-def check_chunk(chunk: Any) -> None:
-    """Raise `ShapeError` unless `chunk` is None or a number of images."""
-    if chunk is not None and not (isinstance(chunk, Integral) and not isinstance(chunk, bool) and chunk >= 1):
-        raise ShapeError(f"chunk is {chunk!r}; expected a whole number of images per forward pass, at least 1.")
+def check_count(name: str, count: Any, what: str) -> int | None:
+    """Return `count` as an int, or None. Raises `ShapeError` unless it is None or a positive whole number of `what`."""
+    if count is None:
+        return None
+    is_whole = isinstance(count, Integral) and not isinstance(count, bool)
+    if not is_whole or not 1 <= int(count) < 2**62:
+        raise ShapeError(f"{name} is {count!r}; expected a whole number of {what}, at least 1.")
+    return int(count)
 
 
 def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
@@ -170,14 +170,18 @@ def _selection(outputs: Any) -> tuple[Chooser, tuple[int, ...] | None]:
             raise ShapeError(f"outputs names {list(outputs)}; name one entry per call.")
         ((name, indices),) = outputs.items()
         return check_chooser(name, "outputs"), None if indices is None else _as_indices(indices)
-    if isinstance(outputs, Tensor | Sequence | np.ndarray | range) and not isinstance(outputs, str):
-        if not (isinstance(outputs, tuple) and any(isinstance(step, str) for step in outputs)):
-            return None, _as_indices(outputs)
+    is_path = isinstance(outputs, str) or (
+        isinstance(outputs, tuple) and any(isinstance(step, str) for step in outputs)
+    )
+    if isinstance(outputs, Tensor | Sequence | np.ndarray) and not is_path:
+        return None, _as_indices(outputs)
     return check_chooser(outputs, "outputs"), None
 
 
 def _as_indices(indices: Any) -> tuple[int, ...]:
     """Return indices into the flattened outputs as ints. Raises `ShapeError` for anything else."""
+    if isinstance(indices, Tensor):
+        check_tensor(indices, "outputs")
     listed = indices.tolist() if isinstance(indices, Tensor | np.ndarray) else indices
     is_valid = isinstance(listed, Sequence) and not isinstance(listed, str)
     if not is_valid or not all(isinstance(index, Integral) and not isinstance(index, bool) for index in listed):

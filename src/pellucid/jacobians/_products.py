@@ -1,6 +1,7 @@
 """Products with the Jacobian J and its transpose, without forming J."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import isolated
 from pellucid.core.seeding import generator
 from pellucid.engine.derivatives import derivatives, unseen_changes, zero_rows
+from pellucid.engine.inputs import one_tensor
 from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._missing import WAY_OUT, check_zeros, no_derivative
 from pellucid.jacobians._plan import Plan, make_plan
@@ -32,10 +34,10 @@ def jacobian_product(model: Model, x: Tensor, vectors: Tensor, outputs: Outputs 
     >>> torch.allclose(jacobian_product(layer, torch.rand(4, 3), v), layer(v))
     True
     """
+    x, vectors = one_tensor(x, model, "x"), one_tensor(vectors, model, "vectors")
     if vectors.shape != x.shape:
         raise ShapeError(f"expected vectors of the shape of x, {tuple(x.shape)}, got {tuple(vectors.shape)}.")
-    with isolated(), untouched(model):
-        plan, leaf, flat = _run(model, x, outputs)
+    with isolated(), _prepared(model, x, outputs) as (plan, leaf, flat):
         dummy, row = _linear(flat, leaf)
         product = _along(row, dummy, vectors.to(row))
         check_finite((), None, [product])
@@ -53,8 +55,8 @@ def transposed_product(model: Model, x: Tensor, vectors: Tensor, outputs: Output
     >>> transposed_product(layer, torch.rand(4, 3), torch.ones(4, 2)).shape
     torch.Size([4, 3])
     """
-    with isolated(), untouched(model):
-        plan, leaf, flat = _run(model, x, outputs)
+    x, vectors = one_tensor(x, model, "x"), one_tensor(vectors, model, "vectors")
+    with isolated(), _prepared(model, x, outputs) as (plan, leaf, flat):
         expected = (len(x), *plan.result_shape)
         if vectors.shape != expected:
             raise ShapeError(f"expected vectors of the shape of the outputs, {expected}, got {tuple(vectors.shape)}.")
@@ -71,7 +73,7 @@ def linearize(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Produ
 
     Call this, and use the products, inside `isolated()` and `untouched(model)`.
     """
-    plan, leaf, flat = _run(model, x, outputs)
+    plan, leaf, flat = _run(Problem.of(model, x, outputs))
     dummy, row = _linear(flat, leaf)
     is_checked = False
 
@@ -89,6 +91,14 @@ def linearize(model: Model, x: Tensor, outputs: Outputs) -> tuple[Product, Produ
         return product.flatten(1)
 
     return forward, backward
+
+
+@contextmanager
+def _prepared(model: Model, x: Tensor, outputs: Outputs) -> Iterator[tuple[Plan, Tensor, Tensor]]:
+    """Yield the result of `_run` while the model is frozen."""
+    problem = Problem.of(model, x, outputs)
+    with problem.explained_errors(), untouched(model):
+        yield _run(problem)
 
 
 def _linear(flat: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,9 +153,8 @@ def _check_transposed(plan: Plan, leaf: Tensor, cotangent: Tensor, product: Tens
         raise UnsupportedOperation(no_derivative(used) + f"; {WAY_OUT}")
 
 
-def _run(model: Model, x: Tensor, outputs: Outputs) -> tuple[Plan, Tensor, Tensor]:
+def _run(problem: Problem) -> tuple[Plan, Tensor, Tensor]:
     """Return the plan, the leaf, and the wanted outputs (batch, output) with their graph, after all checks."""
-    problem = Problem.of(model, x, outputs)
     plan = make_plan(problem)
     leaves, flat = plan.first or ((), torch.empty(0, dtype=torch.float32, device="cpu"))
     if problem.batch > 1:

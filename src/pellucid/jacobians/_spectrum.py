@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.showing import Shown
+from pellucid.engine.inputs import one_tensor
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._jacobian import jacobian
 from pellucid.jacobians._leading import STEPS, leading_triple
 from pellucid.jacobians._plan import make_plan
-from pellucid.jacobians._problem import Model, Outputs, Problem, untouched
+from pellucid.jacobians._problem import Model, Outputs, Problem, check_count, untouched
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
@@ -49,10 +49,11 @@ def jacobian_spectrum(
     >>> torch.allclose(spectrum.values[0], torch.linalg.svdvals(layer.weight))
     True
     """
-    if count is not None and count < 1:
-        raise ShapeError(f"count is {count}; expected at least 1 singular value.")
+    count = check_count("count", count, "singular values")
+    chunk = check_count("chunk", chunk, "images per forward pass")
+    x = one_tensor(x, model, "x")
     with isolated():
-        with untouched(model):
+        with Problem.of(model, x, outputs).explained_errors(), untouched(model):
             plan = make_plan(Problem.of(model, x[:1], outputs))  # only for the shape of the outputs
         shape, inputs = plan.result_shape, x[0].numel()
         # each step costs about as much as three rows of J, and up to STEPS of them are needed

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from pellucid.core.checksum import checksum
 from pellucid.core.contracts import ImageSet
-from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.errors import ConfigError, SaveError, ShapeError
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.types import Pixels
 from pellucid.densities import DENSITIES, Density
+from pellucid.engine.inputs import one_tensor
 from pellucid.storage.ownership import mark_as_ours
 from pellucid.storage.store import Store
 from pellucid.training.checkpoint import pack_state, unpack_state
@@ -49,7 +51,8 @@ def fit_density(
     >>> density.log_density(torch.rand(3, 1, 4, 4)).shape
     torch.Size([3])
     """
-    kind, place = DENSITIES[name], torch.device(device)
+    kind, place = DENSITIES[name], _as_device(device)
+    check_argument("fit_density", "seed", seed, int)
     # torch's optimizers create their step counters on the default device
     with isolated(takes_turns=False), torch.device(place):
         pixels = _pixels_of(images)
@@ -66,6 +69,19 @@ def fit_density(
         # removed last: an interruption before this line loses nothing
         store.remove_model(f"{name}.ckpt")
         return density
+
+
+def _as_device(device: torch.device | str) -> torch.device:
+    """Return the device. Raises `ConfigError` for one that does not exist here or holds no values."""
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"device is {device!r}, which cannot be used here ({reason}); pass 'cpu'.") from error
+    if place.type == "meta":
+        raise ConfigError("device is 'meta', on which tensors have no values; pass 'cpu'.")
+    return place
 
 
 def load_density(save: str | Path, name: str = "vae") -> Density:
@@ -114,6 +130,7 @@ def _pixels_of(images: ImageSet | Tensor) -> Pixels:
     """Return the pixels as uint8 or float32 on the CPU; raise `ShapeError` for anything else."""
     if isinstance(images, ImageSet):
         return images.pixels
+    images = one_tensor(images)
     if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ShapeError(
             f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; expected "

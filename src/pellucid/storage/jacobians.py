@@ -12,6 +12,7 @@ from pellucid.core.checksum import checksum
 from pellucid.core.errors import SaveError, ShapeError
 from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
+from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 from pellucid.jacobians import jacobian
 from pellucid.jacobians._finite import counted_from
 from pellucid.storage.chunked_array import ChunkedArray
@@ -46,7 +47,7 @@ def jacobian_to_disk(
     >>> ChunkedArray.open(folder).shape
     (7, 2, 3)
     """
-    images = _batches(loader)
+    images = _batches(loader, model)
     first = next(images, None)
     if first is None:
         raise ShapeError("the loader yields no images; expected at least one.")
@@ -79,10 +80,13 @@ def _has_length(loader: Any) -> bool:
     return isinstance(loader.dataset, Sized)
 
 
-def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
+def _batches(loader: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:
     """Yield only the images, skipping empty batches."""
+    check_is_loader(loader, "loader")
     for batch in loader:
-        images = batch if isinstance(batch, Tensor) else batch[0]
+        images = as_inputs(batch[0] if isinstance(batch, tuple | list) and batch else batch, model)
+        if isinstance(images, Several) or not images.ndim:
+            raise ShapeError("the loader yields batches that are not one tensor of images, (batch, …).")
         if len(images):
             yield images
 

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError
+from pellucid.core.options import check_argument
 from pellucid.core.origin import Origin, origin_of
 from pellucid.densities import Density
+from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import Network, unwrap
 from pellucid.storage.densities import fit_density, load_density
 from pellucid.synthesis import PRIORS, Prior, Prototypes, synthesise
@@ -57,6 +59,8 @@ def prototypes(
     (torch.Size([3, 1, 8, 8]), True)
     """
     model = unwrap(model)
+    check_is_model(unwrap(model))
+    check_argument("prototypes", "seed", seed, int)
     if isinstance(prior, str):
         prior = _make_prior(prior, model, seed, options)
     elif options:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from pellucid.core.isolation import raise_translated
 from pellucid.core.types import Images
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
+from pellucid.engine.input_errors import INPUT_ERRORS
+from pellucid.engine.inputs import check_tensor
 from pellucid.engine.model import AutocastWatch, check_model, dtype_of
 from pellucid.engine.wrapping import check_hidden_norms
 
@@ -51,14 +55,14 @@ def make_goal(
         return _class_goal(model, classes, sample)
     if classes is not None:
         raise ConfigError("got both classes and unit; give only one of them.")
-    if callable(unit):
+    if callable(unit) and not isinstance(unit, type):
         return _checked(Goal(model, (-1,), lambda images: _repeated(_of_function(model, unit, images)), False), sample)
     given: object = unit
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str)):
         raise ConfigError(
             f"got unit={unit!r}; expected (layer, channel), such as ('conv1', 3), or a function of the outputs."
         )
-    layer, channels = unit[0], _as_list(unit[1])
+    layer, channels = given[0], _as_list(given[1])
     modules = dict(model.named_modules())
     if layer not in modules:
         raise UnknownName("layer", layer, [name for name in modules if name])
@@ -139,7 +143,13 @@ def _of_layer(module: nn.Module, name: str, model: nn.Module, images: Images) ->
 
 
 def _of_function(model: nn.Module, function: Callable[[Any], Tensor], images: Images) -> Values:
-    values: object = function(_run(model, images))
+    outputs = _run(model, images)
+    try:
+        values: object = function(outputs)
+    except INPUT_ERRORS as error:
+        if isinstance(error, PellucidError):
+            raise
+        raise ConfigError(f"the unit function raised {type(error).__name__}: {error}.") from error
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
         received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ShapeError(
@@ -186,12 +196,15 @@ def _check_range(kind: str, indices: list[int], size: int, where: str) -> None:
 
 
 def _as_list(indices: Sequence[int] | int | Tensor) -> list[int]:
-    if isinstance(indices, int):
-        return [indices]
-    listed = indices.flatten().tolist() if isinstance(indices, Tensor) else list(indices)
-    if not all(isinstance(index, int) and not isinstance(index, bool) for index in listed):
-        raise ShapeError(f"{listed} are not indices; give integers.")
-    return listed
+    if isinstance(indices, Tensor):
+        check_tensor(indices, "the indices")
+    given: Any = indices
+    if isinstance(given, Tensor | np.ndarray):
+        given = given.flatten().tolist()
+    listed = [given] if isinstance(given, Integral) else list(given) if isinstance(given, Sequence) else [given]
+    if isinstance(given, str) or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
+        raise ShapeError(f"{given!r} are not indices; give integers.")
+    return [int(index) for index in listed]
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
+from pellucid.core.options import check_options
 from pellucid.core.types import Images
 
 __all__ = ["Parameters", "Prior"]
@@ -63,7 +64,8 @@ class Prior(ABC):
     """Penalty for similar prototypes of one class, in nats per unit of mean cosine similarity."""
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` for values out of range."""
+        """Raise `ConfigError` for values of the wrong type or out of range."""
+        check_options(self)
         for name in ("steps", "starts"):
             self._check_range(name, 1)
         for name in ("refined_share", "learning_rate", "weight", "repulsion"):

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
+from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import Network, device_of, dtype_of, frozen, unwrap
 from pellucid.synthesis._goal import Goal, Unit, make_goal
 from pellucid.synthesis._prior import Parameters, Prior
@@ -57,6 +59,10 @@ def synthesise(
     >>> result.images.shape, result.history.shape
     (torch.Size([2, 1, 4, 4]), torch.Size([2, 10]))
     """
+    check_is_model(unwrap(model))
+    check_argument("prototypes", "seed", seed, int)
+    check_argument("prototypes", "prior", prior, Prior)
+    check_argument("prototypes", "diversity", diversity, int)
     if diversity < 1:
         raise ConfigError(f"got diversity={diversity}; expected a number of prototypes per class, at least 1.")
     model = unwrap(model)
