@@ -124,7 +124,7 @@ def test_packed_sequences_are_refused_by_name() -> None:
             self.layer = nn.GRU(4, 3, batch_first=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]), batch_first=True)
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), 4), batch_first=True)
             return self.layer(packed)[1][0]
 
     with pytest.raises(UnsupportedOperation, match=r"pack"):

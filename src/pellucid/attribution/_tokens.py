@@ -60,7 +60,8 @@ class FromEmbedding(Adapter):
         """
         # Found by running the model: an embedding may be a module, a parameter or a table that is tied to the output
         # layer.
-        first, candidates, others = ids[:1], {}, set()
+        first, others = ids[:1], set[str]()
+        candidates: dict[str, tuple[Tensor, bool]] = {}
 
         def note(looked_up: Tensor, weight: Tensor, positions: Tensor | None) -> None:
             name = self._name_of(weight)
@@ -164,7 +165,8 @@ def _stem_from(positions: Tensor, looked_up: Tensor, ids: Tensor, *, of_all: boo
 
 def _rearranged(embedded: Tensor, positions: Tensor, looked_up: Tensor, weight: Tensor) -> Tensor:
     """Return the embeddings (batch, token, feature) at these positions; other tokens get a constant row of the table."""
-    if positions.shape == embedded.shape[:2] and bool((positions.flatten().diff() == 1).all()):
+    flat = positions.flatten()
+    if positions.shape == embedded.shape[:2] and torch.equal(flat, torch.arange(len(flat), device=flat.device)):
         return embedded
     rows = embedded.reshape(-1, embedded.shape[-1])[positions.clamp(min=0)]
     if bool((positions >= 0).all()):

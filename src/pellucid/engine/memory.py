@@ -156,7 +156,7 @@ def _laid_out(positions: Tensor | None, tensor: Tensor) -> Tensor:
 
 
 def _is_same_place(first: Tensor, second: Tensor) -> bool:
-    return first is second or (
+    return first is second or bool(
         storage_key(first) == storage_key(second)
         and first.shape == second.shape
         and first.stride() == second.stride()

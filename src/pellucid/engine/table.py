@@ -116,7 +116,7 @@ class Table:
 
         An operator of ATen takes the same positional arguments as torch's function of that name.
         """
-        packet = getattr(operator, "overloadpacket", operator)
+        packet: Any = getattr(operator, "overloadpacket", operator)
         entry = self._entries.get(packet._qualified_op_name)  # by name, because its library may be loaded later
         if entry is None and isinstance(operator, OpOverload):
             name = operator.name().removeprefix("aten::").partition(".")[0]

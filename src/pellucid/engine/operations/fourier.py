@@ -90,11 +90,11 @@ def product(call: Call, input: Any, other: Any) -> Tensor:
     """Record a product of complex or real factors from the products of their parts."""
     with call.recorder:
         (a, b), (c, d) = _pair(input), _pair(other)
-        real, imaginary = a * c, a * d if d is not None else None
-        if b is not None:
-            imaginary = b * c if imaginary is None else imaginary + b * c
-            real = real if d is None else real - b * d
-        return torch.complex(real, imaginary)
+        if b is None:
+            return torch.complex(a * c, a * d)
+        if d is None:
+            return torch.complex(a * c, b * c)
+        return torch.complex(a * c - b * d, a * d + b * c)
 
 
 @operation("complex::add", "complex::__add__", "complex::__radd__")

@@ -239,7 +239,7 @@ def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
 @_stay("where")
 def where(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     """Record values selected by a mask."""
-    value: Tensor = call.run()
+    value: Any = call.run()
     # the method takes the values around the mask: x.where(mask, y)
     mask, first, second = _where(*args, **kwargs) if call.function is torch.where else (args[1], args[0], args[2])
     if call.depends(mask) or not isinstance(value, Tensor) or not isinstance(mask, Tensor):
