@@ -36,7 +36,7 @@ SECANTS = 1e-3
 """Largest relative error of LRP-0, whose ε of 1e-12 is not quite 0, against the network of secants."""
 SUMS = 1e-3
 """Largest residual of a sum in float32, relative to the logit or Σ|R|."""
-SINGLE = 5e-2
+SINGLE = 0.1
 """Smallest tolerance in float32, where rounding moves units across their kinks. Networks that lose more in plain
 autograd get as much more, and those that compute parts in float32 whatever their dtype get it in float64 too."""
 
