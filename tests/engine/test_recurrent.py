@@ -102,7 +102,7 @@ def test_explanations_are_complete(name, method) -> None:
 
 
 def test_relevance_of_an_lstm_is_that_of_its_equations() -> None:
-    """One step from zero: R_x = R_h through tanh(c) ≈ c = σ(i) tanh(g), with nothing to the gates (Arras et al., 2017)."""
+    """One step from zero: h = σ(o) tanh(σ(i) tanh(g)), where the gates receive nothing (Arras et al., 2017)."""
     torch.manual_seed(0)
     lstm = nn.LSTM(4, 3, bias=False, batch_first=True).double()
     model, x = nn.Sequential(lstm, Last()), torch.randn(1, 1, 4).double()
@@ -124,7 +124,7 @@ def test_packed_sequences_are_refused_by_name() -> None:
             self.layer = nn.GRU(4, 3, batch_first=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3]), batch_first=True)
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), 4), batch_first=True)
             return self.layer(packed)[1][0]
 
     with pytest.raises(UnsupportedOperation, match=r"pack"):

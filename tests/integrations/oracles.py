@@ -3,6 +3,7 @@
 Nothing here uses pellucid. A function `f` maps inputs (batch, …) to one number or row per input, in float64.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -134,6 +135,11 @@ class Embedded(TorchFunctionMode):
                 return self._embeddings
             if torch.equal(args[0].T, self._ids):  # XLNet puts the tokens first
                 return self._embeddings.transpose(0, 1)
+            if torch.equal(
+                args[0][:, 1:], self._ids[:, :-1]
+            ):  # decoders start with a token of their own
+                start = func(args[0][:, :1], *args[1:], **(kwargs or {}))
+                return torch.cat([start, self._embeddings[:, :-1]], 1)
         return func(*args, **(kwargs or {}))
 
 
@@ -240,23 +246,33 @@ class _Outputs(TorchFunctionMode):
 def cam_error(f: Function, x: Tensor, operation: str, shape: tuple[int, ...], claimed: Tensor) -> float:
     """Error of a Grad-CAM map before ReLU and interpolation, for the best output of `operation` with this shape.
 
-    `shape` is (channel, …) without the batch; the output may have its channels last.
+    `shape` is (channel, …) without the batch. The output may have its channels last, or be a sequence of tokens that
+    ends with one for each position.
     """
     leaf = x.detach().clone().requires_grad_()
     with torch.enable_grad(), _PlainNorms(), _Outputs(operation) as outputs:
         score = f(leaf).sum()
     best = float("inf")
     for values in reversed(outputs.seen):
-        for axis in {1, values.ndim - 1}:
-            if tuple(values.movedim(axis, 1).shape[1:]) != shape:
-                continue
-            slope = torch.autograd.grad(score, values, retain_graph=True, allow_unused=True)[0]
-            if slope is None:
-                continue
-            moved, weight = values.movedim(axis, 1), slope.movedim(axis, 1).flatten(2).mean(2)
-            own = torch.einsum("nk,nk...->n...", weight, moved).detach()
+        slope = torch.autograd.grad(score, values, retain_graph=True, allow_unused=True)[0]
+        for arrange in _arrangements(values, shape) if slope is not None else ():
+            maps, weight = arrange(values), arrange(slope).flatten(2).mean(2)
+            own = torch.einsum("nk,nk...->n...", weight, maps).detach()
             best = min(best, relative(claimed, own))
     return best
+
+
+def _arrangements(values: Tensor, shape: tuple[int, ...]) -> Iterator[Function]:
+    """Yield the ways to read an output as maps, (batch, channel, …)."""
+    channels, *grid = shape
+    for axis in {1, values.ndim - 1}:
+        if tuple(values.movedim(axis, 1).shape[1:]) == shape:
+            yield lambda value, axis=axis: value.movedim(axis, 1)
+    places = math.prod(grid)
+    if values.ndim == 3 and values.shape[2] == channels and values.shape[1] >= places:
+        yield lambda value: value[:, -places:].transpose(1, 2).unflatten(2, grid)
+    if values.ndim == 3 and values.shape[1] == channels and values.shape[2] >= places:
+        yield lambda value: value[:, :, -places:].unflatten(2, grid)
 
 
 # ── Occlusion ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,6 @@ NAMES = (
     "timm/efficientvit_b0",
     "timm/nf_regnet_b0",
     "timm/resmlp_12_224",
-    "timm/xcit_nano_12_p16_224",
 )
 
 

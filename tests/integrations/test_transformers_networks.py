@@ -11,6 +11,8 @@ NAMES = (
     "transformers/Mixtral",
     "transformers/Swinv2",
 )
+REFUSED = {("transformers/Mixtral", "deeplift"): "control flow differs between the baseline and the image"}
+"""Experts are chosen by the input, and the baseline goes to others."""
 
 
 @pytest.mark.parametrize("architecture", NAMES)
@@ -21,4 +23,4 @@ def test_outputs_differ(case: Case, architecture: str) -> None:
 @pytest.mark.parametrize("architecture", NAMES)
 @pytest.mark.parametrize("method", METHODS)
 def test_explained_and_right(case: Case, architecture: str, method: str) -> None:
-    assert_right(case, method)
+    assert_right(case, method, REFUSED.get((architecture, method), ""))

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from pellucid.attribution._ids import Lookups
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Adapter
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
@@ -26,26 +26,6 @@ def is_tokens(x: object) -> bool:
     (True, False)
     """
     return isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.ndim == 2 and x.numel() > 0
-
-
-class _Lookups(TorchFunctionMode):
-    """Intercept every embedding lookup as (ids, weight), and optionally replace its result."""
-
-    def __init__(self, answer: Callable[[Tensor, Tensor], Tensor | None]) -> None:
-        super().__init__()
-        self._answer = answer
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.embedding:
-            value = self._answer(*_ids_and_weight(*args, **kwargs))
-            if value is not None:
-                return value
-        return func(*args, **kwargs)
-
-
-def _ids_and_weight(input: Tensor, weight: Tensor, *_args: object, **_kwargs: object) -> tuple[Tensor, Tensor]:  # noqa: A002
-    return input, weight
 
 
 class FromEmbedding(Adapter):
@@ -80,17 +60,20 @@ class FromEmbedding(Adapter):
         """
         # Found by running the model: an embedding may be a module, a parameter or a table that is tied to the output
         # layer.
-        first, candidates, others = ids[:1], {}, set()
+        first, others = ids[:1], set[str]()
+        candidates: dict[str, tuple[Tensor, bool]] = {}
 
-        def note(looked_up: Tensor, weight: Tensor) -> None:
+        def note(looked_up: Tensor, weight: Tensor, positions: Tensor | None) -> None:
             name = self._name_of(weight)
-            if looked_up.numel() == first.numel() and torch.equal(looked_up.reshape(-1), first[0].to(looked_up)):
+            if positions is not None and _stem_from(positions, looked_up, first, of_all=True):
+                candidates.setdefault(name, (weight, False))
+            elif looked_up.numel() == first.numel() and torch.equal(looked_up.reshape(-1), first[0].to(looked_up)):
                 candidates[name] = weight, looked_up.shape[:2] == (first.shape[1], 1)  # True: tokens come first
             else:
                 others.add(name)
 
         try:
-            with torch.no_grad(), _Lookups(note):
+            with torch.no_grad(), Lookups(first, note):
                 self.model(first)
         except (RuntimeError, TypeError, IndexError) as error:
             received = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
@@ -120,15 +103,17 @@ class FromEmbedding(Adapter):
         # them.
         ids = self._ids.expand(len(embedded), -1).contiguous()
 
-        def answer(looked_up: Tensor, weight: Tensor) -> Tensor | None:
+        def answer(looked_up: Tensor, weight: Tensor, positions: Tensor | None) -> Tensor | None:
             if not self._is_own(weight):
                 return None
+            if positions is not None and _stem_from(positions, looked_up, ids):
+                return _rearranged(embedded, positions, looked_up, weight)
             self._check(looked_up, ids)
             arranged = embedded.transpose(0, 1) if self._is_tokens_first else embedded
             # The model may have reshaped the ids before it looks them up.
             return arranged.reshape(*looked_up.shape, embedded.shape[-1])
 
-        with _Lookups(answer):
+        with Lookups(ids, answer):
             return self.model(ids)
 
     def _check(self, looked_up: Tensor, ids: Tensor) -> None:
@@ -167,6 +152,26 @@ class FromEmbedding(Adapter):
         # Tied weights have several names: prefer that of an embedding to that of an output layer.
         names.sort(key=lambda name: not isinstance(modules.get(name), nn.Embedding))
         return next((name for name in names if name == self.wanted), (*names, f"a table of {len(weight)} rows")[0])
+
+
+def _stem_from(positions: Tensor, looked_up: Tensor, ids: Tensor, *, of_all: bool = False) -> bool:
+    """True if the looked-up ids are those of the input at these positions (`of_all`: at every position)."""
+    is_known = positions >= 0
+    flat = ids.reshape(-1)
+    if of_all and len(torch.unique(positions[is_known])) < len(flat):
+        return False
+    return bool((flat[positions.clamp(min=0)] == looked_up)[is_known].all())
+
+
+def _rearranged(embedded: Tensor, positions: Tensor, looked_up: Tensor, weight: Tensor) -> Tensor:
+    """Return the embeddings (batch, token, feature) at these positions; other tokens get a constant row of the table."""
+    flat = positions.flatten()
+    if positions.shape == embedded.shape[:2] and torch.equal(flat, torch.arange(len(flat), device=flat.device)):
+        return embedded
+    rows = embedded.reshape(-1, embedded.shape[-1])[positions.clamp(min=0)]
+    if bool((positions >= 0).all()):
+        return rows
+    return torch.where((positions >= 0)[..., None], rows, F.embedding(looked_up, weight.detach()).to(rows.dtype))
 
 
 def check_suits(name: str, method: Attribution) -> None:

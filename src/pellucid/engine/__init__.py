@@ -4,7 +4,9 @@ On the path of one explanation:
 
 - `model`: run the user's model: freeze it, choose its logits and the images per pass
 - `table`, `operations/`: which torch functions are known, their traits, and the handlers that record them
-- `recorder`, `call`, `memory`, `axes`, `tape`: record a forward pass as nodes, and propagate relevance back over them; the account of absorption
+- `recorder`, `call`, `tape`: record a forward pass as nodes, and propagate relevance back over them; the account of
+  absorption
+- `memory`: in-place writes to memory that several tensors share; `axes`: which axis holds the images
 - `linear_maps`: convolutions, matrix products and the like, each with its transpose
 - `canonical`: make equal functions equal nodes, however a model spells them
 - `rules`, `weight_rules`, `composites`: relevance rules, and which operation gets which rule

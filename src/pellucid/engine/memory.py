@@ -4,8 +4,8 @@ The recorder runs in-place operations out of place, so the memory of the model's
 log of the writes gives each tensor its present value: the old value, with every later write to the same places put in.
 
 A view, its base and the results of earlier writes may lie in different storages, yet stand for the same memory. They
-share a `_Block`, and each storage knows to which positions of the block its elements belong. Positions are computed only
-if a tensor other than the written one is read.
+share a `_Block`, and each storage knows to which positions of the block its elements belong. Positions are computed
+only if a tensor other than the written one is read.
 """
 
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def _laid_out(positions: Tensor | None, tensor: Tensor) -> Tensor:
 
 
 def _is_same_place(first: Tensor, second: Tensor) -> bool:
-    return first is second or (
+    return first is second or bool(
         storage_key(first) == storage_key(second)
         and first.shape == second.shape
         and first.stride() == second.stride()

@@ -214,7 +214,7 @@ class Recorder(TorchFunctionMode):
             parts = result if isinstance(result, (tuple, list)) else [result]
             if parts and all(isinstance(part, Tensor) and part.dtype in _DISCRETE for part in parts):
                 return result
-        self.refuse(name_of(func), "has no rule")
+        raise self.refusal(name_of(func), "has no rule")
 
     def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, entry: Entry | None) -> Any:
         """Run a function of values that do not depend on the images."""

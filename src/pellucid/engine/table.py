@@ -116,7 +116,7 @@ class Table:
 
         An operator of ATen takes the same positional arguments as torch's function of that name.
         """
-        packet = getattr(operator, "overloadpacket", operator)
+        packet: Any = getattr(operator, "overloadpacket", operator)
         entry = self._entries.get(packet._qualified_op_name)  # by name, because its library may be loaded later
         if entry is None and isinstance(operator, OpOverload):
             name = operator.name().removeprefix("aten::").partition(".")[0]
@@ -223,8 +223,8 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-_IN_PLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
-                                         "xor", "lshift", "rshift")} | {"__setitem__"}  # fmt: skip
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_IN_PLACE = {f"__i{name}__" for name in _OPERATORS} | {"__setitem__"}
 
 
 def modified(func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:

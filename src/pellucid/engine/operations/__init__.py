@@ -4,8 +4,12 @@
 - `norms`: batch, layer, group, instance and RMS norm, statistics, dropout
 - `elementwise`: activations, powers, roots, exponentials and logarithms; `register_elementwise` for others
 - `arithmetic`: sums, products and quotients, einsum, and sums, means and maxima over axes
+- `composed`: functions recorded as the simpler operations that they consist of
+- `recurrent`: LSTM, GRU and plain recurrent layers, unrolled in time
+- `fourier`: Fourier transforms
 - `attention`: softmax, and attention decomposed into the operations above
-- `moves`: views, permutations, slices, concatenation, padding and assignment
+- `moves`: views, permutations, slices, concatenation and padding
+- `writes`: assignment, scattering, fills, and selections of sorted values
 - `queries`: shapes and comparisons, and the functions that leave the graph, which are refused
 """
 

@@ -147,7 +147,7 @@ def least(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = getattr(torch, name)(-input, *args, **kwargs)
         if isinstance(result, Tensor):
             return -result
-        return torch.return_types.min((-result[0], result[1]))  # type: ignore[attr-defined]
+        return torch.return_types.min((-result[0], result[1]))
 
 
 @operation("aminmax", family="reduction")
@@ -155,7 +155,7 @@ def range_of_values(call: Call, input: Tensor, *, dim: int | None = None, keepdi
     """Record the smallest and the largest value."""
     axes = () if dim is None else dim
     with call.recorder:
-        return torch.return_types.aminmax((input.amin(axes, keepdim), input.amax(axes, keepdim)))  # type: ignore[attr-defined]
+        return torch.return_types.aminmax((input.amin(axes, keepdim), input.amax(axes, keepdim)))
 
 
 @operation("prod", family="reduction", channels="kept")

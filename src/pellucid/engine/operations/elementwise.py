@@ -47,8 +47,8 @@ def rectifier(call: Call, input: Tensor, *others: object, **_kwargs: object) -> 
 
 @_smooth("tanh", is_gate=True)
 @_activation("softsign", "tanhshrink", "hardshrink", "softshrink", "abs", "absolute", "__abs__", "square", "erf", "sin")
-@_activation("atan", "arctan", "expm1", "asinh", "sinh", "arcsinh", "erfinv", "tan", "asin", "arcsin", "atanh", "arctanh",
-             "deg2rad", "rad2deg")  # fmt: skip
+@_activation("atan", "arctan", "expm1", "asinh", "sinh", "arcsinh", "erfinv", "tan", "asin", "arcsin", "atanh",
+             "arctanh", "deg2rad", "rad2deg")  # fmt: skip
 def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) = 0 and f(x)/x bounded."""
     _only_first_depends(call, others)

@@ -1,7 +1,7 @@
 """Fourier transforms, and the few operations on complex numbers that networks use between them.
 
 A transform is a linear map. The relevance of a complex value has one more axis, for the real and the imaginary part, as
-in `torch.view_as_real`; so all rules apply to real numbers. Operations on complex numbers that are not here are refused.
+in `torch.view_as_real`, so all rules apply to real numbers. Other operations on complex numbers are refused.
 """
 
 from functools import partial
@@ -78,7 +78,7 @@ def from_parts(call: Call, real: Tensor, imag: Tensor) -> Tensor:
         return torch.view_as_complex(torch.stack(torch.broadcast_tensors(real, imag), -1))
 
 
-@operation("complex::abs", "complex::absolute")
+@operation("complex::abs", "complex::absolute", "complex::__abs__")
 def magnitude(call: Call, input: Tensor) -> Tensor:
     """Record the magnitude of a complex value."""
     with call.recorder:
@@ -90,11 +90,11 @@ def product(call: Call, input: Any, other: Any) -> Tensor:
     """Record a product of complex or real factors from the products of their parts."""
     with call.recorder:
         (a, b), (c, d) = _pair(input), _pair(other)
-        real, imaginary = a * c, a * d if d is not None else None
-        if b is not None:
-            imaginary = b * c if imaginary is None else imaginary + b * c
-            real = real if d is None else real - b * d
-        return torch.complex(real, imaginary)
+        if b is None:
+            return torch.complex(a * c, a * d)
+        if d is None:
+            return torch.complex(a * c, b * c)
+        return torch.complex(a * c - b * d, a * d + b * c)
 
 
 @operation("complex::add", "complex::__add__", "complex::__radd__")

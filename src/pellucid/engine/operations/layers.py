@@ -269,7 +269,7 @@ def linear_window(call: Call, input: Tensor, *others: object, **kwargs: object) 
 
 @operation("torchvision::roi_align", "torchvision::ps_roi_align", family="pool", channels="first")
 def region_pool(call: Call, input: Tensor, rois: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Record averages over regions. As in torchvision, whose operators have no derivative for them, regions are fixed."""
+    """Record averages over regions, which are held fixed: torchvision has no derivative for them either."""
     if call.recorder.batch > 1 or not call.depends(input):
         raise BatchMixed  # the regions of all images lie along one axis
     result = call.function(input, rois, *args, **kwargs)

@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.axes import BatchMixed, probed_axis, summed_axis
+from pellucid.engine.axes import BatchMixed, probed_axis
 from pellucid.engine.call import Call
-from pellucid.engine.linear_maps import LinearFunction, vjp
-from pellucid.engine.table import operation, substitute, tensors_in
-from pellucid.engine.tape import Affine, Move, Relevances
+from pellucid.engine.linear_maps import vjp
+from pellucid.engine.table import operation, substitute
+from pellucid.engine.tape import Move, Relevances
 
-__all__ = ["assign", "concatenate", "move", "permute", "pieces", "reshape"]
+__all__ = ["concatenate", "constants_of", "move", "move_axis", "moving", "permute", "pieces", "pull_back", "reshape"]
 
 
 Number = float | int | Tensor
-_move = partial(operation, family="move", is_smooth=True, keeps_image=True, keeps_softmax=True)
+moving = partial(operation, family="move", is_smooth=True, keeps_image=True, keeps_softmax=True)
 
 
-@_move("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "ravel", operators=("_unsafe_view",))
-@_move("view_as", "reshape_as", takes_template=True)
+@moving("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "ravel", operators=("_unsafe_view",))
+@moving("view_as", "reshape_as", takes_template=True)
 def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record the same values in the same order, in another shape."""
     value: Tensor = call.run()
@@ -50,7 +50,7 @@ def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
     raise BatchMixed
 
 
-@_move("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
+@moving("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "Tensor.T.__get__",
        "Tensor.mT.__get__", channels="permuted")  # fmt: skip
 def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a permutation of the axes."""
@@ -72,7 +72,7 @@ def order_of_axes(permuted: Callable[[Tensor], Tensor], rank: int) -> list[int]:
     return [size - 2 for size in permuted(numbered).shape]
 
 
-_stay = partial(_move, is_elementwise=True)
+_stay = partial(moving, is_elementwise=True)
 
 
 @_stay(
@@ -80,12 +80,12 @@ _stay = partial(_move, is_elementwise=True)
 )
 @_stay("to", "type_as", takes_template=True, operators=("_to_copy",))
 @_stay("masked_fill", inserts_constants=True)
-@_move("pad", channels="kept", inserts_constants=True)
-@_move("constant_pad_nd", "unfold", inserts_constants=True)
-@_move("expand_as", takes_template=True)
-@_move("__getitem__", torch.ops.aten.slice.Tensor, torch.ops.aten.index.Tensor, channels="kept", operators=("slice",))
-@_move("roll", channels="kept")
-@_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
+@moving("pad", channels="kept", inserts_constants=True)
+@moving("constant_pad_nd", "unfold", inserts_constants=True)
+@moving("expand_as", takes_template=True)
+@moving("__getitem__", torch.ops.aten.slice.Tensor, torch.ops.aten.index.Tensor, channels="kept", operators=("slice",))
+@moving("roll", channels="kept")
+@moving("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
        "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
        "native_channel_shuffle", "diagonal")  # fmt: skip
 def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
@@ -102,13 +102,13 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     replay = call.replay_on(input)
     stays = call.traits.is_elementwise and value.dtype == input.dtype
     return call.record(
-        Move, "move", value, [input], None if stays else _probed_axis(call, [input]), is_elementwise=stays,
-        pull=_pull_back([input], lambda x: replay(x)),
-        inserted=_constants([input], replay) if call.traits.inserts_constants else None,
+        Move, "move", value, [input], None if stays else move_axis(call, [input]), is_elementwise=stays,
+        pull=pull_back([input], lambda x: replay(x)),
+        inserted=constants_of([input], replay) if call.traits.inserts_constants else None,
     )  # fmt: skip
 
 
-def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[Tensor], Relevances]:
+def pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[Tensor], Relevances]:
     """Return the vector-Jacobian product of a function that is linear in `inputs`."""
     like = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
 
@@ -124,7 +124,7 @@ def _pull_back(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
     return pull
 
 
-def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[], Tensor]:
+def constants_of(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Callable[[], Tensor]:
     """Return a function that computes 1 where the output comes from no input, 0 elsewhere."""
 
     def mask() -> Tensor:
@@ -135,7 +135,7 @@ def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
     return mask
 
 
-def _probed_axis(call: Call, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None) -> int:
+def move_axis(call: Call, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None) -> int:
     """Find the batch axis of the output of a move, by default that of the call itself."""
 
     def again(*moved: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _probed_axis(call: Call, inputs: Sequence[Tensor], replay: Callable[..., Ten
     return probed_axis(recorder.batch, replay or again, [(tensor, recorder.batch_axis(tensor)) for tensor in inputs])
 
 
-@_move("unbind", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit")
+@moving("unbind", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit")
 def pieces(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Record each piece of a value that is split into several."""
     values = call.run()
@@ -183,20 +183,20 @@ def _probed_pieces(call: Call, x: Tensor, values: Sequence[Tensor]) -> tuple[Ten
             part: Tensor = replay(whole)[index]
             return part
 
-        return call.record(Move, "move", value, [x], _probed_axis(call, [x], cut), pull=_pull_back([x], cut))
+        return call.record(Move, "move", value, [x], move_axis(call, [x], cut), pull=pull_back([x], cut))
 
     return tuple(piece(index, value) for index, value in enumerate(values))
 
 
-@_move("__iter__")
+@moving("__iter__")
 def iterate(call: Call, input: Tensor) -> Any:
     """Record iteration over the first axis."""
     with call.recorder:
         return iter(torch.unbind(input, 0))
 
 
-@_move("cat", "concat", "concatenate", channels="kept")
-@_move("stack", "hstack", "vstack", "dstack")
+@moving("cat", "concat", "concatenate", channels="kept")
+@moving("stack", "hstack", "vstack", "dstack")
 def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Record a concatenation; constants among the tensors absorb the relevance that arrives at them."""
     value: Tensor = call.run()
@@ -216,8 +216,8 @@ def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any
             pull=lambda r: r.split(sizes, dim), joined=tuple(sizes) if dim == 1 else None,
         )  # fmt: skip
     return call.record(
-        Move, "move", value, tracked, _probed_axis(call, tracked),
-        pull=_pull_back(tracked, join), inserted=_constants(tracked, join) if has_constants else None,
+        Move, "move", value, tracked, move_axis(call, tracked),
+        pull=pull_back(tracked, join), inserted=constants_of(tracked, join) if has_constants else None,
     )  # fmt: skip
 
 
@@ -237,192 +237,26 @@ def _axis_of_joined(call: Call, tensors: Sequence[Tensor], dim: int) -> int:
 
 
 @_stay("where")
-def where(call: Call, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
+def where(call: Call, *args: Any, **kwargs: Any) -> Tensor:
     """Record values selected by a mask."""
-    value: Tensor = call.run()
-    if call.depends(condition) or not isinstance(value, Tensor):
+    value: Any = call.run()
+    # the method takes the values around the mask: x.where(mask, y)
+    mask, first, second = _where(*args, **kwargs) if call.function is torch.where else (args[1], args[0], args[2])
+    if call.depends(mask) or not isinstance(value, Tensor) or not isinstance(mask, Tensor):
         call.refuse("selects by a value that is not a mask")
-    choices = [choice for choice in (input, other) if call.depends(choice)]
-    if call.name == "where" and not isinstance(condition, Tensor):
-        call.refuse("does not receive a mask")
-    mask = condition
+    choices = [choice for choice in (first, second) if call.depends(choice)]
 
     def choose(*moved: Tensor) -> Tensor:
         parts = iter(moved)
         chosen: Any = [next(parts) if is_tracked else choice for is_tracked, choice in plan]
         return torch.where(mask, chosen[0], chosen[1])
 
-    plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (input, other)]
+    plan = [(call.depends(choice), None if call.depends(choice) else choice) for choice in (first, second)]
     return call.record(
-        Move, "move", value, choices, is_elementwise=True, pull=_pull_back(choices, choose),
-        inserted=_constants(choices, choose) if len(choices) == 1 else None,
+        Move, "move", value, choices, is_elementwise=True, pull=pull_back(choices, choose),
+        inserted=constants_of(choices, choose) if len(choices) == 1 else None,
     )  # fmt: skip
 
 
-def _put_together(call: Call, replay: Callable[..., Any], parts: Sequence[Any]) -> Tensor:
-    """Record a function of `parts`, of which each output element copies one element or is a constant."""
-    places = [place for place, part in enumerate(parts) if call.depends(part)]
-    tracked = [parts[place] for place in places]
-
-    def together(*moved: Tensor) -> Tensor:
-        present = [*parts]
-        for place, part in zip(places, moved, strict=True):
-            present[place] = part
-        result: Tensor = replay(*present)
-        return result
-
-    value = together(*tracked)
-    return call.record(
-        Move, "move", value, tracked, _probed_axis(call, tracked, together), pull=_pull_back(tracked, together),
-        inserted=_constants(tracked, together),
-    )  # fmt: skip
-
-
-@_move("__setitem__")
-def assign(call: Call, input: Tensor, index: Any, other: Any) -> Tensor:
-    """Record `x[index] = other` as a copy with the values assigned."""
-    if any(call.depends(part) for part in (index if isinstance(index, tuple) else (index,))):
-        call.refuse("uses the image as an index")
-
-    def assigned(target: Tensor, source: Any) -> Tensor:
-        result = target.clone()
-        result[index] = source
-        return result
-
-    return _put_together(call, assigned, (input, other))
-
-
-@_move(Tensor.copy_)
-def copy(call: Call, input: Tensor, source: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    """Record `x.copy_(source)` as a copy of the source's values."""
-    if call.depends(source):
-        return _put_together(call, lambda part: part.to(input.dtype).expand_as(input).clone(), (source,))
-    return _overwritten(call, input, source.to(input.dtype).expand_as(input).clone())
-
-
-@_move("fill", "zero", inserts_constants=True)
-def fill(call: Call, input: Tensor, value: Number = 0) -> Tensor:
-    """Record that every element is overwritten with one number."""
-    if call.depends(value):
-        return _put_together(call, lambda part: part.to(input.dtype).expand_as(input).clone(), (value,))
-    return _overwritten(call, input, torch.full_like(input, float(value)))
-
-
-def _overwritten(call: Call, x: Tensor, constants: Tensor) -> Tensor:
-    """Record that constants take the place of x, so that all relevance is absorbed."""
-    return call.record(
-        Move, "move", constants, [x], call.recorder.batch_axis(x), pull=lambda _r: [None],
-        inserted=lambda: torch.ones_like(constants),
-    )  # fmt: skip
-
-
-@_move("index_put", "_index_put_impl_")
-def put(call: Call, input: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *_args: Any) -> Tensor:
-    """Record `x[indices] = values`, or `x[indices] += values`."""
-    if not accumulate:
-        return _put_together(call, lambda x, source: torch.index_put(x, indices, source), (input, values))
-    return _summed_into(call, input, values, lambda zeros, source: torch.index_put(zeros, indices, source, True))
-
-
-@_move("index_add")
-def add_at(call: Call, input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float | int = 1) -> Tensor:
-    """Record a sum of x and the slices of another tensor at given places."""
-    return _summed_into(call, input, source, lambda zeros, part: zeros.index_add(dim, index, part, alpha=alpha))
-
-
-@_move("scatter_add")
-def scatter_add(call: Call, input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """Record a sum of x and the elements of another tensor at given places."""
-    return _summed_into(call, input, src, lambda zeros, part: zeros.scatter_add(dim, index, part))
-
-
-def _summed_into(call: Call, x: Tensor, source: Tensor, add: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Record x + add(0, source), where `add` is linear in the source."""
-    if not call.depends(source):
-        with call.recorder:
-            return x + add(torch.zeros_like(x), source)
-    zeros = torch.zeros_like(x)
-
-    def spread(part: Tensor) -> Tensor:
-        return add(zeros, part)
-
-    total = spread(source)
-    axis = summed_axis(call.recorder.batch, spread, (source, call.recorder.batch_axis(source)))
-    total = call.record(
-        Affine, "average", total, [source], axis, x=source, z=total, weight=None, bias=None, map=LinearFunction(spread)
-    )
-    if not call.depends(x) and not bool(x.any()):
-        return total
-    with call.recorder:
-        return x + total
-
-
-@_move("scatter")
-def scatter(
-    call: Call, input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, **kwargs: Any
-) -> Tensor:
-    """Record x with elements of another tensor, or one number, at given places."""
-    if kwargs:
-        call.refuse("combines values in place of overwriting them", "use scatter_add for sums.")
-    source = value if src is None else src
-    return _put_together(call, lambda x, part: torch.scatter(x, dim, index, part), (input, source))
-
-
-@_move("index_copy", "index_fill", "select_scatter", "slice_scatter", "diagonal_scatter", "masked_scatter",
-       "as_strided_scatter", "block_diag", "tril", "triu", "diag", "diag_embed", "take", "masked_select", "rot90",
-       "column_stack", "row_stack", "as_strided", "swapaxes_copy", inserts_constants=True)  # fmt: skip
-def rearrange(call: Call, *args: Any, **kwargs: Any) -> Tensor:
-    """Record a function that copies elements of its arguments and inserts constants."""
-    parts = list({id(tensor): tensor for tensor in tensors_in((args, kwargs)) if call.depends(tensor)}.values())
-
-    def replay(*moved: Tensor) -> Tensor:
-        swap = {id(part): own for part, own in zip(parts, moved, strict=True)}
-
-        def present(tensor: Tensor) -> Tensor:
-            return swap.get(id(tensor), tensor)
-
-        result: Tensor = call.function(*substitute(args, present), **substitute(kwargs, present))
-        return result
-
-    return _put_together(call, replay, parts)
-
-
-@_move("broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d")
-def broadcast(call: Call, *tensors: Any, **kwargs: Any) -> Any:
-    """Record each of several tensors that are expanded to a common shape."""
-    given = list(tensors[0] if isinstance(tensors[0], (tuple, list)) else tensors)
-    results = call.run()
-    shapes = [result.shape for result in (results if isinstance(results, (tuple, list)) else [results])]
-    if call.name == "meshgrid":
-        call.refuse("has no rule")
-    with call.recorder:
-        expanded = [part.expand(shape) if call.name == "broadcast_tensors" else part.reshape(shape)
-                    for part, shape in zip(given, shapes, strict=True)]  # fmt: skip
-    return tuple(expanded) if isinstance(results, (tuple, list)) else expanded[0]
-
-
-@_move("topk", "sort", "kthvalue", "cummax", "cummin", "mode", is_smooth=False, keeps_image=False)
-def ordered(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Record sorted or selected values; the indices are constants."""
-    result = call.run()
-    dim = _dim_of_order(call.name, *args, **kwargs)
-    if call.recorder.batch > 1 and dim % max(input.ndim, 1) == call.recorder.batch_axis(input):
-        raise BatchMixed
-    values, indices = result
-    keeps = values.ndim == input.ndim
-    wide = indices if keeps else indices.unsqueeze(dim)
-
-    def select(x: Tensor) -> Tensor:
-        picked = x.gather(dim, wide)
-        return picked if keeps else picked.squeeze(dim)
-
-    axis = _probed_axis(call, [input], select)
-    values = call.record(Move, "move", values, [input], axis, pull=_pull_back([input], select))
-    return type(result)((values, indices))
-
-
-def _dim_of_order(name: str, *args: Any, **kwargs: Any) -> int:
-    place = 1 if name in ("topk", "kthvalue") else 0  # their first argument is a number of values
-    if "stable" in kwargs:
-        return int(kwargs.get("dim", args[0] if args else -1))
-    return int(kwargs.get("dim", args[place] if len(args) > place else -1))
+def _where(condition: Any, input: Any = None, other: Any = None) -> tuple[Any, Any, Any]:
+    return condition, input, other

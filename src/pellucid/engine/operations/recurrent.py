@@ -84,8 +84,8 @@ def _grouped(flat: Sequence[Tensor], size: int, *, has_biases: bool) -> list[_We
     groups = []
     for start in range(0, len(flat), size):
         first, second, *rest = flat[start : start + size]
-        biases = (rest[0], rest[1]) if has_biases else (None, None)
-        groups.append(_Weights(first, second, *biases, rest[-1] if len(rest) % 2 else None))
+        input_bias, hidden_bias = rest[:2] if has_biases else (None, None)
+        groups.append(_Weights(first, second, input_bias, hidden_bias, rest[-1] if len(rest) % 2 else None))
     return groups
 
 
