@@ -94,6 +94,6 @@ def baseline_like(baseline: Baseline, images: Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         received = tuple(baseline.shape) if isinstance(baseline, Tensor) else baseline
         raise ShapeError(
-            f"the baseline is {received}, which does not broadcast to the images, {tuple(images.shape)}; pass a number, "
-            "or a tensor in the shape of one image or of all images."
+            f"the baseline is {received}, which does not broadcast to the images, {tuple(images.shape)}; pass a "
+            "number, or a tensor in the shape of one image or of all images."
         ) from error
