@@ -46,6 +46,14 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def integrations(session: nox.Session) -> None:
+    """Run the tests that explain networks of timm and transformers."""
+    if session.venv_backend not in (None, "none"):
+        session.install("-e", ".[dev,integrations]")
+    session.run("pytest", "-m", "integrations", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation site in save/docs, with notebooks executed on a freshly trained network."""
     install(session)

@@ -27,8 +27,8 @@ def _operator(x: Tensor) -> Tensor:
 
 
 _operator.register_autograd(
-    lambda context, cotangent: 2 * context.saved_tensors[0] * cotangent,
-    setup_context=lambda context, inputs, output: context.save_for_backward(inputs[0]),
+    lambda ctx, cotangent: 2 * ctx.saved_tensors[0] * cotangent,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
 )
 _function = unsupported_function("unsupported_function", torch.square)
 

@@ -51,5 +51,64 @@ def test_baseline_is_a_single_image(images) -> None:
     model = network(nn.ReLU)
     one = create_analyzer("deeplift", model, baseline=torch.full((1, 1, 12, 12), 0.3).double()).analyze(images)
     torch.testing.assert_close(one, create_analyzer("deeplift", model, baseline=0.3).analyze(images))
-    with pytest.raises(ShapeError, match="one image for all"):
-        create_analyzer("deeplift", model, baseline=images).analyze(images)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.GELU])
+def test_each_image_may_have_its_own_baseline(images, kind) -> None:
+    model, baseline = network(kind), images.flip(0) * 0.7 + 0.1
+    explanation = create_analyzer("deeplift", model, baseline=baseline).explain(images, 1, strict=True)
+    for number, (image, own) in enumerate(zip(images, baseline, strict=True)):
+        alone = create_analyzer("deeplift", model, baseline=own).analyze(image[None], 1)
+        torch.testing.assert_close(explanation.relevance[number], alone[0], rtol=1e-9, atol=1e-12)
+    change = (model(images) - model(baseline))[:, 1].detach()
+    torch.testing.assert_close(explanation.relevance.flatten(1).sum(1), change, rtol=1e-9, atol=1e-12)
+
+
+def test_baselines_of_a_table_are_told_apart_by_their_axes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)).double().eval()
+    table, rows, row = torch.rand(4, 4).double(), torch.rand(4, 4).double(), torch.rand(4).double()
+    for baseline in (rows, row, row[None]):
+        relevance = create_analyzer("deeplift", model, baseline=baseline).analyze(table, 1)
+        change = (model(table) - model(baseline))[:, 1].detach()
+        torch.testing.assert_close(relevance.sum(1), change, rtol=1e-9, atol=1e-12)
+
+
+def test_many_images_keep_their_own_baselines() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)).double().eval()
+    signals, baseline = torch.rand(150, 2, 8).double(), torch.rand(150, 2, 8).double()
+    relevance = create_analyzer("deeplift", model, baseline=baseline).analyze(signals, 2)
+    change = (model(signals) - model(baseline))[:, 2].detach()
+    torch.testing.assert_close(relevance.flatten(1).sum(1), change, rtol=1e-9, atol=1e-12)
+
+
+class Mixing(nn.Module):
+    """Keeps the batch on the second axis, merged with nothing, and in attention windows merged with the windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mlp, self.head = nn.Linear(2, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        tokens = self.embed(x).transpose(0, 1)
+        tokens = tokens + self.mlp(tokens.relu()).relu()
+        windows = tokens.transpose(0, 1).reshape(-1, 2, 5)
+        return self.head(windows.softmax(2).mean(1).reshape(len(x), -1, 5).mean(1))
+
+
+def test_own_baselines_of_models_that_move_the_batch() -> None:
+    torch.manual_seed(0)
+    model = Mixing().double().eval()
+    x, baseline = torch.rand(3, 4, 2).double(), torch.rand(3, 4, 2).double()
+    relevance = create_analyzer("deeplift", model, baseline=baseline).analyze(x, 1)
+    change = (model(x) - model(baseline))[:, 1].detach()
+    torch.testing.assert_close(relevance.flatten(1).sum(1), change, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["deeplift", "integrated_gradients", "gradient.baseline", "occlusion", "rise"])
+def test_baselines_that_fit_no_input_are_refused(images, name) -> None:
+    model = network(nn.ReLU)
+    for shape in ((7, 1, 12, 12), (2, 12, 12), (1, 1, 1, 12, 12), (12, 11)):
+        with pytest.raises(ShapeError, match=r"the baseline has shape"):
+            create_analyzer(name, model, baseline=torch.zeros(shape).double()).analyze(images)

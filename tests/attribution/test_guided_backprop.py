@@ -3,7 +3,7 @@
 import captum.attr
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid import create_analyzer
 
@@ -24,3 +24,23 @@ def test_equals_a_manual_backward_pass(images, targets, activated, walk_back) ->
     maps = create_analyzer("guided_backprop", activated).analyze(images - 0.5, targets)
     for image, target, relevance in zip(images - 0.5, targets.tolist(), maps, strict=True):
         torch.testing.assert_close(relevance, walk_back(activated, image, target, step), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "change", [lambda r: 0.9 * r**2 - 0.4, lambda r: 1.5 * r - 3, lambda r: 3 - r, lambda r: r * r]
+)
+def test_sees_a_rectifier_that_is_squared_shifted_or_negated(change) -> None:
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu, self.last = nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(change(self.relu(self.first(x))))
+
+    torch.manual_seed(0)
+    model, x = Changed().double().eval(), torch.randn(3, 12).double()
+    theirs = captum.attr.GuidedBackprop(model).attribute(x.clone().requires_grad_(), target=2).detach()
+    assert not torch.allclose(theirs, create_analyzer("gradient", model).analyze(x, 2))
+    torch.testing.assert_close(create_analyzer("guided_backprop", model).analyze(x, 2), theirs, rtol=1e-9, atol=1e-15)

@@ -250,8 +250,7 @@ def test_operations_without_a_rule_are_named() -> None:
     x = torch.randn(2, TOKENS, WIDTH).double()
     for body, word in (
         (lambda n, x: x.square().add(1).log().reciprocal() @ n.w[0].mT @ n.w[0], "'factor'"),
-        (lambda n, x: torch.einsum("bid,bjd,bkd->bid", x, x, x), "more than two factors"),
-        (lambda n, x: x / x.norm(p=1, dim=-1, keepdim=True), "not the Euclidean norm"),
+        (lambda n, x: x / torch.linalg.norm(x, "nuc", dim=(-2, -1), keepdim=True), "norm of matrices"),
         (lambda n, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5), "random"),
     ):
         with pytest.raises(UnsupportedOperation, match=word):

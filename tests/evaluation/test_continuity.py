@@ -32,4 +32,4 @@ def test_shifts_that_change_nothing_are_skipped(network, given):
     network.images = torch.zeros_like(network.images)
     result = Continuity(noises=0).measure(network, given(network, lambda images, _: torch.ones_like(images)))
     assert result.values.tolist() == [0.0, 0.0, 0.0]
-    assert torch.equal(moved(torch.ones(1, 1, 3, 3), 0, -1)[0, 0], torch.tensor([[1.0, 1, 0]] * 3))
+    assert torch.equal(moved(torch.ones(1, 1, 3, 3), 3, -1)[0, 0], torch.tensor([[1.0, 1, 0]] * 3))

@@ -6,11 +6,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.attribution import METHODS
 from pellucid.attribution._aliases import ALIASES
-from pellucid.attribution._call import Call, rows_of_baseline
+from pellucid.attribution._baselines import check_baseline
+from pellucid.attribution._call import Call
 from pellucid.attribution._explanation import (
     AmplificationWarning,
     Completeness,
@@ -29,7 +30,7 @@ from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
 from pellucid.engine.inputs import EXPECTED, Several, as_inputs, check_is_model, described
-from pellucid.engine.model import Readout, check_model, check_skipped_padding, frozen, unwrap
+from pellucid.engine.model import Network, Readout, check_model, check_skipped_padding, frozen, unwrap
 from pellucid.engine.outputs import Chooser, check_chooser
 
 __all__ = ["Analyzer", "create_analyzer"]
@@ -42,7 +43,7 @@ WARN_ABOVE = 100.0
 
 def create_analyzer(
     name: str,
-    model: nn.Module,
+    model: Network,
     *,
     output: int | str | tuple[int | str, ...] | Callable[[Any], Tensor] | None = None,
     unwrap_softmax: bool = False,
@@ -56,6 +57,9 @@ def create_analyzer(
     returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains
     the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
     token ids. Method names from captum and iNNvestigate also work.
+
+    `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
+    DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
@@ -91,7 +95,7 @@ class Analyzer:
     def __init__(
         self,
         method: Attribution,
-        model: nn.Module,
+        model: Network,
         *,
         name: str,
         output: Chooser = None,
@@ -304,12 +308,7 @@ class Analyzer:
             _check_images(x)
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
-        size = len(x) if isinstance(x, Tensor) else x.several.batch
-        target.check(size)
-        if isinstance(x, Tensor):
-            rows = rows_of_baseline(self.method, x)
-            if rows not in (1, size):
-                raise ShapeError(f"the baseline has {rows} rows for {size} images; pass one for all, or one per image.")
+        target.check(len(x) if isinstance(x, Tensor) else x.several.batch)
         # A name that cannot have an effect is a mistake of the caller.
         if isinstance(x, Packing) or (isinstance(x, Tensor) and x.is_floating_point()):
             self._from_embedding.refuse_floats()
@@ -317,6 +316,7 @@ class Analyzer:
     def _run_images(self, x: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
         # NaN and infinities would spread to every value of a batch norm or a max, and no error could name the image.
         check_inputs(x)
+        check_baseline(self.method, x)
         box, subject = self.method.box(), self._subject
         subject.begin(None if box is None else box.check(x))
         call = Call(self.name, self.method, subject, x, question)
@@ -330,6 +330,7 @@ class Analyzer:
         embedded = model.embed(ids)
         check_suits(self.name, self.method)
         check_inputs(embedded, "the embedding of sequence")
+        check_baseline(self.method, embedded)
         box = self.method.box()
         bounds = None if box is None else box.check(embedded, axis=-1, noun="embeddings of tokens")
         call = Call(self.name, self.method, subject, embedded, question, is_always_single=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pellucid.attribution._baselines import is_per_image
 from pellucid.attribution._explanation import Outcome
 from pellucid.attribution._finite import check_outcome
 from pellucid.attribution._method import Attribution
@@ -14,7 +15,7 @@ from pellucid.attribution._target import Question
 from pellucid.core.errors import ShapeError
 from pellucid.engine.axes import BatchMixed
 
-__all__ = ["Call", "rows_of_baseline"]
+__all__ = ["Call"]
 
 
 @dataclass(eq=False)
@@ -75,8 +76,8 @@ class Call:
         images, question, subject = self.x.detach()[which], self.question.part(which), self.subject
         subject.first = which.start  # errors name images by their place in the call
         method = self.method
-        if rows_of_baseline(method, self.x) > 1:  # one baseline per image
-            method = replace(method, baseline=getattr(method, "baseline")[which])  # type: ignore[call-arg]  # noqa: B009
+        if is_per_image(baseline := getattr(method, "baseline", None), self.x):
+            method = replace(method, baseline=baseline[which])  # type: ignore[call-arg, index]
         outcomes = method.attribute_each(subject, images, question)
         subject.check_finite(outcomes[0].logits, question.targets)
         for outcome in outcomes:
@@ -103,9 +104,3 @@ class Call:
 def _joined(parts: Sequence[Sequence[Outcome]]) -> list[Outcome]:
     """Join the outcomes of several batches, target by target."""
     return [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
-
-
-def rows_of_baseline(method: Attribution, x: Tensor) -> int:
-    """Number of rows of a baseline with one row per input of `x`; 1 for a shared baseline."""
-    baseline = getattr(method, "baseline", None)
-    return len(baseline) if isinstance(baseline, Tensor) and baseline.ndim == x.ndim else 1

@@ -29,11 +29,13 @@ class ClassActivation(Attribution):
 
     layer: str | None = None
     """Module whose output is used, such as `features.28`; None: the last operation with feature maps that is not
-    pooling."""
+    pooling. For tokens, the last norm or sum whose tokens of the image, rather than the class token alone, reach the
+    score."""
     relu: bool = True
     """Keep only positive evidence for the class."""
     reshape: Callable[[Tensor], Tensor] | None = None
-    """Function from the layer's output to maps (batch, channel, …), for token models; it may only move values."""
+    """Function from the layer's output to maps (batch, channel, …); it may only move values. None: tokens are folded to
+    the plane by their positions in the image."""
     channels: Literal["auto", "first", "last"] = "auto"
     """Position of the channel axis in the layer's output: after the batch axis, or last."""
 
@@ -63,13 +65,15 @@ class ClassActivation(Attribution):
 
     def _arranged(self, output: Tensor, layer: Layer, images: Tensor) -> Tensor:
         """Return a layer's output as (batch, channel, …)."""
+        if self.reshape is None and layer.fold is not None:
+            return layer.fold(output)
         maps = output if self.reshape is None else self._reshaped(self.reshape, output)
         if maps.ndim != images.ndim or len(maps) != len(images):
             reshaped = "" if self.reshape is None else f", reshaped to {tuple(maps.shape)},"
             raise ModelError(
                 f"the output of {layer.name!r} is {tuple(output.shape)}{reshaped} for {len(images)} images; "
-                f"expected maps with {images.ndim} axes, (batch, channel, …). Name a layer that outputs maps, or, for "
-                "tokens, pass reshape=function, such as "
+                f"expected maps with {images.ndim} axes, (batch, channel, …), or one token for each position of a "
+                "regular grid over the image. Name another layer, or pass reshape=function, such as "
                 "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
         if self.reshape is not None or self.channels == "first":

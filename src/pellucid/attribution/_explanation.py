@@ -67,6 +67,8 @@ class Outcome:
     details: Mapping[str, Tensor] = field(default_factory=dict)
     """Additional results per image, (batch,) each."""
     notes: tuple[str, ...] = ()
+    precision: torch.dtype | None = None
+    """The lowest precision of any value of the forward pass; None: that of the relevance."""
 
     @property
     def is_finite(self) -> bool:
@@ -80,7 +82,8 @@ class Outcome:
         if len(parts) == 1:
             return parts[0]
         joined: dict[str, Any] = {name: _join([getattr(part, name) for part in parts]) for name in _names()}
-        return Outcome(**joined, notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)))
+        notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        return Outcome(**joined, notes=notes, precision=parts[0].precision)
 
 
 def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -91,7 +94,7 @@ def sharing(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _names() -> list[str]:
-    return [entry.name for entry in fields(Outcome) if entry.name != "notes"]
+    return [entry.name for entry in fields(Outcome) if entry.name not in ("notes", "precision")]
 
 
 def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:

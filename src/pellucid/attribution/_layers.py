@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._axes import channel_axis, is_passive
 from pellucid.attribution._missing import check_gradients
+from pellucid.attribution._places import Fold, last_tokens, tokens_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError, UnknownName
@@ -34,6 +35,8 @@ class Layer:
     """Channel axis; None if unknown."""
     call: int | None = None
     """Index of the function call, for a layer found automatically."""
+    fold: Fold | None = None
+    """How to arrange the output's tokens as maps; None for an output of maps, or if that is unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,15 @@ def _search(subject: Subject, image: Tensor, name: str | None) -> Layer:
         subject.logits(image, within=search)
     subject.settle(image)
     if name is None:
-        return search.chosen()
+        found = last_tokens(subject, image) if search.ends_in_tokens else None
+        return search.chosen() if found is None else Layer(found.name, found.shape, None, found.call, found.fold)
     _check_uses(name, len(outputs))
     if not isinstance(outputs[0], Tensor):
         received = type(outputs[0]).__name__
         raise ModelError(f"layer {name!r} returns a {received}, not a tensor; name a layer inside it, or the next one.")
-    return Layer(name, tuple(outputs[0].shape), search.axis_of(outputs[0]))
+    shape = tuple(outputs[0].shape)
+    fold = tokens_of(subject, image, name) if len(shape) != image.ndim else None
+    return Layer(name, shape, search.axis_of(outputs[0]), fold=fold)
 
 
 def _check_uses(name: str, count: int) -> None:
@@ -204,6 +210,11 @@ class _Search(TorchFunctionMode):
         self._later = self._bypass = ""
         """A later operation with a spatial output, and one that bypasses the last maps."""
 
+    @property
+    def ends_in_tokens(self) -> bool:
+        """True if the last output with several positions is not a map."""
+        return bool(self._later)
+
     def axis_of(self, value: Tensor) -> int | None:
         """Channel axis of a tensor; None if unknown."""
         return self._axes.get(id(value), (value, None))[1]
@@ -246,9 +257,9 @@ class _Search(TorchFunctionMode):
         """Return the last layer with feature maps; `ModelError` if there is none, or if the logits also bypass it."""
         if self._later:
             raise ModelError(
-                f"the last output with several positions is that of {self._later}, whose positions are tokens or "
-                "cannot be distinguished from channels; name a layer with layer='…', and for tokens also pass "
-                "reshape=function, such as "
+                f"the last output with several positions is that of {self._later}, whose positions do not fill a "
+                "regular grid over the image; name a layer with layer='…', or pass the function from its output to "
+                "maps (batch, channel, …) as reshape=function, such as "
                 "lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))."
             )
         if self._last is None:

@@ -116,7 +116,7 @@ def rounding_tolerance(outcome: Outcome) -> Tensor:
     zero: they are differences of logits (a contrast, the change from a baseline) and inherit the logits' rounding.
     """
     assert outcome.promised is not None
-    dtype, total = outcome.relevance.dtype, outcome.promised.abs()
+    dtype, total = outcome.precision or outcome.relevance.dtype, outcome.promised.abs()
     logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(total), -1).amax(1)  # -inf marks masked classes
     noise = _NOISE[dtype] * outcome.relevance.flatten(1).abs().sum(1)
     return _SHARE[dtype] * torch.maximum(total, logits / 100) + torch.minimum(noise, _MOST_NOISE[dtype] * total)
@@ -198,6 +198,7 @@ def _outcome_of(result: Propagation, target: Target) -> Outcome:
         promised=None if account is None else result.seed.reshape(len(result.seed), -1).sum(1),
         absorbed={} if account is None else {**account.absorbed},
         absorbed_by={} if account is None else dict(account.by_place),
+        precision=result.precision,
     )
 
 

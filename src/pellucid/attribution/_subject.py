@@ -36,7 +36,7 @@ from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.outputs import choose_output
 from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
 from pellucid.engine.tape import Tape
-from pellucid.engine.wrapping import check_hidden_norms, holds_script, is_probabilities
+from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_script, is_probabilities
 
 if TYPE_CHECKING:
     from pellucid.attribution._several import Packing
@@ -89,6 +89,8 @@ class Subject:
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
     _saw_batch_statistics: bool = False
+    _precision: torch.dtype = torch.float64
+    """The lowest precision of any value of a plain forward pass in float64."""
     _hides_operations: bool | None = None
     """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
@@ -156,10 +158,12 @@ class Subject:
         check_logits(logits, images)
         if self._hides_operations and is_probabilities(logits):
             raise UnsupportedOperation(
-                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs depend "
-                "on one another and say little about the evidence for a class. Pass the model without the softmax."
+                "the model ends in a softmax inside TorchScript, out of reach of unwrap_softmax=True; its outputs "
+                "depend on one another and say little about the evidence for a class; pass the model without the "
+                "softmax."
             )
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            check_model(self.model, "derivatives")
             raise ModelError(
                 "the logits have no gradient with respect to the images; remove detach(), no_grad and non-torch code "
                 f"from the model, or {WAY_OUT}"
@@ -194,6 +198,8 @@ class Subject:
 
     def _note_batch_statistics(self, watch: "_PlainPass") -> None:
         self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
+        if watch.saw_cast:
+            self._precision = torch.float32
 
     def settle(self, images: Tensor) -> None:
         """Raise `UnsupportedOperation` if a batch norm uses batch statistics of a value that depends on the images.
@@ -311,7 +317,7 @@ class Subject:
         self, images: Tensor, plain: Tensor, logits: Tensor, when: str, *, is_mixed: bool | None = None
     ) -> None:
         """Compare two passes; if they differ, a second plain pass finds the reason."""
-        gaps = _gaps(plain, logits)
+        gaps = _gaps(plain, logits, self._precision)
         if gaps is None:
             return
         if is_mixed:
@@ -321,7 +327,7 @@ class Subject:
         with torch.no_grad():
             again = self.logits(images)
         where = f"{self.what} {self.first + row}, by {size:.3g}"
-        if _gaps(plain, again) is not None:
+        if _gaps(plain, again, self._precision) is not None:
             raise UnsupportedOperation(
                 f"the model returns different logits each time it is run in eval mode ({where}): it draws random "
                 "numbers or counts its calls; make it deterministic in eval mode."
@@ -335,7 +341,7 @@ class Subject:
         )
 
 
-def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
+def _gaps(plain: Tensor, logits: Tensor, precision: torch.dtype) -> Tensor | None:
     """Difference of each image's logits beyond rounding, (batch,) (above 0, or NaN); None if there is none.
 
     Rounding is measured against the image's largest logit and a thousandth of the batch's largest: rounding errors do
@@ -344,7 +350,7 @@ def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
     if torch.equal(plain, logits):  # as nearly always: both passes ran the same kernels
         return None
     # A recorded pass may sum in a different order, hence the generous float32 tolerance.
-    share = 1e-9 if logits.dtype == torch.float64 else 1e-3
+    share = 1e-9 if logits.dtype == precision == torch.float64 else 1e-3
     # A cheap test that is enough for most: no image is allowed less than this. NaN fails it.
     least = share * float(plain.abs().max()) / (1 if len(plain) == 1 else 1000)
     if float((plain - logits).abs().max()) <= least < math.inf:
@@ -359,6 +365,9 @@ def _gaps(plain: Tensor, logits: Tensor) -> Tensor | None:
     return None if bool((gaps <= 0).all()) else gaps
 
 
+_CASTS = {Tensor.float, Tensor.type}
+
+
 class _PlainPass(TorchFunctionMode):
     """A forward pass that tracks the last softmax, pools faster and differentiates batch norms correctly."""
 
@@ -367,6 +376,8 @@ class _PlainPass(TorchFunctionMode):
         self._model = model
         self.saw_batch_statistics = False
         """True if a batch norm used batch statistics of a value without a gradient."""
+        self.saw_cast = False
+        """True if a value was converted from float64 to float32."""
         self.last: tuple[Tensor, Tensor] | None = None
         """Input and output of the last softmax."""
         self.moved: tuple[Tensor, str] | None = None
@@ -385,6 +396,8 @@ class _PlainPass(TorchFunctionMode):
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
         traits = OPERATIONS.traits(func)
+        if traits.takes_template or func in _CASTS:
+            self.saw_cast |= value.dtype is torch.float32 and args[0].dtype is torch.float64
         if traits.family == "softmax":
             source = args[0] if args else (kwargs or {}).get("input")
             if isinstance(source, Tensor):

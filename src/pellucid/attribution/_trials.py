@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._explanation import Outcome, sharing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.attribution.gradient import Baseline, baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count
 from pellucid.core.terminal import Tracker, track

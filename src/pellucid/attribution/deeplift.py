@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
-from pellucid.attribution.gradient import Baseline, baseline_like
-from pellucid.core.errors import ShapeError, UnsupportedOperation
+from pellucid.attribution._baselines import Baseline, baseline_like, is_per_image
+from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
 
@@ -32,13 +32,12 @@ class DeepLift(Attribution):
     )
 
     baseline: Baseline = 0.0
-    """Baseline image, shared by all images: a number, or a tensor that broadcasts to one image."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        if isinstance(self.baseline, Tensor) and self.baseline.ndim == images.ndim and len(self.baseline) != 1:
-            raise ShapeError(f"the baseline has {len(self.baseline)} images; pass a number, or one image for all.")
-        # One image is enough: its recorded pass broadcasts to the batch.
-        baseline = baseline_like(self.baseline, images[:1])
+        # A baseline for all images is run once: its recorded pass broadcasts to the batch.
+        alike = images if is_per_image(self.baseline, images) else images[:1]
+        baseline = baseline_like(self.baseline, alike)
         results = subject.multipliers(
             images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
         )
@@ -49,7 +48,7 @@ class DeepLift(Attribution):
         parts = weighted(result.logits - result.baseline_logits, result.slope)
         promised = parts.reshape(len(parts), -1).sum(1)
         relevance = result.values * change
-        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised)
+        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
         residual = relevance.flatten(1).sum(1) - promised
         if bool((residual.abs() > _beyond_rounding(outcome)).any()):
             raise UnsupportedOperation(
@@ -69,4 +68,4 @@ def _beyond_rounding(outcome: Outcome) -> Tensor:
     assert outcome.promised is not None
     size = torch.maximum(outcome.promised.abs(), outcome.relevance.flatten(1).abs().sum(1) / 10)
     logits = outcome.logits.nan_to_num(0.0, 0.0, 0.0).abs().reshape(len(size), -1).amax(1)  # −∞ marks masked classes
-    return torch.maximum(size, logits / 100) * (1e-7 if size.dtype == torch.float64 else 1e-2)
+    return torch.maximum(size, logits / 100) * (1e-7 if (outcome.precision or size.dtype) == torch.float64 else 1e-2)

@@ -1,23 +1,18 @@
 """The gradient of the explained logit with respect to the pixels (Simonyan et al., 2014)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._missing import check_gradients, gradient_of
-from pellucid.core.errors import ShapeError
 
 VARIANTS = ("gradient", "gradient.baseline")
 """Names registered here; the registry reads them without importing this file."""
-
-
-Baseline = float | int | Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""A number or a tensor that broadcasts to the images; for a model with several inputs, also a tuple or dict with one of
-these per input."""
 
 
 def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[Outcome]:
@@ -76,7 +71,7 @@ class GradientBaseline(Attribution):
     answers: ClassVar[str] = "how the sensitivity to each pixel differs from that at a baseline"
 
     baseline: Baseline = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     @for_each_target
     def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
@@ -85,15 +80,3 @@ class GradientBaseline(Attribution):
         return Outcome(
             own.relevance - empty.relevance, own.logits, own.classes, evaluations=torch.full_like(own.classes, 2)
         )
-
-
-def baseline_like(baseline: Baseline, images: Tensor) -> Tensor:
-    """Expand the baseline to the shape of `images`. Raises `ShapeError` if it does not broadcast to them."""
-    try:
-        return torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
-    except (TypeError, ValueError, RuntimeError) as error:
-        received = tuple(baseline.shape) if isinstance(baseline, Tensor) else baseline
-        raise ShapeError(
-            f"the baseline is {received}, which does not broadcast to the images, {tuple(images.shape)}; pass a "
-            "number, or a tensor in the shape of one image or of all images."
-        ) from error

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing
+from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._paths import Gradients
-from pellucid.attribution.gradient import Baseline, baseline_like
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import NotNegative
 from pellucid.core.ranges import Range
@@ -46,7 +46,7 @@ class IntegratedGradients(Attribution):
     tolerance: NotNegative | None = None
     """Relative tolerance of the sum; None: always use `steps` points."""
     baseline: Baseline = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
-from pellucid.attribution._trials import Baseline, Sizes, Trials, progress, sizes_of
+from pellucid.attribution._baselines import Baseline
+from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
 Window = tuple[slice, ...] | tuple[Tensor]
@@ -34,7 +35,7 @@ class Occlusion(Attribution):
     stride: Sizes = None
     """Step between windows in pixels, in the same form, at most the window size; None: half the window size."""
     baseline: Baseline = 0.0
-    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
+    """Value of hidden pixels: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         windows = self._all_windows(subject, images.shape[1:])

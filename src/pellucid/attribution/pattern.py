@@ -26,7 +26,7 @@ from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.core.terminal import track
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.model import device_of, dtype_of
-from pellucid.engine.patterns import Estimator, PatternSums, kernels_of, names_of, needed_nodes, sums_of
+from pellucid.engine.patterns import Estimator, PatternSums, kernels_of, names_of, sums_of
 from pellucid.engine.tape import Account, Affine, Node, Relevances, Tape
 
 VARIANTS = ("pattern.net", "pattern.attribution")
@@ -196,7 +196,7 @@ class _Learner:
         self._kernels = kernels
 
     def _check(self, tape: Tape, kernels: Sequence[Affine]) -> None:
-        for node in needed_nodes(tape):
+        for node in tape.needed():
             if node.kind not in (*PASSING, "batch_norm", "scale", "convolution", "dense"):
                 _refuse(node)
         if self._names and self._names != names_of(kernels):

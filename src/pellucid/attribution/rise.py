@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
+from pellucid.attribution._baselines import Baseline
 from pellucid.attribution._trials import Trials, progress
 from pellucid.core.errors import ShapeError
 from pellucid.core.options import Count, Share
@@ -39,8 +40,8 @@ class Rise(Attribution):
     centred: bool = True
     """Subtract the mean score over all masks from each score, so that irrelevant pixels have relevance near 0; False:
     as in the paper, where the mean adds to all pixels."""
-    baseline: float | int | Tensor = 0.0
-    """Value of hidden pixels: a number, or a tensor that broadcasts to the images."""
+    baseline: Baseline = 0.0
+    """Value of hidden pixels: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     seed: int = 0
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
-from pellucid.attribution._trials import Baseline, Sizes, Trials, progress, sizes_of
+from pellucid.attribution._baselines import Baseline
+from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
 
@@ -34,7 +35,7 @@ class ShapleySampling(Attribution):
     """Patch size in pixels: one number, one per spatial axis, or one per axis with channels first; None: at most 14
     patches along the longest axis."""
     baseline: Baseline = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     seed: int = 0
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:

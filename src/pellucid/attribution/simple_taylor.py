@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
-from pellucid.attribution.gradient import Baseline, baseline_like, slopes
+from pellucid.attribution._baselines import Baseline, baseline_like
+from pellucid.attribution.gradient import slopes
 from pellucid.core.options import Count
 from pellucid.core.ranges import Range
 
@@ -27,7 +28,7 @@ class SimpleTaylor(Attribution):
     answers: ClassVar[str] = "how much each pixel raises the explained logit above zero, to first order"
 
     baseline: Baseline = 0.0
-    """Baseline image: a number, or a tensor that broadcasts to the images."""
+    """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     places: Count = 16
     """Steps from the image to the baseline that are searched for a change of sign."""
     halvings: Annotated[int, Range(0)] = 20

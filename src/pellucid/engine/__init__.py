@@ -21,6 +21,7 @@ Other files:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `tap`: hidden activations, such as the embedding
+- `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """
 
 from typing import TYPE_CHECKING

@@ -32,18 +32,9 @@ def canonical(tape: Tape) -> Tape:
         node.is_masked = node.formula is not None and bool(node.formula.compared())
         node.formula = None  # it holds tensors that the reverse pass may free
     if form.has_changed:
-        tape.nodes = _needed(nodes, tape.output)
+        tape.nodes = nodes
+        tape.nodes = tape.needed()
     return tape
-
-
-def _needed(nodes: list[Node], output: int) -> list[Node]:
-    """Return the nodes that the output depends on, in order."""
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if node.output in needed:
-            needed.update(slot for slot in node.inputs if slot is not None)
-            kept.append(node)
-    return kept[::-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +113,9 @@ class _Form:
         at_zero, up, down, far_up, farther_up, far_down, farther_down = probed.unbind(0)
         if not bool(at_zero.isfinite().all()):
             return None  # undefined at 0 as a whole, but its parts have rules, such as the gate in x / |x|
-        if _is_rectifier(down, up):
-            return None  # in relu(1 − x), Guided Backprop must still see the rectifier
+        is_rectifier = _rectifies(region, at_zero, up, down)
+        if is_rectifier is None:
+            return None
         steps = torch.stack([farther_up - far_up, farther_down - far_down]).abs()
         return Function(
             operation=f"function ending in {node.operation}",
@@ -138,7 +130,7 @@ class _Form:
             y=_formula(node).value,
             replay=region,
             at_zero=one_number(at_zero),
-            is_rectifier=_is_rectifier(up, down),
+            is_rectifier=is_rectifier,
             is_saturating=bool((steps <= 1e-3).all()),  # flat between ±20 and ±40
         )
 
@@ -184,6 +176,9 @@ class _Form:
         if statistics[0] != statistics[1]:
             return replace(node, gate=statistics.index(True), is_normalization=True)
         gates = [slot is not None and self._is_gate(slot) for slot in node.inputs]
+        if all(gates):
+            # σ(a) · tanh(b), as in an LSTM: the factor that is not 0 at 0 is the gate
+            gates = [self._is_open(slot) for slot in node.inputs]
         if gates[0] == gates[1]:
             # both factors or neither look like a gate: the one that is broadcast counts as the gate
             gate = None if node.a.numel() == node.b.numel() else int(node.b.numel() < node.a.numel())
@@ -196,6 +191,11 @@ class _Form:
         if isinstance(node, Function):
             return node.is_saturating
         return node is not None and (node.kind in ("factor", "softmax") or node.traits.is_gate)
+
+    def _is_open(self, slot: int | None) -> bool:
+        """True for a gate that lets something through at 0, as a sigmoid does."""
+        node = None if slot is None else self._origin(slot)
+        return not (isinstance(node, Activation) and isinstance(node.at_zero, (int, float)) and node.at_zero == 0)
 
     def _origin(self, slot: int) -> Node | None:
         """Return the operation that computed a value, skipping moves."""
@@ -325,6 +325,19 @@ def _is_rectifier(up: Tensor, down: Tensor) -> bool:
     """True if f passes 4, up to a scale, and suppresses most of −4: ReLU and its relatives."""
     passes = (up >= 2) & (up <= 8)
     return bool((passes & (down.abs() <= up / 2)).all())
+
+
+def _rectifies(region: _Region, at_zero: Tensor, up: Tensor, down: Tensor) -> bool | None:
+    """True if a region acts as a rectifier; None if it holds one that Guided Backprop must see by itself."""
+    if _is_rectifier(down, up):
+        return None  # relu(1 − x)
+    if _is_rectifier(up, down):
+        return True
+    if not any(isinstance(member, Activation) and member.is_rectifier for member in region.members):
+        return False
+    # a rectifier that is squared, shifted or negated, as in relu(x)² − 3, is known by its flat side
+    rise, fall = up - at_zero, (down - at_zero).abs()
+    return None if bool((fall <= -rise / 2).all()) else bool((fall <= rise / 2).all())
 
 
 def _is_reduction(node: Node) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
+from pellucid.core.isolation import raise_translated
 
 __all__ = ["INPUT_ERRORS", "raise_input_error"]
 
@@ -18,7 +19,8 @@ INPUT_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 _ABOUT_INPUTS = re.compile(
     r"\b(shapes?|sizes?|dim(ension)?s?|channels?|elements?|unpack|axis|axes|lengths?|ndim|numel|[1-5]-?D|divisible"
     r"|dtype|scalar type|data ?type|should be the same|same device|out of (range|bounds)|must (be|match)"
-    r"|invalid (combination|argument)|not subscriptable|unsupported operand|unexpected keyword|positional arguments?|meta (tensors?|device))\b",
+    r"|invalid (combination|argument)|not subscriptable|unsupported operand|unexpected keyword|positional arguments?"
+    r"|meta (tensors?|device))\b",
     re.IGNORECASE,
 )
 """Words of torch's (and most models') messages about shapes, dtypes, devices and arguments."""
@@ -30,6 +32,7 @@ def raise_input_error(error: Exception, model: Any, received: str, x: Tensor | N
     `received` describes the input, and `x` is that input if there is a single one. Exceptions of the user's own types,
     and those whose message is not about shapes, dtypes, devices or arguments, are raised unchanged.
     """
+    raise_translated(error)
     if not _is_from_a_library(error):
         raise error
     misfit = _misfit(error.__traceback__, model)

@@ -38,9 +38,11 @@ class Multipliers:
     values: Tensor
     logits: Tensor
     baseline_logits: Tensor
-    """(1, class)."""
+    """(1, class), or (batch, class) if each image has its own baseline."""
     slope: Tensor
     """Change of the score per unit change of each logit, shaped like the logits."""
+    precision: torch.dtype
+    """The lowest precision of any value of the forward pass."""
 
 
 def multipliers(
@@ -50,13 +52,15 @@ def multipliers(
     slopes_of: Callable[[Tensor], Sequence[Tensor]],
     readout: Readout = Readout(),  # noqa: B008  (frozen)
 ) -> list[Multipliers]:
-    """Compute the multipliers of a frozen model's input for each slope of a score; `baseline` is one image, (1, …).
+    """Compute the multipliers of a frozen model's input for each slope of a score.
+
+    `baseline` is one image, (1, …), or one per image, like `images`.
 
     Raises `UnsupportedOperation` if control flow differs between the images and the baseline.
     """
     base = record(model, baseline, readout)
     tape = record(model, images, readout)
-    if len(images) > 1 and _is_mixed(tape, base):
+    if len(baseline) < len(images) and _is_mixed(tape, base):
         base = record(model, baseline.expand_as(images).contiguous(), readout)
     twins = _twins(tape, base)
 
@@ -66,20 +70,20 @@ def multipliers(
     slopes, results = slopes_of(tape.logits), []
     for own, slope in zip(tape.copies(len(slopes)), slopes, strict=True):
         with torch.no_grad():
-            results.append(Multipliers(own.reverse(slope, rule), tape.logits, base.logits[:1], slope))
+            arrived, logits = own.reverse(slope, rule), base.logits[: len(baseline)]
+            results.append(Multipliers(arrived, tape.logits, logits, slope, tape.precision))
     return results
 
 
 def _twins(tape: Tape, base: Tape) -> dict[int, Node]:
     """Map the id of each node to its counterpart in the baseline's forward pass."""
     pairs = list(zip(tape.nodes, base.nodes, strict=False))
-    is_same = len(tape.nodes) == len(base.nodes) and all(
-        own.operation == other.operation and own.inputs == other.inputs for own, other in pairs
-    )
-    if not is_same:
+    differing = [own for own, other in pairs if (own.operation, own.inputs) != (other.operation, other.inputs)]
+    if differing or len(tape.nodes) != len(base.nodes):
+        where = f", first at {differing[0].place}" if differing else ""
         raise UnsupportedOperation(
-            "the model's control flow differs between the baseline and the image, so the two cannot be compared; "
-            "choose another baseline or another method."
+            f"the model's control flow differs between the baseline and the image{where}, so the two cannot be "
+            "compared; choose another baseline or another method."
         )
     return {id(own): other for own, other in pairs}
 

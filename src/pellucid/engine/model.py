@@ -19,13 +19,14 @@ from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
-from pellucid.engine.wrapping import check_model, set_eval, unwrap
+from pellucid.engine.wrapping import Network, check_model, set_eval, unwrap
 
 __all__ = [
     "LARGEST_TENSOR_BYTES",
     "SOFTMAX_AT_THE_END",
     "AutocastWatch",
     "Chooser",
+    "Network",
     "Readout",
     "check_autocast",
     "check_logits",
@@ -49,9 +50,9 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
 
     Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
     may update one, such as a counter or running mean), and the global random states. Weights and buffers created in
-    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. `only_model_draws` states that
-    nothing else in the body draws random numbers, which saves time for models that consist of torch's own layers. Holds
-    the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
+    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. `only_model_draws`
+    states that nothing else in the body draws random numbers, which saves time for models that consist of torch's own
+    layers. Holds the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> with frozen(layer):
@@ -199,13 +200,13 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the dtype of the model's first floating parameter; float32 if it has none.
+def dtype_of(model: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """Return the dtype of the model's first floating parameter, or `otherwise` if it has none.
 
     >>> dtype_of(nn.Linear(2, 2).double()), dtype_of(nn.Flatten())
     (torch.float64, torch.float32)
     """
-    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), otherwise)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.linear_maps import Convolution, Dense
 from pellucid.engine.tape import Activation, Affine, Node, Tape
 
-__all__ = ["ESTIMATORS", "Estimator", "PatternSums", "kernels_of", "names_of", "needed_nodes", "sums_of"]
+__all__ = ["ESTIMATORS", "Estimator", "PatternSums", "kernels_of", "names_of", "sums_of"]
 
 Estimator = Literal["two_component", "linear"]
 """The estimator that separates the signal from the distractor."""
@@ -30,17 +30,7 @@ def kernels_of(tape: Tape) -> list[Affine]:
 
     Raises `UnsupportedOperation` for an operation whose units are not the rows of its weight.
     """
-    return [_checked(node) for node in needed_nodes(tape) if node.kind in KERNELS]
-
-
-def needed_nodes(tape: Tape) -> list[Node]:
-    """Return the operations that the output depends on, in order."""
-    needed, nodes = {tape.output}, []
-    for node in reversed(tape.nodes):
-        if node.output in needed:
-            needed.update(slot for slot in node.inputs if slot is not None)
-            nodes.append(node)
-    return nodes[::-1]
+    return [_checked(node) for node in tape.needed() if node.kind in KERNELS]
 
 
 def _checked(node: Node) -> Affine:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
-from pellucid.engine.axes import numbered, probed_axis
+from pellucid.engine.axes import probed_axis
 from pellucid.engine.batch_norm import refuse_batch_statistics
 from pellucid.engine.call import Call, record_unknown
 from pellucid.engine.canonical import canonical
@@ -40,7 +40,7 @@ class Recorder(TorchFunctionMode):
         takes_unknown: bool = False,
     ) -> None:
         super().__init__()
-        self._takes_unknown = takes_unknown
+        self.takes_unknown = takes_unknown
         self.batch = len(images)
         self.nodes: list[Node] = []
         self.images = images
@@ -50,6 +50,9 @@ class Recorder(TorchFunctionMode):
         self._memory = Memory()
         self._constants: list[Tensor] = []  # operands of recorded operations that do not depend on the images
         self._constant_storages: set[int] = set()
+        self._precision = images.dtype
+        self._has_complex = False
+        self._untraced: dict[int, UnsupportedOperation] = {}  # errors by slot, raised if the logits depend on the slot
         self._is_rebound = False
         """True once an object of the model refers to another value than its own."""
         self._changed: dict[int, tuple[Tensor, Tensor]] = {}  # constants modified in place: id → (object, new value)
@@ -109,6 +112,9 @@ class Recorder(TorchFunctionMode):
         """Allocate a slot for the output of an operation."""
         self._values.append(value)
         self._axes.append(axis)
+        self._has_complex = self._has_complex or value.is_complex()
+        if value.dtype is torch.float32 and self._precision is torch.float64:
+            self._precision = torch.float32
         slot = len(self._values) - 1
         self._slots[id(value)] = (value, slot)
         return slot
@@ -135,8 +141,12 @@ class Recorder(TorchFunctionMode):
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
         """Raise `UnsupportedOperation` for the operation `name`, naming the running module."""
+        raise self.refusal(name, why, way_out)
+
+    def refusal(self, name: str, why: str, way_out: str = "") -> UnsupportedOperation:
+        """Return the error for the operation `name`, naming the running module."""
         place = self.path()
-        raise UnsupportedOperation(
+        return UnsupportedOperation(
             f"the operation {name!r} in {f'module {place!r}' if place else 'the model itself'} {why}; "
             + (
                 way_out
@@ -156,7 +166,7 @@ class Recorder(TorchFunctionMode):
         check_autocast(func, args, kwargs)
         if self._memory or self._is_rebound:
             # an object modified in place still holds its old values: pass the newest ones
-            args, kwargs = substitute(args, self._newest), substitute(kwargs, self._newest)
+            args, kwargs = substitute(args, self.newest), substitute(kwargs, self.newest)
         tensors = list(tensors_in((args, kwargs)))
         slots = [self.slot(tensor) for tensor in tensors]
         is_tracked = any(slot is not None for slot in slots)
@@ -166,25 +176,45 @@ class Recorder(TorchFunctionMode):
         if not is_tracked:
             return self._constant(func, args, kwargs, entry)
         self._constants += [tensor for tensor, slot in zip(tensors, slots, strict=True) if slot is None]
-        if kwargs.get("out") is not None:
+        if isinstance(kwargs.get("out"), (tuple, list)):
             name = name_of(func) if entry is None else entry.name
-            self.refuse(name, "writes to out=", "use its return value instead, or choose a gradient method.")
+            self.refuse(name, "writes to out=", "use its return values instead, or choose a gradient method.")
         target = modified(func, args, kwargs)
         # removed, so that the function does not overwrite a recorded tensor
-        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        entry = entry or (Entry(name_of(func), record_unknown, func) if self._takes_unknown else None)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("inplace", "out")}
+        entry = entry or (Entry(name_of(func), record_unknown, func) if self.takes_unknown else None)
         if entry is None:
-            self.refuse(name_of(func), "has no rule")
+            return self._indices(func, args, kwargs, target)
+        if self._has_complex and not (entry.traits.takes_complex or entry.traits.family == "query"):
+            entry = self._for_complex(
+                entry, [tensor for tensor, slot in zip(tensors, slots, strict=True) if slot is not None]
+            )
         call = Call(self, entry, func, args, kwargs, target is not None)
         try:
             result = entry.handler(call, *args, **kwargs)
         except UnsupportedOperation:
-            if not self._takes_unknown or entry.traits.family == "query":
+            if not self.takes_unknown or entry.traits.family == "query":
                 raise
             result = record_unknown(call, *args, **kwargs)
         if target is not None and isinstance(result, Tensor):
             return self._written(target, result, tensors)
         return self._external(result)
+
+    def _for_complex(self, entry: Entry, tracked: Sequence[Tensor]) -> Entry:
+        """Return the form of an entry for complex numbers, if there are any among its arguments."""
+        if not any(tensor.is_complex() for tensor in tracked):
+            return entry
+        form = OPERATIONS.find(f"complex::{entry.name}")
+        return form or self.refuse(entry.name, "has no rule for complex numbers")
+
+    def _indices(self, func: Callable[..., Any], args: Any, kwargs: Any, target: Tensor | None) -> Any:
+        """Run an unknown function if it returns only indices or masks, which are piecewise constant."""
+        if target is None:
+            result = func(*args, **kwargs)
+            parts = result if isinstance(result, (tuple, list)) else [result]
+            if parts and all(isinstance(part, Tensor) and part.dtype in _DISCRETE for part in parts):
+                return result
+        self.refuse(name_of(func), "has no rule")
 
     def _constant(self, func: Callable[..., Any], args: Any, kwargs: Any, entry: Entry | None) -> Any:
         """Run a function of values that do not depend on the images."""
@@ -219,17 +249,31 @@ class Recorder(TorchFunctionMode):
     def _check(self, tensors: Sequence[Tensor], slots: Sequence[int | None], func: Callable[..., Any]) -> None:
         assert self._taint is not None
         for tensor, slot in zip(tensors, slots, strict=True):
-            if slot is None and tensor.is_floating_point() and self._taint.knows(tensor):
-                self.refuse(
+            if slot is None and tensor.is_floating_point() and self._taint.knows(tensor) and func not in _COUNTS:
+                error = self.refusal(
                     name_of(func),
                     "uses a value whose dependence on the image the engine cannot trace "
                     "(through a scripted or vmapped function, or an index converted to numbers)",
                     "call the original function instead of its scripted form, or choose a gradient method.",
                 )
+                if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                    # only an error if the logits depend on it: a detector's boxes may not affect its scores
+                    self._untraced[self._enter_untraced(tensor)] = error
+                    continue
+                raise error
+
+    def _enter_untraced(self, tensor: Tensor) -> int:
+        """Enter a value that depends on the image in unknown ways; only for a single image."""
+        slot = self.enter(tensor, 0)
+        self.nodes.append(
+            Move(operation="unknown", kind="move", inputs=(), output=slot, path="", is_first=False, batch_axis=0,
+                 pull=lambda _relevance: [])
+        )  # fmt: skip
+        return slot
 
     # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _newest(self, tensor: Tensor) -> Tensor:
+    def newest(self, tensor: Tensor) -> Tensor:
         """Return the present value of an object of the model."""
         slot = self.slot(tensor)
         value = tensor if slot is None else self._values[slot]
@@ -246,13 +290,16 @@ class Recorder(TorchFunctionMode):
         slots = (self.slot(old), self.slot(written))
         if slots == (None, None):
             return value
-        axis = 0
-        if self.batch > 1:
-            marked = [
-                torch.full_like(tensor, -1) if slot is None else numbered(tensor, self._axes[slot], self.batch)
-                for tensor, slot in zip((old, written), slots, strict=True)
-            ]
-            axis = probed_axis(self.batch, overlay.apply(*marked))
+        parts = [(tensor, self._axes[slot]) for tensor, slot in zip((old, written), slots, strict=True)
+                 if slot is not None]  # fmt: skip
+        constant = written if slots[1] is None else old
+
+        def put_in(*moved: Tensor) -> Tensor:
+            return overlay.apply(
+                *(moved if len(moved) == 2 else (moved[0], constant) if slots[1] is None else (constant, *moved))
+            )
+
+        axis = probed_axis(self.batch, put_in, parts)
         constants = overlay.is_new if slots[1] is None else ~overlay.is_new if slots[0] is None else None
         shape = written.shape
         self.nodes.append(
@@ -287,7 +334,7 @@ class Recorder(TorchFunctionMode):
         return self._owners.get(id(value), target)
 
     def _write(self, target: Tensor, value: Tensor) -> None:
-        if value.numel():
+        if value.numel() and value.shape == target.shape:  # `out=` may resize an empty tensor
             self._memory.write(target, value)
         self._bind(target, value)
 
@@ -309,12 +356,22 @@ class Recorder(TorchFunctionMode):
         """Return the tape, and drop the table of tracked values, so that memory is freed during the reverse pass."""
         slot = self.slot(output)
         assert slot is not None
-        tape = canonical(Tape(self.nodes, 0, slot, self._values[slot]))
+        tape = Tape(self.nodes, 0, slot, self._values[slot], self._precision)
+        if self._untraced:
+            for node in tape.needed():
+                if node.output in self._untraced:
+                    raise self._untraced[node.output]
+        tape = canonical(tape)
         self._masks.clear()  # formulas hold this table: break the reference cycle
         self.nodes, self._values, self._slots, self._owners = [], [], {}, {}
         self._bounds, self._changed, self._constants = {}, {}, []
         self._memory.clear()
         return tape
+
+
+_DISCRETE = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_COUNTS = {torch.histc, Tensor.histc}
+"""Functions that count indices given as floats: like an index, a count is constant almost everywhere."""
 
 
 def _homes(model: nn.Module) -> dict[int, list[str]]:

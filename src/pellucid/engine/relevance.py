@@ -32,6 +32,8 @@ class Propagation:
     seed: Tensor
     """The initial relevance of each logit."""
     account: Account | None
+    precision: torch.dtype
+    """The lowest precision of any value of the forward pass."""
 
 
 def record(
@@ -54,12 +56,14 @@ def record(
     batch.
     """
     check_model(model, "operations")
-    with exclusive(), torch.no_grad(), ExitStack() as stack:  # exclusive, since the compiler stance is process-wide
-        taint = stack.enter_context(TaintWatch(images)) if is_watched else None
-        stack.enter_context(uncompiled())
-        recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
-        outputs = model(images)
-        logits = choose_output(outputs, readout.output)
+    with exclusive(), torch.no_grad():  # exclusive, since the compiler stance is process-wide
+        with ExitStack() as stack:
+            taint = stack.enter_context(TaintWatch(images)) if is_watched else None
+            stack.enter_context(uncompiled())
+            recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
+            outputs = model(images)
+            logits = choose_output(outputs, readout.output)
+        logits = recorder.newest(logits)  # a write through a view of them may have come last
     if recorder.slot(logits) is None:
         raise UnsupportedOperation(
             "the engine cannot trace the logits back to the images (a detached, scripted or constant output); "
@@ -117,7 +121,7 @@ def propagate(
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
         account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
         with torch.no_grad():
-            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account))
+            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account, tape.precision))
     return results
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import resolve_name
 
 __all__ = [
@@ -64,6 +64,8 @@ class Traits:
     """A second tensor only gives a shape or dtype, as in `expand_as`."""
     reads_metadata: bool = False
     """A query of shape, dtype or device, which depends on no values."""
+    takes_complex: bool = False
+    """Applies to complex numbers too; for a few others, the entry `complex::NAME` does."""
     returns_numbers: bool = False
     """Converts a tensor to Python or NumPy numbers, which have no derivative."""
     leaves_graph: bool = False
@@ -99,22 +101,27 @@ class Table:
         self._entries: dict[Any, Entry] = {}
         self._by_name: dict[str, Traits] = {}
 
-    def find(self, function: Callable[..., Any]) -> Entry | None:
+    def find(self, function: Callable[..., Any] | str) -> Entry | None:
         """Return the entry of a function, or None."""
         try:
             entry = self._entries.get(function)
         except TypeError:  # not hashable
             return None
-        return self._find_operator(function) if entry is None and isinstance(function, OpOverload) else entry
+        if entry is None and isinstance(function, (OpOverload, OpOverloadPacket)):
+            return self._find_operator(function)
+        return entry
 
-    def _find_operator(self, operator: OpOverload) -> Entry | None:
-        """Return the entry of an ATen operator, as exported programs call them; None if it is unknown.
+    def _find_operator(self, operator: OpOverload | OpOverloadPacket) -> Entry | None:
+        """Return the entry of an operator: of another library, or of ATen, as exported programs call them.
 
-        An operator takes the same positional arguments as torch's function of that name.
+        An operator of ATen takes the same positional arguments as torch's function of that name.
         """
-        name = operator.name().removeprefix("aten::").partition(".")[0]
-        functions = (getattr(place, name, None) for place in _PLACES)
-        entry = next((self._entries[function] for function in functions if function in self._entries), None)
+        packet = getattr(operator, "overloadpacket", operator)
+        entry = self._entries.get(packet._qualified_op_name)  # by name, because its library may be loaded later
+        if entry is None and isinstance(operator, OpOverload):
+            name = operator.name().removeprefix("aten::").partition(".")[0]
+            functions = (getattr(place, name, None) for place in _PLACES)
+            entry = next((self._entries[function] for function in functions if function in self._entries), None)
         if entry is not None:
             self._entries[operator] = entry
         return entry
@@ -139,18 +146,25 @@ class Table:
 
     def enter_name(self, name: str, handler: Handler, traits: Traits) -> None:
         """Add an entry for every torch function called `name`, and for its in-place form."""
+        if (
+            "::" in name
+        ):  # an operator of another library, such as torchvision::roi_align, or a form for complex numbers
+            self._entries[name] = Entry(name, handler, traits=traits)
+            return
         if name.startswith("Tensor."):  # a property, such as Tensor.T.__get__
             _, own, access = name.split(".")
             self.enter(getattr(getattr(Tensor, own), access), Entry(own, handler, traits=traits))
             return
-        for place in _PLACES:
-            function = getattr(place, name, None)
+        in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"  # __add__ → __iadd__, relu → relu_
+        functions = [getattr(place, name, None) for place in _PLACES]
+        # some exist out of place only elsewhere, as torch.fill for Tensor.fill_
+        shared = next(filter(callable, functions), None)
+        for place, function in zip(_PLACES, functions, strict=True):
             if callable(function):
                 self.enter(function, Entry(name, handler, traits=traits))
-                in_place = f"__i{name[2:]}" if name.startswith("__") else f"{name}_"  # __add__ → __iadd__, relu → relu_
-                changed = getattr(place, in_place, None)
-                if callable(changed):
-                    self.enter(changed, Entry(in_place, handler, function, in_place=True, traits=traits))
+            changed = getattr(place, in_place, None)
+            if callable(changed):
+                self.enter(changed, Entry(in_place, handler, function or shared, in_place=True, traits=traits))
 
 
 def _plain(name: str) -> str:

@@ -48,15 +48,17 @@ class TaintWatch(TorchDispatchMode):
     def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         sources = [tensor for tensor in tensors_in((args, kwargs)) if self.knows(tensor)]
-        uses_shape_only = getattr(func, "overloadpacket", None) in _SHAPE_ONLY
-        if sources and not uses_shape_only and not _is_mask(sources):
+        is_constant = getattr(func, "overloadpacket", None) in _CONSTANT
+        if sources and not is_constant and not _is_mask(sources):
             for tensor in tensors_in(result):
                 self._taint(tensor)
         return result
 
 
 _aten = torch.ops.aten
-_SHAPE_ONLY = {
+_CONSTANT = {
+    _aten.histc,
+    _aten.bincount,
     _aten.zeros_like,
     _aten.ones_like,
     _aten.full_like,
@@ -67,7 +69,7 @@ _SHAPE_ONLY = {
     _aten.new_empty,
     _aten.new_empty_strided,
 }
-"""Operators that use a tensor's shape but not its values."""
+"""Operators that use a tensor's shape but not its values, or that count values."""
 
 
 def _is_mask(sources: list[Tensor]) -> bool:

@@ -296,6 +296,17 @@ class Tape:
     output: int
     """The slot of the logits."""
     logits: Tensor
+    precision: torch.dtype = torch.float64
+    """The lowest precision of any recorded value: a part of a float64 model may compute in float32."""
+
+    def needed(self) -> list[Node]:
+        """Return the nodes that the output depends on, in order."""
+        needed, kept = {self.output}, []
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                needed.update(slot for slot in node.inputs if slot is not None)
+                kept.append(node)
+        return kept[::-1]
 
     def copies(self, count: int) -> Iterator["Tape"]:
         """Yield as many tapes for one reverse pass each; the last is this one, whose nodes that pass consumes."""

@@ -1,10 +1,11 @@
-"""Wrapped models: unwrap compiled, exported and data-parallel ones, and refuse those that a computation cannot see into.
+"""Wrapped models: unwrap compiled, exported and parallel ones, and refuse those that a computation cannot see into.
 
 What is possible depends on what a computation needs of the model. Forward passes and autograd's derivatives work
 through TorchScript, which hides its operations from Python. Recording a forward pass, for rules of relevance, needs to
 see every operation, and class activation maps need one layer.
 """
 
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
@@ -12,20 +13,33 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.core.errors import UnsupportedOperation
 
-__all__ = ["check_hidden_norms", "check_model", "fixed", "holds_script", "is_probabilities", "set_eval", "unwrap"]
+__all__ = [
+    "Network",
+    "check_hidden_norms",
+    "check_model",
+    "fixed",
+    "holds_script",
+    "is_probabilities",
+    "set_eval",
+    "unwrap",
+]
 
-Need = Literal["passes", "layer", "operations"]
-"""What a computation needs: forward passes (and perhaps derivatives), the output of a layer, or every operation."""
+Network = nn.Module | ExportedProgram
+"""A model as users pass it; `unwrap` makes a module of it."""
+
+Need = Literal["passes", "derivatives", "layer", "operations", "training"]
+"""What a computation needs: forward passes, derivatives, the output of a layer, every operation, or new weights."""
 
 _exported: "WeakKeyDictionary[object, nn.Module]" = WeakKeyDictionary()
 """The module of each exported program, so that unwrapping it twice gives the same module."""
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: Network) -> nn.Module:
     """Return the model inside DataParallel, DistributedDataParallel, `torch.compile` or an exported program.
 
     Anything else is returned unchanged. Compiled submodules need no unwrapping, since `isolated` runs them as plain
@@ -35,18 +49,14 @@ def unwrap(model: Any) -> Any:
     >>> unwrap(nn.DataParallel(layer)) is layer
     True
     """
-    while True:
-        kind = _kind(type(model))
-        if kind == "parallel":
-            model = model.module
-        elif kind == "compiled":
-            model = model._orig_mod
-        elif kind == "exported":
-            if model not in _exported:
-                _exported[model] = model.module()
-            return _exported[model]
-        else:
-            return model
+    inside: Any = model
+    while (kind := _kind(type(inside))) in ("parallel", "compiled"):
+        inside = inside.module if kind == "parallel" else inside._orig_mod
+    if kind != "exported":
+        return inside  # type: ignore[no-any-return]
+    if inside not in _exported:
+        _exported[inside] = inside.module()
+    return _exported[inside]
 
 
 _WRAPPERS = {
@@ -57,6 +67,8 @@ _WRAPPERS = {
     "ScriptModule": "scripted",
     "FullyShardedDataParallel": "sharded",
     "FSDPModule": "sharded",
+    "FakeQuantizeBase": "calibrated",
+    "_StatefulGraphModule": "program",
 }
 """Kinds of wrapper by the name of a class of torch's, so that none of them has to be imported."""
 
@@ -87,14 +99,35 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
         name = next(path for path, part in model.named_modules() if part is module)
         if kind == "sharded":
             _refuse_sharded(name, module)
+        if need == "training" and kind in ("scripted", "program", "quantized"):
+            raise UnsupportedOperation(
+                f"{_place(name)} is a {type(module).__name__}, which cannot be trained anew; pass the model as it was "
+                "before it was scripted, exported or quantized."
+            )
         if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
             _refuse_script(name, need)
-        if kind == "quantized" and need == "operations":
+        if kind == "calibrated" and bool(module.observer_enabled.any()):
+            raise UnsupportedOperation(
+                f"{_place(name)} is a {type(module).__name__} that adapts to its inputs, so the model is another one "
+                "after every pass; call model.apply(torch.ao.quantization.disable_observer) first."
+            )
+        if kind == "quantized" and need not in ("passes", "training"):
             raise UnsupportedOperation(
                 f"{_place(name)} is a quantized {type(module).__name__}, for which there are no rules and no "
-                "derivatives; explain the model as it was before quantization, or choose a method that needs only "
-                "forward passes, such as 'occlusion' or 'rise'."
+                "derivatives; explain the model as it was before quantization, or choose an attribution method "
+                "that needs only forward passes, such as 'occlusion' or 'rise'."
             )
+    _check_sharding(model)
+
+
+def _check_sharding(model: nn.Module) -> None:
+    """Raise `UnsupportedOperation` for parameters that are spread over processes."""
+    sharded = sys.modules.get("torch.distributed.tensor")
+    if sharded is None:  # not loaded, so nothing is sharded
+        return
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, sharded.DTensor):
+            raise UnsupportedOperation(f"the parameter {name!r} is a DTensor, {_SHARDED}")
 
 
 def holds_script(model: nn.Module) -> bool:
@@ -142,11 +175,14 @@ def _refuse_script(name: str, need: Need) -> NoReturn:
 
 
 def _refuse_sharded(name: str, module: nn.Module) -> NoReturn:
-    raise UnsupportedOperation(
-        f"{_place(name)} is sharded over processes by FSDP ({type(module).__name__}), so this process holds only a "
-        "part of its weights; gather the full weights (torch.distributed.checkpoint.state_dict.get_model_state_dict "
-        "with full_state_dict=True), load them into an unsharded copy of the model, and explain that."
-    )
+    raise UnsupportedOperation(f"{_place(name)} is an FSDP module ({type(module).__name__}), {_SHARDED}")
+
+
+_SHARDED = (
+    "sharded over processes, so this process may hold only a part of the weights; gather the full weights "
+    "(torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True), load them into an "
+    "unsharded copy of the model, and explain that."
+)
 
 
 def set_eval(model: nn.Module) -> nn.Module:

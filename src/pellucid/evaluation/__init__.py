@@ -17,7 +17,7 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.evaluation._case import Case, Explainer, check_images
+    from pellucid.evaluation._case import Case, Explainer
     from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
 
@@ -32,7 +32,6 @@ __all__ = [
     "Measured",
     "Metric",
     "Row",
-    "check_images",
 ]
 
 METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
@@ -76,6 +75,5 @@ __getattr__, __dir__ = lazy_exports(
         "Measured": "._metric",
         "Metric": "._metric",
         "Row": "._evaluation",
-        "check_images": "._case",
     },
 )

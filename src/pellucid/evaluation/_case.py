@@ -11,12 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer
+from pellucid.attribution._baselines import is_per_image
 from pellucid.attribution.input import Control
-from pellucid.core.errors import PellucidError, ShapeError
+from pellucid.core.errors import PellucidError
 from pellucid.core.seeding import generator
 from pellucid.engine.model import LARGEST_TENSOR_BYTES, images_per_chunk
 
-__all__ = ["Case", "Explainer", "Output", "Retrain", "UselessExplanation", "check_images", "label_of", "with_options"]
+__all__ = [
+    "KINDS",
+    "Case",
+    "Explainer",
+    "Kind",
+    "Output",
+    "Retrain",
+    "UselessExplanation",
+    "label_of",
+    "per_place",
+    "with_options",
+]
 
 T = TypeVar("T")
 
@@ -25,6 +37,11 @@ IMAGES_AT_ONCE = 128
 
 Output = Literal["logit", "probability", "is_right"]
 """Output of the explained class to measure; `is_right` is 1 if that class has the largest logit, else 0."""
+Kind = Literal["table", "signal", "image", "volume"]
+"""Kind of input by its axes: (batch, feature), (batch, channel, time), (batch, channel, height, width) or (batch,
+channel, depth, height, width)."""
+KINDS: dict[int, Kind] = {2: "table", 3: "signal", 4: "image", 5: "volume"}
+"""The kinds by their number of axes."""
 Retrain = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Maps training images, their labels and test images to the test logits of a network retrained on the first two."""
 
@@ -41,11 +58,13 @@ class Case:
     model: nn.Module
     """In eval mode, without parameter gradients."""
     images: Tensor
-    """(image, channel, height, width) floats in [0, 1], on the model's device and in its dtype."""
+    """(image, channel, height, width) floats in [0, 1], on the model's device and in its dtype; or signals, volumes or
+    tables (see `Kind`)."""
     targets: Tensor
     """(image,): the explained classes."""
     masks: Tensor | None = None
-    """(image, height, width) booleans: the ground truth of where the relevance should be."""
+    """(image, height, width) booleans: the ground truth of where the relevance should be; one per place of other kinds
+    of input."""
     seed: int = 0
     training: tuple[Tensor, Tensor] | None = None
     """Images and labels to retrain networks on."""
@@ -64,7 +83,7 @@ class Case:
         return generator(self.seed, "evaluation", *place)
 
     def draw(self, *place: int | str, count: int, is_uniform: bool = False) -> Tensor:
-        """Draw (count, channel, height, width) noise, N(0, 1) or uniform in [−1, 1]; the same for every image."""
+        """Draw (count, *shape of an image) noise, N(0, 1) or uniform in [−1, 1]; the same for every image."""
         # drawn on the CPU in float32, so that the noise is the same for every device and dtype
         source, shape = self.generator(*place), (count, *self.images.shape[1:])
         like: Any = {"generator": source, "dtype": torch.float32, "device": "cpu"}
@@ -142,8 +161,7 @@ class Explainer:
     @property
     def _has_baselines(self) -> bool:
         """True if the method holds one baseline per image, so that batches of variants would not match it."""
-        baseline = getattr(self.analyzer.method, "baseline", None)
-        return isinstance(baseline, Tensor) and baseline.ndim > 2 and len(baseline) > 1
+        return is_per_image(getattr(self.analyzer.method, "baseline", None), self.case.images)
 
     @cached_property
     def relevance(self) -> Tensor:
@@ -152,17 +170,17 @@ class Explainer:
 
     @property
     def pixels(self) -> Tensor:
-        """(image, height, width): the relevance summed over channels."""
-        return self.relevance.sum(1)
+        """(image, height, width): the relevance summed over channels; one value per place of other kinds of input."""
+        return per_place(self.relevance)
 
 
-def check_images(case: Case) -> None:
-    """Raise `ShapeError` unless the inputs are images: (image, channel, height, width)."""
-    if case.images.ndim != 4:
-        raise ShapeError(
-            "this metric removes or shifts parts of images and needs (image, channel, height, width); "
-            f"got {tuple(case.images.shape)}."
-        )
+def per_place(values: Tensor) -> Tensor:
+    """Sum values over the channels: one per time, pixel or voxel. The features of a table are places themselves.
+
+    >>> per_place(torch.ones(1, 3, 2)), per_place(torch.ones(1, 3))
+    (tensor([[3., 3.]]), tensor([[1., 1., 1.]]))
+    """
+    return values.sum(1) if values.ndim > 2 else values
 
 
 def label_of(analyzer: Analyzer) -> str:

@@ -1,5 +1,7 @@
 """Perturbation curves: the model's output as parts of an image are removed in the order of their relevance."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,13 +12,13 @@ __all__ = ["area", "counts_of", "curve", "patch_scores", "pixel_places", "places
 
 
 def patch_scores(pixels: Tensor, side: int) -> Tensor:
-    """Sum over patches of `side` × `side` pixels, to (image, patch row, patch column); border patches may be smaller.
+    """Sum over patches of `side` pixels along each axis, to one value per patch; border patches may be smaller.
 
     >>> patch_scores(torch.ones(1, 3, 4), 2)
     tensor([[[4., 4.],
              [2., 2.]]])
     """
-    for axis in (1, 2):
+    for axis in range(1, pixels.ndim):
         group = torch.arange(pixels.shape[axis], device=pixels.device) // side
         shape = list(pixels.shape)
         shape[axis] = int(group[-1]) + 1
@@ -28,7 +30,7 @@ def patch_scores(pixels: Tensor, side: int) -> Tensor:
 def places(scores: Tensor, draws: torch.Generator) -> Tensor:
     """Return the rank of each score within its image, 0 for the largest; ties are broken at random.
 
-    `scores` and the result are (image, rows, columns).
+    `scores` and the result are (image, …).
     """
     flat = scores.flatten(1)
     # a stable sort of shuffled scores breaks ties in random order
@@ -39,10 +41,11 @@ def places(scores: Tensor, draws: torch.Generator) -> Tensor:
     return ranks.reshape(scores.shape)
 
 
-def pixel_places(ranks: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """Return (image, height, width): the rank of each pixel's patch."""
-    rows, columns = (torch.arange(length, device=ranks.device) // side for length in size)
-    return ranks[:, rows][:, :, columns]
+def pixel_places(ranks: Tensor, side: int, size: Sequence[int]) -> Tensor:
+    """Return the rank of each pixel's patch, (image, *size)."""
+    for axis, length in enumerate(size, start=1):
+        ranks = ranks.index_select(axis, torch.arange(length, device=ranks.device) // side)
+    return ranks
 
 
 def counts_of(units: int, steps: int) -> list[int]:
@@ -59,8 +62,8 @@ def curve(
 ) -> Tensor:
     """Compute (image, point): the output without the pixels ranked below each count, or with only them if `is_back`.
 
-    `ranks` is (image, height, width). A modified image that was scored before, at another point or for another method,
-    is not evaluated again.
+    `ranks` is (image, …), one per place. A modified image that was scored before, at another point or by another
+    method, is not evaluated again.
     """
     # the point of the curve at which each pixel is removed
     # right=True: a pixel is removed at the first count that exceeds its rank
@@ -75,7 +78,7 @@ def curve(
     computed = []
     for part in order.values.split(case.chunk):
         image, point = part % len(ranks), part // len(ranks)
-        is_gone = points[image] <= point[:, None, None]
+        is_gone = points[image] <= point.view(-1, *(1 for _ in points.shape[1:]))
         images = change(~is_gone if is_back else is_gone, image)
         computed.append(case.read(case.predict(images), output, image))
     if computed:

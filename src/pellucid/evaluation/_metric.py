@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.core.options import Options
 from pellucid.evaluation import METRICS
-from pellucid.evaluation._case import Case, Explainer
+from pellucid.evaluation._case import KINDS, Case, Explainer, Kind
 
 __all__ = ["TINY", "Measured", "Metric"]
 
@@ -61,6 +61,11 @@ class Metric(Options):
     won_by: ClassVar[frozenset[str]] = frozenset()
     """Controls that win by construction, and are excluded as baselines for this metric."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        """Kinds of input that the metric can measure with these options; by default all."""
+        return frozenset(KINDS.values())
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return one value per image of `case` for one method."""
         raise NotImplementedError
@@ -75,4 +80,5 @@ class Metric(Options):
             "low": self.low if isfinite(self.low) else None,
             "high": self.high if isfinite(self.high) else None,
             "won_by": sorted(self.won_by),
+            "accepts": sorted(self.accepts),
         }

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["IMPUTATION_NOISE", "Removal", "Remover", "removed", "substitute"]
+from pellucid.evaluation._case import KINDS, Kind
+
+__all__ = ["IMPUTATION_NOISE", "Removal", "Remover", "kinds_of", "removed", "substitute"]
 
 Removal = Literal["zero", "mean", "blur", "linear"]
 """Replacement for removed pixels: 0; the mean of the image's channel; the image blurred by a Gaussian whose standard
@@ -22,6 +24,15 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-8}
 MOST_STEPS = 1000
 
 
+def kinds_of(removal: Removal) -> frozenset[Kind]:
+    """Return the kinds of input that a replacement suits: the features of a table have no neighbors and no mean.
+
+    >>> "table" in kinds_of("zero"), "table" in kinds_of("blur")
+    (True, False)
+    """
+    return frozenset(KINDS.values()) - (frozenset() if removal == "zero" else {"table"})
+
+
 def substitute(images: Tensor, removal: Removal) -> Tensor:
     """Replace every pixel; not for `linear`, which depends on the remaining pixels.
 
@@ -31,19 +42,28 @@ def substitute(images: Tensor, removal: Removal) -> Tensor:
     if removal == "zero":
         return torch.zeros_like(images)
     if removal == "mean":
-        return images.mean((2, 3), keepdim=True).expand_as(images)
+        return images.mean(_spatial(images), keepdim=True).expand_as(images)
     if removal == "blur":
         return _blurred(images)
     raise ValueError(f"{removal!r} depends on the remaining pixels")
 
 
-def removed(images: Tensor, is_removed: Tensor, removal: Removal, noise: Tensor | None = None) -> Tensor:
-    """Remove the pixels in `is_removed`, (image, height, width), from the images.
+def _spatial(images: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, images.ndim))
 
-    `noise` (channel, height, width) with unit variance is added to linearly imputed pixels, times `IMPUTATION_NOISE`.
+
+def _over_channels(mask: Tensor, images: Tensor) -> Tensor:
+    """Add the channel axis to a mask, unless the images are a table."""
+    return mask if images.ndim == 2 else mask[:, None]
+
+
+def removed(images: Tensor, is_removed: Tensor, removal: Removal, noise: Tensor | None = None) -> Tensor:
+    """Remove the pixels in `is_removed`, one per place, from the images.
+
+    `noise`, like an image, with unit variance is added to linearly imputed pixels, times `IMPUTATION_NOISE`.
     """
     if removal != "linear":
-        return torch.where(is_removed[:, None], substitute(images, removal), images)
+        return torch.where(_over_channels(is_removed, images), substitute(images, removal), images)
     result = _imputed(images, is_removed)
     return result if noise is None else torch.where(is_removed[:, None], result + IMPUTATION_NOISE * noise, result)
 
@@ -64,32 +84,32 @@ class Remover:
 
     @cached_property
     def matters(self) -> Tensor:
-        """(image, height, width): True if removing the pixel changes the image."""
+        """True for each place, (image, …), whose removal changes the image."""
         if self.empty is None:
             return torch.ones_like(self.images[:, 0], dtype=torch.bool)
-        return (self.empty != self.images).any(1)
+        is_changed = self.empty != self.images
+        return is_changed.any(1) if is_changed.ndim > 2 else is_changed
 
     def __call__(self, is_removed: Tensor, which: Tensor | slice = slice(None)) -> Tensor:
         """Remove the pixels in `is_removed`, one mask per image, from the images `which`."""
         if self.empty is None:
             return removed(self.images[which], is_removed, self.removal, self.noise)
-        return torch.where(is_removed[:, None], self.empty[which], self.images[which])
+        return torch.where(_over_channels(is_removed, self.images), self.empty[which], self.images[which])
 
 
 def _blurred(images: Tensor) -> Tensor:
     # at least half a pixel, so that tiny images are blurred at all
     sigma = max(BLUR_SHARE * max(images.shape[2:]), 0.5)
-    channels = images.shape[1]
-    for axis in (2, 3):
+    for axis in _spatial(images):
         # reflection padding must be smaller than the image
         reach = min(int(3 * sigma), images.shape[axis] - 1)
         steps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
         weights = torch.exp(-(steps**2) / (2 * sigma**2)).to(images)
-        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
-        window = (weights / weights.sum()).reshape(shape).repeat(channels, 1, 1, 1)
-        sides = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-        images = F.conv2d(F.pad(images, sides, mode="reflect"), window, groups=channels)
-    return images
+        lines = images.movedim(axis, -1)
+        padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="reflect")
+        blurred = F.conv1d(padded, (weights / weights.sum())[None, None])
+        images = blurred.reshape(lines.shape).movedim(-1, axis)
+    return images.contiguous()
 
 
 def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
@@ -108,7 +128,8 @@ def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
     # the masks restrict the system to the removed pixels; the remaining ones form its right-hand side
     solution, residual = torch.zeros_like(pixels), unknown * _neighbor_sum(pixels)
     direction = residual / total
-    size = (residual * direction).sum((2, 3), keepdim=True)
+    axes = _spatial(images)
+    size = (residual * direction).sum(axes, keepdim=True)
     # `size` is a squared norm
     goal, tiny = TOLERANCE[dtype] ** 2 * size, torch.finfo(dtype).tiny
     for _ in range(MOST_STEPS):
@@ -116,19 +137,25 @@ def _imputed(images: Tensor, is_removed: Tensor) -> Tensor:
             break
         pushed = _neighbor_sum(direction).neg_().addcmul_(total, direction).mul_(unknown)
         # images that have converged have size 0; the clamp avoids 0 / 0
-        step = size / (direction * pushed).sum((2, 3), keepdim=True).clamp_(min=tiny)
+        step = size / (direction * pushed).sum(axes, keepdim=True).clamp_(min=tiny)
         solution.addcmul_(step, direction)
         residual.addcmul_(step, pushed, value=-1)
         preconditioned = residual / total
-        before, size = size, (residual * preconditioned).sum((2, 3), keepdim=True)
+        before, size = size, (residual * preconditioned).sum(axes, keepdim=True)
         direction.mul_(size / before.clamp(min=tiny)).add_(preconditioned)
     return (pixels + solution).to(images.dtype)
 
 
 def _neighbor_sum(values: Tensor) -> Tensor:
-    """Sum each pixel's neighbors with their weights: a separable (1, 2, 1) kernel, minus the pixel itself."""
-    wide = F.pad(values, (1, 1, 1, 1))
-    rows = (wide[..., :-2, :] + wide[..., 2:, :]).add_(wide[..., 1:-1, :], alpha=2)
-    # 2/12 for direct neighbors and 1/12 for diagonal ones; the pixel itself would count 4/12
-    both = (rows[..., :-2] + rows[..., 2:]).add_(rows[..., 1:-1], alpha=2)
-    return both.sub_(values, alpha=4).div_(12)
+    """Sum each pixel's neighbors with their weights: a separable (1, 2, 1) kernel, minus the pixel itself.
+
+    In the plane, 2/12 for direct neighbors and 1/12 for diagonal ones; along a line, 1/2 for both neighbors.
+    """
+    count = values.ndim - 2
+    both = F.pad(values, (1, 1) * count)
+    for axis in _spatial(values):
+        size = values.shape[axis]
+        sides = both.narrow(axis, 0, size) + both.narrow(axis, 2, size)
+        both = sides.add_(both.narrow(axis, 1, size), alpha=2)
+    # the kernel sums to 4 along each axis, of which the pixel itself has 2
+    return both.sub_(values, alpha=2**count).div_(4**count - 2**count)

@@ -1,7 +1,7 @@
 """Measure every method by every metric, reusing known results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -19,9 +19,9 @@ from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import check_is_model, described, one_tensor
-from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
+from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
-from pellucid.evaluation._case import Case, Explainer, Retrain, label_of, with_options
+from pellucid.evaluation._case import KINDS, Case, Explainer, Kind, Retrain, label_of, per_place, with_options
 from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
@@ -61,7 +61,7 @@ class Plan:
 
 
 def plan(
-    model: nn.Module,
+    model: Network,
     images: Tensor,
     targets: Tensor | None,
     methods: Sequence[str | Analyzer],
@@ -81,13 +81,15 @@ def plan(
     for name, names in (("methods", methods), ("metrics", metrics)):
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise ConfigError(f"{name} is {names!r}; expected a list, such as [{names!r}].")
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+    if images.ndim not in KINDS or not images.is_floating_point() or not images.numel():
         raise ShapeError(
-            f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; "
-            "expected floats in [0, 1], (image, channel, height, width)."
+            f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; expected floats in [0, 1], (image, "
+            "channel, height, width), or (example, channel, time) for signals, (example, channel, depth, height, "
+            "width) for volumes, or (example, feature) for tables."
         )
     check_inputs(images)
     chosen = _by_label([(metric if isinstance(metric, Metric) else METRICS[metric]()) for metric in metrics])
+    _check_kind(chosen, KINDS[images.ndim])
     _check_shapes(images, targets, more.get("masks"))
     _check_needs(chosen, more)
     if more.get("training") is not None:
@@ -96,9 +98,10 @@ def plan(
         if not isinstance(one, str | Analyzer):
             raise ConfigError(f"methods holds {one!r}; expected names of methods, or analyzers of the model.")
     # The controls are always added, so one that was asked for must not appear twice.
+    controls = [name for name in CONTROLS if images.ndim == 4 or name != "sobel"]  # edges need a plane
     asked = [one for one in methods if (label_of(one) if isinstance(one, Analyzer) else one) not in CONTROLS]
     # controls always take part, and come last
-    analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *CONTROLS)]
+    analyzers = [one if isinstance(one, Analyzer) else create_analyzer(one, model) for one in (*asked, *controls)]
     labels = [label_of(analyzer) for analyzer in analyzers]
     for label, analyzer in zip(labels, analyzers, strict=True):
         if unwrap(analyzer.model) is not model:
@@ -132,10 +135,10 @@ def _as_tensors(
 
 
 def _check_training(images: Tensor, labels: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point() or labels.shape != images.shape[:1]:
+    if images.ndim not in KINDS or not images.is_floating_point() or labels.shape != images.shape[:1]:
         raise ShapeError(
-            f"got training images {described(images)} and labels {described(labels)}; expected floats in [0, 1], "
-            "(image, channel, height, width), and one class index per image."
+            f"got training images {described(images)} and labels {described(labels)}; expected floats in "
+            "[0, 1], shaped like the explained images, and one class index per image."
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ShapeError(f"the training labels are {labels.dtype}; expected integers.")
@@ -161,11 +164,41 @@ def _check_shapes(images: Tensor, targets: Tensor | None, masks: Tensor | None) 
             f"got targets of shape {tuple(targets.shape)} and dtype {targets.dtype} for {len(images)} "
             "images; pass one class index per image, or None for the predicted classes."
         )
-    if masks is not None and (masks.shape != (len(images), *images.shape[2:]) or masks.dtype != torch.bool):
+    wanted = tuple(per_place(images[:1]).shape[1:])
+    if masks is not None and (masks.shape != (len(images), *wanted) or masks.dtype != torch.bool):
         raise ShapeError(
-            f"got masks of shape {tuple(masks.shape)} and dtype {masks.dtype}; expected booleans "
-            f"(image, height, width), {(len(images), *images.shape[2:])}."
+            f"got masks of shape {tuple(masks.shape)} and dtype {masks.dtype}; expected booleans, one per pixel and "
+            f"none per channel: {(len(images), *wanted)}."
         )
+
+
+def _check_kind(metrics: Mapping[str, Metric], kind: Kind) -> None:
+    """Raise `ShapeError` for a metric that cannot measure this kind of input."""
+    for label, metric in metrics.items():
+        if kind not in metric.accepts:
+            others = [option for option in _ALTERNATIVES if kind in _with(metric, *option)]
+            way_out = (
+                "omit it"
+                if not others
+                else "pass it as "
+                + " or ".join(f"METRICS[{METRICS.name_of(type(metric))!r}]({name}={value!r})" for name, value in others)
+            )
+            raise ShapeError(
+                f"the metric {label!r} cannot measure a {kind}, only {', '.join(sorted(metric.accepts))}: it needs "
+                f"neighbors along spatial axes; {way_out}."
+            )
+
+
+_ALTERNATIVES: tuple[tuple[str, Any], ...] = (
+    ("removal", "zero"), ("kind", "spearman"), ("perturbation", "gaussian"), ("tolerance", 0), ("noises", 2),
+)  # fmt: skip
+"""Options with which metrics need no neighbors."""
+
+
+def _with(metric: Metric, name: str, value: object) -> frozenset[Kind]:
+    """Return the kinds that a metric accepts with another option; none if it has no such option."""
+    has_option = any(option.name == name for option in fields(metric))
+    return replace(metric, **{name: value}).accepts if has_option else frozenset()
 
 
 def _check_needs(metrics: Mapping[str, Metric], given: Mapping[str, Any]) -> None:
@@ -199,6 +232,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     refused: dict[str, str] = {}
     seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
     with isolated(), frozen(request.model) as model, without_warnings():
+        check_model(model)
         case = _case(request, model)
         base, done = _fingerprint(request, case), 0
         for method, analyzer in request.analyzers.items():
@@ -226,7 +260,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
 
 
 def _case(request: Plan, model: nn.Module) -> Case:
-    images = request.images.detach().to(device_of(model), dtype_of(model))
+    images = request.images.detach().to(device_of(model), dtype_of(model, request.images.dtype))
     case = Case(
         model=model,
         images=images,

@@ -22,8 +22,8 @@ def similarity(first: Tensor, second: Tensor, kind: Similarity) -> Tensor:
     """Compute the (image,) similarity of two sets of maps; it is at most 1, for equal maps.
 
     `spearman` is the rank correlation over all entries, `cosine` the cosine of the angle, and `ssim` the structural
-    similarity (Wang et al., 2004) of the maps summed over channels, each scaled to [0, 1]. Two constant maps count
-    as alike, a constant and a non-constant one as unlike.
+    similarity (Wang et al., 2004) of the maps summed over channels, each scaled to [0, 1], with a window along each
+    spatial axis (so not for tables). Two constant maps count as alike, a constant and a non-constant one as unlike.
 
     >>> maps = torch.rand(2, 1, 8, 8)
     >>> [round(float(similarity(maps, maps, kind).min()), 6) for kind in ("spearman", "cosine", "ssim")]
@@ -67,18 +67,22 @@ def _unit(maps: Tensor) -> Tensor:
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
     # the clamp avoids 0 / 0 for constant maps
     span = (high - low).clamp(min=1e-30)
-    return (maps - low[:, None, None, None]) / span[:, None, None, None]
+    wide = (-1, *(1 for _ in maps.shape[1:]))
+    return (maps - low.view(wide)) / span.view(wide)
 
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:
     # odd window sides, at most the side of the maps
     sides = [min(WINDOW_PIXELS, side - 1 + side % 2) for side in first.shape[2:]]
     places = (torch.arange(side, dtype=first.dtype, device=first.device) - side // 2 for side in sides)
-    rows, columns = (torch.exp(-place.square() / (2 * WINDOW_SIGMA**2)) for place in places)
-    window = (rows[:, None] * columns / (rows.sum() * columns.sum()))[None, None]
+    window = torch.ones((), dtype=first.dtype, device=first.device)
+    for place in places:
+        weights = torch.exp(-place.square() / (2 * WINDOW_SIGMA**2))
+        window = window[..., None] * (weights / weights.sum())
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(sides) - 1]
 
     def mean(maps: Tensor) -> Tensor:
-        return F.conv2d(maps, window)
+        return convolve(maps, window[None, None])
 
     one, two = mean(first), mean(second)
     own, other = mean(first * first) - one * one, mean(second * second) - two * two

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.core.options import Count, NotNegative, Range
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.core.options import NotNegative, Range
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._metric import TINY
 
 
@@ -16,6 +17,8 @@ from pellucid.evaluation._metric import TINY
 @dataclass(frozen=True)
 class Continuity(Metric):
     """max ‖R(x) − R(x′)‖₁ / ‖x − x′‖₂ over x′ shifted by `pixels` in each direction, and over x′ with small noise.
+
+    The features of a table have no order, so a table is not shifted.
 
     With `is_relative`, R is divided by Σ|R(x)|, because methods differ in scale and the definition assumes a common
     one; otherwise this is the formula as printed. Lower is better, from 0. Shifts that change nothing are skipped.
@@ -31,20 +34,23 @@ class Continuity(Metric):
     high: ClassVar[float] = float("inf")
     won_by: ClassVar[frozenset[str]] = frozenset({"constant"})
 
-    pixels: Count = 1
+    pixels: Annotated[int, Range(0)] = 1
     """Shift of the image in pixels; pixels shifted in from outside are 0."""
     noises: Annotated[int, Range(0)] = 2
-    """Number of noisy copies."""
+    """Number of noisy copies; a table needs at least one."""
     noise: NotNegative = 0.05
     """Standard deviation of the noise, in pixel values."""
     is_relative: bool = True
     """Divide the relevance by the image's Σ|R|."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return frozenset(KINDS.values()) - (frozenset() if self.noises else {"table"})
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) largest quotients."""
-        check_images(case)
         own = method.relevance
-        size = own.flatten(1).abs().sum(1) if self.is_relative else torch.ones_like(own[:, 0, 0, 0])
+        size = own.flatten(1).abs().sum(1) if self.is_relative else own.new_ones(len(own))
         worst = torch.zeros(len(own), dtype=torch.float64, device=own.device)
         for near, relevance in method.near(self._variants(case)):
             distance = (near - case.images).flatten(1).double().norm(dim=1)
@@ -56,23 +62,21 @@ class Continuity(Metric):
 
     def _variants(self, case: Case) -> Iterator[Tensor]:
         step = self.pixels
-        for down, across in ((step, 0), (-step, 0), (0, step), (0, -step)) if step else ():
-            yield moved(case.images, down, across)
+        for axis in range(2, case.images.ndim) if step else ():
+            yield moved(case.images, axis, step)
+            yield moved(case.images, axis, -step)
         if self.noises:
             for noise in case.draw("continuity", count=self.noises):
                 yield case.images + self.noise * noise
 
 
-def moved(images: Tensor, down: int, across: int) -> Tensor:
-    """Shift the images, filling with zeros.
+def moved(images: Tensor, axis: int, step: int) -> Tensor:
+    """Shift the images along an axis, filling with zeros.
 
-    >>> moved(torch.ones(1, 1, 2, 2), 1, 0).tolist()
+    >>> moved(torch.ones(1, 1, 2, 2), 2, 1).tolist()
     [[[[0.0, 0.0], [1.0, 1.0]]]]
     """
-    height, width = images.shape[2:]
-    result = torch.zeros_like(images)
-    # the target and the source rectangle have equal sides and differ by the shift
-    result[:, :, max(down, 0) : height + min(down, 0), max(across, 0) : width + min(across, 0)] = images[
-        :, :, max(-down, 0) : height + min(-down, 0), max(-across, 0) : width + min(-across, 0)
-    ]
+    result, size = torch.zeros_like(images), images.shape[axis]
+    count = max(size - abs(step), 0)
+    result.narrow(axis, min(max(step, 0), size), count).copy_(images.narrow(axis, min(max(-step, 0), size), count))
     return result

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pellucid.core.options import Count, NotNegative, Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._metric import TINY
 
 
@@ -33,11 +34,15 @@ class Infidelity(Metric):
     noise: NotNegative = 0.2
     """Standard deviation of the Gaussian noise."""
     side_share: Annotated[float | int, Range(0, 1, above=True)] = 0.25
-    """Side of the square, as a share of the image's shorter side."""
+    """Side of the square (interval, cube), as a share of the image's shorter side."""
     draws: Count = 64
     """Number of perturbations."""
     is_scaled: bool = True
     """Scale each map by its optimal factor."""
+
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return frozenset(KINDS.values()) - ({"table"} if self.perturbation == "square" else frozenset())
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) mean squared errors."""
@@ -55,18 +60,16 @@ class Infidelity(Metric):
         return Measured((predicted - effects).square().mean(1))
 
     def _draws(self, case: Case) -> Tensor:
-        """Draw (draw, channel, height, width): noise, or masks of squares."""
+        """Draw (draw, *shape of an image): noise, or masks of squares."""
         if self.perturbation == "gaussian":
             return self.noise * case.draw("infidelity", count=self.draws)
-        height, width = case.images.shape[-2:]
-        side = max(1, round(self.side_share * min(height, width)))
+        sizes = case.images.shape[2:]
+        side = max(1, round(self.side_share * min(sizes)))
         random = case.generator("infidelity")
         masks = torch.zeros(self.draws, *case.images.shape[1:], dtype=case.images.dtype, device="cpu")
         for mask in masks:
-            top, left = (
-                int(torch.randint(size - side + 1, (), generator=random, device="cpu")) for size in (height, width)
-            )
-            mask[..., top : top + side, left : left + side] = 1
+            starts = [int(torch.randint(size - side + 1, (), generator=random, device="cpu")) for size in sizes]
+            mask[(..., *(slice(start, start + side) for start in starts))] = 1
         return masks.to(case.images.device)
 
     def _perturbation(self, case: Case, draw: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 
 from pellucid.core.options import Count
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
-from pellucid.evaluation._case import Output
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import Kind, Output
 from pellucid.evaluation._curves import area, counts_of, curve, places
-from pellucid.evaluation._removal import Removal, Remover
+from pellucid.evaluation._removal import Removal, Remover, kinds_of
 
 
 @METRICS.register("insertion")
@@ -33,9 +33,12 @@ class Insertion(Metric):
     output: Output = "probability"
     """Output of the explained class to measure."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return kinds_of(self.removal)
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) areas under the curves."""
-        check_images(case)
         ranks = places(method.pixels, case.generator("ties"))
         counts = counts_of(ranks[0].numel(), self.steps)
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])

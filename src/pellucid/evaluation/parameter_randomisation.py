@@ -9,6 +9,7 @@ from torch import nn
 from pellucid.core.options import Count
 from pellucid.core.seeding import derive_seed
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._randomised import cascade
 from pellucid.evaluation._similarity import Similarity, similarities
 
@@ -36,6 +37,10 @@ class ParameterRandomisation(Metric):
     """Compare absolute values."""
     stages: Count = 8
     """Maximum number of copies, spread evenly over the layers of a deeper network."""
+
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return frozenset(KINDS.values()) - ({"table"} if self.kind == "ssim" else frozenset())
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) mean similarities over the cascade."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from pellucid.core.ranges import Range
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._curves import places
 from pellucid.evaluation.relevance_mass import masks_of
 
@@ -30,12 +31,19 @@ class PointingGame(Metric):
     tolerance: Annotated[int, Range(0)] = 0
     """Margin, in pixels, by which the mask is dilated on each side."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return frozenset(KINDS.values()) - ({"table"} if self.tolerance else frozenset())
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) hits."""
         masks = masks_of(case)
         assert case.masks is not None
-        # max-pooling with stride 1 is a dilation
-        wide = F.max_pool2d(case.masks[:, None].float(), 2 * self.tolerance + 1, 1, self.tolerance)[:, 0] > 0
+        wide = case.masks
+        if self.tolerance:
+            # max-pooling with stride 1 is a dilation
+            pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[wide.ndim - 2]
+            wide = pool(wide[:, None].float(), 2 * self.tolerance + 1, 1, self.tolerance)[:, 0] > 0
         is_first = places(method.pixels, case.generator("ties")) == 0
         hit = (is_first & wide).flatten(1).any(1).double()
         return Measured(torch.where(masks.any(1), hit, torch.nan))

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import KINDS, Kind
 from pellucid.evaluation._similarity import Similarity, similarity
 
 
@@ -26,6 +27,10 @@ class RandomLogit(Metric):
 
     kind: Similarity = "ssim"
     """Similarity measure; the paper uses the structural similarity."""
+
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return frozenset(KINDS.values()) - ({"table"} if self.kind == "ssim" else frozenset())
 
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) similarities."""

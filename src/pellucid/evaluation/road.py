@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 
 from pellucid.core.errors import ConfigError
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import Kind
 from pellucid.evaluation._curves import curve, places
-from pellucid.evaluation._removal import Removal, Remover
+from pellucid.evaluation._removal import Removal, Remover, kinds_of
 
 
 @METRICS.register("road")
@@ -38,9 +39,12 @@ class Road(Metric):
         super().__post_init__()
         check_shares(self.shares)
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return kinds_of(self.removal)
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return, for each image, the share of removals after which the class was still predicted."""
-        check_images(case)
         sign = 1 if self.order == "most" else -1
         ranks = places(sign * method.pixels, case.generator("ties"))
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])

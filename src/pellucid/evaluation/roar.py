@@ -6,9 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.engine.model import check_model
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import Kind, per_place
 from pellucid.evaluation._curves import places
-from pellucid.evaluation._removal import Removal, removed
+from pellucid.evaluation._removal import Removal, kinds_of, removed
 from pellucid.evaluation.road import check_shares
 
 
@@ -39,17 +41,21 @@ class Roar(Metric):
         super().__post_init__()
         check_shares(self.shares)
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return kinds_of(self.removal)
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return, for each image, the share of trainings after which it was still recognized."""
-        check_images(case)
+        check_model(case.model, "training")
         assert case.training is not None
         assert case.retrain is not None
         images, labels = case.training
         # training images are explained for their predicted class, test images for their target
-        relevance = method(images, case.predict(images).argmax(1)).sum(1)
+        relevance = method(images, case.predict(images).argmax(1))
         correct = []
         for share in self.shares:
-            training = self._without(case, images, relevance, share)
+            training = self._without(case, images, per_place(relevance), share)
             logits = case.retrain(training, labels, self._without(case, case.images, method.pixels, share))
             correct.append((logits.argmax(1).to(case.targets) == case.targets).double())
         accuracy = torch.stack(correct, 1)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pellucid.core.options import Count
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
-from pellucid.evaluation._case import Output
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import Kind, Output, per_place
 from pellucid.evaluation._curves import area, counts_of, curve, patch_scores, pixel_places, places
-from pellucid.evaluation._removal import Removal, Remover
+from pellucid.evaluation._removal import Removal, Remover, kinds_of
 
 
 @METRICS.register("selectivity")
@@ -33,7 +33,7 @@ class Selectivity(Metric):
     high: ClassVar[float] = float("inf")
 
     patch_pixels: Count = 4
-    """Side length of a patch."""
+    """Side length of a patch; a patch of a table is a single feature."""
     steps: Count = 16
     """Number of steps of the curve; at most one per patch."""
     removal: Removal = "zero"
@@ -43,9 +43,12 @@ class Selectivity(Metric):
     is_recomputed: bool = False
     """Recompute the explanation after each step, as in the definition's loop, instead of once."""
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return kinds_of(self.removal)
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) areas under the curves."""
-        check_images(case)
         most, counts = self._curve(case, method, sign=1)
         least, _ = self._curve(case, method, sign=-1)
         share = torch.tensor(counts, dtype=torch.float32, device="cpu") / counts[-1]
@@ -56,20 +59,21 @@ class Selectivity(Metric):
         )
 
     def _curve(self, case: Case, method: Explainer, sign: int) -> tuple[Tensor, list[int]]:
-        size = (case.images.shape[2], case.images.shape[3])
-        scores = sign * patch_scores(method.pixels, self.patch_pixels)
+        size = method.pixels.shape[1:]
+        side = self.patch_pixels if case.images.ndim > 2 else 1
+        scores = sign * patch_scores(method.pixels, side)
         counts = counts_of(scores[0].numel(), self.steps)
         ranks = places(scores, case.generator("ties"))
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
         if not self.is_recomputed:
-            return curve(case, pixel_places(ranks, self.patch_pixels, size), counts, change, self.output), counts
+            return curve(case, pixel_places(ranks, side, size), counts, change, self.output), counts
         outputs = []
         # nothing remains to be explained after the last point
         for count, following in zip(counts, [*counts[1:], counts[-1]], strict=True):
-            images = change(pixel_places(ranks, self.patch_pixels, size) < count)
+            images = change(pixel_places(ranks, side, size) < count)
             outputs.append(case.score(images, self.output))
             if following != count:
-                scores = sign * patch_scores(method(images, case.targets).sum(1), self.patch_pixels)
+                scores = sign * patch_scores(per_place(method(images, case.targets)), side)
                 ranks = _after(ranks, count, places(scores, case.generator("ties")))
         return torch.stack(outputs, 1), counts
 

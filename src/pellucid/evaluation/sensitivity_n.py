@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
-from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric, check_images
+from pellucid.evaluation import METRICS, Case, Explainer, Measured, Metric
+from pellucid.evaluation._case import Kind, per_place
 from pellucid.evaluation._metric import TINY
-from pellucid.evaluation._removal import Removal, Remover
+from pellucid.evaluation._removal import Removal, Remover, kinds_of
 
 
 @METRICS.register("sensitivity_n")
@@ -44,9 +45,12 @@ class SensitivityN(Metric):
                 f"got shares={self.shares} and sets={self.sets}; expected shares between 0 and 1, and at least 3 sets."
             )
 
+    @property
+    def accepts(self) -> frozenset[Kind]:
+        return kinds_of(self.removal)
+
     def measure(self, case: Case, method: Explainer) -> Measured:
         """Return the (image,) mean correlations."""
-        check_images(case)
         correlations = []
         relevance = method.pixels.flatten(1).double()
         # the effects depend on the model alone: one method pays for all
@@ -65,7 +69,7 @@ class SensitivityN(Metric):
 
     def _sets(self, case: Case, number: int) -> Tensor:
         """Draw (set, pixel): the pixels in each set."""
-        pixels = case.images.shape[2] * case.images.shape[3]
+        pixels = per_place(case.images[:1]).numel()
         # never the empty or the full set, whose effects do not vary
         size = min(max(1, round(self.shares[number] * pixels)), pixels - 1)
         random = case.generator("sensitivity_n", number)
@@ -77,7 +81,7 @@ class SensitivityN(Metric):
     def _effects(self, case: Case, number: int) -> Tensor:
         """Compute (image, set): f(x) − f(x without S), the same for all methods."""
         change = Remover(case.images, self.removal, case.draw("imputation", count=1)[0])
-        own, shape = case.read(case.logits).double(), (len(case.images), *case.images.shape[2:])
+        own, shape = case.read(case.logits).double(), per_place(case.images).shape
         return torch.stack(
             [
                 own - case.score(change(one.reshape(shape[1:]).expand(shape))).double()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.finite import check_inputs
@@ -13,7 +13,7 @@ from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
 from pellucid.engine.inputs import check_is_model, described, one_tensor
-from pellucid.engine.model import check_model, dtype_of, frozen, images_per_chunk, unwrap
+from pellucid.engine.model import Network, check_model, dtype_of, frozen, images_per_chunk, unwrap
 from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._algorithms.differences import STEP
 from pellucid.jacobians._double import DoubleModel
@@ -54,7 +54,7 @@ class JacobianCheck(Shown):
 
 
 def check_jacobian(
-    model: nn.Module,
+    model: Network,
     x: Float[Tensor, "batch ..."],
     jacobian: Float[Tensor, "batch ..."] | None = None,
     *,
@@ -92,7 +92,7 @@ def check_jacobian(
         )
     with isolated(), Problem.of(model, x, None).explained_errors(), frozen(model):
         check_inputs(x)
-        check_model(model)
+        check_model(model, "derivatives")
         check_hidden_norms(model, x[:1].to(dtype_of(model)))
         double = DoubleModel(model)
         inputs = double.prepare(x)

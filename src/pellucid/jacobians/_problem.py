@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.isolation import preserved_random_state
@@ -22,7 +23,7 @@ from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
 __all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "dtype_for", "untouched"]
 
-Model = nn.Module | Callable[..., Any]
+Model = nn.Module | ExportedProgram | Callable[..., Any]
 """A module, or any function of tensors."""
 
 Inputs = Tensor | np.ndarray | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -50,7 +51,7 @@ class Problem:
     @classmethod
     def of(cls, model: Model, x: Any, outputs: Outputs) -> "Problem":
         """Build the problem from the public arguments. Raises `ShapeError` for unsuitable inputs."""
-        model = unwrap(model)
+        model = _inside(model)
         check_is_model(model, allows_functions=True)
         given = as_inputs(x, model, "x")
         several = given if isinstance(given, Several) else None
@@ -239,10 +240,14 @@ def dtype_for(model: Model) -> torch.dtype | None:
 
 def untouched(model: Model) -> AbstractContextManager[object]:
     """Run a module in eval mode without parameter gradients, then restore it and the random state."""
-    module = _module_of(unwrap(model))
+    module = _module_of(_inside(model))
     if module is not None:
-        check_model(module)
+        check_model(module, "derivatives")
     return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
+
+
+def _inside(model: Model) -> Model:
+    return unwrap(model) if isinstance(model, nn.Module | ExportedProgram) else model
 
 
 def _module_of(model: Model) -> nn.Module | None:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.attribution import Analyzer
 from pellucid.core.seeding import derive_seed
 from pellucid.core.terminal import track
+from pellucid.engine.model import Network, unwrap
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, Evaluation, Metric
 from pellucid.evaluation._case import Retrain
 from pellucid.evaluation._evaluation import Scores
@@ -21,7 +22,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: nn.Module,
+    model: Network,
     images: Tensor,
     targets: Tensor | None = None,
     methods: Sequence[str | Analyzer] = DEFAULT_METHODS,
@@ -38,12 +39,14 @@ def evaluate(
 
     Args:
         model: a module from images to logits.
-        images: (image, channel, height, width) floats in [0, 1].
+        images: (image, channel, height, width) floats in [0, 1]; or signals (example, channel, time), volumes (example,
+            channel, depth, height, width) or tables (example, feature), for the metrics that accept them.
         targets: (image,) class indices to explain; None: the predicted classes.
         methods: method names, or analyzers of this model if a method needs options or was fitted.
         metrics: metric names, or configured metrics such as `METRICS["road"](order="least")`.
         seed: random seed.
-        masks: (image, height, width) booleans, required by the metrics that compare with a ground truth.
+        masks: (image, height, width) booleans, one per place of other kinds of input, required by the metrics that
+            compare with a ground truth.
         training: images and labels, required by `roar`, which retrains copies of the model on modified images.
         save: a cache folder. Finished measurements are stored there and reused by later calls with the same model,
             images and settings.
@@ -83,5 +86,6 @@ def _kept_in(folder: Path) -> tuple[Callable[[str], Scores | None], Callable[[st
     return find, keep
 
 
-def _retrainer(model: nn.Module, seed: int) -> Retrain:
-    return lambda images, labels, tests: retrain_and_predict(model, images, labels, tests, derive_seed(seed, "retrain"))
+def _retrainer(model: Network, seed: int) -> Retrain:
+    inside, derived = unwrap(model), derive_seed(seed, "retrain")
+    return lambda images, labels, tests: retrain_and_predict(inside, images, labels, tests, derived)

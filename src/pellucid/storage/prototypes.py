@@ -11,7 +11,7 @@ from pellucid.core.options import check_argument
 from pellucid.core.origin import Origin, origin_of
 from pellucid.densities import Density
 from pellucid.engine.inputs import check_is_model
-from pellucid.engine.model import unwrap
+from pellucid.engine.model import Network, unwrap
 from pellucid.storage.densities import fit_density, load_density
 from pellucid.synthesis import PRIORS, Prior, Prototypes, synthesise
 from pellucid.synthesis._goal import Unit
@@ -22,7 +22,7 @@ DEFAULT_DENSITY = {"expert": "gaussian_mixture", "code": "vae"}
 
 
 def prototypes(
-    model: nn.Module,
+    model: Network,
     classes: Sequence[int] | Tensor | int | None = None,
     *,
     prior: str | Prior = "l2",
@@ -85,7 +85,20 @@ def _make_prior(name: str, model: nn.Module, seed: int, options: dict[str, Any])
                 "give image_shape=(channels, height, width)."
             )
         options = {**options, "image_shape": origin.image_shape}
+    if "image_shape" in options:
+        options["image_shape"] = _checked_shape(options["image_shape"])
     return kind(**options)
+
+
+def _checked_shape(shape: object) -> tuple[int, int, int]:
+    """Return the image shape; `ConfigError` for the shapes of signals, volumes and tables, which have no prior."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError(
+            f"got image_shape={shape!r}; prototypes are images, so pass (channels, height, width), three positive "
+            "whole numbers. There are no priors for signals, volumes and tables."
+        )
+    return sizes  # type: ignore[return-value]  # the length is known
 
 
 def _density(prior: str, options: dict[str, Any], origin: Origin | None, seed: int) -> Density:

@@ -50,7 +50,7 @@ def make_goal(
 
     Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for invalid arguments.
     """
-    check_model(model)
+    check_model(model, "derivatives")
     if unit is None:
         return _class_goal(model, classes, sample)
     if classes is not None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError, UnsupportedOperation
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.engine.inputs import check_is_model
-from pellucid.engine.model import device_of, dtype_of, frozen, unwrap
+from pellucid.engine.model import Network, device_of, dtype_of, frozen, unwrap
 from pellucid.synthesis._goal import Goal, Unit, make_goal
 from pellucid.synthesis._prior import Parameters, Prior
 from pellucid.synthesis._prototypes import Prototypes
@@ -29,7 +29,7 @@ ALIKE = 0.9
 
 
 def synthesise(
-    model: nn.Module,
+    model: Network,
     classes: Sequence[int] | Tensor | int | None,
     prior: Prior,
     *,

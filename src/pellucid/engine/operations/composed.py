@@ -44,23 +44,46 @@ def interpolation(call: Call, input: Tensor, end: Tensor, weight: Number) -> Ten
         return (1 - weight) * input + weight * end
 
 
-@_composed("baddbmm", "addbmm", "addmv", "addr", is_smooth=True)
-def add_products(
-    call: Call, input: Tensor, first: Tensor, second: Tensor, *, beta: float | int = 1, alpha: float | int = 1
+def _added(product: Tensor, x: Tensor, beta: float | int, alpha: float | int) -> Tensor:
+    product = _scaled(product, alpha)
+    # as in torch, a factor of 0 ignores the input, even if it is not finite
+    return product if beta == 0 else _scaled(x, beta) + product
+
+
+@_composed("baddbmm", is_smooth=True)
+def add_batched_products(
+    call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
 ) -> Tensor:
-    """Record beta · input + alpha · product of matrices or vectors."""
+    """Record beta · input + alpha · batch1 · batch2."""
     with call.recorder:
-        if call.name.rstrip("_") == "addr":
-            product = first[:, None] * second[None]
-        elif call.name.rstrip("_") == "addmv":
-            product = torch.mv(first, second)
-        else:
-            product = torch.bmm(first, second)
-        if call.name.rstrip("_") == "addbmm":
-            product = product.sum(0)
-        product = _scaled(product, alpha)
-        # as in torch, a factor of 0 ignores the input, even if it is not finite
-        return product if beta == 0 else _scaled(input, beta) + product
+        return _added(torch.bmm(batch1, batch2), input, beta, alpha)
+
+
+@_composed("addbmm", is_smooth=True)
+def add_sum_of_products(
+    call: Call, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
+) -> Tensor:
+    """Record beta · input + alpha · Σ batch1 · batch2."""
+    with call.recorder:
+        return _added(torch.bmm(batch1, batch2).sum(0), input, beta, alpha)
+
+
+@_composed("addmv", is_smooth=True)
+def add_matrix_vector(
+    call: Call, input: Tensor, mat: Tensor, vec: Tensor, *, beta: float | int = 1, alpha: float | int = 1
+) -> Tensor:
+    """Record beta · input + alpha · mat · vec."""
+    with call.recorder:
+        return _added(torch.mv(mat, vec), input, beta, alpha)
+
+
+@_composed("addr", is_smooth=True)
+def add_outer(
+    call: Call, input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float | int = 1, alpha: float | int = 1
+) -> Tensor:
+    """Record beta · input + alpha · vec1 · vec2ᵀ."""
+    with call.recorder:
+        return _added(vec1[:, None] * vec2[None], input, beta, alpha)
 
 
 @_composed("outer", "ger")

@@ -13,8 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.engine.axes import BatchMixed
 from pellucid.engine.call import Call
-from pellucid.engine.linear_maps import Convolution, Dense, LeftMatrix, LinearFunction, LinearMap, RightMatrix
+from pellucid.engine.linear_maps import (
+    Contraction,
+    Convolution,
+    Dense,
+    LeftMatrix,
+    LinearFunction,
+    LinearMap,
+    RightMatrix,
+)
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Affine, Maximum, Product
 
@@ -39,9 +48,31 @@ Geometry = tuple[list[int], list[int], list[int], list[int], bool]
 """Kernel size, stride, padding, dilation and `ceil_mode` (True if a window may start in the image and end outside)."""
 
 
-def _check_constant(call: Call, *values: object) -> None:
-    if any(call.depends(value) for value in values):
-        call.refuse("has a weight or bias that depends on the image")
+def _dynamic(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, *, channel_axis: int) -> Tensor:
+    """Record a kernel operation whose weight or bias depends on the image."""
+    if call.recorder.batch > 1:
+        raise BatchMixed  # an image's own weights lie along no batch axis
+    options = {name: value for name, value in call.kwargs.items() if name not in ("input", "weight", "bias")}
+
+    def multiply(values: Tensor, kernel: Tensor) -> Tensor:
+        result: Tensor = call.function(values, kernel, None, *call.args[3:], **options)
+        return result
+
+    z = multiply(x, weight)
+    if call.depends(weight) and call.depends(x):
+        z = call.record(Product, "product", z, [x, weight], 0, a=x, b=weight, z=z, multiply=multiply, gate=None)
+    elif call.depends(weight):
+        swapped = Contraction(lambda kernel, values: multiply(values, kernel))
+        z = call.record(Affine, "average", z, [weight], 0, x=weight, z=z, weight=x, bias=None, map=swapped)
+    else:
+        contraction = Contraction(multiply)
+        z = call.record(Affine, "average", z, [x], 0, x=x, z=z, weight=weight, bias=None, map=contraction)
+    if bias is None:
+        return z
+    shape = [1] * z.ndim
+    shape[channel_axis] = -1
+    with call.recorder:
+        return z + bias.view(shape)
 
 
 def _affine(call: Call, kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, linear_map: LinearMap) -> Tensor:
@@ -68,11 +99,12 @@ def convolution(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Record a convolution with constant weights."""
-    _check_constant(call, weight, bias)
+    """Record a convolution; weights that depend on the image make it a product of two values."""
     dimensions = weight.ndim - 2
     if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
         call.refuse("does not receive a batch of images")
+    if call.depends(weight) or call.depends(bias):
+        return _dynamic(call, input, weight, bias, channel_axis=1)
     dilation = _tuple(dilation, dimensions)
     if isinstance(padding, str):
         return _with_named_padding(call, (input, weight, bias, stride, padding, dilation, groups))
@@ -110,11 +142,12 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Sizes = 1,
 ) -> Tensor:
-    """Record a transposed convolution with constant weights."""
-    _check_constant(call, weight, bias)
+    """Record a transposed convolution; weights that depend on the image make it a product of two values."""
     dimensions = weight.ndim - 2
     if input.ndim != weight.ndim or call.recorder.batch_axis(input) != 0:
         call.refuse("does not receive a batch of images")
+    if call.depends(weight) or call.depends(bias):
+        return _dynamic(call, input, weight, bias, channel_axis=1)
     linear_map = Convolution(
         _tuple(stride, dimensions),
         _tuple(padding, dimensions),
@@ -128,8 +161,9 @@ def transposed_convolution(
 
 @_kernel("linear", channels="last", operand=0)
 def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Record x · weightᵀ + bias."""
-    _check_constant(call, weight, bias)
+    """Record x · weightᵀ + bias; weights that depend on the image make it a product of two values."""
+    if call.depends(weight) or call.depends(bias):
+        return _dynamic(call, input, weight, bias, channel_axis=-1)
     _keep_batch_axis(call, input)
     return _affine(call, "dense", input, weight if weight.ndim == 2 else weight[None], bias, Dense())
 
@@ -161,6 +195,23 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
     if call.recorder.batch > 1 and call.recorder.batch_axis(right) == right.ndim - 2:
         call.refuse("multiplies along the batch axis")
     return _affine(call, "dense", right, left, None, LeftMatrix())
+
+
+@operation(
+    *(getattr(place, name) for place, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(place, name))
+)
+def grouped_product(
+    call: Call, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, bias: Tensor | None = None, **_kwargs: Any
+) -> Tensor:
+    """Record a product of each group of rows with a matrix of its own, as in a mixture of experts."""
+    if offs is None or mat_a.ndim != 2 or mat_b.ndim != 3 or bias is not None or call.depends(mat_b):
+        call.refuse("does not multiply groups of rows by constant matrices")
+    ends = offs.tolist()
+    groups = zip([0, *ends], ends, mat_b, strict=False)
+    with call.recorder:
+        product = torch.cat([mat_a[start:end] @ matrix for start, end, matrix in groups])
+        # rows behind the last group belong to no matrix
+        return F.pad(product, (0, 0, 0, len(mat_a) - ends[-1])) if ends[-1] < len(mat_a) else product
 
 
 def _vector_product(call: Call, left: Tensor, right: Tensor) -> Tensor:
@@ -214,6 +265,25 @@ def linear_window(call: Call, input: Tensor, *others: object, **kwargs: object) 
     value: Tensor = call.run()
     function = LinearFunction(call.replay_on(input))
     return call.record(Affine, "average", value, [input], 0, x=input, z=value, weight=None, bias=None, map=function)
+
+
+@operation("torchvision::roi_align", "torchvision::ps_roi_align", family="pool", channels="first")
+def region_pool(call: Call, input: Tensor, rois: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Record averages over regions. As in torchvision, whose operators have no derivative for them, regions are fixed."""
+    if call.recorder.batch > 1 or not call.depends(input):
+        raise BatchMixed  # the regions of all images lie along one axis
+    result = call.function(input, rois, *args, **kwargs)
+    value = result[0] if isinstance(result, tuple) else result
+
+    def average(x: Tensor) -> Tensor:
+        pooled = call.function(x, rois, *args, **kwargs)
+        averages: Tensor = pooled[0] if isinstance(pooled, tuple) else pooled
+        return averages
+
+    value = call.record(
+        Affine, "average", value, [input], 0, x=input, z=value, weight=None, bias=None, map=LinearFunction(average)
+    )
+    return (value, *result[1:]) if isinstance(result, tuple) else value
 
 
 @_pool("max_pool2d", is_smooth=True)

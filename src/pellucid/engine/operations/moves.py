@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pellucid.engine.axes import BatchMixed, numbered, probed_axis
+from pellucid.engine.axes import BatchMixed, probed_axis, summed_axis
 from pellucid.engine.call import Call
 from pellucid.engine.linear_maps import LinearFunction, vjp
 from pellucid.engine.table import operation, substitute, tensors_in
@@ -25,9 +26,8 @@ _move = partial(operation, family="move", is_smooth=True, keeps_image=True, keep
 def reshape(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record the same values in the same order, in another shape."""
     value: Tensor = call.run()
-    # `view` may also reinterpret the bytes as another dtype
-    if not value.is_floating_point() or call.in_place:
-        call.refuse("changes the type or the shape of a value in place")
+    if value.dtype != input.dtype and call.depends(input):  # `view` may also reinterpret the bytes
+        call.refuse("reads the bytes of a value as another type")
     if not call.depends(input):
         return value  # `view_as(image)` of a constant: only the other tensor's shape is used
     shape = input.shape
@@ -55,8 +55,6 @@ def _reshaped_axis(call: Call, x: Tensor, value: Tensor) -> int:
 def permute(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a permutation of the axes."""
     value: Tensor = call.run()
-    if call.in_place:
-        call.refuse("changes the shape of a value in place")
     order = order_of_axes(call.replay_on(input), input.ndim)
     inverse = sorted(range(len(order)), key=order.__getitem__)
     axis = order.index(call.recorder.batch_axis(input))
@@ -89,7 +87,7 @@ _stay = partial(_move, is_elementwise=True)
 @_move("roll", channels="kept")
 @_move("flip", "fliplr", "flipud", "expand", "broadcast_to", "repeat", "tile", "repeat_interleave", "select", "narrow",
        "index_select", "gather", "take_along_dim", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-       "native_channel_shuffle", "diagonal", "Tensor.real.__get__")  # fmt: skip
+       "native_channel_shuffle", "diagonal")  # fmt: skip
 def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     """Record a single tensor of moved, dropped or repeated values."""
     value: Tensor = call.run()
@@ -104,7 +102,7 @@ def move(call: Call, input: Tensor, *args: Any, **_kwargs: Any) -> Tensor:
     replay = call.replay_on(input)
     stays = call.traits.is_elementwise and value.dtype == input.dtype
     return call.record(
-        Move, "move", value, [input], None if stays else _probed_axis(call, value, [input]), is_elementwise=stays,
+        Move, "move", value, [input], None if stays else _probed_axis(call, [input]), is_elementwise=stays,
         pull=_pull_back([input], lambda x: replay(x)),
         inserted=_constants([input], replay) if call.traits.inserts_constants else None,
     )  # fmt: skip
@@ -137,37 +135,55 @@ def _constants(inputs: Sequence[Tensor], replay: Callable[..., Tensor]) -> Calla
     return mask
 
 
-def _probed_axis(
-    call: Call, value: Tensor, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None
-) -> int:
-    """Find the batch axis of the output by running the operation on image indices in place of values."""
+def _probed_axis(call: Call, inputs: Sequence[Tensor], replay: Callable[..., Tensor] | None = None) -> int:
+    """Find the batch axis of the output of a move, by default that of the call itself."""
+
+    def again(*moved: Tensor) -> Tensor:
+        swap = {id(tensor): value for tensor, value in zip(inputs, moved, strict=True)}
+        args, kwargs = substitute((call.args, dict(call.kwargs)), lambda tensor: swap.get(id(tensor), tensor))
+        result: Tensor = call.function(*args, **kwargs)
+        return result
+
     recorder = call.recorder
-    if recorder.batch == 1:
-        return 0
-    marked = {id(tensor): numbered(tensor, recorder.batch_axis(tensor), recorder.batch) for tensor in inputs}
-
-    def swap(tensor: Tensor) -> Tensor:
-        return marked.get(id(tensor), torch.full_like(tensor, -1) if tensor.is_floating_point() else tensor)
-
-    if replay is not None:
-        return probed_axis(recorder.batch, replay(*marked.values()))
-    return probed_axis(
-        recorder.batch, call.function(*substitute(call.args, swap), **substitute(dict(call.kwargs), swap))
-    )
+    return probed_axis(recorder.batch, replay or again, [(tensor, recorder.batch_axis(tensor)) for tensor in inputs])
 
 
-@_move("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit")
-def pieces(call: Call, input: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+@_move("unbind", "chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit")
+def pieces(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Record each piece of a value that is split into several."""
     values = call.run()
-    replay = call.replay_on(input)
+    is_unbound = call.name == "unbind"
+    place = {"unbind": 0, "chunk": 1, "split": 1, "split_with_sizes": 1, "tensor_split": 1}.get(call.name)
+    dim = kwargs.get("dim", 0 if place is None or len(args) <= place else args[place])
+    batch, shape = call.recorder.batch, input.shape
+    dim, axis = dim % input.ndim, call.recorder.batch_axis(input)
+    if place is None or (batch > 1 and dim == axis):
+        return _probed_pieces(call, input, values)
+    following = 0 if batch == 1 else axis - (is_unbound and dim < axis)
+
+    def piece(start: int, value: Tensor) -> Tensor:
+        def pull(relevance: Tensor) -> Relevances:
+            whole = relevance.new_zeros(shape)
+            part = whole.select(dim, start) if is_unbound else whole.narrow(dim, start, value.shape[dim])
+            part.copy_(relevance)
+            return [whole]
+
+        return call.record(Move, "move", value, [input], following, pull=pull)
+
+    sizes = [1 if is_unbound else value.shape[dim] for value in values]
+    return tuple(piece(start, value) for start, value in zip(accumulate([0, *sizes]), values, strict=False))
+
+
+def _probed_pieces(call: Call, x: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Record pieces of a value along the axis of the images, or along an axis that the function implies."""
+    replay = call.replay_on(x)
 
     def piece(index: int, value: Tensor) -> Tensor:
-        def cut(x: Tensor) -> Tensor:
-            return replay(x)[index]
+        def cut(whole: Tensor) -> Tensor:
+            part: Tensor = replay(whole)[index]
+            return part
 
-        axis = _probed_axis(call, value, [input], cut)
-        return call.record(Move, "move", value, [input], axis, pull=_pull_back([input], cut))
+        return call.record(Move, "move", value, [x], _probed_axis(call, [x], cut), pull=_pull_back([x], cut))
 
     return tuple(piece(index, value) for index, value in enumerate(values))
 
@@ -200,7 +216,7 @@ def concatenate(call: Call, tensors: Sequence[Tensor], *args: Any, **kwargs: Any
             pull=lambda r: r.split(sizes, dim), joined=tuple(sizes) if dim == 1 else None,
         )  # fmt: skip
     return call.record(
-        Move, "move", value, tracked, _probed_axis(call, value, tracked),
+        Move, "move", value, tracked, _probed_axis(call, tracked),
         pull=_pull_back(tracked, join), inserted=_constants(tracked, join) if has_constants else None,
     )  # fmt: skip
 
@@ -257,7 +273,7 @@ def _put_together(call: Call, replay: Callable[..., Any], parts: Sequence[Any]) 
 
     value = together(*tracked)
     return call.record(
-        Move, "move", value, tracked, _probed_axis(call, value, tracked, together), pull=_pull_back(tracked, together),
+        Move, "move", value, tracked, _probed_axis(call, tracked, together), pull=_pull_back(tracked, together),
         inserted=_constants(tracked, together),
     )  # fmt: skip
 
@@ -331,7 +347,7 @@ def _summed_into(call: Call, x: Tensor, source: Tensor, add: Callable[[Tensor, T
         return add(zeros, part)
 
     total = spread(source)
-    axis = _probed_axis(call, total, [source], spread)
+    axis = summed_axis(call.recorder.batch, spread, (source, call.recorder.batch_axis(source)))
     total = call.record(
         Affine, "average", total, [source], axis, x=source, z=total, weight=None, bias=None, map=LinearFunction(spread)
     )
@@ -400,7 +416,7 @@ def ordered(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         picked = x.gather(dim, wide)
         return picked if keeps else picked.squeeze(dim)
 
-    axis = _probed_axis(call, values, [input], select)
+    axis = _probed_axis(call, [input], select)
     values = call.record(Move, "move", values, [input], axis, pull=_pull_back([input], select))
     return type(result)((values, indices))
 

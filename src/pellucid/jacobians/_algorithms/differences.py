@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._double import DoubleModel
@@ -31,22 +32,24 @@ log = logging.getLogger("pellucid.jacobian")
 def differences(problem: Problem, chunk: int | None) -> tuple[tuple[Tensor, ...], int, int]:
     r"""Compute J (batch, *outputs, *inputs) for each differentiated input as \((f(x+h) - f(x-h)) / 2h\), in float64.
 
-    Also returns the images per pass and the number of passes: two for every input of every chunk, plus one to estimate
-    the cost.
+    Also returns the images per pass and the number of passes: two for every input of every chunk, plus two of the first
+    image, which must agree and estimate the cost.
     """
     with untouched(problem.model), torch.no_grad():
         check_hidden_norms(problem.model, *(tensor[:1] for tensor in problem.inputs))
         double = _in_double(problem)
         started = perf_counter()
-        shape = _first(double).shape[1:]
+        first = _first(double)
         seconds = perf_counter() - started
+        _check_repeatable(double, first)
+        shape = first.shape[1:]
         wanted = list(double.wanted(shape.numel())) if double.indices is not None else None
         row_bytes = 8 * max(shape.numel(), double.input_count)
         size = min(double.batch, chunk or max(1, LARGEST_BYTES // row_bytes))
         passes = 2 * double.input_count * -(-double.batch // size)
         _log_cost(double, passes, seconds * 2 * double.input_count * double.batch)
         rows = tuple(_by_input(double, place, size, wanted) for place in double.floats)
-    return rows, size, passes + 1
+    return rows, size, passes + 2
 
 
 def _in_double(problem: Problem) -> Problem:
@@ -74,6 +77,16 @@ def _first(problem: Problem) -> Tensor:
         output = graph.detach() if output is None else output
     assert output is not None
     return output
+
+
+def _check_repeatable(problem: Problem, first: Tensor) -> None:
+    """Raise `UnsupportedOperation` if another pass of the first image gives other outputs than `first`."""
+    again = problem.call([tensor[:1] for tensor in problem.inputs])
+    if not torch.allclose(first, again, rtol=1e-9, atol=1e-12, equal_nan=True):
+        raise UnsupportedOperation(
+            "the model returns different outputs each time it is run in eval mode, so their differences are noise; "
+            "make it deterministic in eval mode."
+        )
 
 
 def _log_cost(problem: Problem, passes: int, seconds: float) -> None:

@@ -1,0 +1,24 @@
+"""Networks of transformers: every method gives the right value in both precisions."""
+
+import pytest
+from checks import METHODS, Case, assert_outputs_differ, assert_right
+
+pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
+NAMES = (
+    "transformers/Bart",
+    "transformers/Bert",
+    "transformers/MobileViTV2",
+    "transformers/Mixtral",
+    "transformers/Swinv2",
+)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_outputs_differ(case: Case, architecture: str) -> None:
+    assert_outputs_differ(case)
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+@pytest.mark.parametrize("method", METHODS)
+def test_explained_and_right(case: Case, architecture: str, method: str) -> None:
+    assert_right(case, method)
