@@ -29,7 +29,8 @@ from pellucid.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
-from pellucid.engine.inputs import EXPECTED, Several, as_inputs, check_is_model, described
+from pellucid.engine.arrays import EXPECTED, described
+from pellucid.engine.inputs import Several, as_inputs, check_is_model
 from pellucid.engine.model import Network, Readout, check_model, check_skipped_padding, frozen, unwrap
 from pellucid.engine.outputs import Chooser, check_chooser
 

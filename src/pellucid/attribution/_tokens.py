@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pellucid.attribution._adapter import Adapter
 from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Adapter
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.engine.input_errors import INPUT_ERRORS
 from pellucid.engine.inputs import Several
