@@ -56,24 +56,29 @@ def is_numbers(x: Any) -> bool:
 
 
 def converted(x: Any, model: Callable[..., Any] | None, what: str) -> Tensor:
-    """Convert an array or nested lists of numbers to a tensor."""
+    """Convert an array or nested lists of numbers to a tensor on the model's device; floats to its dtype.
+
+    For a function, which has no dtype, an array keeps its own, and lists become float32.
+    """
     try:
         array = np.asarray(x)
     except (TypeError, ValueError) as error:
         raise ShapeError(f"{what}: the lists have different lengths ({error}); {EXPECTED}.") from error
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.")
-    is_module = isinstance(model, nn.Module)
+    dtype = None
     if array.dtype.kind == "f":
-        dtype = dtype_of(model) if isinstance(model, nn.Module) else torch.get_default_dtype()
-        array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
-        tensor = torch.tensor(np.ascontiguousarray(array), dtype=dtype, device="cpu")
-    else:
-        try:
-            tensor = torch.tensor(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))), device="cpu")
-        except TypeError as error:  # integers wider than torch knows
-            raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.") from error
-    return tensor.to(device_of(model)) if is_module and isinstance(model, nn.Module) else tensor
+        is_wide = array.dtype.itemsize > 4 and isinstance(x, np.ndarray)
+        own = torch.float64 if is_wide else torch.float32
+        dtype = dtype_of(model) if isinstance(model, nn.Module) else own
+        array = array.astype(np.float64)  # exact for all but extended precision, which torch lacks
+    try:
+        # torch knows neither negative strides nor another byte order
+        plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+        tensor = torch.tensor(plain, dtype=dtype, device="cpu")
+    except TypeError as error:  # integers wider than torch knows
+        raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.") from error
+    return tensor.to(device_of(model)) if isinstance(model, nn.Module) else tensor
 
 
 def unsuitable(x: Any, what: str) -> ShapeError:
