@@ -89,7 +89,7 @@ class WithMasks(Adapter):
 def among_masks(several: Several, model: nn.Module, embedding: str | None) -> "FromEmbedding":
     """Find the token ids among several integer inputs by the embedding that the model applies to them.
 
-    Raises `ConfigError` if there are none, or several that could be meant.
+    Raises `ShapeError` if no input is embedded, and `ConfigError` if several could be meant.
     """
     found: dict[str, FromEmbedding] = {}
     reasons: list[str] = []

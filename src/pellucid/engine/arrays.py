@@ -47,7 +47,7 @@ def described(tensor: Tensor) -> str:
 
 
 def is_numbers(x: Any) -> bool:
-    """True for nested lists or tuples of numbers (of which the first of each level is looked at)."""
+    """True for nested lists or tuples of numbers. Only the first entry of each level is checked."""
     while isinstance(x, tuple | list) and len(x):
         x = x[0]
         if isinstance(x, Number | np.generic) and not isinstance(x, bool | complex):

@@ -99,13 +99,13 @@ class Several:
     """Path of each tensor in the structure: its key or position."""
     tensors: tuple[Tensor, ...]
     style: str
-    """How the model takes the inputs: by `positions`, as `keywords` or as a single `argument`."""
+    """Calling convention of the model: `positions`, `keywords`, or a single `argument`."""
 
     @classmethod
     def of(cls, x: Any, model: Model | None, what: str = "the images") -> "Several":
         """Collect the tensors in a structure.
 
-        Raises `ShapeError` if there are none, if their batch sizes differ, or if the parameters of the model's
+        Raises `ShapeError` if it contains none, if their batch sizes differ, or if the parameters of the model's
         `forward` do not match.
         """
         names, tensors = list[str](), list[Tensor]()
@@ -225,7 +225,7 @@ def _shared(value: Any) -> Any:
 
 
 def _style(model: Model, structure: Any) -> str:
-    """Return how the model takes its inputs, from the parameters of its `forward`."""
+    """Return the calling convention that the parameters of the model's `forward` require."""
     is_named = isinstance(structure, Mapping)
     function = model.forward if isinstance(model, nn.Module) else model
     own = "keywords" if is_named else "positions"
