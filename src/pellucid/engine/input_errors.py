@@ -57,7 +57,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _misfit(traceback: TracebackType | None, model: Any) -> str:
-    """Describe the innermost layer in the traceback whose input has the wrong size; empty if there is none."""
+    """Describe the innermost layer in the traceback whose input has the wrong size; empty without one."""
     found = ""
     while traceback is not None:
         scope = traceback.tb_frame.f_locals
