@@ -414,5 +414,5 @@ def test_options_in_another_structure_are_refused(two) -> None:
             create_analyzer("integrated_gradients", two, **options).analyze(inputs, 1)
     with pytest.raises(ShapeError, match="the baseline of the input 'table' is"):
         create_analyzer("deeplift", two, baseline={"image": 0, "table": torch.zeros(4)}).analyze(inputs, 1)
-    with pytest.raises(PellucidError, match="does not broadcast to the images"):
+    with pytest.raises(PellucidError, match="the baseline is a dict, as for several inputs"):
         create_analyzer("integrated_gradients", nn.Linear(5, 2), baseline={"a": 1}).analyze(TABLE.float(), 1)
