@@ -7,7 +7,8 @@ Every public file is one method or one family of methods, and registers itself i
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
-- `_fitting`: what methods learn from data; `_tokens`, `_ids`: models of token ids; `_several`: models with several inputs
+- `_fitting`: what methods learn from data
+- `_tokens`, `_ids`: models of token ids; `_several`: models with several inputs
 - `_baselines`: one baseline for all images, or one per image
 - `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
 - `_class_activation`, `_layers`, `_axes`: class activation maps, their layers, and the layers' channel axes
