@@ -4,7 +4,6 @@ Integer ids have neither a gradient nor relevance, so the explained function sta
 explained one at a time, so that other parts of the model that read the ids, such as a padding mask, see the right ones.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -164,7 +163,7 @@ def _stem_from(positions: Tensor, looked_up: Tensor, ids: Tensor, *, of_all: boo
 
 
 def _rearranged(embedded: Tensor, positions: Tensor, looked_up: Tensor, weight: Tensor) -> Tensor:
-    """Return the embeddings (batch, token, feature) at these positions; other tokens get a constant row of the table."""
+    """Return the embeddings (batch, token, feature) at these positions; others get a constant row of the table."""
     flat = positions.flatten()
     if positions.shape == embedded.shape[:2] and torch.equal(flat, torch.arange(len(flat), device=flat.device)):
         return embedded

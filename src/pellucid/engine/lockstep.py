@@ -106,8 +106,9 @@ def differing_selection(
                 pairs = zip(*routed, strict=True)
                 if any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs):
                     return node.place
-            elif isinstance(node, Affine) and isinstance(twin, Affine) and node.is_masked:
-                if node.weight is not None and twin.weight is not None and not torch.equal(node.weight, twin.weight):
+            elif isinstance(node, Affine) and isinstance(twin, Affine) and node.is_masked and node.weight is not None:
+                own, other = node.weight, twin.weight
+                if other is None or not torch.equal(own, other):
                     return node.place
     return ""
 
