@@ -22,7 +22,7 @@ from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.lockstep import Multipliers, multipliers
+from pellucid.engine.lockstep import Multipliers, differing_selection, multipliers
 from pellucid.engine.model import (
     SOFTMAX_AT_THE_END,
     Readout,
@@ -238,6 +238,10 @@ class Subject:
         results = multipliers(self.model, images, baseline, slopes_of, self.readout)
         self.compare(images, results[0].logits)
         return results
+
+    def differing_selection(self, images: Tensor, baseline: Tensor) -> str:
+        """Name the first operation that selects other values for the images than for the baseline; "" if none does."""
+        return differing_selection(self.model, images, baseline, self.readout)
 
     def follow(self, images: Tensor) -> Tape:
         """Record one forward pass with folded batch norms, after checking the first image."""

@@ -232,7 +232,7 @@ def _stem_from(positions: Tensor, looked_up: Tensor, ids: Tensor, *, of_all: boo
 
 
 def _rearranged(embedded: Tensor, positions: Tensor, looked_up: Tensor, weight: Tensor) -> Tensor:
-    """Return the embeddings (batch, token, feature) at these positions; other tokens get a constant row of the table."""
+    """Return the embeddings (batch, token, feature) at these positions; others get a constant row of the table."""
     flat = positions.flatten()
     if positions.shape == embedded.shape[:2] and torch.equal(flat, torch.arange(len(flat), device=flat.device)):
         return embedded

@@ -1,7 +1,7 @@
 """DeepLIFT: the change of the logit from a baseline, distributed by the change of each activation."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -42,21 +42,30 @@ class DeepLift(Attribution):
             images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
         )
         changes = images - baseline
-        return sharing([self._outcome(*pair, changes) for pair in zip(results, question.targets, strict=True)])
+        outcomes = [self._outcome(*pair, changes) for pair in zip(results, question.targets, strict=True)]
+        if any(_misses_its_sum(outcome) for outcome in outcomes):
+            _refuse(subject.differing_selection(images, baseline))
+        return sharing(outcomes)
 
     def _outcome(self, result: Multipliers, target: Target, change: Tensor) -> Outcome:
         parts = weighted(result.logits - result.baseline_logits, result.slope)
         promised = parts.reshape(len(parts), -1).sum(1)
         relevance = result.values * change
-        outcome = Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
-        residual = relevance.flatten(1).sum(1) - promised
-        if bool((residual.abs() > _beyond_rounding(outcome)).any()):
-            raise UnsupportedOperation(
-                "the map does not sum to the change of the logit: the model computes a mask or an index that differs "
-                "between image and baseline, for which DeepLIFT has no rule; choose another baseline, "
-                "or a method such as 'integrated_gradients' or 'lrp.epsilon'."
-            )
-        return outcome
+        return Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
+
+
+def _misses_its_sum(outcome: Outcome) -> bool:
+    assert outcome.promised is not None
+    residual = outcome.relevance.flatten(1).sum(1) - outcome.promised
+    return bool((residual.abs() > _beyond_rounding(outcome)).any())
+
+
+def _refuse(place: str) -> NoReturn:
+    raise UnsupportedOperation(
+        "the map does not sum to the change of the logit: the model computes a mask or an index that differs between "
+        f"image and baseline{f', first at {place}' if place else ''}, for which DeepLIFT has no rule; choose another "
+        "baseline, or a method such as 'integrated_gradients' or 'lrp.epsilon'."
+    )
 
 
 def _beyond_rounding(outcome: Outcome) -> Tensor:

@@ -96,6 +96,7 @@ class Call:
                 path=recorder.path_of(fields.get("weight")),
                 is_first=is_first,
                 batch_axis=axis,
+                shape=value.shape,
                 bounds=recorder.bounds(tracked[0]) if is_first and len(tracked) == 1 else None,
                 formula=self._formula(inputs, value) if is_elementwise else None,
                 traits=self.traits,

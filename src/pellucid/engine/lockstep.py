@@ -20,6 +20,7 @@ from pellucid.engine.tape import (
     Activation,
     Affine,
     Maximum,
+    Move,
     Node,
     Product,
     Relevances,
@@ -28,7 +29,7 @@ from pellucid.engine.tape import (
     Tape,
 )
 
-__all__ = ["Multipliers", "multipliers"]
+__all__ = ["Multipliers", "differing_selection", "multipliers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,30 @@ def _twins(tape: Tape, base: Tape) -> dict[int, Node]:
             "compared; choose another baseline or another method."
         )
     return {id(own): other for own, other in pairs}
+
+
+def differing_selection(
+    model: nn.Module,
+    images: Tensor,
+    baseline: Tensor,
+    readout: Readout = Readout(),  # noqa: B008  (frozen)
+) -> str:
+    """Name the first operation that selects other values for the images than for the baseline; "" if none does."""
+    tapes = [record(model, x, readout) for x in (images, baseline.expand_as(images).contiguous())]
+    with torch.no_grad():
+        for node, twin in zip(tapes[0].nodes, tapes[1].nodes, strict=True):
+            if isinstance(node, Move) and isinstance(twin, Move) and node.shape.numel():
+                # different masks and indices route the same numbers to different places
+                numbers = torch.linspace(1, 2, node.shape.numel(), dtype=images.dtype, device=images.device)
+                routed = [move.pullback(numbers.view(node.shape)) for move in (node, twin)]
+                pairs = zip(*routed, strict=True)
+                if any(a is not None and b is not None and not torch.equal(a, b) for a, b in pairs):
+                    return node.place
+            elif isinstance(node, Affine) and isinstance(twin, Affine) and node.is_masked and node.weight is not None:
+                own, other = node.weight, twin.weight
+                if other is None or not torch.equal(own, other):
+                    return node.place
+    return ""
 
 
 def _is_mixed(tape: Tape, base: Tape) -> bool:

@@ -100,6 +100,8 @@ class Node:
     """Set if each element of the output depends only on the same element of the inputs."""
     traits: Traits = NO_TRAITS
     """The traits of the recorded function."""
+    shape: torch.Size = torch.Size()  # noqa: RUF009  (immutable)
+    """Shape of the output."""
     is_masked: bool = False
     """True if a constant of the operation is a comparison with the image, or derived from one."""
 
