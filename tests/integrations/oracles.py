@@ -135,9 +135,7 @@ class Embedded(TorchFunctionMode):
                 return self._embeddings
             if torch.equal(args[0].T, self._ids):  # XLNet puts the tokens first
                 return self._embeddings.transpose(0, 1)
-            if torch.equal(
-                args[0][:, 1:], self._ids[:, :-1]
-            ):  # decoders start with a token of their own
+            if torch.equal(args[0][:, 1:], self._ids[:, :-1]):  # decoders start with a token of their own
                 start = func(args[0][:, :1], *args[1:], **(kwargs or {}))
                 return torch.cat([start, self._embeddings[:, :-1]], 1)
         return func(*args, **(kwargs or {}))
