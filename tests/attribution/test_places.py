@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid import create_analyzer
 from pellucid.attribution._places import Places
-from pellucid.core.errors import ModelError
+from pellucid.core.errors import ModelError, UnsupportedOperation
 
 X = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)).double()
 GRID = (4, 6)
@@ -147,6 +147,23 @@ def test_every_class_activation_map_folds_tokens(name) -> None:
     found = create_analyzer(name, model).analyze(X, 1)
     given = create_analyzer(name, model, layer="blocks.1.norm1", reshape=by_rows(1)).analyze(X, 1)
     torch.testing.assert_close(found, given)
+
+
+@pytest.mark.parametrize("model", [Transformer(before=0, pool="mean"), Mixer()], ids=["transformer", "mixer"])
+def test_cam_of_averaged_tokens_adds_up_to_the_logit(model) -> None:
+    explanation = create_analyzer("cam", model).explain(X, 1)
+    tokens: list[Tensor] = []
+    handle = model.norm.register_forward_hook(lambda *call: tokens.append(call[2].detach()))
+    logits = model(X)
+    handle.remove()
+    maps = torch.einsum("bnc,c->bn", tokens[0], model.head.weight[1].detach()).unflatten(1, GRID)
+    torch.testing.assert_close(explanation.details["map"], maps)
+    torch.testing.assert_close(maps.mean((1, 2)) + model.head.bias[1], logits[:, 1])
+
+
+def test_cam_of_a_class_token_is_refused_with_a_way_out_that_works() -> None:
+    with pytest.raises(UnsupportedOperation, match="choose 'grad_cam'"):
+        create_analyzer("cam", Transformer()).analyze(X, 1)
 
 
 def test_tokens_of_torchvision() -> None:

@@ -13,6 +13,7 @@ from pellucid.attribution import METHODS
 from pellucid.core.errors import ConfigError, DataError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.core.seeding import generator
 from pellucid.engine import Epsilon, Flat
+from unsupported import UNSUPPORTED
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
@@ -256,12 +257,12 @@ def test_rules_and_messages_use_the_names_of_the_modules(two) -> None:
     flat = create_analyzer("lrp.epsilon", two, rules={"first": Flat()}).analyze((IMAGE, TABLE), 1)[1]
     torch.testing.assert_close(flat, flat[:, :1].expand_as(flat))
 
-    class Sorting(Two):
+    class Odd(Two):
         def forward(self, image: Tensor, table: Tensor) -> Tensor:  # type: ignore[override]
-            return super().forward(image, torch.fft.rfft(table).abs()[:, [0, 1, 2, 1, 0]])
+            return super().forward(image, UNSUPPORTED["unsupported_function"](table))
 
-    with pytest.raises(UnsupportedOperation, match="fft_rfft.*in the model itself"):
-        create_analyzer("lrp.epsilon", Sorting().double().eval()).analyze((IMAGE, TABLE), 1)
+    with pytest.raises(UnsupportedOperation, match="unsupported_function.*in the model itself"):
+        create_analyzer("lrp.epsilon", Odd().double().eval()).analyze((IMAGE, TABLE), 1)
 
 
 def test_bounds_are_given_for_each_input(two) -> None:
@@ -332,7 +333,7 @@ def test_maps_have_the_dtype_of_their_input(two) -> None:
         ((IMAGE, TABLE[:2]), ShapeError, "one batch size, got shapes 0: \\(3, 1, 6, 6\\), 1: \\(2, 5\\)"),
         ((IMAGE, TABLE[:, :4]), ShapeError, "Linear 'table' expects 5 features along the last axis"),
         ((IMAGE.repeat(1, 3, 1, 1), TABLE), ShapeError, "Conv2d 'image' expects \\(batch, 1 channel, height, width\\)"),
-        ((IMAGE.long(), TABLE.long()), ShapeError, "none of the inputs 0, 1 holds floats"),
+        ((IMAGE.long(), TABLE.long()), ShapeError, "none of the inputs 0, 1 holds floats or embedded token ids"),
         ((IMAGE.half(), TABLE), ShapeError, "torch.float16"),
         ((IMAGE, TABLE.log() / 0), DataError, "the input '1' of example 0 holds -inf"),
         ((IMAGE, {1, 2}), ShapeError, "the input '1': got set"),
@@ -347,6 +348,65 @@ def test_unsuitable_inputs_are_refused_by_name(two, inputs, error, message) -> N
             create_analyzer(name, two).analyze(inputs, 1)
 
 
+class Reader(nn.Module):
+    """A model of token ids, the kind of each token, and a mask of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.kinds, self.head = nn.Embedding(20, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor | None = None) -> Tensor:
+        return self.of_embeddings(self.words(ids), mask, kinds)
+
+    def of_embeddings(self, x: Tensor, mask: Tensor, kinds: Tensor | None) -> Tensor:
+        x = x if kinds is None else x + self.kinds(kinds)
+        return self.head((x.tanh() * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "integrated_gradients", "deeplift"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_token_ids_with_a_mask_are_explained_at_their_embedding(name, dtype) -> None:
+    torch.manual_seed(5)
+    model = Reader().double().eval()
+    ids, kinds = torch.randint(3, 20, (3, 5)), torch.randint(3, (3, 5))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1]]).to(dtype)
+    explanation = create_analyzer(name, model).explain({"ids": ids, "mask": mask, "kinds": kinds}, 1)
+    maps = explanation.relevance
+    assert maps["mask"] is None
+    assert maps["kinds"] is None
+    assert maps["ids"].shape == (3, 5, 4)
+    torch.testing.assert_close(explanation.logits, model(ids, mask, kinds).detach())
+    if name == "gradient":
+        x = model.words(ids).detach().requires_grad_()
+        expected = torch.autograd.grad(model.of_embeddings(x, mask, kinds)[:, 1].sum(), x)[0]
+        torch.testing.assert_close(maps["ids"], expected)
+    else:
+        torch.testing.assert_close(maps["ids"].sum((1, 2)), explanation.expected, rtol=1e-3, atol=1e-3)
+        alone = create_analyzer(name, model).analyze((ids[1:2, :3], mask[1:2, :3], kinds[1:2, :3]), 1)[0]
+        torch.testing.assert_close(maps["ids"][1:2, :3], alone)
+        assert not maps["ids"][1, 3:].any()
+
+
+def test_the_embedding_tells_the_tokens_from_other_ids() -> None:
+    model = Reader().double().eval()
+    ids, kinds, mask = torch.randint(3, 20, (2, 5)), torch.randint(3, (2, 5)), torch.ones(2, 5, dtype=torch.bool)
+
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            return self.model(a, b, c)
+
+    inputs = {"a": ids, "b": mask, "c": kinds}
+    with pytest.raises(ConfigError, match="the inputs a, c are all embedded.*embedding='model.words'"):
+        create_analyzer("gradient", Renamed()).analyze(inputs, 1)
+    for embedding, name in (("model.words", "a"), ("model.kinds", "c")):
+        maps = create_analyzer("gradient", Renamed(), embedding=embedding).analyze(inputs, 1)
+        assert [key for key, value in maps.items() if value is not None] == [name]
+
+
 def test_options_in_another_structure_are_refused(two) -> None:
     inputs = {"image": IMAGE, "table": TABLE}
     for options in ({"baseline": (0.0, 1.0)}, {"baseline": {"image": 0.0}}, {"baseline": {"image": 0.0, "tab": 1.0}}):
@@ -354,5 +414,5 @@ def test_options_in_another_structure_are_refused(two) -> None:
             create_analyzer("integrated_gradients", two, **options).analyze(inputs, 1)
     with pytest.raises(ShapeError, match="the baseline of the input 'table' is"):
         create_analyzer("deeplift", two, baseline={"image": 0, "table": torch.zeros(4)}).analyze(inputs, 1)
-    with pytest.raises(PellucidError, match="does not broadcast to the images"):
+    with pytest.raises(PellucidError, match="the baseline is a dict, as for several inputs"):
         create_analyzer("integrated_gradients", nn.Linear(5, 2), baseline={"a": 1}).analyze(TABLE.float(), 1)

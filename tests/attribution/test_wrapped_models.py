@@ -127,6 +127,15 @@ SCRIPTED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def slow(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+def quick(*names: str) -> list[object]:
+    """Mark the tests of all other wrappings as slow."""
+    return [name if name in names else slow(name) for name in SAME]
+
+
 def explained(name: str, model: object) -> Tensor:
     known = {option.name for option in fields(METHODS[name])}
     options = {option: value for option, value in FEW.items() if option in known}
@@ -141,7 +150,7 @@ def expected(name: str) -> Tensor:
     return explained(name, network())
 
 
-@pytest.mark.parametrize("wrapping", SAME)
+@pytest.mark.parametrize("wrapping", quick("compiled", "exported", "delegating", "created in inference mode"))
 def test_maps_are_those_of_the_model_inside(wrapping) -> None:
     model = SAME[wrapping]()
     for name in FEW_METHODS:
@@ -156,7 +165,7 @@ def test_maps_of_every_method_are_those_of_the_model_inside(wrapping) -> None:
         torch.testing.assert_close(explained(name, model), expected(name), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("wrapping", SCRIPTED)
+@pytest.mark.parametrize("wrapping", [name if name == "traced" else slow(name) for name in SCRIPTED])
 def test_scripted_models_have_the_same_maps_or_a_way_out_that_works(wrapping) -> None:
     answered = check_script(wrapping, [*FEW_METHODS, "integrated_gradients", "occlusion"])
     assert answered == {"gradient", "integrated_gradients", "occlusion"}
@@ -188,7 +197,7 @@ def check_script(wrapping: str, names: Sequence[str]) -> set[str]:
     return answered
 
 
-@pytest.mark.parametrize("wrapping", ["compiled", "exported", "loaded in inference mode", "traced", "scripted part"])
+@pytest.mark.parametrize("wrapping", ["exported", "traced", slow("compiled"), slow("loaded in inference mode")])
 def test_jacobian_evaluation_and_prototypes_of_wrapped_models(wrapping) -> None:
     model = {**SAME, **SCRIPTED}[wrapping]()
     torch.testing.assert_close(pellucid.jacobian(model, images()), pellucid.jacobian(network(), images()))
@@ -328,3 +337,16 @@ def test_a_model_that_is_still_being_calibrated_is_refused() -> None:
     x = images().float().requires_grad_()
     slope = torch.autograd.grad(prepared.eval()(x)[:, 1].sum(), x)[0]
     torch.testing.assert_close(create_analyzer("gradient", prepared).analyze(x.detach(), 1), slope)
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :2] + x.flatten(1).detach()[:, 2:4]
+
+
+def test_a_detached_part_inside_a_script_is_refused_by_the_jacobian_with_a_way_out_that_works() -> None:
+    model = nn.Sequential(torch.jit.trace(Halves(), images()))
+    with pytest.raises(UnsupportedOperation, match=r'detach inside TorchScript.*method="finite_difference"'):
+        pellucid.jacobian(model, images())
+    found = pellucid.jacobian(model, images(), method="finite_difference").flatten(2)[:, :, :4]
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]]).double().expand(2, 2, 4))

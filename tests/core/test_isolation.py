@@ -240,16 +240,29 @@ def test_tensors_made_in_inference_mode_are_explained(plain: dict[str, object]) 
     assert_same(pellucid.jacobian_class_means(MODEL, [(images, LABELS)] * 2, 3), plain["means"], "means")
 
 
-def test_weights_made_in_inference_mode_are_refused_where_they_are_in_the_way() -> None:
+def test_weights_made_in_inference_mode_are_no_obstacle() -> None:
     with torch.inference_mode():
         model = network().eval()
+    for name in ("gradient", "lrp.epsilon"):
+        relevance = create_analyzer(name, model).analyze(IMAGES, 1)
+        torch.testing.assert_close(relevance, create_analyzer(name, MODEL).analyze(IMAGES, 1))
+    torch.testing.assert_close(pellucid.jacobian(model, IMAGES), pellucid.jacobian(MODEL, IMAGES))
+
+
+def test_other_tensors_made_in_inference_mode_are_refused_where_they_are_in_the_way() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network().eval()
+            with torch.inference_mode():
+                self.scale = torch.full((3,), 2.0)  # neither a parameter nor a buffer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x) * self.scale
+
     for call in (pellucid.jacobian, lambda model, x: create_analyzer("gradient", model).analyze(x)):
-        with pytest.raises(ModelError, match="inference_mode"):
-            call(model, IMAGES)
-    torch.testing.assert_close(
-        create_analyzer("lrp.epsilon", model).analyze(IMAGES, 1),
-        create_analyzer("lrp.epsilon", MODEL).analyze(IMAGES, 1),
-    )
+        with pytest.raises(ModelError, match="neither a parameter nor a buffer"):
+            call(Scaled(), IMAGES)
 
 
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], object]] = {

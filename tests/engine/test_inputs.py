@@ -44,6 +44,7 @@ def test_arrays_and_lists_are_converted(given) -> None:
     for name in ("gradient", "lrp.epsilon", "jacobian"):
         torch.testing.assert_close(CALLS[name](model, given), CALLS[name](model, X))
     assert as_inputs(X.numpy(), model.double()).dtype == torch.float64
+    assert pellucid.jacobian(torch.sin, X[:, 0, 0].double().numpy()).dtype == torch.float64
 
 
 @any_type

@@ -189,6 +189,7 @@ def test_roar_of_signals_and_tables() -> None:
         assert 0 <= evaluation.rows[0].value <= 1
 
 
+@pytest.mark.slow
 def test_every_default_metric_measures_signals_and_the_table_has_a_figure() -> None:
     evaluation = pellucid.evaluate(network(24), some(5, 2, 12), methods=METHODS)
     assert set(evaluation.metrics) == set(pellucid.evaluation.DEFAULT_METRICS)

@@ -7,11 +7,12 @@ Every public file is one method or one family of methods, and registers itself i
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
-- `_fitting`: what methods learn from data; `_tokens`, `_ids`: models of token ids; `_several`: models with several inputs
+- `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
+  several inputs
 - `_baselines`: one baseline for all images, or one per image
 - `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
 - `_class_activation`, `_layers`, `_axes`: class activation maps, their layers, and the layers' channel axes
-- `_places`: which part of the image each token stands for, to fold tokens to the plane
+- `_places`: the position of each token in the image, to fold tokens to the plane
 
 A method of your own is a frozen dataclass with one method, `attribute_each`:
 

@@ -24,17 +24,20 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._several import FromInputs, Packing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question, Request, Target
-from pellucid.attribution._tokens import FromEmbedding, check_suits, is_tokens
+from pellucid.attribution._tokens import FromEmbedding, WithMasks, among_masks, check_suits, is_tokens
 from pellucid.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_values
-from pellucid.engine.inputs import EXPECTED, Several, as_inputs, check_is_model, described
+from pellucid.engine.arrays import EXPECTED, described
+from pellucid.engine.inputs import Several, as_inputs, check_is_model
 from pellucid.engine.model import Network, Readout, check_model, check_skipped_padding, frozen, unwrap
 from pellucid.engine.outputs import Chooser, check_chooser
 
 __all__ = ["Analyzer", "create_analyzer"]
 
+Received = Tensor | Packing | WithMasks
+"""The inputs of a call: a single one, several floats joined into rows, or token ids with masks."""
 WARN_ABOVE = 100.0
 """Amplification Σ|R| / |logit| above which an explanation warns."""
 
@@ -130,7 +133,8 @@ class Analyzer:
 
         For a model with several inputs, `x` is a tuple (positional arguments of the model) or a dict (keyword
         arguments), possibly nested; the maps have the same structure, and their values together have one sum. Integer
-        and boolean inputs, such as masks, are not differentiated: their map is None, and examples run one at a time.
+        and boolean inputs, such as masks, are not differentiated: their map is None, and examples run one at a time. If
+        no input holds floats, the relevance is that of the embeddings of the token ids among them.
         Options such as `baseline`, `low` and `window` then take one value for all inputs, or one per input in the
         same structure.
 
@@ -159,7 +163,7 @@ class Analyzer:
                 warnings.warn(missed, CompletenessWarning, stacklevel=2)
             maps = [outcome.relevance for outcome in outcomes]
             relevance = torch.stack(maps, 1) if isinstance(target, str) else maps[0]
-            return inputs.unpacked(relevance) if isinstance(inputs, Packing) else relevance
+            return relevance if isinstance(inputs, Tensor) else inputs.unpacked(relevance)
 
     def explain(self, x: Any, target: Request = None, *, strict: bool = False) -> Explanation:
         """Compute the relevance together with its completeness check; arguments as for `analyze`.
@@ -177,7 +181,7 @@ class Analyzer:
             pairs = zip(*self._run(inputs, target, is_certified=True), strict=True)
             explained = [Explanation.of(outcome, one, self.method, self.name) for outcome, one in pairs]
             explanation = Explanation.stack(explained) if isinstance(target, str) else explained[0]
-            if isinstance(inputs, Packing):
+            if not isinstance(inputs, Tensor):
                 explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
         worst = float(explanation.amplification.max())
         if worst > WARN_ABOVE:
@@ -264,41 +268,50 @@ class Analyzer:
             self.method = self.method.restored(self._subject, state)
         return self
 
-    def _run(
-        self, x: Tensor | Packing, target: Request, *, is_certified: bool
-    ) -> tuple[list[Outcome], Sequence[Target]]:
+    def _run(self, x: Received, target: Request, *, is_certified: bool) -> tuple[list[Outcome], Sequence[Target]]:
         """Validate the call; return the outcome of each explained target, and the targets."""
         own = self._subject.readout
         question = Question(own.output, own.unwrap_softmax, is_certified, (Target(target),))
         self._check_call(x, question.targets[0])
         with frozen(unwrap(self.model)) as model:
             check_model(model)
+            # Integers have no gradient, so token ids take a path of their own.
             if isinstance(x, Packing):
                 outcomes, targets = self._run_several(x, question)
+            elif isinstance(x, WithMasks):
+                subject = Subject(FromEmbedding(x, self._from_embedding.wanted), own, what="sequence")
+                outcomes, targets = self._run_tokens(subject, x.ids, question)
+            elif x.is_floating_point():
+                outcomes, targets = self._run_images(x, question)
             else:
-                # Integers have no gradient, so token ids take a path of their own.
-                run = self._run_images if x.is_floating_point() else self._run_tokens
-                outcomes, targets = run(x, question)
+                outcomes, targets = self._run_tokens(self._tokens, x, question)
             # `logits_of` takes the log of the model's probabilities, so compare log-probabilities.
             logits = outcomes[0].logits
             explained = logits.log_softmax(1) if own.unwrap_softmax else logits
-            again = x.rerun if isinstance(x, Packing) else lambda model: model(x.clone())
+            again = (lambda model: model(x.clone())) if isinstance(x, Tensor) else x.rerun
             check_skipped_padding(model, again, self._subject.logits_of, explained)
         return outcomes, targets
 
-    def _received(self, x: Any) -> Tensor | Packing:
+    def _received(self, x: Any) -> Received:
         """Convert the inputs of a call. Raises `ShapeError` for anything that is not made of numbers."""
         inputs = as_inputs(x, self._subject.model)
-        return Packing.of(inputs, self._subject.model) if isinstance(inputs, Several) else inputs
+        if isinstance(inputs, Tensor):
+            return inputs
+        if inputs.floats:
+            return Packing.of(inputs, self._subject.model)
+        with frozen(self._subject.model) as model:
+            tokens = among_masks(inputs, model, self._from_embedding.wanted).model
+        assert isinstance(tokens, WithMasks)
+        return tokens
 
-    def _check_call(self, x: Tensor | Packing, target: Target) -> None:
+    def _check_call(self, x: Received, target: Target) -> None:
         if isinstance(x, Tensor) and not is_tokens(x):
             _check_images(x)
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
-        target.check(x.several.batch if isinstance(x, Packing) else len(x))
+        target.check(len(x) if isinstance(x, Tensor) else x.several.batch)
         # A name that cannot have an effect is a mistake of the caller.
-        if self._from_embedding.wanted is not None and (isinstance(x, Packing) or x.is_floating_point()):
+        if isinstance(x, Packing) or (isinstance(x, Tensor) and x.is_floating_point()):
             self._from_embedding.refuse_floats()
 
     def _run_images(self, x: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
@@ -310,9 +323,10 @@ class Analyzer:
         call = Call(self.name, self.method, subject, x, question)
         return call.in_batches(), call.question.targets
 
-    def _run_tokens(self, ids: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
+    def _run_tokens(self, subject: Subject, ids: Tensor, question: Question) -> tuple[list[Outcome], Sequence[Target]]:
         """Explain token ids at the output of the token embedding, one sequence at a time."""
-        model, subject = self._from_embedding, self._tokens
+        model = subject.model
+        assert isinstance(model, FromEmbedding)
         model.locate(ids)
         embedded = model.embed(ids)
         check_suits(self.name, self.method)
@@ -325,6 +339,8 @@ class Analyzer:
         def hold(n: int) -> None:
             subject.begin(bounds)
             model.hold(ids[n : n + 1])
+            if isinstance(model.model, WithMasks):
+                model.model.number = n
 
         try:
             return call.one_by_one(hold), call.question.targets

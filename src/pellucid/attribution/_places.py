@@ -1,9 +1,9 @@
-"""Positions of values in the image: which part of the image each token of a forward pass stands for.
+"""Positions of values in the image, to fold the tokens of a transformer to the plane.
 
 Every value that depends on the image gets the coordinates of its center, from 0 to 1 along each spatial axis. They are
 carried along with the values: a convolution starts a new regular grid, functions that move values move their
 coordinates too, and a product with a matrix averages them. Tokens can then be folded back to the plane, whatever their
-number and order. Class tokens, registers and padding stand for no part of the image.
+number and order. Class tokens, registers and padding have no position.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ SAME = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """How to arrange the tokens of a layer's output as maps."""
+    """Arrangement of the tokens of a layer's output as maps."""
 
     axis: int
     """Channel axis of the output."""
@@ -120,12 +120,21 @@ class Places(TorchFunctionMode):
 
     def _assign(self, target: Tensor, index: Any, value: Any) -> None:
         """Carry the coordinates of `target[index] = value`."""
-        _, own = self._places.get(id(target), (None, torch.zeros(self._rank - 2, *target.shape, device=target.device)))
-        _, new = self._places.get(id(value), (None, torch.zeros(self._rank - 2, *target[index].shape)))
-        changed = own.clone()
-        for axis, part in zip(changed, new.to(changed.device), strict=True):
-            axis[index] = part
-        self._keep(target, changed)
+        with torch.no_grad():
+            own, new = self._known(target), self._known(value)
+            assert own is not None
+            changed = own.clone()
+            for number, axis in enumerate(changed):
+                axis[index] = 0 if new is None else new[number]
+            self._keep(target, changed)
+
+    def _known(self, value: Any) -> "Coordinates | None":
+        """Return the coordinates of a value, all 0 if it has no place; None for a number."""
+        if not isinstance(value, Tensor):
+            return None
+        shape = (self._rank - 2, *value.shape)
+        _, places = self._places.get(id(value), (None, None))
+        return torch.zeros(shape, dtype=torch.float32, device=value.device) if places is None else places
 
     def _moved(self, func: Callable[..., Any], args: Any, kwargs: Any) -> "list[Coordinates | None]":
         """Move the coordinates like the values; constants among the arguments have none."""
@@ -163,7 +172,8 @@ def _resized(places: Coordinates, output: Tensor) -> Coordinates | None:
     """Average coordinates of pieces of the image, (piece, channel, …), for the output of a convolution of each."""
     if places.ndim != output.ndim + 1 or places.shape[1] != len(output):
         return None
-    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[output.ndim - 3]
+    pools: list[Any] = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d]
+    pool = pools[output.ndim - 3]
     return torch.stack([pool(own.mean(1, keepdim=True), output.shape[2:]).expand(output.shape) for own in places])
 
 
@@ -257,7 +267,8 @@ def last_tokens(subject: Subject, image: Tensor) -> Tokens | None:
         score = (logits.flatten() * weights).sum()
     slopes = torch.autograd.grad(score, [edge for _, edge in found], allow_unused=True) if found else ()
     for (tokens, _), slope in reversed(list(zip(found, slopes, strict=True))):
-        if slope is not None and float(tokens.fold(slope).abs().amax(1).gt(0).double().mean()) > 0.5:
+        has_slope: bool = slope is not None
+        if has_slope and float(tokens.fold(slope).abs().amax(1).gt(0).double().mean()) > 0.5:
             return tokens
     # no output has a gradient, so the method reports that for the last one
     return found[-1][0] if found else None
@@ -268,7 +279,7 @@ _SUMS = {"add", "radd", "iadd", "addcmul"}
 
 def tokens_of(subject: Subject, image: Tensor, layer: str) -> Fold | None:
     """Return how to fold the output of a module; None if it is no tensor of tokens on a regular grid."""
-    places, outputs = Places(image), list[Any]()
+    places, outputs = Places(image), list[object]()
     handle = subject.model.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2]))
     try:
         subject.logits(image, within=places)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pellucid.attribution._adapter import Adapter
 from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Adapter
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.engine.box import Box

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pellucid.attribution._adapter import Adapter
 from pellucid.attribution._finite import check_finite_logits
 from pellucid.attribution._target import Question, Target
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ModelError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.core.finite import first_bad_row
+from pellucid.engine.arrays import described
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.composites import Composite, takes_unknown
 from pellucid.engine.derivatives import WAY_OUT, check_graph
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.inputs import described
 from pellucid.engine.lockstep import Multipliers, multipliers
 from pellucid.engine.model import (
     SOFTMAX_AT_THE_END,
@@ -41,27 +42,11 @@ from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_scri
 if TYPE_CHECKING:
     from pellucid.attribution._several import Packing
 
-__all__ = ["Adapter", "Subject"]
+__all__ = ["Subject"]
 
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
 """Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
 only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
-
-
-class Adapter(nn.Module):
-    """A model seen through other inputs, whose modules, parameters and state keep the names of the wrapped model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """Modules of the wrapped model, under their original names."""
-        return self.model.named_modules(*args, **kwargs)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """State of the wrapped model, so that both have the same fingerprint."""
-        return self.model.state_dict(*args, **kwargs)
 
 
 @dataclass(eq=False)
@@ -214,10 +199,10 @@ class Subject:
         if not self._saw_batch_statistics:
             self._is_settled = bool(self._hides_operations)
             return
-        self._is_settled = True
         with torch.enable_grad(), _PlainPass(self.model):
             # The second copy is not a leaf: models may work in place, which autograd forbids on leaves.
             self.model(images[:1].detach().clone().requires_grad_().clone())
+        self._is_settled = True  # not earlier: whoever asks again after an error must get the same error
 
     def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
         """Return the finite logits of the images, and the targets with their predicted classes filled in."""

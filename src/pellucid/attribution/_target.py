@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, PellucidError, ShapeError
+from pellucid.engine.arrays import check_tensor
 from pellucid.engine.input_errors import INPUT_ERRORS
-from pellucid.engine.inputs import check_tensor
 from pellucid.engine.model import Readout
 
 __all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]

@@ -4,19 +4,20 @@ Integer ids have neither a gradient nor relevance, so the explained function sta
 explained one at a time, so that other parts of the model that read the ids, such as a padding mask, see the right ones.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.attribution._adapter import Adapter
 from pellucid.attribution._ids import Lookups
 from pellucid.attribution._method import Attribution
-from pellucid.attribution._subject import Adapter
-from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
+from pellucid.core.errors import ConfigError, PellucidError, ShapeError, UnsupportedOperation
+from pellucid.engine.input_errors import INPUT_ERRORS
+from pellucid.engine.inputs import Several
 
-__all__ = ["FromEmbedding", "check_suits", "is_tokens"]
+__all__ = ["FromEmbedding", "WithMasks", "among_masks", "check_suits", "is_tokens"]
 
 
 def is_tokens(x: object) -> bool:
@@ -26,6 +27,71 @@ def is_tokens(x: object) -> bool:
     (True, False)
     """
     return isinstance(x, Tensor) and x.dtype in (torch.int64, torch.int32) and x.ndim == 2 and x.numel() > 0
+
+
+USUAL_NAMES = ("input_ids", "ids", "tokens", "0")
+"""Names of the token ids among several integer inputs, if more than one of them is embedded."""
+
+
+class WithMasks(Adapter):
+    """A model of token ids and other inputs, such as a padding mask, as a function of the ids alone."""
+
+    def __init__(self, model: nn.Module, several: Several, place: int) -> None:
+        super().__init__(model)
+        self.several = several
+        self.place = place
+        """Position of the token ids among the inputs."""
+        self.number = 0
+        """Index of the example whose other inputs are used."""
+
+    @property
+    def ids(self) -> Tensor:
+        """The token ids, (batch, token)."""
+        return self.several.tensors[self.place]
+
+    def forward(self, ids: Tensor) -> Any:
+        """Run the model on these ids, (row, token), next to the other inputs of one example."""
+        tensors = [tensor[self.number : self.number + 1] for tensor in self.several.tensors]
+        own = [tensor.expand(len(ids), *tensor.shape[1:]).contiguous() for tensor in tensors]
+        own[self.place] = ids
+        return self.several.call(self.model, own)
+
+    def rerun(self, model: nn.Module) -> Any:
+        """Run the model itself on all examples."""
+        return self.several.call(model, [tensor.clone() for tensor in self.several.tensors])
+
+    def unpacked(self, maps: Tensor) -> Any:
+        """Return the maps of the tokens in the structure of the inputs; None for the others."""
+        return self.several.arranged({self.place: maps})
+
+
+def among_masks(several: Several, model: nn.Module, embedding: str | None) -> "FromEmbedding":
+    """Find the token ids among several integer inputs by the embedding that the model applies to them.
+
+    Raises `ShapeError` if no input is embedded, and `ConfigError` if several could be meant.
+    """
+    found: dict[str, FromEmbedding] = {}
+    reasons: list[str] = []
+    for place, (name, tensor) in enumerate(zip(several.names, several.tensors, strict=True)):
+        if is_tokens(tensor):
+            candidate = FromEmbedding(WithMasks(model, several, place), embedding)
+            try:
+                candidate.locate(tensor)
+                found[name] = candidate
+            except (ConfigError, ShapeError) as error:
+                reasons.append(f"{name}: {error}")
+    usual = [name for name in USUAL_NAMES if name in found]
+    if len(found) > 1 and not usual:
+        raise ConfigError(
+            f"the inputs {', '.join(found)} are all embedded, so it is unclear which holds the tokens; name its "
+            f"embedding with embedding={next(iter(found.values()))._name!r}."
+        )
+    if not found:
+        raise ShapeError(
+            f"none of the inputs {', '.join(several.names)} holds floats or embedded token ids, so none has relevance; "
+            f"pass at least one as floats. {' '.join(reasons)}".strip()
+        )
+    return found[usual[0] if usual else next(iter(found))]
 
 
 class FromEmbedding(Adapter):
@@ -75,7 +141,9 @@ class FromEmbedding(Adapter):
         try:
             with torch.no_grad(), Lookups(first, note):
                 self.model(first)
-        except (RuntimeError, TypeError, IndexError) as error:
+        except PellucidError:
+            raise
+        except INPUT_ERRORS as error:
             received = f"{tuple(ids.shape)} {ids.dtype}, from {int(ids.min())} to {int(ids.max())}"
             raise ShapeError(
                 f"the model fails on the token ids ({received}): {error}; expected ids within its vocabulary, "

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Subject, Target, for_each_target
 from pellucid.attribution._class_activation import check_images, upsampled
+from pellucid.attribution._places import Fold, last_tokens
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.tape import Addition, Affine, Move, Node, Tape
@@ -37,14 +38,32 @@ class Cam(Attribution):
         check_images(images)
         tape = subject.record(images)
         with torch.no_grad():
-            values, slope, place = _pooled(tape, target.slope(tape.logits), images)
+            values, slope, place = _pooled(tape, target.slope(tape.logits), images, _Tokens(subject, images))
             plain = (values * slope).sum(1)
         relevance = upsampled(plain.clamp(min=0) if self.relu else plain, images)
         notes = (f"feature maps from the input of {place}: {'×'.join(map(str, values.shape[1:]))}",)
         return Outcome(relevance, tape.logits, target.classes(tape.logits), details={"map": plain}, notes=notes)
 
 
-def _pooled(tape: Tape, slope: Tensor, images: Tensor) -> tuple[Tensor, Tensor, str]:
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """Folds pooled tokens to the plane."""
+
+    subject: Subject
+    images: Tensor
+
+    def fold(self, slope: Tensor) -> Fold | None:
+        """Return how to fold the tokens that the network pools, by their slope; None if it uses other tokens."""
+        with torch.enable_grad():
+            found = last_tokens(self.subject, self.images[:1])
+        if found is None or found.shape[1:] != slope.shape[1:]:
+            return None
+        # a class token has a slope, too, but no position
+        is_whole = torch.isclose(found.fold(slope).abs().sum(), slope.abs().sum())
+        return found.fold if bool(is_whole) else None
+
+
+def _pooled(tape: Tape, slope: Tensor, images: Tensor, tokens: _Tokens) -> tuple[Tensor, Tensor, str]:
     """Return the pooled maps, (batch, channel, …), the weight of each map's mean, and the operation that uses them.
 
     Backpropagates `slope`, the slope of the score, from the logits for as long as the operations are affine.
@@ -64,6 +83,9 @@ def _pooled(tape: Tape, slope: Tensor, images: Tensor) -> tuple[Tensor, Tensor, 
         slot, slope, consumer = node.inputs[place] or 0, back, node.place
         # The image is no output of an operation, so it has no producer.
         value = images if slot == tape.image else _output(producers[slot])
+        is_row = slope.ndim == 3 < images.ndim and sum(size > 1 for size in slope.shape[1:]) > 1
+        if is_row and value is not None and (fold := tokens.fold(slope)) is not None:
+            value, slope = fold(value), fold(slope)
     return *_maps_and_weights(value, slope, consumer), consumer
 
 

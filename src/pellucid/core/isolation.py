@@ -144,9 +144,9 @@ def raise_translated(error: Exception) -> None:
     # torch writes the first letter in upper or lower case
     if "nference tensor" in str(error):
         raise ModelError(
-            "a weight or buffer of the model (or a tensor used by the target function) was created under "
-            "torch.inference_mode(), and torch cannot compute derivatives with it; create it outside inference mode, "
-            "for example under torch.no_grad()."
+            "a tensor of the model that is neither a parameter nor a buffer (or one used by the target function) was "
+            "created under torch.inference_mode(), and torch cannot compute derivatives with it; create it outside "
+            "inference mode, for example under torch.no_grad(), or register it as a buffer."
         ) from error
     if "torch.compile region" in str(error):
         raise UnsupportedOperation(_TRACED) from error

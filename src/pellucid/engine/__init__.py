@@ -14,7 +14,7 @@ On the path of one explanation:
 
 Other files:
 
-- `inputs`, `input_errors`: what users pass as inputs, and the errors of models that do not accept it
+- `arrays`, `inputs`, `input_errors`: what users pass as inputs, and the errors of models that do not accept it
 - `outputs`: the selection of one tensor among several outputs
 - `lockstep`: DeepLIFT, by two passes in lockstep
 - `patterns`: the statistics of PatternNet and PatternAttribution

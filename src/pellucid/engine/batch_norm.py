@@ -16,7 +16,7 @@ normalized that way (weight standardization): that mixes no images.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -64,7 +64,7 @@ class _Form:
     is_of_input: bool = False
     """Default of whether the input's own statistics are used, for functions without such an argument."""
 
-    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Norm:
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Norm:
         """Read the arguments of a call."""
         named = {**dict(zip(self.order, args, strict=False)), **kwargs}
         return Norm(
@@ -160,12 +160,12 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.ndim in formats and x.is_contiguous(memory_format=formats[x.ndim])
 
 
-def read_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Norm:
+def read_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Norm:
     """Read the arguments of a call of a norm, whose order differs between torch's functions."""
     return NORMS[func].read(args, kwargs)
 
 
-def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def uses_batch_statistics(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """True for a batch norm that uses the statistics of the batch."""
     form = NORMS.get(func)
     return form is not None and not form.is_instance and form.read(args, kwargs).is_of_input

@@ -32,7 +32,7 @@ def raise_input_error(error: Exception, model: Any, received: str, x: Tensor | N
     `received` describes the input, and `x` is that input if there is a single one. Exceptions of the user's own types,
     and those whose message is not about shapes, dtypes, devices or arguments, are raised unchanged.
     """
-    raise_translated(error)
+    raise_translated(error)  # such as the guards of an exported program, which have their own advice
     if not _is_from_a_library(error):
         raise error
     misfit = _misfit(error.__traceback__, model)
@@ -57,7 +57,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _misfit(traceback: TracebackType | None, model: Any) -> str:
-    """Describe the innermost layer in the traceback whose input has the wrong size; empty if there is none."""
+    """Describe the innermost layer in the traceback whose input has the wrong size; empty without one."""
     found = ""
     while traceback is not None:
         scope = traceback.tb_frame.f_locals

@@ -7,22 +7,18 @@ A model with several inputs takes them as a tuple or list (positional arguments)
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
-from pellucid.engine.model import device_of, dtype_of
+from pellucid.engine.arrays import EXPECTED, check_tensor, converted, described, is_numbers, shown, unsuitable
 
-__all__ = ["Several", "as_inputs", "check_is_loader", "check_is_model", "check_tensor", "described", "one_tensor"]
+__all__ = ["Several", "as_inputs", "check_is_loader", "check_is_model", "one_tensor"]
 
 Constant = bool | int | float | str | None
 Model = nn.Module | Callable[..., Any]
-EXPECTED = "expected a batch of floats in [0, 1], (batch, …), or of token ids as integers, (batch, token)"
-"""Valid images, for messages."""
 
 
 def check_is_model(model: Any, allows_functions: bool = False) -> None:
@@ -35,7 +31,7 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
     is_class = isinstance(model, type)
     if allows_functions and callable(model) and not is_class:
         return
-    received = f"the class {model.__name__}" if is_class else "a function" if callable(model) else _short(model)
+    received = f"the class {model.__name__}" if is_class else "a function" if callable(model) else shown(model)
     expected = "a torch.nn.Module or a function of tensors" if allows_functions else "a torch.nn.Module"
     way_out = "pass a module"
     if is_class:
@@ -52,27 +48,7 @@ def check_is_loader(loader: Any, what: str) -> None:
     """
     is_array = isinstance(loader, Tensor | np.ndarray | nn.Module | str | bytes | Mapping | type)
     if is_array or not isinstance(loader, Iterable):
-        raise ConfigError(f"{what} is {_short(loader)}; expected a loader, or a list of batches such as [images].")
-
-
-def check_tensor(tensor: Tensor, what: str = "the images") -> None:
-    """Raise `ShapeError` for a tensor that cannot be differentiated or holds no plain values.
-
-    >>> check_tensor(torch.zeros(2, 3))
-    """
-    problem, way_out = "", ""
-    if tensor.is_nested:
-        problem, way_out = "a nested tensor", "pad it: torch.nested.to_padded_tensor(x, 0.0)"
-    elif tensor.is_meta:
-        problem, way_out = "a tensor on the meta device, which has no values", "pass a tensor with values"
-    elif tensor.is_quantized:
-        problem, way_out = "a quantized tensor", "convert it: x.dequantize()"
-    elif tensor.layout is not torch.strided:
-        problem, way_out = f"a tensor of layout {tensor.layout}", "convert it: x.to_dense()"
-    elif tensor.is_complex():
-        problem, way_out = f"a complex tensor ({tensor.dtype})", "pass real and imaginary part as channels"
-    if problem:
-        raise ShapeError(f"{what}: got {problem}; expected a dense tensor of real numbers. To fix this, {way_out}.")
+        raise ConfigError(f"{what} is {shown(loader)}; expected a loader, or a list of batches such as [images].")
 
 
 def one_tensor(x: Any, model: Model | None = None, what: str = "the images") -> Tensor:
@@ -104,20 +80,11 @@ def as_inputs(x: Any, model: Model | None = None, what: str = "the images") -> "
     if isinstance(x, Tensor):
         check_tensor(x, what)
         return x
-    if isinstance(x, np.ndarray) or _is_numbers(x):
-        return _converted(x, model, what)
+    if isinstance(x, np.ndarray) or is_numbers(x):
+        return converted(x, model, what)
     if isinstance(x, tuple | list | Mapping):
         return Several.of(x, model, what)
-    raise _unsuitable(x, what)
-
-
-def described(tensor: Tensor) -> str:
-    """Describe a tensor by shape and dtype, for messages.
-
-    >>> described(torch.zeros(2, 3))
-    '(2, 3) torch.float32'
-    """
-    return f"{tuple(tensor.shape)} {tensor.dtype}"
+    raise unsuitable(x, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +99,13 @@ class Several:
     """Path of each tensor in the structure: its key or position."""
     tensors: tuple[Tensor, ...]
     style: str
-    """How the model takes the inputs: by `positions`, as `keywords` or as a single `argument`."""
+    """Calling convention of the model: `positions`, `keywords`, or a single `argument`."""
 
     @classmethod
     def of(cls, x: Any, model: Model | None, what: str = "the images") -> "Several":
         """Collect the tensors in a structure.
 
-        Raises `ShapeError` if there are none, if their batch sizes differ, or if the parameters of the model's
+        Raises `ShapeError` if it contains none, if their batch sizes differ, or if the parameters of the model's
         `forward` do not match.
         """
         names, tensors = list[str](), list[Tensor]()
@@ -146,8 +113,8 @@ class Several:
         def convert(value: Any, name: str) -> Any:
             if value is None or isinstance(value, bool | int | float | str | np.generic):
                 return value
-            if not isinstance(value, Tensor) and not isinstance(value, np.ndarray) and not _is_numbers(value):
-                raise _unsuitable(value, f"the input {name!r}")
+            if not isinstance(value, Tensor) and not isinstance(value, np.ndarray) and not is_numbers(value):
+                raise unsuitable(value, f"the input {name!r}")
             tensor = as_inputs(value, model, f"the input {name!r}")
             assert isinstance(tensor, Tensor)
             names.append(name)
@@ -161,7 +128,7 @@ class Several:
 
     def _check(self, x: Any, what: str) -> None:
         if not self.tensors:
-            raise ShapeError(f"{what}: got {_short(x)}, which contains no tensors; {EXPECTED}.")
+            raise ShapeError(f"{what}: got {shown(x)}, which contains no tensors; {EXPECTED}.")
         size = self.tensors[0].shape[:1]
         if not size or any(tensor.shape[:1] != size for tensor in self.tensors):
             shapes = ", ".join(f"{name}: {tuple(t.shape)}" for name, t in zip(self.names, self.tensors, strict=True))
@@ -225,7 +192,7 @@ def _mapped(x: Any, convert: Callable[[Any, str], Any], name: str = "") -> Any:
     joint = f"{name}." if name else ""
     if isinstance(x, Mapping):
         return {key: _mapped(value, convert, f"{joint}{key}") for key, value in x.items()}
-    if isinstance(x, tuple | list) and not (name and _is_numbers(x)):
+    if isinstance(x, tuple | list) and not (name and is_numbers(x)):
         values = [_mapped(value, convert, f"{joint}{place}") for place, value in enumerate(x)]
         if hasattr(x, "_fields"):
             return type(x)(*values)
@@ -258,7 +225,7 @@ def _shared(value: Any) -> Any:
 
 
 def _style(model: Model, structure: Any) -> str:
-    """Return how the model takes its inputs, from the parameters of its `forward`."""
+    """Return the calling convention that the parameters of the model's `forward` require."""
     is_named = isinstance(structure, Mapping)
     function = model.forward if isinstance(model, nn.Module) else model
     own = "keywords" if is_named else "positions"
@@ -285,51 +252,3 @@ def _style(model: Model, structure: Any) -> str:
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _is_numbers(x: Any) -> bool:
-    """True for nested lists or tuples of numbers (of which the first of each level is looked at)."""
-    while isinstance(x, tuple | list) and len(x):
-        x = x[0]
-        if isinstance(x, Number | np.generic) and not isinstance(x, bool | complex):
-            return True
-    return False
-
-
-def _converted(x: Any, model: Model | None, what: str) -> Tensor:
-    """Convert an array or nested lists of numbers to a tensor."""
-    try:
-        array = np.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"{what}: the lists have different lengths ({error}); {EXPECTED}.") from error
-    if array.dtype.kind not in "fiub":
-        raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.")
-    is_module = isinstance(model, nn.Module)
-    if array.dtype.kind == "f":
-        dtype = dtype_of(model) if isinstance(model, nn.Module) else torch.get_default_dtype()
-        array = array.astype(np.float64 if array.dtype.itemsize > 4 else np.float32)
-        tensor = torch.tensor(np.ascontiguousarray(array), dtype=dtype, device="cpu")
-    else:
-        try:
-            tensor = torch.tensor(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))), device="cpu")
-        except TypeError as error:  # integers wider than torch knows
-            raise ShapeError(f"{what}: got an array of {array.dtype}; {EXPECTED}.") from error
-    return tensor.to(device_of(model)) if is_module and isinstance(model, nn.Module) else tensor
-
-
-def _unsuitable(x: Any, what: str) -> ShapeError:
-    way_out = ""
-    if type(x).__module__.startswith("PIL."):
-        way_out = (
-            " Convert the image as for the model's training, for example: "
-            "torch.from_numpy(numpy.array(image)).permute(2, 0, 1)[None] / 255."
-        )
-    return ShapeError(f"{what}: got {_short(x)}; {EXPECTED}.{way_out}")
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    kind = type(value).__name__
-    if value is None:
-        return "None"
-    return f"{kind} {text if len(text) <= 60 else text[:57] + '…'}"

@@ -111,7 +111,8 @@ def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
 def _unoptimized(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
     """Turn TorchScript's optimizer off if there are scripted modules: it fails under modes that watch operators."""
     is_scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
-    return torch.jit.optimized_execution(False) if is_scripted else nullcontext()
+    switch: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]  # public, but not exported by name
+    return switch(False) if is_scripted else nullcontext()
 
 
 def _usable(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:

@@ -161,7 +161,7 @@ def _splits(step: int | str) -> list[tuple[int | str, str]]:
 
 
 def _place(key: int | str, entries: Entries, value: Any) -> int | str | None:
-    """Return the entry that a key or an index means; None if there is none."""
+    """Return the name of the entry that a key or an index selects; None if it selects nothing."""
     if key in entries:
         return key
     if isinstance(key, str):  # the keys of a dict may be integers

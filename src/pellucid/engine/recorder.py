@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.axes import probed_axis
-from pellucid.engine.batch_norm import refuse_batch_statistics
+from pellucid.engine.batch_norm import refuse_batch_statistics, uses_batch_statistics
 from pellucid.engine.call import Call, record_unknown
 from pellucid.engine.canonical import canonical
 from pellucid.engine.memory import Memory, Overlay
@@ -193,7 +193,7 @@ class Recorder(TorchFunctionMode):
         try:
             result = entry.handler(call, *args, **kwargs)
         except UnsupportedOperation:
-            if not self.takes_unknown or entry.traits.family == "query":
+            if not self.takes_unknown or entry.traits.family == "query" or uses_batch_statistics(func, args, kwargs):
                 raise
             result = record_unknown(call, *args, **kwargs)
         if target is not None and isinstance(result, Tensor):

@@ -223,7 +223,21 @@ def substitute(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
 _IN_PLACE = {f"__i{name}__" for name in _OPERATORS} | {"__setitem__"}
 
 

@@ -21,6 +21,7 @@ from pellucid.core.errors import UnsupportedOperation
 __all__ = [
     "Network",
     "check_hidden_norms",
+    "check_hidden_paths",
     "check_model",
     "fixed",
     "holds_script",
@@ -33,7 +34,7 @@ Network = nn.Module | ExportedProgram
 """A model as users pass it; `unwrap` makes a module of it."""
 
 Need = Literal["passes", "derivatives", "layer", "operations", "training"]
-"""What a computation needs: forward passes, derivatives, the output of a layer, every operation, or new weights."""
+"""Requirement of a computation: forward passes, derivatives, the output of a layer, every operation, or new weights."""
 
 _exported: "WeakKeyDictionary[object, nn.Module]" = WeakKeyDictionary()
 """The module of each exported program, so that unwrapping it twice gives the same module."""
@@ -50,10 +51,10 @@ def unwrap(model: Network) -> nn.Module:
     True
     """
     inside: Any = model
-    while (kind := _kind(type(inside))) in ("parallel", "compiled"):
+    while (kind := _kind_of(inside)) in ("parallel", "compiled"):
         inside = inside.module if kind == "parallel" else inside._orig_mod
     if kind != "exported":
-        return inside  # type: ignore[no-any-return]
+        return inside
     if inside not in _exported:
         _exported[inside] = inside.module()
     return _exported[inside]
@@ -73,9 +74,14 @@ _WRAPPERS = {
 """Kinds of wrapper by the name of a class of torch's, so that none of them has to be imported."""
 
 
+def _kind_of(model: object) -> str:
+    """Return the kind of wrapper that a module is; an empty string for ordinary ones."""
+    kind: Any = type(model)
+    return _kind(kind)
+
+
 @lru_cache(maxsize=512)
 def _kind(kind: type) -> str:
-    """Return the kind of wrapper that a class is; an empty string for ordinary modules."""
     for base in kind.__mro__:
         if base.__module__.startswith("torch.") and base.__name__ in _WRAPPERS:
             return _WRAPPERS[base.__name__]
@@ -93,7 +99,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
     >>> check_model(nn.Sequential(nn.Linear(2, 2)), "operations")
     """
     for module in _modules_of(model):
-        kind = _kind(type(module))
+        kind = _kind_of(module)
         if not kind:
             continue
         name = next(path for path, part in model.named_modules() if part is module)
@@ -101,12 +107,12 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
             _refuse_sharded(name, module)
         if need == "training" and kind in ("scripted", "program", "quantized"):
             raise UnsupportedOperation(
-                f"{_place(name)} is a {type(module).__name__}, which cannot be trained anew; pass the model as it was "
+                f"{_place(name)} is a {type(module).__name__}, which cannot be retrained; pass the model as it was "
                 "before it was scripted, exported or quantized."
             )
         if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
             _refuse_script(name, need)
-        if kind == "calibrated" and bool(module.observer_enabled.any()):
+        if kind == "calibrated" and _is_observing(module):
             raise UnsupportedOperation(
                 f"{_place(name)} is a {type(module).__name__} that adapts to its inputs, so the model is another one "
                 "after every pass; call model.apply(torch.ao.quantization.disable_observer) first."
@@ -118,6 +124,10 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
                 "that needs only forward passes, such as 'occlusion' or 'rise'."
             )
     _check_sharding(model)
+
+
+def _is_observing(module: Any) -> bool:
+    return bool(module.observer_enabled.any())
 
 
 def _check_sharding(model: nn.Module) -> None:
@@ -136,7 +146,7 @@ def holds_script(model: nn.Module) -> bool:
     >>> holds_script(nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))))
     True
     """
-    return any(_kind(type(module)) == "scripted" for module in _modules_of(model))
+    return any(_kind_of(module) == "scripted" for module in _modules_of(model))
 
 
 def _modules_of(model: nn.Module) -> Iterator[nn.Module]:
@@ -145,7 +155,7 @@ def _modules_of(model: nn.Module) -> Iterator[nn.Module]:
     while waiting:
         module = waiting.pop()
         yield module
-        if _kind(type(module)) != "scripted":
+        if _kind_of(module) != "scripted":
             inside = [child for child in module._modules.values() if child is not None and child not in seen]
             waiting += inside
             seen.update(inside)
@@ -226,6 +236,28 @@ def check_hidden_norms(model: object, *image: Tensor) -> None:
         )
 
 
+def check_hidden_paths(model: object, way_out: str) -> None:
+    """Raise `UnsupportedOperation` if code inside TorchScript cuts values off from the input with `detach`.
+
+    Outside TorchScript, the values that lose their gradient are followed one by one; inside, only the code can be read.
+
+    >>> check_hidden_paths(torch.jit.trace(nn.ReLU(), torch.zeros(1)), "")
+    """
+    for module in _modules_of(model) if isinstance(model, nn.Module) else ():
+        if _kind_of(module) == "scripted":
+            graph: Any = getattr(module, "inlined_graph", None)
+            cuts = [kind for kind in ("aten::detach", "aten::detach_", "prim::data") if _holds(graph, kind)]
+            if cuts:
+                raise UnsupportedOperation(
+                    f"{cuts[0]} inside TorchScript may cut the output off from the input (entirely or in part), so the "
+                    f"derivative could be silently wrong. Remove it from the model, {way_out}"
+                )
+
+
+def _holds(graph: Any, kind: str) -> bool:
+    return graph is not None and bool(graph.findAllNodes(kind, True))
+
+
 class _HiddenNorms(TorchDispatchMode):
     """Notes batch norms with batch statistics, also inside TorchScript, where no function mode sees them."""
 
@@ -244,7 +276,7 @@ class _HiddenNorms(TorchDispatchMode):
 
 
 def is_probabilities(logits: Tensor) -> bool:
-    """True if every row sums to 1 like a softmax, or is the logarithm of such a row.
+    """True if every row is a softmax, and so sums to 1, or the logarithm of one.
 
     >>> is_probabilities(torch.rand(3, 4).softmax(1)), is_probabilities(torch.rand(3, 4))
     (True, False)

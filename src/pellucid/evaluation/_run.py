@@ -17,8 +17,9 @@ from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
+from pellucid.engine.arrays import described
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.inputs import check_is_model, described, one_tensor
+from pellucid.engine.inputs import check_is_model, one_tensor
 from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
 from pellucid.evaluation._case import KINDS, Case, Explainer, Kind, Retrain, label_of, per_place, with_options

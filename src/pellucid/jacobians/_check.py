@@ -12,7 +12,8 @@ from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.core.showing import Shown
-from pellucid.engine.inputs import check_is_model, described, one_tensor
+from pellucid.engine.arrays import described
+from pellucid.engine.inputs import check_is_model, one_tensor
 from pellucid.engine.model import Network, check_model, dtype_of, frozen, images_per_chunk, unwrap
 from pellucid.engine.wrapping import check_hidden_norms
 from pellucid.jacobians._algorithms.differences import STEP

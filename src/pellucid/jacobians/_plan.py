@@ -8,7 +8,7 @@ from torch.linalg import vector_norm
 
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.engine.derivatives import check_graph, listed
-from pellucid.engine.wrapping import check_hidden_norms
+from pellucid.engine.wrapping import check_hidden_norms, check_hidden_paths
 from pellucid.jacobians._graph import Cut, narrowest_cut
 from pellucid.jacobians._kernels import SMALL_BATCH, KernelSwap
 from pellucid.jacobians._missing import WAY_OUT, zero_outputs
@@ -148,6 +148,7 @@ def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, 
     """Run one forward pass under `PathWatch`; return the chosen output and the pass's signature."""
     copies = [leaf.clone() for leaf in leaves]  # copies, because the model may modify its inputs in place
     check_hidden_norms(problem.model, *(leaf[:1] for leaf in leaves))
+    check_hidden_paths(problem.model, f"or {WAY_OUT}")
     with PathWatch(problem.model) as watch:
         returned = problem.run(copies)
     output = problem.chosen(returned, leaves)

@@ -14,9 +14,10 @@ from torch.export import ExportedProgram
 
 from pellucid.core.errors import PellucidError, ShapeError
 from pellucid.core.isolation import preserved_random_state
+from pellucid.engine.arrays import check_tensor, described
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
-from pellucid.engine.inputs import Several, as_inputs, check_is_model, check_tensor, described
+from pellucid.engine.inputs import Several, as_inputs, check_is_model
 from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_alone, unwrap
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.outputs import Chooser, check_chooser, choose_output

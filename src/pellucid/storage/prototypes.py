@@ -95,10 +95,10 @@ def _checked_shape(shape: object) -> tuple[int, int, int]:
     sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
     if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ConfigError(
-            f"got image_shape={shape!r}; prototypes are images, so pass (channels, height, width), three positive "
-            "whole numbers. There are no priors for signals, volumes and tables."
+            f"got image_shape={shape!r}; expected positive (channels, height, width), since prototypes are images: "
+            "there are no priors for signals, volumes and tables."
         )
-    return sizes  # type: ignore[return-value]  # the length is known
+    return sizes
 
 
 def _density(prior: str, options: dict[str, Any], origin: Origin | None, seed: int) -> Density:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 from pellucid.core.isolation import raise_translated
 from pellucid.core.types import Images
+from pellucid.engine.arrays import check_tensor
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
 from pellucid.engine.input_errors import INPUT_ERRORS
-from pellucid.engine.inputs import check_tensor
 from pellucid.engine.model import AutocastWatch, check_model, dtype_of
 from pellucid.engine.wrapping import check_hidden_norms
 

@@ -225,10 +225,3 @@ def distance(call: Call, x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e
     """Record the norm of a difference along the last axis."""
     with call.recorder:
         return torch.norm(x1 - x2 + eps, p, -1, keepdim)
-
-
-@operation("hypot", family="arithmetic", is_elementwise=True)
-def hypotenuse(call: Call, input: Tensor, other: Tensor) -> Tensor:
-    """Record √(a² + b²)."""
-    with call.recorder:
-        return (input.square() + other * other).sqrt()

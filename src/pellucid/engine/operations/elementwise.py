@@ -58,7 +58,7 @@ def bounded_by_its_input(call: Call, input: Tensor, *others: object, **_kwargs: 
 @_smooth("sigmoid", is_gate=True)
 @_smooth("softplus", "threshold")
 @_activation("expit", "hardsigmoid", is_gate=True)
-@_activation("logsigmoid", "hardtanh", "cos", "cosh", "erfc", "acos", "arccos", "sinc", "log_ndtr", "ndtr")
+@_activation("logsigmoid", "hardtanh", "cos", "cosh", "erfc", "acos", "arccos", "sinc")
 @_clamp("clamp", "clip", "clamp_min", "clamp_max")
 def shifted(call: Call, input: Tensor, *others: object, **_kwargs: object) -> Tensor:
     """Record a function with f(0) ≠ 0, whose value at 0 is absorbed."""
