@@ -37,6 +37,7 @@ GUIDES = {
     "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
     "targets": ROOT / "docs" / "targets.md",
+    "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
     "glossary": ROOT / "docs" / "glossary.md",

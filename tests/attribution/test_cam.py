@@ -104,3 +104,31 @@ def test_non_spatial_inputs_are_refused() -> None:
         create_analyzer("cam", nn.Sequential(nn.Flatten(), nn.Linear(100, 3)).double()).analyze(
             torch.rand(2, 1, 10, 10).double()
         )
+
+
+class Caching(nn.Module):
+    """A network that computes a constant in its first forward pass only, with two convolutions that look alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+        self.steps, self.kept = 1, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = torch.ones(1).to(x)
+            for _ in range(self.steps):
+                self.kept = self.kept * 0.5
+        return self.head(self.second(self.first(x * self.kept)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 40])
+def test_a_cache_filled_by_the_first_pass_does_not_change_the_layer(steps: int) -> None:
+    torch.manual_seed(0)
+    model, x = Caching().double().eval(), torch.rand(2, 3, 8, 8).double()
+    model.steps = steps
+    maps = create_analyzer("grad_cam", model, relu=False).explain(x, 1).details["map"]
+    values = model.second(model.first(x * model.kept)).detach().requires_grad_()
+    slope = torch.autograd.grad(model.head(values.mean((2, 3)))[:, 1].sum(), values)[0]
+    torch.testing.assert_close(maps, (slope.mean((2, 3), keepdim=True) * values).sum(1).detach())

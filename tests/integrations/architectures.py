@@ -87,7 +87,8 @@ def find(name: str) -> Architecture:
 
 
 def _logits(output: Any) -> Tensor:
-    return output.logits
+    logits: Tensor = output.logits
+    return logits if logits.ndim == 2 else logits[:, -1, :CLASSES]  # of the next token
 
 
 def _timm(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

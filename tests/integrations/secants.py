@@ -95,6 +95,8 @@ class Secants(TorchFunctionMode):
         given = {key: value for key, value in kwargs.items() if key != "inplace"}
         value = self._value(func, plain, args, given)
         if value is NotImplemented:
+            if plain.startswith(("conv", "linear", "addmm")) and _both(*args[:2]):
+                raise Unknown(f"{name} of two signals")
             if plain not in LINEAR | MOVES | PRODUCTS | QUOTIENTS | MATRIX_PRODUCTS | REPLACED.keys() and _computes(
                 name
             ):

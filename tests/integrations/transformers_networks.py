@@ -154,6 +154,11 @@ TEXTS: dict[str, dict[str, Any]] = {
     },
 }
 
+CAUSAL: dict[str, dict[str, Any]] = {
+    "Mamba": {"vocab_size": 64, "hidden_size": 96, "num_hidden_layers": 2, "state_size": 8, "pad_token_id": 0},
+}
+"""Language models without a head for sequences, explained by the logits of the next token."""
+
 
 def _build(stem: str, task: str, options: dict[str, Any]) -> Builder:
     def build() -> nn.Module:
@@ -167,4 +172,5 @@ def _build(stem: str, task: str, options: dict[str, Any]) -> Builder:
 TRANSFORMERS: dict[str, tuple[Builder, tuple[int, ...]]] = {
     **{stem: (_build(stem, "ImageClassification", options), _IMAGE) for stem, options in IMAGES.items()},
     **{stem: (_build(stem, "SequenceClassification", options), (TOKENS,)) for stem, options in TEXTS.items()},
+    **{stem: (_build(stem, "CausalLM", options), (TOKENS,)) for stem, options in CAUSAL.items()},
 }

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.attribution import Attribution, Outcome, Subject, Target, for_each_target
-from pellucid.attribution._layers import Layer, find_layer, read_layer
+from pellucid.attribution._layers import Layer, read_layer
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.engine.input_errors import INPUT_ERRORS
 
@@ -50,8 +50,7 @@ class ClassActivation(Attribution):
     @for_each_target
     def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
         check_images(images)
-        layer = find_layer(subject, images, self.layer)
-        read = read_layer(subject, images, target, layer)
+        layer, read = read_layer(subject, images, target, self.layer)
         # The gradient has the layout of the values, so one reordering fits both.
         values, gradient = (self._arranged(tensor, layer, images) for tensor in (read.values, read.gradient))
         plain = self.weigh(values, gradient)

@@ -23,6 +23,10 @@ from pellucid.engine.wrapping import check_model
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 
 
+class _ControlFlowDiffers(ModelError):
+    """The call that provides the feature maps is not where it was in the last forward pass."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """The module or function call whose output provides the feature maps."""
@@ -92,18 +96,35 @@ def _check_uses(name: str, count: int) -> None:
         raise ModelError(f"layer {name!r} is used {count} times in a forward pass, but must be used once; {advice}.")
 
 
-def read_layer(subject: Subject, images: Tensor, target: Target, layer: Layer) -> Read:
-    """Read the layer's output and the gradient of the explained score with respect to it.
+def read_layer(subject: Subject, images: Tensor, target: Target, name: str | None) -> tuple[Layer, Read]:
+    """Find a layer, and read its output and the gradient of the explained score with respect to it.
 
-    The layers before it run without gradients. Raises `ModelError` if the score does not depend on the layer.
+    The layers before it run without gradients. Raises `ModelError` if the score does not depend on the layer, and the
+    errors of `find_layer`.
     """
+    layer = find_layer(subject, images, name)
+    try:
+        return layer, _read(subject, images, target, layer)
+    except _ControlFlowDiffers:
+        # some models compute constants in their first pass only, such as attention biases in eval mode
+        subject.layers.clear()
+        layer = find_layer(subject, images, name)
+        return layer, _read(subject, images, target, layer)
+
+
+def _read(subject: Subject, images: Tensor, target: Target, layer: Layer) -> Read:
     probe = _Probe()
     if layer.call is None:
         with _observed(subject.model, layer.name, probe):
             logits = subject.logits(images, within=nullcontext())
     else:
-        logits = subject.logits(images, within=_CallProbe(layer, probe))
+        logits = subject.logits(images, within=_CallProbe(layer, probe, Recorder(subject.model, images[:1])))
     subject.settle(images)
+    if layer.call is not None and not probe.seen:
+        raise _ControlFlowDiffers(
+            f"the feature maps came from {layer.name} in the last forward pass, but the model makes fewer calls now; "
+            "name a layer with layer='…'."
+        )
     _check_uses(layer.name, len(probe.seen))
     values, zeros = probe.seen[0]
     scores = target.scores(logits).sum()
@@ -175,9 +196,10 @@ def _observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Itera
 class _CallProbe(TorchFunctionMode):
     """Apply a probe to the output of one function call of a forward pass."""
 
-    def __init__(self, layer: Layer, probe: _Probe) -> None:
+    def __init__(self, layer: Layer, probe: _Probe, recorder: Recorder) -> None:
         super().__init__()
         self._layer, self._probe, self._count = layer, probe, 0
+        self._recorder = recorder  # never entered, only used for module names
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = func(*args, **(kwargs or {}))
@@ -185,14 +207,21 @@ class _CallProbe(TorchFunctionMode):
         # Counted as in `_Search`, so that the index refers to the same call.
         if self._count != self._layer.call:
             return value
-        # A different branch may make the same number of calls, so name and shape must match as well.
-        is_same = self._layer.name.partition(" ")[0] == getattr(func, "__name__", "")
+        # A different branch may make the same number of calls, so name, module and shape must match as well.
+        is_same = self._layer.name == _named(self._recorder, func)
         if not is_same or not isinstance(value, Tensor) or value.shape[1:] != self._layer.shape[1:]:
-            raise ModelError(
-                "the model's control flow differs from the last forward pass; name a layer with layer='…'."
+            raise _ControlFlowDiffers(
+                f"the feature maps came from {self._layer.name} in the last forward pass, but the model's control flow "
+                "differs now; name a layer with layer='…'."
             )
         # An in-place function returns its argument, which later code may also use.
         return self._probe(value, in_place=any(value is tensor for tensor in tensors_in(args)))
+
+
+def _named(recorder: Recorder, func: Callable[..., Any]) -> str:
+    """Name a function and the module that calls it now."""
+    path = recorder.path()
+    return f"{getattr(func, '__name__', '')} in {repr(path) if path else 'the model itself'}"
 
 
 class _Search(TorchFunctionMode):
@@ -225,33 +254,28 @@ class _Search(TorchFunctionMode):
         sources = [self._axes[id(tensor)] for tensor in tensors_in((args, kwargs or {})) if id(tensor) in self._axes]
         outputs = [out for out in tensors_in(value) if out.is_floating_point()] if sources else []
         if outputs:
-            name = getattr(func, "__name__", "")
-            self._check_bypass(name, sources)
+            self._check_bypass(func, sources)
             for out in outputs:
                 axis = channel_axis(func, args, kwargs or {}, sources, out)
                 self._axes[id(out)], self._created[id(out)] = (out, axis), self._count
                 # A passive function of several inputs, such as `cat`, still creates new maps.
                 if len(sources) > 1 or not is_passive(func):
-                    self._note(name, out, axis)
+                    self._note(func, out, axis)
         return value
 
-    def _check_bypass(self, name: str, sources: list[tuple[Tensor, int | None]]) -> None:
+    def _check_bypass(self, func: Callable[..., Any], sources: list[tuple[Tensor, int | None]]) -> None:
         """Note an operation that uses values from before the last maps."""
         if self._last is not None and any(self._created[id(tensor)] < (self._last.call or 0) for tensor, _ in sources):
-            self._bypass = self._named(name)
+            self._bypass = _named(self._recorder, func)
 
-    def _note(self, name: str, out: Tensor, axis: int | None) -> None:
+    def _note(self, func: Callable[..., Any], out: Tensor, axis: int | None) -> None:
         """Note feature maps, or a later output with several positions, such as tokens."""
         places = [size for number, size in enumerate(out.shape) if number not in (0, axis)]
         if out.ndim == self._rank and axis is not None and max(places, default=1) > 1:
-            self._last = Layer(self._named(name), tuple(out.shape), axis, self._count)
+            self._last = Layer(_named(self._recorder, func), tuple(out.shape), axis, self._count)
             self._later = self._bypass = ""
         elif out.ndim > 2 and sum(size > 1 for size in out.shape[1:]) > 1:
-            self._later = f"{self._named(name)}, of shape {tuple(out.shape)}"
-
-    def _named(self, name: str) -> str:
-        path = self._recorder.path()
-        return f"{name} in {path!r}" if path else f"{name} in the model itself"
+            self._later = f"{_named(self._recorder, func)}, of shape {tuple(out.shape)}"
 
     def chosen(self) -> Layer:
         """Return the last layer with feature maps; `ModelError` if there is none, or if the logits also bypass it."""

@@ -328,7 +328,7 @@ def _is_rectifier(up: Tensor, down: Tensor) -> bool:
 
 
 def _rectifies(region: _Region, at_zero: Tensor, up: Tensor, down: Tensor) -> bool | None:
-    """True if a region acts as a rectifier; None if it holds one that Guided Backprop must see by itself."""
+    """True if a region acts as a rectifier; None if it holds a rectifier that Guided Backprop must treat separately."""
     if _is_rectifier(down, up):
         return None  # relu(1 − x)
     if _is_rectifier(up, down):
