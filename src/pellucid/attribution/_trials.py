@@ -108,7 +108,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield update
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: object) -> bool:
     return isinstance(size, Integral) and not isinstance(size, bool) and int(size) >= 1
 
 
