@@ -109,7 +109,9 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, Integral) and type(size) is not bool and int(size) >= 1
+    if isinstance(size, bool):  # an int to Python
+        return False
+    return isinstance(size, Integral) and int(size) >= 1
 
 
 def sizes_of(name: str, sizes: Sizes, default: list[int], shape: Sequence[int], whole: int) -> tuple[int, ...]:
