@@ -14,7 +14,7 @@ MOST_BYTES = 2_000_000_000
 def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a file; raises an `OSError`, whose `strerror` is the reason, for a pipe, a device or one too large.
 
-    Opening a pipe or a device could wait forever, or have effects of its own.
+    Opening a pipe or a device could wait forever, or have side effects.
     """
     # without O_NONBLOCK, opening a pipe would wait for somebody who writes to it
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

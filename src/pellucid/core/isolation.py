@@ -73,7 +73,7 @@ class without_autocast:  # noqa: N801  (reads like torch.no_grad)
 def uncompiled() -> Any:
     """Return a context in which compiled modules and functions run as plain Python. Enter it under the lock.
 
-    Compiled code hides its operations from the modes that watch a forward pass, and would be compiled anew for them.
+    Compiled code hides its operations from the modes that watch a forward pass, and would be recompiled for them.
 
     >>> with exclusive(), uncompiled():
     ...     pass

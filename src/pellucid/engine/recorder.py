@@ -285,7 +285,7 @@ class Recorder(TorchFunctionMode):
         return newest
 
     def _overlaid(self, old: Tensor, written: Tensor, overlay: Overlay) -> Tensor:
-        """Record the value of a tensor of which another tensor has overwritten a part."""
+        """Record the value of a tensor that another tensor has overwritten in part."""
         value = overlay.apply(old, written)
         slots = (self.slot(old), self.slot(written))
         if slots == (None, None):

@@ -49,8 +49,8 @@ def record(
 
     `is_watched` also tracks the operators below the recorded functions, and so finds dependencies on the images that
     the recorder cannot see. This is slower, and a single image suffices. `box` holds the lowest and the highest image;
-    both broadcast to `images`. `with_unknown` also records operations without a rule, of which only the derivative is
-    then known.
+    both broadcast to `images`. `with_unknown` also records operations without a rule, for which only
+    the derivative is known.
 
     Raises `UnsupportedOperation`, naming operation and module, and `BatchMixed` if an operation mixes the images of the
     batch.

@@ -243,7 +243,7 @@ class Softmax(Node):
 
 @dataclass(eq=False, kw_only=True)
 class Unknown(Node):
-    """An operation without a rule, of which only the derivative is known."""
+    """An operation without a rule; only its derivative is known."""
 
     y: Tensor
     """One output, with its autograd graph."""

@@ -203,7 +203,7 @@ def matrix_product(call: Call, input: Tensor, other: Tensor) -> Tensor:
 def grouped_product(
     call: Call, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, bias: Tensor | None = None, **_kwargs: Any
 ) -> Tensor:
-    """Record a product of each group of rows with a matrix of its own, as in a mixture of experts."""
+    """Record a product of each group of rows with its own matrix, as in a mixture of experts."""
     if offs is None or mat_a.ndim != 2 or mat_b.ndim != 3 or bias is not None or call.depends(mat_b):
         call.refuse("does not multiply groups of rows by constant matrices")
     ends = offs.tolist()

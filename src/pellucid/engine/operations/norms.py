@@ -180,7 +180,7 @@ def length(
 
 
 def _length(x: Tensor, order: float, axes: Any, keepdim: bool) -> Tensor:
-    """Return (Σ |x|ᵖ)^(1/p), of which the limits are the largest and the smallest |x|."""
+    """Return (Σ |x|ᵖ)^(1/p), whose limits are the largest and the smallest |x|."""
     if order == 2:
         return torch.sqrt(x.square().sum(axes, keepdim))
     if order == 1:

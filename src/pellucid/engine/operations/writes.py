@@ -17,7 +17,7 @@ __all__ = ["add_at", "assign", "copy", "fill", "ordered", "put", "rearrange", "s
 
 
 def _put_together(call: Call, replay: Callable[..., Any], parts: Sequence[Any]) -> Tensor:
-    """Record a function of `parts`, of which each output element copies one element or is a constant."""
+    """Record a function of `parts` in which each output element copies one element or is a constant."""
     places = [place for place, part in enumerate(parts) if call.depends(part)]
     tracked = [parts[place] for place in places]
 
