@@ -235,9 +235,8 @@ class _Outputs(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") == self.name and isinstance(value, Tensor) and value.requires_grad:
-            kept = value.clone()  # a copy that later in-place operations leave alone, and the rest of the model uses
-            self.seen.append(kept)
-            return kept
+            self.seen.append(value.clone())
+            return self.seen[-1].clone()  # later operations may work in place
         return value
 
 

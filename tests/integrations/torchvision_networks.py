@@ -51,8 +51,8 @@ class Heads(nn.Module):
         features = self.detector.backbone(images)
         maps = list(features.values()) if isinstance(features, dict) else [features]
         if hasattr(self.detector, "rpn"):
-            scores = [score.flatten(1) for score in self.detector.rpn.head(maps)[0]]
-            return torch.stack([score.mean(1) for score in scores], 1)
+            # the proposals have no classes: one score for each shape of anchor, on each scale
+            return torch.cat([score.mean((2, 3)) for score in self.detector.rpn.head(maps)[0]], 1)
         return self.detector.head(maps)["cls_logits"].mean(1)
 
 

@@ -71,9 +71,9 @@ IMAGES: dict[str, dict[str, Any]] = {
     "Hiera": {"image_size": [64, 64], "embed_dim": 48, "depths": [1, 1, 2, 1]},
     "Levit": {
         "image_size": 64,
-        "hidden_sizes": [64, 96, 128],
+        "hidden_sizes": [128, 256, 384],
         "num_attention_heads": [4, 6, 8],
-        "depths": [2, 2, 2],
+        "depths": [2, 3, 4],
         "key_dim": [16, 16, 16],
     },
 }
@@ -155,7 +155,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 }
 
 CAUSAL: dict[str, dict[str, Any]] = {
-    "Mamba": {"vocab_size": 64, "hidden_size": 96, "num_hidden_layers": 2, "state_size": 8, "pad_token_id": 0},
+    "Mamba": {"vocab_size": 64, "hidden_size": 768, "num_hidden_layers": 2, "state_size": 16, "pad_token_id": 0},
 }
 """Language models without a head for sequences, explained by the logits of the next token."""
 
