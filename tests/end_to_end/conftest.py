@@ -8,6 +8,9 @@ import pytest
 
 from pellucid.cli import main
 
+collect_ignore = ["library_calls.py"]
+"""A program that a test runs; it creates tensors of all kinds on import, and some arguments of wrong types."""
+
 SHORT = {
     "pellucid.densities.vae.STEPS": 30,
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,

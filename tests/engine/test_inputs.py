@@ -62,7 +62,6 @@ def test_arrays_and_lists_are_converted(given) -> None:
         ({}, "no tensors"),
         ({1, 2}, "got set"),
     ],
-    ids=str,
 )
 def test_other_types_are_refused(call, given, message) -> None:
     with pytest.raises(ShapeError, match=message):
@@ -134,7 +133,7 @@ def test_an_error_of_the_model_for_another_reason_is_not_disguised() -> None:
         assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("model", [None, "resnet", lambda x: x, nn.Linear, 3, [nn.Linear(2, 2)]], ids=str)
+@pytest.mark.parametrize("model", [None, "resnet", lambda x: x, nn.Linear, 3, [nn.Linear(2, 2)]])
 def test_models_that_are_no_modules_are_refused(model) -> None:
     with pytest.raises(ModelError, match="the model is .*; expected a torch.nn.Module. To fix this,"):
         check_is_model(model)

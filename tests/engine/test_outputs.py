@@ -57,7 +57,6 @@ NESTED = {"out": A, "aux": ({"scores": B}, C), "layer.1": Pair(C, B), 7: A * 2, 
         (NESTED, "aux.0", B),  # its only tensor
         (NESTED, lambda outputs: outputs["out"] + 1, A + 1),
     ],
-    ids=str,
 )
 def test_a_selector_finds_its_tensor(outputs, chooser, expected) -> None:
     assert torch.equal(choose_output(outputs, check_chooser(chooser)), expected)
@@ -97,7 +96,6 @@ def test_a_name_in_a_list_of_dicts_stacks_the_images() -> None:
         (NESTED, lambda outputs: outputs["missing"], ConfigError, "raised KeyError: 'missing'.*a dict with 'out'"),
         (NESTED, lambda outputs: outputs["aux"], ConfigError, "returned a tuple; it must return a tensor"),
     ],
-    ids=str,
 )
 def test_errors_list_the_names_that_exist(outputs, chooser, error, message) -> None:
     with pytest.raises(error, match=message) as raised:
@@ -105,7 +103,7 @@ def test_errors_list_the_names_that_exist(outputs, chooser, error, message) -> N
     assert isinstance(raised.value, PellucidError)
 
 
-@pytest.mark.parametrize("chooser", [True, 1.5, (), ("a", None), "", [0], {}, int, object()], ids=repr)
+@pytest.mark.parametrize("chooser", [True, 1.5, (), ("a", None), "", [0], {}, int, object()])
 def test_other_selectors_are_refused(chooser) -> None:
     with pytest.raises(ShapeError, match="expected an index, a key or field, a path"):
         check_chooser(chooser)
