@@ -64,6 +64,7 @@ def create_analyzer(
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)
     >>> analyzer.analyze(torch.rand(2, 1, 2, 2)).shape
@@ -152,6 +153,7 @@ class Analyzer:
         infinities in inputs, logits or maps. Warns (`CompletenessWarning`) if a map misses its sum, for methods that
         know the sum without extra work.
 
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
         torch.Size([2, 3, 1, 2, 2])
@@ -171,6 +173,7 @@ class Analyzer:
         Warns (`CompletenessWarning`) if a residual exceeds the method's tolerance (`strict` raises `ResidualError`
         instead), and (`AmplificationWarning`) if Σ|R| is more than 100 times the explained logit.
 
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> explanation = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 1, 2, 2), target=1, strict=True)
         >>> bool(explanation.residual.abs().max() < 1e-5)

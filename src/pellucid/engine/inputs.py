@@ -44,6 +44,7 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
 def check_is_loader(loader: Any, what: str) -> None:
     """Raise `ConfigError` unless `loader` is a loader, or a list of batches.
 
+    >>> import torch
     >>> check_is_loader([torch.zeros(2, 3)], "batches")
     """
     is_array = isinstance(loader, Tensor | np.ndarray | nn.Module | str | bytes | Mapping | type)
@@ -74,6 +75,7 @@ def as_inputs(x: Any, model: Model | None = None, what: str = "the images") -> "
     NumPy arrays and nested lists of numbers become tensors on the model's device, floats in its dtype. Raises
     `ShapeError`, which describes what was received, for anything that is not made of numbers.
 
+    >>> import torch
     >>> as_inputs({"image": np.zeros((2, 3)), "mask": torch.ones(2, dtype=torch.bool)}).names
     ('image', 'mask')
     """

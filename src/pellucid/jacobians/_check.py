@@ -75,6 +75,7 @@ def check_jacobian(
     Raises `ModelError` for a model that cannot be copied or run in float64, and `ShapeError` for a Jacobian of the
     wrong shape.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     >>> check = check_jacobian(model, torch.rand(2, 4))
     >>> bool(check.error.max() < 1e-7), check.on_kink.tolist()

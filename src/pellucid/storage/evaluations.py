@@ -56,6 +56,7 @@ def evaluate(
     skipped and listed in `.refused`.
 
     >>> import torch
+    >>> from torch import nn
     >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> result = evaluate(linear, torch.rand(4, 1, 4, 4), methods=["input_x_gradient"], metrics=["completeness"])
     >>> result.rows[0].method, result.rows[0].value < 1e-6, result.best("completeness")

@@ -54,6 +54,7 @@ def synthesise(
     before the search starts.
 
     >>> from pellucid.synthesis.l2 import L2
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     >>> result = synthesise(model, [0, 2], L2(image_shape=(1, 4, 4), steps=5))
     >>> result.images.shape, result.history.shape
