@@ -95,7 +95,7 @@ class Secants(TorchFunctionMode):
         given = {key: value for key, value in kwargs.items() if key != "inplace"}
         value = self._value(func, plain, args, given)
         if value is NotImplemented:
-            if plain.startswith(("conv", "linear", "addmm")) and _both(*args[:2]):
+            if plain.startswith(("conv", "linear", "addmm")) and _both(*[*args, *kwargs.values()][:2]):
                 raise Unknown(f"{name} of two signals")
             if plain not in LINEAR | MOVES | PRODUCTS | QUOTIENTS | MATRIX_PRODUCTS | REPLACED.keys() and _computes(
                 name
@@ -184,7 +184,7 @@ def _halved(multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) 
     return 0.5 * (multiply(a, b.detach()) + multiply(a.detach(), b))
 
 
-def _both(a: Any, b: Any) -> bool:
+def _both(a: Any, b: Any = None) -> bool:
     return all(isinstance(value, Tensor) and value.requires_grad for value in (a, b))
 
 
