@@ -84,7 +84,7 @@ def test_a_name_in_a_list_of_dicts_stacks_the_images() -> None:
         ((A, None), 1, UnknownName, "Available: 0"),
         ((A, B), 2, UnknownName, "Available: 0, 1"),
         ([{"scores": C}] * 2, "boxes", UnknownName, "Available: scores"),
-        ({"scores": A}, "scroes", UnknownName, "did you mean 'scores'"),
+        ({"scores": A}, "score", UnknownName, "did you mean 'scores'"),
         (NESTED, None, ConfigError, "returned a dict with 'out', 'aux.0.scores'.*such as output='out'"),
         (NESTED, "aux", ConfigError, "output='aux' selects a tuple with '0.scores', '1'.*output='aux.0.scores'"),
         ([{"scores": C}] * 2, None, ConfigError, "'scores'; name one of them"),
