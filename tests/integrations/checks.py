@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import oracles
 import torch
 from case import TARGET, Case
@@ -85,6 +86,8 @@ def check_jacobian(case: Case, rows: Any, dtype: str) -> dict[str, tuple[float, 
 def check_path(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[float, float]]:
     """Compare integrated gradients with differences along the path, and the reported residual with the logits."""
     allowed = _tolerance(case, dtype, 3 * DIFFERENCES)
+    if dtype == "float32":
+        allowed = max(allowed, 3 * _lost_by_autograd(case))
     error = case.differences.path_error(explanation.relevance.double(), TARGET, STEPS, allowed)
     missing = _total(explanation) - (case.measured(case.x) - case.measured(torch.zeros_like(case.x)))
     return {
@@ -94,6 +97,20 @@ def check_path(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[floa
             _tolerance(case, dtype, 1e-9, SUMS),
         ),
     }
+
+
+def _lost_by_autograd(case: Case) -> float:
+    """Relative error of integrated gradients by plain autograd in float32, which some random networks amplify."""
+    places, weights = np.polynomial.legendre.leggauss(STEPS)
+    maps = []
+    for dtype in ("float32", "float64"):
+        case.to(dtype)
+        slopes = [
+            float(weight / 2) * oracles.autograd(case.score, case.x * float((place + 1) / 2))
+            for place, weight in zip(places, weights, strict=True)
+        ]
+        maps.append((torch.stack(slopes).sum(0) * case.x).double())
+    return oracles.relative(*maps)
 
 
 def check_sum(case: Case, explanation: Any, dtype: str) -> dict[str, tuple[float, float]]:
