@@ -281,6 +281,32 @@ def test_wrongly_recorded_image_is_detected(name) -> None:
         assert "random" not in str(caught.value)
 
 
+class Steep(nn.Module):
+    """Amplifies the last bits of the images until they show in the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.head = nn.BatchNorm1d(36), nn.Linear(36, 3)
+        for values in (self.norm.running_mean, self.norm.weight.data, self.norm.bias.data):
+            values.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.norm(x.flatten(1)) * 2e5).sin())
+
+
+def test_a_model_that_amplifies_rounding_is_explained_as_well_as_its_dtype_allows() -> None:
+    model, images = Steep().eval(), torch.rand(3, 1, 6, 6)
+    with torch.no_grad():
+        by_hand = (images.flatten(1) - model.norm.running_mean) * (model.norm.running_var + 1e-5).rsqrt()
+        other = model.head(((by_hand * model.norm.weight + model.norm.bias) * 2e5).sin())
+        assert float((other - model(images)).abs().max()) > 1e-3  # the order of operations shows in the logits
+    found = create_analyzer("gradient", model).analyze(images, 1)
+    exact = images.double().requires_grad_()
+    slope = torch.autograd.grad(model.double()(exact)[:, 1].sum(), exact)[0]
+    assert float((found - slope).norm() / slope.norm()) < 0.1
+
+
 def test_random_models_are_refused_by_methods_without_recording() -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
