@@ -100,7 +100,7 @@ checked by an independent computation ({libraries}).
 Each architecture is the smallest member of its family, on a small input, with ten classes. Weights are random; norm
 statistics, layer scales and other parameters that start as constants are randomized too, so that the logits depend on
 every branch. `python benchmarks/coverage.py` repeats the measurement and rewrites this page; the numbers are in
-[results/coverage.json](../benchmarks/results/coverage.json).
+`benchmarks/results/coverage.json`.
 
 | Method | Checked against |
 |---|---|

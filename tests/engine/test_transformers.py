@@ -24,12 +24,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 FEW = {"samples": 2, "steps": 4, "places": 2, "halvings": 2}
 FEW |= {"masks": 4, "permutations": 1, "patch": 32, "window": 32, "stride": 32}
 PATTERNS = dict.fromkeys(("pattern.attribution", "pattern.net"), "patterns are not defined for layer_norm")
-TOKENS = dict.fromkeys(("grad_cam", "grad_cam_pp", "guided_grad_cam", "layer_cam"), "whose positions are tokens")
 NO_POOLING = {"cam": "needs a network that ends in global average pooling"}
 REFUSED = {
     "ConvNeXt": PATTERNS | NO_POOLING,
     "SwinTransformer": PATTERNS,
-    "VisionTransformer": PATTERNS | TOKENS | NO_POOLING,
+    "VisionTransformer": PATTERNS | NO_POOLING,
 }
 """The methods that do not apply to a network, with their error messages."""
 

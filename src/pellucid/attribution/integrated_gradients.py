@@ -17,6 +17,7 @@ from pellucid.core.options import NotNegative
 from pellucid.core.ranges import Range
 
 MOST_NODES = 5000
+"""Maximum number of points of the Gauss–Legendre rule, whose computation takes memory for the square of that number."""
 Quadrature = Literal["gauss_legendre", "trapezoid"]
 """Quadrature rule: positions and weights of the points on the path."""
 

@@ -19,6 +19,7 @@ __all__ = ["concatenate", "constants_of", "move", "move_axis", "moving", "permut
 
 Number = float | int | Tensor
 moving = partial(operation, family="move", is_smooth=True, keeps_image=True, keeps_softmax=True)
+"""Register the handler of a function that moves values without changing them."""
 
 
 @moving("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "ravel", operators=("_unsafe_view",))
