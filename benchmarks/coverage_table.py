@@ -105,7 +105,7 @@ every branch. `python benchmarks/coverage.py` repeats the measurement and rewrit
 | Method | Checked against |
 |---|---|
 | `gradient`, `jacobian` | differences of forward passes in float64, in a random direction |
-| `integrated_gradients` | the same at each point of the path; the reported residual |
+| `integrated_gradients` | the same along the path (plain autograd where all cross kinks); the reported residual |
 | `guided_backprop` | autograd through rectifiers that block negative signals |
 | `lrp.epsilon` | the logit, as the sum of relevance and absorbed shares |
 | `lrp.epsilon` with ε = 1e-12 | input × gradient of the network of secants |
