@@ -3,7 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pellucid.core.errors import DataError
 from pellucid.core.files import read_regular
@@ -39,6 +39,8 @@ def open_raster(source: Path | BytesIO, most_pixels: int = MOST_PIXELS) -> Image
     try:
         Image.MAX_IMAGE_PIXELS = None  # ours replaces it: usually lower, and higher if the user says so
         picture = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from error
     finally:
         Image.MAX_IMAGE_PIXELS = pillows_limit
     if picture.width * picture.height > most_pixels:
