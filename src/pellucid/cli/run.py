@@ -40,6 +40,8 @@ def run(arguments: list[str]) -> int:
     except PellucidError:
         raise
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich ends the process if nobody reads its output
+            return 1
         # The user's code (a model, a data set) wants to end the process; its code would read as that of the run.
         raise ModelError(f"code of the model or the data set called exit({error.code}); remove that call.") from error
     except Exception as error:  # noqa: BLE001  (last resort: log the traceback of any other error)
