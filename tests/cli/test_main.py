@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from rich.console import Console
 
 import pellucid
 from pellucid import cli
@@ -148,3 +149,20 @@ def test_exit_called_by_user_code_is_no_success(code, tmp_path, monkeypatch, cap
     monkeypatch.setattr("pellucid.run.pipeline.run", leave)
     assert cli.main(["run", "--save", str(tmp_path / "out")]) == 2
     assert f"called exit({code})" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_is_not_blamed_on_the_model(monkeypatch, tmp_path, capsys):
+    class Closed:
+        """A pipe whose reader is gone."""
+
+        def write(self, text):
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pellucid.run.pipeline.prepare", lambda *_: Console(file=Closed()).print("Data"))
+    # rich replaces the standard output of the process when it meets a broken pipe
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    assert cli.main(["run", "--dataset", "digits", "--hooks", "none"]) == 1
+    assert "exit" not in capsys.readouterr().err

@@ -40,7 +40,7 @@ class Layer:
     call: int | None = None
     """Index of the function call, for a layer found automatically."""
     fold: Fold | None = None
-    """How to arrange the output's tokens as maps; None for an output of maps, or if that is unknown."""
+    """Arrangement of the output's tokens as maps; None if the output already consists of maps, or if unknown."""
 
 
 @dataclass(frozen=True, eq=False)

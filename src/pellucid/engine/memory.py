@@ -3,9 +3,9 @@
 The recorder runs in-place operations out of place, so the memory of the model's own tensors keeps its old content. This
 log of the writes gives each tensor its present value: the old value, with every later write to the same places put in.
 
-A view, its base and the results of earlier writes may lie in different storages, yet stand for the same memory. They
-share a `_Block`, and each storage knows to which positions of the block its elements belong. Positions are computed
-only if a tensor other than the written one is read.
+A view, its base and the results of earlier writes may use different storages, yet represent the same memory. They
+share a `_Block`, and each storage maps its elements to positions of that block. Positions are computed only if a tensor
+other than the written one is read.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class _Block:
 
 @dataclass(eq=False)
 class _Home:
-    """A storage whose elements stand for positions of a block."""
+    """A storage whose elements correspond to positions of a block."""
 
     storage: torch.UntypedStorage
     """Kept alive, so that its address is not reused."""
@@ -36,8 +36,8 @@ class _Home:
     version: int
     """Number of writes to the block that the content includes."""
     origin: tuple[Tensor, Tensor] | None = None
-    """A tensor in another home of the block and the tensor of the same shape here that stands for the same positions;
-    None for the home that defines the positions."""
+    """A tensor in another home of the block, and the tensor here with the same shape and positions; None for the home
+    that defines the positions."""
     itemsize: int = 0
     """Bytes per element of the home that defines the positions."""
     positions: Tensor | None = None
@@ -87,7 +87,7 @@ class Memory:
         return storage_key(tensor) in self._homes
 
     def write(self, target: Tensor, value: Tensor) -> None:
-        """Record that the memory of `target` now holds `value`, which has its shape and a storage of its own."""
+        """Record that the memory of `target` now holds `value`, a tensor of the same shape in a separate storage."""
         home = self._homes.get(storage_key(target))
         if home is None:
             home = self._enter(target, _Home(target.untyped_storage(), _Block(), 0, itemsize=target.element_size()))
