@@ -25,6 +25,9 @@ from pellucid.storage.atomic import explain, write_bytes
 
 __all__ = ["Board", "PackedEmbedding", "pack_embedding"]
 
+DIGITS = 3
+"""Significant digits of the projector's points. Each value is off by at most 0.5%, which moves no point visibly, and
+the tables, by far the largest files of a run, are half as large as with all digits."""
 LARGEST_SPRITE_PIXELS = 8192
 """Maximum side of the projector's sprite image; browsers cannot draw larger ones."""
 
@@ -125,7 +128,7 @@ class PackedEmbedding:
 def pack_embedding(table: EmbeddingTable) -> PackedEmbedding:
     """Encode a table for the projector; raises `DataError` if the thumbnails exceed what browsers can draw."""
     sprite, side = _sprite(table.thumbnails)
-    rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
+    rows = ("\t".join(f"{value:.{DIGITS}g}" for value in row) for row in table.points.tolist())
     return PackedEmbedding("\n".join(rows) + "\n", _metadata(table.columns), sprite, side)
 
 
