@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import WriteError
-from pellucid.core.terminal import console
+from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report import write_report
 from pellucid.storage.films import FILMS
@@ -110,7 +110,7 @@ def write_films(store: Store) -> None:
         message = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
         log = "\n".join("".join(traceback.format_exception(error)) for error in failed.values())
         path = store.add_failure("films", store.metrics()[-1]["epoch"], message, log)
-        console().print(f"  films failed: {message} (see {path})", markup=False)
+        print_line(f"  films failed: {message} (see {path})")
 
 
 def update_report(store: Store, epoch: int) -> None:
@@ -137,4 +137,4 @@ def _record_failure(store: Store, name: str, epoch: int, error: Exception | Syst
     message = f"{type(error).__name__}: {error}"
     log = store.add_failure(name, epoch, message, "".join(traceback.format_exception(error)))
     what = "the report" if name == "report" else f"hook {name}"
-    console().print(f"  {what} failed at epoch {epoch}: {message} (see {log})", markup=False)
+    print_line(f"  {what} failed at epoch {epoch}: {message} (see {log})")

@@ -6,9 +6,16 @@ from functools import partial
 from typing import cast
 
 from pellucid.config import RunConfig
-from pellucid.core.terminal import console, silence
+from pellucid.core.terminal import silence
 from pellucid.data._loaders import training_batches
-from pellucid.run.console import print_epoch, print_interruption, print_start, print_summary
+from pellucid.run.console import (
+    open_report,
+    print_already_finished,
+    print_epoch,
+    print_interruption,
+    print_start,
+    print_summary,
+)
 from pellucid.run.hook_runner import HookRunner, is_shown, update_report, write_films, write_final_report
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
 from pellucid.run.session import Session, prepare
@@ -39,12 +46,8 @@ def run(config: RunConfig) -> int:
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
         if session.earlier.get("status") == "finished" and session.extended_from is None:
-            console().print(
-                f"The run in {config.save} is already finished; there is nothing to resume. "
-                f"To train further, pass --epochs with more than {session.recipe.epochs}.",
-                markup=False,
-            )
-            world.first(lambda: print_summary(session.store))
+            world.first(lambda: print_already_finished(session))
+            world.first(lambda: _show_end(session))
             return int(bool(session.store.manifest()["failures"]))
         world.first(lambda: _begin(session))
         return _train_and_show(session)
@@ -115,7 +118,7 @@ def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
     if is_shown(epoch.number, epochs):
         runner.run("epoch", lambda: session.scene(epoch.number, epoch.test_logits))
     store.check_present()
-    record = metrics_record(epoch)
+    record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
     runner.log_metrics(record)
     update_report(store, epoch.number)
@@ -127,4 +130,11 @@ def _finish(session: Session) -> None:
     session.store.check_present()
     session.store.write_run(finished_record(session.store))
     update_report(session.store, session.recipe.epochs)
+    _show_end(session)
+
+
+def _show_end(session: Session) -> None:
+    """Print the summary and, with --open, open the report."""
     print_summary(session.store)
+    if session.config.open:
+        open_report(session.store)
