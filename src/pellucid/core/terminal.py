@@ -15,6 +15,9 @@ __all__ = ["Tracker", "console", "print_error", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
+_shown: list[Progress] = []
+"""Bars on the screen."""
+
 
 @cache
 def console() -> Console:
@@ -63,6 +66,11 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
     if not screen.is_terminal or screen.quiet:
         yield Tracker(label, total, None, None)
         return
+    if _shown:  # a task within another: a second line below its bar
+        task = _shown[-1].add_task(label, total=total, note="")
+        yield Tracker(label, total, _shown[-1], task)
+        _shown[-1].remove_task(task)
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -71,5 +79,9 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
-        # the last column requires the field `note` from the start
-        yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))
+        _shown.append(bar)
+        try:
+            # the last column requires the field `note` from the start
+            yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))
+        finally:
+            _shown.remove(bar)

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -16,7 +17,14 @@ from pellucid.run.session import Session
 from pellucid.storage.store import Store
 from pellucid.training.loop import Epoch
 
-__all__ = ["print_epoch", "print_interruption", "print_start", "print_summary"]
+__all__ = [
+    "print_epoch",
+    "print_interruption",
+    "print_pictures",
+    "print_report_path",
+    "print_start",
+    "print_summary",
+]
 
 TENSORBOARD_ADDRESS = "http://localhost:6006/#projector"
 
@@ -53,6 +61,29 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
     if epoch.seconds:
         parts.append(f"{epoch.seconds:.1f} s, {epoch.images / epoch.seconds:,.0f} images/s")
     console().print(" | ".join(parts), markup=False)
+
+
+def print_pictures(hook: str, epoch: int | None, seconds: float, paths: Sequence[Path]) -> None:
+    """Print one line per picture that a hook has written: epoch (None: end of training), hook, seconds, path.
+
+    `seconds` is the time of the whole hook, which stands in its first line. Paths are never wrapped; in the default
+    save folder, the lines of the default hooks fit 80 columns.
+    """
+    moment, width = ("end", 20) if epoch is None else (f"epoch {epoch}", 16)
+    for number, path in enumerate(paths):
+        time = "" if number else f"{seconds:.1f} s"
+        # `Text`, because rich would read brackets in a path as markup
+        console().print(Text(f"{moment}  {hook:<{width}}  {time:>6}  {path}"), soft_wrap=True)
+
+
+def print_report_path(store: Store) -> None:
+    """Print the address of the report; called when it is written for the first time."""
+    console().print(Text(f"Report: {report_uri(store)} (updated after every epoch)"), soft_wrap=True)
+
+
+def report_uri(store: Store) -> str:
+    """Return the absolute, percent-encoded file:// address of the report."""
+    return (store.folder / "report.html").absolute().as_uri()
 
 
 def print_interruption(session: Session) -> None:
