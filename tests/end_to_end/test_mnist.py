@@ -92,7 +92,7 @@ def test_metrics_have_the_documented_keys_and_improve(save):
     for line in lines:
         assert set(line) == {
             *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
-            *("test_loss", "test_accuracy", "learning_rate", "best", "timing"),
+            *("test_loss", "test_accuracy", "learning_rate", "best", "most_common_confusion", "timing"),
         }
         assert set(line["timing"]) == {"seconds", "images_per_second"}
     assert lines[0]["train_loss"] is None
