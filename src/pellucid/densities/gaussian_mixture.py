@@ -117,11 +117,11 @@ class GaussianMixture(Density):
         check_shape(self, images)
         centered = images.flatten(1) - self.mean.to(images.dtype)
         directions, noise = self.directions.to(images.dtype), self.noise.to(images.dtype)
-        parts = tuple(part.to(images.dtype) for part in (self.log_weights, self.means, self.whitening))
+        weights, means, whitening = (part.to(images.dtype) for part in (self.log_weights, self.means, self.whitening))
         with without_autocast():
             z = centered @ directions.T
             residual = (centered - z @ directions).square().sum(1)
-            inside = _log_densities(z, parts).logsumexp(1)
+            inside = _log_densities(z, (weights, means, whitening)).logsumexp(1)
         d, size = directions.shape
         return inside - residual / (2 * noise) - (size - d) / 2 * (2 * math.pi * noise).log()
 

@@ -122,8 +122,9 @@ class VAE(nn.Module, Density):
         """
         chosen = torch.randperm(len(images), generator=draws, device="cpu")[:IMAGES_FOR_COMPONENTS]
         points = dequantised(floats_of(images[chosen]), draws).flatten(1)
-        first, last = self.encoder[1], self.decoder[-2]
+        first, codes, last = self.encoder[1], self.encoder[-1], self.decoder[-2]
         assert isinstance(first, nn.Linear)
+        assert isinstance(codes, nn.Linear)
         assert isinstance(last, nn.Linear)
         with torch.no_grad(), without_autocast():
             components = principal_components(points, first.out_features)
@@ -134,7 +135,7 @@ class VAE(nn.Module, Density):
             # bounded, since the logit of a pixel that is always black is infinite
             last.bias.copy_(components.mean.clamp(0.005, 0.995).logit())
             # the encoder's outputs are means, then log spreads
-            self.encoder[-1].bias[self.features :] = FIRST_LOG_SPREAD
+            codes.bias[self.features :] = FIRST_LOG_SPREAD
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """Return the mean negative ELBO of a random batch, in nats, at the variance that is optimal for the batch."""
