@@ -122,6 +122,10 @@ class Hook(ABC):
     when: ClassVar[Literal["epoch", "end"]] = "epoch"
     """When the hook runs: after every epoch, including epoch 0 (untrained), or once at the end with the best
     weights."""
+    is_slow: ClassVar[bool] = False
+    """True to start the hook first where end hooks run side by side, because it takes longer than the others."""
+    densities: ClassVar[tuple[str, ...]] = ()
+    """Densities of the training images that the hook uses; a run fits them beside the training."""
     default: ClassVar[bool] = True
     """True if `--hooks default` includes this hook."""
 

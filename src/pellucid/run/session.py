@@ -29,7 +29,7 @@ from pellucid.storage.weights import unpack_weights
 from pellucid.training.checkpoint import TrainingState, unpack_state
 from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
-from pellucid.training.loop import Recipe
+from pellucid.training.loop import Epoch, Recipe
 
 __all__ = ["Session", "prepare"]
 
@@ -95,17 +95,29 @@ class Session:
             fitted=self.densities.get,
         )
 
-    def final_scene(self) -> Scene:
-        """Load the best weights into the model and return what the hooks are given at the end of training."""
-        content = self.store.read_model("best.safetensors")
-        if content is None:
-            folder = self.store.folder / "models"
-            raise SaveError(f"best.safetensors is missing from {folder}; run the training again.")
-        self.model.load_state_dict(unpack_weights(content))
-        logits = evaluate(self.model, self.data.test, self.device)
+    def restored_scene(self, epoch: int) -> Scene:
+        """Load the weights of an epoch whose hooks have not finished, and return what the hooks are given."""
+        self._load(self.store.unfinished_name(epoch))
+        if epoch:  # the training loop sets this mode before the first step
+            self.model.train()
+        return self.scene(epoch, evaluate(self.model, self.data.test, self.device))
+
+    def final_scene(self, best: Epoch | None = None) -> Scene:
+        """Load the best weights into the model and return what the hooks are given at the end of training.
+
+        `best` is the best epoch, if it was trained in this process; its logits need not be computed again.
+        """
+        self._load("best.safetensors")
+        logits = evaluate(self.model, self.data.test, self.device) if best is None else best.test_logits
         # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-        best = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
-        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=best)
+        number = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
+        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=number)
+
+    def _load(self, name: str) -> None:
+        content = self.store.read_model(name)
+        if content is None:
+            raise SaveError(f"{name} is missing from {self.store.folder / 'models'}; run the training again.")
+        self.model.load_state_dict(unpack_weights(content))
 
 
 def prepare(config: RunConfig, world: World) -> Session:

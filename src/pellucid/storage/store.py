@@ -235,6 +235,18 @@ class Store:
         """Remove `models/NAME`, if it exists."""
         (self.folder / "models" / name).unlink(missing_ok=True)
 
+    @staticmethod
+    def unfinished_name(epoch: int) -> str:
+        """Return the name, below `models/`, of the weights of an epoch whose hooks are still running."""
+        return f"unfinished_epoch_{epoch:03d}.safetensors"
+
+    def unfinished_epochs(self) -> list[int]:
+        """Return the epochs whose weights are kept because their hooks have not finished."""
+        found = (
+            re.fullmatch(r"unfinished_epoch_(\d+)\.safetensors", path.name) for path in self.folder.glob("models/*")
+        )
+        return sorted(int(match[1]) for match in found if match)
+
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
         mark_as_ours(self.folder)
