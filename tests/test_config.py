@@ -31,7 +31,7 @@ def test_help_lists_every_flag_with_its_default(capsys):
     assert leaving.value.code == 0
     for name in FLAG_NAMES:
         assert f"--{name}" in text
-    for part in ("(default: 256)", "(default: 3 for mnist", "(default: SAVE/data)", "INT≥1", "0<FLOAT≤10"):
+    for part in ("(default: 128)", "(default: 2 for mnist", "(default: SAVE/data)", "INT≥1", "0<FLOAT≤10"):
         assert part in text
     assert text.count("(default: None)") == 0
 

@@ -107,7 +107,7 @@ def test_run_json_describes_the_run(save):
     assert sizes == [3667, 333, 600]
     assert record["dataset"]["classes"] == [str(digit) for digit in range(10)]
     assert re.fullmatch("[0-9a-f]{64}", record["dataset"]["sha256"])
-    assert record["model"]["name"] == "cnn"
+    assert record["model"]["name"] == "small_cnn"
     assert record["model"]["embedding_layer"] == "13"
     assert record["config"]["batch_size"] == 64
     assert record["threads"] == 1
