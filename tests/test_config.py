@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pellucid.cli.run import parse_run
-from pellucid.config import FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
+from pellucid.config import FLAGS, ONE_TIME_FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
 from pellucid.core.errors import ConfigError, UnknownName
 
 FLAG_NAMES = [
