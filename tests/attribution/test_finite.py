@@ -61,7 +61,7 @@ class Scaled(nn.Module):
 # ── user input ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@every_method
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_images_that_are_not_finite_are_refused(name, value) -> None:
     images = some()

@@ -142,7 +142,7 @@ def _print_files(store: Store, artifacts: Sequence[Mapping[str, Any]]) -> None:
 def _result(accuracy: float, metrics: Sequence[Mapping[str, Any]]) -> str:
     """Describe the test result of the best epoch; runs of older versions have not recorded its confusions."""
     # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-    best = next((line for line in reversed(metrics) if line.get("best")), {})
+    best: Mapping[str, Any] = next((line for line in reversed(metrics) if line.get("best")), {})
     confusion, result = best.get("most_common_confusion"), f"Test accuracy {accuracy:.2%}"
     if accuracy == 1:
         return f"{result}: no test image is misclassified."

@@ -137,7 +137,7 @@ def most_common_confusion(logits: Logits, labels: Targets, classes: Sequence[str
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (labels.cpu().numpy(), logits.argmax(1).cpu().numpy()), 1)
     wrong = counts - np.diag(counts.diagonal())
-    label, prediction = np.unravel_index(wrong.argmax(), wrong.shape)
+    label, prediction = divmod(int(wrong.argmax()), len(classes))
     if not wrong[label, prediction]:
         return None
     return {
