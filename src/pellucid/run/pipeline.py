@@ -30,6 +30,7 @@ from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
+from pellucid.training.interrupt import sigterm_ignored
 from pellucid.training.loop import Epoch, train
 
 __all__ = ["run"]
@@ -39,8 +40,8 @@ def run(config: RunConfig) -> int:
     """Train a network, run the hooks, write the report and return the exit code.
 
     0: success. 1: a hook failed and its traceback is in `save/errors/`. Raises a `PellucidError` before any training if
-    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C, once a
-    checkpoint is written.
+    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C or SIGTERM,
+    once a checkpoint is written.
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined_world())
@@ -84,9 +85,10 @@ def _train_and_show(session: Session) -> int:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
-            record_end(store, "interrupted" if interrupted else "failed")
-            with suppress(Exception):  # the cause of the failure may not allow it
-                write_report(store.folder)
+            with sigterm_ignored():
+                record_end(store, "interrupted" if interrupted else "failed")
+                with suppress(Exception):  # the cause of the failure may not allow it
+                    write_report(store.folder)
         if interrupted:
             print_interruption(session)
         raise
