@@ -12,7 +12,7 @@ import pytest
 
 from pellucid.cli import main
 from pellucid.hooks import HOOKS
-from pellucid.run import hook_runner, session
+from pellucid.run import hook_runner, pipeline, session
 from pellucid.training.loop import _Trainer
 
 SMALL = (
@@ -37,6 +37,7 @@ def ending_hook(monkeypatch):
 PHASES = {
     "data": (session, "load_data"),
     "model": (session, "build_model"),
+    "start": (pipeline, "print_start"),
     "hook": (HOOKS["confusion_matrix"], "run"),
     "training": (_Trainer, "_step"),
     "end hook": (Ending, "run"),
@@ -61,7 +62,7 @@ def test_sigterm_in_every_phase(phase, ending_hook, tmp_path, monkeypatch, capsy
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(place, name, end)
-        assert main(["run", *SMALL.split(), "--serial", "--save", str(save)]) == 143
+        assert main(["run", *SMALL, "--serial", "--save", str(save)]) == 143
     assert signal.getsignal(signal.SIGTERM) is before
     printed = capsys.readouterr()
     assert printed.err == "pellucid: terminated.\n"
@@ -73,6 +74,18 @@ def test_sigterm_in_every_phase(phase, ending_hook, tmp_path, monkeypatch, capsy
     assert json.loads((save / "run.json").read_text())["status"] == "interrupted"
     assert main(["run", "--resume", "--serial", "--save", str(save)]) == 0
     assert json.loads((save / "run.json").read_text())["status"] == "finished"
+
+
+def test_sigterm_after_the_last_hook_does_not_stop_the_run(tmp_path, monkeypatch):
+    record = pipeline.finished_record
+
+    def end(store):
+        signal.raise_signal(signal.SIGTERM)
+        return record(store)
+
+    monkeypatch.setattr(pipeline, "finished_record", end)
+    assert main(["run", *SMALL, "--hooks", "none", "--save", str(tmp_path / "save")]) == 0
+    assert json.loads((tmp_path / "save/run.json").read_text())["status"] == "finished"
 
 
 def test_sigterm_while_torch_is_imported(tmp_path):

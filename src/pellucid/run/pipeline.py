@@ -30,7 +30,7 @@ from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
-from pellucid.training.interrupt import sigterm_ignored
+from pellucid.training.interrupt import Interruption, deferred_interrupt, sigterm_ignored
 from pellucid.training.loop import Epoch, train
 
 __all__ = ["run"]
@@ -55,8 +55,10 @@ def run(config: RunConfig) -> int:
             world.first(lambda: print_already_finished(session))
             world.first(lambda: _show_end(session))
             return int(bool(session.store.manifest()["failures"]))
-        world.first(lambda: _begin(session))
-        return _train_and_show(session)
+        # a run that has begun always records how it ended
+        with deferred_interrupt() as interrupted:
+            world.first(lambda: _begin(session))
+        return _train_and_show(session, interrupted)
 
 
 def _begin(session: Session) -> None:
@@ -67,11 +69,12 @@ def _begin(session: Session) -> None:
     print_start(session, moved)
 
 
-def _train_and_show(session: Session) -> int:
+def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
     """Run all epochs with their hooks, then the end hooks, films and report; return the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
     try:
+        world.first(interrupted_before.check)
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(_processes(session)))
             board = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
@@ -92,7 +95,8 @@ def _train_and_show(session: Session) -> int:
         if interrupted:
             print_interruption(session)
         raise
-    world.first(lambda: _finish(session, schedule))
+    with deferred_interrupt():  # seconds before the end, a signal changes nothing
+        world.first(lambda: _finish(session, schedule))
     # the first process alone reads the failures, but all return the same exit code
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 

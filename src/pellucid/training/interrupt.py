@@ -23,6 +23,11 @@ class Interruption:
         """Return True if a signal has arrived."""
         return bool(self._received)
 
+    def check(self) -> None:
+        """Raise the exception of a signal that has arrived."""
+        if self():
+            raise self.error()
+
     def error(self) -> KeyboardInterrupt:
         """Return the exception to raise once it is safe to stop, also if only another process was interrupted."""
         return Terminated() if self._received[:1] == [signal.SIGTERM] else KeyboardInterrupt()
