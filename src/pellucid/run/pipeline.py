@@ -111,6 +111,7 @@ def _board(session: Session, start_epoch: int) -> Board:
     # hooks of earlier epochs that had not finished are repeated
     first = min([start_epoch, *session.store.unfinished_epochs()])
     board = Board(session.store.folder / "logs", first if session.config.resume else None)
+    board.add_earlier(session.store.metrics())
     if start_epoch == 0:
         board.graph(session.model, session.data.test.floats([0]).to(session.device))
     return board
@@ -143,7 +144,7 @@ def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
         store.write_model("best.safetensors", pack_weights(session.model))
     record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
-    schedule.runner.log_metrics(record)
+    schedule.runner.board.metrics(record)
     print_epoch(epoch, session.recipe.epochs)
     schedule.add_epoch(epoch)
 
