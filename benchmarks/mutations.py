@@ -88,7 +88,19 @@ def stages(mutation: Mutation, folder: Path) -> Iterator[tuple[str, list[str]]]:
 def first_failure(folder: Path, arguments: list[str]) -> str:
     """Run pytest up to the first failure and return the name of the failed test; empty if all pass."""
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        *arguments,
+    ]
     try:
         ended = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS_PER_STAGE, check=False
