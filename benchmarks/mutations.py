@@ -120,16 +120,20 @@ def measure(mutation: Mutation, folder: Path) -> Result:
     place, started = folder / SOURCES / mutation.file, time.monotonic()
     sound, number = place.read_text(encoding="utf-8"), mutation.line(folder)
     place.write_text(mutation.broken(folder), encoding="utf-8")
-    noticed_by = stage = ""
     try:
-        for stage, arguments in stages(mutation, folder):
-            noticed_by = first_failure(folder, arguments)
-            if noticed_by:
-                break
+        noticed_by, stage = noticed(stages(mutation, folder), folder)
     finally:
         place.write_text(sound, encoding="utf-8")
     seconds = round(time.monotonic() - started, 1)
     return Result(mutation.file, number, mutation.old, mutation.new, noticed_by, stage, seconds)
+
+
+def noticed(to_run: Iterator[tuple[str, list[str]]], folder: Path) -> tuple[str, str]:
+    """Return the first test that fails and its stage; both are empty if all pass."""
+    for stage, arguments in to_run:
+        if test := first_failure(folder, arguments):
+            return test, stage
+    return "", ""
 
 
 def copy_tree(target: Path) -> Path:
@@ -164,6 +168,14 @@ def run(mutations: list[Mutation], processes: int) -> list[Result]:
         return list(pool.map(one, mutations))
 
 
+def keep(results: list[Result], entries: list[dict[str, str]], path: Path) -> None:
+    """Write the results, beside earlier ones of faults that are still listed."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = {(one["file"], one["old"]): one for one in [*earlier, *map(asdict, results)]}
+    listed = [known[place] for entry in entries if (place := (entry["file"], entry["old"])) in known]
+    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def row(result: Result) -> str:
     """Format a result as a line of a Markdown table."""
     old, new = (text.replace("|", "\\|") for text in (result.old, result.new))
@@ -188,7 +200,7 @@ def main() -> int:
         return 0
     results = run(mutations, options.processes)
     survivors = [result for result in results if not result.noticed_by]
-    options.json.write_text(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False) + "\n")
+    keep(results, entries, options.json)
     print(f"\n{len(survivors)} of {len(results)} faults survive; at most {MOST_SURVIVORS} may.")
     return int(len(survivors) > MOST_SURVIVORS)
 

@@ -70,12 +70,12 @@ def names_axes(annotation: Any) -> bool:
 class Decorator(ast.NodeTransformer):
     """Decorates functions below their other decorators, which may change the signature, and classes above theirs."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self.generic_visit(node)
         node.decorator_list.append(self._check(node))
         return node
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
         node.decorator_list.insert(0, self._check(node))
         return node
