@@ -4,6 +4,7 @@ Run from the repository root, in an environment with the development install:
 
     python benchmarks/mutations.py                       # all of mutations.toml, in two processes; about 40 minutes
     python benchmarks/mutations.py --only engine/rules   # those of one file or package
+    python benchmarks/mutations.py --near                # without the rest of the quick suite: in a few minutes
     python benchmarks/mutations.py --check               # only check that each line still exists
 
 Each fault is put into a copy of the working tree. The tests named after its file run first, then those of its package,
@@ -115,24 +116,26 @@ def first_failure(folder: Path, arguments: list[str]) -> str:
     return named[1] if named else "a test"
 
 
-def measure(mutation: Mutation, folder: Path) -> Result:
-    """Put the fault into the copy of the tree in `folder`, run the tests and take it out again."""
+def measure(mutation: Mutation, folder: Path, last: str = "rest") -> Result:
+    """Put the fault into the copy of the tree in `folder`, run the tests up to a stage and take it out again."""
     place, started = folder / SOURCES / mutation.file, time.monotonic()
     sound, number = place.read_text(encoding="utf-8"), mutation.line(folder)
     place.write_text(mutation.broken(folder), encoding="utf-8")
     try:
-        noticed_by, stage = noticed(stages(mutation, folder), folder)
+        noticed_by, stage = noticed(stages(mutation, folder), folder, last)
     finally:
         place.write_text(sound, encoding="utf-8")
     seconds = round(time.monotonic() - started, 1)
     return Result(mutation.file, number, mutation.old, mutation.new, noticed_by, stage, seconds)
 
 
-def noticed(to_run: Iterator[tuple[str, list[str]]], folder: Path) -> tuple[str, str]:
+def noticed(to_run: Iterator[tuple[str, list[str]]], folder: Path, last: str) -> tuple[str, str]:
     """Return the first test that fails and its stage; both are empty if all pass."""
     for stage, arguments in to_run:
         if test := first_failure(folder, arguments):
             return test, stage
+        if stage == last:
+            break
     return "", ""
 
 
@@ -147,8 +150,8 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def run(mutations: list[Mutation], processes: int) -> list[Result]:
-    """Measure the faults, several at a time, each in a copy of the tree of its own."""
+def run(mutations: list[Mutation], processes: int, last: str) -> list[Result]:
+    """Measure the faults up to a stage, several at a time, each in a copy of the tree of its own."""
     os.environ.setdefault("PELLUCID_SHARED", str(ROOT.parent / "shared"))  # the copies lie elsewhere
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(processes) as pool:
         free: SimpleQueue[Path] = SimpleQueue()
@@ -158,7 +161,7 @@ def run(mutations: list[Mutation], processes: int) -> list[Result]:
         def one(mutation: Mutation) -> Result:
             folder = free.get()
             try:
-                result = measure(mutation, folder)
+                result = measure(mutation, folder, last)
             finally:
                 free.put(folder)
             print(row(result), flush=True)
@@ -188,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of the path of the files to break")
     parser.add_argument("--processes", type=int, default=2, help="faults measured at the same time")
+    parser.add_argument("--near", action="store_true", help="only run the tests of the file and of its package")
     parser.add_argument("--check", action="store_true", help="only check that each line exists exactly once")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/mutations.json")
     options = parser.parse_args()
@@ -198,7 +202,7 @@ def main() -> int:
     if options.check:
         print(f"{len(mutations)} lines found")
         return 0
-    results = run(mutations, options.processes)
+    results = run(mutations, options.processes, "package" if options.near else "rest")
     survivors = [result for result in results if not result.noticed_by]
     keep(results, entries, options.json)
     print(f"\n{len(survivors)} of {len(results)} faults survive; at most {MOST_SURVIVORS} may.")
