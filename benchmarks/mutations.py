@@ -13,6 +13,7 @@ and exits with 1 if more than `MOST_SURVIVORS` faults survive.
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -78,12 +79,20 @@ class Result:
 
 def stages(mutation: Mutation, folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the names and pytest arguments of the stages, from the tests closest to the fault to all others."""
-    name = Path(mutation.file).stem.strip("_")
-    near = sorted(str(path.relative_to(folder)) for path in (folder / "tests").rglob(f"test_{name}.py"))
-    package = f"tests/{mutation.package}"
-    yield "file", [*near, str(SOURCES / mutation.file)]
-    yield "package", [package, *(f"--ignore={path}" for path in near)]
+    name, package = Path(mutation.file).stem.strip("_"), Path("tests", mutation.package)
+    near = sorted(path.relative_to(folder) for path in (folder / "tests").rglob(f"test_{name}.py"))
+    others = [path.relative_to(folder) for path in (folder / package).rglob("test_*.py")]
+    yield "file", [*map(str, near), str(SOURCES / mutation.file)]
+    yield "package", [str(path) for path in by_relevance(mutation, folder, others) if path not in near]
     yield "rest", [f"--ignore={package}", *(f"--ignore={path}" for path in near)]
+
+
+def by_relevance(mutation: Mutation, folder: Path, tests: list[Path]) -> list[Path]:
+    """Sort files of tests by how often they use the public names of the broken module."""
+    module = ast.parse((folder / SOURCES / mutation.file).read_text(encoding="utf-8"))
+    names = [node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    used = re.compile(rf"\b({'|'.join(name for name in names if not name.startswith('_'))})\b")
+    return sorted(tests, key=lambda path: (-len(used.findall((folder / path).read_text(encoding="utf-8"))), path))
 
 
 def first_failure(folder: Path, arguments: list[str]) -> str:
