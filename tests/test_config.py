@@ -13,12 +13,14 @@ from pellucid.core.errors import ConfigError, UnknownName
 FLAG_NAMES = [
     *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
     *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
-    *("max-megapixels", "resume", "serial", "trust", "config"),
+    *("max-megapixels", "resume", "serial", "trust", "open", "config"),
 ]
 
 
 def test_documented_flags_exist_and_no_others():
-    assert {name.replace("_", "-") for name in FLAGS} | {"resume", "serial", "trust", "config"} == set(FLAG_NAMES)
+    assert {name.replace("_", "-") for name in FLAGS} | {"resume", "serial", "trust", "open", "config"} == set(
+        FLAG_NAMES
+    )
     assert set(RunConfig().flat()) == {name.replace("-", "_") for name in FLAG_NAMES}
 
 

@@ -52,7 +52,7 @@ def test_default_run_without_network_uses_the_digits(run_program, tmp_path, caps
     assert (record["dataset"]["requested"], record["dataset"]["name"]) == ("auto", "digits")
     assert "digits" in record["dataset"]["notice"]
     assert "tensorboard --logdir=save/logs" in output
-    assert "#projector" in output
+    assert "http://localhost:6006" in output
     assert all("digits" in entry["caption"] for entry in read_json(tmp_path / "save/manifest.json")["artifacts"])
     found, expected = files_in(tmp_path / "save"), set(SAVE.split())
     assert expected - found == set()

@@ -15,7 +15,7 @@ from pellucid.core.errors import WriteError
 from pellucid.hooks import Hook
 from pellucid.plots.scatter import scatter
 from pellucid.run import schedule
-from pellucid.run.hook_runner import Failure, HookRunner, made_films
+from pellucid.run.hook_runner import Failure, HookRunner, make_films
 from pellucid.storage import films
 from pellucid.storage.films import FILMS, LAST_MS, STEPS
 from pellucid.storage.pictures import to_png
@@ -188,7 +188,7 @@ def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) 
 def test_resumed_run_writes_the_missing_films(tmp_path: Path, monkeypatch) -> None:
     save, whole = tmp_path / "save", tmp_path / "whole"
     with monkeypatch.context() as patch:
-        patch.setattr(schedule, "made_films", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(schedule, "make_films", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["run", *QUICK, "--serial", "--save", str(save)]) == 130
     assert not (save / "films").exists()
     assert main(["run", "--resume", "--save", str(save)]) == 0
@@ -205,7 +205,9 @@ def test_failed_film_is_recorded_and_does_not_stop_the_others(store: Store) -> N
         store.add_metrics({"epoch": epoch})
     (store.folder / "plots/saliency/epoch_001.png").write_bytes(b"damaged")
     (store.folder / "plots/explanations/epoch_001.png").write_bytes(png(7))
-    film, failure = made_films(store)
+    made: list = []
+    make_films(store, made.append)
+    film, failure = made
     assert isinstance(failure, Failure)
     assert (failure.name, failure.epoch) == ("films", 1)
     assert failure.message.startswith("saliency: UnidentifiedImageError: ")

@@ -8,10 +8,11 @@ from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pellucid.core.text import printable
 
-__all__ = ["Tracker", "console", "print_error", "silence", "track"]
+__all__ = ["Tracker", "console", "print_error", "print_line", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
@@ -22,9 +23,15 @@ _shown: list[Progress] = []
 @cache
 def console() -> Console:
     """Return the shared console for all output (standard output). On a pipe, lines are never wrapped."""
-    screen = Console(emoji=False)
+    # without highlighting, which colors the digits of numbers and parts of paths
+    screen = Console(highlight=False, emoji=False)
     # wrapped lines would break tools that read the output
     return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False, emoji=False)
+
+
+def print_line(text: str, style: str = "") -> None:
+    """Print text verbatim, without rich's markup or line breaks, so that a path in it can be clicked and copied."""
+    console().print(Text(text, style=style), soft_wrap=True)
 
 
 def silence() -> None:

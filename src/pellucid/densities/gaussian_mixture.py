@@ -69,6 +69,11 @@ class GaussianMixture(Density):
         return channels, height, width
 
     @classmethod
+    def recipe(cls) -> str:
+        """Return the version and the settings of `fit` as text."""
+        return f"1 {IMAGES} {COMPONENTS} {FEATURES} {IMAGES_PER_COMPONENT} {ROUNDS} {SMALLEST_VARIANCE}"
+
+    @classmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "GaussianMixture":  # noqa: ARG003
         """Fit the mixture to `images`, without gradient training: a few seconds for MNIST.
 

@@ -21,6 +21,7 @@ Codes = Float[Tensor, "batch feature"]
 HIDDEN = 256
 FEATURES = 10
 BATCH = 128
+LEARNING_RATE = 4e-3
 STEPS = 2000
 """Maximum; fewer for few images, and for large ones."""
 ROUNDS = 40
@@ -75,6 +76,11 @@ class VAE(nn.Module, Density):
         return int(self.sizes[3])
 
     @classmethod
+    def recipe(cls) -> str:
+        """Return the version and the settings of `fit` as text."""
+        return f"1 {HIDDEN} {FEATURES} {BATCH} {STEPS} {ROUNDS} {LEARNING_RATE} {SAMPLES} {SMALLEST_VARIANCE}"
+
+    @classmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
         """Train a VAE on `images` with `minimise`: about 20 seconds for MNIST on one core.
 
@@ -91,7 +97,7 @@ class VAE(nn.Module, Density):
         def loss(step: int) -> Tensor:
             return vae._loss(images, generator(seed, "vae", step))
 
-        minimise(vae, loss, steps=_steps(images), learning_rate=4e-3)
+        minimise(vae, loss, steps=_steps(images), learning_rate=LEARNING_RATE)
         return vae._finalized(images, generator(seed, "vae", "variance"))
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:

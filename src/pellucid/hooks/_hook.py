@@ -48,7 +48,7 @@ class Scene:
     train: ImageSet | None = None
     """Training images, on the CPU, for methods that are fitted to data; None if unavailable."""
     fitted: Callable[[str], Density] | None = None
-    """Function that returns the density of a given name, cached in the save folder; None to fit it on each call."""
+    """Function that returns the density of a given name, stored by the run; None to fit it on each call."""
     previous: Mapping[str, np.ndarray] | None = None
     """Arrays from the previous run of the same hook; None at its first epoch."""
     weights_epoch: int | None = None

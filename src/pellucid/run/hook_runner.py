@@ -1,13 +1,13 @@
 """Run hooks, encode what they return, and store it; a failure is recorded and doesn't stop the run."""
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from pellucid.core.contracts import Artifact
-from pellucid.core.terminal import console
+from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report._page import render_report
 from pellucid.storage.films import FILMS
@@ -15,7 +15,7 @@ from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Packed, Store
 from pellucid.storage.tensorboard import Board, PackedEmbedding, pack_embedding
 
-__all__ = ["Failure", "HookRunner", "Output", "is_shown", "made_films", "made_report"]
+__all__ = ["Failure", "HookRunner", "Output", "is_shown", "make_films", "make_report"]
 
 EPOCHS_SHOWN_ALL = 5
 """Maximum number of epochs for which hooks run after every epoch; longer runs show round epoch numbers only."""
@@ -85,11 +85,13 @@ class HookRunner:
     store: Store
     board: Board
 
-    def run(self, hooks: Mapping[str, Hook], make_scene: Callable[[], Scene]) -> Iterator[Output | Failure]:
-        """Run hooks one after the other on one scene, whose computed values they share, without writing anything."""
+    def run(
+        self, hooks: Mapping[str, Hook], make_scene: Callable[[], Scene], send: Callable[[Output | Failure], None]
+    ) -> None:
+        """Run hooks one after the other on one scene, whose computed values they share, and `send` what they return."""
         scene = make_scene()
         for name, hook in hooks.items():
-            yield self.run_one(name, hook, scene)
+            send(self.run_one(name, hook, scene))
 
     def run_one(self, name: str, hook: Hook, scene: Scene) -> Output | Failure:
         """Run one hook and encode its artifacts, without writing anything."""
@@ -127,7 +129,7 @@ class HookRunner:
         log = self.store.add_failure(failure.name, failure.epoch, failure.message, failure.log)
         at = f" failed at epoch {failure.epoch}"
         what = {"report": f"the report{at}", "films": "films failed"}.get(failure.name, f"hook {failure.name}{at}")
-        console().print(f"  {what}: {failure.message} (see {log})", markup=False)
+        print_line(f"  {what}: {failure.message} (see {log})")
 
     def log_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's metrics to the curves of TensorBoard."""
@@ -142,25 +144,28 @@ def _tag(name: str) -> str:
     return f"{quantity}/{part}" if quantity in ("loss", "accuracy") else f"training/{name}"
 
 
-def made_films(store: Store) -> Iterator[Packed | Failure]:
-    """Yield the films of a run, encoded, and a failure if any cannot be made."""
+def make_films(store: Store, send: Callable[[Packed | Failure], None]) -> None:
+    """Send the films of a run, encoded, and a failure if any cannot be made."""
     failed: dict[str, Exception] = {}
     for name, make in FILMS.items():
         try:
             film = make(store)
-            if film is not None:
-                yield store.pack_film(name, film.epoch, film.artifact, film.content)
+            packed = store.pack_film(name, film.epoch, film.artifact, film.content) if film else None
         except Exception as error:  # noqa: BLE001  (a damaged picture can raise almost anything)
             failed[name] = error
+            continue
+        if packed is not None:
+            send(packed)
     if failed:
         message = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
         log = "\n".join("".join(traceback.format_exception(error)) for error in failed.values())
-        yield Failure("films", store.metrics()[-1]["epoch"], message, log)
+        send(Failure("films", store.metrics()[-1]["epoch"], message, log))
 
 
-def made_report(store: Store, epoch: int) -> Iterator[bytes | Failure]:
-    """Yield the report, or the failure to make it."""
+def make_report(store: Store, epoch: int, send: Callable[[bytes | Failure], None]) -> None:
+    """Send the report, or the failure to make it."""
     try:
-        yield render_report(store.folder)
+        report: bytes | Failure = render_report(store.folder)
     except Exception as error:  # noqa: BLE001  (a broken report must not end the training)
-        yield Failure.of("report", epoch, error)
+        report = Failure.of("report", epoch, error)
+    send(report)

@@ -8,10 +8,17 @@ from typing import cast
 from torch import Tensor
 
 from pellucid.config import RunConfig
-from pellucid.core.terminal import console, silence
+from pellucid.core.terminal import silence
 from pellucid.data._loaders import training_batches
 from pellucid.report import write_report
-from pellucid.run.console import print_epoch, print_interruption, print_start, print_summary
+from pellucid.run.console import (
+    open_report,
+    print_already_finished,
+    print_epoch,
+    print_interruption,
+    print_start,
+    print_summary,
+)
 from pellucid.run.hook_runner import HookRunner
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
 from pellucid.run.schedule import Schedule
@@ -44,12 +51,8 @@ def run(config: RunConfig) -> int:
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
         if session.earlier.get("status") == "finished" and session.extended_from is None:
-            console().print(
-                f"The run in {config.save} is already finished; there is nothing to resume. "
-                f"To train further, pass --epochs with more than {session.recipe.epochs}.",
-                markup=False,
-            )
-            world.first(lambda: print_summary(session.store))
+            world.first(lambda: print_already_finished(session))
+            world.first(lambda: _show_end(session))
             return int(bool(session.store.manifest()["failures"]))
         world.first(lambda: _begin(session))
         return _train_and_show(session)
@@ -132,7 +135,7 @@ def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
     store.check_present()
     if epoch.is_best:
         store.write_model("best.safetensors", pack_weights(session.model))
-    record = metrics_record(epoch)
+    record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
     schedule.runner.log_metrics(record)
     print_epoch(epoch, session.recipe.epochs)
@@ -144,4 +147,11 @@ def _finish(session: Session, schedule: Schedule) -> None:
     session.store.check_present()
     session.store.write_run(finished_record(session.store))
     schedule.write_report()
+    _show_end(session)
+
+
+def _show_end(session: Session) -> None:
+    """Print the summary and, with --open, open the report."""
     print_summary(session.store)
+    if session.config.open:
+        open_report(session.store)

@@ -1,12 +1,16 @@
 """What runs when: the hooks of each epoch beside the training of the next, then the end hooks, films and report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from pellucid.core.terminal import console, track
+from pellucid.core.errors import PellucidError
+from pellucid.core.terminal import print_line, track
 from pellucid.hooks import Hook, Scene
 from pellucid.run.console import print_pictures, print_report_path
-from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, made_films, made_report
+from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make_films, make_report
 from pellucid.run.session import Session
 from pellucid.run.workers import Job, Work, Workers
 from pellucid.storage.atomic import write_bytes
@@ -23,13 +27,14 @@ class Schedule:
     """Hands the hooks, films and reports of a run to `workers`, and writes what comes back.
 
     The hooks of an epoch run one after the other in one process, and those of the next epoch follow them, because a
-    hook receives its arrays of the previous epoch. End hooks do not depend on each other. Without workers, everything
-    runs at once in this process.
+    hook receives its arrays of the previous epoch. Densities are fitted and end hooks run in processes of their own.
+    Without workers, everything runs at once in this process.
     """
 
     def __init__(self, session: Session, runner: HookRunner, workers: Workers) -> None:
         self.session, self.store, self.runner, self.workers = session, session.store, runner, workers
         self._latest: tuple[Job, ...] = ()  # the report of the latest epoch
+        self._fits: tuple[Job, ...] | None = None
         self._best: Epoch | None = None
         self._has_report = False
 
@@ -51,17 +56,17 @@ class Schedule:
         if self.workers.limit:  # the training goes on, so a resumed run needs these weights for hooks that it lost
             self.store.write_model(self.store.unfinished_name(number), pack_weights(self.session.model))
         self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits))
+        self._fitted_for(self._hooks("end").values())  # densities do not depend on the network: there is time now
 
     def finish(self) -> None:
         """Run the end hooks and the films, and wait for everything that is left."""
         if self.workers.limit:
             self.workers.limit += 1  # from here on, this process only waits
-        hooks = self._hooks("end")
-        jobs = []
+        hooks, last, jobs = self._hooks("end"), self.session.recipe.epochs, list[Job]()
         if hooks:
-            scene, epochs = self.session.final_scene(self._best), self.session.recipe.epochs
-            jobs = [self._hooks_job(name, epochs, {name: hook}, lambda: scene) for name, hook in hooks.items()]
-        jobs.append(Job("films", partial(made_films, self.store), self._receive, after=self._latest))
+            scene = self.session.final_scene(self._best)
+            jobs = [self._hooks_job(name, last, {name: hook}, lambda: scene) for name, hook in hooks.items()]
+        jobs.append(Job("films", partial(make_films, self.store), self._receive, self._latest))
         total = self.workers.left() + len(jobs)
         with track("end hooks", total) as bar:
             for added, job in enumerate(jobs):
@@ -72,8 +77,7 @@ class Schedule:
 
     def write_report(self) -> None:
         """Write the report of the finished run."""
-        for result in made_report(self.store, self.session.recipe.epochs):
-            self._receive(result)
+        make_report(self.store, self.session.recipe.epochs, self._receive)
 
     def _hooks(self, when: str) -> dict[str, Hook]:
         return {name: hook for name, hook in self.session.hooks.items() if hook.when == when}
@@ -82,15 +86,16 @@ class Schedule:
         # a process that takes over from one that died has another model in its memory
         restored = partial(self.session.restored_scene, number)
         job = self._hooks_job(f"hooks of epoch {number}", number, self._hooks("epoch"), make_scene, restored)
-        job.after = self._latest
-        self._add_report(number, after=(self.workers.add(job),))
+        job.after += self._latest
+        self._latest = (self.workers.add(job),)
+        self._add_report(number)
 
-    def _add_report(self, epoch: int, after: tuple[Job, ...] = ()) -> None:
+    def _add_report(self, epoch: int) -> None:
         def receive(result: bytes | Failure) -> None:
             self._receive(result)
             self.store.remove_model(self.store.unfinished_name(epoch))
 
-        job = Job(f"report of epoch {epoch}", partial(made_report, self.store, epoch), receive, after or self._latest)
+        job = Job(f"report of epoch {epoch}", partial(make_report, self.store, epoch), receive, self._latest)
         self._latest = (self.workers.add(job),)
 
     def _hooks_job(
@@ -104,6 +109,9 @@ class Schedule:
         """Return a job that runs hooks; a hook whose process dies is tried once more before it counts as failed."""
         left, tried = dict(hooks), set[str]()
 
+        def work(scene: Callable[[], Scene], send: Callable[[Any], None]) -> None:
+            self.runner.run(dict(left), lambda: self._without_writing(scene()), send)
+
         def receive(result: Output | Failure) -> None:
             del left[result.name]
             self._receive(result)
@@ -111,20 +119,52 @@ class Schedule:
         def remaining(reason: str) -> Work:
             hook = next(iter(left), None)  # they run in this order
             if hook in tried:
-                del left[hook]
                 self._receive(Failure(hook, epoch, f"{reason}, twice", reason))
+                del left[hook]
             elif hook is not None:
                 tried.add(hook)
-                console().print(f"  hook {hook}: {reason}; running it again", markup=False)
-            return partial(self.runner.run, dict(left), restored or make_scene)
+                print_line(f"  hook {hook}: {reason}; running it again")
+            return partial(work, restored or make_scene)
 
         return Job(
             name,
-            partial(self.runner.run, hooks, make_scene),
+            partial(work, make_scene),
             receive,
+            after=self._fitted_for(hooks.values()),
             remaining=remaining,
             is_urgent=any(hook.is_slow for hook in hooks.values()),
         )
+
+    def _without_writing(self, scene: Scene) -> Scene:
+        """Return the scene as a child process sees it: it can fit a density, but only this process stores it."""
+        return replace(scene, fitted=partial(self.session.densities.get, write=False)) if self.workers.limit else scene
+
+    def _fitted_for(self, hooks: Iterable[Hook]) -> tuple[Job, ...]:
+        """Return the job that fits the densities of `hooks`, if there is any; adds it on the first call."""
+        names = sorted({name for hook in hooks for name in hook.densities})
+        if names and self._fits is None:
+            self._fits = (self.workers.add(self._fit_job(names)),) if self.workers.limit else ()
+        return self._fits or () if names else ()
+
+    def _fit_job(self, names: Sequence[str]) -> Job:
+        """Return a job that fits densities, unless an earlier run has left them with the data."""
+        densities = self.session.densities
+        for name in names:
+            with suppress(PellucidError):  # the hook that needs this density will fail with the same error
+                densities.adopt(name)
+
+        def fit(send: Callable[[Any], None]) -> None:
+            for name in names:
+                with suppress(PellucidError):
+                    if densities.load(name) is None:
+                        _, content = densities.fit(name, partial(_send_part, send, name))
+                        send((name, content, True))
+
+        def receive(result: tuple[str, bytes, bool]) -> None:
+            name, content, is_complete = result
+            (densities.write if is_complete else densities.write_checkpoint)(name, content)
+
+        return Job("densities", fit, receive, is_ordered=False)
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
         """Write a hook's artifacts, a film or a report, or record a failure."""
@@ -142,3 +182,8 @@ class Schedule:
                 if not self._has_report:
                     print_report_path(self.store)
                 self._has_report = True
+
+
+def _send_part(send: Callable[[tuple[str, bytes, bool]], None], name: str, checkpoint: bytes) -> None:
+    """Send the checkpoint of a fit that is not complete."""
+    send((name, checkpoint, False))

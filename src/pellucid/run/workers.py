@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -19,7 +19,7 @@ import torch
 
 from pellucid.core.terminal import silence
 
-__all__ = ["Job", "Workers", "processes_beside"]
+__all__ = ["Job", "Work", "Workers", "no_work", "processes_beside"]
 
 MOST_BESIDE = 3
 """Maximum number of processes beside the main one: there are only about ten jobs, and each takes memory."""
@@ -28,8 +28,12 @@ MOST_WAITING = 8
 SECONDS_BETWEEN_LOOKS = 0.1
 """Interval at which a child looks whether the main process still exists."""
 
-Work: TypeAlias = Callable[[], Iterable[object]]
-"""A function that yields results."""
+Work: TypeAlias = Callable[[Callable[[Any], None]], None]
+"""A function that passes each of its results to the function it is given."""
+
+
+def no_work(_: Callable[[Any], None]) -> None:
+    """Do nothing: there is nothing left to do."""
 
 
 def processes_beside(device: torch.device, processes: int) -> int:
@@ -55,7 +59,7 @@ class Job:
     """Called in the main process with every result."""
     after: tuple["Job", ...] = ()
     """Jobs whose results must be received before this one starts."""
-    remaining: Callable[[str], Work] = lambda _: list[object]
+    remaining: Callable[[str], Work] = lambda _: no_work
     """Called in the main process with the reason if the child died; returns the work that is left."""
     is_ordered: bool = True
     """True if results are received only after those of every ordered job added earlier, as in a serial run."""
@@ -88,8 +92,7 @@ class Workers:
     def add(self, job: Job) -> Job:
         """Run a job as soon as a process is free and the jobs it follows are done; returns the job."""
         if not self.limit:
-            for result in job.work():
-                job.receive(result)
+            job.work(job.receive)
             job.is_done = True
             return job
         while sum(not task.is_started for task in self._tasks) >= MOST_WAITING:
@@ -213,7 +216,7 @@ class _Task:
 
 
 def _run_child(work: Work, turn: Connection, results: Connection, parent: int) -> None:
-    """Wait for the turn, then send every result of `work`; runs in a child process."""
+    """Wait for the turn, then send the results of `work`; runs in a child process."""
     # the main process decides what Ctrl-C and SIGTERM mean; it kills its children if it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -226,8 +229,7 @@ def _run_child(work: Work, turn: Connection, results: Connection, parent: int) -
     error = None
     try:
         turn.recv_bytes()
-        for result in work():
-            outbox.put(result)
+        work(outbox.put)
     except BaseException:  # noqa: BLE001  (the main process raises it again)
         error = traceback.format_exc()
     outbox.put(_Finished(error))

@@ -253,7 +253,7 @@ class Store:
         self.write_run(record)
         if not (self.folder / "manifest.json").exists():
             write_json(self.folder / "manifest.json", self.manifest())
-        for part in MOVED_ASIDE:
+        for part in (*MOVED_ASIDE, "data/densities"):
             for leftover in (self.folder / part).rglob(TEMPORARY):
                 leftover.unlink(missing_ok=True)
         for leftover in self.folder.glob(TEMPORARY):
