@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from pellucid.cli.run import parse_run
-from pellucid.config import FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
+from pellucid.config import FLAGS, ONE_TIME_FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
 from pellucid.core.errors import ConfigError, UnknownName
 
 FLAG_NAMES = [
     *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
     *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
-    *("max-megapixels", "resume", "trust", "config"),
+    *("max-megapixels", "resume", "serial", "trust", "open", "config"),
 ]
 
 
 def test_documented_flags_exist_and_no_others():
-    assert {name.replace("_", "-") for name in FLAGS} | {"resume", "trust", "config"} == set(FLAG_NAMES)
+    assert {name.replace("_", "-") for name in (*FLAGS, *ONE_TIME_FLAGS)} == set(FLAG_NAMES)
     assert set(RunConfig().flat()) == {name.replace("-", "_") for name in FLAG_NAMES}
 
 

@@ -133,8 +133,12 @@ class RunConfig:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Resume the interrupted run in SAVE with its original settings.
     With more --epochs, also train an interrupted or finished run further, with a new learning-rate schedule."""
+    serial: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run hooks between the epochs, in this process instead of beside the training, for example to debug one."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run in SAVE, or a run.json given to --config, names as its model or data."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the report in the default browser at the end."""
     config: Annotated[Path | None, _flag("FILE", "none")] = None
     """TOML file or run.json to read settings from; flags on the command line take precedence."""
 
@@ -250,6 +254,8 @@ def _plain(value: Any) -> Any:
 
 FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in fields(group)), "save")
 """Settings that a config file may contain."""
+ONE_TIME_FLAGS = ("resume", "serial", "trust", "open", "config")
+"""Settings that a run.json records too, but that apply only to the command that wrote it."""
 
 
 def read_config(path: Path, description: str | None = None) -> dict[str, Any]:
@@ -271,7 +277,9 @@ def read_config(path: Path, description: str | None = None) -> dict[str, Any]:
         raise ConfigError(f"{description} contains no settings; pass a TOML file or the run.json of an earlier run.")
     settings = {key.replace("-", "_"): value for key, value in settings.items()}
     # A run.json records these as well, but they apply only to the command that wrote it.
-    settings = {key: value for key, value in settings.items() if key not in ("resume", "trust", "config")}
+    settings = {
+        key: value for key, value in settings.items() if key not in ("resume", "serial", "trust", "open", "config")
+    }
     for key in settings:
         if key not in FLAGS:
             raise UnknownName(f"setting (in {path})", key, FLAGS)

@@ -138,11 +138,9 @@ def _bare(layer: nn.Module) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("target", [None, "all"], ids=repr)
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift", "occlusion", "grad_cam", "input"])
 def test_class_target_is_refused_for_segmentation(segmenter, images, name, target) -> None:
     analyzer = create_analyzer(name, segmenter)
-    if analyzer.method.needs_fit:
-        return
     with pytest.raises(ShapeError, match=r"returns \(\d, 3, 10, 10\).*target function outputs -> \(batch,\)"):
         analyzer.analyze(images, target)
 

@@ -80,6 +80,7 @@ SENSIBLE = {
         "save": ("save", "file", "other/deep/save", "photos", "."),
         "config": ("settings.toml", "broken.toml", "save/run.json", "file", "photos"),
         "resume": (None,),
+        "serial": (None,),
         "trust": (None,),
         "help": (None,),
     },

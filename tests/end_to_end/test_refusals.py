@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.cli import main
 from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS, Hook
 from pellucid.storage.lock import locked
@@ -13,10 +14,20 @@ from pellucid.storage.lock import locked
 SMALL = ("--dataset", "digits", "--epochs", 1, "--limit-train", 60, "--limit-test", 30, "--hooks", "none")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The save folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["run", "--threads", "1", *map(str, SMALL)]) == 0
+    return folder / "save"
+
+
 @pytest.fixture
-def earlier(run_program, tmp_path):
+def earlier(finished, run_program, tmp_path):
     """A finished run in save/, as a function that returns True while its files are intact."""
-    assert run_program(*SMALL) == 0
+    shutil.copytree(finished, tmp_path / "save")
     files = {path: path.read_bytes() for path in (tmp_path / "save").rglob("*") if path.is_file()}
 
     def is_whole():

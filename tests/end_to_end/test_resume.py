@@ -24,6 +24,8 @@ SMALL = (
     "--threads 1 --classes 0,1,2 --methods gradient".split()
 )
 """Eight steps per epoch, random shifts and all hooks."""
+QUICK = (*SMALL, "--hooks", "confusion_matrix,saliency,tsne,projector,prototypes")
+"""With hooks of each kind: earlier arrays, films, an embedding, and densities that are fitted at the end."""
 
 
 class Killed(BaseException):
@@ -36,6 +38,14 @@ def frequent_checkpoints():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
         yield
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory, frequent_checkpoints):
+    """The save folder of an uninterrupted run with some of the hooks."""
+    folder = tmp_path_factory.mktemp("quick")
+    assert main(["run", *QUICK, "--save", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +149,12 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("at", range(6))
-def test_death_while_moving_an_earlier_run_loses_nothing(at, uninterrupted, tmp_path, monkeypatch):
+def test_death_while_moving_an_earlier_run_loses_nothing(at, quick, tmp_path, monkeypatch):
     """The process dies after some moves; a new run completes them."""
     save = tmp_path / "save"
-    shutil.copytree(uninterrupted[0], save)
+    shutil.copytree(quick, save)
     earlier = contents(save)
-    quick = (*SMALL, "--epochs", "1", "--hooks", "none", "--seed", "7", "--save", str(save))
+    second = (*SMALL, "--epochs", "1", "--hooks", "none", "--seed", "7", "--save", str(save))
     rename, moved = Path.rename, []
 
     def die(self, target):
@@ -156,13 +166,13 @@ def test_death_while_moving_an_earlier_run_loses_nothing(at, uninterrupted, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", die)
         with pytest.raises(Killed):
-            main(["run", *quick])
+            main(["run", *second])
     kept = contents(save)
     kept |= {Path(*path.parts[2:]): content for path, content in kept.items() if path.parts[0] == "previous"}
     assert len(moved) == at
     assert all(kept.get(path) == content for path, content in earlier.items())
 
-    assert main(["run", *quick]) == 0
+    assert main(["run", *second]) == 0
     (previous,) = (save / "previous").iterdir()
     moved_aside = {path.name for path in previous.iterdir()}
     assert {"models", "logs", "plots", "metrics.jsonl", "manifest.json", "run.json"} <= moved_aside
@@ -171,8 +181,7 @@ def test_death_while_moving_an_earlier_run_loses_nothing(at, uninterrupted, tmp_
     assert (record["status"], record["config"]["seed"]) == ("finished", 7)
 
 
-def test_two_deaths_in_the_middle_of_an_epoch(uninterrupted, tmp_path):
-    reference, _ = uninterrupted
+def test_two_deaths_in_the_middle_of_an_epoch(quick, tmp_path):
     step = loop._Trainer._step
     for place in ((1, 3), (2, 6)):
         with pytest.MonkeyPatch.context() as patch:
@@ -184,15 +193,14 @@ def test_two_deaths_in_the_middle_of_an_epoch(uninterrupted, tmp_path):
 
             patch.setattr(loop._Trainer, "_step", die)
             with pytest.raises(Killed):
-                main(["run", *(SMALL if place == (1, 3) else ["--resume"]), "--save", str(tmp_path / "save")])
+                main(["run", *(QUICK if place == (1, 3) else ["--resume"]), "--save", str(tmp_path / "save")])
     assert resume(tmp_path / "save") == 0
-    assert_equal_runs(reference, tmp_path / "save")
+    assert_equal_runs(quick, tmp_path / "save")
 
 
-def test_more_epochs_extend_a_finished_run(uninterrupted, tmp_path, capsys):
-    reference, _ = uninterrupted
+def test_more_epochs_extend_a_finished_run(quick, tmp_path, capsys):
     save, step = tmp_path / "save", loop._Trainer._step
-    shutil.copytree(reference, save)
+    shutil.copytree(quick, save)
     files = contents(save)
     assert main(["run", "--resume", "--epochs", "1", "--save", str(save)]) == 2
     assert "planned for 2 epochs and cannot be shortened to --epochs 1" in capsys.readouterr().err
@@ -212,7 +220,7 @@ def test_more_epochs_extend_a_finished_run(uninterrupted, tmp_path, capsys):
     record = json.loads((save / "run.json").read_text())
     assert (record["status"], record["epochs"], record["config"]["epochs"]) == ("finished", 3, 3)
     assert record["extensions"] == [{"epoch": 2, "step": 8, "from": 2, "to": 3}]
-    lines, before = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (save, reference))
+    lines, before = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (save, quick))
     plain = [{**json.loads(line), "timing": None} for line in lines]
     assert plain[:3] == [{**json.loads(line), "timing": None} for line in before]
     assert [line["epoch"] for line in plain] == [0, 1, 2, 3]
@@ -222,13 +230,12 @@ def test_more_epochs_extend_a_finished_run(uninterrupted, tmp_path, capsys):
     assert "3 (extended from 2 after epoch 2)" in (save / "report.html").read_text()
 
     straight = tmp_path / "straight"
-    shutil.copytree(reference, straight)
+    shutil.copytree(quick, straight)
     assert main(["run", "--resume", "--epochs", "3", "--save", str(straight)]) == 0
     assert_equal_runs(straight, save)
 
 
-def test_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
-    reference, _ = uninterrupted
+def test_death_inside_a_hook(quick, tmp_path, monkeypatch):
     run = TSNE.run
 
     def die(self, scene):
@@ -239,37 +246,34 @@ def test_death_inside_a_hook(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(TSNE, "run", die)
         with pytest.raises(Killed):
-            main(["run", *SMALL, "--save", str(tmp_path / "save")])
+            main(["run", *QUICK, "--save", str(tmp_path / "save")])
     assert resume(tmp_path / "save") == 0
-    assert_equal_runs(reference, tmp_path / "save")
+    assert_equal_runs(quick, tmp_path / "save")
 
 
-def test_resuming_a_finished_run_changes_nothing(uninterrupted, capsys):
-    reference, _ = uninterrupted
-    before = {path: path.read_bytes() for path in (reference / "plots").rglob("*.*")}
-    assert resume(reference) == 0
-    assert {path: path.read_bytes() for path in (reference / "plots").rglob("*.*")} == before
+def test_resuming_a_finished_run_changes_nothing(quick, capsys):
+    before = {path: path.read_bytes() for path in (quick / "plots").rglob("*.*")}
+    assert resume(quick) == 0
+    assert {path: path.read_bytes() for path in (quick / "plots").rglob("*.*")} == before
     assert "already finished" in capsys.readouterr().out
 
 
-def test_nan_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, uninterrupted):
-    reference, _ = uninterrupted
+def test_nan_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, quick):
     cross_entropy = loop.F.cross_entropy
     with monkeypatch.context() as patch:
         calls = iter(range(1000))
         patch.setattr(
             loop.F, "cross_entropy", lambda *a: cross_entropy(*a) * (float("nan") if next(calls) == 15 else 1)
         )
-        assert main(["run", *SMALL, "--save", str(tmp_path / "save")]) == 1
+        assert main(["run", *QUICK, "--save", str(tmp_path / "save")]) == 1
     assert "the loss is nan in epoch 2, step 4 of 8" in capsys.readouterr().err
     assert json.loads((tmp_path / "save/run.json").read_text())["status"] == "failed"
     assert resume(tmp_path / "save") == 0
-    assert_equal_runs(reference, tmp_path / "save")
+    assert_equal_runs(quick, tmp_path / "save")
 
 
 def test_run_with_changed_data_cannot_be_resumed(tmp_path, monkeypatch, capsys):
-    quick = (*SMALL, "--hooks", "none", "--save", str(tmp_path / "save"))
-    assert main(["run", *quick]) == 0
+    assert main(["run", *SMALL, "--hooks", "none", "--save", str(tmp_path / "save")]) == 0
     record = json.loads((tmp_path / "save/run.json").read_text())
     record["dataset"]["sha256"] = "0" * 64
     record["status"] = "interrupted"

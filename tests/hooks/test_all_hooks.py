@@ -74,14 +74,9 @@ def test_hook_is_deterministic(name: str, make_scene: Maker) -> None:
     "images",
     [
         {"count": 1},
-        {"count": 2},
-        {"count": 3},
-        {"count": 12},
-        {"count": 40, "channels": 3},
-        {"count": 40, "size": (7, 12)},
-        {"count": 40, "channels": 2},
-        {"count": 30, "chosen_classes": (2, 0)},
-        {"count": 30, "chosen_classes": (3,)},
+        {"count": 3, "channels": 3, "size": (7, 12)},
+        {"count": 30, "channels": 2, "chosen_classes": (2, 0)},
+        {"count": 30, "chosen_classes": (3,)},  # no images
     ],
     ids=str,
 )

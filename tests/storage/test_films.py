@@ -15,8 +15,8 @@ from pellucid.core.contracts import Artifact
 from pellucid.core.errors import WriteError
 from pellucid.hooks import Hook
 from pellucid.plots.scatter import move_points, scatter
-from pellucid.run import pipeline
-from pellucid.run.hook_runner import HookRunner, write_films
+from pellucid.run import schedule
+from pellucid.run.hook_runner import Failure, HookRunner, make_films
 from pellucid.storage import films
 from pellucid.storage.films import FILMS, LAST_MS, STEPS
 from pellucid.storage.pictures import to_png
@@ -188,7 +188,7 @@ def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) 
     def fail_once(runner, name, hook, scene):
         if (name, scene.epoch) == ("saliency", 2):
             hook = Broken()
-        run_one(runner, name, hook, scene)
+        return run_one(runner, name, hook, scene)
 
     monkeypatch.setattr(HookRunner, "run_one", fail_once)
     assert main(["run", *QUICK, "--save", str(save)]) == 1  # because of the hook; the film does not hide it
@@ -210,8 +210,8 @@ def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) 
 def test_resumed_run_writes_the_missing_films(tmp_path: Path, monkeypatch) -> None:
     save, whole = tmp_path / "save", tmp_path / "whole"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_films", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert main(["run", *QUICK, "--save", str(save)]) == 130
+        patch.setattr(schedule, "make_films", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(["run", *QUICK, "--serial", "--save", str(save)]) == 130
     assert not (save / "films").exists()
     assert main(["run", "--resume", "--save", str(save)]) == 0
     assert main(["run", *QUICK, "--save", str(whole)]) == 0
@@ -227,12 +227,14 @@ def test_failed_film_is_recorded_and_does_not_stop_the_others(store: Store) -> N
         store.add_metrics({"epoch": epoch})
     (store.folder / "plots/saliency/epoch_001.png").write_bytes(b"damaged")
     (store.folder / "plots/explanations/epoch_001.png").write_bytes(png(7))
-    write_films(store)
-    (failure,) = store.manifest()["failures"]
-    assert (failure["hook"], failure["epoch"]) == ("films", 1)
-    assert failure["error"].startswith("saliency: UnidentifiedImageError: ")
-    assert "Traceback" in (store.folder / failure["log"]).read_text()
-    assert [entry["hook"] for entry in entries(store.folder, "film")] == ["explanations"]
+    made: list = []
+    make_films(store, made.append)
+    film, failure = made
+    assert isinstance(failure, Failure)
+    assert (failure.name, failure.epoch) == ("films", 1)
+    assert failure.message.startswith("saliency: UnidentifiedImageError: ")
+    assert "Traceback" in failure.log
+    assert [entry["hook"] for entry in film.entries] == ["explanations"]
 
 
 @pytest.mark.slow

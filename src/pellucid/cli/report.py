@@ -3,7 +3,7 @@
 import tyro
 
 from pellucid.config import ReportConfig
-from pellucid.core.terminal import console
+from pellucid.core.terminal import print_line
 
 __all__ = ["report"]
 
@@ -13,5 +13,5 @@ def report(arguments: list[str]) -> int:
     config = tyro.cli(ReportConfig, prog="pellucid report", args=arguments)
     from pellucid.report import write_report  # loads torch
 
-    console().print(str(write_report(config.run)), markup=False, soft_wrap=True)
+    print_line(str(write_report(config.run)))
     return 0

@@ -8,20 +8,31 @@ from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pellucid.core.text import printable
 
-__all__ = ["Tracker", "console", "print_error", "silence", "track"]
+__all__ = ["Tracker", "console", "print_error", "print_line", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
+SECONDS_BETWEEN_BARS = 0.1
+
+_shown: list[Progress] = []
+"""Bars on the screen."""
 
 
 @cache
 def console() -> Console:
     """Return the shared console for all output (standard output). On a pipe, lines are never wrapped."""
-    screen = Console(emoji=False)
+    # without highlighting, which colors the digits of numbers and parts of paths
+    screen = Console(highlight=False, emoji=False)
     # wrapped lines would break tools that read the output
     return screen if screen.is_terminal else Console(soft_wrap=True, highlight=False, emoji=False)
+
+
+def print_line(text: str, style: str = "") -> None:
+    """Print text verbatim, without rich's markup or line breaks, so that a path in it can be clicked and copied."""
+    console().print(Text(text, style=style), soft_wrap=True)
 
 
 def silence() -> None:
@@ -39,12 +50,14 @@ class Tracker:
 
     def __init__(self, label: str, total: int | None, bar: Progress | None, task: TaskID | None) -> None:
         self._label, self._total, self._bar, self._task = label, total, bar, task
-        self._last_line = monotonic()
+        self._last_line, self._last_bar = monotonic(), 0.0
 
     def update(self, done: int, note: str = "") -> None:
         """Report that `done` of `total` is finished; `note` (a loss, an address) is printed after the progress."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            is_due = monotonic() - self._last_bar >= SECONDS_BETWEEN_BARS
+            self._bar.update(self._task, completed=done, note=note, refresh=is_due)
+            self._last_bar = monotonic() if is_due else self._last_bar
         elif monotonic() - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last_line = monotonic()
             share = f"{done / self._total:4.0%}" if self._total else f"{done:,}"
@@ -63,6 +76,11 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
     if not screen.is_terminal or screen.quiet:
         yield Tracker(label, total, None, None)
         return
+    if _shown:  # a task within another: a second line below its bar
+        task = _shown[-1].add_task(label, total=total, note="")
+        yield Tracker(label, total, _shown[-1], task)
+        _shown[-1].remove_task(task)
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -70,6 +88,11 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=screen, transient=True) as bar:
-        # the last column requires the field `note` from the start
-        yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))
+    # Drawn by `update`, not by rich's thread: a process forked while that thread held a lock would wait for it forever.
+    with Progress(*columns, console=screen, transient=True, auto_refresh=False) as bar:
+        _shown.append(bar)
+        try:
+            # the last column requires the field `note` from the start
+            yield Tracker(label, total, bar, bar.add_task(label, total=total, note=""))
+        finally:
+            _shown.remove(bar)

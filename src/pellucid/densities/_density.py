@@ -64,6 +64,14 @@ class Density(ABC):
         """Channels, height and width of the images it was fitted to."""
 
     @classmethod
+    def recipe(cls) -> str | None:
+        """Return the version and the settings of `fit` as text; equal texts promise equal fits.
+
+        A density with a recipe is kept with the data, for later runs. None, the default, keeps it in the run only.
+        """
+        return None
+
+    @classmethod
     @abstractmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "Density":
         """Fit a density to `images`; densities that need gradient training call `minimise`."""

@@ -48,7 +48,7 @@ class Scene:
     train: ImageSet | None = None
     """Training images, on the CPU, for methods that are fitted to data; None if unavailable."""
     fitted: Callable[[str], Density] | None = None
-    """Function that returns the density of a given name, cached in the save folder; None to fit it on each call."""
+    """Function that returns the density of a given name, stored by the run; None to fit it on each call."""
     previous: Mapping[str, np.ndarray] | None = None
     """Arrays from the previous run of the same hook; None at its first epoch."""
     weights_epoch: int | None = None
@@ -122,6 +122,10 @@ class Hook(ABC):
     when: ClassVar[Literal["epoch", "end"]] = "epoch"
     """When the hook runs: after every epoch, including epoch 0 (untrained), or once at the end with the best
     weights."""
+    is_slow: ClassVar[bool] = False
+    """True to start the hook first where end hooks run side by side, because it takes longer than the others."""
+    densities: ClassVar[tuple[str, ...]] = ()
+    """Densities of the training images that the hook uses; a run fits them beside the training."""
     default: ClassVar[bool] = True
     """True if `--hooks default` includes this hook."""
 

@@ -20,6 +20,7 @@ class Leaderboard(Hook):
     """Evaluation of every method by every default metric, on images spread evenly over the test set."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
+    is_slow: ClassVar[bool] = True
 
     images: int = 100
     """Maximum number of test images."""

@@ -47,6 +47,8 @@ class ClassPrototypes(Hook):
     """Class prototypes by activation maximization with an L2 prior, a Gaussian mixture and a VAE decoder."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
+    is_slow: ClassVar[bool] = True
+    densities: ClassVar[tuple[str, ...]] = tuple(DENSITIES.values())
 
     columns: int = 12
     """Maximum number of classes."""

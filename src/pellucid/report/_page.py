@@ -19,7 +19,7 @@ from pellucid.report.sections.figures import other_figures
 from pellucid.storage.atomic import json_text, write_bytes
 from pellucid.storage.store import Store
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "render_report", "write_report"]
 
 MOST_BYTES = 14_500_000
 """Maximum size of the page."""
@@ -33,12 +33,18 @@ def write_report(folder: str | Path) -> Path:
     The report is built from run.json, metrics.jsonl, manifest.json and the files listed there, and works for finished,
     interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
     """
+    content = render_report(folder)
+    path = Path(folder) / "report.html"
+    write_bytes(path, content)
+    return path
+
+
+def render_report(folder: str | Path) -> bytes:
+    """Return the report of the run in a save folder, as `write_report` writes it; raises the same errors."""
     store = Store(Path(folder))
     store.check_run("run.json", "manifest.json")
-    path = store.folder / "report.html"
     # text from damaged files can contain lone surrogates, which UTF-8 cannot encode
-    write_bytes(path, render(Material(store)).encode("utf-8", "replace"))
-    return path
+    return render(Material(store)).encode("utf-8", "replace")
 
 
 def render(material: Material) -> str:

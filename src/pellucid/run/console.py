@@ -1,106 +1,158 @@
 """Terminal output of a run: at its start, after each epoch and at its end."""
 
+import os
 import shlex
 import sys
+import webbrowser
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
-from pellucid.core.importing import is_function_name
-from pellucid.core.terminal import console
-from pellucid.data._spec import is_function
+from pellucid.core.terminal import console, print_line
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
+from pellucid.storage.resuming import resume_command
 from pellucid.storage.store import Store
 from pellucid.training.loop import Epoch
 
-__all__ = ["print_epoch", "print_interruption", "print_start", "print_summary"]
+__all__ = [
+    "open_report",
+    "print_already_finished",
+    "print_epoch",
+    "print_interruption",
+    "print_pictures",
+    "print_report_path",
+    "print_start",
+    "print_summary",
+]
 
-TENSORBOARD_ADDRESS = "http://localhost:6006/#projector"
+TENSORBOARD_ADDRESS = "http://localhost:6006"
 
 
 def print_start(session: Session, moved: Path | None) -> None:
     """Print the data set, the model and the device."""
-    screen, data = console(), session.data
+    data = session.data
     if data.notice:
-        screen.print(Text(f"Notice: {data.notice}", style="bold yellow"))
+        console().print(Text(f"Notice: {data.notice}", style="bold yellow"))
     if moved is not None:
-        screen.print(f"Moved the earlier run to {moved}.", markup=False)
-    counts = f"{len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} test images"
+        print_line(f"Moved the earlier run to {moved}.")
+    counts = f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test"
     shape = "×".join(str(side) for side in data.train.image_shape)
-    screen.print(f"Data   {data.title}: {counts}, {shape}, {len(data.classes)} classes", markup=False)
+    print_line(f"Data    {data.title}, {len(data.classes)} classes")
+    print_line(f"Images  {counts}, {shape}")
     name, parameters = session.config.training.model, count_parameters(session.model)
-    screen.print(f"Model  {name}: {parameters:,} parameters, on {session.device}", markup=False)
+    print_line(f"Model   {name}, {parameters:,} parameters, on {session.device}")
     if session.resumed is not None:
         at = session.resumed.progress
-        screen.print(f"Resuming in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
+        print_line(f"Resuming in epoch {at.epoch}, after step {at.step} of {session.recipe.steps_per_epoch}.")
     if session.extended_from is not None:
-        screen.print(
-            f"Extending the run from {session.extended_from} to {session.recipe.epochs} epochs, with a new "
-            "learning-rate schedule."
-        )
+        change = f"from {session.extended_from} to {session.recipe.epochs} epochs"
+        print_line(f"Extending the run {change}, with a new learning-rate schedule.")
+
+
+def print_already_finished(session: Session) -> None:
+    """Print that there is nothing to resume, and how to train further."""
+    print_line(f"The run in {session.store.folder} is already finished; there is nothing to resume.")
+    print_line(f"To train further, pass --epochs with more than {session.recipe.epochs}.")
 
 
 def print_epoch(epoch: Epoch, epochs: int) -> None:
-    """Print one line per finished epoch."""
-    parts = [f"Epoch {epoch.number}/{epochs}"]
+    """Print one line per finished epoch: training loss, accuracies, and seconds of training."""
+    parts = ["untrained"]
     if epoch.train is not None:
-        parts.append(f"train loss {epoch.train.loss:.4f}, accuracy {epoch.train.accuracy:.2%}")
-    parts.append(f"validation {epoch.validation.accuracy:.2%}")
-    parts.append(f"test {epoch.test.accuracy:.2%}")
+        parts = [f"loss {epoch.train.loss:.4f}", f"train {epoch.train.accuracy:.2%}"]
+    parts += [f"validation {epoch.validation.accuracy:.2%}", f"test {epoch.test.accuracy:.2%}"]
     if epoch.seconds:
-        parts.append(f"{epoch.seconds:.1f} s, {epoch.images / epoch.seconds:,.0f} images/s")
-    console().print(" | ".join(parts), markup=False)
+        parts.append(f"{epoch.seconds:.1f} s")
+    print_line(f"Epoch {epoch.number}/{epochs}: {', '.join(parts)}", "bold")
+
+
+def print_pictures(hook: str, epoch: int | None, seconds: float, paths: Sequence[Path]) -> None:
+    """Print one line per picture that a hook has written: epoch (None: end of training), hook, seconds, path.
+
+    `seconds` is the time of the whole hook, which stands in its first line. Paths are never wrapped; in the default
+    save folder, the lines of the default hooks fit 80 columns.
+    """
+    moment, width = ("end", 20) if epoch is None else (f"epoch {epoch}", 16)
+    for number, path in enumerate(paths):
+        time = "" if number else f"{seconds:.1f} s"
+        print_line(f"{moment}  {hook:<{width}}  {time:>6}  {path}")
+
+
+def print_report_path(store: Store) -> None:
+    """Print the address of the report; called when it is written for the first time."""
+    print_line(f"Report: {report_uri(store)} (updated after every epoch)")
+
+
+def report_uri(store: Store) -> str:
+    """Return the absolute, percent-encoded file:// address of the report."""
+    return (store.folder / "report.html").absolute().as_uri()
 
 
 def print_interruption(session: Session) -> None:
     """Print the command that resumes an interrupted run."""
-    # resume with the program that the user started
-    script = Path(sys.argv[0])
-    program = ["pellucid", "run"]
-    if script.suffix == ".py":
-        program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
-    save = str(session.store.folder)
-    # "save" is the default folder
-    command = [*program, "--resume", *([] if save == "save" else ["--save", save])]
-    if is_function_name(session.config.training.model) or is_function(session.data.name):
-        command.append("--trust")
-    console().print(f"\nInterrupted. Resume with: {shlex.join(command)}", markup=False)
+    # not read from run.json, which may be gone
+    names = {"model": {"name": session.config.training.model}, "dataset": {"name": session.data.name}}
+    command = resume_command({"command": shlex.join(sys.argv), **names}, session.store.folder)
+    print_line(f"\nInterrupted. Resume with: {command}")
 
 
 def print_summary(store: Store) -> None:
-    """Print a table of the files written, the failures and the TensorBoard command."""
-    screen, record, manifest = console(), store.run(), store.manifest()
-    # `Text`, because rich would read brackets in a name as markup
-    title = Text(f"{record['dataset']['title']}: test accuracy {record['test_accuracy']:.2%}", style="bold")
-    table = Table(title=title, title_justify="left")
-    table.add_column("Output")
-    table.add_column("Files", justify="right")
-    table.add_column("Location", overflow="fold")
-    films = [entry for entry in manifest["artifacts"] if entry["kind"] == "film"]
-    others = [entry for entry in manifest["artifacts"] if entry["kind"] != "film"]
-    for hook, count in Counter(entry["hook"] for entry in others).items():
-        # the projector writes a folder for each epoch: show the one that contains them
-        folders = {str(Path(entry["path"]).parent) for entry in others if entry["hook"] == hook}
-        where = min(folders, key=len) if len(folders) == 1 else str(Path(min(folders)).parent)
-        table.add_row(hook, str(count), Text(str(store.folder / where)))
-    if films:
-        table.add_row("animations over the epochs", str(len(films)), Text(str(store.folder / "films")))
-    for what, where in (
-        ("interactive report", "report.html"),
-        ("best weights", "models/best.safetensors"),
-        ("metrics, one line per epoch", "metrics.jsonl"),
-        ("list of all artifacts", "manifest.json"),
-        ("settings and versions", "run.json"),
-    ):
-        if (store.folder / where).exists():
-            table.add_row(what, "1", Text(str(store.folder / where)))
-    screen.print(table)
+    """Print where the files are, what failed, the test result, and how to open the report and TensorBoard."""
+    record, manifest = store.run(), store.manifest()
+    _print_files(store, manifest["artifacts"])
     for failure in manifest["failures"]:
         what = "The report" if failure["hook"] == "report" else f"Hook {failure['hook']}"
         text = f"{what} failed at epoch {failure['epoch']}: {failure['error']}"
-        screen.print(Text(f"{text} ({store.folder / failure['log']})", style="bold red"))
+        print_line(f"{text} ({store.folder / failure['log']})", "bold red")
+    if record.get("test_accuracy") is not None:
+        print_line(_result(record["test_accuracy"], store.metrics()), "bold")
+    if (store.folder / "report.html").is_file():
+        print_line(f"Open {report_uri(store)}")
     logs = shlex.quote(str(store.folder / "logs"))
-    screen.print(f"TensorBoard: tensorboard --logdir={logs}   then open {TENSORBOARD_ADDRESS}", markup=False)
+    print_line(f"TensorBoard: tensorboard --logdir={logs}, then {TENSORBOARD_ADDRESS}")
+
+
+def _print_files(store: Store, artifacts: Sequence[Mapping[str, Any]]) -> None:
+    """Print the places of the most important files; one line each, because a wrapped path cannot be copied."""
+    kinds = Counter(entry["kind"] for entry in artifacts)
+    counts = {"plots": kinds["figure"], "films": kinds["film"]}
+    for what, where in (
+        ("Figures", "plots"),
+        ("Animations", "films"),
+        ("Weights", "models/best.safetensors"),
+        ("Metrics", "metrics.jsonl"),
+    ):
+        if (store.folder / where).exists():
+            count = f" ({counts[where]})" if where in counts else ""
+            print_line(f"{what:<10}  {store.folder / where}{count}")
+
+
+def _result(accuracy: float, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Describe the test result of the best epoch; runs of older versions have not recorded its confusions."""
+    # an epoch is marked as best if it beats all earlier ones, so the last mark counts
+    best: Mapping[str, Any] = next((line for line in reversed(metrics) if line.get("best")), {})
+    confusion, result = best.get("most_common_confusion"), f"Test accuracy {accuracy:.2%}"
+    if accuracy == 1:
+        return f"{result}: no test image is misclassified."
+    if confusion is None:
+        return f"{result}."
+    share = f"{confusion['images']:,} of {confusion['of']:,} images"
+    return f"{result}. Most common confusion: {confusion['label']} predicted as {confusion['prediction']} ({share})."
+
+
+def open_report(store: Store) -> None:
+    """Open the report in the default browser; prints a message if there is none."""
+    try:
+        browser = webbrowser.get()
+        # Without a display, `webbrowser` falls back to browsers in the terminal, which cannot show the page and block.
+        # One that the user has named in BROWSER is fine.
+        in_terminal = type(browser) is webbrowser.GenericBrowser and not os.environ.get("BROWSER")
+        opened = not in_terminal and browser.open(report_uri(store))
+    except (webbrowser.Error, OSError):
+        opened = False
+    if not opened:
+        print_line("No browser could be started; open the address above yourself.")

@@ -9,7 +9,7 @@ from pellucid.config import EvaluateConfig
 from pellucid.core.contracts import DataSplits, ImageSet
 from pellucid.core.errors import ConfigError
 from pellucid.core.listing import parse_names
-from pellucid.core.terminal import console
+from pellucid.core.terminal import console, print_line
 from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS, Evaluation
 from pellucid.hooks._methods import FAST_OPTIONS, fit_to_sample
 from pellucid.storage.atomic import write_bytes
@@ -98,4 +98,4 @@ def show_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
     write_bytes(folder / "leaderboard.png", to_png(evaluation.figure(title)))
     write_bytes(folder / "evaluation.json", evaluation.to_json().encode())
     write_bytes(folder / "evaluation.csv", evaluation.to_csv().encode())
-    console().print(f"Figure, JSON and CSV: {folder}", markup=False)
+    print_line(f"Figure, JSON and CSV: {folder}")

@@ -12,7 +12,7 @@ from pellucid.config import DataConfig, GroundTruthConfig, HookConfig, RunConfig
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import TrainingError
 from pellucid.core.listing import parse_names
-from pellucid.core.terminal import console
+from pellucid.core.terminal import console, print_line
 from pellucid.evaluation._statistics import intervals, sign_flip
 from pellucid.run.evaluation import choose_split, make_analyzers, show_evaluation, spread
 from pellucid.run.pipeline import run
@@ -57,7 +57,7 @@ def run_benchmark(config: GroundTruthConfig) -> int:
     for name, control in pairs:
         results[f"{name} against {control}"] = _against(config, runs[name], runs[control])
     write_json(config.save / "ground_truth.json", results)
-    console().print(f"All numbers: {config.save / 'ground_truth.json'}", markup=False)
+    print_line(f"All numbers: {config.save / 'ground_truth.json'}")
     return 0
 
 

@@ -1,22 +1,20 @@
-"""Run hooks and store what they return; a failure is recorded with its traceback and doesn't stop the run."""
+"""Run hooks, encode what they return, and store it; a failure is recorded and doesn't stop the run."""
 
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from time import perf_counter
 
 from pellucid.core.contracts import Artifact
-from pellucid.core.errors import WriteError
-from pellucid.core.terminal import console
+from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
-from pellucid.report import write_report
+from pellucid.report._page import render_report
 from pellucid.storage.films import FILMS
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Packed, Store
 from pellucid.storage.tensorboard import Board, PackedEmbedding, pack_embedding
 
-__all__ = ["HookRunner", "is_shown", "update_report", "write_films", "write_final_report"]
+__all__ = ["Failure", "HookRunner", "Output", "is_shown", "make_films", "make_report"]
 
 EPOCHS_SHOWN_ALL = 5
 """Maximum number of epochs for which hooks run after every epoch; longer runs show round epoch numbers only."""
@@ -34,68 +32,107 @@ def is_shown(epoch: int, epochs: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What went wrong in a hook, a film or the report."""
+
+    name: str
+    epoch: int
+    message: str
+    log: str
+    """The traceback."""
+
+    @classmethod
+    def of(cls, name: str, epoch: int, error: BaseException) -> "Failure":
+        """Describe an exception."""
+        message, log = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        return cls(name, epoch, message, log)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An artifact as it will be on disk."""
+
+    artifact: Artifact
+    """Name, caption, numbers and scalars; the rest is encoded."""
+    picture: bytes | None
+    packed: Packed
+    points: PackedEmbedding | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Everything that a hook returned at an epoch, encoded, so that it can cross from one process to another."""
+
+    name: str
+    """Name of the hook."""
+    epoch: int
+    is_repeated: bool
+    """True for a hook that runs at every epoch, whose scalars make a curve."""
+    artifacts: tuple[Encoded, ...]
+    seconds: float
+
+    def pictures(self) -> list[str]:
+        """Return the paths of its figures below the save folder."""
+        files = [file for encoded in self.artifacts for file in encoded.packed.files]
+        return [path for path, _ in files if path.endswith(".png")]
+
+
+@dataclass(frozen=True)
 class HookRunner:
-    """Runs hooks, writing their artifacts to the save folder and to TensorBoard."""
+    """Runs hooks, and writes their artifacts to the save folder and to TensorBoard."""
 
     store: Store
     board: Board
-    hooks: Mapping[str, Hook]
 
-    def has(self, when: Literal["epoch", "end"]) -> bool:
-        """True if any hook runs at this time."""
-        return any(hook.when == when for hook in self.hooks.values())
-
-    def run(self, when: Literal["epoch", "end"], make_scene: Callable[[], Scene]) -> None:
-        """Run the hooks of this time, one after the other, on one scene, whose computed values they share."""
+    def run(
+        self, hooks: Mapping[str, Hook], make_scene: Callable[[], Scene], send: Callable[[Output | Failure], None]
+    ) -> None:
+        """Run hooks one after the other on one scene, whose computed values they share, and `send` what they return."""
         scene = make_scene()
-        for name, hook in self.hooks.items():
-            if hook.when == when:
-                self.run_one(name, hook, scene)
+        for name, hook in hooks.items():
+            send(self.run_one(name, hook, scene))
 
-    def run_one(self, name: str, hook: Hook, scene: Scene) -> None:
-        """Run one hook and store its artifacts; an error is recorded with its traceback and doesn't stop the run."""
+    def run_one(self, name: str, hook: Hook, scene: Scene) -> Output | Failure:
+        """Run one hook and encode its artifacts, without writing anything."""
+        started = perf_counter()
         try:
             scene = replace(scene, previous=self.store.previous_arrays(name, scene.epoch))
-            # Pack everything before writing anything: a hook that fails halfway leaves no files behind.
-            artifacts = [self._pack(name, scene.epoch, artifact) for artifact in hook.run(scene)]
+            artifacts = tuple(self._encode(name, scene.epoch, artifact) for artifact in hook.run(scene))
         except (Exception, SystemExit) as error:  # noqa: BLE001  (hooks can be third-party code)
-            _record_failure(self.store, name, scene.epoch, error)
-            return
-        for artifact, picture, packed, points in artifacts:
-            tag = f"{name}/{artifact.name}" if artifact.name else name
-            self.store.keep(packed)
-            if picture is not None:
-                self.board.picture(tag, picture, scene.epoch)
-            if points is not None:
-                path = self.board.embedding(scene.epoch, points)
-                self.store.keep_file(name, scene.epoch, artifact, path, "embedding")
-            if hook.when == "epoch":  # an end hook has a single value, which makes no curve
-                scalars = {f"{name}/{key}": float(value) for key, value in artifact.scalars.items()}
-                self.board.scalars(scalars, scene.epoch)
+            return Failure.of(name, scene.epoch, error)
+        return Output(name, scene.epoch, hook.when == "epoch", artifacts, perf_counter() - started)
 
-    def _pack(
-        self, hook: str, epoch: int, artifact: Artifact
-    ) -> tuple[Artifact, bytes | None, Packed, PackedEmbedding | None]:
-        """Encode an artifact as it will be on disk, so that an invalid one raises before anything is written."""
+    def _encode(self, hook: str, epoch: int, artifact: Artifact) -> Encoded:
         picture = None if artifact.figure is None else to_png(artifact.figure)
         points = None if artifact.embedding is None else pack_embedding(artifact.embedding)
-        return artifact, picture, self.store.pack(hook, epoch, artifact, picture), points
+        packed = self.store.pack(hook, epoch, artifact, picture)
+        return Encoded(replace(artifact, figure=None, arrays={}, embedding=None), picture, packed, points)
 
-    def log_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's metrics to the curves of TensorBoard."""
-        # leaves out the epoch, the flag `best`, clock times, and the training scores of epoch 0, which are None
-        numbers = {_tag(key): value for key, value in record.items() if isinstance(value, float)}
-        self.board.scalars(numbers, record["epoch"])
+    def keep(self, output: Output) -> None:
+        """Write the artifacts of a hook, all of which are encoded: one that failed halfway leaves no files behind."""
+        for encoded in output.artifacts:
+            artifact = encoded.artifact
+            tag = f"{output.name}/{artifact.name}" if artifact.name else output.name
+            self.store.keep(encoded.packed)
+            if encoded.picture is not None:
+                self.board.picture(tag, encoded.picture, output.epoch)
+            if encoded.points is not None:
+                path = self.board.embedding(output.epoch, encoded.points)
+                self.store.keep_file(output.name, output.epoch, artifact, path, "embedding")
+            if output.is_repeated:  # an end hook has a single value, which makes no curve
+                scalars = {f"{output.name}/{key}": float(value) for key, value in artifact.scalars.items()}
+                self.board.scalars(scalars, output.epoch)
+
+    def keep_failure(self, failure: Failure) -> None:
+        """Record a failure with its traceback and report it in the terminal."""
+        log = self.store.add_failure(failure.name, failure.epoch, failure.message, failure.log)
+        at = f" failed at epoch {failure.epoch}"
+        what = {"report": f"the report{at}", "films": "films failed"}.get(failure.name, f"hook {failure.name}{at}")
+        print_line(f"  {what}: {failure.message} (see {log})")
 
 
-def _tag(name: str) -> str:
-    """Return the TensorBoard tag of a metric, grouped by quantity: `test_loss` becomes `loss/test`."""
-    part, _, quantity = name.rpartition("_")
-    return f"{quantity}/{part}" if quantity in ("loss", "accuracy") else f"training/{name}"
-
-
-def write_films(store: Store) -> None:
-    """Write the films; an error is recorded as a failure and doesn't stop the run."""
+def make_films(store: Store, send: Callable[[Packed | Failure], None]) -> None:
+    """Send the films of a run, encoded, and a failure if any cannot be made."""
     failed: dict[str, Exception] = {}
     for name, make in FILMS.items():
         try:
@@ -105,36 +142,17 @@ def write_films(store: Store) -> None:
             failed[name] = error
             continue
         if packed is not None:
-            store.keep(packed)
+            send(packed)
     if failed:
         message = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
         log = "\n".join("".join(traceback.format_exception(error)) for error in failed.values())
-        path = store.add_failure("films", store.metrics()[-1]["epoch"], message, log)
-        console().print(f"  films failed: {message} (see {path})", markup=False)
+        send(Failure("films", store.metrics()[-1]["epoch"], message, log))
 
 
-def update_report(store: Store, epoch: int) -> None:
-    """Update the report; an error is recorded with its traceback and doesn't stop the run.
-
-    Raises `WriteError` if the file cannot be written, for example because the disk is full.
-    """
+def make_report(store: Store, epoch: int, send: Callable[[bytes | Failure], None]) -> None:
+    """Send the report, or the failure to make it."""
     try:
-        write_report(store.folder)
-    except WriteError:
-        raise
+        report: bytes | Failure = render_report(store.folder)
     except Exception as error:  # noqa: BLE001  (a broken report must not end the training)
-        _record_failure(store, "report", epoch, error)
-
-
-def write_final_report(store: Store) -> None:
-    """Write the report of a run that did not finish, if the cause of the failure still allows it."""
-    with suppress(Exception):
-        write_report(store.folder)
-
-
-def _record_failure(store: Store, name: str, epoch: int, error: Exception | SystemExit) -> None:
-    """Record a failure with its traceback and report it in the terminal."""
-    message = f"{type(error).__name__}: {error}"
-    log = store.add_failure(name, epoch, message, "".join(traceback.format_exception(error)))
-    what = "the report" if name == "report" else f"hook {name}"
-    console().print(f"  {what} failed at epoch {epoch}: {message} (see {log})", markup=False)
+        report = Failure.of("report", epoch, error)
+    send(report)

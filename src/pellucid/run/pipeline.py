@@ -1,23 +1,36 @@
 """The pipeline of a run: data → model → training epochs → hooks → report."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import cast
 
+from torch import Tensor
+
 from pellucid.config import RunConfig
-from pellucid.core.terminal import console, silence
+from pellucid.core.terminal import silence
 from pellucid.data._loaders import training_batches
-from pellucid.run.console import print_epoch, print_interruption, print_start, print_summary
-from pellucid.run.hook_runner import HookRunner, is_shown, update_report, write_films, write_final_report
+from pellucid.report import write_report
+from pellucid.run.console import (
+    open_report,
+    print_already_finished,
+    print_epoch,
+    print_interruption,
+    print_start,
+    print_summary,
+)
+from pellucid.run.hook_runner import HookRunner
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
+from pellucid.run.schedule import Schedule
 from pellucid.run.session import Session, prepare
+from pellucid.run.workers import Workers, processes_beside
 from pellucid.storage.lock import locked
 from pellucid.storage.ownership import check_ours
 from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
+from pellucid.training.interrupt import Interruption, deferred_interrupt, sigterm_ignored
 from pellucid.training.loop import Epoch, train
 
 __all__ = ["run"]
@@ -27,8 +40,8 @@ def run(config: RunConfig) -> int:
     """Train a network, run the hooks, write the report and return the exit code.
 
     0: success. 1: a hook failed and its traceback is in `save/errors/`. Raises a `PellucidError` before any training if
-    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C, once a
-    checkpoint is written.
+    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C or SIGTERM,
+    once a checkpoint is written.
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined_world())
@@ -39,15 +52,13 @@ def run(config: RunConfig) -> int:
         world.first(lambda: stack.enter_context(locked(config.save)))
         session = prepare(config, world)
         if session.earlier.get("status") == "finished" and session.extended_from is None:
-            console().print(
-                f"The run in {config.save} is already finished; there is nothing to resume. "
-                f"To train further, pass --epochs with more than {session.recipe.epochs}.",
-                markup=False,
-            )
-            world.first(lambda: print_summary(session.store))
+            world.first(lambda: print_already_finished(session))
+            world.first(lambda: _show_end(session))
             return int(bool(session.store.manifest()["failures"]))
-        world.first(lambda: _begin(session))
-        return _train_and_show(session)
+        # a run that has begun always records how it ended
+        with deferred_interrupt() as interrupted:
+            world.first(lambda: _begin(session))
+        return _train_and_show(session, interrupted)
 
 
 def _begin(session: Session) -> None:
@@ -58,41 +69,55 @@ def _begin(session: Session) -> None:
     print_start(session, moved)
 
 
-def _train_and_show(session: Session) -> int:
+def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
     """Run all epochs with their hooks, then the end hooks, films and report; return the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
     try:
+        world.first(interrupted_before.check)
         with ExitStack() as stack:
+            workers = stack.enter_context(Workers(_processes(session)))
             board = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
-            # None in all but the first process, the only one that runs hooks and writes files
-            runner = HookRunner(store, cast(Board, board), session.hooks)
-            for epoch in _epochs(session):
-                world.first(partial(_finish_epoch, session, runner, epoch))
-            world.first(lambda: runner.run("end", session.final_scene) if runner.has("end") else None)
-            world.first(lambda: write_films(store))
+            # only the first process runs hooks and writes files; the others have no board
+            runner = HookRunner(store, cast(Board, board))
+            schedule = Schedule(session, runner, workers)
+            world.first(lambda: schedule.add_unfinished(start_epoch))
+            for epoch in _epochs(session, workers.poll):
+                world.first(partial(_finish_epoch, session, schedule, epoch))
+            world.first(schedule.finish)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
-            record_end(store, "interrupted" if interrupted else "failed")
-            write_final_report(store)
+            with sigterm_ignored():
+                record_end(store, "interrupted" if interrupted else "failed")
+                with suppress(Exception):  # the cause of the failure may not allow it
+                    write_report(store.folder)
         if interrupted:
             print_interruption(session)
         raise
-    world.first(lambda: _finish(session))
+    with deferred_interrupt():  # seconds before the end, a signal changes nothing
+        world.first(lambda: _finish(session, schedule))
     # the first process alone reads the failures, but all return the same exit code
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 
 
+def _processes(session: Session) -> int:
+    """Return the number of processes that run hooks beside the training; 0 to run them between the epochs."""
+    return 0 if session.config.serial else processes_beside(session.device, session.world.size)
+
+
 def _board(session: Session, start_epoch: int) -> Board:
     """Open the TensorBoard log: a new one starts with the model's graph, a resumed one continues at `start_epoch`."""
-    board = Board(session.store.folder / "logs", start_epoch if session.config.resume else None)
+    # hooks of earlier epochs that had not finished are repeated
+    first = min([start_epoch, *session.store.unfinished_epochs()])
+    board = Board(session.store.folder / "logs", first if session.config.resume else None)
+    board.add_earlier(session.store.metrics())
     if start_epoch == 0:
         board.graph(session.model, session.data.test.floats([0]).to(session.device))
     return board
 
 
-def _epochs(session: Session) -> Iterator[Epoch]:
+def _epochs(session: Session, between_steps: Callable[[], object]) -> Iterator[Epoch]:
     """Train the model and yield each finished epoch; the first process writes the checkpoints."""
     model, data, recipe, world = session.model, session.data, session.recipe, session.world
 
@@ -101,30 +126,39 @@ def _epochs(session: Session) -> Iterator[Epoch]:
             session.store.check_present()
             session.store.write_model("last.ckpt", pack_state(state))
 
-    batches = partial(training_batches, data, session.config.training.batch_size, recipe.seed, world.rank, world.size)
+    def batches(epoch: int, first_step: int) -> Iterable[tuple[Tensor, Tensor]]:
+        size = session.config.training.batch_size
+        for batch in training_batches(data, size, recipe.seed, world.rank, world.size, epoch, first_step):
+            between_steps()
+            yield batch
+
     return train(model, data, batches, recipe, device=session.device, world=world, start=session.resumed, keep=keep)
 
 
-def _finish_epoch(session: Session, runner: HookRunner, epoch: Epoch) -> None:
-    """Process a finished epoch in the first process: best weights, hooks, metrics, report and terminal."""
+def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
+    """Process a finished epoch in the first process: best weights, metrics, terminal, hooks and report."""
     # the checkpoint is on disk already: if the process dies here, a resumed run repeats this without training again
-    store, epochs = session.store, session.recipe.epochs
+    store = session.store
     store.check_present()
     if epoch.is_best:
         store.write_model("best.safetensors", pack_weights(session.model))
-    if is_shown(epoch.number, epochs):
-        runner.run("epoch", lambda: session.scene(epoch.number, epoch.test_logits))
-    store.check_present()
-    record = metrics_record(epoch)
+    record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
-    runner.log_metrics(record)
-    update_report(store, epoch.number)
-    print_epoch(epoch, epochs)
+    schedule.runner.board.metrics(record)
+    print_epoch(epoch, session.recipe.epochs)
+    schedule.add_epoch(epoch)
 
 
-def _finish(session: Session) -> None:
+def _finish(session: Session, schedule: Schedule) -> None:
     """Record the end of the run, update the report and print the summary."""
     session.store.check_present()
     session.store.write_run(finished_record(session.store))
-    update_report(session.store, session.recipe.epochs)
+    schedule.write_report()
+    _show_end(session)
+
+
+def _show_end(session: Session) -> None:
+    """Print the summary and, with --open, open the report."""
     print_summary(session.store)
+    if session.config.open:
+        open_report(session.store)

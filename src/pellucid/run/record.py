@@ -4,15 +4,19 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import SaveError
+from pellucid.core.types import Logits, Targets
 from pellucid.engine.tap import find_embedding
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
@@ -20,7 +24,7 @@ from pellucid.storage.store import Store
 from pellucid.training.checkpoint import Progress
 from pellucid.training.loop import Epoch
 
-__all__ = ["finished_record", "first_record", "metrics_record", "record_end", "timestamp"]
+__all__ = ["finished_record", "first_record", "metrics_record", "most_common_confusion", "record_end", "timestamp"]
 
 PACKAGES = ("pellucid", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "tensorboard")
 
@@ -96,8 +100,12 @@ def record_end(store: Store, status: str) -> None:
         store.write_run(record | {"status": status, "timing": record["timing"] | {"finished": timestamp()}})
 
 
-def metrics_record(epoch: Epoch) -> dict[str, Any]:
-    """Return an epoch's line of metrics.jsonl; losses are in nats, accuracies from 0 to 1."""
+def metrics_record(epoch: Epoch, test: ImageSet, classes: Sequence[str]) -> dict[str, Any]:
+    """Return an epoch's line of metrics.jsonl; losses are in nats, accuracies from 0 to 1.
+
+    `most_common_confusion` is missing if no image of `test` is misclassified.
+    """
+    confusion = most_common_confusion(epoch.test_logits, test.labels, classes)
     return {
         "epoch": epoch.number,
         "train_loss": epoch.train.loss if epoch.train else None,
@@ -108,10 +116,35 @@ def metrics_record(epoch: Epoch) -> dict[str, Any]:
         "test_accuracy": epoch.test.accuracy,
         "learning_rate": epoch.learning_rate,
         "best": epoch.is_best,
+        **({"most_common_confusion": confusion} if confusion else {}),
         "timing": {
             "seconds": round(epoch.seconds, 3),
             "images_per_second": round(epoch.images / epoch.seconds, 1) if epoch.seconds else None,
         },
+    }
+
+
+def most_common_confusion(logits: Logits, labels: Targets, classes: Sequence[str]) -> dict[str, str | int] | None:
+    """Return the most frequent pair of true and predicted class; None if every image is classified correctly.
+
+    `images` is the number of these misclassifications and `of` the number of images of the true class. Of equally
+    frequent pairs, the first in class order counts.
+
+    >>> import torch
+    >>> most_common_confusion(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 0, 1]), ["cat", "dog"])
+    {'label': 'cat', 'prediction': 'dog', 'images': 1, 'of': 2}
+    """
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (labels.cpu().numpy(), logits.argmax(1).cpu().numpy()), 1)
+    wrong = counts - np.diag(counts.diagonal())
+    label, prediction = divmod(int(wrong.argmax()), len(classes))
+    if not wrong[label, prediction]:
+        return None
+    return {
+        "label": classes[label],
+        "prediction": classes[prediction],
+        "images": int(wrong[label, prediction]),
+        "of": int(counts[label].sum()),
     }
 
 

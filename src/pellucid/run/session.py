@@ -3,7 +3,8 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,18 +18,18 @@ from pellucid.core.listing import parse_names
 from pellucid.data._load import load_data
 from pellucid.data._loaders import steps_per_epoch
 from pellucid.data._source import Request
-from pellucid.data._spec import is_function
+from pellucid.data._spec import is_function, parse_spec
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import build_model, check_fit
-from pellucid.storage.densities import fit_density
+from pellucid.storage.densities import DensityStore
 from pellucid.storage.runs import check_same_data
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 from pellucid.training.checkpoint import TrainingState, unpack_state
 from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
-from pellucid.training.loop import Recipe
+from pellucid.training.loop import Epoch, Recipe
 
 __all__ = ["Session", "prepare"]
 
@@ -60,6 +61,21 @@ class Session:
         planned = self.earlier.get("epochs")
         return planned if planned is not None and planned < self.recipe.epochs else None
 
+    @cached_property
+    def densities(self) -> DensityStore:
+        """The densities of the training images, kept in the save folder and, for later runs, with the data."""
+        folder = _data_folder(self.config)
+        source, argument = parse_spec(self.data.name)
+        # a folder below the user's images would become another class
+        is_users = source == "folder" and folder.resolve().is_relative_to(Path(argument).resolve())
+        return DensityStore(
+            self.data.train.pixels,
+            self.recipe.seed,
+            self.store.folder,
+            data=None if is_users else folder,
+            device=self.device,
+        )
+
     def scene(self, epoch: int, logits: Tensor) -> Scene:
         """Return what the hooks are given after an epoch; `logits` are those of the test images."""
         methods = self.config.show.methods
@@ -76,26 +92,32 @@ class Session:
             methods=tuple(parse_names(methods)) if methods else None,
             embedding_layer=self.embedding_layer,
             train=self.data.train,
-            fitted=partial(
-                fit_density,
-                images=self.data.train,
-                seed=self.recipe.seed,
-                save=self.store.folder,
-                device=self.device,
-            ),
+            fitted=self.densities.get,
         )
 
-    def final_scene(self) -> Scene:
-        """Load the best weights into the model and return what the hooks are given at the end of training."""
-        content = self.store.read_model("best.safetensors")
-        if content is None:
-            folder = self.store.folder / "models"
-            raise SaveError(f"best.safetensors is missing from {folder}; run the training again.")
-        self.model.load_state_dict(unpack_weights(content))
-        logits = evaluate(self.model, self.data.test, self.device)
+    def restored_scene(self, epoch: int) -> Scene:
+        """Load the weights of an epoch whose hooks have not finished, and return what the hooks are given."""
+        self._load(self.store.unfinished_name(epoch))
+        if epoch:  # the training loop sets this mode before the first step
+            self.model.train()
+        return self.scene(epoch, evaluate(self.model, self.data.test, self.device))
+
+    def final_scene(self, best: Epoch | None = None) -> Scene:
+        """Load the best weights into the model and return what the hooks are given at the end of training.
+
+        `best` is the best epoch, if it was trained in this process; its logits need not be computed again.
+        """
+        self._load("best.safetensors")
+        logits = evaluate(self.model, self.data.test, self.device) if best is None else best.test_logits
         # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-        best = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
-        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=best)
+        number = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
+        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=number)
+
+    def _load(self, name: str) -> None:
+        content = self.store.read_model(name)
+        if content is None:
+            raise SaveError(f"{name} is missing from {self.store.folder / 'models'}; run the training again.")
+        self.model.load_state_dict(unpack_weights(content))
 
 
 def prepare(config: RunConfig, world: World) -> Session:
@@ -215,12 +237,16 @@ def _set_threads(threads: int | None, data: DataSplits) -> None:
     torch.set_num_threads(threads or (1 if side <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
 
 
+def _data_folder(config: RunConfig) -> Path:
+    return (config.data.data_dir or config.save / "data").expanduser()
+
+
 def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSplits:
     """Load the data; the first process downloads it, then the others read the files from disk."""
     pinned = earlier.get("dataset", {})
     settings = config.data
     request = Request(
-        folder=(settings.data_dir or config.save / "data").expanduser(),
+        folder=_data_folder(config),
         mirrors=settings.mirror,
         image_size=settings.image_size,
         max_megapixels=settings.max_megapixels,

@@ -63,7 +63,16 @@ MANIFEST = Record(
     }
 )
 """manifest.json."""
-METRICS = Record({"epoch": int}, {"best": bool, "test_accuracy": MAYBE_NUMBER, "validation_accuracy": MAYBE_NUMBER})
+CONFUSION = Record({"label": str, "prediction": str, "images": int, "of": int})
+METRICS = Record(
+    {"epoch": int},
+    {
+        "best": bool,
+        "test_accuracy": MAYBE_NUMBER,
+        "validation_accuracy": MAYBE_NUMBER,
+        "most_common_confusion": CONFUSION,
+    },
+)
 """One line of metrics.jsonl."""
 
 

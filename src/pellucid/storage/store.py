@@ -235,13 +235,25 @@ class Store:
         """Remove `models/NAME`, if it exists."""
         (self.folder / "models" / name).unlink(missing_ok=True)
 
+    @staticmethod
+    def unfinished_name(epoch: int) -> str:
+        """Return the name, below `models/`, of the weights of an epoch whose hooks are still running."""
+        return f"unfinished_epoch_{epoch:03d}.safetensors"
+
+    def unfinished_epochs(self) -> list[int]:
+        """Return the epochs whose weights are kept because their hooks have not finished."""
+        found = (
+            re.fullmatch(r"unfinished_epoch_(\d+)\.safetensors", path.name) for path in self.folder.glob("models/*")
+        )
+        return sorted(int(match[1]) for match in found if match)
+
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
         mark_as_ours(self.folder)
         self.write_run(record)
         if not (self.folder / "manifest.json").exists():
             write_json(self.folder / "manifest.json", self.manifest())
-        for part in MOVED_ASIDE:
+        for part in (*MOVED_ASIDE, "data/densities"):
             for leftover in (self.folder / part).rglob(TEMPORARY):
                 leftover.unlink(missing_ok=True)
         for leftover in self.folder.glob(TEMPORARY):
