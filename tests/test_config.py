@@ -47,6 +47,10 @@ def test_every_field_has_a_docstring():
     ("arguments", "message"),
     [
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--epochs", "x"], "--epochs must be a whole number, at least 1, got 'x'"),
+        (["--epochs=2.5"], "--epochs must be a whole number, at least 1, got '2.5'"),
+        (["--batch_size=64x"], "--batch-size must be a whole number, at least 1, got '64x'"),
+        (["--learning-rate", "fast"], "--learning-rate must be a number, more than 0 and at most 10, got 'fast'"),
         (["--batch-size", "-3"], "--batch-size must be at least 1, got -3"),
         (["--learning-rate", "nan"], "--learning-rate must be more than 0 and at most 10, got nan"),
         (["--learning-rate", "11"], "at most 10"),

@@ -23,6 +23,7 @@ from pellucid.training.interrupt import Terminated
         (["--methods", "gradient,lrp.epslon"], "no method 'lrp.epslon'; did you mean 'lrp.epsilon'"),
         (["--config", "absent.toml"], "cannot be read"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--epochs", "x"], "--epochs must be a whole number, at least 1, got 'x'."),
     ],
 )
 def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -24,6 +25,7 @@ from torch.utils.tensorboard._pytorch_graph import graph
 
 from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.errors import DataError, WriteError
+from pellucid.engine.model import frozen
 from pellucid.storage.atomic import explain, write_bytes
 
 __all__ = ["Board", "PackedEmbedding", "pack_embedding"]
@@ -132,7 +134,10 @@ class Board:
                 warnings.simplefilter(
                     "ignore"
                 )  # tracing warns about shapes that become constants, which is harmless here
-                definition, _ = graph(model, images)
+                # without torch's check, which imports a second's worth of modules to compare two numbers
+                with frozen(model):
+                    traced = torch.jit.trace(model, images, check_trace=False)
+                definition, _ = graph(traced, images)
         except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
             return False
         self._main.write(Event(graph_def=definition.SerializeToString()))
