@@ -21,8 +21,12 @@ SHORT = {
 
 @pytest.fixture(scope="module", autouse=True)
 def short_search():
-    """Fit densities and prototypes in few steps; their quality is tested elsewhere."""
+    """Fit densities and prototypes in few steps, without child processes; both are tested elsewhere.
+
+    Tests replace functions that hooks call, and pytest itself may run in several threads, beside which nothing is forked.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pellucid.run.pipeline.processes_beside", lambda *_: 0)
         for place, number in SHORT.items():
             patch.setattr(place, number)
         yield
