@@ -50,7 +50,7 @@ ENTRIES = {
     "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
         jacobian_maps leaderboard projector prototypes prototypes.each_epoch saliency tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
-    "pellucid.models.MODELS": "basic cnn mlp",
+    "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",
     "pellucid.densities.DENSITIES": "gaussian_mixture vae",
 }

@@ -97,7 +97,7 @@ def _first(is_eligible: Tensor, name: str, folder: Path) -> int:
 
 
 def with_pooling(material: Material) -> nn.Sequential:
-    """Replace the head of `cnn` by global average pooling and a linear layer fitted to the training images.
+    """Replace the head of a convolutional network by global average pooling and a linear layer fitted to the training images.
 
     The trained layers below are unchanged.
     """

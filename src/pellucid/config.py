@@ -87,13 +87,13 @@ class DataConfig:
 class TrainingConfig:
     """Network and optimization."""
 
-    model: Annotated[str, _flag("cnn|mlp|basic|MODULE:FUNCTION")] = "cnn"
+    model: Annotated[str, _flag("small_cnn|cnn|mlp|basic|MODULE:FUNCTION")] = "small_cnn"
     """Network to train.
     MODULE:FUNCTION: a function that returns an nn.Module from images to logits. Its parameters named `channels`,
     `classes` or `image_size` receive the number of channels, number of classes and (height, width) of the data."""
-    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "3 for mnist, 25 for digits, otherwise 10")] = None
+    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "2 for mnist, 15 for digits, otherwise 10")] = None
     """Passes over the training images."""
-    batch_size: Count = 256
+    batch_size: Count = 128
     """Global batch size."""
     learning_rate: Rate = 0.01
     """Peak learning rate of AdamW's one-cycle schedule."""
@@ -254,6 +254,8 @@ def _plain(value: Any) -> Any:
 
 FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in fields(group)), "save")
 """Settings that a config file may contain."""
+ONE_TIME_FLAGS = ("resume", "serial", "trust", "open", "config")
+"""Settings that a run.json records too, but that apply only to the command that wrote it."""
 
 
 def read_config(path: Path, description: str | None = None) -> dict[str, Any]:

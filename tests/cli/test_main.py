@@ -11,6 +11,7 @@ import pellucid
 from pellucid import cli
 from pellucid.cli.main import COMMANDS
 from pellucid.core.errors import DataError, TrainingError
+from pellucid.training.interrupt import Terminated
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,7 @@ def test_unknown_command(capsys):
         (DataError("no images"), 2, "no images"),
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
         (ZeroDivisionError("a/0"), 1, "unexpected ZeroDivisionError: a/0"),
     ],
 )

@@ -24,7 +24,7 @@ def test_mnist_has_the_documented_splits(mnist_request: Request, mnist_files: Pa
     splits = load_data("auto", mnist_request)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (55000, 5000, 10000)
     assert (splits.requested, splits.name, splits.title, splits.notice) == ("auto", "mnist", "MNIST", None)
-    assert splits.default_epochs == 3
+    assert splits.default_epochs == 2
     sizes = torch.tensor([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
     assert torch.equal(splits.train.labels.bincount() + splits.validation.labels.bincount(), sizes)
     assert ((splits.validation.labels.bincount() - sizes / 12).abs() < 1).all()
@@ -54,7 +54,7 @@ def test_the_checksum_depends_on_the_seed(tmp_path: Path) -> None:
     other = load_data("digits", Request(tmp_path, seed=1), limit_train=100, limit_test=50)
     assert one.sha256 == again.sha256 != other.sha256
     assert torch.equal(one.train.pixels, again.train.pixels)
-    assert (one.shift_share, one.default_epochs) == (0.1, 25)
+    assert (one.shift_share, one.default_epochs) == (1 / 28, 15)
 
 
 def test_checksum_covers_images_labels_and_shape() -> None:

@@ -1,5 +1,6 @@
 """Training batches depend only on seed and epoch, and cover all images."""
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import shift as scipy_shift
 
-from pellucid.core.contracts import ImageSet
+from pellucid.core.contracts import DataSplits, ImageSet
 from pellucid.core.errors import ConfigError
-from pellucid.data._loaders import SlicedImages, batches, random_shifts, steps_per_epoch
+from pellucid.data._loaders import SlicedImages, batches, random_shifts, steps_per_epoch, training_batches
 
 
 def numbered(count: int) -> ImageSet:
@@ -84,25 +85,48 @@ def test_batches_keep_the_dtype_uint8() -> None:
     assert (pixels.dtype, tuple(pixels.shape), labels.dtype) == (torch.uint8, (4, 3, 5, 6), torch.int64)
 
 
-def test_random_shifts_agree_with_scipy() -> None:
-    images = torch.rand(5, 2, 9, 12, generator=torch.Generator().manual_seed(0))
-    shifted = random_shifts(images, 0.25, torch.Generator().manual_seed(7))
-    shares = (torch.rand(5, 2, generator=torch.Generator().manual_seed(7)) * 2 - 1) * 0.25
-    for image, result, (right, down) in zip(images, shifted, shares.tolist(), strict=True):
-        for before, after in zip(image, result, strict=True):
-            expected = scipy_shift(before.numpy(), (-down * 9, -right * 12), order=1, mode="grid-constant", cval=0)
-            assert torch.allclose(after, torch.from_numpy(expected), atol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_each_image_is_shifted_by_whole_pixels_and_filled_with_zeros(dtype) -> None:
+    images = torch.randint(1, 256, (300, 2, 9, 12), generator=torch.Generator().manual_seed(0)).to(dtype)
+    shifted = random_shifts(images, 0.1, torch.Generator().manual_seed(7))
+    assert shifted.dtype == dtype
+    found = []
+    for image, result in zip(images, shifted, strict=True):
+        candidates = {
+            (down, right): torch.from_numpy(scipy_shift(image.numpy(), (0, down, right), order=0, prefilter=False))
+            for down in (-1, 0, 1)
+            for right in (-1, 0, 1)
+        }
+        found += [place for place, expected in candidates.items() if torch.equal(result, expected)]
+    assert len(found) == 300  # each image is exactly one of the nine candidates
+    counts = [found.count(place) for place in set(found)]
+    assert len(counts) == 9
+    assert min(counts) > 15
 
 
-def test_shifts_respect_the_value_range_and_the_largest_shift() -> None:
-    shifted = random_shifts(torch.ones(200, 1, 20, 20), 0.1, torch.Generator().manual_seed(0))
-    assert shifted.min() >= 0
-    assert shifted.max() <= 1
-    assert torch.allclose(shifted[:, :, 2:-2, 2:-2], torch.ones(()))  # at most two pixels are shifted in
-    assert (shifted.flatten(1).min(1).values < 0.999).all()
-    assert len({str(image.sum()) for image in shifted}) > 100  # each image has its own shift
+def test_the_largest_shift_is_a_share_of_each_side_rounded_to_whole_pixels() -> None:
+    images = torch.ones(400, 1, 8, 28)
+    shifted = random_shifts(images, 3 / 28, torch.Generator().manual_seed(0))
+    assert set(shifted[:, 0].amax(2).sum(1).tolist()) == {7, 8}
+    assert set(shifted[:, 0].amax(1).sum(1).tolist()) == {25, 26, 27, 28}
+    assert torch.equal(random_shifts(images, 1 / 80, torch.Generator()), images)
 
 
 def test_a_share_of_zero_does_not_shift() -> None:
     images = torch.rand(2, 1, 4, 4)
     assert torch.equal(random_shifts(images, 0.0, torch.Generator()), images)
+
+
+def test_training_batches_are_shifted_floats_that_depend_on_the_position_only() -> None:
+    pixels = torch.randint(256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    images = ImageSet(pixels, torch.arange(40))
+    plain = DataSplits("own", "own", "Own", images, images, images, ("a", "b"), "")
+    moved = replace(plain, shift_share=1 / 8)
+
+    def epoch(data: DataSplits, first_step: int) -> list[torch.Tensor]:
+        return [batch for batch, _ in training_batches(data, 8, 0, 0, 1, 1, first_step)]
+
+    labels = [label for _, label in training_batches(plain, 8, 0, 0, 1, 1, 0)]
+    assert all(torch.equal(batch, pixels[label] / 255) for batch, label in zip(epoch(plain, 0), labels, strict=True))
+    assert not torch.equal(torch.cat(epoch(moved, 0)), torch.cat(epoch(plain, 0)))
+    assert torch.equal(torch.cat(epoch(moved, 0)[2:]), torch.cat(epoch(moved, 2)))

@@ -29,7 +29,7 @@ def test_images_and_labels_match_the_files(raw: RawData, mnist_files: Path) -> N
     assert raw.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert raw.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert raw.train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert (raw.classes, raw.title, raw.default_epochs, raw.shift_share) == (tuple("0123456789"), "MNIST", 3, 0.0)
+    assert (raw.classes, raw.title, raw.default_epochs, raw.shift_share) == (tuple("0123456789"), "MNIST", 2, 1 / 28)
     for images, name in ((raw.train, "train"), (raw.test, "t10k")):
         content = gzip.decompress((mnist_files / f"{name}-images-idx3-ubyte.gz").read_bytes())
         count, height, width = struct.unpack(">3I", content[4:16])

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as OtherMixture
 
 from pellucid.core.errors import DataError, ShapeError
-from pellucid.densities import held_out
-from pellucid.densities.gaussian_mixture import GaussianMixture
+from pellucid.densities import gaussian_mixture, held_out
+from pellucid.densities.gaussian_mixture import GaussianMixture, _log_densities, _maximised, _responsibilities
 from pellucid.training.descent import descend
 
 CPU = torch.device("cpu")
@@ -32,6 +34,56 @@ def test_the_log_density_equals_that_of_full_gaussians(pixels: torch.Tensor) -> 
         terms.append(float(log_weight) + full.logpdf(images.flatten(1).numpy()))
     expected = np.logaddexp.reduce(terms)
     np.testing.assert_allclose(mixture.log_density(images).numpy(), expected, rtol=1e-5)
+
+
+def test_expectation_maximization_equals_that_of_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without borrowed images, both maximize the same likelihood; from the same start, they take the same steps."""
+    monkeypatch.setattr(gaussian_mixture, "BORROWED_IMAGES", 0)
+    draws = torch.Generator().manual_seed(0)
+    centers = 2 * torch.randn(4, 5, generator=draws)
+    points = centers.repeat(150, 1) + torch.randn(600, 5, generator=draws) @ torch.randn(5, 5, generator=draws)
+    training, others = points[:400], points[400:]
+    parts = _maximised(training, torch.rand(400, 4, generator=draws).softmax(1))
+    other = OtherMixture(
+        4,
+        max_iter=7,
+        tol=0,
+        reg_covar=gaussian_mixture.SMALLEST_VARIANCE,
+        weights_init=parts[0].double().exp().numpy(),
+        means_init=parts[1].double().numpy(),
+        precisions_init=(parts[2] @ parts[2].mT).double().numpy(),
+    )
+    with pytest.warns(ConvergenceWarning):
+        other.fit(training.double().numpy())
+    for _ in range(7):
+        parts = _maximised(training, _responsibilities(training, parts))
+    np.testing.assert_allclose(parts[0].exp(), other.weights_, rtol=1e-3)
+    np.testing.assert_allclose(parts[1], other.means_, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose((parts[2] @ parts[2].mT), other.precisions_, rtol=1e-3, atol=1e-3)
+    found = _log_densities(others, parts).logsumexp(1)
+    np.testing.assert_allclose(found, other.score_samples(others.double().numpy()), rtol=1e-4)
+
+
+def test_it_predicts_held_out_images_better_than_another_library(pixels: torch.Tensor) -> None:
+    """Compare with scikit-learn's mixture of as many components on all pixels, which borrows no images."""
+    training, others = pixels[:300].flatten(1) / 255, pixels[300:].flatten(1) / 255
+    mixture = fit(pixels[:300])
+    other = OtherMixture(len(mixture.means), reg_covar=1e-3, random_state=0).fit(training.double().numpy())
+    expected = other.score_samples(others.double().numpy()).mean()
+    assert mixture.log_density(pixels[300:].float() / 255).mean() > expected
+
+
+def test_borrowed_images_average_the_covariances(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    groups = torch.nn.functional.one_hot((torch.arange(50) >= 10).long(), 2).float()
+    monkeypatch.setattr(gaussian_mixture, "BORROWED_IMAGES", 30)
+    _, _, whitening = _maximised(points, groups)
+    parts = [points[:10], points[10:]]
+    covariances = [part.T.cov(correction=0) for part in parts]
+    within = (10 * covariances[0] + 40 * covariances[1]) / 50
+    for count, covariance, factor in zip((10, 40), covariances, whitening, strict=True):
+        expected = (count * covariance + 30 * within) / (count + 30) + 1e-3 * torch.eye(3)
+        torch.testing.assert_close(torch.linalg.inv(factor @ factor.T), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_it_integrates_to_one_in_one_dimension() -> None:

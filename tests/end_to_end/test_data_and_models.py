@@ -56,7 +56,8 @@ def test_default_run_without_network_uses_the_digits(run_program, tmp_path, caps
     assert all("digits" in entry["caption"] for entry in read_json(tmp_path / "save/manifest.json")["artifacts"])
     found, expected = files_in(tmp_path / "save"), set(SAVE.split())
     assert expected - found == set()
-    assert [path for path in found - expected if not path.startswith("plots/")] == []  # a new hook may add plots
+    # a new hook may add plots, and the names of densities depend on the data
+    assert [path for path in found - expected if not path.startswith(("plots/", "data/densities/"))] == []
 
 
 @pytest.mark.slow
@@ -64,7 +65,7 @@ def test_digits_reach_97_percent_accuracy(run_program, tmp_path):
     assert run_program("--dataset", "digits", "--hooks", "saliency") == 0
     record = read_json(tmp_path / "save/run.json")
     assert record["test_accuracy"] >= 0.97
-    assert record["epochs"] == 25
+    assert record["epochs"] == 15
     shown = {path.name for path in (tmp_path / "save/plots/saliency").glob("*.png")}
     assert shown == {f"epoch_{epoch:03d}.png" for epoch in (0, 1, 2, 5, 10, 20, 25)}
 

@@ -92,7 +92,7 @@ def test_metrics_have_the_documented_keys_and_improve(save):
     for line in lines:
         assert set(line) == {
             *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
-            *("test_loss", "test_accuracy", "learning_rate", "best", "timing"),
+            *("test_loss", "test_accuracy", "learning_rate", "best", "most_common_confusion", "timing"),
         }
         assert set(line["timing"]) == {"seconds", "images_per_second"}
     assert lines[0]["train_loss"] is None
@@ -107,7 +107,7 @@ def test_run_json_describes_the_run(save):
     assert sizes == [3667, 333, 600]
     assert record["dataset"]["classes"] == [str(digit) for digit in range(10)]
     assert re.fullmatch("[0-9a-f]{64}", record["dataset"]["sha256"])
-    assert record["model"]["name"] == "cnn"
+    assert record["model"]["name"] == "small_cnn"
     assert record["model"]["embedding_layer"] == "13"
     assert record["config"]["batch_size"] == 64
     assert record["threads"] == 1
@@ -190,8 +190,13 @@ def test_tensorboard_has_scalars_figures_graph_and_projector(save):
     events = EventAccumulator(str(save / "logs"), size_guidance={"images": 0})
     events.Reload()
     lines = pellucid.load_run(save).metrics
-    shown = [(event.step, event.value) for event in events.Scalars("accuracy/test")]
-    assert shown == [(line["epoch"], pytest.approx(line["test_accuracy"])) for line in lines]
+    for part in ("train", "validation", "test"):
+        scores = EventAccumulator(str(save / "logs" / part))
+        scores.Reload()
+        for quantity in ("loss", "accuracy"):
+            values = [(line["epoch"], line[f"{part}_{quantity}"]) for line in lines if line["epoch"] or part != "train"]
+            shown = [(event.step, event.value) for event in scores.Scalars(quantity)]
+            assert shown == [(epoch, pytest.approx(value)) for epoch, value in values]
     for hook in ("confusion_matrix", "saliency", "jacobian_maps", "tsne"):
         pictures = events.Images(hook)
         assert [picture.step for picture in pictures] == [0, 1, 2]

@@ -65,7 +65,7 @@ SENSIBLE = {
         "max-megapixels": ("1", "50"),
         "limit-train": ("24", "40", "60"),
         "limit-test": ("20", "1"),
-        "model": ("cnn", "mlp", "basic", "resnet", "own:network", "own:broken"),
+        "model": ("small_cnn", "cnn", "mlp", "basic", "resnet", "own:network", "own:broken"),
         "epochs": ("1", "2"),
         "batch-size": ("7", "64", "100000000000"),
         "learning-rate": ("0.01", "10", "11", "1e-300"),

@@ -51,7 +51,7 @@ def earlier(finished, run_program, tmp_path):
         (("--device", "cuda:77"), "--device cuda:77"),
         (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
         (("--resume", "--precision", "bf16"), "resumed with different settings: --precision was float32, now bf16"),
-        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 256, now 7; --seed was 0, now 5"),
+        (("--resume", "--seed", "5", "--batch-size", "7"), "--batch-size was 128, now 7; --seed was 0, now 5"),
     ],
 )
 def test_invalid_argument_is_reported_and_touches_nothing(arguments, message, earlier, run_program, capsys):

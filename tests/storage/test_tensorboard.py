@@ -13,7 +13,8 @@ from torch import nn
 
 from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.errors import DataError
-from pellucid.storage.tensorboard import Board, pack_embedding
+from pellucid.storage.tensorboard import PARTS, Board, pack_embedding
+from pretended_run import metrics_line
 
 
 def png(width=5, height=3):
@@ -67,6 +68,50 @@ def test_resumed_run_shows_each_epoch_once(tmp_path):
         (4, 14.0),
     ]
     assert [event.step for event in events.Images("saliency")] == [0, 1, 2, 3, 4]
+
+
+def record(epoch, best=0.0):
+    scores = {f"{part}_{name}": epoch + len(part) + best for part in PARTS for name in ("loss", "accuracy")}
+    return metrics_line(epoch) | scores | ({"train_loss": None, "train_accuracy": None} if epoch == 0 else {})
+
+
+def scores(logs, part, name="loss"):
+    return [(event.step, event.value) for event in read(logs / part).Scalars(name)]
+
+
+def test_scores_of_each_part_are_a_run_of_their_own(tmp_path):
+    with Board(tmp_path) as board:
+        for epoch in range(3):
+            board.metrics(record(epoch))
+    assert scores(tmp_path, "train") == [(1, 6.0), (2, 7.0)]
+    assert scores(tmp_path, "validation", "accuracy") == [(0, 10.0), (1, 11.0), (2, 12.0)]
+    assert scores(tmp_path, "test") == [(0, 4.0), (1, 5.0), (2, 6.0)]
+    assert read(tmp_path).Tags()["scalars"] == ["training/learning_rate"]
+
+
+def test_scores_of_a_resumed_run_are_shown_once(tmp_path):
+    with Board(tmp_path) as board:
+        for epoch in range(3):
+            board.metrics(record(epoch))
+    with Board(tmp_path, start_epoch=2) as board:
+        board.add_earlier([record(epoch) for epoch in range(3)])
+        for epoch in (2, 3):
+            board.metrics(record(epoch, best=0.5))
+    assert scores(tmp_path, "train") == [(1, 6.0), (2, 7.5), (3, 8.5)]
+    assert scores(tmp_path, "test") == [(0, 4.0), (1, 5.0), (2, 6.5), (3, 7.5)]
+    assert [event.step for event in read(tmp_path).Scalars("training/learning_rate")] == [0, 1, 2, 3]
+
+
+def test_scores_of_an_older_layout_are_added_when_the_run_is_resumed(tmp_path):
+    with Board(tmp_path) as board:
+        for epoch in range(3):
+            board.scalars({"loss/test": float(epoch), "training/learning_rate": 0.1}, epoch)
+    with Board(tmp_path, start_epoch=2) as board:
+        board.add_earlier([record(epoch) for epoch in range(3)])
+        board.metrics(record(2, best=0.5))
+    assert scores(tmp_path, "test") == [(0, 4.0), (1, 5.0), (2, 6.5)]
+    assert scores(tmp_path, "train") == [(1, 6.0), (2, 7.5)]
+    assert [event.step for event in read(tmp_path).Scalars("training/learning_rate")] == [0, 1, 2]
 
 
 class Untraceable(nn.Module):

@@ -85,7 +85,7 @@ class DataSplits:
     sha256: str
     """Checksum of all images and labels after limits and splitting."""
     shift_share: float = 0.0
-    """Random shift augmentation: the largest shift, as a share of the image size."""
+    """Random shift augmentation: the largest shift, as a share of the image size, rounded to whole pixels."""
     default_epochs: int = 10
     notice: str | None = None
     """A message for the user about this data, for example that it replaces the requested data set."""

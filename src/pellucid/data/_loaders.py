@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from pellucid.core.contracts import DataSplits, ImageSet, to_floats
 from pellucid.core.errors import ConfigError
 from pellucid.core.seeding import derive_seed, generator
-from pellucid.core.types import Images
+from pellucid.core.types import Pixels
 
 __all__ = ["batches", "random_shifts", "steps_per_epoch", "training_batches"]
 
@@ -97,32 +97,30 @@ def training_batches(
         data.train, batch_size, seed=seed, epoch=epoch, rank=rank, world_size=world_size, first_step=first_step
     )
     for step, (pixels, labels) in enumerate(source, start=first_step):
-        images = to_floats(pixels)
-        if data.shift_share:
-            # seeded by epoch, step and rank, so that a resumed run draws the same shifts as an uninterrupted one
-            images = random_shifts(images, data.shift_share, generator(seed, "shift", epoch, step, rank))
-        yield images, labels
+        # seeded by epoch, step and rank, so that a resumed run draws the same shifts as an uninterrupted one
+        draws = generator(seed, "shift", epoch, step, rank)
+        yield to_floats(random_shifts(pixels, data.shift_share, draws)), labels
 
 
 def _identity(batch: Any) -> Any:
     return batch
 
 
-def random_shifts(images: Images, share: float, generator: torch.Generator) -> Images:
-    """Shift each image by a random amount, down to fractions of a pixel, up to `share` of its height and width.
+def random_shifts(pixels: Pixels, share: float, generator: torch.Generator) -> Pixels:
+    """Shift each image by a random whole number of pixels, at most `share` of its height and width, rounded.
 
     Pixels shifted in from outside are 0. `generator` must be a CPU generator, for images on any device.
 
     >>> shifted = random_shifts(torch.ones(4, 1, 8, 8), 0.25, torch.Generator().manual_seed(0))
-    >>> tuple(shifted.shape), bool(shifted.min() < 1)
-    ((4, 1, 8, 8), True)
+    >>> shifted.sum((1, 2, 3)).tolist()
+    [36.0, 64.0, 42.0, 48.0]
     """
-    if share == 0:
-        return images
-    shifts = (torch.rand(len(images), 2, generator=generator) * 2 - 1) * share
-    # `affine_grid` coordinates run from -1 to 1, so a shift by a share of the size counts twice
-    affine = torch.eye(2, 3).repeat(len(images), 1, 1)
-    affine[:, :, 2] = 2 * shifts
-    grid = F.affine_grid(affine.to(images), list(images.shape), align_corners=False)
-    # clamped, because interpolation can exceed the range by rounding
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0, 1)
+    count, _, height, width = pixels.shape
+    down, right = round(share * height), round(share * width)
+    if not down and not right:
+        return pixels
+    # all shifted copies of an image are windows of its padded version; a view, so that only the chosen ones are copied
+    windows = F.pad(pixels, (right, right, down, down)).unfold(2, height, 1).unfold(3, width, 1)
+    tops = torch.randint(2 * down + 1, (count,), generator=generator)
+    lefts = torch.randint(2 * right + 1, (count,), generator=generator)
+    return windows[torch.arange(count), :, tops, lefts]

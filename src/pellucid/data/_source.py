@@ -46,7 +46,7 @@ class RawData:
     classes: tuple[str, ...]
     title: str
     shift_share: float = 0.0
-    """Random shift augmentation: the largest shift, as a share of the image size."""
+    """Random shift augmentation: the largest shift, as a share of the image size, rounded to whole pixels."""
     default_epochs: int = 10
 
 

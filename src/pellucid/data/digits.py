@@ -18,8 +18,8 @@ BRIGHTEST = 16.0
 def digits(request: Request) -> RawData:
     """Load 1,438 training and 359 test images, upscaled from 8×8 to 28×28 (or `request.image_size`) grayscale bytes.
 
-    The test fifth is stratified and drawn from `request.seed`. Random shifts are enabled, because they help on a
-    training set this small.
+    The test fifth is stratified and drawn from `request.seed`. Random shifts by up to one pixel of 28 are enabled,
+    because they help on a training set this small.
     """
     bunch = load_digits()
     size = 28 if request.image_size is None else request.image_size
@@ -28,4 +28,4 @@ def digits(request: Request) -> RawData:
     pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
     train, test = split_off_test(images, generator(request.seed, "digits", "test"))
-    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=0.1, default_epochs=25)
+    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=15)

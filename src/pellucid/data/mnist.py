@@ -35,6 +35,8 @@ UNSIGNED_BYTES = 0x08
 def mnist(request: Request) -> RawData:
     """Load the 60,000 training and 10,000 test images as bytes; the files are cached in `request.folder / "mnist"`.
 
+    Random shifts by up to one pixel are enabled.
+
     Mirrors are tried in this order: `request.mirrors`, the environment variable `PELLUCID_MIRROR` (comma-separated),
     `PUBLIC_MIRRORS`. Raises `DownloadError` if none of them delivers.
     """
@@ -50,7 +52,8 @@ def mnist(request: Request) -> RawData:
         test=resized_set(ImageSet(test_images.unsqueeze(1), test_labels.long()), request.image_size),
         classes=tuple("0123456789"),
         title="MNIST",
-        default_epochs=3,
+        shift_share=1 / 28,
+        default_epochs=2,
     )
 
 

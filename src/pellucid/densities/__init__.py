@@ -3,6 +3,7 @@
 A density is fitted to the images of a data set; it then returns log p(x) of any image, differentiably.
 
 - `_density`: `Density`, the base class, and `held_out`, the log-likelihood of held-out images
+- `_components`: principal components, from which the fits start
 - every other file: the density of that name
 
 >>> DENSITIES.names()

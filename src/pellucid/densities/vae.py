@@ -11,6 +11,7 @@ from pellucid.core.isolation import preserved_random_state, without_autocast
 from pellucid.core.seeding import derive_seed, generator, seed_everything
 from pellucid.core.types import Images, Pixels
 from pellucid.densities import DENSITIES, Density, Minimise
+from pellucid.densities._components import principal_components
 from pellucid.densities._density import check_images, check_shape, dequantised, floats_of
 
 __all__ = ["VAE", "Codes"]
@@ -19,16 +20,27 @@ Codes = Float[Tensor, "batch feature"]
 """One latent vector per image; their prior is a standard normal distribution."""
 
 HIDDEN = 256
-FEATURES = 10
+FEATURES = 20
 BATCH = 128
-LEARNING_RATE = 4e-3
-STEPS = 2000
-"""Maximum; fewer for few images, and for large ones."""
+LEARNING_RATE = 5e-3
+STEPS = 450
+"""Maximum; fewer for few images."""
+STEPS_OF_LARGE = 600
+"""Maximum for images of more values than `LARGE`."""
+LARGE = 1024
 ROUNDS = 40
 """Maximum number of epochs."""
 SAMPLES = 4
 """Codes drawn to estimate the bound of each image."""
 SMALLEST_VARIANCE = 1e-4
+IMAGES_FOR_COMPONENTS = 8000
+"""Maximum number of images for the principal components from which the training starts."""
+ENCODER_SCALE = 3.0
+"""Scale of the principal components in the first layer: large enough for its activations to be nonlinear."""
+DECODER_SCALE = 4.0
+"""Scale in the last layer: the logistic function has a slope of 1/4 in its middle."""
+FIRST_LOG_SPREAD = -1.0
+"""Logarithm of the codes' standard deviation at the start: narrow, so that they carry information."""
 
 
 @DENSITIES.register("vae")
@@ -78,11 +90,13 @@ class VAE(nn.Module, Density):
     @classmethod
     def recipe(cls) -> str:
         """Return the version and the settings of `fit` as text."""
-        return f"1 {HIDDEN} {FEATURES} {BATCH} {STEPS} {ROUNDS} {LEARNING_RATE} {SAMPLES} {SMALLEST_VARIANCE}"
+        sizes, start = (HIDDEN, FEATURES), (IMAGES_FOR_COMPONENTS, ENCODER_SCALE, DECODER_SCALE, FIRST_LOG_SPREAD)
+        steps = (BATCH, STEPS, STEPS_OF_LARGE, LARGE, ROUNDS, LEARNING_RATE)
+        return f"2 {sizes} {start} {steps} {SAMPLES} {SMALLEST_VARIANCE}"
 
     @classmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
-        """Train a VAE on `images` with `minimise`: about 20 seconds for MNIST on one core.
+        """Train a VAE on `images` with `minimise`: about 4 seconds for MNIST on one core.
 
         Raises `DataError` for fewer than two images, and for images with more than 12,288 values.
         """
@@ -92,6 +106,7 @@ class VAE(nn.Module, Density):
             seed_everything(derive_seed(seed, "vae"))
             channels, height, width = images.shape[1:]
             vae = cls((channels, height, width))
+        vae._start_at_components(images, generator(seed, "vae", "components"))
         vae.to(device).train()
 
         def loss(step: int) -> Tensor:
@@ -99,6 +114,28 @@ class VAE(nn.Module, Density):
 
         minimise(vae, loss, steps=_steps(images), learning_rate=LEARNING_RATE)
         return vae._finalized(images, generator(seed, "vae", "variance"))
+
+    def _start_at_components(self, images: Pixels, draws: torch.Generator) -> None:
+        """Start the first layer at the principal components of the images, and the last at their mean and components.
+
+        It saves three quarters of the training. Where there are fewer components than units, the rest stays random.
+        """
+        chosen = torch.randperm(len(images), generator=draws, device="cpu")[:IMAGES_FOR_COMPONENTS]
+        points = dequantised(floats_of(images[chosen]), draws).flatten(1)
+        first, codes, last = self.encoder[1], self.encoder[-1], self.decoder[-2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(codes, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad(), without_autocast():
+            components = principal_components(points, first.out_features)
+            count = len(components.directions)
+            first.weight[:count] = ENCODER_SCALE * components.directions
+            first.bias[:count] = -ENCODER_SCALE * components.directions @ components.mean
+            last.weight[:, :count] = DECODER_SCALE * components.directions.T * components.variances.sqrt()
+            # bounded, since the logit of a pixel that is always black is infinite
+            last.bias.copy_(components.mean.clamp(0.005, 0.995).logit())
+            # the encoder's outputs are means, then log spreads
+            codes.bias[self.features :] = FIRST_LOG_SPREAD
 
     def _loss(self, images: Pixels, draws: torch.Generator) -> Tensor:
         """Return the mean negative ELBO of a random batch, in nats, at the variance that is optimal for the batch."""
@@ -200,9 +237,8 @@ def _divergence(mean: Tensor, log_spread: Tensor) -> Float[Tensor, " batch"]:
 
 
 def _steps(images: Pixels) -> int:
-    """Return the number of training steps: enough for many epochs, within a limit that falls with the image size."""
-    # the full number of steps up to 56×56 gray pixels, then in inverse proportion to the size
-    affordable = max(STEPS // 10, STEPS * 4 * 784 // max(math.prod(images.shape[1:]), 4 * 784))
+    """Return the number of training steps: enough for many epochs, within a limit."""
+    limit = STEPS_OF_LARGE if math.prod(images.shape[1:]) > LARGE else STEPS
     # few images are learned by heart within a few epochs
     rounds = min(ROUNDS, max(1, len(images) // 10))
-    return min(affordable, rounds * math.ceil(len(images) / BATCH))
+    return min(limit, rounds * math.ceil(len(images) / BATCH))

@@ -4,7 +4,7 @@
 - every other file: the network of that name, a function of `channels`, `classes` and `image_size`
 
 >>> MODELS.names()
-['basic', 'cnn', 'mlp']
+['basic', 'cnn', 'mlp', 'small_cnn']
 """
 
 from typing import TYPE_CHECKING

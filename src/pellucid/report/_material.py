@@ -10,6 +10,7 @@ import numpy as np
 from pellucid.core.errors import SaveError
 from pellucid.report._pictures import Picture, pack_picture
 from pellucid.storage.reading import parse_json, read_inside, unpack_arrays
+from pellucid.storage.resuming import actual_status
 from pellucid.storage.store import Store
 
 __all__ = ["Entry", "Material"]
@@ -46,6 +47,11 @@ class Material:
     def run(self) -> dict[str, Any]:
         """Content of run.json; empty if it cannot be read."""
         return self._record(lambda: self.store.read_json("run.json", {}), {})
+
+    @cached_property
+    def status(self) -> str:
+        """Status of the run; `interrupted` also if its process was killed and could not record it."""
+        return actual_status(self.run, self.store.folder)
 
     @cached_property
     def data(self) -> dict[str, Any]:

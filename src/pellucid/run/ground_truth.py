@@ -24,6 +24,8 @@ from pellucid.storage.store import Store
 __all__ = ["run_benchmark"]
 
 TRUTH_METRICS = ("relevance_mass", "relevance_rank", "pointing_game")
+MODEL, BATCH_SIZE = "cnn", 256
+"""Network and batch size of the benchmark, fixed so that its numbers stay comparable."""
 LEAST_ACCURACY = 0.98
 """Minimum validation accuracy: only a network that solves the task can be expected to look at the right pixels."""
 
@@ -72,7 +74,9 @@ def _train(config: GroundTruthConfig, name: str, folder: Path) -> None:
     if record.get("status") == "finished" and all(record["config"].get(key) == wanted[key] for key in wanted):
         return
     data = DataConfig(dataset=name, data_dir=config.data_dir or config.save / "data", mirror=config.mirror)
-    training = TrainingConfig(epochs=config.epochs, seed=config.seed, threads=config.threads)
+    training = TrainingConfig(
+        model=MODEL, batch_size=BATCH_SIZE, epochs=config.epochs, seed=config.seed, threads=config.threads
+    )
     run(RunConfig(data=data, training=training, show=HookConfig(hooks="none"), save=folder))
 
 

@@ -40,7 +40,11 @@ class Schedule:
 
     def add_unfinished(self, start_epoch: int) -> None:
         """Add the hooks that were not finished when the run that is now resumed at `start_epoch` was interrupted."""
-        for epoch in self.store.unfinished_epochs():
+        unfinished = self.store.unfinished_epochs()
+        for record in self.store.metrics():  # TensorBoard discards these values, too, if it discards their epoch
+            if unfinished and unfinished[0] <= record["epoch"] < start_epoch:
+                self.runner.board.metrics(record)
+        for epoch in unfinished:
             if epoch < start_epoch:
                 self._add_epoch(epoch, partial(self.session.restored_scene, epoch))
             else:  # the training yields this epoch again
@@ -162,12 +166,14 @@ class Schedule:
 
         def receive(result: tuple[str, bytes, bool]) -> None:
             name, content, is_complete = result
+            self.store.check_present()
             (densities.write if is_complete else densities.write_checkpoint)(name, content)
 
         return Job("densities", fit, receive, is_ordered=False)
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
         """Write a hook's artifacts, a film or a report, or record a failure."""
+        self.store.check_present()
         match result:
             case Failure():
                 self.runner.keep_failure(result)

@@ -206,7 +206,7 @@ def fit_density(
     and the same call resumes from it. A stored density is loaded, not fitted again.
 
     Args:
-        name: `gaussian_mixture` (a few seconds) or `vae` (about 20 seconds for MNIST on one core).
+        name: `gaussian_mixture` or `vae` (one and four seconds for MNIST on one core).
         images: (image, channel, height, width): uint8, or floats in [0, 1].
         seed: random seed.
         save: a save folder, such as that of `python runner.py`.

@@ -6,10 +6,11 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,32 +30,86 @@ LARGEST_SPRITE_PIXELS = 8192
 """Maximum side of the projector's sprite image; browsers cannot draw larger ones."""
 
 
+PARTS = ("train", "validation", "test")
+"""Parts of the data, each logged as a run of its own, so that TensorBoard draws their curves in one chart."""
+
+
+class _EventFile:
+    """A new event file in a folder; every event is on disk when `write` returns."""
+
+    def __init__(self, folder: Path, start_epoch: int | None) -> None:
+        self._folder = folder
+        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
+        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
+        with self._as_write_error():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / name).open("xb")
+        self._records = RecordWriter(self._file)
+        # every event file starts with the version of its format
+        self.write(Event(file_version="brain.Event:2"))
+        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
+            self.write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
+
+    def write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._as_write_error():
+            self._records.write(event.SerializeToString())
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @contextmanager
+    def _as_write_error(self) -> Iterator[None]:
+        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(explain(self._folder, error)) from error
+
+
 class Board:
     """TensorBoard log of a run, below `logs/`.
 
     Every event is on disk when the call returns, so that a full disk raises an error at the call that caused it. Each
-    process writes its own file. In a resumed run, TensorBoard discards events of an interrupted process from epoch
+    process writes its own files. In a resumed run, TensorBoard discards events of an interrupted process from epoch
     `start_epoch` on, so that each epoch is shown once.
     """
 
     def __init__(self, logs: Path, start_epoch: int | None = None) -> None:
-        self.logs = logs
-        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
-        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
-        with self._as_write_error():
-            logs.mkdir(parents=True, exist_ok=True)
-            self._file = (logs / name).open("xb")
-        self._records = RecordWriter(self._file)
-        # every event file starts with the version of its format
-        self._write(Event(file_version="brain.Event:2"))
-        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
-            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
+        self.logs, self._start_epoch = logs, start_epoch
+        self._main = _EventFile(logs, start_epoch)
+        self._parts: dict[str, _EventFile] = {}
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a value to each curve by tag; a slash in a tag makes a group."""
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        if points:
-            self._write(Event(summary=Summary(value=points), step=epoch))
+        if values:
+            self._main.write(_scalars(values, epoch))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch's line of metrics.jsonl: losses and accuracies of each part of the data in `logs/PART`."""
+        self._scores(record)
+        self.scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"])
+
+    def add_earlier(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add the scores before `start_epoch` if an older version logged them without folders for parts of the data."""
+        if self._start_epoch is not None and not any((self.logs / part).exists() for part in PARTS):
+            for record in records:
+                if record["epoch"] < self._start_epoch:
+                    self._scores(record)
+
+    def _scores(self, record: Mapping[str, Any]) -> None:
+        for part in PARTS:
+            values = {name: record.get(f"{part}_{name}") for name in ("loss", "accuracy")}
+            # the untrained network has no training scores
+            known = {name: value for name, value in values.items() if value is not None}
+            if known:
+                self._part(part).write(_scalars(known, record["epoch"]))
+
+    def _part(self, part: str) -> _EventFile:
+        if part not in self._parts:
+            self._parts[part] = _EventFile(self.logs / part, self._start_epoch)
+        return self._parts[part]
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
         """Add a figure, given as the PNG stored in `plots/`."""
@@ -62,7 +117,7 @@ class Board:
             width, height = picture.size
         # colorspace 3 is RGB
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
-        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
+        self._main.write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
 
     def graph(self, model: nn.Module, images: Tensor) -> bool:
         """Add the model's graph, traced on `images`; returns False if the model cannot be traced."""
@@ -75,7 +130,7 @@ class Board:
                 definition, _ = graph(model, images)
         except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
             return False
-        self._write(Event(graph_def=definition.SerializeToString()))
+        self._main.write(Event(graph_def=definition.SerializeToString()))
         return True
 
     def embedding(self, epoch: int, packed: "PackedEmbedding") -> str:
@@ -89,25 +144,17 @@ class Board:
         write_bytes(self.logs / "projector_config.pbtxt", config.encode())
         return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        with self._as_write_error():
-            self._records.write(event.SerializeToString())
-            self._file.flush()
-
-    @contextmanager
-    def _as_write_error(self) -> Iterator[None]:
-        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(explain(self.logs, error)) from error
-
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        for file in (self._main, *self._parts.values()):
+            file.close()
+
+
+def _scalars(values: Mapping[str, float], epoch: int) -> Event:
+    points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    return Event(summary=Summary(value=points), step=epoch)
 
 
 @dataclass(frozen=True)

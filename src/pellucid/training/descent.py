@@ -42,7 +42,10 @@ def descend(
     >>> round(layer.weight.item(), 1)
     3.0
     """
-    optimizer = AdamW(module.parameters(), learning_rate)
+    # fused, where torch supports it: one kernel updates all parameters
+    optimizer = AdamW(
+        module.parameters(), learning_rate, fused=next(module.parameters()).device.type in ("cpu", "cuda")
+    )
     # at least 1.5 warm-up steps: OneCycleLR divides by zero if the warm-up is exactly one step
     schedule = OneCycleLR(optimizer, learning_rate, max(steps, 2), pct_start=min(max(0.1, 1.5 / steps), 0.99))
     first = _restore(start, {"model": module, "optimizer": optimizer, "schedule": schedule})
@@ -66,7 +69,7 @@ def descend(
             # checked after the step, so that the saved state belongs to a whole number of steps
             if interrupted():
                 save(step + 1)
-                raise KeyboardInterrupt
+                raise interrupted.error()
             if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
                 save(step + 1)
                 saved_at = monotonic()
