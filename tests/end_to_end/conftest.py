@@ -15,6 +15,7 @@ SHORT = {
     "pellucid.densities.vae.STEPS": 30,
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
     "pellucid.hooks.prototypes.IMAGES_FOR_ALL_STEPS": 10**6,
+    "pellucid.storage.films.STEPS": 2,
 }
 """Constants that make slow computations short enough for tests."""
 
