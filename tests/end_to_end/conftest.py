@@ -24,7 +24,7 @@ SHORT = {
 def short_search():
     """Fit densities and prototypes in few steps, without child processes; both are tested elsewhere.
 
-    Tests replace functions that hooks call, and pytest itself may run in several threads, beside which nothing is forked.
+    Tests replace functions that hooks call, and pytest may have threads of its own, beside which nothing is forked.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pellucid.run.pipeline.processes_beside", lambda *_: 0)
