@@ -150,5 +150,5 @@ def test_invalid_files_are_refused(name, text, error, message, tmp_path):
 
 def test_invalid_value_in_a_file_is_refused(tmp_path):
     (tmp_path / "a.toml").write_text('epochs = "many"')
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="--epochs must be a whole number, at least 1, got 'many'"):
         parse_run(["--config", str(tmp_path / "a.toml")])
