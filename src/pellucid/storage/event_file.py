@@ -68,7 +68,7 @@ def crc32c(content: bytes) -> int:
     """Compute CRC-32C, a megabyte in 8 ms; TensorBoard's own loop over the bytes takes 0.1 s.
 
     A checksum is linear in the bits. So the content is cut into parts whose checksums are computed side by side, one
-    byte at a time; appending zeros to a part, a linear map too, moves its checksum to where the part stands.
+    byte at a time; appending zeros to a part, a linear map too, gives its share of the checksum of the whole.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
