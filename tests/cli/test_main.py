@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from rich.console import Console
 
 import pellucid
 from pellucid import cli
@@ -71,6 +72,19 @@ def test_methods_command_lists_every_method(capsys):
     for method in pellucid.methods():
         assert method.name in output
     assert cli.main(["methods", "lrp"]) == 2
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_methods_are_readable_at_every_width(columns, monkeypatch, capsys):
+    screen = Console(width=columns, force_terminal=True, color_system=None)
+    monkeypatch.setattr(sys.modules["pellucid.cli.methods"], "console", lambda: screen)
+    assert cli.main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for method in pellucid.methods():
+        assert sum(method.name in line.replace(":", " ").split() for line in lines) >= 1
+    average = sum(len(line.replace("│", " ").split()) for line in lines) / len(lines)
+    assert average > 4  # words are not squeezed into narrow columns
 
 
 def test_unknown_command(capsys):
