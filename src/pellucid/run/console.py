@@ -73,7 +73,7 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
 def print_pictures(hook: str, epoch: int | None, seconds: float, paths: Sequence[Path]) -> None:
     """Print one line per picture that a hook has written: epoch (None: end of training), hook, seconds, path.
 
-    `seconds` is the time of the whole hook, which stands in its first line. Paths are never wrapped; in the default
+    `seconds` is the time of the whole hook, printed in its first line. Paths are never wrapped; in the default
     save folder, the lines of the default hooks fit 80 columns.
     """
     moment, width = ("end", 20) if epoch is None else (f"epoch {epoch}", 16)

@@ -16,6 +16,7 @@ from pellucid.run.workers import Job, Work, Workers
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.store import Packed
 from pellucid.storage.weights import pack_weights
+from pellucid.training.interrupt import deferred_interrupt
 from pellucid.training.loop import Epoch
 
 __all__ = ["Schedule"]
@@ -76,8 +77,10 @@ class Schedule:
             for added, job in enumerate(jobs):
                 bar.update(total - self.workers.left() - len(jobs) + added, job.name)
                 self.workers.add(job)
-            while self.workers.poll(SECONDS_BETWEEN_UPDATES):
-                bar.update(total - self.workers.left(), ", ".join(self.workers.running()))
+            with deferred_interrupt() as interrupted:  # not amid the files of a hook
+                while self.workers.poll(SECONDS_BETWEEN_UPDATES):
+                    bar.update(total - self.workers.left(), ", ".join(self.workers.running()))
+                    interrupted.check()
 
     def write_report(self) -> None:
         """Write the report of the finished run."""

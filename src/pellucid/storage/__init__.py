@@ -5,7 +5,8 @@
 - `atomic`: writes that either finish or leave the previous file intact
 - `reading`, `schema`: guarded reads, and the types of the records' entries
 - `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
-- `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run; `tensorboard`: its log
+- `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run
+- `tensorboard`: the log of a run; `event_file`: the format of its files
 - `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
 """
 

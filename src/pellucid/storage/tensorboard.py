@@ -1,13 +1,10 @@
 """TensorBoard logging: scalars, figures, the model's graph and the projector's embeddings with thumbnails."""
 
 import io
-import os
-import platform
 import re
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil, log10
@@ -15,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.utils.tensorboard._pytorch_graph import graph
 
 from pellucid.core.contracts import EmbeddingTable
-from pellucid.core.errors import DataError, WriteError
-from pellucid.storage.atomic import explain, write_bytes
+from pellucid.core.errors import DataError
+from pellucid.engine.model import frozen
+from pellucid.storage.atomic import write_bytes
+from pellucid.storage.event_file import EventFile
 
 __all__ = ["Board", "PackedEmbedding", "pack_embedding"]
 
@@ -39,40 +38,6 @@ PARTS = ("train", "validation", "test")
 """Parts of the data, each logged as a run of its own, so that TensorBoard draws their curves in one chart."""
 
 
-class _EventFile:
-    """A new event file in a folder; every event is on disk when `write` returns."""
-
-    def __init__(self, folder: Path, start_epoch: int | None) -> None:
-        self._folder = folder
-        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
-        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
-        with self._as_write_error():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / name).open("xb")
-        self._records = RecordWriter(self._file)
-        # every event file starts with the version of its format
-        self.write(Event(file_version="brain.Event:2"))
-        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
-            self.write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
-
-    def write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        with self._as_write_error():
-            self._records.write(event.SerializeToString())
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    @contextmanager
-    def _as_write_error(self) -> Iterator[None]:
-        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(explain(self._folder, error)) from error
-
-
 class Board:
     """TensorBoard log of a run, below `logs/`.
 
@@ -83,8 +48,8 @@ class Board:
 
     def __init__(self, logs: Path, start_epoch: int | None = None) -> None:
         self.logs, self._start_epoch = logs, start_epoch
-        self._main = _EventFile(logs, start_epoch)
-        self._parts: dict[str, _EventFile] = {}
+        self._main = EventFile(logs, start_epoch)
+        self._parts: dict[str, EventFile] = {}
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a value to each curve by tag; a slash in a tag makes a group."""
@@ -111,9 +76,9 @@ class Board:
             if known:
                 self._part(part).write(_scalars(known, record["epoch"]))
 
-    def _part(self, part: str) -> _EventFile:
+    def _part(self, part: str) -> EventFile:
         if part not in self._parts:
-            self._parts[part] = _EventFile(self.logs / part, self._start_epoch)
+            self._parts[part] = EventFile(self.logs / part, self._start_epoch)
         return self._parts[part]
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
@@ -132,7 +97,10 @@ class Board:
                 warnings.simplefilter(
                     "ignore"
                 )  # tracing warns about shapes that become constants, which is harmless here
-                definition, _ = graph(model, images)
+                # without torch's check, which imports a second's worth of modules to compare two numbers
+                with frozen(model):
+                    traced = torch.jit.trace(model, images, check_trace=False)
+                definition, _ = graph(traced, images)
         except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
             return False
         self._main.write(Event(graph_def=definition.SerializeToString()))
