@@ -4,6 +4,7 @@ Run from the repository root, in an environment with the development install:
 
     python benchmarks/mutations.py                       # all of mutations.toml, in two processes; about 40 minutes
     python benchmarks/mutations.py --only engine/rules   # those of one file or package
+    python benchmarks/mutations.py --near                # without the rest of the quick suite: in a few minutes
     python benchmarks/mutations.py --check               # only check that each line still exists
 
 Each fault is put into a copy of the working tree. The tests named after its file run first, then those of its package,
@@ -12,6 +13,7 @@ and exits with 1 if more than `MOST_SURVIVORS` faults survive.
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -77,18 +79,38 @@ class Result:
 
 def stages(mutation: Mutation, folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the names and pytest arguments of the stages, from the tests closest to the fault to all others."""
-    name = Path(mutation.file).stem.strip("_")
-    near = sorted(str(path.relative_to(folder)) for path in (folder / "tests").rglob(f"test_{name}.py"))
-    package = f"tests/{mutation.package}"
-    yield "file", [*near, str(SOURCES / mutation.file)]
-    yield "package", [package, *(f"--ignore={path}" for path in near)]
+    name, package = Path(mutation.file).stem.strip("_"), Path("tests", mutation.package)
+    near = sorted(path.relative_to(folder) for path in (folder / "tests").rglob(f"test_{name}.py"))
+    others = [path.relative_to(folder) for path in (folder / package).rglob("test_*.py")]
+    yield "file", [*map(str, near), str(SOURCES / mutation.file)]
+    yield "package", [str(path) for path in by_relevance(mutation, folder, others) if path not in near]
     yield "rest", [f"--ignore={package}", *(f"--ignore={path}" for path in near)]
+
+
+def by_relevance(mutation: Mutation, folder: Path, tests: list[Path]) -> list[Path]:
+    """Sort files of tests by how often they use the public names of the broken module."""
+    module = ast.parse((folder / SOURCES / mutation.file).read_text(encoding="utf-8"))
+    names = [node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    used = re.compile(rf"\b({'|'.join(name for name in names if not name.startswith('_'))})\b")
+    return sorted(tests, key=lambda path: (-len(used.findall((folder / path).read_text(encoding="utf-8"))), path))
 
 
 def first_failure(folder: Path, arguments: list[str]) -> str:
     """Run pytest up to the first failure and return the name of the failed test; empty if all pass."""
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        *arguments,
+    ]
     try:
         ended = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS_PER_STAGE, check=False
@@ -103,21 +125,27 @@ def first_failure(folder: Path, arguments: list[str]) -> str:
     return named[1] if named else "a test"
 
 
-def measure(mutation: Mutation, folder: Path) -> Result:
-    """Put the fault into the copy of the tree in `folder`, run the tests and take it out again."""
+def measure(mutation: Mutation, folder: Path, last: str = "rest") -> Result:
+    """Put the fault into the copy of the tree in `folder`, run the tests up to a stage and take it out again."""
     place, started = folder / SOURCES / mutation.file, time.monotonic()
     sound, number = place.read_text(encoding="utf-8"), mutation.line(folder)
     place.write_text(mutation.broken(folder), encoding="utf-8")
-    noticed_by = stage = ""
     try:
-        for stage, arguments in stages(mutation, folder):
-            noticed_by = first_failure(folder, arguments)
-            if noticed_by:
-                break
+        noticed_by, stage = noticed(stages(mutation, folder), folder, last)
     finally:
         place.write_text(sound, encoding="utf-8")
     seconds = round(time.monotonic() - started, 1)
     return Result(mutation.file, number, mutation.old, mutation.new, noticed_by, stage, seconds)
+
+
+def noticed(to_run: Iterator[tuple[str, list[str]]], folder: Path, last: str) -> tuple[str, str]:
+    """Return the first test that fails and its stage; both are empty if all pass."""
+    for stage, arguments in to_run:
+        if test := first_failure(folder, arguments):
+            return test, stage
+        if stage == last:
+            break
+    return "", ""
 
 
 def copy_tree(target: Path) -> Path:
@@ -131,8 +159,8 @@ def copy_tree(target: Path) -> Path:
     return target
 
 
-def run(mutations: list[Mutation], processes: int) -> list[Result]:
-    """Measure the faults, several at a time, each in a copy of the tree of its own."""
+def run(mutations: list[Mutation], processes: int, last: str) -> list[Result]:
+    """Measure the faults up to a stage, several at a time, each in a copy of the tree of its own."""
     os.environ.setdefault("PELLUCID_SHARED", str(ROOT.parent / "shared"))  # the copies lie elsewhere
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(processes) as pool:
         free: SimpleQueue[Path] = SimpleQueue()
@@ -142,7 +170,7 @@ def run(mutations: list[Mutation], processes: int) -> list[Result]:
         def one(mutation: Mutation) -> Result:
             folder = free.get()
             try:
-                result = measure(mutation, folder)
+                result = measure(mutation, folder, last)
             finally:
                 free.put(folder)
             print(row(result), flush=True)
@@ -150,6 +178,14 @@ def run(mutations: list[Mutation], processes: int) -> list[Result]:
 
         print("| Line | Before | After | Noticed by | Seconds |\n|---|---|---|---|---|", flush=True)
         return list(pool.map(one, mutations))
+
+
+def keep(results: list[Result], entries: list[dict[str, str]], path: Path) -> None:
+    """Write the results, beside earlier ones of faults that are still listed."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = {(one["file"], one["old"]): one for one in [*earlier, *map(asdict, results)]}
+    listed = [known[place] for entry in entries if (place := (entry["file"], entry["old"])) in known]
+    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def row(result: Result) -> str:
@@ -164,6 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of the path of the files to break")
     parser.add_argument("--processes", type=int, default=2, help="faults measured at the same time")
+    parser.add_argument("--near", action="store_true", help="only run the tests of the file and of its package")
     parser.add_argument("--check", action="store_true", help="only check that each line exists exactly once")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/mutations.json")
     options = parser.parse_args()
@@ -174,9 +211,9 @@ def main() -> int:
     if options.check:
         print(f"{len(mutations)} lines found")
         return 0
-    results = run(mutations, options.processes)
+    results = run(mutations, options.processes, "package" if options.near else "rest")
     survivors = [result for result in results if not result.noticed_by]
-    options.json.write_text(json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False) + "\n")
+    keep(results, entries, options.json)
     print(f"\n{len(survivors)} of {len(results)} faults survive; at most {MOST_SURVIVORS} may.")
     return int(len(survivors) > MOST_SURVIVORS)
 

@@ -1,4 +1,4 @@
-"""Shared test setup: one thread per process, the number of processes, the reference folder and MNIST."""
+"""Shared test setup: type checks, one thread per process, the number of processes, the reference folder and MNIST."""
 
 import os
 import sys
@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from typechecked import check_package
+
+check_package("pellucid")
 os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported; the programs that tests start inherit it
 
 

@@ -254,6 +254,8 @@ def _plain(value: Any) -> Any:
 
 FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in fields(group)), "save")
 """Settings that a config file may contain."""
+ONE_TIME_FLAGS = ("resume", "serial", "trust", "open", "config")
+"""Settings that a run.json records too, but that apply only to the command that wrote it."""
 
 
 def read_config(path: Path, description: str | None = None) -> dict[str, Any]:

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from pellucid import Contrast, create_analyzer
 from pellucid.attribution import METHODS, AmplificationWarning, CompletenessWarning, Outcome
-from pellucid.attribution._explanation import ResidualError, without_warnings
+from pellucid.attribution._explanation import Completeness, ResidualError, without_warnings
 
 quiet_amplification = pytest.mark.filterwarnings("ignore::pellucid.attribution.AmplificationWarning")
 
 
-def steep() -> nn.Module:
+def steep(slope: float = 1000) -> nn.Module:
     """A tanh so steep that a few points on the path miss its step."""
     torch.manual_seed(0)
 
     class Steep(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.tanh(1000 * (x - 0.3)).sum(1, keepdim=True) * torch.tensor([1.0, -2.0]).to(x)
+            return torch.tanh(slope * (x - 0.3)).sum(1, keepdim=True) * torch.tensor([1.0, -2.0]).to(x)
 
     return Steep().eval()
 
@@ -72,9 +72,17 @@ def test_missed_sum_warns_with_a_remedy(verb, target) -> None:
     assert "tolerance=" in text
 
 
+def test_the_worst_map_is_one_beyond_its_tolerance() -> None:
+    """The largest residual is within its own tolerance."""
+    sums = Completeness(torch.tensor([9.0, 2, 2]), torch.tensor([5.0, -1, 0.7]), torch.tensor([10.0, 0.5, 0.5]))
+    text = sums.missed("a_method", "A remedy.")
+    assert text.startswith("a_method: the relevance of 2 of 3 images does not sum")
+    assert "image 1, sums to 1 instead of 2 (tolerance: 0.5). A remedy." in text
+
+
 def test_refined_path_does_not_warn() -> None:
     images = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))
-    analyzer = create_analyzer("integrated_gradients", steep(), steps=20_000, tolerance=0.05)
+    analyzer = create_analyzer("integrated_gradients", steep(100), steps=2000, tolerance=0.05)
     assert not warnings_of(lambda: analyzer.explain(images, 1, strict=True))
 
 

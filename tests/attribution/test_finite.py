@@ -271,12 +271,12 @@ class Pretending(nn.Module):
 
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "guided_backprop", "cam"])
 def test_wrongly_recorded_image_is_detected(name) -> None:
-    images = some()
-    images[43, 0, 0, 0] = 9
+    images = some(9)
+    images[7, 0, 0, 0] = 9
     with pytest.raises(PellucidError) as caught:
         ready(name, Pretending()).analyze(images, 0)
-    assert "image 43" in str(caught.value) or "no rule" in str(caught.value)
-    if "image 43" in str(caught.value):
+    assert "image 7" in str(caught.value) or "no rule" in str(caught.value)
+    if "image 7" in str(caught.value):
         assert "although it is deterministic" in str(caught.value)
         assert "random" not in str(caught.value)
 

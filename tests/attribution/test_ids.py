@@ -99,7 +99,7 @@ def test_the_gradient_of_a_token_sums_over_its_lookups(move) -> None:
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
 def test_explanations_are_complete(move, name) -> None:
     model = Both(move)
-    options = {"steps": 200} if name == "integrated_gradients" else {}
+    options = {"steps": 20} if name == "integrated_gradients" else {}
     explanation = create_analyzer(name, model, **options).explain(IDS, 1)
     assert explanation.residual.abs().max() < (1e-4 if options else 1e-9)
     if name == "lrp.epsilon":

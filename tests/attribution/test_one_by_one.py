@@ -57,10 +57,11 @@ def some(count: int) -> Tensor:
 @pytest.mark.parametrize("how", ["standardized over the batch", "masked by a comparison", "plain"])
 @pytest.mark.parametrize("name", FEW)
 def test_batch_equals_its_images(name: str, how: str) -> None:
-    analyzer, images = create_analyzer(name, Net(how), **FEW[name]), some(18)
+    count = 4 if how == "standardized over the batch" else 18  # images that are mixed run one by one
+    analyzer, images = create_analyzer(name, Net(how), **FEW[name]), some(count)
     together = analyzer.analyze(images, 1)
-    alone = torch.cat([analyzer.analyze(images[n : n + 1], 1) for n in (0, 17)])
-    torch.testing.assert_close(together[[0, 17]], alone, rtol=1e-9, atol=1e-12)
+    alone = torch.cat([analyzer.analyze(images[n : n + 1], 1) for n in (0, count - 1)])
+    torch.testing.assert_close(together[[0, -1]], alone, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion"])

@@ -370,7 +370,8 @@ def test_token_ids_with_a_mask_are_explained_at_their_embedding(name, dtype) -> 
     model = Reader().double().eval()
     ids, kinds = torch.randint(3, 20, (3, 5)), torch.randint(3, (3, 5))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1]]).to(dtype)
-    explanation = create_analyzer(name, model).explain({"ids": ids, "mask": mask, "kinds": kinds}, 1)
+    options = {"steps": 16} if name == "integrated_gradients" else {}
+    explanation = create_analyzer(name, model, **options).explain({"ids": ids, "mask": mask, "kinds": kinds}, 1)
     maps = explanation.relevance
     assert maps["mask"] is None
     assert maps["kinds"] is None
@@ -382,7 +383,7 @@ def test_token_ids_with_a_mask_are_explained_at_their_embedding(name, dtype) -> 
         torch.testing.assert_close(maps["ids"], expected)
     else:
         torch.testing.assert_close(maps["ids"].sum((1, 2)), explanation.expected, rtol=1e-3, atol=1e-3)
-        alone = create_analyzer(name, model).analyze((ids[1:2, :3], mask[1:2, :3], kinds[1:2, :3]), 1)[0]
+        alone = create_analyzer(name, model, **options).analyze((ids[1:2, :3], mask[1:2, :3], kinds[1:2, :3]), 1)[0]
         torch.testing.assert_close(maps["ids"][1:2, :3], alone)
         assert not maps["ids"][1, 3:].any()
 

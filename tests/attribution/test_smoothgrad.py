@@ -15,7 +15,7 @@ def test_statistics_of_a_linear_gradient(squares) -> None:
     sigma = 0.2 * (2 - -1)
     expected = dict(zip(NAMES, (a * x, a**2 * (x**2 + sigma**2), a**2 * sigma**2), strict=True))
     for name in NAMES:
-        analyzer = create_analyzer(name, squares, samples=800, noise_share=0.2)
+        analyzer = create_analyzer(name, squares, samples=400, noise_share=0.2)
         found = analyzer.analyze(x.view(1, 1, 2, 2), 0).flatten()
         torch.testing.assert_close(found, expected[name], rtol=0.15, atol=0.02)
         torch.testing.assert_close(

@@ -166,7 +166,7 @@ def test_baseline_is_the_zero_embedding_or_a_token_embedding() -> None:
     model = reader()
     pad, promised = model.words.weight[7].detach(), model(IDS)[:, 1].detach()
     for name in ("deeplift", "integrated_gradients"):
-        options = {"steps": 32} if name == "integrated_gradients" else {}
+        options = {"steps": 16} if name == "integrated_gradients" else {}
         explanation = create_analyzer(name, model, baseline=pad, **options).explain(IDS, 1)
         for n in range(3):
             empty = After(model, IDS[n : n + 1] != 0)(pad.expand(1, LENGTH, -1))[0, 1].detach()

@@ -6,11 +6,13 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from rich.console import Console
 
 import pellucid
 from pellucid import cli
 from pellucid.cli.main import COMMANDS
 from pellucid.core.errors import DataError, TrainingError
+from pellucid.training.interrupt import Terminated
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ from pellucid.core.errors import DataError, TrainingError
         (["--methods", "gradient,lrp.epslon"], "no method 'lrp.epslon'; did you mean 'lrp.epsilon'"),
         (["--config", "absent.toml"], "cannot be read"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--epochs", "x"], "--epochs must be a whole number, at least 1, got 'x'."),
     ],
 )
 def test_wrong_names_exit_with_2_and_leave_torch_unimported(arguments, message, tmp_path):
@@ -71,6 +74,19 @@ def test_methods_command_lists_every_method(capsys):
     assert cli.main(["methods", "lrp"]) == 2
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_methods_are_readable_at_every_width(columns, monkeypatch, capsys):
+    screen = Console(width=columns, force_terminal=True, color_system=None)
+    monkeypatch.setattr(sys.modules["pellucid.cli.methods"], "console", lambda: screen)
+    assert cli.main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for method in pellucid.methods():
+        assert sum(method.name in line.replace(":", " ").split() for line in lines) >= 1
+    average = sum(len(line.replace("│", " ").split()) for line in lines) / len(lines)
+    assert average > 4  # words are not squeezed into narrow columns
+
+
 def test_unknown_command(capsys):
     assert cli.main(["runn"]) == 2
     assert "no command 'runn'; did you mean 'run'" in capsys.readouterr().err
@@ -82,6 +98,7 @@ def test_unknown_command(capsys):
         (DataError("no images"), 2, "no images"),
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
         (ZeroDivisionError("a/0"), 1, "unexpected ZeroDivisionError: a/0"),
     ],
 )

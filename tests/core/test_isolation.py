@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import pellucid
+import pellucid.densities
 from pellucid import create_analyzer
 from pellucid.attribution import METHODS, Analyzer
 from pellucid.core.errors import ModelError, PellucidError, UnsupportedOperation
@@ -207,24 +208,31 @@ def test_results_and_surroundings_stay_the_same(name: str, plain: dict[str, obje
         assert_same(found, plain[what], what, is_exact=name not in ROUNDED)
 
 
+@pytest.fixture(scope="module")
+def mixture() -> pellucid.densities.Density:
+    return pellucid.fit_density("gaussian_mixture", TRAINING[0])
+
+
+def measured(mixture: pellucid.densities.Density) -> dict[str, object]:
+    return {
+        **{metric: evaluate(MODEL, metric) for metric in METRICS},
+        "density": pellucid.fit_density("gaussian_mixture", TRAINING[0]).state(),
+        "log density": mixture.log_density(IMAGES),
+        "expert": pellucid.prototypes(MODEL, prior="expert", density=mixture, steps=3),
+    }
+
+
+@pytest.fixture(scope="module")
+def plainly_measured(mixture: pellucid.densities.Density) -> dict[str, object]:
+    return measured(mixture)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_every_metric_and_density_stays_the_same(name: str) -> None:
-    mixture = pellucid.fit_density("gaussian_mixture", TRAINING[0])
-
-    def everything() -> dict[str, object]:
-        density = pellucid.fit_density("gaussian_mixture", TRAINING[0])
-        return {
-            **{metric: evaluate(MODEL, metric) for metric in METRICS},
-            "density": density.state(),
-            "log density": mixture.log_density(IMAGES),
-            "expert": pellucid.prototypes(MODEL, prior="expert", density=mixture, steps=3),
-        }
-
-    expected = everything()
+def test_every_metric_and_density_stays_the_same(name: str, mixture, plainly_measured) -> None:
     with SURROUNDINGS[name]():
-        found = everything()
-    for what, result in expected.items():
+        found = measured(mixture)
+    for what, result in plainly_measured.items():
         assert_same(found[what], result, what, is_exact=name not in ROUNDED)
 
 

@@ -1,10 +1,12 @@
 """Registries list names without importing modules."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from pellucid.core import registry as registry_module
 from pellucid.core.errors import UnknownName
 from pellucid.core.registry import Registry
 
@@ -33,6 +35,19 @@ def package(tmp_path, monkeypatch):
 def test_listing_names_imports_no_module(package):
     assert package.names() == ["broken", "circle", "polygon.four", "polygon.three"]
     assert "shapes_of_test.broken" not in sys.modules
+
+
+def test_a_file_is_parsed_once_until_it_changes(package, tmp_path, monkeypatch):
+    parsed = []
+    parse = registry_module.ast.parse
+    monkeypatch.setattr(registry_module.ast, "parse", lambda text: parsed.append(text) or parse(text))
+    for _ in range(3):
+        assert package.names() == ["broken", "circle", "polygon.four", "polygon.three"]
+    assert len(parsed) == 1  # a file without variants is not parsed at all
+    path = tmp_path / "shapes_of_test/polygon.py"
+    path.write_text("VARIANTS = ('polygon.five',)\n")
+    os.utime(path, ns=(0, 0))
+    assert package.names() == ["broken", "circle", "polygon.five"]
 
 
 def test_looking_up_an_entry_imports_one_module(package):

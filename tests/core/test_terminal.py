@@ -1,6 +1,8 @@
 """Progress is a bar on a terminal, and plain lines elsewhere."""
 
 import io
+import itertools
+import threading
 
 import pytest
 from rich.console import Console
@@ -32,3 +34,23 @@ def test_progress_is_a_transient_bar_on_a_terminal(screen):
     assert "counting" in text
     assert "2/4" in text
     assert "loss 0.5" in text
+
+
+@pytest.mark.parametrize("screen", [True], indirect=True)
+def test_progress_starts_no_thread(screen):
+    """A process forked while another thread holds a lock waits for it forever."""
+    before = threading.active_count()
+    with terminal.track("counting", total=4) as tracker:
+        tracker.update(2)
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("screen", [True], indirect=True)
+def test_the_bar_is_drawn_ten_times_a_second(screen, monkeypatch):
+    clock = itertools.count(0, 0.01)
+    monkeypatch.setattr(terminal, "monotonic", lambda: next(clock))
+    with terminal.track("counting", total=1000) as tracker:
+        for number in range(1000):
+            tracker.update(number)
+    drawn = screen.file.getvalue().count("counting")
+    assert 50 <= drawn <= 210  # 1,000 updates within 10 to 20 s, and the first and last picture

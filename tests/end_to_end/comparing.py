@@ -83,10 +83,14 @@ def assert_equal_states(expected: Any, got: Any, place: str) -> None:
 
 
 def shown_in_tensorboard(folder: Path) -> dict[str, Any]:
-    """Return the steps and values of every tag, as TensorBoard shows them."""
-    events = EventAccumulator(str(folder / "logs"), size_guidance={"images": 0, "scalars": 0})
-    events.Reload()
-    tags = events.Tags()
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
-    images = {tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)] for tag in tags["images"]}
-    return scalars | images
+    """Return the steps and values of every run and tag, as TensorBoard shows them."""
+    shown: dict[str, Any] = {}
+    for run in (".", "train", "validation", "test"):
+        events = EventAccumulator(str(folder / "logs" / run), size_guidance={"images": 0, "scalars": 0})
+        events.Reload()
+        tags = events.Tags()
+        for tag in tags["scalars"]:
+            shown[f"{run}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in tags["images"]:
+            shown[f"{run}/{tag}"] = [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+    return shown

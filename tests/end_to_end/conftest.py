@@ -15,14 +15,19 @@ SHORT = {
     "pellucid.densities.vae.STEPS": 30,
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
     "pellucid.hooks.prototypes.IMAGES_FOR_ALL_STEPS": 10**6,
+    "pellucid.storage.films.STEPS": 2,
 }
 """Constants that make slow computations short enough for tests."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_search():
-    """Fit densities and prototypes in few steps; their quality is tested elsewhere."""
+    """Fit densities and prototypes in few steps, without child processes; both are tested elsewhere.
+
+    Tests replace functions that hooks call, and pytest may have threads of its own, beside which nothing is forked.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pellucid.run.pipeline.processes_beside", lambda *_: 0)
         for place, number in SHORT.items():
             patch.setattr(place, number)
         yield

@@ -199,15 +199,23 @@ def test_tsne_runs_in_the_projector(page, shown):
 @pytest.mark.parametrize("tab", ["timeseries", "scalars"])
 def test_curves_are_drawn(page, shown, tab):
     page.goto(f"{shown.address}/#{tab}")
-    page.get_by_text("accuracy/test", exact=True).first.wait_for()
+    page.get_by_text("accuracy", exact=True).first.wait_for()
     if tab == "timeseries":
         page.locator("scalar-card canvas").first.wait_for()
         page.locator("scalar-card tb-data-table, scalar-card-data-table").first.wait_for()
     else:
         page.locator("tf-scalar-card svg path").first.wait_for(state="attached")
-    for tag in ("accuracy/test", "loss/validation", "tsne/trustworthiness"):
-        answer = page.request.get(f"{shown.address}/data/plugin/scalars/scalars?run=.&tag={tag}")
+    for run, tag in (("test", "accuracy"), ("validation", "loss"), (".", "tsne/trustworthiness")):
+        answer = page.request.get(f"{shown.address}/data/plugin/scalars/scalars?run={run}&tag={tag}")
         assert [step for _, step, _ in answer.json()] == shown.epochs
+
+
+def test_training_validation_and_test_share_a_chart(page, shown):
+    page.goto(f"{shown.address}/#timeseries")
+    card = page.locator("scalar-card").filter(has_text="accuracy").first
+    rows = card.locator("tb-data-table, scalar-card-data-table")
+    rows.first.wait_for()
+    until(page, lambda: all(run in card.inner_text() for run in ("train", "validation", "test")))
 
 
 def test_time_series_show_the_figure_of_each_epoch(page, shown):
@@ -227,21 +235,20 @@ def test_time_series_show_the_figure_of_each_epoch(page, shown):
 
 
 def test_scalars_are_grouped(page, shown):
-    tags = page.request.get(f"{shown.address}/data/plugin/scalars/tags").json()["."]
+    runs = page.request.get(f"{shown.address}/data/plugin/scalars/tags").json()
+    assert [set(runs[run]) for run in ("train", "validation", "test")] == [{"loss", "accuracy"}] * 3
     groups = {}
-    for tag in tags:
+    for tag in runs["."]:
         group, _, name = tag.partition("/")
         groups.setdefault(group, set()).add(name)
     assert groups == {
-        "loss": {"train", "validation", "test"},
-        "accuracy": {"train", "validation", "test"},
         "training": {"learning_rate"},
         "jacobian_classes": {"median_spectral_norm"},
         "jacobian_maps": {"mean_spectral_norm"},
         "tsne": {"trustworthiness", "knn_accuracy", "knn_accuracy_embedding"},
     }
     page.goto(f"{shown.address}/#timeseries")
-    for group in groups:
+    for group in ("loss", "accuracy", *groups):
         page.locator("metrics-card-group-toolbar, .group-title").get_by_text(group, exact=True).first.wait_for()
 
 

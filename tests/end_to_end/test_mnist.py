@@ -92,7 +92,7 @@ def test_metrics_have_the_documented_keys_and_improve(save):
     for line in lines:
         assert set(line) == {
             *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
-            *("test_loss", "test_accuracy", "learning_rate", "best", "timing"),
+            *("test_loss", "test_accuracy", "learning_rate", "best", "most_common_confusion", "timing"),
         }
         assert set(line["timing"]) == {"seconds", "images_per_second"}
     assert lines[0]["train_loss"] is None
@@ -190,8 +190,13 @@ def test_tensorboard_has_scalars_figures_graph_and_projector(save):
     events = EventAccumulator(str(save / "logs"), size_guidance={"images": 0})
     events.Reload()
     lines = pellucid.load_run(save).metrics
-    shown = [(event.step, event.value) for event in events.Scalars("accuracy/test")]
-    assert shown == [(line["epoch"], pytest.approx(line["test_accuracy"])) for line in lines]
+    for part in ("train", "validation", "test"):
+        scores = EventAccumulator(str(save / "logs" / part))
+        scores.Reload()
+        for quantity in ("loss", "accuracy"):
+            values = [(line["epoch"], line[f"{part}_{quantity}"]) for line in lines if line["epoch"] or part != "train"]
+            shown = [(event.step, event.value) for event in scores.Scalars(quantity)]
+            assert shown == [(epoch, pytest.approx(value)) for epoch, value in values]
     for hook in ("confusion_matrix", "saliency", "jacobian_maps", "tsne"):
         pictures = events.Images(hook)
         assert [picture.step for picture in pictures] == [0, 1, 2]

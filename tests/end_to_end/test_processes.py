@@ -142,6 +142,24 @@ def children(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
+def test_sigterm_ends_all_processes_and_the_run_can_be_resumed(tmp_path):
+    save = tmp_path / "save"
+    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
+    wait_for(save / "models/last.ckpt")
+    ranks = children(process)
+    process.send_signal(signal.SIGTERM)
+    _, out, _ = finish(process, 60)
+    assert all(not Path(f"/proc/{number}").exists() for number in ranks)
+    assert f"--resume --save {save}" in out
+    assert read_json(save / "run.json")["status"] == "interrupted"
+    lines = len((save / "metrics.jsonl").read_text().splitlines())
+    process = torchrun("--resume", "--save", save)
+    wait_for_lines(save / "metrics.jsonl", lines + 2)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_rank_ends_all_and_the_run_can_be_resumed(rank, tmp_path):
     save = tmp_path / "save"

@@ -6,6 +6,7 @@ import pytest
 
 from pellucid.cli import main
 from pellucid.report import write_report
+from pellucid.report._page import render_report
 from pellucid.run import hook_runner
 from pellucid.training import loop
 from pretended_run import write_run
@@ -19,14 +20,14 @@ def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_pat
     states = []
 
     def watched(folder):
-        path = write_report(folder)
-        page = path.read_text()
+        content = render_report(folder)
+        page = content.decode()
         epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         states.append((epochs, "This run is still in progress" in page, '<dd id="status">finished</dd>' in page))
-        return path
+        return content
 
-    monkeypatch.setattr(hook_runner, "write_report", watched)
-    assert run_program(*QUICK) == 0
+    monkeypatch.setattr(hook_runner, "render_report", watched)
+    assert run_program(*QUICK, "--serial") == 0
     assert states == [
         ([0], True, False),
         ([0, 1], True, False),
@@ -42,7 +43,7 @@ def test_failed_report_is_recorded_and_does_not_stop_the_run(run_program, tmp_pa
     def fails(folder):
         raise ZeroDivisionError("no page today")
 
-    monkeypatch.setattr(hook_runner, "write_report", fails)
+    monkeypatch.setattr(hook_runner, "render_report", fails)
     assert run_program(*QUICK) == 1
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
     failures = json.loads((tmp_path / "out/manifest.json").read_text())["failures"]

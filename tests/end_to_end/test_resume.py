@@ -41,17 +41,17 @@ def frequent_checkpoints():
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory, frequent_checkpoints):
-    """The save folder of an uninterrupted run with some of the hooks."""
-    folder = tmp_path_factory.mktemp("quick")
-    assert main(["run", *QUICK, "--save", str(folder)]) == 0
+def uninterrupted(tmp_path_factory, frequent_checkpoints):
+    """The save folder of an uninterrupted run with all hooks."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert main(["run", *SMALL, "--save", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, frequent_checkpoints):
-    """An uninterrupted run, and the number of files it writes."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def counted(tmp_path_factory, frequent_checkpoints):
+    """An uninterrupted run with some of the hooks, and the number of files it writes."""
+    folder = tmp_path_factory.mktemp("quick")
     writes = []
     with pytest.MonkeyPatch.context() as patch:
         write = atomic.write_bytes
@@ -61,8 +61,14 @@ def uninterrupted(tmp_path_factory, frequent_checkpoints):
             write(path, content)
 
         everywhere(patch, count)
-        assert main(["run", *SMALL, "--save", str(folder)]) == 0
+        assert main(["run", *QUICK, "--save", str(folder)]) == 0
     return folder, len(writes)
+
+
+@pytest.fixture(scope="module")
+def quick(counted):
+    """The save folder of an uninterrupted run with some of the hooks."""
+    return counted[0]
 
 
 def everywhere(patch, write):
@@ -95,7 +101,7 @@ WRITE = atomic.write_bytes
 def run_and_die(patch, folder, fault):
     everywhere(patch, fault)
     with pytest.raises(Killed):
-        main(["run", *SMALL, "--save", str(folder)])
+        main(["run", *QUICK, "--save", str(folder)])
 
 
 def resume(folder):
@@ -107,9 +113,9 @@ SHARES = [(number + 0.5) / 20 for number in range(20)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
-def test_death_at_any_write(share, uninterrupted, tmp_path):
+def test_death_at_any_write(share, counted, tmp_path):
     """Twenty fault points spread over all writes of a run, alternating between before and after the write."""
-    reference, writes = uninterrupted
+    reference, writes = counted
     at = max(3, round(share * writes))  # before the third write there is nothing to resume
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, tmp_path / "save", Fault(at, after=bool(at % 2)))
@@ -120,28 +126,26 @@ def test_death_at_any_write(share, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("at", "after"), [(1, False), (1, True), (2, False)])
-def test_death_before_run_json_leaves_nothing_to_resume(at, after, uninterrupted, tmp_path, capsys):
-    reference, _ = uninterrupted
+def test_death_before_run_json_leaves_nothing_to_resume(at, after, quick, tmp_path, capsys):
     save = tmp_path / "save"
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, save, Fault(at, after))
     assert resume(save) == 2
     assert f"cannot resume a run in {save}" in capsys.readouterr().err
-    assert main(["run", *SMALL, "--save", str(save)]) == 0
+    assert main(["run", *QUICK, "--save", str(save)]) == 0
     assert not (save / "previous").exists()
-    assert_equal_runs(reference, save)
+    assert_equal_runs(quick, save)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("again", ["resumed", "new"])
-def test_death_right_after_run_json(again, uninterrupted, tmp_path):
-    reference, _ = uninterrupted
+def test_death_right_after_run_json(again, quick, tmp_path):
     save = tmp_path / "save"
     with pytest.MonkeyPatch.context() as patch:
         run_and_die(patch, save, Fault(2, after=True))
-    assert (resume(save) if again == "resumed" else main(["run", *SMALL, "--save", str(save)])) == 0
+    assert (resume(save) if again == "resumed" else main(["run", *QUICK, "--save", str(save)])) == 0
     assert (save / "previous").exists() == (again == "new")
-    assert_equal_runs(reference, save)
+    assert_equal_runs(quick, save)
 
 
 def contents(folder):
@@ -310,7 +314,6 @@ def wait_for(path, seconds=60):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sigkill_at_a_random_moment(seed, uninterrupted, tmp_path):
-    reference, _ = uninterrupted
     save = tmp_path / "save"
     process = start(*SMALL, "--save", save)
     wait_for(save / "run.json")
@@ -320,11 +323,11 @@ def test_sigkill_at_a_random_moment(seed, uninterrupted, tmp_path):
     again = start("--resume", "--save", save)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
-    assert_equal_runs(reference, save)
+    assert_equal_runs(uninterrupted, save)
 
 
 @pytest.mark.slow
-def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(uninterrupted, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     save = tmp_path / "save"
     long = ("--dataset", "digits", "--epochs", 200, "--threads", 1, "--hooks", "none", "--save", save)
     process = start(*long)

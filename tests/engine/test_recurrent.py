@@ -71,7 +71,7 @@ def network(name: str, *, starts_at_zero: bool = True) -> tuple[nn.Module, Tenso
         model: nn.Module = Steps(CELLS[name]())
     else:
         model = Recurrent(LAYERS[name](), starts_at_zero=starts_at_zero)
-    x = torch.randn(2, 5, 4)
+    x = torch.randn(2, 4, 4)
     model(x)
     return model.double().eval(), x.double()
 

@@ -70,3 +70,14 @@ def test_accuracy_is_averaged_over_the_shares(network, by_name):
     assert set(most) == {"share", "most"}
     with pytest.raises(ConfigError, match="from 0 to 1"):
         Road(shares=(1.5,))
+
+
+def test_the_smallest_share_removes_a_pixel(make_case, by_name):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].weight[0, 7], model[1].bias[:] = 100, torch.tensor([0.0, 1.0])  # class 0 if pixel 7 is not black
+    case = make_case(model)
+    assert case.targets.tolist() == [0, 0, 0]
+    result = Road(shares=(0.01,), removal="zero").measure(case, by_name(case, "input_x_gradient"))
+    assert result.values.tolist() == [0, 0, 0]

@@ -32,6 +32,14 @@ def test_the_correlation_agrees_with_a_slow_loop(network, by_name):
         assert float(result.values[image]) == pytest.approx(np.mean(correlations), abs=1e-9)
 
 
+def test_sets_are_never_empty_or_full(make_case):
+    """Their effects would be equal, and have no correlation."""
+    few = make_case(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), size=(2, 2))
+    for share, size in ((0.01, 1), (0.9, 3)):
+        sets = SensitivityN(shares=(share,), sets=6)._sets(few, 0)
+        assert sets.sum(1).tolist() == [size] * 6
+
+
 def test_a_zero_map_has_no_correlation(network, given):
     result = SensitivityN().measure(network, given(network, lambda images, _: torch.zeros_like(images)))
     assert result.values.tolist() == [0.0, 0.0, 0.0]

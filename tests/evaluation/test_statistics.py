@@ -41,6 +41,11 @@ def test_p_is_close_to_the_exact_value_over_all_sign_flips():
     assert sign_flip(differences, seed=0)[0] == pytest.approx(exact, abs=0.02)
 
 
+def test_p_is_never_zero():
+    """No flip of 60 equal differences reaches their sum, so only the observed one counts (Phipson and Smyth, 2010)."""
+    assert sign_flip(np.ones((60, 1)), seed=0)[0] == pytest.approx(1 / 10_001)
+
+
 def test_p_is_close_to_scipys():
     differences = np.random.default_rng(5).normal(0.2, 1, size=(40, 4))
     expected = stats.permutation_test(

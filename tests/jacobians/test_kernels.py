@@ -30,7 +30,7 @@ def test_each_kind_of_convolution_is_replaced_exactly(layer: nn.Conv2d, swap: st
     torch.manual_seed(0)
     layer.reset_parameters()
     model = nn.Sequential(layer, nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).to(dtype)
-    x = torch.rand(5, layer.in_channels, 19, 17, dtype=dtype)
+    x = torch.rand(4, layer.in_channels, 19, 17, dtype=dtype)
     report = jacobian_report(model, x, [0, 3, 5])
     is_doubled = swap == "fourier" and dtype == torch.float32
     assert report.method.partition("+")[2] == ("double+" if is_doubled else "") + (swap or "")
@@ -52,7 +52,7 @@ def test_depthwise_convolutions_of_any_size(
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(groups, groups * multiplier, kernel, padding=padding, stride=stride, groups=groups)
-    model = nn.Sequential(layer, nn.Tanh(), nn.Flatten()).double()
+    model = nn.Sequential(layer, nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten()).double()
     x = torch.rand(batch, groups, 18, 17, dtype=torch.float64)
     report = jacobian_report(model, x, [0, 1])
     torch.testing.assert_close(report.jacobian, reference(model, x)[:, [0, 1]], rtol=0, atol=1e-12)
@@ -63,7 +63,7 @@ def test_max_pool_ties_on_a_flat_background_are_preserved() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 6, 15, groups=2, padding=7)
     model = nn.Sequential(layer, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-    x = torch.full((1, 2, 40, 40), 0.3)
+    x = torch.full((1, 2, 24, 24), 0.3)
     report = jacobian_report(model, x, [150, 151, 500])
     assert "fourier" in report.method
     torch.testing.assert_close(report.jacobian, reference(model, x)[:, [150, 151, 500]], rtol=0, atol=1e-6)

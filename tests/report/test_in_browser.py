@@ -9,6 +9,7 @@ import pytest
 from browser import chromium, until
 from pellucid.cli import main
 from pellucid.report import write_report
+from pellucid.storage.lock import locked
 from pellucid.storage.store import Store
 from pretended_run import (
     CLASSES,
@@ -521,3 +522,25 @@ def serious(results):
         for fault in results.response["violations"]
         if fault["impact"] in ("serious", "critical")
     ]
+
+
+def test_page_of_a_running_run_counts_the_time(visit, tmp_path):
+    with locked(tmp_path / "save"):
+        store = write_run(tmp_path / "save", status="running")
+        path = write_report(store.folder)
+    page = visit(path)
+    assert page.locator("#age").inner_text() == " (less than a minute ago)"
+    ages = page.evaluate("[59, 60, 3599, 3600, 86399, 86400, 200000, -5].map(pellucid.age)")
+    assert ages == [
+        "less than a minute ago",
+        "1 minute ago",
+        "59 minutes ago",
+        "1 hour ago",
+        "23 hours ago",
+        "1 day ago",
+        "2 days ago",
+        "less than a minute ago",
+    ]
+    page = visit(write_report(store.folder))  # nobody holds the lock any more
+    assert page.locator("#written").count() == 0
+    assert page.locator("#status").inner_text() == "interrupted"

@@ -94,7 +94,7 @@ def test_run_without_epochs(tmp_path):
     store = Store(tmp_path / "save")
     store.write_run(run_record(status="running", test_accuracy=None, timing={"started": "2026-01-31T12:00:00Z"}))
     page = write_report(store.folder).read_text()
-    assert "This run is still in progress; the report was written before the end of the first epoch." in page
+    assert "This run was interrupted before the end of the first epoch. Resume it with: python runner.py" in page
     assert "No results yet." in page
     assert data_of(page)["sections"] == {}
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pellucid.cli import main
 from pellucid.core.contracts import Artifact
 from pellucid.core.errors import WriteError
 from pellucid.hooks import Hook
-from pellucid.plots.scatter import scatter
+from pellucid.plots.scatter import move_points, scatter
 from pellucid.run import schedule
 from pellucid.run.hook_runner import Failure, HookRunner, make_films
 from pellucid.storage import films
@@ -98,28 +99,33 @@ POINTS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.5]])
 
 
 def test_points_are_interpolated_between_epochs_on_one_scale(store: Store, monkeypatch) -> None:
-    drawn = []
+    drawn, placed = [], []
 
     def watch(points, labels, predictions, *rest):
-        drawn.append((points, predictions, rest[1][0], rest[2]))
+        drawn.append((predictions, rest[1][0], rest[2]))
         return scatter(points, labels, predictions, *rest)
 
+    def watch_moves(figure, points, **rest):
+        placed.append((points, rest["predictions"]))
+        move_points(figure, points, **rest)
+
     monkeypatch.setattr(films, "scatter", watch)
+    monkeypatch.setattr(films, "move_points", watch_moves)
     keep_points(store, 0, POINTS, predictions=[0] * 5)
     keep_points(store, 3, POINTS * 4 + 2)
     film = FILMS["tsne"](store)
     assert film is not None
     assert film.artifact.numbers["epochs"] == [0, 3]
-    assert len(drawn) == STEPS + 1
-    np.testing.assert_array_equal(drawn[0][0], POINTS.astype(np.float32))
-    np.testing.assert_allclose(drawn[-1][0], POINTS * 4 + 2)
-    np.testing.assert_allclose(drawn[STEPS // 2][0], POINTS * 2.5 + 1, rtol=1e-6)
-    lengths = [np.abs(after[0] - before[0]).max() for before, after in pairwise(drawn)]
+    assert len(placed) == STEPS + 1
+    np.testing.assert_array_equal(placed[0][0], POINTS.astype(np.float32))
+    np.testing.assert_allclose(placed[-1][0], POINTS * 4 + 2)
+    np.testing.assert_allclose(placed[STEPS // 2][0], POINTS * 2.5 + 1, rtol=1e-6)
+    lengths = [np.abs(after[0] - before[0]).max() for before, after in pairwise(placed)]
     assert max(lengths[0], lengths[-1]) < min(lengths[3:7])  # slow at both ends
     assert all((extent.min(0) == 0).all() and (extent.max(0) == 6).all() for *_, extent in drawn)
-    assert ["epoch 0" in title for _, _, title, _ in drawn] == [True] * 5 + [False] * 6
-    assert "epoch 3" in drawn[-1][2]
-    assert [bool((predictions == 0).all()) for _, predictions, _, _ in drawn] == [True] * 5 + [False] * 6
+    assert [title for _, title, _ in drawn] == [f"Dots, epoch {epoch}: t-SNE embedding" for epoch in (0, 3)]
+    assert [bool((predictions == 0).all()) for predictions, *_ in drawn] == [True, False]
+    assert [bool((predictions == 0).all()) for _, predictions in placed] == [True] * 5 + [False] * 6
     frames = shown(film.content)
     assert [milliseconds for _, milliseconds in frames] == [550, *[50] * (STEPS - 1), LAST_MS]
 
@@ -138,6 +144,22 @@ def test_frame_equals_the_scatter_plot_up_to_color_quantization(store: Store) ->
     last = shown(film.content)[-1][0].astype(int)
     assert np.abs(last - np.asarray(Image.open(expected).convert("RGB")).astype(int)).max() <= 9
     assert (last[0, 0] == 255).all()
+
+
+def test_frames_of_moved_points_equal_figures_drawn_anew() -> None:
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 4, 200)
+    predictions = np.where(draws.random(200) < 0.1, (labels + 1) % 4, labels)
+    positions = [draws.normal(size=(200, 2)) + 3 * share * labels[:, None] for share in (0, 0.5, 1)]
+    rest = ("abcd", ("title", "subtitle"), np.concatenate(positions))
+    figure = scatter(positions[0], labels, predictions, *rest)
+    move = partial(move_points, figure, labels=labels, predictions=predictions, classes="abcd")
+    frames = [np.asarray(frame) for frame in films._rendered(figure, move, positions)]
+    for points, frame in zip(positions, frames, strict=True):
+        anew = scatter(points, labels, predictions, *rest)
+        (expected,) = films._rendered(anew, lambda _: None, [points])
+        np.testing.assert_array_equal(frame, np.asarray(expected))
+    assert (frames[0] != frames[1]).any()
 
 
 def test_epochs_with_other_images_than_the_last_are_omitted(store: Store) -> None:

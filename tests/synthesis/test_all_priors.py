@@ -56,7 +56,7 @@ def test_prototypes_have_a_higher_objective_than_all_images_of_the_data(network,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_determines_the_images(name, network, make_prior) -> None:
-    prior = make_prior(name)
+    prior = make_prior(name, steps=8)
     first = pellucid.prototypes(network, prior=prior, seed=3)
     torch.manual_seed(5)
     second = pellucid.prototypes(network, prior=prior, seed=3)

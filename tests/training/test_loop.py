@@ -97,8 +97,9 @@ def test_one_epoch_is_adamw_on_cross_entropy_with_the_one_cycle_schedule(data):
         assert torch.allclose(trained, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("epochs", range(1, 25))
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [*((epochs, 1) for epochs in range(1, 12)), (20, 1), (24, 1), (5, 2), (12, 2), (3, 5), (24, 5)]
+)
 def test_the_schedule_works_for_any_number_of_steps(data, epochs, steps):
     recipe = Recipe(epochs=epochs, steps_per_epoch=steps, learning_rate=0.05)
 

@@ -1,6 +1,7 @@
 """The `pellucid` command: parse the arguments, check every name, and only then import torch and run.
 
 - `main`: `main`, which finds the command and turns errors into exit codes, and `entry`, the console script
+- `_arguments`: `parse_arguments`, shared by the commands
 - `run`, `methods`, `evaluate`, `ground_truth`, `report`: the arguments of one command each
 """
 

@@ -1,8 +1,7 @@
 """`pellucid evaluate`: check the names of methods and metrics, then evaluate a saved run."""
 
-import tyro
-
 from pellucid.attribution import check_method
+from pellucid.cli._arguments import parse_arguments
 from pellucid.config import EvaluateConfig
 from pellucid.core.listing import parse_names
 from pellucid.evaluation import METRICS
@@ -12,7 +11,7 @@ __all__ = ["check_methods", "evaluate"]
 
 def evaluate(arguments: list[str]) -> int:
     """Evaluate the explanations of a saved run"""
-    config = tyro.cli(EvaluateConfig, prog="pellucid evaluate", args=arguments)
+    config = parse_arguments(EvaluateConfig, "evaluate", arguments)
     check_methods(config.methods)
     parse_names(config.metrics, METRICS.check, {"default": ()})
     from pellucid.run.evaluation import evaluate_run  # loads torch

@@ -1,7 +1,6 @@
 """`pellucid ground-truth`: check the names of methods and data sets, then run the benchmark."""
 
-import tyro
-
+from pellucid.cli._arguments import parse_arguments
 from pellucid.cli.evaluate import check_methods
 from pellucid.config import GroundTruthConfig
 from pellucid.core.listing import parse_names
@@ -12,7 +11,7 @@ __all__ = ["ground_truth"]
 
 def ground_truth(arguments: list[str]) -> int:
     """Benchmark explanations on data with known ground truth"""
-    config = tyro.cli(GroundTruthConfig, prog="pellucid ground-truth", args=arguments)
+    config = parse_arguments(GroundTruthConfig, "ground-truth", arguments)
     check_methods(config.methods)
     parse_names(config.datasets, check_dataset)
     from pellucid.run.ground_truth import run_benchmark  # loads torch

@@ -15,6 +15,7 @@ from pellucid.cli.run import run
 from pellucid.core.errors import PellucidError, UnknownName
 from pellucid.core.terminal import console, print_error
 from pellucid.core.text import check_text
+from pellucid.training.interrupt import Terminated, sigterm_raises
 
 __all__ = ["COMMANDS", "entry", "leave", "main"]
 
@@ -32,7 +33,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 interrupted."""
+    """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 or 143 interrupted.
+
+    130 stands for Ctrl-C and 143 for SIGTERM.
+    """
     command, *rest = given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "help" and rest:
         command, rest = rest[0], ["--help"]
@@ -47,13 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_text(argument, "an argument")
         if command not in COMMANDS:
             raise UnknownName("command", command, COMMANDS)
-        return COMMANDS[command](rest)
+        with sigterm_raises():
+            return COMMANDS[command](rest)
     except PellucidError as error:
         if os.environ.get("RANK", "0") == "0":  # all processes fail with the same error; only the first prints it
             print_error(str(error))
         else:  # torchrun kills every process as soon as one exits, so let the first one print its error
             time.sleep(SECONDS_TO_REPORT)
         return error.exit_code
+    except Terminated:
+        print_error("terminated.")
+        return 143
     except KeyboardInterrupt:
         print_error("interrupted.")
         return 130

@@ -7,9 +7,8 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from pellucid.attribution import check_method
+from pellucid.cli._arguments import parse_arguments
 from pellucid.config import RunConfig, as_arguments, read_config
 from pellucid.core.errors import ConfigError, ModelError, PellucidError
 from pellucid.core.importing import check_trusted
@@ -64,9 +63,7 @@ def parse_run(arguments: Sequence[str]) -> RunConfig:
     flags = {flag.partition("=")[0][2:].replace("-", "_") for flag in given if flag.startswith("--")}
     settings = {} if {"-h", "--help"} & set(given) else _inherited_settings(given, flags)
     inherited = {name: value for name, value in settings.items() if name not in flags}
-    return tyro.cli(
-        RunConfig, prog="pellucid run", args=[*as_arguments(inherited), *given], config=(tyro.conf.OmitArgPrefixes,)
-    )
+    return parse_arguments(RunConfig, "run", [*as_arguments(inherited), *given])
 
 
 def _inherited_settings(given: Sequence[str], flags: Container[str]) -> dict[str, Any]:

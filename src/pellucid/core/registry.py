@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,8 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return all names, sorted, without importing anything."""
-        return sorted({*self._entries, *(name for path in self._files() for name in _declared_names(path))})
+        declared = (name for path in self._files() for name in _declared_names(path, path.stat().st_mtime_ns))
+        return sorted({*self._entries, *declared})
 
     def check(self, name: str) -> str:
         """Return `name` if it is registered; otherwise raise `UnknownName` with close matches."""
@@ -79,10 +81,15 @@ class Registry(Generic[T]):
         return [path for folder in folders for path in Path(folder).glob("*.py") if not path.stem.startswith("_")]
 
 
-def _declared_names(path: Path) -> list[str]:
-    """Return the names a module's file declares: its `VARIANTS` literal, or else its own name."""
+@cache
+def _declared_names(path: Path, _changed_ns: int) -> tuple[str, ...]:
+    """Return the names a module's file declares: its `VARIANTS` literal, or else its own name.
+
+    Remembered until the file changes, because every lookup of a module that is not imported yet lists all names.
+    """
+    text = path.read_text(encoding="utf-8")
     # read from the syntax tree, since importing the module could be slow or fail
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(text).body if "VARIANTS" in text else ():
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "VARIANTS":
-            return [str(name) for name in ast.literal_eval(node.value)]
-    return [path.stem]
+            return tuple(str(name) for name in ast.literal_eval(node.value))
+    return (path.stem,)

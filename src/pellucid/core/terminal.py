@@ -15,6 +15,7 @@ from pellucid.core.text import printable
 __all__ = ["Tracker", "console", "print_error", "print_line", "silence", "track"]
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
+SECONDS_BETWEEN_BARS = 0.1
 
 _shown: list[Progress] = []
 """Bars on the screen."""
@@ -49,12 +50,14 @@ class Tracker:
 
     def __init__(self, label: str, total: int | None, bar: Progress | None, task: TaskID | None) -> None:
         self._label, self._total, self._bar, self._task = label, total, bar, task
-        self._last_line = monotonic()
+        self._last_line, self._last_bar = monotonic(), 0.0
 
     def update(self, done: int, note: str = "") -> None:
         """Report that `done` of `total` is finished; `note` (a loss, an address) is printed after the progress."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            is_due = monotonic() - self._last_bar >= SECONDS_BETWEEN_BARS
+            self._bar.update(self._task, completed=done, note=note, refresh=is_due)
+            self._last_bar = monotonic() if is_due else self._last_bar
         elif monotonic() - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES:
             self._last_line = monotonic()
             share = f"{done / self._total:4.0%}" if self._total else f"{done:,}"
@@ -85,7 +88,8 @@ def track(label: str, total: int | None = None) -> Iterator[Tracker]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=screen, transient=True) as bar:
+    # Drawn by `update`, not by rich's thread: a process forked while that thread held a lock would wait for it forever.
+    with Progress(*columns, console=screen, transient=True, auto_refresh=False) as bar:
         _shown.append(bar)
         try:
             # the last column requires the field `note` from the start

@@ -85,11 +85,16 @@ def _numbers(scene: Scene, class_means: ClassMeans, drawn: list[int]) -> dict[st
         "classes": list(scene.classes),
         "drawn_classes": drawn,
         "counts": class_means.counts.tolist(),
-        "spectral_norms": spectral.tolist(),
-        "frobenius_norms": class_means.frobenius_norms.tolist(),
+        "spectral_norms": _listed(spectral),
+        "frobenius_norms": _listed(class_means.frobenius_norms),
         "median_spectral_norm": float(spectral.median()),
         "class_median_spectral_norm": [float(norms.median()) if len(norms) else None for norms in by_class],
     }
+
+
+def _listed(norms: Tensor) -> list[float]:
+    # seven digits, all that the float32 Jacobians hold; there are two norms for each test image
+    return [float(f"{norm:.7g}") for norm in norms.tolist()]
 
 
 def _figure(scene: Scene, means: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:

@@ -23,7 +23,7 @@ class TSNE(Hook):
 
     points: int = 1000
     """Maximum number of test images, spread evenly over the embedding."""
-    iterations: int = 400
+    iterations: int = 300
     """Number of gradient descent iterations."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:

@@ -13,7 +13,7 @@ from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._text import class_names, text_width
 from pellucid.plots.colours import INK, PALE, class_colours
 
-__all__ = ["scatter"]
+__all__ = ["move_points", "scatter"]
 
 SIDE = 720
 """Side of the plot in dots."""
@@ -56,6 +56,28 @@ def scatter(
     listed = range(len(names)) if len(names) <= NAMED_CLASSES else range(0)
     _draw_key(canvas, [names[label] for label in listed], colours, int(wrong.sum()))
     return canvas.figure
+
+
+def move_points(
+    figure: Figure, points: np.ndarray, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Move the points of a `scatter` figure with their rings and class names; its limits and all else stay.
+
+    `labels`, `predictions` and `classes` are those that the figure was drawn with.
+
+    >>> points, labels = np.random.default_rng(0).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
+    >>> figure = scatter(points, labels, labels, ["cat", "dog"], ("title", "subtitle"))
+    >>> move_points(figure, points + 1, labels, labels, ["cat", "dog"])
+    >>> bool((figure.axes[0].collections[0].get_offsets() == points + 1).all())
+    True
+    """
+    axes, wrong = figure.axes[0], labels != predictions
+    # the points, then the two outlines of the rings
+    for collection, places in zip(axes.collections, (points, points[wrong], points[wrong]), strict=True):
+        collection.set_offsets(places)
+    for name in list(axes.texts):
+        name.remove()
+    _name_clusters(axes, points, labels, class_names(classes, 20))
 
 
 def _ring(axes: Axes, points: np.ndarray, colours: np.ndarray, size: float) -> None:

@@ -2,12 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pellucid.report._material import Entry, Material
+from pellucid.storage.resuming import resume_command
 
-__all__ = ["Head", "head"]
+__all__ = ["Activity", "Head", "head"]
+
+STATUSES = {"interrupted": "was interrupted", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class Activity:
+    """State of a running run at the time the page was written; the run may have been killed since."""
+
+    written: datetime
+    during: str
+    resume: str
+    """Command that resumes it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Head:
     """Secondary details, as pairs of name and value."""
     failures: tuple[tuple[str, str], ...]
     """Pairs of failure message and traceback."""
+    activity: Activity | None = None
+    """What a running run was doing; None if it is not running."""
 
 
 def head(material: Material) -> Head:
@@ -53,11 +68,12 @@ def head(material: Material) -> Head:
     }
     return Head(
         title=f"Training report: {model.get('name', 'network')} on {data.get('title', 'unknown data')}",
-        status=str(run.get("status", "unknown")),
+        status=material.status,
         notes=tuple(note for note in (_unfinished(material), _text(data.get("notice")), _left_out(material)) if note),
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
+        activity=_activity(material) if material.status == "running" else None,
     )
 
 
@@ -111,14 +127,15 @@ def _last_epoch(material: Material) -> int | None:
 
 
 def _duration(timing: Any) -> str | None:
-    """Format the time from start to finish, such as 1:02:03 h or 2:29 min; None if the run is not finished."""
+    """Format the time from start to finish, such as 1 h 2 min 3 s or 53 s; None if the run is not finished."""
     try:
         started, finished = (datetime.fromisoformat(timing[name]) for name in ("started", "finished"))
         seconds = int((finished - started) / timedelta(seconds=1))
     except (KeyError, TypeError, ValueError):
         return None
     hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours}:{minutes:02}:{seconds % 60:02} h" if hours else f"{minutes}:{seconds % 60:02} min"
+    shown = [part for part in (f"{hours} h" * bool(hours), f"{minutes} min" * bool(minutes or hours)) if part]
+    return " ".join([*shown, f"{seconds % 60} s"])
 
 
 def _listed(record: Any) -> str | None:
@@ -134,19 +151,28 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _unfinished(material: Material) -> str:
-    """Describe the state of a run that is not finished; empty for a finished run."""
-    status, done = material.run.get("status"), _last_epoch(material)
-    if status == "finished":
+    """Describe the state of a run that has ended early or is unknown; empty for one that is finished or running."""
+    done = _last_epoch(material)
+    if material.status in ("finished", "running"):
         return ""
     reached = "before the end of the first epoch" if done is None else f"after epoch {done}"
     if isinstance(wanted := material.run.get("epochs"), int) and done is not None:
         reached += f" of {wanted}"
-    descriptions = {
-        "running": f"This run is still in progress; the report was written {reached}. Reload the page for updates.",
-        "interrupted": f"This run was interrupted {reached}. Continue it with --resume.",
-        "failed": f"This run failed {reached}. Continue it with --resume.",
-    }
-    return descriptions.get(str(status), f"The status of this run is unknown; the report was written {reached}.")
+    if material.status not in ("interrupted", "failed"):
+        return f"The status of this run is unknown; the report was written {reached}."
+    return f"This run {STATUSES[material.status]} {reached}. Resume it with: {_resume_command(material)}"
+
+
+def _activity(material: Material) -> Activity:
+    done, wanted = _last_epoch(material), material.run.get("epochs")
+    during = f"during epoch {(done or 0) + 1}" + (f" of {wanted}" if isinstance(wanted, int) else "")
+    if isinstance(wanted, int) and (done or 0) >= wanted:
+        during = "after the last epoch"
+    return Activity(datetime.now(UTC).replace(microsecond=0), during, _resume_command(material))
+
+
+def _resume_command(material: Material) -> str:
+    return resume_command(material.run, material.store.folder)
 
 
 def _left_out(material: Material) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from pellucid.core.errors import SaveError
 from pellucid.report._pictures import Picture, pack_picture
 from pellucid.storage.reading import parse_json, read_inside, unpack_arrays
+from pellucid.storage.resuming import actual_status
 from pellucid.storage.store import Store
 
 __all__ = ["Entry", "Material"]
@@ -46,6 +47,11 @@ class Material:
     def run(self) -> dict[str, Any]:
         """Content of run.json; empty if it cannot be read."""
         return self._record(lambda: self.store.read_json("run.json", {}), {})
+
+    @cached_property
+    def status(self) -> str:
+        """Status of the run; `interrupted` also if its process was killed and could not record it."""
+        return actual_status(self.run, self.store.folder)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -133,7 +139,9 @@ class Material:
 
     def picture(self, entry: Entry) -> Picture | None:
         """Encode a figure for the page; None, with a note, if it cannot be shown."""
-        return self._decoded(entry, lambda content: pack_picture(content, self.scale)) if self.scale else None
+        is_draft = self.status == "running"  # the page will be written again
+        packed = partial(pack_picture, scale=self.scale, is_draft=is_draft)
+        return self._decoded(entry, packed) if self.scale else None
 
     def numbers(self, entry: Entry) -> dict[str, Any] | None:
         """Read an artifact's JSON file; None, with a note, if it cannot be read."""

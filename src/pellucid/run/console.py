@@ -11,11 +11,10 @@ from typing import Any
 
 from rich.text import Text
 
-from pellucid.core.importing import is_function_name
 from pellucid.core.terminal import console, print_line
-from pellucid.data._spec import is_function
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
+from pellucid.storage.resuming import resume_command
 from pellucid.storage.store import Store
 from pellucid.training.loop import Epoch
 
@@ -74,7 +73,7 @@ def print_epoch(epoch: Epoch, epochs: int) -> None:
 def print_pictures(hook: str, epoch: int | None, seconds: float, paths: Sequence[Path]) -> None:
     """Print one line per picture that a hook has written: epoch (None: end of training), hook, seconds, path.
 
-    `seconds` is the time of the whole hook, which stands in its first line. Paths are never wrapped; in the default
+    `seconds` is the time of the whole hook, printed in its first line. Paths are never wrapped; in the default
     save folder, the lines of the default hooks fit 80 columns.
     """
     moment, width = ("end", 20) if epoch is None else (f"epoch {epoch}", 16)
@@ -95,17 +94,10 @@ def report_uri(store: Store) -> str:
 
 def print_interruption(session: Session) -> None:
     """Print the command that resumes an interrupted run."""
-    # resume with the program that the user started
-    script = Path(sys.argv[0])
-    program = ["pellucid", "run"]
-    if script.suffix == ".py":
-        program = ["python", "-m", "pellucid", "run"] if script.name == "__main__.py" else ["python", str(script)]
-    save = str(session.store.folder)
-    # "save" is the default folder
-    command = [*program, "--resume", *([] if save == "save" else ["--save", save])]
-    if is_function_name(session.config.training.model) or is_function(session.data.name):
-        command.append("--trust")
-    print_line(f"\nInterrupted. Resume with: {shlex.join(command)}")
+    # not read from run.json, which may be gone
+    names = {"model": {"name": session.config.training.model}, "dataset": {"name": session.data.name}}
+    command = resume_command({"command": shlex.join(sys.argv), **names}, session.store.folder)
+    print_line(f"\nInterrupted. Resume with: {command}")
 
 
 def print_summary(store: Store) -> None:

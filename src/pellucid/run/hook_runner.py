@@ -4,7 +4,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 from pellucid.core.contracts import Artifact
 from pellucid.core.terminal import print_line
@@ -130,18 +129,6 @@ class HookRunner:
         at = f" failed at epoch {failure.epoch}"
         what = {"report": f"the report{at}", "films": "films failed"}.get(failure.name, f"hook {failure.name}{at}")
         print_line(f"  {what}: {failure.message} (see {log})")
-
-    def log_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's metrics to the curves of TensorBoard."""
-        # leaves out the epoch, the flag `best`, clock times, and the training scores of epoch 0, which are None
-        numbers = {_tag(key): value for key, value in record.items() if isinstance(value, float)}
-        self.board.scalars(numbers, record["epoch"])
-
-
-def _tag(name: str) -> str:
-    """Return the TensorBoard tag of a metric, grouped by quantity: `test_loss` becomes `loss/test`."""
-    part, _, quantity = name.rpartition("_")
-    return f"{quantity}/{part}" if quantity in ("loss", "accuracy") else f"training/{name}"
 
 
 def make_films(store: Store, send: Callable[[Packed | Failure], None]) -> None:

@@ -30,6 +30,7 @@ from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
+from pellucid.training.interrupt import Interruption, deferred_interrupt, sigterm_ignored
 from pellucid.training.loop import Epoch, train
 
 __all__ = ["run"]
@@ -39,8 +40,8 @@ def run(config: RunConfig) -> int:
     """Train a network, run the hooks, write the report and return the exit code.
 
     0: success. 1: a hook failed and its traceback is in `save/errors/`. Raises a `PellucidError` before any training if
-    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C, once a
-    checkpoint is written.
+    the settings, the data, the model or the save folder are invalid, and `KeyboardInterrupt` after Ctrl-C or SIGTERM,
+    once a checkpoint is written.
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined_world())
@@ -54,8 +55,10 @@ def run(config: RunConfig) -> int:
             world.first(lambda: print_already_finished(session))
             world.first(lambda: _show_end(session))
             return int(bool(session.store.manifest()["failures"]))
-        world.first(lambda: _begin(session))
-        return _train_and_show(session)
+        # a run that has begun always records how it ended
+        with deferred_interrupt() as interrupted:
+            world.first(lambda: _begin(session))
+        return _train_and_show(session, interrupted)
 
 
 def _begin(session: Session) -> None:
@@ -66,11 +69,12 @@ def _begin(session: Session) -> None:
     print_start(session, moved)
 
 
-def _train_and_show(session: Session) -> int:
+def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
     """Run all epochs with their hooks, then the end hooks, films and report; return the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
     try:
+        world.first(interrupted_before.check)
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(_processes(session)))
             board = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
@@ -84,13 +88,15 @@ def _train_and_show(session: Session) -> int:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
-            record_end(store, "interrupted" if interrupted else "failed")
-            with suppress(Exception):  # the cause of the failure may not allow it
-                write_report(store.folder)
+            with sigterm_ignored():
+                record_end(store, "interrupted" if interrupted else "failed")
+                with suppress(Exception):  # the cause of the failure may not allow it
+                    write_report(store.folder)
         if interrupted:
             print_interruption(session)
         raise
-    world.first(lambda: _finish(session, schedule))
+    with deferred_interrupt():  # seconds before the end, a signal changes nothing
+        world.first(lambda: _finish(session, schedule))
     # the first process alone reads the failures, but all return the same exit code
     return int(world.any(world.is_first and bool(store.manifest()["failures"])))
 
@@ -105,6 +111,7 @@ def _board(session: Session, start_epoch: int) -> Board:
     # hooks of earlier epochs that had not finished are repeated
     first = min([start_epoch, *session.store.unfinished_epochs()])
     board = Board(session.store.folder / "logs", first if session.config.resume else None)
+    board.add_earlier(session.store.metrics())
     if start_epoch == 0:
         board.graph(session.model, session.data.test.floats([0]).to(session.device))
     return board
@@ -137,7 +144,7 @@ def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
         store.write_model("best.safetensors", pack_weights(session.model))
     record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
-    schedule.runner.log_metrics(record)
+    schedule.runner.board.metrics(record)
     print_epoch(epoch, session.recipe.epochs)
     schedule.add_epoch(epoch)
 

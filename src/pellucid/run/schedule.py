@@ -16,6 +16,7 @@ from pellucid.run.workers import Job, Work, Workers
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.store import Packed
 from pellucid.storage.weights import pack_weights
+from pellucid.training.interrupt import deferred_interrupt
 from pellucid.training.loop import Epoch
 
 __all__ = ["Schedule"]
@@ -40,7 +41,11 @@ class Schedule:
 
     def add_unfinished(self, start_epoch: int) -> None:
         """Add the hooks that were not finished when the run that is now resumed at `start_epoch` was interrupted."""
-        for epoch in self.store.unfinished_epochs():
+        unfinished = self.store.unfinished_epochs()
+        for record in self.store.metrics():  # TensorBoard discards these values, too, if it discards their epoch
+            if unfinished and unfinished[0] <= record["epoch"] < start_epoch:
+                self.runner.board.metrics(record)
+        for epoch in unfinished:
             if epoch < start_epoch:
                 self._add_epoch(epoch, partial(self.session.restored_scene, epoch))
             else:  # the training yields this epoch again
@@ -72,8 +77,10 @@ class Schedule:
             for added, job in enumerate(jobs):
                 bar.update(total - self.workers.left() - len(jobs) + added, job.name)
                 self.workers.add(job)
-            while self.workers.poll(SECONDS_BETWEEN_UPDATES):
-                bar.update(total - self.workers.left(), ", ".join(self.workers.running()))
+            with deferred_interrupt() as interrupted:  # not amid the files of a hook
+                while self.workers.poll(SECONDS_BETWEEN_UPDATES):
+                    bar.update(total - self.workers.left(), ", ".join(self.workers.running()))
+                    interrupted.check()
 
     def write_report(self) -> None:
         """Write the report of the finished run."""
@@ -162,12 +169,14 @@ class Schedule:
 
         def receive(result: tuple[str, bytes, bool]) -> None:
             name, content, is_complete = result
+            self.store.check_present()
             (densities.write if is_complete else densities.write_checkpoint)(name, content)
 
         return Job("densities", fit, receive, is_ordered=False)
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
         """Write a hook's artifacts, a film or a report, or record a failure."""
+        self.store.check_present()
         match result:
             case Failure():
                 self.runner.keep_failure(result)

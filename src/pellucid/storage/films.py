@@ -1,10 +1,10 @@
 """Animations over the epochs, built from the pictures and arrays that the hooks wrote to the save folder."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 
 from pellucid.core.contracts import Artifact
 from pellucid.core.raster import open_raster
-from pellucid.plots.scatter import scatter
+from pellucid.plots.scatter import move_points, scatter
 from pellucid.storage.pictures import to_webp
 from pellucid.storage.reading import parse_json
 from pellucid.storage.store import Store
@@ -61,7 +61,7 @@ def _of_embedding(store: Store) -> Film | None:
     stops = _stops(store)
     if len(stops) < 2:
         return None
-    frames = [(_rendered(figure), milliseconds) for figure, milliseconds in _morph(store, stops)]
+    frames = list(_morph(store, stops))
     return _film(store, "t-SNE embedding", [stop.epoch for stop in stops], frames)
 
 
@@ -120,24 +120,30 @@ def _stops(store: Store) -> list[_Stop]:
     return [stops[epoch] for epoch in sorted(stops) if shown[epoch] == shown[max(shown)]]
 
 
-def _morph(store: Store, stops: list[_Stop]) -> Iterator[tuple[Figure, int]]:
+def _morph(store: Store, stops: list[_Stop]) -> Iterator[tuple[Image.Image, int]]:
     """Yield each frame and its duration in milliseconds."""
     data = store.run().get("dataset", {})
+    classes = data.get("classes", [])
     extent = np.concatenate([stop.points for stop in stops])
     note = f"t-SNE of {len(stops[0].points):,} test images. Circled: misclassified."
+    for stop, steps in groupby(_timeline(stops), key=lambda step: step[0]):
+        title = f"{data.get('title', '')}, epoch {stop.epoch}: t-SNE embedding".removeprefix(", ")
+        figure = scatter(stop.points, stop.labels, stop.predictions, classes, (title, note), extent)
+        positions, milliseconds = zip(*((points, shown) for _, points, shown in steps), strict=True)
+        move = partial(move_points, figure, labels=stop.labels, predictions=stop.predictions, classes=classes)
+        yield from zip(_rendered(figure, move, positions), milliseconds, strict=True)
 
-    def frame(points: np.ndarray, stop: _Stop, epoch: str) -> Figure:
-        title = f"{data.get('title', '')}, epoch {epoch}: t-SNE embedding".removeprefix(", ")
-        return scatter(points, stop.labels, stop.predictions, data.get("classes", []), (title, note), extent)
 
+def _timeline(stops: list[_Stop]) -> Iterator[tuple[_Stop, np.ndarray, int]]:
+    """Yield each frame's epoch, the positions of its points and its duration in milliseconds."""
     for before, after in pairwise(stops):
         # the still frame and the transition take EPOCH_MS together
-        yield frame(before.points, before, str(before.epoch)), EPOCH_MS - (STEPS - 1) * STEP_MS
+        yield before, before.points, EPOCH_MS - (STEPS - 1) * STEP_MS
         for step in range(1, STEPS):
             share = _eased(step / STEPS)
-            nearer = before if share < 0.5 else after  # predictions can't be interpolated: switch halfway
-            yield frame(before.points + share * (after.points - before.points), nearer, str(nearer.epoch)), STEP_MS
-    yield frame(stops[-1].points, stops[-1], str(stops[-1].epoch)), LAST_MS
+            # predictions can't be interpolated: switch halfway
+            yield before if share < 0.5 else after, before.points + share * (after.points - before.points), STEP_MS
+    yield stops[-1], stops[-1].points, LAST_MS
 
 
 def _eased(share: float) -> float:
@@ -145,12 +151,22 @@ def _eased(share: float) -> float:
     return share * share * (3 - 2 * share)  # smoothstep
 
 
-def _rendered(figure: Figure) -> Image.Image:
-    """Render a figure as an image with `SHADES` levels per color channel."""
+def _rendered(
+    figure: Figure, move: Callable[[np.ndarray], None], positions: Iterable[np.ndarray]
+) -> Iterator[Image.Image]:
+    """Render a scatter plot with its points at each of the positions, with `SHADES` levels per color channel."""
     figure.set_dpi(MORPH_DOTS_PER_INCH)
     canvas = FigureCanvasAgg(figure)
+    plot = figure.axes[0]
+    # everything but the points is drawn once, because a whole figure takes several times as long
+    plot.set_visible(False)
     canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    background = canvas.copy_from_bbox(figure.bbox)  # type: ignore[no-untyped-call]
+    plot.set_visible(True)
     # `point` takes one table of 256 entries per channel
-    picture = Image.fromarray(np.asarray(pixels)).convert("RGB")
-    return picture.point([round(round(value / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for value in range(256)] * 3)
+    shades = [round(round(value / 255 * (SHADES - 1)) * 255 / (SHADES - 1)) for value in range(256)] * 3
+    for points in positions:
+        canvas.restore_region(background)  # type: ignore[no-untyped-call]
+        move(points)
+        figure.draw_artist(plot)
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").point(shades)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from pellucid.core.errors import SaveError
 from pellucid.storage.atomic import write_json
 from pellucid.storage.reading import parse_json, read_inside
 
-__all__ = ["locked"]
+__all__ = ["is_locked", "locked"]
 
 
 @contextmanager
@@ -50,6 +50,25 @@ def locked(folder: Path) -> Iterator[None]:
         # before the release, after which the file can belong to the next run
         (folder / ".owner.json").unlink(missing_ok=True)
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return True if a process, perhaps this one, holds the lock of `folder`; changes nothing.
+
+    Also True if that cannot be told, for example in a folder of another user.
+    """
+    path = folder / ".lock"
+    try:
+        _check_plain(path)
+        if not path.exists():
+            return False
+        # another FileLock of this path, which this process may hold: it competes like one of another process
+        lock = FileLock(path, is_singleton=False)
+        lock.acquire(timeout=0)
+    except OSError:  # Timeout is one, too
+        return True
+    lock.release()
+    return False
 
 
 def _remove(paths: list[Path]) -> None:

@@ -1,60 +1,85 @@
 """TensorBoard logging: scalars, figures, the model's graph and the projector's embeddings with thumbnails."""
 
 import io
-import os
-import platform
 import re
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import chain
+from math import ceil, log10
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.utils.tensorboard._pytorch_graph import graph
 
 from pellucid.core.contracts import EmbeddingTable
-from pellucid.core.errors import DataError, WriteError
-from pellucid.storage.atomic import explain, write_bytes
+from pellucid.core.errors import DataError
+from pellucid.engine.model import frozen
+from pellucid.storage.atomic import write_bytes
+from pellucid.storage.event_file import EventFile
 
 __all__ = ["Board", "PackedEmbedding", "pack_embedding"]
 
+LARGEST_STEP = 0.2
+"""The projector's values are rounded to steps of at most this share of their standard deviation. That changes a typical
+distance by 0.1% and halves the tables, which are by far the largest files of a run."""
 LARGEST_SPRITE_PIXELS = 8192
 """Maximum side of the projector's sprite image; browsers cannot draw larger ones."""
+
+
+PARTS = ("train", "validation", "test")
+"""Parts of the data, each logged as a run of its own, so that TensorBoard draws their curves in one chart."""
 
 
 class Board:
     """TensorBoard log of a run, below `logs/`.
 
     Every event is on disk when the call returns, so that a full disk raises an error at the call that caused it. Each
-    process writes its own file. In a resumed run, TensorBoard discards events of an interrupted process from epoch
+    process writes its own files. In a resumed run, TensorBoard discards events of an interrupted process from epoch
     `start_epoch` on, so that each epoch is shown once.
     """
 
     def __init__(self, logs: Path, start_epoch: int | None = None) -> None:
-        self.logs = logs
-        # TensorBoard reads event files in the order of their names, hence the zero-padded time.
-        name = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node()}.{os.getpid()}"
-        with self._as_write_error():
-            logs.mkdir(parents=True, exist_ok=True)
-            self._file = (logs / name).open("xb")
-        self._records = RecordWriter(self._file)
-        # every event file starts with the version of its format
-        self._write(Event(file_version="brain.Event:2"))
-        if start_epoch is not None:  # a START event makes TensorBoard discard earlier events from this step on
-            self._write(Event(session_log=SessionLog(status=SessionLog.START), step=start_epoch))
+        self.logs, self._start_epoch = logs, start_epoch
+        self._main = EventFile(logs, start_epoch)
+        self._parts: dict[str, EventFile] = {}
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a value to each curve by tag; a slash in a tag makes a group."""
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        if points:
-            self._write(Event(summary=Summary(value=points), step=epoch))
+        if values:
+            self._main.write(_scalars(values, epoch))
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch's line of metrics.jsonl: losses and accuracies of each part of the data in `logs/PART`."""
+        self._scores(record)
+        self.scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"])
+
+    def add_earlier(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add the scores before `start_epoch` if an older version logged them without folders for parts of the data."""
+        if self._start_epoch is not None and not any((self.logs / part).exists() for part in PARTS):
+            for record in records:
+                if record["epoch"] < self._start_epoch:
+                    self._scores(record)
+
+    def _scores(self, record: Mapping[str, Any]) -> None:
+        for part in PARTS:
+            values = {name: record.get(f"{part}_{name}") for name in ("loss", "accuracy")}
+            # the untrained network has no training scores
+            known = {name: value for name, value in values.items() if value is not None}
+            if known:
+                self._part(part).write(_scalars(known, record["epoch"]))
+
+    def _part(self, part: str) -> EventFile:
+        if part not in self._parts:
+            self._parts[part] = EventFile(self.logs / part, self._start_epoch)
+        return self._parts[part]
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
         """Add a figure, given as the PNG stored in `plots/`."""
@@ -62,7 +87,7 @@ class Board:
             width, height = picture.size
         # colorspace 3 is RGB
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
-        self._write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
+        self._main.write(Event(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=epoch))
 
     def graph(self, model: nn.Module, images: Tensor) -> bool:
         """Add the model's graph, traced on `images`; returns False if the model cannot be traced."""
@@ -72,42 +97,46 @@ class Board:
                 warnings.simplefilter(
                     "ignore"
                 )  # tracing warns about shapes that become constants, which is harmless here
-                definition, _ = graph(model, images)
+                # without torch's check, which imports a second's worth of modules to compare two numbers
+                with frozen(model):
+                    traced = torch.jit.trace(model, images, check_trace=False)
+                definition, _ = graph(traced, images)
         except Exception:  # noqa: BLE001  (tracing can fail in any way, and the graph is optional)
             return False
-        self._write(Event(graph_def=definition.SerializeToString()))
+        self._main.write(Event(graph_def=definition.SerializeToString()))
         return True
 
     def embedding(self, epoch: int, packed: "PackedEmbedding") -> str:
         """Add an epoch's points to the projector; returns the path of the table below the save folder."""
         folder = self.logs / "projector" / f"epoch_{epoch:03d}"
-        write_bytes(folder / "sprite.png", packed.sprite)
+        # usually the same images at every epoch: TensorBoard can read one file for all
+        shared = self._sprite_of(epoch)
+        if shared is None or shared.read_bytes() != packed.sprite:
+            write_bytes(folder / "sprite.png", packed.sprite)
         write_bytes(folder / "metadata.tsv", packed.metadata.encode())
         write_bytes(folder / "tensors.tsv", packed.points.encode())
         folders = sorted((path.parent.name for path in self.logs.glob("projector/*/tensors.tsv")), reverse=True)
-        config = "".join(_config(name, packed.thumbnail_side) for name in folders)
+        sprites = {name: self._sprite_of(_epoch_of(name)) or folder / "sprite.png" for name in folders}
+        config = "".join(_config(name, sprites[name].parent.name, packed.thumbnail_side) for name in folders)
         write_bytes(self.logs / "projector_config.pbtxt", config.encode())
         return f"{self.logs.name}/projector/{folder.name}/tensors.tsv"
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        with self._as_write_error():
-            self._records.write(event.SerializeToString())
-            self._file.flush()
-
-    @contextmanager
-    def _as_write_error(self) -> Iterator[None]:
-        """Convert an `OSError` of the body to a `WriteError` that explains how to fix it."""
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(explain(self.logs, error)) from error
+    def _sprite_of(self, epoch: int) -> Path | None:
+        """Return the thumbnails of an epoch: its own, or those of the last epoch before it that has any."""
+        paths = {_epoch_of(path.parent.name): path for path in self.logs.glob("projector/epoch_*/sprite.png")}
+        return paths[max(earlier)] if (earlier := [one for one in paths if one <= epoch]) else None
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        for file in (self._main, *self._parts.values()):
+            file.close()
+
+
+def _scalars(values: Mapping[str, float], epoch: int) -> Event:
+    points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    return Event(summary=Summary(value=points), step=epoch)
 
 
 @dataclass(frozen=True)
@@ -125,11 +154,33 @@ class PackedEmbedding:
 def pack_embedding(table: EmbeddingTable) -> PackedEmbedding:
     """Encode a table for the projector; raises `DataError` if the thumbnails exceed what browsers can draw."""
     sprite, side = _sprite(table.thumbnails)
-    rows = ("\t".join(f"{value:.7g}" for value in row) for row in table.points.tolist())
-    return PackedEmbedding("\n".join(rows) + "\n", _metadata(table.columns), sprite, side)
+    return PackedEmbedding(_points(table.points), _metadata(table.columns), sprite, side)
 
 
-def _config(folder: str, side: int) -> str:
+def _points(points: np.ndarray) -> str:
+    """Format one row per point, rounded to a power of ten of at most `LARGEST_STEP` standard deviations."""
+    values = points.astype(np.float64)
+    deviation = float(values.std()) if np.isfinite(values).all() else 0.0
+    # without a scale, all digits of float32
+    rounded = values if deviation == 0 else np.round(values, ceil(-log10(LARGEST_STEP * deviation)))
+    # + 0.0 turns -0.0 into 0.0
+    rows = (rounded + 0.0).tolist()
+    # rounding leaves few distinct numbers, and formatting each of them once is faster than formatting all
+    texts = {value: _number(value) for value in set(chain.from_iterable(rows))}
+    return "".join("\t".join([texts.get(value, "nan") for value in row]) + "\n" for row in rows)
+
+
+def _epoch_of(folder: str) -> int:
+    return int(folder.removeprefix("epoch_"))
+
+
+def _number(value: float) -> str:
+    """Format a number with seven digits and without the zero before the point."""
+    text = f"{value:.7g}"
+    return text.replace("0.", ".", 1) if -1 < value < 1 else text
+
+
+def _config(folder: str, sprite: str, side: int) -> str:
     """Return one entry of projector_config.pbtxt; needs no escaping, because all names are generated by pellucid."""
     return (
         "embeddings {\n"
@@ -137,7 +188,7 @@ def _config(folder: str, side: int) -> str:
         f'  tensor_path: "projector/{folder}/tensors.tsv"\n'
         f'  metadata_path: "projector/{folder}/metadata.tsv"\n'
         "  sprite {\n"
-        f'    image_path: "projector/{folder}/sprite.png"\n'
+        f'    image_path: "projector/{sprite}/sprite.png"\n'
         f"    single_image_dim: {side}\n"
         f"    single_image_dim: {side}\n"
         "  }\n"

@@ -69,7 +69,7 @@ def descend(
             # checked after the step, so that the saved state belongs to a whole number of steps
             if interrupted():
                 save(step + 1)
-                raise KeyboardInterrupt
+                raise interrupted.error()
             if monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < steps:
                 save(step + 1)
                 saved_at = monotonic()

@@ -83,7 +83,7 @@ def train(
     one-cycle schedule, from the saved weights and optimizer state.
 
     `keep` receives the training state at the end of each epoch (before it is yielded), at least every 30 seconds, and
-    on Ctrl-C, which raises `KeyboardInterrupt` between two steps.
+    on Ctrl-C or SIGTERM, which raises `KeyboardInterrupt` between two steps.
 
     Raises `TrainingError` if the loss or a weight is not finite, before such a state is saved.
     """
@@ -194,7 +194,7 @@ class _Trainer:
                     saved_at = monotonic()
             if self.world.any(interrupted()):  # also catches a signal after the check in the last step
                 self.save(progress)
-                raise KeyboardInterrupt
+                raise interrupted.error()
         # each process has seen other images, so running means differ
         self.world.share_buffers(self.model)
         self.save(progress)

@@ -11,6 +11,7 @@ The function it returns is called with the initial epoch and whenever another on
 const pellucid = { kinds: {} };
 
 const STEP_MS = 1100; // time per epoch while playing
+const AGE_MS = 10000; // time between updates of the page's age
 
 /* Create an element with attributes and children; strings become text nodes and are never parsed as HTML. */
 pellucid.element = (tag, attributes = {}, ...children) => {
@@ -121,7 +122,27 @@ pellucid.slider = (epochs, show) => {
   return (epoch) => { stop(); choose(epochs.indexOf(epoch)); pellucid.address.keep(epoch); };
 };
 
+/* Describe how long ago something happened; the clock of the reader may be behind that of the run. */
+pellucid.age = (seconds) => {
+  const [count, unit] = seconds < 3600 ? [seconds / 60, "minute"] : seconds < 86400 ? [seconds / 3600, "hour"] : [seconds / 86400, "day"];
+  const whole = Math.floor(Math.max(count, 0));
+  return whole ? `${whole} ${unit}${whole === 1 ? "" : "s"} ago` : "less than a minute ago";
+};
+
+/* Keep the age of the page of a running run up to date. */
+pellucid.showAge = () => {
+  const written = document.getElementById("written");
+  if (!written) return;
+  const update = () => {
+    const seconds = (Date.now() - Date.parse(written.dateTime)) / 1000;
+    document.getElementById("age").textContent = ` (${pellucid.age(seconds)})`;
+  };
+  update();
+  setInterval(update, AGE_MS);
+};
+
 pellucid.start = () => {
+  pellucid.showAge();
   const { epochs, classes, sections } = JSON.parse(document.getElementById("data").textContent);
   const page = { epochs, classes, ...pellucid };
   const shown = [];
