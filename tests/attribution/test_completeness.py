@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid import Contrast, create_analyzer
 from pellucid.attribution import METHODS, AmplificationWarning, CompletenessWarning, Outcome
-from pellucid.attribution._explanation import ResidualError, without_warnings
+from pellucid.attribution._explanation import Completeness, ResidualError, without_warnings
 
 quiet_amplification = pytest.mark.filterwarnings("ignore::pellucid.attribution.AmplificationWarning")
 
@@ -70,6 +70,14 @@ def test_missed_sum_warns_with_a_remedy(verb, target) -> None:
     assert text.startswith("integrated_gradients: the relevance of ")
     assert "steps=" in text
     assert "tolerance=" in text
+
+
+def test_the_worst_map_is_one_beyond_its_tolerance() -> None:
+    """The largest residual is within its own tolerance."""
+    sums = Completeness(torch.tensor([9.0, 2, 2]), torch.tensor([5.0, -1, 0.7]), torch.tensor([10.0, 0.5, 0.5]))
+    text = sums.missed("a_method", "A remedy.")
+    assert text.startswith("a_method: the relevance of 2 of 3 images does not sum")
+    assert "image 1, sums to 1 instead of 2 (tolerance: 0.5). A remedy." in text
 
 
 def test_refined_path_does_not_warn() -> None:

@@ -65,6 +65,21 @@ def test_a_tolerance_holds_for_each_image(network, images) -> None:
     assert ((explanation.relevance.flatten(1).sum(1) - change).abs() <= 0.02 * size).all()
 
 
+@pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning")  # too few points
+def test_refinements_are_averaged_by_their_points(network, images, targets) -> None:
+    """A tolerance of zero is never met: four points, then the five that remain of nine."""
+    four, five = (
+        create_analyzer("integrated_gradients", network, steps=steps).analyze(images, targets) for steps in (4, 5)
+    )
+    analyzer = create_analyzer("integrated_gradients", network, steps=9, tolerance=0)
+    refined = analyzer.explain(images, targets)
+    torch.testing.assert_close(refined.relevance, (4 * four + 5 * five) / 9)
+    assert not torch.allclose(four, five)
+    assert refined.evaluations.tolist() == [11] * 4  # and the image and the baseline
+    # the classes share these two
+    assert analyzer.explain(images, "all").evaluations.tolist() == [5 * 9 + 2] * 4
+
+
 def test_a_path_of_one_point_is_refused(network) -> None:
     with pytest.raises(ConfigError, match=r"steps of IntegratedGradients is 1; expected a whole number \(at least 2\)"):
         create_analyzer("integrated_gradients", network, steps=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -139,7 +139,9 @@ class Material:
 
     def picture(self, entry: Entry) -> Picture | None:
         """Encode a figure for the page; None, with a note, if it cannot be shown."""
-        return self._decoded(entry, lambda content: pack_picture(content, self.scale)) if self.scale else None
+        is_draft = self.status == "running"  # the page will be written again
+        packed = partial(pack_picture, scale=self.scale, is_draft=is_draft)
+        return self._decoded(entry, packed) if self.scale else None
 
     def numbers(self, entry: Entry) -> dict[str, Any] | None:
         """Read an artifact's JSON file; None, with a note, if it cannot be read."""

@@ -28,9 +28,10 @@ class Picture:
 
 
 @lru_cache(maxsize=512)
-def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
+def pack_picture(content: bytes, scale: float = 1.0, *, is_draft: bool = False) -> Picture:
     """Encode a picture for the page, as lossless WebP if that is smaller than the file itself.
 
+    A draft looks the same, but is encoded in a fifth of the time and takes half as much space again.
     Results are cached, because the page is rewritten after every epoch. Raises `OSError` or `ValueError` if `content`
     is not a picture that browsers can show.
     """
@@ -49,7 +50,7 @@ def pack_picture(content: bytes, scale: float = 1.0) -> Picture:
                 return Picture(_uri(kind, content), width, height)
             packed = io.BytesIO()
             # for lossless WebP, `quality` is the effort of the compression
-            shown.save(packed, "WEBP", lossless=True, quality=50, method=1)
+            shown.save(packed, "WEBP", lossless=True, quality=50, method=0 if is_draft else 1)
     webp = packed.getvalue()
     # with the original size, so that a downsized picture covers the same area of the page
     if scale < 1 or len(webp) < len(content):
@@ -93,7 +94,7 @@ def _packed_mosaic(content: bytes, shape: tuple[int, int, int]) -> str:
     # bytes instead of an array, because the cache needs hashable arguments
     mosaic = np.frombuffer(content, np.uint8).reshape(shape)
     packed = io.BytesIO()
-    Image.fromarray(mosaic[..., 0] if shape[2] == 1 else mosaic).save(packed, "PNG", optimize=True)
+    Image.fromarray(mosaic[..., 0] if shape[2] == 1 else mosaic).save(packed, "PNG")
     return _uri("png", packed.getvalue())
 
 

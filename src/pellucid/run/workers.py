@@ -185,9 +185,11 @@ class _Task:
         """Take what the child has sent."""
         try:
             while self.results.poll():
-                message = self.results.recv()
-                self.is_finished = self.is_finished or isinstance(message, _Finished)
-                self.arrived.append(message)
+                self.arrived.append(self.results.recv())
+                if isinstance(self.arrived[-1], _Finished):
+                    self.is_finished = True
+                    self._close()
+                    return
         except (EOFError, OSError):
             self._close()
 
