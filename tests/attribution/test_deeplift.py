@@ -112,3 +112,15 @@ def test_baselines_that_fit_no_input_are_refused(images, name) -> None:
     for shape in ((7, 1, 12, 12), (2, 12, 12), (1, 1, 1, 12, 12), (12, 11)):
         with pytest.raises(ShapeError, match=r"the baseline has shape"):
             create_analyzer(name, model, baseline=torch.zeros(shape).double()).analyze(images)
+
+
+@pytest.mark.parametrize(
+    ("values", "baseline", "expected"),
+    [([5.0, 1.0], [2.0, 3.0], [2.0, 0.0]), ([1.0, 0.0], [0.0, 3.0], [0.0, -2.0])],
+    ids=["of the image", "of the baseline"],
+)
+def test_max_pooling_routes_everything_to_the_larger_maximum(values, baseline, expected) -> None:
+    model = nn.Sequential(nn.MaxPool1d(2), nn.Flatten()).double()
+    images, base = torch.tensor([[values]]).double(), torch.tensor([baseline]).double()
+    relevance = create_analyzer("deeplift", model, baseline=base).analyze(images, 0)
+    torch.testing.assert_close(relevance, torch.tensor([[expected]]).double())

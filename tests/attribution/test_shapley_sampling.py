@@ -1,6 +1,6 @@
 """Shapley sampling: equal to captum for equal orders, exact values by enumeration, and completeness per order."""
 
-from itertools import permutations
+from itertools import count, permutations
 
 import captum.attr
 import pytest
@@ -50,9 +50,9 @@ def test_converges_to_the_exact_values() -> None:
     image = torch.rand(1, 1, 5).double() * 3
     values = exact(model, image[0], 1)
     error = {}
-    for count in (10, 600):
-        result = create_analyzer("shapley_sampling", model, permutations=count, patch=1).analyze(image, 1)
-        error[count] = float((result.flatten() - values).abs().max())
+    for orders in (10, 600):
+        result = create_analyzer("shapley_sampling", model, permutations=orders, patch=1).analyze(image, 1)
+        error[orders] = float((result.flatten() - values).abs().max())
     assert error[600] < 0.03 * float(values.abs().max())
     assert error[600] < error[10] / 3
 
@@ -107,8 +107,10 @@ def test_only_long_work_shows_progress(counting, monkeypatch) -> None:
     monkeypatch.setattr(terminal.Tracker, "update", lambda self, done, note="": told.append(done))
     images = torch.rand(1, 1, 4, 4).double()
     analyzer = create_analyzer("shapley_sampling", counting, permutations=10)
+    monkeypatch.setattr("pellucid.attribution._trials.monotonic", lambda: 0.0)
     analyzer.analyze(images)
     assert told == []
-    monkeypatch.setattr("pellucid.attribution._trials.QUIET_SECONDS", 0.0)
+    clock = count(step=2)  # two seconds pass between looks at the clock
+    monkeypatch.setattr("pellucid.attribution._trials.monotonic", lambda: float(next(clock)))
     analyzer.analyze(images)
     assert told == [number * 15 for number in range(1, 10)] + [150] * (told[-1] == 150)
