@@ -108,7 +108,7 @@ def test_run_json_describes_the_run(save):
     assert record["dataset"]["classes"] == [str(digit) for digit in range(10)]
     assert re.fullmatch("[0-9a-f]{64}", record["dataset"]["sha256"])
     assert record["model"]["name"] == "small_cnn"
-    assert record["model"]["embedding_layer"] == "13"
+    assert record["model"]["embedding_layer"] == "10"
     assert record["config"]["batch_size"] == 64
     assert record["threads"] == 1
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
