@@ -42,7 +42,8 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests that take more than a few seconds."""
     install(session)
-    session.run("pytest", "-m", "slow", "--dist", "loadfile", *session.posargs, success_codes=[0, 5])  # 5: no tests collected
+    # 5: no tests collected
+    session.run("pytest", "-m", "slow", "--dist", "loadfile", *session.posargs, success_codes=[0, 5])
 
 
 @nox.session

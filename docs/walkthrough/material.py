@@ -97,9 +97,9 @@ def _first(is_eligible: Tensor, name: str, folder: Path) -> int:
 
 
 def with_pooling(material: Material) -> nn.Sequential:
-    """Replace the head of a convolutional network by global average pooling and a linear layer fitted to the training images.
+    """Replace the head of a convolutional network by global average pooling and a linear layer.
 
-    The trained layers below are unchanged.
+    The new layer is fitted to the training images; the trained layers below are unchanged.
     """
     assert isinstance(material.model, nn.Sequential)
     *trunk, _flatten, _linear = material.model

@@ -10,7 +10,8 @@ from PIL import Image
 
 import pellucid
 
-SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne.webp logs/events logs/test/events logs/train/events logs/validation/events
+SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne.webp logs/events
+    logs/test/events logs/train/events logs/validation/events
     logs/projector/epoch_NNN/metadata.tsv logs/projector/epoch_NNN/sprite.png
     logs/projector/epoch_NNN/tensors.tsv logs/projector_config.pbtxt manifest.json metrics.jsonl
     models/best.safetensors models/gaussian_mixture.safetensors models/last.ckpt models/vae.safetensors

@@ -13,6 +13,9 @@ from pellucid.hooks._methods import FAST_OPTIONS, create_fitted
 
 __all__ = ["Leaderboard", "summary"]
 
+OPTIONS = {**FAST_OPTIONS, "integrated_gradients": {"steps": 12}, "smoothgrad": {"samples": 12}}
+"""Options of the methods: every metric needs many maps, and finer ones change its mean by less than its interval."""
+
 
 @HOOKS.register("leaderboard")
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Leaderboard(Hook):
         # evenly spread, in case the test set is sorted by class
         indices = torch.arange(count) * len(scene.test) // count
         names = scene.methods or DEFAULT_METHODS
-        methods = [create_fitted(scene, name, **FAST_OPTIONS.get(name, {})) for name in names]
+        methods = [create_fitted(scene, name, **OPTIONS.get(name, {})) for name in names]
         targets = scene.logits[indices].argmax(1)
         evaluation = run(plan(scene.model, scene.test.floats(indices), targets, methods, self.metrics, seed=scene.seed))
         yield Artifact(

@@ -141,7 +141,7 @@ def _summarize(scene: Scene, prototypes: Prototypes, prior: Prior, means: Images
     assert scene.train is not None
     assert prototypes.log_probability is not None
     images, labels = prototypes.images.float(), prototypes.classes.tolist()
-    nearest = [_distance_to_nearest(image, scene.train, label) for image, label in zip(images, labels, strict=True)]
+    nearest = _distances_to_nearest(images, scene.train, labels)
     to_mean = 1 - F.cosine_similarity(images.flatten(1), means.flatten(1))
     return {
         "log_probability": prototypes.log_probability.tolist(),
@@ -156,15 +156,22 @@ def _summarize(scene: Scene, prototypes: Prototypes, prior: Prior, means: Images
     }
 
 
-def _distance_to_nearest(image: Tensor, train: ImageSet, label: int) -> float | None:
-    """Return the cosine distance to the nearest training image of the class; None for a class without images."""
-    chosen = (train.labels == label).nonzero().flatten()
-    if not len(chosen):
-        return None
-    flat = image.flatten()[None]
-    # in parts, because all images of a class as floats may not fit into memory
-    cosines = [F.cosine_similarity(train.floats(part).flatten(1), flat).max() for part in chosen.split(2000)]
-    return 1 - float(torch.stack(cosines).max())
+def _distances_to_nearest(images: Images, train: ImageSet, labels: list[int]) -> list[float | None]:
+    """Return the cosine distance of each image to the nearest training image of its class; None for an empty class."""
+    distances = []
+    for image, label in zip(images, labels, strict=True):
+        chosen = (train.labels == label).nonzero().flatten()
+        # in parts, because all images of a class as floats may not fit into memory
+        parts = chosen.split(2000) if len(chosen) else ()
+        cosines = [float(_cosines(train.floats(part).flatten(1), image.flatten()).max()) for part in parts]
+        distances.append(1 - max(cosines) if cosines else None)
+    return distances
+
+
+def _cosines(images: Tensor, other: Tensor) -> Tensor:
+    """Return the cosine similarity of each row to `other`, by a matrix product."""
+    norms = torch.linalg.vector_norm(images, dim=1) * torch.linalg.vector_norm(other)
+    return images @ other / norms.clamp_min(1e-8)
 
 
 def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Images) -> list[float | None]:

@@ -62,7 +62,7 @@ def _of_embedding(store: Store) -> Film | None:
     if len(stops) < 2:
         return None
     frames = list(_morph(store, stops))
-    return _film(store, "t-SNE embedding", [stop.epoch for stop in stops], frames)
+    return _film(store, "t-SNE embedding", [stop.epoch for stop in stops], frames, is_flat=True)
 
 
 FILMS: Mapping[str, Callable[[Store], Film | None]] = {
@@ -76,7 +76,9 @@ FILMS: Mapping[str, Callable[[Store], Film | None]] = {
 """Functions that make the film of each name from a save folder; they return None if there is nothing to show."""
 
 
-def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Image.Image, int]]) -> Film:
+def _film(
+    store: Store, subject: str, epochs: list[int], frames: list[tuple[Image.Image, int]], *, is_flat: bool = False
+) -> Film:
     milliseconds = [*(shown for _, shown in frames[:-1]), LAST_MS]
     title = store.run().get("dataset", {}).get("title", "")
     artifact = Artifact(
@@ -84,7 +86,7 @@ def _film(store: Store, subject: str, epochs: list[int], frames: list[tuple[Imag
         caption=f"{title}, epochs {epochs[0]} to {epochs[-1]}: {subject}.".removeprefix(", "),
         numbers={"epochs": epochs, "seconds": sum(milliseconds) / 1000},
     )
-    return Film(artifact, epochs[-1], to_webp([frame for frame, _ in frames], milliseconds))
+    return Film(artifact, epochs[-1], to_webp([frame for frame, _ in frames], milliseconds, is_flat=is_flat))
 
 
 def _entries(store: Store, hook: str, kind: str) -> dict[int, dict[str, Any]]:

@@ -162,7 +162,9 @@ def _climb(plan: _Plan, parameters: Parameters, steps: int, moved: int = 0) -> t
     """Return the best parameters and the objective at each step, (entry, step); the first `moved` steps transform."""
     prior, draws = plan.prior, generator(plan.seed, "prototypes", "moves")
     parameters = parameters.requires_grad_()
-    optimizer = torch.optim.Adam([parameters], prior.learning_rate)
+    # fused, where torch supports it: one kernel for the whole step
+    is_fused = parameters.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam([parameters], prior.learning_rate, fused=is_fused)
     best, height, history = parameters.detach().clone(), None, []
     # one more evaluation than steps, for the result of the last one
     for step in range(steps + 1):

@@ -32,9 +32,10 @@ class Code(Prior):
     density: Density
     """The VAE with decoder g."""
     weight: float = 1e-3
-    steps: int = 250
+    steps: int = 120
     learning_rate: float = 0.1
     starts: int = 4
+    refined_share: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for values out of range, and for a density without a latent space."""

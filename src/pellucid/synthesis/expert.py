@@ -13,7 +13,9 @@ from pellucid.synthesis import PRIORS, Parameters, Prior
 
 __all__ = ["Expert"]
 
-CANDIDATES = 1000
+CANDIDATES = 250
+BRIGHTNESSES = (1.0, 0.75, 0.5, 0.25)
+"""Each probable image is a candidate at these brightnesses: the most probable image of a class can be a faint one."""
 
 
 @PRIORS.register("expert")
@@ -29,9 +31,9 @@ class Expert(Prior):
     density: Density
     """The expert: a Gaussian mixture, or the ELBO of a VAE."""
     weight: float = 1e-4
-    steps: int = 160
+    steps: int = 100
     learning_rate: float = 0.02
-    starts: int = 2
+    starts: int = 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,8 +41,9 @@ class Expert(Prior):
         return self.density.image_shape
 
     def begin(self, count: int, seed: int) -> Parameters:
-        """Return probable images, repeated until there are `count`."""
-        likely = self.density.likely(max(count, CANDIDATES), seed)
+        """Return probable images and darker ones, repeated until there are `count`."""
+        images = self.density.likely(CANDIDATES, seed)
+        likely = torch.cat([brightness * images for brightness in BRIGHTNESSES])
         # -(-a // b) rounds up
         return likely.repeat(-(-count // len(likely)), 1, 1, 1) if len(likely) < count else likely
 

@@ -34,7 +34,7 @@ class L2(Prior):
     image_shape: tuple[int, int, int]
     """Channels, height and width."""
     weight: float = 1e-3
-    steps: int = 300
+    steps: int = 200
     learning_rate: float = 0.5
     starts: int = 4
     refined_share: float = 1.0
