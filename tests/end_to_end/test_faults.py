@@ -90,7 +90,7 @@ def test_full_disk(kilobytes, small_disk, undisturbed):
 @pytest.mark.parametrize(("hooks", "named"), [("none", "last.ckpt"), ("default", "logs")])
 def test_file_size_limit(hooks, named, tmp_path):
     save = tmp_path / "save"
-    failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=400_000)
+    failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=250_000)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
     assert f"{named} cannot be written: the file exceeds the size limit" in failed.stderr

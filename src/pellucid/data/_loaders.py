@@ -113,7 +113,7 @@ def random_shifts(pixels: Pixels, share: float, generator: torch.Generator) -> P
 
     >>> shifted = random_shifts(torch.ones(4, 1, 8, 8), 0.25, torch.Generator().manual_seed(0))
     >>> shifted.sum((1, 2, 3)).tolist()
-    [36.0, 64.0, 42.0, 48.0]
+    [42.0, 36.0, 56.0, 42.0]
     """
     count, _, height, width = pixels.shape
     down, right = round(share * height), round(share * width)
