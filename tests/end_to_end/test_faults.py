@@ -87,10 +87,10 @@ def test_full_disk(kilobytes, small_disk, undisturbed):
     assert_equal_runs(undisturbed, disk / "save")
 
 
-@pytest.mark.parametrize(("hooks", "named"), [("none", "last.ckpt"), ("default", "logs")])
-def test_file_size_limit(hooks, named, tmp_path):
+@pytest.mark.parametrize(("hooks", "named", "limit"), [("none", "last.ckpt", 250_000), ("default", "logs", 400_000)])
+def test_file_size_limit(hooks, named, limit, tmp_path):
     save = tmp_path / "save"
-    failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=250_000)
+    failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=limit)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
     assert f"{named} cannot be written: the file exceeds the size limit" in failed.stderr

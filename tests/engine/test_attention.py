@@ -501,3 +501,14 @@ def test_some_random_transformers_are_complete(plan) -> None:
 @given(plan=plans)
 def test_20_random_transformers_are_complete(plan) -> None:
     check(plan)
+
+
+def test_a_causal_mask_is_aligned_at_the_top_left_if_there_are_more_keys_than_queries() -> None:
+    class Few(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x[:, :2], x, x, is_causal=True).flatten(1)
+
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    explanation = create_analyzer("lrp.epsilon", Few()).explain(x, 0)
+    torch.testing.assert_close(explanation.logits, Few()(x))
+    assert not explanation.relevance[:, 1:].any()  # the first query sees the first key alone

@@ -1,5 +1,6 @@
 """Operations of real networks: recorded values and derivatives are torch's, and their rules keep every promised sum."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -168,3 +169,16 @@ def test_deeplift_names_the_operation_whose_indices_differ(name, place) -> None:
     model, baseline = Between(FUNCTIONS[name]), torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(5)).double()
     with pytest.raises(UnsupportedOperation, match=f"first at {place} in the model itself"):
         create_analyzer("deeplift", model, baseline=baseline).analyze(IMAGES, 1)
+
+
+@pytest.mark.parametrize(("order", "choose"), [(math.inf, Tensor.amax), (-math.inf, Tensor.amin)])
+def test_norms_of_infinite_order_are_the_largest_and_the_smallest_size(order, choose) -> None:
+    class Sizes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(x.unflatten(1, (3, 4)), ord=order, dim=2)
+
+    x = torch.randn(2, 12, generator=torch.Generator().manual_seed(0)).double()
+    explanation = create_analyzer("lrp.epsilon", Sizes()).explain(x, 1)
+    torch.testing.assert_close(explanation.logits, choose(x.unflatten(1, (3, 4)).abs(), 2))
+    # all relevance is at the chosen value
+    assert (explanation.relevance != 0).sum(1).tolist() == [1, 1]
