@@ -92,7 +92,7 @@ class VAE(nn.Module, Density):
         """Return the version and the settings of `fit` as text."""
         sizes, start = (HIDDEN, FEATURES), (IMAGES_FOR_COMPONENTS, ENCODER_SCALE, DECODER_SCALE, FIRST_LOG_SPREAD)
         steps = (BATCH, STEPS, STEPS_OF_LARGE, LARGE, ROUNDS, LEARNING_RATE)
-        return f"2 {sizes} {start} {steps} {SAMPLES} {SMALLEST_VARIANCE}"
+        return f"3 {sizes} {start} {steps} {SAMPLES} {SMALLEST_VARIANCE}"
 
     @classmethod
     def fit(cls, images: Pixels, *, seed: int, minimise: Minimise, device: torch.device) -> "VAE":
@@ -113,6 +113,10 @@ class VAE(nn.Module, Density):
             return vae._loss(images, generator(seed, "vae", step))
 
         minimise(vae, loss, steps=_steps(images), learning_rate=LEARNING_RATE)
+        with torch.no_grad():
+            for weight in vae.parameters():  # half as large on disk; the noise of the fit is far larger
+                if torch.isfinite(weight.half()).all():
+                    weight.copy_(weight.half())
         return vae._finalized(images, generator(seed, "vae", "variance"))
 
     def _start_at_components(self, images: Pixels, draws: torch.Generator) -> None:
@@ -204,8 +208,10 @@ class VAE(nn.Module, Density):
         return (codes * scale).to(self.pixel_variance)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all weights and buffers, on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        """Return all weights, those of a fit in half precision, which changes no value, and buffers, on the CPU."""
+        weights = {name for name, _ in self.named_parameters()}
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        return {name: _shortened(value) if name in weights else value for name, value in state.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "VAE":
@@ -242,3 +248,9 @@ def _steps(images: Pixels) -> int:
     # few images are learned by heart within a few epochs
     rounds = min(ROUNDS, max(1, len(images) // 10))
     return min(limit, rounds * math.ceil(len(images) / BATCH))
+
+
+def _shortened(weight: Tensor) -> Tensor:
+    """Return a weight in half precision if that changes no value: if a fit has rounded it."""
+    half = weight.half()
+    return half if torch.equal(half.to(weight.dtype), weight) else weight
