@@ -1,4 +1,4 @@
-"""A variational autoencoder: the accurate density, whose decoder also generates images from codes."""
+"""A variational autoencoder: the density whose decoder also generates images from codes."""
 
 import math
 from collections.abc import Mapping

@@ -126,6 +126,8 @@ class Hook(ABC):
     """True to start the hook first where end hooks run side by side, because it takes longer than the others."""
     densities: ClassVar[tuple[str, ...]] = ()
     """Densities of the training images that the hook uses; a run fits them beside the training."""
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Heavy modules that the hook imports on use; a run imports them once, for all processes that run the hook."""
     default: ClassVar[bool] = True
     """True if `--hooks default` includes this hook."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ __all__ = ["TSNE"]
 @dataclass(frozen=True)
 class TSNE(Hook):
     """t-SNE of up to 1,000 test images, initialized from the positions at the previous epoch."""
+
+    imports: ClassVar[tuple[str, ...]] = ("sklearn.manifold",)
 
     points: int = 1000
     """Maximum number of test images, spread evenly over the embedding."""

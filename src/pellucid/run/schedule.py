@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from pellucid.core.errors import PellucidError
@@ -62,6 +63,9 @@ class Schedule:
             self.store.write_model(self.store.unfinished_name(number), pack_weights(self.session.model))
         self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits))
         self._fitted_for(self._hooks("end").values())  # densities do not depend on the network: there is time now
+        if self.workers.limit:  # after the first fork, which need not wait: later ones inherit what is imported here
+            for module in {module for hook in self._hooks("epoch").values() for module in hook.imports}:
+                import_module(module)
 
     def finish(self) -> None:
         """Run the end hooks and the films, and wait for everything that is left."""
