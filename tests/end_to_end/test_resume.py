@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from comparing import assert_equal_runs
 from interrupts import heed
 
@@ -338,3 +339,14 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     assert f"--resume --save {save}" in output
     assert json.loads((save / "run.json").read_text())["status"] == "interrupted"
     assert (save / "models/last.ckpt").stat().st_size > 0
+
+
+def test_a_resumed_run_keeps_its_threads(tmp_path):
+    """Results depend on their number in the last bits."""
+    save = tmp_path / "save"
+    own = [one for one in SMALL if one not in ("--threads", "1")]
+    assert main(["run", *own, "--epochs", "1", "--hooks", "none", "--save", str(save)]) == 0
+    record = json.loads((save / "run.json").read_text())
+    (save / "run.json").write_text(json.dumps(record | {"threads": 2}))  # as on a machine with other defaults
+    assert main(["run", "--resume", "--epochs", "2", "--save", str(save)]) == 0
+    assert torch.get_num_threads() == 2
