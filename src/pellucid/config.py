@@ -91,7 +91,7 @@ class TrainingConfig:
     """Network to train.
     MODULE:FUNCTION: a function that returns an nn.Module from images to logits. Its parameters named `channels`,
     `classes` or `image_size` receive the number of channels, number of classes and (height, width) of the data."""
-    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "2 for mnist, 15 for digits, otherwise 10")] = None
+    epochs: Annotated[int | None, Range(1), _flag("INT≥1", "2 for mnist, otherwise 10")] = None
     """Passes over the training images."""
     batch_size: Count = 128
     """Global batch size."""

@@ -19,7 +19,7 @@ def test_counts_types_and_defaults() -> None:
     assert raw.train.pixels.dtype == torch.uint8
     assert int(raw.train.pixels.max()) == 255
     assert (raw.classes, raw.title) == (tuple("0123456789"), "scikit-learn digits")
-    assert (raw.shift_share, raw.default_epochs) == (1 / 28, 15)
+    assert (raw.shift_share, raw.default_epochs) == (1 / 28, 10)
 
 
 def test_one_fifth_of_each_class_is_for_testing() -> None:

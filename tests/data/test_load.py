@@ -54,7 +54,7 @@ def test_the_checksum_depends_on_the_seed(tmp_path: Path) -> None:
     other = load_data("digits", Request(tmp_path, seed=1), limit_train=100, limit_test=50)
     assert one.sha256 == again.sha256 != other.sha256
     assert torch.equal(one.train.pixels, again.train.pixels)
-    assert (one.shift_share, one.default_epochs) == (1 / 28, 15)
+    assert (one.shift_share, one.default_epochs) == (1 / 28, 10)
 
 
 def test_checksum_covers_images_labels_and_shape() -> None:

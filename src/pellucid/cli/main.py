@@ -1,9 +1,11 @@
 """Find the command, run it and turn errors into messages and exit codes."""
 
+import atexit
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -73,16 +75,16 @@ def entry() -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit the process with an exit code.
+    """Exit the process with an exit code, without the shutdown of the interpreter.
 
-    In a distributed run, skip interpreter shutdown: gloo's threads may still hold tensors, and releasing them after
-    the interpreter is gone aborts the process.
+    It takes more than a second to release torch's modules. In a distributed run, it can abort the process: gloo's
+    threads may still hold tensors after the interpreter is gone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):  # nobody may read the output any more
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def _overview() -> str:

@@ -28,4 +28,4 @@ def digits(request: Request) -> RawData:
     pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
     train, test = split_off_test(images, generator(request.seed, "digits", "test"))
-    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=15)
+    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=10)

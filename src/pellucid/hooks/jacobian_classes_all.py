@@ -14,4 +14,5 @@ class JacobianClassesAll(JacobianClasses):
     """Mean absolute Jacobian by class over all test images, computed once with the best weights."""
 
     when = "end"
+    is_slow = True
     images: int | None = None

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from pellucid.core.errors import DataError
 from pellucid.core.raster import open_raster
 
-__all__ = ["Picture", "pack_picture", "sprite"]
+__all__ = ["Picture", "pack_picture", "remember_picture", "sprite"]
 
 MOST_WEBP_PIXELS = 16_383
 """Maximum width and height in the WebP format."""
@@ -27,7 +27,15 @@ class Picture:
     height: int
 
 
-@lru_cache(maxsize=512)
+_KNOWN: dict[bytes, Picture] = {}
+"""Pictures that were encoded elsewhere, by the content of their files."""
+
+
+def remember_picture(content: bytes, picture: Picture) -> None:
+    """Keep what `pack_picture` has returned for `content` in another process, for all pages of this one."""
+    _KNOWN[content] = picture
+
+
 def pack_picture(content: bytes, scale: float = 1.0, *, is_draft: bool = False) -> Picture:
     """Encode a picture for the page, as lossless WebP if that is smaller than the file itself.
 
@@ -35,6 +43,12 @@ def pack_picture(content: bytes, scale: float = 1.0, *, is_draft: bool = False) 
     Results are cached, because the page is rewritten after every epoch. Raises `OSError` or `ValueError` if `content`
     is not a picture that browsers can show.
     """
+    known = _KNOWN.get(content) if scale == 1 else None
+    return known or _packed(content, scale, is_draft)
+
+
+@lru_cache(maxsize=512)
+def _packed(content: bytes, scale: float, is_draft: bool) -> Picture:
     with warnings.catch_warnings():
         # a tiny file can decode to gigabytes; Pillow only warns at first
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -9,6 +10,7 @@ from pellucid.core.contracts import Artifact
 from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report._page import render_report
+from pellucid.report._pictures import Picture, pack_picture, remember_picture
 from pellucid.storage.films import FILMS
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Packed, Store
@@ -55,6 +57,8 @@ class Encoded:
     artifact: Artifact
     """Name, caption, numbers and scalars; the rest is encoded."""
     picture: bytes | None
+    on_page: Picture | None
+    """The picture as the report shows it: encoding it takes longest, and every report would do it again."""
     packed: Packed
     points: PackedEmbedding | None
 
@@ -104,9 +108,13 @@ class HookRunner:
 
     def _encode(self, hook: str, epoch: int, artifact: Artifact) -> Encoded:
         picture = None if artifact.figure is None else to_png(artifact.figure)
+        on_page = None
+        if picture is not None:
+            with suppress(OSError, ValueError):  # larger than a page can show, which the report will say
+                on_page = pack_picture(picture)
         points = None if artifact.embedding is None else pack_embedding(artifact.embedding)
         packed = self.store.pack(hook, epoch, artifact, picture)
-        return Encoded(replace(artifact, figure=None, arrays={}, embedding=None), picture, packed, points)
+        return Encoded(replace(artifact, figure=None, arrays={}, embedding=None), picture, on_page, packed, points)
 
     def keep(self, output: Output) -> None:
         """Write the artifacts of a hook, all of which are encoded: one that failed halfway leaves no files behind."""
@@ -115,6 +123,8 @@ class HookRunner:
             tag = f"{output.name}/{artifact.name}" if artifact.name else output.name
             self.store.keep(encoded.packed)
             if encoded.picture is not None:
+                if encoded.on_page is not None:
+                    remember_picture(encoded.picture, encoded.on_page)
                 self.board.picture(tag, encoded.picture, output.epoch)
             if encoded.points is not None:
                 path = self.board.embedding(output.epoch, encoded.points)

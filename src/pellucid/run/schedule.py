@@ -57,15 +57,22 @@ class Schedule:
         self._best = epoch if epoch.is_best else self._best
         number = epoch.number
         if not is_shown(number, self.session.recipe.epochs):
-            self._add_report(number)
+            if all(job.is_done for job in self._latest):  # otherwise, a report that will show this epoch is due anyway
+                self._add_report(number)
             return
-        if self.workers.limit:  # the training goes on, so a resumed run needs these weights for hooks that it lost
+        if self.workers.limit and self._hooks(
+            "epoch"
+        ):  # the training goes on, so a resumed run needs these weights for hooks that it lost
             self.store.write_model(self.store.unfinished_name(number), pack_weights(self.session.model))
         self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits))
-        self._fitted_for(self._hooks("end").values())  # densities do not depend on the network: there is time now
-        if self.workers.limit:  # after the first fork, which need not wait: later ones inherit what is imported here
-            for module in {module for hook in self._hooks("epoch").values() for module in hook.imports}:
+        if self.workers.limit and number == 0:  # after the first fork: it need not wait, and later ones inherit this
+            # torch's optimizers import this compiler when they are created, and take more than a second for it
+            for module in [
+                "torch._dynamo",
+                *(module for hook in self._hooks("epoch").values() for module in hook.imports),
+            ]:
                 import_module(module)
+        self._fitted_for(self._hooks("end").values())  # densities do not depend on the network: there is time now
 
     def finish(self) -> None:
         """Run the end hooks and the films, and wait for everything that is left."""
@@ -75,7 +82,7 @@ class Schedule:
         if hooks:
             scene = self.session.final_scene(self._best)
             jobs = [self._hooks_job(name, last, {name: hook}, lambda: scene) for name, hook in hooks.items()]
-        jobs.append(Job("films", partial(make_films, self.store), self._receive, self._latest))
+        jobs.append(Job("films", partial(make_films, self.store), self._receive, self._latest, needs_snapshot=False))
         total = self.workers.left() + len(jobs)
         with track("end hooks", total) as bar:
             for added, job in enumerate(jobs):
@@ -102,12 +109,12 @@ class Schedule:
         self._add_report(number)
 
     def _add_report(self, epoch: int) -> None:
-        def receive(result: bytes | Failure) -> None:
-            self._receive(result)
-            self.store.remove_model(self.store.unfinished_name(epoch))
-
-        job = Job(f"report of epoch {epoch}", partial(make_report, self.store, epoch), receive, self._latest)
-        self._latest = (self.workers.add(job),)
+        job = Job(f"report of epoch {epoch}", partial(make_report, self.store, epoch), self._receive, self._latest)
+        job.needs_snapshot, job.is_urgent = False, True
+        # the first one is wanted soon; later, hooks that wait for it go first, and another report follows them
+        job.is_superseded = lambda: self._has_report and self._latest != (job,)
+        self._latest = (job,)
+        self.workers.add(job)
 
     def _hooks_job(
         self,
@@ -123,15 +130,16 @@ class Schedule:
         def work(scene: Callable[[], Scene], send: Callable[[Any], None]) -> None:
             self.runner.run(dict(left), lambda: self._without_writing(scene()), send)
 
-        def receive(result: Output | Failure) -> None:
+        def finish(result: Output | Failure) -> None:
             del left[result.name]
             self._receive(result)
+            if restored is not None and not left:
+                self.store.remove_model(self.store.unfinished_name(epoch))
 
         def remaining(reason: str) -> Work:
             hook = next(iter(left), None)  # they run in this order
             if hook in tried:
-                self._receive(Failure(hook, epoch, f"{reason}, twice", reason))
-                del left[hook]
+                finish(Failure(hook, epoch, f"{reason}, twice", reason))
             elif hook is not None:
                 tried.add(hook)
                 print_line(f"  hook {hook}: {reason}; running it again")
@@ -140,10 +148,11 @@ class Schedule:
         return Job(
             name,
             partial(work, make_scene),
-            receive,
+            finish,
             after=self._fitted_for(hooks.values()),
             remaining=remaining,
-            is_urgent=any(hook.is_slow for hook in hooks.values()),
+            # those of the epochs wait for each other, and of the others the longest go first: then all cores end together
+            is_urgent=restored is not None or any(hook.is_slow for hook in hooks.values()),
         )
 
     def _without_writing(self, scene: Scene) -> Scene:

@@ -61,6 +61,10 @@ class Job:
     """Jobs whose results must be received before this one starts."""
     remaining: Callable[[str], Work] = lambda _: no_work
     """Called in the main process with the reason if the child died; returns the work that is left."""
+    needs_snapshot: bool = True
+    """False if the work does not depend on when the job was added: it is forked only when its turn has come."""
+    is_superseded: Callable[[], bool] = lambda: False
+    """Called in the main process when the job's turn has come; True to drop it."""
     is_ordered: bool = True
     """True if results are received only after those of every ordered job added earlier, as in a serial run."""
     is_urgent: bool = False
@@ -73,7 +77,7 @@ class Workers:
     """Runs jobs in child processes, at most `limit` at once; with limit 0, runs each in this process when it is added.
 
     A child is forked when its job is added, and then waits for its turn. It therefore sees the model as it was when
-    the job was added, with all that a user's class keeps outside of its weights.
+    the job was added, with all that a user's class keeps outside of its weights. Each waiting child takes memory.
     """
 
     def __init__(self, limit: int) -> None:
@@ -95,21 +99,24 @@ class Workers:
             job.work(job.receive)
             job.is_done = True
             return job
-        while sum(not task.is_started for task in self._tasks) >= MOST_WAITING:
+        while job.needs_snapshot and sum(task.is_waiting for task in self._tasks) >= MOST_WAITING:
             self.poll(SECONDS_BETWEEN_LOOKS)
+        task = _Task(job)
         try:
-            self._tasks.append(_Task(job))
+            if job.needs_snapshot:
+                task.fork(job.work)
         except OSError:  # no memory or no process left: from now on, everything runs in this process
             while self.poll(SECONDS_BETWEEN_LOOKS):
                 pass
             self.limit = 0
             return self.add(job)
+        self._tasks.append(task)
         self.poll()
         return job
 
     def poll(self, seconds: float = 0.0) -> bool:
         """Receive results, waiting up to `seconds` for the next one, and start jobs; returns False if none is left."""
-        open_ends = {task.results: task for task in self._tasks if not task.is_over}
+        open_ends = {task.results: task for task in self._tasks if task.is_alive}
         for ready in wait(list(open_ends), seconds) if open_ends else ():
             open_ends[ready].read()  # type: ignore[index]  # `wait` also takes sockets
         self._hand_over()
@@ -124,6 +131,10 @@ class Workers:
         """Return the names of the jobs that run now."""
         return [task.job.name for task in self._tasks if task.is_started and not task.is_over]
 
+    def _drop(self, task: "_Task") -> None:
+        task.job.is_done = True
+        self._tasks.remove(task)
+
     def _hand_over(self) -> None:
         is_blocked = False
         for task in list(self._tasks):
@@ -131,17 +142,27 @@ class Workers:
                 continue
             task.hand_over()
             if task.is_over:
-                task.job.is_done = True
-                self._tasks.remove(task)
+                self._drop(task)
             elif task.job.is_ordered:
                 is_blocked = True
 
     def _start(self) -> None:
-        waiting = [task for task in self._tasks if not task.is_started and all(job.is_done for job in task.job.after)]
-        waiting.sort(key=lambda task: not task.job.is_urgent)  # a stable sort: else in the order of addition
-        free = self.limit - len(self.running())
-        for task in waiting[: max(free, 0)]:
+        # a stable sort: else in the order of addition
+        for task in sorted(self._tasks, key=lambda task: not task.job.is_urgent):
+            if task.is_started or not all(job.is_done for job in task.job.after):
+                continue
+            if task.job.is_superseded():
+                task.kill()
+                self._drop(task)
+            elif len(self.running()) < self.limit:
+                self._run(task)
+
+    def _run(self, task: "_Task") -> None:
+        try:
             task.start()
+        except OSError:  # no memory or process left
+            task.job.work(task.job.receive)
+            self._drop(task)
 
 
 @dataclass(frozen=True)
@@ -157,9 +178,15 @@ class _Task:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.arrived: list[object] = []
-        self._fork(job.work)
+        self.is_alive = self.is_started = self.is_finished = self.is_over = False
 
-    def _fork(self, work: Work) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """True if its child waits for its turn."""
+        return self.is_alive and not self.is_started
+
+    def fork(self, work: Work) -> None:
+        """Create the child, which waits for its turn."""
         context = multiprocessing.get_context("fork")
         self.is_started = self.is_finished = self.is_over = False
         self.results, sending = context.Pipe(duplex=False)
@@ -174,9 +201,12 @@ class _Task:
             # the child alone holds these now, so that its death closes them
             sending.close()
             turn.close()
+        self.is_alive = True
 
     def start(self) -> None:
         """Give the child its turn."""
+        if not self.is_alive:
+            self.fork(self.job.work)
         self.is_started = True
         with suppress(OSError):  # the child has died, which `read` will find out
             self._turn.send_bytes(b"go")
@@ -202,16 +232,16 @@ class _Task:
             elif result.error is not None:
                 raise RuntimeError(f"{self.job.name} failed in a child process:\n{result.error}")
         if self.is_over and not self.is_finished:
-            self._fork(self.job.remaining(_cause(self._process.exitcode)))
+            self.fork(self.job.remaining(_cause(self._process.exitcode)))
 
     def kill(self) -> None:
         """End the child, if it is alive."""
-        if not self.is_over:
+        if self.is_alive:
             self._process.kill()
             self._close()
 
     def _close(self) -> None:
-        self.is_over = True
+        self.is_alive, self.is_over = False, True
         self._process.join()
         self.results.close()
         self._turn.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import monotonic
 from typing import TypeAlias
 
@@ -26,6 +27,8 @@ __all__ = ["Batches", "Epoch", "Recipe", "train"]
 SECONDS_BETWEEN_CHECKPOINTS = 25.0
 WARM_UP_SHARE = 0.1
 """Share of all steps in which the learning rate rises to its peak."""
+START_SHARE = 25.0
+"""The peak learning rate divided by that of the first step."""
 
 
 Batches: TypeAlias = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
@@ -114,19 +117,27 @@ class _Trainer:
     ) -> None:
         self.model, self.data, self.batches, self.recipe = model, data, batches, recipe
         self.device, self.world, self.keep = device, world, keep
-        # frozen parameters stay as they are, and need no optimizer state
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = AdamW(trained, lr=recipe.learning_rate, fused=device.type in ("cpu", "cuda"))
-        self.schedule = self._new_schedule(0)
         self.parallel = self.world.parallel(model)
         # worse than any score, so that epoch 0 always counts as best and writes its weights
         self.best = Score(loss=float("inf"), accuracy=-1.0)
+
+    # created on first use, after epoch 0, because torch takes more than a second to import what optimizers need
+    @cached_property
+    def optimizer(self) -> AdamW:
+        # frozen parameters stay as they are, and need no optimizer state
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return AdamW(trained, lr=self.recipe.learning_rate, fused=self.device.type in ("cpu", "cuda"))
+
+    @cached_property
+    def schedule(self) -> OneCycleLR:
+        return self._new_schedule(0)
 
     def _new_schedule(self, start: int) -> OneCycleLR:
         """Return a one-cycle schedule from step `start` of the run to its last step."""
         steps = self.recipe.epochs * self.recipe.steps_per_epoch - start
         warm_up = min(max(WARM_UP_SHARE, 1.5 / steps), 0.99)  # OneCycleLR divides by zero if it is exactly one step
-        return OneCycleLR(self.optimizer, self.recipe.learning_rate, steps, pct_start=warm_up)
+        peak = self.recipe.learning_rate
+        return OneCycleLR(self.optimizer, peak, steps, pct_start=warm_up, div_factor=START_SHARE)
 
     def restore(self, state: TrainingState) -> Progress:
         try:
@@ -244,11 +255,16 @@ class _Trainer:
             validation=validation,
             test=test,
             test_logits=logits[1],
-            learning_rate=float(self.schedule.get_last_lr()[0]),
+            learning_rate=self._learning_rate(progress),
             is_best=is_best,
             seconds=progress.seconds,
             images=seen,
         )
+
+    def _learning_rate(self, progress: Progress) -> float:
+        if progress.epoch == 0:  # the schedule starts at a fixed share of the peak
+            return self.recipe.learning_rate / START_SHARE
+        return float(self.schedule.get_last_lr()[0])
 
     def _position(self, progress: Progress) -> str:
         return f"in epoch {progress.epoch}, step {progress.step} of {self.recipe.steps_per_epoch}"
