@@ -116,8 +116,20 @@ def test_errors_have_exit_codes(error, code, message, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(("processes", "ended"), [("1", "torn down\n"), ("2", "")])
-def test_distributed_process_skips_interpreter_shutdown(processes, ended):
-    code = "import atexit\nfrom pellucid.cli import leave\natexit.register(print, 'torn down')\nprint('said')\nleave(3)"
+def test_process_skips_interpreter_shutdown_but_not_its_exit_handlers(processes, ended):
+    code = """
+import atexit
+from pellucid.cli import leave
+
+class Kept:
+    def __del__(self):
+        print("released")
+
+kept = Kept()
+atexit.register(print, "torn down")
+print("said")
+leave(3)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -96,6 +96,34 @@ def test_job_starts_after_the_results_of_those_it_follows_are_received(tmp_path)
     assert found == ["written"]
 
 
+def test_job_without_snapshot_sees_the_state_when_its_turn_has_come() -> None:
+    state, seen = {"written": False}, []
+    with Workers(1) as workers:
+        first = workers.add(Job("first", lambda send: send(True), lambda result: state.update(written=result)))
+        work = lambda send: send(dict(state))  # noqa: E731
+        workers.add(Job("snapshot", work, seen.append, after=(first,)))
+        workers.add(Job("later", work, seen.append, after=(first,), needs_snapshot=False))
+        drain(workers)
+    assert seen == [{"written": False}, {"written": True}]
+
+
+@pytest.mark.parametrize("needs_snapshot", [True, False])
+def test_superseded_job_is_dropped_when_its_turn_has_come(needs_snapshot) -> None:
+    received, state = [], {"is_superseded": False}
+    with Workers(1) as workers:
+        first = Job("first", lambda send: send("first"), received.append)
+        old = Job("old", lambda send: send("old"), received.append, (first,), needs_snapshot=needs_snapshot)
+        old.is_superseded = lambda: state["is_superseded"]
+        new = Job("new", lambda send: send("new"), received.append, (old,))
+        for job in (first, old, new):
+            workers.add(job)
+        state["is_superseded"] = True
+        drain(workers)
+    assert received == ["first", "new"]
+    assert old.is_done
+    assert not multiprocessing.active_children()
+
+
 def test_results_larger_than_the_pipe_do_not_stop_the_child() -> None:
     sizes = []
 
@@ -166,7 +194,7 @@ def test_without_memory_for_another_process_jobs_run_in_this_one(monkeypatch) ->
         workers.add(Job("child", lambda send: send(os.getpid()), received.append))
         monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(OSError(12, "Cannot allocate memory")))
         workers.add(Job("inline", lambda send: send(os.getpid()), received.append))
-        workers.add(Job("inline", lambda send: send(os.getpid()), received.append))
+        workers.add(Job("inline", lambda send: send(os.getpid()), received.append, needs_snapshot=False))
     assert received[0] != os.getpid()
     assert received[1:] == [os.getpid()] * 2
 

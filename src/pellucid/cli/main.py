@@ -77,10 +77,12 @@ def entry() -> NoReturn:
 def leave(code: int) -> NoReturn:
     """Exit the process with an exit code, without the shutdown of the interpreter.
 
-    It takes more than a second to release torch's modules. In a distributed run, it can abort the process: gloo's
-    threads may still hold tensors after the interpreter is gone.
+    It takes more than a second to release torch's modules. In a distributed run, it can even abort the process: gloo's
+    threads may still hold tensors after the interpreter is gone. Exit handlers run, except in a distributed run, where
+    those of torch could wait for the other processes.
     """
-    atexit._run_exitfuncs()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        atexit._run_exitfuncs()
     with suppress(OSError, ValueError):  # nobody may read the output any more
         sys.stdout.flush()
         sys.stderr.flush()

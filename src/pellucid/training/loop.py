@@ -140,10 +140,11 @@ class _Trainer:
         return OneCycleLR(self.optimizer, peak, steps, pct_start=warm_up, div_factor=START_SHARE)
 
     def restore(self, state: TrainingState) -> Progress:
+        schedule = self.schedule  # its creation changes the optimizer, so it comes before the optimizer's state
         try:
             self.model.load_state_dict(state.model)
             self.optimizer.load_state_dict(dict(state.optimizer))
-            self.schedule.load_state_dict(dict(state.schedule))
+            schedule.load_state_dict(dict(state.schedule))
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelError(
                 f"the checkpoint does not fit the model, whose code may have changed: {error}. "
@@ -166,12 +167,12 @@ class _Trainer:
             schedule_start=progress.schedule_start,
         )
 
-    def _extend(self, progress: Progress) -> Progress:
+    def _extend(self, progress: Progress, schedule: OneCycleLR) -> Progress:
         """Begin a new schedule if the current one was made for another number of epochs."""
         done = (progress.epoch - 1) * self.recipe.steps_per_epoch + progress.step
         whole = self.recipe.epochs * self.recipe.steps_per_epoch
         # an epoch that was finished when the run ended keeps its learning rate: the new schedule starts with the next
-        if progress.step == self.recipe.steps_per_epoch or self.schedule.total_steps == whole - progress.schedule_start:
+        if progress.step == self.recipe.steps_per_epoch or schedule.total_steps == whole - progress.schedule_start:
             return progress
         self.schedule = self._new_schedule(done)
         return replace(progress, schedule_start=done)
@@ -186,7 +187,7 @@ class _Trainer:
 
     def run_epoch(self, progress: Progress) -> Progress:
         """Run the remaining steps of an epoch."""
-        progress = self._extend(progress)
+        progress = self._extend(progress, self.schedule)
         self.parallel.train()
         total = self.recipe.steps_per_epoch
         # counts the time before an interruption of this epoch
