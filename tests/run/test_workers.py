@@ -108,16 +108,23 @@ def test_job_without_snapshot_sees_the_state_when_its_turn_has_come() -> None:
 
 
 @pytest.mark.parametrize("needs_snapshot", [True, False])
-def test_superseded_job_is_dropped_when_its_turn_has_come(needs_snapshot) -> None:
-    received, state = [], {"is_superseded": False}
+def test_superseded_job_is_dropped_when_its_turn_has_come(needs_snapshot, tmp_path) -> None:
+    received, state, release = [], {"is_superseded": False}, tmp_path / "release"
+
+    def wait_for_release(send) -> None:
+        while not release.exists():
+            time.sleep(0.01)
+        send("first")
+
     with Workers(1) as workers:
-        first = Job("first", lambda send: send("first"), received.append)
+        first = Job("first", wait_for_release, received.append)
         old = Job("old", lambda send: send("old"), received.append, (first,), needs_snapshot=needs_snapshot)
         old.is_superseded = lambda: state["is_superseded"]
         new = Job("new", lambda send: send("new"), received.append, (old,))
         for job in (first, old, new):
             workers.add(job)
         state["is_superseded"] = True
+        release.touch()
         drain(workers)
     assert received == ["first", "new"]
     assert old.is_done

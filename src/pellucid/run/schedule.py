@@ -151,7 +151,7 @@ class Schedule:
             finish,
             after=self._fitted_for(hooks.values()),
             remaining=remaining,
-            # those of the epochs wait for each other; of the others, the longest go first, so that all cores end together
+            # those of the epochs wait for each other; of the others, the longest go first: all cores then end together
             is_urgent=restored is not None or any(hook.is_slow for hook in hooks.values()),
         )
 
