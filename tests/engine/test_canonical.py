@@ -313,6 +313,25 @@ def test_a_gate_that_is_also_used_elsewhere_keeps_its_relevance(images) -> None:
         torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_factor_that_is_broadcast_is_the_gate(images, swapped) -> None:
+    """The smaller of two factors passes relevance on unchanged and receives none."""
+    torch.manual_seed(0)
+    first, scale, head = nn.Linear(8, 6).double(), nn.Linear(8, 1).double(), nn.Linear(6, 3).double()
+
+    def forward(x: Tensor) -> Tensor:
+        factors = (scale(x), first(x)) if swapped else (first(x), scale(x))
+        return head(factors[0] * factors[1])
+
+    x = images.flatten(1)
+    # without biases in the way, relevance is that of the linear map that the gate leaves
+    for layer in (first, scale, head):
+        layer.bias.data.zero_()
+    weights = (scale(x) * (head.weight[1] @ first.weight)).detach()
+    found = create_analyzer("lrp.epsilon", nn.Sequential(nn.Flatten(), Apply(forward)), epsilon=1e-12)
+    torch.testing.assert_close(found.analyze(images, 1).flatten(1), x * weights, rtol=1e-6, atol=1e-9)
+
+
 def test_a_mask_of_another_value_is_a_constant(images) -> None:
     """A product gated by a comparison of another value is not a function of its own signal."""
     torch.manual_seed(0)

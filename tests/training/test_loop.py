@@ -3,6 +3,7 @@
 import itertools
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -322,3 +323,12 @@ def test_evaluation_restores_the_mode_and_keeps_the_order(data):
     with torch.no_grad():
         assert torch.allclose(logits, network().eval()(data.test.floats()))
     assert score(logits, data.test).accuracy == (logits.argmax(1) == data.test.labels).sum().item() / 30
+
+
+@pytest.mark.parametrize(("accuracy", "is_best"), [(2.0, False), (-1.0, True)])
+def test_a_resumed_run_knows_the_best_earlier_epoch(data, accuracy, is_best):
+    states = []
+    list(run(data, epochs=2, keep=states.append)[1])
+    start = replace(states[0], progress=replace(states[0].progress, best_accuracy=accuracy))
+    resumed = next(run(data, epochs=2, start=start)[1])
+    assert (resumed.number, resumed.is_best) == (1, is_best)
