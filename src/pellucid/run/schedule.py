@@ -60,17 +60,15 @@ class Schedule:
             if all(job.is_done for job in self._latest):  # otherwise, a report that will show this epoch is due anyway
                 self._add_report(number)
             return
-        if self.workers.limit and self._hooks(
-            "epoch"
-        ):  # the training goes on, so a resumed run needs these weights for hooks that it lost
+        hooks = self._hooks("epoch")
+        if self.workers.limit and hooks:
+            # the training goes on, so a resumed run needs these weights for the hooks that it lost
             self.store.write_model(self.store.unfinished_name(number), pack_weights(self.session.model))
         self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits))
-        if self.workers.limit and number == 0:  # after the first fork: it need not wait, and later ones inherit this
-            # torch's optimizers import this compiler when they are created, and take more than a second for it
-            for module in [
-                "torch._dynamo",
-                *(module for hook in self._hooks("epoch").values() for module in hook.imports),
-            ]:
+        if self.workers.limit and number == 0:
+            # After the first fork, so that the first pictures need not wait; later forks inherit these modules. torch's
+            # optimizers import dynamo, which takes more than a second.
+            for module in ("torch._dynamo", *(module for hook in hooks.values() for module in hook.imports)):
                 import_module(module)
         self._fitted_for(self._hooks("end").values())  # densities do not depend on the network: there is time now
 
