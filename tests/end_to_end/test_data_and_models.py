@@ -68,7 +68,7 @@ def test_digits_reach_97_percent_accuracy(run_program, tmp_path):
     assert record["test_accuracy"] >= 0.97
     assert record["epochs"] == 10
     shown = {path.name for path in (tmp_path / "save/plots/saliency").glob("*.png")}
-    assert shown == {f"epoch_{epoch:03d}.png" for epoch in (0, 1, 2, 5, 10, 20, 25)}
+    assert shown == {f"epoch_{epoch:03d}.png" for epoch in (0, 1, 2, 5, 10)}
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def percent(part, whole):
 def test_page_shows_every_section(save, visit):
     page = visit(save / "report.html")
     run = json.loads((save / "run.json").read_text())
-    assert page.locator("h1").inner_text() == f"Training report: cnn on {run['dataset']['title']}"
+    assert page.locator("h1").inner_text() == f"Training report: small_cnn on {run['dataset']['title']}"
     assert page.locator("#status").inner_text() == "finished"
     assert f"{run['test_accuracy']:.2%}" in page.locator(".facts").inner_text()
     titles = page.locator("section h2").all_inner_texts()
