@@ -107,7 +107,9 @@ def test_one_process_resumes_a_run_of_two(two, tmp_path):
     reached = read_json(save / "run.json")
     assert reached["status"] in ("interrupted", "running", "failed")
     lines = len((save / "metrics.jsonl").read_text().splitlines())
-    process = subprocess.Popen([sys.executable, str(RUNNER), "--resume", "--save", str(save)], preexec_fn=heed)
+    # serial: with a report after each epoch, the signal comes before the last one
+    command = [sys.executable, str(RUNNER), "--resume", "--serial", "--save", str(save)]
+    process = subprocess.Popen(command, preexec_fn=heed)
     wait_for_lines(save / "metrics.jsonl", lines + 1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
@@ -144,7 +146,7 @@ def children(process):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
 def test_sigterm_ends_all_processes_and_the_run_can_be_resumed(tmp_path):
     save = tmp_path / "save"
-    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
+    process = torchrun(*SMALL, "--epochs", 3000, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
     ranks = children(process)
     process.send_signal(signal.SIGTERM)
@@ -163,7 +165,7 @@ def test_sigterm_ends_all_processes_and_the_run_can_be_resumed(tmp_path):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killed_rank_ends_all_and_the_run_can_be_resumed(rank, tmp_path):
     save = tmp_path / "save"
-    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
+    process = torchrun(*SMALL, "--epochs", 3000, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
     ranks = children(process)
     os.kill(ranks[rank], signal.SIGKILL)

@@ -165,7 +165,10 @@ pellucid.start = () => {
   const place = pellucid.address.place();
   if (epochs.length) choose(epochs.includes(kept) ? kept : epochs[epochs.length - 1]);
   // only now, since the sections get their final height when they are filled
-  if (place) document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
+  if (place) {
+    history.scrollRestoration = "manual"; // after a reload, the browser would scroll back to its own idea of the place
+    document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
+  }
   // a link to a section removes the epoch from the address
   addEventListener("hashchange", () => {
     if (epochs.length) pellucid.address.keep(Number(document.documentElement.dataset.epoch));
