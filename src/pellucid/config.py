@@ -134,7 +134,7 @@ class RunConfig:
     """Resume the interrupted run in SAVE with its original settings.
     With more --epochs, also train an interrupted or finished run further, with a new learning-rate schedule."""
     serial: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Run hooks between the epochs, in this process instead of beside the training, for example to debug one."""
+    """Run hooks in the main process, between epochs, not in parallel with training; useful for debugging a hook."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run in SAVE, or a run.json given to --config, names as its model or data."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -27,7 +27,7 @@ def short_search():
     Tests replace functions that hooks call, and pytest may have threads of its own, beside which nothing is forked.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pellucid.run.pipeline.processes_beside", lambda *_: 0)
+        patch.setattr("pellucid.run.pipeline.worker_count", lambda *_: 0)
         for place, number in SHORT.items():
             patch.setattr(place, number)
         yield

@@ -34,7 +34,7 @@ HOOKS_OF_EACH_KIND = ("--hooks", "confusion_matrix,tsne,projector,prototypes,gal
 @pytest.fixture(autouse=True)
 def two_processes(monkeypatch):
     """Run hooks in child processes, although pytest's own threads would make a run choose the serial mode."""
-    monkeypatch.setattr(pipeline, "processes_beside", lambda *_: 1)
+    monkeypatch.setattr(pipeline, "worker_count", lambda *_: 1)
 
 
 @pytest.fixture

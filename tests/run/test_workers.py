@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pellucid.run import workers as module
-from pellucid.run.workers import Job, Workers, no_work, processes_beside
+from pellucid.run.workers import Job, Workers, no_work, worker_count
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs run in the main process on this platform")
 
@@ -241,17 +241,17 @@ def test_children_end_with_a_killed_parent() -> None:
         end.close()
 
 
-def test_processes_beside_the_training(monkeypatch) -> None:
+def test_worker_count_the_training(monkeypatch) -> None:
     monkeypatch.setattr(module.threading, "active_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     cpu = torch.device("cpu")
-    assert processes_beside(cpu, 1) == 1
-    assert processes_beside(torch.device("cuda", 0), 1) == processes_beside(torch.device("mps"), 1) == 0
-    assert processes_beside(cpu, 2) == 0
+    assert worker_count(cpu, 1) == 1
+    assert worker_count(torch.device("cuda", 0), 1) == worker_count(torch.device("mps"), 1) == 0
+    assert worker_count(cpu, 2) == 0
     for cores, expected in ((1, 0), (3, 2), (64, 3)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert processes_beside(cpu, 1) == expected
+        assert worker_count(cpu, 1) == expected
     for owner, name, value in (
         (module.threading, "active_count", lambda: 2),
         (torch, "get_num_threads", lambda: 2),
@@ -260,7 +260,7 @@ def test_processes_beside_the_training(monkeypatch) -> None:
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, value)
-            assert processes_beside(cpu, 1) == 0, name
+            assert worker_count(cpu, 1) == 0, name
 
 
 def test_no_work_sends_nothing() -> None:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 failed, 2 invalid argument, 130 or 143 interrupted.
 
-    130 stands for Ctrl-C and 143 for SIGTERM.
+    130 means Ctrl-C, 143 SIGTERM.
     """
     command, *rest = given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "help" and rest:

@@ -125,7 +125,7 @@ class Hook(ABC):
     is_slow: ClassVar[bool] = False
     """True to start the hook first where end hooks run side by side, because it takes longer than the others."""
     densities: ClassVar[tuple[str, ...]] = ()
-    """Densities of the training images that the hook uses; a run fits them beside the training."""
+    """Densities of the training images that the hook uses; a run fits them while the network trains."""
     imports: ClassVar[tuple[str, ...]] = ()
     """Heavy modules that the hook imports on use; a run imports them once, for all processes that run the hook."""
     default: ClassVar[bool] = True

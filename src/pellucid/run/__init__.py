@@ -2,7 +2,7 @@
 
 - `pipeline`: the recipe of a run: data → model → epochs → hooks → report
 - `session`: what a run needs, loaded and checked before any file of an earlier run is touched
-- `schedule`: what runs when: hooks beside the training, then end hooks, films and report; `workers`: child processes
+- `schedule`: hooks in parallel with training, then end hooks, films and report; `workers`: child processes
 - `hook_runner`: runs hooks, stores what they return, and records failures
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `evaluation`, `ground_truth`: the work of `pellucid evaluate` and `pellucid ground-truth`

@@ -35,7 +35,7 @@ def is_shown(epoch: int, epochs: int) -> bool:
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong in a hook, a film or the report."""
+    """An error in a hook, a film or the report."""
 
     name: str
     epoch: int

@@ -23,7 +23,7 @@ from pellucid.run.hook_runner import HookRunner
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
 from pellucid.run.schedule import Schedule
 from pellucid.run.session import Session, prepare
-from pellucid.run.workers import Workers, processes_beside
+from pellucid.run.workers import Workers, worker_count
 from pellucid.storage.lock import locked
 from pellucid.storage.ownership import check_ours
 from pellucid.storage.tensorboard import Board
@@ -102,8 +102,8 @@ def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
 
 
 def _processes(session: Session) -> int:
-    """Return the number of processes that run hooks beside the training; 0 to run them between the epochs."""
-    return 0 if session.config.serial else processes_beside(session.device, session.world.size)
+    """Return the number of processes that run hooks during training; 0 to run them between epochs."""
+    return 0 if session.config.serial else worker_count(session.device, session.world.size)
 
 
 def _board(session: Session, start_epoch: int) -> Board:

@@ -1,4 +1,4 @@
-"""What runs when: the hooks of each epoch beside the training of the next, then the end hooks, films and report."""
+"""The schedule of a run: hooks of an epoch while the next one trains, then end hooks, films and report."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +29,7 @@ class Schedule:
     """Hands the hooks, films and reports of a run to `workers`, and writes what comes back.
 
     The hooks of an epoch run one after the other in one process, and those of the next epoch follow them, because a
-    hook receives its arrays of the previous epoch. Densities are fitted and end hooks run in processes of their own.
+    hook receives its arrays of the previous epoch. Density fits and end hooks each get a separate process.
     Without workers, everything runs at once in this process.
     """
 

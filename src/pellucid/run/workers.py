@@ -1,4 +1,4 @@
-"""Jobs in forked child processes beside the training; only the main process receives results and writes files."""
+"""Jobs in forked child processes, parallel to training; only the main process receives results and writes files."""
 
 import multiprocessing
 import os
@@ -19,10 +19,10 @@ import torch
 
 from pellucid.core.terminal import silence
 
-__all__ = ["Job", "Work", "Workers", "no_work", "processes_beside"]
+__all__ = ["Job", "Work", "Workers", "no_work", "worker_count"]
 
-MOST_BESIDE = 3
-"""Maximum number of processes beside the main one: there are only about ten jobs, and each takes memory."""
+MOST_WORKERS = 3
+"""Maximum number of worker processes: there are only about ten jobs, and each process takes memory."""
 MOST_WAITING = 8
 """Maximum number of jobs that wait for their turn; each holds a snapshot of the program in memory."""
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -36,8 +36,8 @@ def no_work(_: Callable[[Any], None]) -> None:
     """Do nothing: there is nothing left to do."""
 
 
-def processes_beside(device: torch.device, processes: int) -> int:
-    """Return how many processes can run jobs beside a training on `device`; 0 where forks are unsafe or useless.
+def worker_count(device: torch.device, processes: int) -> int:
+    """Return the number of processes that can run jobs during training on `device`; 0 if forks are unsafe or useless.
 
     `processes` is the number of processes of a distributed run. A child of a process with several threads can wait
     forever for a lock that one of them held; one of a process that uses a GPU cannot compute gradients.
@@ -45,7 +45,7 @@ def processes_beside(device: torch.device, processes: int) -> int:
     is_safe = sys.platform == "linux" and threading.active_count() == 1 and torch.get_num_threads() == 1
     if not is_safe or device.type != "cpu" or torch.cuda.is_available() or processes > 1:
         return 0
-    return min(len(os.sched_getaffinity(0)) - 1, MOST_BESIDE)
+    return min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
 
 
 @dataclass(eq=False)

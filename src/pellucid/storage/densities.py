@@ -187,7 +187,7 @@ class DensityStore:
         self._store.remove_model(f"{name}.ckpt")
 
     def _read_checkpoint(self, name: str) -> TrainingState | None:
-        """Return the state of an interrupted fit; None if there is none of these images and settings."""
+        """Return the state of an interrupted fit of these images and settings; None if no such fit exists."""
         content, mark = self._store.read_model(f"{name}.ckpt") or b"", self._mark(name)
         return unpack_state(content.removeprefix(mark)) if content.startswith(mark) else None
 

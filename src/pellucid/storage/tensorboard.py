@@ -35,7 +35,7 @@ LARGEST_SPRITE_PIXELS = 8192
 
 
 PARTS = ("train", "validation", "test")
-"""Parts of the data, each logged as a run of its own, so that TensorBoard draws their curves in one chart."""
+"""Parts of the data, each logged as a separate run, so that TensorBoard draws their curves in one chart."""
 
 
 class Board:
