@@ -7,5 +7,6 @@
   that can be stored
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
 - `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
-- `files`, `raster`: files and pictures of unknown origin
+- `files`, `raster`: files and pictures of unknown origin; `preprocessing`: from a picture to a model's input
+- `budget`: limits on the cost of hooks
 """

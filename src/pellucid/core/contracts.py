@@ -37,6 +37,9 @@ class ImageSet:
     """(image,): class indices, int64."""
     masks: Masks | None = None
     """(image, height, width): ground-truth masks of the pixels that decide the class; None if unknown."""
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Pixel values drawn as black and white. Other than 0 and 1 only for a user's images whose normalization is
+    unknown; their pixels are then floats of any value."""
 
     def __post_init__(self) -> None:
         if len(self.pixels) != len(self.labels):
@@ -48,11 +51,17 @@ class ImageSet:
     def __getitem__(self, indices: torch.Tensor | slice | list[int]) -> "ImageSet":
         """Return the subset at `indices` as a new image set."""
         masks = None if self.masks is None else self.masks[indices]
-        return ImageSet(self.pixels[indices], self.labels[indices], masks)
+        return ImageSet(self.pixels[indices], self.labels[indices], masks, self.scale)
 
     def floats(self, indices: torch.Tensor | slice | list[int] = slice(None)) -> Images:
         """Return the images at `indices` as model input: float32 in [0, 1]."""
         return to_floats(self.pixels[indices])
+
+    def shown(self, indices: torch.Tensor | slice | list[int] = slice(None)) -> Images:
+        """Return the images at `indices` as they are drawn: float32 in [0, 1], mapped from `scale`."""
+        images = self.floats(indices)
+        low, high = self.scale
+        return images if (low, high) == (0, 1) else ((images - low) / (high - low)).clamp(0, 1)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pellucid.core.budget import Budget
 from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Embedding, Logits
@@ -51,6 +52,8 @@ class Scene:
     """Function that returns the density of a given name, stored by the run; None to fit it on each call."""
     previous: Mapping[str, np.ndarray] | None = None
     """Arrays from the previous run of the same hook; None at its first epoch."""
+    budget: Budget | None = None
+    """Limit on the cost of all hooks of the epoch together; None: each hook's own default numbers of images."""
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
     # `dataclasses.replace` passes the same dict on, so scenes that differ only in `previous` share the cache

@@ -1,6 +1,7 @@
 """Networks from images to logits: one module each, discovered by the registry.
 
 - `_build`: builds the network that `--model` names, with seeded weights, and checks that it fits the data
+- `_adapted`: wraps a user's model, so that it takes images in [0, 1] and returns a tensor of logits
 - every other file: the network of that name, a function of `channels`, `classes` and `image_size`
 
 >>> MODELS.names()

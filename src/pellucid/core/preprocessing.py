@@ -1,0 +1,117 @@
+"""Preprocessing of pictures: resize, center crop and normalization."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError, ShapeError
+
+__all__ = ["Preprocessing"]
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Steps from a picture to a model's input: resize, center crop, scale to [0, 1], normalize per channel.
+
+    A *displayed* image is in [0, 1]; a *normalized* one is (displayed − mean) / std, the input of a model that expects
+    it. Without `mean` and `std`, both are the same.
+
+    Raises `ConfigError` for a `std` that is not positive, or `mean` and `std` of different lengths.
+
+    >>> steps = Preprocessing(mean=(0.5,), std=(0.25,), resize=8, crop=(4, 4))
+    >>> steps.picture(Image.new("L", (32, 16))).size
+    (4, 4)
+    >>> steps.normalized(torch.full((1, 1, 2, 2), 0.75)).unique()
+    tensor([1.])
+    """
+
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, in displayed units."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, in displayed units."""
+    resize: int | tuple[int, int] | None = None
+    """Length of the shorter side, or (height, width), before the crop; None keeps the picture's size."""
+    crop: tuple[int, int] | None = None
+    """(height, width) of the center crop; None for no crop."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    source: str = ""
+    """Origin of these values, for messages, such as "ResNet18_Weights.IMAGENET1K_V1"."""
+
+    def __post_init__(self) -> None:
+        """Validate `mean` and `std`; sequences become tuples."""
+        for name in ("mean", "std", "crop"):
+            value: Any = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.resize, list):
+            object.__setattr__(self, "resize", tuple(self.resize))
+        if (self.mean is None) != (self.std is None):
+            given, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ConfigError(f"{given} is given without {missing}; normalization needs both.")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != len(self.std):
+                raise ConfigError(
+                    f"mean has {len(self.mean)} values and std has {len(self.std)}; give one of each per channel."
+                )
+            if not all(value > 0 for value in self.std):
+                raise ConfigError(f"std is {self.std}; every value must be positive.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ConfigError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}.")
+
+    def picture(self, picture: Image.Image) -> Image.Image:
+        """Resize and crop a picture, as torchvision's transforms do; smaller pictures are padded with black."""
+        if self.resize is not None:
+            picture = picture.resize(self._size_of(picture), INTERPOLATIONS[self.interpolation])
+        if self.crop is None:
+            return picture
+        height, width = self.crop
+        # `crop` beyond the borders pads with black; torchvision rounds halves to the even number, as `round` does
+        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+    def _size_of(self, picture: Image.Image) -> tuple[int, int]:
+        """Return the width and height that `picture` is resized to."""
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        assert self.resize is not None
+        short, long = sorted(picture.size)
+        # truncated, like torchvision's `Resize`
+        longer = int(self.resize * long / short)
+        return (self.resize, longer) if picture.width <= picture.height else (longer, self.resize)
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Return the model's input for displayed images (…, channel, height, width)."""
+        if self.mean is None:
+            return images
+        mean, std = self._constants(images)
+        return (images - mean) / std
+
+    def displayed(self, inputs: Tensor) -> Tensor:
+        """Return the displayed images of normalized ones (…, channel, height, width)."""
+        if self.mean is None:
+            return inputs
+        mean, std = self._constants(inputs)
+        return inputs * std + mean
+
+    def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std as (channel, 1, 1). Raises `ShapeError` for images with another number of channels."""
+        assert self.mean is not None
+        count = images.shape[-3] if images.ndim >= 3 else 0
+        if len(self.mean) not in (1, count):
+            raise ShapeError(
+                f"mean and std have {len(self.mean)} values for images of shape {tuple(images.shape)}; give one value "
+                "per channel, or a single one for all channels."
+            )
+        like = {"dtype": images.dtype, "device": images.device}
+        mean, std = (torch.tensor(values, **like)[:, None, None] for values in (self.mean, self.std))  # type: ignore[arg-type]
+        return mean, std
