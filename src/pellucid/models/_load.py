@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -43,8 +42,8 @@ def load_model(
         trust: import the functions that a run names; without effect here, as only `run:FOLDER` needs it.
         new_head: replace a last layer for another number of classes by a random one; for training.
 
-    Raises `UnknownName` or `ConfigError` for an invalid name or a missing package, `DownloadError`, and `ModelError` for
-    weights that do not fit.
+    Raises `UnknownName` or `ConfigError` for an invalid name or a missing package, `DownloadError`, and `ModelError`
+    for weights that do not fit.
 
     >>> loaded = load_model("torchvision:resnet18", classes=10)
     >>> loaded.model.fc.out_features, loaded.weights
@@ -85,14 +84,13 @@ def _load_function(spec: str, wanted: Wanted) -> LoadedModel:
     """Load a registered model, or one that a user's function returns."""
     if wanted.weights is not None and not is_weights_file(wanted.weights):
         raise ConfigError(
-            f"--weights {wanted.weights} is not a file, and {spec} has no weights with a name; pass a .safetensors, .pt "
-            "or .pth file."
+            f"--weights {wanted.weights} is not a file, and {spec} has no weights with a name; pass a .safetensors, "
+            ".pt or .pth file."
         )
 
     def build(classes: int | None) -> nn.Module:
         return build_model(spec, wanted.image_shape, classes, seed=None)
 
-    notice = ""
     if wanted.weights is None:
         model = build(wanted.classes)
     else:
@@ -102,5 +100,10 @@ def _load_function(spec: str, wanted: Wanted) -> LoadedModel:
             classes = matching_classes(build, tensors) or classes
         model = build(classes)
         load_weights(model, tensors, f"--weights {wanted.weights}")
-    known: Any = (find_preprocessing(model), find_classes(model))
-    return LoadedModel(model.eval(), *known, name=spec, weights=wanted.weights, notice=notice)
+    return LoadedModel(
+        model=model.eval(),
+        preprocessing=find_preprocessing(model),
+        classes=find_classes(model),
+        name=spec,
+        weights=wanted.weights,
+    )

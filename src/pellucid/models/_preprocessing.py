@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -41,9 +42,8 @@ def find_preprocessing(model: nn.Module) -> Preprocessing | None:
     if (known := _KNOWN.get(model)) is not None:
         return known.preprocessing
     if isinstance(getattr(model, "pretrained_cfg", None), dict):
-        from timm.data import resolve_data_config
-
-        return from_timm(resolve_data_config({}, model=model), f"timm's {type(model).__name__}")
+        config = import_module("timm.data").resolve_data_config({}, model=model)
+        return from_timm(config, f"timm's {type(model).__name__}")
     return None
 
 
@@ -150,7 +150,7 @@ def _given(preprocess: Any, mean: Any, std: Any) -> "Preprocessing | Function":
 def _normalization_of(transform: Any) -> tuple[Any, Any]:
     """Return mean and std of the `Normalize` that ends a `Compose` of torchvision; None twice if there is none."""
     steps = getattr(transform, "transforms", None)
-    last = steps[-1] if isinstance(steps, list | tuple) and steps else None
+    last: Any = steps[-1] if isinstance(steps, list | tuple) and steps else None
     if type(last).__name__ != "Normalize" or not (hasattr(last, "mean") and hasattr(last, "std")):
         return None, None
     return tuple(map(float, last.mean)), tuple(map(float, last.std))

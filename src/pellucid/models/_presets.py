@@ -1,6 +1,7 @@
 """Preprocessing as torchvision, timm and transformers describe it."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def from_torchvision(weights: Any) -> Preprocessing:
     preset = weights.transforms() if hasattr(weights, "transforms") else weights
     resize, crop = (list(value) for value in (preset.resize_size, preset.crop_size))
     return Preprocessing(
-        mean=preset.mean,
-        std=preset.std,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
         resize=resize[0] if len(resize) == 1 else tuple(resize),
         crop=(crop[0], crop[-1]),
         interpolation=preset.interpolation.value.removesuffix("-exact"),
@@ -41,14 +42,12 @@ def from_torchvision(weights: Any) -> Preprocessing:
 
 def from_timm(config: dict[str, Any], source: str) -> Preprocessing:
     """Return the preprocessing of a data config of timm (`timm.data.resolve_data_config`)."""
-    from timm.data import create_transform
-
-    steps = create_transform(**config, is_training=False).transforms
+    steps = import_module("timm.data").create_transform(**config, is_training=False).transforms
     pictures = [step for step in steps if type(step).__name__ not in ("ToTensor", "MaybeToTensor", "Normalize")]
     resize, crop = _resize_and_crop(pictures)
     return Preprocessing(
-        mean=config["mean"],
-        std=config["std"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
         resize=resize,
         crop=crop,
         interpolation=config["interpolation"],
@@ -109,11 +108,9 @@ def from_processor(processor: Any, source: str) -> Preprocessing:
         )
         noise = np.random.default_rng(0).integers(0, 256, (*PROBE_SIZE[::-1], 3), dtype=np.uint8)
         probe = Image.fromarray(noise)
-        expected = inputs(probe)[0]
-        received = steps.normalized(pixels_of(steps.picture(probe)) / 255)
-        agrees = (
-            channels == 3 and expected.shape == received.shape and bool((expected - received).abs().max() < ROUNDING)
-        )
+        expected, received = inputs(probe)[0], steps.normalized(pixels_of(steps.picture(probe)) / 255)
+        agrees = channels == 3 and expected.shape == received.shape
+        agrees = agrees and bool((expected - received).abs().max() < ROUNDING)
     except Exception as error:
         raise ConfigError(f"{refused}{type(error).__name__}: {error}. Pass preprocess=, or mean= and std=.") from error
     if not agrees:
@@ -128,9 +125,7 @@ def _sizes(processor: Any) -> dict[str, Any]:
     size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
     both, shorter = (size.get("height"), size.get("width")), size.get("shortest_edge")
     cropped = (crop.get("height"), crop.get("width")) if getattr(processor, "do_center_crop", False) else (None, None)
-    resample = (
-        Image.Resampling(int(processor.resample)) if processor.resample is not None else Image.Resampling.BILINEAR
-    )
+    resample = Image.Resampling.BILINEAR if processor.resample is None else Image.Resampling(int(processor.resample))
     return {
         "resize": (both if None not in both else shorter) if processor.do_resize else None,
         "crop": cropped if None not in cropped else None,

@@ -1,6 +1,7 @@
 """timm's networks, with the preprocessing and class names of their pretrained configurations."""
 
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -16,8 +17,8 @@ __all__ = ["classes_of_timm", "load_timm"]
 def load_timm(name: str, wanted: Wanted) -> LoadedModel:
     """Load `timm.create_model(name)`, with its pretrained weights, those of a file, or random ones.
 
-    Raises `ConfigError` without timm, `UnknownName` for a name that it does not know, `DownloadError`, and the errors of
-    `read_weights` and `load_weights`.
+    Raises `ConfigError` without timm, `UnknownName` for a name that it does not know, `DownloadError`, and the errors
+    of `read_weights` and `load_weights`.
     """
     timm = required("timm", f"--model timm:{name}")
     notice, source = "", None
@@ -62,8 +63,8 @@ def _created(timm: Any, name: str, wanted: Wanted, classes: int | None, *, pretr
         return timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:  # also every error of a download
         raise DownloadError(
-            f"the weights of timm:{name} could not be downloaded: {str(error).splitlines()[0]}. Download them elsewhere, "
-            "and pass the file with --weights."
+            f"the weights of timm:{name} could not be downloaded: {str(error).splitlines()[0].rstrip('.')}. Download "
+            "them elsewhere, and pass the file with --weights."
         ) from error
     except Exception as error:
         raise ModelError(f"--model timm:{name} failed: {type(error).__name__}: {error}.") from error
@@ -95,23 +96,21 @@ def _pretrained_name(timm: Any, name: str, weights: str) -> str:
         return name
     if f"{architecture}.{wanted}" in known:
         return f"{architecture}.{wanted}"
-    raise UnknownName(
-        f"tag of pretrained weights of {architecture}", weights, ["DEFAULT", *(one.partition(".")[2] for one in known)]
-    )
+    tags = ["DEFAULT", *(one.partition(".")[2] for one in known)]
+    raise UnknownName(f"tag of pretrained weights of {architecture}", weights, tags)
 
 
 def classes_of_timm(model: Any) -> tuple[str, ...] | None:
     """Return the class names of a network with the classes of its pretrained configuration; None if unknown."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
     config, count = model.pretrained_cfg, getattr(model, "num_classes", None)
     names = config.get("label_names")
     if names:
         descriptions = config.get("label_descriptions") or {}
         found = tuple(str(descriptions.get(name, name)) for name in names)
         return found if len(found) == count else None
-    subset = infer_imagenet_subset(model)
+    data = import_module("timm.data")
+    subset = data.infer_imagenet_subset(model)
     if not subset or count != config.get("num_classes"):
         return None
-    info = ImageNetInfo(subset)
+    info = data.ImageNetInfo(subset)
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))

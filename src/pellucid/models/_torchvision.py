@@ -90,10 +90,9 @@ def _side(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] 
 def _remove_auxiliary(model: nn.Module) -> None:
     """Remove the extra outputs in training mode, so that the model returns logits in both modes."""
     if getattr(model, "aux_logits", False):
-        model.aux_logits = False
-        for name in ("aux1", "aux2", "AuxLogits"):
+        for name, value in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
             if hasattr(model, name):
-                setattr(model, name, None)
+                setattr(model, name, value)
 
 
 def _member(name: str, weights: str) -> Any:

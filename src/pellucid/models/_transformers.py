@@ -40,7 +40,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
     if wanted.weights is not None:
         source = wanted.weights
         model, notice = build_filled(build, read_weights(source), f"--weights {source}", wanted)
-        labels = labels if model.config.num_labels == trained else None
+        labels = labels if config.num_labels == trained else None
     else:
         source = name
         classes = wanted.classes if wanted.new_head and wanted.classes else trained
@@ -109,10 +109,8 @@ def _pretrained(transformers: Any, place: str, name: str, classes: int, build: A
             )
 
     model, report = _guarded(name, load)
-    random = {
-        *report["missing_keys"],
-        *(key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]),
-    }
+    mismatched = (key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"])
+    random = {*report["missing_keys"], *mismatched}
     if new_head:
         random -= head_shapes(build).keys()
     if random:

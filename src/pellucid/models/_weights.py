@@ -46,8 +46,8 @@ def is_weights_file(weights: str) -> bool:
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     """Read the tensors of a `.safetensors` file, or of a `.pt` or `.pth` file opened with `weights_only=True`.
 
-    A dict of weights nested under `state_dict` or `model` is found. Raises `ConfigError` if the file cannot be read, and
-    `ModelError` if it needs unpickling of code or has no weights.
+    A dict of weights nested under `state_dict` or `model` is found. Raises `ConfigError` if the file cannot be read,
+    and `ModelError` if it needs unpickling of code or has no weights.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -34,7 +34,8 @@ def load_model(spec: str, *, weights: str | Path | None = None, trust: bool = Fa
         raise ConfigError(f"--model {spec} has its own weights; omit --weights {weights}.")
     folder = Path(argument).expanduser().resolve()
     run = load_run(folder, trust=trust)
-    model, known = run.model, Preprocessing()
+    model: Any = run.model
+    known = Preprocessing()
     if isinstance(model, Adapted):
         model, known = model.model, model.preprocessing
     origin = origin_of(run.model)
