@@ -56,7 +56,7 @@ ENTRIES = {
 }
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
-    device precision threads hooks methods classes embedding_layer save"""
+    device precision threads hooks methods classes embedding_layer budget save"""
 
 EXPLANATION = "relevance target logits expected residual allowed absorbed evaluations seed method"
 
