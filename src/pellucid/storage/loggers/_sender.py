@@ -8,9 +8,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import IO, Any
 
 from pellucid.core.terminal import print_line
 from pellucid.storage.atomic import TEMPORARY
@@ -36,7 +37,9 @@ class Sender:
         self.name, self._folder = name, save / "logs" / name
         self.is_new = not (self._folder / "identity.txt").is_file()
         """True if no earlier part of this run was logged."""
-        self._is_open = self._has_reported = False
+        self._has_reported = False
+        self._messages: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "failure.txt").unlink(missing_ok=True)
@@ -53,8 +56,8 @@ class Sender:
                 )
         except OSError as error:
             self._report(f"{error}")
+            self._stop_sending()
             return
-        self._is_open = True
         self._send(kind="open", title=title, settings=dict(settings))
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
@@ -68,41 +71,46 @@ class Sender:
     def close(self, status: str) -> None:
         """Send the report, if there is one, end the tracker's run and wait until everything is stored."""
         self._send(kind="close", status=status)
-        if not self._is_open:
+        self._stop_sending()
+        if self._process is None:
             return
-        self._is_open = False
+        process, self._process = self._process, None
         try:
-            self._messages.close()
-            self._process.wait(SECONDS_TO_FINISH)
-        except OSError as error:
-            self._report(f"{error}")
+            process.wait(SECONDS_TO_FINISH)
         except subprocess.TimeoutExpired:
             print_line(f"  {self.name} is not finished yet and continues in the background")
-            _in_background.append(self._process)
+            _in_background.append(process)
             return
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._check()
+        self._check(process)
 
     def _send(self, **message: Any) -> None:
-        if not self._is_open:
+        if self._messages is None:
             return
         try:
             self._messages.write(json.dumps(message) + "\n")
         except (OSError, ValueError) as error:
-            self._is_open = False
             self._report(f"{error}")
-        self._check()
+            self._stop_sending()
+        self._check(self._process)
 
-    def _check(self) -> None:
+    def _stop_sending(self) -> None:
+        """Close both files; the tracker's process then ends its run, if no message has told it to."""
+        if self._messages is not None:
+            with suppress(OSError):  # what could not be written before cannot be written now
+                self._messages.close()
+            self._messages = None
+        if self._process is not None and self._process.stdin:
+            self._process.stdin.close()
+
+    def _check(self, process: "subprocess.Popen[bytes] | None") -> None:
         """Report the first failure that the tracker's process has written down, or that it ended by itself."""
         if self._has_reported:
             return
         try:
             self._report((self._folder / "failure.txt").read_text(encoding="utf-8").partition("\n")[0], "failure.txt")
         except OSError:
-            if self._process.poll():
-                self._report(f"its process ended with exit code {self._process.returncode}", "output.txt")
+            if process is not None and process.poll():
+                self._report(f"its process ended with exit code {process.returncode}", "output.txt")
 
     def _report(self, reason: str, log: str | None = None) -> None:
         if not self._has_reported:
