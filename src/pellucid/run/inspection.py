@@ -52,7 +52,7 @@ def inspect(
         classes=classes,
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
-        show=shown(hooks, methods, embedding_layer, budget),
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
     )
     return show_model(model, data, options)

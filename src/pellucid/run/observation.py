@@ -26,6 +26,7 @@ from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.record import embedding_layer, environment, most_common_confusion, timestamp
 from pellucid.run.session import choose_classes, choose_hooks
 from pellucid.storage.densities import DensityStore
+from pellucid.storage.loggers import check_loggers
 from pellucid.storage.store import Store
 from pellucid.training.evaluate import evaluate
 
@@ -204,6 +205,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     hooks = choose_hooks(show.hooks)
     for method in show.methods.split(",") if show.methods else ():
         check_method(method)
+    check_loggers(show.log_to)
     budget = find_budget(show.budget or "default")
     inside = unwrap(model)
     if not isinstance(inside, nn.Module):

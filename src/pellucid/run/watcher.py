@@ -25,8 +25,8 @@ from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make
 from pellucid.run.observation import Observation, Options, observe
 from pellucid.run.record import record_end, timestamp
 from pellucid.storage.lock import locked
+from pellucid.storage.loggers import Logs, check_loggers, open_logs
 from pellucid.storage.ownership import check_ours
-from pellucid.storage.tensorboard import Board
 
 __all__ = ["Watcher", "watch"]
 
@@ -48,7 +48,7 @@ def watch(
     seed: int = 0,
     every: int | None = None,
     resume: bool | None = None,
-    log_to: Sequence[str] = (),
+    log_to: str | Sequence[str] = (),
 ) -> "Watcher":
     """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
 
@@ -78,7 +78,8 @@ def watch(
             metrics and the report follow every epoch.
         resume: True to continue the training in `save` after its last recorded epoch, False to start anew. Default:
             continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
-        log_to: other loggers besides TensorBoard: `trackio`, `mlflow` or `wandb`.
+        log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
+            `trackio`, `mlflow`, `wandb`.
 
     Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, a failure of a
     hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops: the training
@@ -97,7 +98,7 @@ def watch(
         classes=classes,
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
-        show=shown(hooks, methods, embedding_layer, budget),
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
     )
     if every is not None and (not isinstance(every, int) or every < 1):
@@ -111,7 +112,11 @@ def watch(
 
 
 def shown(
-    hooks: str | Sequence[str], methods: str | Sequence[str] | None, embedding_layer: str | None, budget: str
+    hooks: str | Sequence[str],
+    methods: str | Sequence[str] | None,
+    embedding_layer: str | None,
+    budget: str,
+    log_to: str | Sequence[str] = (),
 ) -> HookConfig:
     """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
     return HookConfig(
@@ -119,6 +124,7 @@ def shown(
         methods=None if methods is None else _listed(methods),
         embedding_layer=embedding_layer,
         budget=cast(Any, find_budget(budget).name),
+        log_to=_listed(log_to) or None,
     )
 
 
@@ -142,6 +148,7 @@ class Watcher:
         self._seen, self._every = observation, every
         self._stack = ExitStack()
         self._runner: HookRunner | None = None
+        self._logs: Logs | None = None
         self.last_epoch: int | None = None
         """The last epoch that was recorded; 0 before training."""
         self._last_shown: int | None = None
@@ -167,17 +174,20 @@ class Watcher:
             started = store.run().get("timing", {}).get("started") if at is not None else None
             record = seen.record()
             store.begin(record | {"timing": record["timing"] | ({"started": started} if started else {})})
-            board = self._stack.enter_context(Board(store.folder / "logs", None if at is None else at + 1))
+            trackers = check_loggers(seen.options.show.log_to)
+            logs = open_logs(store.folder, trackers, store.run(), None if at is None else at + 1)
+            self._stack.enter_context(logs)
+            logs.add_earlier(store.metrics())
         except BaseException:
             self._stack.close()
             raise
-        self._runner = HookRunner(store, board)
+        self._logs, self._runner = logs, HookRunner(store, logs)
         self.last_epoch = at
         if moved is not None:
             print_line(f"pellucid: moved the earlier run to {moved}.")
         if at is None:
             with frozen(seen.seen):
-                board.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
+                logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
             self._guarded(lambda: self._show_epoch(0, {}, logits))
         else:
             print_line(f"pellucid: continuing after epoch {at} in {store.folder}.")
@@ -221,7 +231,16 @@ class Watcher:
                 with suppress(Exception):  # the cause of the failure may not allow it
                     self._report()
         finally:
-            self._release()
+            self._release(status)
+
+    def _release(self, status: str) -> None:
+        """Close the logs and unlock the save folder."""
+        self._runner = None
+        try:
+            if self._logs is not None:
+                self._logs.close(status)
+        finally:
+            self._stack.close()
 
     def __enter__(self) -> "Watcher":
         return self
@@ -248,16 +267,13 @@ class Watcher:
             warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
             record_end(self._observation.store, "failed")
             self._has_stopped = True
-            self._release()
+            self._release("failed")
         except BaseException as error:  # Ctrl-C in a hook
             if self._runner is not None:
-                record_end(self._observation.store, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-                self._release()
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record_end(self._observation.store, status)
+                self._release(status)
             raise
-
-    def _release(self) -> None:
-        self._runner = None
-        self._stack.close()
 
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
