@@ -138,7 +138,7 @@ def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
 def _read(file: Path, request: Request) -> torch.Tensor:
     try:
         with open_raster(file, request.max_megapixels * 1_000_000) as opened:
-            return picture_pixels(opened, request.image_size)
+            return picture_pixels(opened, request.image_size, request.crop)
     # Pillow raises SyntaxError for some damaged PNG files
     except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
