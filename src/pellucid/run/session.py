@@ -145,7 +145,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
-    return earlier, _choose_device(config.training.device, world), _choose_hooks(config.show.hooks)
+    return earlier, _choose_device(config.training.device, world), choose_hooks(config.show.hooks)
 
 
 def _build(
@@ -184,20 +184,20 @@ def _build(
             precision=settings.precision,
         ),
         resumed=_read_checkpoint(store) if config.resume else None,
-        classes=_choose_classes(show.classes, data.classes),
+        classes=choose_classes(show.classes, data.classes),
         embedding_layer=show.embedding_layer,
         earlier=earlier,
     )
 
 
-def _choose_hooks(wanted: str) -> dict[str, Hook]:
+def choose_hooks(wanted: str) -> dict[str, Hook]:
     if wanted == "none":
         return {}
     groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
 
-def _choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
+def choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, ...] | None:
     """Return the indices of the classes in `--classes`, each given by name or by index."""
     if wanted is None:
         return None
