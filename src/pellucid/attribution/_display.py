@@ -48,8 +48,8 @@ class Pictured:
         """Draw each input beside its relevance; at most `rows` maps, which the figure states if there are more.
 
         Relevance is red where it is evidence for the target and blue where it is evidence against it, on a scale
-        centered at zero. Images show the map, summed over channels, and again under the image's outline. Signals have it
-        as their background, and tokens are colored. Volumes show the slices with the largest relevance, other inputs
+        centered at zero. Images show the map, summed over channels, and again under the image's outline. Signals have
+        it as their background, and tokens are colored. Volumes show the slices with the largest relevance, other inputs
         the most relevant values. Each row states the predicted class with its softmax probability, the target, and the
         verdict on the sum of the map.
         """
