@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 
 from pellucid.core.errors import DataError
 
-__all__ = ["picture_pixels"]
+__all__ = ["gray_or_rgb", "picture_pixels"]
 
 GRAY_MODES = {"1", "L", "LA"}
 ALPHA_MODES = {"LA", "RGBA", "PA"}
@@ -20,7 +20,7 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     bits. A palette counts as grayscale if all colors in use are gray. Raises `DataError` for grayscale values that are
     neither 8-bit nor 16-bit.
     """
-    image = _gray_or_rgb(image)
+    image = gray_or_rgb(image)
     if size is not None:
         # only now, because the indices of a palette image cannot be interpolated
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -28,8 +28,8 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def _gray_or_rgb(image: Image.Image) -> Image.Image:
-    """Convert the image to mode L or RGB."""
+def gray_or_rgb(image: Image.Image) -> Image.Image:
+    """Return the image, upright, in mode L or RGB; for details see `picture_pixels`."""
     image = ImageOps.exif_transpose(image)  # photos are stored unrotated, with the orientation in the metadata
     # PNG files can mark one color as transparent without an alpha channel
     if image.mode in ("L", "RGB") and "transparency" not in image.info:

@@ -7,15 +7,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from pellucid.config import HookConfig
+from pellucid.core.budget import find_budget
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ConfigError, PellucidError, SaveError
-from pellucid.core.isolation import isolated
+from pellucid.core.isolation import isolated, preserved_random_state
 from pellucid.core.terminal import print_line, track
 from pellucid.engine.model import frozen
 from pellucid.engine.wrapping import Network
@@ -97,27 +98,37 @@ def watch(
         classes=classes,
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
-        show=HookConfig(
-            hooks=listed(hooks),
-            methods=None if methods is None else listed(methods),
-            embedding_layer=embedding_layer,
-            log_to=listed(log_to) or None,
-            budget=budget,
-        ),
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
-        settings={"hooks": listed(hooks), "budget": budget, "seed": seed, "log_to": listed(log_to) or None},
     )
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
     if not is_first_process():
         return Watcher(None, every=every)
-    watcher = Watcher(observe("watch", model, data, options), every=every)
+    with preserved_random_state():  # reading the data may draw from it
+        watcher = Watcher(observe("watch", model, data, options), every=every)
     watcher.open(resume)
     return watcher
 
 
-def listed(names: str | Sequence[str]) -> str:
-    """Return names as NAME,NAME, the form of the command line."""
+def shown(
+    hooks: str | Sequence[str],
+    methods: str | Sequence[str] | None,
+    embedding_layer: str | None,
+    budget: str,
+    log_to: str | Sequence[str] = (),
+) -> HookConfig:
+    """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
+    return HookConfig(
+        hooks=_listed(hooks),
+        methods=None if methods is None else _listed(methods),
+        embedding_layer=embedding_layer,
+        log_to=_listed(log_to) or None,
+        budget=cast(Any, find_budget(budget).name),
+    )
+
+
+def _listed(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ",".join(names)
 
 
@@ -141,10 +152,15 @@ class Watcher:
         self.last_epoch: int | None = None
         """The last epoch that was recorded; 0 before training."""
         self._last_shown: int | None = None
+        self._has_stopped = False
         self._since = perf_counter()
 
     def open(self, resume: bool | None = None) -> None:
         """Lock the save folder, continue or move aside what is there, and show the model before training."""
+        with preserved_random_state():
+            self._open(resume)
+
+    def _open(self, resume: bool | None) -> None:
         seen = self._observation
         store = seen.store
         logits = seen.logits()  # before the folder is touched: the model may fail
@@ -191,6 +207,8 @@ class Watcher:
         given = {name: _number(name, value) for name, value in metrics.items() if value is not None}
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
             raise ConfigError(f"the epoch is {number!r}; expected a whole number, 0 or more.")
+        if self._has_stopped:  # and has warned
+            return
         if self._runner is None:
             raise ConfigError("this watcher is closed; start another one with pellucid.watch.")
         at = (self.last_epoch or 0) + 1 if number is None else number
@@ -215,15 +233,6 @@ class Watcher:
         finally:
             self._release(status)
 
-    def _release(self, status: str) -> None:
-        """Close the logs and unlock the save folder."""
-        self._runner = None
-        try:
-            if self._logs is not None:
-                self._logs.close(status)
-        finally:
-            self._stack.close()
-
     def __enter__(self) -> "Watcher":
         return self
 
@@ -241,12 +250,14 @@ class Watcher:
     def _guarded(self, work: Any) -> None:
         """Run `work`; if the save folder fails, warn once and stop watching, because the training matters more."""
         try:
-            work()
+            with preserved_random_state():
+                work()
         except (SaveError, OSError) as error:
             if self._observation.kind == "inspect":
                 raise
             warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
             record_end(self._observation.store, "failed")
+            self._has_stopped = True
             self._release("failed")
         except BaseException as error:  # Ctrl-C in a hook
             if self._runner is not None:
@@ -254,6 +265,15 @@ class Watcher:
                 record_end(self._observation.store, status)
                 self._release(status)
             raise
+
+    def _release(self, status: str) -> None:
+        """Close the logs and unlock the save folder."""
+        self._runner = None
+        try:
+            if self._logs is not None:
+                self._logs.close(status)
+        finally:
+            self._stack.close()
 
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
