@@ -20,7 +20,10 @@ from pellucid.integrations._training import Training, missing
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ModuleNotFoundError as error:
-    raise missing("lightning", error) from error
+    try:  # the same classes in the older package
+        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+    except ModuleNotFoundError:
+        raise missing("lightning", error) from error
 
 __all__ = ["PellucidCallback"]
 
@@ -57,7 +60,7 @@ class PellucidCallback(Callback):
         """Show the network before training."""
         if not trainer.is_global_zero:
             return
-        if self._is_whole and type(pl_module).forward is LightningModule.forward:
+        if self._is_whole and type(pl_module).forward.__qualname__ == "LightningModule.forward":
             raise ModelError(
                 f"{type(pl_module).__name__} has no forward method, which must return logits. Add one, or name the "
                 "network: PellucidCallback(model=lambda module: module.net)."

@@ -121,15 +121,15 @@ def shown(
     methods: str | Sequence[str] | None,
     embedding_layer: str | None,
     budget: str,
-    log_to: str | Sequence[str] = (),
+    log_to: str | Sequence[str],
 ) -> HookConfig:
     """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
     return HookConfig(
         hooks=_listed(hooks),
         methods=None if methods is None else _listed(methods),
         embedding_layer=embedding_layer,
-        log_to=_listed(log_to) or None,
         budget=cast(Any, find_budget(budget).name),
+        log_to=_listed(log_to) or None,
     )
 
 
@@ -238,6 +238,15 @@ class Watcher:
         finally:
             self._release(status)
 
+    def _release(self, status: str) -> None:
+        """Close the logs and unlock the save folder."""
+        self._runner = None
+        try:
+            if self._logs is not None:
+                self._logs.close(status)
+        finally:
+            self._stack.close()
+
     def __enter__(self) -> "Watcher":
         return self
 
@@ -270,15 +279,6 @@ class Watcher:
                 record_end(self._observation.store, status)
                 self._release(status)
             raise
-
-    def _release(self, status: str) -> None:
-        """Close the logs and unlock the save folder."""
-        self._runner = None
-        try:
-            if self._logs is not None:
-                self._logs.close(status)
-        finally:
-            self._stack.close()
 
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
