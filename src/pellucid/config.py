@@ -119,6 +119,9 @@ class HookConfig:
     """Classes to show, by name or index."""
     embedding_layer: Annotated[str | None, _flag("NAME", "the last linear layer")] = None
     """Layer whose input is the embedding in t-SNE and the projector."""
+    budget: Annotated[Literal["small", "default", "large"] | None, _flag("small|default|large", "unlimited")] = None
+    """Limit on the computations of all hooks, in forward passes: 20 passes over 256 images, 60 over 2,000, or 200 over
+    10,000. Numbers of images, classes and samples follow from it."""
 
 
 @dataclass(frozen=True)
