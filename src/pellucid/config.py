@@ -119,6 +119,9 @@ class HookConfig:
     """Classes to show, by name or index."""
     embedding_layer: Annotated[str | None, _flag("NAME", "the last linear layer")] = None
     """Layer whose input is the embedding in t-SNE and the projector."""
+    log_to: Annotated[str | None, _flag("trackio|mlflow|wandb", "none")] = None
+    """Experiment trackers that also receive scalars, figures and the report, besides TensorBoard; separated by commas.
+    Their files are in SAVE/logs unless environment variables of the tracker name a server."""
     budget: Annotated[Literal["small", "default", "large"] | None, _flag("small|default|large", "no limit")] = None
     """Limit on the cost of all hooks, in forward passes over a sample of the test images.
     small: 20 passes over 256 images; default: 60 over 2,000; large: 200 over 10,000."""

@@ -18,6 +18,7 @@ from pellucid.data._spec import check_spec as check_dataset
 from pellucid.data._spec import is_function
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
+from pellucid.storage.loggers import check_loggers
 from pellucid.storage.reading import read_inside
 
 __all__ = ["parse_run", "run"]
@@ -32,6 +33,7 @@ def run(arguments: list[str]) -> int:
         parse_names(config.show.hooks, HOOKS.check, {"default": (), "all": ()})
     if config.show.methods:
         parse_names(config.show.methods, check_method)
+    check_loggers(config.show.log_to)
     try:
         from pellucid.run.pipeline import run as run_pipeline  # loads torch
 

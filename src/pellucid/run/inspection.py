@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pellucid.config import HookConfig
 from pellucid.engine.wrapping import Network
 from pellucid.run.observation import Options, observe
-from pellucid.run.watcher import Watcher, listed
+from pellucid.run.watcher import Watcher, shown
 from pellucid.storage.runs import Run
 
 __all__ = ["inspect", "show_model"]
@@ -48,20 +47,13 @@ def inspect(
     >>> run.metrics[0]["epoch"]
     0
     """
-    show = HookConfig(
-        hooks=listed(hooks),
-        methods=None if methods is None else listed(methods),
-        embedding_layer=embedding_layer,
-        budget=budget,
-    )
     options = Options(
         save=Path(save).expanduser(),
         classes=classes,
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
-        show=show,
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
-        settings={"hooks": show.hooks, "budget": budget, "seed": seed},
     )
     return show_model(model, data, options)
 

@@ -1,7 +1,7 @@
 """A user's model and test data, checked and ready for the hooks, outside of pellucid's own training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.record import embedding_layer, environment, most_common_confusion, timestamp
 from pellucid.run.session import choose_classes, choose_hooks
 from pellucid.storage.densities import DensityStore
+from pellucid.storage.loggers import check_loggers
 from pellucid.storage.store import Store
 from pellucid.training.evaluate import evaluate
 
@@ -49,7 +50,7 @@ class Options:
     show: HookConfig = field(default_factory=HookConfig)
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Flags of the command, for run.json."""
+    """The other flags of the command, for run.json."""
     known: Any = None
     """The `LoadedModel` of a model that a command has loaded."""
 
@@ -154,9 +155,10 @@ class Observation:
     def record(self) -> dict[str, Any]:
         """Return the content of run.json at the start."""
         test, train, known = self.test, self.train, self.options.known
+        own = {"seed": self.options.seed, "save": str(self.store.folder)}
         return {
             "kind": self.kind,
-            "config": {**self.options.settings, "save": str(self.store.folder)},
+            "config": {**asdict(self.options.show), **self.options.settings, **own},
             **environment(self.options.seed, self.device),
             "dataset": {
                 "requested": test.name,
@@ -203,18 +205,21 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     hooks = choose_hooks(show.hooks)
     for method in show.methods.split(",") if show.methods else ():
         check_method(method)
+    check_loggers(show.log_to)
     budget = find_budget(show.budget or "default")
     inside = unwrap(model)
     if not isinstance(inside, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}; expected a torch.nn.Module.")
     check_model(inside)
     check_precision(inside)
-    steps = choose_preprocessing(inside, getattr(options.known, "preprocessing", None), **options.preprocessing)
+    chosen = choose_preprocessing(inside, getattr(options.known, "preprocessing", None), **options.preprocessing)
+    # any other callable prepares pictures in a way that cannot be undone for display
+    steps = chosen if isinstance(chosen, Preprocessing) else Preprocessing()
     names = options.classes or getattr(options.known, "classes", None)
-    test = _sampled(data, budget.images, steps, names, options.seed)
+    test = _sampled(data, budget.images, chosen, names, options.seed)
     train = None
     if options.training_data is not None:
-        train = _sampled(options.training_data, budget.images, steps, names, options.seed)
+        train = _sampled(options.training_data, budget.images, chosen, names, options.seed, "training")
         if train.images.image_shape != test.images.image_shape:
             raise DataError(
                 f"the training images have the shape {train.images.image_shape}, the test images "
@@ -226,8 +231,9 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     return Observation(kind, Store(options.save), inside, seen, test, train, classes, hooks, budget, steps, options)
 
 
-def _sampled(data: Any, limit: int, steps: Preprocessing, names: Sequence[str] | None, seed: int) -> Sample:
-    return sample_data(data, limit=limit, preprocessing=steps, classes=names, seed=seed)
+def _sampled(data: Any, limit: int, steps: Any, names: Sequence[str] | None, seed: int, kind: str = "test") -> Sample:
+    classes = None if names is None else tuple(map(str, names))
+    return sample_data(data, limit=limit, preprocessing=steps, classes=classes, seed=seed, kind=kind)
 
 
 def check_precision(model: nn.Module) -> None:

@@ -7,15 +7,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from pellucid.config import HookConfig
+from pellucid.core.budget import find_budget
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ConfigError, PellucidError, SaveError
-from pellucid.core.isolation import isolated
+from pellucid.core.isolation import isolated, preserved_random_state
 from pellucid.core.terminal import print_line, track
 from pellucid.engine.model import frozen
 from pellucid.engine.wrapping import Network
@@ -24,8 +25,8 @@ from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make
 from pellucid.run.observation import Observation, Options, observe
 from pellucid.run.record import record_end, timestamp
 from pellucid.storage.lock import locked
+from pellucid.storage.loggers import Logs, check_loggers, open_logs
 from pellucid.storage.ownership import check_ours
-from pellucid.storage.tensorboard import Board
 
 __all__ = ["Watcher", "watch"]
 
@@ -47,7 +48,7 @@ def watch(
     seed: int = 0,
     every: int | None = None,
     resume: bool | None = None,
-    log_to: Sequence[str] = (),
+    log_to: str | Sequence[str] = (),
 ) -> "Watcher":
     """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
 
@@ -77,7 +78,8 @@ def watch(
             metrics and the report follow every epoch.
         resume: True to continue the training in `save` after its last recorded epoch, False to start anew. Default:
             continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
-        log_to: other loggers besides TensorBoard: `trackio`, `mlflow` or `wandb`.
+        log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
+            `trackio`, `mlflow`, `wandb`.
 
     Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, a failure of a
     hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops: the training
@@ -96,26 +98,37 @@ def watch(
         classes=classes,
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
-        show=HookConfig(
-            hooks=listed(hooks),
-            methods=None if methods is None else listed(methods),
-            embedding_layer=embedding_layer,
-            budget=budget,
-        ),
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
-        settings={"hooks": listed(hooks), "budget": budget, "seed": seed},
     )
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
     if not is_first_process():
         return Watcher(None, every=every)
-    watcher = Watcher(observe("watch", model, data, options), every=every)
+    with preserved_random_state():  # reading the data may draw from it
+        watcher = Watcher(observe("watch", model, data, options), every=every)
     watcher.open(resume)
     return watcher
 
 
-def listed(names: str | Sequence[str]) -> str:
-    """Return names as NAME,NAME, the form of the command line."""
+def shown(
+    hooks: str | Sequence[str],
+    methods: str | Sequence[str] | None,
+    embedding_layer: str | None,
+    budget: str,
+    log_to: str | Sequence[str] = (),
+) -> HookConfig:
+    """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
+    return HookConfig(
+        hooks=_listed(hooks),
+        methods=None if methods is None else _listed(methods),
+        embedding_layer=embedding_layer,
+        budget=cast(Any, find_budget(budget).name),
+        log_to=_listed(log_to) or None,
+    )
+
+
+def _listed(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ",".join(names)
 
 
@@ -135,13 +148,19 @@ class Watcher:
         self._seen, self._every = observation, every
         self._stack = ExitStack()
         self._runner: HookRunner | None = None
+        self._logs: Logs | None = None
         self.last_epoch: int | None = None
         """The last epoch that was recorded; 0 before training."""
         self._last_shown: int | None = None
+        self._has_stopped = False
         self._since = perf_counter()
 
     def open(self, resume: bool | None = None) -> None:
         """Lock the save folder, continue or move aside what is there, and show the model before training."""
+        with preserved_random_state():
+            self._open(resume)
+
+    def _open(self, resume: bool | None) -> None:
         seen = self._observation
         store = seen.store
         logits = seen.logits()  # before the folder is touched: the model may fail
@@ -155,17 +174,20 @@ class Watcher:
             started = store.run().get("timing", {}).get("started") if at is not None else None
             record = seen.record()
             store.begin(record | {"timing": record["timing"] | ({"started": started} if started else {})})
-            board = self._stack.enter_context(Board(store.folder / "logs", None if at is None else at + 1))
+            trackers = check_loggers(seen.options.show.log_to)
+            logs = open_logs(store.folder, trackers, store.run(), None if at is None else at + 1)
+            self._stack.enter_context(logs)
+            logs.add_earlier(store.metrics())
         except BaseException:
             self._stack.close()
             raise
-        self._runner = HookRunner(store, board)
+        self._logs, self._runner = logs, HookRunner(store, logs)
         self.last_epoch = at
         if moved is not None:
             print_line(f"pellucid: moved the earlier run to {moved}.")
         if at is None:
             with frozen(seen.seen):
-                board.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
+                logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
             self._guarded(lambda: self._show_epoch(0, {}, logits))
         else:
             print_line(f"pellucid: continuing after epoch {at} in {store.folder}.")
@@ -185,6 +207,8 @@ class Watcher:
         given = {name: _number(name, value) for name, value in metrics.items() if value is not None}
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
             raise ConfigError(f"the epoch is {number!r}; expected a whole number, 0 or more.")
+        if self._has_stopped:  # and has warned
+            return
         if self._runner is None:
             raise ConfigError("this watcher is closed; start another one with pellucid.watch.")
         at = (self.last_epoch or 0) + 1 if number is None else number
@@ -207,7 +231,15 @@ class Watcher:
                 with suppress(Exception):  # the cause of the failure may not allow it
                     self._report()
         finally:
-            self._runner = None
+            self._release(status)
+
+    def _release(self, status: str) -> None:
+        """Close the logs and unlock the save folder."""
+        self._runner = None
+        try:
+            if self._logs is not None:
+                self._logs.close(status)
+        finally:
             self._stack.close()
 
     def __enter__(self) -> "Watcher":
@@ -227,19 +259,20 @@ class Watcher:
     def _guarded(self, work: Any) -> None:
         """Run `work`; if the save folder fails, warn once and stop watching, because the training matters more."""
         try:
-            work()
+            with preserved_random_state():
+                work()
         except (SaveError, OSError) as error:
             if self._observation.kind == "inspect":
                 raise
             warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
             record_end(self._observation.store, "failed")
-            self._runner = None
-            self._stack.close()
+            self._has_stopped = True
+            self._release("failed")
         except BaseException as error:  # Ctrl-C in a hook
             if self._runner is not None:
-                record_end(self._observation.store, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-                self._runner = None
-                self._stack.close()
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record_end(self._observation.store, status)
+                self._release(status)
             raise
 
     def _show_epoch(
