@@ -1,41 +1,47 @@
 """Decode images of any mode to uint8: grayscale or RGB."""
 
+from io import BytesIO
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from pellucid.core.errors import DataError
-from pellucid.core.preprocessing import Preprocessing
+from pellucid.core.raster import TooLarge, open_raster
 
-__all__ = ["gray_or_rgb", "picture_pixels"]
+__all__ = ["gray_or_rgb", "picture_pixels", "read_picture"]
 
 GRAY_MODES = {"1", "L", "LA"}
 ALPHA_MODES = {"LA", "RGBA", "PA"}
 MOST_OF_16_BITS = 65535
 
 
-def picture_pixels(image: Image.Image, size: int | None = None, crop: int | None = None) -> torch.Tensor:
+def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     """Return the image, upright, as uint8 (channel, height, width): one channel for grayscale modes, otherwise three.
 
-    With `size`, it is scaled to a square; with `crop`, its shorter side is scaled to `size` and the center cropped.
-    Transparent areas are composited over white. 16-bit grayscale is scaled to 8 bits. A palette counts as grayscale if
-    all colors in use are gray. Raises `DataError` for grayscale values that are neither 8-bit nor 16-bit.
+    With `size`, it is scaled to a square. Transparent areas are composited over white. 16-bit grayscale is scaled to 8
+    bits. A palette counts as grayscale if all colors in use are gray. Raises `DataError` for grayscale values that are
+    neither 8-bit nor 16-bit.
     """
     image = gray_or_rgb(image)
-    if crop is not None:
-        image = _cropped(image, size, crop)
-    elif size is not None:
+    if size is not None:
         # only now, because the indices of a palette image cannot be interpolated
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def _cropped(image: Image.Image, size: int | None, crop: int) -> Image.Image:
-    shorter = min(image.size) if size is None else size
-    if crop > shorter:
-        raise DataError(f"--crop {crop} is larger than the image's shorter side, {shorter} pixels")
-    return Preprocessing(resize=size, crop=(crop, crop)).picture(image)
+def read_picture(source: Path | BytesIO, most_pixels: int, place: str) -> Image.Image:
+    """Decode a picture, upright, in mode L or RGB; raises `DataError`, which names `place`, if that fails."""
+    try:
+        with open_raster(source, most_pixels) as opened:
+            return gray_or_rgb(opened)
+    # Pillow raises SyntaxError for some damaged PNG files
+    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
+        raise DataError(f"{place} cannot be read as an image ({reason}); {remedy} or remove it.") from error
 
 
 def gray_or_rgb(image: Image.Image) -> Image.Image:

@@ -44,7 +44,7 @@ def cropped(pixels: torch.Tensor, crop: int) -> torch.Tensor:
     height, width = pixels.shape[-2:]
     if crop > min(height, width):
         raise DataError(
-            f"--crop {crop} is larger than the images, {height}×{width} pixels; give a larger --image-size."
+            f"--crop {crop} is larger than the images of {height}×{width} pixels; give a larger --image-size."
         )
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     return pixels[..., top : top + crop, left : left + crop]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.config import RunConfig
+from pellucid.core.budget import find_budget
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
 from pellucid.core.importing import check_trusted
@@ -96,6 +97,7 @@ class Session:
             embedding_layer=self.embedding_layer,
             train=self.data.train,
             fitted=self.densities.get,
+            budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
         )
 
     def restored_scene(self, epoch: int) -> Scene:
