@@ -66,7 +66,9 @@ NORMALIZE = transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
     "transform",
     [
         transforms.Compose([transforms.Resize((40, 50)), transforms.ToTensor(), NORMALIZE]),
-        transforms.Compose([transforms.Resize(70, max_size=90), transforms.CenterCrop(50), transforms.ToTensor(), NORMALIZE]),
+        transforms.Compose(
+            [transforms.Resize(70, max_size=90), transforms.CenterCrop(50), transforms.ToTensor(), NORMALIZE]
+        ),
         transforms.Compose([transforms.Pad(3), transforms.Resize((21, 34)), transforms.ToTensor(), NORMALIZE]),
     ],
 )
@@ -87,7 +89,9 @@ def test_a_function_with_mean_and_std_gives_the_same_input():
     assert steps.picture(image).size == (5, 3)
     torch.testing.assert_close(inputs(steps, image), half(image), atol=2e-6, rtol=0)
     with pytest.raises(ConfigError, match="do not undo preprocess=half: its values become"):
-        choose_preprocessing(nn.Identity(), preprocess=half, mean=0.5, std=0.5).picture(Image.new("RGB", (9, 9), "white"))
+        choose_preprocessing(nn.Identity(), preprocess=half, mean=0.5, std=0.5).picture(
+            Image.new("RGB", (9, 9), "white")
+        )
 
 
 def test_a_function_alone_is_returned_as_it_is():
