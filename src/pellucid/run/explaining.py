@@ -199,6 +199,6 @@ def _checked_tokens(tokens: Sequence[Sequence[str]], inputs: Any) -> tuple[tuple
     elif not isinstance(inputs, Tensor | np.ndarray):
         return named
     raise ConfigError(
-        f"tokens has {len(named)} sequences of {[len(sequence) for sequence in named][:8]} tokens; expected one text per "
-        "token id, (batch, token)."
+        f"tokens has {len(named)} sequences of {[len(sequence) for sequence in named][:8]} tokens; expected one text "
+        "per token id, (batch, token)."
     )

@@ -93,8 +93,8 @@ def _of_pictures(model: nn.Module, inputs: Tensor, titles: tuple[str, ...], step
         return Given(inputs, own, Display(titles), (note,))
     is_unknown = steps.mean is None and not steps.source and not _takes_pixels(model)
     note = (
-        "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean= and std= if it was trained "
-        "on normalized images"
+        "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean= and std= if it was "
+        "trained on normalized images"
     )
     own = _FromDisplayed(model, steps, reads_logits=reads_logits)
     return Given(inputs, own, Display(titles, (0.0, 1.0)), (note,) if is_unknown else ())
