@@ -103,7 +103,10 @@ class Preprocessing:
         return (self.resize, longer) if picture.width <= picture.height else (longer, self.resize)
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Return the model's input for displayed images (…, channel, height, width)."""
+        """Return the model's input for displayed images (…, channel, height, width).
+
+        A gray channel is repeated if `mean` has more values.
+        """
         if self.mean is None:
             return images
         mean, std = self._constants(images)
@@ -120,7 +123,7 @@ class Preprocessing:
         """Return mean and std as (channel, 1, 1). Raises `ShapeError` for images with another number of channels."""
         assert self.mean is not None
         count = images.shape[-3] if images.ndim >= 3 else 0
-        if len(self.mean) not in (1, count):
+        if 1 not in (len(self.mean), count) and len(self.mean) != count:
             raise ShapeError(
                 f"mean and std have {len(self.mean)} values for images of shape {tuple(images.shape)}; give one value "
                 "per channel, or a single one for all channels."

@@ -8,6 +8,7 @@
 - `_weights`: reads weights from files and loads them, listing all that does not fit
 - `_presets`: preprocessing as these libraries describe it
 - `_preprocessing`: chooses the preprocessing and class names of a model
+- `_class_names`: reads class names from a file
 - `_adapted`: wraps a user's model, so that it takes images in [0, 1] and returns a tensor of logits
 - every other file: the network of that name, a function of `channels`, `classes` and `image_size`
 

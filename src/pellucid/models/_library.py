@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class LoadedModel:
     """Origin of the trained weights; None for random ones, or if a user's function chose them."""
     notice: str = ""
     """A message for the user, such as that the last layer has new weights."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What `rebuild_model` needs to know about the architecture, besides its name; JSON-compatible."""
 
 
 @dataclass(frozen=True)

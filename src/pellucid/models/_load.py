@@ -1,20 +1,24 @@
 """Load the model named by `--model`, with its weights, preprocessing and class names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, ModelError, PellucidError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.core.seeding import derive_seed, seed_everything
 from pellucid.models._build import build_model, takes_classes
-from pellucid.models._library import LoadedModel, Wanted
+from pellucid.models._library import LoadedModel, Wanted, build_filled
 from pellucid.models._preprocessing import find_classes, find_preprocessing, remember
 from pellucid.models._spec import FUNCTION, REGISTERED, parse_spec
-from pellucid.models._weights import is_weights_file, load_weights, matching_classes, read_weights
+from pellucid.models._weights import is_weights_file, load_weights, read_weights
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "rebuild_model"]
+
+LIBRARY_MODULES = {"torchvision": "_torchvision", "timm": "_timm", "hf": "_transformers"}
 
 
 def load_model(
@@ -50,34 +54,49 @@ def load_model(
     (10, None)
     """
     kind, argument = parse_spec(spec)
+    if kind == "run":
+        raise ConfigError(f"{spec} is loaded by pellucid.storage.models.load_model.")
     del trust  # a function given by name is the user's own
     if weights is not None:
         weights = str(Path(weights).expanduser().resolve()) if is_weights_file(str(weights)) else str(weights)
     wanted = Wanted(weights, image_shape, classes, new_head)
     with preserved_random_state():
         seed_everything(derive_seed(seed, "model"))
-        loaded = _loader(kind)(argument if kind not in (FUNCTION, REGISTERED) else spec, wanted)
+        load = _load_function if kind in (FUNCTION, REGISTERED) else _library(kind, "load")
+        loaded = load(argument, wanted)
     remember(loaded.model, loaded.preprocessing, loaded.classes)
     return loaded
 
 
-def _loader(kind: str) -> Callable[[str, Wanted], LoadedModel]:
-    """Return the function that loads models of a kind; their libraries are imported only now."""
-    if kind == "torchvision":
-        from pellucid.models._torchvision import load_torchvision
+def _library(kind: str, action: str) -> Callable[..., Any]:
+    """Return the function `load` or `rebuild` of a kind of models; its library is imported only now."""
+    module = import_module(f"pellucid.models.{LIBRARY_MODULES[kind]}")
+    return getattr(module, f"{action}{LIBRARY_MODULES[kind]}")
 
-        return load_torchvision
-    if kind == "timm":
-        from pellucid.models._timm import load_timm
 
-        return load_timm
-    if kind == "hf":
-        from pellucid.models._transformers import load_transformers
+def rebuild_model(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Build the architecture of an earlier `LoadedModel` with random weights, from its `name` and `options`.
 
-        return load_transformers
+    Raises the errors of `build_model`.
+    """
+    kind, argument = parse_spec(name)
     if kind == "run":
-        raise ConfigError("run:FOLDER is loaded by pellucid.storage.models.load_model.")
-    return _load_function
+        raise ModelError(f"the model {name} is not an architecture; expected the name of the model in that run.")
+    if kind in (FUNCTION, REGISTERED):
+        return build_model(name, image_shape, classes, seed)
+    with preserved_random_state():
+        try:
+            return _library(kind, "rebuild")(argument, classes, options or {})
+        except PellucidError:
+            raise
+        except Exception as error:
+            raise ModelError(f"the model {name} failed: {type(error).__name__}: {error}.") from error
 
 
 def _load_function(spec: str, wanted: Wanted) -> LoadedModel:
@@ -91,19 +110,19 @@ def _load_function(spec: str, wanted: Wanted) -> LoadedModel:
     def build(classes: int | None) -> nn.Module:
         return build_model(spec, wanted.image_shape, classes, seed=None)
 
+    notice = ""
     if wanted.weights is None:
         model = build(wanted.classes)
+    elif takes_classes(spec):
+        model, notice = build_filled(build, read_weights(wanted.weights), f"--weights {wanted.weights}", wanted)
     else:
-        tensors = read_weights(wanted.weights)
-        classes = wanted.classes
-        if not wanted.new_head and takes_classes(spec):
-            classes = matching_classes(build, tensors) or classes
-        model = build(classes)
-        load_weights(model, tensors, f"--weights {wanted.weights}")
+        model = build(wanted.classes)
+        load_weights(model, read_weights(wanted.weights), f"--weights {wanted.weights}")
     return LoadedModel(
         model=model.eval(),
         preprocessing=find_preprocessing(model),
         classes=find_classes(model),
         name=spec,
         weights=wanted.weights,
+        notice=notice,
     )

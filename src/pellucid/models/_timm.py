@@ -1,5 +1,6 @@
 """timm's networks, with the preprocessing and class names of their pretrained configurations."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,9 @@ from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head
 from pellucid.models._presets import from_timm
 from pellucid.models._weights import is_weights_file, read_weights
 
-__all__ = ["classes_of_timm", "load_timm"]
+__all__ = ["classes_of_timm", "load_timm", "rebuild_timm"]
+
+OPTIONS = ("in_chans", "img_size")
 
 
 def load_timm(name: str, wanted: Wanted) -> LoadedModel:
@@ -22,25 +25,28 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
     """
     timm = required("timm", f"--model timm:{name}")
     notice, source = "", None
-    if wanted.weights is not None and not is_weights_file(wanted.weights):
-        name = _pretrained_name(timm, name, wanted.weights)
-        source = name
-        model = _created(timm, name, wanted, wanted.classes if wanted.new_head else None, pretrained=True)
+    if wanted.weights is None:
+        _check_name(timm, name)
+        options = _options(timm, name, wanted)
+        model = _created(name, wanted.classes, options)
+    elif is_weights_file(wanted.weights):
+        _check_name(timm, name)
+        source, tensors = wanted.weights, read_weights(wanted.weights)
+        options = {}
+
+        def build(classes: int) -> nn.Module:
+            return _created(name, classes, {})
+
+        model, notice = build_filled(build, tensors, f"--weights {source}", wanted)
+    else:
+        name = source = _pretrained_name(timm, name, wanted.weights)
+        options = {}
+        # timm itself replaces the last layer
+        model = _created(name, wanted.classes if wanted.new_head else None, options, pretrained=True)
         trained = model.pretrained_cfg["num_classes"]
         if model.num_classes != trained:
             head = dict.fromkeys(key for key, _ in model.get_classifier().named_parameters("classifier"))
             notice = new_head_notice(trained, model.num_classes, head)
-    else:
-        _check_name(timm, name)
-
-        def build(classes: int | None) -> nn.Module:
-            return _created(timm, name, wanted, classes)
-
-        if wanted.weights is None:
-            model = build(wanted.classes)
-        else:
-            source = wanted.weights
-            model, notice = build_filled(build, read_weights(source), f"--weights {source}", wanted)
     config = timm.data.resolve_data_config({}, model=model)
     return LoadedModel(
         model=model.eval(),
@@ -49,18 +55,28 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
         name=f"timm:{name}",
         weights=source,
         notice=notice,
+        options=options,
     )
 
 
-def _created(timm: Any, name: str, wanted: Wanted, classes: int | None, *, pretrained: bool = False) -> Any:
-    options: dict[str, Any] = {"num_classes": classes}
-    if wanted.image_shape is not None and (wanted.new_head or not pretrained):
-        channels, height, width = wanted.image_shape
-        options["in_chans"] = channels
-        if not pretrained and wanted.weights is None and _has_fixed_size(timm, name):
-            options["img_size"] = (height, width)
+def rebuild_timm(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network with the `options` of an earlier `LoadedModel`."""
+    required("timm", f"the model timm:{name}")
+    return _created(name, classes, {key: value for key, value in options.items() if key in OPTIONS})
+
+
+def _options(timm: Any, name: str, wanted: Wanted) -> dict[str, Any]:
+    """Return the options that fit a network with random weights to the images."""
+    if wanted.image_shape is None:
+        return {}
+    channels, height, width = wanted.image_shape
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"in_chans": channels} | ({"img_size": [height, width]} if config and config.fixed_input_size else {})
+
+
+def _created(name: str, classes: int | None, options: Mapping[str, Any], *, pretrained: bool = False) -> Any:
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        return import_module("timm").create_model(name, pretrained=pretrained, num_classes=classes, **options)
     except OSError as error:  # also every error of a download
         raise DownloadError(
             f"the weights of timm:{name} could not be downloaded: {str(error).splitlines()[0].rstrip('.')}. Download "
@@ -68,11 +84,6 @@ def _created(timm: Any, name: str, wanted: Wanted, classes: int | None, *, pretr
         ) from error
     except Exception as error:
         raise ModelError(f"--model timm:{name} failed: {type(error).__name__}: {error}.") from error
-
-
-def _has_fixed_size(timm: Any, name: str) -> bool:
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(config and config.fixed_input_size)
 
 
 def _check_name(timm: Any, name: str) -> None:

@@ -10,15 +10,17 @@ from urllib.error import URLError
 import torchvision
 from torch import Tensor, nn
 
-from pellucid.core.errors import DownloadError, UnknownName
+from pellucid.core.errors import DownloadError, ModelError, UnknownName
 from pellucid.models._library import LoadedModel, Wanted, build_filled
 from pellucid.models._presets import from_torchvision
 from pellucid.models._weights import is_weights_file, read_weights
 
-__all__ = ["load_torchvision"]
+__all__ = ["load_torchvision", "rebuild_torchvision"]
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 """Networks with extra outputs in training."""
+OPTIONS = ("transform_input", "image_size", "input_size")
+IMAGENET_CLASSES = 1000
 
 
 def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
@@ -27,18 +29,22 @@ def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
     Raises `UnknownName` for a name of a model or of weights that does not exist, `DownloadError`, and the errors of
     `read_weights` and `load_weights`.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name.lower() not in known:
-        raise UnknownName("classification model of torchvision", name, known)
+    check_name(name)
     chosen, tensors, source = None, None, None
     if wanted.weights is not None and is_weights_file(wanted.weights):
         source, tensors = wanted.weights, read_weights(wanted.weights)
     elif wanted.weights is not None:
         chosen = _member(name, wanted.weights)
         source, tensors = str(chosen), _downloaded(chosen)
-    build = _builder(name, chosen, wanted, tensors)
+    options = _options(name.lower(), chosen, wanted, tensors)
+    # extra outputs in training are kept only to accept weights that contain them
+    has_auxiliary = tensors is not None and any(key.lower().startswith("aux") for key in tensors)
+
+    def build(classes: int) -> nn.Module:
+        return _network(name, classes, options, has_auxiliary=has_auxiliary, initialized=tensors is None)
+
     if tensors is None:
-        model, notice = build(wanted.classes or 1000), ""
+        model, notice = build(wanted.classes or IMAGENET_CLASSES), ""
     else:
         model, notice = build_filled(build, tensors, f"--weights {source}", wanted)
     _remove_auxiliary(model)
@@ -49,29 +55,42 @@ def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
         name=f"torchvision:{name}",
         weights=source,
         notice=notice,
+        options=options,
     )
 
 
-def _builder(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] | None) -> Any:
-    """Return a function from a number of classes to the network that `chosen` or other weights are for."""
-    name, options = name.lower(), dict[str, Any]()
+def check_name(name: str) -> None:
+    """Raise `UnknownName` for a network that torchvision does not have, or that is not a classifier."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name.lower() not in known:
+        raise UnknownName("classification model of torchvision", name, known)
+
+
+def rebuild_torchvision(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network with the `options` of an earlier `LoadedModel`; its weights are about to be loaded."""
+    check_name(name)
+    kept = {key: value for key, value in options.items() if key in OPTIONS}
+    return _network(name, classes, kept, has_auxiliary=False, initialized=False)
+
+
+def _network(
+    name: str, classes: int, options: Mapping[str, Any], *, has_auxiliary: bool, initialized: bool
+) -> nn.Module:
+    extra = {"aux_logits": has_auxiliary, "init_weights": initialized} if name.lower() in WITH_AUXILIARY else {}
+    try:
+        return torchvision.models.get_model(name, num_classes=classes, **options, **extra)
+    except Exception as error:
+        raise ModelError(f"--model torchvision:{name} failed: {type(error).__name__}: {error}.") from error
+
+
+def _options(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    """Return the options of the architecture that `chosen` or other weights are for."""
     if name in WITH_AUXILIARY:
-        # only to accept weights that contain these outputs; they are removed again
-        options["aux_logits"] = tensors is not None and any(key.lower().startswith("aux") for key in tensors)
-        options["init_weights"] = tensors is None
-        if chosen is not None:
-            options["transform_input"] = True
-    if name.startswith(("vit_", "maxvit_")):
-        side = _side(name, chosen, wanted, tensors)
-        if side is not None and name.startswith("vit_"):
-            options["image_size"] = side
-        elif side is not None:
-            options["input_size"] = (side, side)
-
-    def build(classes: int) -> nn.Module:
-        return torchvision.models.get_model(name, num_classes=classes, **options)
-
-    return build
+        return {"transform_input": chosen is not None}
+    side = _side(name, chosen, wanted, tensors) if name.startswith(("vit_", "maxvit_")) else None
+    if side is None:
+        return {}
+    return {"image_size": side} if name.startswith("vit_") else {"input_size": [side, side]}
 
 
 def _side(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] | None) -> int | None:

@@ -1,11 +1,15 @@
 """Image classifiers of transformers, from a local folder or the Hugging Face Hub."""
 
 import io
+import json
 import re
+from collections.abc import Mapping
 from contextlib import redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pellucid.core.errors import ConfigError, DownloadError, ModelError
@@ -15,9 +19,14 @@ from pellucid.models._preprocessing import classes_of_labels
 from pellucid.models._presets import from_processor
 from pellucid.models._weights import head_shapes, is_weights_file, read_weights, shortened
 
-__all__ = ["load_transformers"]
+__all__ = ["load_transformers", "rebuild_transformers"]
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+NOT_ARCHITECTURE = (
+    *("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "dtype"),
+    *("id2label", "label2id"),
+)
+"""Settings of a config that are not stored in a run.json, or taken from it."""
 
 
 def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
@@ -33,8 +42,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
         raise ConfigError(f"--weights {wanted.weights} is not a file; {name} has its own weights, so omit --weights.")
 
     def build(classes: int) -> Any:
-        config.num_labels = classes
-        return transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        return _network(transformers, config, classes)
 
     trained, labels = config.num_labels, classes_of_labels(dict(config.id2label))
     if wanted.weights is not None:
@@ -53,16 +61,35 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
         name=name,
         weights=source,
         notice=notice,
+        options={"config": _harmless(json.loads(config.to_json_string(use_diff=True)))},
     )
 
 
-def build_transformers(argument: str, classes: int) -> nn.Module:
-    """Build the architecture of a folder or repository with random weights."""
-    transformers = required("transformers", f"--model hf:{argument}")
-    place, name = _place(argument)
-    config = _guarded(name, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
+def rebuild_transformers(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network with the `options` of an earlier `LoadedModel`."""
+    transformers = required("transformers", f"the model hf:{name}")
+    settings = dict(options.get("config", {}))
+    config = _guarded(f"hf:{name}", lambda: transformers.AutoConfig.for_model(**_harmless(settings)))
+    return _guarded(f"hf:{name}", lambda: _network(transformers, config, classes))
+
+
+def _network(transformers: Any, config: Any, classes: int) -> Any:
     config.num_labels = classes
-    return transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    try:
+        return transformers.AutoModelForImageClassification.from_config(
+            config, trust_remote_code=False, dtype=torch.float32
+        )
+    except Exception as error:
+        raise ModelError(f"transformers cannot build {type(config).__name__}: {_first_line(error)}") from error
+
+
+def _harmless(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that describe the architecture, without those that name code or choose a number format."""
+    return {
+        key: _harmless(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if not str(key).startswith("_") and key not in NOT_ARCHITECTURE
+    }
 
 
 def _place(argument: str) -> tuple[str, str]:
@@ -78,7 +105,10 @@ def _place(argument: str) -> tuple[str, str]:
 
 
 def _guarded(name: str, load: Any) -> Any:
-    """Call `load`, with the errors of transformers as ours."""
+    """Call `load` without messages, and with the errors of transformers as ours."""
+    logging = import_module("transformers.utils.logging")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the new last layer at length
     try:
         return load()
     except OSError as error:
@@ -86,6 +116,8 @@ def _guarded(name: str, load: Any) -> Any:
         raise kind(f"--model {name} cannot be loaded: {_first_line(error)}") from error
     except Exception as error:
         raise ModelError(f"--model {name} failed: {type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _first_line(error: Exception) -> str:
@@ -104,6 +136,7 @@ def _pretrained(transformers: Any, place: str, name: str, classes: int, build: A
                 num_labels=classes,
                 trust_remote_code=False,
                 use_safetensors=True,
+                dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pellucid.core.errors import ConfigError, ModelError
+from pellucid.core.errors import ConfigError, ModelError, PellucidError
 
 __all__ = [
     "SUFFIXES",
@@ -153,8 +153,12 @@ def head_shapes(build: Callable[[int], nn.Module]) -> dict[str, Any]:
 
 
 def _shapes(build: Callable[[int], nn.Module], classes: int) -> dict[str, Any]:
-    with torch.device("meta"):
-        return {name: value.shape for name, value in build(classes).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            model = build(classes)
+    except PellucidError:  # some networks compute with values while they are built
+        model = build(classes)
+    return {name: value.shape for name, value in model.state_dict().items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:

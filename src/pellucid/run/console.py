@@ -42,6 +42,8 @@ def print_start(session: Session, moved: Path | None) -> None:
     shape = "×".join(str(side) for side in data.train.image_shape)
     print_line(f"Data    {data.title}, {len(data.classes)} classes")
     print_line(f"Images  {counts}, {shape}")
+    if session.network.notice:
+        console().print(Text(f"Notice: {session.network.notice}", style="bold yellow"))
     name, parameters = session.config.training.model, count_parameters(session.model)
     print_line(f"Model   {name}, {parameters:,} parameters, on {session.device}")
     if session.resumed is not None:
