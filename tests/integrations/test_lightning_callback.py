@@ -54,11 +54,13 @@ def module(lightning: Any, **changes: Any) -> Any:
 
         def validation_step(self, batch: Any, index: int) -> None:
             logits = self.net(batch[0])
-            self.log_dict({
-                "val_loss": F.cross_entropy(logits, batch[1]),
-                "val_acc": (logits.argmax(1) == batch[1]).float().mean(),
-                "margin": logits.max() - logits.min(),
-            })
+            self.log_dict(
+                {
+                    "val_loss": F.cross_entropy(logits, batch[1]),
+                    "val_acc": (logits.argmax(1) == batch[1]).float().mean(),
+                    "margin": logits.max() - logits.min(),
+                }
+            )
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
@@ -147,7 +149,14 @@ def test_training_goes_on_after_a_checkpoint(lightning, callback, tmp_path):
     assert record_of(tmp_path / "save")["status"] == "finished"
     assert not (tmp_path / "save" / "previous").exists()
     # into another folder, the pictures start with the restored network
-    fit(lightning, model, [callback(save=tmp_path / "new")], tmp_path, max_epochs=4, ckpt=tmp_path / "kept" / "last.ckpt")
+    fit(
+        lightning,
+        model,
+        [callback(save=tmp_path / "new")],
+        tmp_path,
+        max_epochs=4,
+        ckpt=tmp_path / "kept" / "last.ckpt",
+    )
     assert [line["epoch"] for line in lines_of(tmp_path / "new")] == [2, 3, 4]
     # a training from the beginning does not continue the earlier one
     fit(lightning, module(lightning), [callback()], tmp_path, max_epochs=1)
@@ -180,7 +189,11 @@ def test_mistakes_are_reported_before_the_training(lightning, callback, tmp_path
     with pytest.raises(ConfigError, match="expected a function"):
         callback(model=network())
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, callbacks=[callback()], enable_progress_bar=False,
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback()],
+        enable_progress_bar=False,
         enable_checkpointing=False,
     )
     with pytest.raises(ConfigError, match=r"no validation loaders.*PellucidCallback\(data\)"):

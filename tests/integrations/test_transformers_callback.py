@@ -54,8 +54,13 @@ def new_model(transformers: Any) -> Any:
     names = dict(enumerate(CLASSES))
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.ViTConfig(
-        image_size=6, patch_size=2, num_channels=1, id2label=names, label2id={name: key for key, name in names.items()},
-        hidden_dropout_prob=0.1, **size,
+        image_size=6,
+        patch_size=2,
+        num_channels=1,
+        id2label=names,
+        label2id={name: key for key, name in names.items()},
+        hidden_dropout_prob=0.1,
+        **size,
     )
     return transformers.ViTForImageClassification(config)
 
