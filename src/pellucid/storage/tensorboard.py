@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from math import ceil, log10
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ class Board:
         paths = {_epoch_of(path.parent.name): path for path in self.logs.glob("projector/epoch_*/sprite.png")}
         return paths[max(earlier)] if (earlier := [one for one in paths if one <= epoch]) else None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,6 +30,9 @@ class Logs(Board):
         super().__init__(logs, start_epoch)
         self._trackers = tuple(trackers)
 
+    def __enter__(self) -> "Logs":
+        return self
+
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a value to each curve by tag; a slash in a tag makes a group."""
         super().scalars(values, epoch)
