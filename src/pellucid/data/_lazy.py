@@ -47,6 +47,8 @@ class LazyImages:
     is_displayed: bool = False
     """True if tensors hold displayed images (uint8, or floats in [0, 1]), to be preprocessed like pictures; False if
     they are what the model expects."""
+    remark: str = ""
+    """A fact about the images that users should know."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,16 @@
 """Decode images of any mode to uint8: grayscale or RGB."""
 
+from io import BytesIO
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from pellucid.core.errors import DataError
+from pellucid.core.raster import TooLarge, open_raster
 
-__all__ = ["gray_or_rgb", "picture_pixels"]
+__all__ = ["gray_or_rgb", "picture_pixels", "read_picture"]
 
 GRAY_MODES = {"1", "L", "LA"}
 ALPHA_MODES = {"LA", "RGBA", "PA"}
@@ -26,6 +30,18 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def read_picture(source: Path | BytesIO, most_pixels: int, place: str) -> Image.Image:
+    """Decode a picture, upright, in mode L or RGB; raises `DataError`, which names `place`, if that fails."""
+    try:
+        with open_raster(source, most_pixels) as opened:
+            return gray_or_rgb(opened)
+    # Pillow raises SyntaxError for some damaged PNG files
+    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
+        raise DataError(f"{place} cannot be read as an image ({reason}); {remedy} or remove it.") from error
 
 
 def gray_or_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,7 @@
 """A seeded, stratified sample of any data set, which is never loaded as a whole."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,29 +9,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pellucid.core.contracts import ImageSet, to_floats
+from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ConfigError, DataError
 from pellucid.core.isolation import preserved_random_state
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.core.seeding import derive_seed, generator
 from pellucid.core.terminal import track
 from pellucid.core.text import check_text
-from pellucid.data._items import Converter, label_of
+from pellucid.data._collector import ROUNDING, Collector, packed
+from pellucid.data._items import Converter
 from pellucid.data._lazy import Item, LazyImages
 from pellucid.data._load import checksum_of
+from pellucid.data._matching import MatchedClasses, match_classes
 from pellucid.data._reservoir import Reservoir
 from pellucid.data._splitting import stratified
 from pellucid.data._user_data import as_lazy
 
 __all__ = ["Sample", "sample_data"]
 
-IMAGES_AT_ONCE = 256
-"""Images packed at a time; float images that are really bytes are converted before they use much memory."""
 LONGEST_STREAM = 1_000_000
 """Images after which reading a stream stops: it may be endless."""
-ROUNDING = 0.01 / 255
-"""A hundredth of a gray level: rounding errors of normalization and its inverse in float32 stay far below it."""
-
 Preprocess = Preprocessing | Callable[[Image.Image], Any] | None
 
 
@@ -60,7 +57,7 @@ def sample_data(
     *,
     limit: int,
     preprocessing: Preprocess = None,
-    classes: tuple[str, ...] | None = None,
+    classes: Sequence[str] | None = None,
     seed: int = 0,
     most_bytes: int = 1_000_000_000,
     channels: int | None = None,
@@ -76,7 +73,8 @@ def sample_data(
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 stand for [0, 1]. Tensors outside
     [0, 1] are kept as they are, and drawn on a stated scale. `channels` is the number of channels that the model needs,
-    if known; `kind` names the images in `notice`.
+    if known; `kind` names the images in `notice`. With `classes`, labels are indices of these names: if the data set
+    names its own classes, they are matched by name.
 
     Raises `DataError` for images and labels that cannot be used, such as one-hot labels, images of different sizes,
     and labels outside the class names.
@@ -89,21 +87,20 @@ def sample_data(
     if limit < 1:
         raise ConfigError(f"a sample of {limit} images is empty; give at least 1.")
     images = as_lazy(data)
-    names = tuple(map(str, classes)) if classes is not None else images.classes
-    for name in (images.title, *(names or ())):
+    matched = match_classes(images, classes)
+    for name in (images.title, *(matched.names or ())):
         check_text(name, f"a class name or the title of {images.name}")
-    reader = _Reader(images, preprocessing, names, channels)
+    reader = _Reader(images, preprocessing, matched, channels)
     with preserved_random_state():
         # transforms of the data set may draw from the global state: the sample must not depend on it
         _seed_globally(derive_seed(seed, "sample"))
         chosen, total, method = reader.sample(limit, seed, most_bytes)
-    result, remarks = _bounded(chosen, preprocessing)
-    if reader.convert.has_bytes:
-        remarks.append("bytes 0…255 stand for [0, 1]")
+    result, scale = _bounded(chosen, preprocessing)
+    has_bytes = "bytes 0…255 stand for [0, 1]" if reader.convert.has_bytes else ""
     is_all = len(result) == total
     count = f"all {len(result):,} {kind} images" if is_all else _share(len(result), total, kind, method, seed)
-    notice = "; ".join([count, *remarks])
-    return Sample(result, names, images.title, images.name, total, notice, checksum_of(result))
+    notice = "; ".join(filter(None, (count, images.remark, matched.remark, has_bytes, scale)))
+    return Sample(result, matched.names, images.title, images.name, total, notice, checksum_of(result))
 
 
 def _seed_globally(seed: int) -> None:
@@ -121,7 +118,7 @@ class _Reader:
     """Read, convert and check chosen images."""
 
     def __init__(
-        self, images: LazyImages, preprocessing: Preprocess, classes: tuple[str, ...] | None, channels: int | None
+        self, images: LazyImages, preprocessing: Preprocess, classes: MatchedClasses, channels: int | None
     ) -> None:
         self.images, self.classes = images, classes
         self.convert = Converter(preprocessing, channels, images.is_displayed)
@@ -135,7 +132,7 @@ class _Reader:
         order = self._chosen(limit, seed)
         first = next(self._read([order[0]]))[0]
         # bytes are tried first; if the images turn out to be floats, fewer of them fit
-        size = _packed([first]).nbytes
+        size = packed([first]).nbytes
         while True:
             chosen = order if len(order) * size <= most_bytes else self._chosen(max(most_bytes // size, 1), seed)
             result = self._read_all(chosen)
@@ -157,15 +154,15 @@ class _Reader:
         compact = labels.unique(return_inverse=True)[1]
         return stratified(compact, count, draws, all_classes=True).nonzero().flatten().tolist()
 
-    def _read(self, indices: list[int] | None) -> Iterator[tuple[torch.Tensor, int]]:
+    def _read(self, indices: list[int] | None) -> Iterator[tuple[torch.Tensor, int, str]]:
         for item in self.images.read(indices):
-            yield self.convert(item.image, item.place), label_of(item.label, self.classes, item.place)
+            yield self.convert(item.image, item.place), self.classes.index(item.label, item.place), item.place
 
     def _read_all(self, indices: list[int]) -> ImageSet:
-        collector = _Collector()
+        collector = Collector()
         with track(f"reading {self.images.title}", len(indices)) as tracker:
-            for pixels, label in self._read(indices):
-                collector.add(pixels, label)
+            for pixels, label, place in self._read(indices):
+                collector.add(pixels, label, place)
                 tracker.update(len(collector.labels))
         if len(collector.labels) != len(indices):
             raise DataError(
@@ -177,7 +174,7 @@ class _Reader:
     def _stream(self, limit: int, seed: int, most_bytes: int) -> tuple[ImageSet, int | None, str]:
         """Sample a stream in one pass."""
         draws = generator(seed, "sample")
-        reservoir: Reservoir[tuple[torch.Tensor, int]] | None = None
+        reservoir: Reservoir[tuple[torch.Tensor, int, str]] | None = None
         count = 0
         is_complete = True
         with track(f"reading {self.images.title}") as tracker:
@@ -185,7 +182,7 @@ class _Reader:
                 if count == LONGEST_STREAM:
                     is_complete = False
                     break
-                label = label_of(item.label, self.classes, item.place)
+                label = self.classes.index(item.label, item.place)
                 if reservoir is None:
                     size = self._packed_item(item, label)[0].nbytes
                     reservoir = Reservoir(max(min(2 * limit, most_bytes // size), 1), draws)
@@ -194,91 +191,34 @@ class _Reader:
                 tracker.update(count)
         if reservoir is None:
             raise DataError(f"{self.images.name} is empty; at least one image is required.")
-        collector = _Collector()
-        for pixels, label in reservoir.items():
-            collector.add(pixels, label)
+        collector = Collector()
+        for pixels, label, place in reservoir.items():
+            collector.add(pixels, label, place)
         held = collector.images(self.images.name)
         compact = held.labels.unique(return_inverse=True)[1]
         most = min(limit, max(most_bytes // held.pixels[0].nbytes, 1))
         result = held if len(held) <= most else held[stratified(compact, most, draws, all_classes=True)]
         return result, count if is_complete else None, "stratified by class in one pass"
 
-    def _packed_item(self, item: Item, label: int) -> tuple[torch.Tensor, int]:
-        return _packed([self.convert(item.image, item.place)])[0], label
+    def _packed_item(self, item: Item, label: int) -> tuple[torch.Tensor, int, str]:
+        return packed([self.convert(item.image, item.place)])[0], label, item.place
 
 
-class _Collector:
-    """Stack images as they come: bytes where that is exact, otherwise floats."""
-
-    def __init__(self) -> None:
-        self.labels: list[int] = []
-        self._waiting: list[torch.Tensor] = []
-        self._packed: list[torch.Tensor] = []
-        self._shape: torch.Size | None = None
-
-    def add(self, pixels: torch.Tensor, label: int) -> None:
-        """Add one image, (channel, height, width)."""
-        shape = self._shape or pixels.shape
-        is_gray_and_color = {len(pixels), shape[0]} == {1, 3}
-        if pixels.shape[1:] != shape[1:] or (len(pixels) != shape[0] and not is_gray_and_color):
-            raise DataError(
-                f"image {len(self.labels)} of the sample has shape {tuple(pixels.shape)}, earlier images have "
-                f"{tuple(shape)} (channel, height, width); all images must have one shape. Give --image-size or "
-                "preprocess= for pictures, or resize them in the data set."
-            )
-        self._shape = max(shape, pixels.shape)
-        self.labels.append(label)
-        self._waiting.append(pixels)
-        if len(self._waiting) == IMAGES_AT_ONCE:
-            self._pack()
-
-    def images(self, name: str) -> ImageSet:
-        """Return all images; gray ones are repeated over three channels if others have color."""
-        self._pack()
-        if not self._packed:
-            raise DataError(f"{name} yielded no images.")
-        parts, self._packed = self._packed, []
-        assert self._shape is not None
-        is_bytes = all(part.dtype == torch.uint8 for part in parts)
-        result = torch.empty(len(self.labels), *self._shape, dtype=torch.uint8 if is_bytes else torch.float32)
-        start = 0
-        for part in parts:
-            result[start : start + len(part)] = part if is_bytes else to_floats(part)
-            start += len(part)
-        return ImageSet(result, torch.tensor(self.labels))
-
-    def _pack(self) -> None:
-        if self._waiting:
-            assert self._shape is not None
-            self._packed.append(_packed([pixels.expand(self._shape) for pixels in self._waiting]))
-        self._waiting = []
-
-
-def _packed(images: list[torch.Tensor]) -> torch.Tensor:
-    """Stack images: as uint8 if that is exact up to rounding errors, otherwise as floats."""
-    if all(image.dtype == torch.uint8 for image in images):
-        return torch.stack(images)
-    floats = torch.cat([to_floats(image.unsqueeze(0)) for image in images])
-    rounded = floats.mul(255).round_().clamp_(0, 255)
-    is_exact = (rounded / 255 - floats).abs_().max() <= ROUNDING
-    return rounded.to(torch.uint8) if is_exact else floats
-
-
-def _bounded(images: ImageSet, preprocessing: Preprocess) -> tuple[ImageSet, list[str]]:
-    """Return the images with the scale they are drawn on, and remarks on it."""
+def _bounded(images: ImageSet, preprocessing: Preprocess) -> tuple[ImageSet, str]:
+    """Return the images with the scale they are drawn on, and a remark if it is not [0, 1]."""
     if images.pixels.dtype == torch.uint8:
-        return images, []
+        return images, ""
     low, high = images.pixels.min().item(), images.pixels.max().item()
     if low >= -ROUNDING and high <= 1 + ROUNDING:
-        return ImageSet(images.pixels.clamp_(0, 1), images.labels, images.masks), []
+        return ImageSet(images.pixels.clamp_(0, 1), images.labels), ""
     if isinstance(preprocessing, Preprocessing) and preprocessing.mean is not None:
-        reason = f"undoing mean {_plain(preprocessing.mean)} and std {_plain(preprocessing.std or ())}"
-        remark = f"after {reason}, pixels range from {low:.3g} to {high:.3g}; they are drawn on that scale"
+        undone = f"with mean {_plain(preprocessing.mean)} and std {_plain(preprocessing.std or ())} undone, "
     else:
-        remark = f"pixels range from {low:.3g} to {high:.3g}, drawn on that scale (mean and std are unknown)"
+        undone = "mean and std are unknown: "
     # a constant image needs a scale too
     scale = (low, high if high > low else low + 1)
-    return ImageSet(images.pixels, images.labels, images.masks, scale), [remark]
+    remark = f"{undone}pixels range from {low:.3g} to {high:.3g} and are drawn on that scale"
+    return ImageSet(images.pixels, images.labels, scale=scale), remark
 
 
 def _plain(values: tuple[float, ...]) -> str:

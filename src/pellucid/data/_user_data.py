@@ -22,7 +22,7 @@ from pellucid.data._items import separate, split_batch
 from pellucid.data._known import known_classes, known_labels
 from pellucid.data._lazy import Item, LazyImages, OpenData
 
-__all__ = ["as_lazy"]
+__all__ = ["as_lazy", "of_dataset"]
 
 EXPECTED = "expected a torch Dataset, a DataLoader, or a pair (images, labels) of tensors or arrays"
 
@@ -53,7 +53,7 @@ def as_lazy(data: Any) -> LazyImages:
         return LazyImages(name, name, None, lambda _: _numbered(data, name), classes=known_classes(data))
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise DataError(f"got data of type {name}; {EXPECTED}.")
-    return _of_dataset(data)
+    return of_dataset(data)
 
 
 def _numbered(dataset: Any, name: str) -> Iterator[Item]:
@@ -63,7 +63,8 @@ def _numbered(dataset: Any, name: str) -> Iterator[Item]:
         yield Item(place, *separate(item, place))
 
 
-def _of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
+def of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
+    """Return the images of a map-style data set."""
     name = name or type(dataset).__name__
     total = _length(dataset, name)
 
@@ -124,7 +125,7 @@ def _of_loader(loader: DataLoader[Any]) -> LazyImages:
     indices = None if isinstance(dataset, IterableDataset) else _indices(loader)
     if indices is None:
         return LazyImages(name, name, None, lambda _: _batches(loader, name), classes=known_classes(dataset))
-    images = _of_dataset(dataset)
+    images = of_dataset(dataset)
     if loader.collate_fn in (default_collate, default_convert):
         read = images.read
     else:
