@@ -68,12 +68,14 @@ def pixels(path: Path) -> np.ndarray:
 
 TRACKIO_READER = """
 import json, sys, trackio
+from pathlib import Path
 from trackio.sqlite_storage import SQLiteStorage
 (run,) = trackio.Api().runs("pellucid")
-(version,) = SQLiteStorage.get_artifacts("pellucid") if hasattr(SQLiteStorage, "unused") else [None]
 artifact = trackio.init(project="pellucid", name="reader", embed=False, auto_log_cpu=False).use_artifact("report:latest")
-report = next(artifact.download(sys.argv[1]).rglob("report.html")).read_text()
-print("\\nRESULT" + json.dumps([run.name, run.config, SQLiteStorage.get_logs("pellucid", run.name), report]))
+artifact.download(sys.argv[1])
+report = next(Path(sys.argv[1]).rglob("report.html")).read_text()
+result = [run.name, run.config, SQLiteStorage.get_logs("pellucid", run.name), report]
+Path(sys.argv[1], "result.json").write_text(json.dumps(result))
 """
 
 
@@ -85,8 +87,8 @@ def test_trackio(tmp_path: Path) -> None:
     # in another process, because trackio reads the place of its store when it is imported
     environment = os.environ | {"TRACKIO_DIR": str(save / "logs" / "trackio")}
     command = [sys.executable, "-c", TRACKIO_READER, str(tmp_path / "download")]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    name, config, logs, report = json.loads(output.partition("\nRESULT")[2])
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    name, config, logs, report = json.loads((tmp_path / "download" / "result.json").read_text())
     assert name.startswith("digits mlp 20")
     assert config["epochs"] == 2
     assert config["dataset_name"] == "digits"
