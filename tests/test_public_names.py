@@ -13,9 +13,11 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run augment check_jacobian create_analyzer errors
-        evaluate fit_density jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
-        jacobian_to_disk load_density load_fitted load_run methods prototypes save_fitted transposed_product""",
+    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment check_jacobian create_analyzer
+        errors evaluate fit_density inspect jacobian jacobian_class_means jacobian_product jacobian_report
+        jacobian_spectrum
+        jacobian_to_disk load_density load_fitted load_run methods prototypes save_fitted transposed_product
+        watch""",
     "pellucid.errors": """ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError ShapeError
         TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast
@@ -56,7 +58,7 @@ ENTRIES = {
 }
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
-    device precision threads hooks methods classes embedding_layer save"""
+    device precision threads hooks methods classes embedding_layer budget save"""
 
 EXPLANATION = "relevance target logits expected residual allowed absorbed evaluations seed method"
 

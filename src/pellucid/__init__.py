@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
+    from pellucid.run.inspection import inspect
+    from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
     from pellucid.storage.evaluations import evaluate
     from pellucid.storage.fitted import load_fitted, save_fitted
@@ -32,12 +34,14 @@ __all__ = [
     "Explanation",
     "Method",
     "Run",
+    "Watcher",
     "augment",
     "check_jacobian",
     "create_analyzer",
     "errors",
     "evaluate",
     "fit_density",
+    "inspect",
     "jacobian",
     "jacobian_class_means",
     "jacobian_product",
@@ -51,6 +55,7 @@ __all__ = [
     "prototypes",
     "save_fitted",
     "transposed_product",
+    "watch",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -62,11 +67,13 @@ __getattr__, __dir__ = lazy_exports(
         "Explanation": "pellucid.attribution",
         "Method": "pellucid.attribution",
         "Run": "pellucid.storage.runs",
+        "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
         "check_jacobian": "pellucid.jacobians",
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "fit_density": "pellucid.storage.densities",
+        "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",
         "jacobian_class_means": "pellucid.jacobians",
         "jacobian_product": "pellucid.jacobians",
@@ -80,5 +87,6 @@ __getattr__, __dir__ = lazy_exports(
         "prototypes": "pellucid.storage.prototypes",
         "save_fitted": "pellucid.storage.fitted",
         "transposed_product": "pellucid.jacobians",
+        "watch": "pellucid.run.watcher",
     },
 )

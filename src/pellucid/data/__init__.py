@@ -5,6 +5,8 @@
 - `_load`: from a name to checked, limited and split data; `_spec` parses the name, `_function` calls a user's function
 - `_loaders`: shuffled batches of a training epoch
 - `_download`, `_web`: verified downloads from mirrors; `_materialise`, `_pictures`, `_resize`: images of any kind
+- `_sample`: a stratified sample of a user's data set, loader or tensors, never loaded whole; `_lazy` and `_user_data`
+  give access to its images, `_items` converts them, `_known` finds labels and class names, `_reservoir` samples streams
 - `_splitting`: stratified subsets; `_ground_truth`: what the data sets with known ground truth share
 
 >>> DATASETS.names()[:2]

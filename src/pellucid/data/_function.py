@@ -2,14 +2,17 @@
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pellucid.core import importing
 from pellucid.core.errors import DataError
+from pellucid.data._lazy import OpenData
 from pellucid.data._materialise import materialise
 from pellucid.data._source import RawData, Request
+from pellucid.data._user_data import of_dataset
 
-__all__ = ["load_function"]
+__all__ = ["load_function", "open_function"]
 
 EXPECTED = "(train data set, test data set, class names)"
 
@@ -27,10 +30,21 @@ def load_function(request: Request) -> RawData:
     name = request.argument
     train, test, classes = _checked(_call(name), name)
     sets = [
-        materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size)
+        materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size, request.crop)
         for kind, dataset in (("training", train), ("test", test))
     ]
     return RawData(sets[0], sets[1], classes, title=name.partition(":")[2])
+
+
+def open_function(request: Request) -> OpenData:
+    """Open the data set that a user's function returns; for the function and the errors see `load_function`."""
+    train, test, classes = _checked(_call(request.argument), request.argument)
+    sets = []
+    for kind, dataset in (("training", train), ("test", test)):
+        images = of_dataset(dataset, f"the {kind} set of {request.argument}")
+        title = request.argument.partition(":")[2]
+        sets.append(replace(images, name=request.argument, title=title, classes=classes, is_displayed=True))
+    return OpenData(test=sets[1], train=sets[0])
 
 
 def _call(name: str) -> Any:

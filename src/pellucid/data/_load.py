@@ -11,11 +11,13 @@ from pellucid.core.text import check_text
 from pellucid.data import DATASETS
 from pellucid.data._download import MirrorsFailed
 from pellucid.data._function import load_function
+from pellucid.data._read_all import LazySource, read_all
+from pellucid.data._resize import cropped
 from pellucid.data._source import RawData, Request
 from pellucid.data._spec import AUTO, FUNCTION, parse_spec
 from pellucid.data._splitting import limited, split_off_validation
 
-__all__ = ["load_data"]
+__all__ = ["checksum_of", "digits_instead", "load_data", "resolved_name"]
 
 
 def load_data(
@@ -23,7 +25,7 @@ def load_data(
 ) -> DataSplits:
     """Load the data set that `dataset` names, split into training, validation and test images.
 
-    `dataset` is `auto`, the name of a registered data set, `folder:PATH`, or `module:function`. The limits are maximum
+    `dataset` is a value of `--dataset`, such as `auto`, `folder:PATH` or `photos.parquet`. The limits are maximum
     numbers of images. One twelfth of the limited training images, at most 5,000, becomes the validation set. All draws
     are stratified and follow from `request.seed`. `auto` loads MNIST; if it cannot be downloaded, it loads the bundled
     digits, with a `notice` that gives the reason.
@@ -40,7 +42,9 @@ def load_data(
     for flag, limit in (("--limit-train", limit_train), ("--limit-test", limit_test)):
         if limit is not None and limit < 1:
             raise ConfigError(f"{flag} {limit} leaves no images; give at least 1.")
-    name, raw, notice = _load_raw(source, replace(request, argument=argument))
+    name, raw, notice = _load_raw(source, replace(request, argument=argument), (limit_train, limit_test))
+    if request.crop is not None:
+        raw = replace(raw, train=_cropped(raw.train, request.crop), test=_cropped(raw.test, request.crop))
     _check(raw, name)
     # each draw has its own generator, so a limit on one set does not change the choice in the other
     train = limited(raw.train, limit_train, generator(request.seed, "limit", "train"))
@@ -61,24 +65,51 @@ def load_data(
     )
 
 
-def _load_raw(source: str, request: Request) -> tuple[str, RawData, str | None]:
+def _load_raw(source: str, request: Request, limits: tuple[int | None, int | None]) -> tuple[str, RawData, str | None]:
     """Return the resolved name, the raw images and a notice for the user."""
     if source == FUNCTION:
         return request.argument, load_function(request), None
     if source != AUTO:
-        name = f"{source}:{request.argument}" if request.argument else source
-        if source == "folder":  # the absolute path, so that a run can be resumed from another working directory
-            name = f"folder:{Path(request.argument).expanduser().resolve()}"
-        return name, DATASETS[source](request), None
+        name, entry = resolved_name(source, request.argument), DATASETS[source]
+        if not isinstance(entry, LazySource):
+            return name, entry(request), None
+        opened = entry.open(request)
+        # images beyond the limits are not read at all
+        return name, read_all(opened, request, *limits), opened.test.remark or None
     try:
         return "mnist", DATASETS["mnist"](request), None
     # no other error: the user can fix a full disk, and a different data set would come as a surprise
     except MirrorsFailed as failure:
-        notice = (
-            f"MNIST could not be downloaded ({'; '.join(failure.reasons)}), so this run uses scikit-learn's 1,797 "
-            "digits instead. To use MNIST, pass a folder or URL that has its files with --mirror."
-        )
-        return "digits", DATASETS["digits"](request), notice
+        return "digits", DATASETS["digits"](request), digits_instead(failure)
+
+
+def digits_instead(failure: MirrorsFailed) -> str:
+    """Return the notice that the bundled digits replace MNIST."""
+    return (
+        f"MNIST could not be downloaded ({'; '.join(failure.reasons)}), so this run uses scikit-learn's 1,797 "
+        "digits instead. To use MNIST, pass a folder or URL that has its files with --mirror."
+    )
+
+
+def resolved_name(source: str, argument: str) -> str:
+    """Return the name of a data set for run.json, with an absolute path.
+
+    A run can then be resumed from another working directory.
+
+    >>> resolved_name("confound", "digits")
+    'confound:digits'
+    """
+    if source in ("folder", "numpy", "parquet", "hf"):
+        path, mark, options = (argument, "", "") if source == "folder" else argument.partition("?")
+        if source != "hf" or Path(path).expanduser().exists():  # else it is a name on the hub
+            argument = f"{Path(path).expanduser().resolve()}{mark}{options}"
+    return f"{source}:{argument}" if argument else source
+
+
+def _cropped(images: ImageSet, crop: int) -> ImageSet:
+    """Crop the images; pictures of a folder already have that size."""
+    masks = None if images.masks is None else cropped(images.masks, crop)
+    return ImageSet(cropped(images.pixels, crop), images.labels, masks, images.scale)
 
 
 def _check(raw: RawData, name: str) -> None:

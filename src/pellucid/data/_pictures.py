@@ -1,12 +1,16 @@
 """Decode images of any mode to uint8: grayscale or RGB."""
 
+from io import BytesIO
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from pellucid.core.errors import DataError
+from pellucid.core.raster import TooLarge, open_raster
 
-__all__ = ["picture_pixels"]
+__all__ = ["gray_or_rgb", "picture_pixels", "read_picture"]
 
 GRAY_MODES = {"1", "L", "LA"}
 ALPHA_MODES = {"LA", "RGBA", "PA"}
@@ -20,7 +24,7 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     bits. A palette counts as grayscale if all colors in use are gray. Raises `DataError` for grayscale values that are
     neither 8-bit nor 16-bit.
     """
-    image = _gray_or_rgb(image)
+    image = gray_or_rgb(image)
     if size is not None:
         # only now, because the indices of a palette image cannot be interpolated
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -28,8 +32,20 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def _gray_or_rgb(image: Image.Image) -> Image.Image:
-    """Convert the image to mode L or RGB."""
+def read_picture(source: Path | BytesIO, most_pixels: int, place: str) -> Image.Image:
+    """Decode a picture, upright, in mode L or RGB; raises `DataError`, which names `place`, if that fails."""
+    try:
+        with open_raster(source, most_pixels) as opened:
+            return gray_or_rgb(opened)
+    # Pillow raises SyntaxError for some damaged PNG files
+    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
+        raise DataError(f"{place} cannot be read as an image ({reason}); {remedy} or remove it.") from error
+
+
+def gray_or_rgb(image: Image.Image) -> Image.Image:
+    """Return the image, upright, in mode L or RGB; for details see `picture_pixels`."""
     image = ImageOps.exif_transpose(image)  # photos are stored unrotated, with the orientation in the metadata
     # PNG files can mark one color as transparent without an alpha channel
     if image.mode in ("L", "RGB") and "transparency" not in image.info:

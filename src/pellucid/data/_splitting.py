@@ -6,7 +6,7 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Labels
 
-__all__ = ["limited", "split_off_test", "split_off_validation", "stratified"]
+__all__ = ["limited", "mask_of_test", "split_off_test", "split_off_validation", "stratified"]
 
 TEST_SHARE = 5
 """One in this many images becomes a test image if a data set has no test set."""
@@ -60,13 +60,19 @@ def split_off_test(images: ImageSet, generator: torch.Generator) -> tuple[ImageS
 
     A class with a single image stays in the training set. Raises `DataError` if every class has only one image.
     """
-    is_test = stratified(images.labels, max(len(images) // TEST_SHARE, 1), generator, spared=1, all_classes=True)
+    is_test = mask_of_test(images.labels, generator)
+    return images[~is_test], images[is_test]
+
+
+def mask_of_test(labels: Labels, generator: torch.Generator) -> torch.Tensor:
+    """Return the mask of the images that `split_off_test` splits off."""
+    is_test = stratified(labels, max(len(labels) // TEST_SHARE, 1), generator, spared=1, all_classes=True)
     if not is_test.any():
         raise DataError(
             "cannot split off a test set: no class has more than one image; "
             "add images, or use a data set with a separate test set."
         )
-    return images[~is_test], images[is_test]
+    return is_test
 
 
 def split_off_validation(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:

@@ -1,18 +1,17 @@
 """A folder of images with one subfolder per class."""
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from pellucid.core.errors import DataError
-from pellucid.core.raster import TooLarge, open_raster
-from pellucid.core.seeding import generator
-from pellucid.core.terminal import track
-from pellucid.data import DATASETS, ImageSet, RawData, Request
-from pellucid.data._pictures import picture_pixels
-from pellucid.data._splitting import split_off_test
+from pellucid.data import DATASETS, Request
+from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._pictures import read_picture
+from pellucid.data._read_all import LazySource
 
 __all__ = ["SUFFIXES", "folder"]
 
@@ -21,13 +20,13 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".t
 
 
 @DATASETS.register("folder")
-def folder(request: Request) -> RawData:
-    """Load the images below `request.argument`, in sorted order, as bytes.
+@LazySource
+def folder(request: Request) -> OpenData:
+    """Open the images below `request.argument`, in sorted order.
 
     Either PATH/train and PATH/test hold one folder per class, or PATH itself does. In the second case a stratified
-    fifth, drawn from `request.seed`, becomes the test set, and a class with one image stays in training. Subfolders of
-    a class folder belong to the class. The images are grayscale if all of them are, otherwise RGB. With
-    `request.image_size`, each is scaled to a square of that size; otherwise all must have the same size.
+    fifth becomes the test set of a training run, and a class with one image stays in training. Subfolders of a class
+    folder belong to the class. The images are grayscale if all of them are, otherwise RGB.
 
     Raises `DataError` if a folder is missing, empty, unreadable or has a name that is not UTF-8, if the folders of the
     two parts differ, or if an image cannot be read.
@@ -35,19 +34,28 @@ def folder(request: Request) -> RawData:
     path = Path(request.argument).expanduser()
     parts = _parts(path)
     # sorted, so that the class indices do not depend on the file system
-    classes = _classes(parts)
-    paths = {part: [_image_files(part / name) for name in classes] for part in parts}
-    pixels = _load(path, [file for part in parts for files in paths[part] for file in files], request)
-    # in the order of the files above
-    labels = torch.tensor([label for part in parts for label, files in enumerate(paths[part]) for _ in files])
-    # both parts are read at once, so that they agree in size and channels
-    images = ImageSet(pixels, labels)
-    if len(parts) == 2:
-        count = sum(len(files) for files in paths[parts[0]])
-        train, test = images[:count], images[count:]
-    else:
-        train, test = split_off_test(images, generator(request.seed, "folder", "test"))
-    return RawData(train, test, tuple(classes), title=path.resolve().name)
+    classes = tuple(_classes(parts))
+    title, most_pixels = path.resolve().name, request.max_megapixels * 1_000_000
+    sets = []
+    for part in parts:
+        pairs = [(file, label) for label, name in enumerate(classes) for file in _image_files(part / name)]
+        labels = torch.tensor([label for _, label in pairs])
+        read = _Reader(pairs, most_pixels)
+        sets.append(LazyImages(f"folder:{path}", title, len(pairs), read, labels, classes, is_displayed=True))
+    return OpenData(test=sets[-1], train=sets[0] if len(sets) == 2 else None)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Read files one by one."""
+
+    pairs: list[tuple[Path, int]]
+    most_pixels: int
+
+    def __call__(self, indices: Sequence[int] | None) -> Iterator[Item]:
+        for index in range(len(self.pairs)) if indices is None else indices:
+            file, label = self.pairs[index]
+            yield Item(str(file), read_picture(file, self.most_pixels, str(file)), label)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -109,42 +117,3 @@ def _image_files(path: Path) -> list[Path]:
 def _check_listable(path: Path) -> None:
     if not os.access(path, os.R_OK | os.X_OK):
         raise DataError(f"no permission to list the folder {path}; allow it (chmod u+rx) or choose another folder.")
-
-
-def _load(path: Path, files: list[Path], request: Request) -> torch.Tensor:
-    """Read all files as (image, channel, height, width)."""
-    pixels: list[torch.Tensor] = []
-    with track(f"reading {path.name}", len(files)) as tracker:
-        for file in files:
-            pixels.append(_read(file, request))
-            if pixels[-1].shape[1:] != pixels[0].shape[1:]:
-                raise DataError(
-                    f"{files[0]} has {_size(pixels[0])} pixels, {file} has {_size(pixels[-1])}; "
-                    "use images of one size, or give --image-size to scale them."
-                )
-            tracker.update(len(pixels))
-    return _stacked(pixels)
-
-
-def _stacked(pixels: list[torch.Tensor]) -> torch.Tensor:
-    """Stack all images; grayscale images are repeated over three channels if others have color."""
-    channels = max(len(image) for image in pixels)
-    stacked = torch.empty(len(pixels), channels, *pixels[0].shape[1:], dtype=torch.uint8)
-    for target, image in zip(stacked, pixels, strict=True):
-        target.copy_(image)  # broadcasts one channel to three
-    return stacked
-
-
-def _read(file: Path, request: Request) -> torch.Tensor:
-    try:
-        with open_raster(file, request.max_megapixels * 1_000_000) as opened:
-            return picture_pixels(opened, request.image_size)
-    # Pillow raises SyntaxError for some damaged PNG files
-    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
-        reason = str(error) or type(error).__name__
-        remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
-        raise DataError(f"{file} cannot be read as an image ({reason}); {remedy} or remove it.") from error
-
-
-def _size(image: torch.Tensor) -> str:
-    return f"{image.shape[2]}×{image.shape[1]}"

@@ -58,6 +58,9 @@ class Scene:
     """Limit on the cost of all hooks of the epoch together; None: each hook's own default numbers of images."""
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
+    moment: str | None = None
+    """Moment of the training in figure titles, such as "epoch 3"; empty for a model whose training is not known, None
+    to derive it from `epoch`."""
     # `dataclasses.replace` passes the same dict on, so scenes that differ only in `previous` share the cache
     _computed: dict[str, Any] = field(default_factory=dict, repr=False)
     """Cache shared by the hooks of an epoch."""
@@ -65,6 +68,8 @@ class Scene:
     @property
     def title(self) -> str:
         """Prefix of figure titles: data set and epoch."""
+        if self.moment is not None:
+            return f"{self.data_title}, {self.moment}" if self.moment else self.data_title
         if self.weights_epoch is not None:
             return f"{self.data_title}, best checkpoint (epoch {self.weights_epoch})"
         return f"{self.data_title}, epoch {self.epoch}" + (" (untrained)" if self.epoch == 0 else "")

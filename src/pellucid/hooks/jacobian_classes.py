@@ -130,9 +130,7 @@ def _choice(scene: Scene, chosen: list[int] | None) -> str:
     return "" if chosen is None else scene.choice(len(chosen))
 
 
-def _numbers(
-    scene: Scene, class_means: ClassMeans, drawn: list[int], chosen: list[int] | None
-) -> dict[str, Any]:
+def _numbers(scene: Scene, class_means: ClassMeans, drawn: list[int], chosen: list[int] | None) -> dict[str, Any]:
     """Return the artifact's numbers; with `chosen` classes, these are the rows and the logits of the Jacobians."""
     spectral = class_means.spectral_norms
     by_class = [spectral[class_means.labels == place] for place in range(len(class_means.counts))]

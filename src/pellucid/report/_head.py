@@ -20,7 +20,7 @@ class Activity:
     written: datetime
     during: str
     resume: str
-    """Command that resumes it."""
+    """Command that resumes it; empty for a model that pellucid does not train."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def head(material: Material) -> Head:
         "data": data.get("title", data.get("name")),
         "images": _images(data),
         "model": model.get("name"),
+        "weights": model.get("weights"),
         "parameters": _count(model.get("parameters")),
         "epochs": _epochs(material),
         "device": run.get("device"),
@@ -63,11 +64,14 @@ def head(material: Material) -> Head:
         "threads": run.get("threads"),
         "data checksum (SHA-256)": data.get("sha256"),
         "embedding layer": model.get("embedding_layer"),
+        "preprocessing": _listed(model.get("preprocessing")),
+        "budget of the hooks": run.get("budget"),
         "versions": _listed(run.get("versions")),
         "settings": _listed(run.get("config")),
     }
+    subject = "Inspection" if run.get("kind") == "inspect" else "Training report"
     return Head(
-        title=f"Training report: {model.get('name', 'network')} on {data.get('title', 'unknown data')}",
+        title=f"{subject}: {model.get('name', 'network')} on {data.get('title', 'unknown data')}",
         status=material.status,
         notes=tuple(note for note in (_unfinished(material), _text(data.get("notice")), _left_out(material)) if note),
         facts=_known(facts),
@@ -94,11 +98,12 @@ def _count(value: Any) -> str | None:
 
 
 def _accuracy(material: Material) -> str | None:
-    """Return the test accuracy of the best epoch so far."""
+    """Return the test accuracy of the best epoch so far; of the last one if no checkpoint is marked as the best."""
     accuracy, best = material.run.get("test_accuracy"), material.best_epoch
     if accuracy is None:
         # run.json gets its accuracy at the end; until then, metrics.jsonl has it
-        accuracy = next((line.get("test_accuracy") for line in material.metrics if line["epoch"] == best), None)
+        shown = _last_epoch(material) if best is None and material.run.get("kind") == "watch" else best
+        accuracy = next((line.get("test_accuracy") for line in material.metrics if line["epoch"] == shown), None)
     if not isinstance(accuracy, int | float):
         return None
     return f"{accuracy:.2%}" + ("" if best is None else f" (best checkpoint by validation, epoch {best})")
@@ -115,6 +120,8 @@ def _images(data: Mapping[str, Any]) -> str | None:
 
 def _epochs(material: Material) -> str | None:
     wanted, done = material.run.get("epochs"), _last_epoch(material)
+    if material.run.get("kind") == "inspect":
+        return None  # nothing is trained
     if not isinstance(wanted, int):
         return None if done is None else str(done)
     extended = [f"{one['from']} after epoch {one['epoch']}" for one in material.run.get("extensions", ())]
@@ -160,15 +167,24 @@ def _unfinished(material: Material) -> str:
         reached += f" of {wanted}"
     if material.status not in ("interrupted", "failed"):
         return f"The status of this run is unknown; the report was written {reached}."
-    return f"This run {STATUSES[material.status]} {reached}. Resume it with: {_resume_command(material)}"
+    status = STATUSES[material.status]
+    match material.run.get("kind"):
+        case "inspect":
+            return f"This inspection {status}, so some figures are missing. Run it again to complete it."
+        case "watch":
+            return f"This training {status} {reached}. Start it again from its checkpoint to continue here."
+    return f"This run {status} {reached}. Resume it with: {_resume_command(material)}"
 
 
 def _activity(material: Material) -> Activity:
     done, wanted = _last_epoch(material), material.run.get("epochs")
+    if material.run.get("kind") == "inspect":
+        return Activity(datetime.now(UTC).replace(microsecond=0), "during the inspection", "")
     during = f"during epoch {(done or 0) + 1}" + (f" of {wanted}" if isinstance(wanted, int) else "")
     if isinstance(wanted, int) and (done or 0) >= wanted:
         during = "after the last epoch"
-    return Activity(datetime.now(UTC).replace(microsecond=0), during, _resume_command(material))
+    command = _resume_command(material) if material.run.get("kind") != "watch" else ""
+    return Activity(datetime.now(UTC).replace(microsecond=0), during, command)
 
 
 def _resume_command(material: Material) -> str:

@@ -11,6 +11,7 @@ from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report._page import render_report
 from pellucid.report._pictures import Picture, pack_picture, remember_picture
+from pellucid.storage.atomic import write_bytes
 from pellucid.storage.films import FILMS
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Packed, Store
@@ -22,15 +23,20 @@ EPOCHS_SHOWN_ALL = 5
 """Maximum number of epochs for which hooks run after every epoch; longer runs show round epoch numbers only."""
 
 
-def is_shown(epoch: int, epochs: int) -> bool:
+def is_shown(epoch: int, epochs: int | None) -> bool:
     """Return True if hooks run at `epoch`: every epoch of a short run, else 0, 1, 2, 5, 10, 20, 50… and the last.
+
+    If the number of epochs is unknown (None), the first epochs of a short run are shown as well.
 
     >>> [epoch for epoch in range(26) if is_shown(epoch, 25)]
     [0, 1, 2, 5, 10, 20, 25]
+    >>> [epoch for epoch in range(26) if is_shown(epoch, None)]
+    [0, 1, 2, 3, 4, 5, 10, 20]
     """
     # 1, 2 or 5 for 10, 200 or 5000
     leading = int(str(epoch).rstrip("0") or "0")
-    return epochs <= EPOCHS_SHOWN_ALL or epoch == epochs or leading in (0, 1, 2, 5)
+    is_short = (epoch if epochs is None else epochs) <= EPOCHS_SHOWN_ALL
+    return is_short or epoch == epochs or leading in (0, 1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,19 @@ class HookRunner:
             if output.is_repeated:  # an end hook has a single value, which makes no curve
                 scalars = {f"{output.name}/{key}": float(value) for key, value in artifact.scalars.items()}
                 self.board.scalars(scalars, output.epoch)
+
+    def receive(self, result: "Output | Packed | bytes | Failure") -> None:
+        """Write a hook's artifacts, a film or a report, or record a failure."""
+        self.store.check_present()
+        match result:
+            case Failure():
+                self.keep_failure(result)
+            case Output():
+                self.keep(result)
+            case Packed():
+                self.store.keep(result)
+            case bytes():
+                write_bytes(self.store.folder / "report.html", result)
 
     def keep_failure(self, failure: Failure) -> None:
         """Record a failure with its traceback and report it in the terminal."""

@@ -25,8 +25,8 @@ from pellucid.run.schedule import Schedule
 from pellucid.run.session import Session, prepare
 from pellucid.run.workers import Workers, worker_count
 from pellucid.storage.lock import locked
+from pellucid.storage.loggers import Logs, check_loggers, open_logs
 from pellucid.storage.ownership import check_ours
-from pellucid.storage.tensorboard import Board
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
@@ -73,13 +73,14 @@ def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
     """Run all epochs with their hooks, then the end hooks, films and report; return the exit code."""
     store, world = session.store, session.world
     start_epoch = session.resumed.progress.epoch if session.resumed else 0
+    logs: Logs | None = None
     try:
         world.first(interrupted_before.check)
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(_processes(session)))
-            board = world.first(lambda: stack.enter_context(_board(session, start_epoch)))
-            # only the first process runs hooks and writes files; the others have no board
-            runner = HookRunner(store, cast(Board, board))
+            logs = world.first(lambda: stack.enter_context(_logs(session, start_epoch)))
+            # only the first process runs hooks and writes files; the others have no logs
+            runner = HookRunner(store, cast(Logs, logs))
             schedule = Schedule(session, runner, workers)
             world.first(lambda: schedule.add_unfinished(start_epoch))
             for epoch in _epochs(session, workers.poll):
@@ -89,9 +90,12 @@ def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
         interrupted = isinstance(error, KeyboardInterrupt)
         if world.is_first:
             with sigterm_ignored():
-                record_end(store, "interrupted" if interrupted else "failed")
+                status = "interrupted" if interrupted else "failed"
+                record_end(store, status)
                 with suppress(Exception):  # the cause of the failure may not allow it
                     write_report(store.folder)
+                if logs is not None:
+                    logs.close(status)
         if interrupted:
             print_interruption(session)
         raise
@@ -106,15 +110,16 @@ def _processes(session: Session) -> int:
     return 0 if session.config.serial else worker_count(session.device, session.world.size)
 
 
-def _board(session: Session, start_epoch: int) -> Board:
-    """Open the TensorBoard log: a new one starts with the model's graph, a resumed one continues at `start_epoch`."""
+def _logs(session: Session, start_epoch: int) -> Logs:
+    """Open the logs: new ones start with the model's graph, those of a resumed run continue at `start_epoch`."""
+    store, trackers = session.store, check_loggers(session.config.show.log_to)
     # hooks of earlier epochs that had not finished are repeated
-    first = min([start_epoch, *session.store.unfinished_epochs()])
-    board = Board(session.store.folder / "logs", first if session.config.resume else None)
-    board.add_earlier(session.store.metrics())
+    first = min([start_epoch, *store.unfinished_epochs()]) if session.config.resume else None
+    logs = open_logs(store.folder, trackers, store.run(), first)
+    logs.add_earlier(store.metrics())
     if start_epoch == 0:
-        board.graph(session.model, session.data.test.floats([0]).to(session.device))
-    return board
+        logs.graph(session.model, session.data.test.floats([0]).to(session.device))
+    return logs
 
 
 def _epochs(session: Session, between_steps: Callable[[], object]) -> Iterator[Epoch]:
@@ -154,6 +159,7 @@ def _finish(session: Session, schedule: Schedule) -> None:
     session.store.check_present()
     session.store.write_run(finished_record(session.store))
     schedule.write_report()
+    cast(Logs, schedule.runner.board).close("finished")
     _show_end(session)
 
 

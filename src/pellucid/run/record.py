@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import SaveError
 from pellucid.core.types import Logits, Targets
+from pellucid.engine.model import device_of
 from pellucid.engine.tap import find_embedding
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
@@ -24,7 +26,16 @@ from pellucid.storage.store import Store
 from pellucid.training.checkpoint import Progress
 from pellucid.training.loop import Epoch
 
-__all__ = ["finished_record", "first_record", "metrics_record", "most_common_confusion", "record_end", "timestamp"]
+__all__ = [
+    "embedding_layer",
+    "environment",
+    "finished_record",
+    "first_record",
+    "metrics_record",
+    "most_common_confusion",
+    "record_end",
+    "timestamp",
+]
 
 PACKAGES = ("pellucid", "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "tensorboard")
 
@@ -38,15 +49,10 @@ def first_record(session: Session) -> dict[str, Any]:
     """Return the content of run.json at the start of a new or resumed run."""
     data, earlier = session.data, session.earlier
     return {
+        "kind": "run",
         "config": session.config.flat(),
-        "command": shlex.join(sys.argv),
-        "status": "running",
-        "seed": session.recipe.seed,
-        "device": str(session.device),
-        "threads": torch.get_num_threads(),
+        **environment(session.recipe.seed, session.device),
         "processes": session.world.size,
-        "versions": versions(),
-        "git_revision": git_revision(),
         "dataset": {
             # a resumed run loads its data by the resolved name, so keep what the user originally asked for
             "requested": earlier.get("dataset", {}).get("requested", data.requested),
@@ -61,14 +67,27 @@ def first_record(session: Session) -> dict[str, Any]:
             "sha256": data.sha256,
         },
         "model": {
-            "name": session.config.training.model,
+            **session.network.record,
             "parameters": count_parameters(session.model),
-            "embedding_layer": _embedding_layer(session),
+            "embedding_layer": embedding_layer(session.model, session.data.test, session.embedding_layer),
         },
         "epochs": session.recipe.epochs,
         "extensions": _extensions(session),
         "test_accuracy": None,
         "timing": {"started": earlier.get("timing", {}).get("started", timestamp()), "finished": None},
+    }
+
+
+def environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """Return the entries of run.json about the process, for a run that is starting."""
+    return {
+        "command": shlex.join(sys.argv),
+        "status": "running",
+        "seed": seed,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "git_revision": git_revision(),
     }
 
 
@@ -173,9 +192,9 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _embedding_layer(session: Session) -> str | None:
-    sample = session.data.test.floats([0]).to(session.device)
+def embedding_layer(model: nn.Module, images: ImageSet, wanted: str | None) -> str | None:
+    """Return the name of the layer whose input is the embedding; None if it cannot be found."""
     try:
-        return find_embedding(session.model, sample, session.embedding_layer).layer
+        return find_embedding(model, images.floats([0]).to(device_of(model)), wanted).layer
     except Exception:  # noqa: BLE001  (some models reject a batch of one image; the record then lacks the layer's name)
         return None

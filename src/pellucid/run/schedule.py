@@ -14,7 +14,6 @@ from pellucid.run.console import print_pictures, print_report_path
 from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make_films, make_report
 from pellucid.run.session import Session
 from pellucid.run.workers import Job, Work, Workers
-from pellucid.storage.atomic import write_bytes
 from pellucid.storage.store import Packed
 from pellucid.storage.weights import pack_weights
 from pellucid.training.interrupt import deferred_interrupt
@@ -188,21 +187,14 @@ class Schedule:
         return Job("densities", fit, receive, is_ordered=False)
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
-        """Write a hook's artifacts, a film or a report, or record a failure."""
-        self.store.check_present()
+        """Write a result and print where it is."""
+        self.runner.receive(result)
         match result:
-            case Failure():
-                self.runner.keep_failure(result)
             case Output():
-                self.runner.keep(result)
                 pictures = [self.store.folder / path for path in result.pictures()]
                 print_pictures(result.name, result.epoch if result.is_repeated else None, result.seconds, pictures)
-            case Packed():
-                self.store.keep(result)
-            case bytes():
-                write_bytes(self.store.folder / "report.html", result)
-                if not self._has_report:
-                    print_report_path(self.store)
+            case bytes() if not self._has_report:
+                print_report_path(self.store)
                 self._has_report = True
 
 

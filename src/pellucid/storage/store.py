@@ -81,6 +81,14 @@ class Store:
         text = "".join(json_text(lines[epoch]) + "\n" for epoch in sorted(lines))
         write_bytes(self.folder / "metrics.jsonl", text.encode())
 
+    def forget_after(self, epoch: int) -> None:
+        """Remove later epochs from metrics.jsonl and manifest.json: a training that is repeated from `epoch` on."""
+        lines = [line for line in self.metrics() if line["epoch"] <= epoch]
+        write_bytes(self.folder / "metrics.jsonl", "".join(json_text(line) + "\n" for line in lines).encode())
+        manifest = self.manifest()
+        kept = {key: [one for one in manifest[key] if one["epoch"] <= epoch] for key in ("artifacts", "failures")}
+        write_json(self.folder / "manifest.json", manifest | kept)
+
     def manifest(self) -> dict[str, Any]:
         """Read manifest.json."""
         absent = {"version": 1, "artifacts": [], "failures": []}

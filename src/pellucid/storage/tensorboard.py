@@ -59,7 +59,8 @@ class Board:
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line of metrics.jsonl: losses and accuracies of each part of the data in `logs/PART`."""
         self._scores(record)
-        self.scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"])
+        if record.get("learning_rate") is not None:  # unknown in a training loop of the user
+            self.scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"])
 
     def add_earlier(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add the scores before `start_epoch` if an older version logged them without folders for parts of the data."""

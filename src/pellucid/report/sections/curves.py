@@ -12,14 +12,14 @@ KEYS = tuple(f"{part}_{quantity}" for quantity in ("loss", "accuracy") for part 
 
 def curves(material: Material) -> Section | None:
     """Build the section with two charts and a table, in which the selected and the best epoch are marked."""
-    if not material.metrics:
+    if not material.metrics or material.run.get("kind") == "inspect":  # a single epoch makes no curve
         return None
     lines = [{"epoch": line["epoch"]} | {key: _number(line.get(key)) for key in KEYS} for line in material.metrics]
     return Section(
         name="curves",
         kind="curves",
         title="Learning curves",
-        lead="Cross-entropy loss in nats and accuracy after each epoch; epoch 0 is the untrained network.",
+        lead="Cross-entropy loss in nats and accuracy after each epoch; epoch 0 is the network before training.",
         data={"lines": lines, "best": material.best_epoch},
         hook="",
     )

@@ -54,7 +54,7 @@ def _section(moment: str, arrays: Mapping[str, np.ndarray], record: Mapping[str,
         lead="Select a test image, a method and a class. Red pixels are evidence for the class, blue ones against it.",
         data=_data(gallery),
         guide="methods_overview",
-        notes=(f"{moment} Independent of the epoch slider.", *_notes(gallery)),
+        notes=(f"{moment} Independent of the epoch slider.".strip(), *_notes(gallery)),
         hook="gallery",
     )
 

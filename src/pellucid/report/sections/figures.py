@@ -99,6 +99,11 @@ def other_figures(material: Material, shown: Iterable[str]) -> list[Section]:
 
 def end_moment(material: Material) -> str:
     """Describe when the end hooks ran and with which weights."""
+    match material.run.get("kind"):
+        case "inspect":
+            return ""
+        case "watch":
+            return "Computed at the end of training with the last weights."
     best = "" if material.best_epoch is None else f" (epoch {material.best_epoch})"
     return f"Computed at the end of training with the best checkpoint{best}."
 

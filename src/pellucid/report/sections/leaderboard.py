@@ -26,7 +26,11 @@ def leaderboard(material: Material) -> Section | None:
         return None
     table = tables[max(tables)]
     # taken out of the data for the script, since the reasons are shown as notes
-    notes = (end_moment(material), *(f"Not applicable: {name}: {why}" for name, why in table.pop("refused").items()))
+    moment = end_moment(material)
+    notes = (
+        *([moment] if moment else []),
+        *(f"Not applicable: {name}: {why}" for name, why in table.pop("refused").items()),
+    )
     return Section(
         name="leaderboard",
         kind="leaderboard",

@@ -1,0 +1,60 @@
+"""Images that are read on demand: labels and class names first, pixels only for the images that are chosen."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+__all__ = ["Item", "LazyImages", "OpenData"]
+
+
+class Item(NamedTuple):
+    """One image as its source delivers it, before any conversion."""
+
+    place: str
+    """Its position, for error messages: "item 17 of CIFAR10"."""
+    image: Any
+    """A PIL image, or a tensor or array of shape (height, width) or (channel, height, width)."""
+    label: Any
+    """A class index."""
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """A set of labeled images of which any part can be read; a stream can only be read from beginning to end.
+
+    >>> pairs = [(torch.zeros(1, 2, 2), 0), (torch.ones(1, 2, 2), 1)]
+    >>> images = LazyImages(
+    ...     "pairs", "Pairs", 2, lambda chosen: (Item(f"item {one}", *pairs[one]) for one in chosen or range(2))
+    ... )
+    >>> [item.label for item in images.read([1])]
+    [1]
+    """
+
+    name: str
+    """For `run.json` and error messages."""
+    title: str
+    """Display name for figures."""
+    total: int | None
+    """Number of images; None for a stream, whose length is known only at its end."""
+    read: Callable[[Sequence[int] | None], Iterator[Item]]
+    """Read the images at these indices, in this order; None (the only choice for a stream): all of them."""
+    labels: torch.Tensor | None = None
+    """(image,): integers known without reading any image, equal for images of one class; None if unknown."""
+    classes: tuple[str, ...] | None = None
+    """Class names, by index."""
+    is_displayed: bool = False
+    """True if tensors hold displayed images (uint8, or floats in [0, 1]), to be preprocessed like pictures; False if
+    they are what the model expects."""
+    remark: str = ""
+    """A fact about the images that users should know."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenData:
+    """A data set whose images have not been read yet."""
+
+    test: LazyImages
+    train: LazyImages | None = None
+    """Training images, if the data set has some of its own."""

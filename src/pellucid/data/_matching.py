@@ -1,0 +1,63 @@
+"""Match the classes of a data set with those of a model: by name where both are known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pellucid.core.errors import DataError
+from pellucid.data._items import label_of
+from pellucid.data._lazy import LazyImages
+
+__all__ = ["MatchedClasses", "match_classes"]
+
+
+@dataclass(frozen=True)
+class MatchedClasses:
+    """Class names, and the index of each of the data set's labels among them."""
+
+    names: tuple[str, ...] | None
+    own: tuple[str, ...] | None
+    """The data set's own names, by label."""
+    mapping: tuple[int, ...] | None = None
+    """The index in `names` of each label of the data set; None if they are equal."""
+    remark: str = ""
+
+    def index(self, label: Any, place: str) -> int:
+        """Return the class index of a label; raises `DataError` if it is none."""
+        number = label_of(label, self.own, place)
+        return number if self.mapping is None else self.mapping[number]
+
+
+def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedClasses:
+    """Return the classes of `images` as indices of `classes`, the names that a user gave or a model knows.
+
+    Names that are all found in `classes` (ignoring case) are matched, in whatever order. Otherwise labels are taken as
+    indices, if there are as many names. Raises `DataError` if there are fewer or more.
+
+    >>> pets = LazyImages("pets", "Pets", 0, lambda _: iter(()), classes=("cat", "dog"))
+    >>> match_classes(pets, ["dog", "fox", "cat"]).index(0, "item 0")
+    2
+    """
+    own = images.classes
+    if classes is None:
+        return MatchedClasses(own, own)
+    names = tuple(map(str, classes))
+    if own is None or own == names:
+        return MatchedClasses(names, names)
+    places = {name.lower(): index for index, name in enumerate(names)}
+    if len(places) == len(names) and all(name.lower() in places for name in own):
+        mapping = tuple(places[name.lower()] for name in own)
+        is_same = mapping == tuple(range(len(own)))
+        remark = "" if is_same else f"labels of {len(own)} classes are matched by name with {len(names)} classes"
+        return MatchedClasses(names, own, mapping, remark)
+    if len(own) == len(names):
+        return MatchedClasses(names, own, None, f"classes are matched by order ({own[0]} is {names[0]}, …)")
+    raise DataError(
+        f"{images.name} has {len(own)} classes ({_shortened(own)}), which cannot be matched with the {len(names)} "
+        f"class names given or known from the model ({_shortened(names)}); rename the classes of the data set, so that "
+        "all of them occur among those names, or give one name per class."
+    )
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

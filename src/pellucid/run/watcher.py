@@ -1,0 +1,395 @@
+"""`pellucid.watch`: hooks, metrics and report in a training loop of the user."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pellucid.config import HookConfig
+from pellucid.core.budget import find_budget
+from pellucid.core.checksum import fingerprint
+from pellucid.core.errors import ConfigError, PellucidError, SaveError
+from pellucid.core.isolation import isolated, preserved_random_state
+from pellucid.core.terminal import print_line, track
+from pellucid.engine.model import frozen
+from pellucid.engine.wrapping import Network
+from pellucid.run.console import print_pictures, report_uri
+from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make_films, make_report
+from pellucid.run.observation import Observation, Options, observe
+from pellucid.run.record import record_end, timestamp
+from pellucid.storage.lock import locked
+from pellucid.storage.loggers import Logs, check_loggers, open_logs
+from pellucid.storage.ownership import check_ours
+
+__all__ = ["Watcher", "watch"]
+
+
+def watch(
+    model: Network,
+    data: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    save: str | Path = "save",
+    training_data: Any = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    preprocess: Any = None,
+    hooks: str | Sequence[str] = "default",
+    methods: str | Sequence[str] | None = None,
+    embedding_layer: str | None = None,
+    budget: str = "default",
+    seed: int = 0,
+    every: int | None = None,
+    resume: bool | None = None,
+    start_epoch: int = 0,
+    log_to: str | Sequence[str] = (),
+) -> "Watcher":
+    """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
+
+    Call `epoch` on the returned watcher after each epoch, and `close` at the end, or use it as a context manager. It
+    leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
+    gives the same weights with and without it. The model may be compiled, on any device, trained under autocast, or
+    wrapped for distributed training, where only the process of rank 0 works.
+
+    Args:
+        model: a module from images to logits (image, class), or to an output with the attribute `logits`.
+        data: test images with labels: a data set, a `DataLoader`, or a pair (images, labels). Tensors are taken as the
+            model expects them; PIL images are preprocessed. Of larger data, a seeded, stratified sample is shown.
+        classes: class names, one per logit. Default: those of the data set or the model, otherwise numbers.
+        save: the save folder. If it holds an earlier part of this training, that is continued, see `resume`; anything
+            else there is moved to `previous/`.
+        training_data: like `data`, for prototypes and for methods that are fitted to data.
+        mean: with `std`, the normalization of the model's input, one value per channel, by which images are displayed
+            and derivatives converted to units of the displayed pixel. Default: that of the model, if it is known.
+        std: see `mean`.
+        preprocess: preprocessing of PIL images, such as the transform of torchvision's weights.
+        hooks: names of hooks, `default`, `all` or `none`.
+        methods: names of attribution methods. Default: chosen by each hook.
+        embedding_layer: the layer whose input is the embedding. Default: the last linear layer.
+        budget: limit on the cost of the hooks: `small`, `default` or `large`.
+        seed: seed of the sample and of all draws of the hooks.
+        every: run hooks after every so many epochs. Default: after epochs 0 to 5, then 10, 20, 50, 100… and the last;
+            metrics and the report follow every epoch.
+        resume: True to continue the training in `save` after its last recorded epoch, False to start anew. Default:
+            continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
+        start_epoch: number of epochs that the model was trained for before it is watched, if there is no earlier part
+            to continue.
+        log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
+            `trackio`, `mlflow`, `wandb`.
+
+    Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, a failure of a
+    hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops: the training
+    goes on.
+
+    >>> from tempfile import mkdtemp
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    >>> images, labels = torch.rand(8, 1, 4, 4), torch.arange(8) % 2
+    >>> with watch(model, (images, labels), save=mkdtemp(), hooks="confusion_matrix") as watcher:
+    ...     watcher.epoch(train_loss=0.7)
+    pellucid ...
+    """
+    options = Options(
+        save=Path(save).expanduser(),
+        classes=classes,
+        training_data=training_data,
+        preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
+        show=shown(hooks, methods, embedding_layer, budget, log_to),
+        seed=seed,
+    )
+    if every is not None and (not isinstance(every, int) or every < 1):
+        raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
+    if isinstance(start_epoch, bool) or not isinstance(start_epoch, int) or start_epoch < 0:
+        raise ConfigError(f"start_epoch is {start_epoch!r}; expected a number of epochs, 0 or more.")
+    if not is_first_process():
+        return Watcher(None, every=every)
+    with preserved_random_state():  # reading the data may draw from it
+        watcher = Watcher(observe("watch", model, data, options), every=every)
+    watcher.open(resume, start_epoch)
+    return watcher
+
+
+def shown(
+    hooks: str | Sequence[str],
+    methods: str | Sequence[str] | None,
+    embedding_layer: str | None,
+    budget: str,
+    log_to: str | Sequence[str],
+) -> HookConfig:
+    """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
+    return HookConfig(
+        hooks=_listed(hooks),
+        methods=None if methods is None else _listed(methods),
+        embedding_layer=embedding_layer,
+        budget=cast(Any, find_budget(budget).name),
+        log_to=_listed(log_to) or None,
+    )
+
+
+def _listed(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ",".join(names)
+
+
+def is_first_process() -> bool:
+    """Return True in the process of rank 0, and without distributed training."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+class Watcher:
+    """Runs hooks on a user's model and writes what they return; created by `pellucid.watch`.
+
+    `observation` is None in the other processes of a distributed training, where every method does nothing.
+    """
+
+    def __init__(self, observation: Observation | None, *, every: int | None = None) -> None:
+        self._seen, self._every = observation, every
+        self._stack = ExitStack()
+        self._runner: HookRunner | None = None
+        self._logs: Logs | None = None
+        self.last_epoch: int | None = None
+        """The last epoch that was recorded; 0 before training."""
+        self._last_shown: int | None = None
+        self._has_stopped = False
+        self._since = perf_counter()
+
+    def open(self, resume: bool | None = None, start_epoch: int = 0) -> None:
+        """Lock the save folder, continue or move aside what is there, and show the model before training."""
+        with preserved_random_state():
+            self._open(resume, start_epoch)
+
+    def _open(self, resume: bool | None, start_epoch: int) -> None:
+        seen = self._observation
+        store = seen.store
+        logits = seen.logits()  # before the folder is touched: the model may fail
+        check_ours(store.folder)
+        self._stack.enter_context(locked(store.folder))
+        try:
+            at = _place_to_continue(seen, resume)
+            moved = store.move_previous_run() if at is None else None
+            if at is not None:
+                store.forget_after(at)
+            started = store.run().get("timing", {}).get("started") if at is not None else None
+            record = seen.record()
+            store.begin(record | {"timing": record["timing"] | ({"started": started} if started else {})})
+            trackers = check_loggers(seen.options.show.log_to)
+            logs = open_logs(store.folder, trackers, store.run(), None if at is None else at + 1)
+            self._stack.enter_context(logs)
+            logs.add_earlier(store.metrics())
+        except BaseException:
+            self._stack.close()
+            raise
+        self._logs, self._runner = logs, HookRunner(store, logs)
+        self.last_epoch = at
+        if moved is not None:
+            print_line(f"pellucid: moved the earlier run to {moved}.")
+        if at is None:
+            with frozen(seen.seen):
+                logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
+            self._guarded(lambda: self._show_epoch(start_epoch, {}, logits))
+        else:
+            print_line(f"pellucid: continuing after epoch {at} in {store.folder}.")
+
+    def epoch(self, number: int | None = None, **metrics: float | Tensor | None) -> None:
+        """Record an epoch that has just been trained: hooks, metrics, TensorBoard and the report.
+
+        Args:
+            number: number of the epoch, from 1 on; default: the one after the last. A repeated one is replaced.
+            metrics: numbers of the training. `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy`
+                and `learning_rate` have a place in the learning curves; others become scalars in TensorBoard.
+
+        Raises `ConfigError` for an invalid number or a metric that is not a number, and if the watcher is closed.
+        """
+        if self._seen is None:
+            return
+        given = {name: _number(name, value) for name, value in metrics.items() if value is not None}
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            raise ConfigError(f"the epoch is {number!r}; expected a whole number, 0 or more.")
+        if self._has_stopped:  # and has warned
+            return
+        if self._runner is None:
+            raise ConfigError("this watcher is closed; start another one with pellucid.watch.")
+        at = (self.last_epoch or 0) + 1 if number is None else number
+        seconds = perf_counter() - self._since
+        self._guarded(lambda: self._show_epoch(at, given, seconds=seconds))
+        self._since = perf_counter()
+
+    def close(self, status: str = "finished") -> None:
+        """Run the end hooks, write the films, the last report and the final run.json, and release the save folder.
+
+        `status` is `finished`, or `interrupted` or `failed`, after which no end hooks run. Closing twice does nothing.
+        """
+        if self._seen is None or self._runner is None:
+            return
+        try:
+            if status == "finished":
+                self._guarded(self._finish)
+            if self._runner is not None and status != "finished":
+                record_end(self._seen.store, status)
+                with suppress(Exception):  # the cause of the failure may not allow it
+                    self._report()
+        finally:
+            self._release(status)
+
+    def _release(self, status: str) -> None:
+        """Close the logs and unlock the save folder."""
+        self._runner = None
+        try:
+            if self._logs is not None:
+                self._logs.close(status)
+        finally:
+            self._stack.close()
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.close("finished" if error is None else "interrupted" if interrupted else "failed")
+
+    @property
+    def _observation(self) -> Observation:
+        assert self._seen is not None
+        return self._seen
+
+    def _guarded(self, work: Any) -> None:
+        """Run `work`; if the save folder fails, warn once and stop watching, because the training matters more."""
+        try:
+            with preserved_random_state():
+                work()
+        except (SaveError, OSError) as error:
+            if self._observation.kind == "inspect":
+                raise
+            warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
+            record_end(self._observation.store, "failed")
+            self._has_stopped = True
+            self._release("failed")
+        except BaseException as error:  # Ctrl-C in a hook
+            if self._runner is not None:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record_end(self._observation.store, status)
+                self._release(status)
+            raise
+
+    def _show_epoch(
+        self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
+    ) -> None:
+        """Record the metrics of an epoch and run its hooks, if it is one of those shown; `seconds`: of the training."""
+        seen, runner = self._observation, self._open_runner
+        runner.store.check_present()
+        started, failures = perf_counter(), self._count("failures")
+        try:
+            logits = seen.logits() if logits is None else logits
+        except PellucidError as error:
+            runner.keep_failure(Failure.of("evaluation", number, error))
+            self.last_epoch = number
+            return
+        line = seen.metrics(number, logits, given, fingerprint(seen.model))
+        line["timing"] = {"seconds": None if seconds is None else round(seconds, 3), "images_per_second": None}
+        runner.store.add_metrics(line)
+        runner.board.metrics(line)
+        runner.board.scalars(line.get("given", {}), number)
+        self.last_epoch = number
+        pictures = 0
+        is_first = seconds is None  # the model as it was given, of whatever epoch
+        if is_first or (number % self._every == 0 if self._every else is_shown(number, None)):
+            pictures = self._run_hooks("epoch", number, logits)
+            self._last_shown = number
+        self._report()
+        failed = self._count("failures") - failures
+        print_line(
+            f"pellucid  {seen.moment(number) or seen.test.title}: test accuracy {line['test_accuracy']:.2%} on "
+            f"{len(seen.test.images):,} images, {pictures} pictures"
+            + (f", {failed} failed" if failed else "")
+            + f" ({perf_counter() - started:.1f} s)  {report_uri(runner.store) if number == 0 else ''}".rstrip()
+        )
+
+    @property
+    def _open_runner(self) -> HookRunner:
+        assert self._runner is not None
+        return self._runner
+
+    def _run_hooks(self, when: str, number: int, logits: Tensor) -> int:
+        """Run the hooks of a moment and return the number of their pictures."""
+        seen, runner = self._observation, self._open_runner
+        hooks = {name: hook for name, hook in seen.hooks.items() if hook.when == when}
+        before = self._count("artifacts")
+        with isolated(), frozen(seen.seen), track(f"hooks, {when}", len(hooks)) as bar:
+            # one scene, whose computed values the hooks share
+            scene = seen.scene(number, logits)
+            for done, (name, hook) in enumerate(hooks.items()):
+                bar.update(done, name)
+                result = runner.run_one(name, hook, scene)
+                runner.receive(result)
+                if seen.kind == "inspect" and isinstance(result, Output):
+                    print_pictures(name, None, result.seconds, [runner.store.folder / at for at in result.pictures()])
+        return self._count("artifacts") - before
+
+    def _count(self, what: str) -> int:
+        entries = self._open_runner.store.manifest()[what]
+        return sum(what == "failures" or entry["kind"] == "figure" for entry in entries)
+
+    def _finish(self) -> None:
+        seen, runner = self._observation, self._open_runner
+        number, logits = self.last_epoch or 0, seen.logits()
+        if number != self._last_shown and number:
+            self._run_hooks("epoch", number, logits)  # the last epoch is always shown
+        self._run_hooks("end", number, logits)
+        make_films(runner.store, runner.receive)
+        record, lines = runner.store.run(), runner.store.metrics()
+        accuracy = lines[-1]["test_accuracy"] if lines else None
+        end = {"status": "finished", "test_accuracy": accuracy, "epochs": number}
+        runner.store.write_run(record | end | {"timing": record["timing"] | {"finished": timestamp()}})
+        self._report()
+        print_line(f"pellucid  report: {report_uri(runner.store)}")
+
+    def _report(self) -> None:
+        runner = self._open_runner
+        make_report(runner.store, self.last_epoch or 0, runner.receive)
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a metric as a float. Raises `ConfigError` if it is not a single number."""
+    try:
+        number = float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"the metric {name} is {value!r:.80}; expected a number.") from error
+    return number if math.isfinite(number) else math.nan
+
+
+def _place_to_continue(seen: Observation, resume: bool | None) -> int | None:
+    """Return the epoch after which the training in the save folder goes on; None to start anew.
+
+    Restarted trainings load a checkpoint, whose weights are those of a recorded epoch. Weights of epoch 0 start anew.
+    """
+    record = seen.store.run()
+    if record.get("kind") != seen.kind or seen.kind == "inspect":
+        if resume:
+            raise SaveError(f"there is no watched training to resume in {seen.store.folder}; pass resume=False.")
+        return None
+    data = record.get("dataset", {})
+    is_same = (data.get("sha256"), data.get("classes")) == (seen.test.sha256, list(seen.classes))
+    lines = seen.store.metrics()
+    if resume is False or not lines or (not is_same and not resume):
+        return None
+    if not is_same:
+        raise SaveError(
+            f"the training in {seen.store.folder} was watched on other test images or classes, so it cannot be "
+            "continued; pass the same data, or resume=False."
+        )
+    if resume:
+        return int(lines[-1]["epoch"])
+    weights = fingerprint(seen.model)
+    matching = [int(line["epoch"]) for line in lines if line.get("weights") == weights]
+    if matching:
+        return max(matching) or None
+    return int(lines[-1]["epoch"]) if record.get("status") != "finished" else None

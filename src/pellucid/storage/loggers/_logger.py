@@ -1,0 +1,57 @@
+"""What an adapter of an experiment tracker implements."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LoggedRun", "Logger"]
+
+PROJECT = "pellucid"
+"""Name of the project or experiment, unless the library's own environment variable gives another."""
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run as a tracker sees it."""
+
+    folder: Path
+    """Folder for local files of the tracker, below the save folder."""
+    title: str
+    """Name of the run for people: data set, model and start time."""
+    settings: Mapping[str, Any]
+    """Flags, data set and model; the values are strings, numbers, booleans or None."""
+    earlier: str | None
+    """What `Logger.identity` returned when the run that is now resumed began; None for a new run."""
+
+
+class Logger(ABC):
+    """Adapter of one tracker's public interface. It lives in a process of its own and may raise anything.
+
+    The constructor imports the library, and begins a run or continues an earlier one.
+    """
+
+    @abstractmethod
+    def __init__(self, run: LoggedRun) -> None: ...
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Identifier under which a resumed run finds this one again."""
+
+    @abstractmethod
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Add a value to each curve."""
+
+    @abstractmethod
+    def picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """Add a figure, given as PNG."""
+
+    @abstractmethod
+    def report(self, path: Path) -> None:
+        """Add the report, an HTML file, as an artifact."""
+
+    @abstractmethod
+    def close(self, status: str) -> None:
+        """End the run: `status` is "finished", "interrupted" or "failed". Returns when everything is stored."""
