@@ -62,9 +62,7 @@ def load_data(
     )
 
 
-def _load_raw(
-    source: str, request: Request, limits: tuple[int | None, int | None]
-) -> tuple[str, RawData, str | None]:
+def _load_raw(source: str, request: Request, limits: tuple[int | None, int | None]) -> tuple[str, RawData, str | None]:
     """Return the resolved name, the raw images and a notice for the user."""
     if source == FUNCTION:
         return request.argument, load_function(request), None

@@ -62,6 +62,4 @@ def _of_images(images: ImageSet, raw: RawData, name: str, remark: str) -> LazyIm
         for index in range(len(images)) if indices is None else indices:
             yield Item(f"image {index} of {name}", images.pixels[index], images.labels[index])
 
-    return LazyImages(
-        name, raw.title, len(images), read, images.labels, raw.classes, is_displayed=True, remark=remark
-    )
+    return LazyImages(name, raw.title, len(images), read, images.labels, raw.classes, is_displayed=True, remark=remark)
