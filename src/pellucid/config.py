@@ -1,6 +1,7 @@
 """Settings of a run: frozen dataclasses in which each field is a command-line flag and its docstring the help text."""
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = [
     "EvaluateConfig",
     "GroundTruthConfig",
     "HookConfig",
+    "ModelConfig",
     "ReportConfig",
     "RunConfig",
     "TrainingConfig",
@@ -91,10 +93,13 @@ class DataConfig:
 class TrainingConfig:
     """Network and optimization."""
 
-    model: Annotated[str, _flag("small_cnn|cnn|mlp|basic|MODULE:FUNCTION")] = "small_cnn"
-    """Network to train.
-    MODULE:FUNCTION: a function that returns an nn.Module from images to logits. Its parameters named `channels`,
-    `classes` or `image_size` receive the number of channels, number of classes and (height, width) of the data."""
+    model: Annotated[str, _flag("NAME|MODULE:FUNCTION|torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER")] = "small_cnn"
+    """Network to train: small_cnn, cnn, mlp or basic, or one of these.
+    MODULE:FUNCTION: a function or class that returns an nn.Module from images to logits. Its parameters named
+    `channels`, `classes` or `image_size` receive the number of channels, number of classes and (height, width) of the
+    data.
+    torchvision:NAME, timm:NAME: a network such as torchvision:resnet18, with random weights unless --weights is given.
+    hf:FOLDER-OR-REPOSITORY: an image classifier of transformers. run:FOLDER: the best model of a run."""
     epochs: Annotated[int | None, Range(1), _flag("INT≥1", "2 for mnist, otherwise 10")] = None
     """Passes over the training images."""
     batch_size: Count = 128
@@ -109,6 +114,64 @@ class TrainingConfig:
     """Training precision; bf16: mixed precision."""
     threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
     """CPU threads; more than one slows down small images."""
+
+    def __post_init__(self) -> None:
+        """Make the folder of `hf:FOLDER` or `run:FOLDER` absolute, so that a run can be resumed anywhere."""
+        kind, _, place = self.model.partition(":")
+        if kind in ("hf", "run") and Path(place).expanduser().is_dir():
+            object.__setattr__(self, "model", f"{kind}:{Path(place).expanduser().resolve()}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Trained weights, class names and preprocessing of a model."""
+
+    weights: Annotated[str | None, _flag("FILE|NAME", "random, except for hf: and run:")] = None
+    """Trained weights of the model.
+    FILE: .safetensors, or .pt and .pth without pickled code.
+    NAME: weights of torchvision or timm, downloaded, such as DEFAULT or IMAGENET1K_V2."""
+    class_names: Annotated[str | None, _flag("FILE", "those of the data or the weights")] = None
+    """Class names in the order of the logits: one per line, or a JSON list or dict from index to name."""
+    crop: Annotated[int | None, Range(1, 4096), _flag("1…4096", "no crop, or that of the weights")] = None
+    """Height and width of the center crop; --image-size is then the length of the shorter side before it."""
+    mean: Annotated[str | None, _flag("NUMBER,NUMBER,…", "that of the weights")] = None
+    """Mean of each channel, for a model that expects normalized images; one number, or one per channel."""
+    std: Annotated[str | None, _flag("NUMBER,NUMBER,…", "that of the weights")] = None
+    """Standard deviation of each channel."""
+
+    def __post_init__(self) -> None:
+        """Validate the numbers; paths of existing files become absolute, so that a run can be resumed anywhere."""
+        _check_ranges(self)
+        for name in ("weights", "class_names"):
+            value = getattr(self, name)
+            if value is not None and Path(value).expanduser().is_file():
+                object.__setattr__(self, name, str(Path(value).expanduser().resolve()))
+        mean, std = self.normalization
+        if (mean is None) != (std is None):
+            given, missing = ("mean", "std") if std is None else ("std", "mean")
+            raise ConfigError(f"--{given} is given without --{missing}; normalization needs both.")
+        if mean is not None and std is not None and len(mean) != len(std):
+            raise ConfigError(f"--mean has {len(mean)} values and --std has {len(std)}; give one of each per channel.")
+        if std is not None and not all(value > 0 for value in std):
+            raise ConfigError(f"--std is {self.std}; every value must be positive.")
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """Mean and standard deviation per channel; None twice if they are not given."""
+        return _numbers("mean", self.mean), _numbers("std", self.std)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers in NUMBER,NUMBER,… or raise `ConfigError`."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(math.isfinite(value) for value in values):
+        raise ConfigError(f"--{name} is {text!r}; expected numbers separated by commas, such as 0.485,0.456,0.406.")
+    return values
 
 
 @dataclass(frozen=True)
@@ -137,6 +200,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     show: HookConfig = field(default_factory=HookConfig)
     save: Annotated[Path, _path("FOLDER")] = Path("save")
     """Output folder; an earlier run there is moved to SAVE/previous."""
@@ -165,7 +229,7 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """Return every flag with its JSON-compatible value; keys are the flags' names with underscores."""
         nested = asdict(self)
-        groups = [nested.pop(name) for name in ("data", "training", "show")]
+        groups = [nested.pop(name) for name in ("data", "training", "network", "show")]
         return {key: _plain(value) for group in (*groups, nested) for key, value in group.items()}
 
 
@@ -248,7 +312,7 @@ def _expand_paths(group: RunConfig | EvaluateConfig | GroundTruthConfig | Report
             object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
-def _check_ranges(group: DataConfig | TrainingConfig | EvaluateConfig | GroundTruthConfig) -> None:
+def _check_ranges(group: DataConfig | TrainingConfig | ModelConfig | EvaluateConfig | GroundTruthConfig) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):
@@ -262,7 +326,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, HookConfig) for f in fields(group)), "save")
+FLAGS = (*(f.name for group in (DataConfig, TrainingConfig, ModelConfig, HookConfig) for f in fields(group)), "save")
 """Settings that a config file may contain."""
 ONE_TIME_FLAGS = ("resume", "serial", "trust", "open", "config")
 """Settings that a run.json records too, but that apply only to the command that wrote it."""

@@ -2,7 +2,7 @@ import pytest
 
 import pellucid
 from pellucid.evaluation import CONTROLS, DEFAULT_METHODS
-from pellucid.hooks.explanations import DEFAULT_METHODS as SHOWN
+from pellucid.hooks._methods import DEFAULT_METHODS as SHOWN
 from pellucid.hooks.leaderboard import Leaderboard
 
 

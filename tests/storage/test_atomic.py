@@ -30,7 +30,7 @@ def test_failed_write_leaves_the_old_file(number, message, tmp_path, monkeypatch
     def fail(descriptor):
         raise OSError(number, "error")
 
-    monkeypatch.setattr(atomic.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(SaveError, match=message):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
@@ -44,7 +44,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def interrupt(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(atomic.os, "fsync", interrupt)
+    monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

@@ -112,7 +112,7 @@ def test_a_full_disk_is_reported_and_resumed(tmp_path: Path, monkeypatch: pytest
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full)
+        patch.setattr("os.fsync", full)
         with pytest.raises(SaveError, match="disk is full.*repeat the call to continue"):
             pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     assert not list(tmp_path.rglob("*.tmp"))

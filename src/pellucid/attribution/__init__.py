@@ -6,6 +6,8 @@ Every public file is one method or one family of methods, and registers itself i
 - `_aliases`: the names that other libraries use for the methods
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
+- `_verdict`: prediction, target and sum of a map in words; `_display`: explanations that show themselves; `_picture`:
+  their figures and HTML
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
 - `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
   several inputs
@@ -49,6 +51,7 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer, create_analyzer
+    from pellucid.attribution._display import Display, Explanations
     from pellucid.attribution._explanation import (
         AmplificationWarning,
         CompletenessWarning,
@@ -73,7 +76,9 @@ __all__ = [
     "Bounded",
     "CompletenessWarning",
     "Contrast",
+    "Display",
     "Explanation",
+    "Explanations",
     "FittedState",
     "Method",
     "Outcome",
@@ -131,6 +136,7 @@ def check_method(name: str) -> str:
 
 _EXPORTS = {
     "_analyzer": ("Analyzer", "create_analyzer"),
+    "_display": ("Display", "Explanations"),
     "_explanation": (
         *("AmplificationWarning", "CompletenessWarning", "Explanation", "Outcome", "sharing", "without_warnings"),
     ),

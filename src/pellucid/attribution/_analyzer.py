@@ -186,6 +186,7 @@ class Analyzer:
             explanation = Explanation.stack(explained) if isinstance(target, str) else explained[0]
             if not isinstance(inputs, Tensor):
                 explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
+            explanation = replace(explanation, inputs=_copied(inputs), unit=_unit(explanation.unit, inputs))
         worst = float(explanation.amplification.max())
         if worst > WARN_ABOVE:
             warnings.warn(
@@ -380,6 +381,21 @@ class Analyzer:
     def _from_embedding(self) -> FromEmbedding:
         assert isinstance(self._tokens.model, FromEmbedding)
         return self._tokens.model
+
+
+def _copied(inputs: Received) -> Any:
+    """Return a copy of the inputs in their structure: the caller may change them in place afterwards."""
+    if isinstance(inputs, Tensor):
+        return inputs.detach().clone()
+    several = inputs.several
+    return several.with_tensors([tensor.detach().clone() for tensor in several.tensors])
+
+
+def _unit(unit: str, inputs: Received) -> str:
+    """Fill in the unit of an input value."""
+    is_image = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim == 4
+    is_embedding = isinstance(inputs, WithMasks) or (isinstance(inputs, Tensor) and is_tokens(inputs))
+    return unit.replace("{input}", "pixel value" if is_image else "embedding" if is_embedding else "input value")
 
 
 def _check_images(x: Tensor) -> None:

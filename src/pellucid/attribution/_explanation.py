@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pellucid.attribution._display import Display, Pictured
+from pellucid.attribution._verdict import verdict
 from pellucid.core.errors import PellucidError
 from pellucid.core.finite import first_bad_row
 from pellucid.core.showing import Shown
@@ -156,8 +158,10 @@ class Completeness:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Explanation(Shown):
-    """A relevance map, with its actual and promised sums.
+class Explanation(Shown, Pictured):
+    """A relevance map, with its inputs and its actual and promised sums.
+
+    A notebook shows it as a picture; `show()` opens the picture, and `save("why.png")` writes it.
 
     With `target="all"`, relevance is (batch, class, …), and every (batch,) field below is (batch, class), except
     `evaluations` and `logits`, which the classes share.
@@ -194,6 +198,14 @@ class Explanation(Shown):
     """Caveats about these maps, such as a root that was not found."""
     remedy: str = field(default="", repr=False)
     """Advice for maps that miss their sum."""
+    inputs: Any = None
+    """A copy of the explained inputs, (batch, …), or several of them in their structure."""
+    unit: str = ""
+    """Unit of the relevance, such as "logits"; empty if its scale has no meaning."""
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
+    """Class names by index; None if unknown."""
+    display: Display = field(default_factory=Display, repr=False)
+    """Titles and scale with which the inputs are drawn."""
 
     @staticmethod
     def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
@@ -221,6 +233,7 @@ class Explanation(Shown):
             details=outcome.details if against is None else {**outcome.details, "against": against},
             notes=outcome.notes,
             remedy=method.remedy,
+            unit=method.unit if target.score is None else method.unit.replace("logits", "units of the score"),
         )
 
     @staticmethod
@@ -235,9 +248,29 @@ class Explanation(Shown):
                 "evaluations": stacked["evaluations"].sum(1),
                 "seed": parts[0].seed,
                 "method": parts[0].method,
+                "unit": parts[0].unit,
                 "notes": tuple(dict.fromkeys(note for part in parts for note in part.notes)),
             }
         )
+
+    @property
+    def explanations(self) -> tuple["Explanation", ...]:
+        """The explanation itself: the rows of its picture."""
+        return (self,)
+
+    def verdict(self, *index: int) -> str:
+        """State the sum of a map, and if it is the promised one: `verdict(image)`, or `verdict(image, class)`.
+
+        Without an index, it is that of the first map.
+
+        >>> from torch import nn
+        >>> from pellucid.attribution import create_analyzer
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
+        >>> create_analyzer("lrp.z", model).explain(torch.ones(1, 2)).verdict()
+        'Attributions sum to 2, as expected (residual 0, within tolerance).'
+        """
+        return verdict(self, index or (0,) * self.target.ndim)
 
     def missed(self) -> str:
         """Describe the map that misses its sum the most and the remedy; empty if every map is within tolerance."""

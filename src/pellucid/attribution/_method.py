@@ -20,7 +20,10 @@ from pellucid.engine.box import Box
 from pellucid.engine.composites import Composite, box_of, override
 from pellucid.engine.relevance import Propagation
 
-__all__ = ["Attribution", "Backward", "Relevance", "for_each_target"]
+__all__ = ["SLOPE", "Attribution", "Backward", "Relevance", "for_each_target"]
+
+SLOPE = "logits per unit of {input}"
+"""Unit of a derivative of a logit."""
 
 _SMALL_IMAGE = 4096
 """Images with at most this many values count as small: 32×32 RGB (3072 values), with some room."""
@@ -39,6 +42,8 @@ class Attribution(Options):
     `class_specific` (maps of two classes differ by more than a factor) and `deterministic`."""
     needs_fit: ClassVar[bool] = False
     """True if `fit` must be called before the first explanation."""
+    unit: ClassVar[str] = ""
+    """Unit of the map for an explained logit, with `{input}` for that of an input value; empty if it has none."""
     takes_several_inputs: ClassVar[bool] = True
     """True if the method explains models with several inputs, whose values it receives as rows, (batch, value);
     `Subject.packing` knows which values belong to which input."""
@@ -153,6 +158,7 @@ class Backward(Attribution):
 
     family: ClassVar[str] = "backward"
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
+    unit: ClassVar[str] = SLOPE
 
     def composite(self) -> Composite:
         """Return the assignment of rules to operations."""
@@ -211,6 +217,7 @@ class Relevance(Backward):
 
     family: ClassVar[str] = "relevance"
     promises: ClassVar[frozenset[str]] = COMPLETE
+    unit: ClassVar[str] = "logits"
 
     rules: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Custom rules, which take precedence: by kind of operation (`convolution`), for the layers that see the image

@@ -24,6 +24,7 @@ class DeepLift(Attribution):
     """
 
     family: ClassVar[str] = "relevance"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel's difference from a baseline changes the logit"
     promises: ClassVar[frozenset[str]] = COMPLETE
     remedy: ClassVar[str] = (

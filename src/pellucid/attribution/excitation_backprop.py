@@ -11,6 +11,8 @@ from pellucid.engine.composites import STRUCTURAL_EPSILON, everywhere
 class FromOne(Relevance):
     """A method that starts with 1 at the explained logit, instead of its value."""
 
+    unit = "probability"
+
     def start(self, logits: Tensor, target: Target) -> Tensor:
         return target.slope(logits)
 

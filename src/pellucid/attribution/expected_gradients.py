@@ -25,6 +25,7 @@ class ExpectedGradients(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel adds to the logit, relative to typical images"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     needs_fit: ClassVar[bool] = True

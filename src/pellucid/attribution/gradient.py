@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
+from pellucid.attribution._method import SLOPE
 from pellucid.attribution._missing import check_gradients, gradient_of
 
 VARIANTS = ("gradient", "gradient.baseline")
@@ -38,6 +39,7 @@ class OneGradient(Attribution):
     """A method whose map depends only on the image and its gradient."""
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = SLOPE
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         """Compute the map from the gradient."""
@@ -68,6 +70,7 @@ class GradientBaseline(Attribution):
     """Gradient at the image minus the gradient of the same logit at a baseline."""
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = SLOPE
     answers: ClassVar[str] = "how the sensitivity to each pixel differs from that at a baseline"
 
     baseline: Baseline = 0.0

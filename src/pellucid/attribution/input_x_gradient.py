@@ -18,6 +18,7 @@ class InputXGradient(OneGradient):
     """
 
     answers: ClassVar[str] = "how much each pixel adds to the logit, with the network linearized at the image"
+    unit: ClassVar[str] = "logits"
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         return images * slope

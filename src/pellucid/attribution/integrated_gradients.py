@@ -33,6 +33,7 @@ class IntegratedGradients(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel adds to the logit along the path from a baseline to this image"
     promises: ClassVar[frozenset[str]] = COMPLETE
     remedy: ClassVar[str] = (

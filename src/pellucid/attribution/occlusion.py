@@ -27,6 +27,7 @@ class Occlusion(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much the explained logit drops when a window around each pixel is hidden"
 
     window: Sizes = None

@@ -27,6 +27,7 @@ class Rise(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how high the explained logit is, on average, when each pixel is visible"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})
     takes_several_inputs: ClassVar[bool] = False

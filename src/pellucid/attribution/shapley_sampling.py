@@ -25,6 +25,7 @@ class ShapleySampling(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each patch adds to the logit, averaged over random orders of revealing patches"
     promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
     remedy: ClassVar[str] = "Compute in float64 (model.double() and images.double()), where rounding is far smaller."

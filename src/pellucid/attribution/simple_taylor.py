@@ -25,6 +25,7 @@ class SimpleTaylor(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel raises the explained logit above zero, to first order"
 
     baseline: Baseline = 0.0

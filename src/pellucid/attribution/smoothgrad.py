@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, sharing
+from pellucid.attribution._method import SLOPE
 from pellucid.attribution._paths import Gradients
 from pellucid.core.options import Count, NotNegative
 from pellucid.core.seeding import generator
@@ -24,6 +25,7 @@ class SmoothGrad(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    unit: ClassVar[str] = SLOPE
     answers: ClassVar[str] = (
         "how sensitive the explained logit is to each pixel, averaged over a neighborhood of the image"
     )
@@ -68,6 +70,7 @@ class SmoothGradSquared(SmoothGrad):
     """Mean squared input gradient over noisy copies of each image (Hooker et al., 2019)."""
 
     answers: ClassVar[str] = "which pixels the explained logit is sensitive to anywhere near the image"
+    unit: ClassVar[str] = f"({SLOPE})²"
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:
@@ -80,6 +83,7 @@ class SmoothGradVariance(SmoothGrad):
     """Variance of the input gradient over noisy copies of each image (Adebayo et al., 2018)."""
 
     answers: ClassVar[str] = "where the sensitivity of the explained logit varies most near the image"
+    unit: ClassVar[str] = f"({SLOPE})²"
     is_linear: ClassVar[bool] = False
 
     def statistic(self, gradients: Gradients, number: int) -> Tensor:

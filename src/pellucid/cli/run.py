@@ -18,6 +18,7 @@ from pellucid.data._spec import check_spec as check_dataset
 from pellucid.data._spec import is_function
 from pellucid.hooks import HOOKS
 from pellucid.models import check_spec as check_model
+from pellucid.models._spec import is_function as is_model_function
 from pellucid.storage.loggers import check_loggers
 from pellucid.storage.reading import read_inside
 
@@ -102,7 +103,7 @@ def _inherited_settings(given: Sequence[str], flags: Container[str]) -> dict[str
 
 def _check_functions(settings: Mapping[str, Any], place: Path, flags: Container[str]) -> None:
     model, dataset = (str(settings.get(name, "")) for name in ("model", "dataset"))
-    if "model" not in flags:
+    if "model" not in flags and is_model_function(model):
         check_trusted("model", model, place, "trust" in flags)
     if "dataset" not in flags and is_function(dataset):
         check_trusted("data set", dataset, place, "trust" in flags)

@@ -1,11 +1,16 @@
-"""Read regular files, whatever else a path may lead to."""
+"""Read regular files, whatever else a path may lead to, and replace files atomically."""
 
 import errno
 import os
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["MOST_BYTES", "read_regular"]
+__all__ = ["MOST_BYTES", "TEMPORARY", "read_regular", "replace_file"]
+
+TEMPORARY = ".pellucid-*.tmp"
+"""Pattern of the names of temporary files; those of a killed process are deleted by the next run."""
 
 MOST_BYTES = 2_000_000_000
 """Maximum size of a file; the largest are checkpoints and weights."""
@@ -27,3 +32,23 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         if status.st_size > most_bytes:
             raise OSError(errno.EFBIG, "the file is too large")
         return file.read(most_bytes)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace `path` atomically: write a temporary file in the same folder, then rename it.
+
+    Raises an `OSError` on failure; the previous content of `path` is then intact.
+    """
+    # in the same folder, because a rename is atomic only within one file system
+    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
+    try:
+        with temporary.open("xb") as file:  # unlike with `tempfile`, the umask decides who can read the file
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure after the rename can leave an empty file
+        temporary.replace(path)
+    # also for Ctrl-C, which must not leave a temporary file behind
+    except BaseException:
+        with suppress(OSError):  # the folder may be gone, too
+            temporary.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,7 @@
 """Preprocessing of pictures: resize, center crop and normalization."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
 
 
@@ -43,9 +46,12 @@ class Preprocessing:
     """Length of the shorter side, or (height, width), before the crop; None keeps the picture's size."""
     crop: tuple[int, int] | None = None
     """(height, width) of the center crop; None for no crop."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     source: str = ""
     """Origin of these values, for messages, such as "ResNet18_Weights.IMAGENET1K_V1"."""
+    function: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
+    """Function from a picture to the displayed picture, in place of `resize` and `crop`; for steps that these cannot
+    express."""
 
     def __post_init__(self) -> None:
         """Validate `mean` and `std`; sequences become tuples."""
@@ -69,14 +75,21 @@ class Preprocessing:
             raise ConfigError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}.")
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        """Resize and crop a picture, as torchvision's transforms do; smaller pictures are padded with black."""
+        """Resize and crop a picture, as torchvision's transforms do; smaller pictures are padded with black.
+
+        A gray picture becomes RGB if `mean` has three values.
+        """
+        if self.mean is not None and len(self.mean) == 3 and picture.mode == "L":
+            picture = picture.convert("RGB")
+        if self.function is not None:
+            return self.function(picture)
         if self.resize is not None:
             picture = picture.resize(self._size_of(picture), INTERPOLATIONS[self.interpolation])
         if self.crop is None:
             return picture
         height, width = self.crop
-        # `crop` beyond the borders pads with black; torchvision rounds halves to the even number, as `round` does
-        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+        left, top = _margin(picture.width, width), _margin(picture.height, height)
+        # `crop` beyond the borders pads with black
         return picture.crop((left, top, left + width, top + height))
 
     def _size_of(self, picture: Image.Image) -> tuple[int, int]:
@@ -90,7 +103,10 @@ class Preprocessing:
         return (self.resize, longer) if picture.width <= picture.height else (longer, self.resize)
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Return the model's input for displayed images (…, channel, height, width)."""
+        """Return the model's input for displayed images (…, channel, height, width).
+
+        A gray channel is repeated if `mean` has more values.
+        """
         if self.mean is None:
             return images
         mean, std = self._constants(images)
@@ -107,7 +123,7 @@ class Preprocessing:
         """Return mean and std as (channel, 1, 1). Raises `ShapeError` for images with another number of channels."""
         assert self.mean is not None
         count = images.shape[-3] if images.ndim >= 3 else 0
-        if len(self.mean) not in (1, count):
+        if 1 not in (len(self.mean), count) and len(self.mean) != count:
             raise ShapeError(
                 f"mean and std have {len(self.mean)} values for images of shape {tuple(images.shape)}; give one value "
                 "per channel, or a single one for all channels."
@@ -115,3 +131,8 @@ class Preprocessing:
         like = {"dtype": images.dtype, "device": images.device}
         mean, std = (torch.tensor(values, **like)[:, None, None] for values in (self.mean, self.std))  # type: ignore[arg-type]
         return mean, std
+
+
+def _margin(length: int, cropped: int) -> int:
+    """Return the start of a centered crop, rounded like torchvision's: halves to the even number, padding down."""
+    return round((length - cropped) / 2) if length >= cropped else -((cropped - length) // 2)

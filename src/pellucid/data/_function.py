@@ -30,7 +30,7 @@ def load_function(request: Request) -> RawData:
     name = request.argument
     train, test, classes = _checked(_call(name), name)
     sets = [
-        materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size)
+        materialise(dataset, f"the {kind} set of {name}", len(classes), request.image_size, request.crop)
         for kind, dataset in (("training", train), ("test", test))
     ]
     return RawData(sets[0], sets[1], classes, title=name.partition(":")[2])

@@ -161,7 +161,7 @@ class Converter:
                 "[0, 1] or bytes. Scale them in the data set, and give the normalization with --mean and --std."
             )
         is_unchanged = isinstance(self.preprocessing, Preprocessing | None) and not (
-            self.steps.resize or self.steps.crop or self.channels not in (None, len(pixels))
+            self.steps.resize or self.steps.crop or self.steps.function or self.channels not in (None, len(pixels))
         )
         if is_unchanged or len(pixels) not in (1, 3):
             return pixels.clamp(0, 1) if pixels.is_floating_point() else pixels

@@ -12,6 +12,7 @@ from pellucid.data import DATASETS
 from pellucid.data._download import MirrorsFailed
 from pellucid.data._function import load_function
 from pellucid.data._read_all import LazySource, read_all
+from pellucid.data._resize import cropped
 from pellucid.data._source import RawData, Request
 from pellucid.data._spec import AUTO, FUNCTION, parse_spec
 from pellucid.data._splitting import limited, split_off_validation
@@ -42,6 +43,8 @@ def load_data(
         if limit is not None and limit < 1:
             raise ConfigError(f"{flag} {limit} leaves no images; give at least 1.")
     name, raw, notice = _load_raw(source, replace(request, argument=argument), (limit_train, limit_test))
+    if request.crop is not None:
+        raw = replace(raw, train=_cropped(raw.train, request.crop), test=_cropped(raw.test, request.crop))
     _check(raw, name)
     # each draw has its own generator, so a limit on one set does not change the choice in the other
     train = limited(raw.train, limit_train, generator(request.seed, "limit", "train"))
@@ -101,6 +104,12 @@ def resolved_name(source: str, argument: str) -> str:
         if source != "hf" or Path(path).expanduser().exists():  # else it is a name on the hub
             argument = f"{Path(path).expanduser().resolve()}{mark}{options}"
     return f"{source}:{argument}" if argument else source
+
+
+def _cropped(images: ImageSet, crop: int) -> ImageSet:
+    """Crop the images; pictures of a folder already have that size."""
+    masks = None if images.masks is None else cropped(images.masks, crop)
+    return ImageSet(cropped(images.pixels, crop), images.labels, masks, images.scale)
 
 
 def _check(raw: RawData, name: str) -> None:

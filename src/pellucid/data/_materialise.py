@@ -11,7 +11,7 @@ from pellucid.core.contracts import ImageSet, to_floats
 from pellucid.core.errors import DataError
 from pellucid.core.terminal import track
 from pellucid.data._pictures import picture_pixels
-from pellucid.data._resize import resized
+from pellucid.data._resize import fitted
 
 __all__ = ["materialise"]
 
@@ -21,11 +21,14 @@ ROUNDING = 1e-6
 """Tolerance for floats outside [0, 1] that is attributed to rounding."""
 
 
-def materialise(dataset: Any, name: str, classes: int, image_size: int | None = None) -> ImageSet:
+def materialise(
+    dataset: Any, name: str, classes: int, image_size: int | None = None, crop: int | None = None
+) -> ImageSet:
     """Read all items of a map-style data set, in order, as uint8 if that is exact, otherwise as float32 in [0, 1].
 
     An item is (image, label). The image is a PIL image, a uint8 tensor or array, or a float tensor or array in [0, 1],
-    of shape (height, width) or (channel, height, width). With `image_size`, each is scaled to a square of that size.
+    of shape (height, width) or (channel, height, width). With `image_size`, each is scaled to a square of that size;
+    with `crop`, its shorter side is scaled and the center cropped.
     `name` appears in error messages.
 
     Raises `DataError` for any other item, a label outside 0…classes - 1, or images of different shapes.
@@ -44,8 +47,7 @@ def materialise(dataset: Any, name: str, classes: int, image_size: int | None = 
             place = f"item {index} of {name}"
             image, label = _item(dataset, index, place)
             pixels = _pixels(image, place)
-            if image_size is not None:
-                pixels = resized(pixels.unsqueeze(0), image_size, image_size).squeeze(0)
+            pixels = fitted(pixels.unsqueeze(0), image_size, crop).squeeze(0)
             shape = _same_shape(pixels, shape, place)
             waiting.append(pixels)
             labels.append(_label(label, classes, place))

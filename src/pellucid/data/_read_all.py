@@ -61,7 +61,7 @@ def read_all(
         parts = parts * 2
     collector = Collector()
     for (images, _), indices in zip(parts, chosen, strict=True):
-        _read(images, indices, collector, request.image_size, sum(map(len, chosen)))
+        _read(images, indices, collector, request, sum(map(len, chosen)))
     both = collector.images(opened.test.name)
     if len(parts) == 2:
         train, test = both[: len(chosen[0])], both[len(chosen[0]) :]
@@ -103,8 +103,8 @@ def _chosen(labels: torch.Tensor, limit: int | None, seed: int, kind: str) -> to
     return mask.nonzero().flatten()
 
 
-def _read(images: LazyImages, indices: list[int], collector: Collector, size: int | None, total: int) -> None:
-    steps = None if size is None else Preprocessing(resize=(size, size))
+def _read(images: LazyImages, indices: list[int], collector: Collector, request: Request, total: int) -> None:
+    steps = _steps(request.image_size, request.crop)
     convert = Converter(steps, channels=None, is_displayed=images.is_displayed)
     with track(f"reading {images.title}", len(indices)) as tracker:
         for done, item in enumerate(images.read(indices)):
@@ -113,6 +113,12 @@ def _read(images: LazyImages, indices: list[int], collector: Collector, size: in
                 _check_memory(pixels, total, images.name)
             collector.add(pixels, label_of(item.label, images.classes, item.place), item.place)
             tracker.update(done + 1)
+
+
+def _steps(size: int | None, crop: int | None) -> Preprocessing | None:
+    if crop is None:
+        return None if size is None else Preprocessing(resize=(size, size))
+    return Preprocessing(resize=size, crop=(crop, crop))
 
 
 def _check_memory(first: torch.Tensor, total: int, name: str) -> None:

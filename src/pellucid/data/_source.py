@@ -22,6 +22,8 @@ class Request:
     """Tried before the public mirrors."""
     image_size: int | None = None
     """Height and width in pixels; None: the data set's own size."""
+    crop: int | None = None
+    """Height and width of a center crop; `image_size` is then the length of the shorter side before it."""
     seed: int = 0
     max_megapixels: int = 50
     """Largest picture to read, in millions of pixels: a small file can claim billions of pixels."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,16 +11,18 @@ from torch import nn
 
 from pellucid.core.budget import Budget
 from pellucid.core.contracts import Artifact, ImageSet
-from pellucid.core.errors import DataError
+from pellucid.core.errors import DataError, ModelError, ShapeError
 from pellucid.core.types import Embedding, Logits
 from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density
 
-__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene"]
+__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene", "left_out", "missing_embedding"]
 
 EMBEDDED_IMAGES = 2000
 """Maximum number of test images in the embedding."""
+VALUES_PER_PASS = 5_000_000
+"""Approximate number of input values per forward pass, which bounds memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Scene:
     """Moment of the training in figure titles, such as "epoch 3"; empty for a model whose training is not known, None
     to derive it from `epoch`."""
     # `dataclasses.replace` passes the same dict on, so scenes that differ only in `previous` share the cache
-    _computed: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    _computed: dict[str, Any] = field(default_factory=dict, repr=False)
     """Cache shared by the hooks of an epoch."""
 
     @property
@@ -72,11 +74,38 @@ class Scene:
             return f"{self.data_title}, best checkpoint (epoch {self.weights_epoch})"
         return f"{self.data_title}, epoch {self.epoch}" + (" (untrained)" if self.epoch == 0 else "")
 
+    @property
+    def is_displayed(self) -> bool:
+        """True if the images are in [0, 1], so that 0 and 1 bound every pixel and 0 is an empty image."""
+        return self.test.scale == (0, 1)
+
+    def shown_classes(self, at_most: int, *, with_images: bool = False) -> list[int]:
+        """Return the classes that a picture shows, in order of their indices: those of `--classes`, or else all.
+
+        Of more than `at_most` classes, those with the most errors in the test images are shown (as the true or the
+        predicted class); among equals, those with the most images. `with_images` leaves out classes without images.
+        """
+        labels, predictions = self.test.labels, self.logits.argmax(1)
+        size = max(len(self.classes), self.logits.shape[1])
+        images = torch.bincount(labels, minlength=size)
+        wanted = self.chosen_classes if self.chosen_classes is not None else tuple(range(len(self.classes)))
+        wanted = tuple(label for label in wanted if images[label] or not with_images)
+        if self.chosen_classes is not None or len(self.classes) <= at_most:
+            return list(wanted[:at_most])
+        is_wrong = labels != predictions
+        errors = torch.bincount(torch.cat([labels[is_wrong], predictions[is_wrong]]), minlength=size)
+        return sorted(sorted(wanted, key=lambda label: (-int(errors[label]), -int(images[label]), label))[:at_most])
+
+    def choice(self, shown: int) -> str:
+        """Describe the choice of `shown_classes` in a sentence, with a leading space; empty if all are shown."""
+        if shown >= len(self.classes) or self.chosen_classes is not None:
+            return ""
+        return f" Shows {shown} of {len(self.classes):,} classes, those with the most errors first."
+
     def first_of_each_class(self, at_most: int) -> list[int]:
-        """Return the index of the first test image of each selected class; classes without test images are skipped."""
-        wanted = self.chosen_classes if self.chosen_classes is not None else range(len(self.classes))
-        firsts = ((self.test.labels == label).nonzero().flatten()[:1].tolist() for label in wanted)
-        return [index for first in firsts for index in first][:at_most]
+        """Return the index of the first test image of each of the `shown_classes` that has images."""
+        wanted = self.shown_classes(at_most, with_images=True)
+        return [int((self.test.labels == label).nonzero()[0]) for label in wanted]
 
     def density(self, name: str) -> Density:
         """Return the density `name` of the training images, on `device`, fitting it on first use.
@@ -92,7 +121,7 @@ class Scene:
     @property
     def embedded(self) -> torch.Tensor:
         """Indices of the test images in the embedding: at most `EMBEDDED_IMAGES`, spread evenly over the test set."""
-        count = min(len(self.test), EMBEDDED_IMAGES)
+        count = min(len(self.test), EMBEDDED_IMAGES, self.budget.images if self.budget else EMBEDDED_IMAGES)
         return torch.arange(count) * len(self.test) // count
 
     @property
@@ -106,9 +135,24 @@ class Scene:
         if "embedding" not in self._computed:
             tap = self.tap
             # in parts, which bounds the memory of the forward passes
-            parts = [tap.read(self.test.floats(part).to(self.device)).cpu() for part in self.embedded.split(500)]
+            size = max(1, min(500, VALUES_PER_PASS // self.test.pixels[0].numel()))
+            parts = [tap.read(self.test.floats(part).to(self.device)).cpu() for part in self.embedded.split(size)]
             self._computed["embedding"] = torch.cat(parts)
         return self._computed["embedding"]
+
+
+def missing_embedding(scene: Scene) -> str | None:
+    """Return the reason if the model has no layer whose input is an embedding; None if it has one."""
+    try:
+        _ = scene.embedding
+    except (ModelError, ShapeError) as error:
+        return str(error)
+    return None
+
+
+def left_out(scene: Scene, reason: str) -> Artifact:
+    """Return an artifact that says why a hook has nothing to show for `scene`; `reason` continues a sentence."""
+    return Artifact(caption=f"{scene.title}: left out, because {reason}", name="left_out", numbers={"reason": reason})
 
 
 class Hook(ABC):

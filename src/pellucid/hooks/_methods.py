@@ -1,21 +1,36 @@
 """Attribution methods, set up for the network of a scene."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import without_warnings
 from pellucid.core.contracts import ImageSet
-from pellucid.core.errors import PellucidError
+from pellucid.core.errors import ConfigError, DataError, PellucidError
+from pellucid.engine.model import dtype_of
+from pellucid.evaluation import DEFAULT_METHODS
+from pellucid.hooks._budget import Allowance
 from pellucid.hooks._hook import Scene
 
-__all__ = ["FAST_OPTIONS", "create_fitted", "explain_each", "fit_to_sample"]
+__all__ = [
+    "EXPENSIVE",
+    "FAST_OPTIONS",
+    "affordable_methods",
+    "bounded_options",
+    "create_fitted",
+    "explain_each",
+    "fit_to_sample",
+    "price_of",
+    "stated_options",
+]
 
 T = TypeVar("T")
 
+EXPENSIVE = "left out for the budget (--budget): it takes {price:.0f} forward passes per image."
+"""Reason for leaving out a method that takes more than others."""
 FITTED_IMAGES = 5000
 """Maximum number of training images for methods that are fitted to data."""
 
@@ -23,17 +38,98 @@ FAST_OPTIONS: dict[str, dict[str, Any]] = {"integrated_gradients": {"tolerance":
 """Options that save most of the time when many maps are computed: integrated gradients stops refining its path at a
 completeness error of 5%, and SmoothGrad averages half as many noisy copies."""
 
+SMOOTHGRADS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
+
 
 def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
-    """Create the method `name` for the scene's model, fitted to a sample of the training images if it needs fitting."""
+    """Create the method `name` for the scene's model, fitted to a sample of the training images if it needs fitting.
+
+    Raises `ConfigError` for a method that needs bounds of the pixels, if those of the images are unknown, and
+    `DataError` for one that needs training images, if there are none.
+    """
+    key = f"analyzer {name} {sorted(options.items())}"
+    if key in scene._computed:
+        return cast("Analyzer", scene._computed[key])
     analyzer = create_analyzer(name, scene.model, **options)
-    return analyzer if scene.train is None else fit_to_sample(analyzer, scene.train)
+    if not scene.is_displayed and analyzer.method.box() is not None:
+        low, high = scene.test.scale
+        raise ConfigError(
+            f"{name} needs pixels in [0, 1], but the images are drawn from {low:.3g} to {high:.3g} because their "
+            "normalization is unknown; give the mean and the standard deviation that they were normalized with."
+        )
+    if scene.train is None:
+        if not analyzer.method.is_ready:
+            raise DataError(f"{name} learns from data: it must be fitted to training images, but none were given.")
+        return analyzer
+    if scene.budget is None:
+        return fit_to_sample(analyzer, scene.train)
+    # kept, because the budget allows for one fit
+    scene._computed[key] = fit_to_sample(analyzer, scene.train, scene.budget.images // 4)
+    return cast("Analyzer", scene._computed[key])
 
 
-def fit_to_sample(analyzer: Analyzer, images: ImageSet) -> Analyzer:
-    """Fit an analyzer, if it needs fitting, to at most `FITTED_IMAGES` images, spread evenly over the set."""
+def bounded_options(scene: Scene, name: str) -> dict[str, Any]:
+    """Return options that bound the cost of a method under the scene's budget; none without a budget."""
+    if scene.budget is None:
+        return {}
+    count = Allowance.evaluations_of(scene.budget)
+    patch = max(1, -(-max(scene.test.image_shape[1:]) // 4))
+    options: dict[str, dict[str, Any]] = {
+        "integrated_gradients": {"steps": count},
+        "expected_gradients": {"samples": count},
+        "shapley_sampling": {"permutations": max(1, count // 8), "patch": patch},
+        "occlusion": {"window": patch, "stride": patch},
+        "rise": {"masks": 8 * count, "cells": 4},
+        "simple_taylor": {"places": 4, "halvings": count // 2},
+    }
+    return {"samples": count} if name in SMOOTHGRADS else options.get(name, {})
+
+
+def stated_options(scene: Scene, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the entry `options` of a hook's numbers: the bounded options by method; empty without a budget."""
+    options = {name: bounded_options(scene, name) for name in names} if scene.budget else {}
+    return {"options": {name: one for name, one in options.items() if one}} if scene.budget else {}
+
+
+def price_of(scene: Scene, allowance: Allowance, name: str, options: Mapping[str, Any]) -> float:
+    """Return the cost of explaining one image, in forward passes; 0 without a budget.
+
+    Raises whatever the method raises if it does not apply.
+    """
+
+    def compute() -> None:
+        image = scene.test.floats([0]).to(scene.device, dtype_of(scene.model))
+        with without_warnings():
+            create_fitted(scene, name, **options).explain(image, scene.logits[:1].argmax(1).to(scene.device))
+
+    if allowance.left <= 0:
+        raise ConfigError("nothing is left of the budget (--budget).")
+    key = f"{name} {sorted(options.items())}"
+    allowance.price(f"fit {key}", lambda: create_fitted(scene, name, **options))
+    return allowance.price(key, compute)
+
+
+def affordable_methods(
+    scene: Scene, allowance: Allowance, options: Callable[[str], Mapping[str, Any]], wanted: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the methods to use with the price per image, and the reasons for those left out; no prices if unlimited.
+
+    The most expensive methods are left out until `wanted` images can be explained by all others.
+    """
+    names = scene.methods or DEFAULT_METHODS
+    if not allowance.is_limited:
+        return dict.fromkeys(names, 0.0), {}
+    prices, refused = explain_each(names, lambda name: price_of(scene, allowance, name, options(name)))
+    while len(prices) > 1 and allowance.left < wanted * sum(prices.values()):
+        name = max(prices, key=lambda one: prices[one])
+        refused[name] = EXPENSIVE.format(price=prices.pop(name))
+    return prices, refused
+
+
+def fit_to_sample(analyzer: Analyzer, images: ImageSet, most: int | None = None) -> Analyzer:
+    """Fit an analyzer, if it needs fitting, to at most `most` (`FITTED_IMAGES`) images, spread evenly over the set."""
     if analyzer.method.needs_fit:
-        count = min(len(images), FITTED_IMAGES)
+        count = min(len(images), FITTED_IMAGES if most is None else most)
         analyzer.fit(_Batches(images, list((torch.arange(count) * len(images) // count).split(500))))
     return analyzer
 

@@ -10,6 +10,7 @@ __all__ = ["PAGE_SIDE", "thumbnails"]
 
 PAGE_SIDE = 28
 """Maximum side of the report's thumbnails, in pixels."""
+VALUES_AT_ONCE = 10_000_000
 
 
 def thumbnails(images: ImageSet, side: int) -> np.ndarray:
@@ -21,7 +22,8 @@ def thumbnails(images: ImageSet, side: int) -> np.ndarray:
     (2, 12, 12, 1)
     """
     # in parts, because floats take four times the memory of the stored bytes
-    small = [_shrunk(images.floats(part), side) for part in torch.arange(len(images)).split(200)]
+    at_once = max(1, min(200, VALUES_AT_ONCE // max(1, images.pixels[:1].numel())))
+    small = [_shrunk(images.shown(part), side) for part in torch.arange(len(images)).split(at_once)]
     return torch.cat(small).permute(0, 2, 3, 1).numpy()
 
 

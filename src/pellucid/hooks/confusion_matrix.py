@@ -17,6 +17,10 @@ PER_CELL = 8
 """Maximum number of example images per cell."""
 AT_MOST = 1000
 """Maximum number of example images in total."""
+MANY = 50
+"""Maximum number of classes that the figure shows completely; the numbers of more would be too small to read."""
+DRAWN = 30
+"""Number of classes that the figure shows if there are more than `MANY`."""
 
 
 @HOOKS.register("confusion_matrix")
@@ -44,9 +48,16 @@ class ConfusionMatrix(Hook):
         accuracy = float(counts.trace() / counts.sum())
         title = f"{scene.title}: confusion matrix, accuracy {accuracy:.2%}"
         summary = f"{counts.sum() - counts.trace():,} of {counts.sum():,} test images misclassified"
+        chosen = scene.shown_classes(DRAWN) if count > MANY else list(range(count))
+        choice = _choice(len(chosen), count)
         yield Artifact(
-            caption=f"{title}. Rows: true class, columns: prediction, cells: number of images; {summary}.",
-            figure=confusion_matrix(counts, scene.classes, recall, precision, (title, summary)),
+            caption=f"{title}. Rows: true class, columns: prediction, cells: number of images; {summary}.{choice}",
+            figure=confusion_matrix(
+                _condensed(counts, chosen),
+                [scene.classes[label] for label in chosen] + ["other"] * bool(choice),
+                *(_padded(values[chosen], bool(choice)) for values in (recall, precision)),
+                (title, f"{summary}.{choice}" if choice else summary),
+            ),
             numbers={
                 "counts": counts.tolist(),
                 "classes": list(scene.classes),
@@ -63,6 +74,30 @@ class ConfusionMatrix(Hook):
             arrays={"thumbnails": thumbnails(scene.test[examples.indices], PAGE_SIDE)},
             numbers=examples.numbers,
         )
+
+
+def _choice(shown: int, count: int) -> str:
+    """Describe the choice of the classes, with a leading space; empty if all are shown."""
+    if shown == count:
+        return ""
+    return (
+        f" Shows {shown} of {count:,} classes, those with the most errors first; other: the remaining "
+        f"{count - shown:,}, whose confusions with each other are in the last cell."
+    )
+
+
+def _condensed(counts: np.ndarray, chosen: list[int]) -> np.ndarray:
+    """Return the counts of the chosen classes, with a row and a column for the sums of all others, if there are any."""
+    if len(chosen) == len(counts):
+        return counts
+    others = np.setdiff1d(np.arange(len(counts)), chosen)
+    rows = np.vstack([counts[chosen], counts[others].sum(0, keepdims=True)])
+    return np.hstack([rows[:, chosen], rows[:, others].sum(1, keepdims=True)])
+
+
+def _padded(values: np.ndarray, has_others: bool) -> np.ndarray:
+    """Append NaN for the other classes, which have no recall or precision of their own."""
+    return np.append(values, np.nan) if has_others else values
 
 
 def _of_each_cell(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:

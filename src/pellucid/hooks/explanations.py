@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,24 @@ from matplotlib.figure import Figure
 from pellucid.attribution import Explanation
 from pellucid.core.errors import PellucidError
 from pellucid.engine.model import dtype_of
-from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import create_fitted, explain_each
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._methods import (
+    affordable_methods,
+    bounded_options,
+    create_fitted,
+    explain_each,
+    stated_options,
+)
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, image_grid
 from pellucid.plots.labels import Label
 
 __all__ = ["Explanations"]
+
+WANTED = 6
+"""Number of images for which a budget leaves out the most expensive methods."""
 
 
 @HOOKS.register("explanations")
@@ -36,11 +47,20 @@ class Explanations(Hook):
         method, or None for a method that promises no sum; `refused` maps the methods that do not apply to this model to
         the reason. Methods that need fitting are fitted to a sample of the training images at every epoch.
         """
-        indices = scene.first_of_each_class(self.rows)
+        allowance = Allowance(scene, "explanations")
+        indices = scene.first_of_each_class(allowance.classes(self.rows))
         if not indices:
             return
+        options = partial(bounded_options, scene)
+        prices, refused = affordable_methods(scene, allowance, options, min(WANTED, len(indices)))
+        indices = scene.first_of_each_class(allowance.affordable(sum(prices.values()), len(indices)))
+        if not indices:
+            yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
+            return
         targets = scene.logits[indices].argmax(1)
-        explained, refused = _explain(scene, indices, targets)
+        with allowance.spending():
+            explained, inapplicable = _explain(scene, prices, indices, targets)
+        refused |= inapplicable
         if not explained:
             raise PellucidError(f"no method applies to this model: {'; '.join(refused.values())}")
         maps = {name: one.relevance.float().cpu().numpy() for name, one in explained.items()}
@@ -58,22 +78,29 @@ class Explanations(Hook):
                 name: None if one.residual is None else _listed(one.amplification) for name, one in explained.items()
             },
             "scale_limits": limits,
+            **stated_options(scene, maps),
             "refused": refused,
         }
-        source = scene.test.floats(indices).numpy()
+        source = scene.test.shown(indices).numpy()
         yield Artifact(
-            caption=f"{title} by {len(maps)} methods, each with its own color scale.",
+            caption=f"{title} by {len(maps)} methods for {len(indices)} test images, each method with its own color "
+            f"scale.{scene.choice(len(indices))}",
             figure=_figure(scene, source, maps, numbers, title),
             arrays={"source": source, **maps},
             numbers=numbers,
         )
 
 
-def _explain(scene: Scene, indices: list[int], targets: torch.Tensor) -> tuple[dict[str, Explanation], dict[str, str]]:
+def _explain(
+    scene: Scene, names: Iterable[str], indices: list[int], targets: torch.Tensor
+) -> tuple[dict[str, Explanation], dict[str, str]]:
     """Return the explanations by method, and the reason for each method that does not apply."""
     images, targets = scene.test.floats(indices).to(scene.device, dtype_of(scene.model)), targets.to(scene.device)
-    names = scene.methods or DEFAULT_METHODS
-    return explain_each(names, lambda name: create_fitted(scene, name).explain(images, targets))
+
+    def explain(name: str) -> Explanation:
+        return create_fitted(scene, name, **bounded_options(scene, name)).explain(images, targets)
+
+    return explain_each(names, explain)
 
 
 def _listed(values: torch.Tensor | None) -> list[float] | None:
@@ -97,5 +124,6 @@ def _figure(
     columns = [Label("source")]
     columns += [Label(name, f"±{numbers['scale_limits'][name]:.2g}") for name in maps]
     subtitle = "Red: evidence for the predicted class; blue: evidence against it. ±: range of the method's color scale."
+    subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}"
     subtitle += f" Not applicable: {', '.join(numbers['refused'])}." if numbers["refused"] else ""
     return image_grid(blocks, rows, columns, (title, subtitle))

@@ -1,8 +1,9 @@
 """Relevance maps of test images for every method and class, for the report's interactive gallery."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 
 from pellucid.attribution import Analyzer
 from pellucid.engine.model import dtype_of
-from pellucid.evaluation import DEFAULT_METHODS
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import FAST_OPTIONS, create_fitted, explain_each
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._methods import FAST_OPTIONS, affordable_methods, bounded_options, create_fitted, explain_each
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 
@@ -24,6 +26,9 @@ LARGEST_SOURCE = 128
 """Maximum length of the longer side of the source images, in pixels."""
 VALUES_PER_CALL = 1_600_000
 """Approximate number of input values explained at once, which bounds memory."""
+
+WANTED = 16
+"""Number of maps per method for which a budget leaves out the most expensive methods."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,19 @@ class Gallery(Hook):
         to the reason. Large images are downsampled by area, and maps such that their sums are preserved; `shrunk_from`
         is then the original height and width.
         """
-        indices, classes = _chosen(scene, self.images, self.classes)
-        if not indices:
+        allowance, options = Allowance(scene, "gallery"), partial(_options, scene)
+        if not len(scene.test):
             return
-        explained, refused = _explain(scene, indices, classes)
+        prices, refused = affordable_methods(scene, allowance, options, WANTED)
+        images, most = _affordable(allowance, sum(prices.values()), self.images, self.classes)
+        indices, classes = _chosen(scene, images, most)
+        if not indices:
+            if allowance.is_limited:
+                yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
+            return
+        with allowance.spending():
+            explained, inapplicable = _explain(scene, prices, indices, classes)
+        refused |= inapplicable
         *_, height, width = scene.test.image_shape
         # all maps share one budget, so many methods or classes make each map smaller
         size = fitting_size((height, width), len(explained) * len(indices) * len(classes), LARGEST_MAPS)
@@ -82,15 +96,36 @@ class Gallery(Hook):
                 for name, one in explained.items()
             },
             "shrunk_from": None if is_small else [height, width],
-            "options": {name: FAST_OPTIONS[name] for name in explained if name in FAST_OPTIONS},
+            "options": {name: options(name) for name in explained if options(name)},
             "refused": refused,
         }
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
-            f"{len(classes)} classes{'' if size == (height, width) else note}.",
+            f"{len(classes)} classes{'' if size == (height, width) else note}.{_choice(scene, classes)}",
             arrays={"source": source, **_packed(explained.values(), (len(indices), len(classes)), size)},
             numbers=numbers,
         )
+
+
+def _options(scene: Scene, name: str) -> Mapping[str, Any]:
+    return FAST_OPTIONS.get(name, {}) if scene.budget is None else bounded_options(scene, name)
+
+
+def _affordable(allowance: Allowance, price: float, images: int, classes: int) -> tuple[int, int]:
+    """Return the numbers of images and classes whose maps can be afforded, about twice as many images as classes."""
+    images, classes = allowance.images(images), allowance.classes(classes)
+    maps = allowance.affordable(price, images * classes)
+    if maps >= images * classes:
+        return images, classes
+    # two classes, so that an image's true and predicted class can both be shown
+    classes = min(classes, max(2, round((maps / 2) ** 0.5)))
+    return min(images, maps // classes), classes
+
+
+def _choice(scene: Scene, classes: list[int]) -> str:
+    if len(classes) >= len(scene.classes):
+        return ""
+    return f" Shows {len(classes)} of {len(scene.classes):,} classes: those of these images, then the most probable."
 
 
 def _packed(maps: Iterable[_Maps], shape: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -132,15 +167,17 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
     return chosen, list(dict.fromkeys([*by_use, *likeliest]))[:at_most]
 
 
-def _explain(scene: Scene, indices: list[int], classes: list[int]) -> tuple[dict[str, _Maps], dict[str, str]]:
+def _explain(
+    scene: Scene, names: Iterable[str], indices: list[int], classes: list[int]
+) -> tuple[dict[str, _Maps], dict[str, str]]:
     """Return the maps by method, and the reason for each method that does not apply."""
     images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
 
     def explain(name: str) -> _Maps:
-        analyzer = create_fitted(scene, name, **FAST_OPTIONS.get(name, {}))
+        analyzer = create_fitted(scene, name, **_options(scene, name))
         return _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
 
-    return explain_each(scene.methods or DEFAULT_METHODS, explain)
+    return explain_each(names, explain)
 
 
 def _maps(analyzer: Analyzer, images: torch.Tensor, classes: list[int], *, is_all: bool) -> _Maps:
@@ -175,7 +212,7 @@ def _joined(values: tuple[torch.Tensor | None, ...]) -> np.ndarray | None:
 
 def _source(scene: Scene, indices: list[int]) -> np.ndarray:
     """Return the images (image, channel, height, width) as bytes, larger ones downsampled by averaging areas."""
-    images = scene.test.floats(indices).numpy()
+    images = scene.test.shown(indices).numpy()
     height, width = images.shape[-2:]
     share = min(1.0, LARGEST_SOURCE / max(height, width))
     size = max(1, round(height * share)), max(1, round(width * share))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from pellucid.attribution._explanation import without_warnings
 from pellucid.core.errors import PellucidError
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._methods import create_fitted
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._methods import bounded_options, create_fitted, price_of, stated_options
 from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
@@ -46,12 +49,14 @@ class Hardest(Hook):
         images are restricted, or None.
         """
         order, losses = by_loss(scene)
-        indices = order[: self.images]
-        if not indices:
+        if not order:
             return
-        outcome = predictions_of(scene, indices)
-        source = scene.test.floats(indices)
-        method, relevance, refused = _explain(scene, source, torch.tensor(outcome.predictions))
+        method, relevance, refused = _explain(scene, order[: self.images])
+        if method is None:
+            yield left_out(scene, "; ".join(refused.values()))
+            return
+        indices = order[: len(relevance)]
+        outcome, source = predictions_of(scene, indices), scene.test.shown(indices)
         truth = scene.logits[indices].float().softmax(1)[torch.arange(len(indices)), outcome.labels]
         numbers = {
             **outcome.numbers,
@@ -59,12 +64,13 @@ class Hardest(Hook):
             "losses": losses[indices].tolist(),
             "method": method,
             "refused": refused,
+            **stated_options(scene, [method]),
             "chosen_classes": None if scene.chosen_classes is None else list(scene.chosen_classes),
             "scale_limits": [scale_limit(one.sum(0)) for one in relevance],
         }
         title = f"{scene.title}: hardest test images{_among(scene)}"
         yield Artifact(
-            caption=f"{title}: the {len(indices)} with the largest loss, and explanations of the predicted class by "
+            caption=f"{title}: the {len(indices)} of {len(scene.test):,} with the largest loss, and explanations of the predicted class by "
             f"{method}.",
             figure=_figure(scene, source.numpy(), relevance, numbers, title),
             arrays={"source": source.numpy(), "relevance": relevance},
@@ -80,18 +86,31 @@ def _among(scene: Scene) -> str:
     return f" of {', '.join(names)}" if len(names) <= NAMED_CLASSES else f" of {len(names)} selected classes"
 
 
-def _explain(scene: Scene, source: torch.Tensor, targets: torch.Tensor) -> tuple[str, np.ndarray, dict[str, str]]:
-    """Return the method used, its relevance maps and, for the fallback, the reason why the first did not apply."""
-    images, targets = source.to(scene.device, dtype_of(scene.model)), targets.to(scene.device)
+def _explain(scene: Scene, indices: list[int]) -> tuple[str | None, np.ndarray, dict[str, str]]:
+    """Return the method used, its relevance maps and, for the fallback, the reason why the first did not apply.
+
+    Under a budget, only the first images may be explained; no method if the budget does not suffice for any.
+    """
+    allowance, options = Allowance(scene, "hardest"), partial(bounded_options, scene)
     wanted = (scene.methods or (METHOD,))[0]
     refused: dict[str, str] = {}
     # a dict drops the repetition if the gradient itself was wanted
     for name in dict.fromkeys((wanted, FALLBACK)):
         try:
-            with without_warnings():
-                return name, create_fitted(scene, name).analyze(images, targets).float().cpu().numpy(), refused
+            price = price_of(scene, allowance, name, options(name)) if allowance.is_limited else 0.0
+            kept = indices[: allowance.affordable(price, len(indices))]
+            if not kept:
+                refused[name] = TOO_EXPENSIVE.format(name=name)
+                continue
+            images = scene.test.floats(kept).to(scene.device, dtype_of(scene.model))
+            targets = scene.logits[kept].argmax(1).to(scene.device)
+            with without_warnings(), allowance.spending():
+                relevance = create_fitted(scene, name, **options(name)).analyze(images, targets)
+            return name, relevance.float().cpu().numpy(), refused
         except PellucidError as error:
             refused[name] = str(error)
+    if allowance.is_limited:
+        return None, np.zeros(0), refused
     raise PellucidError(f"no method applies to this model: {'; '.join(refused.values())}")
 
 
@@ -113,5 +132,6 @@ def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: di
     rows = [Label("image", f"loss {losses[0]:.3g} … {losses[-1]:.3g}"), Label("relevance", numbers["method"])]
     subtitle = "Above each image: true class, then → prediction (if wrong) and confidence. "
     subtitle += "Red: evidence for the predicted class; blue: evidence against it; each map has its own scale."
-    subtitle += "".join(f" {name} does not apply to this model." for name in numbers["refused"])
+    subtitle += f" {len(columns)} of {len(scene.test):,} test images."
+    subtitle += "".join(f" {name} does not apply here." for name in numbers["refused"])
     return image_grid(blocks, rows, columns, (title, subtitle))

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._budget import Allowance
+from pellucid.hooks._hook import left_out
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, gray_or_rgb, scale_limit
@@ -43,50 +45,65 @@ class JacobianMaps(Hook):
         `frobenius_norm` and `spectral_norm` (the largest singular value) are those of each image's full Jacobian (class
         by pixel), in logits per unit of pixel. `finite_difference_error` is the largest deviation from central
         differences in float64 at sampled pixels, over images that are not on a kink (None if all are); `kink_images`
-        are the test indices of the others. `jacobian_classes` are the classes of the array.
+        are the test indices of the others. `jacobian_classes` are the classes of the array. Under a budget, only the
+        drawn classes are differentiated, and the norms are theirs (`norms_of`).
         """
-        indices = self._choose_images(scene)
+        allowance = Allowance(scene, "jacobian_maps")
+        indices = self._choose_images(scene, allowance)
         if not indices:
             return
-        predictions = scene.logits[indices].argmax(1).tolist()
-        drawn = self._choose_classes(scene, indices, predictions)
+        drawn = self._choose_classes(scene, indices, allowance)
+        price = allowance.price("jacobian_maps", lambda: self._compute(scene, indices[:1], drawn))
+        indices = indices[: allowance.affordable(price, len(indices))]
+        if not indices:
+            yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")
+            return
+        with allowance.spending():
+            maps, numbers = self._compute(scene, indices, drawn)
+        shown = maps.numpy()[:, [numbers["jacobian_classes"].index(label) for label in drawn]].sum(2, keepdims=True)
+        numbers["scale_limit"] = scale_limit(shown)
+        title = f"{scene.title}: Jacobian of the logits"
+        yield Artifact(
+            caption=f"{title} for {len(indices)} test images. {_verdict(numbers)}{_choice(scene, drawn)}",
+            figure=_figure(scene, shown, numbers, title),
+            arrays={"jacobian": maps.numpy()},
+            numbers=numbers,
+            scalars={"mean_spectral_norm": float(np.mean(numbers["spectral_norm"]))},
+        )
+
+    def _choose_images(self, scene: Scene, allowance: Allowance) -> list[int]:
+        count = allowance.classes(self.images)
+        firsts = scene.first_of_each_class(count)
+        others = (index for index in range(len(scene.test)) if index not in firsts)
+        return firsts + [index for index, _ in zip(others, range(count - len(firsts)), strict=False)]
+
+    def _choose_classes(self, scene: Scene, indices: list[int], allowance: Allowance) -> list[int]:
+        """Return the classes to draw: those selected by the user, or by default predictions and labels first."""
+        wanted = scene.chosen_classes
+        if wanted is None:
+            predictions = scene.logits[indices].argmax(1).tolist()
+            wanted = (*predictions, *scene.test.labels[indices].tolist(), *range(scene.logits.shape[1]))
+        return sorted(list(dict.fromkeys(wanted))[: allowance.classes(self.columns)])
+
+    def _compute(self, scene: Scene, indices: list[int], drawn: list[int]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the Jacobian to store, and the numbers of the artifact."""
         images = scene.test.floats(indices).to(scene.device)
         started = perf_counter()
         maps, stored, norms = self._differentiate(scene, images, drawn)
         timing = _timing(scene, images, perf_counter() - started)
-        numbers: dict[str, Any] = {
+        is_whole = len(stored) == scene.logits.shape[1]
+        numbers = {
             "indices": indices,
             "labels": scene.test.labels[indices].tolist(),
-            "predictions": predictions,
+            "predictions": scene.logits[indices].argmax(1).tolist(),
             "classes": list(scene.classes),
             "jacobian_classes": stored,
             "drawn_classes": drawn,
             **norms,
             "timing": timing,
-            **self._check(scene, images, indices, maps if len(stored) == scene.logits.shape[1] else None),
+            **self._check(scene, images, indices, maps if is_whole or scene.budget else None, stored),
         }
-        shown = maps.numpy()[:, [stored.index(label) for label in drawn]].sum(2, keepdims=True)
-        numbers["scale_limit"] = scale_limit(shown)
-        title = f"{scene.title}: Jacobian of the logits"
-        yield Artifact(
-            caption=f"{title}. {_verdict(numbers)}",
-            figure=_figure(scene, shown, numbers, title),
-            arrays={"jacobian": maps.numpy()},
-            numbers=numbers,
-            scalars={"mean_spectral_norm": float(np.mean(norms["spectral_norm"]))},
-        )
-
-    def _choose_images(self, scene: Scene) -> list[int]:
-        firsts = scene.first_of_each_class(self.images)
-        others = (index for index in range(len(scene.test)) if index not in firsts)
-        return firsts + [index for index, _ in zip(others, range(self.images - len(firsts)), strict=False)]
-
-    def _choose_classes(self, scene: Scene, indices: list[int], predictions: list[int]) -> list[int]:
-        """Return the classes to draw: those selected by the user, or by default predictions and labels first."""
-        wanted = scene.chosen_classes
-        if wanted is None:
-            wanted = (*predictions, *scene.test.labels[indices].tolist(), *range(scene.logits.shape[1]))
-        return sorted(list(dict.fromkeys(wanted))[: self.columns])
+        return maps, numbers | ({} if scene.budget is None else {"norms_of": "jacobian_classes"})
 
     def _differentiate(
         self, scene: Scene, images: Tensor, drawn: list[int]
@@ -95,20 +112,29 @@ class JacobianMaps(Hook):
         count = scene.logits.shape[1]
         # 4 bytes per float32
         is_small = images.numel() * count * 4 <= self.largest_bytes
-        stored = list(range(count)) if is_small else drawn
+        # a budget allows for the drawn classes only, also in the norms
+        outputs = drawn if scene.budget else None
+        stored = list(range(count)) if is_small and outputs is None else drawn
         maps, frobenius, spectral = [], [], []
         for part in [images] if is_small else images.split(1):  # one image at a time bounds the memory
-            full = jacobian(scene.model, part).cpu()
+            full = jacobian(scene.model, part, outputs).cpu()
             matrices = full.flatten(2).double()
             frobenius += torch.linalg.matrix_norm(matrices).tolist()
             spectral += torch.linalg.matrix_norm(matrices, 2).tolist()
-            maps.append(full if is_small else full[:, stored])
+            maps.append(full if is_small or outputs else full[:, stored])
         return torch.cat(maps), stored, {"frobenius_norm": frobenius, "spectral_norm": spectral}
 
-    def _check(self, scene: Scene, images: Tensor, indices: list[int], maps: Tensor | None) -> dict[str, Any]:
+    def _check(
+        self, scene: Scene, images: Tensor, indices: list[int], maps: Tensor | None, stored: list[int]
+    ) -> dict[str, Any]:
         """Compare with finite differences; returns the numbers, or the reason if the model doesn't allow it."""
+        model, samples = scene.model, self.samples
+        if scene.budget is not None:
+            model = _Chosen(model, stored)
+            # each takes four forward passes in float64
+            samples = min(samples, max(4, scene.budget.passes // 5))
         try:
-            check = check_jacobian(scene.model, images, maps, samples=self.samples, seed=scene.seed)
+            check = check_jacobian(model, images, maps, samples=samples, seed=scene.seed)
         except ModelError as error:
             return {"finite_difference_error": None, "kink_images": [], "finite_difference_note": str(error)}
         return {
@@ -118,16 +144,36 @@ class JacobianMaps(Hook):
         }
 
 
+class _Chosen(nn.Module):
+    """A model with some of its logits."""
+
+    def __init__(self, model: nn.Module, classes: list[int]) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits[:, self.classes]
+
+
+def _choice(scene: Scene, drawn: list[int]) -> str:
+    """Describe the choice of the classes in a sentence, with a leading space; empty if all are shown."""
+    if scene.chosen_classes is not None or len(drawn) >= len(scene.classes):
+        return ""
+    return f" Shows {len(drawn)} of {len(scene.classes):,} classes, the predicted and the true ones first."
+
+
 def _timing(scene: Scene, images: Tensor, seconds: float) -> dict[str, float]:
     """Return the time for the Jacobian and its norms, in seconds and as a multiple of a forward pass of the images."""
     passes = []
     with frozen(scene.model), torch.no_grad():
-        for _ in range(3):
+        for _ in range(3 if scene.budget is None else 1):
             started = perf_counter()
             scene.model(images.to(dtype_of(scene.model)))
             passes.append(perf_counter() - started)
     # the first pass may include one-time work, such as choosing kernels
-    median = sorted(passes)[1]
+    median = sorted(passes)[len(passes) // 2]
     return {"seconds": seconds, "forward_passes": seconds / max(median, 1e-9)}  # clocks may read zero
 
 
@@ -146,7 +192,7 @@ def _verdict(numbers: dict[str, Any]) -> str:
 
 def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
-    source = gray_or_rgb(scene.test.floats(numbers["indices"]).numpy())
+    source = gray_or_rgb(scene.test.shown(numbers["indices"]).numpy())
     blocks = [
         Block(source[:, None], column=0),
         Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),
@@ -162,6 +208,7 @@ def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str
     columns = [Label("source"), *(Label(names[label]) for label in numbers["drawn_classes"])]
     subtitle = (
         "Red: increasing the pixel raises the class's logit. Framed: prediction (orange if wrong). "
-        f"‖J‖₂: spectral norm. {_verdict(numbers)}"
+        f"‖J‖₂: spectral norm{' over these classes' if 'norms_of' in numbers else ''}. {len(rows)} test images. "
+        f"{_verdict(numbers)}{_choice(scene, numbers['drawn_classes'])}"
     )
     return image_grid(blocks, rows, columns, (title, subtitle), marks)

@@ -10,6 +10,7 @@ from pellucid.core.contracts import EmbeddingTable
 from pellucid.core.seeding import generator
 from pellucid.core.types import Embedding
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._hook import left_out, missing_embedding
 from pellucid.hooks._thumbnails import thumbnails
 
 __all__ = ["Projector"]
@@ -36,6 +37,9 @@ class Projector(Hook):
         None.
         """
         if not len(scene.embedded):
+            return
+        if (reason := missing_embedding(scene)) is not None:
+            yield left_out(scene, reason)
             return
         # TensorBoard shows these columns as text, and colors points by them
         labels = scene.test.labels[scene.embedded].tolist()

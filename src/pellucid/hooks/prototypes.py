@@ -1,7 +1,7 @@
 """Class prototypes with three priors, compared with the mean of the training images of each class."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.core.contracts import ImageSet
-from pellucid.core.errors import DataError
 from pellucid.core.types import Images
 from pellucid.densities import held_out
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._budget import Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._priors import DENSITIES, brightnesses, choose_priors
 from pellucid.plots.captioned_images import captioned_images
 from pellucid.plots.labels import Label
 from pellucid.synthesis import Prior, Prototypes, objective, synthesise
@@ -33,12 +35,6 @@ WAYS = {
     "code": "decoder of a VAE",
 }
 """Rows of the figure, with the prior of each."""
-DENSITIES = {"expert": "gaussian_mixture", "code": "vae"}
-BRIGHTNESSES = 21
-"""Number of brightness levels at which the class mean is compared, from black to the maximum."""
-IMAGES_FOR_ALL_STEPS = 1200
-"""Minimum number of training images for the full number of optimization steps. With fewer, the steps are reduced
-quadratically: a network trained on little data is not worth the time."""
 
 
 @HOOKS.register("prototypes")
@@ -59,34 +55,54 @@ class ClassPrototypes(Hook):
         For each prior: `log_probability` (nats), `logit`, `objective`, the objective of the class mean at its best
         brightness, cosine distances to the class mean and to the nearest training image of the class, and the
         hyperparameters. For each density: the held-out log-likelihood of test images, in nats per image and bits per
-        dimension. `refused` maps the priors that do not apply to the reason.
+        dimension. `refused` maps the priors that do not apply to the reason. Under a budget, only the L2 prior is
+        searched, with fewer steps, and the training images are the first of each class.
         """
         if scene.train is None:
-            raise DataError("the hook `prototypes` needs training images; pass Scene(train=…).")
+            yield left_out(scene, "prototypes are compared with training images, and none were given.")
+            return
+        if not scene.is_displayed:
+            yield left_out(scene, "the pixels of an image have no known bounds: the normalization is unknown.")
+            return
         started = perf_counter()
-        wanted = scene.chosen_classes if scene.chosen_classes is not None else tuple(range(len(scene.classes)))
-        classes = list(wanted[: self.columns])
+        allowance = Allowance(scene, HOOKS.name_of(type(self)))
+        classes = scene.shown_classes(allowance.classes(self.columns))
+        classes, priors, refused = choose_priors(scene, allowance, classes)
+        if not priors:
+            yield left_out(scene, "the budget (--budget) does not suffice for a single prototype.")
+            return
+        scene = (
+            scene
+            if scene.budget is None
+            else replace(scene, train=_first_of(scene.train, classes, scene.budget.images))
+        )
+        assert scene.train is not None
         means = _class_means(scene.train, classes)
-        densities, refused = _fit(scene)
         results: dict[str, Prototypes] = {}
         rows: dict[str, dict[str, Any]] = {}
-        for way, prior in _priors(scene, densities).items():
-            results[way] = synthesise(scene.model, classes, prior, seed=scene.seed)
-            rows[way] = _summarize(scene, results[way], prior, means)
+        with allowance.spending():
+            for way, prior in priors.items():
+                results[way] = synthesise(scene.model, classes, prior, seed=scene.seed)
+                rows[way] = _summarize(scene, results[way], prior, means)
+            of_means = _log_probability_of_means(scene, classes, means)
+        densities = {way: prior.density for way, prior in priors.items() if isinstance(prior, Expert | Code)}
         numbers = {
             "seed": scene.seed,
             "classes": classes,
             "names": [scene.classes[label] for label in classes],
             "ways": rows,
-            "class_mean": {"log_probability": _log_probability_of_means(scene, classes, means)},
+            "class_mean": {"log_probability": of_means},
             "densities": _evaluate_densities(scene, densities),
             "refused": refused,
             "timing": {"seconds": perf_counter() - started},
         }
         title = f"{scene.title}: class prototypes"
+        count = int(torch.isin(scene.train.labels, torch.tensor(classes)).sum())
+        based = f"Class mean of {count:,} training images.{scene.choice(len(classes))}"
+        ways = "one prior" if len(results) == 1 else f"{len(results)} priors"
         yield Artifact(
-            caption=f"{title} with {len(results)} priors, and the mean of the training images.",
-            figure=_figure(results, means, numbers, title),
+            caption=f"{title} with {ways}, and the mean of the training images. {based}",
+            figure=_figure(results, means, numbers, (title, based)),
             arrays={
                 "images": np.stack([one.images.float().numpy() for one in results.values()]),
                 "class_means": np.nan_to_num(means.numpy()),
@@ -104,26 +120,10 @@ class ClassPrototypesOfEachEpoch(ClassPrototypes):
     default: ClassVar[bool] = False
 
 
-def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the densities by prior, and the reason for each one that cannot be fitted."""
-    densities, refused = {}, {}
-    for way, name in DENSITIES.items():
-        try:
-            densities[way] = scene.density(name)
-        except DataError as error:
-            refused[way] = str(error)
-    return densities, refused
-
-
-def _priors(scene: Scene, densities: dict[str, Any]) -> dict[str, Prior]:
-    assert scene.train is not None
-    share = min(1.0, (len(scene.train) / IMAGES_FOR_ALL_STEPS) ** 2)
-    priors: dict[str, Prior] = {"l2": L2(image_shape=scene.train.image_shape, steps=max(5, round(share * L2.steps)))}
-    if "expert" in densities:
-        priors["expert"] = Expert(density=densities["expert"], steps=max(5, round(share * Expert.steps)))
-    if "code" in densities:
-        priors["code"] = Code(density=densities["code"], steps=max(5, round(share * Code.steps)))
-    return priors
+def _first_of(images: ImageSet, classes: list[int], at_most: int) -> ImageSet:
+    """Return the first images of each class, at most `at_most` of each."""
+    firsts = [(images.labels == label).nonzero().flatten()[:at_most] for label in classes]
+    return images[torch.cat(firsts)]
 
 
 def _class_means(images: ImageSet, classes: list[int]) -> Images:
@@ -178,12 +178,13 @@ def _objective_of_means(scene: Scene, prior: Prior, labels: list[int], means: Im
     """Return the objective of each class mean at its best brightness; None for a class without images."""
     # a mean is dim, so compare at its best brightness: otherwise it would lose by contrast alone
     brightest = means / means.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
-    levels = torch.linspace(0, 1, BRIGHTNESSES)
+    count = brightnesses(scene)
+    levels = torch.linspace(0, 1, count)
     scaled = (levels[:, None, None, None, None] * brightest).flatten(0, 1)
     # NaN means become black images, whose values the last line discards
     values = objective(scene.model, torch.cat([scaled, means]).nan_to_num(), labels, prior)
     # + 1 for the unscaled means; the diagonal pairs each mean with its own class
-    best = values.view(BRIGHTNESSES + 1, len(labels), len(labels)).amax(0).diagonal()
+    best = values.view(count + 1, len(labels), len(labels)).amax(0).diagonal()
     return _listed(torch.where(means.isnan().flatten(1).any(1), torch.nan, best))
 
 
@@ -211,11 +212,14 @@ def _listed(values: Tensor) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _figure(results: dict[str, Prototypes], means: Images, numbers: dict[str, Any], title: str) -> Figure:
+def _figure(
+    results: dict[str, Prototypes], means: Images, numbers: dict[str, Any], headline: tuple[str, str]
+) -> Figure:
+    """Draw one row per prior; `headline` is the title and the end of the subtitle."""
     images = [one.images.float() for one in results.values()]
     values = [numbers["ways"][way]["log_probability"] for way in results] + [numbers["class_mean"]["log_probability"]]
     rows = [Label(way, WAYS[way]) for way in results] + [Label("class mean", "of training images")]
-    subtitle = "Below each image: log p(class | image) in nats; 0 is certainty."
+    subtitle = "Below each image: log p(class | image) in nats; 0 is certainty. " + headline[1]
     if numbers["refused"]:
         subtitle += f" Not applicable: {', '.join(numbers['refused'])}."
     return captioned_images(
@@ -223,7 +227,7 @@ def _figure(results: dict[str, Prototypes], means: Images, numbers: dict[str, An
         [["–" if value is None else _short(value) for value in line] for line in values],
         rows,
         numbers["names"],
-        (title, subtitle),
+        (headline[0], subtitle),
     )
 
 

@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from pellucid.attribution import create_analyzer
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._methods import price_of
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, image_grid
@@ -32,8 +35,14 @@ class Saliency(Hook):
         `baseline` is the gradient at an empty image (all zeros) and `saliency` the gradient at the image, both in
         logits per unit of pixel; `delta` = saliency − baseline, `overlay` = delta × source.
         """
-        indices = scene.first_of_each_class(self.columns)
+        allowance = Allowance(scene, "saliency")
+        # two gradients per column
+        price = 2 * price_of(scene, allowance, "gradient", {}) if allowance.is_limited and len(scene.test) else 0.0
+        most = allowance.affordable(price, allowance.classes(self.columns))
+        indices = scene.first_of_each_class(most)
         if not indices:
+            if not most:
+                yield left_out(scene, TOO_EXPENSIVE.format(name="the gradient"))
             return
         labels, predictions = scene.test.labels[indices], scene.logits[indices].argmax(1)
         arrays = _gradients(scene, indices, labels)
@@ -54,8 +63,8 @@ class Saliency(Hook):
         ]
         yield Artifact(
             caption=f"{title}. Rows: test image, gradient of the logit at an empty image, gradient at the test image, "
-            "their difference, and difference × image.",
-            figure=_figure(arrays, limits, columns, title),
+            f"their difference, and difference × image, for {_of_each(indices)}.{scene.choice(len(indices))}",
+            figure=_figure(arrays, limits, columns, (title, scene.choice(len(indices)))),
             arrays=arrays,
             numbers={
                 "classes": [scene.classes[label] for label in labels.tolist()],
@@ -68,17 +77,25 @@ class Saliency(Hook):
 
 
 def _gradients(scene: Scene, indices: list[int], labels: torch.Tensor) -> dict[str, np.ndarray]:
-    source = scene.test.floats(indices)
-    images, targets = source.to(scene.device, dtype_of(scene.model)), labels.to(scene.device)
+    inputs = scene.test.floats(indices)
+    images, targets = inputs.to(scene.device, dtype_of(scene.model)), labels.to(scene.device)
     gradient = create_analyzer("gradient", scene.model)
     baseline = gradient.analyze(torch.zeros_like(images), targets).float().cpu().numpy()
     saliency = gradient.analyze(images, targets).float().cpu().numpy()
     delta = saliency - baseline
-    overlay = delta * source.numpy()
-    return {"source": source.numpy(), "baseline": baseline, "saliency": saliency, "delta": delta, "overlay": overlay}
+    overlay = delta * inputs.numpy()
+    source = scene.test.shown(indices).numpy()
+    return {"source": source, "baseline": baseline, "saliency": saliency, "delta": delta, "overlay": overlay}
 
 
-def _figure(arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], columns: list[Label], title: str) -> Figure:
+def _of_each(indices: list[int]) -> str:
+    return f"the first test image of each of {len(indices)} classes" if len(indices) > 1 else "one test image"
+
+
+def _figure(
+    arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], columns: list[Label], headline: tuple[str, str]
+) -> Figure:
+    """Draw one column per image; `headline` is the title and the choice of the classes."""
     gradients = np.stack([_signed(arrays[row]) for row in ("baseline", "saliency", "delta")])
     is_colour = arrays["source"].shape[1] == 3
     source = gray_or_rgb(arrays["source"])
@@ -97,7 +114,8 @@ def _figure(arrays: Mapping[str, np.ndarray], limits: Mapping[str, float], colum
     subtitle = "Red: increasing the pixel raises the logit; blue: it lowers the logit."
     subtitle += " → prediction, if wrong." if any(label.detail for label in columns) else ""
     subtitle += " Summed over channels." if arrays["source"].shape[1] > 1 else ""
-    return image_grid(blocks, rows, columns, (title, subtitle))
+    subtitle += f" {len(columns)} test images.{headline[1]}"
+    return image_grid(blocks, rows, columns, (headline[0], subtitle))
 
 
 def _signed(values: np.ndarray) -> np.ndarray:

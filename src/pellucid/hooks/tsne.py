@@ -9,6 +9,7 @@ import torch
 
 from pellucid.core.errors import ModelError
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._hook import left_out, missing_embedding
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
 from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
@@ -38,6 +39,9 @@ class TSNE(Hook):
         """
         count = min(self.points, len(scene.embedded))
         if not count:
+            return
+        if (reason := missing_embedding(scene)) is not None:
+            yield left_out(scene, reason)
             return
         chosen = torch.arange(count) * len(scene.embedded) // count
         indices, features = scene.embedded[chosen].numpy(), scene.embedding[chosen].numpy()

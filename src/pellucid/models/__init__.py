@@ -1,6 +1,14 @@
 """Networks from images to logits: one module each, discovered by the registry.
 
-- `_build`: builds the network that `--model` names, with seeded weights, and checks that it fits the data
+- `_spec`: parses the value of `--model` without importing torch
+- `_load`: loads the model that it names, with weights, preprocessing and class names
+- `_build`: builds a registered model or calls a user's function, with seeded weights, and checks the fit to the data
+- `_torchvision`, `_timm`, `_transformers`: the models of these libraries
+- `_library`: what these have in common
+- `_weights`: reads weights from files and loads them, listing all that does not fit
+- `_presets`: preprocessing as these libraries describe it
+- `_preprocessing`: chooses the preprocessing and class names of a model
+- `_class_names`: reads class names from a file
 - `_adapted`: wraps a user's model, so that it takes images in [0, 1] and returns a tensor of logits
 - every other file: the network of that name, a function of `channels`, `classes` and `image_size`
 
@@ -10,8 +18,6 @@
 
 from typing import TYPE_CHECKING
 
-from pellucid.core.errors import UnknownName
-from pellucid.core.importing import is_function_name
 from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
@@ -21,20 +27,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pellucid.models._build import build_model, check_fit, count_parameters
+    from pellucid.models._load import load_model
+    from pellucid.models._spec import check_spec
 
-__all__ = ["MODELS", "build_model", "check_fit", "check_spec", "count_parameters"]
+__all__ = ["MODELS", "build_model", "check_fit", "check_spec", "count_parameters", "load_model"]
 
 MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__)
 """All models that `--model` knows by name: functions of `channels`, `classes` and `image_size`."""
 
 
-def check_spec(spec: str) -> str:
-    """Return `spec` if it is a model's name or has the form MODULE:FUNCTION; otherwise raise `UnknownName`."""
-    if is_function_name(spec) or spec in MODELS:
-        return spec
-    raise UnknownName("model", spec, [*MODELS, "MODULE:FUNCTION"])
-
-
 __getattr__, __dir__ = lazy_exports(
-    __name__, dict.fromkeys(("build_model", "check_fit", "count_parameters"), "._build")
+    __name__,
+    {
+        **dict.fromkeys(("build_model", "check_fit", "count_parameters"), "._build"),
+        "check_spec": "._spec",
+        "load_model": "._load",
+    },
 )

@@ -2,45 +2,53 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from pellucid.core.errors import ModelError
-from pellucid.core.importing import is_function_name, load_function
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.core.importing import load_function
 from pellucid.core.isolation import preserved_random_state
 from pellucid.core.seeding import derive_seed, seed_everything
 from pellucid.core.types import Images
 from pellucid.models import MODELS
+from pellucid.models._spec import is_function
 
-__all__ = ["build_model", "check_fit", "count_parameters"]
+__all__ = ["build_model", "check_fit", "count_parameters", "takes_classes"]
 
 
-def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
+def build_model(
+    spec: str, image_shape: tuple[int, int, int] | None, classes: int | None, seed: int | None = 0
+) -> nn.Module:
     """Build the model named `spec`, with weights drawn from `seed`; the global random state is restored.
 
     Args:
-        spec: a registered name, or MODULE:FUNCTION. A function receives those of `channels`, `classes` and
+        spec: a registered name, MODULE:FUNCTION or MODULE:CLASS. A function receives those of `channels`, `classes` and
             `image_size` (height, width) that its signature names; nothing is passed through `**kwargs`.
-        image_shape: channels, height, width.
-        classes: number of logits.
-        seed: seed of the initial weights.
+        image_shape: channels, height, width; None if unknown.
+        classes: number of logits; None if unknown.
+        seed: seed of the initial weights; None: the global random state, which then advances.
 
     Raises:
         UnknownName: for a name that is not registered.
-        ConfigError: for a function that cannot be imported.
+        ConfigError: for a function that cannot be imported, or that needs a number which is unknown.
         ModelError: if the function fails or does not return an `nn.Module`.
     """
-    function = load_function("--model", spec) if is_function_name(spec) else MODELS[spec]
-    channels, height, width = image_shape
-    offered = {"channels": channels, "classes": classes, "image_size": (height, width)}
-    with preserved_random_state():
-        seed_everything(derive_seed(seed, "model"))
+    function = _function(spec)
+    channels, height, width = image_shape or (None, None, None)
+    offered = {"channels": channels, "classes": classes, "image_size": image_shape and (height, width)}
+    with preserved_random_state() if seed is not None else nullcontext():
+        if seed is not None:
+            seed_everything(derive_seed(seed, "model"))
+        accepted = _accepted(function, offered, spec)
         try:
-            model = function(**_accepted(function, offered))
-            _fill_lazy_layers(model, image_shape)
+            # MODULE:NAME can also be a finished model
+            model = function if isinstance(function, nn.Module) else function(**accepted)
+            if image_shape is not None:
+                _fill_lazy_layers(model, image_shape)
         # the registered models explain an unsuitable image size themselves
         except ModelError:
             raise
@@ -49,6 +57,15 @@ def build_model(spec: str, image_shape: tuple[int, int, int], classes: int, seed
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
+
+
+def takes_classes(spec: str) -> bool:
+    """Return True if the function of a model takes the number of classes."""
+    return "classes" in _parameters(_function(spec))
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    return load_function("--model", spec) if is_function(spec) else MODELS[spec]
 
 
 def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
@@ -60,11 +77,21 @@ def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
         model.train()
 
 
-def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def _accepted(function: Callable[..., Any], offered: dict[str, Any], spec: str) -> dict[str, Any]:
+    """Return those of the offered values that the function names and that are known."""
+    parameters = _parameters(function)
+    for name, flag in (("classes", "--class-names FILE"), ("channels", "images"), ("image_size", "images")):
+        if name in parameters and offered[name] is None and parameters[name].default is inspect.Parameter.empty:
+            raise ConfigError(f"--model {spec} takes {name}, which is unknown here; pass {flag}, or give it a default.")
+    return {name: value for name, value in offered.items() if name in parameters and value is not None}
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    if isinstance(function, nn.Module):
+        return {}
     # Through `**kwargs`, a function such as torchvision's would pass names on that nothing knows.
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = [name for name, one in inspect.signature(function).parameters.items() if one.kind in named]
-    return {name: value for name, value in offered.items() if name in parameters}
+    return {name: one for name, one in inspect.signature(function).parameters.items() if one.kind in named}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from pellucid.plots._text import drawable, wrap
 from pellucid.plots.colours import INK, PALE
 
-__all__ = ["BAR_DOTS", "DOTS_PER_INCH", "MARGIN", "SMALL", "TEXT", "Canvas"]
+__all__ = ["BAR_DOTS", "DOTS_PER_INCH", "LINE_DOTS", "MARGIN", "SMALL", "TEXT", "Canvas"]
 
 DOTS_PER_INCH = 100
 MARGIN = 14

@@ -14,7 +14,7 @@ from rich.text import Text
 from pellucid.core.errors import ShapeError
 from pellucid.plots.colours import INK, PALE, scale_limit, signed_norm, signed_palette
 
-__all__ = ["TokenRow", "tokens_html", "tokens_text"]
+__all__ = ["TokenRow", "token_colours", "token_spans", "tokens_html", "tokens_text"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def _limit(rows: Sequence[TokenRow], limit: float | None) -> float:
     return limit or scale_limit(np.concatenate([np.zeros(0), *(np.asarray(row.relevance) for row in rows)]))
 
 
-def _colours(value: float, limit: float) -> tuple[str, str]:
+def token_colours(value: float, limit: float) -> tuple[str, str]:
     """Return the background and text color of a token."""
     if not np.isfinite(value):
         return "#d4d7db", INK
@@ -76,7 +76,7 @@ def tokens_html(rows: Sequence[TokenRow], headline: str = "", *, limit: float | 
 
 def _legend_html(end: float) -> str:
     # nine stops, because CSS interpolates linearly between them and the palette is not linear
-    steps = ", ".join(_colours(value, end)[0] for value in np.linspace(-end, end, 9))
+    steps = ", ".join(token_colours(value, end)[0] for value in np.linspace(-end, end, 9))
     bar = f'<i style="background: linear-gradient(to right, {steps})"></i>'
     return (
         f'<div class="legend"><span>{-end:.3g}<br>against</span>{bar}<span>{end:.3g}<br>for the class</span>'
@@ -85,12 +85,17 @@ def _legend_html(end: float) -> str:
 
 
 def _row_html(row: TokenRow, limit: float) -> str:
+    title = f"<h2>{escape(row.title)}</h2>" if row.title else ""
+    return f"<section>{title}<p>{token_spans(row, limit)}</p></section>"
+
+
+def token_spans(row: TokenRow, limit: float) -> str:
+    """Return one escaped HTML `span` per token, whose color shows its relevance and whose title states it."""
     spans = []
     for token, value in zip(row.tokens, np.asarray(row.relevance).tolist(), strict=True):
-        ground, ink = _colours(value, limit)
+        ground, ink = token_colours(value, limit)
         spans.append(f'<span title="{value:+.4g}" style="background:{ground};color:{ink}">{escape(token)}</span>')
-    title = f"<h2>{escape(row.title)}</h2>" if row.title else ""
-    return f"<section>{title}<p>{' '.join(spans)}</p></section>"
+    return " ".join(spans)
 
 
 _STYLE = f"""
@@ -124,11 +129,11 @@ def tokens_text(rows: Sequence[TokenRow], headline: str = "", *, limit: float | 
         if row.title:
             text.append(f"{row.title}\n", "dim")
         for place, (token, value) in enumerate(zip(row.tokens, np.asarray(row.relevance).tolist(), strict=True)):
-            ground, ink = _colours(value, end)
+            ground, ink = token_colours(value, end)
             text.append(" " if place else "")
             text.append(token, f"{ink} on {ground}")
         text.append("\n\n")
     text.append(f"{-end:.3g} against ")
     for value in np.linspace(-end, end, 7):
-        text.append(" ", f"on {_colours(value, end)[0]}")
+        text.append(" ", f"on {token_colours(value, end)[0]}")
     return text.append(f" for the class {end:.3g}")

@@ -2,6 +2,7 @@
 
 - `pipeline`: the recipe of a run: data → model → epochs → hooks → report
 - `session`: what a run needs, loaded and checked before any file of an earlier run is touched
+- `network`: the network of a run, with trained weights and the normalization of its input
 - `schedule`: hooks in parallel with training, then end hooks, films and report; `workers`: child processes
 - `hook_runner`: runs hooks, stores what they return, and records failures
 - `observation`: a user's model and test data, checked and ready for the hooks; `watcher`: `pellucid.watch`, in a

@@ -1,9 +1,7 @@
 """Terminal output of a run: at its start, after each epoch and at its end."""
 
-import os
 import shlex
 import sys
-import webbrowser
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from pellucid.core.opening import opens_in_browser
 from pellucid.core.terminal import console, print_line
 from pellucid.models._build import count_parameters
 from pellucid.run.session import Session
@@ -43,6 +42,8 @@ def print_start(session: Session, moved: Path | None) -> None:
     shape = "×".join(str(side) for side in data.train.image_shape)
     print_line(f"Data    {data.title}, {len(data.classes)} classes")
     print_line(f"Images  {counts}, {shape}")
+    if session.network.notice:
+        console().print(Text(f"Notice: {session.network.notice}", style="bold yellow"))
     name, parameters = session.config.training.model, count_parameters(session.model)
     print_line(f"Model   {name}, {parameters:,} parameters, on {session.device}")
     if session.resumed is not None:
@@ -146,13 +147,5 @@ def _result(accuracy: float, metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def open_report(store: Store) -> None:
     """Open the report in the default browser; prints a message if there is none."""
-    try:
-        browser = webbrowser.get()
-        # Without a display, `webbrowser` falls back to browsers in the terminal, which cannot show the page and block.
-        # One that the user has named in BROWSER is fine.
-        in_terminal = type(browser) is webbrowser.GenericBrowser and not os.environ.get("BROWSER")
-        opened = not in_terminal and browser.open(report_uri(store))
-    except (webbrowser.Error, OSError):
-        opened = False
-    if not opened:
+    if not opens_in_browser(report_uri(store)):
         print_line("No browser could be started; open the address above yourself.")

@@ -67,7 +67,7 @@ def first_record(session: Session) -> dict[str, Any]:
             "sha256": data.sha256,
         },
         "model": {
-            "name": session.config.training.model,
+            **session.network.record,
             "parameters": count_parameters(session.model),
             "embedding_layer": embedding_layer(session.model, session.data.test, session.embedding_layer),
         },

@@ -158,7 +158,9 @@ class Schedule:
 
     def _fitted_for(self, hooks: Iterable[Hook]) -> tuple[Job, ...]:
         """Return the job that fits the densities of `hooks`, if there is any; adds it on the first call."""
-        names = sorted({name for hook in hooks for name in hook.densities})
+        # under a budget, the hooks use no densities
+        is_limited = self.session.config.show.budget is not None
+        names = [] if is_limited else sorted({name for hook in hooks for name in hook.densities})
         if names and self._fits is None:
             self._fits = (self.workers.add(self._fit_job(names)),) if self.workers.limit else ()
         return self._fits or () if names else ()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.config import RunConfig
+from pellucid.core.budget import find_budget
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
 from pellucid.core.importing import check_trusted
@@ -21,7 +22,8 @@ from pellucid.data._source import Request
 from pellucid.data._spec import is_function, parse_spec
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks import HOOKS, Hook, Scene
-from pellucid.models._build import build_model, check_fit
+from pellucid.models._build import check_fit
+from pellucid.run.network import Built, build_network, renamed
 from pellucid.storage.densities import DensityStore
 from pellucid.storage.runs import check_same_data
 from pellucid.storage.store import Store
@@ -47,6 +49,8 @@ class Session:
     device: torch.device
     data: DataSplits
     model: nn.Module
+    network: Built
+    """The same model with its entries in run.json."""
     hooks: dict[str, Hook]
     recipe: Recipe
     resumed: TrainingState | None
@@ -93,6 +97,7 @@ class Session:
             embedding_layer=self.embedding_layer,
             train=self.data.train,
             fitted=self.densities.get,
+            budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
         )
 
     def restored_scene(self, epoch: int) -> Scene:
@@ -161,7 +166,9 @@ def _build(
     settings, show = config.training, config.show
     # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
     _set_threads(settings.threads or earlier.get("threads"), data)
-    model = build_model(settings.model, data.train.image_shape, len(data.classes), settings.seed).to(device)
+    resumed = _read_checkpoint(store) if config.resume else None
+    network = build_network(config, data, earlier, is_restored=resumed is not None)
+    model = network.model.to(device)
     # a single image if training has such batches: a batch norm that rejects it would fail in training too
     smallest_batch = min(len(data.train), settings.batch_size // world.size)
     sample = data.train.floats(slice(min(smallest_batch, 2))).to(device)
@@ -175,6 +182,7 @@ def _build(
         device=device,
         data=data,
         model=model,
+        network=network,
         hooks=hooks,
         recipe=Recipe(
             epochs=settings.epochs or earlier.get("epochs") or data.default_epochs,
@@ -183,7 +191,7 @@ def _build(
             seed=settings.seed,
             precision=settings.precision,
         ),
-        resumed=_read_checkpoint(store) if config.resume else None,
+        resumed=resumed,
         classes=choose_classes(show.classes, data.classes),
         embedding_layer=show.embedding_layer,
         earlier=earlier,
@@ -249,6 +257,7 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
         folder=_data_folder(config),
         mirrors=settings.mirror,
         image_size=settings.image_size,
+        crop=config.network.crop,
         max_megapixels=settings.max_megapixels,
         seed=config.training.seed,
     )
@@ -256,7 +265,8 @@ def _load(config: RunConfig, world: World, earlier: Mapping[str, Any]) -> DataSp
     data = world.first(lambda: load_data(pinned.get("name", settings.dataset), request, **limits))
     # `auto` could resolve differently in each process
     name = str(world.agree(data.name if data else None))
-    data = world.together(lambda: data or load_data(name, request, **limits))
+    loaded = world.together(lambda: data or load_data(name, request, **limits))
+    data = world.together(lambda: renamed(loaded, config.network.class_names))
     if pinned:
         world.together(lambda: check_same_data(data, pinned, "or start a new run without --resume"))
     return data
@@ -268,6 +278,11 @@ PINNED = (
     "limit_train",
     "limit_test",
     "model",
+    "weights",
+    "class_names",
+    "crop",
+    "mean",
+    "std",
     "batch_size",
     "learning_rate",
     "seed",

@@ -48,6 +48,7 @@ def watch(
     seed: int = 0,
     every: int | None = None,
     resume: bool | None = None,
+    start_epoch: int = 0,
     log_to: str | Sequence[str] = (),
 ) -> "Watcher":
     """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
@@ -78,6 +79,8 @@ def watch(
             metrics and the report follow every epoch.
         resume: True to continue the training in `save` after its last recorded epoch, False to start anew. Default:
             continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
+        start_epoch: number of epochs that the model was trained for before it is watched, if there is no earlier part
+            to continue.
         log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
             `trackio`, `mlflow`, `wandb`.
 
@@ -103,11 +106,13 @@ def watch(
     )
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
+    if isinstance(start_epoch, bool) or not isinstance(start_epoch, int) or start_epoch < 0:
+        raise ConfigError(f"start_epoch is {start_epoch!r}; expected a number of epochs, 0 or more.")
     if not is_first_process():
         return Watcher(None, every=every)
     with preserved_random_state():  # reading the data may draw from it
         watcher = Watcher(observe("watch", model, data, options), every=every)
-    watcher.open(resume)
+    watcher.open(resume, start_epoch)
     return watcher
 
 
@@ -116,7 +121,7 @@ def shown(
     methods: str | Sequence[str] | None,
     embedding_layer: str | None,
     budget: str,
-    log_to: str | Sequence[str] = (),
+    log_to: str | Sequence[str],
 ) -> HookConfig:
     """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
     return HookConfig(
@@ -155,12 +160,12 @@ class Watcher:
         self._has_stopped = False
         self._since = perf_counter()
 
-    def open(self, resume: bool | None = None) -> None:
+    def open(self, resume: bool | None = None, start_epoch: int = 0) -> None:
         """Lock the save folder, continue or move aside what is there, and show the model before training."""
         with preserved_random_state():
-            self._open(resume)
+            self._open(resume, start_epoch)
 
-    def _open(self, resume: bool | None) -> None:
+    def _open(self, resume: bool | None, start_epoch: int) -> None:
         seen = self._observation
         store = seen.store
         logits = seen.logits()  # before the folder is touched: the model may fail
@@ -188,7 +193,7 @@ class Watcher:
         if at is None:
             with frozen(seen.seen):
                 logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
-            self._guarded(lambda: self._show_epoch(0, {}, logits))
+            self._guarded(lambda: self._show_epoch(start_epoch, {}, logits))
         else:
             print_line(f"pellucid: continuing after epoch {at} in {store.folder}.")
 
@@ -295,7 +300,8 @@ class Watcher:
         runner.board.scalars(line.get("given", {}), number)
         self.last_epoch = number
         pictures = 0
-        if number % self._every == 0 if self._every else is_shown(number, None):
+        is_first = seconds is None  # the model as it was given, of whatever epoch
+        if is_first or (number % self._every == 0 if self._every else is_shown(number, None)):
             pictures = self._run_hooks("epoch", number, logits)
             self._last_shown = number
         self._report()

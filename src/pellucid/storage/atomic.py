@@ -3,22 +3,17 @@
 import errno
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pellucid.core.errors import WriteError
+from pellucid.core.files import TEMPORARY, replace_file
 from pellucid.core.text import check_text
 
 __all__ = ["TEMPORARY", "explain", "json_text", "record_text", "write_bytes", "write_json"]
-
-TEMPORARY = ".pellucid-*.tmp"
-"""Pattern of the names of temporary files; those of a killed process are deleted by the next run."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -26,22 +21,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `WriteError` on failure; the previous content of `path` is then intact.
     """
-    # in the same folder, because a rename is atomic only within one file system
-    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # unlike with `tempfile`, the umask decides who can read the file
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power failure after the rename can leave an empty file
-        temporary.replace(path)
-    # also for Ctrl-C, which must not leave a temporary file behind
-    except BaseException as error:
-        with suppress(OSError):  # the folder may be gone, too
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError(explain(path, error)) from error
-        raise
+        replace_file(path, content)
+    except OSError as error:
+        raise WriteError(explain(path, error)) from error
 
 
 def explain(path: Path, error: OSError) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pellucid.core.importing import is_function_name
 from pellucid.data._spec import is_function
+from pellucid.models._spec import is_function as is_model_function
 from pellucid.storage.lock import is_locked
 
 __all__ = ["actual_status", "resume_command"]
@@ -33,7 +33,7 @@ def resume_command(record: Mapping[str, Any], folder: Path) -> str:
     # "save" is the default folder
     command = [*program, "--resume", *([] if str(folder) == "save" else ["--save", str(folder)])]
     model, data = (_name(record.get(part)) for part in ("model", "dataset"))
-    if is_function_name(model) or is_function(data):
+    if is_model_function(model) or is_function(data):
         command.append("--trust")
     return shlex.join(command)
 

@@ -10,16 +10,19 @@ from torch import Tensor, nn
 
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
-from pellucid.core.importing import check_trusted, is_function_name
+from pellucid.core.importing import check_trusted
 from pellucid.core.isolation import isolated
 from pellucid.core.origin import Origin, remember_origin
+from pellucid.core.preprocessing import Preprocessing
 from pellucid.data import Request, load_data
 from pellucid.data._spec import is_function
-from pellucid.models._build import build_model
+from pellucid.models._adapted import adapted
+from pellucid.models._load import rebuild_model
+from pellucid.models._spec import is_function as is_model_function
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 
-__all__ = ["Run", "check_same_data", "load_data_of", "load_run"]
+__all__ = ["Architecture", "Run", "check_same_data", "load_data_of", "load_run"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,31 +62,76 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
         raise SaveError(
             f"{folder}/run.json is damaged or not a run's record ({type(error).__name__}: {error})."
         ) from error
-    check_trusted("model", name, folder, trust)
+    if is_model_function(name):
+        check_trusted("model", name, folder, trust)
     with isolated(takes_turns=False):  # weights created in inference mode could never be differentiated
-        model = _filled_model(name, (channels, height, width), len(classes), unpack_weights(content), folder)
+        weights = unpack_weights(content)
+        model = _filled_model(
+            Architecture.of(record["model"]), (channels, height, width), len(classes), weights, folder
+        )
     remember_origin(model, Origin((channels, height, width), Path(folder)))
     return Run(model.eval(), config, classes, store.metrics(), trust)
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """The network of a run, as its run.json describes it."""
+
+    name: str
+    options: Mapping[str, Any] | None
+    """The `options` of the `LoadedModel`; None for registered models and functions."""
+    preprocessing: Mapping[str, Any] | None
+    """Normalization within the model; None if it has none."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Architecture":
+        """Return the architecture in the entry `model` of a run.json."""
+        return cls(str(record["name"]), record.get("options"), record.get("preprocessing"))
+
+    def build(self, image_shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
+        """Build the network with random weights, from images in [0, 1] to logits."""
+        model = rebuild_model(self.name, image_shape, classes, self.options, seed)
+        if self.preprocessing is None:
+            return model
+        try:
+            mean, std = (self.preprocessing[name] for name in ("mean", "std"))
+            steps = Preprocessing(None if mean is None else tuple(mean), None if std is None else tuple(std))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaveError(f"the preprocessing in run.json is damaged ({type(error).__name__}: {error}).") from error
+        return adapted(model, steps)
+
+
 def _filled_model(
-    name: str, image_shape: tuple[int, int, int], classes: int, weights: Mapping[str, Tensor], folder: str | Path
+    architecture: Architecture,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
 ) -> nn.Module:
     """Build the model and load its weights."""
-    message = f"the weights in {folder} do not fit the model {name}, whose code may have changed"
-    if not is_function_name(name):
+    message = f"the weights in {folder} do not fit the model {architecture.name}, whose code may have changed"
+    if not is_model_function(architecture.name):
         # A damaged image shape could ask for any amount of memory; on this device, tensors have a shape and no memory.
-        with torch.device("meta"):
-            expected = build_model(name, image_shape, classes).state_dict()
-        shapes, saved = ({key: value.shape for key, value in tensors.items()} for tensors in (expected, weights))
-        if shapes != saved:
+        shapes, saved = _shapes(architecture, image_shape, classes), {key: one.shape for key, one in weights.items()}
+        if shapes is not None and shapes != saved:
             raise ModelError(f"{message}: their shapes differ from those for images of shape {image_shape}.")
-    model = build_model(name, image_shape, classes)
+    model = architecture.build(image_shape, classes)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"{message}: {error}") from error
     return model
+
+
+def _shapes(architecture: Architecture, image_shape: tuple[int, int, int], classes: int) -> dict[str, Any] | None:
+    """Return the shapes of the network's tensors; None if a library cannot build it without values."""
+    try:
+        with torch.device("meta"):
+            return {key: one.shape for key, one in architecture.build(image_shape, classes).state_dict().items()}
+    except ModelError:
+        if ":" not in architecture.name:
+            raise
+        return None
 
 
 def load_data_of(
@@ -99,6 +147,7 @@ def load_data_of(
         folder=(data_dir or Path(settings.get("data_dir") or folder / "data")).expanduser(),
         mirrors=(*mirrors, *settings.get("mirror", ())),
         image_size=settings.get("image_size"),
+        crop=settings.get("crop"),
         seed=int(settings.get("seed", 0)),
         max_megapixels=int(settings.get("max_megapixels", Request.max_megapixels)),
     )

@@ -1,0 +1,219 @@
+"""Draw explanations, as a figure or as HTML."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pellucid.attribution._verdict import predicted, targeted, verdict
+from pellucid.core.cards import card, heading_html, page, picture_html, text_html
+from pellucid.core.errors import ConfigError
+from pellucid.plots.colours import scale_limit
+from pellucid.plots.encoding import encode, small_picture
+from pellucid.plots.explained import Explained, explained
+from pellucid.plots.tokens import TokenRow, token_spans
+
+if TYPE_CHECKING:
+    from pellucid.attribution._explanation import Explanation
+
+__all__ = ["card_of", "encoded", "figure_of"]
+
+CARD_BYTES = 180_000
+"""Maximum size of all pictures in a card; base64 adds a third."""
+PAGE_BYTES = 6_000_000
+"""Maximum size of all pictures in a saved page."""
+MOST_CHANNELS = 8
+"""Maximum number of channels drawn as signals; inputs with more are drawn as an image, channel by time."""
+MOST_SPANS = 1000
+"""Maximum number of tokens in a card."""
+NOUNS = {"tokens": "sequence", "signal": "signal", "image": "image", "volume": "volume", "values": "example"}
+
+
+@dataclass(frozen=True)
+class _View:
+    """One map of an explanation."""
+
+    explanation: "Explanation"
+    index: tuple[int, ...]
+    """(image,), or (image, class) for all classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """The rows of a picture, with the text above them."""
+
+    title: str
+    subtitle: str
+    rows: list[Explained]
+
+
+def figure_of(explanations: "Sequence[Explanation]", rows: int) -> Figure:
+    """Draw at most `rows` maps below a headline."""
+    picture = _picture(explanations, rows)
+    return explained(picture.rows, picture.title, picture.subtitle)
+
+
+def encoded(explanations: "Sequence[Explanation]", kind: str, rows: int) -> bytes:
+    """Return the picture as a file of `kind` png, pdf, svg or html."""
+    if kind == "html":
+        picture = _picture(explanations, rows)
+        return page(picture.title, _card(picture, PAGE_BYTES)).encode()
+    return encode(figure_of(explanations, rows), cast(Literal["png", "pdf", "svg"], kind))
+
+
+def card_of(explanations: "Sequence[Explanation]", rows: int) -> str:
+    """Return the picture as an HTML card of modest size."""
+    return _card(_picture(explanations, rows), CARD_BYTES)
+
+
+def _card(picture: _Picture, most_bytes: int) -> str:
+    parts = [text_html(picture.subtitle)]
+    for row in picture.rows:
+        parts += [heading_html(row.heading), *map(text_html, row.lines)]
+        if row.tokens is not None:
+            parts.append(_tokens_html(row))
+            continue
+        # the text is part of the page, where it can be read aloud, and follows light and dark
+        figure = explained([replace(row, heading="", lines=())])
+        content, kind, width = small_picture(figure, most_bytes // len(picture.rows))
+        description = " ".join([row.heading or picture.title, *(row.lines or (picture.subtitle,))])
+        parts.append(picture_html(content, kind, description, width))
+    return card(picture.title, *parts)
+
+
+def _tokens_html(row: Explained) -> str:
+    assert row.tokens is not None
+    limit = scale_limit(row.relevance)
+    spans = token_spans(TokenRow(row.tokens[:MOST_SPANS], row.relevance[:MOST_SPANS]), limit)
+    rest = f" The first {MOST_SPANS} of {len(row.tokens)} tokens." if len(row.tokens) > MOST_SPANS else ""
+    legend = f"Color scale: {-limit:.3g} (blue) to {limit:.3g} (red), {row.meaning}.{rest}"
+    return f'<p class="tokens">{spans}</p>{text_html(legend)}'
+
+
+def _picture(explanations: "Sequence[Explanation]", most: int) -> _Picture:
+    """Choose the maps, and arrange their rows and texts."""
+    if not explanations:
+        raise ConfigError("there is no explanation to draw.")
+    views = _views(explanations, most)
+    total = sum(one.target.numel() for one in explanations)
+    several = total > 1
+    rows = [row for view in views[:most] for row in _rows(view, is_alone=not several)]
+    first = explanations[0]
+    notes = list(dict.fromkeys(note for one in explanations for note in one.notes))
+    if total > len(views[:most]):
+        notes.append(f"{len(views[:most])} of {total} maps are shown.")
+    notes += _scale_note(first)
+    if not several:
+        texts = _texts(views[0])
+        return _Picture(texts[0], " ".join([texts[1], *map(_sentence, notes)]), rows)
+    return _Picture(_title(explanations, rows[0].kind), " ".join(map(_sentence, notes)), rows)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _title(explanations: "Sequence[Explanation]", kind: str) -> str:
+    first = explanations[0]
+    count, noun = len(first.target), NOUNS[kind]
+    methods = list(dict.fromkeys(one.method for one in explanations))
+    titles = first.display.titles
+    subject = f"{count} {noun}s" if count > 1 else titles[0] if titles else f"One {noun}"
+    if len(methods) > 1:
+        return f"{subject} explained by {len(methods)} methods"
+    targets = len(explanations) if len(explanations) > 1 else first.target[0].numel()
+    return f"{subject} explained by {methods[0]}" + (f" for {targets} targets" if targets > 1 else "")
+
+
+def _views(explanations: "Sequence[Explanation]", most: int) -> list[_View]:
+    """Return the maps in the order of the rows: by image, so that those of one image can be compared."""
+    views = []
+    count = len(explanations[0].target)
+    for image in range(count):
+        for one in explanations:
+            if one.target.ndim == 1:
+                views.append(_View(one, (image,)))
+                continue
+            # of all classes, the likeliest
+            likeliest = one.logits[image].argsort(descending=True, stable=True).tolist()
+            views += [_View(one, (image, label)) for label in likeliest[: max(1, most // count)]]
+    return views
+
+
+def _texts(view: _View) -> tuple[str, str]:
+    """Return the heading of a map and the line below it."""
+    one, index = view.explanation, view.index
+    titles = one.display.titles
+    count = len(one.target)
+    title = titles[index[0]] if titles else f"{index[0] + 1} of {count}" if count > 1 else ""
+    answer = predicted(one, index[0])
+    heading = f"{title}: {answer}" if title else answer[0].upper() + answer[1:]
+    return heading, f"{one.method} for {targeted(one, index)}. {verdict(one, index)}"
+
+
+def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
+    """Yield the rows of a map: one, or one per input of a model with several."""
+    one, image = view.explanation, view.index[0]
+    heading, line = _texts(view)
+    parts = list(_parts("", one.inputs, one.relevance))
+    for number, (name, inputs, relevance) in enumerate(parts):
+        values, maps = _array(inputs[image]), _array(relevance[view.index])
+        row = _row(one, image, values, maps, _scale(one, inputs))
+        # a single map has its text in the headline
+        text = (heading, line) if number == 0 and not is_alone else ("", "")
+        label = f"input {name}" if name else ""
+        yield replace(row, heading=text[0], lines=tuple(part for part in (text[1], label) if part))
+
+
+def _parts(name: str, inputs: Any, relevance: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield name, input and relevance of each input that has relevance."""
+    if isinstance(relevance, Tensor):
+        yield name, inputs, relevance
+        return
+    if relevance is None:
+        return
+    pairs = relevance.items() if isinstance(relevance, Mapping) else enumerate(relevance)
+    for key, value in pairs:
+        yield from _parts(f"{name}.{key}" if name else str(key), inputs[key], value)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    shown = values.detach().cpu()
+    return (shown.float() if shown.dtype.itemsize < 4 and shown.is_floating_point() else shown).numpy()
+
+
+def _row(one: "Explanation", image: int, values: np.ndarray, maps: np.ndarray, scale: tuple[float, float]) -> Explained:
+    """Bring one input and its relevance into one of the shapes that can be drawn."""
+    if np.issubdtype(values.dtype, np.integer) and maps.ndim == values.ndim + 1:
+        names = one.display.tokens
+        tokens = names[image] if names else tuple(map(str, values.tolist()))
+        return Explained(values, maps.sum(-1), one.unit, tokens=tokens)
+    if values.ndim == 3 and 1 in values.shape[1:]:
+        values, maps = (array.reshape(len(array), -1) for array in (values, maps))  # a signal with an empty axis
+    if values.ndim == 2 and len(values) > MOST_CHANNELS:
+        values, maps = values[None], maps[None]
+    if values.ndim > 4 or values.ndim == 0:
+        values, maps = values.reshape(-1), maps.reshape(-1)
+    return Explained(values, maps, one.unit, scale=scale)
+
+
+def _scale(one: "Explanation", inputs: Tensor) -> tuple[float, float]:
+    """Return the values drawn as black and white: the same for the whole batch."""
+    if one.display.scale is not None:
+        return one.display.scale
+    low, high = float(inputs.min()), float(inputs.max())
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def _scale_note(one: "Explanation") -> list[str]:
+    """State the scale of images that are not in [0, 1]."""
+    parts = list(_parts("", one.inputs, one.relevance))
+    scales = [(name, _scale(one, inputs)) for name, inputs, _ in parts if inputs.ndim >= 4]
+    return [
+        f"{f'Values of {name}' if name else 'Input values'} are drawn from {low:.3g} (black) to {high:.3g} (white)."
+        for name, (low, high) in scales
+        if (low, high) != (0.0, 1.0)
+    ]

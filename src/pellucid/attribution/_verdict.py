@@ -1,0 +1,92 @@
+"""The text of an explanation: its prediction, its target, and the verdict on the sum of a map."""
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from pellucid.attribution._explanation import Explanation
+
+__all__ = ["predicted", "targeted", "verdict"]
+
+ABSORBED_SHARE = 0.01
+"""Share of the promised sum from which absorbed relevance is stated."""
+
+
+def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
+    """State the sum of one map and if it is the promised one; `index` is (image,), or (image, class)."""
+    if explanation.expected is None or explanation.residual is None or explanation.allowed is None:
+        return "The method promises no sum."
+    expected, residual, allowed = (
+        float(values[index]) for values in (explanation.expected, explanation.residual, explanation.allowed)
+    )
+    total, is_within = expected + residual, abs(residual) <= allowed  # False for NaN
+    if not is_within:
+        return (
+            f"Attributions sum to {_number(total)} instead of the expected {_number(expected)} "
+            f"(residual {_small(residual)}, beyond the tolerance of {_small(allowed)})."
+        )
+    text = f"Attributions sum to {_number(total)}, as expected (residual {_small(residual)}, within tolerance)."
+    absorbed = sum(float(values[index]) for values in explanation.absorbed.values())
+    if abs(absorbed) <= ABSORBED_SHARE * abs(expected + absorbed):
+        return text
+    return f"{text} Biases and constants absorb {_number(absorbed)} of {_number(expected + absorbed)}."
+
+
+def predicted(explanation: "Explanation", image: int) -> str:
+    """Describe the model's output for one image: the predicted class and its softmax probability."""
+    logits = explanation.logits[image]
+    if logits.ndim == 0 or (logits.ndim == 1 and len(logits) == 1):
+        return f"output {_number(float(logits))}"
+    if logits.ndim > 1:
+        return f"output of shape {tuple(logits.shape)}"
+    label = int(logits.argmax())
+    return f"predicted as {name_of(explanation, label)} ({_percent(explanation, image, label)})"
+
+
+def targeted(explanation: "Explanation", index: tuple[int, ...]) -> str:
+    """Describe the explained target of one map."""
+    image, label = index[0], int(explanation.target[index])
+    if label < 0:
+        return "a custom score"
+    logits = explanation.logits[image]
+    if logits.ndim == 0 or len(logits) == 1:
+        return "the output"
+    shown = name_of(explanation, label)
+    against = explanation.details.get("against")
+    if against is not None:
+        return f"{shown} rather than {name_of(explanation, int(against[index]))}"
+    is_predicted = label == int(logits.argmax())
+    return shown if is_predicted else f"{shown} ({_percent(explanation, image, label)})"
+
+
+def name_of(explanation: "Explanation", label: int) -> str:
+    """Return the name of a class, or its number if names are unknown."""
+    names = explanation.classes
+    return names[label] if names is not None and label < len(names) else f"class {label}"
+
+
+def _percent(explanation: "Explanation", image: int, label: int) -> str:
+    share = float(torch.softmax(explanation.logits[image].detach().cpu().double(), 0)[label])
+    return "below 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _number(value: float) -> str:
+    """Format with four significant digits.
+
+    >>> _number(16.0412), _number(123456.0), _number(-0.00001234)
+    ('16.04', '123,456', '-1.234e-5')
+    """
+    if abs(value) >= 1e4 and isfinite(value):
+        return f"{value:,.0f}" if abs(value) < 1e9 else _short_exponent(f"{value:.3e}")
+    return _short_exponent(f"{value:.4g}")
+
+
+def _small(value: float) -> str:
+    return _short_exponent(f"{abs(value):.1g}")
+
+
+def _short_exponent(text: str) -> str:
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text

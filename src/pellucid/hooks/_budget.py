@@ -1,0 +1,121 @@
+"""The part of a budget that each hook may spend, in counted FLOPs.
+
+The unit is a forward pass of one image. A hook asks for its `Allowance`, measures the price of its work on one image,
+and computes as many images, classes or steps as it can afford. Without a budget, nothing is measured or limited.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+
+from pellucid.core.budget import Budget
+from pellucid.core.isolation import isolated
+from pellucid.engine.model import dtype_of, frozen
+from pellucid.hooks._hook import Scene
+
+__all__ = ["SHARES", "TOO_EXPENSIVE", "Allowance"]
+
+TOO_EXPENSIVE = "the budget (--budget) does not suffice to explain one image by {name}."
+"""Reason for leaving out a method."""
+
+SHARES: Mapping[str, float] = {
+    "logits": 0.05,
+    "embedding": 0.05,
+    "saliency": 0.02,
+    "hardest": 0.02,
+    "jacobian_maps": 0.10,
+    "jacobian_classes": 0.10,
+    "explanations": 0.12,
+    "prototypes.each_epoch": 0.05,
+    "jacobian_classes_all": 0.12,
+    "gallery": 0.13,
+    "leaderboard": 0.15,
+    "prototypes": 0.09,
+}
+"""Share of the total for each hook, the logits of the test images, and the embedding that two hooks use. The other
+hooks compute nothing with the network."""
+
+
+class Allowance:
+    """What a hook may still spend, in forward passes of one image; infinite without a budget."""
+
+    def __init__(self, scene: Scene, hook: str) -> None:
+        self.scene, self.budget = scene, scene.budget
+        self.left = math.inf if self.budget is None else SHARES[hook] * self.budget.image_passes
+
+    @property
+    def is_limited(self) -> bool:
+        """True if there is a budget."""
+        return self.budget is not None
+
+    def images(self, most: int) -> int:
+        """Return the maximum number of images: `most`, or less under a budget."""
+        return most if self.budget is None else min(most, self.budget.images)
+
+    def classes(self, most: int) -> int:
+        """Return the maximum number of classes that are treated one by one: `most`, or less under a budget."""
+        return most if self.budget is None else min(most, self.budget.classes)
+
+    @staticmethod
+    def evaluations_of(budget: Budget) -> int:
+        """Number of gradients per map for methods that average over many: 8 to 32, growing with the budget."""
+        return min(32, max(8, budget.passes * 2 // 5))
+
+    def price(self, key: str, compute: Callable[[], object]) -> float:
+        """Return the cost of `compute`, which treats one image; 0 without a budget, where nothing is computed.
+
+        The cost is measured once for all hooks, but each hook pays for it, so that its numbers do not depend on the
+        hooks that ran before it. Errors of `compute` pass through.
+        """
+        if not self.is_limited:
+            return 0.0
+        prices: dict[str, float] = self.scene._computed.setdefault("prices", {})
+        if key in prices:
+            self.left -= prices[key]
+        else:
+            _ = self._forward  # paid for before the measurement
+            before = self.left
+            with self.spending():
+                compute()
+            prices[key] = before - self.left
+        return prices[key]
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count the FLOPs of the body and subtract them."""
+        if not self.is_limited:
+            yield
+            return
+        from torch.utils.flop_counter import FlopCounterMode
+
+        forward, counter = self._forward, FlopCounterMode(display=False)
+        try:
+            with counter:
+                yield
+        finally:
+            # a model without matrix products has no FLOPs to count, and nothing to limit
+            self.left -= counter.get_total_flops() / max(forward, 1)
+
+    def affordable(self, price: float, most: int) -> int:
+        """Return the number of images that can be afforded at this price each, at most `most`.
+
+        One image is set aside, because many functions check a batch by running its first image alone.
+        """
+        return most if price <= 0 or not self.is_limited else max(0, min(most, int(self.left / price) - 1))
+
+    @cached_property
+    def _forward(self) -> float:
+        """FLOPs of a forward pass of one image, whose measurement costs just that."""
+        self.left -= 1
+        known = self.scene._computed
+        if "forward" not in known:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            counter, image = FlopCounterMode(display=False), self.scene.test.floats([0]).to(self.scene.device)
+            with isolated(), frozen(self.scene.model) as model, torch.no_grad(), counter:
+                model(image.to(dtype_of(self.scene.model)))
+            known["forward"] = counter.get_total_flops()
+        return float(known["forward"])

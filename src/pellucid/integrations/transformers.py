@@ -1,0 +1,119 @@
+"""A callback for the `Trainer` of transformers.
+
+```python
+from pellucid.integrations.transformers import PellucidCallback
+
+trainer = Trainer(model, arguments, train_dataset=train, eval_dataset=test, callbacks=[PellucidCallback(test)])
+trainer.train()
+```
+"""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+from torch import nn
+
+from pellucid.integrations._training import Training, missing
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError as error:
+    raise missing("transformers", error) from error
+
+__all__ = ["PellucidCallback"]
+
+LEAST_SHARE = 1e-6
+"""Share of an epoch that is rounding: `state.epoch` counts epochs as a float."""
+
+
+class PellucidCallback(TrainerCallback):
+    """Shows what an image classifier has learned, before the training and after its epochs, in the save folder `save`.
+
+    Metrics of an evaluation at the end of an epoch (`eval_strategy="epoch"`) become learning curves: `eval_loss`,
+    `eval_accuracy` and the like. `train_loss` is the mean of the losses that the trainer logged during the epoch. Only
+    the process of rank 0 works. With `resume_from_checkpoint`, the pictures of the earlier part are continued.
+
+    Args:
+        data: test images with labels: a data set whose items have `pixel_values` and `labels`, or anything else that
+            `pellucid.watch` takes. The trainer does not show its `eval_dataset` to callbacks.
+        model: function from the trained model to the network that is explained. Default: the model itself.
+        options: keyword arguments of `pellucid.watch`: `classes`, `save`, `mean`, `std`, `hooks`, `budget`, `log_to`…
+
+    Raises a `PellucidError` when the training starts if data, model or options do not fit.
+    """
+
+    def __init__(self, data: Any, *, model: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> None:
+        self._data = data
+        self._training = Training(model, options)
+        self._due: int | None = None
+        self._losses: list[tuple[float, int]] = []
+        self._metrics: dict[str, Any] = {}
+        self._logged_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
+    ) -> None:
+        """Show the network before training."""
+        self._due, self._losses, self._metrics, self._logged_step = None, [], {}, state.global_step
+        if state.is_world_process_zero:
+            self._training.start(parts["model"], self._data, _epochs(state) if state.global_step else 0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **parts: Any,
+    ) -> None:
+        """Collect the losses of the epoch; the trainer logs the mean since it last did so."""
+        if logs and "loss" in logs:
+            self._losses.append((float(logs["loss"]), state.global_step - self._logged_step))
+            self._logged_step = state.global_step
+            if not control.should_evaluate:
+                self._record()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
+        """Record the epoch, or wait for the values of it that are still to come."""
+        self._due = _epochs(state)
+        if parts.get("optimizer") is not None:
+            self._metrics["learning_rate"] = parts["optimizer"].param_groups[0]["lr"]
+        if not (control.should_evaluate or control.should_log):
+            self._record()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **parts: Any,
+    ) -> None:
+        """Record the epoch with the metrics of its evaluation."""
+        if self._due is not None:
+            timing = ("_runtime", "_per_second", "_preparation_time")  # nothing that is learned
+            self._metrics |= {key: value for key, value in (metrics or {}).items() if not key.endswith(timing)}
+            self._metrics.pop("epoch", None)
+            self._record()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
+        """Run the end hooks and write the last report."""
+        self._record()
+        self._training.end("finished")
+
+    def _record(self) -> None:
+        """Record the epoch that is due, if there is one."""
+        if self._due is None:
+            return
+        steps = sum(count for _, count in self._losses)
+        if steps:
+            self._metrics["train_loss"] = sum(loss * count for loss, count in self._losses) / steps
+        number, metrics = self._due, self._metrics
+        self._due, self._losses, self._metrics = None, [], {}
+        self._training.epoch(number, metrics)
+
+
+def _epochs(state: TrainerState) -> int:
+    """Return the number of epochs, of which the last may be incomplete."""
+    return ceil((state.epoch or 0) - LEAST_SHARE)

@@ -1,0 +1,90 @@
+"""Shared parts of the models of torchvision, timm and transformers: the result of loading, and its weights."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from pellucid.core.errors import ConfigError
+from pellucid.core.preprocessing import Preprocessing
+from pellucid.models._weights import head_shapes, load_weights, matching_classes
+
+__all__ = ["LoadedModel", "Wanted", "build_filled", "new_head_notice", "required"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with what is known about its inputs and outputs."""
+
+    model: nn.Module = field(repr=False)
+    """The model as its library or function returned it, in eval mode: it takes normalized images."""
+    preprocessing: Preprocessing | None
+    """Steps from a picture to the model's input; None if unknown."""
+    classes: tuple[str, ...] | None
+    """Class names by logit; None if unknown."""
+    name: str
+    """The value of `--model`, with an absolute path for a folder."""
+    weights: str | None
+    """Origin of the trained weights; None for random ones, or if a user's function chose them."""
+    notice: str = ""
+    """A message for the user, such as that the last layer has new weights."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What `rebuild_model` needs to know about the architecture, besides its name; JSON-compatible."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a model is built for."""
+
+    weights: str | None = None
+    image_shape: tuple[int, int, int] | None = None
+    """Channels, height and width; None if unknown."""
+    classes: int | None = None
+    """Number of classes of the data; None if unknown."""
+    new_head: bool = False
+    """Train on `classes` classes: a last layer for another number of classes is replaced by a new one."""
+
+
+def required(library: str, purpose: str) -> ModuleType:
+    """Import an optional library; raises `ConfigError` that names the extra if it is missing."""
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise ConfigError(f"{purpose} needs {library}, which cannot be imported: {error}.") from error
+        raise ConfigError(
+            f"{purpose} needs the package {library}, which is not installed. Install it with: "
+            "pip install 'pellucid[integrations]'"
+        ) from error
+
+
+def build_filled(
+    build: Callable[[int], nn.Module], tensors: Mapping[str, Tensor], source: str, wanted: Wanted
+) -> tuple[nn.Module, str]:
+    """Build a model for the number of classes in its weights, and load them; return it with a notice for the user.
+
+    With `wanted.new_head`, the model has `wanted.classes` classes, and its last layer keeps its random weights if the
+    numbers differ. Raises `ModelError` if anything else does not fit.
+    """
+    trained = matching_classes(build, tensors) or wanted.classes
+    if trained is None:
+        raise ConfigError(f"{source} does not tell the number of classes; name them with --class-names FILE.")
+    if not wanted.new_head or wanted.classes in (None, trained):
+        model = build(trained)
+        load_weights(model, tensors, source)
+        return model, ""
+    assert wanted.classes is not None
+    model, head = build(wanted.classes), head_shapes(build)
+    load_weights(model, tensors, source, replaced=head)
+    return model, new_head_notice(trained, wanted.classes, head)
+
+
+def new_head_notice(trained: int, classes: int, names: Mapping[str, object]) -> str:
+    """Return the message that a last layer was replaced."""
+    return (
+        f"The weights are for {trained} classes and the data has {classes}, so the last layer ({', '.join(names)}) "
+        "starts with random weights."
+    )
