@@ -63,7 +63,9 @@ Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 class DataConfig:
     """Images to train and test on."""
 
-    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")] = "auto"
+    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")] = (
+        "auto"
+    )
     """Data set.
     auto: MNIST if it can be downloaded, otherwise the bundled digits.
     mnist: 70,000 handwritten digits, downloaded.

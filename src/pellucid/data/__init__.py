@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "DataSplits", "ImageSet", "RawData", "Request", "Source", "load_data"]
 
-DATASETS: "Registry[Source]" = Registry("data set", __name__)
+DATASETS: "Registry[Source]" = Registry("data set", __name__, "pellucid.datasets")
 """All data sets that `--dataset` knows by name."""
 
 __getattr__, __dir__ = lazy_exports(
