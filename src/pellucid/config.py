@@ -64,12 +64,18 @@ Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 class DataConfig:
     """Images to train and test on."""
 
-    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|MODULE:FUNCTION")] = "auto"
+    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")] = (
+        "auto"
+    )
     """Data set.
     auto: MNIST if it can be downloaded, otherwise the bundled digits.
     mnist: 70,000 handwritten digits, downloaded.
     digits: the 1,797 digits bundled with scikit-learn, no network needed.
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
+    FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH for a folder of such files.
+    torchvision:NAME: a classification data set of torchvision, such as CIFAR10, downloaded.
+    hf:NAME or hf:FOLDER: a data set of Hugging Face (needs the extra `integrations`).
+    Where a column or split is ambiguous, add it: FILE?label=COLUMN&image=COLUMN&split=NAME.
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
     data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""

@@ -202,7 +202,9 @@ def choose_hooks(wanted: str) -> dict[str, Hook]:
     """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one."""
     if wanted == "none":
         return {}
-    groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
+    # every hook is imported only for a group: a broken one of another package is then skipped
+    known = dict(HOOKS.items()) if {"all", "default"} & set(parse_names(wanted)) else {}
+    groups = {"all": list(known), "default": [name for name, hook in known.items() if hook.default]}
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
 
