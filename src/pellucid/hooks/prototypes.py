@@ -71,7 +71,11 @@ class ClassPrototypes(Hook):
         if not priors:
             yield left_out(scene, "the budget (--budget) does not suffice for a single prototype.")
             return
-        scene = scene if scene.budget is None else replace(scene, train=_first_of(scene.train, classes, scene.budget.images))
+        scene = (
+            scene
+            if scene.budget is None
+            else replace(scene, train=_first_of(scene.train, classes, scene.budget.images))
+        )
         assert scene.train is not None
         means = _class_means(scene.train, classes)
         results: dict[str, Prototypes] = {}
@@ -208,7 +212,9 @@ def _listed(values: Tensor) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _figure(results: dict[str, Prototypes], means: Images, numbers: dict[str, Any], headline: tuple[str, str]) -> Figure:
+def _figure(
+    results: dict[str, Prototypes], means: Images, numbers: dict[str, Any], headline: tuple[str, str]
+) -> Figure:
     """Draw one row per prior; `headline` is the title and the end of the subtitle."""
     images = [one.images.float() for one in results.values()]
     values = [numbers["ways"][way]["log_probability"] for way in results] + [numbers["class_mean"]["log_probability"]]

@@ -43,9 +43,7 @@ class PellucidCallback(TrainerCallback):
     Raises a `PellucidError` when the training starts if data, model or options do not fit.
     """
 
-    def __init__(
-        self, data: Any, *, model: Callable[[nn.Module], nn.Module] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, data: Any, *, model: Callable[[nn.Module], nn.Module] | None = None, **options: Any) -> None:
         self._data = data
         self._training = Training(model, options)
         self._due: int | None = None
@@ -76,9 +74,7 @@ class PellucidCallback(TrainerCallback):
             if not control.should_evaluate:
                 self._record()
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Record the epoch, or wait for the values of it that are still to come."""
         self._due = _epochs(state)
         if parts.get("optimizer") is not None:
@@ -101,9 +97,7 @@ class PellucidCallback(TrainerCallback):
             self._metrics.pop("epoch", None)
             self._record()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Run the end hooks and write the last report."""
         self._record()
         self._training.end("finished")
