@@ -27,7 +27,7 @@ NAMES = {
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
-    "pellucid.models": "MODELS",
+    "pellucid.models": "MODELS load_model",
     "pellucid.engine": "Composite Rule operation",
     "pellucid.hooks": "HOOKS Artifact Hook Scene",
     "pellucid.report": "Section write_report",
@@ -57,7 +57,7 @@ ENTRIES = {
 }
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
-    device precision threads hooks methods classes embedding_layer budget save"""
+    device precision threads hooks methods classes embedding_layer budget save weights class_names crop mean std"""
 
 EXPLANATION = """relevance target logits expected residual allowed absorbed evaluations seed method inputs classes unit
     figure show save verdict"""

@@ -39,7 +39,7 @@ class LazyImages:
     total: int | None
     """Number of images; None for a stream, whose length is known only at its end."""
     read: Callable[[Sequence[int] | None], Iterator[Item]]
-    """Read the images at these indices, in this order; None (the only choice for a stream): all of them."""
+    """Read the images at these indices, which are in ascending order; None (the only choice for a stream): all."""
     labels: torch.Tensor | None = None
     """(image,): integers known without reading any image, equal for images of one class; None if unknown."""
     classes: tuple[str, ...] | None = None

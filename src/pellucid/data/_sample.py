@@ -67,8 +67,8 @@ def sample_data(
 
     `data` is a torch data set, a loader, a pair (images, labels), or an opened `--dataset`. The same seed gives the
     same sample. Labels stratify it where the data set knows them without reading images; otherwise images are chosen at
-    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding twice as
-    many images at most. The global random state and the loader are left unchanged.
+    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding three times
+    as many images at most. The global random state and the loader are left unchanged.
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 stand for [0, 1]. Tensors outside
@@ -185,14 +185,14 @@ class _Reader:
                 label = self.classes.index(item.label, item.place)
                 if reservoir is None:
                     size = self._packed_item(item, label)[0].nbytes
-                    reservoir = Reservoir(max(min(2 * limit, most_bytes // size), 1), draws)
+                    reservoir = Reservoir(max(min(3 * limit, most_bytes // size), 1), draws)
                 reservoir.add(label, lambda item=item, label=label: self._packed_item(item, label))  # type: ignore[misc]
                 count += 1
                 tracker.update(count)
         if reservoir is None:
             raise DataError(f"{self.images.name} is empty; at least one image is required.")
         collector = Collector()
-        for pixels, label, place in reservoir.items():
+        for pixels, label, place in reservoir.taken():
             collector.add(pixels, label, place)
         held = collector.images(self.images.name)
         compact = held.labels.unique(return_inverse=True)[1]

@@ -54,8 +54,7 @@ class Gallery(Hook):
         if not len(scene.test):
             return
         prices, refused = affordable_methods(scene, allowance, options, WANTED)
-        images, most = _affordable(allowance, sum(prices.values()), self.images, self.classes)
-        indices, classes = _chosen(scene, images, most)
+        indices, classes = self._affordable(scene, allowance, prices)
         if not indices:
             if allowance.is_limited:
                 yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
@@ -86,20 +85,24 @@ class Gallery(Hook):
             numbers=numbers,
         )
 
+    def _affordable(
+        self, scene: Scene, allowance: Allowance, prices: Mapping[str, float]
+    ) -> tuple[list[int], list[int]]:
+        """Return the images and classes to explain: as many maps as can be afforded, and more images than classes."""
+        images, classes = allowance.images(self.images), allowance.classes(self.classes)
+        most = allowance.affordable(sum(prices.values()), images * classes, len(prices) * classes)
+        if most >= images * classes:
+            return _chosen(scene, images, classes)
+        best: tuple[list[int], list[int]] = [], []
+        # an image needs the maps of its true and predicted class, so few classes can allow for few images only
+        for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes)) + 1):
+            option = _chosen(scene, min(images, most // count), count)
+            best = max(best, option, key=lambda one: (len(one[0]) * len(one[1]), -abs(len(one[0]) - 2 * len(one[1]))))
+        return best
+
 
 def _options(scene: Scene, name: str) -> Mapping[str, Any]:
     return FAST_OPTIONS.get(name, {}) if scene.budget is None else bounded_options(scene, name)
-
-
-def _affordable(allowance: Allowance, price: float, images: int, classes: int) -> tuple[int, int]:
-    """Return the numbers of images and classes whose maps can be afforded, about twice as many images as classes."""
-    images, classes = allowance.images(images), allowance.classes(classes)
-    maps = allowance.affordable(price, images * classes)
-    if maps >= images * classes:
-        return images, classes
-    # two classes, so that an image's true and predicted class can both be shown
-    classes = min(classes, max(2, round((maps / 2) ** 0.5)))
-    return min(images, maps // classes), classes
 
 
 def _choice(scene: Scene, classes: list[int]) -> str:
