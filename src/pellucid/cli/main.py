@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
+from pellucid.cli.explain import explain
 from pellucid.cli.ground_truth import ground_truth
 from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
@@ -27,6 +28,7 @@ SECONDS_TO_REPORT = 5.0
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "explain": explain,
     "inspect": inspect,
     "methods": methods,
     "evaluate": evaluate,
