@@ -48,9 +48,9 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def integrations(session: nox.Session) -> None:
-    """Run the tests that explain networks of timm and transformers."""
+    """Run the tests with optional libraries: networks, callbacks, trackers and file formats."""
     if session.venv_backend not in (None, "none"):
-        session.install("-e", ".[dev,integrations]")
+        session.install("-e", ".[dev,integrations,parquet]")
     session.run("pytest", "-m", "integrations", *session.posargs)
 
 

@@ -41,6 +41,7 @@ GUIDES = {
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
     "glossary": ROOT / "docs" / "glossary.md",
+    "integrations": ROOT / "docs" / "integrations.md",
     "dependencies": ROOT / "docs" / "dependencies.md",
     "contributing": ROOT / "CONTRIBUTING.md",
     "changelog": ROOT / "CHANGELOG.md",
@@ -160,6 +161,8 @@ def load_modules() -> dict[str, pdoc.doc.Module]:
     """Import every module that gets a page, and resolve its lazily loaded public names."""
     available = [module.name for module in walk_packages(pellucid.__path__, "pellucid.")]
     names = ["pellucid", *sorted(name for name in available if "._" not in name or name in CONTRACTS)]
+    # these import optional libraries, and inherit from their classes; the guide on integrations describes them
+    names = [name for name in names if not name.startswith("pellucid.integrations.")]
     modules = {name: import_module(name) for name in names}
     for module in modules.values():
         for name in getattr(module, "__all__", ()):

@@ -20,6 +20,7 @@ __all__ = [
     "EvaluateConfig",
     "GroundTruthConfig",
     "HookConfig",
+    "InspectConfig",
     "ModelConfig",
     "ReportConfig",
     "RunConfig",
@@ -223,16 +224,52 @@ class RunConfig:
         _expand_paths(self)
         for group in (self.data, self.training):
             _check_ranges(group)
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
-            raise ConfigError(
-                f"invalid --device {self.training.device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps."
-            )
+        check_device(self.training.device)
 
     def flat(self) -> dict[str, Any]:
         """Return every flag with its JSON-compatible value; keys are the flags' names with underscores."""
         nested = asdict(self)
         groups = [nested.pop(name) for name in ("data", "training", "network", "show")]
         return {key: _plain(value) for group in (*groups, nested) for key, value in group.items()}
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Run every hook on a trained model, and write figures, TensorBoard logs and the report into a save folder."""
+
+    model: Annotated[str, _flag("torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER|MODULE:FUNCTION")]
+    """Model to inspect: torchvision:resnet18, timm:convnext_tiny, hf:FOLDER-OR-REPOSITORY, run:FOLDER of pellucid, or a
+    function or class that returns an nn.Module from images to logits."""
+    dataset: Annotated[str, _flag("NAME|folder:PATH|torchvision:NAME|hf:NAME|FILE|MODULE:FUNCTION")]
+    """Test images, as in `pellucid run --help`. Of large data, a seeded, stratified sample is read."""
+    network: ModelConfig = field(default_factory=ModelConfig)
+    show: HookConfig = field(default_factory=HookConfig)
+    save: Annotated[Path, _path("FOLDER")] = Path("save")
+    """Output folder; an earlier run there is moved to SAVE/previous."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the model")] = None
+    """Length of the shorter side in pixels, before --crop; without --crop, height and width."""
+    max_megapixels: Count = 50
+    """Largest picture to read, in millions of pixels."""
+    seed: Seed = 0
+    """Random seed."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
+    """CPU threads."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run in --model run:FOLDER names as its model."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the report in the default browser at the end."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate the ranges and the device."""
+        _expand_paths(self)
+        _check_ranges(self)
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -307,14 +344,22 @@ class ReportConfig:
         _expand_paths(self)
 
 
-def _expand_paths(group: RunConfig | EvaluateConfig | GroundTruthConfig | ReportConfig) -> None:
+def check_device(device: str) -> None:
+    """Raise `ConfigError` for a device that is misspelled; one that is missing is found later."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ConfigError(f"invalid --device {device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
+
+
+def _expand_paths(group: RunConfig | InspectConfig | EvaluateConfig | GroundTruthConfig | ReportConfig) -> None:
     """Replace `~` in every path."""
     for option in fields(group):
         if isinstance(value := getattr(group, option.name), Path):
             object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
-def _check_ranges(group: DataConfig | TrainingConfig | ModelConfig | EvaluateConfig | GroundTruthConfig) -> None:
+def _check_ranges(
+    group: DataConfig | TrainingConfig | ModelConfig | InspectConfig | EvaluateConfig | GroundTruthConfig,
+) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
 from pellucid.cli.ground_truth import ground_truth
+from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
 from pellucid.cli.report import report
 from pellucid.cli.run import run
@@ -26,6 +27,7 @@ SECONDS_TO_REPORT = 5.0
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "inspect": inspect,
     "methods": methods,
     "evaluate": evaluate,
     "ground-truth": ground_truth,

@@ -17,8 +17,8 @@ __all__ = ["Training", "missing"]
 def missing(library: str, error: ModuleNotFoundError) -> ConfigError:
     """Return the error for a library that is not installed."""
     return ConfigError(
-        f"pellucid.integrations.{library} needs {library}: {error}. Install it with `pip install {library}` or, with all "
-        "other integrations, `pip install 'pellucid[integrations]'`."
+        f"pellucid.integrations.{library} needs {library}: {error}. Install it with `pip install {library}` or, with "
+        "all other integrations, `pip install 'pellucid[integrations]'`."
     )
 
 

@@ -21,7 +21,7 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ModuleNotFoundError as error:
     try:  # the same classes in the older package
-        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+        from pytorch_lightning import Callback, LightningModule, Trainer
     except ModuleNotFoundError:
         raise missing("lightning", error) from error
 
@@ -102,6 +102,7 @@ def _validation_data(loaders: Any) -> Any:
     listed = listed if isinstance(listed, list | tuple) else [] if listed is None else [listed]
     if len(listed) != 1:
         raise ConfigError(
-            f"the trainer has {len(listed) or 'no'} validation loaders; pass the images to show: PellucidCallback(data)."
+            f"the trainer has {len(listed) or 'no'} validation loaders; pass the images to show, as "
+            "PellucidCallback(data)."
         )
     return listed[0]

@@ -33,7 +33,7 @@ from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Epoch, Recipe
 
-__all__ = ["Session", "prepare"]
+__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare"]
 
 LARGEST_SMALL_SIDE = 64
 """Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
@@ -150,7 +150,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
-    return earlier, _choose_device(config.training.device, world), choose_hooks(config.show.hooks)
+    return earlier, choose_device(config.training.device, world), choose_hooks(config.show.hooks)
 
 
 def _build(
@@ -199,6 +199,7 @@ def _build(
 
 
 def choose_hooks(wanted: str) -> dict[str, Hook]:
+    """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one."""
     if wanted == "none":
         return {}
     # every hook is imported only for a group: a broken one of another package is then skipped
@@ -223,7 +224,8 @@ def choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, .
     return tuple(dict.fromkeys(indices))
 
 
-def _choose_device(wanted: str, world: World) -> torch.device:
+def choose_device(wanted: str, world: World) -> torch.device:
+    """Return the device that `--device` names. Raises `ConfigError` if this machine does not have it."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(wanted)

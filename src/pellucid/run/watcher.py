@@ -106,7 +106,7 @@ def watch(
     )
     if every is not None and (not isinstance(every, int) or every < 1):
         raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
-    if isinstance(start_epoch, bool) or not isinstance(start_epoch, int) or start_epoch < 0:
+    if type(start_epoch) is not int or start_epoch < 0:
         raise ConfigError(f"start_epoch is {start_epoch!r}; expected a number of epochs, 0 or more.")
     if not is_first_process():
         return Watcher(None, every=every)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.cards import card, facts_html, table_html, text_html
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
 from pellucid.core.importing import check_trusted
@@ -38,6 +39,45 @@ class Run:
     """The records of metrics.jsonl, by epoch."""
     trust: bool = False
     """True if the user allows importing the functions that run.json names."""
+
+    def _repr_html_(self) -> str:
+        """Return model, data, settings and scores as HTML for notebooks."""
+        best = [line for line in self.metrics if line.get("best")]
+        facts = [
+            ("test accuracy", _percent(best[-1].get("test_accuracy")) if best else None),
+            ("model", self.config.get("model")),
+            ("parameters", f"{sum(parameter.numel() for parameter in self.model.parameters()):,}"),
+            ("data", self.config.get("dataset")),
+            ("classes", _listed(self.classes)),
+            ("seed", self.config.get("seed")),
+        ]
+        names = ("epoch", "train_loss", "validation_accuracy", "test_loss", "test_accuracy")
+        shown = self.metrics if len(self.metrics) <= ROWS else [*self.metrics[:3], *self.metrics[3 - ROWS :]]
+        rows = [
+            [_cell(name, line.get(name)) + " ★" * (name == "epoch" and bool(line.get("best"))) for name in names]
+            for line in shown
+        ]
+        note = f"{len(shown)} of {len(self.metrics)} epochs; ★ best so far." if rows else ""
+        heading = [name.replace("_", " ") for name in names]
+        return card("Run", facts_html(facts), table_html(heading, rows) if rows else "", text_html(note))
+
+
+ROWS = 12
+"""Maximum number of epochs shown in a notebook."""
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (f" … ({len(names)})" if len(names) > 10 else "")
+
+
+def _percent(value: object) -> str | None:
+    return f"{value:.2%}" if isinstance(value, float | int) else None
+
+
+def _cell(name: str, value: object) -> str:
+    if name.endswith("accuracy"):
+        return _percent(value) or "–"
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def load_run(folder: str | Path, *, trust: bool = False) -> Run:

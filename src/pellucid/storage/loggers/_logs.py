@@ -30,6 +30,9 @@ class Logs(Board):
         super().__init__(logs, start_epoch)
         self._trackers = tuple(trackers)
 
+    def __enter__(self) -> "Logs":
+        return self
+
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a value to each curve by tag; a slash in a tag makes a group."""
         super().scalars(values, epoch)
@@ -79,9 +82,9 @@ def _title(record: Mapping[str, Any]) -> str:
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flags and the most important other entries of run.json, as a flat table of plain values."""
-    settings = {name: record.get(name) for name in ("kind", "seed", "device", "git_revision")}
+    settings = dict(record.get("config", {}))
+    settings |= {name: record[name] for name in ("kind", "seed", "device", "git_revision") if name in record}
     for part in ("dataset", "model"):
         settings |= {f"{part}_{key}": value for key, value in record.get(part, {}).items()}
-    settings |= record.get("config", {})
     plain = (str, int, float, bool, type(None))
     return {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}

@@ -36,8 +36,8 @@ def main() -> None:
 
 
 def _wait_for_end(is_alone: threading.Event) -> None:
-    # Nothing is ever written, so this returns when the run's process has ended. Not `sys.stdin.read`, which would hold a
-    # lock that Python needs at its end.
+    # Nothing is ever written, so this returns when the run's process has ended. `sys.stdin.read` would hold a lock that
+    # Python needs at its end.
     os.read(sys.stdin.fileno(), 1)
     is_alone.set()
 

@@ -20,7 +20,10 @@ __all__ = ["Sender"]
 
 SECONDS_TO_FINISH = 60.0
 """Maximum time that the end of a run waits for a tracker; after that, it goes on in the background."""
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pellucid.storage.loggers._receiver import main; main()"
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from pellucid.storage.loggers._receiver import main; main()"
+)
 """Program of a tracker's process. It imports from where this process does, which `python -m` may not."""
 
 _in_background: list["subprocess.Popen[bytes]"] = []

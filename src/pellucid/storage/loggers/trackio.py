@@ -31,7 +31,7 @@ class TrackioLogger(Logger):
             os.environ["TRACKIO_DIR"] = str(run.folder.resolve())  # read when trackio is imported
             os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else it asks for the name of a user who is logged in
         # trackio turns its failures into warnings, which would be lost here
-        warnings.showwarning = self._remember
+        warnings.showwarning = self._remember  # type: ignore[assignment]
         warnings.filterwarnings("always", module="trackio")
         self._warnings: list[str] = []
         import trackio
