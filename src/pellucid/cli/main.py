@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
+from pellucid.cli.export import export
 from pellucid.cli.ground_truth import ground_truth
 from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "ground-truth": ground_truth,
     "report": report,
+    "export": export,
 }
 """The commands: functions from their arguments to the exit code, whose docstring is their line in the overview."""
 

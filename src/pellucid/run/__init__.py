@@ -9,5 +9,5 @@
   training loop of the user; `inspection`: `pellucid.inspect`
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`, for inputs as users pass them (`given`)
-- `evaluation`, `ground_truth`: the work of `pellucid evaluate` and `pellucid ground-truth`
+- `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """
