@@ -53,6 +53,7 @@ def _parse_path(words: list[str]) -> Path:
     return Path(words[0])
 
 
+Dataset = Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")]
 Count = Annotated[int, Range(1), _flag("INT≥1")]
 Threads = Annotated[int, Range(1, 1024), _flag("1…1024")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
@@ -65,9 +66,7 @@ Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 class DataConfig:
     """Images to train and test on."""
 
-    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")] = (
-        "auto"
-    )
+    dataset: Dataset = "auto"
     """Data set.
     auto: MNIST if it can be downloaded, otherwise the bundled digits.
     mnist: 70,000 handwritten digits, downloaded.
