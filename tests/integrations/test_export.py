@@ -133,8 +133,8 @@ def test_neighbors_are_the_nearest_rows(inspected: Path, tmp_path: Path) -> None
 def test_pandas_reads_the_table_and_pellucid_too(inspected: Path, tmp_path: Path) -> None:
     export(inspected, tmp_path / "again.parquet")
     table = required("pandas").read_parquet(tmp_path / "again.parquet")
-    assert {"index", "path", "label", "prediction", "probabilities", "loss", "embedding", "projection_x", "projection_y",
-            "neighbors", "image"} <= set(table.columns)  # fmt: skip
+    documented = "index path label prediction probabilities loss embedding projection_x projection_y neighbors image"
+    assert set(documented.split()) <= set(table.columns)
     opened = open_data(str(tmp_path / "again.parquet"), Request(tmp_path))
     assert opened.test.classes == ("blue", "green", "red")
     splits = load_data(str(tmp_path / "again.parquet"), Request(tmp_path))
@@ -194,7 +194,9 @@ def test_runs_of_a_program_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_model_without_an_embedding(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "nets_of_export.py").write_text(
-        "from torch import nn\ndef pooled():\n    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "from torch import nn\n"
+        "def pooled():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     save, to = tmp_path / "save", tmp_path / "a.parquet"

@@ -69,8 +69,8 @@ def sample_data(
 
     `data` is a torch data set, a loader, a pair (images, labels), or an opened `--dataset`. The same seed gives the
     same sample. Labels stratify it where the data set knows them without reading images; otherwise images are chosen at
-    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding three times
-    as many images at most. The global random state and the loader are left unchanged.
+    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding three
+    times as many images at most. The global random state and the loader are left unchanged.
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 stand for [0, 1]. Tensors outside

@@ -141,7 +141,8 @@ def _of_inspection(config: ExportConfig, store: Store, record: Mapping[str, Any]
     recorded = [line.get("weights") for line in store.metrics()]
     if recorded and fingerprint(seen.model) not in recorded:
         raise ModelError(
-            f"the weights of {model} have changed since the run in {config.run}; restore them, or inspect the model again."
+            f"the weights of {model} have changed since the run in {config.run}; restore them, or inspect the model "
+            "again."
         )
     indices = list(seen.test.indices or range(len(seen.test.images)))
     files = data.test.files

@@ -13,8 +13,8 @@ from pellucid.data._lazy import OpenData
 from pellucid.data._open import open_data
 from pellucid.data._source import Request
 from pellucid.engine.wrapping import Network
-from pellucid.models._library import LoadedModel
 from pellucid.models._class_names import read_class_names
+from pellucid.models._library import LoadedModel
 from pellucid.run.console import open_report, print_summary
 from pellucid.run.observation import Options, observe
 from pellucid.run.session import choose_device
