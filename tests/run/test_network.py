@@ -1,6 +1,7 @@
 """The network of a run: any model, trained weights, normalization, and the way back from the save folder."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -100,6 +101,9 @@ def test_the_run_keeps_its_flags_and_its_network(trained, weights):
     }
     expected = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "source": "--mean and --std"}
     assert record["model"]["preprocessing"] == expected
+    captions = {entry["caption"] for entry in json.loads((trained / "manifest.json").read_text())["artifacts"]}
+    assert any("epoch 0 (before training)" in caption for caption in captions)
+    assert not any("untrained" in caption for caption in captions)
     assert (record["model"]["name"], record["model"]["weights"]) == (SQUEEZENET, str(weights))
     assert record["dataset"]["image_shape"] == [1, 36, 36]
 
@@ -190,8 +194,6 @@ def test_flags_cannot_change_on_resuming(trained, capsys):
 
 
 def test_a_finished_run_is_trained_further(trained, tmp_path, monkeypatch):
-    import shutil
-
     folder = tmp_path / "save"
     shutil.copytree(trained, folder)
     assert main(["run", "--resume", "--save", str(folder), "--epochs", "2", "--serial"]) == 0
