@@ -259,8 +259,8 @@ class InspectConfig:
     """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
     """Device; auto: a GPU if available, otherwise the CPU."""
-    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
-    """CPU threads."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
+    """CPU threads; more than one slows down small images."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run in --model run:FOLDER names as its model."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
