@@ -19,6 +19,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExplainConfig",
+    "ExportConfig",
     "GroundTruthConfig",
     "HookConfig",
     "InspectConfig",
@@ -380,6 +381,36 @@ class ExplainConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Export a run as a table with one row per test image: labels, predictions, embedding and pictures.
+
+    Needs the extra `parquet`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
+    """Save folder of the run."""
+    to: Annotated[Path, _path("FILE.parquet")]
+    """Parquet file to write; an existing one is replaced."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model or data."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "the run's data folder")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    threads: Threads = 1
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate the file name and the ranges."""
+        _expand_paths(self)
+        _check_ranges(self)
+        if self.to.suffix.lower() != ".parquet":
+            raise ConfigError(f"--to {self.to} is no Parquet file; give a name that ends in .parquet.")
+        if self.to.is_dir():
+            raise ConfigError(f"--to {self.to} is a folder; give the name of a file.")
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
 
@@ -397,24 +428,14 @@ def check_device(device: str) -> None:
         raise ConfigError(f"invalid --device {device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
 
 
-def _expand_paths(
-    group: RunConfig | InspectConfig | EvaluateConfig | ExplainConfig | GroundTruthConfig | ReportConfig,
-) -> None:
+def _expand_paths(group: Any) -> None:
     """Replace `~` in every path."""
     for option in fields(group):
         if isinstance(value := getattr(group, option.name), Path):
             object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
-def _check_ranges(
-    group: DataConfig
-    | TrainingConfig
-    | ModelConfig
-    | InspectConfig
-    | EvaluateConfig
-    | ExplainConfig
-    | GroundTruthConfig,
-) -> None:
+def _check_ranges(group: Any) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
 from pellucid.cli.explain import explain
+from pellucid.cli.export import export
 from pellucid.cli.ground_truth import ground_truth
 from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
@@ -30,10 +31,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "explain": explain,
     "inspect": inspect,
-    "methods": methods,
     "evaluate": evaluate,
     "ground-truth": ground_truth,
     "report": report,
+    "export": export,
+    "methods": methods,
 }
 """The commands: functions from their arguments to the exit code, whose docstring is their line in the overview."""
 

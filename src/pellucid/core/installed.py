@@ -73,7 +73,7 @@ def find_installed(group: str, kind: str, own: Collection[str]) -> Mapping[str, 
 
 
 @cache
-def _all_installed(path: tuple[str, ...]) -> Mapping[str, tuple[Installed, ...]]:
+def _all_installed(_path: tuple[str, ...]) -> Mapping[str, tuple[Installed, ...]]:
     """Return the entries of all packages by group; read once for each value of `sys.path`."""
     groups: dict[str, list[Installed]] = {}
     known: set[str] = set()

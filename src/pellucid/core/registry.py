@@ -56,7 +56,7 @@ class Registry(Generic[T]):
         return sorted({*self._entries, *own, *self._installed(own)})
 
     def items(self) -> Iterator[tuple[str, T]]:
-        """Yield all names, sorted, with their entries. Broken entries of installed packages are reported and skipped."""
+        """Yield all names, sorted, with their entries; report and skip broken ones of installed packages."""
         own = self._declared()
         for name in self.names():
             if name in self._entries or name in own:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,8 @@ class LazyImages:
     is_displayed: bool = False
     """True if tensors hold displayed images (uint8, or floats in [0, 1]), to be preprocessed like pictures; False if
     they are what the model expects."""
+    files: Sequence[Path] | None = None
+    """The file of each image, if each has its own."""
     remark: str = ""
     """A fact about the images that users should know."""
 

@@ -80,7 +80,9 @@ def _parameters(build: Any) -> dict[str, inspect.Parameter]:
     """Return the parameters of a class, with those that it passes on to its base class as keywords."""
     found: dict[str, inspect.Parameter] = {}
     for each in inspect.getmro(build):
-        own = inspect.signature(each.__init__).parameters
+        if "__init__" not in vars(each):
+            continue
+        own = inspect.signature(vars(each)["__init__"]).parameters
         found = {**{name: one for name, one in own.items() if one.kind != one.VAR_KEYWORD and name != "self"}, **found}
         if not any(one.kind == one.VAR_KEYWORD for one in own.values()):
             break

@@ -9,10 +9,12 @@ import torch
 
 from pellucid.config import InspectConfig
 from pellucid.core.terminal import print_line
+from pellucid.data._lazy import OpenData
 from pellucid.data._open import open_data
 from pellucid.data._source import Request
 from pellucid.engine.wrapping import Network
 from pellucid.models._class_names import read_class_names
+from pellucid.models._library import LoadedModel
 from pellucid.run.console import open_report, print_summary
 from pellucid.run.observation import Options, observe
 from pellucid.run.session import choose_device
@@ -23,7 +25,7 @@ from pellucid.storage.runs import Run
 from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
-__all__ = ["inspect", "inspect_from", "show_model"]
+__all__ = ["inspect", "inspect_from", "prepare_inspection", "show_model"]
 
 
 def inspect(
@@ -89,6 +91,22 @@ def inspect_from(config: InspectConfig) -> int:
     device = choose_device(config.device, World())
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     check_ours(config.save)  # before anything is downloaded into it
+    loaded, data, options = prepare_inspection(config)
+    if loaded.notice:
+        print_line(f"Notice: {loaded.notice}")
+    show_model(loaded.model.to(device), data.test, options)
+    store = Store(config.save)
+    print_summary(store)
+    if config.open:
+        open_report(store)
+    return int(bool(store.manifest()["failures"]))
+
+
+def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Options]:
+    """Load the model and open the data that the settings name, without writing anything but downloads.
+
+    Raises a `PellucidError` if the model or the data is invalid.
+    """
     names = read_class_names(config.network.class_names) if config.network.class_names else None
     request = Request(
         folder=(config.data_dir or config.save / "data").expanduser(),
@@ -107,8 +125,6 @@ def inspect_from(config: InspectConfig) -> int:
         seed=config.seed,
         trust=config.trust,
     )
-    if loaded.notice:
-        print_line(f"Notice: {loaded.notice}")
     mean, std = config.network.normalization
     settings = {name: value for name, value in vars(config).items() if name not in ("network", "show", "open", "trust")}
     options = Options(
@@ -122,9 +138,4 @@ def inspect_from(config: InspectConfig) -> int:
         | vars(config.network),
         known=loaded,
     )
-    show_model(loaded.model.to(device), data.test, options)
-    store = Store(config.save)
-    print_summary(store)
-    if config.open:
-        open_report(store)
-    return int(bool(store.manifest()["failures"]))
+    return loaded, data, options

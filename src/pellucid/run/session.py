@@ -139,6 +139,11 @@ def prepare(config: RunConfig, world: World) -> Session:
 def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str, Any], torch.device, dict[str, Hook]]:
     """Check and resolve the settings that don't depend on the data."""
     earlier = store.run() if config.resume else {}
+    if earlier.get("kind", "run") != "run":
+        raise ConfigError(
+            f"{config.save} was written by pellucid.{earlier['kind']}, not by a run of pellucid, so --resume cannot "
+            "continue it. Start a new run without --resume, or choose another folder with --save."
+        )
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)

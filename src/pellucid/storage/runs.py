@@ -23,7 +23,7 @@ from pellucid.models._spec import is_function as is_model_function
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 
-__all__ = ["Architecture", "Run", "check_same_data", "load_data_of", "load_run"]
+__all__ = ["Architecture", "Run", "check_same_data", "load_data_of", "load_run", "request_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,13 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     """
     store = Store(Path(folder))
     store.check_run("run.json")
+    record = store.run()
+    if (kind := record.get("kind", "run")) != "run":
+        raise SaveError(
+            f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your own program does."
+        )
     store.check_run("models/best.safetensors")
-    record, content = store.run(), store.read_model("best.safetensors")
+    content = store.read_model("best.safetensors")
     assert content is not None
     try:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
@@ -183,7 +188,20 @@ def load_data_of(
     """
     folder, settings = Path(folder), run.config
     recorded = Store(folder).run()["dataset"]
-    request = Request(
+    request = request_of(folder, settings, data_dir, mirrors)
+    if is_function(recorded["name"]):
+        check_trusted("data set", recorded["name"], folder, run.trust)
+    limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
+    data = load_data(recorded["name"], request, **limits)
+    check_same_data(data, recorded, "or train again")
+    return data
+
+
+def request_of(
+    folder: Path, settings: Mapping[str, Any], data_dir: Path | None = None, mirrors: tuple[str, ...] = ()
+) -> Request:
+    """Return the request for the data of the run in `folder`, from its settings."""
+    return Request(
         folder=(data_dir or Path(settings.get("data_dir") or folder / "data")).expanduser(),
         mirrors=(*mirrors, *settings.get("mirror", ())),
         image_size=settings.get("image_size"),
@@ -191,12 +209,6 @@ def load_data_of(
         seed=int(settings.get("seed", 0)),
         max_megapixels=int(settings.get("max_megapixels", Request.max_megapixels)),
     )
-    if is_function(recorded["name"]):
-        check_trusted("data set", recorded["name"], folder, run.trust)
-    limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
-    data = load_data(recorded["name"], request, **limits)
-    check_same_data(data, recorded, "or train again")
-    return data
 
 
 def check_same_data(data: DataSplits, recorded: Mapping[str, Any], other_way: str) -> None:
