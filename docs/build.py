@@ -40,6 +40,8 @@ GUIDES = {
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
+    "your_data": ROOT / "docs" / "your_data.md",
+    "extending": ROOT / "docs" / "extending.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "integrations": ROOT / "docs" / "integrations.md",
     "dependencies": ROOT / "docs" / "dependencies.md",

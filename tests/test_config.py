@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from pellucid.cli.run import parse_run
-from pellucid.config import FLAGS, ONE_TIME_FLAGS, DataConfig, RunConfig, TrainingConfig, read_config
+from pellucid.config import FLAGS, ONE_TIME_FLAGS, DataConfig, ModelConfig, RunConfig, TrainingConfig, read_config
 from pellucid.core.errors import ConfigError, UnknownName
 
 FLAG_NAMES = [
     *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
     *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
     *("max-megapixels", "resume", "serial", "trust", "open", "config", "budget", "log-to"),
+    *("weights", "class-names", "crop", "mean", "std"),
 ]
 
 
@@ -36,7 +37,7 @@ def test_help_lists_every_flag_with_its_default(capsys):
 
 def test_every_field_has_a_docstring():
     source = Path(__import__("pellucid.config").config.__file__).read_text()
-    for group in (DataConfig, TrainingConfig):
+    for group in (DataConfig, TrainingConfig, ModelConfig):
         for field in fields(group):
             assert f"    {field.name}: " in source
             after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1]
@@ -57,6 +58,13 @@ def test_every_field_has_a_docstring():
         (["--seed", "-1"], "--seed must be between 0 and .*, got -1"),
         (["--image-size", "3"], "--image-size must be between 4 and 4096, got 3"),
         (["--device", "gpu"], "invalid --device 'gpu': expected auto, cpu, cuda"),
+        (["--crop", "0"], "--crop must be between 1 and 4096, got 0"),
+        (["--mean", "0.5"], "--mean is given without --std"),
+        (["--std=0.5"], "--std is given without --mean"),
+        (["--mean", "0.5,x", "--std", "1"], "--mean is '0.5,x'; expected numbers separated by commas"),
+        (["--mean", "0.5", "--std", "nan"], "--std is 'nan'; expected numbers"),
+        (["--mean", "0.5,0.5", "--std", "1,1,1"], "--mean has 2 values and --std has 3"),
+        (["--mean", "0.5", "--std", "0"], "--std is 0; every value must be positive"),
         (["--config", "absent.toml"], "--config absent.toml cannot be read: No such file"),
         (["--resume", "--save", "nowhere"], "cannot resume a run in nowhere"),
     ],

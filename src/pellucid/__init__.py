@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
+    from pellucid.run.explaining import explain
     from pellucid.run.inspection import inspect
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
@@ -40,6 +41,7 @@ __all__ = [
     "create_analyzer",
     "errors",
     "evaluate",
+    "explain",
     "fit_density",
     "inspect",
     "jacobian",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "check_jacobian": "pellucid.jacobians",
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
+        "explain": "pellucid.run.explaining",
         "fit_density": "pellucid.storage.densities",
         "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",

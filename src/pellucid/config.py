@@ -18,8 +18,11 @@ from pellucid.core.ranges import Range
 __all__ = [
     "DataConfig",
     "EvaluateConfig",
+    "ExplainConfig",
+    "ExportConfig",
     "GroundTruthConfig",
     "HookConfig",
+    "InspectConfig",
     "ModelConfig",
     "ReportConfig",
     "RunConfig",
@@ -51,6 +54,7 @@ def _parse_path(words: list[str]) -> Path:
     return Path(words[0])
 
 
+Dataset = Annotated[str, _flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")]
 Count = Annotated[int, Range(1), _flag("INT≥1")]
 Threads = Annotated[int, Range(1, 1024), _flag("1…1024")]
 Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
@@ -63,12 +67,16 @@ Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 class DataConfig:
     """Images to train and test on."""
 
-    dataset: Annotated[str, _flag("auto|mnist|digits|folder:PATH|MODULE:FUNCTION")] = "auto"
+    dataset: Dataset = "auto"
     """Data set.
     auto: MNIST if it can be downloaded, otherwise the bundled digits.
     mnist: 70,000 handwritten digits, downloaded.
     digits: the 1,797 digits bundled with scikit-learn, no network needed.
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
+    FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH for a folder of such files.
+    torchvision:NAME: a classification data set of torchvision, such as CIFAR10, downloaded.
+    hf:NAME or hf:FOLDER: a data set of Hugging Face (needs the extra `integrations`).
+    Where a column or split is ambiguous, add it: FILE?label=COLUMN&image=COLUMN&split=NAME.
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
     data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
@@ -217,16 +225,52 @@ class RunConfig:
         _expand_paths(self)
         for group in (self.data, self.training):
             _check_ranges(group)
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.training.device):
-            raise ConfigError(
-                f"invalid --device {self.training.device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps."
-            )
+        check_device(self.training.device)
 
     def flat(self) -> dict[str, Any]:
         """Return every flag with its JSON-compatible value; keys are the flags' names with underscores."""
         nested = asdict(self)
         groups = [nested.pop(name) for name in ("data", "training", "network", "show")]
         return {key: _plain(value) for group in (*groups, nested) for key, value in group.items()}
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Run every hook on a trained model, and write figures, TensorBoard logs and the report into a save folder."""
+
+    model: Annotated[str, _flag("torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER|MODULE:FUNCTION")]
+    """Model to inspect: torchvision:resnet18, timm:convnext_tiny, hf:FOLDER-OR-REPOSITORY, run:FOLDER of pellucid, or a
+    function or class that returns an nn.Module from images to logits."""
+    dataset: Annotated[str, _flag("NAME|folder:PATH|torchvision:NAME|hf:NAME|FILE|MODULE:FUNCTION")]
+    """Test images, as in `pellucid run --help`. Of large data, a seeded, stratified sample is read."""
+    network: ModelConfig = field(default_factory=ModelConfig)
+    show: HookConfig = field(default_factory=HookConfig)
+    save: Annotated[Path, _path("FOLDER")] = Path("save")
+    """Output folder; an earlier run there is moved to SAVE/previous."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the model")] = None
+    """Length of the shorter side in pixels, before --crop; without --crop, height and width."""
+    max_megapixels: Count = 50
+    """Largest picture to read, in millions of pixels."""
+    seed: Seed = 0
+    """Random seed."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
+    """CPU threads."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run in --model run:FOLDER names as its model."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the report in the default browser at the end."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate the ranges and the device."""
+        _expand_paths(self)
+        _check_ranges(self)
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -290,6 +334,80 @@ class GroundTruthConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """Explain a model's predictions for pictures: one page of relevance maps, by several methods and classes."""
+
+    model: Annotated[str, _flag("NAME|MODULE:FUNCTION|torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER")]
+    """Trained model, as for `pellucid run`; run:FOLDER is the best model of a saved run."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, _flag("IMAGE")] = ()
+    """Pictures to explain."""
+    network: ModelConfig = field(default_factory=ModelConfig)
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the weights, or of the pictures")] = None
+    """Height and width to resize pictures to, in pixels."""
+    methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
+    """Attribution methods. default: several for a page; for a figure, the first that applies to the model."""
+    target: Annotated[str | None, _flag("NAME|INDEX", "the predicted class")] = None
+    """Class to explain, by name or index; a page also shows the predicted class and the most probable others."""
+    out: Annotated[Path, _path("FILE")] = Path("why.html")
+    """Page or figure to write: .html, .png, .pdf or .svg."""
+    dataset: Annotated[str | None, _flag("DATASET", "none")] = None
+    """Explain a whole data set instead of pictures; not available yet."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
+    """CPU threads."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the result in the default browser."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate what can be checked without loading anything."""
+        _expand_paths(self)
+        object.__setattr__(self, "images", tuple(path.expanduser() for path in self.images))
+        _check_ranges(self)
+        if self.dataset is not None:
+            other = " and IMAGE exclude each other" if self.images else ", with a .zarr output, is not available yet"
+            raise ConfigError(f"--dataset{other}; pass pictures only, such as photos/*.jpg.")
+        if not self.images:
+            raise ConfigError("there is no picture to explain; pass at least one, such as cat.jpg.")
+        if self.out.suffix.lower() not in (".html", ".png", ".pdf", ".svg"):
+            raise ConfigError(f"--out {self.out} has another suffix than .html, .png, .pdf or .svg.")
+        if not self.out.parent.is_dir() or self.out.is_dir():
+            raise ConfigError(
+                f"--out {self.out} cannot be written: the folder does not exist, or it is a folder itself."
+            )
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export a run as a table with one row per test image: labels, predictions, embedding and pictures.
+
+    Needs the extra `parquet`.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
+    """Save folder of the run."""
+    to: Annotated[Path, _path("FILE.parquet")]
+    """Parquet file to write; an existing one is replaced."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model or data."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "the run's data folder")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    threads: Threads = 1
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate the file name and the ranges."""
+        _expand_paths(self)
+        _check_ranges(self)
+        if self.to.suffix.lower() != ".parquet":
+            raise ConfigError(f"--to {self.to} is no Parquet file; give a name that ends in .parquet.")
+        if self.to.is_dir():
+            raise ConfigError(f"--to {self.to} is a folder; give the name of a file.")
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
 
@@ -301,14 +419,20 @@ class ReportConfig:
         _expand_paths(self)
 
 
-def _expand_paths(group: RunConfig | EvaluateConfig | GroundTruthConfig | ReportConfig) -> None:
+def check_device(device: str) -> None:
+    """Raise `ConfigError` for a device that is misspelled; one that is missing is found later."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ConfigError(f"invalid --device {device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
+
+
+def _expand_paths(group: Any) -> None:
     """Replace `~` in every path."""
     for option in fields(group):
         if isinstance(value := getattr(group, option.name), Path):
             object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
-def _check_ranges(group: DataConfig | TrainingConfig | ModelConfig | EvaluateConfig | GroundTruthConfig) -> None:
+def _check_ranges(group: Any) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):

@@ -20,6 +20,12 @@ from pellucid.data._spec import FUNCTION, check_spec, parse_spec
         ("digits", ("digits", "")),
         ("folder:/a b/c:d", ("folder", "/a b/c:d")),
         ("shop.data:shoes", (FUNCTION, "shop.data:shoes")),
+        ("torchvision:CIFAR10", ("torchvision", "CIFAR10")),
+        ("hf:owner/name?split=test", ("hf", "owner/name?split=test")),
+        ("parquet:folder", ("parquet", "folder")),
+        ("photos.npz", ("numpy", "photos.npz")),
+        ("C:/photos.NPY", ("numpy", "C:/photos.NPY")),
+        ("a.b.parquet?label=kind", ("parquet", "a.b.parquet?label=kind")),
     ],
 )
 def test_valid_specs_are_parsed(spec: str, parsed: tuple[str, str]) -> None:
@@ -33,10 +39,13 @@ def test_valid_specs_are_parsed(spec: str, parsed: tuple[str, str]) -> None:
         ("minst", UnknownName, "no data set 'minst'; did you mean 'mnist'"),
         ("digit", UnknownName, "did you mean 'digits'"),
         ("foldr:/photos", UnknownName, "did you mean 'folder:PATH'"),
-        ("", UnknownName, "Available: auto, confound, confound.control, digits, folder:PATH, mnist"),
+        ("", UnknownName, "Available: auto, confound, confound.control, digits, folder:PATH, hf:NAME-OR-FOLDER, mnist"),
         ("shop.data:", UnknownName, "no data set"),
         ("folder", ConfigError, "use --dataset folder:PATH"),
         ("folder:", ConfigError, "use --dataset folder:PATH"),
+        ("hf:", ConfigError, "--dataset hf: names no data; use --dataset hf:NAME-OR-FOLDER"),
+        ("torchvision", ConfigError, "use --dataset torchvision:NAME"),
+        ("hf:mnist?label", ConfigError, "'label' in --dataset …mnist?label is no option"),
         ("mnist:10", ConfigError, "takes no argument after a colon, got 'mnist:10'; use --dataset mnist"),
     ],
 )

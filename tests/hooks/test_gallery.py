@@ -11,6 +11,7 @@ from torch import nn
 from pellucid.attribution import create_analyzer
 from pellucid.core.contracts import ImageSet
 from pellucid.hooks import Scene
+from pellucid.hooks import _class_maps
 from pellucid.hooks import gallery as module
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 from pellucid.hooks.gallery import Gallery
@@ -90,7 +91,7 @@ def test_large_maps_are_downsampled_with_their_sums_preserved(
 ) -> None:
     monkeypatch.setattr(module, "LARGEST_MAPS", 2 * 6 * 4 * 5 * 4)
     monkeypatch.setattr(module, "LARGEST_SOURCE", 6)
-    monkeypatch.setattr(module, "VALUES_PER_CALL", 300)  # three images at a time
+    monkeypatch.setattr(_class_maps, "VALUES_PER_CALL", 300)  # three images at a time
     scene = make_scene(size=(12, 9), methods=METHODS)
     (artifact,) = Gallery(images=6).run(scene)
     assert artifact.numbers["shrunk_from"] == [12, 9]

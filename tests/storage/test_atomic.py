@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from pellucid.core.errors import SaveError
-from pellucid.storage import atomic
 from pellucid.storage.atomic import json_text, write_bytes, write_json
 
 

@@ -97,7 +97,7 @@ __all__ = [
     "without_warnings",
 ]
 
-METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution")
+METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution", "pellucid.methods")
 """Attribution methods by name; listing the names imports none of them."""
 
 COMPLETE = frozenset({"complete", "class_specific", "deterministic"})
@@ -121,8 +121,9 @@ def methods() -> list[Method]:
     >>> next(method.family for method in methods() if method.name == "lrp.epsilon")
     'relevance'
     """
-    entries = [(name, METHODS[name]) for name in METHODS]
-    return [Method(name, entry.family, entry.answers, entry.needs_fit, entry.promises) for name, entry in entries]
+    return [
+        Method(name, entry.family, entry.answers, entry.needs_fit, entry.promises) for name, entry in METHODS.items()
+    ]
 
 
 def check_method(name: str) -> str:

@@ -19,6 +19,10 @@ class Adapter(nn.Module):
         """Modules of the wrapped model, under their original names."""
         return self.model.named_modules(*args, **kwargs)
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """Module of the wrapped model under its original name."""
+        return self.model.get_submodule(target)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """State of the wrapped model, so that both have the same fingerprint."""
         return self.model.state_dict(*args, **kwargs)

@@ -106,10 +106,8 @@ class Pictured:
 class Explanations(Sequence["Explanation"], Pictured):
     """Explanations of the same inputs by several methods or for several targets, one row of the picture each."""
 
-    def __init__(self, explanations: "Sequence[Explanation]", notes: Sequence[str] = ()) -> None:
+    def __init__(self, explanations: "Sequence[Explanation]") -> None:
         self._explanations = tuple(explanations)
-        self.notes = tuple(notes)
-        """Remarks on all of them, such as methods that do not apply to the model."""
 
     @property
     def explanations(self) -> "tuple[Explanation, ...]":
@@ -123,7 +121,7 @@ class Explanations(Sequence["Explanation"], Pictured):
     def __getitem__(self, index: int | slice) -> "Explanation | Explanations":
         """Return one explanation, or those of a slice."""
         if isinstance(index, slice):
-            return Explanations(self._explanations[index], self.notes)
+            return Explanations(self._explanations[index])
         return self._explanations[index]
 
     def __len__(self) -> int:

@@ -10,7 +10,10 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
+from pellucid.cli.explain import explain
+from pellucid.cli.export import export
 from pellucid.cli.ground_truth import ground_truth
+from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
 from pellucid.cli.report import report
 from pellucid.cli.run import run
@@ -26,10 +29,13 @@ SECONDS_TO_REPORT = 5.0
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
-    "methods": methods,
+    "explain": explain,
+    "inspect": inspect,
     "evaluate": evaluate,
     "ground-truth": ground_truth,
     "report": report,
+    "export": export,
+    "methods": methods,
 }
 """The commands: functions from their arguments to the exit code, whose docstring is their line in the overview."""
 

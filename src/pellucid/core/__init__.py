@@ -2,7 +2,8 @@
 
 - `types`, `contracts`: tensor types with named axes, and the data types that packages exchange
 - `errors`: all errors; `finite`, `options`, `ranges`: checks of tensors and options
-- `registry`: named entries, one file each; `lazy`: names imported on first use; `importing`: MODULE:FUNCTION
+- `registry`: named entries, one file each; `installed`: those of installed packages; `lazy`: names imported on first
+  use; `importing`: MODULE:FUNCTION, and optional libraries
 - `listing`: comma-separated names; `terminal`: console and progress; `opening`: the browser; `text`: text that can be
   stored; `showing`, `cards`: short reprs of results, and HTML for notebooks
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pellucid.core.errors import ConfigError, UnknownName
 
-__all__ = ["check_trusted", "is_function_name", "load_function"]
+__all__ = ["check_trusted", "import_optional", "is_function_name", "load_function"]
 
 
 MISMATCH = (
@@ -66,3 +67,25 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownName(f"function in {module_name}", function_name, known)
     return function
+
+
+def import_optional(library: str, purpose: str, extra: str = "integrations") -> ModuleType:
+    """Import an optional library; raises `ConfigError`, which names the extra, if it cannot be imported.
+
+    >>> import_optional("json", "--dataset hf:…").__name__
+    'json'
+    >>> import_optional("no_such_library", "--dataset hf:…")
+    Traceback (most recent call last):
+    pellucid.core.errors.ConfigError: --dataset hf:… needs the package no_such_library. Install it with: pip install ...
+    """
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name != library.partition(".")[0]:
+            raise ConfigError(f"{purpose} needs {library}, which cannot be imported: {error}.") from error
+        raise ConfigError(
+            f"{purpose} needs the package {library}. Install it with: pip install 'pellucid[{extra}]'"
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        hint = MISMATCH if "torchvision::" in str(error) else "Reinstall it."
+        raise ConfigError(f"{purpose} needs {library}, which cannot be imported: {error}. {hint}") from error

@@ -1,14 +1,15 @@
 """A registry of named entries, one module each, that lists its names without importing the modules."""
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pellucid.core.errors import UnknownName
+from pellucid.core.errors import ConfigError, UnknownName
+from pellucid.core.installed import Installed, find_installed, report_once
 
 T = TypeVar("T")
 
@@ -20,8 +21,9 @@ class Registry(Generic[T]):
     names `module.variant` listed in the module's literal `VARIANTS` tuple. Listing reads only file names and literals,
     so names can be checked before anything heavy is imported; looking up an entry imports its module.
 
-    Third-party packages add entries with the same decorator. Such an entry exists once its module has been imported.
-    The command line does not import it, but a program can import it and then call `pellucid.cli.main`.
+    Third-party packages add entries with the same decorator. Such an entry exists once its module has been imported. A
+    package that is installed can also declare entries in its metadata, as entry points of `group`. These are found by
+    name like our own, on the command line too, and imported when they are used.
 
     >>> from pellucid.core.registry import Registry
     >>> SHAPES = Registry[str]("shape", "pellucid.core")
@@ -30,16 +32,18 @@ class Registry(Generic[T]):
     'round'
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
         self.kind = kind
         self.package = package
+        self.group = group
         self._entries: dict[str, T] = {}
+        self._failed: dict[str, ConfigError] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers its argument under `name`; a duplicate name raises `ValueError`."""
 
         def enter(entry: T) -> T:
-            if name in self._entries:
+            if name in self._entries or (self._is_foreign(entry) and name in self._declared()):
                 raise ValueError(f"{self.kind} {name!r} is registered twice; choose another name")
             self._entries[name] = entry
             return entry
@@ -48,8 +52,22 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return all names, sorted, without importing anything."""
-        declared = (name for path in self._files() for name in _declared_names(path, path.stat().st_mtime_ns))
-        return sorted({*self._entries, *declared})
+        own = self._declared()
+        return sorted({*self._entries, *own, *self._installed(own)})
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Yield all names, sorted, with their entries; report and skip broken ones of installed packages."""
+        own = self._declared()
+        for name in self.names():
+            if name in self._entries or name in own:
+                yield name, self[name]
+                continue
+            try:
+                entry = self[name]
+            except ConfigError as error:
+                report_once(str(error))
+            else:
+                yield name, entry
 
     def check(self, name: str) -> str:
         """Return `name` if it is registered; otherwise raise `UnknownName` with close matches."""
@@ -58,8 +76,10 @@ class Registry(Generic[T]):
         return name
 
     def __contains__(self, name: object) -> bool:
-        # imported entries are found without reading any file
-        return isinstance(name, str) and (name in self._entries or name in self.names())
+        if not isinstance(name, str):
+            return False
+        # imported entries are found without reading any file, and our own without looking at installed packages
+        return name in self._entries or name in (own := self._declared()) or name in self._installed(own)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -67,13 +87,44 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if type(name) is not str or name not in self._entries:
             self.check(name)
-            # the module registers its entries when it is imported; `module.variant` is in `module`
-            import_module(f"{self.package}.{name.partition('.')[0]}")
+            if name in self._declared():
+                # the module registers its entries when it is imported; `module.variant` is in `module`
+                import_module(f"{self.package}.{name.partition('.')[0]}")
+            else:
+                self._load(self._installed(self._declared())[name])
         return self._entries[name]
+
+    def _load(self, installed: Installed) -> None:
+        """Import an entry of an installed package; raises `ConfigError` if that fails."""
+        name = installed.name
+        if name in self._failed:
+            raise self._failed[name]
+        try:
+            entry = installed.load(self.kind)
+            if name not in self._entries:  # else its module has used our decorator
+                if not callable(entry):
+                    raise installed.failure(self.kind, f"a {type(entry).__name__} that does not register {name!r}")
+                self._entries[name] = entry
+        except ConfigError as error:
+            self._failed[name] = error
+            raise
 
     def name_of(self, entry: T) -> str:
         """Return the name under which `entry` is registered."""
         return next(name for name, registered in self._entries.items() if registered is entry)
+
+    def _is_foreign(self, entry: object) -> bool:
+        """Return True if an entry was defined outside of the registry's package."""
+        module = getattr(entry, "__module__", None)
+        return isinstance(module, str) and not module.startswith(f"{self.package}.")
+
+    def _declared(self) -> set[str]:
+        """Return the names of our own entries."""
+        return {name for path in self._files() for name in _declared_names(path, path.stat().st_mtime_ns)}
+
+    def _installed(self, own: Collection[str]) -> Mapping[str, Installed]:
+        """Return the entries that installed packages declare, by name."""
+        return {} if self.group is None else find_installed(self.group, self.kind, own)
 
     def _files(self) -> list[Path]:
         spec = find_spec(self.package)

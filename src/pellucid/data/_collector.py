@@ -33,8 +33,8 @@ class Collector:
         is_gray_and_color = {len(pixels), shape[0]} == {1, 3}
         if pixels.shape[1:] != shape[1:] or (len(pixels) != shape[0] and not is_gray_and_color):
             raise DataError(
-                f"{self._first} has {_size(shape, ' pixels')}, {place} has {_size(pixels.shape)}; use images of one size, "
-                "or give --image-size (in Python, preprocess=) to scale pictures."
+                f"{self._first} has {_size(shape, ' pixels')}, {place} has {_size(pixels.shape)}; use images of one "
+                "size, or give --image-size (in Python, preprocess=) to scale pictures."
             )
         self._shape = max(shape, pixels.shape)
         self.labels.append(label)

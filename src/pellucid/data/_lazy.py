@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class LazyImages:
     total: int | None
     """Number of images; None for a stream, whose length is known only at its end."""
     read: Callable[[Sequence[int] | None], Iterator[Item]]
-    """Read the images at these indices, in this order; None (the only choice for a stream): all of them."""
+    """Read the images at these indices, which are in ascending order; None (the only choice for a stream): all."""
     labels: torch.Tensor | None = None
     """(image,): integers known without reading any image, equal for images of one class; None if unknown."""
     classes: tuple[str, ...] | None = None
@@ -47,6 +48,8 @@ class LazyImages:
     is_displayed: bool = False
     """True if tensors hold displayed images (uint8, or floats in [0, 1]), to be preprocessed like pictures; False if
     they are what the model expects."""
+    files: Sequence[Path] | None = None
+    """The file of each image, if each has its own."""
     remark: str = ""
     """A fact about the images that users should know."""
 

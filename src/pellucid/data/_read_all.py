@@ -16,7 +16,7 @@ from pellucid.data._lazy import LazyImages, OpenData
 from pellucid.data._source import RawData, Request
 from pellucid.data._splitting import mask_of_test, stratified
 
-__all__ = ["LazySource", "read_all"]
+__all__ = ["LazySource", "chosen_for_testing", "read_all"]
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,9 @@ def read_all(
 
     Raises `DataError` for images that cannot be used, or that don't fit in memory.
     """
-    parts = [(opened.test, None)] if opened.train is None else [(opened.train, limit_train), (opened.test, limit_test)]
-    if opened.train is not None or opened.test.labels is None:
-        chosen = [
-            _limited(images, limit, request.seed, kind) for (images, limit), kind in zip(parts, KINDS, strict=False)
-        ]
-    else:
-        chosen = _split(opened.test.labels, request.seed, (limit_train, limit_test))
-        parts = parts * 2
+    parts, chosen = _chosen_parts(opened, request.seed, (limit_train, limit_test))
     collector = Collector()
-    for (images, _), indices in zip(parts, chosen, strict=True):
+    for images, indices in zip(parts, chosen, strict=True):
         _read(images, indices, collector, request, sum(map(len, chosen)))
     both = collector.images(opened.test.name)
     if len(parts) == 2:
@@ -70,6 +63,25 @@ def read_all(
         train, test = both[~mask], both[mask]
     classes = opened.test.classes or tuple(str(index) for index in range(int(both.labels.max()) + 1))
     return RawData(train, test, classes, title=opened.test.title)
+
+
+def chosen_for_testing(opened: OpenData, request: Request, limit_test: int | None) -> list[int] | None:
+    """Return the indices of the test images of `read_all` in `opened.test`; None if only reading all images tells."""
+    parts, chosen = _chosen_parts(opened, request.seed, (None, limit_test))
+    return chosen[1] if len(parts) == 2 else None
+
+
+def _chosen_parts(
+    opened: OpenData, seed: int, limits: tuple[int | None, int | None]
+) -> tuple[list[LazyImages], list[list[int]]]:
+    """Return the parts to read, training images first, and the indices in each; one part if its labels are unknown."""
+    test, train = opened.test, opened.train
+    if train is not None:
+        each = zip((train, test), limits, KINDS, strict=True)
+        return [train, test], [_limited(images, limit, seed, kind) for images, limit, kind in each]
+    if test.labels is None:
+        return [test], [_limited(test, None, seed, "test")]
+    return [test, test], _split(test.labels, seed, limits)
 
 
 KINDS = ("train", "test")

@@ -14,13 +14,15 @@ class Reservoir(Generic[T]):
     """Hold one random item of every `block` consecutive items of each class, with a block size that grows as needed.
 
     Whenever more than `capacity` items are held, `block` doubles: of two neighboring blocks of a class, one keeps its
-    item. Each class is therefore represented in proportion to its size, to within one item, and all items of a class
-    are equally likely to be held. At the end, at least half of `capacity` is in use (or the whole stream is held).
+    item. Each class is therefore represented in proportion to its size, to within one item, and all items are equally
+    likely to be held, except that no class is lost. At least half of `capacity` is in use, less an item per class (or
+    the whole stream is held).
 
     >>> reservoir = Reservoir(10, torch.Generator().manual_seed(0))
     >>> for number in range(64):
     ...     reservoir.add(number % 2, lambda: number)
-    >>> len(reservoir.items()), sum(number % 2 for number in reservoir.items())
+    >>> kept = reservoir.taken()
+    >>> len(kept), sum(number % 2 for number in kept)
     (8, 4)
     """
 
@@ -47,9 +49,15 @@ class Reservoir(Generic[T]):
         elif self._draw(in_block + 1) == 0:
             held[-1] = make()
 
-    def items(self) -> list[T]:
-        """Return all items held, class by class, each in the order of the stream."""
-        return [item for held in self._held for item in held]
+    def taken(self) -> list[T]:
+        """Return the sample at the end of the stream, class by class, each in the order of the stream."""
+        return [item for held, seen in zip(self._held, self._seen, strict=True) for item in self._sampled(held, seen)]
+
+    def _sampled(self, held: list[T], seen: int) -> list[T]:
+        """Return the items of a stratum, where the item of an incomplete last block has a smaller probability."""
+        last = seen % self.block
+        is_kept = not last or len(held) == 1 or self._draw(self.block) < last
+        return held if is_kept else held[:-1]
 
     def _stratum(self, kind: int) -> int:
         """Return the index of the stratum of a class."""

@@ -50,6 +50,8 @@ class Sample:
     "2,000 of 50,000 test images, stratified by class, seed 0"."""
     sha256: str
     """Checksum of the images and labels."""
+    indices: tuple[int, ...] | None = None
+    """Positions of the images in the data set; None for a sample of a stream."""
 
 
 def sample_data(
@@ -67,8 +69,8 @@ def sample_data(
 
     `data` is a torch data set, a loader, a pair (images, labels), or an opened `--dataset`. The same seed gives the
     same sample. Labels stratify it where the data set knows them without reading images; otherwise images are chosen at
-    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding twice as
-    many images at most. The global random state and the loader are left unchanged.
+    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding three
+    times as many images at most. The global random state and the loader are left unchanged.
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 stand for [0, 1]. Tensors outside
@@ -100,7 +102,7 @@ def sample_data(
     is_all = len(result) == total
     count = f"all {len(result):,} {kind} images" if is_all else _share(len(result), total, kind, method, seed)
     notice = "; ".join(filter(None, (count, images.remark, matched.remark, has_bytes, scale)))
-    return Sample(result, matched.names, images.title, images.name, total, notice, checksum_of(result))
+    return Sample(result, matched.names, images.title, images.name, total, notice, checksum_of(result), reader.indices)
 
 
 def _seed_globally(seed: int) -> None:
@@ -121,6 +123,7 @@ class _Reader:
         self, images: LazyImages, preprocessing: Preprocess, classes: MatchedClasses, channels: int | None
     ) -> None:
         self.images, self.classes = images, classes
+        self.indices: tuple[int, ...] | None = None
         self.convert = Converter(preprocessing, channels, images.is_displayed)
 
     def sample(self, limit: int, seed: int, most_bytes: int) -> tuple[ImageSet, int | None, str]:
@@ -139,6 +142,7 @@ class _Reader:
             size = result.pixels[0].nbytes
             if len(result) <= max(most_bytes // size, 1):
                 break
+        self.indices = tuple(chosen)
         method = "chosen at random (their labels are known only after reading)"
         return result, self.images.total, method if self.images.labels is None else "stratified by class"
 
@@ -185,14 +189,14 @@ class _Reader:
                 label = self.classes.index(item.label, item.place)
                 if reservoir is None:
                     size = self._packed_item(item, label)[0].nbytes
-                    reservoir = Reservoir(max(min(2 * limit, most_bytes // size), 1), draws)
+                    reservoir = Reservoir(max(min(3 * limit, most_bytes // size), 1), draws)
                 reservoir.add(label, lambda item=item, label=label: self._packed_item(item, label))  # type: ignore[misc]
                 count += 1
                 tracker.update(count)
         if reservoir is None:
             raise DataError(f"{self.images.name} is empty; at least one image is required.")
         collector = Collector()
-        for pixels, label, place in reservoir.items():
+        for pixels, label, place in reservoir.taken():
             collector.add(pixels, label, place)
         held = collector.images(self.images.name)
         compact = held.labels.unique(return_inverse=True)[1]

@@ -41,7 +41,10 @@ def folder(request: Request) -> OpenData:
         pairs = [(file, label) for label, name in enumerate(classes) for file in _image_files(part / name)]
         labels = torch.tensor([label for _, label in pairs])
         read = _Reader(pairs, most_pixels)
-        sets.append(LazyImages(f"folder:{path}", title, len(pairs), read, labels, classes, is_displayed=True))
+        files = [file for file, _ in pairs]
+        sets.append(
+            LazyImages(f"folder:{path}", title, len(pairs), read, labels, classes, is_displayed=True, files=files)
+        )
     return OpenData(test=sets[-1], train=sets[0] if len(sets) == 2 else None)
 
 

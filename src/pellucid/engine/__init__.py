@@ -10,6 +10,7 @@ On the path of one explanation:
 - `linear_maps`: convolutions, matrix products and the like, each with its transpose
 - `canonical`: make equal functions equal nodes, however a model spells them
 - `rules`, `weight_rules`, `composites`: relevance rules, and which operation gets which rule
+- `installed`: operations and rules of installed packages
 - `relevance`: `propagate`, from a model and a composite to relevance
 
 Other files:

@@ -7,10 +7,12 @@ operations, first layers (those that see the image), and modules by a name patte
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import Any
 
 from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.engine.box import Bound, Box
+from pellucid.engine.installed import RULES
 from pellucid.engine.rules import Carry, Deconvnet, Derivative, Epsilon, Guided, Pass, SoftmaxTaylor, Split, Z
 from pellucid.engine.tape import Node, Rule
 from pellucid.engine.weight_rules import Flat, WSquare, ZBox
@@ -75,12 +77,17 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
     """Put the user's rules before `composite`.
 
     A key is a kind of operation (`convolution`), `first` (the kernel layers that see the image), or a pattern for
-    module paths (`features.*`), which matches the kernel layers there. Earlier keys win.
+    module paths (`features.*`), which matches the kernel layers there. Earlier keys win. A rule of an installed package
+    may be given by its name.
     """
     return (*(step for key, rule in rules.items() for step in _user_steps(key, rule)), *composite)
 
 
 def _user_steps(key: str, rule: Any) -> Composite:
+    if isinstance(rule, str):
+        import_module("pellucid.engine.operations")  # loads the rules of installed packages
+        named = RULES[rule]
+        rule = named() if isinstance(named, type) else named
     if not callable(rule):
         raise ConfigError(
             f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6)."

@@ -138,6 +138,17 @@ class Table:
         """
         return self._by_name.get(_plain(name), NO_TRAITS)
 
+    def entries(self) -> dict[Any, Entry]:
+        """Return a copy of all entries by function."""
+        return dict(self._entries)
+
+    def restore(self, entries: dict[Any, Entry]) -> list[str]:
+        """Put back `entries` that were replaced since, and return their names; new ones are kept."""
+        replaced = {function: entry for function, entry in entries.items() if self._entries.get(function) is not entry}
+        for function, entry in replaced.items():
+            self.enter(function, entry)
+        return sorted({entry.name for entry in replaced.values()})
+
     def enter(self, function: Callable[..., Any], entry: Entry) -> None:
         """Add or replace the entry of a function."""
         self._entries[function] = entry

@@ -34,7 +34,7 @@ __all__ = [
     "Row",
 ]
 
-METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation")
+METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation", "pellucid.metrics")
 """All metrics by name; listing imports none of them."""
 
 DEFAULT_METRICS = (

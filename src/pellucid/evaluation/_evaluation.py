@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._statistics import compare, intervals
@@ -114,6 +115,23 @@ class Evaluation:
         first, *others = widths
         rows = ("  ".join([f"{row[0]:<{first}}", *map(str.rjust, row[1:], others)]).rstrip() for row in table)
         return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows])
+
+    def _repr_html_(self) -> str:
+        """Return the table of means as HTML for notebooks; the best method of each metric is marked by a star."""
+        best = {metric: self.best(metric) for metric in self.metrics}
+        heading = ["method", *(f"{metric.replace('_', ' ')} {arrow(about)}" for metric, about in self.metrics.items())]
+        rows = [
+            [method, *(f"{self.value(method, metric):.3f}{' ★' * (method == best[metric])}" for metric in self.metrics)]
+            for method in self.methods
+        ]
+        rows = [[cell.replace("nan", "–") for cell in row] for row in rows]
+        refused = "; ".join(f"{name} ({why})" for name, why in self.refused.items())
+        return card(
+            f"Evaluation of {self.images} images",
+            text_html(f"Seed {self.seed}. ↑ higher is better, ↓ lower is better; ★ best. Controls stand last."),
+            table_html(heading, rows),
+            text_html(f"Not applicable: {refused}" if refused else ""),
+        )
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -2,6 +2,7 @@
 
 - `_hook`: `Hook`, the base class of hooks, and `Scene`, what a hook is given
 - every other file without an underscore: the hook of that name
+- `_class_maps`: maps for several classes, of the gallery and of `pellucid explain`
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOOKS", "Artifact", "Hook", "Scene"]
 
-HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__)
+HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__, "pellucid.hooks")
 """All hooks by name."""
 
 __getattr__, __dir__ = lazy_exports(

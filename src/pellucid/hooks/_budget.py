@@ -8,15 +8,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from pellucid.core.budget import Budget
 from pellucid.core.isolation import isolated
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks._hook import Scene
+from pellucid.jacobians import jacobian
 
-__all__ = ["SHARES", "TOO_EXPENSIVE", "Allowance"]
+__all__ = ["SHARES", "TOO_EXPENSIVE", "Allowance", "price_of_jacobian"]
 
 TOO_EXPENSIVE = "the budget (--budget) does not suffice to explain one image by {name}."
 """Reason for leaving out a method."""
@@ -37,6 +40,9 @@ SHARES: Mapping[str, float] = {
 }
 """Share of the total for each hook, the logits of the test images, and the embedding that two hooks use. The other
 hooks compute nothing with the network."""
+
+_PRICES: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[str, float]]] = WeakKeyDictionary()
+"""Measured costs by model and shape of the images."""
 
 
 class Allowance:
@@ -67,12 +73,13 @@ class Allowance:
     def price(self, key: str, compute: Callable[[], object]) -> float:
         """Return the cost of `compute`, which treats one image; 0 without a budget, where nothing is computed.
 
-        The cost is measured once for all hooks, but each hook pays for it, so that its numbers do not depend on the
-        hooks that ran before it. Errors of `compute` pass through.
+        The cost is measured once for a model and kept for all hooks and epochs, because the number of FLOPs does not
+        depend on the weights. Every hook pays for the measurement, so that its numbers do not depend on what ran before
+        it. Errors of `compute` pass through.
         """
         if not self.is_limited:
             return 0.0
-        prices: dict[str, float] = self.scene._computed.setdefault("prices", {})
+        prices = self._prices
         if key in prices:
             self.left -= prices[key]
         else:
@@ -99,18 +106,19 @@ class Allowance:
             # a model without matrix products has no FLOPs to count, and nothing to limit
             self.left -= counter.get_total_flops() / max(forward, 1)
 
-    def affordable(self, price: float, most: int) -> int:
+    def affordable(self, price: float, most: int, calls: int = 1) -> int:
         """Return the number of images that can be afforded at this price each, at most `most`.
 
-        One image is set aside, because many functions check a batch by running its first image alone.
+        Two forward passes are set aside for each of `calls` computations, which may check a batch by running its first
+        image alone.
         """
-        return most if price <= 0 or not self.is_limited else max(0, min(most, int(self.left / price) - 1))
+        return most if price <= 0 or not self.is_limited else max(0, min(most, int((self.left - 2 * calls) / price)))
 
     @cached_property
     def _forward(self) -> float:
         """FLOPs of a forward pass of one image, whose measurement costs just that."""
         self.left -= 1
-        known = self.scene._computed
+        known = self._prices
         if "forward" not in known:
             from torch.utils.flop_counter import FlopCounterMode
 
@@ -118,4 +126,16 @@ class Allowance:
             with isolated(), frozen(self.scene.model) as model, torch.no_grad(), counter:
                 model(image.to(dtype_of(self.scene.model)))
             known["forward"] = counter.get_total_flops()
-        return float(known["forward"])
+        return known["forward"]
+
+    @cached_property
+    def _prices(self) -> dict[str, float]:
+        """Measured costs of the model on images of this shape."""
+        return _PRICES.setdefault(self.scene.model, {}).setdefault(self.scene.test.image_shape, {})
+
+
+def price_of_jacobian(scene: Scene, allowance: Allowance, outputs: list[int] | None) -> float:
+    """Return the cost of one image's Jacobian, in forward passes; `outputs` are its classes, None for all."""
+    count = scene.logits.shape[1] if outputs is None else len(outputs)
+    image = scene.test.floats([0]).to(scene.device)
+    return allowance.price(f"jacobian of {count} classes", lambda: jacobian(scene.model, image, outputs))

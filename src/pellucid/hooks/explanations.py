@@ -53,7 +53,7 @@ class Explanations(Hook):
             return
         options = partial(bounded_options, scene)
         prices, refused = affordable_methods(scene, allowance, options, min(WANTED, len(indices)))
-        indices = scene.first_of_each_class(allowance.affordable(sum(prices.values()), len(indices)))
+        indices = scene.first_of_each_class(allowance.affordable(sum(prices.values()), len(indices), len(prices)))
         if not indices:
             yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
             return

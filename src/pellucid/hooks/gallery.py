@@ -7,16 +7,14 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
-from pellucid.attribution import Analyzer
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._class_maps import ClassMaps, explain_classes, stored_maps
 from pellucid.hooks._hook import left_out
 from pellucid.hooks._methods import FAST_OPTIONS, affordable_methods, bounded_options, create_fitted, explain_each
 from pellucid.hooks._predictions import by_loss, predictions_of
-from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 
 __all__ = ["Gallery"]
 
@@ -24,20 +22,9 @@ LARGEST_MAPS = 4_000_000
 """Maximum number of values over all maps, which bounds the size of the report; larger maps are downsampled."""
 LARGEST_SOURCE = 128
 """Maximum length of the longer side of the source images, in pixels."""
-VALUES_PER_CALL = 1_600_000
-"""Approximate number of input values explained at once, which bounds memory."""
 
 WANTED = 16
 """Number of maps per method for which a budget leaves out the most expensive methods."""
-
-
-@dataclass(frozen=True)
-class _Maps:
-    """Relevance of one method (image, class, height, width), with the expected sum and the residual of each map."""
-
-    relevance: np.ndarray
-    expected: np.ndarray | None
-    residual: np.ndarray | None
 
 
 @HOOKS.register("gallery")
@@ -67,8 +54,7 @@ class Gallery(Hook):
         if not len(scene.test):
             return
         prices, refused = affordable_methods(scene, allowance, options, WANTED)
-        images, most = _affordable(allowance, sum(prices.values()), self.images, self.classes)
-        indices, classes = _chosen(scene, images, most)
+        indices, classes = self._affordable(scene, allowance, prices)
         if not indices:
             if allowance.is_limited:
                 yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
@@ -76,65 +62,53 @@ class Gallery(Hook):
         with allowance.spending():
             explained, inapplicable = _explain(scene, prices, indices, classes)
         refused |= inapplicable
-        *_, height, width = scene.test.image_shape
-        # all maps share one budget, so many methods or classes make each map smaller
-        size = fitting_size((height, width), len(explained) * len(indices) * len(classes), LARGEST_MAPS)
-        source = _source(scene, indices)
-        is_small = source.shape[-2:] == size == (height, width)
-        note = f", maps downsampled from {height}×{width} to {size[0]}×{size[1]} with their sums preserved"
-        logits = scene.logits[indices].float()
+        arrays, stored = stored_maps(
+            explained,
+            scene.test.shown(indices).numpy(),
+            np.tile(classes, (len(indices), 1)),
+            scene.logits[indices],
+            limits=(LARGEST_MAPS, LARGEST_SOURCE),
+        )
+        size, before = arrays["maps"].shape[-2:], scene.test.image_shape[1:]
+        note = f", maps downsampled from {before[0]}×{before[1]} to {size[0]}×{size[1]} with their sums preserved"
         numbers: dict[str, Any] = {
             **predictions_of(scene, indices).numbers,
-            "methods": list(explained),
+            **stored,
             "classes": classes,
-            "logits": logits[:, classes].tolist(),
-            "probabilities": logits.softmax(1)[:, classes].tolist(),
-            "expected": {name: _listed(one.expected) for name, one in explained.items()},
-            "residual": {name: _listed(one.residual) for name, one in explained.items()},
-            "total": {
-                name: None if one.expected is None else _listed(one.relevance.sum((2, 3), dtype=np.float64))
-                for name, one in explained.items()
-            },
-            "shrunk_from": None if is_small else [height, width],
             "options": {name: options(name) for name in explained if options(name)},
             "refused": refused,
         }
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
-            f"{len(classes)} classes{'' if size == (height, width) else note}.{_choice(scene, classes)}",
-            arrays={"source": source, **_packed(explained.values(), (len(indices), len(classes)), size)},
+            f"{len(classes)} classes{'' if size == before else note}.{_choice(scene, classes)}",
+            arrays=arrays,
             numbers=numbers,
         )
+
+    def _affordable(
+        self, scene: Scene, allowance: Allowance, prices: Mapping[str, float]
+    ) -> tuple[list[int], list[int]]:
+        """Return the images and classes to explain: as many maps as can be afforded, and more images than classes."""
+        images, classes = allowance.images(self.images), allowance.classes(self.classes)
+        most = allowance.affordable(sum(prices.values()), images * classes, len(prices) * classes)
+        if most >= images * classes:
+            return _chosen(scene, images, classes)
+        best: tuple[list[int], list[int]] = [], []
+        # an image needs the maps of its true and predicted class, so few classes can allow for few images only
+        for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes)) + 1):
+            option = _chosen(scene, min(images, most // count), count)
+            best = max(best, option, key=lambda one: (len(one[0]) * len(one[1]), -abs(len(one[0]) - 2 * len(one[1]))))
+        return best
 
 
 def _options(scene: Scene, name: str) -> Mapping[str, Any]:
     return FAST_OPTIONS.get(name, {}) if scene.budget is None else bounded_options(scene, name)
 
 
-def _affordable(allowance: Allowance, price: float, images: int, classes: int) -> tuple[int, int]:
-    """Return the numbers of images and classes whose maps can be afforded, about twice as many images as classes."""
-    images, classes = allowance.images(images), allowance.classes(classes)
-    maps = allowance.affordable(price, images * classes)
-    if maps >= images * classes:
-        return images, classes
-    # two classes, so that an image's true and predicted class can both be shown
-    classes = min(classes, max(2, round((maps / 2) ** 0.5)))
-    return min(images, maps // classes), classes
-
-
 def _choice(scene: Scene, classes: list[int]) -> str:
     if len(classes) >= len(scene.classes):
         return ""
     return f" Shows {len(classes)} of {len(scene.classes):,} classes: those of these images, then the most probable."
-
-
-def _packed(maps: Iterable[_Maps], shape: tuple[int, int], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Downsample the maps to `size` and quantize them; `shape` is (image, class), used if no method applies."""
-    packed = [quantised(shrunk(one.relevance, size)) for one in maps]
-    if not packed:
-        return {"maps": np.zeros((0, *shape, *size), np.int8), "scales": np.zeros((0, *shape), np.float32)}
-    values, scales = zip(*packed, strict=True)
-    return {"maps": np.stack(values), "scales": np.stack(scales)}
 
 
 def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:
@@ -169,57 +143,13 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
 
 def _explain(
     scene: Scene, names: Iterable[str], indices: list[int], classes: list[int]
-) -> tuple[dict[str, _Maps], dict[str, str]]:
+) -> tuple[dict[str, ClassMaps], dict[str, str]]:
     """Return the maps by method, and the reason for each method that does not apply."""
     images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
+    table = np.tile(classes, (len(indices), 1))
 
-    def explain(name: str) -> _Maps:
+    def explain(name: str) -> ClassMaps:
         analyzer = create_fitted(scene, name, **_options(scene, name))
-        return _maps(analyzer, images, classes, is_all=len(classes) == len(scene.classes))
+        return explain_classes(analyzer, images, table, is_all=len(classes) == len(scene.classes))
 
     return explain_each(names, explain)
-
-
-def _maps(analyzer: Analyzer, images: torch.Tensor, classes: list[int], *, is_all: bool) -> _Maps:
-    """Compute the maps of every image for every class, with the target "all" where possible to share forward passes."""
-    size = max(1, VALUES_PER_CALL // images[0].numel())
-    parts = []
-    for part in images.split(size):
-        explained = [analyzer.explain(part, "all")] if is_all else [analyzer.explain(part, label) for label in classes]
-        axis = 2 if is_all else 1  # the channels: relevance is (image, class, channel, …) for "all"
-        own = [one.relevance.sum(axis).cpu().float() for one in explained]
-        sums = [(one.expected, one.residual) for one in explained]
-        parts.append(
-            (own[0], *sums[0])
-            if is_all
-            else (torch.stack(own, 1), *(_stacked(side) for side in zip(*sums, strict=True)))
-        )
-    relevance, expected, residual = (_joined(side) for side in zip(*parts, strict=True))
-    assert relevance is not None
-    return _Maps(relevance, expected, residual)
-
-
-def _stacked(values: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
-    """Stack one tensor per class to (image, class); None if the method promises no sum."""
-    present = [value for value in values if value is not None]
-    return torch.stack(present, 1) if present else None
-
-
-def _joined(values: tuple[torch.Tensor | None, ...]) -> np.ndarray | None:
-    present = [value.cpu() for value in values if value is not None]
-    return torch.cat(present).numpy() if present else None
-
-
-def _source(scene: Scene, indices: list[int]) -> np.ndarray:
-    """Return the images (image, channel, height, width) as bytes, larger ones downsampled by averaging areas."""
-    images = scene.test.shown(indices).numpy()
-    height, width = images.shape[-2:]
-    share = min(1.0, LARGEST_SOURCE / max(height, width))
-    size = max(1, round(height * share)), max(1, round(width * share))
-    means = shrunk(images, size) * (size[0] * size[1] / (height * width))  # `shrunk` preserves sums, images need means
-    return np.rint(means * 255).clip(0, 255).astype(np.uint8)
-
-
-def _listed(values: np.ndarray | None) -> list[list[float]] | None:
-    # Seven digits: all that float32 holds, without the noise digits of its conversion to float64.
-    return None if values is None else [[float(f"{value:.7g}") for value in row] for row in values]

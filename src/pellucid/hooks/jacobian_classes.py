@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._budget import Allowance
+from pellucid.hooks._budget import Allowance, price_of_jacobian
 from pellucid.hooks._hook import left_out
 from pellucid.jacobians import ClassMeans, jacobian_class_means
 from pellucid.plots.class_maps import class_maps
@@ -51,8 +51,7 @@ class JacobianClasses(Hook):
         indices = _of_classes(scene, chosen)
         if not len(indices):
             return
-        first = indices[:1]
-        price = allowance.price("jacobian_classes", lambda: _means(scene, first, chosen))
+        price = price_of_jacobian(scene, allowance, chosen)
         count = allowance.affordable(price, allowance.images(self.images or len(indices)))
         if not count:
             yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import ModelError
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._budget import Allowance
+from pellucid.hooks._budget import Allowance, price_of_jacobian
 from pellucid.hooks._hook import left_out
 from pellucid.jacobians import check_jacobian, jacobian
 from pellucid.plots._text import class_names
@@ -53,8 +53,10 @@ class JacobianMaps(Hook):
         if not indices:
             return
         drawn = self._choose_classes(scene, indices, allowance)
-        price = allowance.price("jacobian_maps", lambda: self._compute(scene, indices[:1], drawn))
-        indices = indices[: allowance.affordable(price, len(indices))]
+        price = price_of_jacobian(scene, allowance, drawn)
+        # once more in float64, and four forward passes for each sampled pixel; one each for the clock and the kinks
+        price = 2 * price + 4 * self._samples(scene) + 2 if allowance.is_limited else 0.0
+        indices = indices[: allowance.affordable(price, len(indices), calls=3)]
         if not indices:
             yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")
             return
@@ -124,15 +126,16 @@ class JacobianMaps(Hook):
             maps.append(full if is_small or outputs else full[:, stored])
         return torch.cat(maps), stored, {"frobenius_norm": frobenius, "spectral_norm": spectral}
 
+    def _samples(self, scene: Scene) -> int:
+        return self.samples if scene.budget is None else min(self.samples, max(4, scene.budget.passes // 5))
+
     def _check(
         self, scene: Scene, images: Tensor, indices: list[int], maps: Tensor | None, stored: list[int]
     ) -> dict[str, Any]:
         """Compare with finite differences; returns the numbers, or the reason if the model doesn't allow it."""
-        model, samples = scene.model, self.samples
+        model, samples = scene.model, self._samples(scene)
         if scene.budget is not None:
             model = _Chosen(model, stored)
-            # each takes four forward passes in float64
-            samples = min(samples, max(4, scene.budget.passes // 5))
         try:
             check = check_jacobian(model, images, maps, samples=samples, seed=scene.seed)
         except ModelError as error:

@@ -86,12 +86,12 @@ class Leaderboard(Hook):
         for methods, metrics in (
             (names, levels[0]), (names, levels[1]), (half, levels[0]), (names, levels[2]), (half, levels[1]),
         ):  # fmt: skip
-            count = allowance.affordable(_price(prices, methods, metrics), most)
+            count = allowance.affordable(_price(prices, methods, metrics), most, 10 * len(methods))
             if count >= WANTED:
                 break
         else:
             methods, metrics = half, levels[2]
-            count = allowance.affordable(_price(prices, methods, metrics), most)
+            count = allowance.affordable(_price(prices, methods, metrics), most, 4 * len(methods))
         refused |= {name: EXPENSIVE.format(price=prices[name]) for name in names if name not in methods}
         return methods, metrics, count
 
@@ -113,11 +113,12 @@ def _levels() -> tuple[tuple[Metric, ...], ...]:
 def _price(prices: Mapping[str, float], names: Iterable[str], metrics: Iterable[Metric]) -> float:
     """Return the cost of evaluating methods on one image, in forward passes."""
     # of every method: the map itself, and the maps of similar images, of another class, or of other weights
-    maps, forwards = 1, 1
+    maps, forwards = 1, 0
     for metric in metrics:
         match metric:
             case Selectivity():
-                forwards += 2 * (metric.steps + 1)
+                # both orders; the whole and the empty image are shared by all methods
+                forwards += 2 * (metric.steps - 1)
             case Continuity():
                 maps += metric.noises + (4 if metric.pixels else 0)
             case ParameterRandomisation():
@@ -125,7 +126,7 @@ def _price(prices: Mapping[str, float], names: Iterable[str], metrics: Iterable[
             case RandomLogit():
                 maps += 1
     names = list(names)
-    return maps * sum(prices[name] for name in names) + forwards * (len(names) + len(CONTROLS))
+    return 3 + maps * sum(prices[name] for name in names) + forwards * (len(names) + len(CONTROLS))
 
 
 def summary(evaluation: Evaluation) -> str:

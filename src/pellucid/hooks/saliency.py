@@ -38,7 +38,7 @@ class Saliency(Hook):
         allowance = Allowance(scene, "saliency")
         # two gradients per column
         price = 2 * price_of(scene, allowance, "gradient", {}) if allowance.is_limited and len(scene.test) else 0.0
-        most = allowance.affordable(price, allowance.classes(self.columns))
+        most = allowance.affordable(price, allowance.classes(self.columns), calls=2)
         indices = scene.first_of_each_class(most)
         if not indices:
             if not most:

@@ -1,5 +1,6 @@
 """The Jacobian of any model or function: the derivative of every output with respect to every input."""
 
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pellucid.core.cards import card, facts_html, table_html
 from pellucid.core.errors import UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
@@ -46,6 +48,40 @@ class JacobianReport(Shown):
     outputs, or fewer with a cut. In forward mode the number of inputs; 0 for finite differences."""
     seconds: float
     """Wall-clock time."""
+
+    def _repr_html_(self) -> str:
+        """Return how the Jacobian was computed, and its size by input, as HTML for notebooks."""
+        parts = list(_parts("", self.jacobian))
+        rows = [
+            [name or "all", "×".join(map(str, part.shape)), str(part.dtype).removeprefix("torch."), *_sizes(part)]
+            for name, part in parts
+        ]
+        facts = [
+            ("method", self.method),
+            ("forward passes", self.forwards),
+            ("backward passes", self.backwards),
+            ("images per pass", self.chunk),
+            ("seconds", f"{self.seconds:.3g}"),
+        ]
+        heading = ["input", "shape (batch × outputs × inputs)", "dtype", "mean ‖J‖ (Frobenius)", "largest |∂|"]
+        return card("Jacobian", facts_html(facts), table_html(heading, rows))
+
+
+def _parts(name: str, jacobian: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the path and the Jacobian of each input that has one."""
+    if isinstance(jacobian, Tensor):
+        yield name, jacobian
+    elif isinstance(jacobian, Mapping | tuple | list):
+        pairs = jacobian.items() if isinstance(jacobian, Mapping) else enumerate(jacobian)
+        for key, value in pairs:
+            yield from _parts(f"{name}.{key}" if name else str(key), value)
+
+
+def _sizes(part: Tensor) -> tuple[str, str]:
+    if not part.numel():
+        return "–", "–"
+    rows = part.detach().flatten(1)
+    return f"{float(rows.norm(dim=1).mean()):.4g}", f"{float(rows.abs().max()):.4g}"
 
 
 def jacobian(

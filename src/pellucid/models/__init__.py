@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "build_model", "check_fit", "check_spec", "count_parameters", "load_model"]
 
-MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__)
+MODELS: "Registry[Callable[..., nn.Module]]" = Registry("model", __name__, "pellucid.models")
 """All models that `--model` knows by name: functions of `channels`, `classes` and `image_size`."""
 
 

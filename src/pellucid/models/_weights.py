@@ -67,8 +67,9 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    if "weights_only" not in str(error).lower():
-        return f"--weights {path} is damaged or not a file of torch.save ({type(error).__name__}: {error})."
+    if not re.search("unsupported global", str(error), re.IGNORECASE):
+        reason = (str(error).strip().splitlines() or ["it is empty"])[0]
+        return f"--weights {path} is damaged or not a file of torch.save ({type(error).__name__}: {reason})."
     return (
         f"--weights {path} contains more than tensors (such as a whole pickled model), and opening it would run code "
         "from the file. If you trust its origin, convert it once in the environment that wrote it: "

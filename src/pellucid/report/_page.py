@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pellucid.report._head import head
+from pellucid.report._head import Head, head
 from pellucid.report._material import Material
 from pellucid.report._section import Maker, Section
 from pellucid.report.sections import SECTIONS
@@ -19,7 +19,7 @@ from pellucid.report.sections.figures import other_figures
 from pellucid.storage.atomic import json_text, write_bytes
 from pellucid.storage.store import Store
 
-__all__ = ["render", "render_report", "write_report"]
+__all__ = ["fill", "render", "render_report", "write_report"]
 
 MOST_BYTES = 14_500_000
 """Maximum size of the page."""
@@ -77,24 +77,30 @@ def _smaller(material: Material) -> Iterator[Material]:
 def _render(material: Material) -> str:
     # before the head, since building them notes the damages that the page lists
     sections = _sections(material)
+    return fill(head(material), sections, material.classes, material)
+
+
+def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], material: Material | None = None) -> str:
+    """Fill the page's template with a header and sections; `material` is the run that they show, if there is one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
     script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
+    epochs = [] if material is None else material.epochs
     return (
         _environment()
         .get_template("page.html")
         .render(
-            head=head(material),
+            head=top,
             sections=sections,
-            epochs=material.epochs,
-            damages=material.damages,
+            epochs=epochs,
+            damages=[] if material is None else material.damages,
             style=style,
             script=script,
             # the page's security policy allows only the script with this hash
             script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            data=_json(_data(material, sections)),
-            guides=_guides(material),
+            data=_json(_data(epochs, classes, sections)),
+            guides=set() if material is None else _guides(material),
         )
     )
 
@@ -121,10 +127,10 @@ def _made(make: Maker, material: Material) -> Section | None:
         return None
 
 
-def _data(material: Material, sections: list[Section]) -> dict[str, Any]:
+def _data(epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Section]) -> dict[str, Any]:
     return {
-        "epochs": material.epochs,
-        "classes": material.classes,
+        "epochs": epochs,
+        "classes": classes,
         "sections": {section.name: {"kind": section.kind, "data": section.data} for section in sections},
     }
 

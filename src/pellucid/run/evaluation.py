@@ -58,7 +58,7 @@ def make_analyzers(wanted: str, trained: Run, train: ImageSet) -> list[Analyzer]
     """Create the requested methods for the run's model, fitted to its training images where they need fitting."""
     groups = {
         "default": DEFAULT_METHODS,
-        "all": [name for name in METHODS if not METHODS[name].needs_fit and METHODS[name].family != "control"],
+        "all": [name for name, method in METHODS.items() if not method.needs_fit and method.family != "control"],
     }
     names = parse_names(wanted, groups=groups)
     analyzers = [create_analyzer(name, trained.model, **FAST_OPTIONS.get(name, {})) for name in names]

@@ -1,15 +1,31 @@
 """`pellucid.inspect`: all hooks and the report for a model that somebody else has trained."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pellucid.engine.wrapping import Network
-from pellucid.run.observation import Options, observe
-from pellucid.run.watcher import Watcher, shown
-from pellucid.storage.runs import Run
+import torch
 
-__all__ = ["inspect", "show_model"]
+from pellucid.config import InspectConfig
+from pellucid.core.terminal import print_line
+from pellucid.data._lazy import OpenData
+from pellucid.data._open import open_data
+from pellucid.data._source import Request
+from pellucid.engine.wrapping import Network
+from pellucid.models._class_names import read_class_names
+from pellucid.models._library import LoadedModel
+from pellucid.run.console import open_report, print_summary
+from pellucid.run.observation import Options, observe
+from pellucid.run.session import choose_device
+from pellucid.run.watcher import Watcher, shown
+from pellucid.storage.models import load_model
+from pellucid.storage.ownership import check_ours
+from pellucid.storage.runs import Run
+from pellucid.storage.store import Store
+from pellucid.training.distributed import World
+
+__all__ = ["inspect", "inspect_from", "prepare_inspection", "show_model"]
 
 
 def inspect(
@@ -65,3 +81,61 @@ def show_model(model: Network, data: Any, options: Options) -> Run:
         watcher.open()
     store = observation.store
     return Run(observation.model, store.run()["config"], observation.classes, store.metrics())
+
+
+def inspect_from(config: InspectConfig) -> int:
+    """Do the work of `pellucid inspect` and return the exit code: 0, or 1 if a hook failed.
+
+    Raises a `PellucidError` before any work if the model, the data or a setting is invalid.
+    """
+    device = choose_device(config.device, World())
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    check_ours(config.save)  # before anything is downloaded into it
+    loaded, data, options = prepare_inspection(config)
+    if loaded.notice:
+        print_line(f"Notice: {loaded.notice}")
+    show_model(loaded.model.to(device), data.test, options)
+    store = Store(config.save)
+    print_summary(store)
+    if config.open:
+        open_report(store)
+    return int(bool(store.manifest()["failures"]))
+
+
+def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Options]:
+    """Load the model and open the data that the settings name, without writing anything but downloads.
+
+    Raises a `PellucidError` if the model or the data is invalid.
+    """
+    names = read_class_names(config.network.class_names) if config.network.class_names else None
+    request = Request(
+        folder=(config.data_dir or config.save / "data").expanduser(),
+        mirrors=config.mirror,
+        # the preprocessing of the model scales the pictures
+        image_size=None,
+        seed=config.seed,
+        max_megapixels=config.max_megapixels,
+    )
+    data = open_data(config.dataset, request)
+    known = names or data.test.classes
+    loaded = load_model(
+        config.model,
+        weights=config.network.weights,
+        classes=None if known is None else len(known),
+        seed=config.seed,
+        trust=config.trust,
+    )
+    mean, std = config.network.normalization
+    settings = {name: value for name, value in vars(config).items() if name not in ("network", "show", "open", "trust")}
+    options = Options(
+        save=config.save,
+        classes=names,
+        training_data=data.train,
+        preprocessing={"mean": mean, "std": std, "image_size": config.image_size, "crop": config.network.crop},
+        show=config.show,
+        seed=config.seed,
+        settings={name: str(one) if isinstance(one, Path) else one for name, one in settings.items()}
+        | vars(config.network),
+        known=loaded,
+    )
+    return loaded, data, options

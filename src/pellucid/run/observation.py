@@ -215,7 +215,8 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     chosen = choose_preprocessing(inside, getattr(options.known, "preprocessing", None), **options.preprocessing)
     # any other callable prepares pictures in a way that cannot be undone for display
     steps = chosen if isinstance(chosen, Preprocessing) else Preprocessing()
-    names = options.classes or getattr(options.known, "classes", None)
+    # the order of the logits: the user's own names, otherwise those that the model knows
+    names = options.classes or getattr(options.known, "classes", None) or find_classes(inside)
     test = _sampled(data, budget.images, chosen, names, options.seed)
     train = None
     if options.training_data is not None:
@@ -226,7 +227,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
                 f"{test.images.image_shape} (channel, height, width); use one shape."
             )
     seen = adapted(inside, steps)
-    classes = _class_names(seen, test, names or test.classes or find_classes(inside))
+    classes = _class_names(seen, test, names or test.classes)
     choose_classes(show.classes, classes)  # an unknown name is an error now, not in the first hook
     return Observation(kind, Store(options.save), inside, seen, test, train, classes, hooks, budget, steps, options)
 

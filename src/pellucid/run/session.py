@@ -33,7 +33,7 @@ from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Epoch, Recipe
 
-__all__ = ["Session", "prepare"]
+__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare"]
 
 LARGEST_SMALL_SIDE = 64
 """Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
@@ -139,6 +139,11 @@ def prepare(config: RunConfig, world: World) -> Session:
 def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str, Any], torch.device, dict[str, Hook]]:
     """Check and resolve the settings that don't depend on the data."""
     earlier = store.run() if config.resume else {}
+    if earlier.get("kind", "run") != "run":
+        raise ConfigError(
+            f"{config.save} was written by pellucid.{earlier['kind']}, not by a run of pellucid, so --resume cannot "
+            "continue it. Start a new run without --resume, or choose another folder with --save."
+        )
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)
@@ -150,7 +155,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
-    return earlier, _choose_device(config.training.device, world), choose_hooks(config.show.hooks)
+    return earlier, choose_device(config.training.device, world), choose_hooks(config.show.hooks)
 
 
 def _build(
@@ -199,9 +204,12 @@ def _build(
 
 
 def choose_hooks(wanted: str) -> dict[str, Hook]:
+    """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one."""
     if wanted == "none":
         return {}
-    groups = {"all": HOOKS.names(), "default": [name for name in HOOKS if HOOKS[name].default]}
+    # every hook is imported only for a group: a broken one of another package is then skipped
+    known = dict(HOOKS.items()) if {"all", "default"} & set(parse_names(wanted)) else {}
+    groups = {"all": list(known), "default": [name for name, hook in known.items() if hook.default]}
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
 
@@ -221,7 +229,8 @@ def choose_classes(wanted: str | None, classes: tuple[str, ...]) -> tuple[int, .
     return tuple(dict.fromkeys(indices))
 
 
-def _choose_device(wanted: str, world: World) -> torch.device:
+def choose_device(wanted: str, world: World) -> torch.device:
+    """Return the device that `--device` names. Raises `ConfigError` if this machine does not have it."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(wanted)

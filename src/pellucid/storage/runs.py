@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.cards import card, facts_html, table_html, text_html
 from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, SaveError
 from pellucid.core.importing import check_trusted
@@ -22,7 +23,7 @@ from pellucid.models._spec import is_function as is_model_function
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 
-__all__ = ["Architecture", "Run", "check_same_data", "load_data_of", "load_run"]
+__all__ = ["Architecture", "Run", "check_same_data", "load_data_of", "load_run", "request_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,45 @@ class Run:
     trust: bool = False
     """True if the user allows importing the functions that run.json names."""
 
+    def _repr_html_(self) -> str:
+        """Return model, data, settings and scores as HTML for notebooks."""
+        best = [line for line in self.metrics if line.get("best")]
+        facts = [
+            ("test accuracy", _percent(best[-1].get("test_accuracy")) if best else None),
+            ("model", self.config.get("model")),
+            ("parameters", f"{sum(parameter.numel() for parameter in self.model.parameters()):,}"),
+            ("data", self.config.get("dataset")),
+            ("classes", _listed(self.classes)),
+            ("seed", self.config.get("seed")),
+        ]
+        names = ("epoch", "train_loss", "validation_accuracy", "test_loss", "test_accuracy")
+        shown = self.metrics if len(self.metrics) <= ROWS else [*self.metrics[:3], *self.metrics[3 - ROWS :]]
+        rows = [
+            [_cell(name, line.get(name)) + " ★" * (name == "epoch" and bool(line.get("best"))) for name in names]
+            for line in shown
+        ]
+        note = f"{len(shown)} of {len(self.metrics)} epochs; ★ best so far." if rows else ""
+        heading = [name.replace("_", " ") for name in names]
+        return card("Run", facts_html(facts), table_html(heading, rows) if rows else "", text_html(note))
+
+
+ROWS = 12
+"""Maximum number of epochs shown in a notebook."""
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (f" … ({len(names)})" if len(names) > 10 else "")
+
+
+def _percent(value: object) -> str | None:
+    return f"{value:.2%}" if isinstance(value, float | int) else None
+
+
+def _cell(name: str, value: object) -> str:
+    if name.endswith("accuracy"):
+        return _percent(value) or "–"
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
 
 def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     """Load the run in a save folder, with its best weights.
@@ -52,8 +92,13 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     """
     store = Store(Path(folder))
     store.check_run("run.json")
+    record = store.run()
+    if (kind := record.get("kind", "run")) != "run":
+        raise SaveError(
+            f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your own program does."
+        )
     store.check_run("models/best.safetensors")
-    record, content = store.run(), store.read_model("best.safetensors")
+    content = store.read_model("best.safetensors")
     assert content is not None
     try:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
@@ -143,7 +188,20 @@ def load_data_of(
     """
     folder, settings = Path(folder), run.config
     recorded = Store(folder).run()["dataset"]
-    request = Request(
+    request = request_of(folder, settings, data_dir, mirrors)
+    if is_function(recorded["name"]):
+        check_trusted("data set", recorded["name"], folder, run.trust)
+    limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
+    data = load_data(recorded["name"], request, **limits)
+    check_same_data(data, recorded, "or train again")
+    return data
+
+
+def request_of(
+    folder: Path, settings: Mapping[str, Any], data_dir: Path | None = None, mirrors: tuple[str, ...] = ()
+) -> Request:
+    """Return the request for the data of the run in `folder`, from its settings."""
+    return Request(
         folder=(data_dir or Path(settings.get("data_dir") or folder / "data")).expanduser(),
         mirrors=(*mirrors, *settings.get("mirror", ())),
         image_size=settings.get("image_size"),
@@ -151,12 +209,6 @@ def load_data_of(
         seed=int(settings.get("seed", 0)),
         max_megapixels=int(settings.get("max_megapixels", Request.max_megapixels)),
     )
-    if is_function(recorded["name"]):
-        check_trusted("data set", recorded["name"], folder, run.trust)
-    limits = {name: settings.get(name) for name in ("limit_train", "limit_test")}
-    data = load_data(recorded["name"], request, **limits)
-    check_same_data(data, recorded, "or train again")
-    return data
 
 
 def check_same_data(data: DataSplits, recorded: Mapping[str, Any], other_way: str) -> None:

@@ -4,7 +4,8 @@ A prior scores how plausible an image is; `synthesise` searches for the plausibl
 
 - `_prior`: `Prior`, the base class of priors: a frozen dataclass of hyperparameters
 - every other file without an underscore: the prior of that name
-- `_search`: `synthesise`, the search; `_goal`: the response to maximize; `_prototypes`: `Prototypes`, the result
+- `_search`: `synthesise`, the search; `_goal`: the response to maximize; `_prototypes`: `Prototypes`, the result,
+  and `_tiles`, its images as HTML
 - `_objective`: the objective of given images, to compare them with prototypes
 - `_fourier`, `_regularisers`: parametrization and penalties of the images
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pellucid.core.cards import card, facts_html, text_html
 from pellucid.core.showing import Shown
 from pellucid.core.types import Images
 
@@ -32,3 +33,21 @@ class Prototypes(Shown):
     seed: int
     prior: str
     """Name of the prior."""
+
+    def _repr_html_(self) -> str:
+        """Return the images with their class and probability, as HTML for notebooks of at most 300 kB."""
+        # imported here, because prototypes are computed without pictures
+        from pellucid.synthesis._tiles import tiles_html
+
+        count = len(self.images)
+        captions = [self._caption(number) for number in range(count)]
+        facts = [("prior", self.prior), ("seed", self.seed), ("shape", "×".join(map(str, self.images.shape[1:])))]
+        tiles, note = tiles_html(self.images, captions)
+        return card(f"{count} prototype{'' if count == 1 else 's'}", facts_html(facts), tiles, text_html(note))
+
+    def _caption(self, number: int) -> str:
+        label = int(self.classes[number])
+        name = "function" if label < 0 else f"class {label}"
+        if self.log_probability is None:
+            return f"{name if label < 0 else f'channel {label}'}: activation {float(self.logit[number]):.3g}"
+        return f"{name}: {float(self.log_probability[number].exp()):.1%}"

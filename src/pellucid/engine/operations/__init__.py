@@ -16,9 +16,11 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
+from pellucid.engine.installed import load_installed
 from pellucid.engine.table import OPERATIONS, operation
 
 __all__ = ["OPERATIONS", "operation"]
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # its decorators enter the handlers
+load_installed()

@@ -1,6 +1,7 @@
 /* Interactive relevance maps.
 
-data: {palette, size: [height, width], source: {size, channels, bytes}, is_exact, indices, labels, predictions,
+data: {palette, size: [height, width], source: {size, channels, bytes}, is_exact, noun, titles, indices, labels (or
+none), predictions, targets (or none),
 methods, maps: [bytes of (image, class, height, width) int8], scales, limits: (method, image, class),
 shared_limits: (method, image), classes, logits, probabilities: (image, class), expected, total, residual:
 [(image, class) or null, by method]}. A map's value is scale × number / 127. Bytes are compressed with zlib and encoded in base64.
@@ -56,7 +57,10 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const limit = (method, position) =>
       (at.isShared ? data.shared_limits[method][at.image] : data.limits[method][at.image][position]);
     const explained = () => data.classes[at.image][at.position];
-    const wrong = (image) => data.labels[image] !== data.predictions[image];
+    const label = (image) => data.labels?.[image] ?? null; // null: unknown
+    const wrong = (image) => label(image) !== null && label(image) !== data.predictions[image];
+    const noun = data.noun.charAt(0).toUpperCase() + data.noun.slice(1);
+    const title = (image) => data.titles[image] || `${noun} ${data.indices[image]}`;
     const probability = (position) => data.probabilities?.[at.image][position] ?? null;
     const sum = (which, position) => data[which][at.method]?.[at.image][position] ?? null;
 
@@ -115,14 +119,16 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     /* --- words ---------------------------------------------------------------------------------------------- */
 
     const tellAnswer = () => {
-      const [label, prediction] = [data.labels[at.image], data.predictions[at.image]];
-      const text = wrong(at.image) ? `shows ${name(label)} and is predicted as ${name(prediction)}` : `shows ${name(label)} and is classified correctly`;
+      const prediction = name(data.predictions[at.image]);
+      const shown = label(at.image) === null ? null : name(label(at.image));
+      const text = shown === null ? `is predicted as ${prediction}`
+        : wrong(at.image) ? `shows ${shown} and is predicted as ${prediction}` : `shows ${shown} and is classified correctly`;
       const share = probability(at.position);
       const logit = data.logits?.[at.image][at.position] ?? null;
       const of = [share === null ? "" : `probability ${percent(share)}`, logit === null ? "" : `logit ${digits(logit)}`].filter(Boolean);
       const parts = of.length ? [" Class ", page.element("b", {}, name(explained())), ` has ${of.join(" and ")}.`] : [];
-      find(".answer").replaceChildren(`Test image ${data.indices[at.image]} ${text}.`, ...parts);
-      const described = `Test image ${data.indices[at.image]}, which ${text}`;
+      find(".answer").replaceChildren(`${title(at.image)} ${text}.`, ...parts);
+      const described = `${title(at.image)}, which ${text}`;
       find(".image canvas").setAttribute("aria-label", described);
       const heatmap = `Relevance of ${height}×${width} pixels for class ${name(explained())} by ${data.methods[at.method]}`;
       find(".map canvas").setAttribute("aria-label", `${heatmap}; ${described}`);
@@ -200,20 +206,20 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const fillClasses = () => {
       const select = find("select.by-class");
       select.replaceChildren(...order().map((position) => {
-        const label = data.classes[at.image][position];
+        const one = data.classes[at.image][position];
         const share = probability(position) === null ? "" : ` · ${percent(probability(position))}`;
-        const marks = roles(label).map((role) => ` · ${role}`).join("");
-        return page.element("option", { value: position }, `${name(label)}${share}${marks}`);
+        const marks = roles(one).map((role) => ` · ${role}`).join("");
+        return page.element("option", { value: position }, `${name(one)}${share}${marks}`);
       }));
       select.value = at.position;
     };
-    const roles = (label) => [
-      ...(label === data.predictions[at.image] ? ["predicted"] : []), ...(label === data.labels[at.image] ? ["true"] : [])];
-    /* The predicted class first, then the true class, then the others in their original order. */
+    const roles = (one) => [["target", data.targets?.[at.image]], ["predicted", data.predictions[at.image]], ["true", label(at.image)]]
+      .filter(([, role]) => role === one).map(([text]) => text);
+    /* The target first, then the predicted class, the true class, and the others in their original order. */
     const order = () => {
       const rank = (position) => {
-        const label = data.classes[at.image][position];
-        return label === data.predictions[at.image] ? 0 : label === data.labels[at.image] ? 1 : 2;
+        const place = [data.targets?.[at.image], data.predictions[at.image], label(at.image)].indexOf(data.classes[at.image][position]);
+        return place < 0 ? 3 : place;
       };
       return data.classes[at.image].map((_, position) => position).sort((a, b) => rank(a) - rank(b) || a - b);
     };
@@ -242,9 +248,9 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
         tile(number, at.position, number === at.method, [method], () => choose({ method: number }))));
       find(".of-classes").textContent = `Every class by ${data.methods[at.method]} (${at.isShared ? "shared color scale" : "individual color scales"})`;
       refill(find(".classes"), order().map((position) => {
-        const label = data.classes[at.image][position];
-        const detail = [probability(position) === null ? "" : percent(probability(position)), roles(label).join(", ")];
-        return tile(at.method, position, position === at.position, [name(label), ...detail], () => choose({ position }));
+        const one = data.classes[at.image][position];
+        const detail = [probability(position) === null ? "" : percent(probability(position)), roles(one).join(", ")];
+        return tile(at.method, position, position === at.position, [name(one), ...detail], () => choose({ position }));
       }));
     };
 
@@ -270,9 +276,10 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
     const fillStrip = () => find(".strip .scroll").append(...data.indices.map((index, image) => {
       const canvas = page.element("canvas", { class: "pixels", "aria-hidden": "true" });
       paintImage(canvas, image);
-      const [shown, taken] = [name(data.labels[image]), name(data.predictions[image])];
-      const radio = page.element("input", { type: "radio", name: "explain-image", value: image,
-        "aria-label": `Test image ${index}, shows ${shown}${wrong(image) ? `, predicted as ${taken}` : ""}` });
+      const taken = name(data.predictions[image]);
+      const shown = label(image) === null ? data.titles[image] || taken : name(label(image));
+      const spoken = label(image) === null ? `, predicted as ${taken}` : `, shows ${shown}${wrong(image) ? `, predicted as ${taken}` : ""}`;
+      const radio = page.element("input", { type: "radio", name: "explain-image", value: image, "aria-label": `${title(image)}${spoken}` });
       radio.checked = image === 0;
       radio.addEventListener("change", () => choose({ image }));
       const text = wrong(image) ? page.element("span", { class: "wrong" }, `${shown} → ${taken}`) : page.element("span", {}, shown);
@@ -328,6 +335,7 @@ shared_limits: (method, image), classes, logits, probabilities: (image, class), 
       const [images, ...maps] = await Promise.all([data.source.bytes, ...data.maps].map(unpack));
       // the same bytes, read as signed integers
       bytes = { source: images, maps: maps.map((one) => new Int8Array(one.buffer)) };
+      for (const place of [".strip legend", ".image figcaption"]) find(place).textContent = noun;
       fillStrip();
       listen();
       paintBar(find(".bar canvas"));

@@ -14,7 +14,7 @@ from pellucid.plots.colours import gray_or_rgb, scale_limit, signed_palette
 from pellucid.report import Material, Section
 from pellucid.report.sections.figures import end_moment
 
-__all__ = ["explain", "packed", "palette"]
+__all__ = ["explain", "maps_section", "packed", "palette"]
 
 SUMS = ("expected", "total", "residual")
 
@@ -33,7 +33,7 @@ class Gallery:
     classes: np.ndarray
     """Class that each map explains (image, class)."""
     columns: Mapping[str, list[int]]
-    """Lists `indices`, `labels` and `predictions` of the images."""
+    """Lists `indices`, `labels` and `predictions` of the images; no `labels` if they are unknown."""
     record: Mapping[str, Any]
     """The hook's other numbers."""
 
@@ -46,15 +46,27 @@ def explain(material: Material) -> Section | None:
 
 def _section(moment: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Section:
     """Build the section from one artifact; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
+    return maps_section(arrays, record, f"{moment} Independent of the epoch slider.".strip(), noun="test image")
+
+
+def maps_section(
+    arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], *notes: str, noun: str = "image"
+) -> Section:
+    """Build the section from arrays and numbers like those of the hook `gallery`.
+
+    The record may have `titles`, names of the images, `targets`, the class of each image to show first, and no
+    `labels`. Raises `KeyError`, `TypeError` or `ValueError` for invalid content.
+    """
     gallery = _checked(arrays, record)
     return Section(
         name="explain",
         kind="explain",
         title="Relevance maps: explain any image, method and class",
-        lead="Select a test image, a method and a class. Red pixels are evidence for the class, blue ones against it.",
-        data=_data(gallery),
+        lead=f"Select {'an' if noun == 'image' else 'a'} {noun}, a method and a class. Red pixels are evidence for the "
+        "class, blue ones against it.",
+        data={**_data(gallery), "noun": noun},
         guide="methods_overview",
-        notes=(f"{moment} Independent of the epoch slider.".strip(), *_notes(gallery)),
+        notes=(*notes, *_notes(gallery)),
         hook="gallery",
     )
 
@@ -71,8 +83,12 @@ def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gal
     if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
         raise ValueError(f"its scales have shape {scales.shape} for maps of shape {maps.shape}, or are not finite")
     names = [str(name) for name in record["methods"]]
-    columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
-    if len(names) != methods or any(len(column) != images for column in columns.values()):
+    known = ("indices", "labels", "predictions") if record.get("labels") is not None else ("indices", "predictions")
+    columns = {name: [int(value) for value in record[name]] for name in known}
+    if record.get("targets") is not None:
+        columns["targets"] = [int(value) for value in record["targets"]]
+    titles = record.get("titles") or [""] * images
+    if len(names) != methods or any(len(column) != images for column in (*columns.values(), titles)):
         raise ValueError(f"the names or labels do not match its maps of {methods} methods and {images} images")
     # one list for all images, or one list per image
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
@@ -92,6 +108,7 @@ def _data(gallery: Gallery) -> dict[str, Any]:
         # only then may the page draw a map over the image pixel by pixel
         "is_exact": source.shape[1:3] == gallery.maps.shape[3:] and not record.get("shrunk_from"),
         **gallery.columns,
+        "titles": [str(title) for title in record.get("titles") or []],
         "methods": gallery.methods,
         "maps": [packed(maps) for maps in gallery.maps],
         "scales": _rounded(gallery.scales),
