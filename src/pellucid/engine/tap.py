@@ -56,6 +56,8 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
     The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration.
     It may also be called as a function (`F.linear`, `x @ W.T`).
 
+    The prefix `model.` of a wrapped model can be left out.
+
     Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` if the
     forward pass uses no linear layer.
 
@@ -66,9 +68,11 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
     """
     if layer is not None:
         names = [name for name, _ in model.named_modules() if name]
-        if layer not in names:
+        # a wrapper that normalizes the images holds the user's model as `model`
+        inner = f"model.{layer}"
+        if layer not in names and inner not in names:
             raise UnknownName("layer", layer, names)
-        return Tap(model, layer)
+        return Tap(model, layer if layer in names else inner)
     with isolated():
         _, weight = _last_linear(model, images)
     return Tap(model, _owner(model, weight) or UNNAMED, is_last_linear=True)
