@@ -259,8 +259,8 @@ class InspectConfig:
     """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
     """Device; auto: a GPU if available, otherwise the CPU."""
-    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
-    """CPU threads."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
+    """CPU threads; more than one slows down small images."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run in --model run:FOLDER names as its model."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -354,6 +354,8 @@ class ExplainConfig:
     """Explain a whole data set instead of pictures; not available yet."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run names as its model."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
     threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
     """CPU threads."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -364,11 +366,12 @@ class ExplainConfig:
         _expand_paths(self)
         object.__setattr__(self, "images", tuple(path.expanduser() for path in self.images))
         _check_ranges(self)
+        check_device(self.device)
         if self.dataset is not None:
             other = " and IMAGE exclude each other" if self.images else ", with a .zarr output, is not available yet"
             raise ConfigError(f"--dataset{other}; pass pictures only, such as photos/*.jpg.")
         if not self.images:
-            raise ConfigError("there is no picture to explain; pass at least one, such as cat.jpg.")
+            raise ConfigError("got no picture to explain; pass at least one, such as cat.jpg.")
         if self.out.suffix.lower() not in (".html", ".png", ".pdf", ".svg"):
             raise ConfigError(f"--out {self.out} has another suffix than .html, .png, .pdf or .svg.")
         if not self.out.parent.is_dir() or self.out.is_dir():

@@ -139,7 +139,7 @@ def test_methods_that_do_not_apply(folder: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["x.png", "y.png", "--model", "door_nets:small"], "the images x.png, y.png do not exist."),
-        (["--model", "door_nets:small"], "there is no picture to explain"),
+        (["--model", "door_nets:small"], "got no picture to explain"),
         (["a.png", "--model", "smal_cnn"], "no model 'smal_cnn'; did you mean 'small_cnn'"),
         (
             ["a.png", "--model", "door_nets:small", "--methods", "gradent"],

@@ -1,5 +1,6 @@
 """The work of `pellucid explain`: a page or a figure about pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ from pellucid.models._preprocessing import choose_preprocessing
 from pellucid.report._explain_page import explain_page
 from pellucid.run.explaining import as_target, class_names_of, explain_given
 from pellucid.run.given import Given, Steps, receive
+from pellucid.run.session import choose_device
 from pellucid.storage.models import load_model
+from pellucid.training.distributed import World
 
 __all__ = ["explain_pictures"]
 
@@ -42,8 +45,7 @@ RANDOM = "The model has random weights, since none were given; pass --weights."
 
 def explain_pictures(config: ExplainConfig) -> int:
     """Explain pictures, write the page or the figure, and return the exit code."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
     loaded, steps, given, names, notes = _prepared(config)
     logits = _logits(given)
     target = _target(config.target, names, logits.shape[1])
@@ -57,7 +59,7 @@ def explain_pictures(config: ExplainConfig) -> int:
             title=_title(given, loaded),
             facts=_facts(given, loaded, steps, logits.shape[1]),
             notes=[note if note.endswith(".") else f"{note}." for note in notes],
-            classes=names or [f"class {label}" for label in range(logits.shape[1])],
+            classes=names or [str(label) for label in range(logits.shape[1])],
         )
         try:
             replace_file(config.out, content)
@@ -89,6 +91,7 @@ def _prepared(
         classes=None if chosen is None else len(chosen),
         trust=config.trust,
     )
+    loaded.model.to(choose_device(config.device, World()))
     mean, std = network.normalization
     steps = choose_preprocessing(
         loaded.model, loaded.preprocessing, mean=mean, std=std, image_size=config.image_size, crop=network.crop
@@ -114,7 +117,7 @@ def _logits(given: Given) -> Tensor:
 
 
 def _target(text: str | None, names: tuple[str, ...] | None, count: int) -> int | None:
-    """Return the class that `--target` names. Raises `ConfigError` or `UnknownName` if there is none."""
+    """Return the class that `--target` names. Raises `ConfigError` or `UnknownName` for an unknown class."""
     if text is None or (names is not None and text in names):
         return None if text is None else int(as_target(text, names))
     if text.isdecimal():
