@@ -36,6 +36,7 @@ GUIDES = {
     "architecture": ROOT / "docs" / "architecture.md",
     "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
+    "explain": ROOT / "docs" / "explain.md",
     "targets": ROOT / "docs" / "targets.md",
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",

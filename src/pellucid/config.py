@@ -18,6 +18,7 @@ from pellucid.core.ranges import Range
 __all__ = [
     "DataConfig",
     "EvaluateConfig",
+    "ExplainConfig",
     "ExportConfig",
     "GroundTruthConfig",
     "HookConfig",
@@ -258,8 +259,8 @@ class InspectConfig:
     """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
     """Device; auto: a GPU if available, otherwise the CPU."""
-    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
-    """CPU threads."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
+    """CPU threads; more than one slows down small images."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run in --model run:FOLDER names as its model."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -333,6 +334,53 @@ class GroundTruthConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """Explain a model's predictions for pictures: one page of relevance maps, by several methods and classes."""
+
+    model: Annotated[str, _flag("NAME|MODULE:FUNCTION|torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER")]
+    """Trained model, as for `pellucid run`; run:FOLDER is the best model of a saved run."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, _flag("IMAGE")] = ()
+    """Pictures to explain."""
+    network: ModelConfig = field(default_factory=ModelConfig)
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the weights, or of the pictures")] = None
+    """Height and width to resize pictures to, in pixels."""
+    methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
+    """Attribution methods. default: several for a page; for a figure, the first that applies to the model."""
+    target: Annotated[str | None, _flag("NAME|INDEX", "the predicted class")] = None
+    """Class to explain, by name or index; a page also shows the predicted class and the most probable others."""
+    out: Annotated[Path, _path("FILE")] = Path("why.html")
+    """Page or figure to write: .html, .png, .pdf or .svg."""
+    dataset: Annotated[str | None, _flag("DATASET", "none")] = None
+    """Explain a whole data set instead of pictures; not available yet."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
+    """CPU threads."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the result in the default browser."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate what can be checked without loading anything."""
+        _expand_paths(self)
+        object.__setattr__(self, "images", tuple(path.expanduser() for path in self.images))
+        _check_ranges(self)
+        check_device(self.device)
+        if self.dataset is not None:
+            other = " and IMAGE exclude each other" if self.images else ", with a .zarr output, is not available yet"
+            raise ConfigError(f"--dataset{other}; pass pictures only, such as photos/*.jpg.")
+        if not self.images:
+            raise ConfigError("got no picture to explain; pass at least one, such as cat.jpg.")
+        if self.out.suffix.lower() not in (".html", ".png", ".pdf", ".svg"):
+            raise ConfigError(f"--out {self.out} has another suffix than .html, .png, .pdf or .svg.")
+        if not self.out.parent.is_dir() or self.out.is_dir():
+            raise ConfigError(
+                f"--out {self.out} cannot be written: the folder does not exist, or it is a folder itself."
+            )
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """Export a run as a table with one row per test image: labels, predictions, embedding and pictures.
 
@@ -380,24 +428,14 @@ def check_device(device: str) -> None:
         raise ConfigError(f"invalid --device {device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
 
 
-def _expand_paths(
-    group: RunConfig | InspectConfig | EvaluateConfig | GroundTruthConfig | ExportConfig | ReportConfig,
-) -> None:
+def _expand_paths(group: Any) -> None:
     """Replace `~` in every path."""
     for option in fields(group):
         if isinstance(value := getattr(group, option.name), Path):
             object.__setattr__(group, option.name, value.expanduser())  # plain assignment fails in a frozen dataclass
 
 
-def _check_ranges(
-    group: DataConfig
-    | TrainingConfig
-    | ModelConfig
-    | InspectConfig
-    | EvaluateConfig
-    | GroundTruthConfig
-    | ExportConfig,
-) -> None:
+def _check_ranges(group: Any) -> None:
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)
         for allowed in getattr(hint, "__metadata__", ()):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = (
     "index",
     "architecture",
+    "explain",
     "targets",
     "jacobian",
     "prototypes",

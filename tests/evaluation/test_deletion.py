@@ -43,3 +43,13 @@ def test_no_modified_image_is_evaluated_twice(network, by_name, metric, monkeypa
     distinct = len({image.numpy().tobytes() for image in run})
     assert distinct > 30
     assert len(run) == distinct + 2  # the empty image, once for each of the three
+
+
+def test_a_model_is_never_called_with_an_empty_batch(make_case, by_name):
+    class NeedsImages(torch.nn.Module):
+        def forward(self, x):
+            return x.view(len(x), -1, 12).mean(1)  # the size of -1 is ambiguous without images
+
+    case = make_case(NeedsImages())
+    first, again = (Deletion(steps=4).measure(case, by_name(case, "gradient")).values for _ in range(2))
+    torch.testing.assert_close(first, again)  # every image of the second measurement is known

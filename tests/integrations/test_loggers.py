@@ -71,8 +71,8 @@ import json, sys, trackio
 from pathlib import Path
 from trackio.sqlite_storage import SQLiteStorage
 (run,) = trackio.Api().runs("pellucid")
-artifact = trackio.init(project="pellucid", name="reader", embed=False, auto_log_cpu=False).use_artifact("report:latest")
-artifact.download(sys.argv[1])
+reader = trackio.init(project="pellucid", name="reader", embed=False, auto_log_cpu=False)
+reader.use_artifact("report:latest").download(sys.argv[1])
 report = next(Path(sys.argv[1]).rglob("report.html")).read_text()
 result = [run.name, run.config, SQLiteStorage.get_logs("pellucid", run.name), report]
 Path(sys.argv[1], "result.json").write_text(json.dumps(result))

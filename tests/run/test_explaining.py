@@ -113,12 +113,10 @@ def test_list_of_pictures_is_a_batch(tmp_path: Path) -> None:
 
 def test_unknown_normalization_is_noted(path: Path) -> None:
     (note,) = pellucid.explain(network(), path).notes
-    assert note.startswith(
-        "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean= and std="
-    )
+    assert note.startswith("The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean and std")
     assert pellucid.explain(network(), pixels_of(picture())).notes == ()
     why = pellucid.explain(network(), normalized(pixels_of(picture())))
-    assert why.notes == ("The normalization of these images is unknown; pass mean= and std= to show them as pictures",)
+    assert why.notes == ("The normalization of these images is unknown; pass mean and std to show them as pictures",)
     assert "are drawn from" in " ".join(text.get_text() for text in why.figure().texts)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from pellucid.cli.evaluate import evaluate
+from pellucid.cli.explain import explain
 from pellucid.cli.export import export
 from pellucid.cli.ground_truth import ground_truth
 from pellucid.cli.inspect import inspect
@@ -28,12 +29,13 @@ SECONDS_TO_REPORT = 5.0
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "explain": explain,
     "inspect": inspect,
-    "methods": methods,
     "evaluate": evaluate,
     "ground-truth": ground_truth,
     "report": report,
     "export": export,
+    "methods": methods,
 }
 """The commands: functions from their arguments to the exit code, whose docstring is their line in the overview."""
 

@@ -4,16 +4,30 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["MOST_BYTES", "TEMPORARY", "read_regular", "replace_file"]
+from pellucid.core.errors import DataError
+
+__all__ = ["MOST_BYTES", "TEMPORARY", "check_files", "read_regular", "replace_file"]
 
 TEMPORARY = ".pellucid-*.tmp"
 """Pattern of the names of temporary files; those of a killed process are deleted by the next run."""
 
 MOST_BYTES = 2_000_000_000
 """Maximum size of a file; the largest are checkpoints and weights."""
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Raise `DataError` that names all files that do not exist, or are folders."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        one = len(missing) == 1
+        raise DataError(f"the image{'' if one else 's'} {', '.join(missing)} {'does' if one else 'do'} not exist.")
+    folders = [str(path) for path in paths if path.is_dir()]
+    if folders:
+        raise DataError(f"{', '.join(folders)} is a folder; pass the images in it, such as {folders[0]}/*.jpg.")
 
 
 def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:

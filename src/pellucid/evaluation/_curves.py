@@ -76,7 +76,8 @@ def curve(
     first = torch.empty_like(wanted).scatter_(0, entries, torch.arange(len(entries), device=entries.device))
     order = first[~is_known].sort()  # by point, then by image
     computed = []
-    for part in order.values.split(case.chunk):
+    # an empty tensor splits into one empty part, which some models cannot map to logits
+    for part in order.values.split(case.chunk) if len(order.values) else ():
         image, point = part % len(ranks), part // len(ranks)
         is_gone = points[image] <= point.view(-1, *(1 for _ in points.shape[1:]))
         images = change(~is_gone if is_back else is_gone, image)

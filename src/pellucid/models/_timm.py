@@ -10,7 +10,7 @@ from torch import nn
 from pellucid.core.errors import DownloadError, ModelError, UnknownName
 from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head_notice, required
 from pellucid.models._presets import from_timm
-from pellucid.models._weights import is_weights_file, read_weights
+from pellucid.models._weights import head_shapes, is_weights_file, read_weights
 
 __all__ = ["classes_of_timm", "load_timm", "rebuild_timm"]
 
@@ -45,7 +45,7 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
         model = _created(name, wanted.classes if wanted.new_head else None, options, pretrained=True)
         trained = model.pretrained_cfg["num_classes"]
         if model.num_classes != trained:
-            head = dict.fromkeys(key for key, _ in model.get_classifier().named_parameters("classifier"))
+            head = head_shapes(lambda classes: _created(name, classes, {}))
             notice = new_head_notice(trained, model.num_classes, head)
     config = timm.data.resolve_data_config({}, model=model)
     return LoadedModel(

@@ -8,6 +8,6 @@
 - `observation`: a user's model and test data, checked and ready for the hooks; `watcher`: `pellucid.watch`, in a
   training loop of the user; `inspection`: `pellucid.inspect`
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
-- `explaining`: `pellucid.explain`, for inputs as users pass them (`given`)
+- `explaining`: `pellucid.explain`, for inputs as users pass them (`given`); `picture_page`: `pellucid explain`
 - `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """

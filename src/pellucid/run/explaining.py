@@ -18,7 +18,7 @@ from pellucid.engine.wrapping import Network
 from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.given import Given, receive
 
-__all__ = ["DEFAULTS", "explain", "explain_given"]
+__all__ = ["DEFAULTS", "as_target", "class_names_of", "explain", "explain_given"]
 
 DEFAULTS = ("lrp.epsilon_plus_flat", "lrp.epsilon", "integrated_gradients", "gradient", "occlusion")
 """Methods tried in turn if none is chosen: the first that applies to the model."""
@@ -83,7 +83,7 @@ def explain(
     given = receive(inside, images, steps, is_explicit=is_explicit, reads_logits=reads_logits)
     if tokens is not None:
         given = replace(given, display=replace(given.display, tokens=_checked_tokens(tokens, given.inputs)))
-    names, notes = _class_names(inside, given, classes, options)
+    names, notes = class_names_of(inside, given, classes, reads_logits=reads_logits)
     given = replace(given, notes=(*given.notes, *notes))
     targets = target if isinstance(target, list) else [target]
     if not targets:
@@ -156,13 +156,16 @@ def as_target(target: Any, classes: tuple[str, ...] | None) -> Any:
     return classes.index(target)
 
 
-def _class_names(
-    model: nn.Module, given: Given, classes: Sequence[str] | None, options: dict[str, Any]
+def class_names_of(
+    model: nn.Module, given: Given, classes: Sequence[str] | None, *, reads_logits: bool = True
 ) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Return the class names and notes. Raises `ConfigError` if the user's names do not fit the outputs."""
+    """Return the class names, and notes on them. Raises `ConfigError` if the user's names do not fit the outputs.
+
+    `reads_logits` is False if another output than the logits is explained.
+    """
     if classes is None:
         found = find_classes(model)
-        if found is None or options.get("output") is not None:
+        if found is None or not reads_logits:
             return None, []
         count = _output_count(given)
         if count in (None, len(found)):
@@ -171,7 +174,7 @@ def _class_names(
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
         raise ConfigError(f"classes is {classes!r}; expected a list of names.")
     names = tuple(classes)
-    count = None if options.get("output") is not None else _output_count(given)
+    count = _output_count(given) if reads_logits else None
     if count is not None and count != len(names):
         raise ConfigError(f"got {len(names)} class names for a model with {count} outputs; pass one name per output.")
     return names, []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pellucid.attribution import Display
 from pellucid.attribution._adapter import Adapter
 from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.files import check_files
 from pellucid.core.origin import origin_of
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.core.raster import open_raster
@@ -21,7 +22,7 @@ from pellucid.engine.inputs import as_inputs
 from pellucid.engine.model import device_of, dtype_of
 from pellucid.models._adapted import Adapted
 
-__all__ = ["Given", "Steps", "channels_of", "check_files", "receive"]
+__all__ = ["Given", "Steps", "channels_of", "receive"]
 
 Steps = Preprocessing | Callable[[Image.Image], Any]
 """Preprocessing, or a function from a picture to the model's input, whose normalization is unknown."""
@@ -93,7 +94,7 @@ def _of_pictures(model: nn.Module, inputs: Tensor, titles: tuple[str, ...], step
         return Given(inputs, own, Display(titles), (note,))
     is_unknown = steps.mean is None and not steps.source and not _takes_pixels(model)
     note = (
-        "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean= and std= if it was "
+        "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean and std if it was "
         "trained on normalized images"
     )
     own = _FromDisplayed(model, steps, reads_logits=reads_logits)
@@ -106,7 +107,7 @@ def _of_tensor(model: nn.Module, inputs: Tensor, steps: Preprocessing, reads_log
     low, high = float(shown.min()), float(shown.max())
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return Given(shown if steps.mean is None else shown.clamp(0, 1), own, Display(scale=(0.0, 1.0)), ())
-    note = "The normalization of these images is unknown; pass mean= and std= to show them as pictures"
+    note = "The normalization of these images is unknown; pass mean and std to show them as pictures"
     if steps.mean is not None:
         note = f"After undoing the normalization, pixels range from {low:.3g} to {high:.3g}, not from 0 to 1"
     # NaN and infinities are left to the error of the analyzer
@@ -139,17 +140,6 @@ def _pictures_in(images: Any) -> "list[Path | Image.Image] | None":
         other = type(images[are.index(False)]).__name__
         raise DataError(f"got a list of pictures and {other}s; pass files and PIL images, or tensors, but not both.")
     return [Path(image).expanduser() if isinstance(image, str | Path) else image for image in images]
-
-
-def check_files(paths: Sequence[Path]) -> None:
-    """Raise `DataError` that names all files that do not exist, or are folders."""
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        one = len(missing) == 1
-        raise DataError(f"the image{'' if one else 's'} {', '.join(missing)} {'does' if one else 'do'} not exist.")
-    folders = [str(path) for path in paths if path.is_dir()]
-    if folders:
-        raise DataError(f"{', '.join(folders)} is a folder; pass the images in it, such as {folders[0]}/*.jpg.")
 
 
 def _read(

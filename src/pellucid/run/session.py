@@ -33,7 +33,7 @@ from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Epoch, Recipe
 
-__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare"]
+__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare", "set_threads"]
 
 LARGEST_SMALL_SIDE = 64
 """Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
@@ -139,6 +139,11 @@ def prepare(config: RunConfig, world: World) -> Session:
 def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str, Any], torch.device, dict[str, Hook]]:
     """Check and resolve the settings that don't depend on the data."""
     earlier = store.run() if config.resume else {}
+    if earlier.get("kind", "run") != "run":
+        raise ConfigError(
+            f"{config.save} was written by pellucid.{earlier['kind']}, not by a run of pellucid, so --resume cannot "
+            "continue it. Start a new run without --resume, or choose another folder with --save."
+        )
     if config.resume:
         store.check_whole()
         _refuse_changes(earlier, config)
@@ -165,7 +170,7 @@ def _build(
     """Build the model, check it against the data and assemble the session."""
     settings, show = config.training, config.show
     # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
-    _set_threads(settings.threads or earlier.get("threads"), data)
+    set_threads(settings.threads or earlier.get("threads"), data.train.image_shape)
     resumed = _read_checkpoint(store) if config.resume else None
     network = build_network(config, data, earlier, is_restored=resumed is not None)
     model = network.model.to(device)
@@ -244,9 +249,9 @@ def choose_device(wanted: str, world: World) -> torch.device:
     return device
 
 
-def _set_threads(threads: int | None, data: DataSplits) -> None:
-    side = max(data.train.image_shape[1:])
-    torch.set_num_threads(threads or (1 if side <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
+def set_threads(threads: int | None, image_shape: tuple[int, int, int]) -> None:
+    """Set the number of CPU threads: as given, or one for small images and all cores for larger ones."""
+    torch.set_num_threads(threads or (1 if max(image_shape[1:]) <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
 
 
 def _data_folder(config: RunConfig) -> Path:

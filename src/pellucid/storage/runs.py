@@ -92,8 +92,13 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     """
     store = Store(Path(folder))
     store.check_run("run.json")
+    record = store.run()
+    if (kind := record.get("kind", "run")) != "run":
+        raise SaveError(
+            f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your own program does."
+        )
     store.check_run("models/best.safetensors")
-    record, content = store.run(), store.read_model("best.safetensors")
+    content = store.read_model("best.safetensors")
     assert content is not None
     try:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]

@@ -43,6 +43,7 @@ RUN = Record(
             optional={"name": str, "title": str, "classes": [str], "image_shape": [int], "sha256": MAYBE_TEXT}
         ),
         "model": Record(optional={"name": str}),
+        "kind": str,
         "status": str,
         "epochs": int,
         "extensions": [Record({"epoch": int, "step": int, "from": int, "to": int})],
