@@ -382,3 +382,14 @@ def test_a_folder_with_files_of_the_user_is_refused(tmp_path):
     with pytest.raises(SaveError, match=r"thesis\.txt"):
         watched(tmp_path, new_model())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+def test_a_model_that_was_trained_before_starts_at_its_epoch(tmp_path):
+    model, save = new_model(), tmp_path / "save"
+    with watched(save, model, start_epoch=7) as watcher:
+        watcher.epoch()
+    assert [line["epoch"] for line in lines_of(save)] == [7, 8]
+    figures = [entry["path"] for entry in Store(save).manifest()["artifacts"] if entry["kind"] == "figure"]
+    assert figures == [f"plots/confusion_matrix/epoch_{epoch:03d}.png" for epoch in (7, 8)]
+    with pytest.raises(ConfigError, match="start_epoch is -1; expected a number of epochs"):
+        watched(save, model, start_epoch=-1)

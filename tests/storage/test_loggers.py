@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+import pellucid
+from pellucid.cli import main
 from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.storage.loggers import Logs, _names, _sender, check_loggers, open_logs
 
@@ -233,3 +237,26 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatc
 def test_names_are_given_as_text_or_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_names, "find_spec", lambda name: ModuleSpec(name, None, origin="here"))
     assert check_loggers("wandb, mlflow,wandb") == check_loggers(["wandb", "mlflow"]) == ("wandb", "mlflow")
+
+
+def test_a_watched_training_is_logged(tmp_path: Path, stand_in: StandIn) -> None:
+    images, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    options = {"hooks": "confusion_matrix", "budget": "small", "log_to": "trackio"}
+    with pellucid.watch(model, (images, labels), save=tmp_path / "save", **options) as watcher:
+        watcher.epoch(train_loss=0.5, grad_norm=2.0)
+    begin, *calls, report, end = stand_in.calls()
+    assert begin["config"]["kind"] == "watch"
+    values = {(name, call["step"]): value for call in calls for name, value in call["values"].items()}
+    accuracy = float((model(images).argmax(1) == labels).float().mean())
+    expected = {("train/loss", 1): 0.5, ("grad_norm", 1): 2.0, ("test/accuracy", 1): pytest.approx(accuracy)}
+    assert values | expected == values
+    assert {epoch for name, epoch in values if name == "confusion_matrix"} == {0, 1}
+    assert report["files"] == [(tmp_path / "save" / "report.html").read_text()]
+    assert end == {"end": True}
+
+
+def test_a_mistyped_tracker_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--dataset", "digits", "--save", str(tmp_path / "save"), "--log-to", "trackio,mlfow"]) == 2
+    assert "there is no logger 'mlfow'" in capsys.readouterr().err
+    assert not (tmp_path / "save").exists()
