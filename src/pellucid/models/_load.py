@@ -1,6 +1,7 @@
 """Load the model named by `--model`, with its weights, preprocessing and class names."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def load_model(
         load = _load_function if kind in (FUNCTION, REGISTERED) else _library(kind, "load")
         loaded = load(argument, wanted)
     remember(loaded.model, loaded.preprocessing, loaded.classes)
+    if loaded.weights is None and kind != FUNCTION and not new_head:
+        return replace(loaded, notice="The model has random weights, since none were given; pass --weights.")
     return loaded
 
 
