@@ -207,6 +207,13 @@ def test_several_explanations_are_grouped_by_image() -> None:
     assert repr(both).splitlines()[1].startswith("  lrp.epsilon, target ")
 
 
+def test_explanations_without_inputs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="has no inputs"):
+        explanation(inputs=None).figure()
+    with pytest.raises(ConfigError, match="got no explanation"):
+        Explanations([]).figure()
+
+
 def test_values_outside_of_0_and_1_state_their_scale() -> None:
     x = torch.linspace(-2, 6, 3 * 81).reshape(1, 3, 9, 9)
     one = create_analyzer("gradient", network()).explain(x)

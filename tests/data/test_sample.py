@@ -256,7 +256,7 @@ def test_a_constant_image_has_a_scale() -> None:
 def test_byte_tensors_stand_for_displayed_values() -> None:
     sample = sample_data((PIXELS, LABELS), limit=600, preprocessing=STEPS)
     assert torch.equal(sample.images.pixels, PIXELS)
-    assert sample.notice == "all 600 test images; bytes 0…255 stand for [0, 1]"
+    assert sample.notice == "all 600 test images; bytes 0…255 mean [0, 1]"
 
 
 def pictures(mode: str = "RGB", count: int = 6) -> list[tuple[Image.Image, int]]:

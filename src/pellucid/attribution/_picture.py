@@ -96,7 +96,9 @@ def _tokens_html(row: Explained) -> str:
 def _picture(explanations: "Sequence[Explanation]", most: int) -> _Picture:
     """Choose the maps, and arrange their rows and texts."""
     if not explanations:
-        raise ConfigError("there is no explanation to draw.")
+        raise ConfigError("got no explanation to draw.")
+    if any(one.inputs is None for one in explanations):
+        raise ConfigError("this explanation has no inputs, so it cannot be drawn; use one that explain() returns.")
     views = _views(explanations, most)
     total = sum(one.target.numel() for one in explanations)
     several = total > 1

@@ -32,7 +32,7 @@ def as_lazy(data: Any) -> LazyImages:
 
     `data` is a torch `Dataset` or anything else with `__len__` and `__getitem__`, an `IterableDataset`, a `DataLoader`
     or a pair (images, labels). Of a `DataLoader`, the model's input is what the loader yields: its `collate_fn` is
-    applied. With a batch sampler of its own, a loader is read from beginning to end.
+    applied. With a custom batch sampler, a loader is read from beginning to end.
 
     Raises `DataError` for anything else, and for numbers of images and labels that differ.
 
@@ -69,6 +69,7 @@ def of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
     total = _length(dataset, name)
 
     def read(indices: Sequence[int] | None) -> Iterator[Item]:
+        # by index: without `__iter__`, a loop over the data set ends at an IndexError, which not all of them raise
         for index in range(total) if indices is None else indices:
             place = f"item {index} of {name}"
             yield Item(place, *separate(_item(dataset, index, place), place))

@@ -128,7 +128,7 @@ class Evaluation:
         refused = "; ".join(f"{name} ({why})" for name, why in self.refused.items())
         return card(
             f"Evaluation of {self.images} images",
-            text_html(f"Seed {self.seed}. ↑ higher is better, ↓ lower is better; ★ best. Controls stand last."),
+            text_html(f"Seed {self.seed}. ↑ higher is better, ↓ lower is better; ★ best. Controls come last."),
             table_html(heading, rows),
             text_html(f"Not applicable: {refused}" if refused else ""),
         )

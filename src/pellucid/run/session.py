@@ -97,6 +97,8 @@ class Session:
             embedding_layer=self.embedding_layer,
             train=self.data.train,
             fitted=self.densities.get,
+            # weights of another training are not untrained
+            moment="epoch 0 (before training)" if epoch == 0 and self.network.is_pretrained else None,
             budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
         )
 
