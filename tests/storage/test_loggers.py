@@ -114,8 +114,7 @@ def test_everything_reaches_the_tracker_in_order(tmp_path: Path, stand_in: Stand
         (given, epoch)
         for epoch in (0, 1)
         for given in (
-            {"training/learning_rate": 0.1},
-            {"test/accuracy": 0.5 + epoch / 10},
+            {"test/accuracy": 0.5 + epoch / 10, "training/learning_rate": 0.1},
             {"tsne/trust": 0.25},
             {"saliency": [[7, 8, 9], f"saliency, epoch {epoch}"]},
         )
@@ -131,21 +130,24 @@ def test_a_resumed_run_continues_under_its_name(tmp_path: Path, stand_in: StandI
     open_logs(tmp_path / "save", ["trackio"], RECORD).close("interrupted")
     logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=1)
     logs.add_earlier([line(0)])  # the tracker has it already
-    logs.metrics(line(1))
+    logs.restore(line(1))  # and this, too, but TensorBoard has discarded it
+    logs.metrics(line(2))
     logs.close("finished")
     begins = [call for call in stand_in.calls() if "name" in call]
     assert len({begin["name"] for begin in begins}) == 1
     assert [begin["resume"] for begin in begins] == ["allow", "allow"]
-    assert [call["step"] for call in stand_in.calls() if "values" in call] == [1, 1]
+    assert [call["step"] for call in stand_in.calls() if "values" in call] == [2]
 
 
 def test_a_tracker_added_on_resume_receives_earlier_scores(tmp_path: Path, stand_in: StandIn) -> None:
     open_logs(tmp_path / "save", [], RECORD).close("interrupted")
-    logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=2)
-    logs.add_earlier([line(0), line(1), line(2)])
+    logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=1)
+    logs.add_earlier([line(0), line(1)])
+    logs.restore(line(1))
     logs.close("finished")
     values = [(call["values"], call["step"]) for call in stand_in.calls() if "values" in call]
-    assert values == [({"test/accuracy": 0.5}, 0), ({"test/accuracy": 0.6}, 1)]
+    rate = {"training/learning_rate": 0.1}
+    assert values == [({"test/accuracy": 0.5} | rate, 0), ({"test/accuracy": 0.6} | rate, 1)]
 
 
 @pytest.mark.parametrize(
