@@ -144,6 +144,13 @@ def test_text_has_prediction_probability_target_and_verdict() -> None:
         assert " ".join(one.verdict(image).split()[:4]) in shown
 
 
+def test_names_that_are_numbers_or_long() -> None:
+    one = explanation("gradient", torch.tensor([2]), images=1, classes=("0", "1", "7", "a" * 200))
+    assert "gradient for class 7" in texts(one.figure())
+    long = explanation("gradient", torch.tensor([3]), images=1, classes=("0", "1", "2", "a" * 200))
+    assert f"gradient for {'a' * 59}…" in texts(long.figure())
+
+
 def test_other_targets_and_outputs_are_described() -> None:
     assert "gradient for a custom score." in texts(explanation("gradient", lambda o: o.sum(1), 1).figure())
     assert "class 2 rather than class 0" in texts(explanation("gradient", pellucid.Contrast(2, 0), 1).figure())

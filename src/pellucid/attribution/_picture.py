@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.attribution._verdict import predicted, targeted, verdict
+from pellucid.attribution._verdict import predicted, shortened, targeted, verdict
 from pellucid.core.cards import card, heading_html, page, picture_html, text_html
 from pellucid.core.errors import ConfigError
 from pellucid.plots.colours import scale_limit
@@ -123,7 +123,7 @@ def _title(explanations: "Sequence[Explanation]", kind: str) -> str:
     count, noun = len(first.target), NOUNS[kind]
     methods = list(dict.fromkeys(one.method for one in explanations))
     titles = first.display.titles
-    subject = f"{count} {noun}s" if count > 1 else titles[0] if titles else f"One {noun}"
+    subject = f"{count} {noun}s" if count > 1 else shortened(titles[0]) if titles else f"One {noun}"
     if len(methods) > 1:
         return f"{subject} explained by {len(methods)} methods"
     targets = len(explanations) if len(explanations) > 1 else first.target[0].numel()
@@ -150,7 +150,7 @@ def _texts(view: _View) -> tuple[str, str]:
     one, index = view.explanation, view.index
     titles = one.display.titles
     count = len(one.target)
-    title = titles[index[0]] if titles else f"{index[0] + 1} of {count}" if count > 1 else ""
+    title = shortened(titles[index[0]]) if titles else f"{index[0] + 1} of {count}" if count > 1 else ""
     answer = predicted(one, index[0])
     heading = f"{title}: {answer}" if title else answer[0].upper() + answer[1:]
     return heading, f"{one.method} for {targeted(one, index)}. {verdict(one, index)}"

@@ -8,7 +8,10 @@ import torch
 if TYPE_CHECKING:
     from pellucid.attribution._explanation import Explanation
 
-__all__ = ["predicted", "targeted", "verdict"]
+__all__ = ["predicted", "shortened", "targeted", "verdict"]
+
+LONGEST_NAME = 60
+"""Maximum length of the name of a class or a file, in characters."""
 
 ABSORBED_SHARE = 0.01
 """Share of the promised sum from which absorbed relevance is stated."""
@@ -64,7 +67,19 @@ def targeted(explanation: "Explanation", index: tuple[int, ...]) -> str:
 def name_of(explanation: "Explanation", label: int) -> str:
     """Return the name of a class, or its number if names are unknown."""
     names = explanation.classes
-    return names[label] if names is not None and label < len(names) else f"class {label}"
+    if names is None or label >= len(names):
+        return f"class {label}"
+    # in a sentence, the digits of MNIST would read like a quantity
+    return f"class {names[label]}" if names[label].isdecimal() else shortened(names[label])
+
+
+def shortened(text: str) -> str:
+    """Return a name that fits on a line.
+
+    >>> shortened("a" * 100)[-3:], len(shortened("a" * 100))
+    ('aa…', 60)
+    """
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def _percent(explanation: "Explanation", image: int, label: int) -> str:
