@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from pellucid.integrations.lightning import PellucidCallback  # 1
 
-
 HOOKS = "confusion_matrix,saliency,explanations"
 """A few quick hooks; without this choice, all default ones run."""
 

@@ -15,7 +15,6 @@ from transformers import EvalPrediction, Trainer, TrainingArguments, ViTConfig, 
 
 from pellucid.integrations.transformers import PellucidCallback  # 1
 
-
 HOOKS = "confusion_matrix,saliency,explanations"
 """A few quick hooks; without this choice, all default ones run."""
 

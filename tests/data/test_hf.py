@@ -15,8 +15,8 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"needs the package datasets. .*pip install 'pellucid\[integrations\]'"):
         open_data("hf:mnist", Request(tmp_path))
-    with pytest.raises(UnknownName, match="no option of this data set 'lable'; did you mean 'label'"):
-        open_data("hf:mnist?lable=x", Request(tmp_path))
+    with pytest.raises(UnknownName, match="no option of this data set 'labell'; did you mean 'label'"):
+        open_data("hf:mnist?labell=x", Request(tmp_path))
 
 
 def test_network_errors_are_found_behind_others() -> None:

@@ -68,10 +68,13 @@ GOOD = (torch.zeros(1, 4, 4), 0)
         ((torch.zeros(1, 4, 4), "cat"), "has the label 'cat'"),
         ((torch.full((1, 4, 4), -0.4), 0), "values from -0.4 to -0.4; expected floats in [0, 1]"),
         ((torch.full((1, 4, 4), 255.0), 0), "normalization by mean and standard deviation belongs in the model"),
-        ((torch.full((1, 4, 4), float("nan")), 0), "values from nan to nan"),
+        ((torch.full((1, 4, 4), float("nan")), 0), "has an image with NaN or infinite values"),
         ((torch.zeros(1, 4, 4, dtype=torch.int64), 0), "has an image of torch.int64"),
         ((torch.zeros(4), 0), "has an image of shape (4,)"),
-        ((np.zeros((8, 8, 3), np.uint8), 0), "has an image of shape (8, 8, 3); expected (height, width) or (channel"),
+        (
+            (np.zeros((8, 8, 3), np.uint8), 0),
+            "has an image of shape (8, 8, 3); expected (channel, height, width) or (height, width). Move",
+        ),
         (
             (torch.zeros(1, 4, 5), 0),
             "has shape (1, 4, 5), earlier items have (1, 4, 4) (channel, height, width); give --im",
@@ -79,7 +82,7 @@ GOOD = (torch.zeros(1, 4, 4), 0)
         ((torch.zeros(3, 4, 4), 0), "give all the same number of channels"),
         (("picture.png", 0), "has a str as image"),
         (torch.zeros(1, 4, 4), "is a Tensor; expected a pair"),
-        ((torch.zeros(1, 4, 4), 0, 0), "is a tuple; expected a pair"),
+        ((torch.zeros(1, 4, 4), 0, 0), "is a tuple of length 3; expected a pair"),
     ],
 )
 def test_an_invalid_item_is_named_in_the_error(item: object, message: str) -> None:

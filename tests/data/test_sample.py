@@ -256,7 +256,7 @@ def test_a_constant_image_has_a_scale() -> None:
 def test_byte_tensors_stand_for_displayed_values() -> None:
     sample = sample_data((PIXELS, LABELS), limit=600, preprocessing=STEPS)
     assert torch.equal(sample.images.pixels, PIXELS)
-    assert sample.notice == "all 600 test images; bytes 0…255 stand for [0, 1]"
+    assert sample.notice == "all 600 test images; bytes 0…255 mean [0, 1]"
 
 
 def pictures(mode: str = "RGB", count: int = 6) -> list[tuple[Image.Image, int]]:
@@ -367,6 +367,25 @@ def test_a_wrong_number_of_classes_is_refused() -> None:
         DataError, match=r"Known has 4 classes \(ant, bee, cat, dog\), which cannot be matched with the 2"
     ):
         sample_data(Known(), limit=100, classes=["cat", "dog"])
+
+
+def test_titles_are_those_of_the_underlying_data() -> None:
+    for data, title in (
+        (Subset(Known(), [1, 2]), "Known"),
+        (ConcatDataset([Known(), Subset(Known(), [3])]), "Known"),
+        (DataLoader(Subset(Known(), [1, 2])), "Known"),
+        (TensorDataset(NORMALIZED, LABELS), "images"),
+        (ConcatDataset([Known(), Items()]), "images"),
+        ((NORMALIZED, LABELS), "images"),
+        (Stream(), "Stream"),
+    ):
+        assert sample_data(data, limit=2).title == title
+
+
+def test_class_names_are_unknown_after_a_transform_of_the_labels() -> None:
+    data = Known()
+    data.target_transform = lambda label: label // 2  # type: ignore[attr-defined]
+    assert sample_data(data, limit=5).classes is None
 
 
 def test_string_labels_are_looked_up() -> None:

@@ -76,8 +76,8 @@ def test_splits_are_found_and_files_are_downloaded(monkeypatch: pytest.MonkeyPat
     assert [item.image.getpixel((0, 0)) for item in opened.test.read([2, 5])] == [(2, 6, 0), (5, 6, 0)]
     chosen = open_data("torchvision:Food101?split=trainval", Request(tmp_path))
     assert (chosen.test.total, chosen.train) == (12, None)
-    with pytest.raises(UnknownName, match="no option of this data set 'sise'; did you mean 'size'"):
-        open_data("torchvision:Food101?sise=big", Request(tmp_path))
+    with pytest.raises(UnknownName, match="no option of this data set 'sizze'; did you mean 'size'"):
+        open_data("torchvision:Food101?sizze=big", Request(tmp_path))
 
 
 def test_without_a_network_it_is_a_download_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,6 +96,8 @@ def test_without_a_network_it_is_a_download_error(monkeypatch: pytest.MonkeyPatc
     [
         ("VOCDetection", ConfigError, "has bounding boxes; expected a data set with one class per image"),
         ("VOCSegmentation", ConfigError, "has segmentation masks"),
+        ("LSUN", ConfigError, "has a cache that is unpickled"),
+        ("FakeData?transform=x", UnknownName, "no option of this data set 'transform'"),
         ("CelebA", ConfigError, "has several labels per image"),
         ("ImageFolder", ConfigError, "use --dataset folder:PATH"),
         ("CIFAR11", UnknownName, "no data set in torchvision 'CIFAR11'; did you mean 'CIFAR10'"),

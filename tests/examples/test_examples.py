@@ -1,17 +1,20 @@
 """Tests of the examples, run as a user would."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from architectures import required
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(name: str, folder: Path) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), str(folder)]
+def run(name: str, folder: Path, *flags: str, warnings: str = "error") -> str:
+    command = [sys.executable, "-W", warnings, str(EXAMPLES / name), str(folder), *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -44,3 +47,43 @@ def test_explain_text(tmp_path: Path) -> None:
     assert float(residual[1]) < 1e-4
     assert "the plot is truly not wonderful" in output
     assert ">wonderful</span>" in (tmp_path / "words.html").read_text(encoding="utf-8")
+
+
+def check_watched(save: Path, least_accuracy: float) -> None:
+    """Check the records of a watched training over two epochs that has learned something."""
+    lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert [line["train_loss"] is None for line in lines] == [True, False, False]
+    assert lines[-1]["test_accuracy"] > least_accuracy
+    assert json.loads((save / "run.json").read_text())["status"] == "finished"
+    manifest = json.loads((save / "manifest.json").read_text())
+    assert manifest["failures"] == []
+    figures = {(entry["hook"], entry["epoch"]) for entry in manifest["artifacts"] if entry["kind"] == "figure"}
+    assert figures == {
+        (hook, epoch) for hook in ("confusion_matrix", "saliency", "explanations") for epoch in (0, 1, 2)
+    }
+    assert (save / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--compile",)])
+def test_watch_a_training_loop(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    if flags and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler (install g++)")
+    output = run("watch_a_training_loop.py", tmp_path, *flags, warnings="ignore" if flags else "error")
+    assert "epoch 2: loss 0." in output
+    check_watched(tmp_path, 0.85)
+
+
+@pytest.mark.integrations
+def test_lightning_callback(tmp_path: Path) -> None:
+    required("lightning")
+    run("lightning_callback.py", tmp_path, warnings="ignore")  # Lightning uses deprecated parts of torch
+    check_watched(tmp_path, 0.85)
+
+
+@pytest.mark.integrations
+def test_transformers_callback(tmp_path: Path) -> None:
+    required("transformers"), required("accelerate")
+    run("transformers_callback.py", tmp_path, warnings="ignore")
+    check_watched(tmp_path / "pellucid", 0.25)

@@ -240,7 +240,7 @@ def test_columns_and_splits_of_a_data_set(hub: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several label columns \(kind, coarse\)"):
         open_data(f"hf:{tmp_path / 'two'}", Request(tmp_path))
     hub.DatasetDict(a=rows, b=rows).save_to_disk(tmp_path / "three")
-    with pytest.raises(ConfigError, match=r"has the splits a, b, none of which.*\?split=a"):
+    with pytest.raises(ConfigError, match=r"has the splits a, b, and none.*\?split=a"):
         open_data(f"hf:{tmp_path / 'three'}", Request(tmp_path))
     assert open_data(f"hf:{tmp_path / 'three'}?split=b", Request(tmp_path)).test.total == COUNT
 

@@ -204,8 +204,10 @@ def test_weights_of_the_enum(monkeypatch):
     tuned = load_model(SQUEEZENET, weights="DEFAULT", classes=3, new_head=True)
     assert tuned.classes is None
     assert tuned.preprocessing == loaded.preprocessing
-    with pytest.raises(UnknownName, match="no member of SqueezeNet1_1_Weights 'DEFALT'; did you mean 'DEFAULT'"):
-        load_model(SQUEEZENET, weights="DEFALT")
+    with pytest.raises(
+        UnknownName, match="no member of SqueezeNet1_1_Weights 'IMAGENET1K_V9'; did you mean 'IMAGENET1K_V1'"
+    ):
+        load_model(SQUEEZENET, weights="IMAGENET1K_V9")
 
 
 def test_a_failed_download_is_explained(monkeypatch, tmp_path):

@@ -14,11 +14,11 @@ from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._places import Fold, last_tokens, tokens_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
-from pellucid.core.errors import ModelError, UnknownName
+from pellucid.core.errors import ModelError
 from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.table import tensors_in
-from pellucid.engine.wrapping import check_model
+from pellucid.engine.wrapping import check_model, find_module
 
 __all__ = ["Layer", "Read", "find_layer", "read_layer"]
 
@@ -61,9 +61,8 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
     not used exactly once or none can be found.
     """
     check_model(subject.model, "layer", layer=name)
-    paths = [path for path, _ in subject.model.named_modules() if path]
-    if name is not None and name not in paths:
-        raise UnknownName("layer", name, paths)
+    if name is not None:
+        find_module(subject.model, name)
     modules = tuple(map(id, subject.model.modules()))  # a submodule may have been replaced since the last call
     key = (name, modules, images.shape[1:], images.dtype, images.device)
     if key not in subject.layers:
@@ -186,7 +185,7 @@ def _observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Itera
         is_same = isinstance(observe, _Probe) and any(output is value for value in inputs)
         return observe(output, in_place=True) if is_same else observe(output)
 
-    handle = model.get_submodule(name).register_forward_hook(hook)
+    handle = find_module(model, name).register_forward_hook(hook)
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from pellucid.attribution._subject import Subject
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.table import substitute, tensors_in
+from pellucid.engine.wrapping import find_module
 
 __all__ = ["Fold", "Places", "Tokens", "last_tokens", "tokens_of"]
 
@@ -280,7 +281,7 @@ _SUMS = {"add", "radd", "iadd", "addcmul"}
 def tokens_of(subject: Subject, image: Tensor, layer: str) -> Fold | None:
     """Return how to fold the output of a module; None if it is no tensor of tokens on a regular grid."""
     places, outputs = Places(image), list[object]()
-    handle = subject.model.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2]))
+    handle = find_module(subject.model, layer).register_forward_hook(lambda *call: outputs.append(call[2]))
     try:
         subject.logits(image, within=places)
     finally:

@@ -110,6 +110,9 @@ class Preprocessing:
         if self.mean is None:
             return images
         mean, std = self._constants(images)
+        if images.shape[-3] < len(self.mean):
+            # not left to broadcasting, which rules of relevance at the input would not see
+            images = images.expand(*images.shape[:-3], len(self.mean), *images.shape[-2:])
         return (images - mean) / std
 
     def displayed(self, inputs: Tensor) -> Tensor:

@@ -43,21 +43,21 @@ def test_parts(parts: Sequence[str], wanted: str | None, name: str) -> list[str]
     known = [part for part in TEST_PARTS if part in parts] or ([parts[0]] if len(parts) == 1 else [])
     if not known:
         raise ConfigError(
-            f"{name} has the splits {', '.join(parts)}, none of which is called test or validation; choose one: "
+            f"{name} has the splits {', '.join(parts)}, and none is called test or validation; choose one: "
             f"--dataset …?split={parts[0]}."
         )
     return known
 
 
 def train_part(parts: Sequence[str], test: str) -> str | None:
-    """Return the part with the training images; None if there is none besides `test`."""
+    """Return the part with the training images; None if `test` is the only part."""
     return next((part for part in TRAIN_PARTS if part in parts and part != test), None)
 
 
 def image_column(images: Sequence[str], columns: Sequence[str], wanted: str | None, name: str) -> str:
     """Return the column of the images, among those that can be read as images.
 
-    Raises `DataError` if there is none or several, and `UnknownName` for a `wanted` column that does not exist.
+    Raises `DataError` unless there is exactly one, and `UnknownName` for a `wanted` column that does not exist.
     """
     if wanted is not None:
         return _wanted("image", wanted, images, columns, name)
@@ -69,8 +69,8 @@ def label_column(
 ) -> str:
     """Return the column of the labels: one that is declared as a class label, or else one with a usual name.
 
-    `classes` are columns of class labels, `others` those of integers and strings. Raises `DataError` if there is none
-    or several, and `UnknownName` for a `wanted` column that does not exist.
+    `classes` are columns of class labels, `others` those of integers and strings. Raises `DataError` unless there is
+    exactly one, and `UnknownName` for a `wanted` column that does not exist.
 
     >>> label_column([], ["size", "label"], ["image", "size", "label"], None, "pets")
     'label'

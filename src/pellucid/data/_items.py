@@ -73,7 +73,7 @@ def split_batch(batch: Any, place: str) -> Iterator[Item]:
 
 
 def _count(values: Any) -> int | None:
-    """Return the length along the batch axis; None if there is none."""
+    """Return the length along the batch axis; None without such an axis."""
     if isinstance(values, torch.Tensor | np.ndarray):
         return len(values) if values.ndim else None
     return len(values) if isinstance(values, list | tuple) else None
@@ -217,7 +217,8 @@ def dense_tensor(image: Any, place: str) -> torch.Tensor:
     pixels = pixels.unsqueeze(0) if pixels.ndim == 2 else pixels
     # more than four channels with 1, 3 or 4 in the last axis is almost certainly a channels-last image
     if pixels.ndim != 3 or (pixels.shape[0] > 4 and pixels.shape[2] in (1, 3, 4)):
-        hint = " Move the channels to the front: image.permute(2, 0, 1)." if pixels.ndim == 3 else ""
+        move = "transpose" if isinstance(image, np.ndarray) else "permute"
+        hint = f" Move the channels to the front: image.{move}(2, 0, 1)." if pixels.ndim == 3 else ""
         raise DataError(
             f"{place} has an image of shape {tuple(image.shape)}; expected (channel, height, width) or "
             f"(height, width).{hint}"

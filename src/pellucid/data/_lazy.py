@@ -23,7 +23,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """A set of labeled images of which any part can be read; a stream can only be read from beginning to end.
+    """Labeled images that are read on demand, in any selection; a stream can only be read from beginning to end.
 
     >>> pairs = [(torch.zeros(1, 2, 2), 0), (torch.ones(1, 2, 2), 1)]
     >>> images = LazyImages(
@@ -60,4 +60,4 @@ class OpenData:
 
     test: LazyImages
     train: LazyImages | None = None
-    """Training images, if the data set has some of its own."""
+    """Training images, if the data set provides them."""

@@ -1,17 +1,17 @@
 """Convert any map-style torch data set to one tensor of images."""
 
-import operator
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from pellucid.core.contracts import ImageSet, to_floats
 from pellucid.core.errors import DataError
 from pellucid.core.terminal import track
+from pellucid.data._items import dense_tensor, label_of
 from pellucid.data._pictures import picture_pixels
 from pellucid.data._resize import fitted
+from pellucid.data._user_data import of_dataset
 
 __all__ = ["materialise"]
 
@@ -38,14 +38,12 @@ def materialise(
     >>> images.pixels[0, 0].tolist(), images.labels.tolist()
     ([[0, 255], [51, 102]], [1, 0])
     """
-    count = _length(dataset, name)
+    images = of_dataset(dataset, name)
+    count = images.total or 0
     labels, packed, waiting = [], [], []
     shape: torch.Size | None = None
     with track(f"reading {name}", count) as tracker:
-        # by index: without `__iter__`, a loop over the data set ends at an IndexError, which not all of them raise
-        for index in range(count):
-            place = f"item {index} of {name}"
-            image, label = _item(dataset, index, place)
+        for index, (place, image, label) in enumerate(images.read(None)):
             pixels = _pixels(image, place)
             pixels = fitted(pixels.unsqueeze(0), image_size, crop).squeeze(0)
             shape = _same_shape(pixels, shape, place)
@@ -64,50 +62,12 @@ def materialise(
     return ImageSet(torch.cat(packed), torch.tensor(labels))
 
 
-def _length(dataset: Any, name: str) -> int:
-    try:
-        return len(dataset)
-    except (Exception, SystemExit) as error:  # len() itself refuses negative and fractional lengths
-        raise DataError(f"the length of {name} cannot be read: {type(error).__name__}: {error}.") from error
-
-
-def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
-    try:
-        item = dataset[index]
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise DataError(f"{place} is a {type(item).__name__}; expected a pair (image, label).")
-    return item[0], item[1]
-
-
 def _pixels(image: Any, place: str) -> torch.Tensor:
     """Return the image as (channel, height, width): uint8, or float32 in [0, 1]."""
     if isinstance(image, Image.Image):
         return picture_pixels(image)
-    if not isinstance(image, torch.Tensor | np.ndarray):
-        raise DataError(f"{place} has a {type(image).__name__} as image; expected a PIL image, a tensor or an array.")
-    if isinstance(image, torch.Tensor) and (image.is_meta or image.layout != torch.strided):
-        kind = "meta" if image.is_meta else str(image.layout).removeprefix("torch.")
-        raise DataError(f"{place} has a {kind} tensor as image; expected a dense tensor with values.")
-    try:
-        pixels = torch.as_tensor(image).detach().cpu()
-    except (TypeError, ValueError) as error:  # NumPy has types that torch lacks, such as object and string
-        raise DataError(f"{place} has an image of {image.dtype}; expected uint8 or floats in [0, 1].") from error
-    if not pixels.numel():
-        raise DataError(f"{place} has an image of shape {tuple(pixels.shape)}, without any pixel.")
-    if pixels.ndim == 2:
-        pixels = pixels.unsqueeze(0)
-    # More than four channels with 1 or 3 in the last axis is almost certainly a channels-last image.
-    if pixels.ndim != 3 or (pixels.shape[0] > 4 and pixels.shape[2] in (1, 3)):
-        raise DataError(
-            f"{place} has an image of shape {tuple(image.shape)}; expected (height, width) or (channel, height, width)."
-        )
-    if pixels.dtype == torch.uint8:
-        return pixels
-    if not pixels.is_floating_point():
-        raise DataError(f"{place} has an image of {pixels.dtype}; expected uint8 in 0…255 or floats in [0, 1].")
-    return _in_range(pixels.to(torch.float32), place)
+    pixels = dense_tensor(image, place)
+    return pixels if pixels.dtype == torch.uint8 else _in_range(pixels, place)
 
 
 def _in_range(pixels: torch.Tensor, place: str) -> torch.Tensor:
@@ -130,14 +90,8 @@ def _same_shape(pixels: torch.Tensor, shape: torch.Size | None, place: str) -> t
 
 
 def _label(label: Any, classes: int, place: str) -> int:
-    try:
-        # operator.index accepts integers of every kind, but not floats
-        value: Any = label.item() if isinstance(label, torch.Tensor | np.ndarray) else label
-        number = operator.index(value)
-    # `item()` of several values raises RuntimeError for a tensor and ValueError for an array
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{place} has the label {label!r}; expected a class index.") from error
-    if not 0 <= number < classes:
+    number = label_of(label, None, place)
+    if number >= classes:
         raise DataError(f"{place} has the label {number}; expected 0 to {classes - 1}, for {classes} class names.")
     return number
 

@@ -20,7 +20,7 @@ def open_data(dataset: str, request: Request) -> OpenData:
     """Open the data set that `dataset` names; images are read when they are chosen, labels and class names now.
 
     `dataset` is a value of `--dataset`. `mnist`, `digits` and the data sets with known ground truth are small, and are
-    read at once. Without a test part of its own, all images of a data set are test images.
+    read at once. Without a test part, all images of a data set are test images.
 
     Raises the errors of `load_data`.
 

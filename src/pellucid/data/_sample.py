@@ -69,11 +69,11 @@ def sample_data(
 
     `data` is a torch data set, a loader, a pair (images, labels), or an opened `--dataset`. The same seed gives the
     same sample. Labels stratify it where the data set knows them without reading images; otherwise images are chosen at
-    random. A stream (an `IterableDataset`, or a loader with a batch sampler of its own) is read once, holding three
+    random. A stream (an `IterableDataset`, or a loader with a custom batch sampler) is read once, holding three
     times as many images at most. The global random state and the loader are left unchanged.
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
-    expects: `preprocessing` then only undoes the normalization, and bytes 0…255 stand for [0, 1]. Tensors outside
+    expects: `preprocessing` then only undoes the normalization, and bytes 0…255 mean [0, 1]. Tensors outside
     [0, 1] are kept as they are, and drawn on a stated scale. `channels` is the number of channels that the model needs,
     if known; `kind` names the images in `notice`. With `classes`, labels are indices of these names: if the data set
     names its own classes, they are matched by name.
@@ -98,7 +98,7 @@ def sample_data(
         _seed_globally(derive_seed(seed, "sample"))
         chosen, total, method = reader.sample(limit, seed, most_bytes)
     result, scale = _bounded(chosen, preprocessing)
-    has_bytes = "bytes 0…255 stand for [0, 1]" if reader.convert.has_bytes else ""
+    has_bytes = "bytes 0…255 mean [0, 1]" if reader.convert.has_bytes else ""
     is_all = len(result) == total
     count = f"all {len(result):,} {kind} images" if is_all else _share(len(result), total, kind, method, seed)
     notice = "; ".join(filter(None, (count, images.remark, matched.remark, has_bytes, scale)))

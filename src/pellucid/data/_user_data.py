@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
+    TensorDataset,
     default_collate,
     default_convert,
 )
@@ -32,7 +35,7 @@ def as_lazy(data: Any) -> LazyImages:
 
     `data` is a torch `Dataset` or anything else with `__len__` and `__getitem__`, an `IterableDataset`, a `DataLoader`
     or a pair (images, labels). Of a `DataLoader`, the model's input is what the loader yields: its `collate_fn` is
-    applied. With a batch sampler of its own, a loader is read from beginning to end.
+    applied. With a custom batch sampler, a loader is read from beginning to end.
 
     Raises `DataError` for anything else, and for numbers of images and labels that differ.
 
@@ -69,11 +72,23 @@ def of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
     total = _length(dataset, name)
 
     def read(indices: Sequence[int] | None) -> Iterator[Item]:
+        # by index: without `__iter__`, a loop over the data set ends at an IndexError, which not all of them raise
         for index in range(total) if indices is None else indices:
             place = f"item {index} of {name}"
             yield Item(place, *separate(_item(dataset, index, place), place))
 
-    return LazyImages(name, name, total, read, known_labels(dataset), known_classes(dataset))
+    return LazyImages(name, _title(dataset), total, read, known_labels(dataset), known_classes(dataset))
+
+
+def _title(dataset: Any) -> str:
+    """Return a display name: that of the class, unless it only holds or selects images."""
+    if isinstance(dataset, Subset):
+        return _title(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        titles = {_title(part) for part in dataset.datasets}
+        return titles.pop() if len(titles) == 1 else "images"
+    is_container = isinstance(dataset, TensorDataset | list | tuple) or hasattr(dataset, "column_names")
+    return "images" if is_container else type(dataset).__name__
 
 
 def _length(dataset: Any, name: str) -> int:
@@ -133,7 +148,7 @@ def _of_loader(loader: DataLoader[Any]) -> LazyImages:
         def read(chosen: Sequence[int] | None) -> Iterator[Item]:
             return _collated(loader, range(images.total or 0) if chosen is None else chosen, name)
 
-    lazy = LazyImages(name, name, images.total, read, images.labels, images.classes)
+    lazy = LazyImages(name, images.title, images.total, read, images.labels, images.classes)
     return lazy if isinstance(indices, range) else _subset(lazy, indices)
 
 

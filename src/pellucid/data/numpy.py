@@ -41,9 +41,9 @@ def numpy(request: Request) -> OpenData:
     """Open an .npy or .npz file at `request.argument`.
 
     An .npz file holds x_train, y_train, x_test and y_test, or images and labels (other usual names are known, too), and
-    optionally class names as `classes`. Beside NAME.npy there must be NAME_labels.npy. Images are (image, height,
-    width), (image, channel, height, width) or (image, height, width, channel), as bytes or as floats in [0, 1]. Only
-    the images that are used are kept in memory. Nothing is unpickled.
+    optionally class names as `classes`. NAME.npy needs its labels in NAME_labels.npy, in the same folder. Images are
+    (image, height, width), (image, channel, height, width) or (image, height, width, channel), as bytes or as floats in
+    [0, 1]. Only the images that are used are kept in memory. Nothing is unpickled.
 
     Raises `DataError` if a file or an array is missing, damaged or of another shape.
     """
@@ -70,7 +70,7 @@ def numpy(request: Request) -> OpenData:
 
 @dataclass(frozen=True)
 class Array:
-    """An array in a file, of which single rows can be read."""
+    """An array in a file, read row by row."""
 
     path: Path
     member: str | None

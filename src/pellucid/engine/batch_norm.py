@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.wrapping import module_paths
 
 __all__ = ["NORMS", "Norm", "SoundNorms", "read_norm", "refuse_batch_statistics", "sound_norm", "uses_batch_statistics"]
 
@@ -175,7 +176,7 @@ def refuse_batch_statistics(model: object) -> NoReturn:
     """Raise the error for batch statistics of the images, naming the module of `model` that is running."""
     module = _running_module()
     kind = type(module).__name__
-    paths = model.named_modules() if isinstance(model, nn.Module) else ()
+    paths = module_paths(model) if isinstance(model, nn.Module) else ()
     name = next((path for path, part in paths if part is module), "")
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         where = f"{name} ({kind})" if name else kind

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ShapeError
 from pellucid.core.isolation import raise_translated
+from pellucid.engine.wrapping import module_paths
 
 __all__ = ["INPUT_ERRORS", "raise_input_error"]
 
@@ -77,7 +78,7 @@ def _misfit(traceback: TracebackType | None, model: Any) -> str:
 def _name_of(layer: nn.Module, model: Any) -> str:
     if not isinstance(model, nn.Module):
         return ""
-    return next((name for name, module in model.named_modules() if module is layer), "")
+    return next((name for name, module in module_paths(model) if module is layer), "")
 
 
 def _expected(layer: nn.Module) -> tuple[str, Callable[[Tensor], bool]] | None:

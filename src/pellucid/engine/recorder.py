@@ -24,6 +24,7 @@ from pellucid.engine.model import check_autocast
 from pellucid.engine.table import OPERATIONS, Entry, modified, name_of, storage_key, substitute, tensors_in
 from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Formula, Move, Node, Tape
+from pellucid.engine.wrapping import module_paths
 
 __all__ = ["Recorder"]
 
@@ -60,7 +61,7 @@ class Recorder(TorchFunctionMode):
         self._image_slots: set[int] = set()
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
         self._masks: dict[int, Formula] = {}
-        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._paths = {id(module): name for name, module in module_paths(model)}
         self._homes = _homes(model)
         self._taint = taint
         self._model = model
@@ -377,7 +378,7 @@ _COUNTS = {torch.histc, Tensor.histc}
 def _homes(model: nn.Module) -> dict[int, list[str]]:
     """Map the address of each parameter to the paths of the modules that own it."""
     homes: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
+    for name, module in module_paths(model):
         for parameter in module.parameters(recurse=False):
             homes.setdefault(parameter.data_ptr(), []).append(name)
     return homes

@@ -9,6 +9,7 @@ Of R, the bias absorbs s·b and the stabilizer s·(stab(z) − z). To add a rule
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -168,6 +169,19 @@ class Z(Options):
         return [_spread(node, s, [(node.x, node.weight)])]
 
 
+def _inputs_of(node: Node) -> Sequence[Tensor | None]:
+    """Return the inputs of an elementwise operation that may broadcast them; None for those of others."""
+    if isinstance(node, Addition):
+        return node.terms
+    return [node.x if isinstance(node, Affine) else None] * len(node.inputs)
+
+
+def _summed(relevance: Tensor, x: Tensor | None) -> Tensor:
+    """Sum relevance over the axes along which `x` was repeated, as when a gray image is normalized per channel."""
+    repeats = x is not None and x.ndim == relevance.ndim and x.numel() < relevance.numel()
+    return relevance.sum_to_size(x.shape) if x is not None and repeats else relevance
+
+
 @dataclass(frozen=True)
 class Pass(Options):
     """Pass relevance through unchanged; where f(0) ≠ 0, absorb the share f(0)/f(x) as a constant.
@@ -179,7 +193,8 @@ class Pass(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         if not isinstance(node, Activation) or (isinstance(node.at_zero, (int, float)) and node.at_zero == 0):
-            return [None if slot is None else relevance for slot in node.inputs]
+            inputs = zip(node.inputs, _inputs_of(node), strict=True)
+            return [None if slot is None else _summed(relevance, x) for slot, x in inputs]
         if isinstance(node.at_zero, float) and not math.isfinite(node.at_zero):
             raise UnsupportedOperation(
                 f"{node.place} is undefined at 0, so relevance cannot pass through it (kind {node.kind!r}); "

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pellucid.core.errors import ModelError, ShapeError, UnknownName
+from pellucid.core.errors import ModelError, ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Embedding, Images
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.engine.operations import OPERATIONS
+from pellucid.engine.wrapping import find_module, module_paths
 
 __all__ = ["Tap", "find_embedding"]
 
@@ -56,6 +57,8 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
     The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration.
     It may also be called as a function (`F.linear`, `x @ W.T`).
 
+    The prefix `model.` of a wrapped model can be left out.
+
     Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` if the
     forward pass uses no linear layer.
 
@@ -65,9 +68,7 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
     ('3', torch.Size([5, 3]))
     """
     if layer is not None:
-        names = [name for name, _ in model.named_modules() if name]
-        if layer not in names:
-            raise UnknownName("layer", layer, names)
+        find_module(model, layer)
         return Tap(model, layer)
     with isolated():
         _, weight = _last_linear(model, images)
@@ -111,7 +112,7 @@ def _prepared(model: nn.Module, images: Images) -> Tensor:
 
 def _owner(model: nn.Module, weight: Tensor) -> str | None:
     """Return the path of the linear layer that owns `weight`, or a tensor it is a view of."""
-    for name, module in model.named_modules():
+    for name, module in module_paths(model):
         own = getattr(module, "weight", None)
         if isinstance(module, nn.Linear) and isinstance(own, Tensor) and own.data_ptr() == weight.data_ptr():
             return name or None
@@ -125,7 +126,7 @@ def _module_input(model: nn.Module, layer: str, images: Images) -> Tensor:
         tensors = [value for value in (*inputs, *named_inputs.values()) if isinstance(value, Tensor)]
         seen[:] = [value.detach().clone() for value in tensors[:1]]  # cloned, since the layer may work in place
 
-    handle = model.get_submodule(layer).register_forward_pre_hook(remember, with_kwargs=True)
+    handle = find_module(model, layer).register_forward_pre_hook(remember, with_kwargs=True)
     try:
         with frozen(model), torch.no_grad():
             model(_prepared(model, images))

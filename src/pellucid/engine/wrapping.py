@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.errors import UnknownName, UnsupportedOperation
 
 __all__ = [
     "Network",
     "check_hidden_norms",
     "check_hidden_paths",
     "check_model",
+    "find_module",
     "fixed",
     "holds_script",
     "is_probabilities",
+    "module_paths",
     "set_eval",
     "unwrap",
 ]
@@ -90,6 +92,34 @@ def _kind(kind: type) -> str:
     return ""
 
 
+def module_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module of `model` with its path as the user knows it.
+
+    A wrapper that only adapts the input, such as `pellucid.models._adapted.Adapted`, names the attribute with the
+    user's model in `wrapped_by_pellucid`, which is left out of the paths.
+    """
+    inside = getattr(model, "wrapped_by_pellucid", None)
+    for path, module in model.named_modules():
+        if isinstance(inside, str):
+            path = "" if path == inside else path.removeprefix(f"{inside}.")
+        yield path, module
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """Return the module with a path of `module_paths`; raises `UnknownName`, with the paths that there are.
+
+    >>> find_module(nn.Sequential(nn.ReLU(), nn.Tanh()), "1")
+    Tanh()
+    """
+    known = {name: module for name, module in module_paths(model) if name}
+    if path not in known:
+        full = dict(model.named_modules())
+        if path not in full or not path:
+            raise UnknownName("layer", path, known)
+        return full[path]
+    return known[path]
+
+
 def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = None) -> None:
     """Raise `UnsupportedOperation` for a model whose wrapping or compression hides what a computation needs.
 
@@ -102,7 +132,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
         kind = _kind_of(module)
         if not kind:
             continue
-        name = next(path for path, part in model.named_modules() if part is module)
+        name = next(path for path, part in module_paths(model) if part is module)
         if kind == "sharded":
             _refuse_sharded(name, module)
         if need == "training" and kind in ("scripted", "program", "quantized"):

@@ -79,11 +79,10 @@ class Allowance:
         """
         if not self.is_limited:
             return 0.0
-        prices = self._prices
+        prices, _ = self._prices, self._forward
         if key in prices:
             self.left -= prices[key]
         else:
-            _ = self._forward  # paid for before the measurement
             before = self.left
             with self.spending():
                 compute()
@@ -105,6 +104,10 @@ class Allowance:
         finally:
             # a model without matrix products has no FLOPs to count, and nothing to limit
             self.left -= counter.get_total_flops() / max(forward, 1)
+
+    def passes(self, flops: float) -> float:
+        """Convert FLOPs to forward passes of one image; 0 without a budget."""
+        return flops / max(self._forward, 1) if self.is_limited else 0.0
 
     def affordable(self, price: float, most: int, calls: int = 1) -> int:
         """Return the number of images that can be afforded at this price each, at most `most`.

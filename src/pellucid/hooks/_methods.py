@@ -1,23 +1,23 @@
 """Attribution methods, set up for the network of a scene."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
 
 from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import without_warnings
-from pellucid.core.contracts import ImageSet
+from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import ConfigError, DataError, PellucidError
 from pellucid.engine.model import dtype_of
 from pellucid.evaluation import DEFAULT_METHODS
-from pellucid.hooks._budget import Allowance
-from pellucid.hooks._hook import Scene
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import Scene, left_out
 
 __all__ = [
-    "EXPENSIVE",
     "FAST_OPTIONS",
+    "Selection",
     "affordable_methods",
     "bounded_options",
     "create_fitted",
@@ -29,8 +29,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-EXPENSIVE = "left out for the budget (--budget): it takes {price:.0f} forward passes per image."
-"""Reason for leaving out a method that takes more than others."""
 FITTED_IMAGES = 5000
 """Maximum number of training images for methods that are fitted to data."""
 
@@ -109,21 +107,64 @@ def price_of(scene: Scene, allowance: Allowance, name: str, options: Mapping[str
     return allowance.price(key, compute)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The methods that a hook uses, and those that it does not use, with the reason."""
+
+    prices: dict[str, float]
+    """Cost of explaining one image by method, in forward passes; 0 without a budget."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Methods that do not apply."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Methods that the budget does not suffice for."""
+
+    @property
+    def price(self) -> float:
+        """Cost of explaining one image by all methods."""
+        return sum(self.prices.values())
+
+    @property
+    def note(self) -> str:
+        """Sentence about the methods left out, with a leading space; empty if there are none."""
+        return f" Left out for the budget: {', '.join(self.left_out)}." if self.left_out else ""
+
+    @property
+    def numbers(self) -> dict[str, dict[str, str]]:
+        """The entry `left_out` of a hook's numbers; empty if no method is left out."""
+        return {"left_out": self.left_out} if self.left_out else {}
+
+    def leave_out(self, name: str) -> None:
+        """Move a method to those left out."""
+        self.left_out[name] = f"It takes {self.prices.pop(name):.0f} forward passes per image (--budget)."
+
+    def artifact(self, scene: Scene) -> Artifact:
+        """Return an artifact that says why no method is shown."""
+        reasons = [f"{name}: {why}" for name, why in (*self.refused.items(), *self.left_out.items())]
+        reasons += [TOO_EXPENSIVE.format(name=", ".join(self.prices))] if self.prices else []
+        return left_out(scene, " ".join(reasons))
+
+
 def affordable_methods(
     scene: Scene, allowance: Allowance, options: Callable[[str], Mapping[str, Any]], wanted: int
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the methods to use with the price per image, and the reasons for those left out; no prices if unlimited.
+) -> Selection:
+    """Choose the methods to use; without a budget, all.
 
     The most expensive methods are left out until `wanted` images can be explained by all others.
     """
     names = scene.methods or DEFAULT_METHODS
     if not allowance.is_limited:
-        return dict.fromkeys(names, 0.0), {}
-    prices, refused = explain_each(names, lambda name: price_of(scene, allowance, name, options(name)))
-    while len(prices) > 1 and allowance.left < wanted * sum(prices.values()):
-        name = max(prices, key=lambda one: prices[one])
-        refused[name] = EXPENSIVE.format(price=prices.pop(name))
-    return prices, refused
+        return Selection(dict.fromkeys(names, 0.0))
+    selection = Selection({})
+    for name in names:
+        if allowance.left <= 0:
+            selection.left_out[name] = "Nothing is left of the budget (--budget)."
+            continue
+        priced, refused = explain_each([name], lambda name: price_of(scene, allowance, name, options(name)))
+        selection.prices.update(priced)
+        selection.refused.update(refused)
+    while len(selection.prices) > 1 and allowance.left < wanted * selection.price:
+        selection.leave_out(max(selection.prices, key=lambda name: selection.prices[name]))
+    return selection
 
 
 def fit_to_sample(analyzer: Analyzer, images: ImageSet, most: int | None = None) -> Analyzer:

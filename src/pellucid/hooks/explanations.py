@@ -13,8 +13,7 @@ from pellucid.attribution import Explanation
 from pellucid.core.errors import PellucidError
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
-from pellucid.hooks._hook import left_out
+from pellucid.hooks._budget import Allowance
 from pellucid.hooks._methods import (
     affordable_methods,
     bounded_options,
@@ -52,15 +51,16 @@ class Explanations(Hook):
         if not indices:
             return
         options = partial(bounded_options, scene)
-        prices, refused = affordable_methods(scene, allowance, options, min(WANTED, len(indices)))
-        indices = scene.first_of_each_class(allowance.affordable(sum(prices.values()), len(indices), len(prices)))
+        selection = affordable_methods(scene, allowance, options, min(WANTED, len(indices)))
+        most = allowance.affordable(selection.price, len(indices), len(selection.prices))
+        indices = scene.first_of_each_class(most) if selection.prices else []
         if not indices:
-            yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
+            yield selection.artifact(scene)
             return
         targets = scene.logits[indices].argmax(1)
         with allowance.spending():
-            explained, inapplicable = _explain(scene, prices, indices, targets)
-        refused |= inapplicable
+            explained, inapplicable = _explain(scene, selection.prices, indices, targets)
+        refused = selection.refused | inapplicable
         if not explained:
             raise PellucidError(f"no method applies to this model: {'; '.join(refused.values())}")
         maps = {name: one.relevance.float().cpu().numpy() for name, one in explained.items()}
@@ -80,12 +80,13 @@ class Explanations(Hook):
             "scale_limits": limits,
             **stated_options(scene, maps),
             "refused": refused,
+            **selection.numbers,
         }
         source = scene.test.shown(indices).numpy()
         yield Artifact(
             caption=f"{title} by {len(maps)} methods for {len(indices)} test images, each method with its own color "
-            f"scale.{scene.choice(len(indices))}",
-            figure=_figure(scene, source, maps, numbers, title),
+            f"scale.{scene.choice(len(indices))}{selection.note}",
+            figure=_figure(scene, source, maps, numbers, (title, selection.note)),
             arrays={"source": source, **maps},
             numbers=numbers,
         )
@@ -108,9 +109,12 @@ def _listed(values: torch.Tensor | None) -> list[float] | None:
 
 
 def _figure(
-    scene: Scene, source: np.ndarray, maps: dict[str, np.ndarray], numbers: dict[str, Any], title: str
+    scene: Scene, source: np.ndarray, maps: dict[str, np.ndarray], numbers: dict[str, Any], headline: tuple[str, str]
 ) -> Figure:
-    """Draw the source in the first column and then one column per method, each with its own color scale."""
+    """Draw the source in the first column and then one column per method, each with its own color scale.
+
+    `headline` is the title and the end of the subtitle.
+    """
     shown = np.stack([maps[name].sum(1, keepdims=True) / numbers["scale_limits"][name] for name in maps], axis=1)
     blocks = [
         Block(gray_or_rgb(source)[:, None], column=0),
@@ -126,4 +130,4 @@ def _figure(
     subtitle = "Red: evidence for the predicted class; blue: evidence against it. ±: range of the method's color scale."
     subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}"
     subtitle += f" Not applicable: {', '.join(numbers['refused'])}." if numbers["refused"] else ""
-    return image_grid(blocks, rows, columns, (title, subtitle))
+    return image_grid(blocks, rows, columns, (headline[0], subtitle + headline[1]))

@@ -10,10 +10,16 @@ import numpy as np
 
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._budget import Allowance
 from pellucid.hooks._class_maps import ClassMaps, explain_classes, stored_maps
-from pellucid.hooks._hook import left_out
-from pellucid.hooks._methods import FAST_OPTIONS, affordable_methods, bounded_options, create_fitted, explain_each
+from pellucid.hooks._methods import (
+    FAST_OPTIONS,
+    Selection,
+    affordable_methods,
+    bounded_options,
+    create_fitted,
+    explain_each,
+)
 from pellucid.hooks._predictions import by_loss, predictions_of
 
 __all__ = ["Gallery"]
@@ -53,15 +59,14 @@ class Gallery(Hook):
         allowance, options = Allowance(scene, "gallery"), partial(_options, scene)
         if not len(scene.test):
             return
-        prices, refused = affordable_methods(scene, allowance, options, WANTED)
-        indices, classes = self._affordable(scene, allowance, prices)
+        selection = affordable_methods(scene, allowance, options, WANTED)
+        indices, classes = self._affordable(scene, allowance, selection)
         if not indices:
             if allowance.is_limited:
-                yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
+                yield selection.artifact(scene)
             return
         with allowance.spending():
-            explained, inapplicable = _explain(scene, prices, indices, classes)
-        refused |= inapplicable
+            explained, inapplicable = _explain(scene, selection.prices, indices, classes)
         arrays, stored = stored_maps(
             explained,
             scene.test.shown(indices).numpy(),
@@ -76,26 +81,27 @@ class Gallery(Hook):
             **stored,
             "classes": classes,
             "options": {name: options(name) for name in explained if options(name)},
-            "refused": refused,
+            "refused": selection.refused | inapplicable,
+            **selection.numbers,
         }
         yield Artifact(
             caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
-            f"{len(classes)} classes{'' if size == before else note}.{_choice(scene, classes)}",
+            f"{len(classes)} classes{'' if size == before else note}.{_choice(scene, classes)}{selection.note}",
             arrays=arrays,
             numbers=numbers,
         )
 
-    def _affordable(
-        self, scene: Scene, allowance: Allowance, prices: Mapping[str, float]
-    ) -> tuple[list[int], list[int]]:
+    def _affordable(self, scene: Scene, allowance: Allowance, selection: Selection) -> tuple[list[int], list[int]]:
         """Return the images and classes to explain: as many maps as can be afforded, and more images than classes."""
         images, classes = allowance.images(self.images), allowance.classes(self.classes)
-        most = allowance.affordable(sum(prices.values()), images * classes, len(prices) * classes)
+        most = allowance.affordable(selection.price, images * classes, len(selection.prices) * classes)
+        if not selection.prices:
+            return [], []
         if most >= images * classes:
             return _chosen(scene, images, classes)
         best: tuple[list[int], list[int]] = [], []
         # an image needs the maps of its true and predicted class, so few classes can allow for few images only
-        for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes)) + 1):
+        for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes), most) + 1):
             option = _chosen(scene, min(images, most // count), count)
             best = max(best, option, key=lambda one: (len(one[0]) * len(one[1]), -abs(len(one[0]) - 2 * len(one[1]))))
         return best

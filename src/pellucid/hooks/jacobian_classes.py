@@ -52,6 +52,9 @@ class JacobianClasses(Hook):
         if not len(indices):
             return
         price = price_of_jacobian(scene, allowance, chosen)
+        # the norms take the products of all pairs of rows
+        rows = scene.logits.shape[1] if chosen is None else len(chosen)
+        price += allowance.passes(2 * rows**2 * scene.test.pixels[0].numel())
         count = allowance.affordable(price, allowance.images(self.images or len(indices)))
         if not count:
             yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")

@@ -14,11 +14,10 @@ from pellucid.evaluation.parameter_randomisation import ParameterRandomisation
 from pellucid.evaluation.random_logit import RandomLogit
 from pellucid.evaluation.selectivity import Selectivity
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
-from pellucid.hooks._hook import left_out
+from pellucid.hooks._budget import Allowance
 from pellucid.hooks._methods import (
-    EXPENSIVE,
     FAST_OPTIONS,
+    Selection,
     affordable_methods,
     bounded_options,
     create_fitted,
@@ -51,36 +50,37 @@ class Leaderboard(Hook):
         if not len(scene.test):
             return
         allowance = Allowance(scene, "leaderboard")
-        prices, refused = affordable_methods(scene, allowance, partial(_options, scene), wanted=0)
-        names, metrics, most = self._affordable(allowance, prices, refused)
-        count = min(len(scene.test), most)
+        selection = affordable_methods(scene, allowance, partial(_options, scene), wanted=0)
+        metrics, most = self._affordable(allowance, selection)
+        count = min(len(scene.test), most) if selection.prices else 0
         if not count:
-            yield left_out(scene, "; ".join(refused.values()) or TOO_EXPENSIVE.format(name=", ".join(prices)))
+            yield selection.artifact(scene)
             return
         # evenly spread, in case the test set is sorted by class
         indices = torch.arange(count) * len(scene.test) // count
-        methods, inapplicable = explain_each(names, lambda name: create_fitted(scene, name, **_options(scene, name)))
+        methods, inapplicable = explain_each(
+            selection.prices, lambda name: create_fitted(scene, name, **_options(scene, name))
+        )
         targets, images = scene.logits[indices].argmax(1), scene.test.floats(indices)
         with allowance.spending():
             request = plan(scene.model, images, targets, list(methods.values()), metrics, seed=scene.seed)
             evaluation = run(request)
-        evaluation = replace(evaluation, refused={**refused, **inapplicable, **evaluation.refused})
+        evaluation = replace(evaluation, refused={**selection.refused, **inapplicable, **evaluation.refused})
         yield Artifact(
-            caption=f"{scene.title}: {summary(evaluation)}",
+            caption=f"{scene.title}: {summary(evaluation)}{selection.note}",
             figure=evaluation.figure(f"{scene.title}: leaderboard of explanation methods"),
-            numbers=evaluation.to_dict(),
+            numbers={**evaluation.to_dict(), **selection.numbers},
         )
 
-    def _affordable(
-        self, allowance: Allowance, prices: Mapping[str, float], refused: dict[str, str]
-    ) -> tuple[list[str], tuple[str | Metric, ...], int]:
-        """Return the methods, metrics and number of images that can be afforded; adds what is left out to `refused`.
+    def _affordable(self, allowance: Allowance, selection: Selection) -> tuple[tuple[str | Metric, ...], int]:
+        """Return the metrics and the number of images that can be afforded; leaves out methods if necessary.
 
         Fewer metrics and methods are better than very few images.
         """
-        names, most = list(prices), allowance.images(self.images)
+        prices, most = selection.prices, allowance.images(self.images)
         if not allowance.is_limited:
-            return names, self.metrics, most
+            return self.metrics, most
+        names = list(prices)
         half = sorted(names, key=lambda name: prices[name])[: max(1, len(names) // 2)]
         levels = _levels()
         for methods, metrics in (
@@ -92,8 +92,9 @@ class Leaderboard(Hook):
         else:
             methods, metrics = half, levels[2]
             count = allowance.affordable(_price(prices, methods, metrics), most, 4 * len(methods))
-        refused |= {name: EXPENSIVE.format(price=prices[name]) for name in names if name not in methods}
-        return methods, metrics, count
+        for name in [name for name in names if name not in methods]:
+            selection.leave_out(name)
+        return metrics, count
 
 
 def _options(scene: Scene, name: str) -> Mapping[str, Any]:

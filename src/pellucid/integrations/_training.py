@@ -49,7 +49,7 @@ class Training:
         atexit.register(self.end, "interrupted")  # for libraries that do not tell callbacks about errors
 
     def epoch(self, number: int, metrics: Mapping[str, Any]) -> None:
-        """Record an epoch, the first of which is 1."""
+        """Record an epoch, counted from 1."""
         if self._watcher is not None:
             self._watcher.epoch(number, **renamed(metrics))
 

@@ -115,5 +115,5 @@ class PellucidCallback(TrainerCallback):
 
 
 def _epochs(state: TrainerState) -> int:
-    """Return the number of epochs, of which the last may be incomplete."""
+    """Return the number of epochs, including an incomplete last one."""
     return ceil((state.epoch or 0) - LEAST_SHARE)

@@ -16,6 +16,9 @@ class Adapted(nn.Module):
     the bounds of a pixel are 0 and 1, and the empty image is black.
     """
 
+    wrapped_by_pellucid = "model"
+    """The attribute with the user's model; names of layers leave it out."""
+
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model

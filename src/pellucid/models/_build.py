@@ -80,9 +80,13 @@ def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
 def _accepted(function: Callable[..., Any], offered: dict[str, Any], spec: str) -> dict[str, Any]:
     """Return those of the offered values that the function names and that are known."""
     parameters = _parameters(function)
-    for name, flag in (("classes", "--class-names FILE"), ("channels", "images"), ("image_size", "images")):
+    for name, way_out in (
+        ("classes", "pass --class-names FILE, or give"),
+        ("channels", "give"),
+        ("image_size", "give"),
+    ):
         if name in parameters and offered[name] is None and parameters[name].default is inspect.Parameter.empty:
-            raise ConfigError(f"--model {spec} takes {name}, which is unknown here; pass {flag}, or give it a default.")
+            raise ConfigError(f"--model {spec} takes {name}, which is unknown here; {way_out} the parameter a default.")
     return {name: value for name, value in offered.items() if name in parameters and value is not None}
 
 

@@ -123,12 +123,14 @@ def _draw_names(canvas: Canvas, names: Sequence[str], tops: Sequence[float], lef
 
 def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[float], left: float) -> None:
     middle = left + CELL_DOTS / 2
-    for line, part in enumerate(_halves(column.name)):
+    name, _, options = column.name.partition("(")
+    for line, part in enumerate(_halves(name)):
         canvas.text(middle, 14 + 15 * line, part, ha="center", va="center", weight="bold", size=SMALL + 1)
     canvas.text(
         middle,
         46,
-        "higher is better" if column.is_higher_better else "lower is better",
+        ("higher is better" if column.is_higher_better else "lower is better")
+        + (f"; {options.removesuffix(')').replace('=', ' ')}" if options else ""),
         ha="center",
         va="center",
         size=SMALL - 1,

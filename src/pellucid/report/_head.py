@@ -73,7 +73,11 @@ def head(material: Material) -> Head:
     return Head(
         title=f"{subject}: {model.get('name', 'network')} on {data.get('title', 'unknown data')}",
         status=material.status,
-        notes=tuple(note for note in (_unfinished(material), _text(data.get("notice")), _left_out(material)) if note),
+        notes=tuple(
+            note
+            for note in (_unfinished(material), _text(data.get("notice")), _left_out(material), *_empty(material))
+            if note
+        ),
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
@@ -203,6 +207,12 @@ def _left_out(material: Material) -> str:
     if not reductions:
         return ""
     return f"To limit its size, this page {' and '.join(reductions)}; the save folder has the originals."
+
+
+def _empty(material: Material) -> list[str]:
+    """Return the reasons of hooks that had nothing to show, at their last epoch."""
+    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out"}
+    return [f"{hook}: {str(one['caption']).partition(': ')[2]}" for hook, one in last.items()]
 
 
 def _failure(material: Material, failure: Entry) -> tuple[str, str]:

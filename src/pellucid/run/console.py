@@ -60,9 +60,9 @@ def print_already_finished(session: Session) -> None:
     print_line(f"To train further, pass --epochs with more than {session.recipe.epochs}.")
 
 
-def print_epoch(epoch: Epoch, epochs: int) -> None:
+def print_epoch(epoch: Epoch, epochs: int, *, is_pretrained: bool = False) -> None:
     """Print one line per finished epoch: training loss, accuracies, and seconds of training."""
-    parts = ["untrained"]
+    parts = ["before training" if is_pretrained else "untrained"]
     if epoch.train is not None:
         parts = [f"loss {epoch.train.loss:.4f}", f"train {epoch.train.accuracy:.2%}"]
     parts += [f"validation {epoch.validation.accuracy:.2%}", f"test {epoch.test.accuracy:.2%}"]

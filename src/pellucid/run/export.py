@@ -54,7 +54,7 @@ class Exported:
     indices: list[int]
     """Position of each image in the data set's test images."""
     files: list[str | None]
-    """File of each image; None if it has none of its own."""
+    """File of each image; None if it is part of a larger file."""
 
 
 def export_run(config: ExportConfig) -> int:

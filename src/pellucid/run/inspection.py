@@ -1,13 +1,11 @@
 """`pellucid.inspect`: all hooks and the report for a model that somebody else has trained."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pellucid.config import InspectConfig
+from pellucid.core.isolation import preserved_random_state
 from pellucid.core.terminal import print_line
 from pellucid.data._lazy import OpenData
 from pellucid.data._open import open_data
@@ -16,8 +14,8 @@ from pellucid.engine.wrapping import Network
 from pellucid.models._class_names import read_class_names
 from pellucid.models._library import LoadedModel
 from pellucid.run.console import open_report, print_summary
-from pellucid.run.observation import Options, observe
-from pellucid.run.session import choose_device
+from pellucid.run.observation import Observation, Options, observe
+from pellucid.run.session import choose_device, set_threads
 from pellucid.run.watcher import Watcher, shown
 from pellucid.storage.models import load_model
 from pellucid.storage.ownership import check_ours
@@ -25,7 +23,7 @@ from pellucid.storage.runs import Run
 from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
-__all__ = ["inspect", "inspect_from", "prepare_inspection", "show_model"]
+__all__ = ["inspect", "inspect_from", "prepare_inspection", "show"]
 
 
 def inspect(
@@ -71,12 +69,13 @@ def inspect(
         show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
     )
-    return show_model(model, data, options)
+    with preserved_random_state():  # reading the data may draw from it
+        observation = observe("inspect", model, data, options)
+    return show(observation)
 
 
-def show_model(model: Network, data: Any, options: Options) -> Run:
-    """Run the hooks of `options` on a model; see `inspect`."""
-    observation = observe("inspect", model, data, options)
+def show(observation: Observation) -> Run:
+    """Run the hooks on an observed model, write the report and return the run."""
     with Watcher(observation) as watcher:
         watcher.open()
     store = observation.store
@@ -89,12 +88,13 @@ def inspect_from(config: InspectConfig) -> int:
     Raises a `PellucidError` before any work if the model, the data or a setting is invalid.
     """
     device = choose_device(config.device, World())
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
     check_ours(config.save)  # before anything is downloaded into it
     loaded, data, options = prepare_inspection(config)
     if loaded.notice:
         print_line(f"Notice: {loaded.notice}")
-    show_model(loaded.model.to(device), data.test, options)
+    observation = observe("inspect", loaded.model.to(device), data.test, options)
+    set_threads(config.threads, observation.test.images.image_shape)
+    show(observation)
     store = Store(config.save)
     print_summary(store)
     if config.open:

@@ -31,6 +31,11 @@ class Built:
     """Its entries in run.json: `name`, `weights`, `options` and `preprocessing`."""
     notice: str = ""
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True if the training starts from the weights of another one."""
+        return self.record["weights"] is not None
+
 
 def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any], *, is_restored: bool) -> Built:
     """Build the network that the settings name, for the classes and images of `data`.

@@ -150,7 +150,7 @@ def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
     record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
     schedule.runner.board.metrics(record)
-    print_epoch(epoch, session.recipe.epochs)
+    print_epoch(epoch, session.recipe.epochs, is_pretrained=session.network.is_pretrained)
     schedule.add_epoch(epoch)
 
 

@@ -33,7 +33,7 @@ from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Epoch, Recipe
 
-__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare"]
+__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare", "set_threads"]
 
 LARGEST_SMALL_SIDE = 64
 """Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
@@ -97,6 +97,8 @@ class Session:
             embedding_layer=self.embedding_layer,
             train=self.data.train,
             fitted=self.densities.get,
+            # weights of another training are not untrained
+            moment="epoch 0 (before training)" if epoch == 0 and self.network.is_pretrained else None,
             budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
         )
 
@@ -170,7 +172,7 @@ def _build(
     """Build the model, check it against the data and assemble the session."""
     settings, show = config.training, config.show
     # A resumed run keeps the thread count of its first part, since results depend on it in the last bits.
-    _set_threads(settings.threads or earlier.get("threads"), data)
+    set_threads(settings.threads or earlier.get("threads"), data.train.image_shape)
     resumed = _read_checkpoint(store) if config.resume else None
     network = build_network(config, data, earlier, is_restored=resumed is not None)
     model = network.model.to(device)
@@ -249,9 +251,9 @@ def choose_device(wanted: str, world: World) -> torch.device:
     return device
 
 
-def _set_threads(threads: int | None, data: DataSplits) -> None:
-    side = max(data.train.image_shape[1:])
-    torch.set_num_threads(threads or (1 if side <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
+def set_threads(threads: int | None, image_shape: tuple[int, int, int]) -> None:
+    """Set the number of CPU threads: as given, or one for small images and all cores for larger ones."""
+    torch.set_num_threads(threads or (1 if max(image_shape[1:]) <= LARGEST_SMALL_SIDE else os.cpu_count() or 1))
 
 
 def _data_folder(config: RunConfig) -> Path:

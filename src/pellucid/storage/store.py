@@ -19,6 +19,8 @@ from pellucid.storage.schema import MANIFEST, METRICS, RUN, Record, check_record
 
 __all__ = ["Store"]
 
+LARGEST_TABLE = 20_000
+"""Maximum number of values of one entry in the manifest, which is read and written as a whole."""
 MOVED_ASIDE = (
     "models",
     "logs",
@@ -312,8 +314,22 @@ def _entry(hook: str, epoch: int, path: str, kind: Kind, artifact: Artifact) -> 
         "path": path,
         "kind": kind,
         "caption": artifact.caption,
-        "numbers": dict(artifact.numbers) if kind in ("figure", "embedding", "film") else {},
+        "numbers": _brief(artifact.numbers) if kind in ("figure", "embedding", "film") else {},
     }
+
+
+def _brief(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the largest tables, such as the counts of a thousand classes; the JSON file holds them too."""
+    return {name: value for name, value in numbers.items() if _size(value) <= LARGEST_TABLE}
+
+
+def _size(value: Any) -> int:
+    """Return the number of values in a list of any depth.
+
+    >>> _size([[1, 2], [3]]), _size("text")
+    (3, 1)
+    """
+    return sum(map(_size, value)) if isinstance(value, list) else 1
 
 
 def _pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

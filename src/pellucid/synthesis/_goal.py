@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnsupportedOperation
 from pellucid.core.isolation import raise_translated
 from pellucid.core.types import Images
 from pellucid.engine.arrays import check_tensor
@@ -18,7 +18,7 @@ from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
 from pellucid.engine.input_errors import INPUT_ERRORS
 from pellucid.engine.model import AutocastWatch, check_model, dtype_of
-from pellucid.engine.wrapping import check_hidden_norms
+from pellucid.engine.wrapping import check_hidden_norms, find_module
 
 __all__ = ["Goal", "Unit", "Values", "make_goal"]
 
@@ -63,15 +63,13 @@ def make_goal(
             f"got unit={unit!r}; expected (layer, channel), such as ('conv1', 3), or a function of the outputs."
         )
     layer, channels = given[0], _as_list(given[1])
-    modules = dict(model.named_modules())
-    if layer not in modules:
-        raise UnknownName("layer", layer, [name for name in modules if name])
+    module = find_module(model, layer)
     with torch.no_grad():
-        size = _of_layer(modules[layer], layer, model, sample).shape[1]
+        size = _of_layer(module, layer, model, sample).shape[1]
     _check_range("channel", channels, size, f"layer {layer!r}")
 
     def read(images: Images) -> tuple[Values, Values]:
-        return _repeated(_of_layer(modules[layer], layer, model, images)[:, channels])
+        return _repeated(_of_layer(module, layer, model, images)[:, channels])
 
     return _checked(Goal(model, tuple(channels), read, False), sample)
 

@@ -178,6 +178,8 @@ def _notes(gallery: Gallery) -> list[str]:
         notes.append(f"To save time, some methods do not use their default settings: {used}.")
     if record.get("refused"):
         notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
+    if record.get("left_out"):
+        notes.append(f"Left out for the budget: {_reasons(record['left_out'])}.")
     return notes
 
 

@@ -30,6 +30,7 @@ def leaderboard(material: Material) -> Section | None:
     notes = (
         *([moment] if moment else []),
         *(f"Not applicable: {name}: {why}" for name, why in table.pop("refused").items()),
+        *(f"Left out: {name}. {why}" for name, why in table.pop("left_out").items()),
     )
     return Section(
         name="leaderboard",
@@ -63,6 +64,7 @@ def _table(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "curve_meaning": meaning,
         "refused": dict(evaluation.refused),
+        "left_out": dict(record.get("left_out") or {}),
     }
 
 

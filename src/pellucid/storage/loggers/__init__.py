@@ -1,6 +1,6 @@
 """Experiment trackers that receive the scalars, figures and report of a run, besides TensorBoard.
 
-Each tracker runs in a process of its own: its threads, global state and waits for a server never reach the training.
+Each tracker runs in a separate process: its threads, its global state and a slow server never affect the training.
 Unless the user has configured the library through its own environment variables, nothing leaves the save folder.
 
 - `_logger`: `Logger`, what an adapter implements; `trackio`, `mlflow`, `wandb`: one adapter each

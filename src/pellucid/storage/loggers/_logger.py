@@ -1,4 +1,4 @@
-"""What an adapter of an experiment tracker implements."""
+"""The interface of an adapter for an experiment tracker."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ class LoggedRun:
     settings: Mapping[str, Any]
     """Flags, data set and model; the values are strings, numbers, booleans or None."""
     earlier: str | None
-    """What `Logger.identity` returned when the run that is now resumed began; None for a new run."""
+    """Value of `Logger.identity` in the run that is resumed; None for a new run."""
 
 
 class Logger(ABC):
-    """Adapter of one tracker's public interface. It lives in a process of its own and may raise anything.
+    """Adapter of one tracker's public interface. It lives in a separate process and may raise any exception.
 
     The constructor imports the library, and begins a run or continues an earlier one.
     """

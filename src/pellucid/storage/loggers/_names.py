@@ -19,7 +19,7 @@ def check_loggers(names: str | Sequence[str] | None) -> tuple[str, ...]:
     ((), ())
     >>> check_loggers("tensorboards")
     Traceback (most recent call last):
-    pellucid.core.errors.UnknownName: unknown logger 'tensorboards'...
+    pellucid.core.errors.UnknownName: there is no logger 'tensorboards'. Available: mlflow, trackio, wandb.
     """
     listed = names if isinstance(names, str) else ",".join(names or ())
     chosen = parse_names(listed, LOGGERS.check) if listed else []

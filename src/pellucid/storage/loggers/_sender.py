@@ -19,7 +19,7 @@ from pellucid.storage.atomic import TEMPORARY
 __all__ = ["Sender"]
 
 SECONDS_TO_FINISH = 60.0
-"""Maximum time that the end of a run waits for a tracker; after that, it goes on in the background."""
+"""Maximum time that the end of a run waits for a tracker; after that, it continues in the background."""
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from pellucid.storage.loggers._receiver import main; main()"
@@ -31,12 +31,13 @@ _in_background: list["subprocess.Popen[bytes]"] = []
 
 
 class Sender:
-    """A tracker in a process of its own.
+    """A tracker in a separate process.
 
     None of its methods raises an exception: a tracker that fails is reported once, and the run continues.
     """
 
     def __init__(self, name: str, save: Path, title: str, settings: Mapping[str, Any]) -> None:
+        save = save.absolute()  # the program may change its working directory
         self.name, self._folder = name, save / "logs" / name
         self.is_new = not (self._folder / "identity.txt").is_file()
         """True if no earlier part of this run was logged."""
@@ -106,7 +107,7 @@ class Sender:
             self._process.stdin.close()
 
     def _check(self, process: "subprocess.Popen[bytes] | None") -> None:
-        """Report the first failure that the tracker's process has written down, or that it ended by itself."""
+        """Report the first failure that the tracker's process has written down, or its exit code if it has ended."""
         if self._has_reported:
             return
         try:
