@@ -16,6 +16,7 @@ import pellucid
 from pellucid.attribution import Display, Explanation, Explanations, create_analyzer
 from pellucid.attribution import _display as module
 from pellucid.core.errors import ConfigError, WriteError
+from pellucid.plots.colours import WRONG
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 
@@ -129,6 +130,17 @@ def test_verdict_beyond_the_tolerance() -> None:
         "lrp.epsilon", allowed=torch.tensor([0.01, 0.01]), **{**values, "residual": torch.full((2,), torch.nan)}
     )
     assert "instead of" in broken.verdict()
+
+
+def test_missed_sums_are_warnings() -> None:
+    values = {"residual": torch.tensor([0.5]), "allowed": torch.tensor([0.01])}
+    one = explanation("lrp.epsilon", images=1, **values)
+    (line,) = [text for text in one.figure().texts if "instead of the expected" in text.get_text()]
+    assert line.get_color() == WRONG
+    assert '<p class="warning">lrp.epsilon for class' in one._repr_html_()
+    fine = explanation("lrp.epsilon", images=1)
+    assert WRONG not in {text.get_color() for text in fine.figure().texts}
+    assert 'class="warning"' not in fine._repr_html_()
 
 
 def test_text_has_prediction_probability_target_and_verdict() -> None:

@@ -342,6 +342,8 @@ def test_unreadable_files_and_folders(tmp_path: Path) -> None:
         ([picture(), picture(1, (8, 8))], DataError, r"image 0 \(3, 10, 12\), image 1 \(3, 8, 8\)"),
         ([torch.zeros(3, 9, 9), torch.zeros(3, 8, 9)], ShapeError, r"\(3, 9, 9\), \(3, 8, 9\)"),
         (torch.zeros(1, 4, 9, 9), ShapeError, "expects \\(batch, 3 channels"),
+        (np.zeros((9, 8, 3), np.float32), ShapeError, r"channels last.*permute\(2, 0, 1\)"),
+        (torch.zeros(2, 9, 8, 3), ShapeError, r"permute\(0, 3, 1, 2\)"),
         (object(), ShapeError, "object"),
         (torch.full((1, 3, 9, 9), torch.nan), DataError, "NaN"),
     ],

@@ -8,7 +8,7 @@ import torch
 if TYPE_CHECKING:
     from pellucid.attribution._explanation import Explanation
 
-__all__ = ["predicted", "shortened", "targeted", "verdict"]
+__all__ = ["is_within_tolerance", "predicted", "shortened", "targeted", "verdict"]
 
 LONGEST_NAME = 60
 """Maximum length of the name of a class or a file, in characters."""
@@ -24,8 +24,8 @@ def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
     expected, residual, allowed = (
         float(values[index]) for values in (explanation.expected, explanation.residual, explanation.allowed)
     )
-    total, is_within = expected + residual, abs(residual) <= allowed  # False for NaN
-    if not is_within:
+    total = expected + residual
+    if not is_within_tolerance(explanation, index):
         return (
             f"Attributions sum to {_number(total)} instead of the expected {_number(expected)} "
             f"(residual {_small(residual)}, beyond the tolerance of {_small(allowed)})."
@@ -35,6 +35,13 @@ def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
     if abs(absorbed) <= ABSORBED_SHARE * abs(expected + absorbed):
         return text
     return f"{text} Biases and constants absorb {_number(absorbed)} of {_number(expected + absorbed)}."
+
+
+def is_within_tolerance(explanation: "Explanation", index: tuple[int, ...]) -> bool:
+    """Return True if a map has the promised sum, up to the method's tolerance, or if none is promised."""
+    if explanation.residual is None or explanation.allowed is None:
+        return True
+    return abs(float(explanation.residual[index])) <= float(explanation.allowed[index])  # False for NaN
 
 
 def predicted(explanation: "Explanation", image: int) -> str:
