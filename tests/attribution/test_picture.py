@@ -132,6 +132,13 @@ def test_verdict_beyond_the_tolerance() -> None:
     assert "instead of" in broken.verdict()
 
 
+def test_extreme_probabilities_are_not_rounded_to_certainty() -> None:
+    logits = torch.tensor([[12.0, 0.0, 0.0, 0.0]])
+    shown = texts(explanation("gradient", 1, images=1, logits=logits).figure())
+    assert "class 0 (above 99.9%)" in shown
+    assert "class 1 (below 0.1%)" in shown
+
+
 def test_missed_sums_are_warnings() -> None:
     values = {"residual": torch.tensor([0.5]), "allowed": torch.tensor([0.01])}
     one = explanation("lrp.epsilon", images=1, **values)

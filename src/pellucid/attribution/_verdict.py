@@ -91,7 +91,9 @@ def shortened(text: str) -> str:
 
 def _percent(explanation: "Explanation", image: int, label: int) -> str:
     share = float(torch.softmax(explanation.logits[image].detach().cpu().double(), 0)[label])
-    return "below 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+    if 0 < share < 0.0005:
+        return "below 0.1%"
+    return "above 99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def _number(value: float) -> str:
