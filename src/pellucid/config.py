@@ -73,11 +73,11 @@ class DataConfig:
     mnist: 70,000 handwritten digits, downloaded.
     digits: the 1,797 digits bundled with scikit-learn, no network needed.
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
-    FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH for a folder of such files.
+    FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH is a folder of Parquet or Arrow files.
     torchvision:NAME: a classification data set of torchvision, such as CIFAR10, downloaded.
-    hf:NAME or hf:FOLDER: a data set of Hugging Face (needs the extra `integrations`).
-    Where a column or split is ambiguous, add it: FILE?label=COLUMN&image=COLUMN&split=NAME.
-    MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets."""
+    hf:NAME or hf:FOLDER: a data set of Hugging Face.
+    MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets.
+    If a column or split of a table is ambiguous, name it: FILE?label=COLUMN&image=COLUMN&split=NAME."""
     data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
     """Download folder."""
     mirror: Mirrors = ()

@@ -369,6 +369,25 @@ def test_a_wrong_number_of_classes_is_refused() -> None:
         sample_data(Known(), limit=100, classes=["cat", "dog"])
 
 
+def test_titles_are_those_of_the_underlying_data() -> None:
+    for data, title in (
+        (Subset(Known(), [1, 2]), "Known"),
+        (ConcatDataset([Known(), Subset(Known(), [3])]), "Known"),
+        (DataLoader(Subset(Known(), [1, 2])), "Known"),
+        (TensorDataset(NORMALIZED, LABELS), "images"),
+        (ConcatDataset([Known(), Items()]), "images"),
+        ((NORMALIZED, LABELS), "images"),
+        (Stream(), "Stream"),
+    ):
+        assert sample_data(data, limit=2).title == title
+
+
+def test_class_names_are_unknown_after_a_transform_of_the_labels() -> None:
+    data = Known()
+    data.target_transform = lambda label: label // 2  # type: ignore[attr-defined]
+    assert sample_data(data, limit=5).classes is None
+
+
 def test_string_labels_are_looked_up() -> None:
     items = [(ONE, name) for name in ("dog", "cat", "dog")]
     assert sample_data(items, limit=3, classes=["cat", "dog"]).images.labels.tolist() == [1, 0, 1]

@@ -96,6 +96,8 @@ def test_without_a_network_it_is_a_download_error(monkeypatch: pytest.MonkeyPatc
     [
         ("VOCDetection", ConfigError, "has bounding boxes; expected a data set with one class per image"),
         ("VOCSegmentation", ConfigError, "has segmentation masks"),
+        ("LSUN", ConfigError, "has a cache that is unpickled"),
+        ("FakeData?transform=x", UnknownName, "no option of this data set 'transform'"),
         ("CelebA", ConfigError, "has several labels per image"),
         ("ImageFolder", ConfigError, "use --dataset folder:PATH"),
         ("CIFAR11", UnknownName, "no data set in torchvision 'CIFAR11'; did you mean 'CIFAR10'"),

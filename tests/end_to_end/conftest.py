@@ -14,7 +14,7 @@ collect_ignore = ["library_calls.py"]
 SHORT = {
     "pellucid.densities.vae.STEPS": 30,
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
-    "pellucid.hooks.prototypes.IMAGES_FOR_ALL_STEPS": 10**6,
+    "pellucid.hooks._priors.IMAGES_FOR_ALL_STEPS": 10**6,
     "pellucid.storage.films.STEPS": 2,
 }
 """Constants that make slow computations short enough for tests."""

@@ -290,14 +290,14 @@ def test_run_with_changed_data_cannot_be_resumed(tmp_path, monkeypatch, capsys):
 def start(*arguments):
     """Start the program as a process group that can be killed, with the same shortened computations."""
     from pellucid.densities import gaussian_mixture, vae
-    from pellucid.hooks import prototypes
+    from pellucid.hooks import _priors
 
     program = (
         "from pellucid.cli import leave, main\n"
         "from pellucid.densities import gaussian_mixture, vae\n"
-        "from pellucid.hooks import prototypes\n"
+        "from pellucid.hooks import _priors\n"
         f"vae.STEPS, gaussian_mixture.COMPONENTS = {vae.STEPS}, {gaussian_mixture.COMPONENTS}\n"
-        f"prototypes.IMAGES_FOR_ALL_STEPS = {prototypes.IMAGES_FOR_ALL_STEPS}\n"
+        f"_priors.IMAGES_FOR_ALL_STEPS = {_priors.IMAGES_FOR_ALL_STEPS}\n"
         f"leave(main({['run', *map(str, arguments)]!r}))"
     )
     command = [sys.executable, "-c", program]

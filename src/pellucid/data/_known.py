@@ -86,13 +86,15 @@ def known_classes(dataset: Any) -> tuple[str, ...] | None:
     """Return the class names of a data set; None if it doesn't tell.
 
     Found in the attribute `classes`, in the features of a Hugging Face data set, and through `Subset` and
-    `ConcatDataset` (if all parts agree).
+    `ConcatDataset` (if all parts agree). A `target_transform` may change the labels, so the names are then unknown.
     """
     if isinstance(dataset, Subset):
         return known_classes(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         parts = {known_classes(part) for part in dataset.datasets}
         return parts.pop() if len(parts) == 1 else None
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
         key = next((key for key in LABEL_KEYS if key in features), None)

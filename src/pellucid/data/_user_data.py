@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
+    TensorDataset,
     default_collate,
     default_convert,
 )
@@ -74,7 +77,18 @@ def of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
             place = f"item {index} of {name}"
             yield Item(place, *separate(_item(dataset, index, place), place))
 
-    return LazyImages(name, name, total, read, known_labels(dataset), known_classes(dataset))
+    return LazyImages(name, _title(dataset), total, read, known_labels(dataset), known_classes(dataset))
+
+
+def _title(dataset: Any) -> str:
+    """Return a display name: that of the class, unless it only holds or selects images."""
+    if isinstance(dataset, Subset):
+        return _title(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        titles = {_title(part) for part in dataset.datasets}
+        return titles.pop() if len(titles) == 1 else "images"
+    is_container = isinstance(dataset, TensorDataset | list | tuple) or hasattr(dataset, "column_names")
+    return "images" if is_container else type(dataset).__name__
 
 
 def _length(dataset: Any, name: str) -> int:
@@ -134,7 +148,7 @@ def _of_loader(loader: DataLoader[Any]) -> LazyImages:
         def read(chosen: Sequence[int] | None) -> Iterator[Item]:
             return _collated(loader, range(images.total or 0) if chosen is None else chosen, name)
 
-    lazy = LazyImages(name, name, images.total, read, images.labels, images.classes)
+    lazy = LazyImages(name, images.title, images.total, read, images.labels, images.classes)
     return lazy if isinstance(indices, range) else _subset(lazy, indices)
 
 

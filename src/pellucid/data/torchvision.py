@@ -28,10 +28,13 @@ REFUSED = {
         "InStereo2k", "Kitti2012Stereo", "Kitti2015Stereo", "KittiFlow", "Middlebury2014Stereo", "SceneFlowStereo",
         "Sintel", "SintelStereo",
     ),
+    "a cache that is unpickled": ("LSUN", "LSUNClass"),
     "videos": ("HMDB51", "Kinetics", "MovingMNIST", "UCF101"),
 }  # fmt: skip
 """Data sets without one class per image, by what they have instead."""
 ABSTRACT = ("DatasetFolder", "ImageFolder", "VisionDataset")
+OURS = ("download", "loader", "root", "target_transform", "train", "transform", "transforms")
+"""Arguments that pellucid chooses."""
 TRAIN_SPLITS = ("train", "trainval", "train-standard", "byclass")
 TEST_SPLITS = ("test", "val", "valid", "validation")
 """Values of the argument `split`, in the order in which they are tried."""
@@ -52,7 +55,7 @@ def torchvision(request: Request) -> OpenData:
     library = import_optional("torchvision.datasets", "--dataset torchvision:…")
     build = _find(library, name)
     parameters = _parameters(build)
-    check_options(options, [each for each in parameters if each not in ("root", "train", "download")])
+    check_options(options, [each for each in parameters if each not in OURS])
     folder = request.folder / "torchvision"
     test = _part(build, name, folder, options, is_train=False)
     has_parts = "train" in parameters or ("split" in parameters and "split" not in options)
