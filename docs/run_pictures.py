@@ -13,6 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from pellucid.report import write_report
+from pellucid.run.explaining import explain
+from pellucid.storage.pictures import to_png
+from pellucid.storage.runs import load_data_of, load_run
 from pellucid.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,12 +51,24 @@ def draw(run: Path) -> list[Path]:
     for hook in FILMS:
         written.append(FOLDER / f"{hook}.webp")
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])
+    written.append(FOLDER / "explain.png")
+    written[-1].write_bytes(recompress(explained(run)))
     write_report(run)
     shot = screenshot(run / "report.html")
     if shot is not None:
         written.append(FOLDER / "report.png")
         written[-1].write_bytes(recompress(shot))
     return written
+
+
+def explained(run: Path) -> bytes:
+    """Return the picture on top of the README: a digit explained for the predicted class and for a similar one."""
+    trained = load_run(run)
+    data = load_data_of(run, trained)
+    threes = (data.test.labels == 3).nonzero().flatten()
+    classes = [f"digit {name}" for name in trained.classes]
+    image = data.test.floats(threes[:1])
+    return to_png(explain(trained.model, image, target=["digit 3", "digit 8"], classes=classes).figure())
 
 
 def recompress(png: bytes) -> bytes:

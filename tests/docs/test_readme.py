@@ -33,19 +33,22 @@ def blocks(text: str, language: str) -> list[str]:
 
 def test_the_gate_runs_the_quick_start_commands() -> None:
     gate = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
-    commands = [command for block in blocks(README, "bash")[:2] for command in block.strip().split(" && ")]
+    installs = [block for block in blocks(README, "bash") if block.startswith("pip install")]
+    commands = [command for block in installs for command in block.strip().split(" && ")]
     assert commands == ["pip install -e .", "python runner.py", "pip install -e '.[dev]'", "pytest"]
     for command in commands:
         assert any(line.startswith((command, f"{command} ")) for line in gate), f".ci/run does not run {command!r}"
 
 
 def test_flags_in_the_readme_exist() -> None:
-    help_page = subprocess.run(
-        [sys.executable, "runner.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert help_page.returncode == 0, help_page.stderr
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*", "", README))) - {"--help"}
-    assert flags <= set(re.findall(r"--[a-z][a-z-]+", help_page.stdout))
+    known = {"--help"}
+    for command in ("run", "inspect", "explain", "export"):
+        page = subprocess.run(
+            [sys.executable, "-m", "pellucid", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert page.returncode == 0, page.stderr
+        known |= set(re.findall(r"--[a-z][a-z-]+", page.stdout))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*", "", README))) <= known
 
 
 def test_names_in_the_readme_exist() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.hooks.conftest import logits_of, make_images
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,7 +14,6 @@ from pellucid.core.contracts import Artifact
 from pellucid.hooks import HOOKS, Scene
 from pellucid.hooks._budget import SHARES, Allowance
 from pellucid.hooks._methods import bounded_options, price_of
-from tests.hooks.conftest import logits_of, make_images
 
 Maker = Callable[..., Scene]
 

@@ -10,8 +10,7 @@ from torch import nn
 
 from pellucid.attribution import create_analyzer
 from pellucid.core.contracts import ImageSet
-from pellucid.hooks import Scene
-from pellucid.hooks import _class_maps
+from pellucid.hooks import Scene, _class_maps
 from pellucid.hooks import gallery as module
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 from pellucid.hooks.gallery import Gallery

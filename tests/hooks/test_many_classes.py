@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.hooks.conftest import make_images
 from torch import nn
 
 from pellucid.core.contracts import ImageSet
@@ -15,7 +16,6 @@ from pellucid.hooks.explanations import Explanations
 from pellucid.hooks.hardest import Hardest
 from pellucid.hooks.jacobian_classes import JacobianClasses
 from pellucid.hooks.saliency import Saliency
-from tests.hooks.conftest import make_images
 
 Maker = Callable[..., Scene]
 CLASSES = 70

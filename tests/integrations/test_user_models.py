@@ -1,7 +1,9 @@
 """Models of timm and transformers by their spec: weights, class names, and the same pixels as their own transforms."""
 
 import json
+import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -9,8 +11,14 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+import pellucid
+from pellucid import create_analyzer, jacobian
+from pellucid.attribution import AmplificationWarning
+from pellucid.cli import main
 from pellucid.core.errors import ConfigError, ModelError, UnknownName
+from pellucid.engine.tap import find_embedding
 from pellucid.models import load_model
+from pellucid.models._adapted import adapted
 from pellucid.models._load import rebuild_model
 from pellucid.models._preprocessing import choose_preprocessing, find_classes, find_preprocessing
 
@@ -279,3 +287,77 @@ class TestTransformers:
     def test_a_folder_without_a_processor(self, folder):
         (folder / "preprocessor_config.json").unlink()
         assert load_model(f"hf:{folder}").preprocessing is None
+
+
+class TestExplanations:
+    """Adapted networks of both libraries with the whole of pellucid, against autograd and sums computed by hand."""
+
+    def networks(self):
+        timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+        torch.manual_seed(0)
+        convnext = timm.create_model("convnext_atto", num_classes=5, pretrained_cfg_overlay={"mean": (0.4, 0.5, 0.6)})
+        steps = find_preprocessing(convnext)
+        yield convnext, steps, "head.fc", "stages.2"
+        vit = transformers.ViTForImageClassification(transformers.ViTConfig(**{**TINY, "image_size": 64}, num_labels=5))
+        torch.nn.init.normal_(vit.classifier.weight)
+        yield vit, choose_preprocessing(vit, mean=[0.5] * 3, std=[0.25] * 3), "classifier", "vit.layers.1"
+
+    def test_derivatives_relevance_and_layers(self):
+        images = torch.rand(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        for network, steps, embedding, layer in self.networks():
+            network = network.eval().double()
+            model = adapted(network, steps)
+            mean, std = (torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in (steps.mean, steps.std))
+            leaf = images.clone().requires_grad_()
+            outputs = network((leaf - mean) / std)
+            logits = getattr(outputs, "logits", outputs)
+            expected = torch.autograd.grad(logits[:, 3].sum(), leaf)[0]
+            gradient = create_analyzer("gradient", model).analyze(images, 3)
+            torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-6)
+            rows = jacobian(model, images[:1], outputs=[3])
+            torch.testing.assert_close(rows[0, 0], expected[0], atol=1e-10, rtol=1e-6)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AmplificationWarning)
+                explanation = create_analyzer("lrp.epsilon_plus_flat", model).explain(images, 3, strict=True)
+            torch.testing.assert_close(explanation.logits, logits.detach())
+            sums = explanation.relevance.flatten(1).sum(1)
+            torch.testing.assert_close(sums, explanation.expected, atol=1e-10, rtol=0)
+            assert find_embedding(model, images).layer == embedding
+            short, full = (
+                create_analyzer("grad_cam", model, layer=name).analyze(images, 3) for name in (layer, f"model.{layer}")
+            )
+            torch.testing.assert_close(short, full)
+
+
+class TestRuns:
+    """Both libraries in a run, and the way back from the save folder."""
+
+    SMALL = (
+        "--dataset digits --limit-train 120 --limit-test 40 --batch-size 60 --threads 1 --image-size 32 --serial "
+        "--hooks confusion_matrix".split()
+    )
+
+    def test_a_run_of_transformers_is_loaded_and_resumed_without_its_folder(self, tmp_path, capsys):
+        transformers = pytest.importorskip("transformers")
+        folder, save = tmp_path / "vit", tmp_path / "save"
+        transformers.ViTForImageClassification(transformers.ViTConfig(**TINY, num_labels=3)).save_pretrained(folder)
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        assert main(["run", *self.SMALL, "--model", f"hf:{folder}", "--epochs", "1", "--save", str(save)]) == 0
+        assert "The weights are for 3 classes and the data has 10" in " ".join(capsys.readouterr().out.split())
+        shutil.rmtree(folder)
+        images = torch.rand(2, 1, 32, 32)
+        first = pellucid.load_run(save).model(images)
+        assert first.shape == (2, 10)
+        record = json.loads((save / "run.json").read_text())["model"]
+        assert record["preprocessing"] == {"mean": [0.5] * 3, "std": [0.5] * 3, "source": f"hf:{folder}"}
+        assert main(["run", "--resume", "--save", str(save), "--epochs", "2", "--serial"]) == 0
+        lines = (save / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
+
+    def test_a_run_of_timm_is_loaded(self, tmp_path):
+        pytest.importorskip("timm")
+        save = tmp_path / "save"
+        assert main(["run", *self.SMALL, "--model", "timm:test_vit", "--epochs", "1", "--save", str(save)]) == 0
+        record = json.loads((save / "run.json").read_text())["model"]
+        assert record["options"] == {"in_chans": 1, "img_size": [32, 32]}
+        assert pellucid.load_run(save).model(torch.rand(2, 1, 32, 32)).shape == (2, 10)

@@ -147,8 +147,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_small_picture_keeps_to_its_limit() -> None:
-    noise = RANDOM.normal(size=(3, 300, 300))
-    figure = explained([Explained(RANDOM.random((3, 300, 300)), noise)])
+    noise = RANDOM.normal(size=(3, 150, 150))
+    figure = explained([Explained(RANDOM.random((3, 150, 150)), noise)])
     for most in (10_000_000, 60_000, 3_000):
         content, kind, width = small_picture(figure, most)
         assert len(content) <= most

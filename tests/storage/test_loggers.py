@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+import pellucid
+from pellucid.cli import main
 from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.storage.loggers import Logs, _names, _sender, check_loggers, open_logs
 
@@ -110,8 +114,7 @@ def test_everything_reaches_the_tracker_in_order(tmp_path: Path, stand_in: Stand
         (given, epoch)
         for epoch in (0, 1)
         for given in (
-            {"training/learning_rate": 0.1},
-            {"test/accuracy": 0.5 + epoch / 10},
+            {"test/accuracy": 0.5 + epoch / 10, "training/learning_rate": 0.1},
             {"tsne/trust": 0.25},
             {"saliency": [[7, 8, 9], f"saliency, epoch {epoch}"]},
         )
@@ -127,21 +130,24 @@ def test_a_resumed_run_continues_under_its_name(tmp_path: Path, stand_in: StandI
     open_logs(tmp_path / "save", ["trackio"], RECORD).close("interrupted")
     logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=1)
     logs.add_earlier([line(0)])  # the tracker has it already
-    logs.metrics(line(1))
+    logs.restore(line(1))  # and this, too, but TensorBoard has discarded it
+    logs.metrics(line(2))
     logs.close("finished")
     begins = [call for call in stand_in.calls() if "name" in call]
     assert len({begin["name"] for begin in begins}) == 1
     assert [begin["resume"] for begin in begins] == ["allow", "allow"]
-    assert [call["step"] for call in stand_in.calls() if "values" in call] == [1, 1]
+    assert [call["step"] for call in stand_in.calls() if "values" in call] == [2]
 
 
 def test_a_tracker_added_on_resume_receives_earlier_scores(tmp_path: Path, stand_in: StandIn) -> None:
     open_logs(tmp_path / "save", [], RECORD).close("interrupted")
-    logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=2)
-    logs.add_earlier([line(0), line(1), line(2)])
+    logs = open_logs(tmp_path / "save", ["trackio"], RECORD, start_epoch=1)
+    logs.add_earlier([line(0), line(1)])
+    logs.restore(line(1))
     logs.close("finished")
     values = [(call["values"], call["step"]) for call in stand_in.calls() if "values" in call]
-    assert values == [({"test/accuracy": 0.5}, 0), ({"test/accuracy": 0.6}, 1)]
+    rate = {"training/learning_rate": 0.1}
+    assert values == [({"test/accuracy": 0.5} | rate, 0), ({"test/accuracy": 0.6} | rate, 1)]
 
 
 @pytest.mark.parametrize(
@@ -233,3 +239,26 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatc
 def test_names_are_given_as_text_or_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_names, "find_spec", lambda name: ModuleSpec(name, None, origin="here"))
     assert check_loggers("wandb, mlflow,wandb") == check_loggers(["wandb", "mlflow"]) == ("wandb", "mlflow")
+
+
+def test_a_watched_training_is_logged(tmp_path: Path, stand_in: StandIn) -> None:
+    images, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    options = {"hooks": "confusion_matrix", "budget": "small", "log_to": "trackio"}
+    with pellucid.watch(model, (images, labels), save=tmp_path / "save", **options) as watcher:
+        watcher.epoch(train_loss=0.5, grad_norm=2.0)
+    begin, *calls, report, end = stand_in.calls()
+    assert begin["config"]["kind"] == "watch"
+    values = {(name, call["step"]): value for call in calls for name, value in call["values"].items()}
+    accuracy = float((model(images).argmax(1) == labels).float().mean())
+    expected = {("train/loss", 1): 0.5, ("grad_norm", 1): 2.0, ("test/accuracy", 1): pytest.approx(accuracy)}
+    assert values | expected == values
+    assert {epoch for name, epoch in values if name == "confusion_matrix"} == {0, 1}
+    assert report["files"] == [(tmp_path / "save" / "report.html").read_text()]
+    assert end == {"end": True}
+
+
+def test_a_mistyped_tracker_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--dataset", "digits", "--save", str(tmp_path / "save"), "--log-to", "trackio,mlfow"]) == 2
+    assert "there is no logger 'mlfow'" in capsys.readouterr().err
+    assert not (tmp_path / "save").exists()

@@ -36,7 +36,7 @@ def test_text_is_escaped() -> None:
 
 def test_evaluation() -> None:
     images = torch.rand(6, 1, 4, 4)
-    evaluation = pellucid.evaluate(model(), images, None, ["gradient", "lrp.epsilon"], ["sparseness", "selectivity"])
+    evaluation = pellucid.evaluate(model(), images, None, ["gradient", "lrp.epsilon"], ["sparseness"])
     html = evaluation._repr_html_()
     check(html)
     assert "Evaluation of 6 images" in html

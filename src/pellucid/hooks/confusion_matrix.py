@@ -50,12 +50,14 @@ class ConfusionMatrix(Hook):
         summary = f"{counts.sum() - counts.trace():,} of {counts.sum():,} test images misclassified"
         chosen = scene.shown_classes(DRAWN) if count > MANY else list(range(count))
         choice = _choice(len(chosen), count)
+        shown_recall, shown_precision = (_padded(values[chosen], bool(choice)) for values in (recall, precision))
         yield Artifact(
             caption=f"{title}. Rows: true class, columns: prediction, cells: number of images; {summary}.{choice}",
             figure=confusion_matrix(
                 _condensed(counts, chosen),
                 [scene.classes[label] for label in chosen] + ["other"] * bool(choice),
-                *(_padded(values[chosen], bool(choice)) for values in (recall, precision)),
+                shown_recall,
+                shown_precision,
                 (title, f"{summary}.{choice}" if choice else summary),
             ),
             numbers={

@@ -70,8 +70,8 @@ class Hardest(Hook):
         }
         title = f"{scene.title}: hardest test images{_among(scene)}"
         yield Artifact(
-            caption=f"{title}: the {len(indices)} of {len(scene.test):,} with the largest loss, and explanations of the predicted class by "
-            f"{method}.",
+            caption=f"{title}: the {len(indices)} of {len(scene.test):,} with the largest loss, and explanations of "
+            f"the predicted class by {method}.",
             figure=_figure(scene, source.numpy(), relevance, numbers, title),
             arrays={"source": source.numpy(), "relevance": relevance},
             numbers=numbers,

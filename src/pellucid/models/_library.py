@@ -32,12 +32,12 @@ class LoadedModel:
     notice: str = ""
     """A message for the user, such as that the last layer has new weights."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What `rebuild_model` needs to know about the architecture, besides its name; JSON-compatible."""
+    """Settings of the architecture for `rebuild_model`; JSON-compatible."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a model is built for."""
+    """Weights, images and classes that a model is built for."""
 
     weights: str | None = None
     image_shape: tuple[int, int, int] | None = None

@@ -16,7 +16,7 @@ from pellucid.models._presets import from_function, from_processor, from_timm, f
 __all__ = ["choose_preprocessing", "find_classes", "find_preprocessing", "remember"]
 
 Function: TypeAlias = Callable[[Image.Image], Tensor]
-"""From a picture to the model's input."""
+"""Function from a picture to the model's input."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _values(given: Sequence[float] | float | None) -> tuple[float, ...] | None:
 
 
 def _given(preprocess: Any, mean: Any, std: Any) -> "Preprocessing | Function":
-    """Return the steps that the argument `preprocess` stands for."""
+    """Return the steps that the argument `preprocess` describes."""
     if isinstance(preprocess, Preprocessing):
         return preprocess
     if hasattr(preprocess, "transforms") and hasattr(preprocess, "meta"):
@@ -148,7 +148,7 @@ def _given(preprocess: Any, mean: Any, std: Any) -> "Preprocessing | Function":
 
 
 def _normalization_of(transform: Any) -> tuple[Any, Any]:
-    """Return mean and std of the `Normalize` that ends a `Compose` of torchvision; None twice if there is none."""
+    """Return mean and std of the `Normalize` that ends a `Compose` of torchvision; None twice without one."""
     steps = getattr(transform, "transforms", None)
     last: Any = steps[-1] if isinstance(steps, list | tuple) and steps else None
     if type(last).__name__ != "Normalize" or not (hasattr(last, "mean") and hasattr(last, "std")):

@@ -26,7 +26,7 @@ __all__ = [
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of weights files; a value of `--weights` without one of these names weights of a library."""
 NESTED = ("state_dict", "model", "model_state_dict", "module")
-"""Keys under which training scripts store the weights beside other things."""
+"""Keys under which training scripts store the weights next to other things."""
 PREFIX = re.compile(r"^(?:module|_orig_mod|model)\.")
 """Prefix from DataParallel, `torch.compile` or a surrounding module such as Lightning's."""
 MOST_PREFIXES = 3

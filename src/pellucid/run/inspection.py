@@ -23,7 +23,7 @@ from pellucid.storage.runs import Run
 from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
-__all__ = ["inspect", "inspect_from", "prepare_inspection", "show_model"]
+__all__ = ["inspect", "inspect_from", "prepare_inspection", "show"]
 
 
 def inspect(

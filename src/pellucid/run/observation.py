@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from pellucid.attribution import check_method
 from pellucid.config import HookConfig
 from pellucid.core.budget import Budget, find_budget
-from pellucid.core.errors import ConfigError, DataError, ModelError
+from pellucid.core.errors import DataError, ModelError
 from pellucid.core.isolation import isolated
+from pellucid.core.options import check_argument
 from pellucid.core.preprocessing import Preprocessing
+from pellucid.core.ranges import Range
 from pellucid.data._sample import Sample, sample_data
 from pellucid.engine.model import check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.engine.wrapping import Network
@@ -200,8 +202,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     Raises a `PellucidError` if the model, the data, the class names or a choice is invalid.
     """
     show = options.show
-    if not isinstance(options.seed, int) or options.seed < 0:
-        raise ConfigError(f"seed is {options.seed!r}; expected a whole number, 0 or more.")
+    check_argument(kind, "seed", options.seed, Annotated[int, Range(0)])
     hooks = choose_hooks(show.hooks)
     for method in show.methods.split(",") if show.methods else ():
         check_method(method)

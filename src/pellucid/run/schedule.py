@@ -44,7 +44,7 @@ class Schedule:
         unfinished = self.store.unfinished_epochs()
         for record in self.store.metrics():  # TensorBoard discards these values, too, if it discards their epoch
             if unfinished and unfinished[0] <= record["epoch"] < start_epoch:
-                self.runner.board.metrics(record)
+                self.runner.board.restore(record)
         for epoch in unfinished:
             if epoch < start_epoch:
                 self._add_epoch(epoch, partial(self.session.restored_scene, epoch))

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from pellucid.core.budget import find_budget
 from pellucid.core.checksum import fingerprint
 from pellucid.core.errors import ConfigError, PellucidError, SaveError
 from pellucid.core.isolation import isolated, preserved_random_state
+from pellucid.core.options import check_argument
+from pellucid.core.ranges import Range
 from pellucid.core.terminal import print_line, track
 from pellucid.engine.model import frozen
 from pellucid.engine.wrapping import Network
@@ -104,10 +106,8 @@ def watch(
         show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
     )
-    if every is not None and (not isinstance(every, int) or every < 1):
-        raise ConfigError(f"every is {every!r}; expected a number of epochs, 1 or more, or None.")
-    if type(start_epoch) is not int or start_epoch < 0:
-        raise ConfigError(f"start_epoch is {start_epoch!r}; expected a number of epochs, 0 or more.")
+    check_argument("watch", "every", every, Annotated[int, Range(1)] | None)
+    check_argument("watch", "start_epoch", start_epoch, Annotated[int, Range(0)])
     if not is_first_process():
         return Watcher(None, every=every)
     with preserved_random_state():  # reading the data may draw from it
@@ -210,8 +210,7 @@ class Watcher:
         if self._seen is None:
             return
         given = {name: _number(name, value) for name, value in metrics.items() if value is not None}
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
-            raise ConfigError(f"the epoch is {number!r}; expected a whole number, 0 or more.")
+        check_argument("Watcher.epoch", "number", number, Annotated[int, Range(0)] | None)
         if self._has_stopped:  # and has warned
             return
         if self._runner is None:
@@ -231,7 +230,7 @@ class Watcher:
         try:
             if status == "finished":
                 self._guarded(self._finish)
-            if self._runner is not None and status != "finished":
+            else:
                 record_end(self._seen.store, status)
                 with suppress(Exception):  # the cause of the failure may not allow it
                     self._report()

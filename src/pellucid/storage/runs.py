@@ -95,7 +95,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
     record = store.run()
     if (kind := record.get("kind", "run")) != "run":
         raise SaveError(
-            f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your own program does."
+            f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your program does."
         )
     store.check_run("models/best.safetensors")
     content = store.read_model("best.safetensors")

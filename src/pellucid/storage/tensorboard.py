@@ -60,7 +60,11 @@ class Board:
         """Add an epoch's line of metrics.jsonl: losses and accuracies of each part of the data in `logs/PART`."""
         self._scores(record)
         if record.get("learning_rate") is not None:  # unknown in a training loop of the user
-            self.scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"])
+            self._main.write(_scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"]))
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Add a line that an earlier part of the run has logged, because TensorBoard discards its epoch."""
+        self.metrics(record)
 
     def add_earlier(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add the scores before `start_epoch` if an older version logged them without folders for parts of the data."""

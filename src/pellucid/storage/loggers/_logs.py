@@ -45,15 +45,22 @@ class Logs(Board):
         for tracker in self._trackers:
             tracker.scalars(_scores(record), record["epoch"])
 
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Add a line that an earlier part of the run has logged; trackers discard nothing, and only new ones need it."""
+        super().metrics(record)
+        for tracker in self._trackers:
+            if tracker.is_new:
+                tracker.scalars(_scores(record), record["epoch"])
+
     def add_earlier(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add the scores before the epoch at which a run is resumed to logs that do not have them."""
         records = list(records)
         super().add_earlier(records)
-        new = [tracker for tracker in self._trackers if tracker.is_new]
         for record in records:
             if self._start_epoch is not None and record["epoch"] < self._start_epoch:
-                for tracker in new:
-                    tracker.scalars(_scores(record), record["epoch"])
+                for tracker in self._trackers:
+                    if tracker.is_new:
+                        tracker.scalars(_scores(record), record["epoch"])
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
         """Add a figure, given as the PNG stored in `plots/`."""
@@ -70,6 +77,7 @@ class Logs(Board):
 
 def _scores(record: Mapping[str, Any]) -> dict[str, float]:
     values = {f"{part}/{name}": record.get(f"{part}_{name}") for part in PARTS for name in ("loss", "accuracy")}
+    values["training/learning_rate"] = record.get("learning_rate")
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

@@ -1,7 +1,7 @@
 """MLflow: runs in an experiment, through its client.
 
-The store is `logs/mlflow/mlflow.db` in the save folder, with its files in the same folder, unless `MLFLOW_TRACKING_URI` is set;
-`mlflow ui --backend-store-uri sqlite:///save/logs/mlflow/mlflow.db` shows it.
+The store is `logs/mlflow/mlflow.db` in the save folder, with its files in the same folder, unless `MLFLOW_TRACKING_URI`
+is set; `mlflow ui --backend-store-uri sqlite:///save/logs/mlflow/mlflow.db` shows it.
 """
 
 import io

@@ -1,0 +1,59 @@
+"""The parts of the callbacks that need no other library."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from learnable import record_of
+
+from pellucid.core.errors import ConfigError
+from pellucid.integrations._metrics import renamed
+
+BROKEN_OFF = """
+import sys, torch
+from pellucid.integrations._training import Training
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+data = (torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+training = Training(None, {"save": sys.argv[1], "hooks": "confusion_matrix", "budget": "small"})
+training.start(model, data, 0)
+training.epoch(1, {"val_acc": 0.5})
+raise RuntimeError("the trainer tells nobody")
+"""
+
+
+def test_a_training_without_an_end_is_recorded_when_the_process_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BROKEN_OFF, str(tmp_path / "save")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.endswith("RuntimeError: the trainer tells nobody\n")
+    assert record_of(tmp_path / "save")["status"] == "interrupted"
+    assert "interrupted" in (tmp_path / "save" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("library", ["lightning", "transformers"])
+def test_a_missing_library_is_one_clear_error(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ModuleNotFoundError
+    monkeypatch.delitem(sys.modules, f"pellucid.integrations.{library}", raising=False)
+    with pytest.raises(ConfigError, match=rf"needs {library}: .*pip install 'pellucid\[integrations\]'"):
+        import_module(f"pellucid.integrations.{library}")
+
+
+def test_neither_library_is_imported_with_pellucid() -> None:
+    program = "import sys, pellucid, pellucid.integrations, pellucid.run.watcher; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    optional = {"lightning", "pytorch_lightning", "transformers", "trackio", "mlflow", "wandb", "pyarrow", "timm"}
+    assert optional & set(loaded) == set()
+
+
+def test_metrics_get_the_names_of_the_learning_curves() -> None:
+    given = {"train/acc": 1, "training_loss": 2, "valid_accuracy": 3, "eval_loss": 4, "val_loss/dataloader_idx_0": 5}
+    assert renamed(given) == {
+        "train_accuracy": 1,
+        "train_loss": 2,
+        "validation_accuracy": 3,
+        "validation_loss": 4,
+        "val_loss/dataloader_idx_0": 5,
+    }
