@@ -183,6 +183,18 @@ def test_jacobians_of_a_budget_are_rows_of_the_full_ones(color_scene):
     assert limited.numbers["finite_difference_error"] < 1e-5
 
 
+def test_prototypes_of_a_budget_are_of_the_classes_with_most_errors(color_scene):
+    scene = color_scene(Budget("medium", images=100, classes=4, passes=40))
+    (artifact,) = spent(scene, ["prototypes"])[1]["prototypes"]
+    assert artifact.numbers["classes"] == scene.shown_classes(len(artifact.numbers["classes"]))
+    assert set(artifact.numbers["left_out"]) == {"expert", "code"}
+    assert artifact.numbers["refused"] == {}
+    assert artifact.numbers["ways"]["l2"]["knobs"]["steps"] >= 24
+    first = artifact.numbers["classes"][0]
+    mean = scene.train.floats((scene.train.labels == first).nonzero().flatten()).mean(0)
+    torch.testing.assert_close(torch.from_numpy(artifact.arrays["class_means"][0]), mean)
+
+
 def test_embedding_has_the_images_of_the_budget(color_scene):
     scene = color_scene(Budget("medium", images=20, classes=5, passes=20))
     (artifact,) = spent(scene, ["tsne"])[1]["tsne"]

@@ -23,18 +23,21 @@ IMAGES_FOR_ALL_STEPS = 1200
 quadratically: a network trained on little data is not worth the time."""
 LEAST_STEPS = 24
 """Minimum number of steps under a budget; if they exceed it, fewer classes are searched."""
-NO_DENSITY = "left out for the budget (--budget), which does not cover fitting a density to the training images."
+NO_DENSITY = "The budget (--budget) does not cover fitting a density to the training images."
 
 
 def choose_priors(
     scene: Scene, allowance: Allowance, classes: list[int]
-) -> tuple[list[int], dict[str, Prior], dict[str, str]]:
-    """Return the classes and priors to search, and the reason for each prior that is left out."""
+) -> tuple[int, dict[str, Prior], dict[str, str], dict[str, str]]:
+    """Return the number of classes and the priors to search, and the reasons for the others.
+
+    The first reasons are those of priors that do not apply, the second those of priors beyond the budget.
+    """
     assert scene.train is not None
     shape = scene.train.image_shape
     if allowance.is_limited:
-        kept, prior = _bounded(scene, allowance, classes, shape)
-        return kept, {} if prior is None else {"l2": prior}, dict.fromkeys(DENSITIES, NO_DENSITY)
+        count, prior = _bounded(scene, allowance, classes, shape)
+        return count, {} if prior is None else {"l2": prior}, {}, dict.fromkeys(DENSITIES, NO_DENSITY)
     densities, refused = _fit(scene)
     share = min(1.0, (len(scene.train) / IMAGES_FOR_ALL_STEPS) ** 2)
     priors: dict[str, Prior] = {"l2": L2(image_shape=shape, steps=max(5, round(share * L2.steps)))}
@@ -42,7 +45,7 @@ def choose_priors(
         priors["expert"] = Expert(density=densities["expert"], steps=max(5, round(share * Expert.steps)))
     if "code" in densities:
         priors["code"] = Code(density=densities["code"], steps=max(5, round(share * Code.steps)))
-    return classes, priors, refused
+    return len(classes), priors, refused, {}
 
 
 def brightnesses(scene: Scene) -> int:
@@ -63,8 +66,8 @@ def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _bounded(
     scene: Scene, allowance: Allowance, classes: list[int], shape: tuple[int, int, int]
-) -> tuple[list[int], L2 | None]:
-    """Return as many of the classes as can be searched with `LEAST_STEPS`, and the prior with its number of steps."""
+) -> tuple[int, L2 | None]:
+    """Return how many of the classes can be searched with `LEAST_STEPS`, and the prior with its number of steps."""
 
     def prior(steps: int, starts: int = 1) -> L2:
         # a spectrum, because the search in pixels first ranks a thousand random images
@@ -76,12 +79,12 @@ def _bounded(
     once, thrice = (allowance.price(f"prototypes {steps}", search(steps)) for steps in (1, 3))
     step = (thrice - once) / 2
     if step <= 0:  # no matrix products to count
-        return classes, prior(L2.steps)
+        return len(classes), prior(L2.steps)
     for count in range(len(classes), 0, -1):
         # besides the search, the class means are evaluated at every brightness
         rest = allowance.left - count * (once + brightnesses(scene) + 2) - once
         steps = math.floor(rest / (count * step))
         if steps >= LEAST_STEPS:
             starts = max(1, min(L2.starts, steps // L2.steps))
-            return classes[:count], prior(min(steps, L2.steps), starts)
-    return [], None
+            return count, prior(min(steps, L2.steps), starts)
+    return 0, None

@@ -49,14 +49,15 @@ class JacobianMaps(Hook):
         drawn classes are differentiated, and the norms are theirs (`norms_of`).
         """
         allowance = Allowance(scene, "jacobian_maps")
-        indices = self._choose_images(scene, allowance)
+        most = allowance.classes(self.images)
+        indices = self._choose_images(scene, most)
         if not indices:
             return
         drawn = self._choose_classes(scene, indices, allowance)
         price = price_of_jacobian(scene, allowance, drawn)
         # once more in float64, and four forward passes for each sampled pixel; one each for the clock and the kinks
         price = 2 * price + 4 * self._samples(scene) + 2 if allowance.is_limited else 0.0
-        indices = indices[: allowance.affordable(price, len(indices), calls=3)]
+        indices = self._choose_images(scene, allowance.affordable(price, most, calls=3))
         if not indices:
             yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")
             return
@@ -73,8 +74,7 @@ class JacobianMaps(Hook):
             scalars={"mean_spectral_norm": float(np.mean(numbers["spectral_norm"]))},
         )
 
-    def _choose_images(self, scene: Scene, allowance: Allowance) -> list[int]:
-        count = allowance.classes(self.images)
+    def _choose_images(self, scene: Scene, count: int) -> list[int]:
         firsts = scene.first_of_each_class(count)
         others = (index for index in range(len(scene.test)) if index not in firsts)
         return firsts + [index for index, _ in zip(others, range(count - len(firsts)), strict=False)]

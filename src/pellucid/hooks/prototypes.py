@@ -56,7 +56,8 @@ class ClassPrototypes(Hook):
         brightness, cosine distances to the class mean and to the nearest training image of the class, and the
         hyperparameters. For each density: the held-out log-likelihood of test images, in nats per image and bits per
         dimension. `refused` maps the priors that do not apply to the reason. Under a budget, only the L2 prior is
-        searched, with fewer steps, and the training images are the first of each class.
+        searched, with fewer steps; the training images are the first of each class, and `left_out` holds the other
+        priors with the reason.
         """
         if scene.train is None:
             yield left_out(scene, "prototypes are compared with training images, and none were given.")
@@ -67,15 +68,14 @@ class ClassPrototypes(Hook):
         started = perf_counter()
         allowance = Allowance(scene, HOOKS.name_of(type(self)))
         classes = scene.shown_classes(allowance.classes(self.columns))
-        classes, priors, refused = choose_priors(scene, allowance, classes)
+        count, priors, refused, unaffordable = choose_priors(scene, allowance, classes)
         if not priors:
             yield left_out(scene, "the budget (--budget) does not suffice for a single prototype.")
             return
-        scene = (
-            scene
-            if scene.budget is None
-            else replace(scene, train=_first_of(scene.train, classes, scene.budget.images))
-        )
+        # chosen anew: fewer classes are those with more errors
+        classes = scene.shown_classes(min(count, len(classes)))
+        if scene.budget is not None:
+            scene = replace(scene, train=_first_of(scene.train, classes, scene.budget.images))
         assert scene.train is not None
         means = _class_means(scene.train, classes)
         results: dict[str, Prototypes] = {}
@@ -94,6 +94,7 @@ class ClassPrototypes(Hook):
             "class_mean": {"log_probability": of_means},
             "densities": _evaluate_densities(scene, densities),
             "refused": refused,
+            **({"left_out": unaffordable} if unaffordable else {}),
             "timing": {"seconds": perf_counter() - started},
         }
         title = f"{scene.title}: class prototypes"
@@ -220,8 +221,8 @@ def _figure(
     values = [numbers["ways"][way]["log_probability"] for way in results] + [numbers["class_mean"]["log_probability"]]
     rows = [Label(way, WAYS[way]) for way in results] + [Label("class mean", "of training images")]
     subtitle = "Below each image: log p(class | image) in nats; 0 is certainty. " + headline[1]
-    if numbers["refused"]:
-        subtitle += f" Not applicable: {', '.join(numbers['refused'])}."
+    for meaning, name in (("Not applicable", "refused"), ("Left out for the budget", "left_out")):
+        subtitle += f" {meaning}: {', '.join(numbers[name])}." if numbers.get(name) else ""
     return captioned_images(
         torch.stack([*images, means]).numpy(),
         [["–" if value is None else _short(value) for value in line] for line in values],

@@ -11,8 +11,10 @@ from pellucid.report._pictures import sprite
 
 __all__ = ["confusion_matrix"]
 
-MOST_CLASSES = 120
-"""Maximum number of classes shown; of more classes, those with the most errors are shown."""
+MOST_CLASSES = 50
+"""Maximum number of classes that are all shown, as in the figure."""
+SHOWN_CLASSES = 30
+"""Number of classes shown if there are more: those with the most errors, then those with the most images."""
 ACROSS = 32
 """Thumbnails per row of the sprite image."""
 
@@ -65,9 +67,13 @@ def _counts(material: Material, entry: Entry) -> np.ndarray | None:
 
 
 def _most_mistaken(cells: np.ndarray) -> list[int]:
+    if len(cells) <= MOST_CLASSES:
+        return list(range(len(cells)))
     # errors in the row and in the column of each class
     mistakes = cells.sum(0) + cells.sum(1) - 2 * cells.diagonal()
-    return sorted(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES].tolist())
+    # sorted by the last key first; stable, so that ties keep the order of the classes
+    order = np.lexsort((-cells.sum(1), -mistakes))
+    return sorted(order[:SHOWN_CLASSES].tolist())
 
 
 def _matrix(cells: np.ndarray, chosen: list[int]) -> dict[str, Any]:
