@@ -16,6 +16,7 @@ import pellucid
 from pellucid.attribution import Display, Explanation, Explanations, create_analyzer
 from pellucid.attribution import _display as module
 from pellucid.core.errors import ConfigError, WriteError
+from pellucid.plots.colours import WRONG
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
 
@@ -131,6 +132,24 @@ def test_verdict_beyond_the_tolerance() -> None:
     assert "instead of" in broken.verdict()
 
 
+def test_extreme_probabilities_are_not_rounded_to_certainty() -> None:
+    logits = torch.tensor([[12.0, 0.0, 0.0, 0.0]])
+    shown = texts(explanation("gradient", 1, images=1, logits=logits).figure())
+    assert "class 0 (above 99.9%)" in shown
+    assert "class 1 (below 0.1%)" in shown
+
+
+def test_missed_sums_are_warnings() -> None:
+    values = {"residual": torch.tensor([0.5]), "allowed": torch.tensor([0.01])}
+    one = explanation("lrp.epsilon", images=1, **values)
+    (line,) = [text for text in one.figure().texts if "instead of the expected" in text.get_text()]
+    assert line.get_color() == WRONG
+    assert '<p class="warning">lrp.epsilon for class' in one._repr_html_()
+    fine = explanation("lrp.epsilon", images=1)
+    assert WRONG not in {text.get_color() for text in fine.figure().texts}
+    assert 'class="warning"' not in fine._repr_html_()
+
+
 def test_text_has_prediction_probability_target_and_verdict() -> None:
     names = ("cat", "dog", "fox", "owl")
     one = explanation("lrp.epsilon", torch.tensor([1, 3]), classes=names, display=Display(titles=("a.png", "b.png")))
@@ -142,6 +161,13 @@ def test_text_has_prediction_probability_target_and_verdict() -> None:
         target = names[label] if label == best else f"{names[label]} ({float(shares[label]):.1%})"
         assert f"lrp.epsilon for {target}." in shown
         assert " ".join(one.verdict(image).split()[:4]) in shown
+
+
+def test_names_that_are_numbers_or_long() -> None:
+    one = explanation("gradient", torch.tensor([2]), images=1, classes=("0", "1", "7", "a" * 200))
+    assert "gradient for class 7" in texts(one.figure())
+    long = explanation("gradient", torch.tensor([3]), images=1, classes=("0", "1", "2", "a" * 200))
+    assert f"gradient for {'a' * 59}…" in texts(long.figure())
 
 
 def test_other_targets_and_outputs_are_described() -> None:

@@ -17,6 +17,7 @@ from pellucid.core.registry import Registry
 
 GROUP = "pellucid.numbers_of_test"
 ROOT = Path(__file__).parents[2]
+HOOK = "from pellucid.hooks import Hook\nclass two(Hook):\n"
 
 
 @pytest.fixture
@@ -92,8 +93,8 @@ def test_a_broken_entry_is_skipped_once_and_explained_when_asked_for(
 @pytest.mark.parametrize(
     ("source", "point", "reason"),
     [
-        ("two = 2\n", "more_numbers:two", "a int that does not register 'two'"),
-        ("", "more_numbers", "a module that does not register 'two'"),
+        ("two = 2\n", "more_numbers:two", "a int that registers no number of this name"),
+        ("", "more_numbers", "a module that registers no number of this name"),
         ("", "more_numbers:two", "AttributeError"),
         ("", "no_such_module_of_test:two", "ModuleNotFoundError"),
         ("import sys; sys.exit(3)\n", "more_numbers:two", "SystemExit: 3"),
@@ -129,6 +130,51 @@ def test_our_names_win_and_clashes_are_reported(
         f"pellucid: the {entry} the installed package {package} is skipped: {reason}."
         for entry, package, reason in packages
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def two(): pass\n", "not a subclass of pellucid.hooks.Hook"),
+        (HOOK + "    pass\n", "cannot be created without arguments: TypeError"),
+        (
+            HOOK + "    def __init__(self, size): pass\n    def run(self, scene): return ()\n",
+            "cannot be created without arguments: TypeError",
+        ),
+        (HOOK + "    def run(self, scene): return ()\n", None),
+    ],
+)
+def test_a_class_of_the_wrong_kind_is_broken_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pellucid.hooks import HOOKS
+
+    install(tmp_path, "hooks-of-test", {"hooks_of_test": source}, {"pellucid.hooks": {"two": "hooks_of_test:two"}})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(HOOKS, "_failed", {})
+    monkeypatch.setattr(installed, "_reported", set())
+    sys.modules.pop("hooks_of_test", None)
+    names = [name for name, _ in HOOKS.items()]
+    HOOKS._entries.pop("two", None)
+    assert "saliency" in names
+    assert ("two" in names) is (reason is None)
+    errors = capsys.readouterr().err
+    assert (reason in errors) if reason else (errors == "")
+
+
+def test_a_method_without_a_description_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pellucid.attribution import METHODS, methods
+
+    source = "from pellucid.attribution import Attribution\nclass two(Attribution): pass\n"
+    install(
+        tmp_path, "methods-of-test", {"methods_of_test": source}, {"pellucid.methods": {"two": "methods_of_test:two"}}
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(METHODS, "_failed", {})
+    assert "two" in METHODS
+    assert "two" not in [method.name for method in methods()]
+    with pytest.raises(ConfigError, match="without the attribute"):
+        METHODS["two"]
 
 
 def test_the_registries_have_their_groups() -> None:

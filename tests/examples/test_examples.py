@@ -49,6 +49,21 @@ def test_explain_text(tmp_path: Path) -> None:
     assert ">wonderful</span>" in (tmp_path / "words.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_explain_one_picture(tmp_path: Path) -> None:
+    output = run("explain_one_picture.py", tmp_path)
+    assert "predicted: five" in output
+    match = re.search(r"Attributions sum to (\S+), as expected \(residual (\S+), within tolerance\)", output)
+    assert match is not None
+    assert float(match[1]) > 1
+    assert float(match[2]) < 1e-4
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 4
+    assert page.count("digit.png: predicted as five") >= 4
+    assert "for five rather than" in page
+
+
 def check_watched(save: Path, least_accuracy: float) -> None:
     """Check the records of a watched training over two epochs that has learned something."""
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]

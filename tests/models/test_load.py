@@ -56,6 +56,8 @@ def test_random_weights_depend_only_on_the_seed():
     assert torch.equal(first.classifier[1].weight, second.classifier[1].weight)
     assert not torch.equal(first.classifier[1].weight, third.classifier[1].weight)
     assert not first.training
+    assert load_model(SQUEEZENET).notice == "The model has random weights, since none were given; pass --weights."
+    assert load_model(SQUEEZENET, classes=4, new_head=True).notice == ""
     assert load_model(SQUEEZENET).model.classifier[1].out_channels == IMAGENET_CLASSES
 
 

@@ -202,6 +202,26 @@ def test_a_finished_run_is_trained_further(trained, tmp_path, monkeypatch):
     assert json.loads((folder / "run.json").read_text())["model"]["name"] == SQUEEZENET
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "torchvision:resnet81"], "did you mean 'resnet18'"),
+        (["--model", "torchvision:resnet18", "--weights", "IMAGENET1K_V9"], "no member of ResNet18_Weights"),
+        (["--model", "torchvision:resnet18", "--weights", "absent.pt"], "absent.pt is not a file"),
+        (["--model", "cnn", "--weights", "DEFAULT"], "cnn has no weights with a name"),
+        (["--class-names", "absent.txt"], "absent.txt cannot be read"),
+        (["--model", "hf:./absent"], "no such folder"),
+    ],
+)
+def test_mistakes_are_found_before_the_data_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pellucid.run.session.load_data", None)
+    if "hf:" in arguments[-1]:
+        pytest.importorskip("transformers")
+    assert main(["run", *arguments, "--save", str(tmp_path / "save")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "save").exists()
+
+
 def test_defaults_describe_a_run_without_a_model_of_the_user():
     settings = RunConfig(data=DataConfig(), show=HookConfig())
     assert settings.network == ModelConfig()

@@ -97,7 +97,9 @@ __all__ = [
     "without_warnings",
 ]
 
-METHODS: Registry[type["Attribution"]] = Registry("method", "pellucid.attribution", "pellucid.methods")
+METHODS: Registry[type["Attribution"]] = Registry(
+    "method", "pellucid.attribution", "pellucid.methods", "Attribution", ("family", "answers", "needs_fit", "promises")
+)
 """Attribution methods by name; listing the names imports none of them."""
 
 COMPLETE = frozenset({"complete", "class_specific", "deterministic"})

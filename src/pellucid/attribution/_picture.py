@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.attribution._verdict import predicted, targeted, verdict
+from pellucid.attribution._verdict import is_within_tolerance, predicted, shortened, targeted, verdict
 from pellucid.core.cards import card, heading_html, page, picture_html, text_html
 from pellucid.core.errors import ConfigError
 from pellucid.plots.colours import scale_limit
@@ -72,7 +72,7 @@ def card_of(explanations: "Sequence[Explanation]", rows: int) -> str:
 def _card(picture: _Picture, most_bytes: int) -> str:
     parts = [text_html(picture.subtitle)]
     for row in picture.rows:
-        parts += [heading_html(row.heading), *map(text_html, row.lines)]
+        parts += [heading_html(row.heading), *(text_html(line, is_warning=row.is_warning) for line in row.lines)]
         if row.tokens is not None:
             parts.append(_tokens_html(row))
             continue
@@ -108,10 +108,11 @@ def _picture(explanations: "Sequence[Explanation]", most: int) -> _Picture:
     if total > len(views[:most]):
         notes.append(f"{len(views[:most])} of {total} maps are shown.")
     notes += _scale_note(first)
-    if not several:
+    if not several and not rows[0].is_warning:
         texts = _texts(views[0])
         return _Picture(texts[0], " ".join([texts[1], *map(_sentence, notes)]), rows)
-    return _Picture(_title(explanations, rows[0].kind), " ".join(map(_sentence, notes)), rows)
+    title = _title(explanations, rows[0].kind) if several else _texts(views[0])[0]
+    return _Picture(title, " ".join(map(_sentence, notes)), rows)
 
 
 def _sentence(text: str) -> str:
@@ -123,7 +124,7 @@ def _title(explanations: "Sequence[Explanation]", kind: str) -> str:
     count, noun = len(first.target), NOUNS[kind]
     methods = list(dict.fromkeys(one.method for one in explanations))
     titles = first.display.titles
-    subject = f"{count} {noun}s" if count > 1 else titles[0] if titles else f"One {noun}"
+    subject = f"{count} {noun}s" if count > 1 else shortened(titles[0]) if titles else f"One {noun}"
     if len(methods) > 1:
         return f"{subject} explained by {len(methods)} methods"
     targets = len(explanations) if len(explanations) > 1 else first.target[0].numel()
@@ -150,7 +151,7 @@ def _texts(view: _View) -> tuple[str, str]:
     one, index = view.explanation, view.index
     titles = one.display.titles
     count = len(one.target)
-    title = titles[index[0]] if titles else f"{index[0] + 1} of {count}" if count > 1 else ""
+    title = shortened(titles[index[0]]) if titles else f"{index[0] + 1} of {count}" if count > 1 else ""
     answer = predicted(one, index[0])
     heading = f"{title}: {answer}" if title else answer[0].upper() + answer[1:]
     return heading, f"{one.method} for {targeted(one, index)}. {verdict(one, index)}"
@@ -160,14 +161,17 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
     """Yield the rows of a map: one, or one per input of a model with several."""
     one, image = view.explanation, view.index[0]
     heading, line = _texts(view)
+    is_within = is_within_tolerance(one, view.index)
     parts = list(_parts("", one.inputs, one.relevance))
     for number, (name, inputs, relevance) in enumerate(parts):
         values, maps = _array(inputs[image]), _array(relevance[view.index])
         row = _row(one, image, values, maps, _scale(one, inputs))
-        # a single map has its text in the headline
-        text = (heading, line) if number == 0 and not is_alone else ("", "")
         label = f"input {name}" if name else ""
-        yield replace(row, heading=text[0], lines=tuple(part for part in (text[1], label) if part))
+        # a single map has its text in the headline, where nothing can be drawn as a warning
+        own_line = "" if number or (is_alone and is_within) else line
+        lines = tuple(part for part in (own_line, label) if part)
+        is_warning = number == 0 and not is_within
+        yield replace(row, heading="" if number or is_alone else heading, lines=lines, is_warning=is_warning)
 
 
 def _parts(name: str, inputs: Any, relevance: Any) -> Iterator[tuple[str, Tensor, Tensor]]:

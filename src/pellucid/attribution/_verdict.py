@@ -8,7 +8,10 @@ import torch
 if TYPE_CHECKING:
     from pellucid.attribution._explanation import Explanation
 
-__all__ = ["predicted", "targeted", "verdict"]
+__all__ = ["is_within_tolerance", "predicted", "shortened", "targeted", "verdict"]
+
+LONGEST_NAME = 60
+"""Maximum length of the name of a class or a file, in characters."""
 
 ABSORBED_SHARE = 0.01
 """Share of the promised sum from which absorbed relevance is stated."""
@@ -21,8 +24,8 @@ def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
     expected, residual, allowed = (
         float(values[index]) for values in (explanation.expected, explanation.residual, explanation.allowed)
     )
-    total, is_within = expected + residual, abs(residual) <= allowed  # False for NaN
-    if not is_within:
+    total = expected + residual
+    if not is_within_tolerance(explanation, index):
         return (
             f"Attributions sum to {_number(total)} instead of the expected {_number(expected)} "
             f"(residual {_small(residual)}, beyond the tolerance of {_small(allowed)})."
@@ -32,6 +35,13 @@ def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
     if abs(absorbed) <= ABSORBED_SHARE * abs(expected + absorbed):
         return text
     return f"{text} Biases and constants absorb {_number(absorbed)} of {_number(expected + absorbed)}."
+
+
+def is_within_tolerance(explanation: "Explanation", index: tuple[int, ...]) -> bool:
+    """Return True if a map has the promised sum, up to the method's tolerance, or if none is promised."""
+    if explanation.residual is None or explanation.allowed is None:
+        return True
+    return abs(float(explanation.residual[index])) <= float(explanation.allowed[index])  # False for NaN
 
 
 def predicted(explanation: "Explanation", image: int) -> str:
@@ -64,12 +74,26 @@ def targeted(explanation: "Explanation", index: tuple[int, ...]) -> str:
 def name_of(explanation: "Explanation", label: int) -> str:
     """Return the name of a class, or its number if names are unknown."""
     names = explanation.classes
-    return names[label] if names is not None and label < len(names) else f"class {label}"
+    if names is None or label >= len(names):
+        return f"class {label}"
+    # in a sentence, the digits of MNIST would read like a quantity
+    return f"class {names[label]}" if names[label].isdecimal() else shortened(names[label])
+
+
+def shortened(text: str) -> str:
+    """Return a name that fits on a line.
+
+    >>> shortened("a" * 100)[-3:], len(shortened("a" * 100))
+    ('aa…', 60)
+    """
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def _percent(explanation: "Explanation", image: int, label: int) -> str:
     share = float(torch.softmax(explanation.logits[image].detach().cpu().double(), 0)[label])
-    return "below 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+    if 0 < share < 0.0005:
+        return "below 0.1%"
+    return "above 99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def _number(value: float) -> str:

@@ -10,15 +10,16 @@ from html import escape
 __all__ = ["card", "facts_html", "heading_html", "page", "picture_html", "table_html", "text_html"]
 
 STYLE = """
-.pellucid-card { --ink: #1b1f24; --pale: #5c666d; --line: #dfe3e5; color: var(--ink); background: #fff;
+.pellucid-card { --ink: #1b1f24; --pale: #5c666d; --line: #dfe3e5; --warn: #b3440a; color: var(--ink); background: #fff;
   border: 1px solid var(--line); border-radius: 8px; padding: .9em 1.1em; max-width: 56em; font: 14px/1.45 system-ui,
   sans-serif; text-align: left; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) {
-  .pellucid-card { --ink: #e6eaec; --pale: #a2adb4; --line: #333c42; background: #1c2226; }
+  .pellucid-card { --ink: #e6eaec; --pale: #a2adb4; --line: #333c42; --warn: #ffb077; background: #1c2226; }
 }
 .pellucid-card h3 { font-size: 1.15em; margin: 0 0 .35em; color: inherit; }
 .pellucid-card h4 { font-size: 1em; margin: .9em 0 .1em; color: inherit; }
 .pellucid-card p { margin: .2em 0 .5em; color: var(--pale); }
+.pellucid-card p.warning { color: var(--warn); font-weight: 600; }
 .pellucid-card img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff; }
 .pellucid-card dl { display: flex; flex-wrap: wrap; gap: .4em 1.8em; margin: .3em 0 .6em; }
 .pellucid-card dt { color: var(--pale); font-size: .85em; font-weight: normal; }
@@ -64,9 +65,10 @@ def heading_html(text: str) -> str:
     return f"<h4>{escape(text)}</h4>" if text else ""
 
 
-def text_html(text: str) -> str:
+def text_html(text: str, *, is_warning: bool = False) -> str:
     """Return a paragraph; nothing for an empty one."""
-    return f"<p>{escape(text)}</p>" if text else ""
+    kind = ' class="warning"' if is_warning else ""
+    return f"<p{kind}>{escape(text)}</p>" if text else ""
 
 
 def facts_html(facts: Iterable[tuple[str, object]]) -> str:

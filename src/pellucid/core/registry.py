@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.installed import Installed, find_installed, report_once
@@ -32,10 +32,16 @@ class Registry(Generic[T]):
     'round'
     """
 
-    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+    def __init__(
+        self, kind: str, package: str, group: str | None = None, base: str = "", attributes: tuple[str, ...] = ()
+    ) -> None:
         self.kind = kind
         self.package = package
         self.group = group
+        self.base = base
+        """Name of the class in `package` that entries of installed packages must be subclasses of; "" for functions."""
+        self.attributes = attributes
+        """Attributes that these subclasses must have."""
         self._entries: dict[str, T] = {}
         self._failed: dict[str, ConfigError] = {}
 
@@ -101,13 +107,32 @@ class Registry(Generic[T]):
             raise self._failed[name]
         try:
             entry = installed.load(self.kind)
-            if name not in self._entries:  # else its module has used our decorator
-                if not callable(entry):
-                    raise installed.failure(self.kind, f"a {type(entry).__name__} that does not register {name!r}")
-                self._entries[name] = entry
+            # a module that uses our decorator has already entered what it defines
+            if (problem := self._problem(self._entries.get(name, entry))) is not None:
+                raise installed.failure(self.kind, problem)
+            self._entries.setdefault(name, entry)
         except ConfigError as error:
+            self._entries.pop(name, None)
             self._failed[name] = error
             raise
+
+    def _problem(self, entry: Any) -> str | None:
+        """Return the reason why the entry of an installed package cannot be used; None if it can."""
+        if not callable(entry):
+            return f"a {type(entry).__name__} that registers no {self.kind} of this name"
+        if not self.base:
+            return None
+        base = getattr(import_module(self.package), self.base)
+        if not (isinstance(entry, type) and issubclass(entry, base)):
+            return f"not a subclass of {self.package}.{self.base}"
+        missing = [name for name in self.attributes if not hasattr(entry, name)]
+        if missing:
+            return f"without the attribute {', '.join(missing)}"
+        try:
+            entry()
+        except Exception as error:  # noqa: BLE001  (it must not break commands that use every entry)
+            return f"cannot be created without arguments: {type(error).__name__}: {error}"
+        return None
 
     def name_of(self, entry: T) -> str:
         """Return the name under which `entry` is registered."""

@@ -34,7 +34,9 @@ __all__ = [
     "Row",
 ]
 
-METRICS: Registry[type["Metric"]] = Registry("metric", "pellucid.evaluation", "pellucid.metrics")
+METRICS: Registry[type["Metric"]] = Registry(
+    "metric", "pellucid.evaluation", "pellucid.metrics", "Metric", ("asks", "is_higher_better")
+)
 """All metrics by name; listing imports none of them."""
 
 DEFAULT_METRICS = (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOOKS", "Artifact", "Hook", "Scene"]
 
-HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__, "pellucid.hooks")
+HOOKS: "Registry[type[Hook]]" = Registry("hook", __name__, "pellucid.hooks", "Hook")
 """All hooks by name."""
 
 __getattr__, __dir__ = lazy_exports(

@@ -1,6 +1,7 @@
 """Load the model named by `--model`, with its weights, preprocessing and class names."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from pellucid.models._build import build_model, takes_classes
 from pellucid.models._library import LoadedModel, Wanted, build_filled
 from pellucid.models._preprocessing import find_classes, find_preprocessing, remember
 from pellucid.models._spec import FUNCTION, REGISTERED, parse_spec
-from pellucid.models._weights import is_weights_file, load_weights, read_weights
+from pellucid.models._weights import check_file, is_weights_file, load_weights, read_weights
 
-__all__ = ["LoadedModel", "load_model", "rebuild_model"]
+__all__ = ["LoadedModel", "check_available", "load_model", "rebuild_model"]
 
 LIBRARY_MODULES = {"torchvision": "_torchvision", "timm": "_timm", "hf": "_transformers"}
 
@@ -65,11 +66,35 @@ def load_model(
         load = _load_function if kind in (FUNCTION, REGISTERED) else _library(kind, "load")
         loaded = load(argument, wanted)
     remember(loaded.model, loaded.preprocessing, loaded.classes)
+    if loaded.weights is None and kind != FUNCTION and not new_head:
+        return replace(loaded, notice="The model has random weights, since none were given; pass --weights.")
     return loaded
 
 
+def check_available(spec: str, weights: str | None = None) -> None:
+    """Raise the errors of `load_model` for names and files that do not exist, before anything is loaded.
+
+    A user's function and the weights in a file are only looked at when they are loaded.
+    """
+    kind, argument = parse_spec(spec)
+    if weights is not None and is_weights_file(weights):
+        check_file(weights)
+    if kind in LIBRARY_MODULES:
+        _library(kind, "check")(argument, weights)
+    elif kind != "run":
+        _check_file(spec, weights)
+
+
+def _check_file(spec: str, weights: str | None) -> None:
+    if weights is not None and not is_weights_file(weights):
+        raise ConfigError(
+            f"--weights {weights} is not a file, and {spec} has no weights with a name; pass a .safetensors, .pt or "
+            ".pth file."
+        )
+
+
 def _library(kind: str, action: str) -> Callable[..., Any]:
-    """Return the function `load` or `rebuild` of a kind of models; its library is imported only now."""
+    """Return the function `check`, `load` or `rebuild` of a kind of models; its library is imported only now."""
     module = import_module(f"pellucid.models.{LIBRARY_MODULES[kind]}")
     return getattr(module, f"{action}{LIBRARY_MODULES[kind]}")
 
@@ -101,11 +126,7 @@ def rebuild_model(
 
 def _load_function(spec: str, wanted: Wanted) -> LoadedModel:
     """Load a registered model, or one that a user's function returns."""
-    if wanted.weights is not None and not is_weights_file(wanted.weights):
-        raise ConfigError(
-            f"--weights {wanted.weights} is not a file, and {spec} has no weights with a name; pass a .safetensors, "
-            ".pt or .pth file."
-        )
+    _check_file(spec, wanted.weights)
 
     def build(classes: int | None) -> nn.Module:
         return build_model(spec, wanted.image_shape, classes, seed=None)

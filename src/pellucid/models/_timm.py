@@ -12,7 +12,7 @@ from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head
 from pellucid.models._presets import from_timm
 from pellucid.models._weights import head_shapes, is_weights_file, read_weights
 
-__all__ = ["classes_of_timm", "load_timm", "rebuild_timm"]
+__all__ = ["check_timm", "classes_of_timm", "load_timm", "rebuild_timm"]
 
 OPTIONS = ("in_chans", "img_size")
 
@@ -57,6 +57,15 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
         notice=notice,
         options=options,
     )
+
+
+def check_timm(name: str, weights: str | None) -> None:
+    """Raise `UnknownName` for a network or weights that timm does not have, and `ConfigError` without timm."""
+    timm = required("timm", f"--model timm:{name}")
+    if weights is None or is_weights_file(weights):
+        _check_name(timm, name)
+    else:
+        _pretrained_name(timm, name, weights)
 
 
 def rebuild_timm(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:

@@ -15,7 +15,7 @@ from pellucid.models._library import LoadedModel, Wanted, build_filled
 from pellucid.models._presets import from_torchvision
 from pellucid.models._weights import is_weights_file, read_weights
 
-__all__ = ["load_torchvision", "rebuild_torchvision"]
+__all__ = ["check_torchvision", "load_torchvision", "rebuild_torchvision"]
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 """Networks with extra outputs in training."""
@@ -57,6 +57,13 @@ def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
         notice=notice,
         options=options,
     )
+
+
+def check_torchvision(name: str, weights: str | None) -> None:
+    """Raise `UnknownName` for a network or weights that torchvision does not have."""
+    check_name(name)
+    if weights is not None and not is_weights_file(weights):
+        _member(name, weights)
 
 
 def check_name(name: str) -> None:

@@ -19,7 +19,7 @@ from pellucid.models._preprocessing import classes_of_labels
 from pellucid.models._presets import from_processor
 from pellucid.models._weights import head_shapes, is_weights_file, read_weights, shortened
 
-__all__ = ["load_transformers", "rebuild_transformers"]
+__all__ = ["check_transformers", "load_transformers", "rebuild_transformers"]
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 NOT_ARCHITECTURE = (
@@ -38,8 +38,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
     transformers = required("transformers", f"--model hf:{argument}")
     place, name = _place(argument)
     config = _guarded(name, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
-    if wanted.weights is not None and not is_weights_file(wanted.weights):
-        raise ConfigError(f"--weights {wanted.weights} is not a file; {name} has its own weights, so omit --weights.")
+    _check_weights(name, wanted.weights)
 
     def build(classes: int) -> Any:
         return _network(transformers, config, classes)
@@ -63,6 +62,18 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
         notice=notice,
         options={"config": _harmless(json.loads(config.to_json_string(use_diff=True)))},
     )
+
+
+def check_transformers(argument: str, weights: str | None) -> None:
+    """Raise `ConfigError` without transformers, and for a place that can hold no model."""
+    required("transformers", f"--model hf:{argument}")
+    _, name = _place(argument)
+    _check_weights(name, weights)
+
+
+def _check_weights(name: str, weights: str | None) -> None:
+    if weights is not None and not is_weights_file(weights):
+        raise ConfigError(f"--weights {weights} is not a file; {name} has its own weights, so omit --weights.")
 
 
 def rebuild_transformers(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:

@@ -15,6 +15,7 @@ from pellucid.core.errors import ConfigError, ModelError, PellucidError
 
 __all__ = [
     "SUFFIXES",
+    "check_file",
     "head_shapes",
     "is_weights_file",
     "load_weights",
@@ -43,15 +44,21 @@ def is_weights_file(weights: str) -> bool:
     return weights.lower().endswith(SUFFIXES) or "/" in weights or Path(weights).is_file()
 
 
+def check_file(path: str | Path) -> Path:
+    """Return the path of a weights file; raises `ConfigError` if there is none."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"--weights {path} is not a file; expected a file that ends in {', '.join(SUFFIXES)}.")
+    return path
+
+
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     """Read the tensors of a `.safetensors` file, or of a `.pt` or `.pth` file opened with `weights_only=True`.
 
     A dict of weights nested under `state_dict` or `model` is found. Raises `ConfigError` if the file cannot be read,
     and `ModelError` if it needs unpickling of code or has no weights.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"--weights {path} is not a file; expected a file that ends in {', '.join(SUFFIXES)}.")
+    path = check_file(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -42,6 +42,8 @@ class Explained:
     heading: str = ""
     lines: tuple[str, ...] = ()
     """Text below the heading."""
+    is_warning: bool = False
+    """True to draw this text as a warning."""
     scale: tuple[float, float] = (0.0, 1.0)
     """Values drawn as black and white."""
     tokens: tuple[str, ...] | None = None

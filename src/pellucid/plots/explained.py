@@ -8,7 +8,7 @@ from pellucid.core.errors import ShapeError
 from pellucid.plots._canvas import DOTS_PER_INCH, LINE_DOTS, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._explained import WIDTH, Drawing, Explained
 from pellucid.plots._text import drawable, wrap
-from pellucid.plots.colours import PALE
+from pellucid.plots.colours import PALE, WRONG
 from pellucid.plots.explained_image import IMAGE
 from pellucid.plots.explained_signal import SIGNAL
 from pellucid.plots.explained_tokens import TOKENS
@@ -60,5 +60,5 @@ def _text(row: Explained) -> list[tuple[str, float, dict[str, str]]]:
     lines = [line for text in row.lines for line in wrap(drawable(text), room, SMALL, DOTS_PER_INCH)]
     return [
         *((line, TEXT, {"weight": "bold"}) for line in heading),
-        *((line, SMALL, {"color": PALE}) for line in lines),
+        *((line, SMALL, {"color": WRONG if row.is_warning else PALE}) for line in lines),
     ]

@@ -126,8 +126,19 @@ def explain_given(
     if not explained:
         raise next(iter(refused.values()))
     used = f", so {explained[0].method} is used" if method is None else ""
-    notes = [f"{name} does not apply ({str(why).rstrip('.')}){used}" for name, why in refused.items()]
+    notes = [f"{note}{used}" for note in _refusals(refused)]
     return [replace(one, notes=(*given.notes, *notes, *one.notes)) for one in explained]
+
+
+def _refusals(refused: dict[str, PellucidError]) -> list[str]:
+    """Return one note per reason, with the methods that do not apply for that reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        by_reason.setdefault(str(why).rstrip("."), []).append(name)
+    return [
+        f"{' and '.join(names)} {'does' if len(names) == 1 else 'do'} not apply ({why})"
+        for why, names in by_reason.items()
+    ]
 
 
 _CALL = {"output", "unwrap_softmax", "embedding"}

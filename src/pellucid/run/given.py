@@ -244,9 +244,16 @@ def _with_batch_axis(model: nn.Module, x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x[None] if x.ndim == 1 else x
     rank, first = _rank(model), _first_layer(model)
+    channels = getattr(first, "in_channels", None)
+    if rank == 4 and channels in (1, 3) and x.ndim in (3, 4) and x.shape[-1] == channels != x.shape[-3]:
+        order = "(2, 0, 1)" if x.ndim == 3 else "(0, 3, 1, 2)"
+        raise ShapeError(
+            f"got images of shape {tuple(x.shape)} with the channels last; the model takes {channels} along axis 1. "
+            f"Move them with torch.as_tensor(images).permute{order}."
+        )
     if rank is not None and x.ndim == rank - 1:
         return x[None]
-    if rank is not None and x.ndim == rank - 2 and getattr(first, "in_channels", 0) == 1:
+    if rank is not None and x.ndim == rank - 2 and channels == 1:
         return x[None, None]
     if rank is None and isinstance(first, nn.Linear) and x.numel() == first.in_features and x.ndim in (1, 2, 3):
         return x if x.ndim > 1 and len(x) == 1 else x[None]

@@ -40,7 +40,6 @@ CLASSES = 4
 LIMITS = (4_000_000, 512)
 """Maximum number of values of all maps on a page, and maximum length of the longer side of its images."""
 IMAGES_PER_PASS = 32
-RANDOM = "The model has random weights, since none were given; pass --weights."
 
 
 def explain_pictures(config: ExplainConfig) -> int:
@@ -98,8 +97,7 @@ def _prepared(
     )
     given = receive(loaded.model, list(config.images), steps)
     names, remarks = class_names_of(loaded.model, given, chosen)
-    is_random = loaded.weights is None and config.model.partition(":")[0] in ("torchvision", "timm")
-    notes = [*given.notes, *remarks, *([loaded.notice] if loaded.notice else []), *([RANDOM] if is_random else [])]
+    notes = [*given.notes, *remarks, *([loaded.notice] if loaded.notice else [])]
     return loaded, steps, given, names, notes
 
 

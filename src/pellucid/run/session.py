@@ -23,6 +23,8 @@ from pellucid.data._spec import is_function, parse_spec
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import check_fit
+from pellucid.models._class_names import read_class_names
+from pellucid.models._load import check_available
 from pellucid.run.network import Built, build_network, renamed
 from pellucid.storage.densities import DensityStore
 from pellucid.storage.runs import check_same_data
@@ -157,6 +159,10 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
+    if not config.resume:  # a mistake is found before the data is downloaded
+        check_available(config.training.model, config.network.weights)
+        if config.network.class_names is not None:
+            read_class_names(config.network.class_names)
     return earlier, choose_device(config.training.device, world), choose_hooks(config.show.hooks)
 
 

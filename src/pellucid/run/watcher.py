@@ -79,7 +79,7 @@ def watch(
         seed: seed of the sample and of all draws of the hooks.
         every: run hooks after every so many epochs. Default: after epochs 0 to 5, then 10, 20, 50, 100… and the last;
             metrics and the report follow every epoch.
-        resume: True to continue the training in `save` after its last recorded epoch, False to start anew. Default:
+        resume: True to continue the training in `save` after its last recorded epoch, False to start a new run. Default:
             continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
         start_epoch: number of epochs that the model was trained for before it is watched, if there is no earlier part
             to continue.
@@ -87,8 +87,8 @@ def watch(
             `trackio`, `mlflow`, `wandb`.
 
     Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, a failure of a
-    hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops: the training
-    goes on.
+    hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops; the training
+    continues.
 
     >>> from tempfile import mkdtemp
     >>> from torch import nn
@@ -366,9 +366,10 @@ def _number(name: str, value: Any) -> float:
 
 
 def _place_to_continue(seen: Observation, resume: bool | None) -> int | None:
-    """Return the epoch after which the training in the save folder goes on; None to start anew.
+    """Return the epoch after which the training in the save folder continues; None to start a new run.
 
-    Restarted trainings load a checkpoint, whose weights are those of a recorded epoch. Weights of epoch 0 start anew.
+    A restarted training loads a checkpoint, whose weights are those of a recorded epoch. Weights of epoch 0 mean a
+    training from scratch.
     """
     record = seen.store.run()
     if record.get("kind") != seen.kind or seen.kind == "inspect":

@@ -15,7 +15,7 @@ from offline_page import faults, opened
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import scale_limit, signed_norm, signed_palette
 from pellucid.report import Material, write_report
-from pellucid.report.sections.explain import explain, palette
+from pellucid.report.sections.explain import explain, maps_section, palette
 from pellucid.storage.store import Store
 
 CLASSES = ["cat", "dog", "<b>owl"]
@@ -68,6 +68,21 @@ def unpacked(text: str, kind: type, *shape: int) -> np.ndarray:
 def folder(tmp_path: Path) -> Path:
     keep(tmp_path, *gallery())
     return tmp_path
+
+
+def test_images_without_labels_have_titles() -> None:
+    arrays, numbers = gallery()
+    record = {**numbers, "labels": None, "titles": ["a.png", "b.png", "c.png"], "targets": [1, 1, 1]}
+    section = maps_section(arrays, record, "a note")
+    assert "labels" not in section.data
+    assert section.data["titles"] == ["a.png", "b.png", "c.png"]
+    assert section.data["targets"] == [1, 1, 1]
+    assert (section.data["noun"], section.notes) == ("image", ("a note",))
+    assert section.lead.startswith("Select an image, ")
+    with pytest.raises(ValueError, match="do not match"):
+        maps_section(arrays, {**record, "titles": ["a.png"]})
+    with pytest.raises(ValueError, match="do not match"):
+        maps_section(arrays, {**record, "targets": [1]})
 
 
 def test_maps_and_images_are_lossless(folder: Path) -> None:
