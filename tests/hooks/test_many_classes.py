@@ -118,6 +118,9 @@ def test_images_on_another_scale_are_drawn_on_it(unscaled: Scene, make_scene: Ma
         (artifact,) = HOOKS[name]().run(scene)
         indices = artifact.numbers["indices"]
         np.testing.assert_allclose(artifact.arrays["source"], displayed[indices].numpy(), atol=1e-6)
+        assert artifact.figure is not None
+        words = " ".join(" ".join(text.get_text() for text in artifact.figure.texts).split())
+        assert "Pixels from -2 (black) to 2 (white)." in words
     (saliency,) = Saliency().run(unscaled)
     # the products are with the model's own inputs
     inputs = unscaled.test.floats(saliency.numbers["indices"]).numpy()

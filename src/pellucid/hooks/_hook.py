@@ -79,6 +79,12 @@ class Scene:
         """True if the images are in [0, 1], so that 0 and 1 bound every pixel and 0 is an empty image."""
         return self.test.scale == (0, 1)
 
+    @property
+    def scale_note(self) -> str:
+        """Sentence about the pixel values drawn as black and white, with a leading space; empty for 0 and 1."""
+        low, high = self.test.scale
+        return "" if self.is_displayed else f" Pixels from {low:.3g} (black) to {high:.3g} (white)."
+
     def shown_classes(self, at_most: int, *, with_images: bool = False) -> list[int]:
         """Return the classes that a picture shows, in order of their indices: those of `--classes`, or else all.
 

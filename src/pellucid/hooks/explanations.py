@@ -128,6 +128,6 @@ def _figure(
     columns = [Label("source")]
     columns += [Label(name, f"±{numbers['scale_limits'][name]:.2g}") for name in maps]
     subtitle = "Red: evidence for the predicted class; blue: evidence against it. ±: range of the method's color scale."
-    subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}"
+    subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}{scene.scale_note}"
     subtitle += f" Not applicable: {', '.join(numbers['refused'])}." if numbers["refused"] else ""
     return image_grid(blocks, rows, columns, (headline[0], subtitle + headline[1]))

@@ -132,6 +132,6 @@ def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: di
     rows = [Label("image", f"loss {losses[0]:.3g} … {losses[-1]:.3g}"), Label("relevance", numbers["method"])]
     subtitle = "Above each image: true class, then → prediction (if wrong) and confidence. "
     subtitle += "Red: evidence for the predicted class; blue: evidence against it; each map has its own scale."
-    subtitle += f" {len(columns)} of {len(scene.test):,} test images."
+    subtitle += f" {len(columns)} of {len(scene.test):,} test images.{scene.scale_note}"
     subtitle += "".join(f" {name} does not apply here." for name in numbers["refused"])
     return image_grid(blocks, rows, columns, (title, subtitle))

@@ -212,6 +212,6 @@ def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str
     subtitle = (
         "Red: increasing the pixel raises the class's logit. Framed: prediction (orange if wrong). "
         f"‖J‖₂: spectral norm{' over these classes' if 'norms_of' in numbers else ''}. {len(rows)} test images. "
-        f"{_verdict(numbers)}{_choice(scene, numbers['drawn_classes'])}"
+        f"{_verdict(numbers)}{_choice(scene, numbers['drawn_classes'])}{scene.scale_note}"
     )
     return image_grid(blocks, rows, columns, (title, subtitle), marks)

@@ -64,7 +64,7 @@ class Saliency(Hook):
         yield Artifact(
             caption=f"{title}. Rows: test image, gradient of the logit at an empty image, gradient at the test image, "
             f"their difference, and difference × image, for {_of_each(indices)}.{scene.choice(len(indices))}",
-            figure=_figure(arrays, limits, columns, (title, scene.choice(len(indices)))),
+            figure=_figure(arrays, limits, columns, (title, scene.choice(len(indices)) + scene.scale_note)),
             arrays=arrays,
             numbers={
                 "classes": [scene.classes[label] for label in labels.tolist()],
