@@ -5,10 +5,10 @@ import multiprocessing
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
-from importlib import Iterator, import_module
+from importlib import import_module
 from pathlib import Path
 
 import pytest
