@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from pellucid.core.errors import ConfigError, DownloadError, ModelError, UnknownName
+from pellucid.core.importing import import_optional
 from pellucid.models import check_spec, load_model
-from pellucid.models._library import required
 from pellucid.models._load import rebuild_model
 from pellucid.models._preprocessing import find_classes, find_preprocessing
 from pellucid.models._torchvision import IMAGENET_CLASSES
@@ -241,7 +241,7 @@ def test_registered_models_take_weights(tmp_path):
 
 def test_a_missing_library_names_the_extra():
     with pytest.raises(ConfigError, match=re.escape("pip install 'pellucid[integrations]'")):
-        required("no_such_library", "--model no_such_library:x")
+        import_optional("no_such_library", "--model no_such_library:x")
 
 
 def test_extra_outputs_in_training_are_removed(tmp_path):

@@ -1,9 +1,7 @@
 """Shared parts of the models of torchvision, timm and transformers: the result of loading, and its weights."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.models._weights import head_shapes, load_weights, matching_classes
 
-__all__ = ["LoadedModel", "Wanted", "build_filled", "new_head_notice", "required"]
+__all__ = ["LoadedModel", "Wanted", "build_filled", "new_head_notice"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +44,6 @@ class Wanted:
     """Number of classes of the data; None if unknown."""
     new_head: bool = False
     """Train on `classes` classes: a last layer for another number of classes is replaced by a new one."""
-
-
-def required(library: str, purpose: str) -> ModuleType:
-    """Import an optional library; raises `ConfigError` that names the extra if it is missing."""
-    try:
-        return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise ConfigError(f"{purpose} needs {library}, which cannot be imported: {error}.") from error
-        raise ConfigError(
-            f"{purpose} needs the package {library}, which is not installed. Install it with: "
-            "pip install 'pellucid[integrations]'"
-        ) from error
 
 
 def build_filled(

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from pellucid.core.errors import DownloadError, ModelError, UnknownName
-from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head_notice, required
+from pellucid.core.importing import import_optional
+from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head_notice
 from pellucid.models._presets import from_timm
 from pellucid.models._weights import head_shapes, is_weights_file, read_weights
 
@@ -23,7 +24,7 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
     Raises `ConfigError` without timm, `UnknownName` for a name that it does not know, `DownloadError`, and the errors
     of `read_weights` and `load_weights`.
     """
-    timm = required("timm", f"--model timm:{name}")
+    timm = import_optional("timm", f"--model timm:{name}")
     notice, source = "", None
     if wanted.weights is None:
         _check_name(timm, name)
@@ -61,7 +62,7 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
 
 def check_timm(name: str, weights: str | None) -> None:
     """Raise `UnknownName` for a network or weights that timm does not have, and `ConfigError` without timm."""
-    timm = required("timm", f"--model timm:{name}")
+    timm = import_optional("timm", f"--model timm:{name}")
     if weights is None or is_weights_file(weights):
         _check_name(timm, name)
     else:
@@ -70,7 +71,7 @@ def check_timm(name: str, weights: str | None) -> None:
 
 def rebuild_timm(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
     """Build a network with the `options` of an earlier `LoadedModel`."""
-    required("timm", f"the model timm:{name}")
+    import_optional("timm", f"the model timm:{name}")
     return _created(name, classes, {key: value for key, value in options.items() if key in OPTIONS})
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from pellucid.core.errors import ConfigError, DownloadError, ModelError
+from pellucid.core.importing import import_optional
 from pellucid.core.preprocessing import Preprocessing
-from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head_notice, required
+from pellucid.models._library import LoadedModel, Wanted, build_filled, new_head_notice
 from pellucid.models._preprocessing import classes_of_labels
 from pellucid.models._presets import from_processor
 from pellucid.models._weights import head_shapes, is_weights_file, read_weights, shortened
@@ -35,7 +36,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
     Only safetensors are read, and code of a repository is never run. Raises `ConfigError` without transformers or for a
     folder without a model, `DownloadError`, and `ModelError` for weights that don't fit.
     """
-    transformers = required("transformers", f"--model hf:{argument}")
+    transformers = import_optional("transformers", f"--model hf:{argument}")
     place, name = _place(argument)
     config = _guarded(name, lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False))
     _check_weights(name, wanted.weights)
@@ -66,7 +67,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
 
 def check_transformers(argument: str, weights: str | None) -> None:
     """Raise `ConfigError` without transformers, and for a place that can hold no model."""
-    required("transformers", f"--model hf:{argument}")
+    import_optional("transformers", f"--model hf:{argument}")
     _, name = _place(argument)
     _check_weights(name, weights)
 
@@ -78,7 +79,7 @@ def _check_weights(name: str, weights: str | None) -> None:
 
 def rebuild_transformers(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
     """Build a network with the `options` of an earlier `LoadedModel`."""
-    transformers = required("transformers", f"the model hf:{name}")
+    transformers = import_optional("transformers", f"the model hf:{name}")
     settings = dict(options.get("config", {}))
     config = _guarded(f"hf:{name}", lambda: transformers.AutoConfig.for_model(**_harmless(settings)))
     return _guarded(f"hf:{name}", lambda: _network(transformers, config, classes))
