@@ -193,7 +193,9 @@ class HookConfig:
     log_to: Annotated[str | None, _flag("trackio|mlflow|wandb", "none")] = None
     """Experiment trackers that also receive scalars, figures and the report, besides TensorBoard; separated by commas.
     Their files are in SAVE/logs unless environment variables of the tracker name a server."""
-    budget: Annotated[Literal["small", "default", "large"] | None, _flag("small|default|large", "no limit")] = None
+    budget: Annotated[
+        Literal["small", "default", "large"] | None, _flag("small|default|large", "no limit; in inspect: default")
+    ] = None
     """Limit on the cost of all hooks, in forward passes over a sample of the test images.
     small: 20 passes over 256 images; default: 60 over 2,000; large: 200 over 10,000."""
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,14 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], object]] = {
     "grad": lambda call: torch.func.grad(lambda x: call(x).sum())(IMAGES),
     "jvp": lambda call: torch.func.jvp(call, (IMAGES,), (IMAGES,)),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jvp_is_loaded() -> None:
+    """Load torch's formulas for jvp, which warn once that torch itself uses something deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import_module("torch._decomp.decompositions_for_jvp")
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -211,6 +211,16 @@ class TestTransformers:
         assert (loaded.preprocessing.mean, loaded.preprocessing.resize) == ((0.5, 0.5, 0.5), (32, 32))
         assert not loaded.model.training
 
+    def test_a_model_in_memory_knows_the_folder_it_was_loaded_from(self, folder):
+        model = self.transformers.ViTForImageClassification.from_pretrained(folder)
+        steps = find_preprocessing(model)
+        assert (steps.mean, steps.resize) == ((0.5, 0.5, 0.5), (32, 32))
+        assert find_preprocessing(self.transformers.ViTForImageClassification(self.config())) is None
+        assert choose_preprocessing(model, mean=0.1, std=0.2).mean == (0.1,)
+        (folder / "preprocessor_config.json").unlink()
+        assert find_preprocessing(model) is None
+        assert choose_preprocessing(model).mean is None
+
     def test_a_new_last_layer_and_rebuilding_without_the_folder(self, folder):
         loaded = load_model(f"hf:{folder}", classes=7, new_head=True)
         assert loaded.model(torch.rand(2, 3, 32, 32)).logits.shape == (2, 7)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import pellucid
 from pellucid.attribution import Explanations, create_analyzer
 from pellucid.core.errors import ConfigError, DataError, ShapeError, UnknownName, UnsupportedOperation
+from pellucid.core.origin import Origin, remember_origin
 from pellucid.core.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
@@ -102,6 +103,15 @@ def test_pictures_are_converted_to_the_channels_of_the_model(tmp_path: Path) -> 
     flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     steps = Preprocessing(crop=(6, 6))
     assert pellucid.explain(flat, picture(), "gradient", preprocess=steps).inputs.shape == (1, 1, 6, 6)
+
+
+def test_pictures_are_resized_for_a_model_of_a_run() -> None:
+    model = network(1)
+    remember_origin(model, Origin((1, 8, 6)))
+    why = pellucid.explain(model, picture(), "gradient")
+    expected = picture().convert("L").resize((6, 8), Image.Resampling.BILINEAR)
+    torch.testing.assert_close(why.inputs[0, 0], torch.from_numpy(np.array(expected)) / 255)
+    assert why.notes == ()
 
 
 def test_list_of_pictures_is_a_batch(tmp_path: Path) -> None:

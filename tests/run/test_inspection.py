@@ -100,6 +100,13 @@ def test_numbers_are_those_of_the_preprocessed_pictures(photos, tmp_path):
     assert line["test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
 
 
+def test_a_built_in_network_gets_the_shape_of_the_preprocessed_images(photos, tmp_path):
+    assert inspected(photos, tmp_path / "save", "--hooks", "none", "--model", "mlp") == 0
+    record = record_of(tmp_path / "save")
+    assert record["model"]["name"] == "mlp"
+    assert record["dataset"]["image_shape"] == [3, 10, 10]
+
+
 def test_weights_of_a_file_are_used(photos, tmp_path):
     model = net()
     with torch.no_grad():

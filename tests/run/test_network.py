@@ -148,6 +148,17 @@ def test_a_run_can_start_from_another(trained, digits):
     assert "The weights are for 10 classes and the data has 3" in three.notice
 
 
+def test_a_run_can_start_from_a_registered_model(tmp_path, digits):
+    assert main(["run", *SMALL, "--model", "cnn", "--hooks", "none", "--save", str(tmp_path)]) == 0
+    built = build_network(config(f"run:{tmp_path}"), digits, {}, is_restored=False)
+    images = digits.test.floats(slice(2))
+    torch.testing.assert_close(built.model.eval()(images), pellucid.load_run(tmp_path).model(images))
+    assert built.record == {"name": "cnn", "weights": f"run:{tmp_path}", "options": {}, "preprocessing": None}
+    loaded = load_model(f"run:{tmp_path}")
+    assert torch.equal(loaded.model(images), pellucid.load_run(tmp_path).model(images))
+    assert (loaded.preprocessing.mean, loaded.preprocessing.resize) == (None, (36, 36))
+
+
 def test_a_resumed_run_needs_only_the_architecture(trained, digits, monkeypatch):
     earlier = json.loads((trained / "run.json").read_text())
     settings = config(SQUEEZENET, weights="/gone/weights.pt", mean="0.5,0.4,0.3", std="0.2,0.2,0.2")
@@ -211,6 +222,7 @@ def test_a_finished_run_is_trained_further(trained, tmp_path, monkeypatch):
         (["--model", "cnn", "--weights", "DEFAULT"], "cnn has no weights with a name"),
         (["--class-names", "absent.txt"], "absent.txt cannot be read"),
         (["--model", "hf:./absent"], "no such folder"),
+        (["--model", "run:absent"], "absent"),
     ],
 )
 def test_mistakes_are_found_before_the_data_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):

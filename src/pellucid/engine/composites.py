@@ -86,11 +86,13 @@ def override(composite: Composite, rules: Mapping[str, Any]) -> Composite:
 def _user_steps(key: str, rule: Any) -> Composite:
     if isinstance(rule, str):
         import_module("pellucid.engine.operations")  # loads the rules of installed packages
-        named = RULES[rule]
-        rule = named() if isinstance(named, type) else named
+        if rule in RULES:
+            named = RULES[rule]
+            rule = named() if isinstance(named, type) else named
     if not callable(rule):
+        installed = f" Installed rules: {', '.join(RULES)}." if isinstance(rule, str) and list(RULES) else ""
         raise ConfigError(
-            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6)."
+            f"the rule for {key!r} is {rule!r}; expected a rule from pellucid.engine, such as Epsilon(1e-6).{installed}"
         )
     if key == "first":
         # rules that do not multiply by the pixel also need a rule for normalizations of the image

@@ -37,13 +37,18 @@ def remember(model: nn.Module, preprocessing: Preprocessing | None, classes: tup
 def find_preprocessing(model: nn.Module) -> Preprocessing | None:
     """Return the preprocessing of a model that pellucid loaded, or of a network of timm or transformers.
 
-    None if it is unknown, as for torchvision's networks, which don't know the weights they hold.
+    None if it is unknown, as for torchvision's networks, which don't know the weights they hold. A network of
+    transformers has that of the folder or the cached repository which it was loaded from. Raises `ConfigError` if its
+    image processor cannot be used.
     """
     if (known := _KNOWN.get(model)) is not None:
         return known.preprocessing
     if isinstance(getattr(model, "pretrained_cfg", None), dict):
         config = import_module("timm.data").resolve_data_config({}, model=model)
         return from_timm(config, f"timm's {type(model).__name__}")
+    place = getattr(model, "name_or_path", None)
+    if type(model).__module__.startswith("transformers.") and isinstance(place, str) and place:
+        return import_module("pellucid.models._transformers").preprocessing_of(place)
     return None
 
 
@@ -107,7 +112,7 @@ def choose_preprocessing(
     if preprocess is not None:
         steps = _given(preprocess, mean, std)
     else:
-        steps = known or find_preprocessing(model) or Preprocessing()
+        steps = known or _found(model, is_replaced=mean is not None) or Preprocessing()
     if not isinstance(steps, Preprocessing):
         if image_size is not None or crop is not None:
             raise ConfigError("image_size and crop cannot change a function; leave them out, or change preprocess=.")
@@ -115,6 +120,15 @@ def choose_preprocessing(
     if (mean is not None and mean != steps.mean) or (std is not None and std != steps.std):
         steps = _renormalized(steps, mean, std)
     return _sized(steps, image_size, crop)
+
+
+def _found(model: nn.Module, *, is_replaced: bool) -> Preprocessing | None:
+    try:
+        return find_preprocessing(model)
+    except ConfigError:
+        if is_replaced:  # the user's mean and std are the way out that the error names
+            return None
+        raise
 
 
 def _values(given: Sequence[float] | float | None) -> tuple[float, ...] | None:

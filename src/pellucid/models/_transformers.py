@@ -117,16 +117,21 @@ def _place(argument: str) -> tuple[str, str]:
 
 def _guarded(name: str, load: Any) -> Any:
     """Call `load` without messages, and with the errors of transformers as ours."""
-    logging = import_module("transformers.utils.logging")
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the new last layer at length
     try:
-        return load()
+        return _quiet(load)
     except OSError as error:
         kind = ConfigError if Path(name.removeprefix("hf:")).is_dir() else DownloadError
         raise kind(f"--model {name} cannot be loaded: {_first_line(error)}") from error
     except Exception as error:
         raise ModelError(f"--model {name} failed: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _quiet(load: Any) -> Any:
+    logging = import_module("transformers.utils.logging")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports a new last layer at length
+    try:
+        return load()
     finally:
         logging.set_verbosity(verbosity)
 
@@ -163,6 +168,16 @@ def _pretrained(transformers: Any, place: str, name: str, classes: int, build: A
             "Use the folder of a fine-tuned image classifier."
         )
     return model
+
+
+def preprocessing_of(place: str) -> Preprocessing | None:
+    """Return the preprocessing of a local folder or a cached repository; None if it has no image processor."""
+    loader = import_module("transformers").AutoImageProcessor
+    try:
+        processor = _quiet(lambda: loader.from_pretrained(place, trust_remote_code=False, local_files_only=True))
+    except Exception:  # noqa: BLE001  (whatever is wrong with the folder, the model itself is in memory)
+        return None
+    return from_processor(processor, f"hf:{place}")
 
 
 def _processor(transformers: Any, place: str, name: str) -> Preprocessing | None:

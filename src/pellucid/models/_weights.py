@@ -45,7 +45,7 @@ def is_weights_file(weights: str) -> bool:
 
 
 def check_file(path: str | Path) -> Path:
-    """Return the path of a weights file; raises `ConfigError` if there is none."""
+    """Return the path of a weights file; raises `ConfigError` if it does not exist."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise ConfigError(f"--weights {path} is not a file; expected a file that ends in {', '.join(SUFFIXES)}.")

@@ -48,6 +48,7 @@ def head(material: Material) -> Head:
         "test accuracy": _accuracy(material),
         "data": data.get("title", data.get("name")),
         "images": _images(data),
+        "sample": data.get("sample"),
         "model": model.get("name"),
         "weights": model.get("weights"),
         "parameters": _count(model.get("parameters")),

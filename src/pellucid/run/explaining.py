@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pellucid.attribution import Analyzer, Explanation, Explanations, create_analyzer
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, UnknownName, UnsupportedOperation
 from pellucid.core.isolation import isolated
+from pellucid.core.origin import origin_of
+from pellucid.core.preprocessing import Preprocessing
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import frozen, unwrap
@@ -78,6 +80,9 @@ def explain(
     inside = unwrap(model)
     check_is_model(inside)
     steps = choose_preprocessing(inside, mean=mean, std=std, preprocess=preprocess)
+    origin = origin_of(inside)
+    if origin is not None and isinstance(steps, Preprocessing) and steps.resize is None and steps.crop is None:
+        steps = replace(steps, resize=origin.image_shape[1:])  # a model of a run, which takes images of one size
     is_explicit = mean is not None or preprocess is not None
     reads_logits = options.get("output") is None
     given = receive(inside, images, steps, is_explicit=is_explicit, reads_logits=reads_logits)

@@ -1,18 +1,22 @@
 """`pellucid.inspect`: all hooks and the report for a model that somebody else has trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from pellucid.config import InspectConfig
 from pellucid.core.isolation import preserved_random_state
 from pellucid.core.terminal import print_line
 from pellucid.data._lazy import OpenData
 from pellucid.data._open import open_data
+from pellucid.data._sample import sample_data
 from pellucid.data._source import Request
 from pellucid.engine.wrapping import Network
 from pellucid.models._class_names import read_class_names
 from pellucid.models._library import LoadedModel
+from pellucid.models._preprocessing import choose_preprocessing
 from pellucid.run.console import open_report, print_summary
 from pellucid.run.observation import Observation, Options, observe
 from pellucid.run.session import choose_device, set_threads
@@ -118,9 +122,11 @@ def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Op
     )
     data = open_data(config.dataset, request)
     known = names or data.test.classes
+    given = {"image_size": config.image_size, "crop": config.network.crop}
     loaded = load_model(
         config.model,
         weights=config.network.weights,
+        image_shape=_image_shape(data, given),
         classes=None if known is None else len(known),
         seed=config.seed,
         trust=config.trust,
@@ -131,7 +137,7 @@ def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Op
         save=config.save,
         classes=names,
         training_data=data.train,
-        preprocessing={"mean": mean, "std": std, "image_size": config.image_size, "crop": config.network.crop},
+        preprocessing={"mean": mean, "std": std, **given},
         show=config.show,
         seed=config.seed,
         settings={name: str(one) if isinstance(one, Path) else one for name, one in settings.items()}
@@ -139,3 +145,11 @@ def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Op
         known=loaded,
     )
     return loaded, data, options
+
+
+def _image_shape(data: OpenData, given: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return the shape of the test images, by which built-in networks are built; None for a stream."""
+    if data.test.total is None:
+        return None
+    steps = choose_preprocessing(nn.Identity(), **given)
+    return sample_data(data.test, limit=1, preprocessing=steps).images.image_shape

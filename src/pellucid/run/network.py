@@ -65,6 +65,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
     steps = loaded.preprocessing or Preprocessing()
     if mean is not None:
         steps = Preprocessing(mean, std, source="--mean and --std")
+    kind, _ = parse_spec(loaded.name)  # of `run:FOLDER`, the model of that run
     if kind in LIBRARIES:
         steps = _for_gray(steps, shape[0], loaded.options.get("in_chans", RGB))
     record = {"name": loaded.name, "weights": loaded.weights, "options": dict(loaded.options), "preprocessing": None}

@@ -157,6 +157,8 @@ class Observation:
     def record(self) -> dict[str, Any]:
         """Return the content of run.json at the start."""
         test, train, known = self.test, self.train, self.options.known
+        # everything after the size of the sample is unusual, such as pixels of unknown scale
+        sample, _, remarks = test.notice.partition("; ")
         own = {"seed": self.options.seed, "save": str(self.store.folder)}
         return {
             "kind": self.kind,
@@ -166,7 +168,8 @@ class Observation:
                 "requested": test.name,
                 "name": test.name,
                 "title": test.title,
-                "notice": test.notice,
+                "sample": sample,
+                "notice": "; ".join(filter(None, (remarks, getattr(known, "notice", "")))) or None,
                 "train_images": None if train is None else len(train.images),
                 "validation_images": None,
                 "test_images": len(test.images),

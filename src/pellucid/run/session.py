@@ -25,6 +25,7 @@ from pellucid.hooks import HOOKS, Hook, Scene
 from pellucid.models._build import check_fit
 from pellucid.models._class_names import read_class_names
 from pellucid.models._load import check_available
+from pellucid.models._spec import parse_spec as parse_model
 from pellucid.run.network import Built, build_network, renamed
 from pellucid.storage.densities import DensityStore
 from pellucid.storage.runs import check_same_data
@@ -161,6 +162,9 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
         )
     if not config.resume:  # a mistake is found before the data is downloaded
         check_available(config.training.model, config.network.weights)
+        kind, place = parse_model(config.training.model)
+        if kind == "run":
+            Store(Path(place)).check_run("models/best.safetensors")
         if config.network.class_names is not None:
             read_class_names(config.network.class_names)
     return earlier, choose_device(config.training.device, world), choose_hooks(config.show.hooks)

@@ -79,8 +79,8 @@ def watch(
         seed: seed of the sample and of all draws of the hooks.
         every: run hooks after every so many epochs. Default: after epochs 0 to 5, then 10, 20, 50, 100… and the last;
             metrics and the report follow every epoch.
-        resume: True to continue the training in `save` after its last recorded epoch, False to start a new run. Default:
-            continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
+        resume: True to continue the training in `save` after its last recorded epoch, False to start a new run.
+            Default: continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
         start_epoch: number of epochs that the model was trained for before it is watched, if there is no earlier part
             to continue.
         log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:

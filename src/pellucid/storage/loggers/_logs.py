@@ -46,7 +46,7 @@ class Logs(Board):
             tracker.scalars(_scores(record), record["epoch"])
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Add a line that an earlier part of the run has logged; trackers discard nothing, and only new ones need it."""
+        """Add a line again: to TensorBoard, which discards it when a run is resumed, and to new trackers."""
         super().metrics(record)
         for tracker in self._trackers:
             if tracker.is_new:

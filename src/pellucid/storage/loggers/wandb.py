@@ -30,6 +30,8 @@ class WandbLogger(Logger):
         if not is_configured:  # artifacts wait there for the upload
             for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
                 os.environ.setdefault(place, str(run.folder.resolve()))
+        # the background process of a wandb run that the user's program has open, which ends with that program
+        os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         self._wandb = wandb
@@ -40,7 +42,7 @@ class WandbLogger(Logger):
             name=run.title,
             config=dict(run.settings),
             resume="allow",
-            dir=run.folder,
+            dir=os.environ.get("WANDB_DIR") or run.folder,
             mode=None if is_configured else "offline",
             settings=wandb.Settings(console="off", silent=True),
         )
