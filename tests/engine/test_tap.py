@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError, ShapeError, UnknownName
 from pellucid.engine.tap import find_embedding
+from pellucid.models._adapted import adapted
 
 IMAGES = torch.rand(3, 1, 2, 2)
 FLAT = IMAGES.flatten(1)
@@ -137,3 +138,12 @@ def test_other_dtypes_and_in_place_layers(layer: str | None) -> None:
     assert torch.equal(images, IMAGES)
     assert model.training
     assert len(model[2]._forward_pre_hooks) == hooks
+
+
+def test_names_within_a_wrapped_model_need_no_prefix():
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    images = torch.rand(5, 1, 2, 2)
+    tap = find_embedding(adapted(inner), images, "1")
+    assert tap.layer == "1"
+    assert torch.equal(tap.read(images), images.flatten(1))
+    assert find_embedding(adapted(inner), images).layer == "3"

@@ -1,12 +1,14 @@
-"""Where a run keeps its densities."""
+"""Densities of a run, and the budget of its hooks."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from pellucid.config import DataConfig, RunConfig
+from pellucid.config import DataConfig, HookConfig, RunConfig
+from pellucid.core.budget import BUDGETS
 from pellucid.run.session import prepare
 from pellucid.training.distributed import World
 
@@ -37,3 +39,15 @@ def test_densities_are_kept_with_the_data_but_not_among_the_pictures_of_the_user
     assert (tmp_path / "save/models/gaussian_mixture.safetensors").is_file()
     pictures = [path for path in sorted(tmp_path.rglob("*")) if "pictures" in path.parts]
     assert pictures == [path for path in before if "pictures" in path.parts]
+
+
+@pytest.mark.parametrize("budget", [None, "small"])
+def test_hooks_receive_the_budget_of_the_run(budget: str | None, tmp_path: Path) -> None:
+    config = RunConfig(
+        save=tmp_path / "save",
+        data=DataConfig(dataset="digits", limit_train=40, limit_test=20),
+        show=HookConfig(budget=budget),
+    )
+    scene = prepare(config, World()).scene(0, torch.zeros(20, 10))
+    assert scene.budget == (None if budget is None else BUDGETS["small"])
+    assert config.flat()["budget"] == budget

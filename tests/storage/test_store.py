@@ -25,6 +25,14 @@ def keep(store, hook, epoch, made, picture):
     store.keep(store.pack(hook, epoch, made, picture))
 
 
+def test_manifest_omits_large_tables(store):
+    numbers = {"counts": np.zeros((200, 200), int).tolist(), "accuracy": 0.5, "names": ["a", "b"]}
+    keep(store, "confusion_matrix", 0, Artifact("a caption", numbers=numbers), b"png")
+    picture, data = store.manifest()["artifacts"]
+    assert picture["numbers"] == {"accuracy": 0.5, "names": ["a", "b"]}
+    assert json.loads((store.folder / data["path"]).read_text()) == numbers
+
+
 def test_artifact_has_files_and_manifest_entries(store):
     keep(store, "saliency", 3, artifact(), b"png")
     keep(store, "saliency", 3, artifact(name="extra"), None)
