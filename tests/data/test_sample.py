@@ -374,9 +374,9 @@ def test_titles_are_those_of_the_underlying_data() -> None:
         (Subset(Known(), [1, 2]), "Known"),
         (ConcatDataset([Known(), Subset(Known(), [3])]), "Known"),
         (DataLoader(Subset(Known(), [1, 2])), "Known"),
-        (TensorDataset(NORMALIZED, LABELS), "images"),
-        (ConcatDataset([Known(), Items()]), "images"),
-        ((NORMALIZED, LABELS), "images"),
+        (TensorDataset(NORMALIZED, LABELS), "Images"),
+        (ConcatDataset([Known(), Items()]), "Images"),
+        ((NORMALIZED, LABELS), "Images"),
         (Stream(), "Stream"),
     ):
         assert sample_data(data, limit=2).title == title

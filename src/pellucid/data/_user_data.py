@@ -86,9 +86,9 @@ def _title(dataset: Any) -> str:
         return _title(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         titles = {_title(part) for part in dataset.datasets}
-        return titles.pop() if len(titles) == 1 else "images"
+        return titles.pop() if len(titles) == 1 else "Images"
     is_container = isinstance(dataset, TensorDataset | list | tuple) or hasattr(dataset, "column_names")
-    return "images" if is_container else type(dataset).__name__
+    return "Images" if is_container else type(dataset).__name__
 
 
 def _length(dataset: Any, name: str) -> int:
@@ -131,7 +131,7 @@ def _of_pair(images: Any, labels: Any) -> LazyImages:
         for index in range(len(images)) if indices is None else indices:
             yield Item(f"image {index}", images[index], labels[index])
 
-    return LazyImages(name, "images", len(images), read, known_labels([(None, label) for label in labels]))
+    return LazyImages(name, "Images", len(images), read, known_labels([(None, label) for label in labels]))
 
 
 def _of_loader(loader: DataLoader[Any]) -> LazyImages:

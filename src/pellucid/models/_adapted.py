@@ -13,15 +13,16 @@ class Adapted(nn.Module):
     """A model that takes displayed images in [0, 1], normalizes them and returns the logits as a tensor.
 
     The normalization is part of the explained function, so that every derivative is per unit of the displayed pixel,
-    the bounds of a pixel are 0 and 1, and the empty image is black.
+    the bounds of a pixel are 0 and 1, and the empty image is black. With `reads_logits=False`, outputs that have the
+    attribute `logits` are returned as they are.
     """
 
     wrapped_by_pellucid = "model"
     """The attribute with the user's model; names of layers leave it out."""
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, reads_logits: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.reads_logits = model, reads_logits
         self.preprocessing = preprocessing
         # not `eval()`: the wrapper must not change the mode of the wrapped model
         self.training = model.training
@@ -30,7 +31,7 @@ class Adapted(nn.Module):
         """Return the logits (image, class)."""
         outputs = self.model(self.preprocessing.normalized(images))
         # outputs of Hugging Face models are dataclasses
-        return getattr(outputs, "logits", outputs)
+        return getattr(outputs, "logits", outputs) if self.reads_logits else outputs
 
 
 def adapted(model: nn.Module, preprocessing: Preprocessing | None = None) -> nn.Module:

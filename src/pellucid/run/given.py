@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from pellucid.attribution import Display
-from pellucid.attribution._adapter import Adapter
 from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.files import check_files
 from pellucid.core.origin import origin_of
@@ -40,22 +39,6 @@ class Given:
     model: nn.Module
     display: Display
     notes: tuple[str, ...]
-
-
-class _FromDisplayed(Adapter):
-    """A model as a function of displayed images, whose layers keep their names."""
-
-    def __init__(self, model: nn.Module, steps: Preprocessing, *, reads_logits: bool) -> None:
-        super().__init__(model)
-        self.steps, self.reads_logits = steps, reads_logits
-        # not `eval()`: the wrapper must not change the mode of the wrapped model
-        self.training = model.training
-
-    def forward(self, images: Tensor) -> Any:
-        """Normalize the images and run the model."""
-        outputs = self.model(self.steps.normalized(images))
-        # outputs of transformers are dataclasses
-        return getattr(outputs, "logits", outputs) if self.reads_logits else outputs
 
 
 def receive(
@@ -90,20 +73,20 @@ def _of_pictures(model: nn.Module, inputs: Tensor, titles: tuple[str, ...], step
     if not isinstance(steps, Preprocessing):
         name = getattr(steps, "__name__", type(steps).__name__)
         note = f"The normalization in {name} is unknown, so relevance is per value of the model's input"
-        own = _FromDisplayed(model, Preprocessing(), reads_logits=reads_logits)
+        own = Adapted(model, Preprocessing(), reads_logits=reads_logits)
         return Given(inputs, own, Display(titles), (note,))
     is_unknown = steps.mean is None and not steps.source and not _takes_pixels(model)
     note = (
         "The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean and std if it was "
         "trained on normalized images"
     )
-    own = _FromDisplayed(model, steps, reads_logits=reads_logits)
+    own = Adapted(model, steps, reads_logits=reads_logits)
     return Given(inputs, own, Display(titles, (0.0, 1.0)), (note,) if is_unknown else ())
 
 
 def _of_tensor(model: nn.Module, inputs: Tensor, steps: Preprocessing, reads_logits: bool) -> Given:
     shown = steps.displayed(inputs)
-    own = _FromDisplayed(model, steps, reads_logits=reads_logits)
+    own = Adapted(model, steps, reads_logits=reads_logits)
     low, high = float(shown.min()), float(shown.max())
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return Given(shown if steps.mean is None else shown.clamp(0, 1), own, Display(scale=(0.0, 1.0)), ())
