@@ -22,7 +22,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from pellucid.core.errors import ConfigError, DataError
+from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.data import Request
 from pellucid.data._open import open_data
@@ -360,6 +360,29 @@ def test_as_many_other_names_are_matched_by_order() -> None:
     assert torch.equal(sample.images.labels, LABELS[numbers_of(sample)])
     assert sample.notice.endswith("classes are matched by order (ant is Ameise, …)")
     assert "matched" not in sample_data(Known(), limit=9, classes=Known().classes, preprocessing=STEPS).notice
+
+
+def test_names_that_differ_only_by_case_are_matched_exactly() -> None:
+    names = ("CAT", "dog", "cat", "bee", "ant")
+    sample = sample_data(Known(), limit=100, preprocessing=STEPS, classes=names)
+    truth = LABELS[numbers_of(sample)]
+    assert sample.images.labels.tolist() == [(4, 3, 2, 1)[label] for label in truth.tolist()]
+
+
+def test_shared_names_in_another_order_are_not_matched_by_order() -> None:
+    with pytest.raises(DataError, match="have ant at different places"):
+        sample_data(Known(), limit=100, preprocessing=STEPS, classes=["bee", "ant", "fox", "dog"])
+    sample = sample_data(Known(), limit=100, preprocessing=STEPS, classes=["ant", "wasp", "cat", "dog"])
+    assert sample.notice.endswith("classes are matched by order (ant is ant, …)")
+
+
+def test_normalized_gray_images_do_not_fit_a_normalization_of_three_channels() -> None:
+    with pytest.raises(ShapeError, match="mean and std have 3 values for normalized images of shape"):
+        sample_data(
+            (torch.zeros(4, 1, 6, 6), torch.arange(4)),
+            limit=4,
+            preprocessing=Preprocessing((0.5,) * 3, (0.2, 0.3, 0.4)),
+        )
 
 
 def test_a_wrong_number_of_classes_is_refused() -> None:

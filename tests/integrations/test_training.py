@@ -6,10 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from learnable import record_of
 
 from pellucid.core.errors import ConfigError
 from pellucid.integrations._metrics import renamed
+from pellucid.integrations._training import Training
 
 BROKEN_OFF = """
 import sys, torch
@@ -30,6 +32,19 @@ def test_a_training_without_an_end_is_recorded_when_the_process_ends(tmp_path: P
     assert result.stderr.endswith("RuntimeError: the trainer tells nobody\n")
     assert record_of(tmp_path / "save")["status"] == "interrupted"
     assert "interrupted" in (tmp_path / "save" / "report.html").read_text()
+
+
+def test_a_training_that_broke_off_in_this_process_makes_way_for_the_next(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    data = torch.rand(8, 1, 4, 4), torch.arange(8) % 2
+    first, second = (Training(None, {"save": tmp_path / "save", "hooks": "none"}) for _ in range(2))
+    first.start(model, data, 0)
+    second.start(model, data, 0)  # as a notebook cell that runs again
+    first.epoch(1, {})  # does nothing
+    second.epoch(1, {})
+    second.end("finished")
+    [moved] = (tmp_path / "save" / "previous").iterdir()
+    assert (record_of(moved)["status"], record_of(tmp_path / "save")["status"]) == ("failed", "finished")
 
 
 @pytest.mark.parametrize("library", ["lightning", "transformers"])

@@ -16,6 +16,7 @@ from pellucid.models import check_spec, load_model
 from pellucid.models._load import rebuild_model
 from pellucid.models._preprocessing import find_classes, find_preprocessing
 from pellucid.models._torchvision import IMAGENET_CLASSES
+from pellucid.models._weights import load_weights
 
 SQUEEZENET = "torchvision:squeezenet1_1"
 """The smallest network of torchvision."""
@@ -90,6 +91,17 @@ def test_safetensors_and_half_precision(trained, tmp_path):
     model = load_model(SQUEEZENET, weights=path).model
     assert model.features[0].weight.dtype == torch.float32
     torch.testing.assert_close(model.features[0].weight, trained.features[0].weight, atol=1e-3, rtol=0)
+
+
+def test_two_models_in_one_file_are_not_mixed():
+    model = nn.Linear(2, 2)
+    before = model.weight.clone()
+    tensors = {
+        f"{part}.{name}": value for part in ("model", "module") for name, value in state(nn.Linear(2, 2)).items()
+    }
+    with pytest.raises(ModelError, match=r"2 missing: weight, bias; 4 unexpected: model\.weight"):
+        load_weights(model, tensors, "weights.pt")
+    assert torch.equal(model.weight, before)
 
 
 def test_names_that_begin_like_a_prefix_are_kept(tmp_path, monkeypatch):

@@ -213,7 +213,7 @@ def test_a_training_from_scratch_moves_the_earlier_one_aside(tmp_path):
     assert len(lines_of(previous)) == 2
 
 
-def test_an_interrupted_training_is_continued_with_unknown_weights(tmp_path):
+def test_an_interrupted_training_is_continued_with_unknown_weights(tmp_path, capsys):
     model, save = new_model(), tmp_path / "save"
     with pytest.raises(RuntimeError, match="out of memory"), watched(save, model) as watcher:
         watcher.epoch()
@@ -222,6 +222,7 @@ def test_an_interrupted_training_is_continued_with_unknown_weights(tmp_path):
     train_one_epoch(model, torch.optim.SGD(model.parameters(), 0.1))  # a checkpoint amid an epoch
     with watched(save, model) as watcher:
         assert watcher.last_epoch == 1
+    assert "whose weights were others; pass resume=False for a new training" in capsys.readouterr().out
     with watched(save, model, resume=False) as watcher:
         assert watcher.last_epoch == 0
 
@@ -267,6 +268,51 @@ def test_a_model_that_fails_later_does_not_stop_the_training(tmp_path):
         watcher.epoch()
     assert [line["epoch"] for line in lines_of(save)] == [0, 2]
     assert "evaluation" in {one["hook"] for one in Store(save).manifest()["failures"]}
+
+
+def test_no_unexpected_error_ends_the_training(tmp_path, monkeypatch, capsys):
+    model, save = new_model(), tmp_path / "save"
+    with watched(save, model) as watcher:
+        with monkeypatch.context() as context:
+            context.setattr(watcher_module, "frozen", out_of_memory)
+            watcher.epoch()
+        assert "watching failed at epoch 1: OutOfMemoryError" in capsys.readouterr().out
+        watcher.epoch()
+        model.half()  # a model that is converted before the watcher is closed
+    assert [(one["hook"], one["epoch"]) for one in Store(save).manifest()["failures"]] == [
+        ("watch", 1),
+        ("evaluation", 2),
+    ]
+    assert record_of(save)["status"] == "finished"
+    assert (save / "plots" / "confusion_matrix" / "epoch_002.png").is_file()
+
+
+def test_an_unexpected_error_at_the_end_is_recorded(tmp_path, monkeypatch):
+    save = tmp_path / "save"
+    with watched(save, new_model()):
+        monkeypatch.setattr(watcher_module, "make_films", out_of_memory)
+    assert record_of(save)["status"] == "failed"
+    with watched(save, new_model(), resume=False):  # the folder is released
+        pass
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_hooks_that_a_killed_process_left_out_run_at_its_restart(tmp_path, capsys):
+    model, save = new_model(), tmp_path / "save"
+    train_and_watch(save, model, 1, hooks="confusion_matrix,saliency")
+    manifest = json.loads((save / "manifest.json").read_text())
+    kept = [one for one in manifest["artifacts"] if (one["hook"], one["epoch"]) != ("saliency", 1)]
+    (save / "manifest.json").write_text(json.dumps(manifest | {"artifacts": kept}))
+    (save / "plots" / "saliency" / "epoch_001.png").unlink()
+    before = (save / "plots" / "confusion_matrix" / "epoch_001.png").stat().st_mtime_ns
+    with watched(save, model, hooks="confusion_matrix,saliency") as watcher:
+        assert watcher.last_epoch == 1
+        assert (save / "plots" / "saliency" / "epoch_001.png").is_file()
+    assert (save / "plots" / "confusion_matrix" / "epoch_001.png").stat().st_mtime_ns == before
+    assert "continuing after epoch 1" in capsys.readouterr().out
 
 
 def test_a_save_folder_that_is_gone_stops_the_watcher_but_not_the_training(tmp_path):

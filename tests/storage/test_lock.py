@@ -29,6 +29,12 @@ except SaveError as error:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_second_run_in_the_same_process_is_told_to_close_the_first(tmp_path):
+    refusal = r"this process itself is still using .* call close\(\)"
+    with locked(tmp_path), pytest.raises(SaveError, match=refusal), locked(tmp_path):
+        pass
+
+
 def test_a_lock_file_that_is_a_link_is_refused_and_its_target_kept(tmp_path):
     (tmp_path / "precious").write_text("content")
     (tmp_path / "save").mkdir()

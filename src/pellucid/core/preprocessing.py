@@ -116,10 +116,18 @@ class Preprocessing:
         return (images - mean) / std
 
     def displayed(self, inputs: Tensor) -> Tensor:
-        """Return the displayed images of normalized ones (…, channel, height, width)."""
+        """Return the displayed images of normalized ones (…, channel, height, width).
+
+        Raises `ShapeError` for another number of channels: gray images would become colored.
+        """
         if self.mean is None:
             return inputs
         mean, std = self._constants(inputs)
+        if inputs.shape[-3] < len(self.mean):
+            raise ShapeError(
+                f"mean and std have {len(self.mean)} values for normalized images of shape {tuple(inputs.shape)}; give "
+                "one value per channel, or repeat the channel as the model expects it."
+            )
         return inputs * std + mean
 
     def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Match the classes of a data set with those of a model: by name where both are known."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pellucid.core.errors import DataError
 from pellucid.data._items import label_of
@@ -32,7 +33,8 @@ def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedC
     """Return the classes of `images` as indices of `classes`, the names that a user gave or a model knows.
 
     Names that are all found in `classes` (ignoring case) are matched, in whatever order. Otherwise labels are taken as
-    indices, if there are as many names. Raises `DataError` if there are fewer or more.
+    indices, if there are as many names. Raises `DataError` if there are fewer or more, or if a name that both have
+    stands at different places, so that the order cannot be the same.
 
     >>> pets = LazyImages("pets", "Pets", 0, lambda _: iter(()), classes=("cat", "dog"))
     >>> match_classes(pets, ["dog", "fox", "cat"]).index(0, "item 0")
@@ -44,12 +46,18 @@ def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedC
     names = tuple(map(str, classes))
     if own is None or own == names:
         return MatchedClasses(names, names)
-    places = {name.lower(): index for index, name in enumerate(names)}
-    if len(places) == len(names) and all(name.lower() in places for name in own):
-        mapping = tuple(places[name.lower()] for name in own)
+    mapping = _places(own, names)
+    if None not in mapping and len(set(mapping)) == len(own):
         is_same = mapping == tuple(range(len(own)))
         remark = "" if is_same else f"labels of {len(own)} classes are matched by name with {len(names)} classes"
-        return MatchedClasses(names, own, mapping, remark)
+        return MatchedClasses(names, own, cast("tuple[int, ...]", mapping), remark)
+    moved = [name for index, name in enumerate(own) if mapping[index] not in (None, index)]
+    if len(own) == len(names) and moved:
+        raise DataError(
+            f"the classes of {images.name} ({_shortened(own)}) and the class names given or known from the model "
+            f"({_shortened(names)}) have {moved[0]} at different places, but not all names occur in both; rename the "
+            "classes, so that they can be matched by name."
+        )
     if len(own) == len(names):
         return MatchedClasses(names, own, None, f"classes are matched by order ({own[0]} is {names[0]}, …)")
     raise DataError(
@@ -57,6 +65,20 @@ def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedC
         f"class names given or known from the model ({_shortened(names)}); rename the classes of the data set, so that "
         "all of them occur among those names, or give one name per class."
     )
+
+
+def _places(own: tuple[str, ...], names: tuple[str, ...]) -> tuple[int | None, ...]:
+    """Return the index in `names` of each of the data set's names; None for those that are missing or ambiguous."""
+    # ImageNet has a "Cardigan" (a dog) and a "cardigan", so case is ignored only where nothing else fits
+    exact, folded = ({key(name): index for index, name in enumerate(names)} for key in (str, str.lower))
+    counts, folded_counts = Counter(names), Counter(map(str.lower, names))
+
+    def place(name: str) -> int | None:
+        if name in exact:
+            return exact[name] if counts[name] == 1 else None
+        return folded[name.lower()] if folded_counts[name.lower()] == 1 else None
+
+    return tuple(map(place, own))
 
 
 def _shortened(names: tuple[str, ...]) -> str:

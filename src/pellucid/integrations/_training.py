@@ -3,6 +3,7 @@
 import atexit
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,10 @@ def missing(library: str, error: ModuleNotFoundError) -> ConfigError:
     )
 
 
+_OPEN: set["Training"] = set()
+"""Trainings that are watched now."""
+
+
 class Training:
     """Opens a watcher when a training starts, and closes it however the training ends.
 
@@ -38,14 +43,19 @@ class Training:
         # names that `watch` does not have raise a TypeError now, not when the training starts
         inspect.signature(watch).bind(None, None, **options)
         self._choose, self._options = choose, dict(options)
+        self._folder = Path(options.get("save", "save")).expanduser().absolute()
         self._watcher: Watcher | None = None
 
     def start(self, module: nn.Module, data: Any, epochs: int) -> None:
         """Watch a training that starts, or that continues after `epochs` epochs."""
-        self.end("failed")  # the last one, if it ended without telling
+        for other in list(_OPEN):
+            # Trainings end without telling: two of them never use one folder at a time, so the other one is over
+            if other is self or other._folder == self._folder:
+                other.end("failed")
         model = self._choose(module) if self._choose else module
         resume = None if epochs else False
         self._watcher = watch(model, data, **({"resume": resume, "start_epoch": epochs} | self._options))
+        _OPEN.add(self)
         atexit.register(self.end, "interrupted")  # for libraries that do not tell callbacks about errors
 
     def epoch(self, number: int, metrics: Mapping[str, Any]) -> None:
@@ -56,6 +66,7 @@ class Training:
     def end(self, status: str) -> None:
         """Close the watcher, if it is open: `status` is "finished", "interrupted" or "failed"."""
         watcher, self._watcher = self._watcher, None
+        _OPEN.discard(self)
         if watcher is not None:
             atexit.unregister(self.end)
             watcher.close(status)

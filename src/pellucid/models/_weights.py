@@ -175,7 +175,10 @@ def _renamed(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[s
     legacy = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.")
     candidates = [{legacy.sub(r"\1\2.", name): value for name, value in tensors.items()}]
     for _ in range(MOST_PREFIXES):
-        candidates.append({PREFIX.sub("", name): value for name, value in candidates[-1].items()})
+        shorter = {PREFIX.sub("", name): value for name, value in candidates[-1].items()}
+        if len(shorter) < len(candidates[-1]):  # two tensors would have one name, such as those of two models
+            break
+        candidates.append(shorter)
     return max(candidates, key=lambda found: len(found.keys() & set(expected)))
 
 

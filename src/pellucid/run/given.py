@@ -198,6 +198,11 @@ def _arrays(model: nn.Module, images: Any) -> Any:
             f"got an array of bytes, {images.shape}; pass PIL.Image.fromarray(array) for a picture, or the model's "
             "input as floats."
         )
+    if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim > 2:
+        raise ShapeError(
+            f"got a tensor of bytes, {tuple(images.shape)}; pass a PIL image for a picture, or the model's input as "
+            "floats, such as images.float() / 255, normalized if the model expects it."
+        )
     inputs = as_inputs(images, model)
     if not isinstance(inputs, Tensor):
         return images

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import perf_counter
@@ -172,7 +172,8 @@ class Watcher:
         check_ours(store.folder)
         self._stack.enter_context(locked(store.folder))
         try:
-            at = _place_to_continue(seen, resume)
+            weights = fingerprint(seen.model)
+            at = _place_to_continue(seen, weights, resume)
             moved = store.move_previous_run() if at is None else None
             if at is not None:
                 store.forget_after(at)
@@ -195,7 +196,11 @@ class Watcher:
                 logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))
             self._guarded(lambda: self._show_epoch(start_epoch, {}, logits))
         else:
-            print_line(f"pellucid: continuing after epoch {at} in {store.folder}.")
+            is_known = any(line["epoch"] == at and line.get("weights") == weights for line in store.metrics())
+            unknown = "" if is_known else ", whose weights were others; pass resume=False for a new training"
+            print_line(f"pellucid: continuing after epoch {at} in {store.folder}{unknown}.")
+            if is_known:
+                self._guarded(lambda: self._complete(at, logits))
 
     def epoch(self, number: int | None = None, **metrics: float | Tensor | None) -> None:
         """Record an epoch that has just been trained: hooks, metrics, TensorBoard and the report.
@@ -229,8 +234,8 @@ class Watcher:
             return
         try:
             if status == "finished":
-                self._guarded(self._finish)
-            else:
+                status = "finished" if self._guarded(self._finish) else "failed"
+            if status != "finished" and self._runner is not None:
                 record_end(self._seen.store, status)
                 with suppress(Exception):  # the cause of the failure may not allow it
                     self._report()
@@ -260,24 +265,43 @@ class Watcher:
         assert self._seen is not None
         return self._seen
 
-    def _guarded(self, work: Any) -> None:
-        """Run `work`; if the save folder fails, warn once and stop watching, because the training matters more."""
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """Run `work` and return True if it succeeds: no failure ends the training, which matters more.
+
+        If the save folder fails, warn once and stop watching; record any other failure.
+        """
         try:
             with preserved_random_state():
                 work()
+            return True
         except (SaveError, OSError) as error:
             if self._observation.kind == "inspect":
                 raise
-            warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
-            record_end(self._observation.store, "failed")
-            self._has_stopped = True
-            self._release("failed")
+            self._stop(error)
+        except Exception as error:  # such as a device without memory for a copy of the buffers
+            if self._observation.kind == "inspect" or self._runner is None:
+                self._abandon("failed")
+                raise
+            try:
+                self._runner.keep_failure(Failure.of("watch", self.last_epoch or 0, error))
+            except (SaveError, OSError) as reason:
+                self._stop(reason)
         except BaseException as error:  # Ctrl-C in a hook
-            if self._runner is not None:
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record_end(self._observation.store, status)
-                self._release(status)
+            self._abandon("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
+        return False
+
+    def _stop(self, error: Exception) -> None:
+        """Warn that nothing can be written any more, and watch no longer."""
+        self._has_stopped = True
+        self._abandon("failed")
+        warnings.warn(f"pellucid has stopped watching: {error}", RuntimeWarning, stacklevel=4)
+
+    def _abandon(self, status: str) -> None:
+        """Record the end of a watcher that cannot continue, and release the save folder."""
+        if self._runner is not None:
+            record_end(self._observation.store, status)
+            self._release(status)
 
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
@@ -285,22 +309,21 @@ class Watcher:
         """Record the metrics of an epoch and run its hooks, if it is one of those shown; `seconds`: of the training."""
         seen, runner = self._observation, self._open_runner
         runner.store.check_present()
+        self.last_epoch = number  # also if something fails below
         started, failures = perf_counter(), self._count("failures")
         try:
             logits = seen.logits() if logits is None else logits
         except PellucidError as error:
             runner.keep_failure(Failure.of("evaluation", number, error))
-            self.last_epoch = number
             return
         line = seen.metrics(number, logits, given, fingerprint(seen.model))
         line["timing"] = {"seconds": None if seconds is None else round(seconds, 3), "images_per_second": None}
         runner.store.add_metrics(line)
         runner.board.metrics(line)
         runner.board.scalars(line.get("given", {}), number)
-        self.last_epoch = number
         pictures = 0
         is_first = seconds is None  # the model as it was given, of whatever epoch
-        if is_first or (number % self._every == 0 if self._every else is_shown(number, None)):
+        if is_first or self._is_due(number):
             pictures = self._run_hooks("epoch", number, logits)
             self._last_shown = number
         self._report()
@@ -312,15 +335,32 @@ class Watcher:
             + f" ({perf_counter() - started:.1f} s)  {report_uri(runner.store) if number == 0 else ''}".rstrip()
         )
 
+    def _is_due(self, number: int) -> bool:
+        return number % self._every == 0 if self._every else is_shown(number, None)
+
+    def _complete(self, number: int, logits: Tensor) -> None:
+        """Run the hooks of a recorded epoch that a killed process has left out."""
+        store = self._open_runner.store
+        if number == store.metrics()[0]["epoch"] or self._is_due(number):
+            manifest = store.manifest()
+            done = {
+                one["hook"] for kind in ("artifacts", "failures") for one in manifest[kind] if one["epoch"] == number
+            }
+            if self._run_hooks("epoch", number, logits, without=done):
+                self._report()
+            self._last_shown = number
+
     @property
     def _open_runner(self) -> HookRunner:
         assert self._runner is not None
         return self._runner
 
-    def _run_hooks(self, when: str, number: int, logits: Tensor) -> int:
+    def _run_hooks(self, when: str, number: int, logits: Tensor, without: Collection[str] = ()) -> int:
         """Run the hooks of a moment and return the number of their pictures."""
         seen, runner = self._observation, self._open_runner
-        hooks = {name: hook for name, hook in seen.hooks.items() if hook.when == when}
+        hooks = {name: hook for name, hook in seen.hooks.items() if hook.when == when and name not in without}
+        if not hooks:
+            return 0
         before = self._count("artifacts")
         with isolated(), frozen(seen.seen), track(f"hooks, {when}", len(hooks)) as bar:
             # one scene, whose computed values the hooks share
@@ -339,10 +379,15 @@ class Watcher:
 
     def _finish(self) -> None:
         seen, runner = self._observation, self._open_runner
-        number, logits = self.last_epoch or 0, seen.logits()
-        if number != self._last_shown and number:
-            self._run_hooks("epoch", number, logits)  # the last epoch is always shown
-        self._run_hooks("end", number, logits)
+        number = self.last_epoch or 0
+        try:
+            logits = seen.logits()
+        except PellucidError as error:  # a user may convert the trained model
+            runner.keep_failure(Failure.of("evaluation", number, error))
+        else:
+            if number != self._last_shown and number:
+                self._run_hooks("epoch", number, logits)  # the last epoch is always shown
+            self._run_hooks("end", number, logits)
         make_films(runner.store, runner.receive)
         record, lines = runner.store.run(), runner.store.metrics()
         accuracy = lines[-1]["test_accuracy"] if lines else None
@@ -365,7 +410,7 @@ def _number(name: str, value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _place_to_continue(seen: Observation, resume: bool | None) -> int | None:
+def _place_to_continue(seen: Observation, weights: str, resume: bool | None) -> int | None:
     """Return the epoch after which the training in the save folder continues; None to start a new run.
 
     A restarted training loads a checkpoint, whose weights are those of a recorded epoch. Weights of epoch 0 mean a
@@ -388,7 +433,6 @@ def _place_to_continue(seen: Observation, resume: bool | None) -> int | None:
         )
     if resume:
         return int(lines[-1]["epoch"])
-    weights = fingerprint(seen.model)
     matching = [int(line["epoch"]) for line in lines if line.get("weights") == weights]
     if matching:
         return max(matching) or None

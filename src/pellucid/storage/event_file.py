@@ -5,7 +5,7 @@ import platform
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class EventFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # it writes what a full disk has refused again, and `write` has raised the error
+            self._file.close()
 
     @contextmanager
     def _as_write_error(self) -> Iterator[None]:

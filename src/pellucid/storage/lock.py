@@ -32,6 +32,11 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     # first, because Timeout is an OSError too
     except Timeout as error:
+        if _owner(folder) == _description(os.getpid(), platform.node()):  # such as a notebook cell that runs again
+            raise SaveError(
+                f"this process itself is still using {folder}: call close() on what pellucid.watch returned, or choose "
+                "another folder with save=."
+            ) from error
         raise SaveError(
             f"another run is using {folder} ({_owner(folder)}); wait for it to finish, stop it, or choose another "
             "folder with --save."
@@ -81,9 +86,13 @@ def _remove(paths: list[Path]) -> None:
 def _owner(folder: Path) -> str:
     try:
         owner = parse_json(read_inside(folder, ".owner.json"))
-        return f"process {owner['process']} on {owner['machine']}"
+        return _description(owner["process"], owner["machine"])
     except (OSError, ValueError, KeyError, TypeError):  # the file may be damaged, or written by somebody else
         return "unknown process"
+
+
+def _description(process: object, machine: object) -> str:
+    return f"process {process} on {machine}"
 
 
 def _check_plain(lock: Path) -> None:
