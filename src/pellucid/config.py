@@ -380,6 +380,8 @@ class ExplainConfig:
             raise ConfigError(
                 f"--out {self.out} cannot be written: the folder does not exist, or it is a folder itself."
             )
+        if self.out.resolve() in {path.resolve() for path in self.images}:
+            raise ConfigError(f"--out {self.out} would overwrite the picture; choose another name.")
 
 
 @dataclass(frozen=True)

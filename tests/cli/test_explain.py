@@ -153,6 +153,7 @@ def test_methods_that_do_not_apply(folder: Path, capsys: pytest.CaptureFixture[s
             ["a.png", "--model", "door_nets:small", "--out", "why.gif"],
             "--out why.gif has another suffix than .html, .png",
         ),
+        (["a.png", "--model", "door_nets:small", "--out", "./a.png"], "would overwrite the picture"),
         (["a.png", "--model", "door_nets:small", "--out", "no/why.png"], "--out no/why.png cannot be written"),
         (["a.png", "--model", "door_nets:small", "--dataset", "mnist"], "--dataset and IMAGE exclude each other"),
         (["--model", "door_nets:small", "--dataset", "mnist"], "with a .zarr output, is not available yet"),

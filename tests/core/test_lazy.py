@@ -1,5 +1,6 @@
 """Exports that are imported on first use."""
 
+import random
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ def package(tmp_path, monkeypatch):
     """A package with one exported name, in a module that records its import."""
     folder = tmp_path / "slow_package"
     folder.mkdir()
-    (folder / "_part.py").write_text("answer = object()\n")
+    (folder / "_part.py").write_text("import random\nrandom.random()\nanswer = object()\n")
     (folder / "__init__.py").write_text(
         "from pellucid.core.lazy import lazy_exports\n"
         "__getattr__, __dir__ = lazy_exports(__name__, {'answer': '._part', 'path': 'os.path'})\n"
@@ -29,6 +30,12 @@ def test_module_is_imported_on_first_use(package) -> None:
     from slow_package import answer
 
     assert answer is package.answer
+
+
+def test_imports_leave_the_random_state_of_python_unchanged(package) -> None:
+    before = random.getstate()
+    assert package.answer is not None
+    assert random.getstate() == before
 
 
 def test_names_are_listed_and_others_refused(package) -> None:

@@ -1,5 +1,6 @@
 """The parts of the callbacks that need no other library."""
 
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -41,10 +42,18 @@ def test_a_training_that_broke_off_in_this_process_makes_way_for_the_next(tmp_pa
     first.start(model, data, 0)
     second.start(model, data, 0)  # as a notebook cell that runs again
     first.epoch(1, {})  # does nothing
-    second.epoch(1, {})
+    second.epoch(1, {"eval_f1": 0.5, "eval_f1_per_class": [0.4, 0.6], "eval_loss": None, "eval_note": "1"})
+    [line] = [json.loads(line) for line in (tmp_path / "save" / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert line["given"] == {"eval_f1": 0.5}
     second.end("finished")
     [moved] = (tmp_path / "save" / "previous").iterdir()
     assert (record_of(moved)["status"], record_of(tmp_path / "save")["status"]) == ("failed", "finished")
+
+
+def test_importing_leaves_the_random_state_of_python_unchanged() -> None:
+    program = "import random; before = random.getstate(); import pellucid.integrations._training; import pellucid; "
+    program += "pellucid.explain; assert random.getstate() == before"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("library", ["lightning", "transformers"])

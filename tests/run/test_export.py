@@ -8,6 +8,7 @@ import pytest
 from pellucid.cli import main
 from pellucid.config import ExportConfig
 from pellucid.core.errors import ConfigError
+from pellucid.run.export import _check_is_free
 
 
 def test_a_missing_library_is_named_with_its_extra(
@@ -27,3 +28,10 @@ def test_the_file_name_is_checked(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").mkdir()
     with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
         ExportConfig(tmp_path, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["{}/photos.parquet", "parquet:{}/photos.parquet?label=kind"])
+def test_the_data_set_of_the_run_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="would overwrite the data set of the run"):
+        _check_is_free(tmp_path / "photos.parquet", name.format(tmp_path))
+    _check_is_free(tmp_path / "table.parquet", name.format(tmp_path))

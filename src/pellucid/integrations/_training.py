@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from pellucid import Watcher, watch  # this import leaves the random state unchanged
 from pellucid.core.errors import ConfigError
 from pellucid.integrations._metrics import renamed
-from pellucid.run.watcher import Watcher, watch
 
 __all__ = ["Training", "missing"]
 
@@ -59,9 +59,9 @@ class Training:
         atexit.register(self.end, "interrupted")  # for libraries that do not tell callbacks about errors
 
     def epoch(self, number: int, metrics: Mapping[str, Any]) -> None:
-        """Record an epoch, counted from 1."""
+        """Record an epoch, counted from 1; metrics that are not numbers, such as one per class, are left out."""
         if self._watcher is not None:
-            self._watcher.epoch(number, **renamed(metrics))
+            self._watcher.epoch(number, **{name: one for name, one in renamed(metrics).items() if _is_number(one)})
 
     def end(self, status: str) -> None:
         """Close the watcher, if it is open: `status` is "finished", "interrupted" or "failed"."""
@@ -70,3 +70,11 @@ class Training:
         if watcher is not None:
             atexit.unregister(self.end)
             watcher.close(status)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return not isinstance(value, str)

@@ -68,6 +68,7 @@ def export_run(config: ExportConfig) -> int:
     store = Store(config.run)
     store.check_run("run.json")
     record = store.run()
+    _check_is_free(config.to, record["dataset"]["name"])
     is_training = record.get("kind", "run") == "run"
     exported = _of_training(config, store) if is_training else _of_inspection(config, store, record)
     logits = evaluate(exported.model, exported.images, torch.device("cpu"))
@@ -86,6 +87,13 @@ def export_run(config: ExportConfig) -> int:
     print_line(f"{config.to}: {len(exported.images):,} test images. Projection: {projection}. Embedding: {source}.")
     print_line(f"embedding-atlas {config.to} --image image --x projection_x --y projection_y --neighbors neighbors")
     return 0
+
+
+def _check_is_free(path: Path, dataset: str) -> None:
+    """Raise `ConfigError` if the file to write is the data set of the run."""
+    name = dataset.partition("?")[0]
+    if any(path.resolve() == Path(one).expanduser().resolve() for one in (name, name.partition(":")[2]) if one):
+        raise ConfigError(f"--to {path} would overwrite the data set of the run; choose another name.")
 
 
 def _of_training(config: ExportConfig, store: Store) -> Exported:
