@@ -1,6 +1,7 @@
 """`pellucid.watch`: a user's training loop, which must not notice that it is watched."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -315,6 +316,15 @@ def test_hooks_that_a_killed_process_left_out_run_at_its_restart(tmp_path, capsy
     assert "continuing after epoch 1" in capsys.readouterr().out
 
 
+def test_a_training_that_diverges_has_no_accuracy(tmp_path):
+    model, save = new_model(), tmp_path / "save"
+    with watched(save, model) as watcher:
+        nn.init.constant_(model.head.bias, math.nan)
+        watcher.epoch()
+    assert [line["epoch"] for line in lines_of(save)] == [0]
+    assert "returns NaN for 30 of 30 test images" in Store(save).manifest()["failures"][0]["error"]
+
+
 def test_a_save_folder_that_is_gone_stops_the_watcher_but_not_the_training(tmp_path):
     model, save = new_model(), tmp_path / "save"
     with watched(save, model) as watcher:
@@ -390,6 +400,8 @@ def test_derivatives_are_per_displayed_pixel(tmp_path):
         ({"every": 0}, ConfigError, "every"),
         ({"seed": -1}, ConfigError, "seed"),
         ({"mean": [0.5]}, ConfigError, "std"),
+        ({"classes": "cdo"}, ConfigError, "expected a list of names"),
+        ({"embedding_layer": "haed"}, pellucid.errors.UnknownName, "head"),
     ],
 )
 def test_invalid_choices_are_refused_before_anything_is_written(tmp_path, options, error, message):
@@ -404,6 +416,8 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
         (nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), "cannot map images"),
         (nn.Sequential(nn.Conv2d(1, 3, 3)), "must return logits"),
         (new_model().to(torch.bfloat16), "bfloat16"),
+        (nn.Sequential(new_model(), nn.Softmax(1)), "probabilities, which sum to 1"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), "a single logit"),
     ):
         with pytest.raises(ModelError, match=message):
             watched(save, model)

@@ -156,7 +156,8 @@ class HookRunner:
         """Record a failure with its traceback and report it in the terminal."""
         log = self.store.add_failure(failure.name, failure.epoch, failure.message, failure.log)
         at = f" failed at epoch {failure.epoch}"
-        others = {"report": f"the report{at}", "films": "films failed", "watch": f"watching{at}"}
+        others = {"report": f"the report{at}", "films": "films failed"}
+        others |= {"watch": f"watching{at}", "evaluation": f"the evaluation{at}"}
         what = others.get(failure.name, f"hook {failure.name}{at}")
         print_line(f"  {what}: {failure.message} (see {log})")
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from pellucid.attribution import check_method
 from pellucid.config import HookConfig
 from pellucid.core.budget import Budget, find_budget
-from pellucid.core.errors import DataError, ModelError
+from pellucid.core.errors import ConfigError, DataError, ModelError
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.core.ranges import Range
 from pellucid.data._sample import Sample, sample_data
 from pellucid.engine.model import check_model, device_of, dtype_of, frozen, unwrap
+from pellucid.engine.tap import find_embedding
 from pellucid.engine.wrapping import Network
 from pellucid.hooks import Hook, Scene
 from pellucid.models._adapted import adapted
@@ -38,6 +39,9 @@ Kind = Literal["inspect", "watch"]
 
 GIVEN = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 """Metrics of a user's training loop that have a fixed place in metrics.jsonl and in the learning curves."""
+
+LARGEST_ROUNDING = 1e-4
+"""Largest distance from 1 of a sum of probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,9 @@ class Observation:
                 f"the model returns outputs of shape {tuple(logits.shape)} for {len(logits)} images and "
                 f"{len(self.classes)} classes; it must return one logit per class."
             )
+        if logits.isnan().any():
+            count = int(logits.isnan().any(1).sum())
+            raise ModelError(f"the model returns NaN for {count:,} of {len(logits):,} test images.")
         return logits
 
     def scene(self, epoch: int, logits: Tensor) -> Scene:
@@ -220,7 +227,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     # any other callable prepares pictures in a way that cannot be undone for display
     steps = chosen if isinstance(chosen, Preprocessing) else Preprocessing()
     # the order of the logits: the user's own names, otherwise those that the model knows
-    names = options.classes or getattr(options.known, "classes", None) or find_classes(inside)
+    names = _listed(options.classes) or getattr(options.known, "classes", None) or find_classes(inside)
     test = _sampled(data, budget.images, chosen, names, options.seed)
     train = None
     if options.training_data is not None:
@@ -232,8 +239,18 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
             )
     seen = adapted(inside, steps)
     classes = _class_names(seen, test, names or test.classes)
+    if show.embedding_layer is not None:
+        sample = test.images.floats(slice(2)).to(device_of(seen), dtype_of(seen))
+        find_embedding(seen, sample, show.embedding_layer).read(sample)
     choose_classes(show.classes, classes)  # an unknown name is an error now, not in the first hook
     return Observation(kind, Store(options.save), inside, seen, test, train, classes, hooks, budget, steps, options)
+
+
+def _listed(names: Any) -> Sequence[str] | None:
+    """Return class names; raises `ConfigError` for a text or a dict, which would be taken apart."""
+    if isinstance(names, str | Mapping):
+        raise ConfigError(f"classes is {names!r:.80}; expected a list of names, in the order of the logits.")
+    return None if names is None else tuple(names)
 
 
 def _sampled(data: Any, limit: int, steps: Any, names: Sequence[str] | None, seed: int, kind: str = "test") -> Sample:
@@ -270,6 +287,12 @@ def _class_names(seen: nn.Module, test: Sample, names: Sequence[str] | None) -> 
             f"({len(sample)}, classes)."
         )
     count = outputs.shape[1]
+    if count < 2:
+        raise ModelError("the model returns a single logit; hooks need at least two classes.")
+    if bool((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < LARGEST_ROUNDING).all()):
+        raise ModelError(
+            "the model returns probabilities, which sum to 1; it must return logits. Pass it without its softmax."
+        )
     if names is not None and len(names) != count:
         raise DataError(
             f"there are {len(names)} class names for {count} logits; give one name per logit of the model, in order."
@@ -279,6 +302,4 @@ def _class_names(seen: nn.Module, test: Sample, names: Sequence[str] | None) -> 
         raise DataError(
             f"the labels go up to {highest}, but the model has {count} logits; labels must be from 0 to {count - 1}."
         )
-    if count < 2:
-        raise ModelError("the model returns a single logit; hooks need at least two classes.")
     return tuple(str(index) for index in range(count)) if names is None else tuple(map(str, names))
