@@ -26,6 +26,14 @@ def test_progress_is_printed_as_plain_lines_without_a_terminal(screen):
     assert screen.file.getvalue() == "  counting:  25%  loss 0.5\n  counting: 100%  loss [bold]0.1\n"
 
 
+def test_characters_that_the_output_cannot_show_are_escaped(monkeypatch):
+    content = io.BytesIO()
+    screen = Console(file=io.TextIOWrapper(content, encoding="ascii", write_through=True), soft_wrap=True)
+    monkeypatch.setattr(terminal, "console", lambda: screen)
+    terminal.print_line("32×32 pixels")
+    assert content.getvalue() == b"32\\xd732 pixels\n"
+
+
 @pytest.mark.parametrize("screen", [True], indirect=True)
 def test_progress_is_a_transient_bar_on_a_terminal(screen):
     with terminal.track("counting", total=4) as tracker:

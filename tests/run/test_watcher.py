@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -314,6 +316,22 @@ def test_hooks_that_a_killed_process_left_out_run_at_its_restart(tmp_path, capsy
         assert (save / "plots" / "saliency" / "epoch_001.png").is_file()
     assert (save / "plots" / "confusion_matrix" / "epoch_001.png").stat().st_mtime_ns == before
     assert "continuing after epoch 1" in capsys.readouterr().out
+
+
+def test_a_watcher_that_is_left_open_is_closed_when_the_program_ends(tmp_path):
+    program = """
+import sys, torch, pellucid
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+data = (torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+watcher = pellucid.watch(model, data, save=sys.argv[1], hooks="none")
+watcher.epoch()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "save"], capture_output=True, text=True, check=True
+    )
+    assert not ended.stderr
+    assert record_of(tmp_path / "save")["status"] == "interrupted"
+    assert not (tmp_path / "save" / ".owner.json").exists()
 
 
 def test_a_training_that_diverges_has_no_accuracy(tmp_path):

@@ -1,5 +1,6 @@
 """Only one run at a time can use a save folder."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -32,6 +33,16 @@ except SaveError as error:
 def test_a_second_run_in_the_same_process_is_told_to_close_the_first(tmp_path):
     refusal = r"this process itself is still using .* call close\(\)"
     with locked(tmp_path), pytest.raises(SaveError, match=refusal), locked(tmp_path):
+        pass
+
+
+def test_a_disk_that_has_become_read_only_does_not_prevent_the_release(tmp_path, monkeypatch):
+    def refuse(self, missing_ok=False):
+        raise OSError(errno.EROFS, "read-only file system")
+
+    with monkeypatch.context() as context, locked(tmp_path):
+        context.setattr("pathlib.Path.unlink", refuse)
+    with locked(tmp_path):
         pass
 
 

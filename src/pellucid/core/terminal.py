@@ -31,8 +31,13 @@ def console() -> Console:
 
 
 def print_line(text: str, style: str = "") -> None:
-    """Print text verbatim, without rich's markup or line breaks, so that a path in it can be clicked and copied."""
-    console().print(Text(text, style=style), soft_wrap=True)
+    """Print text verbatim, without rich's markup or line breaks, so that a path in it can be clicked and copied.
+
+    Characters that the output's encoding lacks are escaped, since a message must not end somebody's training.
+    """
+    encoding = getattr(console().file, "encoding", None) or "utf-8"
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    console().print(Text(shown, style=style), soft_wrap=True)
 
 
 def silence() -> None:

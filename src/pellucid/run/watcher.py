@@ -1,13 +1,17 @@
 """`pellucid.watch`: hooks, metrics and report in a training loop of the user."""
 
+import atexit
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Annotated, Any, cast
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -158,6 +162,7 @@ class Watcher:
         """The last epoch that was recorded; 0 before training."""
         self._last_shown: int | None = None
         self._has_stopped = False
+        self._at_exit: Callable[[], None] | None = None
         self._since = perf_counter()
 
     def open(self, resume: bool | None = None, start_epoch: int = 0) -> None:
@@ -188,6 +193,9 @@ class Watcher:
             self._stack.close()
             raise
         self._logs, self._runner = logs, HookRunner(store, logs)
+        if seen.kind == "watch":
+            self._at_exit = partial(_close_at_exit, ref(self), os.getpid())
+            atexit.register(self._at_exit)
         self.last_epoch = at
         if moved is not None:
             print_line(f"pellucid: moved the earlier run to {moved}.")
@@ -245,6 +253,8 @@ class Watcher:
     def _release(self, status: str) -> None:
         """Close the logs and unlock the save folder."""
         self._runner = None
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
         try:
             if self._logs is not None:
                 self._logs.close(status)
@@ -399,6 +409,13 @@ class Watcher:
     def _report(self) -> None:
         runner = self._open_runner
         make_report(runner.store, self.last_epoch or 0, runner.receive)
+
+
+def _close_at_exit(watcher: "ref[Watcher]", process: int) -> None:
+    """Close a watcher that the program has left open; not in a process forked from it."""
+    left = watcher()
+    if left is not None and os.getpid() == process:
+        left.close("interrupted")
 
 
 def _number(name: str, value: Any) -> float:

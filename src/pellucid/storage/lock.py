@@ -53,7 +53,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise
     finally:
         # before the release, after which the file can belong to the next run
-        (folder / ".owner.json").unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only must not end the caller's training
+            (folder / ".owner.json").unlink(missing_ok=True)
         lock.release()
 
 
