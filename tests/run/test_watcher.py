@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 import pellucid
@@ -392,6 +393,15 @@ def test_a_model_whose_output_has_logits(tmp_path):
     with watched(save, Outputs(), hooks="confusion_matrix,saliency,tsne") as watcher:
         watcher.epoch()
     assert not Store(save).manifest()["failures"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_have_the_channels_that_the_model_takes(tmp_path, channels):
+    model = nn.Sequential(nn.Conv2d(channels, 2, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+    pictures = [Image.new(mode, (8, 8), "white") for mode in ("L", "RGB", "RGB")]
+    with pellucid.watch(model, (pictures, [0, 1, 2]), save=tmp_path / "save", hooks="none"):
+        pass
+    assert record_of(tmp_path / "save")["dataset"]["image_shape"] == [channels, 8, 8]
 
 
 def test_derivatives_are_per_displayed_pixel(tmp_path):

@@ -74,7 +74,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    if not re.search("unsupported global", str(error), re.IGNORECASE):
+    if not re.search("unsupported global|torchscript", str(error), re.IGNORECASE):
         reason = (str(error).strip().splitlines() or ["it is empty"])[0]
         return f"--weights {path} is damaged or not a file of torch.save ({type(error).__name__}: {reason})."
     return (

@@ -26,6 +26,7 @@ from pellucid.hooks import Hook, Scene
 from pellucid.models._adapted import adapted
 from pellucid.models._build import count_parameters
 from pellucid.models._preprocessing import choose_preprocessing, find_classes
+from pellucid.run.given import channels_of
 from pellucid.run.record import embedding_layer, environment, most_common_confusion, timestamp
 from pellucid.run.session import choose_classes, choose_hooks
 from pellucid.storage.densities import DensityStore
@@ -228,10 +229,12 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     steps = chosen if isinstance(chosen, Preprocessing) else Preprocessing()
     # the order of the logits: the user's own names, otherwise those that the model knows
     names = _listed(options.classes) or getattr(options.known, "classes", None) or find_classes(inside)
-    test = _sampled(data, budget.images, chosen, names, options.seed)
+    channels = channels_of(inside, chosen)
+    needs = {"channels": channels if channels in (1, 3) else None}  # of pictures, which are gray or RGB
+    test = _sampled(data, budget.images, chosen, names, options.seed, **needs)
     train = None
     if options.training_data is not None:
-        train = _sampled(options.training_data, budget.images, chosen, names, options.seed, "training")
+        train = _sampled(options.training_data, budget.images, chosen, names, options.seed, kind="training", **needs)
         if train.images.image_shape != test.images.image_shape:
             raise DataError(
                 f"the training images have the shape {train.images.image_shape}, the test images "
@@ -253,9 +256,9 @@ def _listed(names: Any) -> Sequence[str] | None:
     return None if names is None else tuple(names)
 
 
-def _sampled(data: Any, limit: int, steps: Any, names: Sequence[str] | None, seed: int, kind: str = "test") -> Sample:
+def _sampled(data: Any, limit: int, steps: Any, names: Sequence[str] | None, seed: int, **kind: Any) -> Sample:
     classes = None if names is None else tuple(map(str, names))
-    return sample_data(data, limit=limit, preprocessing=steps, classes=classes, seed=seed, kind=kind)
+    return sample_data(data, limit=limit, preprocessing=steps, classes=classes, seed=seed, **kind)
 
 
 def check_precision(model: nn.Module) -> None:
