@@ -3,6 +3,7 @@
 import pickle
 import re
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,7 +17,7 @@ from pellucid.models import check_spec, load_model
 from pellucid.models._load import rebuild_model
 from pellucid.models._preprocessing import find_classes, find_preprocessing
 from pellucid.models._torchvision import IMAGENET_CLASSES
-from pellucid.models._weights import load_weights
+from pellucid.models._weights import _refusal, load_weights
 
 SQUEEZENET = "torchvision:squeezenet1_1"
 """The smallest network of torchvision."""
@@ -102,6 +103,11 @@ def test_two_models_in_one_file_are_not_mixed():
     with pytest.raises(ModelError, match=r"2 missing: weight, bias; 4 unexpected: model\.weight"):
         load_weights(model, tensors, "weights.pt")
     assert torch.equal(model.weight, before)
+
+
+def test_a_torchscript_archive_is_refused_like_other_code():
+    error = RuntimeError("Cannot use ``weights_only=True`` with TorchScript archives passed to ``torch.load``.")
+    assert "would run code from the file" in _refusal(Path("script.pt"), error)
 
 
 def test_names_that_begin_like_a_prefix_are_kept(tmp_path, monkeypatch):

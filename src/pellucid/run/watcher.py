@@ -59,8 +59,8 @@ def watch(
 ) -> "Watcher":
     """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
 
-    Call `epoch` on the returned watcher after each epoch, and `close` at the end, or use it as a context manager. It
-    leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
+    Call `epoch` on the returned watcher after each epoch, and `close` at the end, or use it as a context manager. If it
+    is still open when the program ends, the run counts as interrupted. It leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
     gives the same weights with and without it. The model may be compiled, on any device, trained under autocast, or
     wrapped for distributed training, where only the process of rank 0 works.
 
@@ -90,9 +90,9 @@ def watch(
         log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
             `trackio`, `mlflow`, `wandb`.
 
-    Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, a failure of a
-    hook is recorded, and if the save folder cannot be written any more, the watcher warns once and stops; the training
-    continues.
+    Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, failures of hooks
+    and of everything else are recorded, and if the save folder cannot be written any more, the watcher warns once and
+    stops; the training continues.
 
     >>> from tempfile import mkdtemp
     >>> from torch import nn
