@@ -60,7 +60,9 @@ def watch(
     """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
 
     Call `epoch` on the returned watcher after each epoch, and `close` at the end, or use it as a context manager. If it
-    is still open when the program ends, the run counts as interrupted. It leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
+    is still open when the program ends, the run counts as interrupted.
+
+    It leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
     gives the same weights with and without it. The model may be compiled, on any device, trained under autocast, or
     wrapped for distributed training, where only the process of rank 0 works.
 
