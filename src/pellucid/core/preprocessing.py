@@ -1,4 +1,4 @@
-"""Preprocessing of pictures: resize, center crop and normalization."""
+"""Image preprocessing: resize, center crop and normalization."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Steps from a picture to a model's input: resize, center crop, scale to [0, 1], normalize per channel.
+    """Steps from a PIL image to a model's input: resize, center crop, scale to [0, 1], normalize per channel.
 
     A *displayed* image is in [0, 1]; a *normalized* one is (displayed − mean) / std, the input of a model that expects
     it. Without `mean` and `std`, both are the same.
@@ -67,7 +67,7 @@ class Preprocessing:
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std):
                 raise ConfigError(
-                    f"mean has {len(self.mean)} values and std has {len(self.std)}; give one of each per channel."
+                    f"mean has {len(self.mean)} values and std has {len(self.std)}; pass one of each per channel."
                 )
             if not all(value > 0 for value in self.std):
                 raise ConfigError(f"std is {self.std}; every value must be positive.")
@@ -75,9 +75,9 @@ class Preprocessing:
             raise ConfigError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}.")
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        """Resize and crop a picture, as torchvision's transforms do; smaller pictures are padded with black.
+        """Resize and crop an image, as torchvision's transforms do; smaller images are padded with black.
 
-        A gray picture becomes RGB if `mean` has three values.
+        A gray image becomes RGB if `mean` has three values.
         """
         if self.mean is not None and len(self.mean) == 3 and picture.mode == "L":
             picture = picture.convert("RGB")
@@ -111,7 +111,7 @@ class Preprocessing:
             return images
         mean, std = self._constants(images)
         if images.shape[-3] < len(self.mean):
-            # not left to broadcasting, which rules of relevance at the input would not see
+            # explicit, because relevance rules at the input would not see broadcasting
             images = images.expand(*images.shape[:-3], len(self.mean), *images.shape[-2:])
         return (images - mean) / std
 
