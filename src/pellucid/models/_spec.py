@@ -16,7 +16,7 @@ LIBRARIES = {
     "hf": "hf:FOLDER-OR-REPOSITORY",
     "run": "run:FOLDER",
 }
-"""Other sources of models, and the form in which they are written."""
+"""Sources of models, with the form of their `--model` value."""
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
