@@ -200,7 +200,7 @@ def test_unreadable_picture_keeps_the_earlier_page(folder: Path, capsys: pytest.
     (folder / "why.html").write_text("earlier")
     (folder / "text.png").write_text("no picture")
     assert main(["explain", "text.png", "--model", "door_nets:small", *SLOWLY]) == 2
-    assert "text.png cannot be read as a picture" in " ".join(capsys.readouterr().err.split())
+    assert "text.png cannot be read as an image" in " ".join(capsys.readouterr().err.split())
     assert (folder / "why.html").read_text() == "earlier"
 
 

@@ -33,7 +33,7 @@ class Built:
 
     @property
     def is_pretrained(self) -> bool:
-        """True if the training starts from the weights of another one."""
+        """True if training starts from trained weights."""
         return self.record["weights"] is not None
 
 
@@ -78,7 +78,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
 
 
 def _for_gray(steps: Preprocessing, channels: int, expected: int) -> Preprocessing:
-    """Return the normalization for gray data: it repeats the channel for a network that expects three."""
+    """Return the normalization for gray data, which repeats the channel for a network that expects three."""
     mean, std = steps.mean or (0.0,), steps.std or (1.0,)
     if channels == 1 and expected == RGB:
         return replace(steps, mean=mean * (RGB // len(mean)), std=std * (RGB // len(std)))

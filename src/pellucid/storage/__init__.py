@@ -7,7 +7,7 @@
 - `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
 - `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run
 - `table`: Parquet files
-- `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers besides it
+- `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers
 - `models`: the model that `--model` names, including that of a run
 - `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
 """
