@@ -1,4 +1,4 @@
-"""`pellucid.explain`: one call from a picture to its explanation."""
+"""`pellucid.explain`: one call from a image file to its explanation."""
 
 from pathlib import Path
 from typing import Any
