@@ -86,7 +86,7 @@ class DataConfig:
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
     """Height and width to resize images to, in pixels."""
     max_megapixels: Count = 50
-    """Largest picture to read, in millions of pixels; a small file can claim billions of pixels."""
+    """Largest image to read, in millions of pixels; a small file can claim billions of pixels."""
     limit_train: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
     """Number of training images to use, a stratified random subset."""
     limit_test: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
@@ -256,7 +256,7 @@ class InspectConfig:
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the model")] = None
     """Length of the shorter side in pixels before --crop; without --crop, height and width."""
     max_megapixels: Count = 50
-    """Largest picture to read, in millions of pixels."""
+    """Largest image to read, in millions of pixels."""
     seed: Seed = 0
     """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"

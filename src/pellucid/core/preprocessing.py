@@ -43,14 +43,14 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, in displayed units."""
     resize: int | tuple[int, int] | None = None
-    """Length of the shorter side, or (height, width), before the crop; None keeps the picture's size."""
+    """Length of the shorter side, or (height, width), before the crop; None keeps the image's size."""
     crop: tuple[int, int] | None = None
     """(height, width) of the center crop; None for no crop."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     source: str = ""
     """Origin of these values, for messages, such as "ResNet18_Weights.IMAGENET1K_V1"."""
     function: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
-    """Function from a picture to the displayed picture, in place of `resize` and `crop`; for steps that these cannot
+    """Function from a PIL image to the displayed image, in place of `resize` and `crop`, for steps that these cannot
     express."""
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Preprocessing:
         return picture.crop((left, top, left + width, top + height))
 
     def _size_of(self, picture: Image.Image) -> tuple[int, int]:
-        """Return the width and height that `picture` is resized to."""
+        """Return the width and height to which `picture` is resized."""
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
         assert self.resize is not None

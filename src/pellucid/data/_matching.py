@@ -31,8 +31,8 @@ class MatchedClasses:
 def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedClasses:
     """Match the classes of `images` with `classes`, the names given by the user or known from the model.
 
-    Names that are all found in `classes` (ignoring case) are matched, in whatever order. Otherwise labels are taken as
-    indices, if there are as many names. Raises `DataError` if there are fewer or more.
+    If `classes` contains all names (ignoring case), they are matched by name, in any order. Otherwise, if there are
+    equally many names, labels are used as indices. Raises `DataError` if the numbers differ.
 
     >>> pets = LazyImages("pets", "Pets", 0, lambda _: iter(()), classes=("cat", "dog"))
     >>> match_classes(pets, ["dog", "fox", "cat"]).index(0, "item 0")

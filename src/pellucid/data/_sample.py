@@ -74,7 +74,7 @@ def sample_data(
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 mean [0, 1]. Tensors outside
-    [0, 1] are kept as they are, and drawn on a stated scale. `channels` is the number of channels that the model needs,
+    [0, 1] are kept, and drawn on a stated scale. `channels` is the number of channels that the model needs,
     if known; `kind` names the images in `notice`. With `classes`, labels are indices of these names: if the data set
     names its own classes, they are matched by name.
 

@@ -81,7 +81,7 @@ def _bounded(
     if step <= 0:  # no matrix products to count
         return len(classes), prior(L2.steps)
     for count in range(len(classes), 0, -1):
-        # besides the search, the class means are evaluated at every brightness
+        # in addition to the search, the class means are evaluated at every brightness
         rest = allowance.left - count * (once + brightnesses(scene) + 2) - once
         steps = math.floor(rest / (count * step))
         if steps >= LEAST_STEPS:

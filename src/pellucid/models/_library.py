@@ -20,7 +20,7 @@ class LoadedModel:
     model: nn.Module = field(repr=False)
     """The model as its library or function returned it, in eval mode: it takes normalized images."""
     preprocessing: Preprocessing | None
-    """Steps from a picture to the model's input; None if unknown."""
+    """Steps from a PIL image to the model's input; None if unknown."""
     classes: tuple[str, ...] | None
     """Class names by logit; None if unknown."""
     name: str

@@ -16,7 +16,7 @@ from pellucid.models._presets import from_function, from_processor, from_timm, f
 __all__ = ["choose_preprocessing", "find_classes", "find_preprocessing", "remember"]
 
 Function: TypeAlias = Callable[[Image.Image], Tensor]
-"""Function from a picture to the model's input."""
+"""Function from a PIL image to the model's input."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def choose_preprocessing(
         std: standard deviation of each channel, or one for all.
         preprocess: a `Preprocessing`, a member of a weights enum of torchvision or its `transforms()`, a `Compose` of
             torchvision, an image processor of transformers, or any function from a PIL image to the model's input.
-        image_size: side of the model's input; with `crop`, length of the picture's shorter side before the crop.
+        image_size: side of the model's input; with `crop`, length of the image's shorter side before the crop.
         crop: side of the center crop.
 
     A function without `mean` and `std` is returned as it is, as its normalization is unknown. If nothing is known,
-    pictures keep their size, and their values in [0, 1] are the model's input.
+    images keep their size, and their values in [0, 1] are the model's input.
 
     Raises `ConfigError` for values that contradict each other.
 

@@ -141,7 +141,7 @@ def from_function(
     source: str,
     **sizes: Any,
 ) -> Preprocessing:
-    """Return the preprocessing of a function from a picture to the model's input, normalized by `mean` and `std`.
+    """Return the preprocessing of a function from a PIL image to the model's input, normalized by `mean` and `std`.
 
     Displayed images are rounded to uint8. `sizes` are the size fields of `Preprocessing`.
     """
@@ -162,12 +162,12 @@ def from_function(
 
 
 def to_picture(values: Tensor) -> Image.Image:
-    """Return (channel, height, width) values in 0…255 as a picture."""
+    """Return (channel, height, width) values in 0…255 as a PIL image."""
     pixels = values.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
-    """Return the (channel, height, width) bytes of a picture."""
+    """Return the (channel, height, width) bytes of a PIL image."""
     pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

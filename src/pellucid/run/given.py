@@ -24,7 +24,7 @@ from pellucid.models._adapted import Adapted
 __all__ = ["Given", "Steps", "channels_of", "receive"]
 
 Steps = Preprocessing | Callable[[Image.Image], Any]
-"""Preprocessing, or a function from a picture to the model's input, whose normalization is unknown."""
+"""Preprocessing, or a function from a PIL image to the model's input, whose normalization is unknown."""
 ROUNDING = 1e-4
 """Tolerance for values outside [0, 1] due to rounding when a normalization is undone."""
 RANKS: tuple[tuple[type[nn.Module], int], ...] = ((nn.Conv1d, 3), (nn.Conv2d, 4), (nn.Conv3d, 5))
@@ -197,7 +197,7 @@ def _arrays(model: nn.Module, images: Any) -> Any:
         return images
     if isinstance(images, np.ndarray) and images.dtype == np.uint8:
         raise ShapeError(
-            f"got an array of bytes, {images.shape}; pass PIL.Image.fromarray(array) for a picture, or the model's "
+            f"got an array of bytes, {images.shape}; pass PIL.Image.fromarray(array) for an image, or the model's "
             "input as floats."
         )
     inputs = as_inputs(images, model)

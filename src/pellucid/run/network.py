@@ -41,7 +41,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
     """Build the network that the settings name, for the classes and images of `data`.
 
     With `is_restored`, a checkpoint provides the weights, and the architecture is that in `earlier`, the run.json.
-    Without trained weights and `--mean`, the network takes images in [0, 1] as they are; otherwise it normalizes them.
+    Without trained weights and `--mean`, the network takes images in [0, 1]; otherwise it first normalizes them.
     """
     spec, options = config.training.model, config.network
     shape, classes, seed = data.train.image_shape, len(data.classes), config.training.seed

@@ -137,7 +137,7 @@ class Observation:
     def metrics(self, epoch: int, logits: Tensor, given: Mapping[str, float], weights: str) -> dict[str, Any]:
         """Return an epoch's line of metrics.jsonl; losses in nats, accuracies from 0 to 1.
 
-        `given` are the metrics of the user's loop, `weights` is the checksum by which a restart finds its place.
+        `given` are the metrics of the user's loop, `weights` is the checksum by which a restart finds its epoch.
         """
         labels = self.test.images.labels
         confusion = most_common_confusion(logits, labels, self.classes)

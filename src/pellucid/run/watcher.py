@@ -68,8 +68,8 @@ def watch(
         save: the save folder. An earlier part of this training there is continued, see `resume`; another run is moved
             to `previous/`.
         training_data: like `data`, for prototypes and for methods that are fitted to data.
-        mean: with `std`, the normalization of the model's input, one value per channel, by which images are displayed
-            and derivatives converted to units of the displayed pixel. Default: that of the model, if it is known.
+        mean: with `std`, the normalization of the model's input, one value per channel, used to display images and to
+            convert derivatives to units of the displayed pixel. Default: that of the model, if it is known.
         std: see `mean`.
         preprocess: preprocessing of PIL images, such as the transform of torchvision's weights.
         hooks: names of hooks, `default`, `all` or `none`.
@@ -83,7 +83,7 @@ def watch(
             Default: continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
         start_epoch: number of epochs that the model was trained for before watching starts, if there is no earlier part
             to continue.
-        log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
+        log_to: experiment trackers that receive scalars, figures and the report in addition to TensorBoard:
             `trackio`, `mlflow`, `wandb`.
 
     Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, the
@@ -282,7 +282,7 @@ class Watcher:
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
     ) -> None:
-        """Record the metrics of an epoch and run its hooks, if it is one of those shown; `seconds`: of the training."""
+        """Record the metrics of an epoch and run its hooks if they are due; `seconds` is the training time."""
         seen, runner = self._observation, self._open_runner
         runner.store.check_present()
         started, failures = perf_counter(), self._count("failures")
