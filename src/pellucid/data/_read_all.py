@@ -141,5 +141,5 @@ def _check_memory(first: torch.Tensor, total: int, name: str) -> None:
     if first.nbytes * total > memory:
         raise DataError(
             f"{name} needs {first.nbytes * total / 1e9:,.0f} GB for {total:,} images of {tuple(first.shape)}, and this "
-            f"machine has {memory / 1e9:,.0f} GB; give --limit-train and --limit-test, or a smaller --image-size."
+            f"machine has {memory / 1e9:,.0f} GB; pass --limit-train and --limit-test, or a smaller --image-size."
         )

@@ -69,7 +69,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
     if kind in LIBRARIES:
         steps = _for_gray(steps, shape[0], loaded.options.get("in_chans", RGB))
     record = {"name": loaded.name, "weights": loaded.weights, "options": dict(loaded.options), "preprocessing": None}
-    # the outputs of transformers are not tensors, so these networks are adapted in any case
+    # networks of transformers are always wrapped, because their outputs are not tensors
     if steps.mean is None and kind != "hf":
         return Built(loaded.model.train(), record, loaded.notice)
     inside = Preprocessing(steps.mean, steps.std, source=steps.source)
@@ -82,7 +82,7 @@ def _for_gray(steps: Preprocessing, channels: int, expected: int) -> Preprocessi
     mean, std = steps.mean or (0.0,), steps.std or (1.0,)
     if channels == 1 and expected == RGB:
         return replace(steps, mean=mean * (RGB // len(mean)), std=std * (RGB // len(std)))
-    if expected == 1 and len(mean) > 1:  # its first layer was built for gray images
+    if expected == 1 and len(mean) > 1:  # its first layer has a single channel
         return replace(steps, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))
     return steps
 
