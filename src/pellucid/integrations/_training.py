@@ -1,4 +1,4 @@
-"""A training of another library that is watched, from its start to its end."""
+"""The watcher of a training in another library, from start to end."""
 
 import atexit
 import inspect
@@ -23,7 +23,7 @@ def missing(library: str, error: ModuleNotFoundError) -> ConfigError:
 
 
 class Training:
-    """Opens a watcher when a training starts, and closes it however the training ends.
+    """Opens a watcher when training starts, and closes it when training ends, also after an error.
 
     `choose` returns the part of the trained module that is explained, by default the whole; `options` are the keyword
     arguments of `pellucid.watch`.
@@ -35,18 +35,18 @@ class Training:
                 f"model is a {type(choose).__name__}; expected a function from the trained module to the part that is "
                 "explained, such as `lambda module: module.net`."
             )
-        # names that `watch` does not have raise a TypeError now, not when the training starts
+        # an unknown option raises a TypeError now rather than when training starts
         inspect.signature(watch).bind(None, None, **options)
         self._choose, self._options = choose, dict(options)
         self._watcher: Watcher | None = None
 
     def start(self, module: nn.Module, data: Any, epochs: int) -> None:
-        """Watch a training that starts, or that continues after `epochs` epochs."""
-        self.end("failed")  # the last one, if it ended without telling
+        """Start watching a training that begins, or continues after `epochs` epochs."""
+        self.end("failed")  # an earlier training that ended without a call of `end`
         model = self._choose(module) if self._choose else module
         resume = None if epochs else False
         self._watcher = watch(model, data, **({"resume": resume, "start_epoch": epochs} | self._options))
-        atexit.register(self.end, "interrupted")  # for libraries that do not tell callbacks about errors
+        atexit.register(self.end, "interrupted")  # for libraries that do not report errors to callbacks
 
     def epoch(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Record an epoch, counted from 1."""
