@@ -307,7 +307,7 @@ class Watcher:
         failed = self._count("failures") - failures
         print_line(
             f"pellucid  {seen.moment(number) or seen.test.title}: test accuracy {line['test_accuracy']:.2%} on "
-            f"{len(seen.test.images):,} images, {pictures} figures"
+            f"{len(seen.test.images):,} images, {pictures} {'figure' if pictures == 1 else 'figures'}"
             + (f", {failed} failed" if failed else "")
             + f" ({perf_counter() - started:.1f} s)  {report_uri(runner.store) if number == 0 else ''}".rstrip()
         )
