@@ -1,8 +1,8 @@
 """Cost of `pellucid.watch` with the budget `small`, as a share of an epoch of training.
 
-A ResNet-18 is trained on 32×32 color images, as an epoch of 50,000 (the size of CIFAR-10) would: the time of an epoch
-is that of some steps, scaled to all of them. Steps and watched epochs alternate in one process, and medians count.
-The network comes in two forms: torchvision's, made for 224×224, which shrinks such images to 1×1 and is very fast, and
+A ResNet-18 is trained on 32×32 color images. The time of an epoch of 50,000 images (the size of CIFAR-10) is
+extrapolated from a few steps. Steps and watched epochs alternate in one process, and medians are reported. The network
+has two variants: torchvision's, made for 224×224, which is very fast because it shrinks these images to 1×1, and
 the usual one for 32×32, with a 3×3 stem and without the first pooling.
 
     python benchmarks/watch.py [--rounds 3] [--steps 20]

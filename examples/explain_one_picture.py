@@ -1,8 +1,8 @@
-"""Explain one picture: train a small classifier of digits, then ask it why it sees what it sees.
+"""Explain an image: train a small digit classifier, then explain one of its predictions.
 
     python examples/explain_one_picture.py [FOLDER]
 
-Writes to FOLDER (default: save/example): `digit.png`, the picture, and `why.png` and `why.html`, its explanation.
+Writes the image `digit.png` and its explanations `why.png` and `why.html` to FOLDER (default: save/example).
 """
 
 import sys
@@ -37,7 +37,7 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> nn.Module:
 
 
 def main() -> None:
-    """Train, pick an image that was not trained on, and explain it."""
+    """Train the network, and explain a held-out image."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"predicted: {NAMES[int(why.logits.argmax())]}")
     print(why.verdict())
     why.save(FOLDER / "why.png")
-    # one row per method, and per target: why a five rather than the runner-up?
+    # one row per method and target; the contrast asks why it is a five rather than the runner-up
     runner_up = int(why.logits[0].topk(2).indices[1])
     pellucid.explain(
         model, FOLDER / "digit.png", ["lrp.epsilon_plus_flat", "integrated_gradients"],

@@ -1,8 +1,8 @@
-"""Watch a training with PyTorch Lightning: three lines more than without pellucid, marked below.
+"""Watch a training with PyTorch Lightning by adding three lines, numbered in the comments.
 
 python examples/lightning_callback.py [FOLDER]
 
-FOLDER (default: save/lightning) receives the pictures and report.html. Needs the package lightning.
+Figures and report.html are written to FOLDER (default: save/lightning). Needs the package lightning.
 """
 
 import sys
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 from pellucid.integrations.lightning import PellucidCallback  # 1
 
 HOOKS = "confusion_matrix,saliency,explanations"
-"""A few quick hooks; without this choice, all default ones run."""
+"""A few fast hooks; by default, more of them run."""
 
 
 class Digits(LightningModule):

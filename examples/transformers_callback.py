@@ -1,8 +1,8 @@
-"""Watch a training with the Trainer of transformers: three lines more than without pellucid, marked below.
+"""Watch a training with the Trainer of transformers by adding three lines, numbered in the comments.
 
 python examples/transformers_callback.py [FOLDER]
 
-FOLDER (default: save/transformers) receives the pictures and report.html. Needs transformers and accelerate.
+Figures and report.html are written to FOLDER (default: save/transformers). Needs transformers and accelerate.
 """
 
 import sys
@@ -16,11 +16,11 @@ from transformers import EvalPrediction, Trainer, TrainingArguments, ViTConfig, 
 from pellucid.integrations.transformers import PellucidCallback  # 1
 
 HOOKS = "confusion_matrix,saliency,explanations"
-"""A few quick hooks; without this choice, all default ones run."""
+"""A few fast hooks; by default, more of them run."""
 
 
 class Digits(Dataset[dict[str, torch.Tensor]]):
-    """The digits of scikit-learn, as the image models of transformers take them."""
+    """The digits of scikit-learn, in the format of transformers' image models."""
 
     def __init__(self) -> None:
         digits = load_digits()

@@ -1,8 +1,8 @@
-"""Watch your own training loop, here with autocast, and with `torch.compile` on request.
+"""Watch your own training loop, here with autocast and optionally `torch.compile`.
 
 python examples/watch_a_training_loop.py [FOLDER] [--compile]
 
-FOLDER (default: save/watched) receives the pictures and report.html. Start it again to continue the training there.
+Figures and report.html are written to FOLDER (default: save/watched). Run it again to continue in the same folder.
 """
 
 import sys
@@ -17,7 +17,7 @@ import pellucid
 
 EPOCHS = 2
 HOOKS = "confusion_matrix,saliency,explanations"
-"""A few quick hooks; without this choice, all default ones run."""
+"""A few fast hooks; by default, more of them run."""
 HELD_OUT = 300
 
 

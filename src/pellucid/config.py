@@ -75,7 +75,7 @@ class DataConfig:
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
     FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH is a folder of Parquet or Arrow files.
     torchvision:NAME: a classification data set of torchvision, such as CIFAR10, downloaded.
-    hf:NAME or hf:FOLDER: a data set of Hugging Face.
+    hf:NAME or hf:FOLDER: a Hugging Face data set.
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets.
     If a column or split of a table is ambiguous, name it: FILE?label=COLUMN&image=COLUMN&split=NAME."""
     data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "SAVE/data")] = None
@@ -86,7 +86,7 @@ class DataConfig:
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "original size; 28 for digits")] = None
     """Height and width to resize images to, in pixels."""
     max_megapixels: Count = 50
-    """Largest picture to read, in millions of pixels; a small file can claim billions of pixels."""
+    """Largest image to read, in millions of pixels; a small file can claim billions of pixels."""
     limit_train: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
     """Number of training images to use, a stratified random subset."""
     limit_test: Annotated[int | None, Range(1), _flag("INT≥1", "all")] = None
@@ -133,15 +133,15 @@ class ModelConfig:
     weights: Annotated[str | None, _flag("FILE|NAME", "random, except for hf: and run:")] = None
     """Trained weights of the model.
     FILE: .safetensors, or .pt and .pth without pickled code.
-    NAME: weights of torchvision or timm, downloaded, such as DEFAULT or IMAGENET1K_V2."""
+    NAME: pretrained weights of torchvision or timm to download, such as DEFAULT or IMAGENET1K_V2."""
     class_names: Annotated[str | None, _flag("FILE", "those of the data or the weights")] = None
     """Class names in the order of the logits: one per line, or a JSON list or dict from index to name."""
     crop: Annotated[int | None, Range(1, 4096), _flag("1…4096", "no crop, or that of the weights")] = None
-    """Height and width of the center crop; --image-size is then the length of the shorter side before it."""
+    """Height and width of the center crop; --image-size is then the length of the shorter side before the crop."""
     mean: Annotated[str | None, _flag("NUMBER,NUMBER,…", "that of the weights")] = None
-    """Mean of each channel, for a model that expects normalized images; one number, or one per channel."""
+    """Mean for normalizing the model's input: one number, or one per channel."""
     std: Annotated[str | None, _flag("NUMBER,NUMBER,…", "that of the weights")] = None
-    """Standard deviation of each channel."""
+    """Standard deviation for normalizing the model's input: one number, or one per channel."""
 
     def __post_init__(self) -> None:
         """Validate the numbers; paths of existing files become absolute, so that a run can be resumed anywhere."""
@@ -155,13 +155,13 @@ class ModelConfig:
             given, missing = ("mean", "std") if std is None else ("std", "mean")
             raise ConfigError(f"--{given} is given without --{missing}; normalization needs both.")
         if mean is not None and std is not None and len(mean) != len(std):
-            raise ConfigError(f"--mean has {len(mean)} values and --std has {len(std)}; give one of each per channel.")
+            raise ConfigError(f"--mean has {len(mean)} values and --std has {len(std)}; pass one of each per channel.")
         if std is not None and not all(value > 0 for value in std):
             raise ConfigError(f"--std is {self.std}; every value must be positive.")
 
     @property
     def normalization(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Mean and standard deviation per channel; None twice if they are not given."""
+        """Mean and standard deviation per channel; (None, None) if they are not given."""
         return _numbers("mean", self.mean), _numbers("std", self.std)
 
 
@@ -191,8 +191,8 @@ class HookConfig:
     embedding_layer: Annotated[str | None, _flag("NAME", "the last linear layer")] = None
     """Layer whose input is the embedding in t-SNE and the projector."""
     log_to: Annotated[str | None, _flag("trackio|mlflow|wandb", "none")] = None
-    """Experiment trackers that also receive scalars, figures and the report, besides TensorBoard; separated by commas.
-    Their files are in SAVE/logs unless environment variables of the tracker name a server."""
+    """Experiment trackers that receive scalars, figures and the report in addition to TensorBoard; comma-separated.
+    Their files are in SAVE/logs unless the tracker's environment variables name a server."""
     budget: Annotated[
         Literal["small", "default", "large"] | None, _flag("small|default|large", "no limit; in inspect: default")
     ] = None
@@ -241,10 +241,10 @@ class InspectConfig:
     """Run every hook on a trained model, and write figures, TensorBoard logs and the report into a save folder."""
 
     model: Annotated[str, _flag("torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER|MODULE:FUNCTION")]
-    """Model to inspect: torchvision:resnet18, timm:convnext_tiny, hf:FOLDER-OR-REPOSITORY, run:FOLDER of pellucid, or a
-    function or class that returns an nn.Module from images to logits."""
+    """Model to inspect: torchvision:resnet18, timm:convnext_tiny, hf:FOLDER-OR-REPOSITORY, run:FOLDER, or a function or
+    class that returns an nn.Module from images to logits."""
     dataset: Annotated[str, _flag("NAME|folder:PATH|torchvision:NAME|hf:NAME|FILE|MODULE:FUNCTION")]
-    """Test images, as in `pellucid run --help`. Of large data, a seeded, stratified sample is read."""
+    """Test images, as in `pellucid run --help`. A seeded sample is read from large data sets."""
     network: ModelConfig = field(default_factory=ModelConfig)
     show: HookConfig = field(default_factory=HookConfig)
     save: Annotated[Path, _path("FOLDER")] = Path("save")
@@ -254,9 +254,9 @@ class InspectConfig:
     mirror: Mirrors = ()
     """Mirror to try before the public ones."""
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the model")] = None
-    """Length of the shorter side in pixels, before --crop; without --crop, height and width."""
+    """Length of the shorter side in pixels before --crop; without --crop, height and width."""
     max_megapixels: Count = 50
-    """Largest picture to read, in millions of pixels."""
+    """Largest image to read, in millions of pixels."""
     seed: Seed = 0
     """Random seed."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
@@ -337,23 +337,23 @@ class GroundTruthConfig:
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """Explain a model's predictions for pictures: one page of relevance maps, by several methods and classes."""
+    """Explain a model's predictions for images, on one page of relevance maps by several methods and classes."""
 
     model: Annotated[str, _flag("NAME|MODULE:FUNCTION|torchvision:NAME|timm:NAME|hf:FOLDER|run:FOLDER")]
     """Trained model, as for `pellucid run`; run:FOLDER is the best model of a saved run."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, _flag("IMAGE")] = ()
-    """Pictures to explain."""
+    """Images to explain."""
     network: ModelConfig = field(default_factory=ModelConfig)
-    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the weights, or of the pictures")] = None
-    """Height and width to resize pictures to, in pixels."""
+    image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the weights, or of the images")] = None
+    """Length of the shorter side in pixels before --crop; without --crop, height and width of the model's input."""
     methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
-    """Attribution methods. default: several for a page; for a figure, the first that applies to the model."""
+    """Attribution methods. default: several for a page, or for a figure the first that applies to the model."""
     target: Annotated[str | None, _flag("NAME|INDEX", "the predicted class")] = None
     """Class to explain, by name or index; a page also shows the predicted class and the most probable others."""
     out: Annotated[Path, _path("FILE")] = Path("why.html")
     """Page or figure to write: .html, .png, .pdf or .svg."""
     dataset: Annotated[str | None, _flag("DATASET", "none")] = None
-    """Explain a whole data set instead of pictures; not available yet."""
+    """Explain a whole data set instead of single images; not available yet."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run names as its model."""
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
@@ -370,15 +370,17 @@ class ExplainConfig:
         _check_ranges(self)
         check_device(self.device)
         if self.dataset is not None:
-            other = " and IMAGE exclude each other" if self.images else ", with a .zarr output, is not available yet"
-            raise ConfigError(f"--dataset{other}; pass pictures only, such as photos/*.jpg.")
+            other = (
+                " and IMAGE are mutually exclusive" if self.images else ", with a .zarr output, is not available yet"
+            )
+            raise ConfigError(f"--dataset{other}; pass images only, such as photos/*.jpg.")
         if not self.images:
-            raise ConfigError("got no picture to explain; pass at least one, such as cat.jpg.")
+            raise ConfigError("got no image to explain; pass at least one, such as cat.jpg.")
         if self.out.suffix.lower() not in (".html", ".png", ".pdf", ".svg"):
-            raise ConfigError(f"--out {self.out} has another suffix than .html, .png, .pdf or .svg.")
+            raise ConfigError(f"--out {self.out} has an unsupported suffix; use .html, .png, .pdf or .svg.")
         if not self.out.parent.is_dir() or self.out.is_dir():
             raise ConfigError(
-                f"--out {self.out} cannot be written: the folder does not exist, or it is a folder itself."
+                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself."
             )
         if self.out.resolve() in {path.resolve() for path in self.images}:
             raise ConfigError(f"--out {self.out} would overwrite the picture; choose another name.")
@@ -386,7 +388,7 @@ class ExplainConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export a run as a table with one row per test image: labels, predictions, embedding and pictures.
+    """Export a run as a table with one row per test image: labels, predictions, embedding and images.
 
     Needs the extra `parquet`.
     """
@@ -409,9 +411,9 @@ class ExportConfig:
         _expand_paths(self)
         _check_ranges(self)
         if self.to.suffix.lower() != ".parquet":
-            raise ConfigError(f"--to {self.to} is no Parquet file; give a name that ends in .parquet.")
+            raise ConfigError(f"--to {self.to} is not a Parquet file; use a name that ends in .parquet.")
         if self.to.is_dir():
-            raise ConfigError(f"--to {self.to} is a folder; give the name of a file.")
+            raise ConfigError(f"--to {self.to} is a folder; expected the name of a file.")
 
 
 @dataclass(frozen=True)
@@ -427,7 +429,7 @@ class ReportConfig:
 
 
 def check_device(device: str) -> None:
-    """Raise `ConfigError` for a device that is misspelled; one that is missing is found later."""
+    """Raise `ConfigError` for a misspelled device; missing devices are found later."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ConfigError(f"invalid --device {device!r}: expected auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
 

@@ -143,7 +143,7 @@ def test_methods_that_do_not_apply(folder: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["x.png", "y.png", "--model", "door_nets:small"], "the images x.png, y.png do not exist."),
-        (["--model", "door_nets:small"], "got no picture to explain"),
+        (["--model", "door_nets:small"], "got no image to explain"),
         (["a.png", "--model", "smal_cnn"], "no model 'smal_cnn'; did you mean 'small_cnn'"),
         (
             ["a.png", "--model", "door_nets:small", "--methods", "gradent"],
@@ -151,11 +151,11 @@ def test_methods_that_do_not_apply(folder: Path, capsys: pytest.CaptureFixture[s
         ),
         (
             ["a.png", "--model", "door_nets:small", "--out", "why.gif"],
-            "--out why.gif has another suffix than .html, .png",
+            "--out why.gif has an unsupported suffix; use .html, .png",
         ),
         (["a.png", "--model", "door_nets:small", "--out", "./a.png"], "would overwrite the picture"),
         (["a.png", "--model", "door_nets:small", "--out", "no/why.png"], "--out no/why.png cannot be written"),
-        (["a.png", "--model", "door_nets:small", "--dataset", "mnist"], "--dataset and IMAGE exclude each other"),
+        (["a.png", "--model", "door_nets:small", "--dataset", "mnist"], "--dataset and IMAGE are mutually exclusive"),
         (["--model", "door_nets:small", "--dataset", "mnist"], "with a .zarr output, is not available yet"),
         (["a.png", "--model", "door_nets:small", "--mean", "0.5"], "--mean is given without --std"),
         ([".", "--model", "door_nets:small"], ". is a folder; pass the images in it"),
@@ -201,7 +201,7 @@ def test_unreadable_picture_keeps_the_earlier_page(folder: Path, capsys: pytest.
     (folder / "why.html").write_text("earlier")
     (folder / "text.png").write_text("no picture")
     assert main(["explain", "text.png", "--model", "door_nets:small", *SLOWLY]) == 2
-    assert "text.png cannot be read as a picture" in " ".join(capsys.readouterr().err.split())
+    assert "text.png cannot be read as an image" in " ".join(capsys.readouterr().err.split())
     assert (folder / "why.html").read_text() == "earlier"
 
 

@@ -133,7 +133,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             load(tmp_path / name)
     (tmp_path / "cut.npy").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="is no array"):
+    with pytest.raises(DataError, match="is not an array"):
         load(tmp_path / "cut.npy")
 
 

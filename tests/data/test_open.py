@@ -125,7 +125,7 @@ def test_names_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("argument", ["a?label", "a?label=", "a?=x", "a?Label=x", "a?"])
 def test_malformed_options_are_refused(argument: str) -> None:
-    with pytest.raises(ConfigError, match="is no option; expected NAME=VALUE"):
+    with pytest.raises(ConfigError, match="is not an option; expected NAME=VALUE"):
         split_options(argument)
 
 

@@ -43,9 +43,9 @@ def test_valid_specs_are_parsed(spec: str, parsed: tuple[str, str]) -> None:
         ("shop.data:", UnknownName, "no data set"),
         ("folder", ConfigError, "use --dataset folder:PATH"),
         ("folder:", ConfigError, "use --dataset folder:PATH"),
-        ("hf:", ConfigError, "--dataset hf: names no data; use --dataset hf:NAME-OR-FOLDER"),
+        ("hf:", ConfigError, "--dataset hf: does not name a data set; use --dataset hf:NAME-OR-FOLDER"),
         ("torchvision", ConfigError, "use --dataset torchvision:NAME"),
-        ("hf:mnist?label", ConfigError, "'label' in --dataset …mnist?label is no option"),
+        ("hf:mnist?label", ConfigError, "'label' in --dataset …mnist?label is not an option"),
         ("mnist:10", ConfigError, "takes no argument after a colon, got 'mnist:10'; use --dataset mnist"),
     ],
 )

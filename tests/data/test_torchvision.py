@@ -102,7 +102,7 @@ def test_without_a_network_it_is_a_download_error(monkeypatch: pytest.MonkeyPatc
         ("ImageFolder", ConfigError, "use --dataset folder:PATH"),
         ("CIFAR11", UnknownName, "no data set in torchvision 'CIFAR11'; did you mean 'CIFAR10'"),
         ("wrap_dataset_for_transforms_v2", UnknownName, "no data set in torchvision"),
-        ("EMNIST", ConfigError, "needs more arguments: .*split.*give them as"),
+        ("EMNIST", ConfigError, "needs more arguments: .*split.*pass them as"),
     ],
 )
 def test_other_data_sets_are_refused_by_name(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:

@@ -38,7 +38,7 @@ def test_specs_are_accepted(spec):
 
 @pytest.mark.parametrize("spec", ["torchvision:", "run:", "hf: "])
 def test_a_spec_without_a_name_is_refused(spec):
-    with pytest.raises(ConfigError, match="names no model; use --model"):
+    with pytest.raises(ConfigError, match="does not name a model; use --model"):
         check_spec(spec)
 
 

@@ -1,4 +1,4 @@
-"""`pellucid.explain`: one call from a picture to its explanation."""
+"""`pellucid.explain`: one call from a image file to its explanation."""
 
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def test_unknown_normalization_is_noted(path: Path) -> None:
     assert note.startswith("The model's normalization is unknown, so it receives pixels from 0 to 1; pass mean and std")
     assert pellucid.explain(network(), pixels_of(picture())).notes == ()
     why = pellucid.explain(network(), normalized(pixels_of(picture())))
-    assert why.notes == ("The normalization of these images is unknown; pass mean and std to show them as pictures",)
+    assert why.notes == ("The normalization of these images is unknown; pass mean and std to display them correctly",)
     assert "are drawn from" in " ".join(text.get_text() for text in why.figure().texts)
 
 
@@ -332,11 +332,11 @@ def test_missing_files_are_named_at_once(tmp_path: Path, path: Path) -> None:
 
 def test_unreadable_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"text\.png cannot be read as a picture: not a BMP"):
+    with pytest.raises(DataError, match=r"text\.png cannot be read as an image: not a BMP"):
         pellucid.explain(network(), tmp_path / "text.png")
     picture().save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:80])
-    with pytest.raises(DataError, match=r"cut\.png cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"cut\.png cannot be read as an image"):
         pellucid.explain(network(), tmp_path / "cut.png")
     with pytest.raises(DataError, match=r"is a folder; pass the images in it"):
         pellucid.explain(network(), tmp_path)
@@ -378,7 +378,7 @@ def test_wrong_choices_are_refused(path: Path) -> None:
         pellucid.explain(model, x, mean=MEAN)
     with pytest.raises(ConfigError, match="are for images"):
         pellucid.explain(nn.Linear(3, 2), torch.rand(1, 3), mean=0.5, std=0.5)
-    with pytest.raises(ConfigError, match="tensors are taken as the model expects them"):
+    with pytest.raises(ConfigError, match="tensors are passed to the model as they are"):
         pellucid.explain(model, x, preprocess=lambda image: image)
     for choice in ({"method": []}, {"target": []}):
         with pytest.raises(ConfigError, match="is an empty list"):

@@ -23,10 +23,10 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_the_file_name_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--to out.csv is no Parquet file; give a name that ends in .parquet"):
+    with pytest.raises(ConfigError, match=r"--to out.csv is not a Parquet file; use a name that ends in .parquet"):
         ExportConfig(tmp_path, Path("out.csv"))
     (tmp_path / "a.parquet").mkdir()
-    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+    with pytest.raises(ConfigError, match="is a folder; expected the name of a file"):
         ExportConfig(tmp_path, tmp_path / "a.parquet")
 
 

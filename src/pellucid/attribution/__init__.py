@@ -6,8 +6,8 @@ Every public file is one method or one family of methods, and registers itself i
 - `_aliases`: the names that other libraries use for the methods
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
-- `_verdict`: prediction, target and sum of a map in words; `_display`: explanations that show themselves; `_picture`:
-  their figures and HTML
+- `_verdict`: texts on prediction, target and sum of a map; `_display`: drawing, saving and notebook display of
+  explanations; `_picture`: their figures and HTML
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
 - `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
   several inputs

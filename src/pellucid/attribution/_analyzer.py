@@ -384,7 +384,7 @@ class Analyzer:
 
 
 def _copied(inputs: Received) -> Any:
-    """Return a copy of the inputs in their structure: the caller may change them in place afterwards."""
+    """Return a copy of the inputs in their structure, since the caller may change them in place later."""
     if isinstance(inputs, Tensor):
         return inputs.detach().clone()
     several = inputs.several
@@ -392,7 +392,7 @@ def _copied(inputs: Received) -> Any:
 
 
 def _unit(unit: str, inputs: Received) -> str:
-    """Fill in the unit of an input value."""
+    """Return the unit of the map with the unit of an input value filled in."""
     is_image = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim == 4
     is_embedding = isinstance(inputs, WithMasks) or (isinstance(inputs, Tensor) and is_tokens(inputs))
     return unit.replace("{input}", "pixel value" if is_image else "embedding" if is_embedding else "input value")

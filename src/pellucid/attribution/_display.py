@@ -1,4 +1,4 @@
-"""What the pictures of explanations need besides the numbers, and the methods of everything that shows itself so."""
+"""Display settings of explanations, and the mixin by which results draw themselves."""
 
 import os
 import tempfile
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
 __all__ = ["Display", "Explanations", "Pictured"]
 
 ROWS = 8
-"""Maximum number of maps in a picture, unless the caller says otherwise."""
+"""Default maximum number of maps in a figure."""
 KINDS = ("png", "pdf", "svg", "html")
 """Suffixes that `save` accepts."""
 
 
 @dataclass(frozen=True)
 class Display:
-    """Titles and scale with which inputs are drawn."""
+    """Titles, value range and token texts for drawing inputs."""
 
     titles: tuple[str, ...] = ()
     """One title per example, such as the names of files."""
     scale: tuple[float, float] | None = None
-    """Values drawn as black and white. None: 0 and 1 if all values are between them, otherwise the extremes."""
+    """Values drawn as black and white. None: 0 and 1 if they bound all values, otherwise the extremes."""
     tokens: tuple[tuple[str, ...], ...] = ()
-    """Text of each token, by example; empty to show ids."""
+    """Text of each token, per example; empty to show ids."""
 
 
 class Pictured:
-    """Mixin for results that draw themselves, and show themselves in notebooks."""
+    """Mixin for results that can be drawn, saved, and displayed in notebooks."""
 
     @property
     def explanations(self) -> "tuple[Explanation, ...]":
-        """The explanations in the picture."""
+        """The explanations in the figure."""
         raise NotImplementedError
 
     def figure(self, *, rows: int = ROWS) -> "Figure":
-        """Draw each input beside its relevance; at most `rows` maps, which the figure states if there are more.
+        """Draw each input next to its relevance, with at most `rows` maps; the figure says if there are more.
 
         Relevance is red where it is evidence for the target and blue where it is evidence against it, on a scale
-        centered at zero. Images show the map, summed over channels, and again under the image's outline. Signals have
-        it as their background, and tokens are colored. Volumes show the slices with the largest relevance, other inputs
-        the most relevant values. Each row states the predicted class with its softmax probability, the target, and the
+        centered at zero. Images show the map, summed over channels, alone and with the image's outline. Signals have it
+        as their background, and tokens are colored. Volumes show the slices with the largest relevance, other inputs
+        the most relevant values. Each row gives the predicted class with its softmax probability, the target, and the
         verdict on the sum of the map.
         """
         # imported here, because explanations are computed without matplotlib
@@ -59,7 +59,7 @@ class Pictured:
         return figure_of(self.explanations, _checked(rows))
 
     def show(self) -> None:
-        """Show the picture: in the notebook, or as a temporary page in the browser.
+        """Show the figure in the notebook, or as a temporary page in the browser.
 
         Raises `ConfigError` if there is neither.
         """
@@ -73,20 +73,20 @@ class Pictured:
         path = self.save(name)
         if not opens_in_browser(path.resolve().as_uri()):
             path.unlink()
-            raise ConfigError("show() found no notebook and no browser; write the picture with save('why.png').")
+            raise ConfigError("show() found no notebook and no browser; write the figure with save('why.png').")
 
     def save(self, path: str | Path, *, rows: int = ROWS) -> Path:
-        """Write the picture as `.png`, `.pdf`, `.svg` or `.html`, by the suffix of `path`, and return the path.
+        """Write the figure as `.png`, `.pdf`, `.svg` or `.html`, by the suffix of `path`, and return the path.
 
         An existing file is replaced atomically. Raises `ConfigError` for another suffix, and `WriteError` if the file
         cannot be written.
         """
         path = Path(path)
         kind = path.suffix.lower().removeprefix(".")
-        # before the picture is drawn
+        # before the figure is drawn
         if kind not in KINDS:
             suffixes = ", ".join(f".{one}" for one in KINDS)
-            raise ConfigError(f"cannot save a picture as {path.name!r}; use one of the suffixes {suffixes}.")
+            raise ConfigError(f"cannot save a figure as {path.name!r}; use one of the suffixes {suffixes}.")
         from pellucid.attribution._picture import encoded
 
         content = encoded(self.explanations, kind, _checked(rows))
@@ -97,14 +97,14 @@ class Pictured:
         return path
 
     def _repr_html_(self) -> str:
-        """Return the picture as HTML for notebooks: self-contained, at most 300 kB."""
+        """Return the figure as self-contained HTML for notebooks, at most 300 kB."""
         from pellucid.attribution._picture import card_of
 
         return card_of(self.explanations, ROWS)
 
 
 class Explanations(Sequence["Explanation"], Pictured):
-    """Explanations of the same inputs by several methods or for several targets, one row of the picture each."""
+    """Explanations of the same inputs by several methods or for several targets."""
 
     def __init__(self, explanations: "Sequence[Explanation]") -> None:
         self._explanations = tuple(explanations)

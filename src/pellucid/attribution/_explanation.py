@@ -161,7 +161,7 @@ class Completeness:
 class Explanation(Shown, Pictured):
     """A relevance map, with its inputs and its actual and promised sums.
 
-    A notebook shows it as a picture; `show()` opens the picture, and `save("why.png")` writes it.
+    Notebooks display it as a figure; `show()` opens the figure, and `save("why.png")` writes it.
 
     With `target="all"`, relevance is (batch, class, …), and every (batch,) field below is (batch, class), except
     `evaluations` and `logits`, which the classes share.
@@ -199,13 +199,13 @@ class Explanation(Shown, Pictured):
     remedy: str = field(default="", repr=False)
     """Advice for maps that miss their sum."""
     inputs: Any = None
-    """A copy of the explained inputs, (batch, …), or several of them in their structure."""
+    """A copy of the explained inputs, (batch, …); several inputs keep their structure."""
     unit: str = ""
     """Unit of the relevance, such as "logits"; empty if its scale has no meaning."""
     classes: tuple[str, ...] | None = field(default=None, repr=False)
     """Class names by index; None if unknown."""
     display: Display = field(default_factory=Display, repr=False)
-    """Titles and scale with which the inputs are drawn."""
+    """Titles, value range and token texts for drawing the inputs."""
 
     @staticmethod
     def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
@@ -255,13 +255,13 @@ class Explanation(Shown, Pictured):
 
     @property
     def explanations(self) -> tuple["Explanation", ...]:
-        """The explanation itself: the rows of its picture."""
+        """The explanation itself, as a tuple of one."""
         return (self,)
 
     def verdict(self, *index: int) -> str:
-        """State the sum of a map, and if it is the promised one: `verdict(image)`, or `verdict(image, class)`.
+        """Return a sentence on the sum of a map and whether it is as promised, for `(image)` or `(image, class)`.
 
-        Without an index, it is that of the first map.
+        The default is the first map.
 
         >>> from torch import nn
         >>> from pellucid.attribution import create_analyzer

@@ -43,7 +43,7 @@ class Attribution(Options):
     needs_fit: ClassVar[bool] = False
     """True if `fit` must be called before the first explanation."""
     unit: ClassVar[str] = ""
-    """Unit of the map for an explained logit, with `{input}` for that of an input value; empty if it has none."""
+    """Unit of the map of a logit, with `{input}` in place of the unit of an input value; empty if it has none."""
     takes_several_inputs: ClassVar[bool] = True
     """True if the method explains models with several inputs, whose values it receives as rows, (batch, value);
     `Subject.packing` knows which values belong to which input."""

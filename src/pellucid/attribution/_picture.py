@@ -1,4 +1,4 @@
-"""Draw explanations, as a figure or as HTML."""
+"""Explanations as a figure or as HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["card_of", "encoded", "figure_of"]
 
 CARD_BYTES = 180_000
-"""Maximum size of all pictures in a card; base64 adds a third."""
+"""Maximum total size of the images in a card, in bytes; base64 adds a third."""
 PAGE_BYTES = 6_000_000
-"""Maximum size of all pictures in a saved page."""
+"""Maximum total size of the images in a saved page, in bytes."""
 MOST_CHANNELS = 8
 """Maximum number of channels drawn as signals; inputs with more are drawn as an image, channel by time."""
 MOST_SPANS = 1000
@@ -43,7 +43,7 @@ class _View:
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """The rows of a picture, with the text above them."""
+    """The rows of a figure, with the text above them."""
 
     title: str
     subtitle: str
@@ -57,7 +57,7 @@ def figure_of(explanations: "Sequence[Explanation]", rows: int) -> Figure:
 
 
 def encoded(explanations: "Sequence[Explanation]", kind: str, rows: int) -> bytes:
-    """Return the picture as a file of `kind` png, pdf, svg or html."""
+    """Return the figure as a file of `kind` png, pdf, svg or html."""
     if kind == "html":
         picture = _picture(explanations, rows)
         return page(picture.title, _card(picture, PAGE_BYTES)).encode()
@@ -65,7 +65,7 @@ def encoded(explanations: "Sequence[Explanation]", kind: str, rows: int) -> byte
 
 
 def card_of(explanations: "Sequence[Explanation]", rows: int) -> str:
-    """Return the picture as an HTML card of modest size."""
+    """Return the figure as an HTML card of limited size."""
     return _card(_picture(explanations, rows), CARD_BYTES)
 
 
@@ -76,7 +76,7 @@ def _card(picture: _Picture, most_bytes: int) -> str:
         if row.tokens is not None:
             parts.append(_tokens_html(row))
             continue
-        # the text is part of the page, where it can be read aloud, and follows light and dark
+        # text outside the figure can be read by screen readers, and follows light and dark mode
         figure = explained([replace(row, heading="", lines=())])
         content, kind, width = small_picture(figure, most_bytes // len(picture.rows))
         description = " ".join([row.heading or picture.title, *(row.lines or (picture.subtitle,))])
@@ -94,11 +94,11 @@ def _tokens_html(row: Explained) -> str:
 
 
 def _picture(explanations: "Sequence[Explanation]", most: int) -> _Picture:
-    """Choose the maps, and arrange their rows and texts."""
+    """Choose the maps to draw, and build their rows and texts."""
     if not explanations:
         raise ConfigError("got no explanation to draw.")
     if any(one.inputs is None for one in explanations):
-        raise ConfigError("this explanation has no inputs, so it cannot be drawn; use one that explain() returns.")
+        raise ConfigError("this explanation has no inputs, so it cannot be drawn; use one returned by explain().")
     views = _views(explanations, most)
     total = sum(one.target.numel() for one in explanations)
     several = total > 1
@@ -167,7 +167,7 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
         values, maps = _array(inputs[image]), _array(relevance[view.index])
         row = _row(one, image, values, maps, _scale(one, inputs))
         label = f"input {name}" if name else ""
-        # a single map has its text in the headline, where nothing can be drawn as a warning
+        # the text of a single map is in the headline, which cannot be drawn as a warning
         own_line = "" if number or (is_alone and is_within) else line
         lines = tuple(part for part in (own_line, label) if part)
         is_warning = number == 0 and not is_within
@@ -192,7 +192,7 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _row(one: "Explanation", image: int, values: np.ndarray, maps: np.ndarray, scale: tuple[float, float]) -> Explained:
-    """Bring one input and its relevance into one of the shapes that can be drawn."""
+    """Convert one input and its relevance to a shape that can be drawn."""
     if np.issubdtype(values.dtype, np.integer) and maps.ndim == values.ndim + 1:
         names = one.display.tokens
         tokens = names[image] if names else tuple(map(str, values.tolist()))
@@ -215,7 +215,7 @@ def _scale(one: "Explanation", inputs: Tensor) -> tuple[float, float]:
 
 
 def _scale_note(one: "Explanation") -> list[str]:
-    """State the scale of images that are not in [0, 1]."""
+    """Describe the value range of images outside [0, 1]; empty otherwise."""
     parts = list(_parts("", one.inputs, one.relevance))
     scales = [(name, _scale(one, inputs)) for name, inputs, _ in parts if inputs.ndim >= 4]
     return [

@@ -1,4 +1,4 @@
-"""The text of an explanation: its prediction, its target, and the verdict on the sum of a map."""
+"""Texts about an explanation: prediction, target, and the verdict on the sum of a map."""
 
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ LONGEST_NAME = 60
 """Maximum length of the name of a class or a file, in characters."""
 
 ABSORBED_SHARE = 0.01
-"""Share of the promised sum from which absorbed relevance is stated."""
+"""Minimum absorbed share of the promised sum that the verdict mentions."""
 
 
 def verdict(explanation: "Explanation", index: tuple[int, ...]) -> str:
-    """State the sum of one map and if it is the promised one; `index` is (image,), or (image, class)."""
+    """Return a sentence on the sum of one map and whether it is as promised; `index` is (image,) or (image, class)."""
     if explanation.expected is None or explanation.residual is None or explanation.allowed is None:
         return "The method promises no sum."
     expected, residual, allowed = (
@@ -76,7 +76,7 @@ def name_of(explanation: "Explanation", label: int) -> str:
     names = explanation.classes
     if names is None or label >= len(names):
         return f"class {label}"
-    # in a sentence, the digits of MNIST would read like a quantity
+    # in a sentence, a bare digit would read like a quantity
     return f"class {names[label]}" if names[label].isdecimal() else shortened(names[label])
 
 

@@ -1,4 +1,4 @@
-"""`pellucid explain`: check the names and files, then explain pictures."""
+"""`pellucid explain`: check the names and files, then explain images."""
 
 from pellucid.attribution import check_method
 from pellucid.cli._arguments import parse_arguments
@@ -11,7 +11,7 @@ __all__ = ["explain"]
 
 
 def explain(arguments: list[str]) -> int:
-    """Explain a model's predictions for pictures"""
+    """Explain a model's predictions for images"""
     config = parse_arguments(ExplainConfig, "explain", arguments)
     check_spec(config.model)
     check_files(config.images)

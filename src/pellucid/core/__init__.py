@@ -8,6 +8,6 @@
   stored; `showing`, `cards`: short reprs of results, and HTML for notebooks
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
 - `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
-- `files`, `raster`: files and pictures of unknown origin; `preprocessing`: from a picture to a model's input
+- `files`, `raster`: untrusted files and images; `preprocessing`: from a PIL image to a model's input
 - `budget`: limits on the cost of hooks
 """

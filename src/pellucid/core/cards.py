@@ -1,4 +1,4 @@
-"""Small HTML cards, by which results show themselves in notebooks: self-contained, in light and dark, all text escaped.
+"""HTML cards for displaying results in notebooks: self-contained, in light and dark mode, with all text escaped.
 
 The functions that end in `_html` return markup to be passed to `card`; every other argument is plain text.
 """
@@ -56,23 +56,23 @@ def card(title: str, *parts: str) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole HTML page around markup, which may neither run scripts nor load anything."""
+    """Return a complete HTML page around markup; the page can neither run scripts nor load anything."""
     return PAGE.format(title=escape(title), body=body)
 
 
 def heading_html(text: str) -> str:
-    """Return a heading; nothing for an empty one."""
+    """Return a heading; empty for an empty text."""
     return f"<h4>{escape(text)}</h4>" if text else ""
 
 
 def text_html(text: str, *, is_warning: bool = False) -> str:
-    """Return a paragraph; nothing for an empty one."""
+    """Return a paragraph; empty for an empty text."""
     kind = ' class="warning"' if is_warning else ""
     return f"<p{kind}>{escape(text)}</p>" if text else ""
 
 
 def facts_html(facts: Iterable[tuple[str, object]]) -> str:
-    """Return pairs of name and value.
+    """Return a definition list of names and values.
 
     >>> facts_html([("seed", 0)])
     '<dl><div><dt>seed</dt><dd>0</dd></div></dl>'
@@ -98,6 +98,6 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 
 
 def picture_html(content: bytes, kind: str, description: str, width: int) -> str:
-    """Return an embedded picture of a `kind` such as "png", `width` CSS pixels wide; `description` is its text."""
+    """Return an embedded image of a `kind` such as "png", `width` CSS pixels wide; `description` is its alt text."""
     uri = f"data:image/{kind};base64,{b64encode(content).decode()}"
     return f'<img width="{width}" alt="{escape(description)}" src="{uri}">'

@@ -1,4 +1,4 @@
-"""Read regular files, whatever else a path may lead to, and replace files atomically."""
+"""Safe reads of regular files, and atomic replacement of files."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ MOST_BYTES = 2_000_000_000
 
 
 def check_files(paths: Sequence[Path]) -> None:
-    """Raise `DataError` that names all files that do not exist, or are folders."""
+    """Raise a `DataError` that names all paths that do not exist or are folders."""
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         one = len(missing) == 1

@@ -14,7 +14,7 @@ from pellucid.core.errors import ConfigError
 __all__ = ["Installed", "find_installed", "report_once"]
 
 PREFIX = "pellucid."
-"""Start of the names of our groups, such as `pellucid.hooks`."""
+"""Prefix of the entry point groups, such as `pellucid.hooks`."""
 NAME = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*"
 """Names that can be given on the command line and are safe in file names."""
 
@@ -23,7 +23,7 @@ _reported: set[str] = set()
 
 @dataclass(frozen=True)
 class Installed:
-    """An entry of an installed package, which is imported when it is used."""
+    """An entry of an installed package, imported on first use."""
 
     name: str
     package: str
@@ -78,7 +78,7 @@ def _all_installed(_path: tuple[str, ...]) -> Mapping[str, tuple[Installed, ...]
     groups: dict[str, list[Installed]] = {}
     known: set[str] = set()
     for package in distributions():
-        # a quick look at the text: few of the hundreds of packages are for us
+        # a fast text search first: almost no package has entries for pellucid
         if PREFIX not in (package.read_text("entry_points.txt") or "") or package.name in known:
             continue
         known.add(package.name)  # an older copy further down the path is hidden by this one

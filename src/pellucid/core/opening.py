@@ -7,7 +7,7 @@ __all__ = ["opens_in_browser"]
 
 
 def opens_in_browser(address: str) -> bool:
-    """Open an address in the default browser; returns False if there is none."""
+    """Open an address in the default browser; return False if no browser is available."""
     try:
         browser = webbrowser.get()
         # Without a display, `webbrowser` falls back to browsers in the terminal, which cannot show the page and block.

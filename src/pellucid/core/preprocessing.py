@@ -1,4 +1,4 @@
-"""Preprocessing of pictures: resize, center crop and normalization."""
+"""Image preprocessing: resize, center crop and normalization."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Steps from a picture to a model's input: resize, center crop, scale to [0, 1], normalize per channel.
+    """Steps from a PIL image to a model's input: resize, center crop, scale to [0, 1], normalize per channel.
 
     A *displayed* image is in [0, 1]; a *normalized* one is (displayed − mean) / std, the input of a model that expects
     it. Without `mean` and `std`, both are the same.
@@ -43,14 +43,14 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, in displayed units."""
     resize: int | tuple[int, int] | None = None
-    """Length of the shorter side, or (height, width), before the crop; None keeps the picture's size."""
+    """Length of the shorter side, or (height, width), before the crop; None keeps the image's size."""
     crop: tuple[int, int] | None = None
     """(height, width) of the center crop; None for no crop."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     source: str = ""
     """Origin of these values, for messages, such as "ResNet18_Weights.IMAGENET1K_V1"."""
     function: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
-    """Function from a picture to the displayed picture, in place of `resize` and `crop`; for steps that these cannot
+    """Function from a PIL image to the displayed image, in place of `resize` and `crop`, for steps that these cannot
     express."""
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Preprocessing:
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std):
                 raise ConfigError(
-                    f"mean has {len(self.mean)} values and std has {len(self.std)}; give one of each per channel."
+                    f"mean has {len(self.mean)} values and std has {len(self.std)}; pass one of each per channel."
                 )
             if not all(value > 0 for value in self.std):
                 raise ConfigError(f"std is {self.std}; every value must be positive.")
@@ -75,9 +75,9 @@ class Preprocessing:
             raise ConfigError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}.")
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        """Resize and crop a picture, as torchvision's transforms do; smaller pictures are padded with black.
+        """Resize and crop an image, as torchvision's transforms do; smaller images are padded with black.
 
-        A gray picture becomes RGB if `mean` has three values.
+        A gray image becomes RGB if `mean` has three values.
         """
         if self.mean is not None and len(self.mean) == 3 and picture.mode == "L":
             picture = picture.convert("RGB")
@@ -93,7 +93,7 @@ class Preprocessing:
         return picture.crop((left, top, left + width, top + height))
 
     def _size_of(self, picture: Image.Image) -> tuple[int, int]:
-        """Return the width and height that `picture` is resized to."""
+        """Return the width and height to which `picture` is resized."""
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
         assert self.resize is not None
@@ -111,7 +111,7 @@ class Preprocessing:
             return images
         mean, std = self._constants(images)
         if images.shape[-3] < len(self.mean):
-            # not left to broadcasting, which rules of relevance at the input would not see
+            # explicit, because relevance rules at the input would not see broadcasting
             images = images.expand(*images.shape[:-3], len(self.mean), *images.shape[-2:])
         return (images - mean) / std
 

@@ -23,7 +23,7 @@ class Registry(Generic[T]):
 
     Third-party packages add entries with the same decorator. Such an entry exists once its module has been imported. A
     package that is installed can also declare entries in its metadata, as entry points of `group`. These are found by
-    name like our own, on the command line too, and imported when they are used.
+    name like built-in entries, on the command line too, and imported on first use.
 
     >>> from pellucid.core.registry import Registry
     >>> SHAPES = Registry[str]("shape", "pellucid.core")
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
             return False
-        # imported entries are found without reading any file, and our own without looking at installed packages
+        # in order of cost: imported entries need no file access, and built-in ones no search of installed packages
         return name in self._entries or name in (own := self._declared()) or name in self._installed(own)
 
     def __iter__(self) -> Iterator[str]:
@@ -107,7 +107,7 @@ class Registry(Generic[T]):
             raise self._failed[name]
         try:
             entry = installed.load(self.kind)
-            # a module that uses our decorator has already entered what it defines
+            # a module that uses the decorator has already registered its entries
             if (problem := self._problem(self._entries.get(name, entry))) is not None:
                 raise installed.failure(self.kind, problem)
             self._entries.setdefault(name, entry)
@@ -144,7 +144,7 @@ class Registry(Generic[T]):
         return isinstance(module, str) and not module.startswith(f"{self.package}.")
 
     def _declared(self) -> set[str]:
-        """Return the names of our own entries."""
+        """Return the names of built-in entries."""
         return {name for path in self._files() for name in _declared_names(path, path.stat().st_mtime_ns)}
 
     def _installed(self, own: Collection[str]) -> Mapping[str, Installed]:

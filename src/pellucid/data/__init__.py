@@ -2,13 +2,14 @@
 
 - `_source`: `Request` and `RawData`, the argument and the result of the functions in `DATASETS`
 - every other file without an underscore: the data set of that name
-- `_load`: from a name to checked, limited and split data; `_spec` parses the name, `_function` calls a user's function
+- `_load`: loads a data set by name, with checks, limits and splits; `_spec` parses the name, `_function` calls a user's
+  function
 - `_open`: the same data without reading images, which are read on demand (`_lazy`) or all at once (`_read_all`);
   `_columns` finds images and labels in tables, `_arrow` reads their files
 - `_sample`: a stratified sample of any of these, or of a user's data set, loader or tensors (`_user_data`), never
   loaded whole; `_known` finds labels and class names, `_matching` compares them with a model's, `_reservoir` samples
   streams
-- `_items`, `_collector`: from images of any kind to one tensor; `_materialise` reads a map-style data set
+- `_items`, `_collector`: convert images of any kind to one tensor; `_materialise` reads a map-style data set
 - `_loaders`: shuffled batches of a training epoch
 - `_download`, `_web`: verified downloads from mirrors; `_pictures`, `_resize`: decode and scale pictures
 - `_splitting`: stratified subsets; `_ground_truth`: what the data sets with known ground truth share

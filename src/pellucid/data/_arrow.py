@@ -12,7 +12,7 @@ from pellucid.core.errors import DataError
 __all__ = ["count_rows", "read_cells", "read_column", "read_schema"]
 
 ROWS_AT_ONCE = 32
-"""Rows decoded at a time: a row group may hold a million images."""
+"""Rows decoded at a time, because a row group may hold a million images."""
 
 
 def _opened(file: Path) -> Any:
@@ -27,14 +27,14 @@ def _opened(file: Path) -> Any:
         source = pa.memory_map(str(file))
         try:
             return ipc.open_file(source)
-        except pa.ArrowInvalid:  # the other format, of Hugging Face's files; its batches share the mapped memory
+        except pa.ArrowInvalid:  # the streaming format of Hugging Face's files; its batches share the mapped memory
             source.seek(0)
             return ipc.open_stream(source).read_all()
 
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Raise `DataError` if a file turns out to be damaged."""
+    """Convert errors of pyarrow for a damaged file to `DataError`."""
     import pyarrow as pa
 
     try:
@@ -44,7 +44,7 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def read_schema(file: Path) -> Any:
-    """Return the columns of a file, a `pyarrow.Schema`."""
+    """Return the schema of a file, a `pyarrow.Schema`."""
     opened = _opened(file)
     return opened.schema_arrow if hasattr(opened, "schema_arrow") else opened.schema
 

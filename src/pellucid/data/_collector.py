@@ -1,4 +1,4 @@
-"""Collect images one by one into one tensor: bytes where that is exact, otherwise floats."""
+"""Collect images one by one into one tensor: uint8 where that is exact, otherwise floats."""
 
 import torch
 
@@ -8,13 +8,13 @@ from pellucid.core.errors import DataError
 __all__ = ["ROUNDING", "Collector", "packed"]
 
 IMAGES_AT_ONCE = 256
-"""Images packed at a time; float images that are really bytes are converted before they use much memory."""
+"""Images packed at a time; float images that came from bytes are converted before they use much memory."""
 ROUNDING = 0.01 / 255
 """A hundredth of a gray level: rounding errors of normalization and its inverse in float32 stay far below it."""
 
 
 class Collector:
-    """Stack images as they come: bytes where that is exact, otherwise floats."""
+    """Stack images one by one: uint8 where that is exact, otherwise floats."""
 
     def __init__(self) -> None:
         self.labels: list[int] = []
@@ -26,7 +26,7 @@ class Collector:
     def add(self, pixels: torch.Tensor, label: int, place: str) -> None:
         """Add one image, (channel, height, width); raises `DataError` if it differs in size from earlier ones.
 
-        A gray image fits colored ones.
+        Gray and color images can be mixed.
         """
         shape = self._shape or pixels.shape
         self._first = self._first or place

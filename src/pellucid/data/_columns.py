@@ -1,4 +1,4 @@
-"""Find the parts of a table that hold the images: its splits, the image column and the label column."""
+"""Find the splits, the image column and the label column of a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -15,7 +15,7 @@ __all__ = ["check_options", "image_column", "label_column", "picture_of", "test_
 
 OPTIONS = ("image", "label", "split")
 TEST_PARTS = ("test", "testing", "validation", "valid", "val", "dev", "eval")
-"""Names of test parts, in the order in which they are tried."""
+"""Names of test splits, in the order in which they are tried."""
 TRAIN_PARTS = ("train", "training")
 
 
@@ -27,9 +27,9 @@ def check_options(options: Mapping[str, str], known: Iterable[str] = OPTIONS) ->
 
 
 def test_parts(parts: Sequence[str], wanted: str | None, name: str) -> list[str]:
-    """Return the parts that can be the test set, the best first.
+    """Return the splits that can be the test set, in order of preference.
 
-    Raises `UnknownName` for a `wanted` part that does not exist, and `ConfigError` if none is recognized.
+    Raises `UnknownName` for a `wanted` split that does not exist, and `ConfigError` if none is recognized.
 
     >>> test_parts(["train", "validation", "test"], None, "pets")
     ['test', 'validation']
@@ -50,7 +50,7 @@ def test_parts(parts: Sequence[str], wanted: str | None, name: str) -> list[str]
 
 
 def train_part(parts: Sequence[str], test: str) -> str | None:
-    """Return the part with the training images; None if `test` is the only part."""
+    """Return the split with the training images; None if `test` is the only split."""
     return next((part for part in TRAIN_PARTS if part in parts and part != test), None)
 
 
@@ -79,7 +79,7 @@ def label_column(
         return _wanted("label", wanted, [*classes, *others], columns, name)
     if classes:
         return _only("label", classes, LABEL_KEYS, columns, name)
-    # a table may have many columns of numbers; only the name tells a label
+    # a table may have many columns of numbers; only its name identifies the label column
     return _only("label", [column for column in others if column in LABEL_KEYS], LABEL_KEYS, columns, name)
 
 
@@ -107,7 +107,7 @@ def _only(kind: str, candidates: Sequence[str], keys: Sequence[str], columns: Se
 def picture_of(value: Any, roots: Sequence[Path], most_pixels: int, place: str) -> Image.Image:
     """Decode a cell: bytes, or a dictionary with bytes or with a path below one of `roots`.
 
-    Raises `DataError` for anything else: a path in a file from somewhere else must not lead to other files.
+    Raises `DataError` for anything else: a path in an untrusted file must not lead to other files.
     """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(content, bytes):

@@ -110,7 +110,7 @@ def class_index(label: Any) -> int | None:
 
 
 def _description(label: Any) -> str:
-    """Describe a label that is no class index."""
+    """Describe a label that is not a class index."""
     if not isinstance(label, torch.Tensor | np.ndarray):
         return f"the label {label!r}" if len(repr(label)) < 80 else f"a {type(label).__name__} as label"
     if label.ndim and label.size != 1 if isinstance(label, np.ndarray) else label.numel() != 1:
@@ -121,8 +121,8 @@ def _description(label: Any) -> str:
 class Converter:
     """Convert images from any source to displayed pixels (channel, height, width).
 
-    Pictures are preprocessed; tensors are the model's input and are only denormalized. With `is_displayed`, tensors are
-    preprocessed like pictures.
+    PIL images are preprocessed; tensors are the model's input and are only denormalized. With `is_displayed`, tensors
+    are preprocessed like PIL images.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Converter:
         return self.steps.displayed(pixels)
 
     def _displayed(self, pixels: torch.Tensor, place: str) -> torch.Tensor:
-        """Preprocess a displayed image that is a tensor."""
+        """Preprocess a tensor that holds a displayed image."""
         if pixels.is_floating_point() and not (pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6):
             raise DataError(
                 f"{place} has values from {pixels.min():g} to {pixels.max():g}; images of --dataset are floats in "
@@ -210,7 +210,7 @@ def dense_tensor(image: Any, place: str) -> torch.Tensor:
     try:
         # copied, because memory-mapped arrays are read-only
         pixels = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image.detach().cpu()
-    except (TypeError, ValueError) as error:  # NumPy has types that torch lacks, such as object and string
+    except (TypeError, ValueError) as error:  # torch lacks some of NumPy's types, such as object and string
         raise DataError(f"{place} has an image of {image.dtype}; expected uint8 or floats.") from error
     if not pixels.numel():
         raise DataError(f"{place} has an image of shape {tuple(pixels.shape)}, without any pixel.")

@@ -1,4 +1,4 @@
-"""Labels and class names that a data set knows without reading any image."""
+"""Labels and class names that are available without reading images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ ATTRIBUTES = ("targets", "labels", "_labels", "_targets")
 
 
 def known_labels(dataset: Any) -> torch.Tensor | None:
-    """Return one integer per image, (image,), without reading images; None if the data set doesn't tell.
+    """Return one integer per image, (image,), without reading images; None if they are unavailable.
 
-    They serve to stratify a sample: the label of an image is the one it is read with, which a transform may have
-    changed. Found in attributes such as `targets`, `samples` and `tensors`, in the label column of a table, and through
-    `Subset` and `ConcatDataset`.
+    Found in attributes such as `targets`, `samples` and `tensors`, in the label column of a table, and through
+    `Subset` and `ConcatDataset`. They only serve to stratify a sample: a transform may change the label with which an
+    image is finally read.
 
     >>> known_labels(TensorDataset(torch.zeros(3, 1, 2, 2), torch.tensor([1, 0, 1])))
     tensor([1, 0, 1])
@@ -78,12 +78,12 @@ def _label_column(dataset: Any) -> Any:
     if not isinstance(features, Mapping) or not hasattr(dataset, "column_names"):
         return None
     name = next((key for key in LABEL_KEYS if key in features), None)
-    # a transform may rename or drop columns; then the item tells
+    # a transform may rename or drop columns
     return None if name is None else dataset.with_format("numpy", columns=[name])[name][:]
 
 
 def known_classes(dataset: Any) -> tuple[str, ...] | None:
-    """Return the class names of a data set; None if it doesn't tell.
+    """Return the class names of a data set; None if they are unavailable.
 
     Found in the attribute `classes`, in the features of a Hugging Face data set, and through `Subset` and
     `ConcatDataset` (if all parts agree). A `target_transform` may change the labels, so the names are then unknown.

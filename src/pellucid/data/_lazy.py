@@ -1,4 +1,4 @@
-"""Images that are read on demand: labels and class names first, pixels only for the images that are chosen."""
+"""Images that are read on demand: labels and class names up front, pixels only for selected images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["Item", "LazyImages", "OpenData"]
 
 
 class Item(NamedTuple):
-    """One image as its source delivers it, before any conversion."""
+    """One image as its source returns it, before any conversion."""
 
     place: str
     """Its position, for error messages: "item 17 of CIFAR10"."""
@@ -40,18 +40,18 @@ class LazyImages:
     total: int | None
     """Number of images; None for a stream, whose length is known only at its end."""
     read: Callable[[Sequence[int] | None], Iterator[Item]]
-    """Read the images at these indices, which are in ascending order; None (the only choice for a stream): all."""
+    """Function that reads the images at ascending indices; None reads all, the only choice for a stream."""
     labels: torch.Tensor | None = None
-    """(image,): integers known without reading any image, equal for images of one class; None if unknown."""
+    """One integer per image, (image,), equal for images of one class; None if unknown before reading."""
     classes: tuple[str, ...] | None = None
     """Class names, by index."""
     is_displayed: bool = False
     """True if tensors hold displayed images (uint8, or floats in [0, 1]), to be preprocessed like pictures; False if
     they are what the model expects."""
     files: Sequence[Path] | None = None
-    """The file of each image, if each has its own."""
+    """File of each image, if each has its own."""
     remark: str = ""
-    """A fact about the images that users should know."""
+    """Notice for the user about the images; empty if there is nothing to report."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,13 +101,13 @@ def resolved_name(source: str, argument: str) -> str:
     """
     if source in ("folder", "numpy", "parquet", "hf"):
         path, mark, options = (argument, "", "") if source == "folder" else argument.partition("?")
-        if source != "hf" or Path(path).expanduser().exists():  # else it is a name on the hub
+        if source != "hf" or Path(path).expanduser().exists():  # otherwise, it is a name on the Hugging Face Hub
             argument = f"{Path(path).expanduser().resolve()}{mark}{options}"
     return f"{source}:{argument}" if argument else source
 
 
 def _cropped(images: ImageSet, crop: int) -> ImageSet:
-    """Crop the images; pictures of a folder already have that size."""
+    """Crop the images; images from a folder already have that size."""
     masks = None if images.masks is None else cropped(images.masks, crop)
     return ImageSet(cropped(images.pixels, crop), images.labels, masks, images.scale)
 

@@ -1,4 +1,4 @@
-"""Match the classes of a data set with those of a model: by name where both are known."""
+"""Match the classes of a data set with those of a model, by name where both are known."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ class MatchedClasses:
     remark: str = ""
 
     def index(self, label: Any, place: str) -> int:
-        """Return the class index of a label; raises `DataError` if it is none."""
+        """Return the class index of a label; raises `DataError` for an invalid label."""
         number = label_of(label, self.own, place)
         return number if self.mapping is None else self.mapping[number]
 
 
 def match_classes(images: LazyImages, classes: Sequence[str] | None) -> MatchedClasses:
-    """Return the classes of `images` as indices of `classes`, the names that a user gave or a model knows.
+    """Match the classes of `images` with `classes`, the names given by the user or known from the model.
 
-    Names that are all found in `classes` (ignoring case) are matched, in whatever order. Otherwise labels are taken as
-    indices, if there are as many names. Raises `DataError` if there are fewer or more, or if a name that both have
-    stands at different places, so that the order cannot be the same.
+    If `classes` contains all names (ignoring case), they are matched by name, in any order. Otherwise, if there are
+    equally many names, labels are used as indices. Raises `DataError` if the numbers differ,
+    or if a name that occurs in both has different places, which rules out the same order.
 
     >>> pets = LazyImages("pets", "Pets", 0, lambda _: iter(()), classes=("cat", "dog"))
     >>> match_classes(pets, ["dog", "fox", "cat"]).index(0, "item 0")

@@ -1,4 +1,4 @@
-"""Open the data set named by `--dataset` without reading its images, as far as it allows."""
+"""Open the data set named by `--dataset`, without reading its images where possible."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,10 +17,10 @@ __all__ = ["open_data"]
 
 
 def open_data(dataset: str, request: Request) -> OpenData:
-    """Open the data set that `dataset` names; images are read when they are chosen, labels and class names now.
+    """Open the data set that `dataset` names: read labels and class names now, and images on demand.
 
     `dataset` is a value of `--dataset`. `mnist`, `digits` and the data sets with known ground truth are small, and are
-    read at once. Without a test part, all images of a data set are test images.
+    read at once. Without a test split, all images of a data set are test images.
 
     Raises the errors of `load_data`.
 

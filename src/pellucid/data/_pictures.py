@@ -33,7 +33,7 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
 
 
 def read_picture(source: Path | BytesIO, most_pixels: int, place: str) -> Image.Image:
-    """Decode a picture, upright, in mode L or RGB; raises `DataError`, which names `place`, if that fails."""
+    """Decode an image, upright, in mode L or RGB; raises a `DataError` that names `place` if that fails."""
     try:
         with open_raster(source, most_pixels) as opened:
             return gray_or_rgb(opened)

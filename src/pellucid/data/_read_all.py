@@ -1,4 +1,4 @@
-"""Read a data set that was opened on demand as a whole, for training."""
+"""Read all images of a data set opened on demand, for training."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ __all__ = ["LazySource", "chosen_for_testing", "read_all"]
 
 @dataclass(frozen=True)
 class LazySource:
-    """A data set whose images can be read on demand; called like any other, it reads all of them.
+    """A data set that can be opened on demand; calling it reads all images.
 
     >>> from pathlib import Path
     >>> from pellucid.data._lazy import Item
@@ -46,7 +46,7 @@ def read_all(
 ) -> RawData:
     """Read the training and test images, or stratified subsets of at most the given sizes.
 
-    Without a training part, a stratified fifth becomes the test set, drawn from `request.seed`. Images are scaled to
+    Without a training split, a stratified 20% becomes the test set, drawn from `request.seed`. Images are scaled to
     squares with `request.image_size`; otherwise all must have one size. If any has color, all are RGB.
 
     Raises `DataError` for images that cannot be used, or that don't fit in memory.
@@ -66,7 +66,7 @@ def read_all(
 
 
 def chosen_for_testing(opened: OpenData, request: Request, limit_test: int | None) -> list[int] | None:
-    """Return the indices of the test images of `read_all` in `opened.test`; None if only reading all images tells."""
+    """Return the indices of the test images of `read_all` in `opened.test`; None if that takes reading all images."""
     parts, chosen = _chosen_parts(opened, request.seed, (None, limit_test))
     return chosen[1] if len(parts) == 2 else None
 
@@ -86,11 +86,11 @@ def _chosen_parts(
 
 KINDS = ("train", "test")
 SPLIT = ("folder", "test")
-"""Place of the random numbers that split off the test set."""
+"""Key of the random numbers that split off the test set."""
 
 
 def _split(labels: torch.Tensor, seed: int, limits: tuple[int | None, int | None]) -> list[list[int]]:
-    """Return the indices of the training and test images of a data set without a test part."""
+    """Return the indices of the training and test images of a data set without a test split."""
     mask = mask_of_test(labels, generator(seed, *SPLIT))
     parts = [(~mask).nonzero().flatten(), mask.nonzero().flatten()]
     return [
@@ -141,5 +141,5 @@ def _check_memory(first: torch.Tensor, total: int, name: str) -> None:
     if first.nbytes * total > memory:
         raise DataError(
             f"{name} needs {first.nbytes * total / 1e9:,.0f} GB for {total:,} images of {tuple(first.shape)}, and this "
-            f"machine has {memory / 1e9:,.0f} GB; give --limit-train and --limit-test, or a smaller --image-size."
+            f"machine has {memory / 1e9:,.0f} GB; pass --limit-train and --limit-test, or a smaller --image-size."
         )

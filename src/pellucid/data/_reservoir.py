@@ -80,7 +80,7 @@ class Reservoir(Generic[T]):
             self.block *= 2
 
     def _merged(self, held: list[T], seen: int) -> list[T]:
-        """Return the items of a stratum after each two neighboring blocks became one."""
+        """Merge neighboring blocks of a stratum in pairs, and return the remaining items."""
         merged = []
         for index in range(0, len(held), 2):
             # the last block may be incomplete; its item then stays with a smaller probability

@@ -28,7 +28,7 @@ from pellucid.data._user_data import as_lazy
 __all__ = ["Sample", "sample_data"]
 
 LONGEST_STREAM = 1_000_000
-"""Images after which reading a stream stops: it may be endless."""
+"""Maximum number of images read from a stream, which may be endless."""
 Preprocess = Preprocessing | Callable[[Image.Image], Any] | None
 
 
@@ -37,7 +37,7 @@ class Sample:
     """Images chosen from a data set, and how they were chosen."""
 
     images: ImageSet
-    """Displayed images: without normalization, as far as it is known."""
+    """Displayed images, with a known normalization undone."""
     classes: tuple[str, ...] | None
     """Class names, by index; None if unknown."""
     title: str
@@ -46,7 +46,7 @@ class Sample:
     total: int | None
     """Number of images in the data set; None if a stream was not read to its end."""
     notice: str
-    """Size and kind of the sample, and anything unusual about the images, such as
+    """Size and kind of the sample, and any notice about the images, such as
     "2,000 of 50,000 test images, stratified by class, seed 0"."""
     sha256: str
     """Checksum of the images and labels."""
@@ -74,7 +74,7 @@ def sample_data(
 
     PIL images, and everything from `--dataset`, are preprocessed and stored as bytes. Tensors are what the model
     expects: `preprocessing` then only undoes the normalization, and bytes 0…255 mean [0, 1]. Tensors outside
-    [0, 1] are kept as they are, and drawn on a stated scale. `channels` is the number of channels that the model needs,
+    [0, 1] are kept, and drawn on a stated scale. `channels` is the number of channels that the model needs,
     if known; `kind` names the images in `notice`. With `classes`, labels are indices of these names: if the data set
     names its own classes, they are matched by name.
 
@@ -94,7 +94,7 @@ def sample_data(
         check_text(name, f"a class name or the title of {images.name}")
     reader = _Reader(images, preprocessing, matched, channels)
     with preserved_random_state():
-        # transforms of the data set may draw from the global state: the sample must not depend on it
+        # transforms may draw from the global state, on which the sample must not depend
         _seed_globally(derive_seed(seed, "sample"))
         chosen, total, method = reader.sample(limit, seed, most_bytes)
     result, scale = _bounded(chosen, preprocessing)
@@ -209,7 +209,7 @@ class _Reader:
 
 
 def _bounded(images: ImageSet, preprocessing: Preprocess) -> tuple[ImageSet, str]:
-    """Return the images with the scale they are drawn on, and a remark if it is not [0, 1]."""
+    """Return the images with the scale they are drawn on, and a notice if it is not [0, 1]."""
     if images.pixels.dtype == torch.uint8:
         return images, ""
     low, high = images.pixels.min().item(), images.pixels.max().item()

@@ -26,7 +26,7 @@ class Request:
     """Height and width of a center crop; `image_size` is then the length of the shorter side before it."""
     seed: int = 0
     max_megapixels: int = 50
-    """Largest picture to read, in millions of pixels: a small file can claim billions of pixels."""
+    """Largest image to read, in millions of pixels; a small file can claim billions of pixels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ WITH_ARGUMENT = {
     "parquet": "parquet:PATH",
     "torchvision": "torchvision:NAME",
 }
-"""Data sets that need an argument, as they are listed."""
+"""Data sets that need an argument, in the form in which they are listed."""
 SUFFIXES = {".npy": "numpy", ".npz": "numpy", ".arrow": "parquet", ".feather": "parquet", ".parquet": "parquet"}
 """Data sets of files that are given by their paths alone."""
 
@@ -42,8 +42,8 @@ def parse_spec(spec: str) -> tuple[str, str]:
     if name in WITHOUT_ARGUMENT and colon:
         raise ConfigError(f"the data set {name!r} takes no argument after a colon, got {spec!r}; use --dataset {name}.")
     if name in WITH_ARGUMENT and not argument:
-        kind = "folder" if name == "folder" else "data"
-        raise ConfigError(f"--dataset {spec} names no {kind}; use --dataset {WITH_ARGUMENT[name]}.")
+        kind = "folder" if name == "folder" else "data set"
+        raise ConfigError(f"--dataset {spec} does not name a {kind}; use --dataset {WITH_ARGUMENT[name]}.")
     if name in WITH_ARGUMENT:
         if name != "folder":  # any character may be part of a folder's name
             split_options(argument)
@@ -74,7 +74,7 @@ def split_options(argument: str) -> tuple[str, dict[str, str]]:
     for option in query.split("&") if mark else ():
         name, _, value = option.partition("=")
         if not re.fullmatch(r"[a-z_]+", name) or not value:
-            raise ConfigError(f"{option!r} in --dataset …{argument} is no option; expected NAME=VALUE after the ?.")
+            raise ConfigError(f"{option!r} in --dataset …{argument} is not an option; expected NAME=VALUE after the ?.")
         options[name] = value
     return path, options
 

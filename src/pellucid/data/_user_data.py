@@ -34,8 +34,8 @@ def as_lazy(data: Any) -> LazyImages:
     """Return the images of `data` for reading on demand.
 
     `data` is a torch `Dataset` or anything else with `__len__` and `__getitem__`, an `IterableDataset`, a `DataLoader`
-    or a pair (images, labels). Of a `DataLoader`, the model's input is what the loader yields: its `collate_fn` is
-    applied. With a custom batch sampler, a loader is read from beginning to end.
+    or a pair (images, labels). For a `DataLoader`, the model's input is what the loader yields: its `collate_fn`
+    is applied. With a custom batch sampler, a loader is read from beginning to end.
 
     Raises `DataError` for anything else, and for numbers of images and labels that differ.
 
@@ -153,7 +153,7 @@ def _of_loader(loader: DataLoader[Any]) -> LazyImages:
 
 
 def _indices(loader: DataLoader[Any]) -> Sequence[int] | None:
-    """Return the indices of the data set that a loader yields in one epoch, in any order; None if only it knows."""
+    """Return the indices of the data set that a loader yields in one epoch, in any order; None if unknown."""
     sampler: Any = loader.sampler
     if type(loader.batch_sampler) not in (BatchSampler, type(None)):
         return None
@@ -192,7 +192,7 @@ def _collated(loader: DataLoader[Any], indices: Sequence[int], name: str) -> Ite
 
 
 def _batches(loader: DataLoader[Any], name: str) -> Iterator[Item]:
-    """Yield the images of one pass through a loader, which is left as it was."""
+    """Yield the images of one pass through a loader, which is left unchanged."""
     # a copy: workers that outlive the pass would change the random numbers of the next one
     loader = copy.copy(loader)
     loader._iterator = None

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: on the hub, saved to disk, or a folder of images or tables."""
+"""Hugging Face data sets: from the Hub, saved to disk, or a folder of images or tables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ __all__ = ["hf"]
 @DATASETS.register("hf")
 @LazySource
 def hf(request: Request) -> OpenData:
-    """Open the data set `request.argument`: a name on the hub, or a folder.
+    """Open the data set `request.argument`: a name on the Hub, or a folder.
 
     A folder is one written by `save_to_disk`, or one that `datasets.load_dataset` understands, such as a folder of
     images. Code in a data set is never run. The image and label columns are recognized by their types. After a `?`,
-    `image=COLUMN`, `label=COLUMN`, `split=NAME` and `config=NAME` choose what cannot be told otherwise. Downloads go to
+    `image=COLUMN`, `label=COLUMN`, `split=NAME` and `config=NAME` resolve ambiguities. Downloads go to
     the cache of the `datasets` library.
 
     Raises `ConfigError` without that library, `DownloadError` if the hub cannot be reached, and `DataError` for a data
@@ -50,7 +50,7 @@ def hf(request: Request) -> OpenData:
         if not tables[test].is_unlabeled:
             break
     else:
-        raise DataError(f"{argument} has no labels in its test part; choose another one: --dataset …?split=NAME.")
+        raise DataError(f"{argument} has no labels in its test split; choose another split: --dataset …?split=NAME.")
     train = train_part(list(tables), test)
     roots = (path,) if path.is_dir() else (Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE))
     names = sorted({*tables[test].strings, *(tables[train].strings if train is not None else ())})
@@ -82,7 +82,7 @@ def _load(datasets: Any, name: str, path: Path, config: str | None) -> dict[str,
 
 
 def _is_network_error(error: BaseException) -> bool:
-    """Return True if an error, or one that it came from, says that the network failed."""
+    """Return True if an error or one of its causes is a network failure."""
     signs = ("Connection", "Offline", "Timeout", "HTTPError", "LocalEntryNotFound", "ProxyError")
     while True:
         if isinstance(error, ConnectionError | TimeoutError) or any(sign in type(error).__name__ for sign in signs):
@@ -137,7 +137,7 @@ class Table:
         return set(map(str, np.unique(labels))) if labels.dtype.kind == "U" else set()
 
     def images(self, strings: tuple[str, ...], roots: Sequence[Path], most_pixels: int) -> LazyImages:
-        """Return the images, whose string labels are indices of `strings`."""
+        """Return the images; string labels become indices of `strings`."""
         image, label = self.columns
         labels = self.labels
         if strings:

@@ -29,7 +29,7 @@ PAIRS = (
 )
 """Names of the arrays in an .npz file with training and test images."""
 SINGLES = (("images", "labels"), ("x", "y"), ("X", "y"), ("images", "targets"), ("data", "labels"), ("data", "target"))
-"""Names of the arrays in an .npz file without parts."""
+"""Names of the arrays in an .npz file without splits."""
 CLASS_NAMES = ("classes", "class_names", "label_names")
 MOST_LABELS = 1_000_000_000
 """Largest size of an array of labels, in bytes."""
@@ -128,7 +128,7 @@ class Array:
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, is_fortran, dtype = read(file)
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"{self.name} is no array: {error}.") from error
+            raise DataError(f"{self.name} is not an array: {error}.") from error
         if dtype.hasobject:
             raise DataError(f"{self.name} holds Python objects, which are never loaded; save numbers or strings.")
         if is_fortran and len(shape) > 1:
@@ -149,7 +149,7 @@ class Array:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    """Return the arrays of a file by name."""
+    """Return the arrays in a file by name."""
     if path.suffix.lower() == ".npy":
         labels = path.with_name(f"{path.stem}_labels.npy")
         if not labels.is_file():

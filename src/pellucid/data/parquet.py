@@ -33,8 +33,8 @@ def parquet(request: Request) -> OpenData:
 
     The images are encoded (PNG, JPEG and so on), in a column of bytes or of structs with `bytes` and `path`, as Hugging
     Face data sets store them. Labels are integers (with class names in Hugging Face's metadata, if it is there) or
-    strings. Files whose name, or whose folder's name, contains train, test or validation are these parts. After a `?`,
-    `image=COLUMN`, `label=COLUMN` and `split=PART` choose what cannot be told otherwise.
+    strings. Files belong to the split (train, test or validation) in their own or their folder's name. After a `?`,
+    `image=COLUMN`, `label=COLUMN` and `split=NAME` resolve ambiguities.
 
     Raises `ConfigError` without pyarrow, and `DataError` if a file or a column is missing, ambiguous or damaged.
     """
@@ -45,12 +45,12 @@ def parquet(request: Request) -> OpenData:
     files = _files(path)
     tables = {part: Table(tuple(paths), path.name, options) for part, paths in files.items()}
     parts = list(tables)
-    # a public test part may come without labels, which then are all -1
+    # public test splits may come without labels, which are then all -1
     for test in test_parts(parts, options.get("split"), path.name):
         if not tables[test].is_unlabeled:
             break
     else:
-        raise DataError(f"{path.name} has no labels in its test part; choose another one: --dataset …?split=NAME.")
+        raise DataError(f"{path.name} has no labels in its test split; choose another split: --dataset …?split=NAME.")
     train = train_part(parts, test)
     chosen = [tables[part] for part in (test, train) if part is not None]
     classes = _classes(chosen)
@@ -72,7 +72,7 @@ def parquet(request: Request) -> OpenData:
 
 
 def _files(path: Path) -> dict[str, list[Path]]:
-    """Return the files by part of the data set."""
+    """Return the files by split."""
     if path.is_file():
         return {_part(Path(path.name)): [path]}
     if not path.is_dir():
@@ -93,8 +93,8 @@ def _files(path: Path) -> dict[str, list[Path]]:
         files.setdefault(_part(file.relative_to(path)), []).append(file)
     if "" in files and len(files) > 1:
         raise DataError(
-            f"of the files in {path}, {files[''][0].name} is neither named train nor test, while others are; "
-            "name the part in each file name, or give a single file."
+            f"in {path}, the file {files[''][0].name} does not name a split, such as train or test, but others do; "
+            "name the split in each file name, or pass a single file."
         )
     return files
 

@@ -31,7 +31,7 @@ REFUSED = {
     "a cache that is unpickled": ("LSUN", "LSUNClass"),
     "videos": ("HMDB51", "Kinetics", "MovingMNIST", "UCF101"),
 }  # fmt: skip
-"""Data sets without one class per image, by what they have instead."""
+"""Data sets without one class per image, grouped by the kind of target."""
 ABSTRACT = ("DatasetFolder", "ImageFolder", "VisionDataset")
 OURS = ("download", "loader", "root", "target_transform", "train", "transform", "transforms")
 """Arguments that pellucid chooses."""
@@ -117,13 +117,13 @@ def _part(build: Callable[..., Any], name: str, folder: Path, options: dict[str,
 
 
 def _built(build: Callable[..., Any], name: str, arguments: dict[str, Any], folder: Path) -> Any:
-    """Create the data set; from the files that are there, if possible."""
+    """Create the data set, from existing files if possible."""
     can_download = "download" in _parameters(build)
     try:
         return build(**arguments, **({"download": False} if can_download else {}))
     except (ValueError, TypeError) as error:
         if isinstance(error, TypeError):
-            raise ConfigError(f"torchvision:{name} needs more arguments: {error}; give them as ?NAME=VALUE.") from error
+            raise ConfigError(f"torchvision:{name} needs more arguments: {error}; pass them as ?NAME=VALUE.") from error
         raise
     except Exception as error:
         if not can_download:

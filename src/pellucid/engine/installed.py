@@ -34,5 +34,5 @@ def load_installed() -> None:
         if replaced:
             report_once(
                 f"the rule {name!r} of the installed package {installed.package} cannot replace the handlers of "
-                f"{', '.join(replaced)}, which pellucid has itself."
+                f"{', '.join(replaced)}, which are built into pellucid."
             )

@@ -170,7 +170,7 @@ class Z(Options):
 
 
 def _inputs_of(node: Node) -> Sequence[Tensor | None]:
-    """Return the inputs of an elementwise operation that may broadcast them; None for those of others."""
+    """Return the inputs of an elementwise operation, which may broadcast them; None for other operations."""
     if isinstance(node, Addition):
         return node.terms
     return [node.x if isinstance(node, Affine) else None] * len(node.inputs)

@@ -143,7 +143,7 @@ class Table:
         return dict(self._entries)
 
     def restore(self, entries: dict[Any, Entry]) -> list[str]:
-        """Put back `entries` that were replaced since, and return their names; new ones are kept."""
+        """Restore those of `entries` that were replaced, and return their names; new entries are kept."""
         replaced = {function: entry for function, entry in entries.items() if self._entries.get(function) is not entry}
         for function, entry in replaced.items():
             self.enter(function, entry)

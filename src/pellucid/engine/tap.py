@@ -57,7 +57,7 @@ def find_embedding(model: nn.Module, images: Images, layer: str | None = None) -
     The last linear layer is the one *used* last in a forward pass of `images`, whatever the order of registration.
     It may also be called as a function (`F.linear`, `x @ W.T`).
 
-    The prefix `model.` of a wrapped model can be left out.
+    The prefix `model.` of a wrapped model can be omitted.
 
     Raises `UnknownName` for a layer the model does not have (the message lists those it has), and `ModelError` if the
     forward pass uses no linear layer.

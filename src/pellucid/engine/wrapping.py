@@ -106,7 +106,7 @@ def module_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
-    """Return the module with a path of `module_paths`; raises `UnknownName`, with the paths that there are.
+    """Return the module with a path of `module_paths`; raises `UnknownName` with the available paths.
 
     >>> find_module(nn.Sequential(nn.ReLU(), nn.Tanh()), "1")
     Tanh()

@@ -76,7 +76,7 @@ def curve(
     first = torch.empty_like(wanted).scatter_(0, entries, torch.arange(len(entries), device=entries.device))
     order = first[~is_known].sort()  # by point, then by image
     computed = []
-    # an empty tensor splits into one empty part, which some models cannot map to logits
+    # an empty tensor splits into one empty part, which some models reject
     for part in order.values.split(case.chunk) if len(order.values) else ():
         image, point = part % len(ranks), part // len(ranks)
         is_gone = points[image] <= point.view(-1, *(1 for _ in points.shape[1:]))

@@ -1,7 +1,7 @@
-"""The part of a budget that each hook may spend, in counted FLOPs.
+"""Allowances of hooks under a budget, in counted FLOPs.
 
-The unit is a forward pass of one image. A hook asks for its `Allowance`, measures the price of its work on one image,
-and computes as many images, classes or steps as it can afford. Without a budget, nothing is measured or limited.
+The unit is a forward pass of one image. A hook creates its `Allowance`, measures the cost of its work on one image,
+and uses as many images, classes or steps as it can afford. Without a budget, nothing is measured or limited.
 """
 
 import math
@@ -21,7 +21,7 @@ from pellucid.jacobians import jacobian
 
 __all__ = ["SHARES", "TOO_EXPENSIVE", "Allowance", "price_of_jacobian"]
 
-TOO_EXPENSIVE = "the budget (--budget) does not suffice to explain one image by {name}."
+TOO_EXPENSIVE = "the budget (--budget) does not cover explaining one image by {name}."
 """Reason for leaving out a method."""
 
 SHARES: Mapping[str, float] = {
@@ -42,11 +42,11 @@ SHARES: Mapping[str, float] = {
 hooks compute nothing with the network."""
 
 _PRICES: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], dict[str, float]]] = WeakKeyDictionary()
-"""Measured costs by model and shape of the images."""
+"""Measured costs by model and image shape."""
 
 
 class Allowance:
-    """What a hook may still spend, in forward passes of one image; infinite without a budget."""
+    """Remaining budget of a hook, in forward passes of one image; infinite without a budget."""
 
     def __init__(self, scene: Scene, hook: str) -> None:
         self.scene, self.budget = scene, scene.budget
@@ -62,7 +62,7 @@ class Allowance:
         return most if self.budget is None else min(most, self.budget.images)
 
     def classes(self, most: int) -> int:
-        """Return the maximum number of classes that are treated one by one: `most`, or less under a budget."""
+        """Return the maximum number of classes processed individually: `most`, or less under a budget."""
         return most if self.budget is None else min(most, self.budget.classes)
 
     @staticmethod
@@ -71,7 +71,7 @@ class Allowance:
         return min(32, max(8, budget.passes * 2 // 5))
 
     def price(self, key: str, compute: Callable[[], object]) -> float:
-        """Return the cost of `compute`, which treats one image; 0 without a budget, where nothing is computed.
+        """Return the cost of `compute`, which processes one image; 0 without a budget, where nothing is computed.
 
         The cost is measured once for a model and kept for all hooks and epochs, because the number of FLOPs does not
         depend on the weights. Every hook pays for the measurement, so that its numbers do not depend on what ran before
@@ -110,7 +110,7 @@ class Allowance:
         return flops / max(self._forward, 1) if self.is_limited else 0.0
 
     def affordable(self, price: float, most: int, calls: int = 1) -> int:
-        """Return the number of images that can be afforded at this price each, at most `most`.
+        """Return the number of images that the budget covers at this price each, at most `most`.
 
         Two forward passes are set aside for each of `calls` computations, which may check a batch by running its first
         image alone.
@@ -119,7 +119,7 @@ class Allowance:
 
     @cached_property
     def _forward(self) -> float:
-        """FLOPs of a forward pass of one image, whose measurement costs just that."""
+        """FLOPs of a forward pass of one image; the measurement itself costs one forward pass."""
         self.left -= 1
         known = self._prices
         if "forward" not in known:

@@ -59,8 +59,8 @@ class Scene:
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
     moment: str | None = None
-    """Moment of the training in figure titles, such as "epoch 3"; empty for a model whose training is not known, None
-    to derive it from `epoch`."""
+    """Stage of training in figure titles, such as "epoch 3". Empty for a model trained elsewhere; None to derive it
+    from `epoch`."""
     # `dataclasses.replace` passes the same dict on, so scenes that differ only in `previous` share the cache
     _computed: dict[str, Any] = field(default_factory=dict, repr=False)
     """Cache shared by the hooks of an epoch."""
@@ -86,10 +86,10 @@ class Scene:
         return "" if self.is_displayed else f" Pixels from {low:.3g} (black) to {high:.3g} (white)."
 
     def shown_classes(self, at_most: int, *, with_images: bool = False) -> list[int]:
-        """Return the classes that a picture shows, in order of their indices: those of `--classes`, or else all.
+        """Return the classes that a figure shows, in order of their indices: those of `--classes`, or else all.
 
-        Of more than `at_most` classes, those with the most errors in the test images are shown (as the true or the
-        predicted class); among equals, those with the most images. `with_images` leaves out classes without images.
+        If there are more than `at_most`, those with the most errors in the test images (as the true or the predicted
+        class) are shown, with ties broken by the number of images. `with_images` leaves out classes without images.
         """
         labels, predictions = self.test.labels, self.logits.argmax(1)
         size = max(len(self.classes), self.logits.shape[1])
@@ -103,7 +103,7 @@ class Scene:
         return sorted(sorted(wanted, key=lambda label: (-int(errors[label]), -int(images[label]), label))[:at_most])
 
     def choice(self, shown: int) -> str:
-        """Describe the choice of `shown_classes` in a sentence, with a leading space; empty if all are shown."""
+        """Return a sentence on the selection by `shown_classes`, with a leading space; empty if all are shown."""
         if shown >= len(self.classes) or self.chosen_classes is not None:
             return ""
         return f" Shows {shown} of {len(self.classes):,} classes, those with the most errors first."
@@ -148,7 +148,7 @@ class Scene:
 
 
 def missing_embedding(scene: Scene) -> str | None:
-    """Return the reason if the model has no layer whose input is an embedding; None if it has one."""
+    """Return the reason why the model has no embedding; None if it has one."""
     try:
         _ = scene.embedding
     except (ModelError, ShapeError) as error:

@@ -42,8 +42,8 @@ SMOOTHGRADS = ("smoothgrad", "smoothgrad.squared", "smoothgrad.variance")
 def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
     """Create the method `name` for the scene's model, fitted to a sample of the training images if it needs fitting.
 
-    Raises `ConfigError` for a method that needs bounds of the pixels, if those of the images are unknown, and
-    `DataError` for one that needs training images, if there are none.
+    Raises `ConfigError` if the method needs pixel bounds and they are unknown, and `DataError` if it needs training
+    images and none were given.
     """
     key = f"analyzer {name} {sorted(options.items())}"
     if key in scene._computed:
@@ -53,7 +53,7 @@ def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
         low, high = scene.test.scale
         raise ConfigError(
             f"{name} needs pixels in [0, 1], but the images are drawn from {low:.3g} to {high:.3g} because their "
-            "normalization is unknown; give the mean and the standard deviation that they were normalized with."
+            "normalization is unknown; pass the mean and standard deviation that they were normalized with."
         )
     if scene.train is None:
         if not analyzer.method.is_ready:
@@ -67,7 +67,7 @@ def create_fitted(scene: Scene, name: str, **options: Any) -> Analyzer:
 
 
 def bounded_options(scene: Scene, name: str) -> dict[str, Any]:
-    """Return options that bound the cost of a method under the scene's budget; none without a budget."""
+    """Return options that limit the cost of a method under the scene's budget; empty without a budget."""
     if scene.budget is None:
         return {}
     count = Allowance.evaluations_of(scene.budget)
@@ -109,14 +109,14 @@ def price_of(scene: Scene, allowance: Allowance, name: str, options: Mapping[str
 
 @dataclass(frozen=True)
 class Selection:
-    """The methods that a hook uses, and those that it does not use, with the reason."""
+    """The methods that a hook uses, and the reasons for leaving out the others."""
 
     prices: dict[str, float]
     """Cost of explaining one image by method, in forward passes; 0 without a budget."""
     refused: dict[str, str] = field(default_factory=dict)
     """Methods that do not apply."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Methods that the budget does not suffice for."""
+    """Methods that the budget does not cover."""
 
     @property
     def price(self) -> float:

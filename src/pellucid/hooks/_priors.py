@@ -1,4 +1,4 @@
-"""Priors of the class prototypes, and the length of their search."""
+"""Priors of the class prototypes, and the number of search steps."""
 
 import math
 from collections.abc import Callable
@@ -19,17 +19,17 @@ DENSITIES = {"expert": "gaussian_mixture", "code": "vae"}
 BRIGHTNESSES = 21
 """Number of brightness levels at which the class mean is compared, from black to the maximum."""
 IMAGES_FOR_ALL_STEPS = 1200
-"""Minimum number of training images for the full number of optimization steps. With fewer, the steps are reduced
-quadratically: a network trained on little data is not worth the time."""
+"""Minimum number of training images for the full number of optimization steps. With fewer, the number of steps shrinks
+quadratically, because a network trained on little data does not merit the time."""
 LEAST_STEPS = 24
-"""Minimum number of steps under a budget; if they exceed it, fewer classes are searched."""
+"""Minimum number of steps under a budget; if it does not cover them, fewer classes are searched."""
 NO_DENSITY = "The budget (--budget) does not cover fitting a density to the training images."
 
 
 def choose_priors(
     scene: Scene, allowance: Allowance, classes: list[int]
 ) -> tuple[int, dict[str, Prior], dict[str, str], dict[str, str]]:
-    """Return the number of classes and the priors to search, and the reasons for the others.
+    """Return the number of classes, the priors to search with, and the reasons for leaving out the others.
 
     The first reasons are those of priors that do not apply, the second those of priors beyond the budget.
     """
@@ -67,7 +67,7 @@ def _fit(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
 def _bounded(
     scene: Scene, allowance: Allowance, classes: list[int], shape: tuple[int, int, int]
 ) -> tuple[int, L2 | None]:
-    """Return how many of the classes can be searched with `LEAST_STEPS`, and the prior with its number of steps."""
+    """Return how many classes can be searched with at least `LEAST_STEPS`, and the prior with its number of steps."""
 
     def prior(steps: int, starts: int = 1) -> L2:
         # a spectrum, because the search in pixels first ranks a thousand random images
@@ -81,7 +81,7 @@ def _bounded(
     if step <= 0:  # no matrix products to count
         return len(classes), prior(L2.steps)
     for count in range(len(classes), 0, -1):
-        # besides the search, the class means are evaluated at every brightness
+        # in addition to the search, the class means are evaluated at every brightness
         rest = allowance.left - count * (once + brightnesses(scene) + 2) - once
         steps = math.floor(rest / (count * step))
         if steps >= LEAST_STEPS:

@@ -18,7 +18,7 @@ PER_CELL = 8
 AT_MOST = 1000
 """Maximum number of example images in total."""
 MANY = 50
-"""Maximum number of classes that the figure shows completely; the numbers of more would be too small to read."""
+"""Maximum number of classes that are all shown; with more, the numbers would be too small to read."""
 DRAWN = 30
 """Number of classes that the figure shows if there are more than `MANY`."""
 
@@ -79,7 +79,7 @@ class ConfusionMatrix(Hook):
 
 
 def _choice(shown: int, count: int) -> str:
-    """Describe the choice of the classes, with a leading space; empty if all are shown."""
+    """Return a sentence on the selection of classes, with a leading space; empty if all are shown."""
     if shown == count:
         return ""
     return (
@@ -98,7 +98,7 @@ def _condensed(counts: np.ndarray, chosen: list[int]) -> np.ndarray:
 
 
 def _padded(values: np.ndarray, has_others: bool) -> np.ndarray:
-    """Append NaN for the other classes, which have no recall or precision of their own."""
+    """Append NaN for the row of other classes, for which recall and precision are undefined."""
     return np.append(values, np.nan) if has_others else values
 
 

@@ -92,7 +92,7 @@ class Gallery(Hook):
         )
 
     def _affordable(self, scene: Scene, allowance: Allowance, selection: Selection) -> tuple[list[int], list[int]]:
-        """Return the images and classes to explain: as many maps as can be afforded, and more images than classes."""
+        """Return the images and classes to explain: as many maps as the budget covers, more images than classes."""
         images, classes = allowance.images(self.images), allowance.classes(self.classes)
         most = allowance.affordable(selection.price, images * classes, len(selection.prices) * classes)
         if not selection.prices:
@@ -100,7 +100,7 @@ class Gallery(Hook):
         if most >= images * classes:
             return _chosen(scene, images, classes)
         best: tuple[list[int], list[int]] = [], []
-        # an image needs the maps of its true and predicted class, so few classes can allow for few images only
+        # an image needs the maps of its true and predicted class, so few classes allow only few images
         for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes), most) + 1):
             option = _chosen(scene, min(images, most // count), count)
             best = max(best, option, key=lambda one: (len(one[0]) * len(one[1]), -abs(len(one[0]) - 2 * len(one[1]))))

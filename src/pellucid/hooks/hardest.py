@@ -89,7 +89,7 @@ def _among(scene: Scene) -> str:
 def _explain(scene: Scene, indices: list[int]) -> tuple[str | None, np.ndarray, dict[str, str]]:
     """Return the method used, its relevance maps and, for the fallback, the reason why the first did not apply.
 
-    Under a budget, only the first images may be explained; no method if the budget does not suffice for any.
+    Under a budget, only the first images may be explained. There is no method if the budget covers none.
     """
     allowance, options = Allowance(scene, "hardest"), partial(bounded_options, scene)
     wanted = (scene.methods or (METHOD,))[0]

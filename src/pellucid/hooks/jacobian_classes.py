@@ -43,7 +43,7 @@ class JacobianClasses(Hook):
         channels. `spectral_norms` and `frobenius_norms` are those of each image's full Jacobian, in logits per unit of
         pixel.
 
-        Of many classes, or under a budget, only the drawn ones are computed, as rows and as logits, in the order of
+        With many classes, or under a budget, only the drawn ones are computed, as rows and as logits, in the order of
         `jacobian_classes`.
         """
         allowance = Allowance(scene, HOOKS.name_of(type(self)))
@@ -57,7 +57,7 @@ class JacobianClasses(Hook):
         price += allowance.passes(2 * rows**2 * scene.test.pixels[0].numel())
         count = allowance.affordable(price, allowance.images(self.images or len(indices)))
         if not count:
-            yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")
+            yield left_out(scene, "the budget (--budget) does not cover the Jacobian of one image.")
             return
         count = min(count, len(indices))
         # spread evenly, in case the test set is sorted by class
@@ -157,7 +157,7 @@ def _listed(norms: Tensor) -> list[float]:
 
 def _figure(scene: Scene, means: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     classes = numbers.get("jacobian_classes", range(len(scene.classes)))
-    # the places of the classes in the arrays; a model may have fewer logits than there are classes
+    # positions of the classes in the arrays; a model may have fewer logits than there are classes
     rows_at = [classes.index(label) for label in numbers["drawn_classes"]]
     drawn = [label for label, place in zip(numbers["drawn_classes"], rows_at, strict=True) if place < means.shape[1]]
     maps = means[np.ix_(rows_at, [classes.index(label) for label in drawn])].sum(2)

@@ -59,7 +59,7 @@ class JacobianMaps(Hook):
         price = 2 * price + 4 * self._samples(scene) + 2 if allowance.is_limited else 0.0
         indices = self._choose_images(scene, allowance.affordable(price, most, calls=3))
         if not indices:
-            yield left_out(scene, "the budget (--budget) does not suffice for the Jacobian of one image.")
+            yield left_out(scene, "the budget (--budget) does not cover the Jacobian of one image.")
             return
         with allowance.spending():
             maps, numbers = self._compute(scene, indices, drawn)
@@ -161,7 +161,7 @@ class _Chosen(nn.Module):
 
 
 def _choice(scene: Scene, drawn: list[int]) -> str:
-    """Describe the choice of the classes in a sentence, with a leading space; empty if all are shown."""
+    """Return a sentence on the selection of classes, with a leading space; empty if all are shown."""
     if scene.chosen_classes is not None or len(drawn) >= len(scene.classes):
         return ""
     return f" Shows {len(drawn)} of {len(scene.classes):,} classes, the predicted and the true ones first."

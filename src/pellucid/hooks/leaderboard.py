@@ -73,7 +73,7 @@ class Leaderboard(Hook):
         )
 
     def _affordable(self, allowance: Allowance, selection: Selection) -> tuple[tuple[str | Metric, ...], int]:
-        """Return the metrics and the number of images that can be afforded; leaves out methods if necessary.
+        """Return the metrics and the number of images that the budget covers; leaves out methods if necessary.
 
         Fewer metrics and methods are better than very few images.
         """
@@ -113,7 +113,7 @@ def _levels() -> tuple[tuple[Metric, ...], ...]:
 
 def _price(prices: Mapping[str, float], names: Iterable[str], metrics: Iterable[Metric]) -> float:
     """Return the cost of evaluating methods on one image, in forward passes."""
-    # of every method: the map itself, and the maps of similar images, of another class, or of other weights
+    # for every method: the map itself, and the maps of similar images, of another class, or of other weights
     maps, forwards = 1, 0
     for metric in metrics:
         match metric:

@@ -63,16 +63,16 @@ class ClassPrototypes(Hook):
             yield left_out(scene, "prototypes are compared with training images, and none were given.")
             return
         if not scene.is_displayed:
-            yield left_out(scene, "the pixels of an image have no known bounds: the normalization is unknown.")
+            yield left_out(scene, "the pixel bounds are unknown, because the normalization is.")
             return
         started = perf_counter()
         allowance = Allowance(scene, HOOKS.name_of(type(self)))
         classes = scene.shown_classes(allowance.classes(self.columns))
         count, priors, refused, unaffordable = choose_priors(scene, allowance, classes)
         if not priors:
-            yield left_out(scene, "the budget (--budget) does not suffice for a single prototype.")
+            yield left_out(scene, "the budget (--budget) does not cover a single prototype.")
             return
-        # chosen anew: fewer classes are those with more errors
+        # chosen again, because fewer classes are those with more errors
         classes = scene.shown_classes(min(count, len(classes)))
         if scene.budget is not None:
             scene = replace(scene, train=_first_of(scene.train, classes, scene.budget.images))

@@ -1,9 +1,9 @@
-"""Callbacks that watch a training of another library: the pictures, metrics and report of `pellucid.watch`.
+"""Callbacks for the trainers of other libraries, with the figures, metrics and report of `pellucid.watch`.
 
-Import the module of your library; neither is imported with pellucid.
+`import pellucid` imports none of them, so import the module for your library.
 
 - `lightning`: `PellucidCallback` for PyTorch Lightning's `Trainer`
 - `transformers`: `PellucidCallback` for the `Trainer` of transformers
-- `_metrics`: names of metrics as pellucid's learning curves use them
-- `_training`: a watched training, from its start to its end
+- `_metrics`: translates metric names to those of pellucid's learning curves
+- `_training`: the watcher of a training, from start to end
 """

@@ -1,4 +1,4 @@
-"""Names of metrics as the learning curves use them."""
+"""Translate metric names to those of the learning curves."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ SCORES = {"loss": "loss", "acc": "accuracy", "accuracy": "accuracy"}
 
 
 def renamed(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Give losses and accuracies the names that `Watcher.epoch` knows; other metrics keep theirs.
+    """Rename losses and accuracies to the names that `Watcher.epoch` knows; other metrics keep theirs.
 
-    Of a metric with both, the mean of the epoch counts (`train_loss_epoch`), not the last step (`train_loss_step`).
+    The mean over the epoch (`train_loss_epoch`) takes precedence over the last step (`train_loss_step`).
 
     >>> renamed({"val_acc": 0.5, "train/loss": 0.2, "eval_f1": 0.4})
     {'validation_accuracy': 0.5, 'train_loss': 0.2, 'eval_f1': 0.4}

@@ -1,4 +1,4 @@
-"""A training of another library that is watched, from its start to its end."""
+"""The watcher of a training in another library, from start to end."""
 
 import atexit
 import inspect
@@ -28,7 +28,7 @@ _OPEN: set["Training"] = set()
 
 
 class Training:
-    """Opens a watcher when a training starts, and closes it however the training ends.
+    """Opens a watcher when training starts, and closes it when training ends, also after an error.
 
     `choose` returns the part of the trained module that is explained, by default the whole; `options` are the keyword
     arguments of `pellucid.watch`.
@@ -40,23 +40,23 @@ class Training:
                 f"model is a {type(choose).__name__}; expected a function from the trained module to the part that is "
                 "explained, such as `lambda module: module.net`."
             )
-        # names that `watch` does not have raise a TypeError now, not when the training starts
+        # an unknown option raises a TypeError now rather than when training starts
         inspect.signature(watch).bind(None, None, **options)
         self._choose, self._options = choose, dict(options)
         self._folder = Path(options.get("save", "save")).expanduser().absolute()
         self._watcher: Watcher | None = None
 
     def start(self, module: nn.Module, data: Any, epochs: int) -> None:
-        """Watch a training that starts, or that continues after `epochs` epochs."""
+        """Start watching a training that begins, or continues after `epochs` epochs."""
         for other in list(_OPEN):
-            # Trainings end without telling: two of them never use one folder at a time, so the other one is over
+            # two trainings never share a folder, so the earlier one ended without a call of `end`
             if other is self or other._folder == self._folder:
                 other.end("failed")
         model = self._choose(module) if self._choose else module
         resume = None if epochs else False
         self._watcher = watch(model, data, **({"resume": resume, "start_epoch": epochs} | self._options))
         _OPEN.add(self)
-        atexit.register(self.end, "interrupted")  # for libraries that do not tell callbacks about errors
+        atexit.register(self.end, "interrupted")  # for libraries that do not report errors to callbacks
 
     def epoch(self, number: int, metrics: Mapping[str, Any]) -> None:
         """Record an epoch, counted from 1; metrics that are not numbers, such as one per class, are left out."""

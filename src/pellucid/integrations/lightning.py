@@ -20,7 +20,7 @@ from pellucid.integrations._training import Training, missing
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ModuleNotFoundError as error:
-    try:  # the same classes in the older package
+    try:  # the older package has the same classes
         from pytorch_lightning import Callback, LightningModule, Trainer
     except ModuleNotFoundError:
         raise missing("lightning", error) from error
@@ -29,11 +29,12 @@ __all__ = ["PellucidCallback"]
 
 
 class PellucidCallback(Callback):
-    """Shows what the network has learned, before the training and after its epochs, in the save folder `save`.
+    """Lightning callback that writes figures and a report to the folder `save`, before training and after epochs.
 
     The metrics that the module has logged (`trainer.callback_metrics`) become learning curves: `train_loss`,
-    `val_loss`, `train_acc`, `val_accuracy` and the like. Those that it logs in its own `on_train_epoch_end` come too
-    late. Only the process of rank 0 works. With `ckpt_path`, the pictures of the earlier part are continued.
+    `val_loss`, `train_acc`, `val_accuracy` and the like. Metrics logged in the module's own `on_train_epoch_end` are
+    missing, because Lightning calls callbacks first. Only rank 0 does any work. With `ckpt_path`, the earlier run is
+    continued.
 
     Args:
         data: test images with labels: a data set, a `DataLoader` or a pair (images, labels). Default: the validation
@@ -54,8 +55,7 @@ class PellucidCallback(Callback):
         self._stale: dict[str, Tensor] = {}
         self._learning_rate: float | None = None
 
-    # When training starts, a checkpoint is restored and the sanity check of the validation is over; both are not yet so
-    # in on_fit_start.
+    # `on_fit_start` would be too early: the checkpoint is not restored yet, and the sanity check is still to come.
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the network before training."""
         if not trainer.is_global_zero:
@@ -69,15 +69,15 @@ class PellucidCallback(Callback):
         self._training.start(pl_module, data, trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the metrics of the last epoch, which stay until they are logged again."""
+        """Remember the metrics of the last epoch, which Lightning keeps until they are logged again."""
         self._stale = dict(trainer.callback_metrics)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Remember the learning rate; when the epoch ends, its scheduler has set that of the next one."""
+        """Remember the learning rate, because at the end of the epoch the scheduler has set the next one."""
         self._learning_rate = optimizer.param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the epoch; its validation is over."""
+        """Record the epoch, after its validation."""
         if not trainer.is_global_zero:
             return
         logged = trainer.callback_metrics.items()
@@ -91,7 +91,7 @@ class PellucidCallback(Callback):
         self._training.end("finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Record that the training broke off."""
+        """Record that the training was interrupted or failed."""
         # SystemExit: Lightning's answer to SIGTERM
         self._training.end("interrupted" if isinstance(exception, KeyboardInterrupt | SystemExit) else "failed")
 

@@ -24,19 +24,19 @@ except ModuleNotFoundError as error:
 __all__ = ["PellucidCallback"]
 
 LEAST_SHARE = 1e-6
-"""Share of an epoch that is rounding: `state.epoch` counts epochs as a float."""
+"""Tolerance for rounding, because `state.epoch` counts epochs as a float."""
 
 
 class PellucidCallback(TrainerCallback):
-    """Shows what an image classifier has learned, before the training and after its epochs, in the save folder `save`.
+    """`Trainer` callback that writes figures and a report to the folder `save`, before training and after epochs.
 
     Metrics of an evaluation at the end of an epoch (`eval_strategy="epoch"`) become learning curves: `eval_loss`,
     `eval_accuracy` and the like. `train_loss` is the mean of the losses that the trainer logged during the epoch. Only
-    the process of rank 0 works. With `resume_from_checkpoint`, the pictures of the earlier part are continued.
+    rank 0 does any work. With `resume_from_checkpoint`, the earlier run is continued.
 
     Args:
         data: test images with labels: a data set whose items have `pixel_values` and `labels`, or anything else that
-            `pellucid.watch` takes. The trainer does not show its `eval_dataset` to callbacks.
+            `pellucid.watch` takes. Required, because callbacks have no access to the trainer's `eval_dataset`.
         model: function from the trained model to the network that is explained. Default: the model itself.
         options: keyword arguments of `pellucid.watch`: `classes`, `save`, `mean`, `std`, `hooks`, `budget`, `log_to`…
 
@@ -67,7 +67,7 @@ class PellucidCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **parts: Any,
     ) -> None:
-        """Collect the losses of the epoch; the trainer logs the mean since it last did so."""
+        """Collect the losses of the epoch; the trainer logs the mean since its last log."""
         if logs and "loss" in logs:
             self._losses.append((float(logs["loss"]), state.global_step - self._logged_step))
             self._logged_step = state.global_step
@@ -75,7 +75,7 @@ class PellucidCallback(TrainerCallback):
                 self._record()
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
-        """Record the epoch, or wait for the values of it that are still to come."""
+        """Record the epoch, or wait for its pending loss and evaluation."""
         self._due = _epochs(state)
         if parts.get("optimizer") is not None:
             self._metrics["learning_rate"] = parts["optimizer"].param_groups[0]["lr"]
@@ -92,7 +92,7 @@ class PellucidCallback(TrainerCallback):
     ) -> None:
         """Record the epoch with the metrics of its evaluation."""
         if self._due is not None:
-            timing = ("_runtime", "_per_second", "_preparation_time")  # nothing that is learned
+            timing = ("_runtime", "_per_second", "_preparation_time")  # speed rather than quality of the model
             self._metrics |= {key: value for key, value in (metrics or {}).items() if not key.endswith(timing)}
             self._metrics.pop("epoch", None)
             self._record()
@@ -103,7 +103,7 @@ class PellucidCallback(TrainerCallback):
         self._training.end("finished")
 
     def _record(self) -> None:
-        """Record the epoch that is due, if there is one."""
+        """Record the pending epoch, if there is one."""
         if self._due is None:
             return
         steps = sum(count for _, count in self._losses)

@@ -50,7 +50,7 @@ class JacobianReport(Shown):
     """Wall-clock time."""
 
     def _repr_html_(self) -> str:
-        """Return how the Jacobian was computed, and its size by input, as HTML for notebooks."""
+        """Return the algorithm and the size of the Jacobian of each input, as HTML for notebooks."""
         parts = list(_parts("", self.jacobian))
         rows = [
             [name or "all", "×".join(map(str, part.shape)), str(part.dtype).removeprefix("torch."), *_sizes(part)]

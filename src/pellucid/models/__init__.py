@@ -4,9 +4,9 @@
 - `_load`: loads the model that it names, with weights, preprocessing and class names
 - `_build`: builds a registered model or calls a user's function, with seeded weights, and checks the fit to the data
 - `_torchvision`, `_timm`, `_transformers`: the models of these libraries
-- `_library`: what these have in common
-- `_weights`: reads weights from files and loads them, listing all that does not fit
-- `_presets`: preprocessing as these libraries describe it
+- `_library`: code shared by these
+- `_weights`: reads weights from files and loads them, listing all mismatches
+- `_presets`: converts the preprocessing descriptions of these libraries
 - `_preprocessing`: chooses the preprocessing and class names of a model
 - `_class_names`: reads class names from a file
 - `_adapted`: wraps a user's model, so that it takes images in [0, 1] and returns a tensor of logits

@@ -1,4 +1,4 @@
-"""Adapt a user's model to pellucid's contract: displayed images in, a tensor of logits out."""
+"""Wrapper for a user's model: displayed images in, a tensor of logits out."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class Adapted(nn.Module):
     """
 
     wrapped_by_pellucid = "model"
-    """The attribute with the user's model; names of layers leave it out."""
+    """Attribute that holds the user's model; it is omitted from layer names."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, *, reads_logits: bool = True) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Adapted(nn.Module):
 
 
 def adapted(model: nn.Module, preprocessing: Preprocessing | None = None) -> nn.Module:
-    """Return `model` as a module from displayed images to logits; the model itself is neither copied nor changed.
+    """Wrap `model` as a module from displayed images to logits; the model is neither copied nor changed.
 
     >>> import torch
     >>> steps = Preprocessing(mean=(0.5,), std=(0.5,))

@@ -34,7 +34,7 @@ def build_model(
 
     Raises:
         UnknownName: for a name that is not registered.
-        ConfigError: for a function that cannot be imported, or that needs a number which is unknown.
+        ConfigError: for a function that cannot be imported, or that requires an unknown number.
         ModelError: if the function fails or does not return an `nn.Module`.
     """
     function = _function(spec)
@@ -78,7 +78,7 @@ def _fill_lazy_layers(model: Any, image_shape: tuple[int, int, int]) -> None:
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any], spec: str) -> dict[str, Any]:
-    """Return those of the offered values that the function names and that are known."""
+    """Return the known values among those that the function has parameters for."""
     parameters = _parameters(function)
     for name, way_out in (
         ("classes", "pass --class-names FILE, or give"),

@@ -46,7 +46,7 @@ def _kind(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    # only these end a line: `splitlines` would also split at characters that may occur in names
+    # not `splitlines`, which also splits at characters that may occur in names
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 

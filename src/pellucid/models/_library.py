@@ -1,4 +1,4 @@
-"""Shared parts of the models of torchvision, timm and transformers: the result of loading, and its weights."""
+"""Code shared by the models of torchvision, timm and transformers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,27 +15,27 @@ __all__ = ["LoadedModel", "Wanted", "build_filled", "new_head_notice"]
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with what is known about its inputs and outputs."""
+    """A model with its preprocessing, class names and origin."""
 
     model: nn.Module = field(repr=False)
     """The model as its library or function returned it, in eval mode: it takes normalized images."""
     preprocessing: Preprocessing | None
-    """Steps from a picture to the model's input; None if unknown."""
+    """Steps from a PIL image to the model's input; None if unknown."""
     classes: tuple[str, ...] | None
     """Class names by logit; None if unknown."""
     name: str
     """The value of `--model`, with an absolute path for a folder."""
     weights: str | None
-    """Origin of the trained weights; None for random ones, or if a user's function chose them."""
+    """Origin of the trained weights; None for random weights or those of a user's function."""
     notice: str = ""
-    """A message for the user, such as that the last layer has new weights."""
+    """Message for the user, such as that the last layer has new weights."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the architecture for `rebuild_model`; JSON-compatible."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Weights, images and classes that a model is built for."""
+    """Request for a model: weights, image shape and classes."""
 
     weights: str | None = None
     image_shape: tuple[int, int, int] | None = None
@@ -43,7 +43,7 @@ class Wanted:
     classes: int | None = None
     """Number of classes of the data; None if unknown."""
     new_head: bool = False
-    """Train on `classes` classes: a last layer for another number of classes is replaced by a new one."""
+    """True to replace a last layer for another number of classes by a new one, for training."""
 
 
 def build_filled(
@@ -56,7 +56,7 @@ def build_filled(
     """
     trained = matching_classes(build, tensors) or wanted.classes
     if trained is None:
-        raise ConfigError(f"{source} does not tell the number of classes; name them with --class-names FILE.")
+        raise ConfigError(f"the number of classes cannot be determined from {source}; pass --class-names FILE.")
     if not wanted.new_head or wanted.classes in (None, trained):
         model = build(trained)
         load_weights(model, tensors, source)

@@ -42,7 +42,7 @@ def load_model(
         weights: a `.safetensors`, `.pt` or `.pth` file, or the name of weights of torchvision or timm, such as
             `DEFAULT`; None: random weights, except for `hf:` and functions.
         image_shape: channels, height and width of the images, if known.
-        classes: number of classes of the data, if known. Trained weights decide themselves.
+        classes: number of classes of the data, if known. Ignored with trained weights.
         seed: seed of the random weights.
         trust: import the functions that a run names; without effect here, as only `run:FOLDER` needs it.
         new_head: replace a last layer for another number of classes by a random one; for training.
@@ -57,7 +57,7 @@ def load_model(
     kind, argument = parse_spec(spec)
     if kind == "run":
         raise ConfigError(f"{spec} is loaded by pellucid.storage.models.load_model.")
-    del trust  # a function given by name is the user's own
+    del trust  # a function given by name is trusted, because the user chose it
     if weights is not None:
         weights = str(Path(weights).expanduser().resolve()) if is_weights_file(str(weights)) else str(weights)
     wanted = Wanted(weights, image_shape, classes, new_head)
@@ -74,7 +74,7 @@ def load_model(
 def check_available(spec: str, weights: str | None = None) -> None:
     """Raise the errors of `load_model` for names and files that do not exist, before anything is loaded.
 
-    A user's function and the weights in a file are only looked at when they are loaded.
+    A user's function and the contents of a weights file are only checked when they are loaded.
     """
     kind, argument = parse_spec(spec)
     if weights is not None and is_weights_file(weights):
@@ -94,7 +94,7 @@ def _check_file(spec: str, weights: str | None) -> None:
 
 
 def _library(kind: str, action: str) -> Callable[..., Any]:
-    """Return the function `check`, `load` or `rebuild` of a kind of models; its library is imported only now."""
+    """Return the function `check`, `load` or `rebuild` for a kind of model, whose library is imported only now."""
     module = import_module(f"pellucid.models.{LIBRARY_MODULES[kind]}")
     return getattr(module, f"{action}{LIBRARY_MODULES[kind]}")
 

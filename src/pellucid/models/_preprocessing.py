@@ -1,4 +1,4 @@
-"""Choose the preprocessing and the class names of a model, from its library or from the user."""
+"""Choice of a model's preprocessing and class names, from its library or the user."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from pellucid.models._presets import from_function, from_processor, from_timm, f
 __all__ = ["choose_preprocessing", "find_classes", "find_preprocessing", "remember"]
 
 Function: TypeAlias = Callable[[Image.Image], Tensor]
-"""Function from a picture to the model's input."""
+"""Function from a PIL image to the model's input."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def remember(model: nn.Module, preprocessing: Preprocessing | None, classes: tup
 def find_preprocessing(model: nn.Module) -> Preprocessing | None:
     """Return the preprocessing of a model that pellucid loaded, or of a network of timm or transformers.
 
-    None if it is unknown, as for torchvision's networks, which don't know the weights they hold. A network of
-    transformers has that of the folder or the cached repository which it was loaded from. Raises `ConfigError` if its
+    None if it is unknown, as for torchvision's networks, which don't record the origin of their weights. A network of
+    transformers has that of the folder or cached repository that it was loaded from. Raises `ConfigError` if its
     image processor cannot be used.
     """
     if (known := _KNOWN.get(model)) is not None:
@@ -69,7 +69,7 @@ def find_classes(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def classes_of_labels(labels: dict[Any, Any]) -> tuple[str, ...] | None:
-    """Return the class names of an `id2label`; None for the names that transformers makes up."""
+    """Return the class names of an `id2label`; None for the placeholder names of transformers (LABEL_0, …)."""
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     return None if names == tuple(f"LABEL_{index}" for index in range(len(names))) else names
 
@@ -84,7 +84,7 @@ def choose_preprocessing(
     image_size: int | None = None,
     crop: int | None = None,
 ) -> "Preprocessing | Function":
-    """Return the preprocessing of a model: what the user gives, otherwise what its library knows.
+    """Return the preprocessing of a model: the user's values, otherwise those of its library.
 
     Args:
         model: the model, not adapted.
@@ -93,11 +93,11 @@ def choose_preprocessing(
         std: standard deviation of each channel, or one for all.
         preprocess: a `Preprocessing`, a member of a weights enum of torchvision or its `transforms()`, a `Compose` of
             torchvision, an image processor of transformers, or any function from a PIL image to the model's input.
-        image_size: side of the model's input; with `crop`, length of the picture's shorter side before the crop.
+        image_size: side of the model's input; with `crop`, length of the image's shorter side before the crop.
         crop: side of the center crop.
 
     A function without `mean` and `std` is returned as it is, as its normalization is unknown. If nothing is known,
-    pictures keep their size, and their values in [0, 1] are the model's input.
+    images keep their size, and their values in [0, 1] are the model's input.
 
     Raises `ConfigError` for values that contradict each other.
 
@@ -126,7 +126,7 @@ def _found(model: nn.Module, *, is_replaced: bool) -> Preprocessing | None:
     try:
         return find_preprocessing(model)
     except ConfigError:
-        if is_replaced:  # the user's mean and std are the way out that the error names
+        if is_replaced:  # the error suggests passing mean and std
             return None
         raise
 
@@ -196,6 +196,6 @@ def _sized(steps: Preprocessing, image_size: int | None, crop: int | None) -> Pr
     assert image_size is not None
     if steps.crop is None or not isinstance(steps.resize, int):
         return replace(steps, resize=(image_size, image_size), crop=None, function=None, source=source)
-    # the same share of the picture as before
+    # keep the ratio of resize to crop
     resize = round(steps.resize * image_size / min(steps.crop))
     return replace(steps, resize=max(resize, image_size), crop=(image_size, image_size), function=None, source=source)

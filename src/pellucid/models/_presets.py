@@ -1,4 +1,4 @@
-"""Preprocessing as torchvision, timm and transformers describe it."""
+"""Conversion of the preprocessing descriptions of torchvision, timm and transformers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +16,9 @@ from pellucid.core.preprocessing import Preprocessing
 __all__ = ["from_function", "from_processor", "from_timm", "from_torchvision"]
 
 PROBE_SIZE = (53, 37)
-"""Width and height of the picture on which derived steps are compared with the original ones."""
+"""Width and height of the test image on which derived steps are compared with the original ones."""
 ROUNDING = 1e-3
-"""Largest distance from [0, 1], and from the original steps, that is attributed to rounding."""
+"""Tolerance for rounding: largest deviation from [0, 1], and from the original steps."""
 
 
 def from_torchvision(weights: Any) -> Preprocessing:
@@ -78,9 +78,9 @@ def _chained(steps: list[Callable[[Any], Any]]) -> Callable[[Image.Image], Image
 def from_processor(processor: Any, source: str) -> Preprocessing:
     """Return the preprocessing of an image processor of transformers.
 
-    The processor itself resizes and crops, because its rounding differs from Pillow's and from one processor to
-    another. Its normalization is read off its outputs for a black and a white picture. Raises `ConfigError` if it does
-    more than this, such as cutting the picture into tiles.
+    The processor itself resizes and crops, because its rounding differs from Pillow's and between processors. Its
+    normalization is derived from its outputs for a black and a white image. Raises `ConfigError` if it does
+    more than this, such as cutting the image into tiles.
     """
 
     def inputs(picture: Image.Image) -> Tensor:
@@ -104,14 +104,14 @@ def from_processor(processor: Any, source: str) -> Preprocessing:
         ) from error
     if not agrees:
         raise ConfigError(
-            f"{refused}it does more than resize, crop and normalize RGB pictures. Pass preprocess=, or the sizes, mean "
+            f"{refused}it does more than resize, crop and normalize RGB images. Pass preprocess=, or the sizes, mean "
             "and std."
         )
     return steps
 
 
 def _as_written(processor: Any, mean: Tensor, spans: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the measured mean and std, with the digits of the processor's file where these say the same."""
+    """Return the measured mean and std, or the exact values in the processor's file if they agree."""
     std = 1 / spans.amax((1, 2))
     for name, measured in (("image_mean", mean), ("image_std", std)):
         written = getattr(processor, name, None)
@@ -141,9 +141,9 @@ def from_function(
     source: str,
     **sizes: Any,
 ) -> Preprocessing:
-    """Return the preprocessing of a function from a picture to the model's input, normalized by `mean` and `std`.
+    """Return the preprocessing of a function from a PIL image to the model's input, normalized by `mean` and `std`.
 
-    Displayed images are rounded to bytes. `sizes` are the fields that describe the size, see `Preprocessing`.
+    Displayed images are rounded to uint8. `sizes` are the size fields of `Preprocessing`.
     """
     normalization = Preprocessing(mean, std)
 
@@ -162,12 +162,12 @@ def from_function(
 
 
 def to_picture(values: Tensor) -> Image.Image:
-    """Return (channel, height, width) values in 0…255 as a picture."""
+    """Return (channel, height, width) values in 0…255 as a PIL image."""
     pixels = values.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
-    """Return the (channel, height, width) bytes of a picture."""
+    """Return the (channel, height, width) bytes of a PIL image."""
     pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

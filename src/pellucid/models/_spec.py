@@ -16,7 +16,7 @@ LIBRARIES = {
     "hf": "hf:FOLDER-OR-REPOSITORY",
     "run": "run:FOLDER",
 }
-"""Other sources of models, and the form in which they are written."""
+"""Sources of models, with the form of their `--model` value."""
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
     kind, colon, argument = spec.partition(":")
     if kind in LIBRARIES and colon:
         if not argument.strip():
-            raise ConfigError(f"--model {spec} names no model; use --model {LIBRARIES[kind]}.")
+            raise ConfigError(f"--model {spec} does not name a model; use --model {LIBRARIES[kind]}.")
         return kind, argument
     if is_function_name(spec):
         return FUNCTION, spec

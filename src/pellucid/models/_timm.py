@@ -21,7 +21,7 @@ OPTIONS = ("in_chans", "img_size")
 def load_timm(name: str, wanted: Wanted) -> LoadedModel:
     """Load `timm.create_model(name)`, with its pretrained weights, those of a file, or random ones.
 
-    Raises `ConfigError` without timm, `UnknownName` for a name that it does not know, `DownloadError`, and the errors
+    Raises `ConfigError` without timm, `UnknownName` for an unknown name, `DownloadError`, and the errors
     of `read_weights` and `load_weights`.
     """
     timm = import_optional("timm", f"--model timm:{name}")
@@ -42,7 +42,7 @@ def load_timm(name: str, wanted: Wanted) -> LoadedModel:
     else:
         name = source = _pretrained_name(timm, name, wanted.weights)
         options = {}
-        # timm itself replaces the last layer
+        # timm replaces the last layer itself
         model = _created(name, wanted.classes if wanted.new_head else None, options, pretrained=True)
         trained = model.pretrained_cfg["num_classes"]
         if model.num_classes != trained:

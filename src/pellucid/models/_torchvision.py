@@ -18,7 +18,7 @@ from pellucid.models._weights import is_weights_file, read_weights
 __all__ = ["check_torchvision", "load_torchvision", "rebuild_torchvision"]
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
-"""Networks with extra outputs in training."""
+"""Networks with auxiliary outputs in training mode."""
 OPTIONS = ("transform_input", "image_size", "input_size")
 IMAGENET_CLASSES = 1000
 
@@ -26,7 +26,7 @@ IMAGENET_CLASSES = 1000
 def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
     """Load `torchvision.models.get_model(name)`, with the weights of a file or of its weights enum.
 
-    Raises `UnknownName` for a name of a model or of weights that does not exist, `DownloadError`, and the errors of
+    Raises `UnknownName` for an unknown model or unknown weights, `DownloadError`, and the errors of
     `read_weights` and `load_weights`.
     """
     check_name(name)
@@ -37,7 +37,7 @@ def load_torchvision(name: str, wanted: Wanted) -> LoadedModel:
         chosen = _member(name, wanted.weights)
         source, tensors = str(chosen), _downloaded(chosen)
     options = _options(name.lower(), chosen, wanted, tensors)
-    # extra outputs in training are kept only to accept weights that contain them
+    # auxiliary classifiers are built only to accept weights that contain them
     has_auxiliary = tensors is not None and any(key.lower().startswith("aux") for key in tensors)
 
     def build(classes: int) -> nn.Module:
@@ -91,7 +91,7 @@ def _network(
 
 
 def _options(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] | None) -> dict[str, Any]:
-    """Return the options of the architecture that `chosen` or other weights are for."""
+    """Return the architecture options that `chosen` or other weights require."""
     if name in WITH_AUXILIARY:
         return {"transform_input": chosen is not None}
     side = _side(name, chosen, wanted, tensors) if name.startswith(("vit_", "maxvit_")) else None
@@ -101,7 +101,7 @@ def _options(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tenso
 
 
 def _side(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] | None) -> int | None:
-    """Return the image size that a network with positions is built for; None for its default."""
+    """Return the image size for a network with position embeddings; None for its default."""
     if chosen is not None:
         return int(chosen.meta["min_size"][0])
     if tensors is None:
@@ -114,7 +114,7 @@ def _side(name: str, chosen: Any, wanted: Wanted, tensors: Mapping[str, Tensor] 
 
 
 def _remove_auxiliary(model: nn.Module) -> None:
-    """Remove the extra outputs in training mode, so that the model returns logits in both modes."""
+    """Remove the auxiliary outputs, so that the model returns logits in both modes."""
     if getattr(model, "aux_logits", False):
         for name, value in (("aux_logits", False), ("aux1", None), ("aux2", None), ("AuxLogits", None)):
             if hasattr(model, name):

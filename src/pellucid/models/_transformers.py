@@ -27,13 +27,13 @@ NOT_ARCHITECTURE = (
     *("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "dtype"),
     *("id2label", "label2id"),
 )
-"""Settings of a config that are not stored in a run.json, or taken from it."""
+"""Config settings that are neither stored in run.json nor read from it."""
 
 
 def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
     """Load an image classifier from a folder or a repository, with its own weights or those of a file.
 
-    Only safetensors are read, and code of a repository is never run. Raises `ConfigError` without transformers or for a
+    Only safetensors are read, and code in a repository is never run. Raises `ConfigError` without transformers or for a
     folder without a model, `DownloadError`, and `ModelError` for weights that don't fit.
     """
     transformers = import_optional("transformers", f"--model hf:{argument}")
@@ -66,7 +66,7 @@ def load_transformers(argument: str, wanted: Wanted) -> LoadedModel:
 
 
 def check_transformers(argument: str, weights: str | None) -> None:
-    """Raise `ConfigError` without transformers, and for a place that can hold no model."""
+    """Raise `ConfigError` without transformers, and for a folder or repository that cannot hold a model."""
     import_optional("transformers", f"--model hf:{argument}")
     _, name = _place(argument)
     _check_weights(name, weights)
@@ -130,7 +130,7 @@ def _guarded(name: str, load: Any) -> Any:
 def _quiet(load: Any) -> Any:
     logging = import_module("transformers.utils.logging")
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports a new last layer at length
+    logging.set_verbosity_error()  # silence its long report on a new last layer
     try:
         return load()
     finally:

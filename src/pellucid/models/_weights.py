@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""Endings of weights files; a value of `--weights` without one of these names weights of a library."""
+"""Suffixes of weights files; without one, `--weights` is the name of a library's weights."""
 NESTED = ("state_dict", "model", "model_state_dict", "module")
-"""Keys under which training scripts store the weights next to other things."""
+"""Keys under which training scripts nest the weights in a checkpoint."""
 PREFIX = re.compile(r"^(?:module|_orig_mod|model)\.")
 """Prefix from DataParallel, `torch.compile` or a surrounding module such as Lightning's."""
 MOST_PREFIXES = 3
 LISTED = 5
-"""Names of tensors that a message lists."""
+"""Maximum number of tensor names in a message."""
 
 
 def is_weights_file(weights: str) -> bool:
@@ -105,7 +105,7 @@ def _tensors_in(content: Any, path: Path) -> Mapping[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *, replaced: Iterable[str] = ()) -> None:
-    """Load `tensors` into `model`, or raise one `ModelError` that lists all that does not fit.
+    """Load `tensors` into `model`, or raise one `ModelError` that lists all mismatches.
 
     Args:
         model: any module; it is changed only if everything fits.
@@ -141,7 +141,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str, *
 
 
 def matching_classes(build: Callable[[int], nn.Module], tensors: Mapping[str, Tensor]) -> int | None:
-    """Return the number of classes of the model that `tensors` belong to; None if they do not tell.
+    """Return the number of classes of the model that `tensors` belong to; None if it cannot be determined.
 
     The last layer is found by building the model, without memory for its weights, with two numbers of classes.
     """
@@ -164,14 +164,14 @@ def _shapes(build: Callable[[int], nn.Module], classes: int) -> dict[str, Any]:
     try:
         with torch.device("meta"):
             model = build(classes)
-    except PellucidError:  # some networks compute with values while they are built
+    except PellucidError:  # some networks compute with tensor values in their constructor
         model = build(classes)
     return {name: value.shape for name, value in model.state_dict().items()}
 
 
 def _renamed(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Return the tensors under the names of the model: with as many prefixes removed as fits best."""
-    # torchvision's DenseNets of 2017 have names with one more dot
+    """Rename the tensors to the model's names, with as many prefixes removed as fits best."""
+    # torchvision's DenseNet weights of 2017 have an extra dot in their names
     legacy = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)\.")
     candidates = [{legacy.sub(r"\1\2.", name): value for name, value in tensors.items()}]
     for _ in range(MOST_PREFIXES):
@@ -187,7 +187,7 @@ def _shape(value: Tensor) -> str:
 
 
 def shortened(names: Iterable[str]) -> str:
-    """Return the first names, and the number of the others."""
+    """Return the first names and the number of remaining ones."""
     names = list(names)
     more = len(names) - LISTED
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -4,7 +4,7 @@ Figures are laid out in dots (pixels of the saved picture): every part is as lar
 image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own dpi or a multiple.
 
 - `image_grid`, `captioned_images`, `class_maps`: images and signed maps in a grid, placed by `_grid`, with `labels`
-- `explained`: inputs beside their relevance; rows (`_explained`) of one kind each, `explained_image`,
+- `explained`: inputs next to their relevance; rows (`_explained`) of one kind each, `explained_image`,
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
 - `confusion_matrix`, `histogram`, `leaderboard`, `scatter`: the figures of those names
 - `tokens`: a text colored by relevance, as HTML and for the terminal

@@ -1,4 +1,4 @@
-"""One row of a picture of explanations: an input beside its relevance."""
+"""One row of an explanation figure: an input next to its relevance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ INSIDE = 3 * PANEL + 2 * GAP
 WIDTH = MARGIN + INSIDE + GAP + BAR_DOTS
 """Width of the figure in dots."""
 SHORTEST_BAR = 120
-"""Minimum height of a color bar in dots, for the text beside it."""
+"""Minimum height of a color bar in dots, so that its label fits."""
 
 NAMES = {1: "values", 2: "signal", 3: "image", 4: "volume"}
 
@@ -43,7 +43,7 @@ class Explained:
     lines: tuple[str, ...] = ()
     """Text below the heading."""
     is_warning: bool = False
-    """True to draw this text as a warning."""
+    """True to draw the text as a warning."""
     scale: tuple[float, float] = (0.0, 1.0)
     """Values drawn as black and white."""
     tokens: tuple[str, ...] | None = None
@@ -78,16 +78,16 @@ class Explained:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The way to draw one kind of input."""
+    """Functions that draw one kind of input."""
 
     height: Callable[[Explained], float]
     """Height of a row in dots."""
     draw: Callable[[Canvas, Explained, float], None]
-    """Draw a row below a vertical position, from the left margin."""
+    """Function that draws a row below a vertical position, from the left margin."""
 
 
 def pooled(planes: np.ndarray, most: int) -> tuple[np.ndarray, int]:
-    """Average (…, height, width) over squares, so that no side is longer than `most`; returns the squares' side, too.
+    """Average (…, height, width) over squares, so that no side exceeds `most`; also return the side of the squares.
 
     Squares at the right and bottom may reach beyond the edge, where only the pixels inside count.
 

@@ -1,4 +1,4 @@
-"""Figures as files: PNG, PDF and SVG, and small pictures for HTML."""
+"""Encode figures as PNG, PDF or SVG files, and as small images for HTML."""
 
 import io
 from typing import Literal
@@ -11,7 +11,7 @@ __all__ = ["encode", "small_picture"]
 
 
 def encode(figure: Figure, kind: Literal["png", "pdf", "svg"]) -> bytes:
-    """Return the figure as a file, with no time of creation; PNG has twice the dots of the screen."""
+    """Return the figure as a file without a creation date; PNG has twice the screen resolution."""
     buffer = io.BytesIO()
     # a date would make equal figures differ, as would random ids
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
@@ -21,9 +21,9 @@ def encode(figure: Figure, kind: Literal["png", "pdf", "svg"]) -> bytes:
 
 
 def small_picture(figure: Figure, most_bytes: int) -> tuple[bytes, str, int]:
-    """Return the figure as a picture of at most `most_bytes`, with its format and its width in CSS pixels.
+    """Return the figure as an image of at most `most_bytes`, with its format and its width in CSS pixels.
 
-    It has twice the dots of the screen if that fits. Otherwise, it is compressed with losses, and then downsampled.
+    It has twice the screen resolution if that fits. Otherwise, it is compressed lossily, and then downsampled.
     """
     width = round(figure.get_figwidth() * figure.dpi)
     picture = Image.open(io.BytesIO(encode(figure, "png"))).convert("RGB")

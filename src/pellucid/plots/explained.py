@@ -1,4 +1,4 @@
-"""Inputs beside their relevance, one row each: images, signals, volumes, tokens and other values."""
+"""Inputs next to their relevance, one row each: images, signals, volumes, tokens and other values."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ ROW_GAP = 16
 
 
 def explained(rows: Sequence[Explained], title: str = "", subtitle: str = "") -> Figure:
-    """Draw each input beside its relevance, with the headings and lines of the rows above them.
+    """Draw each input next to its relevance, below the heading and text of its row.
 
     Signed relevance has a diverging scale, centered at zero, with a color bar in its unit; a scale that clips a few
     outliers has pointed ends. Raises `ShapeError` if there are no rows.

@@ -1,4 +1,4 @@
-"""An image beside its relevance, alone and under the image's outline."""
+"""An image next to its relevance map, without and with the image's outline."""
 
 from functools import cache
 from typing import Literal
@@ -21,7 +21,7 @@ TALLEST = 320
 LARGEST = 2 * PANEL
 """Maximum side of a drawn map in pixels; larger ones are averaged over squares of pixels."""
 NAME_DOTS = 17
-"""Height of the panels' names in dots."""
+"""Height of the panel titles in dots."""
 
 
 def _size(height: int, width: int) -> tuple[float, float]:
@@ -76,7 +76,7 @@ def _smoothing(axes: Axes, shown: np.ndarray) -> Literal["nearest", "auto"]:
 
 
 def _draw_outline(axes: Axes, picture: np.ndarray, size: tuple[int, int]) -> None:
-    """Draw the edges of a picture (channel, height, width) in [0, 1] as dark lines over the axes."""
+    """Draw the edges of an image (channel, height, width) in [0, 1] as dark lines over the axes."""
     strength = _outline(picture, size)
     lines = np.empty((*strength.shape, 4))
     lines[..., :3], lines[..., 3] = to_rgb(INK), strength
@@ -86,12 +86,12 @@ def _draw_outline(axes: Axes, picture: np.ndarray, size: tuple[int, int]) -> Non
 
 
 def _outline(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the strength of the edges, 0 to 1, at `size` (height, width): thin ridges of the gradient's length."""
+    """Return the edge strength, 0 to 1, at `size` (height, width): the gradient norm on its ridges."""
     (height, width), (old_height, old_width) = size, picture.shape[-2:]
     # smoothed at the resolution of the lines, so that neither pixels nor grain become edges
     smooth = _enlargement(old_height, height) @ picture @ _enlargement(old_width, width).T
     slopes = np.array([np.gradient(smooth, axis=axis) if smooth.shape[axis] > 1 else smooth * 0 for axis in (1, 2)])
-    # of each pixel, the channel that changes most: some edges have one brightness on both sides
+    # the channel that changes most at each pixel, because some edges change color but not brightness
     steepest = np.hypot(*slopes).argmax(0)
     down, across = np.take_along_axis(slopes, steepest[None, None], 1)[:, 0]
     length = np.hypot(down, across)

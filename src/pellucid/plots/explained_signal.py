@@ -15,7 +15,7 @@ CHANNEL_DOTS = 84
 AXIS_DOTS = 20
 """Height of the time axis in dots."""
 LEFT = 46
-"""Width of the channels' names in dots."""
+"""Width of the channel names in dots."""
 
 
 def _height(row: Explained) -> float:

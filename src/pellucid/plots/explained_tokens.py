@@ -23,7 +23,7 @@ def _placed(row: Explained) -> Iterator[tuple[int, str, float, float, int]]:
     assert row.tokens is not None
     x, line = 0.0, 0
     for index, token in enumerate(row.tokens[:MOST_TOKENS]):
-        # spaces mark the beginning of words in some vocabularies
+        # in some vocabularies, a leading space marks the beginning of a word
         text = shorten(drawable(token.strip()) or "␣", 40)
         width = text_width(text, TEXT, DOTS_PER_INCH) + 10
         if x and x + width > INSIDE:

@@ -1,4 +1,4 @@
-"""The most relevant slices of a volume, beside their relevance."""
+"""The most relevant slices of a volume, next to their relevance."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ SIDE = (INSIDE - (SLICES - 1) * GAP) // SLICES
 TALLEST = 240
 """Maximum height of a slice in dots."""
 NAME_DOTS = 17
-"""Height of the slices' names in dots."""
+"""Height of the slice titles in dots."""
 
 
 def largest_slices(relevance: np.ndarray) -> list[int]:
@@ -43,7 +43,7 @@ def _draw(canvas: Canvas, row: Explained, top: float) -> None:
     down, across = _size(*row.values.shape[-2:])
     chosen = largest_slices(row.relevance)
     planes, _ = pooled(row.relevance.sum(0, dtype=float)[chosen], 2 * SIDE)
-    # one scale for all slices, since together they make up the map
+    # one scale for all slices, because they belong to one map
     limit, shown = scale_limit(planes), None
     below = top + NAME_DOTS + down + 6
     for number, depth in enumerate(chosen):

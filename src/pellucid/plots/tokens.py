@@ -90,7 +90,7 @@ def _row_html(row: TokenRow, limit: float) -> str:
 
 
 def token_spans(row: TokenRow, limit: float) -> str:
-    """Return one escaped HTML `span` per token, whose color shows its relevance and whose title states it."""
+    """Return one escaped HTML `span` per token, with its relevance as color and title."""
     spans = []
     for token, value in zip(row.tokens, np.asarray(row.relevance).tolist(), strict=True):
         ground, ink = token_colours(value, limit)

@@ -1,4 +1,4 @@
-"""A page about the explanations of a user's images: the report's interactive relevance maps, on their own."""
+"""Page for `pellucid explain`: the report's interactive relevance maps for a user's images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,10 @@ def explain_page(
     notes: Sequence[str],
     classes: Sequence[str],
 ) -> bytes:
-    """Return a self-contained HTML page with maps, as `pellucid.report.sections.explain.maps_section` takes them.
+    """Return a self-contained HTML page with the given maps, in the form that `maps_section` takes.
 
-    `facts` are pairs of name and value for the header, `notes` are shown above them.
+    `facts` are pairs of name and value for the header; `notes` are shown above them.
     """
     head = Head(title, status="", notes=tuple(notes), facts=tuple(facts), details=(), failures=())
-    # names of files can contain lone surrogates, which UTF-8 cannot encode
+    # file names can contain lone surrogates, which UTF-8 cannot encode
     return fill(head, [maps_section(arrays, record)], classes).encode("utf-8", "replace")

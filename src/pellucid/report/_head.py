@@ -20,7 +20,7 @@ class Activity:
     written: datetime
     during: str
     resume: str
-    """Command that resumes it; empty for a model that pellucid does not train."""
+    """Command that resumes the run; empty for a model trained elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Head:
     failures: tuple[tuple[str, str], ...]
     """Pairs of failure message and traceback."""
     activity: Activity | None = None
-    """What a running run was doing; None if it is not running."""
+    """Current stage of a running run; None if it is not running."""
 
 
 def head(material: Material) -> Head:
@@ -103,7 +103,7 @@ def _count(value: Any) -> str | None:
 
 
 def _accuracy(material: Material) -> str | None:
-    """Return the test accuracy of the best epoch so far; of the last one if no checkpoint is marked as the best."""
+    """Return the test accuracy of the best epoch so far, or of the last one if no checkpoint is marked as the best."""
     accuracy, best = material.run.get("test_accuracy"), material.best_epoch
     if accuracy is None:
         # run.json gets its accuracy at the end; until then, metrics.jsonl has it
@@ -177,7 +177,7 @@ def _unfinished(material: Material) -> str:
         case "inspect":
             return f"This inspection {status}, so some figures are missing. Run it again to complete it."
         case "watch":
-            return f"This training {status} {reached}. Start it again from its checkpoint to continue here."
+            return f"This training {status} {reached}. Restart it from its checkpoint to continue in this folder."
     return f"This run {status} {reached}. Resume it with: {_resume_command(material)}"
 
 
@@ -211,7 +211,7 @@ def _left_out(material: Material) -> str:
 
 
 def _empty(material: Material) -> list[str]:
-    """Return the reasons of hooks that had nothing to show, at their last epoch."""
+    """Return the reasons why hooks had nothing to show at their last epoch."""
     last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out"}
     return [f"{hook}: {str(one['caption']).partition(': ')[2]}" for hook, one in last.items()]
 

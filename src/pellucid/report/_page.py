@@ -81,7 +81,7 @@ def _render(material: Material) -> str:
 
 
 def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], material: Material | None = None) -> str:
-    """Fill the page's template with a header and sections; `material` is the run that they show, if there is one."""
+    """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
     script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])

@@ -1,13 +1,13 @@
-"""A run from its settings to its report, and the other work of the commands.
+"""The pipeline of a run, from settings to report, and the work of the other commands.
 
 - `pipeline`: the recipe of a run: data → model → epochs → hooks → report
 - `session`: what a run needs, loaded and checked before any file of an earlier run is touched
 - `network`: the network of a run, with trained weights and the normalization of its input
 - `schedule`: hooks in parallel with training, then end hooks, films and report; `workers`: child processes
 - `hook_runner`: runs hooks, stores what they return, and records failures
-- `observation`: a user's model and test data, checked and ready for the hooks; `watcher`: `pellucid.watch`, in a
-  training loop of the user; `inspection`: `pellucid.inspect`
+- `observation`: a user's model and test data, checked and ready for the hooks; `watcher`: `pellucid.watch`, for the
+  user's training loop; `inspection`: `pellucid.inspect`
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
-- `explaining`: `pellucid.explain`, for inputs as users pass them (`given`); `picture_page`: `pellucid explain`
+- `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
 - `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """

@@ -1,4 +1,4 @@
-"""`pellucid.explain`: one call from a picture to its explanation."""
+"""`pellucid.explain`: one call from an image file to its explanation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from pellucid.run.given import Given, receive
 __all__ = ["DEFAULTS", "as_target", "class_names_of", "explain", "explain_given"]
 
 DEFAULTS = ("lrp.epsilon_plus_flat", "lrp.epsilon", "integrated_gradients", "gradient", "occlusion")
-"""Methods tried in turn if none is chosen: the first that applies to the model."""
+"""Methods that are tried in turn by default, until one applies to the model."""
 
 
 def explain(
@@ -39,30 +39,30 @@ def explain(
     tokens: Sequence[Sequence[str]] | None = None,
     **options: Any,
 ) -> Explanation | Explanations:
-    """Explain a model's outputs for images; the result shows itself in a notebook.
+    """Explain a model's outputs for images.
 
-    `show()` opens the picture, `save("why.png")` writes it, and `figure()` returns it for matplotlib. The model is
+    Notebooks display the result as a figure. `show()` opens it, `save("why.png")` writes it, and `figure()` returns it
+    for matplotlib. The model is
     neither changed nor copied.
 
     Args:
         model: any module from images to logits, or to an output with the attribute `logits`. Signals, volumes, token
             ids and several inputs (as a tuple or a dict) work, too.
-        images: the path of a picture, a PIL image, a NumPy array or a tensor; one, a batch, or a list of them. Files
-            and PIL images are preprocessed. Arrays and tensors are taken as the model expects them; a missing batch
-            axis is added.
-        method: name of an attribution method, see `pellucid.methods()`. Default: "lrp.epsilon_plus_flat", or the next
-            method that applies to the model, which the notes then state. A list gives one row per method; those that
+        images: a path, a PIL image, a NumPy array or a tensor; one, a batch, or a list of them. Files and PIL images
+            are preprocessed. Arrays and tensors are passed to the model as they are; a missing batch axis is added.
+        method: name of an attribution method, see `pellucid.methods()`. Default: "lrp.epsilon_plus_flat", or another
+            method if that does not apply to the model, as a note then says. A list gives one row per method; those that
             don't apply are named in the notes.
         target: what to explain. None: the predicted class. An index or a name: that class. A tensor: one index per
             image. A list: one row for each of its targets. Also "all", `Contrast(a, b)`, or a function of the outputs,
             as for `Analyzer.analyze`.
-        classes: class names by index. Default: those that the model's library knows.
-        mean: with `std`, the normalization of the model's input: one value per channel, or one for all. Pictures are
-            normalized by it; for tensors, it is only undone, so that they are shown as pictures and relevance is per
-            displayed pixel. Default: that of the model, if it is known.
+        classes: class names by index. Default: those from the model's library.
+        mean: with `std`, the normalization of the model's input: one value per channel, or one for all. Files and PIL
+            images are normalized with it. For tensors, it is only undone, so that the original images are shown and
+            relevance is per displayed pixel. Default: that of the model, if it is known.
         std: see `mean`.
-        preprocess: preprocessing of pictures: a member of torchvision's weights enums, their transforms, an image
-            processor of transformers, or a function from a PIL image to the model's input.
+        preprocess: preprocessing of files and PIL images: a member of torchvision's weights enums, their transforms,
+            an image processor of transformers, or a function from a PIL image to the model's input.
         tokens: the text of each token, by sequence, for a model of token ids.
         options: options of the method, and `output`, `unwrap_softmax` and `embedding` of `create_analyzer`.
 
@@ -82,7 +82,7 @@ def explain(
     steps = choose_preprocessing(inside, mean=mean, std=std, preprocess=preprocess)
     origin = origin_of(inside)
     if origin is not None and isinstance(steps, Preprocessing) and steps.resize is None and steps.crop is None:
-        steps = replace(steps, resize=origin.image_shape[1:])  # a model of a run, which takes images of one size
+        steps = replace(steps, resize=origin.image_shape[1:])  # models of a run take images of one size
     is_explicit = mean is not None or preprocess is not None
     reads_logits = options.get("output") is None
     given = receive(inside, images, steps, is_explicit=is_explicit, reads_logits=reads_logits)
@@ -113,7 +113,7 @@ def explain_given(
     chosen = DEFAULTS if method is None else (method,) if isinstance(method, str) else tuple(method)
     if not chosen:
         raise ConfigError("method is an empty list; pass at least one name, or None for the default.")
-    # options belong to the method that they were written for
+    # the user's options belong to the method that they were passed for
     tried = chosen[:1] if method is None and (options.keys() - _CALL) else chosen
     analyzers = [create_analyzer(name, given.model, **options) for name in tried]
     explained: list[Explanation] = []
@@ -122,7 +122,7 @@ def explain_given(
         try:
             explained += [_explained(analyzer, given, target, classes) for target in targets]
         except (UnsupportedOperation, ModelError, ConfigError) as error:
-            # a single method, and a choice that no method can make up for, are errors
+            # no fallback for a single method, or for an argument that is invalid for every method
             if len(analyzers) == 1 or (method is None and isinstance(error, ConfigError)):
                 raise
             refused[analyzer.name] = error
@@ -197,7 +197,7 @@ def class_names_of(
 
 
 def _output_count(given: Given) -> int | None:
-    """Return the number of logits, by a forward pass of the first image; None if it cannot be told in advance."""
+    """Return the number of logits, by a forward pass of the first image; None if it is not known in advance."""
     inputs = given.inputs
     if not isinstance(inputs, Tensor) or not len(inputs):
         return None

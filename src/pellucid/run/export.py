@@ -35,7 +35,7 @@ from pellucid.training.evaluate import evaluate
 __all__ = ["export_run"]
 
 PICTURE_SIDE = 128
-"""Maximum side of the exported pictures, in pixels."""
+"""Side of the exported images in pixels, at most."""
 NEIGHBOURS = 10
 """Number of nearest neighbors per image."""
 IMAGES_AT_ONCE = 200
@@ -61,7 +61,7 @@ def export_run(config: ExportConfig) -> int:
     """Write the table of a run and return the exit code.
 
     Raises `SaveError` if the folder contains no run, or if its data set has changed, and `ConfigError` without pyarrow
-    or for a run whose data only the user's program has.
+    or for a run whose data is only in the user's program.
     """
     require_parquet("pellucid export")
     torch.set_num_threads(config.threads)
@@ -213,7 +213,7 @@ def _projection(store: Store, exported: Exported, features: Tensor, source: str)
 
 
 def _principal(features: np.ndarray) -> np.ndarray:
-    """Return the two principal components (image, 2)."""
+    """Return the first two principal components, (image, 2)."""
     from sklearn.decomposition import PCA
 
     components = min(2, *features.shape)

@@ -1,4 +1,4 @@
-"""Inputs as users pass them: pictures as files or PIL images, arrays, tensors, token ids, or several of these."""
+"""Convert the inputs that users pass: files, PIL images, arrays, tensors, token ids, or several of these."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from pellucid.models._adapted import Adapted
 __all__ = ["Given", "Steps", "channels_of", "receive"]
 
 Steps = Preprocessing | Callable[[Image.Image], Any]
-"""Preprocessing, or a function from a picture to the model's input, whose normalization is unknown."""
+"""Preprocessing, or a function from a PIL image to the model's input, whose normalization is unknown."""
 ROUNDING = 1e-4
-"""Largest excess over [0, 1] that is the rounding of a normalization undone."""
+"""Tolerance for values outside [0, 1] due to rounding when a normalization is undone."""
 RANKS: tuple[tuple[type[nn.Module], int], ...] = ((nn.Conv1d, 3), (nn.Conv2d, 4), (nn.Conv3d, 5))
 
 
@@ -46,11 +46,11 @@ def receive(
 ) -> Given:
     """Convert what a user passes as images.
 
-    Pictures are preprocessed by `steps`. Arrays and tensors are the model's input, which `steps` denormalizes for
-    display. `is_explicit` is True if the user gave the normalization; `reads_logits` reads the logits of outputs with
-    that attribute.
+    Files and PIL images are preprocessed by `steps`. Arrays and tensors are the model's input, which `steps`
+    denormalizes for display. `is_explicit` is True if the user gave the normalization. With `reads_logits`, the logits
+    of outputs with that attribute are read.
 
-    Raises `DataError` for files that cannot be read, and `ShapeError` for anything else that is no input.
+    Raises `DataError` for files that cannot be read, and `ShapeError` for other invalid inputs.
     """
     if (pictures := _pictures_in(images)) is not None:
         tensors, titles = _read(pictures, steps, channels_of(model, steps))
@@ -65,7 +65,9 @@ def receive(
             )
         return Given(inputs, model, Display(), ())
     if not isinstance(steps, Preprocessing):
-        raise ConfigError("preprocess is for pictures; tensors are taken as the model expects them, so leave it out.")
+        raise ConfigError(
+            "preprocess is for files and PIL images; tensors are passed to the model as they are, so leave it out."
+        )
     return _of_tensor(model, inputs, steps, reads_logits)
 
 
@@ -90,10 +92,10 @@ def _of_tensor(model: nn.Module, inputs: Tensor, steps: Preprocessing, reads_log
     low, high = float(shown.min()), float(shown.max())
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return Given(shown if steps.mean is None else shown.clamp(0, 1), own, Display(scale=(0.0, 1.0)), ())
-    note = "The normalization of these images is unknown; pass mean and std to show them as pictures"
+    note = "The normalization of these images is unknown; pass mean and std to display them correctly"
     if steps.mean is not None:
         note = f"After undoing the normalization, pixels range from {low:.3g} to {high:.3g}, not from 0 to 1"
-    # NaN and infinities are left to the error of the analyzer
+    # the analyzer reports NaN and infinities
     return Given(shown, own, Display(), (note,))
 
 
@@ -106,7 +108,7 @@ def _takes_pixels(model: nn.Module) -> bool:
 
 
 def _pictures_in(images: Any) -> "list[Path | Image.Image] | None":
-    """Return the pictures in what a user passes; None if it holds arrays.
+    """Return the files and PIL images in the user's input; None if it holds arrays.
 
     Raises `DataError` for a mixture, and for an empty list.
     """
@@ -128,10 +130,10 @@ def _pictures_in(images: Any) -> "list[Path | Image.Image] | None":
 def _read(
     pictures: "Sequence[Path | Image.Image]", steps: Steps, channels: int | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return preprocessed pictures (batch, channel, height, width), and their titles."""
+    """Return preprocessed images (batch, channel, height, width) and their titles."""
     check_files([picture for picture in pictures if isinstance(picture, Path)])
     if channels not in (None, 1, 3):
-        raise DataError(f"the model takes {channels} channels, but pictures have 1 or 3; pass a tensor.")
+        raise DataError(f"the model takes {channels} channels, but image files have 1 or 3; pass a tensor.")
     convert = Converter(steps, channels, False)
     titles = tuple(
         picture.name if isinstance(picture, Path) else f"image {number}" for number, picture in enumerate(pictures)
@@ -156,7 +158,7 @@ def _opened(path: Path) -> Image.Image:
         picture.load()
     except (UnidentifiedImageError, DataError, OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise DataError(f"{path} cannot be read as a picture: {reason}.") from error
+        raise DataError(f"{path} cannot be read as an image: {reason}.") from error
     return picture
 
 
@@ -195,7 +197,7 @@ def _arrays(model: nn.Module, images: Any) -> Any:
         return images
     if isinstance(images, np.ndarray) and images.dtype == np.uint8:
         raise ShapeError(
-            f"got an array of bytes, {images.shape}; pass PIL.Image.fromarray(array) for a picture, or the model's "
+            f"got an array of bytes, {images.shape}; pass PIL.Image.fromarray(array) for an image, or the model's "
             "input as floats."
         )
     if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim > 2:
@@ -210,10 +212,10 @@ def _arrays(model: nn.Module, images: Any) -> Any:
 
 
 def _stacked(model: nn.Module, images: Sequence[Any]) -> Tensor:
-    """Return a batch of examples with or without a batch axis of their own."""
+    """Return a batch of examples, each with or without a batch axis."""
     tensors = [as_inputs(image, model) for image in images]
     rank = _rank(model)
-    # an example with a batch axis counts as well
+    # an example with a batch axis is accepted as well
     parts = [one if rank is not None and one.ndim == rank else one[None] for one in tensors if isinstance(one, Tensor)]
     if len({part.shape[1:] for part in parts}) > 1:
         listed = ", ".join(str(tuple(part.shape[1:])) for part in parts)

@@ -26,7 +26,7 @@ EPOCHS_SHOWN_ALL = 5
 def is_shown(epoch: int, epochs: int | None) -> bool:
     """Return True if hooks run at `epoch`: every epoch of a short run, else 0, 1, 2, 5, 10, 20, 50… and the last.
 
-    If the number of epochs is unknown (None), the first epochs of a short run are shown as well.
+    If the number of epochs is unknown (None), epochs 3 and 4 are shown as well.
 
     >>> [epoch for epoch in range(26) if is_shown(epoch, 25)]
     [0, 1, 2, 5, 10, 20, 25]

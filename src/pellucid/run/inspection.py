@@ -1,4 +1,4 @@
-"""`pellucid.inspect`: all hooks and the report for a model that somebody else has trained."""
+"""`pellucid.inspect`: all hooks and the report for a model trained elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,10 +47,10 @@ def inspect(
     seed: int = 0,
     log_to: str | Sequence[str] = (),
 ) -> Run:
-    """Run every hook on a trained model, and write pictures, TensorBoard logs and the report into a save folder.
+    """Run every hook on a trained model, and write figures, TensorBoard logs and the report into a save folder.
 
     The arguments are those of `pellucid.watch`. An earlier run in the folder is moved to `previous/`. Prototypes and
-    methods that are fitted to data need `training_data`. The model is left as it was.
+    methods that are fitted to data need `training_data`. The model is left unchanged.
 
     Returns a `Run` with the model, the class names and the metrics (epoch 0). Raises a `PellucidError` before any work
     if the model, the data or a choice is invalid.
@@ -73,7 +73,7 @@ def inspect(
         show=shown(hooks, methods, embedding_layer, budget, log_to),
         seed=seed,
     )
-    with preserved_random_state():  # reading the data may draw from it
+    with preserved_random_state():  # reading the data may draw random numbers
         observation = observe("inspect", model, data, options)
     return show(observation)
 
@@ -92,7 +92,7 @@ def inspect_from(config: InspectConfig) -> int:
     Raises a `PellucidError` before any work if the model, the data or a setting is invalid.
     """
     device = choose_device(config.device, World())
-    check_ours(config.save)  # before anything is downloaded into it
+    check_ours(config.save)  # check the folder before downloading anything into it
     loaded, data, options = prepare_inspection(config)
     if loaded.notice:
         print_line(f"Notice: {loaded.notice}")
@@ -115,7 +115,7 @@ def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Op
     request = Request(
         folder=(config.data_dir or config.save / "data").expanduser(),
         mirrors=config.mirror,
-        # the preprocessing of the model scales the pictures
+        # the model's preprocessing resizes the images
         image_size=None,
         seed=config.seed,
         max_megapixels=config.max_megapixels,

@@ -33,7 +33,7 @@ class Built:
 
     @property
     def is_pretrained(self) -> bool:
-        """True if the training starts from the weights of another one."""
+        """True if training starts from trained weights."""
         return self.record["weights"] is not None
 
 
@@ -41,7 +41,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
     """Build the network that the settings name, for the classes and images of `data`.
 
     With `is_restored`, a checkpoint provides the weights, and the architecture is that in `earlier`, the run.json.
-    Without trained weights and `--mean`, the network takes images in [0, 1] as they are; otherwise it normalizes them.
+    Without trained weights and `--mean`, the network takes images in [0, 1]; otherwise it first normalizes them.
     """
     spec, options = config.training.model, config.network
     shape, classes, seed = data.train.image_shape, len(data.classes), config.training.seed
@@ -69,7 +69,7 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
     if kind in LIBRARIES:
         steps = _for_gray(steps, shape[0], loaded.options.get("in_chans", RGB))
     record = {"name": loaded.name, "weights": loaded.weights, "options": dict(loaded.options), "preprocessing": None}
-    # the outputs of transformers are not tensors, so these networks are adapted in any case
+    # networks of transformers are always wrapped, because their outputs are not tensors
     if steps.mean is None and kind != "hf":
         return Built(loaded.model.train(), record, loaded.notice)
     inside = Preprocessing(steps.mean, steps.std, source=steps.source)
@@ -78,11 +78,11 @@ def build_network(config: RunConfig, data: DataSplits, earlier: Mapping[str, Any
 
 
 def _for_gray(steps: Preprocessing, channels: int, expected: int) -> Preprocessing:
-    """Return the normalization for gray data: it repeats the channel for a network that expects three."""
+    """Return the normalization for gray data, which repeats the channel for a network that expects three."""
     mean, std = steps.mean or (0.0,), steps.std or (1.0,)
     if channels == 1 and expected == RGB:
         return replace(steps, mean=mean * (RGB // len(mean)), std=std * (RGB // len(std)))
-    if expected == 1 and len(mean) > 1:  # its first layer was built for gray images
+    if expected == 1 and len(mean) > 1:  # its first layer has a single channel
         return replace(steps, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))
     return steps
 

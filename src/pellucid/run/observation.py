@@ -39,7 +39,7 @@ __all__ = ["Observation", "Options", "observe"]
 Kind = Literal["inspect", "watch"]
 
 GIVEN = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
-"""Metrics of a user's training loop that have a fixed place in metrics.jsonl and in the learning curves."""
+"""Metrics of a user's training loop that appear in the learning curves."""
 
 LARGEST_ROUNDING = 1e-4
 """Largest distance from 1 of a sum of probabilities."""
@@ -47,7 +47,7 @@ LARGEST_ROUNDING = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """Choices for `watch` and `inspect`, as their keyword arguments describe them."""
+    """Options of `watch` and `inspect`; see their keyword arguments."""
 
     save: Path
     classes: Sequence[str] | None = None
@@ -57,21 +57,21 @@ class Options:
     show: HookConfig = field(default_factory=HookConfig)
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The other flags of the command, for run.json."""
+    """Other flags of the command, for run.json."""
     known: Any = None
     """The `LoadedModel` of a model that a command has loaded."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A model with the test images that it is shown on."""
+    """A model with its test images, ready for the hooks."""
 
     kind: Kind
     store: Store
     model: nn.Module
     """The user's model, without wrappers such as DistributedDataParallel."""
     seen: nn.Module
-    """The same model as the hooks see it: from displayed images to a tensor of logits."""
+    """The model as hooks see it: from displayed images to a tensor of logits."""
     test: Sample
     train: Sample | None
     """Training images, for prototypes and fitted methods."""
@@ -90,7 +90,7 @@ class Observation:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model now; a user may move it between epochs."""
+        """Current device of the model, since a user may move it between epochs."""
         return device_of(self.model)
 
     def logits(self) -> Tensor:
@@ -137,7 +137,7 @@ class Observation:
         )
 
     def moment(self, epoch: int) -> str:
-        """Return the moment of the training in titles; empty for a model whose training is not known."""
+        """Return the stage of training for titles; empty for a model trained elsewhere."""
         if self.kind == "inspect":
             return ""
         return f"epoch {epoch}" + (" (before training)" if epoch == 0 else "")
@@ -145,7 +145,7 @@ class Observation:
     def metrics(self, epoch: int, logits: Tensor, given: Mapping[str, float], weights: str) -> dict[str, Any]:
         """Return an epoch's line of metrics.jsonl; losses in nats, accuracies from 0 to 1.
 
-        `given` are the metrics of the user's loop, `weights` is the checksum by which a restart finds its place.
+        `given` are the metrics of the user's loop, `weights` is the checksum by which a restart finds its epoch.
         """
         labels = self.test.images.labels
         confusion = most_common_confusion(logits, labels, self.classes)
@@ -225,7 +225,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     check_model(inside)
     check_precision(inside)
     chosen = choose_preprocessing(inside, getattr(options.known, "preprocessing", None), **options.preprocessing)
-    # any other callable prepares pictures in a way that cannot be undone for display
+    # any other callable cannot be undone for display
     steps = chosen if isinstance(chosen, Preprocessing) else Preprocessing()
     # the order of the logits: the user's own names, otherwise those that the model knows
     names = _listed(options.classes) or getattr(options.known, "classes", None) or find_classes(inside)
@@ -245,7 +245,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     if show.embedding_layer is not None:
         sample = test.images.floats(slice(2)).to(device_of(seen), dtype_of(seen))
         find_embedding(seen, sample, show.embedding_layer).read(sample)
-    choose_classes(show.classes, classes)  # an unknown name is an error now, not in the first hook
+    choose_classes(show.classes, classes)  # report an unknown name now rather than in the first hook
     return Observation(kind, Store(options.save), inside, seen, test, train, classes, hooks, budget, steps, options)
 
 
@@ -262,7 +262,7 @@ def _sampled(data: Any, limit: int, steps: Any, names: Sequence[str] | None, see
 
 
 def check_precision(model: nn.Module) -> None:
-    """Raise `ModelError` for weights in half precision, in which relevance and derivatives are wrong by percents."""
+    """Raise `ModelError` for weights in half precision, whose relevance and derivatives are off by several percent."""
     dtype = dtype_of(model)
     if dtype not in (torch.float32, torch.float64):
         raise ModelError(

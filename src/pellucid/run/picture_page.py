@@ -1,4 +1,4 @@
-"""The work of `pellucid explain`: a page or a figure about pictures."""
+"""The work of `pellucid explain`: a page or a figure with explanations of images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from pellucid.training.distributed import World
 __all__ = ["explain_pictures"]
 
 PAGE_METHODS = ("lrp.epsilon_plus_flat", "lrp.epsilon", "gradient", "grad_cam")
-"""Default methods of a page: one backward pass per class each."""
+"""Default methods of a page; each takes one backward pass per class."""
 CLASSES = 4
 """Number of classes per image on a page: the target, the predicted class and the most probable others."""
 LIMITS = (4_000_000, 512)
@@ -43,7 +43,7 @@ IMAGES_PER_PASS = 32
 
 
 def explain_pictures(config: ExplainConfig) -> int:
-    """Explain pictures, write the page or the figure, and return the exit code."""
+    """Explain images, write the page or figure, and return the exit code."""
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     loaded, steps, given, names, notes = _prepared(config)
     logits = _logits(given)
@@ -65,7 +65,7 @@ def explain_pictures(config: ExplainConfig) -> int:
         except OSError as error:
             raise WriteError(f"{config.out} cannot be written: {error.strerror or error}.") from error
     else:
-        with without_warnings():  # the figure states the sums itself
+        with without_warnings():  # the figure already states the sums
             explained = explain_given(given, methods or None, [target], names, {})
         Explanations(explained).save(config.out, rows=max(8, len(methods)))
         for note in explained[0].notes:
@@ -79,7 +79,7 @@ def explain_pictures(config: ExplainConfig) -> int:
 def _prepared(
     config: ExplainConfig,
 ) -> tuple[LoadedModel, Steps, Given, tuple[str, ...] | None, list[str]]:
-    """Load the model and the pictures. Raises the errors of both before anything is computed."""
+    """Load the model and the images. Raises the errors of both before anything is computed."""
     network = config.network
     chosen = None if network.class_names is None else read_class_names(network.class_names)
     size = network.crop or config.image_size

@@ -79,7 +79,7 @@ def first_record(session: Session) -> dict[str, Any]:
 
 
 def environment(seed: int, device: torch.device) -> dict[str, Any]:
-    """Return the entries of run.json about the process, for a run that is starting."""
+    """Return the entries of run.json about the process, at the start of a run."""
     return {
         "command": shlex.join(sys.argv),
         "status": "running",

@@ -158,7 +158,7 @@ class Schedule:
 
     def _fitted_for(self, hooks: Iterable[Hook]) -> tuple[Job, ...]:
         """Return the job that fits the densities of `hooks`, if there is any; adds it on the first call."""
-        # under a budget, the hooks use no densities
+        # hooks use no densities under a budget
         is_limited = self.session.config.show.budget is not None
         names = [] if is_limited else sorted({name for hook in hooks for name in hook.densities})
         if names and self._fits is None:
@@ -187,7 +187,7 @@ class Schedule:
         return Job("densities", fit, receive, is_ordered=False)
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
-        """Write a result and print where it is."""
+        """Write a result and print its path."""
         self.runner.receive(result)
         match result:
             case Output():

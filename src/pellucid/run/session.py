@@ -53,7 +53,7 @@ class Session:
     data: DataSplits
     model: nn.Module
     network: Built
-    """The same model with its entries in run.json."""
+    """The network with its entries in run.json."""
     hooks: dict[str, Hook]
     recipe: Recipe
     resumed: TrainingState | None
@@ -100,7 +100,7 @@ class Session:
             embedding_layer=self.embedding_layer,
             train=self.data.train,
             fitted=self.densities.get,
-            # weights of another training are not untrained
+            # trained weights are not an untrained network
             moment="epoch 0 (before training)" if epoch == 0 and self.network.is_pretrained else None,
             budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
         )
@@ -146,7 +146,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
     earlier = store.run() if config.resume else {}
     if earlier.get("kind", "run") != "run":
         raise ConfigError(
-            f"{config.save} was written by pellucid.{earlier['kind']}, not by a run of pellucid, so --resume cannot "
+            f"{config.save} was written by pellucid.{earlier['kind']}, not by `pellucid run`, so --resume cannot "
             "continue it. Start a new run without --resume, or choose another folder with --save."
         )
     if config.resume:
@@ -160,7 +160,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
             f"choose a multiple of {world.size}."
         )
-    if not config.resume:  # a mistake is found before the data is downloaded
+    if not config.resume:  # report mistakes before the data is downloaded
         check_available(config.training.model, config.network.weights)
         kind, place = parse_model(config.training.model)
         if kind == "run":
@@ -219,7 +219,7 @@ def choose_hooks(wanted: str) -> dict[str, Hook]:
     """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one."""
     if wanted == "none":
         return {}
-    # every hook is imported only for a group: a broken one of another package is then skipped
+    # only a group imports every hook, which skips broken ones of other packages
     known = dict(HOOKS.items()) if {"all", "default"} & set(parse_names(wanted)) else {}
     groups = {"all": list(known), "default": [name for name, hook in known.items() if hook.default]}
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}

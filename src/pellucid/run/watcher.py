@@ -1,4 +1,4 @@
-"""`pellucid.watch`: hooks, metrics and report in a training loop of the user."""
+"""`pellucid.watch`: hooks, metrics and report in the user's training loop."""
 
 import atexit
 import math
@@ -57,25 +57,24 @@ def watch(
     start_epoch: int = 0,
     log_to: str | Sequence[str] = (),
 ) -> "Watcher":
-    """Watch a training loop: pictures, metrics, TensorBoard logs and the report, before training and after epochs.
+    """Watch a training loop: write figures, metrics, TensorBoard logs and the report, before training and after epochs.
 
     Call `epoch` on the returned watcher after each epoch, and `close` at the end, or use it as a context manager. If it
-    is still open when the program ends, the run counts as interrupted.
-
-    It leaves everything as it was (weights, mode, gradients, buffers, module hooks, random state), so that the training
-    gives the same weights with and without it. The model may be compiled, on any device, trained under autocast, or
-    wrapped for distributed training, where only the process of rank 0 works.
+    is still open when the program ends, the run counts as interrupted. Watching leaves weights, mode, gradients,
+    buffers, module hooks and random state unchanged, so training gives the same weights with and without it. The model
+    may be compiled, on any device, trained under autocast, or wrapped for distributed training, where only rank 0 does
+    any work.
 
     Args:
         model: a module from images to logits (image, class), or to an output with the attribute `logits`.
-        data: test images with labels: a data set, a `DataLoader`, or a pair (images, labels). Tensors are taken as the
-            model expects them; PIL images are preprocessed. Of larger data, a seeded, stratified sample is shown.
+        data: test images with labels: a data set, a `DataLoader`, or a pair (images, labels). Tensors are
+            passed to the model as they are; PIL images are preprocessed. Larger data is sampled, stratified by class.
         classes: class names, one per logit. Default: those of the data set or the model, otherwise numbers.
-        save: the save folder. If it holds an earlier part of this training, that is continued, see `resume`; anything
-            else there is moved to `previous/`.
+        save: the save folder. An earlier part of this training there is continued, see `resume`; another run is moved
+            to `previous/`.
         training_data: like `data`, for prototypes and for methods that are fitted to data.
-        mean: with `std`, the normalization of the model's input, one value per channel, by which images are displayed
-            and derivatives converted to units of the displayed pixel. Default: that of the model, if it is known.
+        mean: with `std`, the normalization of the model's input, one value per channel, used to display images and to
+            convert derivatives to units of the displayed pixel. Default: that of the model, if it is known.
         std: see `mean`.
         preprocess: preprocessing of PIL images, such as the transform of torchvision's weights.
         hooks: names of hooks, `default`, `all` or `none`.
@@ -87,14 +86,14 @@ def watch(
             metrics and the report follow every epoch.
         resume: True to continue the training in `save` after its last recorded epoch, False to start a new run.
             Default: continue if the weights are those of a recorded epoch, or if the earlier part was interrupted.
-        start_epoch: number of epochs that the model was trained for before it is watched, if there is no earlier part
+        start_epoch: number of epochs that the model was trained for before watching starts, if there is no earlier part
             to continue.
-        log_to: names of experiment trackers that receive scalars, figures and the report, besides TensorBoard:
+        log_to: experiment trackers that receive scalars, figures and the report in addition to TensorBoard:
             `trackio`, `mlflow`, `wandb`.
 
-    Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, failures of hooks
-    and of everything else are recorded, and if the save folder cannot be written any more, the watcher warns once and
-    stops; the training continues.
+    Raises a `PellucidError` before any work if the model, the data or a choice is invalid. After that, failures of
+    hooks and unexpected errors are recorded. If the save folder can no longer be written, the watcher warns once and
+    stops. The training continues in either case.
 
     >>> from tempfile import mkdtemp
     >>> from torch import nn
@@ -116,7 +115,7 @@ def watch(
     check_argument("watch", "start_epoch", start_epoch, Annotated[int, Range(0)])
     if not is_first_process():
         return Watcher(None, every=every)
-    with preserved_random_state():  # reading the data may draw from it
+    with preserved_random_state():  # reading the data may draw random numbers
         watcher = Watcher(observe("watch", model, data, options), every=every)
     watcher.open(resume, start_epoch)
     return watcher
@@ -129,7 +128,7 @@ def shown(
     budget: str,
     log_to: str | Sequence[str],
 ) -> HookConfig:
-    """Return the choices as flags of the command line. Raises `UnknownName` for an unknown budget."""
+    """Return the options as flags of the command line. Raises `UnknownName` for an unknown budget."""
     return HookConfig(
         hooks=_listed(hooks),
         methods=None if methods is None else _listed(methods),
@@ -150,9 +149,9 @@ def is_first_process() -> bool:
 
 
 class Watcher:
-    """Runs hooks on a user's model and writes what they return; created by `pellucid.watch`.
+    """Runs hooks on a user's model and writes their results; created by `pellucid.watch`.
 
-    `observation` is None in the other processes of a distributed training, where every method does nothing.
+    `observation` is None in the other processes of a distributed training, where the methods do nothing.
     """
 
     def __init__(self, observation: Observation | None, *, every: int | None = None) -> None:
@@ -168,14 +167,14 @@ class Watcher:
         self._since = perf_counter()
 
     def open(self, resume: bool | None = None, start_epoch: int = 0) -> None:
-        """Lock the save folder, continue or move aside what is there, and show the model before training."""
+        """Lock the save folder, continue the run there or move it aside, and show the model before training."""
         with preserved_random_state():
             self._open(resume, start_epoch)
 
     def _open(self, resume: bool | None, start_epoch: int) -> None:
         seen = self._observation
         store = seen.store
-        logits = seen.logits()  # before the folder is touched: the model may fail
+        logits = seen.logits()  # before the folder is changed, because the model may fail
         check_ours(store.folder)
         self._stack.enter_context(locked(store.folder))
         try:
@@ -217,8 +216,8 @@ class Watcher:
 
         Args:
             number: number of the epoch, from 1 on; default: the one after the last. A repeated one is replaced.
-            metrics: numbers of the training. `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy`
-                and `learning_rate` have a place in the learning curves; others become scalars in TensorBoard.
+            metrics: metrics of the training. `train_loss`, `train_accuracy`, `validation_loss`, `validation_accuracy`
+                and `learning_rate` appear in the learning curves; others become scalars in TensorBoard.
 
         Raises `ConfigError` for an invalid number or a metric that is not a number, and if the watcher is closed.
         """
@@ -318,7 +317,7 @@ class Watcher:
     def _show_epoch(
         self, number: int, given: Mapping[str, float], logits: Tensor | None = None, *, seconds: float | None = None
     ) -> None:
-        """Record the metrics of an epoch and run its hooks, if it is one of those shown; `seconds`: of the training."""
+        """Record the metrics of an epoch and run its hooks if they are due; `seconds` is the training time."""
         seen, runner = self._observation, self._open_runner
         runner.store.check_present()
         self.last_epoch = number  # also if something fails below
@@ -334,7 +333,7 @@ class Watcher:
         runner.board.metrics(line)
         runner.board.scalars(line.get("given", {}), number)
         pictures = 0
-        is_first = seconds is None  # the model as it was given, of whatever epoch
+        is_first = seconds is None  # the initial model, whatever its epoch
         if is_first or self._is_due(number):
             pictures = self._run_hooks("epoch", number, logits)
             self._last_shown = number
@@ -342,7 +341,7 @@ class Watcher:
         failed = self._count("failures") - failures
         print_line(
             f"pellucid  {seen.moment(number) or seen.test.title}: test accuracy {line['test_accuracy']:.2%} on "
-            f"{len(seen.test.images):,} images, {pictures} pictures"
+            f"{len(seen.test.images):,} images, {pictures} {'figure' if pictures == 1 else 'figures'}"
             + (f", {failed} failed" if failed else "")
             + f" ({perf_counter() - started:.1f} s)  {report_uri(runner.store) if number == 0 else ''}".rstrip()
         )
@@ -368,7 +367,7 @@ class Watcher:
         return self._runner
 
     def _run_hooks(self, when: str, number: int, logits: Tensor, without: Collection[str] = ()) -> int:
-        """Run the hooks of a moment and return the number of their pictures."""
+        """Run the hooks for `when` and return the number of their figures."""
         seen, runner = self._observation, self._open_runner
         hooks = {name: hook for name, hook in seen.hooks.items() if hook.when == when and name not in without}
         if not hooks:
@@ -432,8 +431,8 @@ def _number(name: str, value: Any) -> float:
 def _place_to_continue(seen: Observation, weights: str, resume: bool | None) -> int | None:
     """Return the epoch after which the training in the save folder continues; None to start a new run.
 
-    A restarted training loads a checkpoint, whose weights are those of a recorded epoch. Weights of epoch 0 mean a
-    training from scratch.
+    A restarted training has loaded a checkpoint, so its weights match a recorded epoch. Weights of epoch 0 mean that
+    training starts from scratch.
     """
     record = seen.store.run()
     if record.get("kind") != seen.kind or seen.kind == "inspect":

@@ -1,13 +1,13 @@
 """Everything that pellucid keeps on disk; no other package writes save folders or stores.
 
-- `store`: `Store`, a save folder with its manifest, records, figures and models; `lock` admits one run at a time,
-  and `ownership` no folder with files of the user; `resuming`: whether a run is active, and how to resume it
+- `store`: `Store`, a save folder with its manifest, records, figures and models; `lock` admits one run at a time;
+  `ownership` refuses folders with the user's files; `resuming`: whether a run is active, and how to resume it
 - `atomic`: writes that either finish or leave the previous file intact
 - `reading`, `schema`: guarded reads, and the types of the records' entries
 - `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
 - `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run
 - `table`: Parquet files
-- `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers besides it
+- `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers
 - `models`: the model that `--model` names, including that of a run
 - `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
 """

@@ -120,7 +120,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The network of a run, as its run.json describes it."""
+    """The network of a run, as described in its run.json."""
 
     name: str
     options: Mapping[str, Any] | None

@@ -84,7 +84,7 @@ class Store:
         write_bytes(self.folder / "metrics.jsonl", text.encode())
 
     def forget_after(self, epoch: int) -> None:
-        """Remove later epochs from metrics.jsonl and manifest.json: a training that is repeated from `epoch` on."""
+        """Remove later epochs from metrics.jsonl and manifest.json, for a training that is repeated from `epoch` on."""
         lines = [line for line in self.metrics() if line["epoch"] <= epoch]
         write_bytes(self.folder / "metrics.jsonl", "".join(json_text(line) + "\n" for line in lines).encode())
         manifest = self.manifest()
@@ -324,7 +324,7 @@ def _brief(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: Any) -> int:
-    """Return the number of values in a list of any depth.
+    """Return the number of values in a nested list.
 
     >>> _size([[1, 2], [3]]), _size("text")
     (3, 1)

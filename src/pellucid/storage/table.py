@@ -14,7 +14,7 @@ from pellucid.storage.atomic import json_text, write_bytes
 __all__ = ["require_parquet", "write_table"]
 
 ROWS_PER_GROUP = 1000
-"""Rows that a reader loads at once."""
+"""Rows per row group, which a reader loads at once."""
 
 
 def require_parquet(purpose: str) -> Any:
@@ -27,7 +27,7 @@ def write_table(
 ) -> None:
     """Replace a Parquet file atomically.
 
-    A matrix becomes a column of lists. `images` are encoded pictures, stored as Hugging Face data sets do: structs of
+    A matrix becomes a column of lists. `images` are encoded images, stored as in Hugging Face data sets: structs of
     `bytes` and `path`. `about` is stored as JSON in the schema's metadata, under the key `pellucid`.
 
     Raises `ConfigError` without pyarrow, and `WriteError` if the file cannot be written.
@@ -53,7 +53,7 @@ def _array(pa: Any, values: Sequence[Any] | np.ndarray) -> Any:
         return pa.LargeListArray.from_arrays(starts, flat)
     if isinstance(values, np.ndarray):
         return pa.array(values)
-    # a column without any value would have no type, which few programs can read
+    # a column without values would have the null type, which few programs can read
     return (
         pa.array(values, pa.string())
         if all(value is None or isinstance(value, str) for value in values)

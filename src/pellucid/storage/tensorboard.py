@@ -59,7 +59,7 @@ class Board:
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line of metrics.jsonl: losses and accuracies of each part of the data in `logs/PART`."""
         self._scores(record)
-        if record.get("learning_rate") is not None:  # unknown in a training loop of the user
+        if record.get("learning_rate") is not None:  # unknown in the user's training loop
             self._main.write(_scalars({"training/learning_rate": record["learning_rate"]}, record["epoch"]))
 
     def restore(self, record: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Prototypes(Shown):
 
     def _repr_html_(self) -> str:
         """Return the images with their class and probability, as HTML for notebooks of at most 300 kB."""
-        # imported here, because prototypes are computed without pictures
+        # imported here, because computing prototypes does not need it
         from pellucid.synthesis._tiles import tiles_html
 
         count = len(self.images)

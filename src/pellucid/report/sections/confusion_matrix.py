@@ -12,7 +12,7 @@ from pellucid.report._pictures import sprite
 __all__ = ["confusion_matrix"]
 
 MOST_CLASSES = 50
-"""Maximum number of classes that are all shown, as in the figure."""
+"""Maximum number of classes shown completely, as in the figure."""
 SHOWN_CLASSES = 30
 """Number of classes shown if there are more: those with the most errors, then those with the most images."""
 ACROSS = 32

@@ -12,7 +12,7 @@ KEYS = tuple(f"{part}_{quantity}" for quantity in ("loss", "accuracy") for part 
 
 def curves(material: Material) -> Section | None:
     """Build the section with two charts and a table, in which the selected and the best epoch are marked."""
-    if not material.metrics or material.run.get("kind") == "inspect":  # a single epoch makes no curve
+    if not material.metrics or material.run.get("kind") == "inspect":  # a curve needs at least two epochs
         return None
     lines = [{"epoch": line["epoch"]} | {key: _number(line.get(key)) for key in KEYS} for line in material.metrics]
     return Section(

@@ -33,7 +33,7 @@ class Gallery:
     classes: np.ndarray
     """Class that each map explains (image, class)."""
     columns: Mapping[str, list[int]]
-    """Lists `indices`, `labels` and `predictions` of the images; no `labels` if they are unknown."""
+    """Lists `indices`, `labels` and `predictions` of the images, without `labels` if they are unknown."""
     record: Mapping[str, Any]
     """The hook's other numbers."""
 
@@ -54,8 +54,8 @@ def maps_section(
 ) -> Section:
     """Build the section from arrays and numbers like those of the hook `gallery`.
 
-    The record may have `titles`, names of the images, `targets`, the class of each image to show first, and no
-    `labels`. Raises `KeyError`, `TypeError` or `ValueError` for invalid content.
+    The record may have `titles` (names of the images) and `targets` (the class of each image to show first), and may
+    lack `labels`. Raises `KeyError`, `TypeError` or `ValueError` for invalid content.
     """
     gallery = _checked(arrays, record)
     return Section(

@@ -1,12 +1,12 @@
-"""Experiment trackers that receive the scalars, figures and report of a run, besides TensorBoard.
+"""Experiment trackers that receive the scalars, figures and report of a run, in addition to TensorBoard.
 
 Each tracker runs in a separate process: its threads, its global state and a slow server never affect the training.
 Unless the user has configured the library through its own environment variables, nothing leaves the save folder.
 
-- `_logger`: `Logger`, what an adapter implements; `trackio`, `mlflow`, `wandb`: one adapter each
+- `_logger`: `Logger`, the base class of adapters; `trackio`, `mlflow`, `wandb`: one adapter each
 - `_names`: checks the names given to `--log-to` or `log_to=`
 - `_logs`: `Logs`, the TensorBoard log that also passes everything on to the trackers
-- `_sender`, `_receiver`: the two ends between a run and the process of a tracker
+- `_sender`, `_receiver`: the two ends of the channel from a run to the process of a tracker
 """
 
 from typing import TYPE_CHECKING

@@ -9,17 +9,17 @@ from typing import Any
 __all__ = ["LoggedRun", "Logger"]
 
 PROJECT = "pellucid"
-"""Name of the project or experiment, unless the library's own environment variable gives another."""
+"""Default name of the project or experiment; the library's environment variable overrides it."""
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run as a tracker sees it."""
+    """Metadata of a run for a tracker."""
 
     folder: Path
     """Folder for local files of the tracker, below the save folder."""
     title: str
-    """Name of the run for people: data set, model and start time."""
+    """Display name of the run: data set, model and start time."""
     settings: Mapping[str, Any]
     """Flags, data set and model; the values are strings, numbers, booleans or None."""
     earlier: str | None
@@ -29,7 +29,7 @@ class LoggedRun:
 class Logger(ABC):
     """Adapter of one tracker's public interface. It lives in a separate process and may raise any exception.
 
-    The constructor imports the library, and begins a run or continues an earlier one.
+    The constructor imports the library, and starts a run or continues an earlier one.
     """
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Logger(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Identifier under which a resumed run finds this one again."""
+        """Identifier by which a resumed run finds this one."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
@@ -46,7 +46,7 @@ class Logger(ABC):
 
     @abstractmethod
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
-        """Add a figure, given as PNG."""
+        """Add a figure, encoded as PNG."""
 
     @abstractmethod
     def report(self, path: Path) -> None:

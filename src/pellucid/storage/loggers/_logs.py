@@ -1,4 +1,4 @@
-"""The log of a run: TensorBoard, which passes everything on to experiment trackers."""
+"""The logs of a run: TensorBoard, and the experiment trackers that receive the same values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ def open_logs(save: Path, names: Sequence[str], record: Mapping[str, Any], start
     """Open the logs of the run in the folder `save`: TensorBoard and the trackers `names`.
 
     `record` is the content of run.json. With `start_epoch`, the earlier logs are continued, and TensorBoard discards
-    what it has from that epoch on. Check the names first, with `check_loggers`.
+    its events from that epoch on. Check the names first, with `check_loggers`.
     """
     title, settings = _title(record), _settings(record)
     return Logs(save / "logs", start_epoch, [Sender(name, save, title, settings) for name in names])
 
 
 class Logs(Board):
-    """TensorBoard log that also sends scalars, scores and figures to trackers, and at the end the report.
+    """TensorBoard log that also sends scalars, scores, figures and the final report to trackers.
 
-    Call `close` once the report of the run is written; if the process dies before that, the trackers notice it.
+    Call `close` once the report of the run is written; if the process dies earlier, the trackers notice.
     """
 
     def __init__(self, logs: Path, start_epoch: int | None = None, trackers: Sequence[Sender] = ()) -> None:
@@ -46,7 +46,7 @@ class Logs(Board):
             tracker.scalars(_scores(record), record["epoch"])
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Add a line again: to TensorBoard, which discards it when a run is resumed, and to new trackers."""
+        """Add an earlier line again, to TensorBoard, which discards it on resuming, and to new trackers."""
         super().metrics(record)
         for tracker in self._trackers:
             if tracker.is_new:
@@ -89,7 +89,7 @@ def _title(record: Mapping[str, Any]) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags and the most important other entries of run.json, as a flat table of plain values."""
+    """Return the flags and the main other entries of run.json, as a flat dict of plain values."""
     settings = dict(record.get("config", {}))
     settings |= {name: record[name] for name in ("kind", "seed", "device", "git_revision") if name in record}
     for part in ("dataset", "model"):

@@ -24,7 +24,7 @@ def check_loggers(names: str | Sequence[str] | None) -> tuple[str, ...]:
     listed = names if isinstance(names, str) else ",".join(names or ())
     chosen = parse_names(listed, LOGGERS.check) if listed else []
     for name in chosen:
-        # without an origin it is a mere folder of that name, such as the one that wandb leaves in the working directory
+        # a spec without an origin is just a folder of that name, such as the `wandb` folder in a working directory
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             raise ConfigError(

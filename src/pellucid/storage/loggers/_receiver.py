@@ -1,4 +1,4 @@
-"""The end of a tracker: a process that reads messages of a run and passes them to the adapter."""
+"""Receiving end: a tracker's process, which reads the messages of a run and passes them to the adapter."""
 
 import base64
 import json
@@ -20,13 +20,13 @@ __all__ = ["main", "receive"]
 
 SECONDS_BETWEEN_LOOKS = 0.1
 MOST_FAILURES = 3
-"""Number of messages in a row that may fail: a single figure can be refused, but a server that is gone stays away."""
+"""Maximum number of failures in a row: a single figure may be refused, but several mean that the server is gone."""
 
 
 def main() -> None:
     """Log what a run sends until it closes the log or ends."""
     _, name, save, messages = sys.argv[1:]
-    warnings.simplefilter("ignore")  # of the tracker; PYTHONWARNINGS of the user's program must not stop it
+    warnings.simplefilter("ignore")  # warnings of the tracker are not the user's; PYTHONWARNINGS=error must not stop it
     is_alone = threading.Event()
     threading.Thread(target=_wait_for_end, args=(is_alone,), daemon=True).start()
     path = Path(messages)
@@ -37,7 +37,7 @@ def main() -> None:
 
 def _wait_for_end(is_alone: threading.Event) -> None:
     # Nothing is ever written, so this returns when the run's process has ended. `sys.stdin.read` would hold a lock that
-    # Python needs at its end.
+    # Python needs to exit.
     os.read(sys.stdin.fileno(), 1)
     is_alone.set()
 
@@ -46,7 +46,7 @@ def read_messages(file: IO[str], is_alone: Callable[[], bool]) -> Iterator[dict[
     """Yield the messages in a file that grows; the last one closes the log, also if the sender was killed."""
     line = ""
     while True:
-        was_alone = is_alone()  # asked before reading: what was written until then is read now
+        was_alone = is_alone()  # checked before reading, so that nothing written until then is missed
         line += file.readline()
         if line.endswith("\n"):
             yield json.loads(line)
@@ -94,7 +94,7 @@ def _pass_on(logger: Logger, message: dict[str, Any], save: Path) -> None:
             try:
                 if (save / "report.html").is_file():
                     logger.report(save / "report.html")
-            finally:  # the run ends, whatever happens to its report
+            finally:  # end the run even if its report fails
                 logger.close(message["status"])
 
 

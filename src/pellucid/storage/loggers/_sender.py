@@ -1,6 +1,6 @@
-"""The end of a run: starts the process of a tracker, and writes down for it what it shall log.
+"""Sending end: starts the process of a tracker and writes messages for it.
 
-Messages go through a file instead of a pipe, so that a tracker that waits for its server never holds up the training.
+Messages go through a file instead of a pipe, so that a tracker that waits for its server never blocks the training.
 """
 
 import base64
@@ -19,15 +19,15 @@ from pellucid.storage.atomic import TEMPORARY
 __all__ = ["Sender"]
 
 SECONDS_TO_FINISH = 60.0
-"""Maximum time that the end of a run waits for a tracker; after that, it continues in the background."""
+"""Maximum time to wait for a tracker at the end of a run; after that, it continues in the background."""
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from pellucid.storage.loggers._receiver import main; main()"
 )
-"""Program of a tracker's process. It imports from where this process does, which `python -m` may not."""
+"""Program of a tracker's process. It uses the import path of this process, which `python -m` may not."""
 
 _in_background: list["subprocess.Popen[bytes]"] = []
-"""Trackers that were not finished when their run ended; Python warns about a process whose object is deleted."""
+"""Trackers still running when their run ended, kept because Python warns when a process object is deleted."""
 
 
 class Sender:
@@ -53,10 +53,10 @@ class Sender:
             with (self._folder / "output.txt").open("ab") as output:
                 self._process = subprocess.Popen(  # noqa: S603  (our own program)
                     [sys.executable, "-c", START, json.dumps(sys.path), name, str(save), str(messages)],
-                    stdin=subprocess.PIPE,  # its end tells the tracker that this process is gone
+                    stdin=subprocess.PIPE,  # closing it tells the tracker that this process has ended
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C ends the run, which then ends the tracker
+                    start_new_session=True,  # Ctrl-C ends only the run, which then ends the tracker
                 )
         except OSError as error:
             self._report(f"{error}")
@@ -69,7 +69,7 @@ class Sender:
         self._send(kind="scalars", values={key: float(value) for key, value in values.items()}, epoch=epoch)
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
-        """Add a figure, given as PNG."""
+        """Add a figure, encoded as PNG."""
         self._send(kind="picture", tag=tag, png=base64.b64encode(png).decode(), epoch=epoch)
 
     def close(self, status: str) -> None:
@@ -98,16 +98,16 @@ class Sender:
         self._check(self._process)
 
     def _stop_sending(self) -> None:
-        """Close both files; the tracker's process then ends its run, if no message has told it to."""
+        """Close both files; the tracker's process then ends its run if it has not already done so."""
         if self._messages is not None:
-            with suppress(OSError):  # what could not be written before cannot be written now
+            with suppress(OSError):  # an earlier write error occurs again on closing
                 self._messages.close()
             self._messages = None
         if self._process is not None and self._process.stdin:
             self._process.stdin.close()
 
     def _check(self, process: "subprocess.Popen[bytes] | None") -> None:
-        """Report the first failure that the tracker's process has written down, or its exit code if it has ended."""
+        """Report the first failure recorded by the tracker's process, or its exit code if it has ended."""
         if self._has_reported:
             return
         try:

@@ -1,4 +1,4 @@
-"""trackio: a local-first tracker; `trackio show` draws its dashboard.
+"""trackio, a local-first tracker; `trackio show` opens its dashboard.
 
 Its files are in `logs/trackio` of the save folder, unless `TRACKIO_DIR`, `TRACKIO_SPACE_ID` or `TRACKIO_SERVER_URL` is
 set.
@@ -29,7 +29,7 @@ class TrackioLogger(Logger):
     def __init__(self, run: LoggedRun) -> None:
         if not any(os.environ.get(name) for name in CONFIGURED_BY):
             os.environ["TRACKIO_DIR"] = str(run.folder.resolve())  # read when trackio is imported
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else it asks for the name of a user who is logged in
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")  # otherwise it looks up the user who is logged in
         # trackio turns its failures into warnings, which would be lost here
         warnings.showwarning = self._remember  # type: ignore[assignment]
         warnings.filterwarnings("always", module="trackio")
@@ -77,7 +77,7 @@ class TrackioLogger(Logger):
             self._warnings.append(str(message))
 
     def _check(self) -> None:
-        """Raise what trackio has warned of since the last call."""
+        """Raise the warnings of trackio since the last call as an error."""
         if self._warnings:
             text = "; ".join(self._warnings)
             self._warnings.clear()

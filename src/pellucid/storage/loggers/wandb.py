@@ -30,7 +30,7 @@ class WandbLogger(Logger):
         if not is_configured:  # artifacts wait there for the upload
             for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
                 os.environ.setdefault(place, str(run.folder.resolve()))
-        # the background process of a wandb run that the user's program has open, which ends with that program
+        # points to the background process of a wandb run in the user's program, which ends with that program
         os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
@@ -46,7 +46,7 @@ class WandbLogger(Logger):
             mode=None if is_configured else "offline",
             settings=wandb.Settings(console="off", silent=True),
         )
-        # wandb's own steps can only grow, but figures of an epoch come after the scores of the next one
+        # wandb's own steps must increase, but figures of an epoch arrive after the scores of the next one
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
 
