@@ -424,3 +424,10 @@ def test_torchscript_and_exported_programs() -> None:
     )
     compiled = pellucid.explain(torch.compile(network()), x)
     torch.testing.assert_close(compiled.relevance, why.relevance, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_of_bytes_is_refused_with_and_without_a_normalization():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    for options in ({}, {"mean": 0.5, "std": 0.2}):
+        with pytest.raises(ShapeError, match="got a tensor of bytes"):
+            pellucid.explain(model, torch.zeros(1, 3, 8, 8, dtype=torch.uint8), **options)
