@@ -202,6 +202,10 @@ def test_a_restart_from_an_earlier_checkpoint_repeats_the_later_epochs(tmp_path)
     with watched(save, restarted) as watcher:
         assert watcher.last_epoch == 1
         assert [line["epoch"] for line in lines_of(save)] == [0, 1]  # not those that are about to be repeated
+        [aside] = (save / "previous").iterdir()  # where nothing is lost
+        assert [line["epoch"] for line in lines_of(aside)] == [2, 3]
+        assert (aside / "plots/confusion_matrix/epoch_003.png").is_file()
+        assert not (save / "plots/confusion_matrix/epoch_003.png").exists()
         train_one_epoch(restarted, torch.optim.SGD(restarted.parameters(), 0.05))
         watcher.epoch()
     assert [line["epoch"] for line in lines_of(save)] == [0, 1, 2]

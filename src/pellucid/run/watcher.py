@@ -180,9 +180,7 @@ class Watcher:
         try:
             weights = fingerprint(seen.model)
             at = _place_to_continue(seen, weights, resume)
-            moved = store.move_previous_run() if at is None else None
-            if at is not None:
-                store.forget_after(at)
+            moved = store.move_previous_run() if at is None else store.set_aside_after(at)
             started = store.run().get("timing", {}).get("started") if at is not None else None
             record = seen.record()
             store.begin(record | {"timing": record["timing"] | ({"started": started} if started else {})})
@@ -199,7 +197,8 @@ class Watcher:
             atexit.register(self._at_exit)
         self.last_epoch = at
         if moved is not None:
-            print_line(f"pellucid: moved the earlier run to {moved}.")
+            what = "the earlier run" if at is None else f"the epochs after {at}"
+            print_line(f"pellucid: moved {what} to {moved}.")
         if at is None:
             with frozen(seen.seen):
                 logs.graph(seen.seen, seen.test.images.floats([0]).to(seen.device))

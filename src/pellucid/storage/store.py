@@ -80,16 +80,34 @@ class Store:
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line to metrics.jsonl, replacing an earlier line of the same epoch."""
         lines = {line["epoch"]: line for line in self.metrics()} | {record["epoch"]: dict(record)}
-        text = "".join(json_text(lines[epoch]) + "\n" for epoch in sorted(lines))
-        write_bytes(self.folder / "metrics.jsonl", text.encode())
+        self._write_lines(self.folder / "metrics.jsonl", [lines[epoch] for epoch in sorted(lines)])
 
-    def forget_after(self, epoch: int) -> None:
-        """Remove later epochs from metrics.jsonl and manifest.json, for a training that is repeated from `epoch` on."""
-        lines = [line for line in self.metrics() if line["epoch"] <= epoch]
-        write_bytes(self.folder / "metrics.jsonl", "".join(json_text(line) + "\n" for line in lines).encode())
-        manifest = self.manifest()
+    def set_aside_after(self, epoch: int) -> Path | None:
+        """Move later epochs to `previous/`, for a training that is repeated from `epoch` on; returns the new folder.
+
+        Returns None if there are none. TensorBoard's files stay: its log is continued at that epoch.
+        """
+        lines, manifest = self.metrics(), self.manifest()
         kept = {key: [one for one in manifest[key] if one["epoch"] <= epoch] for key in ("artifacts", "failures")}
+        later = {key: [one for one in manifest[key] if one["epoch"] > epoch] for key in ("artifacts", "failures")}
+        if lines and lines[-1]["epoch"] <= epoch and not any(later.values()):
+            return None
+        target = _free_for(["metrics.jsonl"], self._place_aside())
+        # copied first, then removed: an interruption leaves every record in at least one place
+        self._write_lines(target / "metrics.jsonl", [line for line in lines if line["epoch"] > epoch])
+        write_json(target / "manifest.json", manifest | later)
+        self._write_lines(self.folder / "metrics.jsonl", [line for line in lines if line["epoch"] <= epoch])
         write_json(self.folder / "manifest.json", manifest | kept)
+        files = {str(one.get("path") or one.get("log")) for entries in later.values() for one in entries}
+        for name in sorted(name for name in files if re.fullmatch(r"(plots|films|errors)/[\w./-]+", name)):
+            if ".." not in name and (self.folder / name).is_file():
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).replace(target / name)
+        return target
+
+    @staticmethod
+    def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+        write_bytes(path, "".join(json_text(line) + "\n" for line in lines).encode())
 
     def manifest(self) -> dict[str, Any]:
         """Read manifest.json."""
