@@ -184,7 +184,10 @@ def test_killed_rank_ends_all_and_the_run_can_be_resumed(rank, tmp_path):
 def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
     (tmp_path / "nets_of_test.py").write_text(
         "from torch import nn\n"
-        "def net(classes): return nn.Sequential(nn.Conv2d(1, classes, 28), nn.Flatten())  # no linear layer\n"
+        "from pellucid.hooks.projector import Projector\n"
+        "def fail(self, scene): raise ValueError('broken hook')\n"
+        "Projector.run = fail\n"
+        "def net(classes): return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))\n"
     )
     arguments = (*SMALL, "--epochs", 1, "--model", "nets_of_test:net", "--hooks", "projector,confusion_matrix")
     code, out, err = finish(torchrun(*arguments, "--save", tmp_path / "save", folder=tmp_path))

@@ -36,7 +36,7 @@ def ending_hook(monkeypatch):
 
 PHASES = {
     "data": (session, "load_data"),
-    "model": (session, "build_model"),
+    "model": (session, "build_network"),
     "start": (pipeline, "print_start"),
     "hook": (HOOKS["confusion_matrix"], "run"),
     "training": (_Trainer, "_step"),

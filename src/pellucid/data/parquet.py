@@ -22,6 +22,7 @@ from pellucid.data._spec import split_options
 __all__ = ["SUFFIXES", "parquet"]
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
+"""Suffixes of the supported files."""
 PART_NAMES = {"train": "train", "training": "train", "test": "test", "validation": "validation", "valid": "validation"}
 PART_NAMES |= {"val": "validation", "dev": "validation", "testing": "test"}
 

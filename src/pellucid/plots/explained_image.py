@@ -131,3 +131,4 @@ def _is_ridge(length: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.nd
 
 
 IMAGE = Drawing(_height, _draw)
+"""An image, its relevance, and the relevance under the outline of the image."""

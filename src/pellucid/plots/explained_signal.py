@@ -63,3 +63,4 @@ def _draw_time(axes: Axes) -> None:
 
 
 SIGNAL = Drawing(_height, _draw)
+"""Lines of the signal, with relevance as their color."""

@@ -57,3 +57,4 @@ def _draw(canvas: Canvas, row: Explained, top: float) -> None:
 
 
 TOKENS = Drawing(_height, _draw)
+"""Tokens in the color of their relevance."""

@@ -63,3 +63,4 @@ def _decimals(limit: float) -> int:
 
 
 VALUES = Drawing(_height, _draw)
+"""Bars of a feature vector and its relevance."""

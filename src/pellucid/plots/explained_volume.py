@@ -59,3 +59,4 @@ def _draw(canvas: Canvas, row: Explained, top: float) -> None:
 
 
 VOLUME = Drawing(_height, _draw)
+"""Most relevant slices of a volume."""

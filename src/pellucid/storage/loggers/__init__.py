@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LOGGERS", "LoggedRun", "Logger", "Logs", "check_loggers", "open_logs"]
 
 LOGGERS: "Registry[type[Logger]]" = Registry("logger", "pellucid.storage.loggers")
+"""All experiment trackers by name."""
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
