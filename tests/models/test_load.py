@@ -177,8 +177,8 @@ def test_pickled_code_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("text.pt", b"no weights", ModelError, "is damaged or not a file of torch.save"),
-        ("empty.pth", b"", ModelError, "is damaged or not a file of torch.save"),
+        ("text.pt", b"no weights", ModelError, "is damaged or was not written by torch.save"),
+        ("empty.pth", b"", ModelError, "is damaged or was not written by torch.save"),
         ("text.safetensors", b"no weights", ConfigError, "is damaged or not a safetensors file"),
         ("list.pt", [1, 2], ModelError, "has no weights: .* got a list"),
         ("metrics.pt", {"loss": 0.5, "epoch": 2}, ModelError, "got a dict with the keys 'loss', 'epoch'"),

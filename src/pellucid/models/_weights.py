@@ -75,8 +75,9 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 def _refusal(path: Path, error: Exception) -> str:
     if not re.search("unsupported global|torchscript", str(error), re.IGNORECASE):
-        reason = (str(error).strip().splitlines() or ["it is empty"])[0]
-        return f"--weights {path} is damaged or not a file of torch.save ({type(error).__name__}: {reason})."
+        # without torch's advice to open the file unsafely, which would not even help
+        reason = (str(error).strip().splitlines() or ["it is empty"])[0].partition(". ")[0].rstrip(".")
+        return f"--weights {path} is damaged or was not written by torch.save ({type(error).__name__}: {reason})."
     return (
         f"--weights {path} contains more than tensors (such as a whole pickled model), and opening it would run code "
         "from the file. If you trust its origin, convert it once in the environment that wrote it: "
