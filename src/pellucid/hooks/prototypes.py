@@ -63,7 +63,7 @@ class ClassPrototypes(Hook):
             yield left_out(scene, "prototypes are compared with training images, and none were given.")
             return
         if not scene.is_displayed:
-            yield left_out(scene, "the pixel bounds are unknown, because the normalization is.")
+            yield left_out(scene, "the normalization is unknown, and with it the bounds of a pixel.")
             return
         started = perf_counter()
         allowance = Allowance(scene, HOOKS.name_of(type(self)))
