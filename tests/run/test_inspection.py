@@ -206,3 +206,14 @@ def test_an_inspected_folder_is_no_run_to_load(photos, tmp_path):
     inspected(photos, save, "--hooks", "none")
     with pytest.raises(pellucid.errors.SaveError, match="stores no weights"):
         pellucid.load_run(save)
+
+
+def test_ctrl_c_in_a_hook_leaves_a_report(photos, tmp_path, monkeypatch):
+    def interrupt(self: object, scene: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pellucid.hooks.saliency.Saliency.run", interrupt)
+    save = tmp_path / "save"
+    assert inspected(photos, save, "--hooks", "confusion_matrix,saliency") == 130
+    assert record_of(save)["status"] == "interrupted"
+    assert "This inspection was interrupted" in (save / "report.html").read_text()

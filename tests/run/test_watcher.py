@@ -485,3 +485,17 @@ def test_a_model_that_was_trained_before_starts_at_its_epoch(tmp_path):
     assert figures == [f"plots/confusion_matrix/epoch_{epoch:03d}.png" for epoch in (7, 8)]
     with pytest.raises(ConfigError, match="start_epoch"):
         watched(save, model, start_epoch=-1)
+
+
+def test_ctrl_c_in_a_hook_leaves_a_report(tmp_path, monkeypatch):
+    def interrupt(self: object, scene: object) -> None:
+        raise KeyboardInterrupt
+
+    save = tmp_path / "save"
+    watcher = watched(save, new_model(), hooks="confusion_matrix,saliency")
+    (save / "report.html").unlink()
+    monkeypatch.setattr("pellucid.hooks.saliency.Saliency.run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        watcher.epoch()
+    assert record_of(save)["status"] == "interrupted"
+    assert "This training was interrupted" in (save / "report.html").read_text()

@@ -311,6 +311,8 @@ class Watcher:
         """Record the end of a watcher that cannot continue, and release the save folder."""
         if self._runner is not None:
             record_end(self._observation.store, status)
+            with suppress(Exception):  # the cause of the failure may not allow it
+                self._report()
             self._release(status)
 
     def _show_epoch(
