@@ -72,6 +72,15 @@ def test_files_of_every_kind(tmp_path: Path, name: str, options: dict[str, Any])
     assert splits.name == f"parquet:{path}"
 
 
+def test_a_label_without_a_name_in_the_metadata_is_refused(tmp_path: Path) -> None:
+    content = table(range(COUNT), strings=True)
+    features = {"image": {"_type": "Image"}, "label": {"names": NAMES[:2], "_type": "ClassLabel"}}
+    content = content.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path = write(tmp_path / "a.parquet", content)
+    with pytest.raises(DataError, match=r"has the label 'cat', which is not one of the class names .*\(ant, bee\)"):
+        open_data(str(path), Request(tmp_path))
+
+
 @pytest.mark.parametrize("layout", ["train-00000-of-00001.parquet", "train/0.parquet"])
 def test_parts_are_recognized_by_their_names(tmp_path: Path, layout: str) -> None:
     write(tmp_path / layout, table(range(40), strings=True))

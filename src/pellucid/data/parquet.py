@@ -179,9 +179,15 @@ class Table:
         return tuple(sorted(set(self.labels))) if self.labels and isinstance(self.labels[0], str) else None
 
     def indices(self, classes: tuple[str, ...] | None) -> torch.Tensor:
-        """Return the labels as class indices, (row,)."""
+        """Return the labels as class indices, (row,). Raises `DataError` for a label that is not in `classes`."""
         if self.labels and isinstance(self.labels[0], str):
             places = {name: index for index, name in enumerate(classes or ())}
+            unknown = next((label for label in self.labels if label not in places), None)
+            if unknown is not None:
+                raise DataError(
+                    f"{self.files[0]} has the label {unknown!r}, which is not one of the class names in its metadata "
+                    f"({', '.join(places)}); add it to the metadata, or relabel the rows."
+                )
             return torch.tensor([places[label] for label in self.labels])
         return torch.tensor(self.labels, dtype=torch.int64)
 
