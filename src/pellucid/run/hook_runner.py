@@ -123,7 +123,7 @@ class HookRunner:
         return Encoded(replace(artifact, figure=None, arrays={}, embedding=None), picture, on_page, packed, points)
 
     def keep(self, output: Output) -> None:
-        """Write the artifacts of a hook, all of which are encoded: one that failed halfway leaves no files behind."""
+        """Write the artifacts of a hook. They are encoded already, so a hook that fails halfway leaves no files."""
         for encoded in output.artifacts:
             artifact = encoded.artifact
             tag = f"{output.name}/{artifact.name}" if artifact.name else output.name

@@ -83,9 +83,9 @@ class Store:
         self._write_lines(self.folder / "metrics.jsonl", [lines[epoch] for epoch in sorted(lines)])
 
     def set_aside_after(self, epoch: int) -> Path | None:
-        """Move later epochs to `previous/`, for a training that is repeated from `epoch` on; returns the new folder.
+        """Move the epochs after `epoch`, which a restarted training repeats, to a folder in `previous/`.
 
-        Returns None if there are none. TensorBoard's files stay: its log is continued at that epoch.
+        Returns the folder, or None if `epoch` is the last one. TensorBoard's files stay, since its log continues there.
         """
         lines, manifest = self.metrics(), self.manifest()
         kept = {key: [one for one in manifest[key] if one["epoch"] <= epoch] for key in ("artifacts", "failures")}
