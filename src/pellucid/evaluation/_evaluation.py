@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, name_of, recommend, remarks
+from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, recommend
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._statistics import compare, intervals
 

@@ -261,7 +261,11 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     if not kept:
         raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")
     about = {label: metric.about() for label, metric in request.metrics.items()}
-    found_same = None if all(one is None for one in same_map.values()) else tuple(method for method in kept if same_map.get(method))
+    found_same = (
+        None
+        if all(one is None for one in same_map.values())
+        else tuple(method for method in kept if same_map.get(method))
+    )
     return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds, found_same)
 
 

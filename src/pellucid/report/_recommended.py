@@ -2,7 +2,7 @@
 
 from pellucid.evaluation import Evaluation
 from pellucid.evaluation._conclusions import name_of
-from pellucid.report._material import Material
+from pellucid.report._material import Entry, Material
 
 __all__ = ["last_evaluation", "recommended_method"]
 
@@ -19,8 +19,15 @@ def recommended_method(material: Material) -> str | None:
 
 def last_evaluation(material: Material) -> Evaluation | None:
     """Read the run's last leaderboard; None, with a note if it is damaged, if there is none."""
-    found = material.by_epoch(
-        material.entries("leaderboard", "data"),
-        lambda entry: None if (record := material.numbers(entry)) is None else Evaluation.from_dict(record),
-    )
+    found = material.by_epoch(material.entries("leaderboard", "data"), lambda entry: _evaluation(material, entry))
     return found[max(found)] if found else None
+
+
+def _evaluation(material: Material, entry: Entry) -> Evaluation | None:
+    record = material.numbers(entry)
+    if record is None:
+        return None
+    evaluation = Evaluation.from_dict(record)
+    # drawn here, so that an invalid record is noted instead of raising later
+    _ = evaluation.recommendation, evaluation.agreeing
+    return evaluation
