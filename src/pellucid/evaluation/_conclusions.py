@@ -21,10 +21,12 @@ __all__ = [
     "Recommendation",
     "agreeing",
     "class_insensitive",
+    "labels",
     "most_faithful",
     "name_of",
     "recommend",
     "remarks",
+    "representative",
     "weight_insensitive",
 ]
 
@@ -102,9 +104,19 @@ def remarks(evaluation: "Evaluation") -> dict[str, str]:
     """Return a remark for each method whose maps do not depend on the image, the weights or (hardly) the class."""
     alike = class_insensitive(evaluation)
     return {
-        **{method: f"its maps of two classes are {value:.0%} alike" for method, value in alike.items()},
+        **{method: f"the maps of two classes have a similarity of {value:.2f} (1: equal)" for method, value in alike.items()},
         **dict.fromkeys(weight_insensitive(evaluation), "its map stays the same when the weights are randomized"),
         **evaluation.constant_maps,
+    }
+
+
+def labels(evaluation: "Evaluation") -> dict[str, str]:
+    """Return a label of a few words for each method with a remark."""
+    constant = "same map for every image" if evaluation.same_map else "map ignores shifts of the image"
+    return {
+        **dict.fromkeys(class_insensitive(evaluation), "nearly class-insensitive"),
+        **dict.fromkeys(weight_insensitive(evaluation), "ignores the weights"),
+        **dict.fromkeys(evaluation.constant_maps, constant),
     }
 
 
@@ -141,6 +153,15 @@ def agreeing(evaluation: "Evaluation") -> list[Group]:
         else:
             home.append(method)
     return [Group(tuple(group), _why_alike(group)) for group in groups if len(group) > 1]
+
+
+def representative(evaluation: "Evaluation", group: Group) -> str:
+    """Return the method that stands for a group of agreeing ones: the one that is best in most metrics, or the first.
+
+    So a column whose best method is in the group still shows it.
+    """
+    best = [evaluation.best(metric) for metric in evaluation.metrics]
+    return max(group.methods, key=best.count)
 
 
 def name_of(label: str) -> str:

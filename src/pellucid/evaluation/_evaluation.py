@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, recommend
+from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, name_of, recommend, remarks
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._statistics import compare, intervals
 
@@ -117,7 +117,7 @@ class Evaluation:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         first, *others = widths
         rows = ("  ".join([f"{row[0]:<{first}}", *map(str.rjust, row[1:], others)]).rstrip() for row in table)
-        return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows])
+        return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows, *self.conclusions])
 
     def _repr_html_(self) -> str:
         """Return the table of means as HTML for notebooks; the best method of each metric is marked by a star."""
@@ -132,7 +132,9 @@ class Evaluation:
         return card(
             f"Evaluation of {self.images} images",
             text_html(f"Seed {self.seed}. ↑ higher is better, ↓ lower is better; ★ best. Controls come last."),
+            text_html(self.recommendation.reason),
             table_html(heading, rows),
+            *(text_html(text) for text in self.conclusions[1:]),
             text_html(f"Not applicable: {refused}" if refused else ""),
         )
 
@@ -179,6 +181,12 @@ class Evaluation:
         broken by the other metrics.
         """
         return recommend(self)
+
+    @property
+    def conclusions(self) -> list[str]:
+        """Conclusions in sentences: the recommendation, agreeing methods, and methods to be wary of."""
+        warnings = [f"{name_of(method)}: {remark}." for method, remark in remarks(self).items()]
+        return [self.recommendation.reason, *(group.reason for group in self.agreeing), *warnings]
 
     @cached_property
     def agreeing(self) -> list[Group]:
