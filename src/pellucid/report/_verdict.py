@@ -13,7 +13,7 @@ from pellucid.evaluation._conclusions import class_insensitive, most_faithful, n
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
-__all__ = ["Sentence", "calibration", "verdict"]
+__all__ = ["Sentence", "calibration", "conclusions", "verdict"]
 
 FEWEST_IMAGES = 30
 """Minimum number of images for an interval that assumes a normal distribution."""
@@ -35,17 +35,17 @@ class Sentence:
 
 
 def verdict(material: Material) -> list[Sentence]:
-    """Return the conclusions about a run, the test accuracy first.
+    """Return the conclusions about a run, with its state if it is not finished, and its failures."""
+    return [*_unfinished(material), *conclusions(material), *_failures(material)]
 
-    They cover unfinished runs, accuracy and confusions, calibration, explanation methods and failed hooks.
-    """
+
+def conclusions(material: Material) -> list[Sentence]:
+    """Return sentences on accuracy and confusions, calibration and explanation methods, the test accuracy first."""
     evaluation = last_evaluation(material)
     return [
-        *_unfinished(material),
         *_accuracy(material),
         *_calibration(material),
         *([] if evaluation is None else _explanations(evaluation)),
-        *_failures(material),
     ]
 
 
