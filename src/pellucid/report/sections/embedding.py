@@ -47,9 +47,10 @@ class Plane:
 
 def embedding(material: Material) -> Section | None:
     """Build the section with the points of every epoch on one scale, with thumbnails and values if available."""
-    planes = _with_losses(material, material.pairs("tsne", _plane))
+    planes: dict[int, Plane] = material.pairs("tsne", _plane)
     if not planes:
         return None
+    derived = _derive_losses(material, planes)
     images = _images(planes)
     pictures = _thumbnails(planes, images)
     classes = max(int(max(plane.labels.max(), plane.predictions.max())) + 1 for plane in planes.values())
@@ -72,7 +73,7 @@ def embedding(material: Material) -> Section | None:
             "has_images": pictures is not None,
             "epochs": _epochs(planes, list(images)),
         },
-        notes=tuple(_notes(planes, pictures)),
+        notes=tuple(_notes(planes, pictures, derived)),
         hook="tsne",
     )
 
@@ -119,23 +120,23 @@ def _neighbors(nearest: np.ndarray | None, count: int) -> np.ndarray:
     return nearest
 
 
-def _with_losses(material: Material, planes: dict[int, Plane]) -> dict[int, Plane]:
-    """Fill in losses that the hook did not store: those of all test images, or −log p of correct predictions."""
-    if all(np.isfinite(plane.losses).any() for plane in planes.values()):
-        return planes
+def _derive_losses(material: Material, planes: Mapping[int, Plane]) -> list[int]:
+    """Fill in losses that the hook did not store, and return the epochs for which those of errors remain unknown."""
+    missing = [epoch for epoch, plane in planes.items() if np.isnan(plane.losses).all()]
     entries = material.entries("confusion_matrix", "arrays", "predictions")
-    known = material.by_epoch({epoch: entries[epoch] for epoch in planes if epoch in entries}, material.arrays)
-    for epoch, plane in planes.items():
-        if np.isfinite(plane.losses).any():
-            continue
-        losses = np.asarray(known.get(epoch, {}).get("losses", ()), float)
+    known = material.by_epoch({epoch: entries[epoch] for epoch in missing if epoch in entries}, material.arrays)
+    derived = []
+    for epoch in missing:
+        plane, losses = planes[epoch], np.asarray(known.get(epoch, {}).get("losses", ()), float)
         if losses.ndim == 1 and len(losses) > plane.indices.max():
             plane.losses[:] = losses[plane.indices]
-        else:
-            # where the prediction is correct, its confidence is the probability of the true class
-            right = (plane.labels == plane.predictions) & (plane.confidences > 0)
-            plane.losses[right] = 0 - np.log(plane.confidences[right])
-    return planes
+            continue
+        # where the prediction is correct, its confidence is the probability of the true class
+        right = (plane.labels == plane.predictions) & (plane.confidences > 0)
+        plane.losses[right] = 0 - np.log(plane.confidences[right])
+        if right.any() and not right.all():
+            derived.append(epoch)
+    return derived
 
 
 def _loss_range(losses: np.ndarray) -> tuple[float, float] | None:
@@ -219,20 +220,11 @@ def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> 
     }
 
 
-def _notes(planes: Mapping[int, Plane], pictures: object) -> list[str]:
-    notes = []
-    if pictures is None:
-        notes.append("This run has no thumbnails of these images.")
-    without = {
-        "has no confidences": [epoch for epoch, plane in planes.items() if np.isnan(plane.confidences).all()],
-        "has no losses of misclassified images": [
-            epoch
-            for epoch, plane in planes.items()
-            if np.isnan(plane.losses[plane.labels != plane.predictions]).any() and not np.isnan(plane.confidences).all()
-        ],
-    }
-    for what, epochs in without.items():
+def _notes(planes: Mapping[int, Plane], pictures: object, derived: list[int]) -> list[str]:
+    notes = [] if pictures is not None else ["This run has no thumbnails of these images."]
+    unsure = [epoch for epoch, plane in planes.items() if np.isnan(plane.confidences).all()]
+    for epochs, missing in ((unsure, "confidences"), (derived, "losses of misclassified images")):
         if epochs:
             which = "This run" if len(epochs) == len(planes) else f"Epoch {', '.join(map(str, epochs))}"
-            notes.append(f"{which} {what}.")
+            notes.append(f"{which} has no {missing}.")
     return notes
