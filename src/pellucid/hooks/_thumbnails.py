@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pellucid.core.contracts import ImageSet
 
-__all__ = ["PAGE_SIDE", "is_lossless", "thumbnails"]
+__all__ = ["PAGE_SIDE", "lossless_size", "thumbnails"]
 
 PAGE_SIDE = 28
 """Maximum side of the report's thumbnails, in pixels."""
@@ -27,15 +27,15 @@ def thumbnails(images: ImageSet, side: int) -> np.ndarray:
     return torch.cat(small).permute(0, 2, 3, 1).numpy()
 
 
-def is_lossless(images: ImageSet, side: int) -> bool:
-    """Return True if `thumbnails` with this side hold the exact pixels of the images, apart from their borders.
+def lossless_size(images: ImageSet, side: int) -> list[int] | None:
+    """Return the height and width of images if `thumbnails` hold their exact pixels, apart from added borders.
 
-    >>> is_lossless(ImageSet(torch.zeros(2, 1, 7, 12, dtype=torch.uint8), torch.zeros(2).long()), 28)
-    True
+    >>> lossless_size(ImageSet(torch.zeros(2, 1, 7, 12, dtype=torch.uint8), torch.zeros(2).long()), 28)
+    [7, 12]
     """
     channels, height, width = images.image_shape
     is_bytes = images.pixels.dtype == torch.uint8 and images.scale == (0, 1)
-    return is_bytes and channels in (1, 3) and max(height, width) <= side
+    return [height, width] if is_bytes and channels in (1, 3) and max(height, width) <= side else None
 
 
 def _shrunk(images: torch.Tensor, side: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._hook import left_out, missing_embedding
 from pellucid.hooks._plane import embed_in_plane, knn_accuracy, nearest_neighbors, trustworthiness
 from pellucid.hooks._predictions import losses_of, predictions_of
-from pellucid.hooks._thumbnails import PAGE_SIDE, is_lossless, thumbnails
+from pellucid.hooks._thumbnails import PAGE_SIDE, lossless_size, thumbnails
 from pellucid.plots.scatter import scatter
 
 __all__ = ["TSNE"]
@@ -82,7 +82,7 @@ class TSNE(Hook):
             numbers={
                 **outcome.numbers,
                 "losses": losses_of(scene, indices),
-                "lossless_size": list(scene.test.image_shape[1:]) if is_lossless(scene.test, PAGE_SIDE) else None,
+                "lossless_size": lossless_size(scene.test, PAGE_SIDE),
                 **scores,
             },
             scalars={name: value for name, value in scores.items() if value is not None},
