@@ -88,7 +88,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    names = ["page.js", "maps.js", "thumbnails.js", *(name for kind in kinds for name in _scripts(kind))]
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs
@@ -156,6 +156,13 @@ def _json(record: Any) -> str:
 def _guides(material: Material) -> set[str]:
     """Return the documentation pages available in the save folder, to avoid dead links."""
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
+
+
+@cache
+def _scripts(kind: str) -> list[str]:
+    """Return the names of a kind's scripts: KIND.js, and its parts KIND_….js if it is split into several files."""
+    names = sorted(path.name for path in (files("pellucid.report") / "page").iterdir())
+    return [name for name in names if name == f"{kind}.js" or (name.startswith(f"{kind}_") and name.endswith(".js"))]
 
 
 @cache
