@@ -35,8 +35,8 @@ class Section:
     """Page of the documentation with more information, without its suffix."""
     notes: tuple[str, ...] = field(default=())
     """Remarks about missing, downsampled or refused content."""
-    hook: str | None = None
-    """Hook whose static figures this section replaces; None: the hook of the same name, "": no hook."""
+    hook: str | tuple[str, ...] | None = None
+    """Hooks whose static figures this section replaces; None: the hook of the same name, "": no hook."""
 
 
 Maker = Callable[[Material], Section | None]
