@@ -12,7 +12,10 @@ value is v × scale / 127. Colors end at the column's limit.
   const GAP = 3; // between two tiles, in CSS pixels
   const LEAST = 56; // sides of a tile, in CSS pixels
   const MOST = 104;
-  const BESIDE = 44; // rows painted at once, beyond those in sight, are within this share of the window
+  const BESIDE = 40; // rows are painted when they are within this percentage of the window's height
+
+  const HINT = matchMedia("(hover: none)").matches ? "Enlarge a tile to read its values."
+    : "Point at a tile, or move to one with the arrow keys, to read its values. Press the space bar to enlarge it.";
 
   const scratch = document.createElement("canvas");
 
@@ -350,6 +353,7 @@ value is v × scale / 127. Colors end at the column's limit.
       at.pixel = null;
       if (!dialog.open) dialog.showModal();
       showLarge();
+      dialog.querySelector("canvas").focus();
     };
     const order = () => tiles.flat().filter(Boolean);
     const turn = (by) => {
@@ -371,7 +375,7 @@ value is v × scale / 127. Colors end at the column's limit.
     /* --- events --------------------------------------------------------------------------------------------- */
 
     const say = (text) => {
-      find(".told .readout").textContent = text || "Point at a tile, or move to one with the arrow keys, to read its values; press the space bar to enlarge it.";
+      find(".told .readout").textContent = text || HINT;
       find(".told .readout").classList.toggle("hint", !text);
     };
     const listen = () => {
@@ -383,7 +387,7 @@ value is v × scale / 127. Colors end at the column's limit.
           say(readout(tileAt(box), pixelOf(event, box)));
           if (zoom.previousElementSibling === box) return;
           box.after(zoom);
-          Object.assign(zoom.style, { marginTop: "-24px", marginLeft: `${at.side - 24}px` });
+          Object.assign(zoom.style, { top: `${box.offsetTop + box.offsetHeight - 24}px`, left: `${box.offsetLeft + box.offsetWidth - 24}px` });
         });
       }
       table.addEventListener("pointerleave", () => { zoom.remove(); say(""); });
