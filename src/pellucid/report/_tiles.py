@@ -127,7 +127,7 @@ def _packed_block(block: Tiles, size: tuple[int, int], pool: dict[str, int]) -> 
         "channels": 0,
         "limits": [_rounded(limit) for limit in (block.limits if np.ndim(block.limit) else block.limits[:1])],
         "signed": block.is_signed,
-        "scales": [[_rounded(scale) for scale in line] for line in scales],
+        "scales": [[_rounded(scale) for scale in line] for line in scales.tolist()],
         "bytes": _pooled(content, pool),
     }
 

@@ -335,6 +335,7 @@ value is v × scale / 127. Colors end at the column's limit.
     };
     const showLarge = () => {
       const tile = current();
+      at.enlarged = [tile.row, tile.column];
       const frame = dialog.querySelector(".frame");
       const side = Math.min(innerWidth - 60, (innerHeight - 260) * width / height, 560);
       Object.assign(frame.style, { width: `${side}px`, height: `${side * height / width}px` });
@@ -424,7 +425,8 @@ value is v × scale / 127. Colors end at the column's limit.
       find(".next").addEventListener("click", () => turn(1));
       find(".close").addEventListener("click", () => dialog.close());
       dialog.addEventListener("click", (event) => { if (event.target.closest("a")) dialog.close(); });
-      dialog.addEventListener("close", () => cells[at.row]?.[at.column]?.tile?.focus({ preventScroll: true }));
+      // the browser has returned the focus to the tile that was enlarged first
+      dialog.addEventListener("close", () => select(...at.enlarged));
       const large = dialog.querySelector("canvas");
       large.addEventListener("keydown", pressPixel);
       for (const kind of ["pointermove", "pointerdown"]) {

@@ -43,8 +43,8 @@ def _saliency(arrays: Arrays, record: Record, classes: Sequence[str]) -> Frame:
         columns=columns,
         blocks=[
             Tiles(source[None], meaning="pixel"),
-            Tiles(gradients, row=1, limit=limits["gradient"], meaning="∂ logit / ∂ pixel"),
-            Tiles(_summed(arrays["overlay"])[None], row=4, limit=limits["overlay"], meaning="logit"),
+            Tiles(gradients, row=1, limit=float(limits["gradient"]), meaning="∂ logit / ∂ pixel"),
+            Tiles(_summed(arrays["overlay"])[None], row=4, limit=float(limits["overlay"]), meaning="logit"),
         ],
         along="columns",
         notes=[
@@ -78,7 +78,7 @@ def _jacobian_maps(arrays: Arrays, record: Record, classes: Sequence[str]) -> Fr
         ],
         blocks=[
             Tiles(source[:, None], meaning="pixel"),
-            Tiles(maps, column=1, limit=record["scale_limit"], meaning="∂ logit / ∂ pixel"),
+            Tiles(maps, column=1, limit=float(record["scale_limit"]), meaning="∂ logit / ∂ pixel"),
         ],
         along="rows",
         marks=marks,
