@@ -125,7 +125,8 @@ def _environment() -> Environment:
 def _sections(material: Material) -> list[Section]:
     made = [section for make in SECTIONS if (section := _made(make, material)) is not None]
     shown = [section.name if section.hook is None else section.hook for section in made]
-    return made + other_figures(material, shown)
+    hooks = [hook for one in shown for hook in ([one] if isinstance(one, str) else one)]
+    return made + other_figures(material, hooks)
 
 
 def _made(make: Maker, material: Material) -> Section | None:
