@@ -15,8 +15,9 @@ from pellucid.engine.linear_maps import vjp
 
 __all__ = ["FUNCTIONS", "PROBES", "recognized"]
 
-PROBES = np.concatenate([np.linspace(-9, 9, 145), [-30.0, -1.0, 1.0, 6.0, 30.0]])
-"""Points at which a function is compared, among them 0 and other kinks."""
+PROBES = np.concatenate([np.linspace(-8.9, 8.9, 143), [-30.0, -2.0, -1.0, 0.0, 1.0, 6.0, 30.0]])
+"""Points at which a function is compared, among them kinks at 0 and 6. The derivative at the kinks of hard-swish, ±3,
+differs between versions of torch."""
 TOLERANCE = 2e-5
 
 Values = np.ndarray
@@ -87,7 +88,7 @@ def _tanh(x: Values) -> tuple[Values, Values]:
 
 def _hardswish(x: Values) -> tuple[Values, Values]:
     gate = np.clip(x / 6 + 0.5, 0, 1)
-    return x * gate, np.where(x < -3, 0.0, np.where(x <= 3, x / 3 + 0.5, 1.0))
+    return x * gate, np.where(x <= -3, 0.0, np.where(x < 3, x / 3 + 0.5, 1.0))
 
 
 def _hardsigmoid(x: Values) -> tuple[Values, Values]:
@@ -179,4 +180,4 @@ _WITHOUT_OPTIONS = ("gelu", "gelu_tanh", "mish", "sigmoid", "tanh", "hardswish",
 
 def _rounded(value: float) -> float:
     """Round to seven digits, which turns a float32 0.01 into 0.01."""
-    return float(f"{value:.7g}")
+    return float(f"{value:.7g}") + 0.0  # −0 becomes 0
