@@ -24,6 +24,7 @@ Other files:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `tap`: hidden activations, such as the embedding
+- `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """
 

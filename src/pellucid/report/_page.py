@@ -27,6 +27,8 @@ MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
+LIBRARIES = {"draw": ("interpreter.js", "strokes.js")}
+"""Scripts that the script of a kind needs."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
@@ -88,7 +90,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    names = ["page.js", "maps.js", *(name for kind in kinds for name in (*LIBRARIES.get(kind, ()), f"{kind}.js"))]
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs

@@ -1,12 +1,13 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
+- `curves`, `draw`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
 - `figures`: the figures of any hook, one per epoch
 """
 
 from pellucid.report._section import Maker
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
+from pellucid.report.sections.draw import draw
 from pellucid.report.sections.embedding import embedding
 from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
@@ -23,6 +24,7 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_maps"),
     figures("explanations"),
     explain,
+    draw,
     embedding,
     figures("prototypes"),
     figures("prototypes.each_epoch"),
