@@ -27,6 +27,8 @@ MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
+PARTS = {"draw": ("interpreter.js", "strokes.js"), "leaderboard": ("leaderboard_chart.js",)}
+"""Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
@@ -88,7 +90,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", "thumbnails.js", *(name for kind in kinds for name in _scripts(kind))]
+    parts = [name for kind in kinds for name in (*PARTS.get(kind, ()), f"{kind}.js")]
+    names = ["page.js", "maps.js", "thumbnails.js", *parts]
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs
@@ -160,12 +163,6 @@ def _guides(material: Material) -> set[str]:
 
 
 @cache
-def _scripts(kind: str) -> list[str]:
-    """Return the names of a kind's scripts: KIND.js, and its parts KIND_….js if it is split into several files."""
-    names = sorted(path.name for path in (files("pellucid.report") / "page").iterdir())
-    return [name for name in names if name == f"{kind}.js" or (name.startswith(f"{kind}_") and name.endswith(".js"))]
-
-
 @cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")
