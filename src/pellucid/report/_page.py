@@ -27,7 +27,10 @@ MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
-PARTS = {"draw": ("interpreter.js", "strokes.js"), "leaderboard": ("leaderboard_chart.js",)}
+PARTS = {
+    "draw": ("interpreter.js", "strokes.js"),
+    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+}
 """Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
