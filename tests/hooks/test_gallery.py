@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pellucid.attribution import create_analyzer
+from pellucid.attribution import create_analyzer, without_warnings
 from pellucid.core.contracts import ImageSet
 from pellucid.hooks import Scene, _class_maps
 from pellucid.hooks import gallery as module
@@ -190,7 +190,8 @@ def test_all_misclassified_images_have_maps_of_two_classes(make_scene: Maker) ->
     images = scene.test.floats(numbers["indices"])
     for place in range(2):
         classes = torch.tensor(numbers["classes"])[:, place]
-        plain = create_analyzer("lrp.epsilon", scene.model).explain(images, classes)
+        with without_warnings():
+            plain = create_analyzer("lrp.epsilon", scene.model).explain(images, classes)
         maps = plain.relevance.sum(1).numpy()
         step = np.abs(maps).max((1, 2), keepdims=True) / 127
         assert (np.abs(restored(pairs)[1, :, place] - maps) <= 0.501 * step).all()
