@@ -137,7 +137,7 @@ class LiveServer(ThreadingHTTPServer):
                 self._receiving.pop(request, None)
                 self.shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Print the traceback of an unexpected error; a client that leaves is none."""
         if not isinstance(sys.exception(), OSError | Canceled):
             traceback.print_exc()
@@ -155,13 +155,16 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "pellucid", ""
     timeout = SECONDS_TO_SEND
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
+        """Send the page, facts or an image."""
         self._answer(self._get)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
+        """Send the headers of a GET request."""
         self._answer(self._get)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
+        """Compute a map."""
         self._answer(self._post)
 
     def _answer(self, work: Callable[[], Mapping[str, Any] | bytes]) -> None:
@@ -289,7 +292,11 @@ def _status(error: PellucidError) -> HTTPStatus:
         return HTTPStatus.SERVICE_UNAVAILABLE
     if isinstance(error, UnknownName):
         return HTTPStatus.NOT_FOUND
-    return HTTPStatus.BAD_REQUEST if isinstance(error, ConfigError | DataError | ShapeError) else HTTPStatus.UNPROCESSABLE_ENTITY
+    return (
+        HTTPStatus.BAD_REQUEST
+        if isinstance(error, ConfigError | DataError | ShapeError)
+        else HTTPStatus.UNPROCESSABLE_ENTITY
+    )
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
 - `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
+- `live`: explanations by the server of `pellucid serve`
 - `figures`: the figures of any hook, one per epoch
 """
 
@@ -12,6 +13,7 @@ from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
+from pellucid.report.sections.live import live
 
 __all__ = ["SECTIONS"]
 
@@ -23,6 +25,7 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_maps"),
     figures("explanations"),
     explain,
+    live,
     embedding,
     figures("prototypes"),
     figures("prototypes.each_epoch"),
