@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from pellucid.core.errors import ConfigError, DataError, PellucidError, ShapeError, UnknownName
+from pellucid.core.errors import ConfigError, DataError, PellucidError, ShapeError
 from pellucid.run.serving_maps import Busy, Canceled, Job, LiveRun, TimeUp
 from pellucid.run.serving_request import read_request
 from pellucid.storage.atomic import json_text
@@ -82,7 +82,7 @@ class LiveServer(ThreadingHTTPServer):
         self._free = threading.Semaphore(MOST_CONNECTIONS)
         self._receiving: dict[socket.socket, float] = {}
         self._bind(port)
-        self.names = (f"{ADDRESS}:{self.server_port}", f"localhost:{self.server_port}")
+        self.names: tuple[str, ...] = (f"{ADDRESS}:{self.server_port}", f"localhost:{self.server_port}")
         if self.server_port == 80:  # browsers leave the usual port out
             self.names += (ADDRESS, "localhost")
 
@@ -290,8 +290,6 @@ def _status(error: PellucidError) -> HTTPStatus:
         return error.status
     if isinstance(error, Busy | TimeUp):
         return HTTPStatus.SERVICE_UNAVAILABLE
-    if isinstance(error, UnknownName):
-        return HTTPStatus.NOT_FOUND
     return (
         HTTPStatus.BAD_REQUEST
         if isinstance(error, ConfigError | DataError | ShapeError)

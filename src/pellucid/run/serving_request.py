@@ -60,7 +60,7 @@ def read_request(body: bytes) -> Asked:
     """
     try:
         asked = json.loads(body, parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for text that is not UTF-8, and numbers of 5,000 digits
         raise ConfigError(f"the request is not JSON ({error}); send an object such as {EXAMPLE}.") from error
     if not isinstance(asked, dict):
         raise ConfigError(f"the request is a {type(asked).__name__}; send an object such as {EXAMPLE}.")
