@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -48,12 +48,16 @@ def write_report(folder: str | Path) -> Path:
     return path
 
 
-def render_report(folder: str | Path) -> bytes:
-    """Return the report of the run in a save folder, as `write_report` writes it; raises the same errors."""
+def render_report(folder: str | Path, served: Mapping[str, Any] | None = None) -> bytes:
+    """Return the report of the run in a save folder, as `write_report` writes it; raises the same errors.
+
+    `served` describes the server that sends the page. Such a page has live explanations, for which it may send requests
+    to that server.
+    """
     store = Store(Path(folder))
     store.check_run("run.json", "manifest.json")
     # text from damaged files can contain lone surrogates, which UTF-8 cannot encode
-    return render(Material(store)).encode("utf-8", "replace")
+    return render(Material(store, served=served)).encode("utf-8", "replace")
 
 
 def render(material: Material) -> str:
@@ -109,6 +113,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
             overview=[section for section in sections if section.name in OVERVIEW],
             epochs=epochs,
             damages=[] if material is None else material.damages,
+            is_served=material is not None and material.served is not None,
             style=style,
             script=script,
             # the page's security policy allows only the script with this hash
@@ -161,7 +166,9 @@ def _json(record: Any) -> str:
 
 
 def _guides(material: Material) -> set[str]:
-    """Return the documentation pages available in the save folder, to avoid dead links."""
+    """Return the documentation pages available in the save folder, to avoid dead links; a server sends none."""
+    if material.served is not None:
+        return set()
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 

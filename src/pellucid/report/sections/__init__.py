@@ -2,6 +2,7 @@
 
 - `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
   sections
+- `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
 """
@@ -15,6 +16,7 @@ from pellucid.report.sections.explain import explain
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
+from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
 
 __all__ = ["SECTIONS"]
@@ -28,6 +30,7 @@ SECTIONS: tuple[Maker, ...] = (
     grid("explanations"),
     explain,
     draw,
+    live,
     embedding,
     grid("prototypes"),
     grid("prototypes.each_epoch"),
