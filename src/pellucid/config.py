@@ -63,6 +63,24 @@ Trust = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
 
 
+def _choice_of(words: list[str]) -> bool:
+    """Parse an optional `yes` or `no`; a flag without a value means `yes`."""
+    answers = {"yes": True, "true": True, "no": False, "false": False}
+    if len(words) > 1 or (words and words[0].lower() not in answers):
+        raise ValueError(f"got {' '.join(words)!r}; expected yes or no, or no value, which means yes")
+    return answers[words[0].lower()] if words else True
+
+
+Choice: PrimitiveConstructorSpec[bool | None] = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[yes|no]",
+    instance_from_str=_choice_of,
+    is_instance=lambda value: value is None or isinstance(value, bool),
+    str_from_instance=lambda value: [str(value)],
+)
+"""Parses a flag with three states: given, given as `no`, or left to a default."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Images to train and test on."""
@@ -118,6 +136,8 @@ class TrainingConfig:
     """Training precision; bf16: mixed precision."""
     threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
     """CPU threads; more than one slows down small images."""
+    keep_checkpoints: Annotated[bool | None, Choice, _flag("[yes|no]", "yes if they take at most 20 MB")] = None
+    """Keep the weights of every epoch, in SAVE/models/epoch_NNN.safetensors, for `pellucid compare` and `load_run`."""
 
     def __post_init__(self) -> None:
         """Make the folder of `hf:FOLDER` or `run:FOLDER` absolute, so that a run can be resumed anywhere."""
