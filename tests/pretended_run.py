@@ -1,5 +1,6 @@
 """Write the save folder of a run without any training."""
 
+import html
 import io
 import json
 import re
@@ -200,6 +201,10 @@ def write_run(folder: Path, classes: tuple[str, ...] = CLASSES, **changes: Any) 
 
 
 def data_of(page: str) -> dict[str, Any]:
-    """Return the JSON data of the page's scripts."""
-    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    return json.loads(text)
+    """Return the JSON data of the page's scripts, with `kind` and `data` of each section."""
+    found = re.findall(r'<script type="application/json" id="data(?:-([^"]*))?">(.*?)</script>', page, re.DOTALL)
+    parts = {html.unescape(name): json.loads(text) for name, text in found}
+    whole = parts.pop("")
+    assert list(parts) == list(whole["sections"])
+    sections = {name: {"kind": whole["sections"][name], "data": data} for name, data in parts.items()}
+    return {**whole, "sections": sections}

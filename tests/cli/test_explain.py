@@ -17,6 +17,7 @@ from torch import nn
 
 from pellucid.attribution import create_analyzer
 from pellucid.cli import main
+from pretended_run import data_of
 
 NETS = """
 import torch
@@ -61,12 +62,6 @@ def network() -> nn.Module:
     scope: dict[str, Any] = {}
     exec(NETS, scope)
     return scope["small"]().eval()
-
-
-def data_of(page: str) -> dict[str, Any]:
-    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert match is not None
-    return json.loads(match[1])
 
 
 def pixels(seed: int) -> torch.Tensor:

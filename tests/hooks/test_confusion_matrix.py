@@ -20,7 +20,7 @@ def test_counts_match_a_hand_computed_table(make_scene: Callable[..., Scene]) ->
         test=ImageSet(torch.zeros(6, 1, 9, 9, dtype=torch.uint8), truth),
         logits=one_hot(prediction, 4).float(),
     )
-    artifact, _ = ConfusionMatrix().run(scene)
+    artifact, *_ = ConfusionMatrix().run(scene)
     assert artifact.numbers["counts"] == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert artifact.numbers["recall"] == [2 / 3, 1.0, 0.0, None]
     assert artifact.numbers["precision"] == [2 / 3, 2 / 3, None, None]
@@ -36,7 +36,7 @@ def test_examples_are_the_first_of_each_cell_with_errors_first(
     make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_scene()
-    _, images = ConfusionMatrix().run(scene)
+    _, images, _ = ConfusionMatrix().run(scene)
     labels, predictions = scene.test.labels.tolist(), scene.logits.argmax(1).tolist()
     cells: dict[tuple[int, int], list[int]] = {}
     for index, cell in enumerate(zip(labels, predictions, strict=True)):
@@ -53,7 +53,19 @@ def test_examples_are_the_first_of_each_cell_with_errors_first(
     pixels = scene.test.pixels[expected].permute(0, 2, 3, 1)
     np.testing.assert_array_equal(images.arrays["thumbnails"], pixels)
     monkeypatch.setattr(module, "AT_MOST", len(cells) + 2)
-    _, few = ConfusionMatrix().run(scene)
+    _, few, _ = ConfusionMatrix().run(scene)
     kept = set(zip(few.numbers["labels"], few.numbers["predictions"], strict=True))
     assert len(few.numbers["indices"]) == len(cells) + 2
     assert {cell for cell in cells if cell[0] != cell[1]} <= kept
+
+
+def test_predictions_of_all_test_images_are_stored(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene()
+    *_, stored = ConfusionMatrix().run(scene)
+    shares = torch.softmax(scene.logits.double(), 1).numpy()
+    labels = scene.test.labels.numpy()
+    assert stored.name == "predictions"
+    np.testing.assert_array_equal(stored.arrays["labels"], labels)
+    np.testing.assert_array_equal(stored.arrays["predictions"], shares.argmax(1))
+    np.testing.assert_allclose(stored.arrays["confidences"], shares.max(1), rtol=1e-5)
+    np.testing.assert_allclose(stored.arrays["losses"], -np.log(shares[np.arange(len(labels)), labels]), rtol=1e-4)

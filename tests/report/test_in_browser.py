@@ -55,7 +55,7 @@ def visit(browser):
     def is_local(url):
         return urlsplit(url).scheme in ("file", "data", "blob")
 
-    def open_page(path, width=1280, place="", **options):
+    def open_page(path, width=1280, place="", is_lazy=False, **options):
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         context.set_offline(True)
         context.route(lambda url: not is_local(url), lambda route: route.abort())
@@ -66,6 +66,8 @@ def visit(browser):
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
         page.on("request", lambda request: is_local(request.url) or wrong.append(request.url))
         page.goto(path.as_uri() + place)
+        if not is_lazy:
+            page.evaluate("pellucid.showAll()")
         return page
 
     yield open_page

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._predictions import predictions_of
+from pellucid.hooks._predictions import by_loss, predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.plots.confusion_matrix import confusion_matrix
 
@@ -36,7 +36,9 @@ class ConfusionMatrix(Hook):
         """Yield a figure with the numbers `counts`, `classes`, `accuracy`, `recall` and `precision`, and examples.
 
         The second artifact, `images`, holds test images of each cell: the array `thumbnails` (image, side, side,
-        channel), and the numbers `indices`, `labels`, `predictions` and `confidences`.
+        channel), and the numbers `indices`, `labels`, `predictions` and `confidences`. The third, `predictions`, holds
+        one value per test image: the arrays `labels`, `predictions`, `confidences` (probability of the prediction) and
+        `losses` (cross entropy in nats).
         """
         count = len(scene.classes)
         predictions = scene.logits.argmax(1)
@@ -76,6 +78,21 @@ class ConfusionMatrix(Hook):
             arrays={"thumbnails": thumbnails(scene.test[examples.indices], PAGE_SIDE)},
             numbers=examples.numbers,
         )
+        yield Artifact(
+            caption=f"{scene.title}: predictions for all {len(predictions):,} test images.",
+            name="predictions",
+            arrays=_all_predictions(scene),
+        )
+
+
+def _all_predictions(scene: Scene) -> dict[str, np.ndarray]:
+    confidences, predictions = scene.logits.float().softmax(1).max(1)
+    return {
+        "labels": scene.test.labels.numpy().astype(np.int32),
+        "predictions": predictions.numpy().astype(np.int32),
+        "confidences": confidences.numpy(),
+        "losses": by_loss(scene)[1].numpy(),
+    }
 
 
 def _choice(shown: int, count: int) -> str:

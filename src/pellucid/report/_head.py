@@ -37,6 +37,10 @@ class Head:
     """Secondary details, as pairs of name and value."""
     failures: tuple[tuple[str, str], ...]
     """Pairs of failure message and traceback."""
+    sentences: tuple[Any, ...] = ()
+    """Conclusions about the run, each with `text` and the `section` that supports it."""
+    line: tuple[str, ...] = ()
+    """Most important facts, shown below the title."""
     activity: Activity | None = None
     """Current stage of a running run; None if it is not running."""
 
@@ -82,8 +86,21 @@ def head(material: Material) -> Head:
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
+        line=_line(material),
         activity=_activity(material) if material.status == "running" else None,
     )
+
+
+def _line(material: Material) -> tuple[str, ...]:
+    run, data, model = material.run, material.data, material.model
+    parameters, images, epochs = _count(model.get("parameters")), _count(data.get("train_images")), _epochs(material)
+    facts = (
+        f"{parameters} parameters" if parameters else None,
+        f"{images} training images" if images else None,
+        f"{epochs} epoch{'' if epochs == '1' else 's'}" if epochs else None,
+        _duration(run.get("timing")),
+    )
+    return tuple(fact for fact in facts if fact)
 
 
 def _known(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

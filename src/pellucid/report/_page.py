@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pellucid.report._head import Head, head
 from pellucid.report._material import Material
+from pellucid.report._mistakes import mistakes
 from pellucid.report._section import Maker, Section
 from pellucid.report.sections import SECTIONS
+from pellucid.report.sections.explain import palette
 from pellucid.report.sections.figures import other_figures
 from pellucid.storage.atomic import json_text, write_bytes
 from pellucid.storage.store import Store
@@ -23,6 +25,8 @@ __all__ = ["fill", "render", "render_report", "write_report"]
 
 MOST_BYTES = 14_500_000
 """Maximum size of the page."""
+OVERVIEW = ("curves",)
+"""Sections shown beside the verdict, at the top of the page."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
@@ -84,7 +88,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    script = "\n".join([_asset("page.js"), *(_asset(f"{kind}.js") for kind in kinds), "pellucid.start();"])
+    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs
     return (
@@ -92,7 +97,10 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .get_template("page.html")
         .render(
             head=top,
-            sections=sections,
+            sections=[section for section in sections if section.name not in OVERVIEW],
+            mistakes=[] if material is None else mistakes(material),
+            names={section.name: section.short_title for section in sections},
+            overview=[section for section in sections if section.name in OVERVIEW],
             epochs=epochs,
             damages=[] if material is None else material.damages,
             style=style,
@@ -100,6 +108,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
             # the page's security policy allows only the script with this hash
             script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             data=_json(_data(epochs, classes, sections)),
+            # one script element per section, so that each is parsed only when the section is created
+            section_data={section.name: _json(section.data) for section in sections},
             guides=set() if material is None else _guides(material),
         )
     )
@@ -131,7 +141,9 @@ def _data(epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Sect
     return {
         "epochs": epochs,
         "classes": classes,
-        "sections": {section.name: {"kind": section.kind, "data": section.data} for section in sections},
+        "palette": palette(),
+        "sections": {section.name: section.kind for section in sections},
+        "withImages": [section.name for section in sections if section.data.get("has_images")],
     }
 
 

@@ -1,5 +1,6 @@
 """The interface of a report section: its text and the data for its script."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +36,19 @@ class Section:
     """Page of the documentation with more information, without its suffix."""
     notes: tuple[str, ...] = field(default=())
     """Remarks about missing, downsampled or refused content."""
+    label: str = ""
+    """Short title for the bar of contents; the title up to its colon or parenthesis by default."""
     hook: str | None = None
     """Hook whose static figures this section replaces; None: the hook of the same name, "": no hook."""
+
+    @property
+    def short_title(self) -> str:
+        """Title in the bar of contents.
+
+        >>> Section("a", "figures", "Embedding (t-SNE): which images look alike?", "", {}).short_title
+        'Embedding'
+        """
+        return self.label or re.split(r"[:(]", self.title)[0].strip() or self.title
 
 
 Maker = Callable[[Material], Section | None]

@@ -1,17 +1,22 @@
 "use strict";
-/* The page: all sections show the selected epoch.
+/* The page: sections that are created when they come near, the selected epoch, and the place in the page's address.
 
 The script of a section registers a function under its kind:
 
-    pellucid.kinds.NAME = (root, data, page) => (epoch) => { … };
+    pellucid.kinds.NAME = (root, data, page) => result;
 
-root: the section's element. data: its JSON. page: see `start`.
-The function it returns is called with the initial epoch and whenever another one is selected.
+root: the section's element. data: its JSON. page: this object. The result is null, a function (epoch) => void, or an
+object with some of {show(epoch), open(place), ready}. `show` is called with the selected epoch first, and when another
+one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later.
+
+A place is {section, epoch, image, method, class}, in the address as #explain&epoch=2&image=1234&method=deeplift&class=4.
 */
 const pellucid = { kinds: {} };
 
 const STEP_MS = 1100; // time per epoch while playing
 const AGE_MS = 10000; // time between updates of the page's age
+const NEAR = "600px 0px"; // distance from the visible part at which a section is created
+const KEYS = ["image", "method", "class"]; // parts of a place besides the section and the epoch
 
 /* Create an element with attributes and children; strings become text nodes and are never parsed as HTML. */
 pellucid.element = (tag, attributes = {}, ...children) => {
@@ -39,24 +44,6 @@ pellucid.latest = (byEpoch, epoch) => {
 pellucid.stale = (shown, epoch) =>
   Number(shown) === epoch ? "" : `No data for epoch ${epoch}; showing epoch ${shown}.`;
 
-/* Load a picture ahead of time and decode it synchronously, so that epochs follow each other without flicker. */
-pellucid.picture = (uri) => {
-  const made = new Image();
-  made.decoding = "sync";
-  made.src = uri;
-  return made;
-};
-
-/* Create a canvas with one square tile of a sprite image with `across` tiles per row; drawn once the image is loaded. */
-pellucid.tile = (sheet, number, side, across, label) => {
-  const canvas = pellucid.element("canvas", { class: "tile pixels", width: side, height: side, role: "img", "aria-label": label });
-  const draw = () => canvas.getContext("2d").drawImage(
-    sheet, (number % across) * side, Math.floor(number / across) * side, side, side, 0, 0, side, side);
-  if (sheet.complete && sheet.naturalWidth) draw();
-  else sheet.addEventListener("load", draw, { once: true });
-  return canvas;
-};
-
 /* Show a picture at full size in a dialog. */
 pellucid.showFull = (title, uri, alt) => {
   const dialog = document.getElementById("full");
@@ -66,16 +53,94 @@ pellucid.showFull = (title, uri, alt) => {
   dialog.showModal();
 };
 
-/* The section and the epoch in the page's address, as in #saliency&epoch=3. */
-pellucid.address = {
-  part: (name) => new URLSearchParams(location.hash.slice(1)).get(name),
-  place: () => location.hash.slice(1).split("&").find((part) => part && !part.startsWith("epoch=")) ?? "",
-  keep: (epoch) => {
-    const parts = [pellucid.address.place(), `epoch=${epoch}`].filter(Boolean);
-    // replace: selected epochs should not fill the browser's history
-    history.replaceState(null, "", `#${parts.join("&")}`);
-  },
+/* --- the place in the page's address ---------------------------------------------------------------------------- */
+
+const nowhere = () => ({ section: null, epoch: null, image: null, method: null, class: null });
+
+const count = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : null);
+
+pellucid.parsePlace = (hash) => {
+  const [section, ...rest] = hash.replace(/^#/, "").split("&");
+  const isKey = section.includes("=");
+  const parts = new URLSearchParams((isKey ? [section, ...rest] : rest).join("&"));
+  let name = null;
+  try {
+    name = isKey || !section ? null : decodeURIComponent(section);
+  } catch { /* a lone percent sign: the address names no section */ }
+  return { section: name, epoch: count(parts.get("epoch")), image: count(parts.get("image")),
+    method: parts.get("method"), class: count(parts.get("class")) };
 };
+
+pellucid.formatPlace = (place) => {
+  const parts = [place.section === null ? null : encodeURIComponent(place.section)];
+  for (const key of ["epoch", ...KEYS]) {
+    if ((place[key] ?? null) !== null) parts.push(`${key}=${encodeURIComponent(place[key])}`);
+  }
+  return `#${parts.filter((part) => part !== null).join("&")}`;
+};
+
+pellucid.place = nowhere();
+
+const writePlace = (isNew) =>
+  history[isNew ? "pushState" : "replaceState"](null, "", pellucid.formatPlace(pellucid.place));
+
+/* Return the address of a place for a link; without an epoch, so that the selected one is kept. */
+pellucid.href = (change) => pellucid.formatPlace({ ...nowhere(), ...change });
+
+/* Record the state of a section in the address, as long as that is the section the address names. */
+pellucid.keep = (section, change) => {
+  Object.assign(pellucid.place, nowhere(), { section, epoch: pellucid.place.epoch }, change);
+  writePlace(false);
+};
+
+/* Go to a place: its section is created, opened there and scrolled to. */
+pellucid.go = (change, { replace = false, scroll = true } = {}) => {
+  Object.assign(pellucid.place, nowhere(), { section: pellucid.place.section, epoch: pellucid.place.epoch }, change);
+  writePlace(!replace);
+  return arrive(scroll);
+};
+
+/* Create a link that opens a test image in the section "explain"; on pages without it, a span with the same content. */
+pellucid.opener = (index, attributes = {}, ...content) => {
+  const { method = null, label = null, ...others } = attributes;
+  if (!("explain" in pellucid.sections)) return pellucid.element("span", others, ...content);
+  const href = pellucid.href({ section: "explain", image: index, method, class: label });
+  return pellucid.element("a", { title: `Explain test image ${index}`, ...others, class: `opener ${others.class ?? ""}`.trim(), href },
+    ...content);
+};
+
+/* Copy the page's address, with the current place, to the clipboard. */
+pellucid.copyLink = async (button) => {
+  const text = button.textContent;
+  const say = (word) => {
+    button.textContent = word;
+    setTimeout(() => { button.textContent = text; }, 1500);
+  };
+  try {
+    await navigator.clipboard.writeText(location.href);
+    say("Copied");
+  } catch { // no permission, or a page opened from disk in some browsers
+    const field = pellucid.element("textarea", { readonly: "", "aria-hidden": "true", class: "offscreen" });
+    field.value = location.href;
+    document.body.append(field);
+    field.select();
+    say(document.execCommand("copy") ? "Copied" : "Copy the address bar");
+    field.remove();
+  }
+};
+
+/* Offer a blob as a download. */
+pellucid.saveFile = (name, blob) => {
+  const link = pellucid.element("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+};
+
+/* --- sections --------------------------------------------------------------------------------------------------- */
+
+const made = {}; // by name: {root, show, open, ready, shown}
+let isEager = false;
+let anchor = null; // the section to keep in view while sections above it are created; null once the reader scrolls
 
 /* Wrap a section's function: if it throws, the section shows the error and the others keep working. */
 pellucid.guarded = (root, work) => (...given) => {
@@ -88,16 +153,134 @@ pellucid.guarded = (root, work) => (...given) => {
   }
 };
 
+const create = (name) => {
+  if (made[name]) return made[name];
+  const root = document.getElementById(name);
+  made[name] = { root, show: null, open: null, ready: Promise.resolve(), shown: NaN, isNear: false };
+  const build = pellucid.guarded(root, () => {
+    const data = JSON.parse(document.getElementById(`data-${name}`).textContent);
+    return pellucid.kinds[pellucid.sections[name]](root, data, pellucid) ?? {};
+  });
+  const result = build() ?? {};
+  const parts = typeof result === "function" ? { show: result } : result;
+  for (const part of ["show", "open"]) if (parts[part]) made[name][part] = pellucid.guarded(root, parts[part]);
+  if (parts.ready) made[name].ready = parts.ready;
+  root.dataset.created = "";
+  refresh(made[name]);
+  if (anchor) anchor.scrollIntoView({ behavior: "instant" });
+  return made[name];
+};
+
+/* Show the selected epoch in a section, unless it does already. */
+const refresh = (one) => {
+  if (one.shown === pellucid.epoch) return;
+  one.shown = pellucid.epoch;
+  one.show?.(pellucid.epoch);
+};
+
+/* Create a section now; the promise is fulfilled with true once it is filled, or with false if there is none. */
+pellucid.ensure = async (name) => {
+  if (!(name in pellucid.sections)) return false;
+  await create(name).ready;
+  return true;
+};
+
+/* Create all sections and update them as soon as an epoch is selected, even out of sight, as for printing. */
+pellucid.showAll = async () => {
+  isEager = true;
+  for (const name of Object.keys(pellucid.sections)) refresh(create(name));
+  await Promise.all(Object.values(made).map((one) => one.ready));
+};
+
+const offers = [];
+
+/* Offer pixels of test images to other sections, as a function (index) => promise of an image or null. */
+pellucid.offerImages = (find) => offers.push(find);
+
+/* Find the pixels of a test image in any section that has them. The promise is fulfilled with {index, size, channels,
+   bytes, label, prediction, confidence, isExact}, or with null. */
+pellucid.findImage = async (index) => {
+  for (const name of pellucid.withImages) await pellucid.ensure(name);
+  for (const find of offers) {
+    const image = await find(index);
+    if (image) return image;
+  }
+  return null;
+};
+
+const select = (epoch) => {
+  pellucid.epoch = epoch;
+  document.documentElement.dataset.epoch = epoch;
+  for (const one of Object.values(made)) if (one.isNear || isEager) refresh(one);
+};
+
+/* Select the epoch, section and whatever else `pellucid.place` names. */
+const arrive = async (isScrolling) => {
+  const { section, epoch } = pellucid.place;
+  if (epoch !== null && epoch !== pellucid.epoch && pellucid.epochs.includes(epoch)) pellucid.slide(epoch);
+  pellucid.place.epoch = pellucid.epochs.length ? pellucid.epoch : null;
+  if (!(section in pellucid.sections)) return;
+  const one = create(section);
+  if (isScrolling) {
+    anchor = one.root;
+    anchor.scrollIntoView({ behavior: "instant" });
+  }
+  await one.ready;
+  refresh(one);
+  if (KEYS.some((key) => pellucid.place[key] !== null)) one.open?.(pellucid.place);
+};
+
+const watchSections = () => {
+  const near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) create(target.id);
+      const one = made[target.id];
+      if (!one) continue;
+      one.isNear = isIntersecting;
+      if (isIntersecting) refresh(one);
+    }
+  }, { rootMargin: NEAR });
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const visible = new Set();
+  const current = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) visible[isIntersecting ? "add" : "delete"](target.id);
+    const first = Object.keys(pellucid.sections).find((name) => visible.has(name));
+    for (const [name, link] of links) {
+      if (decodeURIComponent(name) === first) {
+        link.setAttribute("aria-current", "true");
+        const list = link.closest("ul");
+        if (list) list.scrollLeft = link.offsetLeft - list.clientWidth / 3;
+      } else link.removeAttribute("aria-current");
+    }
+  }, { rootMargin: "-15% 0px -60% 0px" });
+  for (const name of Object.keys(pellucid.sections)) {
+    const root = document.getElementById(name);
+    near.observe(root);
+    current.observe(root);
+  }
+  for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) {
+    addEventListener(kind, () => { anchor = null; }, { passive: true, capture: true });
+  }
+};
+
+/* --- epochs ----------------------------------------------------------------------------------------------------- */
+
+const keepEpoch = (epoch) => {
+  pellucid.place.epoch = epoch;
+  // replace: selected epochs should not fill the browser's history
+  writePlace(false);
+};
+
 /* Set up the epoch slider and its play button; `show` is called with the selected epoch. */
-pellucid.slider = (epochs, show) => {
-  const slider = document.getElementById("epoch");
+const slider = (epochs, show) => {
+  const range = document.getElementById("epoch");
   const play = document.getElementById("play");
   let timer = null;
-  const at = () => Number(slider.value);
+  const at = () => Number(range.value);
   const choose = (position) => {
     const epoch = epochs[position];
-    slider.value = position;
-    slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
+    range.value = position;
+    range.setAttribute("aria-valuetext", `epoch ${epoch}`);
     document.getElementById("epoch-shown").textContent = `epoch ${epoch}`;
     show(epoch);
   };
@@ -106,10 +289,10 @@ pellucid.slider = (epochs, show) => {
     clearInterval(timer);
     timer = null;
     play.textContent = "Play";
-    pellucid.address.keep(epochs[at()]);
+    keepEpoch(epochs[at()]);
   };
-  slider.addEventListener("input", () => { stop(); choose(at()); });
-  slider.addEventListener("change", () => pellucid.address.keep(epochs[at()]));
+  range.addEventListener("input", () => { stop(); choose(at()); });
+  range.addEventListener("change", () => keepEpoch(epochs[at()]));
   play.addEventListener("click", () => {
     if (timer !== null) return stop();
     play.textContent = "Pause";
@@ -119,8 +302,19 @@ pellucid.slider = (epochs, show) => {
       if (at() === epochs.length - 1) stop();
     }, STEP_MS);
   });
-  return (epoch) => { stop(); choose(epochs.indexOf(epoch)); pellucid.address.keep(epoch); };
+  return (epoch) => { stop(); choose(epochs.indexOf(epoch)); };
 };
+
+/* Select the epoch with figures that is nearest to the given one: in long runs, not every epoch has some. */
+pellucid.choose = (epoch) => {
+  const { epochs } = pellucid;
+  if (!epochs.length) return;
+  const distance = (one) => Math.abs(one - epoch);
+  pellucid.slide(epochs.reduce((best, one) => (distance(one) < distance(best) ? one : best)));
+  keepEpoch(pellucid.epoch);
+};
+
+/* --- age of the page -------------------------------------------------------------------------------------------- */
 
 /* Describe how long ago something happened; the clock of the reader may be behind that of the run. */
 pellucid.age = (seconds) => {
@@ -130,7 +324,7 @@ pellucid.age = (seconds) => {
 };
 
 /* Keep the age of the page of a running run up to date. */
-pellucid.showAge = () => {
+const showAge = () => {
   const written = document.getElementById("written");
   if (!written) return;
   const update = () => {
@@ -142,35 +336,24 @@ pellucid.showAge = () => {
 };
 
 pellucid.start = () => {
-  pellucid.showAge();
-  const { epochs, classes, sections } = JSON.parse(document.getElementById("data").textContent);
-  const page = { epochs, classes, ...pellucid };
-  const shown = [];
-  const show = (epoch) => {
-    document.documentElement.dataset.epoch = epoch;
-    for (const one of shown) one(epoch);
-  };
-  const choose = epochs.length > 1 ? pellucid.slider(epochs, show) : show;
-  page.choose = (epoch) => { // in long runs not every epoch has figures: select the nearest one that does
-    const distance = (one) => Math.abs(one - epoch);
-    if (epochs.length) choose(epochs.reduce((best, one) => (distance(one) < distance(best) ? one : best)));
-  };
-  for (const [name, { kind, data }] of Object.entries(sections)) {
-    const root = document.getElementById(name);
-    const update = pellucid.guarded(root, pellucid.kinds[kind])(root, data, page);
-    if (update) shown.push(pellucid.guarded(root, update));
-  }
-  // NaN, because Number(null) is 0, a valid epoch
-  const kept = Number(pellucid.address.part("epoch") ?? NaN);
-  const place = pellucid.address.place();
-  if (epochs.length) choose(epochs.includes(kept) ? kept : epochs[epochs.length - 1]);
-  // only now, since the sections get their final height when they are filled
-  if (place) {
+  showAge();
+  // {epochs, classes, palette, sections: {name: kind}, withImages: [names of sections that offer images]}
+  Object.assign(pellucid, JSON.parse(document.getElementById("data").textContent));
+  const { epochs } = pellucid;
+  pellucid.slide = epochs.length > 1 ? slider(epochs, select) : select;
+  Object.assign(pellucid.place, pellucid.parsePlace(location.hash));
+  pellucid.epoch = NaN;
+  if (epochs.length) pellucid.slide(epochs.includes(pellucid.place.epoch) ? pellucid.place.epoch : epochs[epochs.length - 1]);
+  watchSections();
+  if (pellucid.place.section) {
     history.scrollRestoration = "manual"; // after a reload, the browser would scroll back to its own idea of the place
-    document.getElementById(place)?.scrollIntoView({ behavior: "instant" });
+    arrive(true);
   }
-  // a link to a section removes the epoch from the address
+  // a link of the page, an edited address, or the browser's back button
   addEventListener("hashchange", () => {
-    if (epochs.length) pellucid.address.keep(Number(document.documentElement.dataset.epoch));
+    Object.assign(pellucid.place, pellucid.parsePlace(location.hash));
+    arrive(true);
+    writePlace(false);
   });
+  addEventListener("beforeprint", pellucid.showAll);
 };

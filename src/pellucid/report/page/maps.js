@@ -1,0 +1,107 @@
+/* Numbers, pixels and signed maps, shared by the sections. */
+
+/* Format a number with `count` significant digits and a true minus sign. */
+pellucid.digits = (value, count = 3) => {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size < 1e-4 || size >= 1e6 ? size.toExponential(count - 1) : size.toPrecision(count);
+  return (value < 0 ? "−" : "") + text;
+};
+
+/* Format a number with its sign. */
+pellucid.signed = (value) => (value > 0 ? `+${pellucid.digits(value)}` : pellucid.digits(value));
+
+/* Format a share as a percentage; null (not a number) as a dash. */
+pellucid.percent = (share) => {
+  if (share === null || Number.isNaN(share)) return "–";
+  if (share > 0 && share < 0.0005) return "< 0.1%";
+  return `${(100 * share).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })}%`;
+};
+
+/* Format a count with its noun, as in "1 image" or "1,234 images". */
+pellucid.many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
+
+/* Decompress bytes (zlib, base64) exactly; a picture won't do, since some browsers perturb its pixels against
+   fingerprinting. */
+pellucid.unpack = async (text) => {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+};
+
+pellucid.STEPS = 127; // palette steps on each side of zero
+
+/* Return the signed palette as 255 triples for −127…127. */
+pellucid.colours = () => {
+  pellucid.table ??= Array.from({ length: 2 * pellucid.STEPS + 1 }, (_, step) =>
+    [0, 2, 4].map((digit) => parseInt(pellucid.palette.slice(6 * step + digit, 6 * step + digit + 2), 16)));
+  return pellucid.table;
+};
+
+/* Paint a canvas of height × width, with a function from the pixel's index to [red, green, blue, alpha]. */
+pellucid.paint = (canvas, [height, width], colourOf) => {
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(width, height);
+  for (let pixel = 0; pixel < height * width; pixel += 1) picture.data.set(colourOf(pixel), 4 * pixel);
+  context.putImageData(picture, 0, 0);
+};
+
+/* Paint signed values: red for, blue against; `factor` turns a value into palette steps, clipped at ±127. */
+pellucid.paintSigned = (canvas, size, values, factor = 1) => {
+  const [table, steps] = [pellucid.colours(), pellucid.STEPS];
+  pellucid.paint(canvas, size, (pixel) => {
+    const step = Math.max(-steps, Math.min(steps, Math.round(values[pixel] * factor)));
+    return [...table[step + steps], 255];
+  });
+};
+
+/* Paint an image of bytes (height × width × channels), gray or color. */
+pellucid.paintImage = (canvas, size, channels, bytes) => {
+  pellucid.paint(canvas, size, (pixel) => {
+    const [red, green = red, blue = red] = bytes.subarray(pixel * channels, (pixel + 1) * channels);
+    return [red, green, blue, 255];
+  });
+};
+
+/* Return the contour of a shape on a uniform background, as an SVG to lay over a map; null for other images. */
+pellucid.outline = ([height, width], channels, bytes) => {
+  if (channels !== 1 || height * width > 128 * 128) return null;
+  const edge = [];
+  for (let x = 0; x < width; x += 1) edge.push(bytes[x], bytes[(height - 1) * width + x]);
+  for (let y = 0; y < height; y += 1) edge.push(bytes[y * width], bytes[y * width + width - 1]);
+  edge.sort((a, b) => a - b);
+  const ground = edge[edge.length >> 1];
+  // a photograph has no uniform border
+  if (edge.filter((value) => Math.abs(value - ground) > 16).length > 0.2 * edge.length) return null;
+  const isShape = (y, x) => y >= 0 && y < height && x >= 0 && x < width && Math.abs(bytes[y * width + x] - ground) > 127;
+  let path = "";
+  for (let y = 0; y <= height; y += 1) {
+    for (let x = 0; x <= width; x += 1) {
+      if (isShape(y, x) !== isShape(y - 1, x)) path += `M${x} ${y}h1`;
+      if (isShape(y, x) !== isShape(y, x - 1)) path += `M${x} ${y}v1`;
+    }
+  }
+  if (!path) return null;
+  return pellucid.drawn("svg", { class: "outline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    pellucid.drawn("path", { d: path }));
+};
+
+/* Load a picture ahead of time and decode it synchronously, so that epochs follow each other without flicker. */
+pellucid.picture = (uri) => {
+  const made = new Image();
+  made.decoding = "sync";
+  made.src = uri;
+  return made;
+};
+
+/* Create a canvas with one square tile of a sprite image with `across` tiles per row; drawn once the image is loaded. */
+pellucid.tile = (sheet, number, side, across, label) => {
+  const canvas = pellucid.element("canvas", { class: "tile pixels", width: side, height: side, role: "img", "aria-label": label });
+  const draw = () => canvas.getContext("2d").drawImage(
+    sheet, (number % across) * side, Math.floor(number / across) * side, side, side, 0, 0, side, side);
+  if (sheet.complete && sheet.naturalWidth) draw();
+  else sheet.addEventListener("load", draw, { once: true });
+  return canvas;
+};
