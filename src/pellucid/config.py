@@ -16,6 +16,7 @@ from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.ranges import Range
 
 __all__ = [
+    "CompareConfig",
     "DataConfig",
     "EvaluateConfig",
     "ExplainConfig",
@@ -404,6 +405,53 @@ class ExplainConfig:
             )
         if self.out.resolve() in {path.resolve() for path in self.images}:
             raise ConfigError(f"--out {self.out} would overwrite the picture; choose another name.")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare models on the same test images: accuracy, predictions, explanations, layers and embeddings."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _flag("RUN[@EPOCH]")] = ()
+    """Save folders of runs or inspections, the first of which is the reference; RUN@2 is epoch 2 of a run, otherwise
+    its best weights are compared. Runs that differ only in their seed show the noise."""
+    out: Annotated[Path, _path("FILE.html")] = Path("compare.html")
+    """Page to write."""
+    images: Annotated[int | None, Range(4), _flag("INT≥4", "200, or 50 for images larger than 64×64")] = None
+    """Number of test images whose explanations and layers are compared; predictions are compared on all."""
+    methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
+    """Attribution methods; the first explains the images that the models disagree about.
+    default: the method that the leaderboard of the first run recommends, then four common ones."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the runs name as their models or data."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "each run's data folder")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    seed: Seed = 0
+    """Random seed of the bootstrap intervals."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Threads = 1
+    """CPU threads."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the page in the default browser."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate what can be checked without loading anything."""
+        _expand_paths(self)
+        _check_ranges(self)
+        check_device(self.device)
+        if len(self.runs) < 2:
+            raise ConfigError(
+                f"got {len(self.runs)} run{'' if len(self.runs) == 1 else 's'} to compare; pass at least two save "
+                "folders, or two epochs of one such as save@1 save@2."
+            )
+        if self.out.suffix.lower() != ".html":
+            raise ConfigError(f"--out {self.out} is not an HTML file; use a name that ends in .html.")
+        if not self.out.parent.is_dir() or self.out.is_dir():
+            raise ConfigError(
+                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself."
+            )
 
 
 @dataclass(frozen=True)
