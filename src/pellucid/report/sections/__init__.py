@@ -1,6 +1,6 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`, `network`: the interactive sections
 - `figures`: the figures of any hook, one per epoch
 """
 
@@ -12,6 +12,7 @@ from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
+from pellucid.report.sections.network import network
 
 __all__ = ["SECTIONS"]
 
@@ -29,5 +30,6 @@ SECTIONS: tuple[Maker, ...] = (
     figures("jacobian_classes"),
     figures("jacobian_classes_all"),
     leaderboard,
+    network,
 )
 """Functions that build the sections; sections without data are omitted."""
