@@ -15,6 +15,7 @@ from pellucid.report._head import Head, head
 from pellucid.report._material import Material
 from pellucid.report._mistakes import mistakes
 from pellucid.report._section import Maker, Section
+from pellucid.report._summary import write_summary
 from pellucid.report.sections import SECTIONS
 from pellucid.report.sections.explain import palette
 from pellucid.report.sections.figures import other_figures
@@ -37,7 +38,7 @@ SCALES = (0.5, 0.25, 0.0)
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` of the run in a save folder and return its path.
+    """Write `report.html` of the run in a save folder and, if it has ended, `summary.png`; return the page's path.
 
     The report is built from run.json, metrics.jsonl, manifest.json and the files listed there, and works for finished,
     interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
@@ -45,6 +46,7 @@ def write_report(folder: str | Path) -> Path:
     content = render_report(folder)
     path = Path(folder) / "report.html"
     write_bytes(path, content)
+    write_summary(folder)
     return path
 
 

@@ -140,7 +140,7 @@ def _misclassified_of(accuracy: float, images: Any) -> str:
 
 
 def _misclassified(wrong: int, images: int) -> str:
-    return f"{wrong:,} of {images:,} misclassified" if wrong else f"all {images:,} test images are classified correctly"
+    return f"{wrong:,} of {images:,} misclassified" if wrong else f"all {images:,} classified correctly"
 
 
 def _most_common(wrong: np.ndarray, names: Sequence[str]) -> str:
@@ -223,7 +223,5 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
 
 
 def _failures(material: Material) -> list[Sentence]:
-    hooks = list(dict.fromkeys(str(one.get("hook")) for one in material.failures))
-    if not hooks:
-        return []
-    return [Sentence(f"{len(hooks)} {'hook' if len(hooks) == 1 else 'hooks'} failed: {listed(hooks)}.", "failures")]
+    names = list(dict.fromkeys(str(one.get("hook")) for one in material.failures))
+    return [Sentence(f"Failed: {listed(names)}.", "failures")] if names else []
