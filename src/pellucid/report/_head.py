@@ -87,7 +87,7 @@ def head(material: Material) -> Head:
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
-        sentences=tuple(conclusions(material)),
+        sentences=tuple(material.attempt("The verdict", lambda: conclusions(material), [])),
         line=_line(material),
         activity=_activity(material) if material.status == "running" else None,
     )
