@@ -11,6 +11,8 @@ from pellucid.storage.resuming import resume_command
 
 __all__ = ["Activity", "Head", "head"]
 
+EXPLAINED = "live"
+"""Hook whose section says why it has nothing to show."""
 STATUSES = {"interrupted": "was interrupted", "failed": "failed"}
 
 
@@ -231,7 +233,7 @@ def _left_out(material: Material) -> str:
 
 def _empty(material: Material) -> list[str]:
     """Return the reasons why hooks had nothing to show at their last epoch."""
-    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out"}
+    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out" and one["hook"] != EXPLAINED}
     return [f"{hook}: {str(one['caption']).partition(': ')[2]}" for hook, one in last.items()]
 
 
