@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -112,14 +113,12 @@ class _Page:
     def __init__(self) -> None:
         self.figure = Figure((WIDTH / DOTS_PER_INCH, HEIGHT / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor="white")
 
-    def text(self, x: float, y: float, text: str, size: float, **style: object) -> None:
+    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
         """Draw one line with its top at `y`."""
         style = {"va": "top", "color": INK, "parse_math": False, **style}
         self.figure.text(x / WIDTH, 1 - y / HEIGHT, drawable(text), size=size, **style)
 
-    def lines(
-        self, text: str, x: float, y: float, width: float, font: tuple[float, float, int], **style: object
-    ) -> float:
+    def lines(self, text: str, x: float, y: float, width: float, font: tuple[float, float, int], **style: Any) -> float:
         """Draw wrapped text and return the y below it; `font` is size, line height and the maximum number of lines."""
         size, step, most = font
         is_bold = style.get("weight") == "bold"
@@ -210,7 +209,7 @@ def _draw_plane(page: _Page, plane: Plane, x: float, side: float) -> None:
     # the colors of the page's embedding, which depend on the number of classes
     colours = class_colours(max(len(plane.classes), int(plane.labels.max(initial=0)) + 1))
     size = float(np.clip(9000 / max(len(plane.points), 1), 6, 40))
-    axes.scatter(*plane.points.T, s=size, c=colours[plane.labels], linewidths=0, alpha=0.85)
+    axes.scatter(plane.points[:, 0], plane.points[:, 1], s=size, c=colours[plane.labels], linewidths=0, alpha=0.85)
     low, high = plane.points.min(0), plane.points.max(0)
     middle, half = (low + high) / 2, max(float((high - low).max()) / 2 * 1.03, 1e-9)
     axes.set_xlim(middle[0] - half, middle[0] + half)
@@ -218,8 +217,8 @@ def _draw_plane(page: _Page, plane: Plane, x: float, side: float) -> None:
     names = class_names(plane.classes, 14)
     for label in np.unique(plane.labels) if len(names) <= NAMED_CLASSES else ():
         if label < len(names):
-            place = np.median(plane.points[plane.labels == label], axis=0)
+            x_name, y_name = np.median(plane.points[plane.labels == label], axis=0)
             outline = [withStroke(linewidth=3, foreground="white")]
-            axes.text(*place, names[label], size=SMALL + 1, weight="bold", color=INK, ha="center", va="center",
+            axes.text(x_name, y_name, names[label], size=SMALL + 1, weight="bold", color=INK, ha="center", va="center",
                       path_effects=outline, parse_math=False)  # fmt: skip
     page.text(x + side / 2, y + side + 10, _fitted(plane.text, side, SMALL), SMALL, ha="center", color=PALE)

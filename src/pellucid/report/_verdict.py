@@ -85,8 +85,9 @@ def _result(material: Material) -> tuple[int | None, Mapping[str, Any], float | 
     line = next((line for line in material.metrics if line["epoch"] == epoch), {})
     accuracy = material.run.get("test_accuracy")
     accuracy = line.get("test_accuracy") if accuracy is None else accuracy
-    is_valid = isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1
-    return epoch, line, float(accuracy) if is_valid else None
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        return epoch, line, None
+    return epoch, line, float(accuracy)
 
 
 def _accuracy(material: Material) -> list[Sentence]:
