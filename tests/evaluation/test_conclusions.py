@@ -269,3 +269,42 @@ def test_a_record_without_the_comparison_uses_the_shifts_of_continuity(measured)
     unshifted = record["metrics"]["continuity"] | {"options": {"pixels": 0}}
     noise = Evaluation.from_dict(record | {"metrics": record["metrics"] | {"continuity": unshifted}})
     assert noise.constant_maps == {}  # small noise may change no activation
+
+
+# --- the figure and the table -----------------------------------------------------------------------------------
+
+
+def labeled():
+    """Two equal methods, a class-insensitive one and one that ignores the image, by three metrics."""
+    means = {"input_x_gradient": 1.0, "lrp.epsilon": 1.0, "guided_backprop": 2.0, "deconvnet": 2.5}
+    curves = {"share": [0.0, 0.5, 1.0], "most": [3.0, 1.0, 0.0], "least": [3.0, 2.0, 0.0]}
+    scores = {}
+    for name in (*means, *CONTROLS):
+        scores[name, "selectivity"] = Scores(noisy(means.get(name, 4.0), 0).tolist(), {}, curves)
+        scores[name, "continuity"] = Scores(noisy(0.0 if name == "deconvnet" else 0.5, 1, 0).tolist(), {}, {})
+        alike = noisy(0.9 if name == "guided_backprop" else 0.2, 2, 0.01)
+        scores[name, "random_logit"] = Scores(alike.tolist(), {}, {})
+    about = {metric: ABOUT[metric] for metric in ("selectivity", "continuity", "random_logit")}
+    return Evaluation((*means, *CONTROLS), about, scores, IMAGES, 0, same_map=("deconvnet",))
+
+
+def test_the_figure_folds_equal_methods_and_labels_the_others():
+    evaluation = labeled()
+    figure = evaluation.figure()
+    texts = [text.get_text() for text in figure.texts]
+    assert "lrp.epsilon" not in texts
+    assert {"= lrp.epsilon", "nearly class-insensitive", "same map for every image"} <= set(texts)
+    assert "Recommended: input_x_gradient" in " ".join(texts)
+    listed = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert "lrp.epsilon" not in listed
+    assert "input_x_gradient" in listed
+    bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
+    assert "0.000" not in bold  # the continuity of deconvnet
+    assert "0.500" in bold
+
+
+def test_the_table_labels_methods():
+    names = list(labeled().to_table().columns[0].cells)
+    assert names[3] == "deconvnet\n[dim]same map for every image[/dim]"
+    assert names[2] == "guided_backprop\n[dim]nearly class-insensitive[/dim]"
+    assert names[1] == "lrp.epsilon"

@@ -13,7 +13,7 @@ from pellucid.evaluation._conclusions import class_insensitive, most_faithful, n
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
-__all__ = ["Sentence", "calibration", "conclusions", "verdict"]
+__all__ = ["Sentence", "accuracy_parts", "calibration", "conclusions", "shown_epoch", "verdict"]
 
 FEWEST_IMAGES = 30
 """Minimum number of images for an interval that assumes a normal distribution."""
