@@ -165,6 +165,17 @@ def test_a_method_worse_than_a_control_in_one_metric_of_faithfulness_is_not_reco
     assert made(values).recommendation.method == "deeplift"
 
 
+def test_the_method_that_leads_in_most_metrics_of_faithfulness_is_recommended():
+    values = {("gradient", "selectivity"): noisy(1, 1), ("deeplift", "selectivity"): noisy(1, 1)}
+    values |= {("gradient", "deletion"): noisy(2, 3), ("deeplift", "deletion"): noisy(1, 4)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    evaluation = made(values)
+    assert most_faithful(evaluation) == ("deeplift",)
+    recommended = evaluation.recommendation
+    assert (recommended.method, recommended.tied) == ("deeplift", ())
+    assert "every control in selectivity and deletion." in recommended.reason
+
+
 @pytest.mark.parametrize(
     ("metric", "value", "remark"),
     [("random_logit", 0.9, "have a similarity of 0.9"), ("parameter_randomisation", 1.0, "weights are randomized")],
@@ -199,6 +210,15 @@ def test_the_reason_for_equal_methods_is_stated_for_the_two_rules_only():
     assert other.agreeing[0].reason == "gradient and deeplift agree to three digits in every metric on this network."
     single = made({(one, "sparseness"): both["sparseness"] for one in ("gradient", "deeplift")})
     assert agreeing(single) == []
+
+
+@pytest.mark.parametrize(("level", "gap", "is_grouped"), [(0.5, 0.0004, True), (0.5, 0.0006, False), (500, 0.2, True),
+                                                          (500, 0.3, False)])  # fmt: skip
+def test_groups_agree_to_three_digits(level, gap, is_grouped):
+    values = {("gradient", metric): noisy(level, 1) for metric in ("sparseness", "continuity")}
+    values |= {("deeplift", metric): value for (_, metric), value in values.items()}
+    values["deeplift", "continuity"] = values["gradient", "continuity"] + gap
+    assert bool(made(values).agreeing) == is_grouped
 
 
 def test_the_representative_of_a_group_is_its_best_method():
