@@ -88,7 +88,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    more = [name for section in sections for name in section.scripts]
+    names = dict.fromkeys(["page.js", "maps.js", *more, *(f"{kind}.js" for kind in kinds)])
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs

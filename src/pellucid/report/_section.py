@@ -41,6 +41,9 @@ class Section:
     hook: str | None = None
     """Hook whose static figures this section replaces; None: the hook of the same name, "": no hook."""
 
+    scripts: tuple[str, ...] = ()
+    """Other scripts in `page/` that its own script needs; each is loaded once, before it."""
+
     @property
     def short_title(self) -> str:
         """Title in the bar of contents.
