@@ -138,7 +138,6 @@ def _section(parts: Sequence[Gallery], notes: Sequence[str], *, noun: str, opens
         guide="methods_overview",
         notes=tuple(filter(None, [" ".join([*reason, *notes])])),
         hook="gallery",
-        scripts=("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
     )
 
 
