@@ -92,9 +92,7 @@ def _networks(comparison: Comparison, pair: Pair) -> str:
             f"{shares}, {interval}, p {p_value(pair.p)}."
         )
     better, worse = (one, two) if accuracy.difference > 0 else (two, one)
-    numbers = (
-        comparison.accuracy(n) for n in ((pair.first, pair.second) if better is one else (pair.second, pair.first))
-    )
+    numbers = (comparison.accuracy(n) for n in ((pair.first, pair.second) if better is one else (pair.second, pair.first)))
     shares = " against ".join(f"{share:.2%}" for share in numbers)
     size = accuracy if better is one else None
     low, high = (accuracy.low, accuracy.high) if size else (-accuracy.high, -accuracy.low)
@@ -117,18 +115,11 @@ def _seeds(comparison: Comparison, pairs: list[Pair]) -> str:
     shares = [comparison.accuracy(number) for number in setting.models]
     if len(shares) == 1:
         names = ", ".join(comparison.models[pair.second].name for pair in pairs)
-        same = all(
-            np.array_equal(comparison.models[0].predictions, comparison.models[pair.second].predictions)
-            for pair in pairs
-        )
-        outcome = (
-            "with identical predictions" if same else "with different predictions, although the settings are equal"
-        )
+        same = all(np.array_equal(comparison.models[0].predictions, comparison.models[pair.second].predictions) for pair in pairs)
+        outcome = "with identical predictions" if same else "with different predictions, although the settings are equal"
         return f"{comparison.models[0].name} and {names} have the same settings and seed, {outcome}."
     names = [comparison.models[number].name for number in setting.models]
-    spread = (
-        f", standard deviation {points(float(np.std(shares, ddof=1))).lstrip('+')} points" if len(shares) > 2 else ""
-    )
+    spread = f", standard deviation {points(float(np.std(shares, ddof=1))).lstrip('+')} points" if len(shares) > 2 else ""
     return (
         f"{', '.join(names[:-1])} and {names[-1]} differ only in their seed, so their differences in accuracy "
         f"({min(shares):.2%} to {max(shares):.2%}{spread}) are seed noise."

@@ -79,7 +79,9 @@
 
     const tellAnswer = (map) => {
       const { logit, probability } = store.scores(at.image, at.label);
-      const of = [probability === null ? "" : `probability ${page.percent(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
+      // the confidence is the probability of the predicted class
+      const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
+      const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
       const parts = of.length ? [" Class ", page.element("b", {}, name(at.label)), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
@@ -175,7 +177,7 @@
     const breakable = (text) => text.split(/(?<=[._])/).flatMap((part, number) => (number ? [page.element("wbr"), part] : [part]));
 
     const tile = (method, label, isPressed, texts, template, change) => {
-      const canvas = page.element("canvas", { class: "pixels signed", "aria-hidden": "true" });
+      const canvas = page.element("canvas", { class: "pixels", "aria-hidden": "true" });
       const thumb = page.element("span", { class: "thumb" }, canvas);
       const paint = () => {
         const map = store.map(at.image, method, label);
@@ -225,6 +227,7 @@
       toggle(Boolean(map));
       const template = page.outline(size, channels, bytes);
       if (map) {
+        page.paintSigned(find(".bar canvas"), [1, 255], Array.from({ length: 255 }, (_, step) => step - page.STEPS));
         paintMap(find(".map canvas"), map);
         paintGray(find(".below"));
         paintAbove(find(".above"), map);
@@ -383,7 +386,7 @@
       strip = page.explainStrip(root, store.images, page, (image) => choose({ image }));
       listen();
       listenToActions();
-      page.paintSigned(find(".bar canvas"), [1, 255], Array.from({ length: 255 }, (_, step) => step - page.STEPS));
+      page.onScheme(show);
       at.image = strip.first;
       strip.select(at.image);
       settle();

@@ -4,12 +4,17 @@
   const [SIDE, MARGIN, HEAD] = [320, 24, 84];
   const FONT = "system-ui, sans-serif";
 
-  /* Return a canvas with a signed map, one pixel for each value. */
-  const painted = (map, limit, page) => {
+  /* Return a canvas with signed values, one pixel for each, in the light palette: a file is for light paper. */
+  const painted = (size, values, factor, page) => {
     const canvas = page.element("canvas");
-    page.paintSigned(canvas, map.size, map.values, map.unit / limit * page.STEPS);
+    page.colours(); // fills both tables
+    page.paint(canvas, size, (pixel) => {
+      const step = Math.max(-page.STEPS, Math.min(page.STEPS, Math.round(values[pixel] * factor)));
+      return [...page.tables.light[step + page.STEPS], 255];
+    });
     return canvas;
   };
+  const paintedMap = (map, limit, page) => painted(map.size, map.values, map.unit / limit * page.STEPS, page);
 
   const blob = (canvas) => new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
 
@@ -57,10 +62,9 @@
     const picture = page.element("canvas");
     page.paintImage(picture, image.size, image.channels, image.bytes);
     place(context, picture, MARGIN, HEAD);
-    const area = place(context, painted(map, limit, page), 2 * MARGIN + SIDE, HEAD);
+    const area = place(context, paintedMap(map, limit, page), 2 * MARGIN + SIDE, HEAD);
     drawOutline(context, image, area, page);
-    const bar = page.element("canvas");
-    page.paintSigned(bar, [1, 255], Array.from({ length: 255 }, (_, step) => step - page.STEPS));
+    const bar = painted([1, 255], Array.from({ length: 255 }, (_, step) => step - page.STEPS), 1, page);
     const [left, top] = [2 * MARGIN + SIDE, HEAD + SIDE + 20];
     context.drawImage(bar, left, top, SIDE, 14);
     context.textAlign = "left";
@@ -80,7 +84,7 @@
     picture: async (shown, page) => page.saveFile(`${stem(shown)}.png`, await blob(figure(shown, page))),
     /* Save the map without anything else, enlarged by a whole number. */
     plain: async (shown, page) => {
-      const small = painted(shown.map, shown.limit, page);
+      const small = paintedMap(shown.map, shown.limit, page);
       const factor = Math.max(1, Math.ceil(2 * SIDE / Math.max(small.width, small.height)));
       const canvas = page.element("canvas", { width: small.width * factor, height: small.height * factor });
       const context = canvas.getContext("2d");

@@ -11,7 +11,6 @@
     const pixels = part(bytes.images, cards.size, cards.channels);
     const [image, map] = [`Test image ${index}: ${label}`, `Relevance for ${prediction} in test image ${index} by ${cards.method}`]
       .map((text) => page.element("canvas", { class: "tile pixels", role: "img", "aria-label": text }));
-    map.classList.add("signed");
     page.paintImage(image, cards.size, cards.channels, pixels);
     page.paintSigned(map, cards.map_size, part(bytes.maps, cards.map_size));
     const frame = page.element("span", { class: "framed" }, map, ...[page.outline(cards.size, cards.channels, pixels)].filter(Boolean));
@@ -47,12 +46,14 @@
     };
     const fail = (error) => list.replaceChildren(page.element("li", { class: "notice" }, `The images cannot be shown: ${error.message}`));
 
-    return (epoch) => {
+    const show = (epoch) => {
       selected = epoch;
       const shown = page.latest(data.cards, epoch);
       if (decoded[shown]?.images) return render(epoch, shown, decoded[shown]);
       decoded[shown] ??= decode(shown).then((bytes) => { decoded[shown] = bytes; });
       return decoded[shown].then(() => { if (selected === epoch) render(epoch, shown, decoded[shown]); }).catch(fail);
     };
+    page.onScheme(() => show(selected));
+    return show;
   };
 }

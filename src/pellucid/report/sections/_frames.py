@@ -139,9 +139,7 @@ def _prototypes(arrays: Arrays, record: Record, classes: Sequence[str]) -> Frame
             for name, (label,) in zip(record["names"], zip(*_columns(record, "classes"), strict=True), strict=True)
         ],
         blocks=[Tiles(images, meaning="pixel")],
-        captions=[
-            [None if value is None else short_log_probability(float(value)) for value in line] for line in values
-        ],
+        captions=[[None if value is None else short_log_probability(float(value)) for value in line] for line in values],
         notes=[
             "Below each image: log p(class | image) in nats; 0 is certainty.",
             *_image_notes(images[0], record),

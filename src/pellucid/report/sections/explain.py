@@ -38,6 +38,10 @@ class Gallery:
     """Class that each map explains (image, class)."""
     columns: Mapping[str, list[int]]
     """Lists `indices`, `labels` and `predictions` of the images, without `labels` if they are unknown."""
+    tables: Mapping[str, np.ndarray | None]
+    """`confidences` (image), `logits` and `probabilities` (image, class); None if unknown."""
+    sums: Mapping[str, list[np.ndarray | None]]
+    """`expected`, `residual` and `allowed`: (image, class) for each method, None if it promises no sum."""
     record: Mapping[str, Any]
     """The hook's other numbers."""
 
@@ -85,17 +89,21 @@ def _fitting(main: Gallery, pairs: Gallery) -> Gallery | None:
 
 
 def _rows(gallery: Gallery, kept: list[int]) -> Gallery:
-    record = dict(gallery.record)
-    for name in ("logits", "probabilities", "confidences", "losses"):
-        record[name] = None if record.get(name) is None else [record[name][row] for row in kept]
-    for name in SUMS:
-        record[name] = {
-            method: None if sums is None else [sums[row] for row in kept]
-            for method, sums in (record.get(name) or {}).items()
-        }
-    columns = {name: [values[row] for row in kept] for name, values in gallery.columns.items()}
-    parts = {"source": gallery.source[kept], "maps": gallery.maps[:, kept], "scales": gallery.scales[:, kept]}
-    return replace(gallery, **parts, classes=gallery.classes[kept], columns=columns, record=record)
+    """Return some images of a gallery."""
+
+    def part(table: np.ndarray | None) -> np.ndarray | None:
+        return None if table is None else table[kept]
+
+    return replace(
+        gallery,
+        source=gallery.source[kept],
+        maps=gallery.maps[:, kept],
+        scales=gallery.scales[:, kept],
+        classes=gallery.classes[kept],
+        columns={name: [values[row] for row in kept] for name, values in gallery.columns.items()},
+        tables={name: part(table) for name, table in gallery.tables.items()},
+        sums={name: [part(table) for table in tables] for name, tables in gallery.sums.items()},
+    )
 
 
 def maps_section(
@@ -165,29 +173,36 @@ def checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gall
     # one list for all images, or one list per image
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
     plain = np.rint(gray_or_rgb(source)).astype(np.uint8)
-    return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
+    tables = {
+        "confidences": _table(record.get("confidences"), (images,)),
+        "logits": _table(record.get("logits"), (images, classes)),
+        "probabilities": _table(record.get("probabilities"), (images, classes)),
+    }
+    sums = {name: [_table(_of(record, name, method), (images, classes)) for method in names] for name in SUMS}
+    colours = plain.transpose(0, 2, 3, 1)
+    return Gallery(colours, maps, scales.astype(float), names, explained, columns, tables, sums, record)
 
 
 def _data(gallery: Gallery, methods: Sequence[str]) -> dict[str, Any]:
     """Return the part of the JSON that one artifact contributes; `methods` are those of all parts."""
-    record, shape = gallery.record, gallery.maps.shape[1:3]
     rows = {name: row for row, name in enumerate(gallery.methods)}
     own, shared = _limits(gallery.maps, gallery.scales)
     scales = _rounded(gallery.scales)
     return {
         **gallery.columns,
-        "titles": [str(title) for title in record.get("titles") or []],
-        "confidences": _column(record.get("confidences"), shape[0]),
+        "titles": [str(title) for title in gallery.record.get("titles") or []],
         "classes": gallery.classes,
-        "logits": _table(record.get("logits"), shape),
-        "probabilities": _table(record.get("probabilities"), shape),
+        **gallery.tables,
         "source": packed(gallery.source),
         # one entry per method, None where this artifact has no maps
         "maps": [packed(gallery.maps[rows[name]]) if name in rows else None for name in methods],
         "scales": [scales[rows[name]] if name in rows else None for name in methods],
         "limits": [own[rows[name]] if name in rows else None for name in methods],
         "shared_limits": [shared[rows[name]] if name in rows else None for name in methods],
-        **{name: [_table(_of(record, name, method), shape) for method in methods] for name in SUMS},
+        **{
+            name: [tables[rows[method]] if method in rows else None for method in methods]
+            for name, tables in gallery.sums.items()
+        },
     }
 
 
@@ -239,23 +254,13 @@ def _of(record: Mapping[str, Any], name: str, method: str) -> object:
     return sums.get(method) if isinstance(sums, Mapping) else None
 
 
-def _column(values: object, count: int) -> np.ndarray | None:
-    """Return one number per image, or None without values; raises `ValueError` for another count."""
-    if values is None:
-        return None
-    column = np.array(values, float)
-    if column.shape != (count,):
-        raise ValueError(f"a list has shape {column.shape} for {count} images")
-    return column
-
-
-def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
-    """Return a table (image, class) of numbers, or None without values; raises `ValueError` for another shape."""
+def _table(values: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return an array of numbers, or None without values; raises `ValueError` for another shape."""
     if values is None:
         return None
     table = np.array(values, float)
-    if table.shape != tuple(shape):
-        raise ValueError(f"a table has shape {table.shape} for {shape[0]} images and {shape[1]} classes")
+    if table.shape != shape:
+        raise ValueError(f"a table has shape {table.shape}, expected {shape}")
     return table
 
 

@@ -101,7 +101,7 @@ def _stored_maps(parts: Sequence[Gallery], method: str, lists: Mapping[str, np.n
         part, row = places.get(int(index), (None, 0))
         if part is None or method not in part.methods or part.columns["predictions"][row] != prediction:
             return None
-        known, columns = part.record.get("confidences"), np.flatnonzero(part.classes[row] == prediction)
+        known, columns = part.tables["confidences"], np.flatnonzero(part.classes[row] == prediction)
         # `not` with `<=`, so that NaN counts as different
         if known is None or not len(columns) or not abs(float(known[row]) - confidence) <= SAME:
             return None
