@@ -63,7 +63,7 @@ def pairs() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     labels, predictions = [0, 0, 1, 1, 2, 0, 1, 2], [1, 2, 0, 2, 0, 0, 1, 2]
     others = [label if label != taken else (taken + 1) % 3 for label, taken in zip(labels, predictions, strict=True)]
     numbers = {
-        "indices": [100 + number for number in range(PAIRS)],
+        "indices": [500 + number for number in range(PAIRS)],
         "labels": labels,
         "predictions": predictions,
         "confidences": [0.6, 0.99, 0.5, 0.7, 0.8, 0.9, 0.95, 0.4],

@@ -15,16 +15,16 @@
 
     const current = () => store.map(at.image, at.method, at.label);
     const limitOf = (map) => (at.isShared && map.sharedLimit !== null ? map.sharedLimit : map.limit);
-    const isWrong = ({ label, prediction }) => label !== null && label !== prediction;
+    const isWrong = ({ label, prediction }) => label !== null && prediction !== null && label !== prediction;
     const roles = (label) => [["target", at.image.target], ["predicted", at.image.prediction], ["true", at.image.label]]
       .filter(([, role]) => role === label).map(([text]) => text);
 
     /* Return the classes that can be explained: the target first, the predicted class, the true one, then the others. */
     const labels = () => {
       const first = [at.image.target, at.image.prediction, at.image.label];
-      const others = store.canRun(at.image) ? page.classes.map((_, label) => label) : [];
+      const others = store.isOpen(at.image) ? page.classes.map((_, label) => label) : [];
       const all = [...new Set([...first, ...at.image.classes, ...others])].filter((label) => label !== null);
-      return all.filter((label) => at.image.classes.includes(label) || store.canRun(at.image));
+      return all.filter((label) => at.image.classes.includes(label) || store.isOpen(at.image));
     };
     const methods = () => store.names().filter((method) => store.isAvailable(at.image, method, at.label));
 
@@ -71,6 +71,7 @@
 
     const described = () => {
       const { title, label, prediction, confidence } = at.image;
+      if (prediction === null) return label === null ? title : `${title} shows ${name(label)}`;
       const [taken, sure] = [name(prediction), confidence === null ? "" : ` with confidence ${page.percent(confidence)}`];
       if (label === null) return `${title} is predicted as ${taken}${sure}`;
       return isWrong(at.image) ? `${title} shows ${name(label)} and is predicted as ${taken}${sure}`
@@ -105,8 +106,7 @@
         : `The color scale, ±${page.digits(end)}, is this map's own, so its colors are not comparable with other maps.`;
       const more = beyond ? ` ${beyond} of ${map.values.length} pixels exceed the scale, up to ${page.digits(most)}.` : "";
       const nothing = most === 0 ? " The map is empty: relevance is zero everywhere or not finite." : "";
-      const live = map.isLive ? " Computed in this page." : "";
-      find(".limit").textContent = `Red: relevance for class ${name(at.label)}; blue: against it. ${whose}${more}${nothing}${live}`;
+      find(".limit").textContent = `Red: relevance for class ${name(at.label)}; blue: against it. ${whose}${more}${nothing} ${map.origin}`.trim();
     };
 
     const tellCertificate = (map) => {
@@ -132,7 +132,7 @@
       }
       const means = sums.map((total) => Math.round(total / ((bottom - top) * (right - left))));
       const text = channels === 1 ? String(means[0]) : `(${means.join(", ")})`;
-      return data.is_exact || map.isLive ? `pixel ${text} of 255` : `mean pixel about ${text} of 255`;
+      return data.is_exact || map.origin ? `pixel ${text} of 255` : `mean pixel about ${text} of 255`;
     };
 
     const tellPixel = () => {
@@ -152,7 +152,7 @@
         for (const [side, share] of Object.entries(style)) mark.style[side] = `${100 * share}%`;
       }
       const value = map.values[at.pixel] * map.unit;
-      const steps = map.isLive ? "" : ` (in steps of ${page.digits(map.unit)})`;
+      const steps = map.origin ? "" : ` (in steps of ${page.digits(map.unit)})`;
       const share = map.expected ? `, ${(100 * value / map.expected).toFixed(1).replace("-", "−")}% of the expected sum` : "";
       find(".readout").textContent = `Row ${row}, column ${column}: ${pixelText(map, row, column)}, relevance ${page.signed(value)}${steps}${share}.`;
     };
@@ -185,7 +185,7 @@
         paintMap(canvas, map);
         if (template) thumb.append(template.cloneNode(true));
       };
-      if (store.map(at.image, method, label) === undefined) store.load(at.image, method, label).then(() => { if (canvas.isConnected) paint(); });
+      if (store.map(at.image, method, label) === undefined) store.load(at.image, method, label).then(() => { if (canvas.isConnected) paint(); }, () => {});
       else paint();
       const button = page.element("button", { type: "button", "aria-pressed": isPressed }, thumb,
         page.element("span", {}, ...texts.filter(Boolean).map((text, line) =>
@@ -203,10 +203,10 @@
       find(".of-methods").textContent = `Class ${name(at.label)} by every method (${scope})`;
       find(".of-classes").textContent = `Every class by ${at.method} (${at.isShared ? "shared color scale" : "individual color scales"})`;
       if (!isNear) return;
-      refill(find(".methods"), methods().map((method) =>
+      refill(find(".methods"), methods().filter((method) => method === at.method || store.isQuick(at.image, method, at.label)).map((method) =>
         tile(method, at.label, method === at.method, [method], template, { method })));
       // without stored maps, every class costs a pass through the network
-      const shown = labels().filter((label) => store.isAvailable(at.image, at.method, label)).slice(0, Math.max(10, at.image.classes.length));
+      const shown = labels().filter((label) => label === at.label || store.isQuick(at.image, at.method, label)).slice(0, Math.max(10, at.image.classes.length));
       refill(find(".classes"), shown.map((label) => {
         const { probability } = store.scores(at.image, label);
         const detail = [probability === null ? "" : page.percent(probability), roles(label).join(", ")];
@@ -222,6 +222,7 @@
     };
 
     const render = (map) => {
+      find(".panels").classList.remove("stale");
       const { size, channels, bytes } = at.image;
       page.paintImage(find(".image canvas"), size, channels, bytes);
       toggle(Boolean(map));
@@ -248,7 +249,12 @@
       const isCurrent = () => ["image", "method", "label"].every((key) => wanted[key] === at[key]);
       const map = current();
       if (map !== undefined) return render(map);
-      return store.load(at.image, at.method, at.label).then(() => { if (isCurrent()) render(current()); });
+      find(".panels").classList.add("stale");
+      return store.load(at.image, at.method, at.label).then(() => { if (isCurrent()) render(current()); }, (error) => {
+        if (!isCurrent() || error.name === "AbortError") return;
+        render(null);
+        find(".state").textContent = `There is no map: ${error.message}`;
+      });
     };
 
     /* Make the choice consistent: return a sentence if another class or method than the chosen one has to be shown. */
@@ -262,7 +268,7 @@
       at.method = other;
       const why = image.part === null ? "maps of this image are not stored in the page"
         : `maps by ${method} for this class are not stored in the page`;
-      return `Showing ${other}, computed in this page: ${why}.`;
+      return `Showing ${other}, because ${why}.`;
     };
 
     const choose = (changes, note = "") => {
@@ -293,7 +299,7 @@
       else if (place.method !== null) notes.push(`There are no maps by ${place.method}.`);
       if (place.class !== null && !notes.length) {
         const image = changes.image ?? at.image;
-        if (image.classes.includes(place.class) || (store.canRun(image) && place.class < page.classes.length)) changes.label = place.class;
+        if (image.classes.includes(place.class) || (store.isOpen(image) && place.class < page.classes.length)) changes.label = place.class;
         else notes.push(`There is no map of this image for class ${name(place.class)}.`);
       }
       await choose(changes, notes.join(" "));

@@ -100,7 +100,7 @@
       const record = {
         index: image.index, title: image.title, label: image.label, prediction: image.prediction, confidence: image.confidence,
         method, class: label, class_name: page.classes[label] ?? null, logit: shown.logit,
-        color_limit: limit, step: map.isLive ? null : map.unit,
+        color_limit: limit, step: map.origin ? null : map.unit,
         expected: map.expected, residual: map.residual, allowed: map.allowed,
         relevance: Array.from({ length: height }, (_, number) => row(number)),
       };

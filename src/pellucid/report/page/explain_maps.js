@@ -1,8 +1,7 @@
-/* Images and relevance maps of the section "explain": stored ones, decoded when they are first shown, and ones that the
-   network in the page computes.
+/* Images and relevance maps of the section "explain": stored ones, decoded when they are first shown, and ones that are
+   computed by the network in the page or, in pages that `pellucid serve` sends, by the server.
 
-data: {size: [height, width], source: {size, channels}, is_exact, has_whole_images, noun, opens_on, remarks, methods: [name],
-parts: [{indices, labels (or none), predictions, confidences, targets (or none), titles, classes, logits, probabilities:
+data: {size: [height, width], source: {size, channels}, is_exact, has_whole_images, noun, opens_on, remarks, methods: [name], parts: [{indices, labels (or none), predictions, confidences, targets (or none), titles, classes, logits, probabilities:
 (image, class), source: bytes of the images, maps: by method, bytes of (image, class, height, width) int8 or null;
 scales, limits, expected, residual, allowed: by method, (image, class) or null; shared_limits: by method, (image)}]}.
 A map's value is scale × number / 127. Bytes are compressed with zlib and encoded in base64.
@@ -90,35 +89,46 @@ if the page stores no maps of it. */
       const of = (name) => part[name][number]?.[row][position] ?? null;
       return {
         values: part.decoded[number].subarray(start, start + height * width), unit: of("scales") / page.STEPS, size: data.size,
-        limit: of("limits"), sharedLimit: part.shared_limits[number][row], isLive: false,
+        limit: of("limits"), sharedLimit: part.shared_limits[number][row], origin: "",
         expected: of("expected"), residual: of("residual"), allowed: of("allowed"),
       };
     };
 
-    const results = new Map(); // of the network in the page, by image and class
-    const outputs = new Map(); // the same by image, for logits and probabilities
-    const liveNames = () => (page.runModel ? ["gradient", "input_x_gradient", "lrp.epsilon"] : []);
+    const computed = new Map(); // maps by image, method and class
+    const outputs = new Map(); // {logits, probabilities} by image
+    const key = (image, method, label) => [image.index, method, label].join(" ");
+    const once = (names) => { // read when needed: the page defines what can compute maps after this script
+      let known = null;
+      return () => (known ??= names());
+    };
+    const pageNames = () => (page.runModel ? ["gradient", "input_x_gradient", "lrp.epsilon"] : []);
+    const serverNames = once(() =>
+      (page.served ? JSON.parse(document.getElementById("data-live").textContent).methods.map((method) => method.name) : []));
     const canRun = (image) => Boolean(page.runModel) && image.isWhole
       && String(page.modelInput) === String([image.channels, ...image.size]);
-    const key = (image, label) => `${image.index} ${label}`;
+    const isInPage = (image, method) => canRun(image) && pageNames().includes(method);
 
     const run = async (image, label) => {
-      const result = await page.runModel(inputOf(image), label);
-      results.set(key(image, label), result);
-      outputs.set(image.index, result);
-      return result;
+      const { maps, logits, probabilities, certificate } = await page.runModel(inputOf(image), label);
+      outputs.set(image.index, { logits, probabilities });
+      for (const method of pageNames()) {
+        // null: the logits are not finite
+        const values = maps?.[method] ?? new Float32Array(image.size[0] * image.size[1]);
+        const isExact = maps && method === "lrp.epsilon";
+        const expected = isExact ? certificate.logit - certificate.bias - certificate.stabiliser - certificate.constant : null;
+        const total = values.reduce((sum, value) => sum + value, 0);
+        computed.set(key(image, method, label), { values, unit: 1, size: image.size, limit: limitOf(values), sharedLimit: null,
+          expected, residual: isExact ? total - expected : null, allowed: null, origin: "Computed in this page." });
+      }
     };
-
-    const liveMap = (image, method, label) => {
-      const result = results.get(key(image, label));
-      if (!result.maps) return null; // the logits are not finite
-      const values = result.maps[method];
-      const absorbed = ({ bias, stabiliser, constant }) => bias + stabiliser + constant;
-      const expected = method === "lrp.epsilon" ? result.certificate.logit - absorbed(result.certificate) : null;
-      const limit = limitOf(values);
-      const total = values.reduce((sum, value) => sum + value, 0);
-      return { values, unit: 1, size: image.size, limit, sharedLimit: null, isLive: true, expected,
-        residual: expected === null ? null : total - expected, allowed: null };
+    let control = null; // of the request under way
+    const ask = async (image, method, label) => {
+      control?.abort(); // only the last map asked for is shown
+      control = new AbortController();
+      const { values, size, limit, sums, probabilities, logit } = await page.served({ index: image.index, method, class: label }, control.signal);
+      if (!outputs.has(image.index)) outputs.set(image.index, { logits: { [label]: logit }, probabilities: probabilities ?? {} });
+      computed.set(key(image, method, label), { values, unit: 1, size, limit, sharedLimit: null, expected: sums?.expected ?? null,
+        residual: sums?.residual ?? null, allowed: sums?.allowed ?? null, origin: "Computed by the server." });
     };
 
     /* Return an image for other sections, as `page.findImage` does; null if it is not stored here. */
@@ -129,28 +139,34 @@ if the page stores no maps of it. */
       return { index, size, channels, bytes, label, prediction, confidence, isExact: isWhole };
     };
 
+    const isQuick = (image, method, label) => isStored(image, method, label) || isInPage(image, method);
+
     return {
-      images: stored, offered, ready, find, isStored, canRun, liveNames,
-      names: () => [...new Set([...data.methods, ...liveNames()])],
-      isAvailable: (image, method, label) => isStored(image, method, label) || (canRun(image) && liveNames().includes(method)),
-      /* Return a map {values, unit, size, limit, sharedLimit, expected, residual, allowed, isLive} (its relevance is
-         value × unit); undefined until `load` is done; null if there is none. */
+      images: stored, offered, ready, find, isQuick,
+      names: () => [...new Set([...data.methods, ...pageNames(), ...serverNames()])],
+      /* True if maps of any class can be computed. */
+      isOpen: (image) => canRun(image) || serverNames().length > 0,
+      isAvailable: (image, method, label) => isQuick(image, method, label) || serverNames().includes(method),
+      /* Return a map {values, unit, size, limit, sharedLimit, expected, residual, allowed, origin} (its relevance is
+         value × unit, and `origin` is a sentence if it is not stored); undefined until `load` is done; null if there is
+         none. */
       map: (image, method, label) => {
         if (isStored(image, method, label)) {
           return image.part.decoded[data.methods.indexOf(method)] ? storedMap(image, method, label) : undefined;
         }
-        if (!canRun(image) || !liveNames().includes(method)) return null;
-        return results.has(key(image, label)) ? liveMap(image, method, label) : undefined;
+        const isPossible = isInPage(image, method) || serverNames().includes(method);
+        return computed.get(key(image, method, label)) ?? (isPossible ? undefined : null);
       },
-      load: (image, method, label) =>
-        (isStored(image, method, label) ? decode(image.part, data.methods.indexOf(method)) : run(image, label)),
+      load: (image, method, label) => {
+        if (isStored(image, method, label)) return decode(image.part, data.methods.indexOf(method));
+        return isInPage(image, method) ? run(image, label) : ask(image, method, label);
+      },
       /* Return the logit and the probability of a class, null if unknown. */
       scores: (image, label) => {
-        const position = image.classes.indexOf(label);
-        const result = outputs.get(image.index);
+        const [position, output] = [image.classes.indexOf(label), outputs.get(image.index)];
         return {
-          logit: image.logits?.[position] ?? result?.logits[label] ?? null,
-          probability: image.probabilities?.[position] ?? result?.probabilities[label] ?? null,
+          logit: image.logits?.[position] ?? output?.logits[label] ?? null,
+          probability: image.probabilities?.[position] ?? output?.probabilities[label] ?? null,
         };
       },
     };

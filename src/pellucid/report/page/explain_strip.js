@@ -5,9 +5,10 @@ It returns {select(image), add(image)}. */
 {
   const FEW = 9; // below this number of images, filters would be in the way
 
+  const isWrong = ({ label, prediction }) => label !== null && prediction !== null && label !== prediction;
+
   /* Return the images in reading order: the most confidently misclassified first, then the correct ones. */
   const ordered = (images) => {
-    const isWrong = (image) => image.label !== null && image.label !== image.prediction;
     if (images.every((image) => image.label === null)) return images;
     const rank = (image) => (isWrong(image) ? 1 + (image.confidence ?? 0) : 0);
     return images.map((image, place) => [image, place])
@@ -32,14 +33,15 @@ It returns {select(image), add(image)}. */
     }, { rootMargin: "200px" });
 
     const item = (image) => {
-      const isWrong = image.label !== null && image.label !== image.prediction;
-      const taken = name(image.prediction);
-      const shown = image.label === null ? (image.title.startsWith("Image ") ? taken : image.title) : name(image.label);
-      const spoken = image.label === null ? `, predicted as ${taken}` : `, shows ${shown}${isWrong ? `, predicted as ${taken}` : ""}`;
-      const radio = page.element("input", { type: "radio", name: "explain-image", value: image.index, "aria-label": `${image.title}${spoken}` });
+      const taken = image.prediction === null ? null : name(image.prediction);
+      const shown = image.label === null ? image.title : name(image.label);
+      const spoken = [image.label === null ? "" : `shows ${shown}`,
+        taken !== null && (image.label === null || isWrong(image)) ? `predicted as ${taken}` : ""].filter(Boolean);
+      const whole = [image.title, ...spoken].join(", ");
+      const radio = page.element("input", { type: "radio", name: "explain-image", value: image.index, "aria-label": whole });
       radio.addEventListener("change", () => choose(image));
-      const text = isWrong ? page.element("span", { class: "wrong" }, `${shown} → ${taken}`) : page.element("span", {}, shown);
-      const made = page.element("label", { title: `${image.title}${spoken}` },
+      const text = isWrong(image) ? page.element("span", { class: "wrong" }, `${shown} → ${taken}`) : page.element("span", {}, shown);
+      const made = page.element("label", { title: whole },
         radio, page.element("canvas", { class: "pixels", "aria-hidden": "true" }), text);
       made.image = image;
       items.set(image, made);
@@ -50,7 +52,7 @@ It returns {select(image), add(image)}. */
     const visible = () => {
       const outcome = filters.querySelector(".outcome :checked").value;
       const [truth, taken] = [".by-truth", ".by-prediction"].map((selector) => filters.querySelector(selector).value);
-      return listed.filter(({ label, prediction }) => (outcome === "all" || (outcome === "wrong") === (label !== prediction))
+      return listed.filter(({ label, prediction }) => (outcome === "all" || (outcome === "wrong") === (label !== prediction && prediction !== null))
         && (truth === "" || String(label) === truth) && (taken === "" || String(prediction) === taken));
     };
 
@@ -79,7 +81,6 @@ It returns {select(image), add(image)}. */
         const present = [...new Set(images.map((image) => image[key]))].sort((a, b) => a - b);
         filters.querySelector(selector).append(...present.map((label) => page.element("option", { value: label }, name(label))));
       }
-      const isWrong = (image) => image.label !== image.prediction;
       const counts = { all: images.length, wrong: images.filter(isWrong).length };
       for (const [value, count] of Object.entries({ ...counts, right: counts.all - counts.wrong })) {
         filters.querySelector(`[value="${value}"] + span`).append(` (${count.toLocaleString("en")})`);
