@@ -30,6 +30,7 @@ OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
+    "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
     "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
 }
 """Scripts of a kind besides KIND.js, which they come before."""
