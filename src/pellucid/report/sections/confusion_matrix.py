@@ -36,7 +36,8 @@ def confusion_matrix(material: Material) -> Section | None:
     notes = []
     if len(chosen) < size:
         notes.append(
-            f"Shows the {len(chosen)} of {size:,} classes with the most errors; recall and precision include all classes."
+            f"Shows the {len(chosen)} of {size:,} classes with the most errors; recall and precision include all "
+            "classes."
         )
     if thumbnails is None:
         notes.append("This run has no example images for the cells.")
