@@ -63,7 +63,7 @@ def spent(scene: Scene, names: Iterable[str]) -> tuple[float, dict[str, list[Art
 def test_shares_add_up_and_belong_to_hooks():
     assert sum(SHARES.values()) <= 1 + 1e-9
     assert set(SHARES) - set(HOOKS) == {"logits", "embedding"}
-    assert set(HOOKS) - set(SHARES) == {"confusion_matrix", "projector", "tsne"}
+    assert set(HOOKS) - set(SHARES) == {"confusion_matrix", "network", "projector", "tsne"}
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_expensive_methods_are_bounded(color_scene, name):
 def test_methods_left_out_are_named(color_scene):
     budget = Budget("medium", images=100, classes=5, passes=20)
     scene = replace(color_scene(budget), methods=("gradient", "lrp.epsilon", "integrated_gradients"))
-    (artifact,) = spent(scene, ["gallery"])[1]["gallery"]
+    artifact, *_ = spent(scene, ["gallery"])[1]["gallery"]
     left_out = artifact.numbers["left_out"]
     assert "integrated_gradients" in left_out
     assert "forward passes per image" in left_out["integrated_gradients"]
