@@ -417,7 +417,8 @@ def test_only_shown_epochs_are_unpacked(folder: Path, chromium: Any) -> None:
     context = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.add_init_script(
-        "globalThis.unpacked = []; const real = atob; globalThis.atob = (text) => { unpacked.push(text); return real(text); };"
+        "globalThis.unpacked = []; const real = atob;"
+        " globalThis.atob = (text) => { unpacked.push(text); return real(text); };"
     )
     tab.goto(f"{report.as_uri()}#embedding")
     settle(tab, 2)
