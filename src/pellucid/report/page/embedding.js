@@ -59,7 +59,11 @@ pointing down.
 
     /* --- colors -------------------------------------------------------------------------------------------- */
 
-    const read = (property) => getComputedStyle(find(".embedding")).getPropertyValue(property).trim();
+    let styles = new Map(); // values of CSS variables, read once per scheme, because reading one for each dot is slow
+    const read = (property) => {
+      if (!styles.has(property)) styles.set(property, getComputedStyle(find(".embedding")).getPropertyValue(property).trim());
+      return styles.get(property);
+    };
     const modes = dotColours(data, page, read);
 
     const tint = () => {
@@ -94,7 +98,9 @@ pointing down.
     }
 
     const { place, radius, draw: paint } = painter(plane);
+    let isFilling = false; // while a new epoch is filled in, which ends with one drawing
     const draw = () => {
+      if (isFilling) return;
       paint();
       placeCard();
     };
@@ -102,9 +108,11 @@ pointing down.
     /* --- neighbors ----------------------------------------------------------------------------------------- */
 
     const nearInPlane = (row) => {
-      const distance = (other) => Math.hypot(...[0, 1].map((axis) => moves.to[3 * other + axis] - moves.to[3 * row + axis]));
-      const others = Array.from(plane.now.rows).filter((other) => other !== row);
-      return others.sort((a, b) => distance(a) - distance(b) || a - b).slice(0, NEIGHBORS);
+      const { rows, x, y } = plane.now;
+      const at = rows.indexOf(row);
+      const distances = Float64Array.from(rows, (_, point) => Math.hypot(x[point] - x[at], y[point] - y[at]));
+      const others = Array.from(rows.keys()).filter((point) => point !== at);
+      return others.sort((a, b) => distances[a] - distances[b] || a - b).slice(0, NEIGHBORS).map((point) => rows[point]);
     };
     const known = new Map(); // of the current epoch, by row
     const neighborsOf = (row) => {
@@ -246,7 +254,8 @@ pointing down.
       const [most] = [...confusions].sort(([, a], [, b]) => b - a);
       const worst = dots.reduce((best, dot) => (dot.loss > (best?.loss ?? 0) ? dot : best), null);
       const texts = [quoted(name(labels[plane.now.rows[0]])), most?.[0], most && "wrong", "loss > 1", "confidence < 60%", worst && `index ${worst.index}`];
-      const useful = texts.filter((text) => text && dots.some((dot) => readQuery(text, names).test?.(dot)));
+      const finds = (text) => dots.some(readQuery(text, names).test ?? (() => false));
+      const useful = texts.filter((text) => text && finds(text));
       find(".examples").replaceChildren(...useful.map((text) => {
         const button = page.element("button", { type: "button" }, text);
         button.addEventListener("click", () => look(text));
@@ -282,7 +291,10 @@ pointing down.
     /* --- start ---------------------------------------------------------------------------------------------- */
 
     new ResizeObserver(() => { plane.side = stage.clientWidth; draw(); }).observe(stage);
-    DARK.addEventListener("change", showMode);
+    DARK.addEventListener("change", () => {
+      styles = new Map();
+      showMode();
+    });
     listen(root, plane);
     find("details.table").open = matchMedia("(min-width: 56rem)").matches; // open by default if there is room next to the plane
 
@@ -298,12 +310,14 @@ pointing down.
       known.clear();
       chosen.marked = [];
       canvas.dataset.epoch = key;
-      moves.go(plane.now, isFirst || KEEPS_STILL.matches);
+      isFilling = true;
       tell(epoch);
       showMode();
       fillExamples();
       filter();
       fillNeighbors();
+      isFilling = false;
+      moves.go(plane.now, isFirst || KEEPS_STILL.matches);
       fillCard();
     };
 

@@ -5,7 +5,7 @@ row is the position of an image in `indices`.
 */
 {
   const FEW = 24; // search results shown at first
-  const MANY = 100; // errors in the table at first: thousands of rows would delay the page
+  const MANY = 40; // errors in the table at first: thousands of rows would delay the page
   const NO_ERROR = "No errors.";
 
   const outcome = (plot, { label, prediction }) =>
