@@ -31,7 +31,7 @@ OVERVIEW = ("curves",)
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
     "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
-    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+    "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)

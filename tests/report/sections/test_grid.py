@@ -318,7 +318,9 @@ def test_tiles_of_test_images_open_in_explain(page: Path, chromium: Any) -> None
         part = show(tab, "saliency")
         box = part.locator("tbody tr").nth(2).locator(".tile").nth(1)
         assert box.get_attribute("href") == "#explain&image=11&method=gradient&class=1"
-        assert part.locator("tbody tr").nth(0).locator(".tile").nth(2).get_attribute("href") == "#explain&image=13&class=2"
+        assert (
+            part.locator("tbody tr").nth(0).locator(".tile").nth(2).get_attribute("href") == "#explain&image=13&class=2"
+        )
         box.click()
         browser.until(tab, lambda: tab.evaluate("() => pellucid.place.image") == 11)
         assert tab.evaluate("() => pellucid.place.section") == "explain"
