@@ -37,6 +37,7 @@ GUIDES = {
     "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
+    "report": ROOT / "docs" / "report.md",
     "targets": ROOT / "docs" / "targets.md",
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",

@@ -104,7 +104,10 @@ def remarks(evaluation: "Evaluation") -> dict[str, str]:
     """Return a remark for each method whose maps do not depend on the image, the weights or (hardly) the class."""
     alike = class_insensitive(evaluation)
     return {
-        **{method: f"the maps of two classes have a similarity of {value:.2f} (1: equal)" for method, value in alike.items()},
+        **{
+            method: f"the maps of two classes have a similarity of {value:.2f} (1: equal)"
+            for method, value in alike.items()
+        },
         **dict.fromkeys(weight_insensitive(evaluation), "its map stays the same when the weights are randomized"),
         **evaluation.constant_maps,
     }
