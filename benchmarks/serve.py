@@ -1,7 +1,7 @@
 """Latency of `pellucid serve`: the time from request to answer, over HTTP, for every method.
 
-Trains the default network on the digits, resized to 28×28 as by default, starts the server in this process, and asks for
-maps of several test images one after the other. The first request of each method, which may fit it, is not counted.
+Trains the default network on the digits (28×28 pixels), starts the server in this process, and asks for maps of several
+test images one after the other. The first request of each method, which may fit it, is not counted.
 
     python benchmarks/serve.py [--run FOLDER] [--images 9] [--json FILE]
 """
