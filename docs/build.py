@@ -168,13 +168,17 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="pdoc")  # a name that pdoc cannot resolve is our mistake
         for name, module in modules.items():
-            write(folder / f"{name.replace('.', '/')}.html", pdoc.render.html_module(module, modules))
+            page = pdoc.render.html_module(module, modules)
+            # screen readers cannot name a link without text
+            page = page.replace('<a class="headerlink"', '<a class="headerlink" aria-label="Link to this name"')
+            write(folder / f"{name.replace('.', '/')}.html", page)
     guides = []
     for name, source in PAGES.items():
         shown = executed / source.name if executed and source.suffix == ".ipynb" else source
         content = guide_content(shown)
         write(folder / f"{name}.html", guide_page(name, content))
         guides.append(guide_entry(name, titles[name], group_of(name), content, source.read_text(encoding="utf-8")))
+    guides.append(first_names_entry())
     write(folder / "search.js", index_script(guides, api_entries(modules)))
     pictures = ROOT / "docs" / "pictures"
     if pictures.is_dir():
@@ -265,6 +269,13 @@ def first_sentence(value: Any) -> str:
     """Return the first sentence of a docstring, as plain text."""
     paragraph = (value.__doc__ or "").strip().partition("\n\n")[0]
     return re.split(r"(?<=\.)\s", re.sub(r"\s+", " ", paragraph))[0].replace("`", "")
+
+
+def first_names_entry() -> dict[str, Any]:
+    """Return the search index's entry of the page of the package."""
+    names = "".join(f"<p>{name}: {first_sentence(getattr(pellucid, name))}</p>" for name in FIRST_NAMES)
+    content = f'<h1 id="first-names">The names to know first</h1>{names}'
+    return guide_entry("pellucid", "API: the names to know first", "API", content, "")
 
 
 def write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from pellucid.attribution._aliases import ALIASES
 
 __all__ = ["api_entries", "guide_entry", "index_script"]
 
-WEIGHTS = {"changelog": 0.2, "contributing": 0.4, "dependencies": 0.4, "coverage": 0.6, "architecture": 0.7}
+WEIGHTS = {"changelog": 0.2, "contributing": 0.4, "dependencies": 0.4, "coverage": 0.6, "pellucid": 0.6}
 """Pages that mention almost everything, and so are rarely what somebody looks for."""
 METHODS_LINE = re.compile(r"^\*\*Methods:\*\* (.*?)\n\n", re.DOTALL | re.MULTILINE)
 LONGEST_LINE = 200

@@ -24,10 +24,12 @@ const siteSearch = (() => {
     return query.joined.length >= 4 && joined.includes(query.joined) ? 15 : 0;
   };
 
-  /* Count how often the query occurs in a text of words between spaces, as words or as one word. */
+  /* Count how often the query occurs in a text of words between spaces, as words or as one word; in full counts twice. */
   const occurrences = (query, text) => {
     let count = 0;
-    for (const form of new Set([query.words.join(" "), query.joined])) count += text.split(` ${form}`).length - 1;
+    for (const form of new Set([query.words.join(" "), query.joined])) {
+      for (const end of ["", " "]) count += text.split(` ${form}${end}`).length - 1;
+    }
     return count;
   };
 
@@ -43,7 +45,8 @@ const siteSearch = (() => {
       ...guide,
       prepared: prepare(guide.title),
       named: guide.names.map(prepare),
-      sections: guide.sections.map(([anchor, heading, text]) => ({ anchor, heading, text, prepared: prepare(heading), plain: ` ${wordsOf(text).join(" ")}` })),
+      grouped: prepare(guide.group),
+      sections: guide.sections.map(([anchor, heading, text]) => ({ anchor, heading, text, prepared: prepare(heading), plain: ` ${wordsOf(text).join(" ")} ` })),
     })),
     names: names.map((one) => ({ ...one, last: prepare(one.name.split(".").pop()), whole: prepare(one.name.replace(/^pellucid\./, "")), plain: ` ${wordsOf(one.line).join(" ")}` })),
   });
@@ -56,10 +59,12 @@ const siteSearch = (() => {
     const guides = index.guides.map((guide) => {
       const rated = guide.sections.map((section) => ({ section, score: rateSection(query, section) })).sort(byScore);
       const name = Math.max(0, ...guide.named.map((one) => rate(query, one)));
-      const own = Math.max(rate(query, guide.prepared), 1.1 * name);
+      const own = Math.max(rate(query, guide.prepared), 1.1 * name, 0.5 * rate(query, guide.grouped));
       // many short mentions count less than one section about it
       const body = rated.reduce((sum, { score }, place) => sum + score / (1 + place), 0);
-      return { guide, section: rated[0]?.score > 0 ? rated[0].section : null, score: guide.weight * (10 * own + body) };
+      // a page about the query is shown from its beginning
+      const section = own >= 35 || !(rated[0]?.score > 0) ? null : rated[0].section;
+      return { guide, section, score: guide.weight * (10 * own + body) };
     }).filter(({ score }) => score > 0).sort(byScore);
     const depth = ({ name }) => name.split(".").length;
     const names = index.names.map((one) => {
@@ -213,6 +218,10 @@ const siteSearch = (() => {
       write();
     });
     addEventListener("popstate", () => { box.value = term(); update(); });
+    // wide code, signatures and tables scroll by keyboard, too
+    for (const one of page.querySelectorAll("pre, .attr, table, math[display=block]")) {
+      if (one.scrollWidth > one.clientWidth) one.tabIndex = 0;
+    }
     box.value = term();
     update();
   };
