@@ -6,6 +6,7 @@
 - `_verdict`: conclusions in sentences; `_recommended`: the attribution method that the leaderboard recommends
 - `_explain_page`: a page with the relevance maps of a user's images, for `pellucid explain`
 - `_section`: `Section`, the text and data of a part of the page; `sections/` builds them, one file each
+- `comparison/`: the page of `pellucid compare`
 """
 
 from typing import TYPE_CHECKING

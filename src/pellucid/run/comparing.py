@@ -23,8 +23,8 @@ from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.report.comparison import Comparison, Disagreements, Model, Pair
 from pellucid.run.alignment import align, common_classes
 from pellucid.run.compared import Loaded, Reader
-from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.compared_layers import compare_layers
+from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.reopening import Access
 from pellucid.run.session import choose_device
 from pellucid.run.settings import group, names_of, seed_of
@@ -242,13 +242,13 @@ def _pictures(comparison: Comparison, loaded: Sequence[Loaded], rows: Sequence[n
     images, own = loaded[number].images, rows[number]
     assert images is not None
     shown = np.unique(np.concatenate([pair.disagreements.rows for pair in comparison.pairs]))
-    points = np.unique(np.concatenate([model.points[0] for model in comparison.models if model.points is not None] or [[]]))
+    with_points = [model.points[0] for model in comparison.models if model.points is not None]
+    points = np.unique(np.concatenate(with_points)) if with_points else np.zeros(0, int)
     pictures: dict[str, np.ndarray] = {}
     if len(shown):
         channels = 3 if images.image_shape[0] == 3 else 1
         side = int(min(LARGEST_SIDE, max(28, (LARGEST_SOURCES / (channels * len(shown))) ** 0.5)))
         pictures |= {"rows": shown, "source": thumbnails(images[torch.from_numpy(own[shown])], side)}
     if len(points):
-        kept = points.astype(int)
-        pictures |= {"point_rows": kept, "thumbnails": thumbnails(images[torch.from_numpy(own[kept])], PAGE_SIDE)}
+        pictures |= {"point_rows": points, "thumbnails": thumbnails(images[torch.from_numpy(own[points])], PAGE_SIDE)}
     return pictures

@@ -8,10 +8,10 @@ from pellucid.run.compared import Loaded
 
 __all__ = ["group", "names_of", "seed_of"]
 
-WITHOUT_EFFECT = frozenset(
-    "seed save data_dir mirror resume serial trust open config threads hooks methods classes embedding_layer log_to "
-    "budget keep_checkpoints epochs device".split()
-)
+WITHOUT_EFFECT = {
+    *("seed", "save", "data_dir", "mirror", "resume", "serial", "trust", "open", "config", "threads", "device"),
+    *("hooks", "methods", "classes", "embedding_layer", "log_to", "budget", "keep_checkpoints", "epochs"),
+}
 """Settings that do not change the trained network, apart from rounding; the number of epochs is compared as planned."""
 
 
@@ -32,7 +32,7 @@ def group(models: Sequence[Loaded], names: Sequence[str]) -> tuple[tuple[Setting
         # a copy of a run is not another seed
         by_seed = {seed_of(models[position]): position for position in reversed(members)}
         own = tuple(sorted(by_seed.values()))
-        name = names[own[0]] if len(own) == 1 else f"{names[own[0]]} and {len(own) - 1} other seed" + "s" * (len(own) > 2)
+        name = names[own[0]] + (f" ({len(own)} seeds)" if len(own) > 1 else "")
         settings.append(Setting(name, own))
     return tuple(settings), setting_of
 
@@ -67,4 +67,3 @@ def names_of(models: Sequence[Loaded]) -> list[str]:
             unique, number = f"{name} ({number})", number + 1
         names.append(unique)
     return names
-
