@@ -27,7 +27,7 @@ from pellucid.run.compared_layers import compare_layers
 from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.reopening import Access
 from pellucid.run.session import choose_device
-from pellucid.run.settings import group, names_of, seed_of
+from pellucid.run.settings import group, names_of, run_names, seed_of
 from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
@@ -113,7 +113,8 @@ def _compared(loaded: Sequence[Loaded], methods: Sequence[str], images: int | No
     settings, setting_of = group(loaded, names)
     labels = loaded[0].outcome.labels[rows[0]].astype(np.int64)
     models = tuple(
-        _model(one, own, name, setting) for one, own, name, setting in zip(loaded, rows, names, setting_of, strict=True)
+        _model(one, own, (name, run), setting)
+        for one, own, name, run, setting in zip(loaded, rows, names, run_names(loaded), setting_of, strict=True)
     )
     comparison = Comparison(
         models=models,
@@ -136,10 +137,11 @@ def _compared(loaded: Sequence[Loaded], methods: Sequence[str], images: int | No
     return replace(comparison, pictures=_pictures(comparison, loaded, rows))
 
 
-def _model(loaded: Loaded, rows: np.ndarray, name: str, setting: int) -> Model:
+def _model(loaded: Loaded, rows: np.ndarray, names: tuple[str, str], setting: int) -> Model:
     outcome = loaded.outcome[rows]
     return Model(
-        name=name,
+        name=names[0],
+        run=names[1],
         folder=loaded.folder,
         epoch=loaded.weights_epoch,
         seed=seed_of(loaded),

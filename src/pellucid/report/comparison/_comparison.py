@@ -19,6 +19,8 @@ class Model:
 
     name: str
     """Unique and short, such as `save` or `save, epoch 2`."""
+    run: str
+    """Name of its run, the same for all epochs of a run."""
     folder: Path
     epoch: int
     """Epoch of the weights."""

@@ -14,12 +14,10 @@ KEYS = tuple(f"{part}_{quantity}" for quantity in ("loss", "accuracy") for part 
 def curves(comparison: Comparison) -> Section | None:
     """Build the section with the curves of each folder once; None if no run has two epochs."""
     seen: dict[str, dict[str, Any]] = {}
-    one_run = len({model.folder.resolve() for model in comparison.models}) == 1
     for model in comparison.models:
         key = str(model.folder.resolve())
         if key not in seen:
-            name = model.folder.resolve().name if one_run else model.name
-            seen[key] = {"name": name, "setting": model.setting, "lines": _lines(model.metrics), "marks": []}
+            seen[key] = {"name": model.run, "setting": model.setting, "lines": _lines(model.metrics), "marks": []}
         seen[key]["marks"].append({"epoch": model.epoch, "name": model.name})
     runs = [run for run in seen.values() if len(run["lines"]) > 1]
     if not runs:

@@ -75,7 +75,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, str]:
         "image shape": data.get("image_shape"),
         "data checksum": str(data.get("sha256"))[:12] if data.get("sha256") else None,
         **{f"version of {name}": value for name, value in _part(record, "versions").items()},
-        "git revision": record.get("git_revision"),
+        "git revision": str(record["git_revision"])[:12] if record.get("git_revision") else None,
     }
     return {name: _text(value) for name, value in values.items()}
 
