@@ -55,7 +55,9 @@ def test_unrelated_features_give_about_zero_even_if_there_are_many_of_them() -> 
 
 
 def test_a_constant_layer_has_no_similarity() -> None:
-    got = linear_cka([centered_gram(torch.ones(10, 4)), centered_gram(features(7, 10))], [centered_gram(features(8, 10))])
+    got = linear_cka(
+        [centered_gram(torch.ones(10, 4)), centered_gram(features(7, 10))], [centered_gram(features(8, 10))]
+    )
     assert np.isnan(got[0, 0])
     assert np.isfinite(got[1, 0])
 

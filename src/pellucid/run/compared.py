@@ -96,6 +96,8 @@ class Reader:
         if not metrics:
             raise SaveError(f"the run in {folder} has not finished an epoch, so there is nothing to compare yet.")
         is_run = record.get("kind", "run") == "run"
+        if epoch is not None and record.get("kind") == "inspect":
+            raise ConfigError(f"{folder} is an inspection, which has no epochs; omit @{epoch}.")
         loaded = partial(
             Loaded,
             folder=folder,
@@ -105,7 +107,7 @@ class Reader:
             metrics=metrics,
         )
         try:
-            opened = self._of_run(loaded, folder, epoch) if is_run else self._of_inspection(loaded, folder, epoch)
+            opened = self._of_run(loaded, folder, epoch) if is_run else self._of_inspection(loaded, folder)
         except (SaveError, DataError, DownloadError, ModelError, _Program) as reason:
             stored = _stored(store, record, loaded.keywords["weights_epoch"])
             if stored is None:
@@ -128,10 +130,8 @@ class Reader:
         positions = np.arange(len(images)) if run.config.get("limit_test") is None else None
         return self._opened(loaded, run.model, images, run.classes, positions)
 
-    def _of_inspection(self, loaded: "partial[Loaded]", folder: Path, epoch: int | None) -> Loaded:
+    def _of_inspection(self, loaded: "partial[Loaded]", folder: Path) -> Loaded:
         record = loaded.keywords["record"]
-        if epoch is not None and record.get("kind") == "inspect":
-            raise ConfigError(f"{folder} is an inspection, which has no epochs; omit @{epoch}.")
         try:
             reopened = reopen_inspection(replace(self.access, folder=folder), record)
         except ConfigError as error:

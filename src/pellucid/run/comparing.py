@@ -22,7 +22,7 @@ from pellucid.evaluation._statistics import holm
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.report.comparison import Comparison, Disagreements, Model, Pair
 from pellucid.run.alignment import align, common_classes
-from pellucid.run.compared import Loaded, Reader
+from pellucid.run.compared import Loaded, Reader, parse_place
 from pellucid.run.compared_layers import compare_layers
 from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.reopening import Access
@@ -75,6 +75,8 @@ def compare(
     names = parse_names(methods) if isinstance(methods, str) else list(methods or ())
     for name in names:
         check_method(name)
+    for place in runs:  # before any of them is loaded
+        Store(parse_place(str(place))[0]).check_run("run.json")
     access = Access(Path(), trust, None if data_dir is None else Path(data_dir).expanduser(), tuple(mirror))
     reader = Reader(choose_device(device, World()), access)
     with preserved_random_state():  # opening a model may draw random numbers
