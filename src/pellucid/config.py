@@ -27,6 +27,7 @@ __all__ = [
     "ModelConfig",
     "ReportConfig",
     "RunConfig",
+    "ServeConfig",
     "TrainingConfig",
     "as_arguments",
     "read_config",
@@ -494,6 +495,38 @@ class ReportConfig:
     def __post_init__(self) -> None:
         """Expand `~`."""
         _expand_paths(self)
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve the report of a run on this computer, with explanations of any image by any method, computed on demand.
+
+    Only programs on this computer can connect. The run is never changed; it may be finished, interrupted or still
+    running. Ctrl-C stops the server.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
+    """Save folder of the run."""
+    port: Annotated[int | None, Range(1, 65535), _flag("1…65535", "7007, or a free one")] = None
+    """Port to listen on."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the page in the default browser."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the run names as its model or data."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "those of the run")] = None
+    """CPU threads."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "the run's data folder")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate the ranges and the device."""
+        _expand_paths(self)
+        _check_ranges(self)
+        check_device(self.device)
 
 
 def check_device(device: str) -> None:

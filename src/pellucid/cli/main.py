@@ -18,6 +18,7 @@ from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
 from pellucid.cli.report import report
 from pellucid.cli.run import run
+from pellucid.cli.serve import serve
 from pellucid.core.errors import PellucidError, UnknownName
 from pellucid.core.terminal import console, print_error
 from pellucid.core.text import check_text
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare,
     "ground-truth": ground_truth,
     "report": report,
+    "serve": serve,
     "export": export,
     "methods": methods,
 }

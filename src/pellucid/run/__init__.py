@@ -12,5 +12,7 @@
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`
   tells seeds from settings, `comparison_maps` and `compared_layers` compare explanations and layers
 - `reopening`: the model and the test images of a saved inspection
+- `serving`: `pellucid serve`; `serving_http`: its server; `serving_request`: checks what clients send;
+  `serving_maps`: computes what they ask for
 - `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """
