@@ -181,7 +181,7 @@ def _points(loaded: Loaded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] |
 
 
 def _pairs(comparison: Comparison) -> list[Pair]:
-    """Return the first model with each of the others, with adjusted p values."""
+    """Return the first model with each of the others, other settings first, with adjusted p values."""
     others = range(1, len(comparison.models))
     first = comparison.correct(0)
     differences = [image_difference(first, comparison.correct(other)) for other in others]
@@ -192,7 +192,7 @@ def _pairs(comparison: Comparison) -> list[Pair]:
     tests = {comparison.models[number + 1].setting: seeds[number] for number in known}
     seeds_p = dict(zip(tests, holm([float(one.p) for one in tests.values() if one]), strict=True))
     nothing = Disagreements(np.zeros(0, int), np.zeros((0, 2), int), None, None, None)
-    return [
+    pairs = [
         Pair(
             first=0,
             second=other,
@@ -204,6 +204,8 @@ def _pairs(comparison: Comparison) -> list[Pair]:
         )
         for other in others
     ]
+    # other settings before other seeds, whose differences are only noise
+    return sorted(pairs, key=lambda pair: comparison.models[pair.second].setting == comparison.models[0].setting)
 
 
 def _seed_difference(comparison: Comparison, other: int) -> Any:

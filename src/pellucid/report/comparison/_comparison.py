@@ -105,6 +105,7 @@ class Comparison:
     models: tuple[Model, ...]
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
+    """Other settings than that of the first model come before other seeds."""
     classes: tuple[str, ...]
     title: str
     """Name of the data set."""

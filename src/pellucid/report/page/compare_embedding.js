@@ -138,7 +138,7 @@
     }
     page.choosePair(root, names, pairs, show);
     new ResizeObserver(drawAll).observe(stage);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+    page.onScheme(drawAll);
     return null;
   };
 })();

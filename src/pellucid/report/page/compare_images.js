@@ -112,6 +112,7 @@
     }));
     field.addEventListener("change", () => { now.label = field.value; show(); });
     more.addEventListener("click", () => { now.isWhole = true; show(); });
+    page.onScheme(show);
     page.choosePair(root, names, pairs, choose);
     return { ready };
   };

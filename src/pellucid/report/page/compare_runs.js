@@ -53,17 +53,17 @@
   const line = (page, [name, values], kind = "") => page.element("tr", kind ? { class: kind } : {},
     page.element("th", { scope: "row" }, name), ...values.map((value) => page.element("td", {}, value)));
 
-  const overSeeds = ({ seeds, is_same_setting: isSame }) => {
+  const overSeeds = ({ seeds, is_same_setting: isSame }, page) => {
     if (isSame) return "same setting: seed noise";
     if (!seeds) return "one seed each";
-    return `${interval(seeds)}, p ${pValue(seeds.p)} (${seeds.first_seeds} and ${seeds.second_seeds} seeds)`;
+    return `${interval(seeds)}, p ${pValue(seeds.p)}; ${seeds.first_seeds} and ${page.many(seeds.second_seeds, "seed")}`;
   };
 
   const differences = (page, { names, pairs }) => table(page,
-    [`${names[0]} minus`, "on these test images, points [95%]", "p", `only ${names[0]} right`, "only the other right", "over seeds, points [95%]"],
+    [`${names[0]} minus`, "Points [95%]", "p", `Only ${names[0]} correct`, "Only the other correct", "Over seeds, points [95%]"],
     pairs.map((pair) => {
       const cells = [interval(pair.images), pValue(pair.images.p), pair.images.first_only.toLocaleString("en"),
-        pair.images.second_only.toLocaleString("en"), overSeeds(pair)];
+        pair.images.second_only.toLocaleString("en"), overSeeds(pair, page)];
       return line(page, [names[pair.second], cells]);
     }));
 
@@ -74,9 +74,9 @@
       ...differing.map((row) => line(page, row)),
     ]));
     root.querySelector(".differences").append(differences(page, data));
-    root.querySelector(".remark").textContent = "On these test images: exact McNemar test of the images that only one of them classifies "
-      + "correctly, with the interval of Agresti and Min (2005). Over seeds: Welch's t-test of the accuracies. p values are "
-      + "adjusted for the number of comparisons (Holm).";
+    root.querySelector(".remark").textContent = "Percentage points on these test images, with the interval of Agresti and Min (2005); p "
+      + "is that of the exact McNemar test. Over seeds: Welch's t-test of the accuracies. p values are adjusted for the number "
+      + "of comparisons (Holm).";
     root.querySelector(".same summary").textContent = `${page.many(same.length, "equal setting")}`;
     root.querySelector(".same dl").append(...same.map(([name, value]) => page.element("div", {},
       page.element("dt", {}, name), page.element("dd", {}, value))));
