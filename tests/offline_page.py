@@ -23,7 +23,7 @@ def opened(browser: Any, page: Path, **options: Any) -> Iterator[Any]:
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
     # a report creates its sections when they come near
-    tab.evaluate("globalThis.pellucid?.showAll()")
+    tab.evaluate("typeof pellucid === 'undefined' ? null : pellucid.showAll()")
     yield tab
     tab.wait_for_timeout(50)
     context.close()

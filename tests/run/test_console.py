@@ -9,11 +9,13 @@ from rich.console import Console
 
 from pellucid.core import terminal
 from pellucid.hooks import HOOKS
+from pellucid.report import Material
+from pellucid.report._verdict import verdict
 from pellucid.run import console as printing
 from pellucid.storage.store import Store
 from pellucid.training.evaluate import Score
 from pellucid.training.loop import Epoch
-from pretended_run import metrics_line, write_run
+from pretended_run import write_run
 
 LONG = Path("/data/project [draft] 2026/experiments of the network/a rather long save folder")
 
@@ -75,44 +77,38 @@ def confusion(label="4", prediction="9", images=7, of=982):
 @pytest.fixture
 def store(tmp_path):
     """A run in a folder with spaces and brackets in its name, with a report."""
-    store = write_run(tmp_path / ("a long name " * 6).strip() / "sa[/b]ve :cat:", test_accuracy=0.9924)
+    store = write_run(tmp_path / ("a long name " * 6).strip() / "sa[/b]ve :cat:", test_accuracy=0.6)
     (store.folder / "report.html").touch()
     return store
 
 
-def test_summary_ends_with_result_report_and_tensorboard(lines, store):
-    store.add_metrics(metrics_line(2) | {"best": True, "most_common_confusion": confusion()})
+def test_summary_begins_with_the_verdict_and_ends_with_the_report_and_tensorboard(lines, store):
     store.add_failure("tsne", 1, "ValueError: [bold]no points", "Traceback …")
     printing.print_summary(store)
     place = str(store.folder)
+    sentences = [one.text for one in verdict(Material(store)) if one.section != "failures"]
+    assert sentences[0].startswith("Test accuracy: 60.00% (6 of 15 misclassified; most common: a bird with")
     assert lines() == [
+        *sentences,
+        f"Hook tsne failed at epoch 1: ValueError: [bold]no points ({place}/errors/tsne_epoch_001.txt)",
         f"Figures     {place}/plots (13)",
         f"Metrics     {place}/metrics.jsonl",
-        f"Hook tsne failed at epoch 1: ValueError: [bold]no points ({place}/errors/tsne_epoch_001.txt)",
-        "Test accuracy 99.24%. Most common confusion: 4 predicted as 9 (7 of 982 images).",
         f"Open {store.folder.as_uri()}/report.html",
         f"TensorBoard: tensorboard --logdir='{place}/logs', then http://localhost:6006",
     ]
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "line", "sentence"),
-    [
-        (1.0, {}, "Test accuracy 100.00%: no test image is misclassified."),
-        (0.8, {}, "Test accuracy 80.00%."),  # a run of an older version
-        (
-            0.5,
-            {"most_common_confusion": confusion("a [red]cat[/]", "dog", 1200, 2400)},
-            "Test accuracy 50.00%. Most common confusion: a [red]cat[/] predicted as dog (1,200 of 2,400 images).",
-        ),
-    ],
-)
-def test_result_of_the_best_epoch(accuracy, line, sentence, tmp_path, lines):
-    store = write_run(tmp_path, test_accuracy=accuracy)
-    store.add_metrics(metrics_line(1) | line)
-    store.add_metrics(metrics_line(2) | {"most_common_confusion": confusion()})  # not the best epoch
+def test_the_accuracy_is_bold(store, monkeypatch):
+    printed = []
+    monkeypatch.setattr(printing, "print_line", lambda text, style="": printed.append((text, style)))
     printing.print_summary(store)
-    assert sentence in lines()
+    assert [text for text, style in printed if style == "bold"] == [verdict(Material(store))[0].text]
+
+
+def test_names_of_classes_are_printed_verbatim(tmp_path, lines):
+    store = write_run(tmp_path, classes=("a [red]cat[/]", "dog", "x"), test_accuracy=0.6)
+    printing.print_summary(store)
+    assert "x predicted as dog" in lines()[0]
 
 
 class Opened:

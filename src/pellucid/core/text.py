@@ -1,8 +1,10 @@
 """Text that can be stored: Python's strings may hold characters that no file can."""
 
+from collections.abc import Sequence
+
 from pellucid.core.errors import DataError
 
-__all__ = ["check_text", "printable"]
+__all__ = ["check_text", "listed", "printable"]
 
 
 def check_text(text: str, what: str) -> None:
@@ -27,3 +29,12 @@ def printable(text: str) -> str:
     'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Join words to a phrase.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")
+    ('a', 'a and b', 'a, b or c')
+    """
+    return f" {last} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)

@@ -23,6 +23,7 @@ Other files:
 - `batch_norm`: derivatives of norms that torch computes wrongly, and the refusal of batch statistics
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
+- `layers`: the layers of a model, and the filters of the first one
 - `tap`: hidden activations, such as the embedding
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """

@@ -4,7 +4,8 @@
 - `_case`: `Case`, the model and images that a metric is given, and `Explainer`, the method under test
 - every other file without an underscore: the metric of that name
 - `_run`: measures every method by every metric
-- `_evaluation`: `Evaluation`, the result, with its `_statistics`; `_leaderboard` draws it
+- `_evaluation`: `Evaluation`, the result, with its `_statistics` and `_conclusions`; `_leaderboard` draws it
+- `_constancy`: detects methods whose maps ignore the image
 - `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
 
 >>> "selectivity" in METRICS
@@ -18,6 +19,7 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.evaluation._case import Case, Explainer
+    from pellucid.evaluation._conclusions import Recommendation
     from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
 
@@ -31,6 +33,7 @@ __all__ = [
     "Explainer",
     "Measured",
     "Metric",
+    "Recommendation",
     "Row",
 ]
 
@@ -76,6 +79,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explainer": "._case",
         "Measured": "._metric",
         "Metric": "._metric",
+        "Recommendation": "._conclusions",
         "Row": "._evaluation",
     },
 )

@@ -151,7 +151,7 @@ class Explainer:
         images, targets = self.case.images, self.case.targets
         # as many variants as fit in the memory limit for one tensor
         at_once = max(1, LARGEST_TENSOR_BYTES // (images.numel() * images.element_size()))
-        if self._has_baselines:
+        if self.has_baselines:
             at_once = 1
         remaining = iter(variants)
         while group := list(islice(remaining, at_once)):
@@ -159,7 +159,7 @@ class Explainer:
             yield from zip(group, relevance.split(len(images)), strict=True)
 
     @property
-    def _has_baselines(self) -> bool:
+    def has_baselines(self) -> bool:
         """True if the method holds one baseline per image, so that batches of variants would not match it."""
         return is_per_image(getattr(self.analyzer.method, "baseline", None), self.case.images)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
+from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, name_of, recommend, remarks
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._statistics import compare, intervals
 
@@ -101,6 +102,8 @@ class Evaluation:
     """Methods (or METHOD, METRIC pairs) that do not apply, with the reason."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Clock time by metric, excluding cached results."""
+    same_map: tuple[str, ...] | None = None
+    """Methods whose map of a class is the same for every image; None if the images were not compared."""
 
     def __repr__(self) -> str:
         """Return a table of means, one line per method; a star marks the best method of each metric."""
@@ -114,7 +117,7 @@ class Evaluation:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         first, *others = widths
         rows = ("  ".join([f"{row[0]:<{first}}", *map(str.rjust, row[1:], others)]).rstrip() for row in table)
-        return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows])
+        return "\n".join([f"Evaluation of {self.images} images, seed {self.seed}", *rows, *self.conclusions])
 
     def _repr_html_(self) -> str:
         """Return the table of means as HTML for notebooks; the best method of each metric is marked by a star."""
@@ -129,7 +132,9 @@ class Evaluation:
         return card(
             f"Evaluation of {self.images} images",
             text_html(f"Seed {self.seed}. ↑ higher is better, ↓ lower is better; ★ best. Controls come last."),
+            text_html(self.recommendation.reason),
             table_html(heading, rows),
+            *(text_html(text) for text in self.conclusions[1:]),
             text_html(f"Not applicable: {refused}" if refused else ""),
         )
 
@@ -167,26 +172,98 @@ class Evaluation:
             comparisons += [Comparison(metric, *pair) for pair in compare(values, self.seed)]
         return comparisons
 
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """The method to use by this evaluation, with the reason; `Recommendation.method` is None if it supports none.
+
+        The method is significantly better than every control in a metric of faithfulness (such as `selectivity`), and
+        worse than none in any. Its map depends on the image, on the class and on the weights. Statistical ties are
+        broken by the other metrics.
+        """
+        return recommend(self)
+
+    @property
+    def conclusions(self) -> list[str]:
+        """Conclusions in sentences: the recommendation, agreeing methods, and methods to be wary of."""
+        warnings = [f"{name_of(method)}: {remark}." for method, remark in remarks(self).items()]
+        return [self.recommendation.reason, *(group.reason for group in self.agreeing), *warnings]
+
+    @cached_property
+    def agreeing(self) -> list[Group]:
+        """Groups of methods whose means agree to three digits in every metric."""
+        return agreeing(self)
+
+    @cached_property
+    def constant_maps(self) -> dict[str, str]:
+        """Methods whose map ignores the image, with what was observed; they win `continuity` by construction.
+
+        If the maps of different images were not compared, as by older versions, the map must have stayed exactly the
+        same under every shift of `continuity`.
+        """
+        if self.same_map is not None:
+            return dict.fromkeys(self.same_map, "its map of a class is the same for every image")
+        shifts = [
+            metric
+            for metric, about in self.metrics.items()
+            if about["name"] == "continuity" and about["options"].get("pixels")
+        ]
+        rows = [row for row in self.rows if row.metric in shifts and row.method not in CONTROLS]
+        # the values are not negative, so the interval is 0 … 0 only if all of them are 0
+        steady = [row.method for row in rows if row.value == 0 and row.high == 0]
+        return dict.fromkeys(steady, "its map stays the same when the image is shifted")
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], float]:
+        return {(row.method, row.metric): row.value for row in self.rows}
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str, str], Comparison]:
+        pairs = {(pair.metric, pair.method, pair.other): pair for pair in self.comparisons}
+        return {**pairs, **{(metric, other, method): pair for (metric, method, other), pair in pairs.items()}}
+
     def value(self, method: str, metric: str) -> float:
         """Return the mean; NaN if the method was not measured."""
-        return next((r.value for r in self.rows if (r.method, r.metric) == (method, metric)), math.nan)
+        return self._values.get((method, metric), math.nan)
+
+    def score(self, method: str, metric: str) -> float:
+        """Return the mean with the sign that makes higher better."""
+        return self.value(method, metric) * (1 if self.metrics[metric]["is_higher_better"] else -1)
+
+    def is_tied(self, method: str, other: str, metric: str) -> bool:
+        """Return True if the methods were compared and do not differ significantly."""
+        pair = self._pairs.get((metric, method, other))
+        return pair is not None and pair.p >= CERTAIN
+
+    def is_better(self, method: str, other: str, metric: str) -> bool:
+        """Return True if the method is significantly better than the other."""
+        pair = self._pairs.get((metric, method, other))
+        return pair is not None and pair.p < CERTAIN and self.score(method, metric) > self.score(other, metric)
+
+    def ignores_image(self, method: str, metric: str) -> bool:
+        """Return True if the method's map ignores the image and the metric rewards that."""
+        return method in self.constant_maps and "constant" in self.metrics[metric]["won_by"]
 
     def best(self, metric: str) -> str | None:
-        """Return the method with the best mean, excluding controls."""
-        sign = 1 if self.metrics[metric]["is_higher_better"] else -1
-        rows = [r for r in self.rows if r.metric == metric and r.method not in CONTROLS and math.isfinite(r.value)]
-        return max(rows, key=lambda row: sign * row.value).method if rows else None
+        """Return the method with the best mean, excluding controls.
+
+        A metric that any constant map wins, such as `continuity`, also excludes the methods with `constant_maps`.
+        """
+        ranked = [
+            method
+            for method in self.methods
+            if method not in CONTROLS
+            and math.isfinite(self.value(method, metric))
+            and not self.ignores_image(method, metric)
+        ]
+        return max(ranked, key=lambda method: self.score(method, metric), default=None)
 
     def ties(self, metric: str) -> set[str]:
         """Return the methods that do not differ significantly from the best one, including the best."""
         best = self.best(metric)
-        close = {
-            # the other method of the pair
-            ({pair.method, pair.other} - {best}).pop()
-            for pair in self.comparisons
-            if pair.metric == metric and best in (pair.method, pair.other) and pair.p >= CERTAIN
-        }
-        return (close | ({best} if best else set())) - set(CONTROLS)
+        if best is None:
+            return set()
+        ranked = {method for method in self.methods if not self.ignores_image(method, metric)} - set(CONTROLS)
+        return {best} | {method for method in ranked if self.is_tied(method, best, metric)}
 
     def beaten_by(self, method: str, metric: str) -> list[str]:
         """Return the controls with a better mean than the method, except controls that win by construction."""
@@ -202,7 +279,16 @@ class Evaluation:
         Raises `KeyError`, `TypeError` or `ValueError` for an invalid record.
         """
         about, methods = dict(record["metrics"]), tuple(map(str, record["methods"]))
-        evaluation = Evaluation(methods, about, {}, int(record["images"]), int(record["seed"]), dict(record["refused"]))
+        evaluation = Evaluation(
+            methods,
+            about,
+            {},
+            int(record["images"]),
+            int(record["seed"]),
+            dict(record["refused"]),
+            # missing in records of older versions
+            same_map=None if record.get("same_map") is None else tuple(map(str, record["same_map"])),
+        )
         rows = [
             Row(**{**row, **{name: _nan(row[name]) for name in ("value", "low", "high")}}) for row in record["rows"]
         ]
@@ -219,6 +305,9 @@ class Evaluation:
             "metrics": {name: dict(about) for name, about in self.metrics.items()},
             "rows": [asdict(row) for row in self.rows],
             "best": {metric: self.best(metric) for metric in self.metrics},
+            "recommendation": asdict(self.recommendation),
+            "agreeing": [asdict(group) for group in self.agreeing],
+            "same_map": None if self.same_map is None else list(self.same_map),
             "comparisons": [asdict(pair) for pair in self.comparisons],
             "curves": {
                 f"{metric}, {method}": scores.curves

@@ -1,14 +1,16 @@
 """Draw an evaluation as a leaderboard: a table for the terminal, and a figure with the selectivity curves."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from pellucid.evaluation import CONTROLS, Evaluation
+from pellucid.evaluation._conclusions import labels, representative
 from pellucid.evaluation._evaluation import arrow
-from pellucid.plots.leaderboard import Cell, Column, Curves, leaderboard
+from pellucid.plots.leaderboard import Cell, Column, Curves, Line, leaderboard
 
 __all__ = ["leaderboard_figure", "leaderboard_table"]
 
@@ -20,11 +22,13 @@ def leaderboard_table(evaluation: Evaluation) -> Table:
     for metric, about in evaluation.metrics.items():
         heading = f"{metric.replace('_', ' ')} {arrow(about)}"
         table.add_column(heading, justify="right", overflow="fold", min_width=6)
+    notes = labels(evaluation)
     for number, method in enumerate(evaluation.methods, 1):
         # a line between the methods and the controls, which come last
         is_last = method not in CONTROLS and set(evaluation.methods[number:]) <= set(CONTROLS)
         cells = (_cell_text(evaluation, method, metric) for metric in evaluation.metrics)
-        table.add_row(method, *cells, end_section=is_last)
+        name = f"{method}\n[dim]{notes[method]}[/dim]" if method in notes else method
+        table.add_row(name, *cells, end_section=is_last)
     return table
 
 
@@ -40,25 +44,40 @@ def _cell_text(evaluation: Evaluation, method: str, metric: str) -> str:
 
 def leaderboard_figure(evaluation: Evaluation, title: str) -> Figure:
     """Plot the leaderboard, with the selectivity curves if that metric was measured."""
+    folded, equals = _folded(evaluation)
+    shown = [method for method in evaluation.methods if method not in folded]
     columns = [
-        Column(metric, bool(about["is_higher_better"]), _cells(evaluation, metric))
+        Column(metric, bool(about["is_higher_better"]), _cells(evaluation, metric, shown))
         for metric, about in evaluation.metrics.items()
     ]
     controls = sum(method in CONTROLS for method in evaluation.methods)
-    headline = (title, _how_to_read(evaluation))
-    return leaderboard(evaluation.methods, columns, controls, _curves(evaluation), headline)
+    notes = labels(evaluation)
+    lines = [Line(method, "; ".join(filter(None, (equals.get(method), notes.get(method))))) for method in shown]
+    headline = (title, f"{evaluation.recommendation.reason} {_how_to_read(evaluation)}")
+    return leaderboard(lines, columns, controls, _curves(evaluation, shown), headline)
+
+
+def _folded(evaluation: Evaluation) -> tuple[set[str], dict[str, str]]:
+    """Return the methods that agree with another one, and a note for each of those others."""
+    folded, equals = set[str](), dict[str, str]()
+    for group in evaluation.agreeing:
+        shown = representative(evaluation, group)
+        others = [method for method in group.methods if method != shown]
+        folded.update(others)
+        equals[shown] = f"= {', '.join(others)}"
+    return folded, equals
 
 
 def _how_to_read(evaluation: Evaluation) -> str:
     left_out = sorted({name.partition(",")[0] for name in evaluation.refused})
     return (
         f"{evaluation.images} images; 95% bootstrap interval below each mean; longer bars are better. Bold: "
-        "best; ≈: not significantly different from the best; gray: worse than a control (controls that win by "
-        "construction are excluded)." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
+        "best; ≈: not significantly different from the best; gray: worse than a control, or a map that wins by "
+        "construction." + (f" Not applicable: {', '.join(left_out)}." if left_out else "")
     )
 
 
-def _cells(evaluation: Evaluation, metric: str) -> list[Cell]:
+def _cells(evaluation: Evaluation, metric: str, shown: Sequence[str]) -> list[Cell]:
     # a method without a row, or without a finite mean, gets an empty cell
     rows = {row.method: row for row in evaluation.rows if row.metric == metric and math.isfinite(row.value)}
     ties, best, won_by = evaluation.ties(metric), evaluation.best(metric), evaluation.metrics[metric]["won_by"]
@@ -70,20 +89,20 @@ def _cells(evaluation: Evaluation, metric: str) -> list[Cell]:
             is_best=method == best,
             is_tied=method in ties and method != best,
             is_beaten=method not in CONTROLS and bool(evaluation.beaten_by(method, metric)),
-            is_trivial=method in CONTROLS and method in won_by,
+            is_trivial=(method in CONTROLS and method in won_by) or evaluation.ignores_image(method, metric),
         )
         if (row := rows.get(method))
         else Cell()
-        for method in evaluation.methods
+        for method in shown
     ]
 
 
-def _curves(evaluation: Evaluation) -> Curves | None:
-    """Return the selectivity curves, the steepest first; None if selectivity was not measured."""
+def _curves(evaluation: Evaluation, shown: Sequence[str]) -> Curves | None:
+    """Return the selectivity curves of these methods, the steepest first; None if selectivity was not measured."""
     name = next((label for label, about in evaluation.metrics.items() if about["name"] == "selectivity"), None)
     if name is None:
         return None
-    measured = [method for method in evaluation.methods if (method, name) in evaluation.scores]
+    measured = [method for method in shown if (method, name) in evaluation.scores]
     curves = {
         method: {part: np.array(points) for part, points in evaluation.scores[method, name].curves.items()}
         for method in sorted(measured, key=lambda method: evaluation.value(method, name))

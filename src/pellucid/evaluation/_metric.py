@@ -1,5 +1,6 @@
 """The metric contract: a frozen dataclass of options with one method."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -76,9 +77,22 @@ class Metric(Options):
             "name": METRICS.name_of(type(self)),
             "options": asdict(self),
             "asks": self.asks,
+            **_documented(type(self)),
             "is_higher_better": self.is_higher_better,
             "low": self.low if isfinite(self.low) else None,
             "high": self.high if isfinite(self.high) else None,
             "won_by": sorted(self.won_by),
             "accepts": sorted(self.accepts),
         }
+
+
+def _documented(metric: type[Metric]) -> dict[str, str]:
+    """Return the definition, the weakness and the source in a metric's docstring; empty where it states none."""
+    text = inspect.getdoc(metric) or ""
+    # a dataclass without a docstring gets its signature as one
+    paragraphs = [] if text.startswith(f"{metric.__name__}(") else [" ".join(p.split()) for p in text.split("\n\n")]
+    return {
+        "definition": paragraphs[0] if paragraphs else "",
+        "weakness": next((p.split("Weakness: ")[1] for p in paragraphs if "Weakness: " in p), ""),
+        "source": next((p.removeprefix("Source: ") for p in paragraphs if p.startswith("Source: ")), ""),
+    }

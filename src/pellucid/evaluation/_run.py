@@ -23,6 +23,7 @@ from pellucid.engine.inputs import check_is_model, one_tensor
 from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.evaluation import CONTROLS, METRICS
 from pellucid.evaluation._case import KINDS, Case, Explainer, Kind, Retrain, label_of, per_place, with_options
+from pellucid.evaluation._constancy import ignores_the_image
 from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
@@ -236,6 +237,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
         check_model(model)
         case = _case(request, model)
         base, done = _fingerprint(request, case), 0
+        same_map: dict[str, bool | None] = {}
         for method, analyzer in request.analyzers.items():
             explainer = Explainer(analyzer, case)
             for label, metric in request.metrics.items():
@@ -252,12 +254,19 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
                     scores[method, label] = found
                 done += 1
                 record.progress(done, f"{method}, {label}")
+            if method not in refused and method not in CONTROLS:
+                same_map[method] = ignores_the_image(case, explainer)
     # a method that was refused by every metric has no row
     kept = tuple(method for method in request.analyzers if any(one == method for one, _ in scores))
     if not kept:
         raise PellucidError(f"no method applies to this model: {'; '.join(dict.fromkeys(refused.values()))}")
     about = {label: metric.about() for label, metric in request.metrics.items()}
-    return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds)
+    found_same = (
+        None
+        if all(one is None for one in same_map.values())
+        else tuple(method for method in kept if same_map.get(method))
+    )
+    return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds, found_same)
 
 
 def _case(request: Plan, model: nn.Module) -> Case:

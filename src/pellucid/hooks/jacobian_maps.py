@@ -194,9 +194,7 @@ def _verdict(numbers: dict[str, Any]) -> str:
     return f"Largest deviation from finite differences: {error:.1e}{excluded}."
 
 
-def _figure(
-    scene: Scene, source: np.ndarray, shown: np.ndarray, numbers: dict[str, Any], title: str
-) -> Figure:
+def _figure(scene: Scene, source: np.ndarray, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
     blocks = [
         Block(gray_or_rgb(source)[:, None], column=0),

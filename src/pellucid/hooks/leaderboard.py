@@ -131,6 +131,9 @@ def _price(prices: Mapping[str, float], names: Iterable[str], metrics: Iterable[
 
 
 def summary(evaluation: Evaluation) -> str:
-    """Summarize an evaluation in one line: the best method by each metric."""
+    """Summarize an evaluation: the recommended method, and the best one by each metric."""
     best = ", ".join(f"{name} ({metric})" for metric in evaluation.metrics if (name := evaluation.best(metric)))
-    return f"explanation methods evaluated on {evaluation.images} images. Best methods: {best}."
+    return (
+        f"explanation methods evaluated on {evaluation.images} images. {evaluation.recommendation.reason} "
+        f"Best methods: {best}."
+    )

@@ -13,7 +13,7 @@ from pellucid.plots._canvas import DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._text import shorten, text_width
 from pellucid.plots.colours import INK, PALE
 
-__all__ = ["Cell", "Column", "Curves", "leaderboard", "number_text"]
+__all__ = ["Cell", "Column", "Curves", "Line", "leaderboard", "number_text", "positions"]
 
 ROW_DOTS = 33
 HEAD_DOTS = 62
@@ -22,6 +22,8 @@ GAP_DOTS = 12
 """Gap between the methods and the controls."""
 CURVES_DOTS = 330
 LEGEND_COLUMNS_DOTS = 250
+DETAIL = 6.8
+"""Font size in points of the options, notes and intervals."""
 FADED = "#9aa2ad"
 """Color of values that are no better than a control."""
 RULE = "#d7dbe0"
@@ -68,22 +70,37 @@ class Curves:
     """Label of the vertical axis."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """A row of the table."""
+
+    method: str
+    """Name, followed by options in parentheses if they are not the default ones."""
+    note: str = ""
+    """Remark of a few words, shown below the name."""
+
+
 def leaderboard(
-    methods: Sequence[str], columns: Sequence[Column], controls: int, curves: Curves | None, headline: tuple[str, str]
+    lines: Sequence[Line], columns: Sequence[Column], controls: int, curves: Curves | None, headline: tuple[str, str]
 ) -> Figure:
-    """Draw a table of `methods` by metrics, with the last `controls` of them below a line, and the curves.
+    """Draw a table of methods by metrics, with the last `controls` of them below a line, and the curves.
 
     The best value of a column is bold on a darker bar; ≈ marks values not significantly different from it; gray marks
     values worse than a control. The length of a bar shows the value's position between the worst and the best of its
     column.
 
     >>> cells = [Cell(0.5, 0.4, 0.6, is_best=True), Cell(1.0, 0.9, 1.1)]
-    >>> figure = leaderboard(["gradient", "random"], [Column("selectivity", False, cells)], 1, None, ("title", "sub"))
+    >>> lines = [Line("gradient"), Line("random")]
+    >>> figure = leaderboard(lines, [Column("selectivity", False, cells)], 1, None, ("title", "subtitle"))
     >>> any(text.get_text() == "0.500" and text.get_weight() == "bold" for text in figure.texts)
     True
     """
-    names = [shorten(method, 44) for method in methods]
-    left = MARGIN + max(text_width(name.partition("(")[0], TEXT, DOTS_PER_INCH, bold=True) for name in names) + 18
+    methods = [line.method for line in lines]
+    names = [shorten(line.method, 44).partition("(")[0] for line in lines]
+    details = [_detail(line) for line in lines]
+    widths = [text_width(name, TEXT, DOTS_PER_INCH, bold=True) for name in names]
+    widths += [text_width(detail, DETAIL, DOTS_PER_INCH) for detail in details]
+    left = MARGIN + max(widths) + 18
     table = HEAD_DOTS + ROW_DOTS * len(names) + (GAP_DOTS if controls else 0)
     width = max(left + CELL_DOTS * len(columns) + MARGIN, 760 if curves else 480)
     below = CURVES_DOTS + 34 if curves else 0
@@ -93,7 +110,7 @@ def leaderboard(
     # in dots from the top, like the canvas, so that bars and text share coordinates
     axes.set_ylim(table, 0)
     tops = [HEAD_DOTS + ROW_DOTS * row + (GAP_DOTS if row >= len(names) - controls else 0) for row in range(len(names))]
-    _draw_names(canvas, names, tops, left, len(names) - controls)
+    _draw_names(canvas, list(zip(names, details, strict=True)), tops, left, len(names) - controls)
     for number, column in enumerate(columns):
         _draw_column(canvas, axes, column, tops, left + CELL_DOTS * number)
     right = left + CELL_DOTS * len(columns)
@@ -109,16 +126,22 @@ def _rule(axes: Axes, y: float, right: float, colour: str) -> None:
     axes.plot([MARGIN, right], [y, y], color=colour, linewidth=0.9)
 
 
-def _draw_names(canvas: Canvas, names: Sequence[str], tops: Sequence[float], left: float, controls_from: int) -> None:
-    for row, (name, top) in enumerate(zip(names, tops, strict=True)):
+def _detail(line: Line) -> str:
+    """Return the small text below a method's name: its options and the note."""
+    options = line.method.partition("(")[2].removesuffix(")").replace("=", " ")
+    return shorten("; ".join(filter(None, (options, line.note))), 60)
+
+
+def _draw_names(
+    canvas: Canvas, names: Sequence[tuple[str, str]], tops: Sequence[float], left: float, controls_from: int
+) -> None:
+    for row, ((name, detail), top) in enumerate(zip(names, tops, strict=True)):
         is_control = row >= controls_from
         style = {"color": PALE, "style": "italic"} if is_control else {"weight": "bold"}
-        name, _, options = name.partition("(")
-        middle = top + ROW_DOTS / 2 - (5 if options else 0)
+        middle = top + ROW_DOTS / 2 - (5 if detail else 0)
         canvas.text(left - 14, middle, name, ha="right", va="center", **style)
-        if options:
-            detail = options.removesuffix(")").replace("=", " ")
-            canvas.text(left - 14, middle + 13, detail, ha="right", va="center", size=6.8, color=PALE)
+        if detail:
+            canvas.text(left - 14, middle + 13, detail, ha="right", va="center", size=DETAIL, color=PALE)
 
 
 def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[float], left: float) -> None:
@@ -136,7 +159,7 @@ def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[floa
         size=SMALL - 1,
         color=PALE,
     )
-    shares = _shares(column)
+    shares = positions([cell.value for cell in column.cells], column.is_higher_better)
     for cell, share, top in zip(column.cells, shares, tops, strict=True):
         y = top + ROW_DOTS / 2
         if np.isnan(cell.value):
@@ -151,18 +174,22 @@ def _draw_column(canvas: Canvas, axes: Axes, column: Column, tops: Sequence[floa
             middle, y - 6, text, ha="center", va="center", color=ink, weight="bold" if cell.is_best else "normal"
         )
         spread = f"{number_text(cell.low)} … {number_text(cell.high)}"
-        canvas.text(middle, y + 8, spread, ha="center", va="center", color=FADED if ink == FADED else PALE, size=6.8)
+        canvas.text(middle, y + 8, spread, ha="center", va="center", color=FADED if ink == FADED else PALE, size=DETAIL)
 
 
-def _shares(column: Column) -> list[float]:
-    """Return each value's position between the column's worst (0) and best (1)."""
-    values = np.array([cell.value for cell in column.cells])
-    finite = values[np.isfinite(values)]
+def positions(values: Sequence[float], is_higher_better: bool) -> list[float]:
+    """Return each value's position between the column's worst (0) and best (1); NaN stays NaN.
+
+    >>> positions([2.0, 3.0, 4.0], is_higher_better=False)
+    [1.0, 0.5, 0.0]
+    """
+    array = np.array(values, float)
+    finite = array[np.isfinite(array)]
     if not finite.size or finite.max() == finite.min():
-        return [0.0] * len(values)
+        return [0.0] * len(array)
     # relative to the column, because the metrics have different ranges and some have none
-    shares = (values - finite.min()) / (finite.max() - finite.min())
-    return [float(share) for share in (shares if column.is_higher_better else 1 - shares)]
+    shares = (array - finite.min()) / (finite.max() - finite.min())
+    return [float(share) for share in (shares if is_higher_better else 1 - shares)]
 
 
 def _halves(name: str) -> list[str]:

@@ -12,6 +12,8 @@ from rich.text import Text
 from pellucid.core.opening import opens_in_browser
 from pellucid.core.terminal import console, print_line
 from pellucid.models._build import count_parameters
+from pellucid.report import Material
+from pellucid.report._verdict import verdict
 from pellucid.run.session import Session
 from pellucid.storage.resuming import resume_command
 from pellucid.storage.store import Store
@@ -102,15 +104,16 @@ def print_interruption(session: Session) -> None:
 
 
 def print_summary(store: Store) -> None:
-    """Print where the files are, what failed, the test result, and how to open the report and TensorBoard."""
-    record, manifest = store.run(), store.manifest()
-    _print_files(store, manifest["artifacts"])
+    """Print the verdict on the run, what failed, where the files are, and how to open the report and TensorBoard."""
+    manifest = store.manifest()
+    sentences = [sentence for sentence in verdict(Material(store)) if sentence.section != "failures"]
+    for number, sentence in enumerate(sentences):
+        print_line(sentence.text, "" if number else "bold")
     for failure in manifest["failures"]:
         what = "The report" if failure["hook"] == "report" else f"Hook {failure['hook']}"
         text = f"{what} failed at epoch {failure['epoch']}: {failure['error']}"
         print_line(f"{text} ({store.folder / failure['log']})", "bold red")
-    if record.get("test_accuracy") is not None:
-        print_line(_result(record["test_accuracy"], store.metrics()), "bold")
+    _print_files(store, manifest["artifacts"])
     if (store.folder / "report.html").is_file():
         print_line(f"Open {report_uri(store)}")
     logs = shlex.quote(str(store.folder / "logs"))
@@ -130,19 +133,6 @@ def _print_files(store: Store, artifacts: Sequence[Mapping[str, Any]]) -> None:
         if (store.folder / where).exists():
             count = f" ({counts[where]})" if where in counts else ""
             print_line(f"{what:<10}  {store.folder / where}{count}")
-
-
-def _result(accuracy: float, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Describe the test result of the best epoch; runs of older versions have not recorded its confusions."""
-    # an epoch is marked as best if it beats all earlier ones, so the last mark counts
-    best: Mapping[str, Any] = next((line for line in reversed(metrics) if line.get("best")), {})
-    confusion, result = best.get("most_common_confusion"), f"Test accuracy {accuracy:.2%}"
-    if accuracy == 1:
-        return f"{result}: no test image is misclassified."
-    if confusion is None:
-        return f"{result}."
-    share = f"{confusion['images']:,} of {confusion['of']:,} images"
-    return f"{result}. Most common confusion: {confusion['label']} predicted as {confusion['prediction']} ({share})."
 
 
 def open_report(store: Store) -> None:

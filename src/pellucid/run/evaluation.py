@@ -93,6 +93,8 @@ def _training(data: DataSplits) -> tuple[torch.Tensor, torch.Tensor]:
 def show_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
     """Print the table and write the figure, JSON and CSV."""
     console().print(evaluation.to_table(), width=None if console().is_terminal else PIPE_COLUMNS)
+    for text in evaluation.conclusions:
+        print_line(text)
     for name, reason in evaluation.refused.items():
         console().print(f"not applicable: {name}: {reason}", markup=False)
     write_bytes(folder / "leaderboard.png", to_png(evaluation.figure(title)))

@@ -164,7 +164,7 @@ class Plane:
         self.tab = tab
         self.canvas = tab.locator("#embedding .stage > canvas")
         self.canvas.evaluate("canvas => canvas.scrollIntoView({block: 'start', behavior: 'instant'})")
-        self.data = json.loads(tab.locator("#data").text_content())["sections"]["embedding"]["data"]
+        self.data = json.loads(tab.locator("#data-embedding").text_content())
 
     def inside(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
         """Return the position of a test image, in CSS pixels of the canvas."""

@@ -316,7 +316,7 @@ def test_shared_scale_changes_the_limits(page: Any) -> None:
 
 
 def made_data(tab: Any) -> Any:
-    return json.loads(tab.locator("#data").text_content())["sections"]["explain"]["data"]
+    return json.loads(tab.locator("#data-explain").text_content())
 
 
 @pytest.mark.slow

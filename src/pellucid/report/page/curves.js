@@ -1,6 +1,6 @@
 /* Learning curves. data: {lines: [{epoch, train_loss, …}], best}. */
 (() => {
-  const SIZE = { width: 560, height: 300, left: 60, right: 16, top: 22, bottom: 34 };
+  const SIZE = { width: 560, height: 240, left: 60, right: 16, top: 22, bottom: 34 };
   const PARTS = ["train", "validation", "test"];
   const QUANTITIES = {
     loss: { title: "Loss", text: (value) => value.toPrecision(3) },

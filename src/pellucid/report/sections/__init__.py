@@ -1,6 +1,6 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`: the interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`, `network`: the interactive sections
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
 """
@@ -13,6 +13,7 @@ from pellucid.report.sections.explain import explain
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
+from pellucid.report.sections.network import network
 
 __all__ = ["SECTIONS"]
 
@@ -29,5 +30,6 @@ SECTIONS: tuple[Maker, ...] = (
     grid("prototypes.each_epoch"),
     grid("jacobian_classes"),
     leaderboard,
+    network,
 )
 """Functions that build the sections; sections without data are omitted."""

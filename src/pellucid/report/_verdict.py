@@ -1,0 +1,208 @@
+"""Conclusions about a run in sentences, each supported by its files; claims that these do not support are omitted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pellucid.core.text import listed
+from pellucid.evaluation import Evaluation
+from pellucid.evaluation._conclusions import class_insensitive, most_faithful, name_of, weight_insensitive
+from pellucid.report._material import Material
+from pellucid.report._recommended import last_evaluation
+
+__all__ = ["Sentence", "calibration", "verdict"]
+
+FEWEST_IMAGES = 30
+"""Minimum number of images for an interval that assumes a normal distribution."""
+TWO_SIDED = 1.96
+"""Standard errors in half of a 95% interval."""
+SMALLEST_POINTS = 0.005
+"""Smallest miscalibration to mention, in percentage points."""
+MOST_NAMES = 3
+"""Maximum number of equally frequent confusions to name."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A conclusion about a run."""
+
+    text: str
+    section: str = ""
+    """Id of the section of the page that supports it; empty if there is none."""
+
+
+def verdict(material: Material) -> list[Sentence]:
+    """Return the conclusions about a run, the test accuracy first.
+
+    They cover unfinished runs, accuracy and confusions, calibration, explanation methods and failed hooks.
+    """
+    evaluation = last_evaluation(material)
+    return [
+        *_unfinished(material),
+        *_accuracy(material),
+        *_calibration(material),
+        *([] if evaluation is None else _explanations(evaluation)),
+        *_failures(material),
+    ]
+
+
+def _unfinished(material: Material) -> list[Sentence]:
+    """Return a sentence about a run that is not finished, whose results are preliminary."""
+    if material.status == "finished":
+        return []
+    if material.run.get("kind") == "inspect":
+        return [Sentence("The inspection is not finished, so some results are missing.")]
+    done = material.metrics[-1]["epoch"] if material.metrics else None
+    if done is None:
+        return [Sentence("The training has not finished an epoch.")]
+    planned = material.run.get("epochs")
+    of = f" of {planned}" if isinstance(planned, int) else ""
+    return [Sentence(f"The training is not finished: results so far, up to epoch {done}{of}.")]
+
+
+def shown_epoch(material: Material) -> int | None:
+    """Return the epoch that the results are about: the best one, or the last if no checkpoint is marked as the best."""
+    if material.best_epoch is not None:
+        return material.best_epoch
+    return int(material.metrics[-1]["epoch"]) if material.metrics else None
+
+
+def _accuracy(material: Material) -> list[Sentence]:
+    epoch = shown_epoch(material)
+    line = next((line for line in material.metrics if line["epoch"] == epoch), {})
+    accuracy = material.run.get("test_accuracy")
+    accuracy = line.get("test_accuracy") if accuracy is None else accuracy
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        return []
+    counts = _counts(material, epoch, accuracy)
+    details = _details(counts, material.classes, accuracy, material.data.get("test_images"), line)
+    text = f"Test accuracy: {accuracy:.2%}{f' ({details})' if details else ''}."
+    sentences = [Sentence(text, "confusion_matrix" if counts is not None else "curves")]
+    # recorded as null if it is not finite
+    if "test_loss" in line and line["test_loss"] is None:
+        sentences.append(Sentence("The test loss is not finite, so the predictions are meaningless.", "curves"))
+    return sentences
+
+
+def _counts(material: Material, epoch: int | None, accuracy: float) -> np.ndarray | None:
+    """Return the confusion matrix of an epoch; None if it is missing, or belongs to other results."""
+    entries = material.entries("confusion_matrix", "data")
+    found = material.by_epoch(
+        {epoch: entries[epoch]} if epoch in entries else {},
+        lambda entry: None if (record := material.numbers(entry)) is None else np.array(record["counts"], np.int64),
+    )
+    counts = next(iter(found.values()), None)
+    if counts is None or counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.sum() <= 0:
+        return None
+    # a matrix that contradicts the recorded accuracy is no evidence
+    return counts if abs(counts.trace() / counts.sum() - accuracy) < 0.5 / counts.sum() else None
+
+
+def _details(
+    counts: np.ndarray | None, classes: Sequence[str], accuracy: float, images: Any, line: Mapping[str, Any]
+) -> str:
+    """Return the number of misclassified images and the most common confusion."""
+    if counts is None:
+        if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+            return _recorded_confusion(line)
+        wrong = round((1 - accuracy) * images)
+        if abs((1 - accuracy) * images - wrong) > 1e-3:  # not the accuracy on this number of images
+            return _recorded_confusion(line)
+        return "; ".join(part for part in (_misclassified(wrong, images), _recorded_confusion(line)) if part)
+    names = [*classes, *map(str, range(len(classes), len(counts)))]
+    wrong = counts - np.diag(counts.diagonal())
+    parts = [_misclassified(int(wrong.sum()), int(counts.sum())), _most_common(wrong, names)]
+    return "; ".join(part for part in parts if part)
+
+
+def _misclassified(wrong: int, images: int) -> str:
+    return f"{wrong:,} of {images:,} misclassified" if wrong else f"all {images:,} test images are classified correctly"
+
+
+def _most_common(wrong: np.ndarray, names: Sequence[str]) -> str:
+    """Return the most frequent confusions; empty if no pair of classes is confused twice."""
+    most = int(wrong.max())
+    pairs = np.argwhere(wrong == most)
+    if most < 2 or len(pairs) > MOST_NAMES:
+        # a single error is its own most common confusion
+        pairs = pairs[:1] if wrong.sum() == 1 else pairs[:0]
+    named = [f"{names[label]} predicted as {names[prediction]}" for label, prediction in pairs]
+    if not named or most == 1:
+        return "".join(named)
+    return f"most common: {listed(named)}, {most:,} times{' each' if len(named) > 1 else ''}"
+
+
+def _recorded_confusion(line: Mapping[str, Any]) -> str:
+    """Return the most common confusion in an epoch's line of metrics.jsonl; empty if it is not recorded."""
+    confusion = line.get("most_common_confusion")
+    if not isinstance(confusion, dict) or not isinstance(images := confusion.get("images"), int) or images < 2:
+        return ""
+    return f"most common: {confusion.get('label')} predicted as {confusion.get('prediction')}, {images:,} times"
+
+
+def _calibration(material: Material) -> list[Sentence]:
+    epoch = shown_epoch(material)
+    entries = material.entries("confusion_matrix", "arrays", "predictions")
+    found = material.by_epoch(
+        {epoch: entries[epoch]} if epoch in entries else {},
+        lambda entry: None if (arrays := material.arrays(entry)) is None else calibration(arrays),
+    )
+    text = next(iter(found.values()), "")
+    return [Sentence(text)] if text else []
+
+
+def calibration(arrays: Mapping[str, np.ndarray]) -> str:
+    """Describe the mean confidence minus the accuracy over all test images; empty if its 95% interval includes 0.
+
+    The standard error is that of the differences image by image, or the one expected of calibrated probabilities if
+    that is larger: with no or few errors, the differences hardly vary, and the interval would be too narrow.
+    """
+    confidences = np.asarray(arrays["confidences"], float)
+    is_right = np.asarray(arrays["labels"]) == np.asarray(arrays["predictions"])
+    if confidences.shape != is_right.shape or confidences.ndim != 1:
+        raise ValueError(f"it has confidences of shape {confidences.shape} for {is_right.size} predictions")
+    if len(confidences) < FEWEST_IMAGES or not np.isfinite(confidences).all():
+        return ""
+    differences = confidences - is_right
+    variance = max(float(differences.var(ddof=1)), float((confidences * (1 - confidences)).mean()))
+    half, mean = TWO_SIDED * math.sqrt(variance / len(differences)), float(differences.mean())
+    low, high = 100 * (abs(mean) - half), 100 * (abs(mean) + half)
+    if low <= 0 or 100 * abs(mean) < SMALLEST_POINTS:
+        return ""
+    digits = 1 if 100 * abs(mean) >= 0.095 else 2
+    return (
+        f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (mean confidence "
+        f"{confidences.mean():.2%}; 95% interval {low:.{digits}f} to {high:.{digits}f})."
+    )
+
+
+def _explanations(evaluation: Evaluation) -> list[Sentence]:
+    best, recommended = most_faithful(evaluation), evaluation.recommendation
+    texts = []
+    if best:
+        # the recommended method first
+        names = [name_of(one) for one in sorted(best, key=lambda one: one != recommended.method)]
+        tied, plural = (" (statistically tied)", "s") if len(names) > 1 else ("", "")
+        texts.append(f"Most faithful explanation{plural}: {listed(names)}{tied}, better than every control.")
+        if recommended.method is not None and recommended.method not in best:
+            texts.append(f"Recommended explanation: {name_of(recommended.method)}.")
+    elif recommended.metrics:
+        texts.append(f"No explanation method is significantly better than every control on {evaluation.images} images.")
+    if alike := [name_of(one) for one in class_insensitive(evaluation)]:
+        texts.append(f"{listed(alike)} {'is' if len(alike) == 1 else 'are'} nearly class-insensitive.")
+    if unchanged := [name_of(one) for one in weight_insensitive(evaluation)]:
+        texts.append(f"{listed(unchanged)} {'does' if len(unchanged) == 1 else 'do'} not depend on the weights.")
+    if constant := [name_of(one) for one in evaluation.constant_maps]:
+        change = "is the same for every image" if evaluation.same_map else "does not change when the image is shifted"
+        texts.append(f"The map of a class by {listed(constant, 'or')} {change}.")
+    return [Sentence(text, "leaderboard") for text in texts]
+
+
+def _failures(material: Material) -> list[Sentence]:
+    hooks = list(dict.fromkeys(str(one.get("hook")) for one in material.failures))
+    if not hooks:
+        return []
+    return [Sentence(f"{len(hooks)} {'hook' if len(hooks) == 1 else 'hooks'} failed: {listed(hooks)}.", "failures")]
