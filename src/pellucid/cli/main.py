@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
+from pellucid.cli.compare import compare
 from pellucid.cli.evaluate import evaluate
 from pellucid.cli.explain import explain
 from pellucid.cli.export import export
@@ -17,6 +18,7 @@ from pellucid.cli.inspect import inspect
 from pellucid.cli.methods import methods
 from pellucid.cli.report import report
 from pellucid.cli.run import run
+from pellucid.cli.serve import serve
 from pellucid.core.errors import PellucidError, UnknownName
 from pellucid.core.terminal import console, print_error
 from pellucid.core.text import check_text
@@ -32,8 +34,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "explain": explain,
     "inspect": inspect,
     "evaluate": evaluate,
+    "compare": compare,
     "ground-truth": ground_truth,
     "report": report,
+    "serve": serve,
     "export": export,
     "methods": methods,
 }

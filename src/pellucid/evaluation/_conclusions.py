@@ -104,7 +104,10 @@ def remarks(evaluation: "Evaluation") -> dict[str, str]:
     """Return a remark for each method whose maps do not depend on the image, the weights or (hardly) the class."""
     alike = class_insensitive(evaluation)
     return {
-        **{method: f"the maps of two classes have a similarity of {value:.2f} (1: equal)" for method, value in alike.items()},
+        **{
+            method: f"the maps of two classes have a similarity of {value:.2f} (1: equal)"
+            for method, value in alike.items()
+        },
         **dict.fromkeys(weight_insensitive(evaluation), "its map stays the same when the weights are randomized"),
         **evaluation.constant_maps,
     }
@@ -237,7 +240,9 @@ def _reason(evaluation: "Evaluation", chosen: str, tied: Sequence[str], metrics:
     where = f" in {listed([_words(metric) for metric in beats])}" if len(metrics) > 1 else ""
     role = "one of the most faithful methods" if tied else "the most faithful method"
     ties = f", statistically tied with {listed([name_of(one) for one in tied])}" if tied else ""
-    reason = f"{name_of(chosen)} is {role} ({values}){ties}, and significantly better than every control{where}."
+    reason = (
+        f"Recommended: {name_of(chosen)}, {role} ({values}){ties}, and significantly better than every control{where}."
+    )
     rest = [metric for metric in evaluation.metrics if metric not in metrics]
     better = [metric for metric in rest if tied and all(evaluation.is_better(chosen, one, metric) for one in tied)]
     worse = [metric for metric in rest if any(evaluation.is_better(one, chosen, metric) for one in tied)]

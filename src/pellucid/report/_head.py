@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pellucid.report._material import Entry, Material
+from pellucid.report._verdict import Sentence, conclusions
 from pellucid.storage.resuming import resume_command
 
 __all__ = ["Activity", "Head", "head"]
@@ -37,7 +38,7 @@ class Head:
     """Secondary details, as pairs of name and value."""
     failures: tuple[tuple[str, str], ...]
     """Pairs of failure message and traceback."""
-    sentences: tuple[Any, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
     """Conclusions about the run, each with `text` and the `section` that supports it."""
     line: tuple[str, ...] = ()
     """Most important facts, shown below the title."""
@@ -86,6 +87,7 @@ def head(material: Material) -> Head:
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
+        sentences=tuple(conclusions(material)),
         line=_line(material),
         activity=_activity(material) if material.status == "running" else None,
     )

@@ -40,6 +40,8 @@ class Material:
     """Epochs omitted to limit the size of the page."""
     scale: float = 1.0
     """Scale factor of the pictures; 0 omits them."""
+    served: Mapping[str, Any] | None = None
+    """Facts of the server that sends the page; None for a file on disk."""
     damages: list[str] = field(default_factory=list)
     """Messages about missing or damaged files."""
 

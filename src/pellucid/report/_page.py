@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -27,6 +27,11 @@ MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
+PARTS = {
+    "draw": ("interpreter.js", "strokes.js"),
+    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+}
+"""Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
@@ -43,12 +48,16 @@ def write_report(folder: str | Path) -> Path:
     return path
 
 
-def render_report(folder: str | Path) -> bytes:
-    """Return the report of the run in a save folder, as `write_report` writes it; raises the same errors."""
+def render_report(folder: str | Path, served: Mapping[str, Any] | None = None) -> bytes:
+    """Return the report of the run in a save folder, as `write_report` writes it; raises the same errors.
+
+    `served` describes the server that sends the page. Such a page has live explanations, for which it may send requests
+    to that server.
+    """
     store = Store(Path(folder))
     store.check_run("run.json", "manifest.json")
     # text from damaged files can contain lone surrogates, which UTF-8 cannot encode
-    return render(Material(store)).encode("utf-8", "replace")
+    return render(Material(store, served=served)).encode("utf-8", "replace")
 
 
 def render(material: Material) -> str:
@@ -88,7 +97,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    parts = [name for kind in kinds for name in (*PARTS.get(kind, ()), f"{kind}.js")]
+    names = ["page.js", "maps.js", "thumbnails.js", *parts]
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs
@@ -103,6 +113,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
             overview=[section for section in sections if section.name in OVERVIEW],
             epochs=epochs,
             damages=[] if material is None else material.damages,
+            is_served=material is not None and material.served is not None,
             style=style,
             script=script,
             # the page's security policy allows only the script with this hash
@@ -155,10 +166,13 @@ def _json(record: Any) -> str:
 
 
 def _guides(material: Material) -> set[str]:
-    """Return the documentation pages available in the save folder, to avoid dead links."""
+    """Return the documentation pages available in the save folder, to avoid dead links; a server sends none."""
+    if material.served is not None:
+        return set()
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 
+@cache
 @cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")

@@ -9,5 +9,7 @@
   user's training loop; `inspection`: `pellucid.inspect`
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
+- `serving`: `pellucid serve`; `serving_http`: its server; `serving_request`: checks what clients send;
+  `serving_maps`: computes what they ask for
 - `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """

@@ -1,6 +1,8 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`, `network`: the interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
+  sections
+- `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
 """
@@ -8,11 +10,13 @@
 from pellucid.report._section import Maker
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
+from pellucid.report.sections.draw import draw
 from pellucid.report.sections.embedding import embedding
 from pellucid.report.sections.explain import explain
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
+from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
 
 __all__ = ["SECTIONS"]
@@ -25,6 +29,8 @@ SECTIONS: tuple[Maker, ...] = (
     grid("jacobian_maps"),
     grid("explanations"),
     explain,
+    draw,
+    live,
     embedding,
     grid("prototypes"),
     grid("prototypes.each_epoch"),
