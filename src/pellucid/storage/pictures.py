@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,9 +25,8 @@ def to_png(figure: Figure, sharpness: int = 1) -> bytes:
     try:
         figure.set_dpi(dots_per_inch * sharpness)
         canvas = FigureCanvasAgg(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="rgba")
-        picture = Image.frombytes("RGBA", canvas.get_width_height(), buffer.getvalue())
+        canvas.draw()  # type: ignore[no-untyped-call]
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         # an opaque alpha channel takes a tenth of the file
         if picture.getchannel("A").getextrema()[0] == 255:
             picture = picture.convert("RGB")
