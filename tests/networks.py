@@ -1,5 +1,6 @@
 """Networks of many kinds, with random weights, for tests of programs."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -103,7 +104,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {
     ),
     "one layer": lambda: _layers(size=(1, 4, 4)),
     **{
-        repr(one): lambda one=one: _layers(nn.Conv2d(2, 4, 3, 2), one, nn.MaxPool2d(2, 1), size=(2, 11, 12))
+        repr(one): lambda one=one: _layers(nn.Conv2d(2, 4, 3, 2), copy.deepcopy(one), nn.MaxPool2d(2, 1), size=(2, 11, 12))
         for one in ACTIVATIONS
     },
 }  # fmt: skip

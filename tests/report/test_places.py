@@ -86,6 +86,23 @@ def test_a_link_restores_section_and_epoch(browser, page):
         until(tab, lambda: -5 < tab.evaluate(top) < 400)
 
 
+def test_the_place_stays_in_sight_while_sections_above_grow(browser, page):
+    with opened(browser, page, is_lazy=True) as tab:
+        tab.evaluate("() => pellucid.go({ section: 'leaderboard' })")
+        top = "() => document.getElementById('leaderboard').getBoundingClientRect().top"
+        before = tab.evaluate(top)
+        grow = "(height) => { document.querySelector('#hardest .body').style.minHeight = `${height}px`; }"
+        tab.evaluate(grow, 3000)
+        until(tab, lambda: abs(tab.evaluate(top) - before) < 2)
+        # but not against the reader
+        tab.mouse.wheel(0, -400)
+        until(tab, lambda: tab.evaluate(top) > before + 300)
+        tab.evaluate("() => { document.documentElement.style.overflowAnchor = 'none'; }")
+        tab.evaluate(grow, 5000)
+        tab.wait_for_timeout(200)
+        assert tab.evaluate(top) > before + 300
+
+
 def test_back_returns_to_the_previous_place(browser, page):
     with opened(browser, page, is_lazy=True) as tab:
         tab.get_by_role("link", name="Hardest test images", exact=True).click()

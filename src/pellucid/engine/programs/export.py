@@ -67,7 +67,7 @@ class _Writer:
         empty = np.zeros(0)
         return (
             np.concatenate([empty, *self._weights]).astype(np.float32),
-            np.concatenate([empty, *self._indices]).astype(np.int32),
+            np.concatenate([empty, *self._indices]).astype(np.int64),
         )
 
     def add(self, node: Node) -> None:

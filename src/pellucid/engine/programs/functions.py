@@ -133,9 +133,13 @@ def recognized(function: Callable[[Tensor], Tensor], like: Tensor) -> tuple[str,
     `like` is the recorded input, whose number of axes the function may rely on.
     """
     x = torch.as_tensor(PROBES, dtype=like.dtype, device=like.device).view(-1, *(1 for _ in like.shape))
-    with torch.no_grad():
-        y = function(x).double().numpy(force=True).reshape(len(PROBES), -1)
-        slope = vjp(function, x, torch.ones_like(function(x))).double().numpy(force=True).reshape(len(PROBES), -1)
+    try:
+        with torch.no_grad():
+            value = function(x)
+            y = value.double().numpy(force=True).reshape(len(PROBES), -1)
+            slope = vjp(function, x, torch.ones_like(value)).double().numpy(force=True).reshape(len(PROBES), -1)
+    except RuntimeError:
+        return None  # it needs several channels, as a slope per channel does
     # several columns: constants per channel were broadcast
     if y.shape[1] != 1 or not np.isfinite(y).all():
         return None

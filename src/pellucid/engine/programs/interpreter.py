@@ -16,6 +16,8 @@ from pellucid.engine.programs.program import EPSILON, Program, Step
 __all__ = ["Outcome", "run_program"]
 
 Values = np.ndarray
+Inputs = list[Values | None]
+"""The values that a step reads; None for a constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +68,12 @@ def _back(program: Program, values: dict[int, Values], last: int, seed: Values, 
     return arrived.get(0, np.zeros_like(values[0]))
 
 
-def _derivative(program: Program, step: Step, inputs: list[Values], _output: Values, arrived: Values) -> list[Values]:
+def _derivative(program: Program, step: Step, inputs: Inputs, _output: Values, arrived: Values) -> list[Values]:
     return _TRANSPOSE[step["op"]](program, step, arrived, *inputs)
 
 
 def _relevance(
-    absorbed: dict[str, float], program: Program, step: Step, inputs: list[Values], output: Values, arrived: Values
+    absorbed: dict[str, float], program: Program, step: Step, inputs: Inputs, output: Values, arrived: Values
 ) -> list[Values]:
     """Distribute relevance by the rules of `lrp.epsilon`."""
     op = step["op"]
@@ -98,7 +100,9 @@ def _relevance(
         return shares
     if step.get("bias") is not None:
         absorbed["bias"] += float((s * _wide(program.array(step["bias"]), output.shape)).sum())
-    return [share.reshape(x.shape) * x for share, x in zip(_TRANSPOSE[op](program, step, s, *inputs), inputs, strict=True)]
+    (x,) = inputs
+    assert x is not None
+    return [_TRANSPOSE[op](program, step, s, x)[0].reshape(x.shape) * x]
 
 
 def _stable(z: Values, epsilon: float) -> Values:

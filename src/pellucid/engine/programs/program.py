@@ -40,7 +40,7 @@ class Program:
     weights: np.ndarray
     """All weights, float32."""
     indices: np.ndarray
-    """All positions of moves, int32."""
+    """All positions of moves, int64."""
     multiply_adds: int
     """Multiplications of a forward pass."""
 

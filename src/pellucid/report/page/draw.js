@@ -20,6 +20,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const full = ground > 0.5 ? 0 : 1; // value of ink
     const radius = Math.min(1 / BRUSH, Math.max(0.75 / width, style ? style.stroke / width / 2 : 1 / 40));
     const name = (label) => page.classes[label] ?? `class ${label}`;
+    const percent = (share) => (share > 0.9995 && share < 1 ? "> 99.9%" : page.percent(share)); // 100% would claim too much
     const board = find(".board");
     const canvas = find(".board canvas");
     const [fit, invert] = [find(".fit"), find(".invert")];
@@ -163,7 +164,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       page.paintImage(find(".seen canvas"), size, channels, toBytes(result.values));
       const { prediction, probabilities } = result;
       find(".answer").replaceChildren(prediction === null ? "The logits are not finite, so there is no prediction."
-        : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with ${page.percent(probabilities[prediction])}`));
+        : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with ${percent(probabilities[prediction])}`));
       showBars(result);
       find(".maps").hidden = result.maps === null;
       if (result.maps) showMaps(result);
@@ -205,7 +206,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         bar.classList.toggle("is-first", label === result.prediction);
         bar.querySelector(".name").textContent = name(label);
         bar.querySelector(".fill").style.width = `${100 * (share || 0)}%`;
-        bar.querySelector(".value").textContent = page.percent(share);
+        bar.querySelector(".value").textContent = percent(share);
       });
     };
 
@@ -230,7 +231,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         page.paintSigned(picture, size, map, limit ? page.STEPS / limit : 0);
         frame.querySelector("svg")?.remove();
         if (contour) frame.append(contour.cloneNode(true));
-        caption.textContent = `${title}, scale ±${page.digits(limit, 2)}, sum ${page.signed(sums[method])}`;
+        caption.replaceChildren(page.element("strong", {}, title), `scale ±${page.digits(limit, 2)}, sum ${page.signed(sums[method])}`);
       }
       const { logit, pixels, bias, stabiliser, constant } = certificate;
       const gap = Math.abs(pixels + bias + stabiliser + constant - logit);
@@ -249,7 +250,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         if (!result) find(".spoken").textContent = "";
         else if (result.prediction !== null) {
           const [first, second] = [...result.probabilities.keys()].sort((a, b) => result.probabilities[b] - result.probabilities[a]);
-          const tell = (label) => `${name(label)} with ${page.percent(result.probabilities[label])}`;
+          const tell = (label) => `${name(label)} with ${percent(result.probabilities[label])}`;
           find(".spoken").textContent = `Predicted: ${tell(first)}${second === undefined ? "" : `, then ${tell(second)}`}.`;
         } else find(".spoken").textContent = "The logits are not finite.";
       }, SPOKEN_MS);
