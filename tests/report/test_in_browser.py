@@ -300,6 +300,8 @@ def test_matrix_keyboard_navigation(tmp_path, visit):
     counts = COUNTS[2]
     page.locator("#confusion_matrix td[tabindex='0']").focus()
     for key, (row, column) in (
+        ("PageUp", (0, 1)),  # from the largest error, (2, 1), which is preselected
+        ("Home", (0, 0)),
         ("ArrowRight", (0, 1)),
         ("ArrowDown", (1, 1)),
         ("End", (1, 2)),

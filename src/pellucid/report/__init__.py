@@ -7,6 +7,7 @@
 - `_summary`: `summary.png`, a run in one picture
 - `_explain_page`: a page with the relevance maps of a user's images, for `pellucid explain`
 - `_section`: `Section`, the text and data of a part of the page; `sections/` builds them, one file each
+- `comparison/`: the page of `pellucid compare`
 """
 
 from typing import TYPE_CHECKING

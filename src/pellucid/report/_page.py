@@ -30,7 +30,8 @@ OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
-    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+    "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
+    "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
@@ -112,7 +113,9 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[] if material is None else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            mistakes=[]
+            if material is None
+            else material.attempt("Misclassified images", lambda: mistakes(material), []),
             bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],
