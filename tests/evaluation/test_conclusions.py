@@ -10,8 +10,9 @@ from scipy import stats
 from torch import nn
 
 from pellucid.evaluation import CONTROLS, METRICS, Evaluation
-from pellucid.evaluation._conclusions import FAITHFULNESS, agreeing, labels, most_faithful, representative
+from pellucid.evaluation._conclusions import agreeing, labels, representative
 from pellucid.evaluation._evaluation import Scores
+from pellucid.evaluation._recommendation import FAITHFULNESS, most_faithful
 from pellucid.storage.evaluations import evaluate
 
 IMAGES = 40
@@ -154,7 +155,9 @@ def test_a_tie_is_broken_by_the_other_metrics():
 def test_methods_like_a_control_are_not_recommended():
     evaluation = simple({"gradient": 3.0, "deeplift": 3.05}, controls=3.0)
     assert evaluation.recommendation.method is None
-    assert "No method is significantly better than every control in selectivity" in evaluation.recommendation.reason
+    assert evaluation.recommendation.reason == (
+        "No method is recommended. None is significantly better than every control in selectivity."
+    )
     assert most_faithful(evaluation) == ()
 
 
@@ -163,6 +166,17 @@ def test_a_method_worse_than_a_control_in_one_metric_of_faithfulness_is_not_reco
     values |= {("gradient", "deletion"): noisy(4, 3), ("deeplift", "deletion"): noisy(1, 4)}
     values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
     assert made(values).recommendation.method == "deeplift"
+
+
+def test_without_a_method_that_qualifies_the_closest_one_is_named():
+    values = {("gradient", "selectivity"): noisy(0, 1), ("gradient", "deletion"): noisy(4, 3)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    recommended = made(values).recommendation
+    assert recommended.method is None
+    assert recommended.reason == (
+        "No method is recommended. The closest one, gradient, is significantly better than every control in "
+        "selectivity, but worse than a control in deletion."
+    )
 
 
 def test_the_method_that_leads_in_most_metrics_of_faithfulness_is_recommended():
