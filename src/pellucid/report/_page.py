@@ -113,9 +113,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[]
-            if material is None
-            else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            mistakes=_mistakes(material),
             bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],
