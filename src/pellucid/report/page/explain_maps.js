@@ -109,6 +109,7 @@ if the page stores no maps of it. */
     const isInPage = (image, method) => canRun(image) && pageNames().includes(method);
 
     const run = async (image, label) => {
+      await new Promise((resolve) => { setTimeout(resolve); }); // lets the page react between the classes
       const { maps, logits, probabilities, certificate } = await page.runModel(inputOf(image), label);
       outputs.set(image.index, { logits, probabilities });
       for (const method of pageNames()) {
