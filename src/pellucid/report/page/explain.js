@@ -296,7 +296,8 @@
       if (place.image !== null) {
         const image = await store.find(place.image);
         if (image) changes.image = image;
-        else notes.push(`${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
+        else notes.push(page.served ? `There is no ${data.noun} ${place.image}.`
+          : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
       }
       if (place.method !== null && store.names().includes(place.method)) changes.method = place.method;
       else if (place.method !== null) notes.push(`There are no maps by ${place.method}.`);
