@@ -196,7 +196,9 @@ def test_search_follows_the_epoch_and_dims_other_dots(tab: Any) -> None:
 def test_unreadable_and_absent_searches_are_explained(tab: Any) -> None:
     assert search(tab, "nobody") == []
     found = tab.locator("#embedding .found")
-    assert found.inner_text().startswith("Nothing is called “nobody”. Search for a class")
+    assert found.inner_text() == (
+        "No class, index or other search term begins with “nobody”. See “Syntax” for examples."
+    )
     search(tab, "index 11")
     assert found.inner_text() == "Test image 11 is not among the 60 images shown here. Explain it"
     assert found.locator("a").get_attribute("href") == "#explain&image=11"

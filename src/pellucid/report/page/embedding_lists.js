@@ -95,7 +95,8 @@ row is the position of an image in `indices`.
     const build = () => {
       if (!element.open) return place.replaceChildren();
       if (!wrong.length) return place.replaceChildren(page.element("p", {}, NO_ERROR));
-      const heads = ["Test image", "True class", "Prediction", "Confidence", "Loss"].map((text) => page.element("th", { scope: "col" }, text));
+      const columns = ["Test image", "True class", "Prediction", "Confidence", "Loss", ...("explain" in page.sections ? ["Explanation"] : [])];
+      const heads = columns.map((text) => page.element("th", { scope: "col" }, text));
       const body = page.element("tbody", {}, ...wrong.slice(0, MANY).map((row) => errorRow(plot, page, row)));
       const parts = [page.element("table", {}, page.element("thead", {}, page.element("tr", {}, ...heads)), body)];
       if (wrong.length > MANY) {

@@ -3,7 +3,6 @@
 A dot is {index, label, prediction, confidence, loss}; labels and predictions are class numbers.
 */
 {
-  const HELP = "Search for a class, “true 4”, “predicted 9”, “4 → 9”, “index 1234”, “wrong”, “loss > 2” or “confidence < 60%”.";
   const fold = (text) => text.toLocaleLowerCase("en").trim();
   const isBoundary = (text, end) => end >= text.length || !/[\p{L}\p{N}_]/u.test(text[end]) || !/[\p{L}\p{N}_]/u.test(text[end - 1]);
 
@@ -95,7 +94,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     return number && { words: `index ${number}`, kind: "index", length: number.length, test: ({ index }) => index === Number(number) };
   };
 
-  /* Return {words, test, indices} for a search, {problem} for one that cannot be read, or null for an empty one.
+  /* Return {words, test, index} for a search, {problem} for one that cannot be read, or null for an empty one.
 
      Terms of the same kind (true class, prediction, index) are alternatives; different terms must all hold. */
   const readQuery = (text, names) => {
@@ -103,7 +102,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     let rest = text.trim();
     while (rest) {
       const term = readWith(rest) ?? readField(rest, names) ?? readBare(rest, names) ?? readIndex(rest);
-      if (!term) return { problem: `Nothing is called “${/^\S+/.exec(rest)[0]}”. ${HELP}` };
+      if (!term) return { problem: `No class, index or other search term begins with “${/^\S+/.exec(rest)[0]}”. See “Syntax” for examples.` };
       terms.push({ ...term, text: rest.slice(0, term.length) });
       rest = rest.slice(term.length).replace(/^(?:\s|,|;|&|and(?![\p{L}\p{N}])|or(?![\p{L}\p{N}]))+/iu, "");
     }
@@ -122,5 +121,18 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     };
   };
 
-  Object.assign((pellucid.embedding ??= {}), { readQuery });
+  /* Write a class name so that a search reads it as one, even if it has spaces. */
+  const quoted = (text) => (/^[\p{L}\p{N}_-]+$/u.test(text) ? text : `"${text}"`);
+
+  /* Examples of searches with their meanings, for two class names. */
+  const syntax = (first, second) => [
+    [first, "a class, as the true class or the prediction; part of a name is enough"],
+    [`true ${first} predicted ${second}`, `the true class and the prediction; also ${first} → ${second}`],
+    [`${first} ${second}`, "one class taken for the other, either way"],
+    ["index 1234", "an index in the test set; also index 10-20"],
+    ["wrong", "misclassified images; also correct"],
+    ["loss > 2", "also confidence < 60%"],
+  ];
+
+  Object.assign((pellucid.embedding ??= {}), { quoted, readQuery, syntax });
 }
