@@ -240,7 +240,7 @@ pointing down.
     });
 
     const samples = [present[0], present[1] ?? present[0]].map((label) => quoted(name(label)));
-    search.placeholder = `${samples[0]}, true ${samples[0]} predicted ${samples[1]}, index 1234, wrong…`;
+    search.placeholder = samples.join("").length > 16 ? "class, wrong, index 1234…" : `${samples[0]}, true ${samples[0]} predicted ${samples[1]}, index 1234, wrong…`;
     find(".syntax dl").append(...syntax(...samples).map(([text, meaning]) =>
       page.element("div", {}, page.element("dt", {}, text), page.element("dd", {}, meaning))));
     find("datalist").append(...present.map((label) => page.element("option", { value: quoted(name(label)) })));

@@ -3,6 +3,7 @@
 A dot is {index, label, prediction, confidence, loss}; labels and predictions are class numbers.
 */
 {
+  const MOST_WORDS = 8; // words of a class name that a search may have in a row
   const fold = (text) => text.toLocaleLowerCase("en").trim();
   const isBoundary = (text, end) => end >= text.length || !/[\p{L}\p{N}_]/u.test(text[end]) || !/[\p{L}\p{N}_]/u.test(text[end - 1]);
 
@@ -17,14 +18,18 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
       return classes.length ? { classes, length: quoted[0].length } : null;
     }
     const lower = text.toLocaleLowerCase("en");
-    const ends = folded.filter((name) => name && lower.startsWith(name) && isBoundary(lower, name.length));
-    const longest = Math.max(0, ...ends.map((name) => name.length));
-    if (longest) return { classes: numbers((name) => name === lower.slice(0, longest)), length: longest };
-    const word = /^[^\s,"“”→]+/.exec(lower)?.[0];
-    if (!word) return null;
+    const starts = folded.filter((name) => name && lower.startsWith(name) && isBoundary(lower, name.length));
+    const whole = Math.max(0, ...starts.map((name) => name.length));
+    // part of a name: as many words as occur together in any of them
+    const words = [...lower.matchAll(/[^\s,"“”→]+/g)].slice(0, MOST_WORDS);
+    const part = words.map(({ 0: word, index }) => lower.slice(0, index + word.length)).reverse()
+      .find((one) => folded.some((name) => name.includes(one)));
+    if (whole && whole >= (part?.length ?? 0)) return { classes: numbers((name) => name === lower.slice(0, whole)), length: whole };
+    if (part && !/^\d+$/.test(part)) return { classes: numbers((name) => name.includes(part)), length: part.length };
     // the number of a class without a name, which is shown as "class 7"
-    const classes = /^\d+$/.test(word) ? numbers((name) => name === `class ${Number(word)}`) : numbers((name) => name.includes(word));
-    return classes.length ? { classes, length: word.length } : null;
+    const number = /^\d+(?![\p{L}\p{N}.])/u.exec(lower)?.[0];
+    const classes = number ? numbers((name) => name === `class ${Number(number)}`) : [];
+    return classes.length ? { classes, length: number.length } : null;
   };
 
   const COMPARISONS = {
@@ -58,7 +63,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
   };
 
   const listed = (classes, names) =>
-    (classes.length > 3 ? `${classes.length} classes` : classes.map((number) => names[number]).join(" or "));
+    (classes.length > 3 ? `${classes.length.toLocaleString("en")} classes` : classes.map((number) => names[number]).join(" or "));
 
   /* Read "true CLASS" or "predicted CLASS". */
   const readField = (text, names) => {
