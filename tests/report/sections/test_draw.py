@@ -26,7 +26,7 @@ from pellucid.models import MODELS
 from pellucid.report import Material, write_report
 from pellucid.report.sections.draw import draw
 from pellucid.storage.store import Store
-from pretended_run import run_record
+from pretended_run import metrics_line, run_record
 
 Point = tuple[float, float]
 
@@ -56,6 +56,7 @@ def scene_of(model: nn.Module, test: ImageSet, classes: tuple[str, ...]) -> Scen
 def keep(folder: Path, artifact: Artifact, classes: tuple[str, ...]) -> Store:
     store = Store(folder)
     store.begin(run_record(classes))
+    store.add_metrics(metrics_line(1))
     store.keep(store.pack("live", 2, artifact, None))
     return store
 
@@ -247,6 +248,7 @@ def test_digits_drawn_with_a_finger_are_recognized_and_do_not_scroll_the_page(vi
             right.append(prediction(tab) == str(digit))
             assert tab.evaluate("scrollY") == before
             tab.locator("#draw .clear").tap()
+            browser.until(tab, lambda: tab.locator("#draw .hint").is_visible())
     assert sum(right) >= 9, right
 
 
@@ -266,7 +268,7 @@ def test_nothing_is_claimed_of_an_empty_board(visit: Callable[..., Any]) -> None
         tab.locator("#draw .undo").click()
         assert prediction(tab) == ""
         assert not tab.locator("#draw .outcome").is_visible()
-        tab.locator("#draw .pens span").nth(1).click()
+        tab.locator("#draw .pens input").nth(1).check()
         draw_by_mouse(tab, DIGITS[4])  # erasing nothing is still nothing
         assert not tab.locator("#draw .outcome").is_visible()
 

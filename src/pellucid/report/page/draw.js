@@ -359,14 +359,26 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
 
     /* --- controls ------------------------------------------------------------------------------------------- */
 
-    find(".clear").addEventListener("click", () => {
-      use(null);
-      page.keep(root.id, {});
-    });
-    find(".undo").addEventListener("click", () => {
+    /* Call `act` when a button is pressed. Right after drawing, browsers may take a tap for part of the last gesture and
+       send no click, so the end of a touch is enough. */
+    const press = (button, act) => {
+      let touched = -Infinity;
+      button.addEventListener("pointerup", (event) => {
+        if (event.pointerType !== "touch" || document.elementFromPoint(event.clientX, event.clientY) !== button) return;
+        touched = event.timeStamp;
+        act();
+      });
+      button.addEventListener("click", (event) => { if (event.timeStamp - touched > 1000) act(); });
+    };
+    const undo = () => {
       if (at.strokes.length) at.strokes.pop();
       else if (at.base) return use(null);
       return changed();
+    };
+    press(find(".undo"), undo);
+    press(find(".clear"), () => {
+      use(null);
+      page.keep(root.id, {});
     });
     fit.addEventListener("change", changed);
     invert.addEventListener("change", changed);
@@ -391,7 +403,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     root.addEventListener("keydown", (event) => {
       if (event.key !== "z" || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
-      find(".undo").click();
+      undo();
     });
 
     canvas.width = BOARD;
