@@ -11,6 +11,8 @@ from pellucid.storage.resuming import resume_command
 
 __all__ = ["Activity", "Head", "head"]
 
+EXPLAINED = "live"
+"""Hook whose section says why it has nothing to show."""
 STATUSES = {"interrupted": "was interrupted", "failed": "failed"}
 
 
@@ -87,7 +89,7 @@ def head(material: Material) -> Head:
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
-        sentences=tuple(conclusions(material)),
+        sentences=tuple(material.attempt("The verdict", lambda: conclusions(material), [])),
         line=_line(material),
         activity=_activity(material) if material.status == "running" else None,
     )
@@ -231,7 +233,7 @@ def _left_out(material: Material) -> str:
 
 def _empty(material: Material) -> list[str]:
     """Return the reasons why hooks had nothing to show at their last epoch."""
-    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out"}
+    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out" and one["hook"] != EXPLAINED}
     return [f"{hook}: {str(one['caption']).partition(': ')[2]}" for hook, one in last.items()]
 
 

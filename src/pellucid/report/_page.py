@@ -15,6 +15,7 @@ from pellucid.report._head import Head, head
 from pellucid.report._material import Material
 from pellucid.report._mistakes import mistakes
 from pellucid.report._section import Maker, Section
+from pellucid.report._summary import write_summary
 from pellucid.report.sections import SECTIONS
 from pellucid.report.sections.explain import palette
 from pellucid.report.sections.figures import other_figures
@@ -29,7 +30,8 @@ OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
-    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+    "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
+    "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
@@ -37,7 +39,7 @@ SCALES = (0.5, 0.25, 0.0)
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` of the run in a save folder and return its path.
+    """Write `report.html` of the run in a save folder and, if it has ended, `summary.png`; return the page's path.
 
     The report is built from run.json, metrics.jsonl, manifest.json and the files listed there, and works for finished,
     interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
@@ -45,6 +47,7 @@ def write_report(folder: str | Path) -> Path:
     content = render_report(folder)
     path = Path(folder) / "report.html"
     write_bytes(path, content)
+    write_summary(folder)
     return path
 
 
@@ -95,6 +98,8 @@ def _render(material: Material) -> str:
 
 def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], material: Material | None = None) -> str:
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
+    bodies = {section.name: body for section in sections if (body := _body(section, material)) is not None}
+    sections = [section for section in sections if section.name in bodies]
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
     parts = [name for kind in kinds for name in (*PARTS.get(kind, ()), f"{kind}.js")]
@@ -108,7 +113,10 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[] if material is None else mistakes(material),
+            mistakes=[]
+            if material is None
+            else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],
             epochs=epochs,
@@ -134,19 +142,23 @@ def _environment() -> Environment:
 
 
 def _sections(material: Material) -> list[Section]:
-    made = [section for make in SECTIONS if (section := _made(make, material)) is not None]
+    made = [section for make in SECTIONS if (section := _made(make, material))]
     shown = [section.name if section.hook is None else section.hook for section in made]
     hooks = [hook for one in shown for hook in ([one] if isinstance(one, str) else one)]
     return made + other_figures(material, hooks)
 
 
 def _made(make: Maker, material: Material) -> Section | None:
-    """Build a section; an unexpected error is noted on the page, and None is returned."""
-    try:
-        return make(material)
-    except Exception as error:  # noqa: BLE001  (a broken section must not break the page)
-        material.note(f"The section {make.__qualname__} cannot be shown: {type(error).__name__}: {error}.")
-        return None
+    return material.attempt(f"The section {make.__qualname__}", lambda: make(material), None)
+
+
+def _body(section: Section, material: Material | None) -> str | None:
+    """Return the markup of a section; None, with a note, if a section of a run's page cannot be rendered."""
+
+    def body() -> str:
+        return _environment().get_template(f"{section.kind}.html").render(section=section)
+
+    return body() if material is None else material.attempt(f"The section {section.name}", body, None)
 
 
 def _data(epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Section]) -> dict[str, Any]:

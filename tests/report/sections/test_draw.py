@@ -192,7 +192,9 @@ def draw_by_touch(tab: Any, lines: list[list[Point]]) -> None:
         send("touchStart", place(line[0]))
         for start, end in zip(line, line[1:], strict=False):
             for share in (0.33, 0.67, 1.0):
-                send("touchMove", place((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))))
+                send(
+                    "touchMove", place((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])))
+                )
         send("touchEnd")
 
 
@@ -422,5 +424,7 @@ def test_centering_is_that_of_mnist(mnist: Scene, visit: Callable[..., Any]) -> 
     assert (np.abs(again - images).max((1, 2)) < 0.01).mean() > 0.9
     with torch.no_grad():
         predictions = mnist.model(torch.tensor(again[:, None], dtype=torch.float32)).argmax(1)
-    before, after = ((one == mnist.test.labels[:500]).double().mean() for one in (mnist.logits[:500].argmax(1), predictions))
+    before, after = (
+        (one == mnist.test.labels[:500]).double().mean() for one in (mnist.logits[:500].argmax(1), predictions)
+    )
     assert after > before - 0.01
