@@ -129,7 +129,7 @@ def chromium() -> Iterator[Any]:
 def mnist(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A network trained on MNIST for a few seconds."""
     request = Request(tmp_path_factory.mktemp("data"), mirrors=(str(mnist_files),))
-    splits = load_data("mnist", request, limit_train=12_000, limit_test=1000)
+    splits = load_data("mnist", request, limit_train=8_000, limit_test=1000)
     torch.manual_seed(0)
     model = MODELS["small_cnn"](channels=1, classes=10, image_size=(28, 28))
     images, labels = splits.train.floats(), splits.train.labels
@@ -142,7 +142,7 @@ def mnist(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
         optimizer.step()
         schedule.step()
     scene = scene_of(model, splits.test, splits.classes)
-    assert (scene.logits.argmax(1) == scene.test.labels).double().mean() > 0.97
+    assert (scene.logits.argmax(1) == scene.test.labels).double().mean() > 0.96
     return scene
 
 
@@ -414,7 +414,7 @@ def test_centering_is_that_of_mnist(mnist: Scene, visit: Callable[..., Any]) -> 
         top, left, height, width = random.integers([0, 0, 2, 2], [30, 30, 30, 15])
         # noise, because the center of a uniform shape may lie exactly between two pixels
         blob[top : top + height, left : left + width] = random.uniform(0.2, 1, (height, width))
-    images = mnist.test.floats(slice(500))[:, 0].double().numpy()
+    images = mnist.test.floats(slice(200))[:, 0].double().numpy()
     with visit() as tab:
         own = np.array(tab.evaluate(CENTER, [blobs.reshape(5, -1).tolist(), [60, 45]])).reshape(5, 28, 28)
         again = np.array(tab.evaluate(CENTER, [images.reshape(len(images), -1).tolist(), [28, 28]])).reshape(-1, 28, 28)
@@ -425,6 +425,6 @@ def test_centering_is_that_of_mnist(mnist: Scene, visit: Callable[..., Any]) -> 
     with torch.no_grad():
         predictions = mnist.model(torch.tensor(again[:, None], dtype=torch.float32)).argmax(1)
     before, after = (
-        (one == mnist.test.labels[:500]).double().mean() for one in (mnist.logits[:500].argmax(1), predictions)
+        (one == mnist.test.labels[:200]).double().mean() for one in (mnist.logits[:200].argmax(1), predictions)
     )
-    assert after > before - 0.01
+    assert after > before - 0.015

@@ -21,6 +21,10 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const radius = Math.min(1 / BRUSH, Math.max(0.75 / width, style ? style.stroke / width / 2 : 1 / 40));
     const name = (label) => page.classes[label] ?? `class ${label}`;
     const percent = (share) => (share > 0.9995 && share < 1 ? "> 99.9%" : page.percent(share)); // 100% would claim too much
+    const lengths = [0, ...page.classes.map((one) => one.length)];
+    const isLong = Math.max(...lengths) > 10;
+    find(".draw").classList.toggle("short", Math.max(...lengths) < 3);
+    find(".draw").classList.toggle("long", isLong);
     const board = find(".board");
     const canvas = find(".board canvas");
     const [fit, invert] = [find(".fit"), find(".invert")];
@@ -199,8 +203,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
           return made;
         }));
         list.replaceChildren(...bars);
-        list.style.gridTemplateRows = `repeat(${Math.ceil(shown.length / 2)}, auto)`;
-        list.classList.toggle("short", shown.every((label) => name(label).length < 3));
+        list.style.gridTemplateRows = `repeat(${isLong ? shown.length : Math.ceil(shown.length / 2)}, auto)`;
       }
       bars.forEach((bar, number) => {
         const label = shown[number];
