@@ -412,7 +412,12 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     canvas.width = BOARD;
     canvas.height = Math.round(BOARD * height / width);
     board.classList.toggle("bright", ground > 0.5);
-    page.paint(find(".scale canvas"), [1, 2 * page.STEPS + 1], (step) => [...page.colours()[step], 255]);
+    const paintScale = () => page.paint(find(".scale canvas"), [1, 2 * page.STEPS + 1], (step) => [...page.colours()[step], 255]);
+    paintScale();
+    page.onScheme(() => {
+      paintScale();
+      changed();
+    });
     const ready = start();
     return {
       ready,
