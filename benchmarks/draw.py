@@ -37,8 +37,11 @@ STROKE = """async (count) => {
   const root = canvas.closest("section");
   root.scrollIntoView();
   const box = canvas.getBoundingClientRect();
-  const send = (kind, share) => canvas.dispatchEvent(new PointerEvent(kind, { bubbles: true, button: 0, pointerId: 1,
-    clientX: box.left + (0.5 + 0.3 * Math.cos(6 * share)) * box.width, clientY: box.top + (0.5 + 0.3 * Math.sin(6 * share)) * box.height }));
+  const send = (kind, share) => {
+    const [x, y] = [0.5 + 0.3 * Math.cos(6 * share), 0.5 + 0.3 * Math.sin(6 * share)];
+    canvas.dispatchEvent(new PointerEvent(kind, { bubbles: true, button: 0, pointerId: 1,
+      clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
+  };
   canvas.setPointerCapture = () => null; // the pointer exists only here
   send("pointerdown", 0);
   const times = [];

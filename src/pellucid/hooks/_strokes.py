@@ -15,11 +15,12 @@ FAINT = 0.04
 
 
 def stroke_style(images: np.ndarray) -> dict[str, Any] | None:
-    """Return how the shapes in gray images (image, height, width) in [0, 1] are drawn; None without a plain background.
+    """Return the style of shapes in gray images (image, height, width) in [0, 1]; None without a plain background.
 
-    `background`: gray value; `box`: median length of the longer side of a shape, in pixels; `center`: `mass` if the center
-    of mass varies less than that of the bounding box, else `box`; `at`: mean row and column of this center, rounded to
-    halves; `stroke`: median thickness in pixels, at most a sixth of the box, because shapes such as clothes are not drawn with strokes.
+    `background`: gray value; `box`: median length of the longer side of a shape, in pixels; `center`: `mass` if the
+    center of mass varies less than that of the bounding box, else `box`; `at`: mean row and column of this center, to
+    halves; `stroke`: median thickness in pixels, at most a sixth of the box, because shapes such as clothes are not
+    drawn with strokes.
 
     >>> image = np.zeros((1, 28, 28)); image[:, 4:24, 13:16] = 1
     >>> stroke_style(image)

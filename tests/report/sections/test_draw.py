@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ DIGITS: dict[int, list[list[Point]]] = {
          (.5, .15)]],
     1: [[(.42, .3), (.52, .15), (.52, .85)]],
     2: [[(.3, .3), (.38, .18), (.55, .15), (.68, .25), (.66, .42), (.5, .6), (.3, .84), (.72, .84)]],
-    3: [[(.32, .2), (.5, .14), (.66, .24), (.6, .42), (.45, .49), (.62, .55), (.7, .7), (.6, .84), (.42, .87), (.3, .8)]],
+    3: [[(.32, .2), (.5, .14), (.66, .24), (.6, .42), (.45, .49), (.62, .55), (.7, .7), (.6, .84), (.42, .87),
+         (.3, .8)]],
     4: [[(.35, .15), (.3, .52), (.75, .52)], [(.62, .2), (.58, .87)]],
     5: [[(.7, .16), (.38, .16), (.35, .47), (.55, .44), (.7, .58), (.66, .78), (.48, .87), (.3, .8)]],
     6: [[(.62, .14), (.42, .32), (.32, .6), (.38, .82), (.55, .87), (.68, .75), (.64, .58), (.5, .52), (.34, .64)]],
@@ -190,7 +192,7 @@ def draw_by_touch(tab: Any, lines: list[list[Point]]) -> None:
 
     for line in lines:
         send("touchStart", place(line[0]))
-        for start, end in zip(line, line[1:], strict=False):
+        for start, end in pairwise(line):
             for share in (0.33, 0.67, 1.0):
                 send(
                     "touchMove", place((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])))
@@ -216,8 +218,10 @@ def test_maps_of_a_hundred_test_images_are_those_of_torch(mnist: Scene, visit: C
     with visit() as tab:
         results = tab.evaluate(RUN, [images.flatten(1).tolist(), targets.tolist()])
     expected = [mnist.logits[:100]]
-    for name in ("gradient", "input_x_gradient", "lrp.epsilon"):
-        expected.append(create_analyzer(name, mnist.model).analyze(images, targets).flatten(1))
+    expected += [
+        create_analyzer(name, mnist.model).analyze(images, targets).flatten(1)
+        for name in ("gradient", "input_x_gradient", "lrp.epsilon")
+    ]
     for place, wanted in enumerate(expected):
         own = np.array([result[place] for result in results])
         limits = wanted.abs().max(1, keepdim=True).values.numpy()
