@@ -29,7 +29,8 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const canvas = find(".board canvas");
     const [fit, invert] = [find(".fit"), find(".invert")];
 
-    /* base: a picture below the strokes: {values (as the input), raw: {gray, size} of a file, or null, index}, or null.
+    /* base: a picture below the strokes: {values (as the input), raw: {gray, size} of a file, or null, and index and label
+       of a test image, or null}, or null.
        strokes as in strokes.js. target: the class to explain; null: the predicted one. */
     const at = { base: null, strokes: [], target: null };
 
@@ -103,6 +104,13 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
 
     let stroke = null;
     let pointer = null;
+    const APART = 0.003; // share of the board
+    const extend = (points) => {
+      for (const point of points) {
+        const last = stroke.points[stroke.points.length - 1];
+        if (!last || Math.hypot(point[0] - last[0], point[1] - last[1]) > APART) stroke.points.push(point);
+      }
+    };
     const places = (event) => {
       const box = canvas.getBoundingClientRect();
       // a fast pen reports several points at once
@@ -114,13 +122,14 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       event.preventDefault();
       pointer = event.pointerId;
       canvas.setPointerCapture(pointer);
-      stroke = { points: places(event), radius, isEraser: find(".pens input:checked").value === "erase" };
+      stroke = { points: [], radius, isEraser: find(".pens input:checked").value === "erase" };
+      extend(places(event));
       at.strokes.push(stroke);
       changed();
     });
     canvas.addEventListener("pointermove", (event) => {
       if (event.pointerId !== pointer) return;
-      stroke.points.push(...places(event));
+      extend(places(event));
       changed();
     });
     for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
@@ -171,6 +180,9 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       root.dataset.prediction = result?.prediction ?? "";
       if (!result) return;
       page.paintImage(find(".seen canvas"), size, channels, toBytes(result.values));
+      const { index = null, label = null } = at.base ?? {};
+      find(".seen figcaption").replaceChildren(...(index === null ? ["Input of the network"]
+        : [page.opener(index, {}, `Test image ${index}`), label === null ? "" : `, labeled ${name(label)}`, at.strokes.length ? ", edited" : ""]));
       const { prediction, probabilities } = result;
       find(".answer").replaceChildren(prediction === null ? "The logits are not finite, so there is no prediction."
         : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with ${percent(probabilities[prediction])}`));
@@ -198,6 +210,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
           made.addEventListener("click", () => {
             const label = Number(made.dataset.label);
             at.target = at.target === label ? null : label;
+            if ((at.base?.index ?? null) !== null) page.keep(root.id, { image: at.base.index, class: at.target });
             changed();
           });
           return made;
@@ -315,19 +328,23 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       const cut = [(w - width * scale) / 2, (h - height * scale) / 2, width * scale, height * scale];
       const isExact = w === width && h === height;
       const values = pixelsOf(picture, size, isExact ? [0, 0, w, h] : cut, channels);
-      if (!style) return use({ values, raw: null, index: null });
+      if (!style) {
+        picture.close();
+        return use({ values, raw: null, index: null });
+      }
       const side = Math.min(1, 256 / Math.max(w, h));
       const small = [Math.max(1, Math.round(h * side)), Math.max(1, Math.round(w * side))];
       const gray = pixelsOf(picture, small, [0, 0, w, h], 1);
+      picture.close();
       const isDark = page.strokes.borderLevel(gray, small) <= 0.5;
       // an image of the network's size is used as it is
       return use({ values, raw: isExact ? null : { gray, size: small }, index: null }, isDark);
     };
 
-    const useBytes = (bytes, index) => {
+    const useBytes = (bytes, index, label) => {
       const pixels = height * width;
       use({ values: Float32Array.from({ length: channels * pixels }, (_, n) => bytes[(n % pixels) * channels + Math.floor(n / pixels)] / 255),
-        raw: null, index });
+        raw: null, index, label });
     };
 
     const samples = [];
@@ -341,7 +358,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         page.paintImage(picture, size, channels, exampleOf(number));
         const button = page.element("button", { type: "button", "aria-label": `Test image ${index}, ${label}`, title: `Test image ${index}: ${label}` }, picture);
         button.addEventListener("click", () => {
-          useBytes(exampleOf(number), index);
+          useBytes(exampleOf(number), index, data.examples.labels[number]);
           page.keep(root.id, { image: index });
         });
         samples.push(button);
@@ -423,7 +440,9 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       ready,
       open: async ({ image, class: label }) => {
         const found = image === null ? null : await page.findImage(image);
-        if (found && found.isExact && found.size[0] === height && found.size[1] === width && found.channels === channels) useBytes(found.bytes, image);
+        if (found && found.isExact && found.size[0] === height && found.size[1] === width && found.channels === channels) {
+          useBytes(found.bytes, image, found.label);
+        } else if (image !== null) tell(`This page has no pixels of test image ${image}.`);
         if (label !== null && label < data.model.program.classes) at.target = label;
         changed();
       },
