@@ -11,8 +11,11 @@ __all__ = ["faults", "opened"]
 
 
 @contextmanager
-def opened(browser: Any, page: Path, **options: Any) -> Iterator[Any]:
-    """Open a page; afterwards, check that nothing was loaded from elsewhere and the console is empty."""
+def opened(browser: Any, page: Path, *, is_lazy: bool = False, **options: Any) -> Iterator[Any]:
+    """Open a page; afterwards, check that nothing was loaded from elsewhere and the console is empty.
+
+    All sections of a report are created at once, unless `is_lazy`: a reader's come when they are near.
+    """
     context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(10_000)
     messages: list[str] = []
@@ -22,8 +25,8 @@ def opened(browser: Any, page: Path, **options: Any) -> Iterator[Any]:
     tab.on("pageerror", lambda error: messages.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
-    # a report creates its sections when they come near
-    tab.evaluate("typeof pellucid === 'undefined' ? null : pellucid.showAll()")
+    if not is_lazy:
+        tab.evaluate("typeof pellucid === 'undefined' ? null : pellucid.showAll()")
     yield tab
     tab.wait_for_timeout(50)
     context.close()

@@ -13,6 +13,7 @@ from pellucid.core.errors import ConfigError, UnknownName
 FLAG_NAMES = [
     *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
     *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
+    "keep-checkpoints",
     *("max-megapixels", "resume", "serial", "trust", "open", "config", "budget", "log-to"),
     *("weights", "class-names", "crop", "mean", "std"),
 ]

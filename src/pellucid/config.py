@@ -16,6 +16,7 @@ from pellucid.core.errors import ConfigError, UnknownName
 from pellucid.core.ranges import Range
 
 __all__ = [
+    "CompareConfig",
     "DataConfig",
     "EvaluateConfig",
     "ExplainConfig",
@@ -62,6 +63,24 @@ Seed = Annotated[int, Range(0, 2**63 - 1), _flag("INT≥0")]
 Mirrors = Annotated[tuple[str, ...], _flag("ADDRESS|FOLDER"), tyro.conf.UseAppendAction]
 Trust = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Rate = Annotated[float, Range(0, 10, above=True), _flag("0<FLOAT≤10")]
+
+
+def _choice_of(words: list[str]) -> bool:
+    """Parse an optional `yes` or `no`; a flag without a value means `yes`."""
+    answers = {"yes": True, "true": True, "no": False, "false": False}
+    if len(words) > 1 or (words and words[0].lower() not in answers):
+        raise ValueError(f"got {' '.join(words)!r}; expected yes or no, or no value, which means yes")
+    return answers[words[0].lower()] if words else True
+
+
+Choice: PrimitiveConstructorSpec[bool | None] = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[yes|no]",
+    instance_from_str=_choice_of,
+    is_instance=lambda value: value is None or isinstance(value, bool),
+    str_from_instance=lambda value: [str(value)],
+)
+"""Parses a flag with three states: given, given as `no`, or left to a default."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,8 @@ class TrainingConfig:
     """Training precision; bf16: mixed precision."""
     threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "1 for images up to 64×64, else all cores")] = None
     """CPU threads; more than one slows down small images."""
+    keep_checkpoints: Annotated[bool | None, Choice, _flag("[yes|no]", "yes if they take at most 20 MB")] = None
+    """Keep the weights of every epoch, in SAVE/models/epoch_NNN.safetensors, for `pellucid compare` and `load_run`."""
 
     def __post_init__(self) -> None:
         """Make the folder of `hf:FOLDER` or `run:FOLDER` absolute, so that a run can be resumed anywhere."""
@@ -385,6 +406,53 @@ class ExplainConfig:
             )
         if self.out.resolve() in {path.resolve() for path in self.images}:
             raise ConfigError(f"--out {self.out} would overwrite the picture; choose another name.")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare models on the same test images: accuracy, predictions, explanations, layers and embeddings."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _flag("RUN[@EPOCH]")] = ()
+    """Save folders of runs or inspections, the first of which is the reference; RUN@2 is epoch 2 of a run, otherwise
+    its best weights are compared. Runs that differ only in their seed show the noise."""
+    out: Annotated[Path, _path("FILE.html")] = Path("compare.html")
+    """Page to write."""
+    images: Annotated[int | None, Range(4), _flag("INT≥4", "200, or 50 for images larger than 64×64")] = None
+    """Number of test images whose explanations and layers are compared; predictions are compared on all."""
+    methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
+    """Attribution methods; the first explains the images that the models disagree about.
+    default: the method that the leaderboard of the first run recommends, then four common ones."""
+    trust: Trust = False
+    """Import the MODULE:FUNCTION that the runs name as their models or data."""
+    data_dir: Annotated[Path | None, _path("FOLDER"), _flag("FOLDER", "each run's data folder")] = None
+    """Download folder."""
+    mirror: Mirrors = ()
+    """Mirror to try before the public ones."""
+    seed: Seed = 0
+    """Random seed of the bootstrap intervals."""
+    device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
+    """Device; auto: a GPU if available, otherwise the CPU."""
+    threads: Threads = 1
+    """CPU threads."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the page in the default browser."""
+
+    def __post_init__(self) -> None:
+        """Expand `~` and validate what can be checked without loading anything."""
+        _expand_paths(self)
+        _check_ranges(self)
+        check_device(self.device)
+        if len(self.runs) < 2:
+            raise ConfigError(
+                f"got {len(self.runs)} run{'' if len(self.runs) == 1 else 's'} to compare; pass at least two save "
+                "folders, or two epochs of one such as save@1 save@2."
+            )
+        if self.out.suffix.lower() != ".html":
+            raise ConfigError(f"--out {self.out} is not an HTML file; use a name that ends in .html.")
+        if not self.out.parent.is_dir() or self.out.is_dir():
+            raise ConfigError(
+                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself."
+            )
 
 
 @dataclass(frozen=True)

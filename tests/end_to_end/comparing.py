@@ -43,7 +43,10 @@ def assert_equal_runs(expected: Path, got: Path) -> None:
 
 def folder_files(folder: Path) -> list[str]:
     parts = ("plots", "errors", "logs/projector")
-    return sorted(str(path.relative_to(folder)) for part in parts for path in (folder / part).rglob("*.*"))
+    checkpoints = [str(path.relative_to(folder)) for path in (folder / "models").glob("epoch_*")]
+    return sorted(
+        [*checkpoints, *(str(path.relative_to(folder)) for part in parts for path in (folder / part).rglob("*.*"))]
+    )
 
 
 def assert_equal_files(expected: Path, got: Path) -> None:

@@ -237,7 +237,11 @@ def test_more_epochs_extend_a_finished_run(quick, tmp_path, capsys):
     straight = tmp_path / "straight"
     shutil.copytree(quick, straight)
     assert main(["run", "--resume", "--epochs", "3", "--save", str(straight)]) == 0
-    assert_equal_runs(straight, save)
+    assert_equal_runs(straight, save)  # with the weights of every epoch
+    kept = [path.name for path in sorted((save / "models").glob("epoch_*"))]
+    assert kept == [f"epoch_{epoch:03d}.safetensors" for epoch in range(4)]
+    for name in kept[:3]:
+        assert (save / "models" / name).read_bytes() == (quick / "models" / name).read_bytes()
 
 
 def test_death_inside_a_hook(quick, tmp_path, monkeypatch):

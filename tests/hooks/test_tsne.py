@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import ModelError
 from pellucid.hooks import Scene
-from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
+from pellucid.hooks._plane import embed_in_plane, knn_accuracy, nearest_neighbors, trustworthiness
 from pellucid.hooks.tsne import TSNE
 
 Maker = Callable[..., Scene]
@@ -96,6 +97,65 @@ def test_artifact_and_next_epoch(make_scene: Maker) -> None:
     )  # other images need a new start
     (fresh,) = TSNE(points=30, iterations=260).run(scene)
     assert other.arrays["points"].tobytes() == fresh.arrays["points"].tobytes()
+
+
+@pytest.mark.parametrize(("count", "features"), [(1, 3), (2, 3), (5, 1), (9, 4), (60, 3), (200, 40)])
+def test_nearest_neighbors_match_brute_force(count: int, features: int) -> None:
+    points = np.random.default_rng(count).normal(size=(count, features)).astype(np.float32)
+    nearest = nearest_neighbors(points, 8)
+    distances = np.linalg.norm(points[:, None].astype(float) - points, axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    assert nearest.tolist() == distances.argsort(1)[:, : min(8, count - 1)].tolist()
+
+
+def test_equal_points_are_neighbors_but_never_of_themselves() -> None:
+    nearest = nearest_neighbors(np.zeros((20, 3)), 8)
+    assert nearest.shape == (20, 8)
+    assert all(index not in row and len(set(row)) == 8 for index, row in enumerate(nearest.tolist()))
+
+
+def test_stored_neighbors_are_those_of_the_embedding(make_scene: Maker) -> None:
+    scene = make_scene()
+    (artifact,) = TSNE(points=40, iterations=260).run(scene)
+    places = [scene.embedded.tolist().index(index) for index in artifact.numbers["indices"]]
+    features = scene.embedding[places].double().numpy()
+    neighbors = artifact.arrays["neighbors"]
+    assert (neighbors.shape, neighbors.dtype) == ((40, 8), np.int32)
+    for point, row in enumerate(neighbors):
+        distances = np.linalg.norm(features - features[point], axis=1)
+        distances[point] = np.inf
+        np.testing.assert_allclose(distances[row], np.sort(distances)[:8], rtol=1e-4, atol=1e-4)
+    assert artifact.numbers["knn_accuracy_embedding"] == knn_accuracy(features, scene.test.labels[list(places)].numpy())
+
+
+def test_losses_are_cross_entropies(make_scene: Maker) -> None:
+    scene = make_scene()
+    scene.logits[3] = torch.nan
+    (artifact,) = TSNE(points=len(scene.embedded), iterations=260).run(scene)
+    expected = torch.nn.functional.cross_entropy(scene.logits, scene.test.labels, reduction="none")
+    np.testing.assert_allclose(artifact.numbers["losses"], expected[artifact.numbers["indices"]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "scale", "size"),
+    [
+        ((1, 28, 28), torch.uint8, (0.0, 1.0), [28, 28]),
+        ((3, 9, 14), torch.uint8, (0.0, 1.0), [9, 14]),
+        ((1, 29, 28), torch.uint8, (0.0, 1.0), None),
+        ((2, 28, 28), torch.uint8, (0.0, 1.0), None),
+        ((1, 28, 28), torch.float32, (0.0, 1.0), None),
+        ((1, 28, 28), torch.float32, (-1.0, 2.0), None),
+    ],
+)
+def test_only_exact_thumbnails_are_called_lossless(
+    make_scene: Maker, shape: tuple[int, ...], kind: torch.dtype, scale: tuple[float, float], size: list[int] | None
+) -> None:
+    scene = make_scene()
+    pixels = torch.randint(0, 2, (len(scene.test), *shape)).to(kind)
+    test = ImageSet(pixels, scene.test.labels, scale=scale)
+    scene = replace(scene, test=test, _computed={"embedding": scene.embedding})
+    (artifact,) = TSNE(points=10, iterations=260).run(scene)
+    assert artifact.numbers["lossless_size"] == size
 
 
 def test_nonfinite_embedding_is_refused(make_scene: Maker) -> None:

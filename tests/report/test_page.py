@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import SaveError
-from pellucid.report import Material, write_report
+from pellucid.report import Material, Section, write_report
+from pellucid.report import _head as head_module
 from pellucid.report import _page as page_module
 from pellucid.report._page import render
 from pellucid.storage.store import Store
@@ -175,6 +176,27 @@ def test_failing_section_is_listed_and_the_others_are_shown(store, monkeypatch):
     monkeypatch.setattr(page_module, "SECTIONS", (broken, *page_module.SECTIONS))
     page = render(Material(store))
     assert "cannot be shown: ZeroDivisionError: a / 0." in page
+    assert "saliency" in data_of(page)["sections"]
+
+
+def test_section_that_cannot_be_rendered_is_listed_and_the_others_are_shown(store, monkeypatch):
+    def broken(material):
+        return Section("broken", "no_such_kind", "Broken", "", {})
+
+    monkeypatch.setattr(page_module, "SECTIONS", (broken, *page_module.SECTIONS))
+    page = render(Material(store))
+    assert "The section broken cannot be shown: TemplateNotFound: no_such_kind.html." in page
+    assert "broken" not in data_of(page)["sections"]
+    assert "saliency" in data_of(page)["sections"]
+
+
+def test_verdict_that_fails_leaves_the_page(store, monkeypatch):
+    def broken(material):
+        raise ZeroDivisionError("a / 0")
+
+    monkeypatch.setattr(head_module, "conclusions", broken)
+    page = render(Material(store))
+    assert "The verdict cannot be shown: ZeroDivisionError: a / 0." in page
     assert "saliency" in data_of(page)["sections"]
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
+from pellucid.cli.compare import compare
 from pellucid.cli.evaluate import evaluate
 from pellucid.cli.explain import explain
 from pellucid.cli.export import export
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "explain": explain,
     "inspect": inspect,
     "evaluate": evaluate,
+    "compare": compare,
     "ground-truth": ground_truth,
     "report": report,
     "serve": serve,

@@ -25,6 +25,7 @@ Other files:
 - `taint`: dependencies on the image that the recorder cannot see
 - `layers`: the layers of a model, and the filters of the first one
 - `tap`: hidden activations, such as the embedding
+- `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """
 

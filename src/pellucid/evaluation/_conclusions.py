@@ -240,7 +240,9 @@ def _reason(evaluation: "Evaluation", chosen: str, tied: Sequence[str], metrics:
     where = f" in {listed([_words(metric) for metric in beats])}" if len(metrics) > 1 else ""
     role = "one of the most faithful methods" if tied else "the most faithful method"
     ties = f", statistically tied with {listed([name_of(one) for one in tied])}" if tied else ""
-    reason = f"{name_of(chosen)} is {role} ({values}){ties}, and significantly better than every control{where}."
+    reason = (
+        f"Recommended: {name_of(chosen)}, {role} ({values}){ties}, and significantly better than every control{where}."
+    )
     rest = [metric for metric in evaluation.metrics if metric not in metrics]
     better = [metric for metric in rest if tied and all(evaluation.is_better(chosen, one, metric) for one in tied)]
     worse = [metric for metric in rest if any(evaluation.is_better(one, chosen, metric) for one in tied)]

@@ -3,8 +3,10 @@
 - `_hook`: `Hook`, the base class of hooks, and `Scene`, what a hook is given
 - every other file without an underscore: the hook of that name
 - `_class_maps`: maps for several classes, of the gallery and of `pellucid explain`
+- `_pairs`: the images that the gallery explains for two classes each
 - `_budget`: what a hook may compute under a budget
 - `_priors`: the priors of class prototypes
+- `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS

@@ -19,11 +19,13 @@ VALUES_PER_CALL = 1_600_000
 
 @dataclass(frozen=True, eq=False)
 class ClassMaps:
-    """Relevance of one method (image, class, height, width), with the expected sum and the residual of each map."""
+    """Relevance of one method (image, class, height, width), with the sums of each map, (image, class)."""
 
     relevance: np.ndarray
     expected: np.ndarray | None
     residual: np.ndarray | None
+    allowed: np.ndarray | None
+    """Largest residual within the method's tolerance."""
 
 
 def explain_classes(analyzer: Analyzer, images: Tensor, classes: np.ndarray, *, is_all: bool = False) -> ClassMaps:
@@ -39,15 +41,15 @@ def explain_classes(analyzer: Analyzer, images: Tensor, classes: np.ndarray, *, 
         explained = [analyzer.explain(part, target) for target in targets]
         axis = 2 if is_all else 1  # the channels: relevance is (image, class, channel, …) for "all"
         maps = [one.relevance.sum(axis).cpu().float() for one in explained]
-        sums = [(one.expected, one.residual) for one in explained]
+        sums = [(one.expected, one.residual, one.allowed) for one in explained]
         parts.append(
             (maps[0], *sums[0])
             if is_all
             else (torch.stack(maps, 1), *(_stacked(side) for side in zip(*sums, strict=True)))
         )
-    relevance, expected, residual = (_joined(side) for side in zip(*parts, strict=True))
+    relevance, *sides = (_joined(side) for side in zip(*parts, strict=True))
     assert relevance is not None
-    return ClassMaps(relevance, expected, residual)
+    return ClassMaps(relevance, *sides)
 
 
 def _target(column: np.ndarray) -> int | Tensor:
@@ -73,15 +75,17 @@ def stored_maps(
     logits: Tensor,
     *,
     limits: tuple[int, int],
+    size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Pack maps by method, downsampled and quantized, with the numbers that belong to them.
 
     `images` are (image, channel, height, width) in [0, 1], `classes` (image, class), and `limits` the maximum number of
-    values of all maps together and the maximum length of the longer side of the stored images.
+    values of all maps together and the maximum length of the longer side of the stored images. `size` is the height and
+    width of the stored maps; None for the largest that fits.
     """
     height, width = images.shape[-2:]
     # all maps share one limit, so many methods or classes make each map smaller
-    size = fitting_size((height, width), len(explained) * classes.size, limits[0])
+    size = size or fitting_size((height, width), len(explained) * classes.size, limits[0])
     source = _source(images, limits[1])
     is_small = source.shape[-2:] == size == (height, width)
     own = logits.float().numpy()
@@ -92,6 +96,7 @@ def stored_maps(
         "probabilities": logits.float().softmax(1).numpy()[rows, classes].tolist(),
         "expected": {name: _listed(one.expected) for name, one in explained.items()},
         "residual": {name: _listed(one.residual) for name, one in explained.items()},
+        "allowed": {name: _listed(one.allowed) for name, one in explained.items()},
         "total": {
             name: None if one.expected is None else _listed(one.relevance.sum((2, 3), dtype=np.float64))
             for name, one in explained.items()

@@ -85,6 +85,11 @@ class Scene:
         low, high = self.test.scale
         return "" if self.is_displayed else f" Pixels from {low:.3g} (black) to {high:.3g} (white)."
 
+    @property
+    def pixel_range(self) -> dict[str, tuple[float, float]]:
+        """The same values as a number of an artifact, `pixel_range`; empty for 0 and 1."""
+        return {} if self.is_displayed else {"pixel_range": self.test.scale}
+
     def shown_classes(self, at_most: int, *, with_images: bool = False) -> list[int]:
         """Return the classes that a figure shows, in order of their indices: those of `--classes`, or else all.
 

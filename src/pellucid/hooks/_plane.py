@@ -5,7 +5,7 @@ from threadpoolctl import threadpool_limits
 
 from pellucid.core.seeding import derive_seed
 
-__all__ = ["embed_in_plane", "knn_accuracy", "trustworthiness"]
+__all__ = ["embed_in_plane", "knn_accuracy", "nearest_neighbors", "trustworthiness"]
 
 NEIGHBOURS = 10
 """Number of neighbors in the trustworthiness and the k-NN accuracy."""
@@ -94,23 +94,38 @@ def trustworthiness(features: np.ndarray, points: np.ndarray) -> float | None:
         return float(measure(features, points, n_neighbors=neighbours))
 
 
-def knn_accuracy(points: np.ndarray, labels: np.ndarray) -> float | None:
+def nearest_neighbors(points: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
+    """Return the positions (point, neighbor) of the nearest other points by Euclidean distance, nearest first.
+
+    There are `count` neighbors, or fewer if there are fewer other points.
+
+    >>> nearest_neighbors(np.array([[0.0], [1.0], [5.0]])).tolist()
+    [[1, 2], [0, 2], [1, 0]]
+    """
+    neighbours = min(count, len(points) - 1)
+    if neighbours < 1:
+        return np.zeros((len(points), 0), np.int64)
+    from sklearn.neighbors import NearestNeighbors
+
+    with threadpool_limits(1):
+        # without a query, a point is no neighbor of itself
+        return np.asarray(NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False))
+
+
+def knn_accuracy(points: np.ndarray, labels: np.ndarray, nearest: np.ndarray | None = None) -> float | None:
     """Return the leave-one-out accuracy, 0…1, of a classifier by 10 nearest neighbors; None for a single point.
+
+    `nearest` is the result of `nearest_neighbors(points)`, if it is known.
 
     >>> labels = np.repeat([0, 1], 20)
     >>> knn_accuracy(labels[:, None] + np.linspace(0, 0.1, 40)[:, None], labels)
     1.0
     """
-    neighbours = min(NEIGHBOURS, len(points) - 1)
-    if neighbours < 1:
+    nearest = nearest_neighbors(points) if nearest is None else nearest
+    if not nearest.size:
         return None
-    from sklearn.neighbors import NearestNeighbors
-
-    with threadpool_limits(1):
-        # without a query, a point is no neighbor of itself: leave-one-out
-        nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
     votes = np.eye(labels.max() + 1)[labels[nearest]]
     # Nearer neighbors weigh slightly more, which decides ties without overruling a majority.
-    weights = 1 - np.arange(neighbours) / neighbours / 1000
+    weights = 1 - np.arange(nearest.shape[1]) / nearest.shape[1] / 1000
     won = (votes * weights[:, None]).sum(1).argmax(1)
     return float((won == labels).mean())

@@ -8,7 +8,7 @@ import torch
 
 from pellucid.hooks._hook import Scene
 
-__all__ = ["Predictions", "by_loss", "predictions_of"]
+__all__ = ["Predictions", "by_loss", "losses_of", "predictions_of"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,16 @@ def predictions_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> Predict
         predictions.tolist(),
         [round(p, 6) for p in confidences.tolist()],
     )
+
+
+def losses_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> list[float]:
+    """Return the loss of the test images at `indices`: the cross entropy in nats, with six significant digits."""
+    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    # float, because half precision has too few digits
+    logs = scene.logits[chosen].float().log_softmax(1)
+    # 0 - …, because the negative of 0 would be written as -0.0
+    losses = 0 - logs.gather(1, scene.test.labels[chosen, None])[:, 0]
+    return [float(f"{loss:.6g}") for loss in losses.tolist()]
 
 
 def by_loss(scene: Scene) -> tuple[list[int], torch.Tensor]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pellucid.core.contracts import ImageSet
 
-__all__ = ["PAGE_SIDE", "thumbnails"]
+__all__ = ["PAGE_SIDE", "lossless_size", "thumbnails"]
 
 PAGE_SIDE = 28
 """Maximum side of the report's thumbnails, in pixels."""
@@ -25,6 +25,17 @@ def thumbnails(images: ImageSet, side: int) -> np.ndarray:
     at_once = max(1, min(200, VALUES_AT_ONCE // max(1, images.pixels[:1].numel())))
     small = [_shrunk(images.shown(part), side) for part in torch.arange(len(images)).split(at_once)]
     return torch.cat(small).permute(0, 2, 3, 1).numpy()
+
+
+def lossless_size(images: ImageSet, side: int) -> list[int] | None:
+    """Return the height and width of images if `thumbnails` hold their exact pixels, apart from added borders.
+
+    >>> lossless_size(ImageSet(torch.zeros(2, 1, 7, 12, dtype=torch.uint8), torch.zeros(2).long()), 28)
+    [7, 12]
+    """
+    channels, height, width = images.image_shape
+    is_bytes = images.pixels.dtype == torch.uint8 and images.scale == (0, 1)
+    return [height, width] if is_bytes and channels in (1, 3) and max(height, width) <= side else None
 
 
 def _shrunk(images: torch.Tensor, side: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._predictions import by_loss, predictions_of
-from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
+from pellucid.hooks._thumbnails import PAGE_SIDE, lossless_size, thumbnails
 from pellucid.plots.confusion_matrix import confusion_matrix
 
 __all__ = ["ConfusionMatrix"]
@@ -61,6 +61,7 @@ class ConfusionMatrix(Hook):
                 shown_recall,
                 shown_precision,
                 (title, f"{summary}.{choice}" if choice else summary),
+                has_others=bool(choice),
             ),
             numbers={
                 "counts": counts.tolist(),
@@ -76,7 +77,7 @@ class ConfusionMatrix(Hook):
             "confusion matrix.",
             name="images",
             arrays={"thumbnails": thumbnails(scene.test[examples.indices], PAGE_SIDE)},
-            numbers=examples.numbers,
+            numbers={**examples.numbers, "lossless_size": lossless_size(scene.test, PAGE_SIDE)},
         )
         yield Artifact(
             caption=f"{scene.title}: predictions for all {len(predictions):,} test images.",

@@ -79,6 +79,7 @@ class Explanations(Hook):
             },
             "scale_limits": limits,
             **stated_options(scene, maps),
+            **scene.pixel_range,
             "refused": refused,
             **selection.numbers,
         }

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from pellucid.attribution import Analyzer
 from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance
@@ -20,6 +21,7 @@ from pellucid.hooks._methods import (
     create_fitted,
     explain_each,
 )
+from pellucid.hooks._pairs import MOST_PAIRS, choose_pairs, classes_of_pairs
 from pellucid.hooks._predictions import by_loss, predictions_of
 
 __all__ = ["Gallery"]
@@ -28,6 +30,9 @@ LARGEST_MAPS = 4_000_000
 """Maximum number of values over all maps, which bounds the size of the report; larger maps are downsampled."""
 LARGEST_SOURCE = 128
 """Maximum length of the longer side of the source images, in pixels."""
+
+PAIRS_OPTIONS = {**FAST_OPTIONS, "integrated_gradients": {"tolerance": 0.05, "steps": 30}}
+"""Options of the artifact `pairs`: the paths of integrated gradients end earlier, since it takes half of the time."""
 
 WANTED = 16
 """Number of maps per method for which a budget leaves out the most expensive methods."""
@@ -47,49 +52,63 @@ class Gallery(Hook):
     others are shown."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """Yield the arrays `source`, `maps` and `scales` with numbers.
+        """Yield the arrays `source`, `maps` and `scales` with numbers; then, as `pairs`, the same for more images.
 
         `source` is (image, channel, height, width) uint8; `maps` is (method, image, class, height, width) int8, summed
         over channels; `scales` is (method, image, class) float32, the relevance that 127 represents. For each method,
-        `expected`, `residual` and `total` are the promised sum of each map, the difference and the actual sum
-        (image × class; None for methods that promise no sum). `refused` maps the methods that do not apply to the model
-        to the reason. Large images are downsampled by area, and maps such that their sums are preserved; `shrunk_from`
-        is then the original height and width.
+        `expected`, `residual`, `allowed` and `total` are the promised sum of each map, the difference, the largest
+        difference within the method's tolerance, and the actual sum (image × class; None for methods that promise no
+        sum). `refused` maps the methods that do not apply to the model to the reason. Large images are downsampled by
+        area, and maps such that their sums are preserved; `shrunk_from` is then the original height and width.
+
+        The artifact `pairs` has up to 200 misclassified images (those with the largest loss first) and a seeded sample
+        of correct ones, as far as they are not in the main artifact. `classes` are the two classes of each image: the
+        predicted one, and the true one or the runner-up. `losses` are cross entropies in nats.
         """
         allowance, options = Allowance(scene, "gallery"), partial(_options, scene)
         if not len(scene.test):
             return
         selection = affordable_methods(scene, allowance, options, WANTED)
+        # under a budget, the main artifact would otherwise use all of it
+        kept_back = allowance.left / 3 if allowance.is_limited else 0.0
+        allowance.left -= kept_back
         indices, classes = self._affordable(scene, allowance, selection)
         if not indices:
             if allowance.is_limited:
                 yield selection.artifact(scene)
             return
-        with allowance.spending():
-            explained, inapplicable = _explain(scene, selection.prices, indices, classes)
-        arrays, stored = stored_maps(
-            explained,
-            scene.test.shown(indices).numpy(),
-            np.tile(classes, (len(indices), 1)),
-            scene.logits[indices],
-            limits=(LARGEST_MAPS, LARGEST_SOURCE),
-        )
+        explainer = _Explainer(scene, allowance, selection)
+        arrays, numbers = explainer.explain(indices, np.tile(classes, (len(indices), 1)))
+        allowance.left += kept_back
         size, before = arrays["maps"].shape[-2:], scene.test.image_shape[1:]
         note = f", maps downsampled from {before[0]}×{before[1]} to {size[0]}×{size[1]} with their sums preserved"
-        numbers: dict[str, Any] = {
-            **predictions_of(scene, indices).numbers,
-            **stored,
-            "classes": classes,
-            "options": {name: options(name) for name in explained if options(name)},
-            "refused": selection.refused | inapplicable,
-            **selection.numbers,
-        }
         yield Artifact(
-            caption=f"{scene.title}: {len(indices)} test images explained by {len(explained)} methods for "
+            caption=f"{scene.title}: {len(indices)} test images explained by {len(numbers['methods'])} methods for "
             f"{len(classes)} classes{'' if size == before else note}.{_choice(scene, classes)}{selection.note}",
             arrays=arrays,
-            numbers=numbers,
+            numbers={**numbers, "classes": classes},
         )
+        more = self._pairs(scene, allowance, selection, indices, arrays["maps"])
+        if more:
+            arrays, numbers = explainer.explain(more, classes_of_pairs(scene, more), PAIRS_OPTIONS, size)
+            yield Artifact(
+                caption=f"{scene.title}: {len(more)} more test images, misclassified ones first, explained by "
+                f"{len(numbers['methods'])} methods for two classes each.",
+                name="pairs",
+                arrays=arrays,
+                numbers=numbers,
+            )
+
+    def _pairs(
+        self, scene: Scene, allowance: Allowance, selection: Selection, known: list[int], maps: np.ndarray
+    ) -> list[int]:
+        """Return the images to explain for two classes each, as many as the limits on maps and on cost allow."""
+        if not len(maps) or scene.logits.shape[1] < 2:
+            return []
+        # fewer images rather than smaller maps than those of the main artifact
+        room = LARGEST_MAPS // (2 * len(maps) * int(np.prod(maps.shape[-2:])))
+        most = allowance.affordable(2 * selection.price, min(MOST_PAIRS, room), 2 * len(maps))
+        return choose_pairs(scene, known, most)
 
     def _affordable(self, scene: Scene, allowance: Allowance, selection: Selection) -> tuple[list[int], list[int]]:
         """Return the images and classes to explain: as many maps as the budget covers, more images than classes."""
@@ -107,8 +126,8 @@ class Gallery(Hook):
         return best
 
 
-def _options(scene: Scene, name: str) -> Mapping[str, Any]:
-    return FAST_OPTIONS.get(name, {}) if scene.budget is None else bounded_options(scene, name)
+def _options(scene: Scene, name: str, fast: Mapping[str, Mapping[str, Any]] = FAST_OPTIONS) -> Mapping[str, Any]:
+    return fast.get(name, {}) if scene.budget is None else bounded_options(scene, name)
 
 
 def _choice(scene: Scene, classes: list[int]) -> str:
@@ -147,15 +166,47 @@ def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[in
     return chosen, list(dict.fromkeys([*by_use, *likeliest]))[:at_most]
 
 
-def _explain(
-    scene: Scene, names: Iterable[str], indices: list[int], classes: list[int]
-) -> tuple[dict[str, ClassMaps], dict[str, str]]:
-    """Return the maps by method, and the reason for each method that does not apply."""
-    images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
-    table = np.tile(classes, (len(indices), 1))
+@dataclass(frozen=True, eq=False)
+class _Explainer:
+    """Computes the maps of both artifacts with the same analyzers, since some are expensive to fit."""
 
-    def explain(name: str) -> ClassMaps:
-        analyzer = create_fitted(scene, name, **_options(scene, name))
-        return explain_classes(analyzer, images, table, is_all=len(classes) == len(scene.classes))
+    scene: Scene
+    allowance: Allowance
+    selection: Selection
+    analyzers: dict[str, Analyzer] = field(default_factory=dict)
 
-    return explain_each(names, explain)
+    def explain(
+        self,
+        indices: list[int],
+        classes: np.ndarray,
+        fast: Mapping[str, Mapping[str, Any]] = FAST_OPTIONS,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the arrays and numbers of an artifact.
+
+        `classes` is (image, class), `fast` has the options of methods without a budget, and `size` is that of the maps.
+        """
+        scene = self.scene
+        images = scene.test.floats(indices).to(scene.device, dtype_of(scene.model))
+        is_all = classes.shape[1] == len(scene.classes) and bool((classes == np.arange(classes.shape[1])).all())
+
+        options = {name: _options(scene, name, fast) for name in self.selection.prices}
+
+        def explain(name: str) -> ClassMaps:
+            key = f"{name} {sorted(options[name].items())}"
+            self.analyzers[key] = self.analyzers.get(key) or create_fitted(scene, name, **options[name])
+            return explain_classes(self.analyzers[key], images, classes, is_all=is_all)
+
+        with self.allowance.spending():
+            explained, inapplicable = explain_each(self.selection.prices, explain)
+        source, limits = scene.test.shown(indices).numpy(), (LARGEST_MAPS, LARGEST_SOURCE)
+        arrays, numbers = stored_maps(explained, source, classes, scene.logits[indices], limits=limits, size=size)
+        return arrays, {
+            **predictions_of(scene, indices).numbers,
+            "losses": by_loss(scene)[1][indices].tolist(),
+            **numbers,
+            "classes": classes.tolist(),
+            "options": {name: options[name] for name in explained if options[name]},
+            "refused": self.selection.refused | inapplicable,
+            **self.selection.numbers,
+        }

@@ -40,7 +40,7 @@ class JacobianMaps(Hook):
     it."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """Yield a figure with the array `jacobian` (image, class, channel, height, width) and numbers.
+        """Yield a figure with the arrays `source` and `jacobian` (image, class, channel, height, width) and numbers.
 
         `frobenius_norm` and `spectral_norm` (the largest singular value) are those of each image's full Jacobian (class
         by pixel), in logits per unit of pixel. `finite_difference_error` is the largest deviation from central
@@ -66,11 +66,12 @@ class JacobianMaps(Hook):
         shown = maps.numpy()[:, [numbers["jacobian_classes"].index(label) for label in drawn]].sum(2, keepdims=True)
         numbers["scale_limit"] = scale_limit(shown)
         title = f"{scene.title}: Jacobian of the logits"
+        source = scene.test.shown(indices).numpy()
         yield Artifact(
             caption=f"{title} for {len(indices)} test images. {_verdict(numbers)}{_choice(scene, drawn)}",
-            figure=_figure(scene, shown, numbers, title),
-            arrays={"jacobian": maps.numpy()},
-            numbers=numbers,
+            figure=_figure(scene, source, shown, numbers, title),
+            arrays={"source": source, "jacobian": maps.numpy()},
+            numbers=numbers | scene.pixel_range,
             scalars={"mean_spectral_norm": float(np.mean(numbers["spectral_norm"]))},
         )
 
@@ -193,11 +194,12 @@ def _verdict(numbers: dict[str, Any]) -> str:
     return f"Largest deviation from finite differences: {error:.1e}{excluded}."
 
 
-def _figure(scene: Scene, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
+def _figure(
+    scene: Scene, source: np.ndarray, shown: np.ndarray, numbers: dict[str, Any], title: str
+) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
-    source = gray_or_rgb(scene.test.shown(numbers["indices"]).numpy())
     blocks = [
-        Block(source[:, None], column=0),
+        Block(gray_or_rgb(source)[:, None], column=0),
         Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),
     ]
     names = class_names(scene.classes, 28)

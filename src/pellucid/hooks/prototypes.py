@@ -18,6 +18,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance
 from pellucid.hooks._hook import left_out
 from pellucid.hooks._priors import DENSITIES, brightnesses, choose_priors
+from pellucid.plots._text import short_log_probability
 from pellucid.plots.captioned_images import captioned_images
 from pellucid.plots.labels import Label
 from pellucid.synthesis import Prior, Prototypes, objective, synthesise
@@ -225,22 +226,8 @@ def _figure(
         subtitle += f" {meaning}: {', '.join(numbers[name])}." if numbers.get(name) else ""
     return captioned_images(
         torch.stack([*images, means]).numpy(),
-        [["–" if value is None else _short(value) for value in line] for line in values],
+        [["–" if value is None else short_log_probability(value) for value in line] for line in values],
         rows,
         numbers["names"],
         (headline[0], subtitle),
     )
-
-
-def _short(value: float) -> str:
-    """Format a log-probability in a few characters.
-
-    >>> _short(-0.00001234), _short(-12.34), _short(-0.0)
-    ('−0.00001', '−12', '0')
-    """
-    # anything closer to 0 rounds to 0 with five decimals
-    if value > -5e-6:
-        return "0"
-    # two significant digits, but at most five decimals
-    digits = 0 if value <= -10 else min(5, max(1, 1 - int(np.floor(np.log10(-value)))))
-    return f"{value:.{digits}f}".replace("-", "−")

@@ -72,6 +72,7 @@ class Saliency(Hook):
                 "labels": labels.tolist(),
                 "predictions": predictions.tolist(),
                 "scale_limits": limits,
+                **scene.pixel_range,
             },
         )
 

@@ -10,12 +10,15 @@ import torch
 from pellucid.core.errors import ModelError
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._hook import left_out, missing_embedding
-from pellucid.hooks._plane import embed_in_plane, knn_accuracy, trustworthiness
-from pellucid.hooks._predictions import predictions_of
-from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
+from pellucid.hooks._plane import embed_in_plane, knn_accuracy, nearest_neighbors, trustworthiness
+from pellucid.hooks._predictions import losses_of, predictions_of
+from pellucid.hooks._thumbnails import PAGE_SIDE, lossless_size, thumbnails
 from pellucid.plots.scatter import scatter
 
 __all__ = ["TSNE"]
+
+NEIGHBORS = 8
+"""Number of nearest neighbors that are stored of each point."""
 
 
 @HOOKS.register("tsne")
@@ -31,8 +34,11 @@ class TSNE(Hook):
     """Number of gradient descent iterations."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """Yield a figure with the arrays `points`, `indices` and `thumbnails` (point, side, side, channel) and numbers.
+        """Yield a figure with the arrays `points`, `indices`, `neighbors` and `thumbnails`, and numbers.
 
+        `neighbors` (point, neighbor) are the 8 nearest points in the embedding itself, not in the plane, nearest first,
+        as positions in `indices`. `thumbnails` are bytes (point, side, side, channel). The numbers have the losses
+        (cross entropy in nats), and `lossless_size`, the height and width of the images, if the thumbnails are exact.
         `trustworthiness` and `knn_accuracy` (10 nearest neighbors, leave-one-out) describe the points in the plane, in
         0…1; `knn_accuracy_embedding` describes the embedding itself. Raises `ModelError` if the embedding is not
         finite.
@@ -53,10 +59,11 @@ class TSNE(Hook):
         outcome = predictions_of(scene, indices)
         labels, predictions = np.array(outcome.labels), np.array(outcome.predictions)
         points = embed_in_plane(features, _start(scene, indices), self.iterations, scene.seed)
+        nearest = nearest_neighbors(features)
         scores = {
             "trustworthiness": trustworthiness(features, points),
             "knn_accuracy": knn_accuracy(points, labels),
-            "knn_accuracy_embedding": knn_accuracy(features, labels),
+            "knn_accuracy_embedding": knn_accuracy(features, labels, nearest),
         }
         title = f"{scene.title}: t-SNE embedding"
         summary = f"t-SNE of {count:,} test images: " + ", ".join(
@@ -69,9 +76,15 @@ class TSNE(Hook):
             arrays={
                 "points": points,
                 "indices": indices,
+                "neighbors": nearest[:, :NEIGHBORS].astype(np.int32),
                 "thumbnails": thumbnails(scene.test[indices.tolist()], PAGE_SIDE),
             },
-            numbers={**outcome.numbers, **scores},
+            numbers={
+                **outcome.numbers,
+                "losses": losses_of(scene, indices),
+                "lossless_size": lossless_size(scene.test, PAGE_SIDE),
+                **scores,
+            },
             scalars={name: value for name, value in scores.items() if value is not None},
         )
 

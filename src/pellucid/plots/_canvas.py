@@ -86,7 +86,7 @@ class Canvas:
         # pointed ends about 7 dots long, whatever the height of the bar
         ends: dict[str, Any] = {"extend": "both", "extendfrac": 7 / height} if is_cut else {}
         bar = self.figure.colorbar(shown, cax=axes, ticks=ticks, **ends)
-        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks])
+        bar.ax.set_yticklabels([f"{tick:.2g}" if abs(tick) < 100 else f"{tick:,.0f}" for tick in ticks])
         bar.outline.set_visible(False)
         axes.tick_params(labelsize=SMALL, labelcolor=INK, length=2, color=PALE)
         self.text(x + BAR_DOTS - 24, y + height / 2, meaning, size=SMALL, rotation=90, va="center", ha="center")

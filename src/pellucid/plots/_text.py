@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from math import floor, log10
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-__all__ = ["class_names", "drawable", "shorten", "text_width", "wrap"]
+__all__ = ["class_names", "drawable", "short_log_probability", "shorten", "text_width", "wrap"]
 
 MISSING = "□"
 """Placeholder for characters missing from the font."""
@@ -46,6 +47,20 @@ def class_names(names: Sequence[str], at_most: int) -> list[str]:
     return [
         shorten(f"#{index} {name}" if MISSING in drawable(name) else name, at_most) for index, name in enumerate(names)
     ]
+
+
+def short_log_probability(value: float) -> str:
+    """Format a log-probability in a few characters.
+
+    >>> short_log_probability(-0.00001234), short_log_probability(-12.34), short_log_probability(-0.0)
+    ('−0.00001', '−12', '0')
+    """
+    # anything closer to 0 rounds to 0 with five decimals
+    if value > -5e-6:
+        return "0"
+    # two significant digits, but at most five decimals
+    digits = 0 if value <= -10 else min(5, max(1, 1 - floor(log10(-value))))
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 @lru_cache(maxsize=10_000)

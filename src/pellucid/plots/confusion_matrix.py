@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -21,8 +21,6 @@ SMALLEST = 6.5
 """Minimum font size in points; numbers that would need a smaller one are omitted."""
 FINE_LINES = 25
 """Maximum number of classes with full line width between cells; more classes get thinner lines."""
-GAMMA = 0.4
-"""Exponent of the color scale, share ** GAMMA, which keeps 1% of errors visible next to 99% of correct predictions."""
 NARROWEST = 600
 """Minimum width in dots, so that the headline doesn't wrap too often."""
 
@@ -33,43 +31,53 @@ def confusion_matrix(
     recall: np.ndarray,
     precision: np.ndarray,
     headline: tuple[str, str],
+    *,
+    has_others: bool = False,
 ) -> Figure:
     """Draw `counts` (truth, prediction), with `recall` in the right margin and `precision` in the bottom margin.
 
-    A cell's color shows its share of the row, blue on the diagonal and orange elsewhere, on one scale that is steep
-    near zero; the margins are blue too. Cells show their numbers if there is room: three digits up to about 50 classes,
-    recall and precision up to about 60. An undefined value (NaN) is shown as "–".
+    Correct predictions are blue by their share of the row. Errors are orange by their number, on a scale of their own
+    that ends at the largest one, so that rare errors are visible; the margins are blue. With `has_others`, the last row
+    and column sum up all other classes, and the scale of the errors disregards them. Cells show their numbers if there
+    is room: three digits up to about 50 classes, recall and precision up to about 60. An undefined value (NaN) is shown
+    as "–".
 
     >>> counts = np.array([[9, 1], [0, 5]])
     >>> figure = confusion_matrix(counts, ["cat", "dog"], np.array([0.9, 1]), np.array([1, 5 / 6]), ("title", ""))
-    >>> figure.axes[0].images[0].get_array().tolist()
-    [[0.9, None], [None, 1.0]]
+    >>> [layer.get_array().tolist() for layer in figure.axes[0].images]
+    [[[0.9, None], [None, 1.0]], [[None, 1.0], [None, None]]]
     """
     place = _Layout.of(classes)
     canvas = Canvas(max(place.width, NARROWEST), place.height, *headline)
     # empty cells are NaN, which is drawn transparent
     share = np.where(counts > 0, counts / np.maximum(counts.sum(1, keepdims=True), 1), np.nan)
-    diagonal = np.eye(len(counts), dtype=bool)
+    is_right = np.eye(len(counts), dtype=bool)
+    errors = np.where(is_right | (counts == 0), np.nan, counts)
+    named = errors[:-1, :-1] if has_others else errors
+    most = float(np.nanmax(named)) if np.isfinite(named).any() else 1.0
     matrix = place.box(share.shape)
     axes = canvas.axes(*matrix)
     # two layers on the same axes, because an image has only one palette
-    right = _cells(axes, np.where(diagonal, share, np.nan), "Blues")
-    wrong = _cells(axes, np.where(diagonal, np.nan, share), "Oranges")
+    right = _cells(axes, np.where(is_right, share, np.nan), colormaps["Blues"], 1.0)
+    wrong = _cells(axes, errors, _ORANGES, most)
     texts = [[f"{count}" if count else "" for count in row] for row in counts]
-    parts = [(matrix, share, texts)]
+    parts = [(matrix, np.where(is_right, share, errors / most), texts)]
     for values in (recall[:, None], precision[None]):
         parts.append((place.box(values.shape), values, [[_percent(value) for value in row] for row in values]))
-        _cells(canvas.axes(*parts[-1][0]), values, "Blues")
+        _cells(canvas.axes(*parts[-1][0]), values, colormaps["Blues"], 1.0)
     for part in parts:
         _write(canvas, *part)
     _write_names(canvas, place)
     x, height = place.edge_x + place.margin + MARGIN, min(place.side, 260.0)
-    canvas.colour_bar(right, (x, place.top, height), "correct: share of the row", _SHARE_TICKS)
-    canvas.colour_bar(wrong, (x + BAR_DOTS - 12, place.top, height), "wrong: share of the row", _SHARE_TICKS)
+    canvas.colour_bar(right, (x, place.top, height), "correct: share of the row", [0, 0.5, 1.0])
+    if np.isfinite(errors).any():
+        ticks = sorted({0.0, most // 2, most})
+        canvas.colour_bar(wrong, (x + BAR_DOTS - 12, place.top, height), "errors: number of images", ticks)
     return canvas.figure
 
 
-_SHARE_TICKS = [0, 0.01, 0.1, 0.5, 1.0]
+_ORANGES = ListedColormap(colormaps["Oranges"](np.linspace(0.15, 1, 256)))
+"""Palette of the errors, without its palest colors, so that a single error is visible."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +150,12 @@ class _Layout:
         return self.edge_y + self.margin + MARGIN
 
 
-def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
-    """Draw colored cells with fine lines between them; NaN is transparent."""
-    colours = colormaps[palette].with_extremes(bad=(0, 0, 0, 0))
-    values = np.ma.masked_invalid(share)
-    shown = axes.imshow(values, cmap=colours, norm=PowerNorm(GAMMA, 0, 1), interpolation="nearest", aspect="auto")
-    rows, columns = share.shape
+def _cells(axes: Axes, values: np.ndarray, palette: Colormap, most: float) -> AxesImage:
+    """Draw cells, colored from 0 to `most`, with fine lines between them; NaN is transparent."""
+    colours = palette.with_extremes(bad=(0, 0, 0, 0))
+    masked = np.ma.masked_invalid(values)
+    shown = axes.imshow(masked, cmap=colours, norm=Normalize(0, most), interpolation="nearest", aspect="auto")
+    rows, columns = values.shape
     style: dict[str, Any] = {"colors": "#d4d7db", "linewidths": 0.7 if max(rows, columns) <= FINE_LINES else 0.3}
     # imshow centers cells on integers, so their edges are at halves
     axes.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, **style)
@@ -156,7 +164,7 @@ def _cells(axes: Axes, share: np.ndarray, palette: str) -> AxesImage:
 
 
 def _write(
-    canvas: Canvas, box: tuple[float, float, float, float], share: np.ndarray, texts: Sequence[Sequence[str]]
+    canvas: Canvas, box: tuple[float, float, float, float], darkness: np.ndarray, texts: Sequence[Sequence[str]]
 ) -> None:
     """Write text in each cell, white on dark and dark on light; vertical in narrow cells, none in small cells."""
     x, y, width, height = box
@@ -170,7 +178,7 @@ def _write(
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             # dark cells need light text
-            colour = "white" if share[row, column] > 0.35 else INK
+            colour = "white" if darkness[row, column] > 0.6 else INK
             middle = (x + (column + 0.5) * across, y + (row + 0.5) * down)
             style = {"va": "center", "rotation": 90} if rotation else {"va": "center_baseline"}
             canvas.text(*middle, text, size=size, color=colour, ha="center", **style)
@@ -190,7 +198,7 @@ def _write_names(canvas: Canvas, place: _Layout) -> None:
         canvas.text(place.left + offset, place.top - 6, name, size=place.size, ha="center", rotation=rotation)
     half = place.side / 2
     strong = {"color": PALE, "size": TEXT, "ha": "center", "va": "center"}
-    canvas.text(MARGIN + 6, place.top + half, "truth", rotation=90, **strong)
+    canvas.text(MARGIN + 6, place.top + half, "true class", rotation=90, **strong)
     canvas.text(place.left + half, 8, "prediction", **strong)
     canvas.text(place.edge_x + place.margin / 2, place.top - 6, "recall", size=SMALL, color=PALE, ha="center")
     canvas.text(

@@ -1,7 +1,7 @@
 """The report: a self-contained HTML page about a run, built from the manifest and records in its save folder.
 
 - `_page`: `write_report`, which fills the templates, scripts and styles in `page/`
-- `_material`: the files of a run, read defensively; `_pictures` downsizes and encodes its figures
+- `_material`: the files of a run, read defensively; `_pictures` downsizes and encodes its figures, `_tiles` its arrays
 - `_head`: the facts at the top of the page; `_mistakes`: the misclassified images beside them
 - `_verdict`: conclusions in sentences; `_recommended`: the attribution method that the leaderboard recommends
 - `_explain_page`: a page with the relevance maps of a user's images, for `pellucid explain`

@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pellucid.report._material import Entry, Material
+from pellucid.report._verdict import Sentence, conclusions
 from pellucid.storage.resuming import resume_command
 
 __all__ = ["Activity", "Head", "head"]
 
+EXPLAINED = "live"
+"""Hook whose section says why it has nothing to show."""
 STATUSES = {"interrupted": "was interrupted", "failed": "failed"}
 
 
@@ -37,7 +40,7 @@ class Head:
     """Secondary details, as pairs of name and value."""
     failures: tuple[tuple[str, str], ...]
     """Pairs of failure message and traceback."""
-    sentences: tuple[Any, ...] = ()
+    sentences: tuple[Sentence, ...] = ()
     """Conclusions about the run, each with `text` and the `section` that supports it."""
     line: tuple[str, ...] = ()
     """Most important facts, shown below the title."""
@@ -86,6 +89,7 @@ def head(material: Material) -> Head:
         facts=_known(facts),
         details=_known(details),
         failures=tuple(_failure(material, one) for one in material.failures),
+        sentences=tuple(material.attempt("The verdict", lambda: conclusions(material), [])),
         line=_line(material),
         activity=_activity(material) if material.status == "running" else None,
     )
@@ -229,7 +233,7 @@ def _left_out(material: Material) -> str:
 
 def _empty(material: Material) -> list[str]:
     """Return the reasons why hooks had nothing to show at their last epoch."""
-    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out"}
+    last = {one["hook"]: one for one in material.artifacts if one["name"] == "left_out" and one["hook"] != EXPLAINED}
     return [f"{hook}: {str(one['caption']).partition(': ')[2]}" for hook, one in last.items()]
 
 

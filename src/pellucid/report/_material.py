@@ -208,6 +208,14 @@ class Material:
     def _damaged(self, entry: Entry, reason: object) -> None:
         self.note(f"{entry['path']} cannot be shown: {reason}.")
 
+    def attempt(self, part: str, work: Callable[[], T], absent: T) -> T:
+        """Return the result of `work`, or `absent`, with a note, after an unexpected error: it must not break the page."""
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001
+            self.note(f"{part} cannot be shown: {type(error).__name__}: {error}.")
+            return absent
+
     def note(self, damage: str) -> None:
         """Add a message about something missing or damaged, unless it is listed already."""
         # several sections read the same file

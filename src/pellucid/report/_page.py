@@ -27,6 +27,11 @@ MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
+PARTS = {
+    "draw": ("interpreter.js", "strokes.js"),
+    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+}
+"""Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
 """Scale factors for figures, tried in turn if dropping epochs does not make the page small enough."""
 
@@ -90,9 +95,12 @@ def _render(material: Material) -> str:
 
 def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], material: Material | None = None) -> str:
     """Fill the page template with a header and sections; `material` is the run, if the page shows one."""
+    bodies = {section.name: body for section in sections if (body := _body(section, material)) is not None}
+    sections = [section for section in sections if section.name in bodies]
     kinds = list(dict.fromkeys(section.kind for section in sections))
     # page.js defines the registry that the other scripts enter
-    names = ["page.js", "maps.js", *(f"{kind}.js" for kind in kinds)]
+    parts = [name for kind in kinds for name in (*PARTS.get(kind, ()), f"{kind}.js")]
+    names = ["page.js", "maps.js", "thumbnails.js", *parts]
     script = "\n".join([*map(_asset, names), "pellucid.start();"])
     style = "\n".join([_asset("page.css"), *(_asset(f"{kind}.css") for kind in kinds if _has_asset(f"{kind}.css"))])
     epochs = [] if material is None else material.epochs
@@ -102,7 +110,8 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[] if material is None else mistakes(material),
+            mistakes=[] if material is None else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],
             epochs=epochs,
@@ -128,18 +137,23 @@ def _environment() -> Environment:
 
 
 def _sections(material: Material) -> list[Section]:
-    made = [section for make in SECTIONS if (section := _made(make, material)) is not None]
+    made = [section for make in SECTIONS if (section := _made(make, material))]
     shown = [section.name if section.hook is None else section.hook for section in made]
-    return made + other_figures(material, shown)
+    hooks = [hook for one in shown for hook in ([one] if isinstance(one, str) else one)]
+    return made + other_figures(material, hooks)
 
 
 def _made(make: Maker, material: Material) -> Section | None:
-    """Build a section; an unexpected error is noted on the page, and None is returned."""
-    try:
-        return make(material)
-    except Exception as error:  # noqa: BLE001  (a broken section must not break the page)
-        material.note(f"The section {make.__qualname__} cannot be shown: {type(error).__name__}: {error}.")
-        return None
+    return material.attempt(f"The section {make.__qualname__}", lambda: make(material), None)
+
+
+def _body(section: Section, material: Material | None) -> str | None:
+    """Return the markup of a section; None, with a note, if a section of a run's page cannot be rendered."""
+
+    def body() -> str:
+        return _environment().get_template(f"{section.kind}.html").render(section=section)
+
+    return body() if material is None else material.attempt(f"The section {section.name}", body, None)
 
 
 def _data(epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Section]) -> dict[str, Any]:
@@ -165,6 +179,7 @@ def _guides(material: Material) -> set[str]:
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 
+@cache
 @cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")

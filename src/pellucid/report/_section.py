@@ -38,8 +38,8 @@ class Section:
     """Remarks about missing, downsampled or refused content."""
     label: str = ""
     """Short title for the bar of contents; the title up to its colon or parenthesis by default."""
-    hook: str | None = None
-    """Hook whose static figures this section replaces; None: the hook of the same name, "": no hook."""
+    hook: str | tuple[str, ...] | None = None
+    """Hooks whose static figures this section replaces; None: the hook of the same name, "": no hook."""
 
     @property
     def short_title(self) -> str:

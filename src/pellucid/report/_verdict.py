@@ -13,7 +13,7 @@ from pellucid.evaluation._conclusions import class_insensitive, most_faithful, n
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
-__all__ = ["Sentence", "calibration", "verdict"]
+__all__ = ["Sentence", "calibration", "conclusions", "verdict"]
 
 FEWEST_IMAGES = 30
 """Minimum number of images for an interval that assumes a normal distribution."""
@@ -35,17 +35,17 @@ class Sentence:
 
 
 def verdict(material: Material) -> list[Sentence]:
-    """Return the conclusions about a run, the test accuracy first.
+    """Return the conclusions about a run, with its state if it is not finished, and its failures."""
+    return [*_unfinished(material), *conclusions(material), *_failures(material)]
 
-    They cover unfinished runs, accuracy and confusions, calibration, explanation methods and failed hooks.
-    """
+
+def conclusions(material: Material) -> list[Sentence]:
+    """Return sentences on accuracy and confusions, calibration and explanation methods, the test accuracy first."""
     evaluation = last_evaluation(material)
     return [
-        *_unfinished(material),
         *_accuracy(material),
         *_calibration(material),
         *([] if evaluation is None else _explanations(evaluation)),
-        *_failures(material),
     ]
 
 
@@ -70,17 +70,34 @@ def shown_epoch(material: Material) -> int | None:
     return int(material.metrics[-1]["epoch"]) if material.metrics else None
 
 
-def _accuracy(material: Material) -> list[Sentence]:
+def accuracy_parts(material: Material) -> tuple[str, tuple[str, ...]]:
+    """Return the test accuracy, and the numbers of errors and the most common confusion as phrases; "" if unknown."""
+    epoch, line, accuracy = _result(material)
+    if accuracy is None:
+        return "", ()
+    counts = _counts(material, epoch, accuracy)
+    return f"{accuracy:.2%}", _details(counts, material.classes, accuracy, material.data.get("test_images"), line)
+
+
+def _result(material: Material) -> tuple[int | None, Mapping[str, Any], float | None]:
+    """Return the shown epoch, its line of metrics.jsonl, and the test accuracy if it is valid."""
     epoch = shown_epoch(material)
     line = next((line for line in material.metrics if line["epoch"] == epoch), {})
     accuracy = material.run.get("test_accuracy")
     accuracy = line.get("test_accuracy") if accuracy is None else accuracy
-    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+    is_valid = isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1
+    return epoch, line, float(accuracy) if is_valid else None
+
+
+def _accuracy(material: Material) -> list[Sentence]:
+    number, details = accuracy_parts(material)
+    if not number:
         return []
-    counts = _counts(material, epoch, accuracy)
-    details = _details(counts, material.classes, accuracy, material.data.get("test_images"), line)
-    text = f"Test accuracy: {accuracy:.2%}{f' ({details})' if details else ''}."
-    sentences = [Sentence(text, "confusion_matrix" if counts is not None else "curves")]
+    _, line, _ = _result(material)
+    has_matrix = bool(material.entries("confusion_matrix", "data"))
+    known = f" ({'; '.join(details)})" if details else ""
+    text = f"Test accuracy: {number}{known}."
+    sentences = [Sentence(text, "confusion_matrix" if has_matrix else "curves")]
     # recorded as null if it is not finite
     if "test_loss" in line and line["test_loss"] is None:
         sentences.append(Sentence("The test loss is not finite, so the predictions are meaningless.", "curves"))
@@ -103,19 +120,23 @@ def _counts(material: Material, epoch: int | None, accuracy: float) -> np.ndarra
 
 def _details(
     counts: np.ndarray | None, classes: Sequence[str], accuracy: float, images: Any, line: Mapping[str, Any]
-) -> str:
-    """Return the number of misclassified images and the most common confusion."""
-    if counts is None:
-        if not isinstance(images, int) or isinstance(images, bool) or images < 1:
-            return _recorded_confusion(line)
-        wrong = round((1 - accuracy) * images)
-        if abs((1 - accuracy) * images - wrong) > 1e-3:  # not the accuracy on this number of images
-            return _recorded_confusion(line)
-        return "; ".join(part for part in (_misclassified(wrong, images), _recorded_confusion(line)) if part)
-    names = [*classes, *map(str, range(len(classes), len(counts)))]
-    wrong = counts - np.diag(counts.diagonal())
-    parts = [_misclassified(int(wrong.sum()), int(counts.sum())), _most_common(wrong, names)]
-    return "; ".join(part for part in parts if part)
+) -> tuple[str, ...]:
+    """Return the number of misclassified images and the most common confusion, as far as they are known."""
+    if counts is not None:
+        names = [*classes, *map(str, range(len(classes), len(counts)))]
+        wrong = counts - np.diag(counts.diagonal())
+        parts = [_misclassified(int(wrong.sum()), int(counts.sum())), _most_common(wrong, names)]
+    else:
+        parts = [_misclassified_of(accuracy, images), _recorded_confusion(line)]
+    return tuple(part for part in parts if part)
+
+
+def _misclassified_of(accuracy: float, images: Any) -> str:
+    """Return the number of errors among `images`; empty if that is no number with this accuracy."""
+    if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+        return ""
+    wrong = round((1 - accuracy) * images)
+    return _misclassified(wrong, images) if abs((1 - accuracy) * images - wrong) < 1e-3 else ""
 
 
 def _misclassified(wrong: int, images: int) -> str:
@@ -174,8 +195,8 @@ def calibration(arrays: Mapping[str, np.ndarray]) -> str:
         return ""
     digits = 1 if 100 * abs(mean) >= 0.095 else 2
     return (
-        f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (mean confidence "
-        f"{confidences.mean():.2%}; 95% interval {low:.{digits}f} to {high:.{digits}f})."
+        f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (95% interval "
+        f"{low:.{digits}f} to {high:.{digits}f})."
     )
 
 

@@ -1,8 +1,6 @@
 """The work of `pellucid export`: a run as a table with one row per test image."""
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import Tensor
 
-from pellucid.config import ExportConfig, HookConfig, InspectConfig, ModelConfig
-from pellucid.core.checksum import fingerprint
+from pellucid.config import ExportConfig
 from pellucid.core.contracts import ImageSet
-from pellucid.core.errors import ConfigError, ModelError, SaveError, ShapeError
-from pellucid.core.importing import check_trusted
+from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.core.terminal import print_line
 from pellucid.data._open import open_data
 from pellucid.data._read_all import chosen_for_testing
-from pellucid.data._spec import is_function
 from pellucid.engine.tap import find_embedding
 from pellucid.hooks._thumbnails import thumbnails
-from pellucid.models._spec import is_function as is_model_function
-from pellucid.run.inspection import prepare_inspection
-from pellucid.run.observation import observe
+from pellucid.run.reopening import Access, Reopened, reopen_inspection
 from pellucid.storage.runs import load_data_of, load_run, request_of
 from pellucid.storage.store import Store
 from pellucid.storage.table import require_parquet, write_table
@@ -39,22 +32,6 @@ PICTURE_SIDE = 128
 NEIGHBOURS = 10
 """Number of nearest neighbors per image."""
 IMAGES_AT_ONCE = 200
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A model and the test images it is exported with."""
-
-    model: nn.Module
-    images: ImageSet
-    classes: tuple[str, ...]
-    epoch: int | None
-    """Epoch of the weights; None if unknown."""
-    embedding_layer: str | None
-    indices: list[int]
-    """Position of each image in the data set's test images."""
-    files: list[str | None]
-    """File of each image; None if it is part of a larger file."""
 
 
 def export_run(config: ExportConfig) -> int:
@@ -70,7 +47,8 @@ def export_run(config: ExportConfig) -> int:
     record = store.run()
     _check_is_free(config.to, record["dataset"]["name"])
     is_training = record.get("kind", "run") == "run"
-    exported = _of_training(config, store) if is_training else _of_inspection(config, store, record)
+    access = Access(config.run, config.trust, config.data_dir, config.mirror)
+    exported = _of_training(config, store) if is_training else reopen_inspection(access, record)
     logits = evaluate(exported.model, exported.images, torch.device("cpu"))
     features, source = _features(exported, logits)
     points, projection = _projection(store, exported, features, source)
@@ -96,7 +74,7 @@ def _check_is_free(path: Path, dataset: str) -> None:
         raise ConfigError(f"--to {path} would overwrite the data set of the run; choose another name.")
 
 
-def _of_training(config: ExportConfig, store: Store) -> Exported:
+def _of_training(config: ExportConfig, store: Store) -> Reopened:
     """Open a training run, with its best weights."""
     trained = load_run(config.run, trust=config.trust)
     data = load_data_of(config.run, trained, config.data_dir, config.mirror)
@@ -110,56 +88,10 @@ def _of_training(config: ExportConfig, store: Store) -> Exported:
         if opened.test.files is not None and chosen is not None:
             files = [str(opened.test.files[index]) for index in chosen]
     layer = settings.get("embedding_layer")
-    return Exported(trained.model, data.test, data.classes, best, layer, list(range(count)), files)
+    return Reopened(trained.model, data.test, data.classes, best, layer, list(range(count)), files)
 
 
-def _of_inspection(config: ExportConfig, store: Store, record: Mapping[str, Any]) -> Exported:
-    """Open a run of `pellucid inspect`, whose settings lead to the model and to the same sample."""
-    settings = record["config"]
-    if record["kind"] != "inspect" or "model" not in settings or "dataset" not in settings:
-        raise ConfigError(
-            f"the run in {config.run} was written by a Python program (pellucid.{record['kind']}), which alone has its "
-            "model and data; `pellucid export` works for runs of `pellucid run` and `pellucid inspect`."
-        )
-    name, model = record["dataset"]["name"], str(settings["model"])
-    if is_function(name):
-        check_trusted("data set", name, config.run, config.trust)
-    if is_model_function(model):
-        check_trusted("model", model, config.run, config.trust)
-    plain = ("image_size", "max_megapixels", "seed")
-    given = InspectConfig(
-        model=model,
-        dataset=name,
-        network=ModelConfig(**{each.name: settings.get(each.name) for each in fields(ModelConfig)}),
-        show=HookConfig(hooks="none", budget=settings.get("budget"), embedding_layer=settings.get("embedding_layer")),
-        save=config.run,
-        data_dir=config.data_dir or (Path(settings["data_dir"]) if settings.get("data_dir") else None),
-        mirror=(*config.mirror, *settings.get("mirror", ())),
-        trust=config.trust,
-        **{name: settings[name] for name in plain if name in settings},
-    )
-    loaded, data, options = prepare_inspection(given)
-    seen = observe("inspect", loaded.model, data.test, replace(options, training_data=None))
-    if seen.test.sha256 != record["dataset"]["sha256"]:
-        raise SaveError(
-            f"the data set {name} has changed since the run in {config.run}, or is prepared differently: the checksum "
-            f"of its test images is {seen.test.sha256[:12]}…, was {record['dataset']['sha256'][:12]}…. Restore the "
-            "original files, or inspect the model again."
-        )
-    recorded = [line.get("weights") for line in store.metrics()]
-    if recorded and fingerprint(seen.model) not in recorded:
-        raise ModelError(
-            f"the weights of {model} have changed since the run in {config.run}; restore them, or inspect the model "
-            "again."
-        )
-    indices = list(seen.test.indices or range(len(seen.test.images)))
-    files = data.test.files
-    paths: list[str | None] = [None if files is None else str(files[index]) for index in indices]
-    layer = options.show.embedding_layer
-    return Exported(seen.seen, seen.test.images, seen.classes, 0, layer, indices, paths)
-
-
-def _predictions(exported: Exported, logits: Tensor) -> dict[str, Any]:
+def _predictions(exported: Reopened, logits: Tensor) -> dict[str, Any]:
     """Return the columns that follow from the logits; losses are in nats."""
     labels, classes = exported.images.labels, exported.classes
     probabilities = logits.double().softmax(1)
@@ -180,7 +112,7 @@ def _predictions(exported: Exported, logits: Tensor) -> dict[str, Any]:
     }
 
 
-def _features(exported: Exported, logits: Tensor) -> tuple[Tensor, str]:
+def _features(exported: Reopened, logits: Tensor) -> tuple[Tensor, str]:
     """Return the embedding (image, feature) and the layer it enters; the logits if the model has none."""
     images = exported.images
     try:
@@ -193,7 +125,7 @@ def _features(exported: Exported, logits: Tensor) -> tuple[Tensor, str]:
     return torch.cat(parts), f"input of {tap.layer}"
 
 
-def _projection(store: Store, exported: Exported, features: Tensor, source: str) -> tuple[np.ndarray, str]:
+def _projection(store: Store, exported: Reopened, features: Tensor, source: str) -> tuple[np.ndarray, str]:
     """Return a point (image, 2) for each image, and how it was computed: by the run's t-SNE, if it has all images."""
     count, reason = len(exported.images), ""
     for entry in store.manifest()["artifacts"]:

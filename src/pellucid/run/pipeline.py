@@ -141,12 +141,16 @@ def _epochs(session: Session, between_steps: Callable[[], object]) -> Iterator[E
 
 
 def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
-    """Process a finished epoch in the first process: best weights, metrics, terminal, hooks and report."""
+    """Process a finished epoch in the first process: weights, metrics, terminal, hooks and report."""
     # the checkpoint is on disk already: if the process dies here, a resumed run repeats this without training again
     store = session.store
     store.check_present()
-    if epoch.is_best:
-        store.write_model("best.safetensors", pack_weights(session.model))
+    if epoch.is_best or session.keeps_checkpoints:
+        weights = pack_weights(session.model)
+        if session.keeps_checkpoints:
+            store.write_model(store.kept_name(epoch.number), weights)
+        if epoch.is_best:
+            store.write_model("best.safetensors", weights)
     record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
     schedule.runner.board.metrics(record)

@@ -38,6 +38,8 @@ from pellucid.training.loop import Epoch, Recipe
 
 __all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare", "set_threads"]
 
+MOST_KEPT_BYTES = 20_000_000
+"""Maximum size of the weights of all epochs that a run keeps by default."""
 LARGEST_SMALL_SIDE = 64
 """Largest side, in pixels, of images that are trained on with one thread by default: more threads slow these down."""
 
@@ -67,6 +69,15 @@ class Session:
         """Number of epochs that the run being resumed was planned for, if more are wanted now; otherwise None."""
         planned = self.earlier.get("epochs")
         return planned if planned is not None and planned < self.recipe.epochs else None
+
+    @cached_property
+    def keeps_checkpoints(self) -> bool:
+        """True to keep the weights of every epoch; by default, if those of all epochs take at most 20 MB."""
+        wanted = self.config.training.keep_checkpoints
+        if wanted is not None:
+            return wanted
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        return size * (self.recipe.epochs + 1) <= MOST_KEPT_BYTES
 
     @cached_property
     def densities(self) -> DensityStore:

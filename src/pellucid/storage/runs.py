@@ -31,7 +31,7 @@ class Run:
     """A finished (or interrupted) run."""
 
     model: nn.Module
-    """The model with its best weights, in eval mode, on the CPU."""
+    """The model with its best weights, or those of `epoch`, in eval mode, on the CPU."""
     config: Mapping[str, Any]
     """All flags and their values."""
     classes: tuple[str, ...]
@@ -39,12 +39,17 @@ class Run:
     """The records of metrics.jsonl, by epoch."""
     trust: bool = False
     """True if the user allows importing the functions that run.json names."""
+    epoch: int | None = None
+    """Epoch of the weights, if one was asked for."""
 
     def _repr_html_(self) -> str:
         """Return model, data, settings and scores as HTML for notebooks."""
         best = [line for line in self.metrics if line.get("best")]
+        if self.epoch is not None:
+            best = [line for line in self.metrics if line["epoch"] == self.epoch]
         facts = [
             ("test accuracy", _percent(best[-1].get("test_accuracy")) if best else None),
+            ("weights of epoch", None if self.epoch is None else str(self.epoch)),
             ("model", self.config.get("model")),
             ("parameters", f"{sum(parameter.numel() for parameter in self.model.parameters()):,}"),
             ("data", self.config.get("dataset")),
@@ -80,15 +85,17 @@ def _cell(name: str, value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def load_run(folder: str | Path, *, trust: bool = False) -> Run:
-    """Load the run in a save folder, with its best weights.
+def load_run(folder: str | Path, *, epoch: int | None = None, trust: bool = False) -> Run:
+    """Load the run in a save folder, with its best weights or those of `epoch` (0: before training).
+
+    A run keeps the weights of all epochs if they take at most 20 MB, or with `--keep-checkpoints`.
 
     The weights are stored as safetensors, which cannot execute code. A model given as MODULE:FUNCTION, however, is
     built by importing and calling that function, which needs `trust=True`: pass it only for folders whose origin you
     trust.
 
-    Raises `SaveError` if the folder holds no run or no weights, `ConfigError` if `trust` is needed, and `ModelError` if
-    the weights do not fit the model, whose code may have changed since.
+    Raises `SaveError` if the folder holds no run, no weights or not those of `epoch`, `ConfigError` if `trust` is
+    needed, and `ModelError` if the weights do not fit the model, whose code may have changed since.
     """
     store = Store(Path(folder))
     store.check_run("run.json")
@@ -98,7 +105,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
             f"{folder} was written by pellucid.{kind}, which stores no weights; load the model as your program does."
         )
     store.check_run("models/best.safetensors")
-    content = store.read_model("best.safetensors")
+    content = store.read_model("best.safetensors") if epoch is None else _kept_weights(store, epoch)
     assert content is not None
     try:
         name, classes, config = record["model"]["name"], tuple(record["dataset"]["classes"]), record["config"]
@@ -115,7 +122,27 @@ def load_run(folder: str | Path, *, trust: bool = False) -> Run:
             Architecture.of(record["model"]), (channels, height, width), len(classes), weights, folder
         )
     remember_origin(model, Origin((channels, height, width), Path(folder)))
-    return Run(model.eval(), config, classes, store.metrics(), trust)
+    return Run(model.eval(), config, classes, store.metrics(), trust, epoch)
+
+
+def _kept_weights(store: Store, epoch: int) -> bytes:
+    """Read the weights of an epoch; raises `SaveError` if the run does not have them."""
+    lines = store.metrics()
+    if not any(line["epoch"] == epoch for line in lines):
+        known = f"its epochs are {lines[0]['epoch']} to {lines[-1]['epoch']}" if lines else "it has finished no epoch"
+        raise SaveError(f"the run in {store.folder} has no epoch {epoch}: {known}.")
+    content = store.read_model(store.kept_name(epoch))
+    # an epoch is marked as best if it beats all earlier ones, so the last mark counts
+    if content is None and epoch == max((line["epoch"] for line in lines if line.get("best")), default=None):
+        content = store.read_model("best.safetensors")
+    if content is None:
+        kept = store.kept_epochs()
+        which = f"only those of epochs {', '.join(map(str, kept))}" if kept else "only the best ones"
+        raise SaveError(
+            f"the run in {store.folder} did not keep the weights of epoch {epoch}, {which}. Train again with "
+            "--keep-checkpoints."
+        )
+    return content
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ RUN = Record(
                 "seed": int,
                 "max_megapixels": int,
                 "save": str,
+                "keep_checkpoints": (bool, type(None)),
             }
         ),
         "dataset": Record(

@@ -264,15 +264,25 @@ class Store:
         (self.folder / "models" / name).unlink(missing_ok=True)
 
     @staticmethod
+    def kept_name(epoch: int) -> str:
+        """Return the name, below `models/`, of the weights of an epoch that `--keep-checkpoints` keeps."""
+        return f"epoch_{epoch:03d}.safetensors"
+
+    def kept_epochs(self) -> list[int]:
+        """Return the epochs whose weights are kept for good."""
+        return self._epochs_of("epoch")
+
+    @staticmethod
     def unfinished_name(epoch: int) -> str:
         """Return the name, below `models/`, of the weights of an epoch whose hooks are still running."""
         return f"unfinished_epoch_{epoch:03d}.safetensors"
 
     def unfinished_epochs(self) -> list[int]:
         """Return the epochs whose weights are kept because their hooks have not finished."""
-        found = (
-            re.fullmatch(r"unfinished_epoch_(\d+)\.safetensors", path.name) for path in self.folder.glob("models/*")
-        )
+        return self._epochs_of("unfinished_epoch")
+
+    def _epochs_of(self, stem: str) -> list[int]:
+        found = (re.fullmatch(rf"{stem}_(\d+)\.safetensors", path.name) for path in self.folder.glob("models/*"))
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, record: Mapping[str, Any]) -> None:

@@ -20,8 +20,8 @@ def test_counts_and_sums_match_the_run(store):
 
 def test_example_images_have_their_cells(store):
     kept = confusion_matrix(Material(store)).data["images"][2]
-    assert kept["labels"] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
-    assert kept["predictions"] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert kept["labels"].tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert kept["predictions"].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2]
     assert kept["indices"].tolist() == list(range(100, 109))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from offline_page import faults, opened
 from pellucid.core.contracts import Artifact
 from pellucid.plots.colours import class_colours
 from pellucid.report import Material, write_report
-from pellucid.report.sections.embedding import STEPS, embedding
+from pellucid.report.sections.embedding import STEPS, _loss_range, embedding
 from pellucid.storage.store import Store
 
 CLASSES = ["cat", "dog", "<script>owl"]
@@ -30,10 +31,12 @@ FIRST = {
     "labels": [2, 0, 1, 0],
     "predictions": [2, 0, 2, 0],
     "confidences": [0.9, 0.8123, 0.6, 1.0],
+    "losses": [0.1054, 0.2078, 3.5, 0.0],
 }
 POINTS = np.array([[10.0, 0.0], [-10.0, 0.0], [0.0, 8.0], [0.0, -8.0]])
 LAST = {**FIRST, "indices": [30, 10, 20, 50], "predictions": [2, 1, 1, 0]}
 LAST_POINTS = np.array([[-4.0, -8.0], [6.0, 5.0], [0.0, 8.0], [-10.0, 4.0]])
+NEIGHBORS = np.array([[1, 2], [0, 3], [3, 1], [2, 1]], np.int32)
 THUMBNAILS = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
 
 
@@ -45,6 +48,20 @@ def keep(folder: Path, epoch: int, points: np.ndarray, lists: dict[str, Any], **
     store.keep(store.pack("tsne", epoch, artifact, None))
 
 
+def columns(data: dict[str, Any], epoch: int | str) -> dict[str, np.ndarray]:
+    """Unpack an epoch of the section's data, as the page does."""
+    record = data["epochs"][epoch]
+    content, count = zlib.decompress(b64decode(record["packed"])), record["count"]
+    assert len(content) == 4 * count * (6 + record["neighbors"])
+    names = ["rows", "x", "y", "predictions", *range(record["neighbors"]), "confidences", "losses"]
+    kinds = ["<f4" if name in ("confidences", "losses") else "<i4" for name in names]
+    parts = {
+        n: np.frombuffer(content, k, count, 4 * count * i) for i, (n, k) in enumerate(zip(names, kinds, strict=True))
+    }
+    near = [parts.pop(rank) for rank in range(record["neighbors"])]
+    return {**parts, "neighbors": np.stack(near, 1) if near else np.zeros((count, 0), int)}
+
+
 def made(folder: Path) -> tuple[Any, Material]:
     material = Material(Store(folder))
     return embedding(material), material
@@ -52,15 +69,15 @@ def made(folder: Path) -> tuple[Any, Material]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS)
-    keep(tmp_path, 3, LAST_POINTS, LAST, thumbnails=THUMBNAILS)
+    keep(tmp_path, 0, POINTS, FIRST, thumbnails=THUMBNAILS, neighbors=NEIGHBORS)
+    keep(tmp_path, 3, LAST_POINTS, LAST, thumbnails=THUMBNAILS, neighbors=NEIGHBORS)
     return tmp_path
 
 
 def test_positions_share_one_scale(folder: Path) -> None:
     section, material = made(folder)
     for epoch, points in ((0, POINTS), (3, LAST_POINTS)):
-        shown = section.data["epochs"][epoch]
+        shown = columns(section.data, epoch)
         places = np.stack([shown["x"], shown["y"]], 1) / STEPS  # the longer side is x, −10…10; y is in −8…8
         np.testing.assert_allclose((places - 0.5) * 20 * (1, -1), points, atol=20 / STEPS)
     assert material.damages == []
@@ -69,19 +86,71 @@ def test_positions_share_one_scale(folder: Path) -> None:
 def test_images_keep_their_rows_across_epochs(folder: Path) -> None:
     data = made(folder)[0].data
     assert data["images"] == {"indices": [10, 20, 30, 40, 50], "labels": [0, 1, 2, 0, 0]}
-    assert data["epochs"][0]["rows"].tolist() == [2, 0, 1, 3]
-    assert data["epochs"][3]["rows"].tolist() == [2, 0, 1, 4]
-    assert data["epochs"][3]["predictions"].tolist() == LAST["predictions"]
-    assert data["epochs"][0]["confidences"] == FIRST["confidences"]
+    first, last = columns(data, 0), columns(data, 3)
+    assert first["rows"].tolist() == [2, 0, 1, 3]
+    assert last["rows"].tolist() == [2, 0, 1, 4]
+    assert last["predictions"].tolist() == LAST["predictions"]
+    np.testing.assert_allclose(first["confidences"], FIRST["confidences"], rtol=1e-6)
+    np.testing.assert_allclose(first["losses"], FIRST["losses"], rtol=1e-6)
     assert {name: data["epochs"][0][name] for name in SCORES} == SCORES
 
 
-def test_sprite_is_lossless(folder: Path) -> None:
-    sprite = made(folder)[0].data["sprite"]
-    pixels = np.asarray(Image.open(io.BytesIO(b64decode(sprite["uri"].partition(",")[2]))))
-    for row, number in enumerate([1, 2, 0, 3, 3]):  # indices 10, 20, 30, 40, 50
-        left = sprite["side"] * row
-        np.testing.assert_array_equal(pixels[:5, left : left + 5], THUMBNAILS[number, ..., 0])
+def test_neighbors_are_rows_of_the_images(folder: Path) -> None:
+    shown = columns(made(folder)[0].data, 3)
+    images = np.array([10, 20, 30, 40, 50])
+    named = dict(zip(images[shown["rows"]].tolist(), images[shown["neighbors"]].tolist(), strict=True))
+    assert named == {30: [10, 20], 10: [30, 50], 20: [50, 10], 50: [20, 10]}
+
+
+def test_thumbnails_are_lossless(folder: Path) -> None:
+    data = made(folder)[0].data
+    pictures = data["thumbnails"]
+    assert data["has_images"] is True
+    assert pictures["indices"] == [10, 20, 30, 40, 50]
+    assert (pictures["side"], pictures["channels"], pictures["size"]) == (5, 1, None)
+    pixels = np.frombuffer(zlib.decompress(b64decode(pictures["bytes"])), np.uint8).reshape(5, 5, 5, 1)
+    np.testing.assert_array_equal(pixels, THUMBNAILS[[1, 2, 0, 3, 3]])
+
+
+@pytest.mark.parametrize(("size", "is_exact"), [([5, 5], True), ([4, 5], True), ([6, 6], False), ([4, 4], False)])
+def test_exact_pixels_are_told_from_downsampled_ones(tmp_path: Path, size: list[int], is_exact: bool) -> None:
+    keep(tmp_path, 0, POINTS, {**FIRST, "lossless_size": size}, thumbnails=THUMBNAILS)
+    section, material = made(tmp_path)
+    assert (section is not None) == is_exact  # a size that cannot be is a damage
+    assert len(material.damages) == (not is_exact)
+    if section is not None:
+        assert section.data["thumbnails"]["size"] == tuple(size)
+
+
+def test_losses_of_old_runs_are_derived(tmp_path: Path) -> None:
+    old = {name: values for name, values in FIRST.items() if name != "losses"}
+    keep(tmp_path, 0, POINTS, old)
+    keep(tmp_path, 1, POINTS, old)
+    losses = np.arange(60, dtype=np.float32) / 10
+    artifact = Artifact(caption="all", name="predictions", arrays={"losses": losses})
+    Store(tmp_path).keep(Store(tmp_path).pack("confusion_matrix", 1, artifact, None))
+    section, material = made(tmp_path)
+    assert material.damages == []
+    expected = [-np.log(0.9), -np.log(0.8123), np.nan, 0.0]  # image 20 is misclassified
+    np.testing.assert_allclose(columns(section.data, 0)["losses"], expected, rtol=1e-6)
+    np.testing.assert_allclose(columns(section.data, 1)["losses"], losses[FIRST["indices"]], rtol=1e-6)
+    assert section.notes[1] == "Epoch 0 has no losses of misclassified images."
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([0.02, 0.3, 4.21], (0.01, 4.3)),
+        ([1e-9, 1e-8, 2.0], (1e-4, 2.0)),
+        ([np.nan, 0.5], (0.1, 0.5)),
+        ([1e-7], (1e-8, 1e-7)),
+        ([np.nan], None),
+        ([0.0, np.inf], None),
+    ],
+)
+def test_loss_scale_covers_the_losses(losses: list[float], expected: tuple[float, float] | None) -> None:
+    found = _loss_range(np.array(losses))
+    assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_colors_match_the_other_figures(folder: Path) -> None:
@@ -91,8 +160,10 @@ def test_colors_match_the_other_figures(folder: Path) -> None:
 def test_run_without_thumbnails_and_confidences_is_shown(tmp_path: Path) -> None:
     keep(tmp_path, 0, POINTS, {name: FIRST[name] for name in ("indices", "labels", "predictions")})
     section, material = made(tmp_path)
-    assert section.data["sprite"] is None
-    assert section.data["epochs"][0]["confidences"] is None
+    assert section.data["thumbnails"] is None
+    assert section.data["has_images"] is False
+    assert section.data["confidence_range"] is section.data["loss_range"] is None
+    assert np.isnan(columns(section.data, 0)["confidences"]).all()
     assert section.notes[1:] == ("This run has no confidences.",)
     assert "no thumbnails" in section.notes[0]
     assert material.damages == []
@@ -112,6 +183,8 @@ def test_epochs_without_confidences_are_named(folder: Path) -> None:
         (POINTS, {"predictions": [0, 0, -1, 0]}, "negative"),
         (POINTS, {"confidences": [0.5]}, "4 points but 1 confidences"),
         (POINTS, {"labels": None}, "TypeError"),
+        (POINTS, {"losses": [0.5]}, "4 points but 1 losses"),
+        (POINTS, {"indices": [30, 10, 20, 20]}, "an image occurs twice"),
     ],
 )
 def test_damaged_epoch_is_omitted_and_listed(
@@ -121,6 +194,22 @@ def test_damaged_epoch_is_omitted_and_listed(
     section, material = made(folder)
     assert list(section.data["epochs"]) == [0, 3]
     assert [reason in damage and "tsne/epoch_005" in damage for damage in material.damages] == [True]
+
+
+@pytest.mark.parametrize(
+    ("neighbors", "reason"),
+    [
+        (NEIGHBORS[:3], "neighbors have dtype int32 and shape (3, 2)"),
+        (NEIGHBORS.astype(float), "neighbors have dtype float64"),
+        (NEIGHBORS + 1, "a neighbor is not one of the points"),
+        (NEIGHBORS - 1, "a neighbor is not one of the points"),
+    ],
+)
+def test_damaged_neighbors_are_listed(tmp_path: Path, neighbors: np.ndarray, reason: str) -> None:
+    keep(tmp_path, 0, POINTS, FIRST, neighbors=neighbors)
+    section, material = made(tmp_path)
+    assert section is None
+    assert reason in material.damages[0]
 
 
 def test_invalid_thumbnails_are_listed(tmp_path: Path) -> None:
@@ -165,11 +254,12 @@ class Plane:
         self.canvas = tab.locator("#embedding .stage > canvas")
         self.canvas.evaluate("canvas => canvas.scrollIntoView({block: 'start', behavior: 'instant'})")
         self.data = json.loads(tab.locator("#data-embedding").text_content())
+        tab.wait_for_selector("#embedding canvas[data-epoch]")
 
     def inside(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
         """Return the position of a test image, in CSS pixels of the canvas."""
-        shown, side = self.data["epochs"][str(epoch)], self.canvas.bounding_box()["width"]
-        point = shown["rows"].index(self.data["images"]["indices"].index(index))
+        shown, side = columns(self.data, str(epoch)), self.canvas.bounding_box()["width"]
+        point = shown["rows"].tolist().index(self.data["images"]["indices"].index(index))
         return tuple(side / 2 + (shown[axis][point] / STEPS - 0.5) * zoom * (side - 2 * PAD) for axis in ("x", "y"))  # type: ignore[return-value]
 
     def at(self, index: int, epoch: int, zoom: float = 1) -> tuple[float, float]:
@@ -206,9 +296,9 @@ def bytes_of(colour: str) -> np.ndarray:
 def test_hovering_over_a_dot_shows_its_image(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
-    assert plane.hover(20, 3) == "dog correct confidence 60.0% test image 20"
-    assert plane.hover(10, 3) == "cat predicted as dog confidence 81.2% test image 10"
-    assert plane.hover(30, 3) == "<script>owl correct confidence 90.0% test image 30"
+    assert plane.hover(20, 3) == "dog correct confidence 60.0% loss 3.5 test image 20"
+    assert plane.hover(10, 3) == "cat predicted as dog confidence 81.2% loss 0.21 test image 10"
+    assert plane.hover(30, 3) == "<script>owl correct confidence 90.0% loss 0.11 test image 30"
     thumbnail = page.locator("#embedding .card canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, 5, 5).data].filter((_, i) => i % 4 === 0)"
     )
@@ -232,10 +322,10 @@ def test_epoch_changes_are_animated(page: Any) -> None:
     moving = page.evaluate("seen")
     assert moving.count("true") > 3
     assert moving[-1] == "false"
-    assert plane.card() == "cat correct confidence 81.2% test image 10"
+    assert plane.card() == "cat correct confidence 81.2% loss 0.21 test image 10"
     plane.canvas.press("Escape")
-    assert plane.hover(30, 0) == "<script>owl correct confidence 90.0% test image 30"
-    assert plane.hover(40, 0) == "cat correct confidence 100.0% test image 40"
+    assert plane.hover(30, 0) == "<script>owl correct confidence 90.0% loss 0.11 test image 30"
+    assert plane.hover(40, 0) == "cat correct confidence 100.0% loss 0 test image 40"
     assert plane.hover(50, 3) == ""  # image 50 is not in epoch 0
     np.testing.assert_allclose(plane.pixel(*plane.inside(50, 3))[3], 0)
 
@@ -244,9 +334,14 @@ def test_epoch_changes_are_animated(page: Any) -> None:
 def test_reduced_motion_disables_the_animation(folder: Path, chromium: Any) -> None:
     with shown(chromium, folder, reduced_motion="reduce") as tab:
         plane = Plane(tab)
+        tab.evaluate(
+            """() => { window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#embedding canvas')
+            .dataset.moving)).observe(document.querySelector('#embedding canvas'), {attributeFilter: ['data-moving']}); }"""
+        )
         tab.locator("#epoch").fill("0")
-        assert plane.canvas.get_attribute("data-moving") == "false"
-        assert plane.hover(10, 0) == "cat correct confidence 81.2% test image 10"
+        plane.settle(0)
+        assert "true" not in tab.evaluate("seen")
+        assert plane.hover(10, 0) == "cat correct confidence 81.2% loss 0.21 test image 10"
 
 
 @pytest.mark.slow
@@ -343,7 +438,7 @@ def test_summary_and_table_describe_the_plot(page: Any) -> None:
     assert "Trustworthiness 98.7%" in summary
     assert "accuracy: 75.0% in this plane, and 87.5% in the original embedding" in summary
     table = page.locator("#embedding table")
-    assert table.locator("tbody td").all_text_contents() == ["10", "cat", "dog", "81.2%"]
+    assert table.locator("tbody td").all_text_contents() == ["10", "cat", "dog", "81.2%", "0.21"]
     table.get_by_role("button", name="Show test image 10").click()
     assert plane.card().endswith("test image 10")
 

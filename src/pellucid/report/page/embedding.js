@@ -1,115 +1,116 @@
 /* Interactive t-SNE embedding.
 
-data: {steps, colours, images: {indices, labels}, sprite: {uri, side, across} or null,
-epochs: {epoch: {rows, x, y, predictions, confidences or null, trustworthiness, knn_accuracy, knn_accuracy_embedding}}}.
-rows are indices into `images`, so that a dot keeps its image from epoch to epoch; x and y are in 0…steps, y pointing down.
+data: {steps, colours, scale, loss_range, confidence_range, images: {indices, labels}, test_images, thumbnails,
+epochs: {epoch: {count, neighbors, packed, trustworthiness, knn_accuracy, knn_accuracy_embedding}}}.
+packed: columns of `count` values: int32 rows, x, y, predictions and `neighbors` columns of rows; float32 confidences and
+losses. Rows are indices into `images`, so that a dot keeps its image from epoch to epoch; x and y are in 0…steps, y
+pointing down.
 */
 {
   const PAD = 20; // CSS pixels at the edges, room for the rings of dots there
   const REACH = 22; // CSS pixels from a dot within which the pointer selects it
-  const MORPH = 600; // milliseconds of the transition between epochs
+  const NEIGHBORS = 8; // neighbors in the plane, for runs without those in the embedding
   const KEEPS_STILL = matchMedia("(prefers-reduced-motion: reduce)");
+  const DARK = matchMedia("(prefers-color-scheme: dark)");
   const DIM = 0.1; // opacity of dots that are filtered out
-
-  const percent = (share) => `${(100 * share).toFixed(1)}%`;
-  const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
-  const ease = (share) => (share < 0.5 ? 2 * share * share : 1 - 2 * (1 - share) ** 2);
-
-  /* Animated positions (0…1) and opacity of each image, as triples (x, y, opacity) in flat arrays. */
-  const movement = (data, redraw) => {
-    const count = data.images.indices.length;
-    const [from, at, to] = [0, 1, 2].map(() => new Float64Array(3 * count));
-    let frame = 0;
-    const step = (began) => (now) => {
-      const share = Math.min(1, Math.max(0, (now - began) / MORPH));
-      for (let i = 0; i < at.length; i += 1) at[i] = from[i] + ease(share) * (to[i] - from[i]);
-      frame = share < 1 ? requestAnimationFrame(step(began)) : 0;
-      redraw(share < 1);
-    };
-    const towards = (epoch) => {
-      const seen = new Set(epoch.rows);
-      for (let row = 0; row < count; row += 1) if (!seen.has(row)) to[3 * row + 2] = 0; // fade out in place
-      epoch.rows.forEach((row, point) => {
-        const place = [epoch.x[point] / data.steps, epoch.y[point] / data.steps, 1];
-        to.set(place, 3 * row);
-        if (at[3 * row + 2] === 0) at.set([place[0], place[1], 0], 3 * row); // fade in at the new position
-      });
-    };
-    const go = (epoch, isInstant) => {
-      cancelAnimationFrame(frame);
-      towards(epoch);
-      from.set(at);
-      if (!isInstant) {
-        frame = requestAnimationFrame(step(performance.now()));
-        return redraw(true);
-      }
-      at.set(to);
-      return redraw(false);
-    };
-    return { at, to, count, go };
-  };
-
-  /* Visible part of the plane: magnified by `scale` around the center (x, y). */
-  const lens = () => {
-    const view = { scale: 1, x: 0.5, y: 0.5 };
-    const within = () => {
-      const half = 0.5 / view.scale;
-      view.x = Math.min(1 - half, Math.max(half, view.x));
-      view.y = Math.min(1 - half, Math.max(half, view.y));
-    };
-    const zoom = (factor, [x, y] = [view.x, view.y]) => {
-      // a factor of 0 resets the view
-      const scale = factor === 0 ? 1 : Math.min(16, Math.max(1, view.scale * factor));
-      const ratio = view.scale / scale;
-      view.x = x + (view.x - x) * ratio; // keep the point under the pointer fixed
-      view.y = y + (view.y - y) * ratio;
-      view.scale = scale;
-      within();
-    };
-    const shift = (dx, dy) => { view.x -= dx; view.y -= dy; within(); };
-    const show = (x, y) => { // move only if the point is out of sight
-      const half = 0.48 / view.scale;
-      if (Math.abs(x - view.x) > half || Math.abs(y - view.y) > half) Object.assign(view, { x, y });
-      within();
-    };
-    return { view, zoom, shift, show };
-  };
-
-  /* Current colors of the page, which depend on light or dark mode. */
-  const inks = (element) => {
-    const style = getComputedStyle(element);
-    const [ink, card, accent] = ["--ink", "--card", "--accent"].map((name) => style.getPropertyValue(name).trim());
-    return { ink, card, accent };
-  };
 
   const disc = (context, x, y, radius) => {
     context.beginPath();
     context.arc(x, y, radius, 0, 2 * Math.PI);
   };
 
+  const diamond = (context, x, y, radius) => {
+    const reach = 1.5 * radius;
+    context.beginPath();
+    context.moveTo(x, y - reach);
+    for (const [dx, dy] of [[reach, 0], [0, reach], [-reach, 0]]) context.lineTo(x + dx, y + dy);
+    context.closePath();
+  };
+
   const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+
+  /* Unpack an epoch: its rows and positions, the dots by row, and the rows of the neighbors by row. */
+  const unpackEpoch = async (data, key, page) => {
+    const { count, neighbors, packed } = data.epochs[key];
+    const { buffer } = await page.unpack(packed);
+    const whole = (column) => new Int32Array(buffer, 4 * column * count, count);
+    const real = (column) => new Float32Array(buffer, 4 * (4 + neighbors + column) * count, count);
+    const [rows, x, y, predictions] = [0, 1, 2, 3].map(whole);
+    const near = Array.from({ length: neighbors }, (_, rank) => whole(4 + rank));
+    const [confidences, losses] = [real(0), real(1)];
+    const { indices, labels } = data.images;
+    const epoch = { key, rows, x, y, dots: [], near: neighbors ? [] : null };
+    rows.forEach((row, point) => {
+      epoch.dots[row] = { index: indices[row], label: labels[row], prediction: predictions[point],
+        confidence: confidences[point], loss: losses[point] };
+      if (neighbors) epoch.near[row] = near.map((column) => column[point]);
+    });
+    return epoch;
+  };
 
   pellucid.kinds.embedding = (root, data, page) => {
     const find = (selector) => root.querySelector(selector);
-    const [canvas, stage, card, status] = ["canvas", ".stage", ".card", ".summary"].map(find);
+    const { movement, lens, dotColours, readQuery, showResults, showNeighbors, showErrors } = pellucid.embedding;
+    const { percent, many } = page;
+    const [canvas, stage, card, status, search] = ["canvas", ".stage", ".card", ".summary", "#embedding-search"].map(find);
     const context = canvas.getContext("2d");
     const { indices, labels } = data.images;
+    const everyRow = indices.map((_, row) => row);
+    const rowOf = new Map(indices.map((index, row) => [index, row]));
     const name = (label) => page.classes[label] ?? `class ${label}`;
+    const names = Array.from({ length: Math.max(page.classes.length, data.colours.length) }, (_, label) => name(label));
     const present = [...new Set(labels)].sort((a, b) => a - b);
+    const pictures = page.thumbnails(data.thumbnails);
     const looking = lens();
-    const chosen = { classes: new Set(), errors: false, row: null, pinned: false };
-    const now = { epoch: null, predictions: [], confidences: [] }; // by row; undefined if the epoch lacks the image
+    const chosen = { classes: new Set(), errors: false, row: null, pinned: false, marked: [], mode: "class", query: null };
+    let now = { key: null, rows: [], x: [], y: [], dots: [], near: null }; // dots[row] is undefined if the epoch lacks the image
     let side = 0;
-    let sprite = null;
 
     const moves = movement(data, (isMoving) => {
       canvas.dataset.moving = isMoving;
       draw();
     });
-    const isWrong = (row) => now.predictions[row] !== undefined && now.predictions[row] !== labels[row];
-    const isChosen = (row) => now.predictions[row] !== undefined && (!chosen.errors || isWrong(row))
-      && (!chosen.classes.size || chosen.classes.has(labels[row]));
-    const isFiltered = () => chosen.errors || chosen.classes.size > 0;
+    const isWrong = (row) => now.dots[row] !== undefined && now.dots[row].prediction !== labels[row];
+    const isChosen = (row) => now.dots[row] !== undefined && (!chosen.errors || isWrong(row))
+      && (!chosen.classes.size || chosen.classes.has(labels[row])) && (!chosen.query?.test || chosen.query.test(now.dots[row]));
+    const isFiltered = () => chosen.errors || chosen.classes.size > 0 || Boolean(chosen.query?.test);
+
+    /* --- colors -------------------------------------------------------------------------------------------- */
+
+    const read = (property) => getComputedStyle(find(".embedding")).getPropertyValue(property).trim();
+    const modes = dotColours(data, page, read);
+    let tints = { fill: [], ring: [], order: [] }; // colors of the dots, and the rows from the bottom to the top
+
+    const tint = () => {
+      const mode = modes[chosen.mode];
+      const [fill, ring, height] = [[], [], []];
+      for (const row of now.rows) {
+        const dot = now.dots[row];
+        [fill[row], height[row]] = [mode.fill(dot), mode.order(dot)];
+        if (mode.ring && isWrong(row)) ring[row] = mode.ring(dot);
+      }
+      // dots that fade out, because this epoch lacks their image
+      for (const row of everyRow) fill[row] ??= chosen.mode === "class" ? data.colours[labels[row]] : read("--unknown");
+      tints = { fill, ring, order: [...everyRow].sort((a, b) => (height[a] ?? -2) - (height[b] ?? -2)),
+        ink: read("--ink"), card: read("--card"), accent: read("--accent") };
+    };
+
+    const showMode = () => {
+      const mode = modes[chosen.mode];
+      for (const button of find(".modes").querySelectorAll("button")) {
+        button.setAttribute("aria-pressed", button.dataset.mode === chosen.mode);
+      }
+      find(".scale").replaceChildren(...mode.legend(Array.from(now.rows, (row) => now.dots[row])));
+      find(".embedding").dataset.mode = chosen.mode;
+      tint();
+      draw();
+    };
+    for (const [key, { text, isAvailable }] of Object.entries(modes)) {
+      const button = page.element("button", { type: "button", "data-mode": key }, text);
+      button.disabled = !isAvailable;
+      button.addEventListener("click", () => { chosen.mode = key; showMode(); });
+      find(".modes").append(button);
+    }
 
     /* --- drawing ------------------------------------------------------------------------------------------- */
 
@@ -123,10 +124,11 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
 
     const drawDots = (rows, alpha) => {
       const size = radius();
+      const { isDiamond = () => false } = modes[chosen.mode];
       for (const row of rows) {
         context.globalAlpha = moves.at[3 * row + 2] * alpha;
-        context.fillStyle = data.colours[labels[row]];
-        disc(context, ...place(row), size);
+        context.fillStyle = tints.fill[row];
+        (now.dots[row] && isDiamond(now.dots[row]) ? diamond : disc)(context, ...place(row), size);
         context.fill();
       }
       context.globalAlpha = 1;
@@ -144,7 +146,20 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       context.globalAlpha = 1;
     };
 
-    const drawNames = (rows, { ink, card: ground }) => {
+    const drawLines = (row, others) => {
+      context.strokeStyle = tints.ink;
+      context.lineWidth = 1;
+      context.globalAlpha = 0.55;
+      context.beginPath();
+      for (const other of others) {
+        context.moveTo(...place(row));
+        context.lineTo(...place(other));
+      }
+      context.stroke();
+      context.globalAlpha = 1;
+    };
+
+    const drawNames = (rows) => {
       if (present.length > 40) return;
       const byLabel = new Map(present.map((label) => [label, []]));
       for (const row of rows) byLabel.get(labels[row]).push(place(row));
@@ -156,10 +171,10 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
         if (places.length < 3) continue;
         const [x, y] = [0, 1].map((axis) => median(places.map((one) => one[axis])));
         const text = name(label).length > 20 ? `${name(label).slice(0, 19)}…` : name(label);
-        context.strokeStyle = ground;
+        context.strokeStyle = tints.card;
         context.lineWidth = 4;
         context.strokeText(text, x, y);
-        context.fillStyle = ink;
+        context.fillStyle = tints.ink;
         context.fillText(text, x, y);
       }
     };
@@ -169,52 +184,63 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       if (!dots) return;
       // setting the size of a canvas resets it, even to the same value
       if (canvas.width !== Math.round(dots)) canvas.width = canvas.height = Math.round(dots);
-      const colours = inks(root);
       // draw in CSS pixels on screens of any resolution
       context.setTransform(canvas.width / side, 0, 0, canvas.height / side, 0, 0);
       context.clearRect(0, 0, side, side);
-      const visible = indices.map((_, row) => row).filter((row) => moves.at[3 * row + 2] > 0);
-      const meant = visible.filter((row) => isChosen(row) || now.predictions[row] === undefined);
+      const visible = tints.order.filter((row) => moves.at[3 * row + 2] > 0);
+      const meant = visible.filter((row) => isChosen(row) || (now.dots[row] === undefined && !isFiltered()));
+      const linked = chosen.pinned ? neighborsOf(chosen.row) : [];
       if (isFiltered()) drawDots(visible.filter((row) => !isChosen(row)), DIM);
-      drawDots(isFiltered() ? meant.filter(isChosen) : meant, 0.85);
-      const wrong = meant.filter(isWrong);
+      drawLines(chosen.row, linked);
+      drawDots(meant, 0.85);
+      const wrong = meant.filter((row) => tints.ring[row] !== undefined);
       const size = radius() * (wrong.length > 150 ? 1.5 : 2.1); // smaller rings if there are many, so that they don't hide the dots
-      for (const row of wrong) drawRing(row, data.colours[now.predictions[row]], colours.ink, size);
-      drawNames(isFiltered() ? meant.filter(isChosen) : meant, colours);
-      if (chosen.row !== null) drawRing(chosen.row, colours.accent, colours.card, radius() * 2.1 + 4);
+      for (const row of wrong) drawRing(row, tints.ring[row], tints.ink, size);
+      drawNames(meant);
+      drawDots(linked, 1);
+      for (const row of [...linked, ...chosen.marked]) drawRing(row, tints.accent, tints.card, radius() + 3);
+      for (const row of chosen.marked) drawRing(row, tints.accent, tints.card, radius() + 7);
+      if (chosen.row !== null) drawRing(chosen.row, tints.accent, tints.card, radius() * 2.1 + 4);
       if (chosen.row !== null) drawDots([chosen.row], 1);
       placeCard();
     };
 
-    /* --- card of the selected image ------------------------------------------------------------------------- */
+    /* --- neighbors ----------------------------------------------------------------------------------------- */
 
-    const thumbnail = (row) => {
-      const { side: pixels, across } = data.sprite;
-      const made = page.element("canvas", { width: pixels, height: pixels, class: "pixels", "aria-hidden": "true" });
-      const [left, top] = [pixels * (row % across), pixels * Math.floor(row / across)];
-      made.getContext("2d").drawImage(sprite, left, top, pixels, pixels, 0, 0, pixels, pixels);
-      return made;
+    const nearInPlane = (row) => {
+      const distance = (other) => Math.hypot(...[0, 1].map((axis) => moves.to[3 * other + axis] - moves.to[3 * row + axis]));
+      const others = Array.from(now.rows).filter((other) => other !== row);
+      return others.sort((a, b) => distance(a) - distance(b) || a - b).slice(0, NEIGHBORS);
+    };
+    const known = new Map(); // of the current epoch, by row
+    const neighborsOf = (row) => {
+      if (now.dots[row] === undefined) return [];
+      if (!known.has(row)) known.set(row, now.near ? now.near[row] : nearInPlane(row));
+      return known.get(row);
     };
 
+    /* --- card of the selected image ------------------------------------------------------------------------- */
+
     const sentences = (row) => {
-      const confidence = now.confidences[row];
-      const outcome = isWrong(row) ? `predicted as ${name(now.predictions[row])}` : "correct";
+      const { confidence, loss, prediction, label, index } = now.dots[row];
       const lines = [
-        page.element("strong", {}, name(labels[row])),
-        page.element("span", isWrong(row) ? { class: "wrong" } : {}, outcome),
+        page.element("strong", {}, name(label)),
+        page.element("span", isWrong(row) ? { class: "wrong" } : {}, isWrong(row) ? `predicted as ${name(prediction)}` : "correct"),
       ];
-      if (typeof confidence === "number") lines.push(page.element("span", {}, `confidence ${percent(confidence)}`));
-      lines.push(page.element("span", { class: "pale" }, `test image ${indices[row]}`));
+      if (Number.isFinite(confidence)) lines.push(page.element("span", {}, `confidence ${percent(confidence)}`));
+      if (Number.isFinite(loss)) lines.push(page.element("span", {}, `loss ${page.digits(loss, 2)}`));
+      lines.push(page.element("span", { class: "pale" }, `test image ${index}`));
       return lines;
     };
 
     const fillCard = () => {
-      const { row } = chosen;
+      const { row, pinned } = chosen;
       card.hidden = row === null;
-      card.classList.toggle("pinned", chosen.pinned);
+      card.classList.toggle("pinned", pinned);
       if (row === null) return card.replaceChildren();
       const text = page.element("div", {}, ...sentences(row));
-      card.replaceChildren(...(sprite ? [thumbnail(row)] : []), text);
+      if (pinned && "explain" in page.sections) text.append(page.opener(indices[row], {}, "Explain"));
+      card.replaceChildren(...[pictures.canvas(indices[row], { "aria-hidden": "true" })].filter(Boolean), text);
       return placeCard();
     };
 
@@ -230,10 +256,21 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       card.style.top = `${Math.max(6, Math.min(side - height - 6, top))}px`;
     };
 
+    /* Keep the pinned image and the highlighted class in the page's address. */
+    const remember = () => {
+      const [label = null, another] = chosen.classes;
+      page.keep("embedding", { image: chosen.pinned ? indices[chosen.row] : null, class: another === undefined ? label : null });
+    };
+
     const choose = (row, isPinned = false) => {
       if (row === chosen.row && isPinned === chosen.pinned) return;
+      const wasPinned = chosen.pinned;
       Object.assign(chosen, { row, pinned: row !== null && isPinned });
       if (row !== null && isPinned) looking.show(moves.to[3 * row], moves.to[3 * row + 1]);
+      if (chosen.pinned || wasPinned) {
+        remember();
+        fillNeighbors();
+      }
       fillCard();
       draw();
     };
@@ -300,7 +337,7 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
 
     /* --- keyboard ------------------------------------------------------------------------------------------- */
 
-    const candidates = () => indices.map((_, row) => row).filter(isChosen);
+    const candidates = () => everyRow.filter(isChosen);
 
     /* Return the next dot in a direction; sideways distance counts three times, to prefer dots straight ahead. */
     const ahead = (dx, dy) => {
@@ -346,7 +383,31 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       keys[event.key]();
     });
 
-    /* --- legend and filters --------------------------------------------------------------------------------- */
+    /* --- legend, search and filters -------------------------------------------------------------------------- */
+
+    const plot = { labels, name, pictures, dot: (row) => now.dots[row], choose: (...given) => choose(...given),
+      mark: (rows) => { chosen.marked = rows.filter((row) => now.dots[row] !== undefined); draw(); } };
+    const fillResults = showResults(find(".results"), plot, page);
+    const writeNeighbors = showNeighbors(find(".neighbors"), plot, page);
+    const fillTable = showErrors(find("details.table"), plot, page);
+    const fillNeighbors = () => {
+      const row = chosen.pinned ? chosen.row : null;
+      writeNeighbors(row, { rows: row === null ? [] : neighborsOf(row), areExact: now.near !== null });
+    };
+
+    const answer = () => {
+      const { query } = chosen;
+      if (query === null || query.problem) return fillResults(query);
+      const { index } = query;
+      // another image of the test set can still be explained
+      if (index !== null && now.dots[rowOf.get(index)] === undefined) {
+        const exists = data.test_images === null || index < data.test_images;
+        const link = exists && "explain" in page.sections ? page.opener(index, {}, "Explain it") : null;
+        return fillResults({ link, problem: exists ? `Test image ${index} is not among the ${many(now.rows.length, "image")} shown here.`
+          : `There is no test image ${index}: the last one is ${data.test_images - 1}.` });
+      }
+      return fillResults({ words: query.words, of: now.rows.length, rows: everyRow.filter(isChosen) });
+    };
 
     const filter = () => {
       for (const button of find(".legend").children) {
@@ -355,6 +416,7 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       find(".errors").setAttribute("aria-pressed", chosen.errors);
       find(".all").disabled = !isFiltered();
       if (chosen.row !== null && !isChosen(chosen.row)) choose(null);
+      answer();
       draw();
     };
     for (const label of present) {
@@ -364,40 +426,58 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
       button.addEventListener("click", () => {
         if (!chosen.classes.delete(label)) chosen.classes.add(label);
         filter();
+        remember();
       });
       find(".legend").append(button);
     }
+    const look = (text) => {
+      search.value = text;
+      chosen.query = readQuery(text, names);
+      filter();
+    };
+    search.addEventListener("input", () => look(search.value));
+    find("form").addEventListener("submit", (event) => event.preventDefault());
     find(".errors").addEventListener("click", () => { chosen.errors = !chosen.errors; filter(); });
-    find(".all").addEventListener("click", () => { chosen.classes.clear(); chosen.errors = false; filter(); });
+    find(".all").addEventListener("click", () => {
+      chosen.classes.clear();
+      chosen.errors = false;
+      look("");
+      remember();
+    });
+
+    const quoted = (text) => (/^[\p{L}\p{N}_-]+$/u.test(text) ? text : `"${text}"`);
+    find("datalist").append(...present.map((label) => page.element("option", { value: quoted(name(label)) })));
+
+    /* Offer searches that find something in this epoch. */
+    const fillExamples = () => {
+      const dots = Array.from(now.rows, (row) => now.dots[row]);
+      const confusions = new Map();
+      for (const { label, prediction } of dots) {
+        if (label === prediction) continue;
+        const key = `true ${quoted(name(label))} predicted ${quoted(name(prediction))}`;
+        confusions.set(key, (confusions.get(key) ?? 0) + 1);
+      }
+      const [most] = [...confusions].sort(([, a], [, b]) => b - a);
+      const worst = dots.reduce((best, dot) => (dot.loss > (best?.loss ?? 0) ? dot : best), null);
+      const texts = [quoted(name(labels[now.rows[0]])), most?.[0], most && "wrong", "loss > 1", "confidence < 60%", worst && `index ${worst.index}`];
+      const useful = texts.filter((text) => text && dots.some((dot) => readQuery(text, names).test?.(dot)));
+      find(".examples").replaceChildren(...useful.map((text) => {
+        const button = page.element("button", { type: "button" }, text);
+        button.addEventListener("click", () => look(text));
+        return button;
+      }));
+    };
 
     /* --- words ---------------------------------------------------------------------------------------------- */
 
-    const rowOfError = (row) => {
-      const go = page.element("button", { type: "button", "aria-label": `Show test image ${indices[row]}` }, String(indices[row]));
-      go.addEventListener("click", () => choose(row, true));
-      const confidence = now.confidences[row];
-      return page.element("tr", {}, page.element("td", {}, go), page.element("td", {}, name(labels[row])),
-        page.element("td", {}, name(now.predictions[row])),
-        page.element("td", {}, typeof confidence === "number" ? percent(confidence) : "–"));
-    };
-    const fillTable = () => {
-      const wrong = indices.map((_, row) => row).filter(isWrong);
-      find("summary").textContent = `Table of ${many(wrong.length, "error")}`;
-      // the table can be long, so it is built only while it is open
-      if (!find("details").open) return find(".rows").replaceChildren();
-      const heads = ["Test image", "True class", "Prediction", "Confidence"].map((text) => page.element("th", { scope: "col" }, text));
-      return find(".rows").replaceChildren(page.element("table", {},
-        page.element("thead", {}, page.element("tr", {}, ...heads)), page.element("tbody", {}, ...wrong.map(rowOfError))));
-    };
-    find("details").addEventListener("toggle", fillTable);
-
-    const tell = (key, epoch) => {
-      const { rows, trustworthiness, knn_accuracy: near, knn_accuracy_embedding: before } = data.epochs[key];
-      const wrong = rows.filter(isWrong).length;
-      const right = `${(rows.length - wrong).toLocaleString("en")} correct (${percent(1 - wrong / rows.length)})`;
-      canvas.setAttribute("aria-label", `Epoch ${key}: t-SNE of ${many(rows.length, "test image")}, ${right}`);
-      find(".which").textContent = page.stale(key, epoch);
-      const texts = [`Epoch ${key}: ${many(rows.length, "test image")}, ${right}.`];
+    const tell = (epoch) => {
+      const { trustworthiness, knn_accuracy: near, knn_accuracy_embedding: before } = data.epochs[now.key];
+      const wrong = everyRow.filter(isWrong);
+      const count = now.rows.length;
+      const right = `${(count - wrong.length).toLocaleString("en")} correct (${percent(1 - wrong.length / count)})`;
+      canvas.setAttribute("aria-label", `Epoch ${now.key}: t-SNE of ${many(count, "test image")}, ${right}`);
+      find(".which").textContent = page.stale(now.key, epoch);
+      const texts = [`Epoch ${now.key}: ${many(count, "test image")}, ${right}.`];
       if (trustworthiness !== null) {
         texts.push(`Trustworthiness ${percent(trustworthiness)}: the extent to which neighbors in this plane are neighbors in the embedding (100%: all of them).`);
       }
@@ -406,36 +486,67 @@ rows are indices into `images`, so that a dot keeps its image from epoch to epoc
         texts.push(`10-nearest-neighbor accuracy: ${percent(near)} in this plane${there}.`);
       }
       status.replaceChildren(...texts.map((text) => page.element("span", {}, `${text} `)));
-      find(".errors").textContent = `Errors only (${wrong.toLocaleString("en")})`;
+      find(".errors").textContent = `Errors only (${wrong.length.toLocaleString("en")})`;
+      fillTable(wrong);
     };
 
     /* --- start ---------------------------------------------------------------------------------------------- */
 
     new ResizeObserver(() => { side = stage.clientWidth; draw(); }).observe(stage);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    if (data.sprite) {
-      const image = new Image();
-      image.src = data.sprite.uri;
-      image.decode().then(() => { sprite = image; fillCard(); }, () => {}); // if the sprite cannot be decoded, cards show text only
-    }
+    DARK.addEventListener("change", showMode);
     enlarge(0);
-    find("details").open = matchMedia("(min-width: 56rem)").matches; // open by default if there is room next to the plane
+    find("details.table").open = matchMedia("(min-width: 56rem)").matches; // open by default if there is room next to the plane
 
-    return (epoch) => {
+    const unpacked = {}; // promises of epochs, each unpacked when it is first shown
+    let latest = Promise.resolve();
+
+    const reveal = async (epoch) => {
       const key = page.latest(data.epochs, epoch);
-      const { rows, predictions, confidences } = data.epochs[key];
-      const isFirst = now.epoch === null;
-      Object.assign(now, { epoch: key, predictions: [], confidences: [] });
-      rows.forEach((row, point) => {
-        now.predictions[row] = predictions[point];
-        now.confidences[row] = confidences?.[point];
-      });
+      const next = await (unpacked[key] ??= unpackEpoch(data, key, page));
+      if (epoch !== page.epoch && !Number.isNaN(page.epoch)) return; // another one was selected meanwhile
+      const isFirst = now.key === null;
+      now = next;
+      known.clear();
+      chosen.marked = [];
       canvas.dataset.epoch = key;
-      tell(key, epoch);
+      moves.go(now, isFirst || KEEPS_STILL.matches);
+      tell(epoch);
+      showMode();
+      fillExamples();
       filter();
-      fillTable();
+      fillNeighbors();
       fillCard();
-      moves.go(data.epochs[key], isFirst || KEEPS_STILL.matches);
     };
+
+    const open = async ({ image, class: label }) => {
+      await latest;
+      if (label !== null && present.includes(label)) chosen.classes = new Set([label]);
+      if (image !== null && now.dots[rowOf.get(image)] === undefined) look(`index ${image}`);
+      else filter();
+      const row = rowOf.get(image);
+      if (row === undefined || now.dots[row] === undefined) return;
+      if (!isChosen(row)) { // the image is what was asked for
+        chosen.classes.clear();
+        chosen.errors = false;
+        look("");
+      }
+      choose(row, true);
+    };
+
+    page.offerImages(async (index) => {
+      const pixels = await pictures.pixels(index);
+      if (!pixels) return null;
+      await latest;
+      const dot = now.dots[rowOf.get(index)];
+      return { ...pixels, label: labels[rowOf.get(index)], prediction: dot?.prediction ?? null,
+        confidence: Number.isFinite(dot?.confidence) ? dot.confidence : null };
+    });
+
+    let settle = null;
+    const ready = new Promise((resolve) => { settle = resolve; });
+    const show = (epoch) => {
+      latest = reveal(epoch).catch((error) => page.guarded(root, () => { throw error; })()).then(settle);
+    };
+    return { show, open, ready };
   };
 }

@@ -31,12 +31,35 @@ pellucid.unpack = async (text) => {
 
 pellucid.STEPS = 127; // palette steps on each side of zero
 
-/* Return the signed palette as 255 triples for −127…127. */
-pellucid.colours = () => {
-  pellucid.table ??= Array.from({ length: 2 * pellucid.STEPS + 1 }, (_, step) =>
-    [0, 2, 4].map((digit) => parseInt(pellucid.palette.slice(6 * step + digit, 6 * step + digit + 2), 16)));
-  return pellucid.table;
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+/* Zero, then ever stronger values, in dark mode: a map is as dark as the page where nothing matters. */
+const DARK = {
+  for: [[38, 44, 49], [88, 42, 40], [164, 58, 46], [240, 118, 78], [255, 216, 186]],
+  against: [[38, 44, 49], [34, 58, 90], [38, 92, 158], [74, 156, 230], [192, 228, 255]],
 };
+
+const mixed = (stops, share) => {
+  const at = share * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  return stops[low].map((value, channel) => Math.round(value + (at - low) * (stops[low + 1][channel] - value)));
+};
+
+/* Return the signed palette as 255 triples for −127…127: blue, neutral, red. The neutral color is near-white, or
+   near-black in dark mode. */
+pellucid.colours = () => {
+  const steps = Array.from({ length: 2 * pellucid.STEPS + 1 }, (_, step) => step - pellucid.STEPS);
+  pellucid.tables ??= {
+    light: steps.map((step) => [0, 2, 4].map((digit) => {
+      const start = 6 * (step + pellucid.STEPS) + digit;
+      return parseInt(pellucid.palette.slice(start, start + 2), 16);
+    })),
+    dark: steps.map((step) => mixed(step < 0 ? DARK.against : DARK.for, Math.abs(step) / pellucid.STEPS)),
+  };
+  return pellucid.tables[darkScheme.matches ? "dark" : "light"];
+};
+
+/* Call a function when the page changes between light and dark, to paint its maps again. */
+pellucid.onScheme = (repaint) => darkScheme.addEventListener("change", repaint);
 
 /* Paint a canvas of height × width, with a function from the pixel's index to [red, green, blue, alpha]. */
 pellucid.paint = (canvas, [height, width], colourOf) => {
@@ -65,7 +88,10 @@ pellucid.paintImage = (canvas, size, channels, bytes) => {
   });
 };
 
-/* Return the contour of a shape on a uniform background, as an SVG to lay over a map; null for other images. */
+/* Return the contour of a shape on a uniform background, as an SVG to lay over a map; null for other images.
+
+   The contour separates pixels nearer to the background from those nearer to the strongest contrast, and crosses the
+   line between the centers of two pixels where their interpolated value is in the middle ("marching squares"). */
 pellucid.outline = ([height, width], channels, bytes) => {
   if (channels !== 1 || height * width > 128 * 128) return null;
   const edge = [];
@@ -75,15 +101,27 @@ pellucid.outline = ([height, width], channels, bytes) => {
   const ground = edge[edge.length >> 1];
   // a photograph has no uniform border
   if (edge.filter((value) => Math.abs(value - ground) > 16).length > 0.2 * edge.length) return null;
-  const isShape = (y, x) => y >= 0 && y < height && x >= 0 && x < width && Math.abs(bytes[y * width + x] - ground) > 127;
+  let most = 0;
+  for (let pixel = 0; pixel < height * width; pixel += 1) most = Math.max(most, Math.abs(bytes[pixel] - ground));
+  if (most < 48) return null; // noise
+  const middle = most / 2;
+  const contrast = (y, x) => (y >= 0 && y < height && x >= 0 && x < width ? Math.abs(bytes[y * width + x] - ground) : 0);
+  const place = (value) => String(Math.round(100 * value) / 100);
   let path = "";
-  for (let y = 0; y <= height; y += 1) {
-    for (let x = 0; x <= width; x += 1) {
-      if (isShape(y, x) !== isShape(y - 1, x)) path += `M${x} ${y}h1`;
-      if (isShape(y, x) !== isShape(y, x - 1)) path += `M${x} ${y}v1`;
+  for (let y = -1; y < height; y += 1) {
+    for (let x = -1; x < width; x += 1) {
+      // corners of a square between four pixel centers, clockwise
+      const corners = [[y, x], [y, x + 1], [y + 1, x + 1], [y + 1, x]].map(([row, column]) => ({ row, column, value: contrast(row, column) }));
+      const crossings = [];
+      for (let side = 0; side < 4; side += 1) {
+        const [from, to] = [corners[side], corners[(side + 1) % 4]];
+        if (from.value >= middle === to.value >= middle) continue;
+        const share = (middle - from.value) / (to.value - from.value);
+        crossings.push(`${place(from.column + 0.5 + share * (to.column - from.column))} ${place(from.row + 0.5 + share * (to.row - from.row))}`);
+      }
+      for (let end = 0; end < crossings.length; end += 2) path += `M${crossings[end]}L${crossings[end + 1]}`;
     }
   }
-  if (!path) return null;
   return pellucid.drawn("svg", { class: "outline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
     pellucid.drawn("path", { d: path }));
 };

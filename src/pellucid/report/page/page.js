@@ -167,7 +167,6 @@ const create = (name) => {
   if (parts.ready) made[name].ready = parts.ready;
   root.dataset.created = "";
   refresh(made[name]);
-  if (anchor) anchor.scrollIntoView({ behavior: "instant" });
   return made[name];
 };
 
@@ -258,6 +257,9 @@ const watchSections = () => {
     near.observe(root);
     current.observe(root);
   }
+  // a section above the anchor grows when it is filled; not every browser keeps the reader's place by itself
+  const growth = new ResizeObserver(() => anchor?.scrollIntoView({ behavior: "instant" }));
+  for (const part of document.querySelectorAll("header, main")) growth.observe(part);
   for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) {
     addEventListener(kind, () => { anchor = null; }, { passive: true, capture: true });
   }

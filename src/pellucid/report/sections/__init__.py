@@ -1,16 +1,19 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `embedding`, `leaderboard`, `network`: the interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
+  sections
 - `live`: explanations by the server of `pellucid serve`
-- `figures`: the figures of any hook, one per epoch
+- `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
+- `figures`: the figures of any other hook, one per epoch
 """
 
 from pellucid.report._section import Maker
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
+from pellucid.report.sections.draw import draw
 from pellucid.report.sections.embedding import embedding
 from pellucid.report.sections.explain import explain
-from pellucid.report.sections.figures import figures
+from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
@@ -22,16 +25,16 @@ SECTIONS: tuple[Maker, ...] = (
     curves,
     confusion_matrix,
     hardest,
-    figures("saliency"),
-    figures("jacobian_maps"),
-    figures("explanations"),
+    grid("saliency"),
+    grid("jacobian_maps"),
+    grid("explanations"),
     explain,
+    draw,
     live,
     embedding,
-    figures("prototypes"),
-    figures("prototypes.each_epoch"),
-    figures("jacobian_classes"),
-    figures("jacobian_classes_all"),
+    grid("prototypes"),
+    grid("prototypes.each_epoch"),
+    grid("jacobian_classes"),
     leaderboard,
     network,
 )

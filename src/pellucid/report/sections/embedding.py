@@ -1,24 +1,26 @@
 """Interactive t-SNE embedding of test images, animated over the epochs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from pellucid.plots.colours import class_colours
 from pellucid.report import Material, Section
-from pellucid.report._pictures import sprite
+from pellucid.report.sections._thumbnails import checked_thumbnails, deflated, exact_size, thumbnail_data
 
 __all__ = ["STEPS", "embedding"]
 
 STEPS = 10_000
 """Resolution of the positions: integers from 0 to STEPS along the longer side of all epochs' points."""
-ACROSS = 32
-"""Thumbnails per row of the sprite image."""
 SCORES = ("trustworthiness", "knn_accuracy", "knn_accuracy_embedding")
 """Quality scores of the embedding in the hook's numbers."""
+SMALLEST_LOSS = 1e-4
+"""Lower end of the color scale for losses, at least: below it, all losses are negligible."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,36 +32,48 @@ class Plane:
     indices: np.ndarray
     labels: np.ndarray
     predictions: np.ndarray
-    confidences: np.ndarray | None
+    confidences: np.ndarray
+    """Probabilities of the predictions; NaN if unknown."""
+    losses: np.ndarray
+    """Cross entropies in nats; NaN if unknown."""
+    neighbors: np.ndarray
+    """Nearest points in the embedding (point, neighbor), as positions in `indices`; (point, 0) if unknown."""
     thumbnails: np.ndarray | None
     """Thumbnails (point, side, side, channel) as bytes."""
+    exact_size: tuple[int, int] | None
+    """Height and width of the images, if the thumbnails hold their exact pixels."""
     scores: Mapping[str, float | None]
 
 
 def embedding(material: Material) -> Section | None:
-    """Build the section with the points of every epoch on one scale, with thumbnails and confidences if available."""
+    """Build the section with the points of every epoch on one scale, with thumbnails and values if available."""
     planes: dict[int, Plane] = material.pairs("tsne", _plane)
     if not planes:
         return None
+    derived = _derive_losses(material, planes)
     images = _images(planes)
-    pictures = _sprite(planes, images)
+    pictures = _thumbnails(planes, images)
     classes = max(int(max(plane.labels.max(), plane.predictions.max())) + 1 for plane in planes.values())
     return Section(
         name="embedding",
         kind="embedding",
         title="Embedding (t-SNE): which images look alike to the network?",
-        lead="Each dot is a test image, colored by its true class; images with similar embeddings are close together. "
-        "A ring marks a misclassified image, in the color of the predicted class. Only distances between neighbors are "
-        "meaningful; the axes are not.",
+        lead="Each dot is a test image; images with similar embeddings are close together. Only distances between "
+        "neighbors are meaningful; the axes are not.",
         data={
             "steps": STEPS,
             # above ten classes, the colors depend on the number of classes, so count them as the figures do
             "colours": [to_hex(colour) for colour in class_colours(max(classes, len(material.classes)))],
+            "scale": "".join(to_hex(colour)[1:] for colour in colormaps["viridis"](np.arange(256))),
+            "loss_range": _loss_range(np.concatenate([plane.losses for plane in planes.values()])),
+            "confidence_range": _confidence_range(np.concatenate([plane.confidences for plane in planes.values()])),
             "images": {"indices": list(images), "labels": list(images.values())},
-            "sprite": pictures,
+            "test_images": _count(material.data.get("test_images")),
+            "thumbnails": pictures,
+            "has_images": pictures is not None,
             "epochs": _epochs(planes, list(images)),
         },
-        notes=tuple(_notes(planes, pictures)),
+        notes=tuple(_notes(planes, pictures, derived)),
         hook="tsne",
     )
 
@@ -71,19 +85,84 @@ def _plane(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane
     if points.shape != (count, 2) or not count or not np.isfinite(points).all():
         raise ValueError("its points are not finite 2D positions")
     columns = {name: np.asarray(record[name], int) for name in ("indices", "labels", "predictions")}
-    confidences = np.asarray(record["confidences"], float) if record.get("confidences") is not None else None
-    for name, column in {**columns, "confidences": confidences}.items():
-        if column is not None and column.shape != (count,):
+    values = {name: _values(record.get(name), count) for name in ("confidences", "losses")}
+    for name, column in {**columns, **values}.items():
+        if column.shape != (count,):
             raise ValueError(f"it has {count} points but {column.size} {name}")
-    if min(columns["labels"].min(), columns["predictions"].min()) < 0:
-        raise ValueError("a class index is negative")
+    if min(column.min() for column in columns.values()) < 0:
+        raise ValueError("a class or an index is negative")
+    if len(np.unique(columns["indices"])) < count:
+        raise ValueError("an image occurs twice")
     thumbnails = arrays.get("thumbnails")
-    if thumbnails is not None and (thumbnails.ndim != 4 or len(thumbnails) != count or thumbnails.dtype != np.uint8):
-        raise ValueError(
-            f"its thumbnails have dtype {thumbnails.dtype} and shape {thumbnails.shape} for {count} points"
-        )
-    scores = {name: None if record.get(name) is None else float(record[name]) for name in SCORES}
-    return Plane(points, **columns, confidences=confidences, thumbnails=thumbnails, scores=scores)
+    return Plane(
+        points,
+        **columns,
+        **values,
+        neighbors=_neighbors(arrays.get("neighbors"), count),
+        thumbnails=None if thumbnails is None else checked_thumbnails(thumbnails, count),
+        exact_size=None if thumbnails is None else exact_size(record, thumbnails),
+        scores={name: None if record.get(name) is None else float(record[name]) for name in SCORES},
+    )
+
+
+def _values(column: Any, count: int) -> np.ndarray:
+    # null becomes NaN
+    return np.full(count, np.nan) if column is None else np.asarray(column, float)
+
+
+def _neighbors(nearest: np.ndarray | None, count: int) -> np.ndarray:
+    if nearest is None:
+        return np.zeros((count, 0), int)
+    if nearest.ndim != 2 or len(nearest) != count or nearest.dtype.kind != "i":
+        raise ValueError(f"its neighbors have dtype {nearest.dtype} and shape {nearest.shape} for {count} points")
+    if nearest.size and not (nearest.min() >= 0 and nearest.max() < count):
+        raise ValueError("a neighbor is not one of the points")
+    return nearest
+
+
+def _derive_losses(material: Material, planes: Mapping[int, Plane]) -> list[int]:
+    """Fill in losses that the hook did not store, and return the epochs for which those of errors remain unknown."""
+    missing = [epoch for epoch, plane in planes.items() if np.isnan(plane.losses).all()]
+    entries = material.entries("confusion_matrix", "arrays", "predictions")
+    known = material.by_epoch({epoch: entries[epoch] for epoch in missing if epoch in entries}, material.arrays)
+    derived = []
+    for epoch in missing:
+        plane, losses = planes[epoch], np.asarray(known.get(epoch, {}).get("losses", ()), float)
+        if losses.ndim == 1 and len(losses) > plane.indices.max():
+            plane.losses[:] = losses[plane.indices]
+            continue
+        # where the prediction is correct, its confidence is the probability of the true class
+        right = (plane.labels == plane.predictions) & (plane.confidences > 0)
+        plane.losses[right] = 0 - np.log(plane.confidences[right])
+        if right.any() and not right.all():
+            derived.append(epoch)
+    return derived
+
+
+def _loss_range(losses: np.ndarray) -> tuple[float, float] | None:
+    """Return the ends of the logarithmic color scale, the same for all epochs; None without a positive loss.
+
+    >>> _loss_range(np.array([0.02, 0.3, 4.21, np.nan]))
+    (0.01, 4.3)
+    """
+    known = losses[np.isfinite(losses) & (losses > 0)]
+    if not known.size:
+        return None
+    # the largest loss, rounded up to two digits
+    digit = 10.0 ** (floor(log10(known.max())) - 1)
+    high = float(f"{ceil(round(known.max() / digit, 6)) * digit:.2g}")
+    low = max(SMALLEST_LOSS, 10.0 ** floor(log10(np.quantile(known, 0.05))))
+    return (low if low < high else high / 10, high)
+
+
+def _confidence_range(confidences: np.ndarray) -> tuple[float, float] | None:
+    """Return the ends of the color scale, from the smallest confidence, rounded down to a tenth, to 1."""
+    known = confidences[np.isfinite(confidences)]
+    return (min(floor(known.min() * 10) / 10, 0.9), 1.0) if known.size else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _images(planes: Mapping[int, Plane]) -> dict[int, int]:
@@ -96,18 +175,18 @@ def _images(planes: Mapping[int, Plane]) -> dict[int, int]:
     return dict(sorted(labels.items()))
 
 
-def _sprite(planes: Mapping[int, Plane], images: Mapping[int, int]) -> dict[str, Any] | None:
-    """Return a sprite image with every image once; None if some are missing or differ in shape."""
+def _thumbnails(planes: Mapping[int, Plane], images: Iterable[int]) -> dict[str, Any] | None:
+    """Pack the thumbnail of every image once, in the order of `images`; None if some are missing."""
     available = {
         int(index): thumbnail
         for plane in planes.values()
         if plane.thumbnails is not None
         for index, thumbnail in zip(plane.indices, plane.thumbnails, strict=True)
     }
-    if available.keys() != images.keys() or len({thumbnail.shape for thumbnail in available.values()}) > 1:
+    sizes = {plane.exact_size for plane in planes.values() if plane.thumbnails is not None}
+    if any(index not in available for index in images):
         return None
-    thumbnails = np.stack([available[index] for index in images])
-    return {"uri": sprite(thumbnails, ACROSS), "side": thumbnails.shape[1], "across": ACROSS}
+    return thumbnail_data({index: available[index] for index in images}, sizes.pop() if len(sizes) == 1 else None)
 
 
 def _epochs(planes: Mapping[int, Plane], images: list[int]) -> dict[int, dict[str, Any]]:
@@ -120,26 +199,32 @@ def _epochs(planes: Mapping[int, Plane], images: list[int]) -> dict[int, dict[st
 
 
 def _epoch(plane: Plane, middle: np.ndarray, side: float, images: list[int]) -> dict[str, Any]:
+    """Return the scores and the packed columns: rows, x, y, predictions, each neighbor; confidences, losses.
+
+    The first are int32, the last two float32, little-endian. They are packed so that the page decodes an epoch only
+    when it is shown.
+    """
     # (1, −1) turns the vertical axis around: the page measures from the top
-    places = np.rint(((plane.points - middle) / side * (1, -1) + 0.5) * STEPS).astype(int)
-    confidences = plane.confidences
+    places = np.rint(((plane.points - middle) / side * (1, -1) + 0.5) * STEPS)
+    # `images` is sorted, so this finds the position of each index
+    rows = np.searchsorted(images, plane.indices)
+    whole = [rows, *places.T, plane.predictions, *rows[plane.neighbors].T]
+    content = b"".join(
+        [np.stack(whole).astype("<i4").tobytes(), np.stack([plane.confidences, plane.losses]).astype("<f4").tobytes()]
+    )
     return {
-        # `images` is sorted, so this finds the position of each index
-        "rows": np.searchsorted(images, plane.indices),
-        "x": places[:, 0],
-        "y": places[:, 1],
-        "predictions": plane.predictions,
-        "confidences": None if confidences is None else [round(float(value), 4) for value in confidences],
+        "count": len(plane.points),
+        "neighbors": plane.neighbors.shape[1],
+        "packed": deflated(content),
         **plane.scores,
     }
 
 
-def _notes(planes: Mapping[int, Plane], pictures: object) -> list[str]:
-    notes = []
-    if pictures is None:
-        notes.append("This run has no thumbnails of these images.")
-    without = [str(epoch) for epoch, plane in planes.items() if plane.confidences is None]
-    if without:
-        which = "This run" if len(without) == len(planes) else f"Epoch {', '.join(without)}"
-        notes.append(f"{which} has no confidences.")
+def _notes(planes: Mapping[int, Plane], pictures: object, derived: list[int]) -> list[str]:
+    notes = [] if pictures is not None else ["This run has no thumbnails of these images."]
+    unsure = [epoch for epoch, plane in planes.items() if np.isnan(plane.confidences).all()]
+    for epochs, missing in ((unsure, "confidences"), (derived, "losses of misclassified images")):
+        if epochs:
+            which = "This run" if len(epochs) == len(planes) else f"Epoch {', '.join(map(str, epochs))}"
+            notes.append(f"{which} has no {missing}.")
     return notes

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.core.text import listed
 from pellucid.evaluation import CONTROLS, Evaluation, Row
-from pellucid.plots.leaderboard import number_text
+from pellucid.evaluation._conclusions import labels, representative
+from pellucid.plots.leaderboard import number_text, positions
 from pellucid.report import Material, Section
 from pellucid.report.sections.figures import end_moment
 
@@ -15,7 +17,7 @@ CURVES = ("share", "most", "least")
 
 
 def leaderboard(material: Material) -> Section | None:
-    """Build the section from the run's last leaderboard, with intervals and the outcome of the comparisons."""
+    """Build the section from the run's last leaderboard, with intervals, comparisons and conclusions."""
     tables = material.by_epoch(
         material.entries("leaderboard", "data"),
         lambda entry: (
@@ -37,8 +39,9 @@ def leaderboard(material: Material) -> Section | None:
         kind="leaderboard",
         title="Leaderboard: which explanations can be trusted?",
         lead=(
-            f"Mean score of every method on {table['images']} test images, with its 95% bootstrap interval below. The "
-            "controls under the line ignore the network: a method that scores worse than a control explains little."
+            f"Mean score of every method on {table['images']} test images, with its 95% bootstrap interval. Longer "
+            "bars are better, within each column. The controls under the line ignore the network: a method that "
+            "scores worse than a control explains little."
         ),
         data=table,
         guide="evaluation",
@@ -47,20 +50,32 @@ def leaderboard(material: Material) -> Section | None:
 
 
 def _table(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one column per metric, and one row per method with a cell for each column."""
+    """Return the conclusions, one column per metric, and one row per method with a cell for each column."""
     rows = {(row.method, row.metric): row for row in evaluation.rows}
     curves, meaning = _curves(evaluation, record)
+    bars = {metric: _bars(evaluation, metric) for metric in evaluation.metrics}
+    notes, recommended = labels(evaluation), evaluation.recommendation
     return {
         "images": evaluation.images,
+        "recommended": recommended.method,
+        "reason": recommended.reason,
         "columns": [_column(name, about) for name, about in evaluation.metrics.items()],
         "rows": [
             {
                 "method": method,
                 "is_control": method in CONTROLS,
-                "cells": [_cell(evaluation, rows.get((method, metric)), metric) for metric in evaluation.metrics],
+                "note": notes.get(method, ""),
+                "cells": [
+                    _cell(evaluation, rows.get((method, metric)), metric, bars[metric].get(method, 0.0))
+                    for metric in evaluation.metrics
+                ],
                 "curve": curves.get(method),
             }
             for method in evaluation.methods
+        ],
+        "groups": [
+            {"shown": representative(evaluation, group), "methods": list(group.methods), "reason": group.reason}
+            for group in evaluation.agreeing
         ],
         "curve_meaning": meaning,
         "refused": dict(evaluation.refused),
@@ -69,11 +84,22 @@ def _table(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _column(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    higher = bool(about["is_higher_better"])
-    return {"name": name.replace("_", " "), "asks": str(about["asks"]), "is_higher_better": higher}
+    return {
+        "name": name.replace("_", " "),
+        "is_higher_better": bool(about["is_higher_better"]),
+        # records of older versions have only the question
+        **{part: str(about.get(part, "")).replace("`", "") for part in ("asks", "definition", "weakness", "source")},
+    }
 
 
-def _cell(evaluation: Evaluation, row: Row | None, metric: str) -> dict[str, Any] | None:
+def _bars(evaluation: Evaluation, metric: str) -> dict[str, float]:
+    """Return the length of each method's bar, from the worst (0) to the best (1) of the column."""
+    values = {method: evaluation.value(method, metric) for method in evaluation.methods}
+    shares = positions(list(values.values()), bool(evaluation.metrics[metric]["is_higher_better"]))
+    return {method: round(share, 4) for method, share in zip(values, shares, strict=True) if math.isfinite(share)}
+
+
+def _cell(evaluation: Evaluation, row: Row | None, metric: str, bar: float) -> dict[str, Any] | None:
     """Return a mean and its interval as text, the value to sort by and a verdict; None if not measured."""
     if row is None or not math.isfinite(row.value):
         return None
@@ -84,8 +110,10 @@ def _cell(evaluation: Evaluation, row: Row | None, metric: str) -> dict[str, Any
         verdict, said = "best", "best"
     elif row.method in evaluation.ties(metric):
         verdict, said = "tied", "≈ best"
-    if not is_control and beaten_by:
-        said = ", ".join(part for part in (said, f"worse than {_listed(beaten_by)}") if part)
+    if evaluation.ignores_image(row.method, metric) and not is_control:
+        verdict, said = "trivial", labels(evaluation)[row.method]
+    elif not is_control and beaten_by:
+        said = ", ".join(part for part in (said, f"worse than {listed(beaten_by)}") if part)
         # the best method keeps its mark; the text still says which controls are better
         verdict = verdict if verdict == "best" else "beaten"
     elif is_control and row.method in evaluation.metrics[metric]["won_by"]:
@@ -94,13 +122,10 @@ def _cell(evaluation: Evaluation, row: Row | None, metric: str) -> dict[str, Any
         "value": row.value,
         "text": number_text(row.value),
         "interval": f"{number_text(row.low)} … {number_text(row.high)}",
+        "bar": bar,
         "verdict": verdict,
         "said": said,
     }
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _curves(evaluation: Evaluation, record: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,173 @@
+"""The network as a program that the report can run on any image: weights, steps and a few examples."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.attribution import create_analyzer
+from pellucid.attribution._explanation import without_warnings
+from pellucid.core.errors import PellucidError
+from pellucid.engine.model import dtype_of, frozen
+from pellucid.engine.programs.export import export_program
+from pellucid.engine.programs.interpreter import run_program
+from pellucid.engine.programs.program import Program
+from pellucid.hooks import HOOKS, Artifact, Hook, Scene
+from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
+from pellucid.hooks._hook import left_out
+from pellucid.hooks._predictions import predictions_of
+from pellucid.hooks._strokes import stroke_style
+
+__all__ = ["Live"]
+
+EXAMPLES = 10
+"""Maximum number of example images."""
+EXAMPLE_VALUES = 150_000
+"""Maximum number of values in all examples, which bounds the size of the report."""
+STYLE_IMAGES = 300
+"""Maximum number of test images for measuring how they are drawn."""
+TOLERANCE = 1e-4
+"""Largest difference between program and network, relative to the largest value."""
+PASSES = 12
+"""Upper bound on the cost of checking one image, in forward passes."""
+
+
+@HOOKS.register("live")
+@dataclass(frozen=True)
+class Live(Hook):
+    """The network as a program of at most 400,000 weights, for maps computed in the report."""
+
+    when: ClassVar[Literal["epoch", "end"]] = "end"
+
+    weights: int = 400_000
+    """Maximum number of weights, which bounds the size of the report."""
+    multiply_adds: int = 15_000_000
+    """Maximum number of multiplications per forward pass, which bounds the time per image in the report."""
+    checks: int = 3
+    """Number of test images on which program and network must agree."""
+
+    def run(self, scene: Scene) -> Iterable[Artifact]:
+        """Yield the arrays `weights` and `indices` of a program, `examples` (image, channel, height, width), and numbers.
+
+        `program` is the program's record, see `pellucid.engine.programs`; `drawing` says how the data is drawn, None for
+        photographs; `crop_share` is the part of an image's shorter side that the preprocessing keeps; `indices`, `labels`
+        and `predictions` describe the examples. If the network cannot be exported, the reason is given instead.
+        """
+        if not len(scene.test):
+            return
+        try:
+            program = self._exported(scene)
+        except PellucidError as error:
+            yield left_out(scene, _reason(error))
+            return
+        indices = _examples(scene)
+        yield Artifact(
+            caption=f"{scene.title}: network with {len(program.weights):,} weights, which runs in the report.",
+            arrays={
+                "weights": program.weights,
+                "indices": program.indices,
+                "examples": np.rint(scene.test.shown(indices).numpy() * 255).astype(np.uint8),
+            },
+            numbers={
+                "program": program.record,
+                "drawing": _drawing(scene),
+                "crop_share": _crop_share(scene.model),
+                **predictions_of(scene, indices).numbers,
+            },
+        )
+
+    def _exported(self, scene: Scene) -> Program:
+        """Return the program of the scene's network; raises `PellucidError` if it is unsuitable."""
+        channels = scene.test.image_shape[0]
+        if channels not in (1, 3):
+            raise PellucidError(f"its images have {channels} channels; only gray and color images can be drawn")
+        if not scene.is_displayed:
+            raise PellucidError("the normalization of its images is unknown, so their pixels are not in [0, 1]")
+        if not bool(scene.logits.isfinite().all()):
+            raise PellucidError("its logits are not finite")
+        weights = sum(parameter.numel() for parameter in scene.model.parameters())
+        if weights > self.weights:
+            raise PellucidError(f"it has {weights:,} weights, and the report carries at most {self.weights:,}")
+        allowance = Allowance(scene, "live")
+        checks = allowance.affordable(PASSES if allowance.is_limited else 0, min(self.checks, len(scene.test)))
+        if not checks:
+            raise PellucidError(TOO_EXPENSIVE.format(name="lrp.epsilon"))
+        images = scene.test.floats(list(range(checks))).to(scene.device, dtype_of(scene.model))
+        with frozen(scene.model) as model:
+            program = export_program(model, images[:1])
+        if len(program.weights) + len(program.indices) > self.weights:
+            count = len(program.weights) + len(program.indices)
+            raise PellucidError(f"it needs {count:,} numbers, and the report carries at most {self.weights:,}")
+        if program.multiply_adds > self.multiply_adds:
+            raise PellucidError(
+                f"it multiplies {program.multiply_adds:,} times per image, and the report at most {self.multiply_adds:,}"
+            )
+        _check(scene, program, images)
+        return program
+
+
+def _reason(error: PellucidError) -> str:
+    """Return an error as one line that continues a sentence."""
+    return " ".join(str(error).split()).removesuffix(".")
+
+
+def _check(scene: Scene, program: Program, images: Tensor) -> None:
+    """Raise `PellucidError` unless logits and maps of the program are those of the network."""
+    targets = scene.logits[: len(images)].argmax(1)
+    with without_warnings():
+        explained = {
+            name: create_analyzer(name, scene.model).analyze(images, targets.to(scene.device)).double().numpy(force=True)
+            for name in ("gradient", "lrp.epsilon")
+        }
+    own = [run_program(program, image, target) for image, target in zip(images.numpy(force=True), targets.tolist(), strict=True)]
+    gaps = {
+        "logits": _gaps([one.logits for one in own], scene.logits[: len(images)].double().numpy()),
+        "gradients": _gaps([one.gradient for one in own], explained["gradient"]),
+        "relevance maps": _gaps([one.relevance for one in own], explained["lrp.epsilon"]),
+    }
+    for name, gap in gaps.items():
+        # the median: a unit within rounding of a kink may differ in one image, but an error of the export in all of them
+        typical = float(np.median(gap))
+        if not typical <= TOLERANCE:
+            raise PellucidError(f"the {name} of its program differ by {typical:.1e} (relative to the largest)")
+
+
+def _gaps(own: list[np.ndarray], expected: np.ndarray) -> list[float]:
+    """Return the largest difference for each image, relative to the largest value."""
+    return [
+        float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-12)) for one, other in zip(own, expected, strict=True)
+    ]
+
+
+def _examples(scene: Scene) -> list[int]:
+    """Return the first correctly classified image of each class, or else the first: as many as the page can carry."""
+    most = min(EXAMPLES, EXAMPLE_VALUES // max(1, scene.test.pixels[0].numel()))
+    predictions = scene.logits.argmax(1)
+    chosen = []
+    for label in scene.shown_classes(most, with_images=True) if most else []:
+        own = (scene.test.labels == label).nonzero().flatten()
+        right = own[predictions[own] == label]
+        chosen.append(int((right if len(right) else own)[0]))
+    return chosen
+
+
+def _drawing(scene: Scene) -> dict[str, Any] | None:
+    if scene.test.image_shape[0] != 1:
+        return None
+    count = min(len(scene.test), STYLE_IMAGES)
+    spread = (torch.arange(count) * len(scene.test) // count).tolist()
+    return stroke_style(scene.test.floats(spread)[:, 0].numpy())
+
+
+def _crop_share(model: torch.nn.Module) -> float:
+    """Return the part of the shorter side that the model's preprocessing keeps; 1 if it does not crop."""
+    steps = getattr(model, "preprocessing", None)
+    resize, crop = (getattr(steps, name, None) for name in ("resize", "crop"))
+    return min(1.0, _shortest(crop) / _shortest(resize)) if resize and crop else 1.0
+
+
+def _shortest(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else min(size)

@@ -1,0 +1,97 @@
+"""`summary.png`: a run in one picture, with whatever parts its files have."""
+
+import io
+from base64 import b64decode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pellucid.plots.summary import Explained, Plane, Summary, Tile, summary
+from pellucid.report._material import Material
+from pellucid.report._mistakes import mistakes
+from pellucid.report._recommended import recommended_method
+from pellucid.report._verdict import accuracy_parts, shown_epoch, verdict
+from pellucid.storage.pictures import to_png
+from pellucid.storage.store import Store
+
+__all__ = ["render_summary", "summary_parts"]
+
+FEWEST_POINTS = 3
+
+
+def render_summary(folder: str | Path) -> bytes:
+    """Draw the run in a save folder as a PNG of 1200×630 pixels; missing and damaged parts are left out."""
+    return to_png(summary(summary_parts(Material(Store(Path(folder))))))
+
+
+def summary_parts(material: Material) -> Summary:
+    """Collect what the picture shows."""
+    number, meaning = accuracy_parts(material)
+    texts = [sentence.text for sentence in verdict(material) if not sentence.text.startswith("Test accuracy")]
+    model, data = material.model.get("name", "Network"), material.data.get("title", "unknown data")
+    return Summary(
+        title=f"{model} on {data}",
+        number=number,
+        meaning=("test accuracy", *meaning) if number else (),
+        sentences=tuple(texts),
+        mistakes=tuple(Tile(_pixels(one.uri), f"{one.label} → {one.prediction}") for one in mistakes(material)),
+        explained=_explained(material),
+        plane=_plane(material),
+    )
+
+
+def _pixels(uri: str) -> np.ndarray:
+    with Image.open(io.BytesIO(b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture)
+
+
+def _explained(material: Material) -> Explained | None:
+    """Return the most confident misclassified image of the gallery, explained by the recommended method."""
+    method = recommended_method(material)
+    if method is None:
+        return None
+    found = material.pairs("gallery", lambda arrays, record: _misclassified(material.classes, method, arrays, record))
+    return found[max(found)] if found else None
+
+
+def _misclassified(
+    classes: list[str], method: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
+) -> Explained | None:
+    labels, predictions = np.array(record["labels"], int), np.array(record["predictions"], int)
+    explained = np.broadcast_to(np.array(record["classes"], int), (len(labels), arrays["maps"].shape[2]))
+    # the map of the predicted class may be missing
+    candidates = np.flatnonzero((labels != predictions) & (explained == predictions[:, None]).any(1))
+    if method not in record["methods"] or not len(candidates):
+        return None
+    confidences = np.nan_to_num(np.array(record["confidences"], float), nan=-1)
+    image = int(candidates[confidences[candidates].argmax()])
+    column = int((explained[image] == predictions[image]).argmax())
+    relevance = arrays["maps"][list(record["methods"]).index(method), image, column] / 127.0
+    names = dict(enumerate(classes))
+    label, prediction = (names.get(int(one[image]), str(one[image])) for one in (labels, predictions))
+    source = arrays["source"][image]
+    plain = source.transpose(1, 2, 0) if len(source) == 3 else source.mean(0).astype(np.uint8)
+    # the largest values are few, so the scale ends at a high quantile
+    limit = float(np.quantile(np.abs(relevance), 0.995)) or float(np.abs(relevance).max()) or 1.0
+    return Explained(plain, (relevance / limit).clip(-1, 1), f"Why {prediction}?", f"{label} → {prediction}, {method}")
+
+
+def _plane(material: Material) -> Plane | None:
+    """Return the embedding at the epoch of the results, or at the last one that has it."""
+    found: dict[int, Plane] = material.pairs("tsne", lambda arrays, record: _points(material.classes, arrays, record))
+    if not found:
+        return None
+    epoch = shown_epoch(material)
+    return found[epoch] if epoch in found else found[max(found)]
+
+
+def _points(classes: list[str], arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Plane | None:
+    points, labels = np.asarray(arrays["points"], float), np.asarray(record["labels"], int)
+    if points.shape != (len(labels), 2) or len(points) < FEWEST_POINTS or not np.isfinite(points).all():
+        return None
+    if labels.min() < 0:
+        raise ValueError("a class index is negative")
+    return Plane(points, labels, classes, f"Embedding of {len(points):,} test images, by class")

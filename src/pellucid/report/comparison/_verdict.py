@@ -1,0 +1,224 @@
+"""Conclusions of a comparison: a difference is claimed only where a test supports it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from scipy.stats import binomtest
+
+from pellucid.report.comparison._comparison import Comparison, Pair
+
+__all__ = ["Sentence", "verdict"]
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A conclusion and the section of the page that supports it."""
+
+    text: str
+    section: str
+
+
+def verdict(comparison: Comparison) -> list[Sentence]:
+    """Return the conclusions, the most important first."""
+    return [
+        *_accuracies(comparison),
+        *(sentence for pair in comparison.pairs[:1] for sentence in _predictions(comparison, pair)),
+        *_explanations(comparison),
+        *(sentence for pair in comparison.pairs[:1] for sentence in _layers(comparison, pair)),
+    ]
+
+
+def _accuracies(comparison: Comparison) -> Iterator[Sentence]:
+    done = set()
+    for pair in comparison.pairs:
+        one, two = (comparison.models[number].setting for number in (pair.first, pair.second))
+        if pair.seeds is not None and one != two:
+            # all seeds of a setting share one sentence
+            if two not in done:
+                yield Sentence(_settings(comparison, pair), "runs")
+            done.add(two)
+        elif one != two:
+            yield Sentence(_networks(comparison, pair), "runs")
+    same = [pair for pair in comparison.pairs if _is_noise(comparison, pair)]
+    if same:
+        yield Sentence(_seeds(comparison, same), "runs")
+
+
+def _is_noise(comparison: Comparison, pair: Pair) -> bool:
+    return comparison.models[pair.first].setting == comparison.models[pair.second].setting
+
+
+def _settings(comparison: Comparison, pair: Pair) -> str:
+    """Compare two settings by their seeds."""
+    one, two = (comparison.settings[comparison.models[number].setting] for number in (pair.first, pair.second))
+    seeds = pair.seeds
+    assert seeds is not None
+    counts = f"{_seed_count(seeds.first_seeds)} against {_seed_count(seeds.second_seeds)}"
+    few = " Two seeds estimate the noise poorly; train more." if max(seeds.first_seeds, seeds.second_seeds) == 2 else ""
+    if not isfinite(seeds.p):
+        return f"{one.name} and {two.name} cannot be told apart from seed noise: the seeds give no estimate of it."
+    interval = f"{points(seeds.difference)} [{points(seeds.low)}, {points(seeds.high)}]"
+    if pair.seeds_p >= SIGNIFICANT:
+        return (
+            f"No difference in accuracy between {one.name} and {two.name} beyond seed noise: {interval} points "
+            f"({counts}, p {p_value(pair.seeds_p)}).{few}"
+        )
+    better, worse = (one, two) if seeds.difference > 0 else (two, one)
+    return (
+        f"{better.name} is more accurate than {worse.name}, beyond seed noise: {interval} points ({counts}, "
+        f"p {p_value(pair.seeds_p)}).{few}"
+    )
+
+
+def _seed_count(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _networks(comparison: Comparison, pair: Pair) -> str:
+    """Compare two networks on the test images."""
+    one, two = comparison.models[pair.first], comparison.models[pair.second]
+    accuracy, count = pair.accuracy, len(comparison.labels)
+    shares = f"{comparison.accuracy(pair.first):.2%} and {comparison.accuracy(pair.second):.2%}"
+    interval = f"{points(accuracy.difference)} [{points(accuracy.low)}, {points(accuracy.high)}] points"
+    if pair.p >= SIGNIFICANT:
+        if not accuracy.first_only + accuracy.second_only:
+            return f"{one.name} and {two.name} are right and wrong on the same {count:,} test images ({shares})."
+        return (
+            f"No significant difference in accuracy between {one.name} and {two.name} on {count:,} test images: "
+            f"{shares}, {interval}, p {p_value(pair.p)}."
+        )
+    better, worse = (one, two) if accuracy.difference > 0 else (two, one)
+    numbers = (comparison.accuracy(n) for n in ((pair.first, pair.second) if better is one else (pair.second, pair.first)))
+    shares = " against ".join(f"{share:.2%}" for share in numbers)
+    size = accuracy if better is one else None
+    low, high = (accuracy.low, accuracy.high) if size else (-accuracy.high, -accuracy.low)
+    is_one_run = one.folder.resolve() == two.folder.resolve()
+    known = one.seed is not None and two.seed is not None
+    caveat = (
+        ""
+        if is_one_run or not known
+        else " This is about these two networks: with one seed each, the seed alone could be the cause."
+    )
+    return (
+        f"{better.name} is more accurate than {worse.name} on {count:,} test images: {shares}, "
+        f"{points(abs(accuracy.difference))} [{points(low)}, {points(high)}] points, p {p_value(pair.p)}.{caveat}"
+    )
+
+
+def _seeds(comparison: Comparison, pairs: list[Pair]) -> str:
+    """Describe the models that differ from the first only in their seed; their differences are noise."""
+    setting = comparison.settings[comparison.models[0].setting]
+    shares = [comparison.accuracy(number) for number in setting.models]
+    if len(shares) == 1:
+        names = ", ".join(comparison.models[pair.second].name for pair in pairs)
+        same = all(np.array_equal(comparison.models[0].predictions, comparison.models[pair.second].predictions) for pair in pairs)
+        outcome = "with identical predictions" if same else "with different predictions, although the settings are equal"
+        return f"{comparison.models[0].name} and {names} have the same settings and seed, {outcome}."
+    names = [comparison.models[number].name for number in setting.models]
+    spread = f", standard deviation {points(float(np.std(shares, ddof=1))).lstrip('+')} points" if len(shares) > 2 else ""
+    return (
+        f"{', '.join(names[:-1])} and {names[-1]} differ only in their seed, so their differences in accuracy "
+        f"({min(shares):.2%} to {max(shares):.2%}{spread}) are seed noise."
+    )
+
+
+def _predictions(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
+    one, two, accuracy = comparison.models[pair.first], comparison.models[pair.second], pair.accuracy
+    total = accuracy.first_only + accuracy.second_only
+    if total:
+        yield Sentence(
+            f"{total:,} test image{'' if total == 1 else 's'} only one of them classifies correctly: "
+            f"{accuracy.first_only:,} only {one.name}, {accuracy.second_only:,} only {two.name}.",
+            "disagreements",
+        )
+    change = _largest_change(comparison, pair)
+    if change:
+        yield Sentence(change, "confusion")
+
+
+def _largest_change(comparison: Comparison, pair: Pair) -> str:
+    """Describe the confusion whose count changes most, if the change is significant among all confusions."""
+    one, two = comparison.models[pair.first], comparison.models[pair.second]
+    size = len(comparison.classes)
+    counts = [
+        np.bincount(comparison.labels * size + model.predictions, minlength=size * size).reshape(size, size)
+        for model in (one, two)
+    ]
+    change = counts[0] - counts[1]
+    np.fill_diagonal(change, 0)
+    label, prediction = divmod(int(np.abs(change).argmax()), size)
+    own = comparison.labels == label
+    first, second = (own & (model.predictions == prediction) for model in (one, two))
+    only = int((first & ~second).sum()), int((second & ~first).sum())
+    if not sum(only) or change[label, prediction] == 0:
+        return ""
+    # the largest of all confusions that at least one of the models makes
+    tests = max(1, int(((counts[0] + counts[1]) * (1 - np.eye(size, dtype=int)) > 0).sum()))
+    if binomtest(only[0], sum(only), 0.5).pvalue * tests >= SIGNIFICANT or _is_noise(comparison, pair):
+        return ""
+    classes = comparison.classes
+    return (
+        f"The largest change is {classes[label]} predicted as {classes[prediction]}: "
+        f"{counts[0][label, prediction]:,} images by {one.name}, {counts[1][label, prediction]:,} by {two.name}."
+    )
+
+
+def _explanations(comparison: Comparison) -> Iterator[Sentence]:
+    pair = comparison.pairs[0]
+    shown = next((one for one in pair.agreement if one.method == comparison.method), None)
+    if shown is None or not isfinite(shown.mean):
+        return
+    one, two = comparison.models[pair.first].name, comparison.models[pair.second].name
+    text = f"Maps of {shown.method} by {one} and {two} have a mean rank correlation of {correlation(shown)}"
+    noise = next((one for one in comparison.between_seeds if one.method == shown.method), None)
+    if noise is not None and not _is_noise(comparison, pair):
+        text += f"; other seeds of {one} give {correlation(noise)}"
+    elif comparison.between_methods is not None:
+        text += f"; different methods on {one} give {correlation(comparison.between_methods)}"
+    yield Sentence(f"{text}.", "agreement")
+
+
+def correlation(agreement: object) -> str:
+    """Format a mean correlation with its interval."""
+    return "{0.mean:.2f} [{0.low:.2f}, {0.high:.2f}]".format(agreement)  # noqa: UP032  (one argument, three times)
+
+
+def _layers(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
+    if pair.layers is None or pair.layers[0] != pair.layers[1]:
+        return
+    names, _, similarity = pair.layers
+    values = similarity.diagonal()
+    if len(names) < 2 or not np.isfinite(values).all():
+        return
+    least, most = int(values.argmin()), int(values.argmax())
+    if values[least] > 0.9995:
+        yield Sentence("All layers have the same representation up to rotation and scale (CKA 1.00).", "layers")
+        return
+    yield Sentence(
+        f"Corresponding layers are most similar at {names[most]} (CKA {values[most]:.2f}) and least at {names[least]} "
+        f"(CKA {values[least]:.2f}).",
+        "layers",
+    )
+
+
+def points(share: float) -> str:
+    """Format a difference of shares in percentage points, with a true minus sign.
+
+    >>> points(0.0123), points(-0.5), points(0.0)
+    ('+1.23', '−50.00', '0.00')
+    """
+    text = f"{100 * share:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """Format a p value with its relation.
+
+    >>> p_value(0.0312), p_value(1e-9), p_value(1.0)
+    ('= 0.031', '< 0.001', '= 1')
+    """
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
