@@ -170,6 +170,11 @@ def test_images_and_misclassified_ones_come_with_their_predictions(
     _, content = request(server, "GET", "/api/misclassified")
     expected = (logits.argmax(1) != live.data.test.labels).nonzero().flatten().tolist()
     assert json.loads(content)["indices"] == expected
+    # stored by the hook confusion_matrix; without it, computed
+    assert live._predictions is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(live, "_predictions", None)
+        assert live.misclassified(Job(lambda: False)) == expected
 
 
 def test_every_method_is_offered_with_options_that_it_accepts(server: LiveServer, live: LiveRun) -> None:
