@@ -506,6 +506,13 @@ def test_an_interrupted_run_is_served_with_its_best_weights(save: Path, tmp_path
     assert live.data is not None
 
 
+def test_a_run_before_its_first_checkpoint_is_refused_by_name(save: Path, tmp_path: Path) -> None:
+    folder = copied(save, tmp_path / "early", status="running")
+    (folder / "models" / "best.safetensors").unlink()
+    with pytest.raises(SaveError, match=r"has no weights in models/best\.safetensors.*after its first epoch"):
+        load_live_run(ServeConfig(folder))
+
+
 @pytest.mark.parametrize(
     ("record", "way"),
     [
