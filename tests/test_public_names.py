@@ -23,7 +23,7 @@ NAMES = {
         Explanation Explanations FittedState Method check_method create_analyzer methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment check_jacobian
         jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum transposed_product""",
-    "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric",
+    "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Recommendation",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",

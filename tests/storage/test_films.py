@@ -19,7 +19,7 @@ from pellucid.run import schedule
 from pellucid.run.hook_runner import Failure, HookRunner, make_films
 from pellucid.storage import films
 from pellucid.storage.films import FILMS, LAST_MS, STEPS
-from pellucid.storage.pictures import to_png
+from pellucid.storage.pictures import SHARP, to_png
 from pellucid.storage.store import Store
 
 QUICK = (
@@ -201,7 +201,8 @@ def test_run_writes_films_without_the_failed_epoch(tmp_path: Path, monkeypatch) 
     frames = shown((save / "films/saliency.webp").read_bytes())
     for (pixels, _), epoch in zip(frames, (0, 1), strict=True):
         with Image.open(save / f"plots/saliency/epoch_{epoch:03d}.png") as picture:
-            expected = np.asarray(picture.convert("RGB"))
+            # one pixel per dot
+            expected = np.asarray(picture.convert("RGB").reduce(SHARP))
         np.testing.assert_array_equal(pixels[: expected.shape[0], : expected.shape[1]], expected)
     assert len(shown((save / "films/tsne.webp").read_bytes())) <= 2 * STEPS + 1
 
@@ -265,3 +266,16 @@ def test_film_of_pictures_is_lossless(store: Store) -> None:
     assert film is not None
     for (pixels, _), figure in zip(shown(film.content), figures, strict=True):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(to_png(figure))).convert("RGB")))
+
+
+def test_film_of_sharp_pictures_has_one_pixel_per_dot(store: Store) -> None:
+    figures = [scatter(POINTS * n, np.arange(5) % 2, np.arange(5) % 2, ["a", "b"], (f"{n}", "")) for n in (1, 2)]
+    for epoch, figure in enumerate(figures):
+        keep(store, "explanations", epoch, to_png(figure, SHARP))
+    film = FILMS["explanations"](store)
+    assert film is not None
+    for (pixels, _), figure in zip(shown(film.content), figures, strict=True):
+        sharp = np.asarray(Image.open(io.BytesIO(to_png(figure, SHARP))).convert("RGB")).astype(float)
+        height, width, _ = sharp.shape
+        means = sharp.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+        assert np.abs(pixels - means).max() <= 0.5

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid.storage.pictures import on_white, to_webp
+from pellucid.plots.image_grid import Block, image_grid
+from pellucid.plots.labels import Label
+from pellucid.report._pictures import pack_picture
+from pellucid.storage.pictures import SHARP, on_white, pixels_per_dot, to_png, to_webp
 
 
 def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
@@ -59,3 +62,24 @@ def test_too_large_film_is_downsampled() -> None:
 def test_frames_of_other_modes_become_rgb() -> None:
     gray, transparent = Image.new("L", (4, 4), 100), Image.new("P", (4, 4), 0)
     assert {frame.mode for frame in on_white([gray, transparent])} == {"RGB"}
+
+
+def test_sharp_figure_has_the_same_layout_with_more_pixels() -> None:
+    images = np.random.default_rng(0).random((2, 3, 1, 8, 8))
+    labels = [Label("first"), Label("second")], [Label("a"), Label("b"), Label("c")]
+    figure = image_grid([Block(images, meaning="pixel")], *labels, ("title", "subtitle"))
+    plain, sharp = (Image.open(io.BytesIO(to_png(figure, sharpness))) for sharpness in (1, SHARP))
+    assert sharp.size == tuple(SHARP * side for side in plain.size)
+    assert (pixels_per_dot(plain), pixels_per_dot(sharp)) == (1, SHARP)
+    assert to_png(figure, SHARP) == to_png(figure, SHARP)
+    assert figure.dpi == 100
+    # downsampled, it is the plain picture, except for the edges of letters and ticks
+    small, expected = (np.asarray(picture.convert("L"), float) for picture in (sharp.reduce(SHARP), plain))
+    assert np.abs(small - expected).mean() < 1.5
+    box = figure.axes[0].get_window_extent()
+    left, bottom, right, top = (round(side) for side in box.extents)
+    rows = slice(plain.height - top, plain.height - bottom)
+    np.testing.assert_array_equal(small[rows, left:right], expected[rows, left:right])
+    # the page shows both at the same size
+    shown = [pack_picture(to_png(figure, sharpness)) for sharpness in (1, SHARP)]
+    assert {(one.width, one.height) for one in shown} == {plain.size}

@@ -21,6 +21,7 @@ from pellucid.hooks._methods import (
     explain_each,
     stated_options,
 )
+from pellucid.plots._outline import outline_note
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, image_grid
 from pellucid.plots.labels import Label
@@ -117,9 +118,10 @@ def _figure(
     `headline` is the title and the end of the subtitle.
     """
     shown = np.stack([maps[name].sum(1, keepdims=True) / numbers["scale_limits"][name] for name in maps], axis=1)
+    images = gray_or_rgb(source)[:, None]
     blocks = [
-        Block(gray_or_rgb(source)[:, None], column=0),
-        Block(shown, column=1, limit=1.0, meaning="fraction of the method's scale"),
+        Block(images, column=0),
+        Block(shown, column=1, limit=1.0, meaning="fraction of the method's scale", outlined=images),
     ]
     rows = []
     for label, target in zip(numbers["labels"], numbers["targets"], strict=True):
@@ -129,6 +131,6 @@ def _figure(
     columns = [Label("source")]
     columns += [Label(name, f"±{numbers['scale_limits'][name]:.2g}") for name in maps]
     subtitle = "Red: evidence for the predicted class; blue: evidence against it. ±: range of the method's color scale."
-    subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}{scene.scale_note}"
+    subtitle += f" {len(rows)} test images.{scene.choice(len(rows))}{scene.scale_note}{outline_note(source)}"
     subtitle += f" Not applicable: {', '.join(numbers['refused'])}." if numbers["refused"] else ""
     return image_grid(blocks, rows, columns, (headline[0], subtitle + headline[1]))

@@ -16,6 +16,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance, price_of_jacobian
 from pellucid.hooks._hook import left_out
 from pellucid.jacobians import check_jacobian, jacobian
+from pellucid.plots._outline import outline_note
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import INK, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, Mark, image_grid
@@ -194,13 +195,12 @@ def _verdict(numbers: dict[str, Any]) -> str:
     return f"Largest deviation from finite differences: {error:.1e}{excluded}."
 
 
-def _figure(
-    scene: Scene, source: np.ndarray, shown: np.ndarray, numbers: dict[str, Any], title: str
-) -> Figure:
+def _figure(scene: Scene, source: np.ndarray, shown: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the source in the first column and then one column per class, with the predictions framed."""
+    images = gray_or_rgb(source)[:, None]
     blocks = [
-        Block(gray_or_rgb(source)[:, None], column=0),
-        Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel"),
+        Block(images, column=0),
+        Block(shown, column=1, limit=numbers["scale_limit"], meaning="∂ logit / ∂ pixel", outlined=images),
     ]
     names = class_names(scene.classes, 28)
     rows, marks = [], []
@@ -214,6 +214,6 @@ def _figure(
     subtitle = (
         "Red: increasing the pixel raises the class's logit. Framed: prediction (orange if wrong). "
         f"‖J‖₂: spectral norm{' over these classes' if 'norms_of' in numbers else ''}. {len(rows)} test images. "
-        f"{_verdict(numbers)}{_choice(scene, numbers['drawn_classes'])}{scene.scale_note}"
+        f"{_verdict(numbers)}{_choice(scene, numbers['drawn_classes'])}{scene.scale_note}{outline_note(source)}"
     )
     return image_grid(blocks, rows, columns, (title, subtitle), marks)

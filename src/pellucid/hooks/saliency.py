@@ -13,6 +13,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
 from pellucid.hooks._hook import left_out
 from pellucid.hooks._methods import price_of
+from pellucid.plots._outline import outline_note
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, image_grid
@@ -102,8 +103,8 @@ def _figure(
     source = gray_or_rgb(arrays["source"])
     blocks = [
         Block(source[None], row=0, meaning="" if is_colour else "pixel"),
-        Block(gradients, row=1, limit=limits["gradient"], meaning="∂ logit / ∂ pixel"),
-        Block(_signed(arrays["overlay"])[None], row=4, limit=limits["overlay"], meaning="logit"),
+        Block(gradients, row=1, limit=limits["gradient"], meaning="∂ logit / ∂ pixel", outlined=source[None]),
+        Block(_signed(arrays["overlay"])[None], row=4, limit=limits["overlay"], meaning="logit", outlined=source[None]),
     ]
     rows = [
         Label("source", "test image"),
@@ -115,7 +116,7 @@ def _figure(
     subtitle = "Red: increasing the pixel raises the logit; blue: it lowers the logit."
     subtitle += " → prediction, if wrong." if any(label.detail for label in columns) else ""
     subtitle += " Summed over channels." if arrays["source"].shape[1] > 1 else ""
-    subtitle += f" {len(columns)} test images.{headline[1]}"
+    subtitle += f" {len(columns)} test images.{headline[1]}{outline_note(source)}"
     return image_grid(blocks, rows, columns, (headline[0], subtitle))
 
 

@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from pellucid.core.errors import ShapeError
 from pellucid.plots._canvas import BAR_DOTS, DOTS_PER_INCH, MARGIN, SMALL, TEXT, Canvas
 from pellucid.plots._grid import Grid
+from pellucid.plots._outline import draw_outlines
 from pellucid.plots._text import shorten, text_width
 from pellucid.plots.colours import INK, signed_norm, signed_palette
 from pellucid.plots.labels import Label, draw_row_label, label_width, shortened
@@ -42,6 +43,8 @@ class Block:
     """End of the color scale of signed values, −limit to limit with zero white; None: pixels from 0 to 1."""
     meaning: str = ""
     """Label of the color bar; an empty one draws no color bar."""
+    outlined: np.ndarray | None = None
+    """Images of the same layout, or broadcastable to it, whose outlines the maps carry."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,12 @@ def _draw(axes: Axes, block: Block, grid: Grid) -> AxesImage:
         palette, norm = colormaps["gray"].with_extremes(bad="white"), Normalize(0, 1)
     else:
         palette, norm = signed_palette(), signed_norm(block.limit)
-    return axes.imshow(mosaic, cmap=palette, norm=norm, interpolation=smoothing, aspect="auto")
+    shown = axes.imshow(mosaic, cmap=palette, norm=norm, interpolation=smoothing, aspect="auto")
+    if block.outlined is not None:
+        rows, columns, _, height, width = block.images.shape
+        images = np.broadcast_to(block.outlined, (rows, columns, *block.outlined.shape[2:]))
+        draw_outlines(axes, images, (height + grid.gap_pixels, width + grid.gap_pixels))
+    return shown
 
 
 def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:

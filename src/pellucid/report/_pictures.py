@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pellucid.core.errors import DataError
 from pellucid.core.raster import open_raster
+from pellucid.storage.pictures import pixels_per_dot
 
 __all__ = ["Picture", "pack_picture", "remember_picture", "sprite"]
 
@@ -20,7 +21,7 @@ MOST_WEBP_PIXELS = 16_383
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a `data:` URI, with its size in pixels."""
+    """A picture as a `data:` URI, with the size at which it is shown, in CSS pixels."""
 
     uri: str
     width: int
@@ -57,19 +58,21 @@ def _packed(content: bytes, scale: float, is_draft: bool) -> Picture:
             if kind not in ("png", "webp", "jpeg", "gif"):  # checked before loading: decoding EPS would run a program
                 raise ValueError(f"browsers cannot show {kind.upper()} files")
             picture.load()
+            # shown as large as the figure was laid out
+            dots = pixels_per_dot(picture)
             shown = picture.convert("RGB") if _is_opaque(picture) else picture
             if scale < 1:
                 shown = shown.resize((max(1, round(width * scale)), max(1, round(height * scale))))
             if max(shown.size) > MOST_WEBP_PIXELS:
-                return Picture(_uri(kind, content), width, height)
+                return Picture(_uri(kind, content), width // dots, height // dots)
             packed = io.BytesIO()
             # for lossless WebP, `quality` is the effort of the compression
             shown.save(packed, "WEBP", lossless=True, quality=25, method=0 if is_draft else 1)
     webp = packed.getvalue()
     # with the original size, so that a downsized picture covers the same area of the page
     if scale < 1 or len(webp) < len(content):
-        return Picture(_uri("webp", webp), width, height)
-    return Picture(_uri(kind, content), width, height)
+        return Picture(_uri("webp", webp), width // dots, height // dots)
+    return Picture(_uri(kind, content), width // dots, height // dots)
 
 
 def _opened(content: bytes) -> Image.Image:

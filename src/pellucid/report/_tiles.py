@@ -12,7 +12,7 @@ from PIL import Image
 
 from pellucid.plots.colours import gray_or_rgb
 
-__all__ = ["Frame", "Tiles", "packed_frames", "tile_size"]
+__all__ = ["Frame", "LabelData", "Tiles", "packed_frames", "tile_size"]
 
 TILE_SIDE = 96
 """Maximum side of a tile, in pixels."""

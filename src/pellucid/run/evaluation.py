@@ -14,7 +14,7 @@ from pellucid.evaluation import DEFAULT_METHODS, DEFAULT_METRICS, METRICS, Evalu
 from pellucid.hooks._methods import FAST_OPTIONS, fit_to_sample
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.evaluations import evaluate
-from pellucid.storage.pictures import to_png
+from pellucid.storage.pictures import SHARP, to_png
 from pellucid.storage.runs import Run, load_data_of, load_run
 
 __all__ = ["choose_split", "evaluate_run", "make_analyzers", "show_evaluation", "spread"]
@@ -97,7 +97,7 @@ def show_evaluation(evaluation: Evaluation, folder: Path, title: str) -> None:
         print_line(text)
     for name, reason in evaluation.refused.items():
         console().print(f"not applicable: {name}: {reason}", markup=False)
-    write_bytes(folder / "leaderboard.png", to_png(evaluation.figure(title)))
+    write_bytes(folder / "leaderboard.png", to_png(evaluation.figure(title), SHARP))
     write_bytes(folder / "evaluation.json", evaluation.to_json().encode())
     write_bytes(folder / "evaluation.csv", evaluation.to_csv().encode())
     print_line(f"Figure, JSON and CSV: {folder}")

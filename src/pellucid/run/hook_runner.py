@@ -11,9 +11,11 @@ from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report._page import render_report
 from pellucid.report._pictures import Picture, pack_picture, remember_picture
+from pellucid.report._summary import write_summary
+from pellucid.report.sections import DRAWN
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.films import FILMS
-from pellucid.storage.pictures import to_png
+from pellucid.storage.pictures import SHARP, to_png
 from pellucid.storage.store import Packed, Store
 from pellucid.storage.tensorboard import Board, PackedEmbedding, pack_embedding
 
@@ -64,7 +66,7 @@ class Encoded:
     """Name, caption, numbers and scalars; the rest is encoded."""
     picture: bytes | None
     on_page: Picture | None
-    """The picture as the report shows it: encoding it takes longest, and every report would do it again."""
+    """The picture as the report shows it, if it does: encoding it takes longest, and every report would do it again."""
     packed: Packed
     points: PackedEmbedding | None
 
@@ -113,9 +115,9 @@ class HookRunner:
         return Output(name, scene.epoch, hook.when == "epoch", artifacts, perf_counter() - started)
 
     def _encode(self, hook: str, epoch: int, artifact: Artifact) -> Encoded:
-        picture = None if artifact.figure is None else to_png(artifact.figure)
+        picture = None if artifact.figure is None else to_png(artifact.figure, SHARP)
         on_page = None
-        if picture is not None:
+        if picture is not None and hook not in DRAWN:
             with suppress(OSError, ValueError):  # larger than a page can show, which the report will say
                 on_page = pack_picture(picture)
         points = None if artifact.embedding is None else pack_embedding(artifact.embedding)
@@ -151,13 +153,26 @@ class HookRunner:
                 self.store.keep(result)
             case bytes():
                 write_bytes(self.store.folder / "report.html", result)
+                self._summarize()
+
+    def _summarize(self) -> None:
+        """Draw `summary.png` of a run that has ended; a failure is recorded."""
+        try:
+            write_summary(self.store.folder)
+        except Exception as error:  # noqa: BLE001  (a broken picture must not end the run)
+            lines = self.store.metrics()
+            self.keep_failure(Failure.of("summary", lines[-1]["epoch"] if lines else 0, error))
 
     def keep_failure(self, failure: Failure) -> None:
         """Record a failure with its traceback and report it in the terminal."""
         log = self.store.add_failure(failure.name, failure.epoch, failure.message, failure.log)
         at = f" failed at epoch {failure.epoch}"
         others = {"report": f"the report{at}", "films": "films failed"}
-        others |= {"watch": f"watching{at}", "evaluation": f"the evaluation{at}"}
+        others |= {
+            "summary": "the summary picture failed",
+            "watch": f"watching{at}",
+            "evaluation": f"the evaluation{at}",
+        }
         what = others.get(failure.name, f"hook {failure.name}{at}")
         print_line(f"  {what}: {failure.message} (see {log})")
 

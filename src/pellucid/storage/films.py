@@ -15,7 +15,7 @@ from PIL import Image
 from pellucid.core.contracts import Artifact
 from pellucid.core.raster import open_raster
 from pellucid.plots.scatter import move_points, scatter
-from pellucid.storage.pictures import to_webp
+from pellucid.storage.pictures import pixels_per_dot, to_webp
 from pellucid.storage.reading import parse_json
 from pellucid.storage.store import Store
 
@@ -52,8 +52,15 @@ def _of_pictures(store: Store, hook: str, subject: str) -> Film | None:
     entries = _entries(store, hook, "figure")
     if len(entries) < 2:
         return None
-    frames = [open_raster(io.BytesIO(store.read_existing(entry["path"]))) for entry in entries.values()]
+    frames = [_frame(store.read_existing(entry["path"])) for entry in entries.values()]
     return _film(store, subject, list(entries), [(frame, EPOCH_MS) for frame in frames])
+
+
+def _frame(content: bytes) -> Image.Image:
+    """Return a picture with one pixel per dot: the films of sharper ones would be several times as large."""
+    picture = open_raster(io.BytesIO(content))
+    share = pixels_per_dot(picture)
+    return picture.convert("RGB").reduce(share) if share > 1 else picture
 
 
 def _of_embedding(store: Store) -> Film | None:

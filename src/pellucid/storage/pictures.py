@@ -3,28 +3,49 @@
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-__all__ = ["LARGEST_FILM", "on_white", "to_png", "to_webp"]
+__all__ = ["LARGEST_FILM", "SHARP", "on_white", "pixels_per_dot", "to_png", "to_webp"]
+
+SHARP = 2
+"""Pixels per dot of a figure in the pictures of a run."""
+DOTS_PER_INCH = 100
+"""Resolution at which figures are laid out."""
 
 LARGEST_FILM = 4_000_000
 """Maximum size of a film in bytes."""
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG; equal figures give equal bytes."""
-    buffer = io.BytesIO()
-    canvas = FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="rgba")
-    picture = Image.frombytes("RGBA", canvas.get_width_height(), buffer.getvalue())
-    # an opaque alpha channel takes a tenth of the file
-    if picture.getchannel("A").getextrema()[0] == 255:
-        picture = picture.convert("RGB")
-    packed = io.BytesIO()
-    picture.save(packed, "PNG", dpi=(figure.dpi, figure.dpi))
+def to_png(figure: Figure, sharpness: int = 1) -> bytes:
+    """Return the figure as a PNG with `sharpness` pixels per dot; equal figures give equal bytes."""
+    dots_per_inch = figure.dpi
+    try:
+        figure.set_dpi(dots_per_inch * sharpness)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+        # an opaque alpha channel takes a tenth of the file
+        if picture.getchannel("A").getextrema()[0] == 255:
+            picture = picture.convert("RGB")
+        packed = io.BytesIO()
+        # a tenth larger than with the most thorough compression, in half the time
+        picture.save(packed, "PNG", dpi=(figure.dpi, figure.dpi), compress_level=4)
+    finally:
+        figure.set_dpi(dots_per_inch)
     return packed.getvalue()
+
+
+def pixels_per_dot(picture: Image.Image) -> int:
+    """Return how many pixels a dot of a figure has in a PNG, given its resolution; 1 if unknown.
+
+    >>> pixels_per_dot(Image.open(io.BytesIO(to_png(Figure((2, 1), dpi=100), SHARP))))
+    2
+    """
+    resolution = picture.info.get("dpi", (0, 0))[0] if picture.format == "PNG" else 0
+    return max(1, round(resolution / DOTS_PER_INCH))
 
 
 def to_webp(

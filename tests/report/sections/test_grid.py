@@ -269,7 +269,8 @@ def pixels(box: Any) -> np.ndarray:
     """Return the colors of a tile (height, width, 3), read in the middle of each of its enlarged pixels."""
     values, height, width = box.locator("canvas").evaluate(
         """canvas => {
-            const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+            const copy = new OffscreenCanvas(canvas.width, canvas.height);
+            const context = copy.getContext("2d", {willReadFrequently: true});
             context.drawImage(canvas, 0, 0);
             return [[...context.getImageData(0, 0, canvas.width, canvas.height).data], canvas.height, canvas.width];
         }"""
@@ -309,7 +310,7 @@ def test_colors_and_readout_show_the_values_of_each_epoch(page: Path, chromium: 
         image = part.locator("tbody tr").nth(0).locator(".tile").nth(0)
         assert pixels(image)[..., 0].tolist() == np.rint(saliency(0)["arrays"]["source"][0, 0] * 255).tolist()
         assert "pixel" in part.locator(".bars").inner_text()
-        assert ["−1.50", "0", "+1.50"] == part.locator(".bars .ends").nth(1).locator("span").all_inner_texts()
+        assert part.locator(".bars .ends").nth(1).locator("span").all_inner_texts() == ["−1.50", "0", "+1.50"]
 
 
 @pytest.mark.slow
@@ -318,7 +319,9 @@ def test_tiles_of_test_images_open_in_explain(page: Path, chromium: Any) -> None
         part = show(tab, "saliency")
         box = part.locator("tbody tr").nth(2).locator(".tile").nth(1)
         assert box.get_attribute("href") == "#explain&image=11&method=gradient&class=1"
-        assert part.locator("tbody tr").nth(0).locator(".tile").nth(2).get_attribute("href") == "#explain&image=13&class=2"
+        assert (
+            part.locator("tbody tr").nth(0).locator(".tile").nth(2).get_attribute("href") == "#explain&image=13&class=2"
+        )
         box.click()
         browser.until(tab, lambda: tab.evaluate("() => pellucid.place.image") == 11)
         assert tab.evaluate("() => pellucid.place.section") == "explain"

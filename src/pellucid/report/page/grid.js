@@ -19,12 +19,18 @@ value is v × scale / 127. Colors end at the column's limit.
 
   const scratch = document.createElement("canvas");
 
+  /* Set the size of a canvas, which is slow even if it does not change. */
+  const resize = (canvas, width, height) => {
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+  };
+
   /* Paint pixels (32 bits each) on a canvas with whole enlarged pixels, which stay sharp on any screen. */
   const enlarge = (canvas, [height, width], pixels, side) => {
     const factor = Math.max(1, Math.ceil(side * devicePixelRatio / width));
-    [scratch.width, scratch.height] = [width, height];
+    resize(scratch, width, height);
     scratch.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
-    [canvas.width, canvas.height] = [width * factor, height * factor];
+    resize(canvas, width * factor, height * factor);
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
     context.drawImage(scratch, 0, 0, canvas.width, canvas.height);
@@ -105,11 +111,15 @@ value is v × scale / 127. Colors end at the column's limit.
     };
     const rangeOf = (tile) => {
       if (tile.block.channels) return "";
-      const known = tile.values.filter((value) => value !== NOT_FINITE);
-      if (!known.length) return "not finite";
-      const ends = [known.reduce((a, b) => Math.min(a, b)), known.reduce((a, b) => Math.max(a, b))];
-      const texts = ends.map((value) => page[tile.block.signed ? "signed" : "digits"](value * tile.scale / page.STEPS));
-      return `${texts.join(" to ")}${known.length < tile.values.length ? ", partly not finite" : ""}`;
+      let [low, high, unknown] = [page.STEPS + 1, NOT_FINITE, 0];
+      for (const value of tile.values) {
+        if (value === NOT_FINITE) unknown += 1;
+        else if (value < low) low = value;
+        if (value > high) high = value;
+      }
+      if (unknown === tile.values.length) return "not finite";
+      const texts = [low, high].map((value) => page[tile.block.signed ? "signed" : "digits"](value * tile.scale / page.STEPS));
+      return `${texts.join(" to ")}${unknown ? ", partly not finite" : ""}`;
     };
     const captionOf = (tile) => at.frame.captions[tile.row]?.[tile.column] ?? "";
     const spoken = (tile) => {
@@ -127,14 +137,15 @@ value is v × scale / 127. Colors end at the column's limit.
     /* --- painting ------------------------------------------------------------------------------------------- */
 
     const paint = (canvas, tile, side) => enlarge(canvas, data.size, pixelsOf(tile, page), side);
-    const outlines = new Map(); // by image tile
+    const outlines = new Map(); // by image: epochs that show the same images share them
     const outlineOf = (tile) => {
       const { along } = at.frame;
       if (tile.block.channels || !along) return null;
       const image = along === "rows" ? tiles[tile.row].find((one) => one?.block.channels) : tiles.find((row) => row[tile.column]?.block.channels)?.[tile.column];
       if (!image) return null;
-      if (!outlines.has(image)) outlines.set(image, page.outline(data.size, image.block.channels, image.values));
-      return outlines.get(image)?.cloneNode(true) ?? null;
+      const key = `${image.block.bytes} ${image.row} ${image.column}`;
+      if (!outlines.has(key)) outlines.set(key, page.outline(data.size, image.block.channels, image.values));
+      return outlines.get(key) && { key, make: () => outlines.get(key).cloneNode(true) };
     };
     const paintRow = (row) => {
       stale.delete(row);
@@ -142,9 +153,11 @@ value is v × scale / 127. Colors end at the column's limit.
         if (!tile) return;
         const cell = cells[row][column];
         paint(cell.canvas, tile, at.side);
-        cell.tile.querySelector(".outline")?.remove();
         const outline = outlineOf(tile);
-        if (outline) cell.tile.append(outline);
+        if (outline?.key === cell.outlined) return;
+        cell.outlined = outline?.key;
+        cell.tile.querySelector(".outline")?.remove();
+        if (outline) cell.tile.append(outline.make());
       });
     };
     const repaint = () => {
@@ -266,22 +279,21 @@ value is v × scale / 127. Colors end at the column's limit.
       const outlined = tiles.flat().some((tile) => tile && outlineOf(tile)) ? [" Thin line: outline of the test image."] : [];
       find("figcaption").textContent = [frame.caption, ...frame.notes].join(" ").concat(...outlined, ...explained);
       say("");
-      fillBars();
       fillSpread(frame.spread);
     };
 
     const draw = (frame) => {
       at.frame = frame;
       tiles = tilesOf(frame, data.size);
-      outlines.clear();
       const shape = JSON.stringify([frame.rows.length, frame.columns.length, tiles.map((row) => row.map((tile) => tile && tile.place.image !== undefined)),
         frame.blocks.map((block) => [block.row, block.column])]);
-      if (shape !== at.shape) build();
+      const isNew = shape !== at.shape;
+      if (isNew) build();
       at.shape = shape;
       fill();
       if (!tiles[at.row]?.[at.column]) [at.row, at.column] = [0, Math.max(0, tiles[0].findIndex(Boolean))];
       select(at.row, at.column, false);
-      fit();
+      if (isNew) fit();
       repaint();
     };
 
@@ -345,7 +357,7 @@ value is v × scale / 127. Colors end at the column's limit.
       canvas.setAttribute("aria-label", `${spoken(tile)}. Use the arrow keys to read its pixels.`);
       frame.querySelector(".outline")?.remove();
       const outline = outlineOf(tile);
-      if (outline) frame.append(outline);
+      if (outline) frame.append(outline.make());
       const { image, method = null, class: label = null } = tile.place;
       dialog.querySelector(".link").replaceChildren(...(image === undefined || !isLinked ? [] : [page.opener(image, { method, label }, `Explain test image ${image}`)]));
       tell();

@@ -47,15 +47,19 @@ const mixed = (stops, share) => {
 /* Return the signed palette as 255 triples for −127…127: blue, neutral, red. The neutral color is near-white, or
    near-black in dark mode. */
 pellucid.colours = () => {
+  pellucid.tables ??= palettes();
+  return pellucid.tables[darkScheme.matches ? "dark" : "light"];
+};
+
+const palettes = () => {
   const steps = Array.from({ length: 2 * pellucid.STEPS + 1 }, (_, step) => step - pellucid.STEPS);
-  pellucid.tables ??= {
+  return {
     light: steps.map((step) => [0, 2, 4].map((digit) => {
       const start = 6 * (step + pellucid.STEPS) + digit;
       return parseInt(pellucid.palette.slice(start, start + 2), 16);
     })),
     dark: steps.map((step) => mixed(step < 0 ? DARK.against : DARK.for, Math.abs(step) / pellucid.STEPS)),
   };
-  return pellucid.tables[darkScheme.matches ? "dark" : "light"];
 };
 
 /* Call a function when the page changes between light and dark, to paint its maps again. */

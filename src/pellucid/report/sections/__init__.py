@@ -8,6 +8,7 @@
 """
 
 from pellucid.report._section import Maker
+from pellucid.report.sections._frames import READERS
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
 from pellucid.report.sections.draw import draw
@@ -19,7 +20,7 @@ from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
 
-__all__ = ["SECTIONS"]
+__all__ = ["DRAWN", "SECTIONS"]
 
 SECTIONS: tuple[Maker, ...] = (
     curves,
@@ -39,3 +40,6 @@ SECTIONS: tuple[Maker, ...] = (
     network,
 )
 """Functions that build the sections; sections without data are omitted."""
+
+DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
+"""Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""

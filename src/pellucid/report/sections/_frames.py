@@ -7,7 +7,7 @@ import numpy as np
 
 from pellucid.plots._text import short_log_probability
 from pellucid.plots.colours import scale_limit
-from pellucid.report._tiles import Frame, Tiles
+from pellucid.report._tiles import Frame, LabelData, Tiles
 
 __all__ = ["READERS"]
 
@@ -30,13 +30,13 @@ def _saliency(arrays: Arrays, record: Record, classes: Sequence[str]) -> Frame:
     for index, label, prediction in zip(*_columns(record, "indices", "labels", "predictions"), strict=True):
         is_wrong = label != prediction
         detail = f"→ {_name(classes, prediction)}" if is_wrong else ""
-        columns.append(_label(_name(classes, label), detail, is_wrong, image=index, **{"class": label}))
+        columns.append(_label(_name(classes, label), detail, is_wrong=is_wrong, place={"image": index, "class": label}))
     return Frame(
         "",
         rows=[
             _label("source", "test image"),
             _label("baseline", "gradient at an empty image"),
-            _label("saliency", "gradient at the image", method="gradient"),
+            _label("saliency", "gradient at the image", place={"method": "gradient"}),
             _label("delta", "saliency − baseline"),
             _label("overlay", "delta × source"),
         ],
@@ -65,7 +65,7 @@ def _jacobian_maps(arrays: Arrays, record: Record, classes: Sequence[str]) -> Fr
         detail = f"→ {_name(classes, prediction)}" if is_wrong else ""
         norm = f"‖J‖₂ {record['spectral_norm'][row]:.3g}"
         place = {"image": index, "class": prediction}
-        rows.append(_label(_name(classes, label), detail, is_wrong, more=norm, **place))
+        rows.append(_label(_name(classes, label), detail, is_wrong=is_wrong, more=norm, place=place))
         if prediction in drawn:
             marks.append((row, 1 + drawn.index(prediction), is_wrong))
     over = " over these classes" if "norms_of" in record else ""
@@ -74,7 +74,7 @@ def _jacobian_maps(arrays: Arrays, record: Record, classes: Sequence[str]) -> Fr
         rows=rows,
         columns=[
             _label("source"),
-            *(_label(_name(classes, label), method="gradient", **{"class": label}) for label in drawn),
+            *(_label(_name(classes, label), place={"method": "gradient", "class": label}) for label in drawn),
         ],
         blocks=[
             Tiles(source[:, None], meaning="pixel"),
@@ -93,14 +93,17 @@ def _explanations(arrays: Arrays, record: Record, classes: Sequence[str]) -> Fra
     for index, label, target in zip(*_columns(record, "indices", "labels", "targets"), strict=True):
         is_wrong = label != target
         detail = f"→ {_name(classes, target)}" if is_wrong else ""
-        rows.append(_label(_name(classes, label), detail, is_wrong, image=index, **{"class": target}))
+        rows.append(_label(_name(classes, label), detail, is_wrong=is_wrong, place={"image": index, "class": target}))
     refused = record.get("refused") or {}
     return Frame(
         "",
         rows=rows,
         columns=[
             _label("source"),
-            *(_label(name, f"±{limit:.2g}", method=name) for name, limit in zip(methods, limits, strict=True)),
+            *(
+                _label(name, f"±{limit:.2g}", place={"method": name})
+                for name, limit in zip(methods, limits, strict=True)
+            ),
         ],
         blocks=[
             Tiles(source[:, None], meaning="pixel"),
@@ -121,7 +124,7 @@ def _explanations(arrays: Arrays, record: Record, classes: Sequence[str]) -> Fra
     )
 
 
-def _prototypes(arrays: Arrays, record: Record, classes: Sequence[str]) -> Frame:
+def _prototypes(arrays: Arrays, record: Record, _: Sequence[str]) -> Frame:
     ways = record["ways"]
     values = [[*ways[way]["log_probability"]] for way in ways] + [[*record["class_mean"]["log_probability"]]]
     images = np.concatenate([arrays["images"], arrays["class_means"][None]])
@@ -135,11 +138,13 @@ def _prototypes(arrays: Arrays, record: Record, classes: Sequence[str]) -> Frame
             _label("class mean", "of training images"),
         ],
         columns=[
-            _label(str(name), **{"class": label})
+            _label(str(name), place={"class": label})
             for name, (label,) in zip(record["names"], zip(*_columns(record, "classes"), strict=True), strict=True)
         ],
         blocks=[Tiles(images, meaning="pixel")],
-        captions=[[None if value is None else short_log_probability(float(value)) for value in line] for line in values],
+        captions=[
+            [None if value is None else short_log_probability(float(value)) for value in line] for line in values
+        ],
         notes=[
             "Below each image: log p(class | image) in nats; 0 is certainty.",
             *_image_notes(images[0], record),
@@ -190,7 +195,9 @@ READERS: Mapping[str, Reader] = {
 # --- parts -----------------------------------------------------------------------------------------------------
 
 
-def _label(text: str, detail: str = "", is_wrong: bool = False, more: str = "", **place: Any) -> dict[str, Any]:
+def _label(
+    text: str, detail: str = "", *, is_wrong: bool = False, more: str = "", place: Mapping[str, Any] | None = None
+) -> LabelData:
     parts = {"detail": detail, "wrong": is_wrong, "more": more, "place": place}
     # most labels have few of them
     return {"text": text, **{name: part for name, part in parts.items() if part}}
