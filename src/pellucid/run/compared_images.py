@@ -82,8 +82,7 @@ def pictures(comparison: Comparison, loaded: Sequence[Loaded], rows: Sequence[np
     images, own = loaded[number].images, rows[number]
     assert images is not None
     shown = np.unique(np.concatenate([pair.disagreements.rows for pair in comparison.pairs]))
-    with_points = [model.points[0] for model in comparison.models if model.points is not None]
-    points = np.unique(np.concatenate(with_points)) if with_points else np.zeros(0, int)
+    points = comparison.point_rows()
     made: dict[str, np.ndarray] = {}
     if len(shown):
         channels = 3 if images.image_shape[0] == 3 else 1

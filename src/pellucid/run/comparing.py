@@ -16,7 +16,7 @@ from pellucid.core.listing import parse_names
 from pellucid.core.opening import opens_in_browser
 from pellucid.core.options import check_argument
 from pellucid.core.ranges import Range
-from pellucid.core.terminal import print_line
+from pellucid.core.terminal import print_line, track
 from pellucid.evaluation._classifiers import image_difference, seed_difference
 from pellucid.evaluation._statistics import holm
 from pellucid.report.comparison import Comparison, Disagreements, Model, Pair
@@ -74,7 +74,11 @@ def compare(
     access = Access(Path(), trust, None if data_dir is None else Path(data_dir).expanduser(), tuple(mirror))
     reader = Reader(choose_device(device, World()), access)
     with preserved_random_state():  # opening a model may draw random numbers
-        loaded = [reader.read(str(place)) for place in runs]
+        loaded = []
+        with track("reading runs", len(runs)) as bar:
+            for number, place in enumerate(runs):
+                loaded.append(reader.read(str(place)))
+                bar.update(number + 1)
         return _compared(loaded, names, images, seed)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import without_warnings
+from pellucid.core.terminal import track
 from pellucid.engine.model import device_of, dtype_of
 from pellucid.evaluation._similarity import similarity
 from pellucid.evaluation._statistics import intervals
@@ -61,10 +62,12 @@ class Explainer:
             return replace(comparison, refused=dict(self.refused))
         chosen = np.arange(count) * len(comparison.labels) // count
         targets = comparison.labels[chosen]
-        maps = {
-            name: {number: self._maps(analyzer, number, chosen, targets) for number, analyzer in own.items()}
-            for name, own in analyzers.items()
-        }
+        maps: dict[str, dict[int, np.ndarray]] = {name: {} for name in analyzers}
+        with track("explaining", len(analyzers) * len(able)) as bar:
+            for name, own in analyzers.items():
+                for number, analyzer in own.items():
+                    maps[name][number] = self._maps(analyzer, number, chosen, targets)
+                    bar.update(sum(map(len, maps.values())), name)
         pairs = []
         method = next(iter(analyzers))
         for pair in comparison.pairs:
