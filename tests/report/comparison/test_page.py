@@ -177,6 +177,26 @@ def test_too_many_points_are_limited_to_those_of_the_first_model() -> None:
     assert section["planes"]["1"]["points"] == list(range(1000, 1500))
 
 
+def test_other_image_sizes_have_maps_but_no_agreement(noise: torch.Tensor) -> None:
+    models = [explained("a", noise, LABELS, 3), explained("b", noise[..., :8, :8], LABELS, 4)]
+    comparison = comparison_of(*models)
+    assert "matched by their position" in comparison.notes[0]
+    assert comparison.notes[-1] == ("The maps of a (12×12) and b (8×8) differ in size, so their agreement is left out.")
+    sections = sections_of(comparison_page(comparison))
+    assert "agreement" not in sections
+    assert sections["disagreements"]["pairs"][0]["maps"]["size"] == [[12, 12], [8, 8]]
+    assert np.isfinite(comparison.pairs[0].layers[2]).all()
+
+
+def test_methods_that_apply_to_no_model_are_named(noise: torch.Tensor) -> None:
+    models = [explained("a", noise, LABELS, 3), explained("b", noise, LABELS, 4)]
+    comparison = comparison_of(*models, methods=("pattern.net",))
+    assert comparison.method is None
+    page = comparison_page(comparison).decode()
+    reason = r"The maps are left out, because no method applies to all models\. pattern\.net: b: ([^<]+)"
+    assert "fit" in re.findall(reason, page)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "channels"), [(28, 1), (96, 3)])
 def test_ten_runs_stay_under_15_megabytes(side: int, channels: int, tmp_path: Path) -> None:
