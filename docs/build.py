@@ -24,8 +24,9 @@ import pdoc.doc
 import pdoc.doc_ast
 import pdoc.render
 import pdoc.render_helpers
-import pdoc.search
 from latex2mathml.converter import convert
+from pygments.formatters import HtmlFormatter
+from search_index import api_entries, guide_entry, index_script
 
 import pellucid
 
@@ -37,6 +38,7 @@ GUIDES = {
     "evaluation": ROOT / "docs" / "evaluation.md",
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
+    "report": ROOT / "docs" / "report.md",
     "targets": ROOT / "docs" / "targets.md",
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
@@ -82,6 +84,30 @@ MENU = {
 
 PAGES = {name: source for group in MENU.values() for name, source in group.items()}
 
+FIRST_NAMES = (
+    "explain",
+    "create_analyzer",
+    "methods",
+    "Analyzer",
+    "Explanation",
+    "Contrast",
+    "evaluate",
+    "Evaluation",
+    "inspect",
+    "watch",
+    "Watcher",
+    "load_run",
+    "Run",
+    "prototypes",
+    "fit_density",
+    "jacobian",
+    "jacobian_report",
+    "augment",
+    "save_fitted",
+    "load_fitted",
+)
+"""The names to know first, in the order in which one needs them; the page of the package begins with them."""
+
 CONTRACTS = ("pellucid.data._source", "pellucid.hooks._hook")
 """Private modules that get a page, since authors of data sets and hooks need them."""
 
@@ -125,7 +151,6 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     document_options()
     document_exports()
     pdoc.render.env.filters["to_html"] = to_html
-    vars(pdoc.search)["to_html"] = to_html  # the search index renders docstrings, too, and has no setting for it
     pdoc.render.configure(
         docformat="markdown",
         footer_text=f"pellucid {version('pellucid')}",
@@ -133,15 +158,28 @@ def build(folder: Path, executed: Path | None = None) -> list[str]:
     )
     titles = {name: title_of(source) for name, source in PAGES.items()}
     menu = {heading: {name: titles[name] for name in group} for heading, group in MENU.items()}
-    pdoc.render.env.globals.update(guides=titles, menu_groups=menu, site_modules=list(modules))
+    pdoc.render.env.globals.update(
+        guides=titles,
+        menu_groups=menu,
+        site_modules=list(modules),
+        first_names={name: first_sentence(getattr(pellucid, name)) for name in FIRST_NAMES},
+        dark_code=HtmlFormatter(style="github-dark").get_style_defs(".pdoc-code"),
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="pdoc")  # a name that pdoc cannot resolve is our mistake
         for name, module in modules.items():
-            write(folder / f"{name.replace('.', '/')}.html", pdoc.render.html_module(module, modules))
-        write(folder / "search.js", pdoc.render.search_index(modules))
+            page = pdoc.render.html_module(module, modules)
+            # screen readers cannot name a link without text
+            page = page.replace('<a class="headerlink"', '<a class="headerlink" aria-label="Link to this name"')
+            write(folder / f"{name.replace('.', '/')}.html", page)
+    guides = []
     for name, source in PAGES.items():
         shown = executed / source.name if executed and source.suffix == ".ipynb" else source
-        write(folder / f"{name}.html", guide_page(name, shown))
+        content = guide_content(shown)
+        write(folder / f"{name}.html", guide_page(name, content))
+        guides.append(guide_entry(name, titles[name], group_of(name), content, source.read_text(encoding="utf-8")))
+    guides.append(first_names_entry())
+    write(folder / "search.js", index_script(guides, api_entries(modules)))
     pictures = ROOT / "docs" / "pictures"
     if pictures.is_dir():
         shutil.copytree(pictures, folder / "pictures")
@@ -227,6 +265,19 @@ def to_html(text: str) -> Html:
     return page
 
 
+def first_sentence(value: Any) -> str:
+    """Return the first sentence of a docstring, as plain text."""
+    paragraph = (value.__doc__ or "").strip().partition("\n\n")[0]
+    return re.split(r"(?<=\.)\s", re.sub(r"\s+", " ", paragraph))[0].replace("`", "")
+
+
+def first_names_entry() -> dict[str, Any]:
+    """Return the search index's entry of the page of the package."""
+    names = "".join(f"<p>{name}: {first_sentence(getattr(pellucid, name))}</p>" for name in FIRST_NAMES)
+    content = f'<h1 id="first-names">The names to know first</h1>{names}'
+    return guide_entry("pellucid", "API: the names to know first", "API", content, "")
+
+
 def write(path: Path, text: str) -> None:
     """Write one file of the site."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,10 +292,20 @@ def title_of(source: Path) -> str:
     return text.partition("\n")[0].lstrip("# ")
 
 
-def guide_page(name: str, source: Path) -> str:
-    """Render a Markdown file or notebook as a page of the site."""
+def group_of(name: str) -> str:
+    """Return the kind of a page, as search results state it."""
+    heading = next(heading for heading, pages in MENU.items() if name in pages)
+    return {"": "Guide", "Methods": "Method"}.get(heading, heading)
+
+
+def guide_content(source: Path) -> str:
+    """Render a Markdown file or notebook."""
     text = source.read_text(encoding="utf-8")
-    content = notebook_html(json.loads(text)) if source.suffix == ".ipynb" else to_html(relinked(text))
+    return notebook_html(json.loads(text)) if source.suffix == ".ipynb" else to_html(relinked(text))
+
+
+def guide_page(name: str, content: str) -> str:
+    """Return the page of a rendered guide."""
     return pdoc.render.env.get_template("guide.html.jinja2").render(guide=name, content=content, all_modules={})
 
 

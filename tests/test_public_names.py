@@ -13,17 +13,17 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment check_jacobian create_analyzer
-        errors evaluate explain fit_density inspect jacobian jacobian_class_means jacobian_product jacobian_report
-        jacobian_spectrum jacobian_to_disk load_density load_fitted load_run methods prototypes save_fitted
-        transposed_product watch""",
+    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment check_jacobian compare
+        create_analyzer errors evaluate explain fit_density inspect jacobian jacobian_class_means jacobian_product
+        jacobian_report jacobian_spectrum jacobian_to_disk load_density load_fitted load_run methods prototypes
+        save_fitted transposed_product watch""",
     "pellucid.errors": """ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError ShapeError
         TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
         Explanation Explanations FittedState Method check_method create_analyzer methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment check_jacobian
         jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum transposed_product""",
-    "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric",
+    "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Recommendation",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
@@ -57,7 +57,8 @@ ENTRIES = {
 }
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
-    device precision threads hooks methods classes embedding_layer budget save weights class_names crop mean std"""
+    device precision threads hooks methods classes embedding_layer budget save weights class_names crop mean std
+    keep_checkpoints"""
 
 EXPLANATION = """relevance target logits expected residual allowed absorbed evaluations seed method inputs classes unit
     figure show save verdict"""
@@ -84,7 +85,7 @@ def test_registered_names(place: str) -> None:
 
 
 def test_commands_and_flags() -> None:
-    assert {"run", "methods", "evaluate", "ground-truth", "report"} <= set(COMMANDS)
+    assert {"run", "methods", "evaluate", "compare", "ground-truth", "report"} <= set(COMMANDS)
     assert set(FLAG_NAMES.split()) <= set(FLAGS)
 
 

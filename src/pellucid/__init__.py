@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         jacobian_spectrum,
         transposed_product,
     )
+    from pellucid.run.comparing import compare
     from pellucid.run.explaining import explain
     from pellucid.run.inspection import inspect
     from pellucid.run.watcher import Watcher, watch
@@ -38,6 +39,7 @@ __all__ = [
     "Watcher",
     "augment",
     "check_jacobian",
+    "compare",
     "create_analyzer",
     "errors",
     "evaluate",
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
         "check_jacobian": "pellucid.jacobians",
+        "compare": "pellucid.run.comparing",
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",

@@ -490,7 +490,7 @@ class ReportConfig:
     """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
 
     run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
-    """Save folder of the run. The report is written to RUN/report.html."""
+    """Save folder of the run. The report is written to RUN/report.html, and a summary of it to RUN/summary.png."""
 
     def __post_init__(self) -> None:
         """Expand `~`."""

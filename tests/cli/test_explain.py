@@ -74,7 +74,7 @@ def test_page_has_the_maps_of_every_image_method_and_class(folder: Path) -> None
     assert main(["explain", *arguments, *normalization, "--class-names", "names.json", "--target", "owl", *SLOWLY]) == 0
     page = (folder / "why.html").read_text()
     content = data_of(page)
-    data = content["sections"]["explain"]["data"]
+    (data,) = content["sections"]["explain"]["data"]["parts"]
     assert content["classes"] == NAMES
     assert data["titles"] == ["a.png", "b <i>.png"]
     model, x = network(), torch.stack([pixels(0), pixels(1)])
@@ -95,7 +95,7 @@ def test_page_has_the_maps_of_every_image_method_and_class(folder: Path) -> None
             own = create_analyzer("gradient", model).analyze((x[image : image + 1] - 0.5) / 0.25, label) / 0.25
             scale = data["scales"][0][image][place]
             np.testing.assert_allclose(stored[image, place] / 127 * scale, own[0].sum(0), atol=0.51 * scale / 127)
-    source = np.frombuffer(zlib.decompress(b64decode(data["source"]["bytes"])), np.uint8).reshape(2, 12, 10, 3)
+    source = np.frombuffer(zlib.decompress(b64decode(data["source"])), np.uint8).reshape(2, 12, 10, 3)
     np.testing.assert_array_equal(source[0], np.array(picture(0)))
     residuals = np.array(data["residual"][1], float)
     assert np.abs(residuals).max() < 1e-5
@@ -207,7 +207,7 @@ def test_page_in_a_browser(folder: Path, scheme: str) -> None:
 
     arguments = ["a.png", "b <i>.png", "--model", "door_nets:small", "--methods", "gradient,lrp.epsilon"]
     assert main(["explain", *arguments, "--class-names", "names.json", "--target", "owl", *SLOWLY]) == 0
-    data = data_of((folder / "why.html").read_text())["sections"]["explain"]["data"]
+    (data,) = data_of((folder / "why.html").read_text())["sections"]["explain"]["data"]["parts"]
     wrong: list[str] = []
     with chromium("--disable-gpu") as browser:
         context = browser.new_context(color_scheme=scheme)
@@ -217,18 +217,20 @@ def test_page_in_a_browser(folder: Path, scheme: str) -> None:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto((folder / "why.html").as_uri())
         page.wait_for_selector("#explain[data-ready=true], [data-ready=true]")
-        assert page.locator("legend").first.inner_text() == "Image"
+        assert page.locator(".strip legend").inner_text() == "Image"
         assert page.locator(".strip label").all_inner_texts() == ["a.png", "b <i>.png"]
         best = NAMES[data["predictions"][0]]
-        assert page.locator(".answer").inner_text().startswith(f"a.png is predicted as {best}. Class owl has")
+        answer = page.locator(".answer").inner_text()
+        assert answer.startswith(f"a.png is predicted as {best} with confidence ")
+        assert "Class owl has" in answer
         options = page.locator("select.by-class option").all_inner_texts()
         assert options[0].startswith("owl · ")
         assert options[0].endswith("target") or options[0].endswith("target · predicted")
         page.locator(".strip input").nth(1).check(force=True)
         assert page.locator(".answer").inner_text().startswith("b <i>.png is predicted as")
         page.locator("select.by-method").select_option(label="lrp.epsilon")
-        shown = page.locator(".certificate dd").all_inner_texts()
-        assert float(shown[0].replace("−", "-")) == pytest.approx(data["expected"][1][1][0], rel=1e-3)
+        sums = page.locator(".certificate dl div", has_text="expected sum").locator("dd").all_text_contents()
+        assert float(sums[0].replace("−", "-")) == pytest.approx(data["expected"][1][1][0], rel=1e-3)
         assert page.locator("#status").count() == 0
         context.close()
     assert wrong == []

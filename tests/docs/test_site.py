@@ -14,6 +14,7 @@ import pytest
 
 import pellucid
 from browser import chromium
+from offline_page import faults
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -25,6 +26,7 @@ GUIDES = (
     "index",
     "architecture",
     "explain",
+    "report",
     "targets",
     "jacobian",
     "prototypes",
@@ -171,8 +173,136 @@ def test_formulas_are_rendered_offline(site: Path, offline: "BrowserContext") ->
     assert top["y"] + top["height"] <= bottom["y"] + 2  # rendered as a fraction, not as a line of letters
 
 
-def test_search_finds_a_class(site: Path, offline: "BrowserContext") -> None:
+def results(page: "Page", text: str) -> tuple[list[str], list[str]]:
+    """Search, and return the addresses of the guides and of the names found."""
+    box = page.get_by_role("searchbox")
+    box.fill("")
+    box.fill(text)
+    page.get_by_role("heading", name=f"Search: {text}", exact=True).wait_for(timeout=10_000)
+    lists = {
+        title: [str(link.get_attribute("href")) for link in page.locator(f"h2:has-text('{title}') + ul a").all()]
+        for title in ("Guides", "Names in the API")
+    }
+    return lists["Guides"], lists["Names in the API"]
+
+
+QUERIES = {
+    "grad cam": "methods_cam.html",
+    "grad-cam": "methods_cam.html",
+    "gradcam": "methods_cam.html",
+    "GradCAM": "methods_cam.html",
+    "lrp epsilon": "methods_lrp.html",
+    "LRP": "methods_lrp.html",
+    "deep lift": "methods_deeplift.html",
+    "DeepLIFT": "methods_deeplift.html",
+    "integrated gradients": "methods_integrated_gradients.html",
+    "shapley": "methods_perturbation.html",
+    "occlu": "methods_perturbation.html",
+    "smooth grad": "methods_smoothgrad.html",
+    "InputXGradient": "methods_taylor.html",
+    "jacobian": "jacobian.html",
+    "prototypes": "prototypes.html",
+    "metrics": "evaluation.html",
+    "lightning": "integrations.html",
+    "tokens": "methods_attention.html",
+    "install": "index.html",
+    "serve": "report.html",
+    "walkthrough": "walkthrough_1_activation_maximisation.html",
+    "t-sne": "index.html",
+}
+"""Searches, and the page that each must find first."""
+
+
+def test_search_finds_the_page_about_the_query_first(site: Path, offline: "BrowserContext") -> None:
+    page = offline.new_page()
+    requests, errors = watch(page)
+    page.goto((site / "pellucid" / "core" / "contracts.html").as_uri())
+    # some sections on t-SNE may be added to other guides
+    found = {text: [Path(link.partition("#")[0]).name for link in results(page, text)[0]] for text in QUERIES}
+    assert {text: guides[0] for text, guides in found.items() if text != "t-sne"} == {
+        text: name for text, name in QUERIES.items() if text != "t-sne"
+    }
+    assert QUERIES["t-sne"] in found["t-sne"][:3]
+    assert errors == []
+    assert [url for url in requests if urlsplit(url).scheme not in ("file", "data")] == []
+
+
+def test_search_lists_names_after_guides_and_more_on_request(site: Path, offline: "BrowserContext") -> None:
+    page = offline.new_page()
+    page.goto((site / "glossary.html").as_uri())
+    guides, names = results(page, "gradient")
+    assert len(guides) <= 8
+    assert len(names) == 20
+    headings = page.locator("main h2").all_text_contents()
+    assert headings == ["Guides", "Names in the API"]
+    page.get_by_role("button", name=re.compile(r"Show \d+ more")).last.click()
+    assert page.locator("h2:has-text('Names in the API') + ul a").count() > 20
+    _, names = results(page, "create_analyzer")
+    assert names[0] == "pellucid.html#create_analyzer"
+    assert results(page, "LoadRun")[1][0] == "pellucid.html#load_run"
+    assert results(page, "xyzzy") == ([], [])
+    assert "No results." in str(page.locator("[role=status]").text_content())
+    page.get_by_role("searchbox").fill("<img src=x onerror=alert(1)>")
+    page.get_by_role("heading", name="Search: <img").wait_for(timeout=10_000)
+    assert page.locator("main img").count() == 0
+
+
+def test_search_works_with_the_keyboard_and_by_address(site: Path, offline: "BrowserContext") -> None:
     page = offline.new_page()
     page.goto(f"{(site / 'glossary.html').as_uri()}?search=Artifact")
-    result = page.locator('main a[href$="pellucid/core/contracts.html#Artifact"]').first
-    result.wait_for(timeout=10_000)
+    page.locator('main a[href$="#Artifact"]').first.wait_for(timeout=10_000)
+    page.goto((site / "glossary.html").as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type("grad cam")
+    page.locator(".results a").first.wait_for(timeout=10_000)
+    assert "search=grad" in page.url
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    focused = page.evaluate("[...document.querySelectorAll('.results a')].indexOf(document.activeElement)")
+    assert focused == 1
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("document.activeElement.type") == "search"
+    page.keyboard.press("Escape")
+    page.get_by_role("heading", name="Glossary", exact=True).wait_for(timeout=10_000)
+    page.keyboard.type("grad cam")
+    page.locator(".results a").first.wait_for(timeout=10_000)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/methods_cam.html")
+
+
+def test_the_api_page_begins_with_the_names_to_know(site: Path) -> None:
+    page = read(site / "pellucid.html").partition("</dl>")[0]
+    named = re.findall(r'<dt><a href="#(\w+)"><code>\1</code></a></dt><dd>([^<]+)</dd>', page)
+    assert len(named) == 20
+    assert {name for name, _ in named} <= set(pellucid.__all__)
+    assert {"create_analyzer", "explain", "evaluate", "inspect", "watch", "load_run", "jacobian"} <= {
+        n for n, _ in named
+    }
+    assert all(re.fullmatch(r".{15,200}\.", sentence) for _, sentence in named), named
+    # no documented member comes before
+    assert '<section id="' not in page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_are_accessible_in_light_and_dark(site: Path, width: int, scheme: str) -> None:
+    with chromium("--disable-gpu") as browser:
+        context = browser.new_context(offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        for name in (
+            "methods_cam.html",
+            "explain.html",
+            "glossary.html?search=grad%20cam",
+            "pellucid/core/seeding.html",
+        ):
+            page.goto(f"{site.as_uri()}/{name}")
+            if "search" in name:
+                page.locator(".results a").first.wait_for(timeout=10_000)
+            assert faults(page, "body") == [], name
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 150) == (scheme == "dark")
+        page.goto(f"{site.as_uri()}/methods_cam.html")
+        filters = page.evaluate("getComputedStyle(document.querySelector('main img')).filter")
+        assert ("brightness" in filters) == (scheme == "dark")

@@ -27,7 +27,7 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     plots/leaderboard/epoch_NNN.png plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
     plots/prototypes/epoch_NNN.npz plots/prototypes/epoch_NNN.png plots/saliency/epoch_NNN.json
     plots/saliency/epoch_NNN.npz plots/saliency/epoch_NNN.png plots/tsne/epoch_NNN.json plots/tsne/epoch_NNN.npz
-    plots/tsne/epoch_NNN.png report.html run.json"""
+    plots/tsne/epoch_NNN.png report.html run.json summary.png"""
 """The files of a default run, which others script against."""
 
 

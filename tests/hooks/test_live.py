@@ -24,7 +24,9 @@ Maker = Callable[..., Scene]
 def program_of(artifact: Artifact) -> Program:
     record = artifact.numbers["program"]
     arrays = artifact.arrays
-    return Program(tuple(record["input"]), record["steps"], arrays["weights"], arrays["indices"], record["multiply_adds"])
+    return Program(
+        tuple(record["input"]), record["steps"], arrays["weights"], arrays["indices"], record["multiply_adds"]
+    )
 
 
 def reason(scene: Scene, **options: int) -> str:

@@ -300,6 +300,8 @@ def test_matrix_keyboard_navigation(tmp_path, visit):
     counts = COUNTS[2]
     page.locator("#confusion_matrix td[tabindex='0']").focus()
     for key, (row, column) in (
+        ("PageUp", (0, 1)),  # from the largest error, (2, 1), which is preselected
+        ("Home", (0, 0)),
         ("ArrowRight", (0, 1)),
         ("ArrowDown", (1, 1)),
         ("End", (1, 2)),
@@ -343,7 +345,7 @@ def test_leaderboard_can_be_sorted(save, visit):
     metric = "sparseness"
     values = {row["method"]: row["value"] for row in record["rows"] if row["metric"] == metric}
     heading = page.locator(".board thead th", has_text=metric)
-    heading.get_by_role("button").click()
+    heading.locator("button.sort").click()
     assert heading.get_attribute("aria-sort") == "descending"
     for body in (own, controls):
         listed = [text.split()[0] for text in body.locator("th").all_inner_texts()]
@@ -351,12 +353,12 @@ def test_leaderboard_can_be_sorted(save, visit):
     assert "Sorted by sparseness, best first." in page.locator("#leaderboard .summary").inner_text()
     column = [text.splitlines()[0] for text in own.locator("td:nth-child(5)").all_inner_texts()]
     assert column == [f"{values[text.split()[0]]:.3f}" for text in own.locator("th").all_inner_texts()]
-    heading.get_by_role("button").click()
+    heading.locator("button.sort").click()
     assert [text.split()[0] for text in own.locator("th").all_inner_texts()] == names
     winners = own.locator("td.best")
     assert winners.count() == len(record["metrics"])
     assert all("best" in text.splitlines()[2] for text in winners.all_inner_texts())
-    assert page.locator(".board .curve").count() == len(record["methods"])
+    assert page.locator(".removal svg .line").count() == 3 * len(record["methods"])  # two charts and the legend
 
 
 def test_figure_opens_at_full_size(save, visit):

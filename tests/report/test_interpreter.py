@@ -43,7 +43,11 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         model, size = random_network(name)
         with frozen(model):
             program = export_program(model, random_images(size, 1))
-        networks[name] = {"program": program.record, "weights": packed(program.weights), "indices": packed(program.indices)}
+        networks[name] = {
+            "program": program.record,
+            "weights": packed(program.weights),
+            "indices": packed(program.indices),
+        }
     page = files("pellucid.report") / "page"
     scripts = [(page / name).read_text("utf-8") for name in ("page.js", "maps.js", "interpreter.js")]
     path = tmp_path_factory.mktemp("page") / "page.html"
@@ -70,7 +74,9 @@ def test_logits_maps_and_certificates_are_those_of_torch(name: str, tab: Any) ->
     model, images = model.double(), images.double()
     with torch.no_grad():
         logits = model(images)
-    targets = torch.tensor([int(row.argmax()) if target is None else target for row, target in zip(logits, TARGETS, strict=True)])
+    targets = torch.tensor(
+        [int(row.argmax()) if target is None else target for row, target in zip(logits, TARGETS, strict=True)]
+    )
     assert [result["prediction"] for result in results] == logits.argmax(1).tolist()
     assert [result["target"] for result in results] == targets.tolist()
     assert distance([result["logits"] for result in results], logits) < 1e-5

@@ -37,7 +37,7 @@ def run_with(folder, counts, classes=("cat", "dog", "bird"), **changes):
         ([[9, 1, 0], [0, 9, 1], [0, 0, 5]], "Test accuracy: 92.00% (2 of 25 misclassified)."),  # no pair twice
         ([[9, 1, 0], [0, 9, 0], [0, 0, 1]], "Test accuracy: 95.00% (1 of 20 misclassified; cat predicted as dog)."),
         ([[4, 0, 0], [0, 5, 0], [0, 0, 6]],
-         "Test accuracy: 100.00% (all 15 test images are classified correctly)."),
+         "Test accuracy: 100.00% (all 15 classified correctly)."),
         ([[0, 4, 0], [0, 0, 4], [4, 0, 0]],
          ("Test accuracy: 0.00% (12 of 12 misclassified; most common: cat predicted as dog, dog predicted as bird and "
          "bird predicted as cat, 4 times each).")),
@@ -104,7 +104,7 @@ def test_failures_name_each_hook_once(tmp_path):
     for hook, epoch in (("tsne", 1), ("tsne", 2), ("saliency", 2)):
         store.add_failure(hook, epoch, "ValueError", "…")
     last = verdict(Material(store))[-1]
-    assert (last.text, last.section) == ("2 hooks failed: tsne and saliency.", "failures")
+    assert (last.text, last.section) == ("Failed: tsne and saliency.", "failures")
 
 
 def predicted(confidences, is_right):
@@ -126,7 +126,7 @@ def test_miscalibration_agrees_with_a_bootstrap(accuracy, word):
     arrays = predicted(confidences, draw.random(2000) < accuracy)
     text = calibration(arrays)
     points = 100 * abs(confidences.mean() - (arrays["predictions"] == 0).mean())
-    assert text.startswith(f"{word} by {points:.1f} points (mean confidence {confidences.mean():.2%};")
+    assert text.startswith(f"{word} by {points:.1f} points (95% interval ")
     low, high = sorted(np.abs(interval_by_bootstrap(arrays)))
     stated = [float(part) for part in text.split("interval ")[1].removesuffix(").").split(" to ")]
     # wider if the images vary less than those of a calibrated model
@@ -159,7 +159,7 @@ def test_calibration_of_the_best_epoch_is_stated(tmp_path):
     store = run_with(tmp_path, [[70, 30], [0, 0]], ("a", "b"))
     is_right = np.arange(100) < 70
     keep(store, "confusion_matrix", 1, name="predictions", arrays=predicted([0.99] * 100, is_right))
-    assert texts(store)[1].startswith("Overconfident by 29.0 points (mean confidence 99.00%;")
+    assert texts(store)[1].startswith("Overconfident by 29.0 points (95% interval ")
 
 
 def test_damaged_predictions_are_noted_and_support_no_claim(tmp_path):

@@ -24,7 +24,7 @@ Other files:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `layers`: the layers of a model, and the filters of the first one
-- `tap`: hidden activations, such as the embedding
+- `tap`: hidden activations, such as the embedding; `activations`: the outputs of all layers
 - `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.isolation import isolated
-from pellucid.core.types import Images
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.engine.wrapping import module_paths
 
 __all__ = ["layer_outputs"]
 
 
-def layer_outputs(model: nn.Module, images: Images, names: Collection[str] | None = None) -> dict[str, Tensor]:
+def layer_outputs(model: nn.Module, images: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
     """Return the outputs of the layers with weights as (batch, feature) in float32, in the order of execution.
 
     A layer with weights is a module with a parameter of two or more axes, such as a convolution or a linear layer; its

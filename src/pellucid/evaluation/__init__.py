@@ -6,6 +6,7 @@
 - `_run`: measures every method by every metric
 - `_evaluation`: `Evaluation`, the result, with its `_statistics` and `_conclusions`; `_leaderboard` draws it
 - `_constancy`: detects methods whose maps ignore the image
+- `_classifiers`, `_representations`: differences in accuracy and similarity of layers, for comparisons of models
 - `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
 
 >>> "selectivity" in METRICS

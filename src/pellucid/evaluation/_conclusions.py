@@ -159,7 +159,7 @@ def agreeing(evaluation: "Evaluation") -> list[Group]:
 
 
 def representative(evaluation: "Evaluation", group: Group) -> str:
-    """Return the method that stands for a group of agreeing ones: the one that is best in most metrics, or the first.
+    """Return the method to show for a group of agreeing ones: the one that is best in most metrics, or the first.
 
     So a column whose best method is in the group still shows it.
     """

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pellucid.core.types import Images
 from pellucid.engine.activations import layer_outputs
 from pellucid.engine.model import device_of
 
@@ -37,7 +36,7 @@ class Layers:
     """Number of layers with weights, including those left out."""
 
 
-def read_layers(model: nn.Module, images: Images) -> Layers:
+def read_layers(model: nn.Module, images: Tensor) -> Layers:
     """Compute the kernels of up to 24 layers with weights over `images`.
 
     Raises `ValueError` for fewer than four images.
@@ -66,14 +65,14 @@ def _groups(sizes: Mapping[str, int], images: int) -> Iterator[list[str]]:
         yield group
 
 
-def images_for(model: nn.Module, images: Images) -> int:
+def images_for(model: nn.Module, images: Tensor) -> int:
     """Return how many of `images` the largest layer allows within the memory limit; at least four."""
     outputs = layer_outputs(model, images[:2].to(device_of(model)))
     largest = max((output.shape[1] for output in outputs.values()), default=1)
     return max(LEAST_IMAGES, min(len(images), MOST_VALUES // largest))
 
 
-def _features(model: nn.Module, images: Images, names: Sequence[str]) -> dict[str, Tensor]:
+def _features(model: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in images.split(IMAGES_AT_ONCE):
         for name, output in layer_outputs(model, batch.to(device_of(model)), names).items():

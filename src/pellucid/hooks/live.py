@@ -119,10 +119,16 @@ def _check(scene: Scene, program: Program, images: Tensor) -> None:
     targets = scene.logits[: len(images)].argmax(1)
     with without_warnings():
         explained = {
-            name: create_analyzer(name, scene.model).analyze(images, targets.to(scene.device)).double().numpy(force=True)
+            name: create_analyzer(name, scene.model)
+            .analyze(images, targets.to(scene.device))
+            .double()
+            .numpy(force=True)
             for name in ("gradient", "lrp.epsilon")
         }
-    own = [run_program(program, image, target) for image, target in zip(images.numpy(force=True), targets.tolist(), strict=True)]
+    own = [
+        run_program(program, image, target)
+        for image, target in zip(images.numpy(force=True), targets.tolist(), strict=True)
+    ]
     gaps = {
         "logits": _gaps([one.logits for one in own], scene.logits[: len(images)].double().numpy()),
         "gradients": _gaps([one.gradient for one in own], explained["gradient"]),
@@ -138,7 +144,8 @@ def _check(scene: Scene, program: Program, images: Tensor) -> None:
 def _gaps(own: list[np.ndarray], expected: np.ndarray) -> list[float]:
     """Return the largest difference for each image, relative to the largest value."""
     return [
-        float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-12)) for one, other in zip(own, expected, strict=True)
+        float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-12))
+        for one, other in zip(own, expected, strict=True)
     ]
 
 

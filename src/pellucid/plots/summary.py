@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,35 +17,39 @@ WIDTH, HEIGHT = 1200, 630
 """Size in pixels, that of link previews."""
 DOTS_PER_INCH = 100
 MARGIN = 44
-TILE = 104
-"""Side of an image in pixels."""
+SMALLEST_TILE, LARGEST_TILE = 112, 200
+"""Side of an image in pixels, by the room that the sentences leave."""
+ABOVE, BELOW = 26, 40
+"""Height of the text above and below an image, in pixels."""
 GAP = 14
-SIDE = 400
-"""Side of the embedding in pixels."""
+APART = 16
+"""Additional gap between the mistakes and the explanation."""
+SIDE, LARGEST_SIDE = 400, 480
+"""Side of the embedding in pixels, beside images and without any."""
 NAMED_CLASSES = 20
 """Maximum number of classes named in the embedding."""
 BIG, MEDIUM, SMALL = 40.0, 14.0, 10.5
 """Font sizes in points."""
-ACCENT = "#1f6f8b"
+ACCENT, FOR, AGAINST = "#1f6f8b", "#b2182b", "#2166ac"
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """An image (height, width) or (height, width, 3) in [0, 1] or as bytes, with the text below it."""
+    """A misclassified image (height, width) or (height, width, 3), in [0, 1] or as bytes."""
 
     image: np.ndarray
-    text: str
+    label: str
+    prediction: str
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """An image with its relevance map."""
+    """An image with the evidence for its prediction."""
 
-    image: np.ndarray
+    tile: Tile
     relevance: np.ndarray
     """(height, width), scaled to [−1, 1]."""
-    title: str
-    text: str
+    method: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,23 +83,28 @@ def summary(parts: Summary) -> Figure:
     >>> (figure.get_size_inches() * figure.dpi).round().tolist()
     [1200.0, 630.0]
     """
-    page = _Page()
-    right = WIDTH - MARGIN if parts.plane is None else WIDTH - MARGIN - SIDE - 40
-    y = page.lines(parts.title, MARGIN, MARGIN, right - MARGIN, (15.0, 24, 1), weight="bold")
+    page, shown = _Page(), len(parts.mistakes) + 2 * (parts.explained is not None)
+    side = SIDE if shown else LARGEST_SIDE
+    right = WIDTH - MARGIN if parts.plane is None else WIDTH - MARGIN - side - 40
+    y = page.lines(parts.title, MARGIN, MARGIN, right - MARGIN, (19.0, 30, 1), weight="bold")
     if parts.number:
         y = _draw_number(page, parts, y + 8, right)
-    has_strip = bool(parts.mistakes) or parts.explained is not None
-    strip = HEIGHT - MARGIN - TILE - 54 if has_strip else HEIGHT - MARGIN
-    _draw_sentences(page, parts.sentences, y + 14, strip - 16, right)
-    x = MARGIN
-    if parts.mistakes:
-        taken = 2 * TILE + GAP + 30 if parts.explained is not None else 0
-        x = _draw_mistakes(page, parts.mistakes, strip, right - taken)
-    if parts.explained is not None:
-        _draw_explained(page, parts.explained, x, strip, right)
+    bottom = HEIGHT - MARGIN
+    y = _draw_sentences(
+        page, parts.sentences, y + 14, bottom - (SMALLEST_TILE + ABOVE + BELOW + 8 if shown else 0), right
+    )
+    if shown:
+        tile = _tile_side(parts, right - MARGIN, bottom - BELOW - ABOVE - y - 8)
+        _draw_strip(page, parts, bottom - BELOW - tile, tile, right)
     if parts.plane is not None:
-        _draw_plane(page, parts.plane, right + 40)
+        _draw_plane(page, parts.plane, right + 40, side)
     return page.figure
+
+
+def _tile_side(parts: Summary, width: float, height: float) -> float:
+    """Return the side of the images such that at least three mistakes fit beside the explanation."""
+    count = min(len(parts.mistakes), 4 if parts.plane is None else 3) + 2 * (parts.explained is not None)
+    return float(np.clip(min((width - APART - GAP * (count - 1)) / count, height), SMALLEST_TILE, LARGEST_TILE))
 
 
 class _Page:
@@ -103,21 +113,17 @@ class _Page:
     def __init__(self) -> None:
         self.figure = Figure((WIDTH / DOTS_PER_INCH, HEIGHT / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor="white")
 
-    def text(self, x: float, y: float, text: str, size: float, **style: object) -> None:
+    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
         """Draw one line with its top at `y`."""
         style = {"va": "top", "color": INK, "parse_math": False, **style}
         self.figure.text(x / WIDTH, 1 - y / HEIGHT, drawable(text), size=size, **style)
 
-    def lines(
-        self, text: str, x: float, y: float, width: float, font: tuple[float, float, int], **style: object
-    ) -> float:
+    def lines(self, text: str, x: float, y: float, width: float, font: tuple[float, float, int], **style: Any) -> float:
         """Draw wrapped text and return the y below it; `font` is size, line height and the maximum number of lines."""
         size, step, most = font
-        lines = wrap(drawable(text), width, size, DOTS_PER_INCH, bold=style.get("weight") == "bold")
-        if len(lines) > most:
-            lines = [*lines[: most - 1], f"{lines[most - 1].rstrip('.,;:')} …"]
-        for line in lines:
-            self.text(x, y, _fitted(line, width, size), size, **style)
+        is_bold = style.get("weight") == "bold"
+        for line in [text] if most == 1 else wrap(drawable(text), width, size, DOTS_PER_INCH, bold=is_bold)[:most]:
+            self.text(x, y, _fitted(line, width, size, bold=is_bold), size, **style)
             y += step
         return y
 
@@ -134,9 +140,10 @@ class _Page:
             axes.imshow(plain, cmap="gray", vmin=0, vmax=255 if plain.dtype == np.uint8 else 1, interpolation=smooth)
 
 
-def _fitted(line: str, width: float, size: float) -> str:
-    """Shorten a line that has no space to break it at."""
-    while len(line) > 4 and text_width(line, size, DOTS_PER_INCH) > width:
+def _fitted(line: str, width: float, size: float, *, bold: bool = False) -> str:
+    """Shorten a line until it fits."""
+    line = shorten(line, 200)
+    while len(line) > 4 and text_width(line, size, DOTS_PER_INCH, bold=bold) > width:
         line = shorten(line, len(line) - 2)
     return line
 
@@ -150,45 +157,59 @@ def _draw_number(page: _Page, parts: Summary, y: float, right: float) -> float:
     return y + 66
 
 
-def _draw_sentences(page: _Page, sentences: Sequence[str], y: float, bottom: float, right: float) -> None:
-    """Draw whole sentences, as many as there is room for."""
+def _draw_sentences(page: _Page, sentences: Sequence[str], y: float, bottom: float, right: float) -> float:
+    """Draw whole sentences, as many as there is room for, and return the y below them."""
     for sentence in sentences:
         needed = 27 * len(wrap(drawable(sentence), right - MARGIN, MEDIUM, DOTS_PER_INCH))
         if y + needed > bottom:
-            return
-        y = page.lines(sentence, MARGIN, y, right - MARGIN, (MEDIUM, 27, 99)) + 8
-
-
-def _draw_mistakes(page: _Page, mistakes: Sequence[Tile], y: float, right: float) -> float:
-    """Draw the images in one row and return the x behind them."""
-    page.text(MARGIN, y, "Mistakes" if len(mistakes) > 1 else "Mistake", SMALL, color=PALE)
-    x = float(MARGIN)
-    for tile in mistakes:
-        if x + TILE > right:
             break
-        page.image(tile.image, x, y + 24, TILE)
-        text = _fitted(tile.text, TILE, SMALL)
-        page.text(x + TILE / 2, y + 24 + TILE + 8, text, SMALL, ha="center", color=WRONG, weight="bold")
-        x += TILE + GAP
-    return x + 30 - GAP
+        y = page.lines(sentence, MARGIN, y, right - MARGIN, (MEDIUM, 27, 99)) + 8
+    return y
 
 
-def _draw_explained(page: _Page, explained: Explained, x: float, y: float, right: float) -> None:
-    page.text(x, y, _fitted(explained.title, right - x, SMALL), SMALL, color=PALE)
-    page.image(explained.image, x, y + 24, TILE)
-    page.image(explained.relevance, x + TILE + GAP, y + 24, TILE, is_signed=True)
-    page.text(x, y + 24 + TILE + 8, _fitted(explained.text, right - x, SMALL), SMALL, color=PALE)
+def _draw_strip(page: _Page, parts: Summary, y: float, tile: float, right: float) -> None:
+    """Draw the mistakes that fit, and the explanation behind them, with the top of the images at `y`."""
+    x, explained = float(MARGIN), parts.explained
+    room = right - (0 if explained is None else 2 * tile + GAP + APART)
+    if parts.mistakes:
+        page.text(MARGIN, y - ABOVE, "Mistakes" if len(parts.mistakes) > 1 else "Mistake", SMALL, color=PALE)
+    for mistake in parts.mistakes:
+        if x + tile > room + 1:
+            break
+        _draw_tile(page, mistake, (x, y), tile)
+        x += tile + GAP
+    if explained is None:
+        return
+    x += APART if parts.mistakes else 0
+    title = f"Evidence for {shorten(explained.tile.prediction, 16)} by {explained.method}"
+    page.text(x, y - ABOVE, _fitted(title, right - x, SMALL), SMALL, color=PALE)
+    _draw_tile(page, explained.tile, (x, y), tile)
+    x += tile + GAP
+    page.image(explained.relevance, x, y, tile, is_signed=True)
+    for part, colour, place in (("for", FOR, 0.25), ("against", AGAINST, 0.68)):
+        page.text(x + tile * place, y + tile + 8, part, SMALL, color=colour, ha="center")
 
 
-def _draw_plane(page: _Page, plane: Plane, x: float) -> None:
+def _draw_tile(page: _Page, tile: Tile, place: tuple[float, float], side: float) -> None:
+    """Draw an image with its classes below, on two lines if they are long."""
+    x, y = place
+    page.image(tile.image, x, y, side)
+    whole = f"{shorten(tile.label, 40)} → {shorten(tile.prediction, 40)}"
+    is_short = text_width(whole, SMALL, DOTS_PER_INCH, bold=True) <= side
+    for row, line in enumerate([whole] if is_short else [tile.label, f"→ {tile.prediction}"]):
+        fitted = _fitted(line, side, SMALL, bold=True)
+        page.text(x + side / 2, y + side + 8 + 17 * row, fitted, SMALL, ha="center", color=WRONG, weight="bold")
+
+
+def _draw_plane(page: _Page, plane: Plane, x: float, side: float) -> None:
     """Draw the embedding with the names of the classes at the median of their points."""
-    y = (HEIGHT - SIDE - 28) / 2
-    axes = page.figure.add_axes((x / WIDTH, 1 - (y + SIDE) / HEIGHT, SIDE / WIDTH, SIDE / HEIGHT))
+    y = (HEIGHT - side - 28) / 2
+    axes = page.figure.add_axes((x / WIDTH, 1 - (y + side) / HEIGHT, side / WIDTH, side / HEIGHT))
     axes.set_axis_off()
     # the colors of the page's embedding, which depend on the number of classes
     colours = class_colours(max(len(plane.classes), int(plane.labels.max(initial=0)) + 1))
     size = float(np.clip(9000 / max(len(plane.points), 1), 6, 40))
-    axes.scatter(*plane.points.T, s=size, c=colours[plane.labels], linewidths=0, alpha=0.85)
+    axes.scatter(plane.points[:, 0], plane.points[:, 1], s=size, c=colours[plane.labels], linewidths=0, alpha=0.85)
     low, high = plane.points.min(0), plane.points.max(0)
     middle, half = (low + high) / 2, max(float((high - low).max()) / 2 * 1.03, 1e-9)
     axes.set_xlim(middle[0] - half, middle[0] + half)
@@ -196,8 +217,8 @@ def _draw_plane(page: _Page, plane: Plane, x: float) -> None:
     names = class_names(plane.classes, 14)
     for label in np.unique(plane.labels) if len(names) <= NAMED_CLASSES else ():
         if label < len(names):
-            place = np.median(plane.points[plane.labels == label], axis=0)
+            x_name, y_name = np.median(plane.points[plane.labels == label], axis=0)
             outline = [withStroke(linewidth=3, foreground="white")]
-            axes.text(*place, names[label], size=SMALL + 1, weight="bold", color=INK, ha="center", va="center",
+            axes.text(x_name, y_name, names[label], size=SMALL + 1, weight="bold", color=INK, ha="center", va="center",
                       path_effects=outline, parse_math=False)  # fmt: skip
-    page.text(x + SIDE / 2, y + SIDE + 10, _fitted(plane.text, SIDE, SMALL), SMALL, ha="center", color=PALE)
+    page.text(x + side / 2, y + side + 10, _fitted(plane.text, side, SMALL), SMALL, ha="center", color=PALE)

@@ -15,6 +15,7 @@ from pellucid.report._head import Head, head
 from pellucid.report._material import Material
 from pellucid.report._mistakes import mistakes
 from pellucid.report._section import Maker, Section
+from pellucid.report._summary import write_summary
 from pellucid.report.sections import SECTIONS
 from pellucid.report.sections.explain import palette
 from pellucid.report.sections.figures import other_figures
@@ -29,7 +30,8 @@ OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
-    "embedding": ("embedding_colours.js", "embedding_lists.js", "embedding_plane.js", "embedding_query.js"),
+    "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
+    "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""
 SCALES = (0.5, 0.25, 0.0)
@@ -37,7 +39,7 @@ SCALES = (0.5, 0.25, 0.0)
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `report.html` of the run in a save folder and return its path.
+    """Write `report.html` of the run in a save folder and, if it has ended, `summary.png`; return the page's path.
 
     The report is built from run.json, metrics.jsonl, manifest.json and the files listed there, and works for finished,
     interrupted and running runs; it lists missing or damaged files. Raises `SaveError` if the folder contains no run.
@@ -45,6 +47,7 @@ def write_report(folder: str | Path) -> Path:
     content = render_report(folder)
     path = Path(folder) / "report.html"
     write_bytes(path, content)
+    write_summary(folder)
     return path
 
 
@@ -110,7 +113,9 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[] if material is None else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            mistakes=[]
+            if material is None
+            else material.attempt("Misclassified images", lambda: mistakes(material), []),
             bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],

@@ -14,31 +14,42 @@ from pellucid.report._material import Material
 from pellucid.report._mistakes import mistakes
 from pellucid.report._recommended import recommended_method
 from pellucid.report._verdict import accuracy_parts, shown_epoch, verdict
+from pellucid.storage.atomic import write_bytes
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Store
 
-__all__ = ["render_summary", "summary_parts"]
+__all__ = ["summary_parts", "write_summary"]
 
 FEWEST_POINTS = 3
 
 
-def render_summary(folder: str | Path) -> bytes:
-    """Draw the run in a save folder as a PNG of 1200×630 pixels; missing and damaged parts are left out."""
-    return to_png(summary(summary_parts(Material(Store(Path(folder))))))
+def write_summary(folder: str | Path) -> Path | None:
+    """Write `summary.png` of the run in a save folder and return its path; None for a run that is still running.
+
+    The picture has 1200×630 pixels. Missing and damaged parts are left out.
+    """
+    material = Material(Store(Path(folder)))
+    if material.status == "running":
+        return None  # it would soon be outdated
+    path = Path(folder) / "summary.png"
+    write_bytes(path, to_png(summary(summary_parts(material))))
+    return path
 
 
 def summary_parts(material: Material) -> Summary:
     """Collect what the picture shows."""
     number, meaning = accuracy_parts(material)
     texts = [sentence.text for sentence in verdict(material) if not sentence.text.startswith("Test accuracy")]
+    explained = _explained(material)
+    others = [one for one in mistakes(material) if explained is None or one.index != explained[0]]
     model, data = material.model.get("name", "Network"), material.data.get("title", "unknown data")
     return Summary(
         title=f"{model} on {data}",
         number=number,
         meaning=("test accuracy", *meaning) if number else (),
         sentences=tuple(texts),
-        mistakes=tuple(Tile(_pixels(one.uri), f"{one.label} → {one.prediction}") for one in mistakes(material)),
-        explained=_explained(material),
+        mistakes=tuple(Tile(_pixels(one.uri), one.label, one.prediction) for one in others),
+        explained=None if explained is None else explained[1],
         plane=_plane(material),
     )
 
@@ -48,8 +59,8 @@ def _pixels(uri: str) -> np.ndarray:
         return np.asarray(picture)
 
 
-def _explained(material: Material) -> Explained | None:
-    """Return the most confident misclassified image of the gallery, explained by the recommended method."""
+def _explained(material: Material) -> tuple[int, Explained] | None:
+    """Return the index of the most confident misclassified image in the gallery, and its recommended explanation."""
     method = recommended_method(material)
     if method is None:
         return None
@@ -59,7 +70,7 @@ def _explained(material: Material) -> Explained | None:
 
 def _misclassified(
     classes: list[str], method: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
-) -> Explained | None:
+) -> tuple[int, Explained] | None:
     labels, predictions = np.array(record["labels"], int), np.array(record["predictions"], int)
     explained = np.broadcast_to(np.array(record["classes"], int), (len(labels), arrays["maps"].shape[2]))
     # the map of the predicted class may be missing
@@ -76,7 +87,8 @@ def _misclassified(
     plain = source.transpose(1, 2, 0) if len(source) == 3 else source.mean(0).astype(np.uint8)
     # the largest values are few, so the scale ends at a high quantile
     limit = float(np.quantile(np.abs(relevance), 0.995)) or float(np.abs(relevance).max()) or 1.0
-    return Explained(plain, (relevance / limit).clip(-1, 1), f"Why {prediction}?", f"{label} → {prediction}, {method}")
+    tile = Tile(plain, label, prediction)
+    return int(record["indices"][image]), Explained(tile, (relevance / limit).clip(-1, 1), method)
 
 
 def _plane(material: Material) -> Plane | None:

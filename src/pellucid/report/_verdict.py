@@ -85,8 +85,9 @@ def _result(material: Material) -> tuple[int | None, Mapping[str, Any], float | 
     line = next((line for line in material.metrics if line["epoch"] == epoch), {})
     accuracy = material.run.get("test_accuracy")
     accuracy = line.get("test_accuracy") if accuracy is None else accuracy
-    is_valid = isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1
-    return epoch, line, float(accuracy) if is_valid else None
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        return epoch, line, None
+    return epoch, line, float(accuracy)
 
 
 def _accuracy(material: Material) -> list[Sentence]:
@@ -140,7 +141,7 @@ def _misclassified_of(accuracy: float, images: Any) -> str:
 
 
 def _misclassified(wrong: int, images: int) -> str:
-    return f"{wrong:,} of {images:,} misclassified" if wrong else f"all {images:,} test images are classified correctly"
+    return f"{wrong:,} of {images:,} misclassified" if wrong else f"all {images:,} classified correctly"
 
 
 def _most_common(wrong: np.ndarray, names: Sequence[str]) -> str:
@@ -223,7 +224,5 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
 
 
 def _failures(material: Material) -> list[Sentence]:
-    hooks = list(dict.fromkeys(str(one.get("hook")) for one in material.failures))
-    if not hooks:
-        return []
-    return [Sentence(f"{len(hooks)} {'hook' if len(hooks) == 1 else 'hooks'} failed: {listed(hooks)}.", "failures")]
+    names = list(dict.fromkeys(str(one.get("hook")) for one in material.failures))
+    return [Sentence(f"Failed: {listed(names)}.", "failures")] if names else []

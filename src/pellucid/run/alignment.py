@@ -126,4 +126,3 @@ def _no_common_images(models: Sequence[Loaded]) -> ConfigError:
     return ConfigError(
         f"the models cannot be compared: {reason}. Compare models that are tested on the same images of one data set."
     )
-

@@ -1,5 +1,6 @@
 """The models that `pellucid compare` names: weights, test images and predictions of a run, one of its epochs or an
-inspection."""
+inspection.
+"""
 
 import re
 from collections.abc import Mapping
@@ -95,6 +96,8 @@ class Reader:
         if not metrics:
             raise SaveError(f"the run in {folder} has not finished an epoch, so there is nothing to compare yet.")
         is_run = record.get("kind", "run") == "run"
+        if epoch is not None and record.get("kind") == "inspect":
+            raise ConfigError(f"{folder} is an inspection, which has no epochs; omit @{epoch}.")
         loaded = partial(
             Loaded,
             folder=folder,
@@ -104,12 +107,18 @@ class Reader:
             metrics=metrics,
         )
         try:
-            opened = self._of_run(loaded, folder, epoch) if is_run else self._of_inspection(loaded, folder, epoch)
+            opened = self._of_run(loaded, folder, epoch) if is_run else self._of_inspection(loaded, folder)
         except (SaveError, DataError, DownloadError, ModelError, _Program) as reason:
-            stored = _stored(loaded, store)
+            stored = _stored(store, record, loaded.keywords["weights_epoch"])
             if stored is None:
                 raise reason.error if isinstance(reason, _Program) else reason from None
-            return stored(str(reason))
+            is_whole = is_run and record["config"].get("limit_test") is None
+            return loaded(
+                classes=tuple(record["dataset"]["classes"]),
+                outcome=stored,
+                positions=np.arange(len(stored.labels)) if is_whole else None,
+                notes=(f"Only the stored predictions of {place} are compared, not its maps and layers: {reason}",),
+            )
         return opened
 
     def _of_run(self, loaded: "partial[Loaded]", folder: Path, epoch: int | None) -> Loaded:
@@ -121,10 +130,8 @@ class Reader:
         positions = np.arange(len(images)) if run.config.get("limit_test") is None else None
         return self._opened(loaded, run.model, images, run.classes, positions)
 
-    def _of_inspection(self, loaded: "partial[Loaded]", folder: Path, epoch: int | None) -> Loaded:
+    def _of_inspection(self, loaded: "partial[Loaded]", folder: Path) -> Loaded:
         record = loaded.keywords["record"]
-        if epoch is not None and record.get("kind") == "inspect":
-            raise ConfigError(f"{folder} is an inspection, which has no epochs; omit @{epoch}.")
         try:
             reopened = reopen_inspection(replace(self.access, folder=folder), record)
         except ConfigError as error:
@@ -170,29 +177,20 @@ def _weights_epoch(folder: Path, metrics: list[dict[str, Any]], epoch: int | Non
     return epoch if epoch is not None else max(best, default=known[-1])
 
 
-def _stored(loaded: "partial[Loaded]", store: Store) -> Any:
-    """Return a function from the reason to a model known only by its stored predictions; None without those."""
-    number, record = loaded.keywords["weights_epoch"], loaded.keywords["record"]
+def _stored(store: Store, record: Mapping[str, Any], epoch: int) -> Outcome | None:
+    """Read the predictions that the hook `confusion_matrix` stored; None if there are none."""
+    wanted = ("confusion_matrix", "predictions", "arrays", epoch)
     for entry in store.manifest()["artifacts"]:
-        wanted = ("confusion_matrix", "predictions", "arrays", number)
         if (entry["hook"], entry["name"], entry["kind"], entry["epoch"]) != wanted:
             continue
         arrays = store.read_arrays(entry["path"])
+        if not isinstance(record.get("dataset", {}).get("classes"), list):
+            return None
         try:
             outcome = Outcome(*(arrays[name] for name in ("labels", "predictions", "confidences", "losses")))
-            classes = tuple(record["dataset"]["classes"])
         except KeyError as error:
             raise SaveError(f"{store.folder / entry['path']} is damaged: {error} is missing.") from error
-        if len({len(values) for values in vars(outcome).values()}) > 1:
+        if len({values.shape for values in vars(outcome).values()}) > 1 or outcome.labels.ndim != 1:
             raise SaveError(f"{store.folder / entry['path']} is damaged: its arrays differ in length.")
-        is_whole = record.get("kind", "run") == "run" and loaded.keywords["record"]["config"].get("limit_test") is None
-        positions = np.arange(len(outcome.labels)) if is_whole else None
-
-        def known(reason: str) -> Loaded:
-            note = (
-                f"{store.folder}: only the stored predictions are compared, without explanations and layers. {reason}"
-            )
-            return loaded(classes=classes, outcome=outcome, positions=positions, notes=(note,))
-
-        return known
+        return outcome
     return None

@@ -22,12 +22,12 @@ from pellucid.evaluation._statistics import holm
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.report.comparison import Comparison, Disagreements, Model, Pair
 from pellucid.run.alignment import align, common_classes
-from pellucid.run.compared import Loaded, Reader
-from pellucid.run.comparison_maps import Explainer, default_images
+from pellucid.run.compared import Loaded, Reader, parse_place
 from pellucid.run.compared_layers import compare_layers
+from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.reopening import Access
 from pellucid.run.session import choose_device
-from pellucid.run.settings import group, names_of, seed_of
+from pellucid.run.settings import group, names_of, run_names, seed_of
 from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
@@ -75,6 +75,8 @@ def compare(
     names = parse_names(methods) if isinstance(methods, str) else list(methods or ())
     for name in names:
         check_method(name)
+    for place in runs:  # before any of them is loaded
+        Store(parse_place(str(place))[0]).check_run("run.json")
     access = Access(Path(), trust, None if data_dir is None else Path(data_dir).expanduser(), tuple(mirror))
     reader = Reader(choose_device(device, World()), access)
     with preserved_random_state():  # opening a model may draw random numbers
@@ -113,7 +115,8 @@ def _compared(loaded: Sequence[Loaded], methods: Sequence[str], images: int | No
     settings, setting_of = group(loaded, names)
     labels = loaded[0].outcome.labels[rows[0]].astype(np.int64)
     models = tuple(
-        _model(one, own, name, setting) for one, own, name, setting in zip(loaded, rows, names, setting_of, strict=True)
+        _model(one, own, (name, run), setting)
+        for one, own, name, run, setting in zip(loaded, rows, names, run_names(loaded), setting_of, strict=True)
     )
     comparison = Comparison(
         models=models,
@@ -136,10 +139,11 @@ def _compared(loaded: Sequence[Loaded], methods: Sequence[str], images: int | No
     return replace(comparison, pictures=_pictures(comparison, loaded, rows))
 
 
-def _model(loaded: Loaded, rows: np.ndarray, name: str, setting: int) -> Model:
+def _model(loaded: Loaded, rows: np.ndarray, names: tuple[str, str], setting: int) -> Model:
     outcome = loaded.outcome[rows]
     return Model(
-        name=name,
+        name=names[0],
+        run=names[1],
         folder=loaded.folder,
         epoch=loaded.weights_epoch,
         seed=seed_of(loaded),
@@ -177,7 +181,7 @@ def _points(loaded: Loaded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] |
 
 
 def _pairs(comparison: Comparison) -> list[Pair]:
-    """Return the first model with each of the others, with adjusted p values."""
+    """Return the first model with each of the others, other settings first, with adjusted p values."""
     others = range(1, len(comparison.models))
     first = comparison.correct(0)
     differences = [image_difference(first, comparison.correct(other)) for other in others]
@@ -188,7 +192,7 @@ def _pairs(comparison: Comparison) -> list[Pair]:
     tests = {comparison.models[number + 1].setting: seeds[number] for number in known}
     seeds_p = dict(zip(tests, holm([float(one.p) for one in tests.values() if one]), strict=True))
     nothing = Disagreements(np.zeros(0, int), np.zeros((0, 2), int), None, None, None)
-    return [
+    pairs = [
         Pair(
             first=0,
             second=other,
@@ -200,6 +204,8 @@ def _pairs(comparison: Comparison) -> list[Pair]:
         )
         for other in others
     ]
+    # other settings before other seeds, whose differences are only noise
+    return sorted(pairs, key=lambda pair: comparison.models[pair.second].setting == comparison.models[0].setting)
 
 
 def _seed_difference(comparison: Comparison, other: int) -> Any:
@@ -242,13 +248,13 @@ def _pictures(comparison: Comparison, loaded: Sequence[Loaded], rows: Sequence[n
     images, own = loaded[number].images, rows[number]
     assert images is not None
     shown = np.unique(np.concatenate([pair.disagreements.rows for pair in comparison.pairs]))
-    points = np.unique(np.concatenate([model.points[0] for model in comparison.models if model.points is not None] or [[]]))
+    with_points = [model.points[0] for model in comparison.models if model.points is not None]
+    points = np.unique(np.concatenate(with_points)) if with_points else np.zeros(0, int)
     pictures: dict[str, np.ndarray] = {}
     if len(shown):
         channels = 3 if images.image_shape[0] == 3 else 1
         side = int(min(LARGEST_SIDE, max(28, (LARGEST_SOURCES / (channels * len(shown))) ** 0.5)))
         pictures |= {"rows": shown, "source": thumbnails(images[torch.from_numpy(own[shown])], side)}
     if len(points):
-        kept = points.astype(int)
-        pictures |= {"point_rows": kept, "thumbnails": thumbnails(images[torch.from_numpy(own[kept])], PAGE_SIDE)}
+        pictures |= {"point_rows": points, "thumbnails": thumbnails(images[torch.from_numpy(own[points])], PAGE_SIDE)}
     return pictures

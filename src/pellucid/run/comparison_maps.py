@@ -97,7 +97,8 @@ class Explainer:
                     return analyzer
 
                 made, refused = explain_each([name], tried)
-                own |= {number: analyzer for analyzer in made.values()}
+                if name in made:
+                    own[number] = made[name]
                 for reason in refused.values():
                     self.refused[name] = f"{comparison.models[number].name}: {reason}"
             if len(own) == len(able):

@@ -30,6 +30,8 @@ __all__ = [
     "print_summary",
 ]
 
+PARTS = {"report": "The report", "summary": "The summary picture"}
+"""Parts of a run that can fail and are no hooks."""
 TENSORBOARD_ADDRESS = "http://localhost:6006"
 
 
@@ -110,7 +112,7 @@ def print_summary(store: Store) -> None:
     for number, sentence in enumerate(sentences):
         print_line(sentence.text, "" if number else "bold")
     for failure in manifest["failures"]:
-        what = "The report" if failure["hook"] == "report" else f"Hook {failure['hook']}"
+        what = PARTS.get(failure["hook"], f"Hook {failure['hook']}")
         text = f"{what} failed at epoch {failure['epoch']}: {failure['error']}"
         print_line(f"{text} ({store.folder / failure['log']})", "bold red")
     _print_files(store, manifest["artifacts"])
@@ -129,6 +131,7 @@ def _print_files(store: Store, artifacts: Sequence[Mapping[str, Any]]) -> None:
         ("Animations", "films"),
         ("Weights", "models/best.safetensors"),
         ("Metrics", "metrics.jsonl"),
+        ("Summary", "summary.png"),
     ):
         if (store.folder / where).exists():
             count = f" ({counts[where]})" if where in counts else ""

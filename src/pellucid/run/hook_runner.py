@@ -11,6 +11,7 @@ from pellucid.core.terminal import print_line
 from pellucid.hooks import Hook, Scene
 from pellucid.report._page import render_report
 from pellucid.report._pictures import Picture, pack_picture, remember_picture
+from pellucid.report._summary import write_summary
 from pellucid.report.sections import DRAWN
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.films import FILMS
@@ -152,13 +153,26 @@ class HookRunner:
                 self.store.keep(result)
             case bytes():
                 write_bytes(self.store.folder / "report.html", result)
+                self._summarize()
+
+    def _summarize(self) -> None:
+        """Draw `summary.png` of a run that has ended; a failure is recorded."""
+        try:
+            write_summary(self.store.folder)
+        except Exception as error:  # noqa: BLE001  (a broken picture must not end the run)
+            lines = self.store.metrics()
+            self.keep_failure(Failure.of("summary", lines[-1]["epoch"] if lines else 0, error))
 
     def keep_failure(self, failure: Failure) -> None:
         """Record a failure with its traceback and report it in the terminal."""
         log = self.store.add_failure(failure.name, failure.epoch, failure.message, failure.log)
         at = f" failed at epoch {failure.epoch}"
         others = {"report": f"the report{at}", "films": "films failed"}
-        others |= {"watch": f"watching{at}", "evaluation": f"the evaluation{at}"}
+        others |= {
+            "summary": "the summary picture failed",
+            "watch": f"watching{at}",
+            "evaluation": f"the evaluation{at}",
+        }
         what = others.get(failure.name, f"hook {failure.name}{at}")
         print_line(f"  {what}: {failure.message} (see {log})")
 

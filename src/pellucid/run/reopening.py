@@ -81,8 +81,8 @@ def reopen_inspection(access: Access, record: Mapping[str, Any]) -> Reopened:
     if seen.test.sha256 != record["dataset"]["sha256"]:
         raise SaveError(
             f"the data set {name} has changed since the run in {access.folder}, or is prepared differently: the "
-            f"checksum of its test images is {seen.test.sha256[:12]}…, was {record['dataset']['sha256'][:12]}…. Restore "
-            "the original files, or inspect the model again."
+            f"checksum of its test images is {seen.test.sha256[:12]}…, was {record['dataset']['sha256'][:12]}…. "
+            "Restore the original files, or inspect the model again."
         )
     recorded = [line.get("weights") for line in Store(access.folder).metrics()]
     if recorded and fingerprint(seen.model) not in recorded:

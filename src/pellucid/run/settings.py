@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pellucid.report.comparison import Setting
 from pellucid.run.compared import Loaded
 
-__all__ = ["group", "names_of", "seed_of"]
+__all__ = ["group", "names_of", "run_names", "seed_of"]
 
-WITHOUT_EFFECT = frozenset(
-    "seed save data_dir mirror resume serial trust open config threads hooks methods classes embedding_layer log_to "
-    "budget keep_checkpoints epochs device".split()
-)
+WITHOUT_EFFECT = {
+    *("seed", "save", "data_dir", "mirror", "resume", "serial", "trust", "open", "config", "threads", "device"),
+    *("hooks", "methods", "classes", "embedding_layer", "log_to", "budget", "keep_checkpoints", "epochs"),
+}
 """Settings that do not change the trained network, apart from rounding; the number of epochs is compared as planned."""
 
 
@@ -32,7 +32,7 @@ def group(models: Sequence[Loaded], names: Sequence[str]) -> tuple[tuple[Setting
         # a copy of a run is not another seed
         by_seed = {seed_of(models[position]): position for position in reversed(members)}
         own = tuple(sorted(by_seed.values()))
-        name = names[own[0]] if len(own) == 1 else f"{names[own[0]]} and {len(own) - 1} other seed" + "s" * (len(own) > 2)
+        name = names[own[0]] + (f" ({len(own)} seeds)" if len(own) > 1 else "")
         settings.append(Setting(name, own))
     return tuple(settings), setting_of
 
@@ -50,21 +50,25 @@ def _key(model: Loaded) -> str:
     return json.dumps([settings, network, data, planned, model.epoch], sort_keys=True, default=str)
 
 
-def names_of(models: Sequence[Loaded]) -> list[str]:
-    """Return a unique, short name for each model: as much of its folder as it takes, and its epoch."""
+def run_names(models: Sequence[Loaded]) -> list[str]:
+    """Return a short name for the run of each model: as much of its folder as it takes to tell the runs apart."""
     folders = [model.folder.resolve() for model in models]
     length = 1
     while len({folder.parts[-length:] for folder in folders}) < len(set(folders)):
         length += 1
-    is_one = len(set(folders)) == 1
+    return ["/".join(folder.parts[-length:]) for folder in folders]
+
+
+def names_of(models: Sequence[Loaded]) -> list[str]:
+    """Return a unique, short name for each model: that of its run, and its epoch."""
+    runs = run_names(models)
+    is_one = len(set(runs)) == 1
     names: list[str] = []
-    for folder, model in zip(folders, models, strict=True):
-        place = "/".join(folder.parts[-length:])
+    for run, model in zip(runs, models, strict=True):
         epoch = "" if model.epoch is None else f"epoch {model.epoch}"
-        name = (epoch or "best epoch") if is_one and len(models) > 1 else ", ".join(filter(None, (place, epoch)))
+        name = (epoch or "best epoch") if is_one else ", ".join(filter(None, (run, epoch)))
         number, unique = 2, name
         while unique in names:
             unique, number = f"{name} ({number})", number + 1
         names.append(unique)
     return names
-

@@ -31,6 +31,7 @@ MOVED_ASIDE = (
     "metrics.jsonl",
     "manifest.json",
     "report.html",
+    "summary.png",
     "run.json",  # last: an interrupted move reads the start time from it to find its target again
 )
 """Files and folders of a run, which are moved to `previous/` when a new run starts."""
@@ -286,7 +287,7 @@ class Store:
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Write the first run.json and an empty manifest, and delete temporary files left by a killed process."""
+        """Write the first run.json and an empty manifest; delete an outdated summary and what a killed process left."""
         mark_as_ours(self.folder)
         self.write_run(record)
         if not (self.folder / "manifest.json").exists():
@@ -296,6 +297,8 @@ class Store:
                 leftover.unlink(missing_ok=True)
         for leftover in self.folder.glob(TEMPORARY):
             leftover.unlink(missing_ok=True)
+        # of an earlier part of a run that goes on; it is drawn again when the run ends
+        (self.folder / "summary.png").unlink(missing_ok=True)
 
     def move_previous_run(self) -> Path | None:
         """Move the files of an earlier run to `previous/<its start time>/`; returns that folder, or None if empty."""

@@ -40,6 +40,11 @@ NEIGHBORS = np.array([[1, 2], [0, 3], [3, 1], [2, 1]], np.int32)
 THUMBNAILS = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
 
 
+WATCH = """() => { window.seen = []; const canvas = document.querySelector('#embedding canvas');
+new MutationObserver(() => seen.push(canvas.dataset.moving)).observe(canvas, {attributeFilter: ['data-moving']}); }"""
+"""Records whether the plane moves."""
+
+
 def keep(folder: Path, epoch: int, points: np.ndarray, lists: dict[str, Any], **arrays: np.ndarray) -> None:
     store = Store(folder)
     store.begin({"status": "finished", "dataset": {"title": "Pets", "classes": CLASSES}})
@@ -313,10 +318,7 @@ def test_epoch_changes_are_animated(page: Any) -> None:
     plane = Plane(page)
     plane.settle(3)
     page.mouse.click(*plane.at(10, 3))  # pinned, so that the card follows
-    page.evaluate(
-        """() => { window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#embedding canvas')
-        .dataset.moving)).observe(document.querySelector('#embedding canvas'), {attributeFilter: ['data-moving']}); }"""
-    )
+    page.evaluate(WATCH)
     page.locator("#epoch").fill("0")
     plane.settle(0)
     moving = page.evaluate("seen")
@@ -334,10 +336,7 @@ def test_epoch_changes_are_animated(page: Any) -> None:
 def test_reduced_motion_disables_the_animation(folder: Path, chromium: Any) -> None:
     with shown(chromium, folder, reduced_motion="reduce") as tab:
         plane = Plane(tab)
-        tab.evaluate(
-            """() => { window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#embedding canvas')
-            .dataset.moving)).observe(document.querySelector('#embedding canvas'), {attributeFilter: ['data-moving']}); }"""
-        )
+        tab.evaluate(WATCH)
         tab.locator("#epoch").fill("0")
         plane.settle(0)
         assert "true" not in tab.evaluate("seen")

@@ -51,10 +51,14 @@ def run_program(program: Program, image: Values, target: int | None = None) -> O
     seed[chosen] = 1.0
     absorbed = dict.fromkeys(("bias", "stabiliser", "constant"), 0.0)
     back = partial(_back, program, values, last)
-    return Outcome(logits, back(seed, _derivative), back(seed * logits[chosen], partial(_relevance, absorbed)), absorbed)
+    return Outcome(
+        logits, back(seed, _derivative), back(seed * logits[chosen], partial(_relevance, absorbed)), absorbed
+    )
 
 
-def _back(program: Program, values: dict[int, Values], last: int, seed: Values, rule: Callable[..., list[Values]]) -> Values:
+def _back(
+    program: Program, values: dict[int, Values], last: int, seed: Values, rule: Callable[..., list[Values]]
+) -> Values:
     """Send `seed` from the last value to the image by `rule`."""
     arrived = {last: seed}
     for step in reversed(program.steps):
@@ -96,7 +100,9 @@ def _relevance(
         constant = _constant(program, step, output.shape)
         terms = [constant if one is None else one for one in inputs]
         shares = [s * term * sign for term, sign in zip(terms, step["signs"], strict=True)]
-        absorbed["constant"] += sum(float(share.sum()) for share, one in zip(shares, inputs, strict=True) if one is None)
+        absorbed["constant"] += sum(
+            float(share.sum()) for share, one in zip(shares, inputs, strict=True) if one is None
+        )
         return shares
     if step.get("bias") is not None:
         absorbed["bias"] += float((s * _wide(program.array(step["bias"]), output.shape)).sum())
@@ -156,7 +162,9 @@ def _convolution(program: Program, step: Step, x: Values) -> Values:
     z = np.zeros((kernel.shape[0], kernel.shape[1], *step["shape"][1:]))
     grouped = x.reshape(kernel.shape[0], -1, *x.shape[1:])
     for row, column, outs, ins in _taps(step, x.shape):
-        z[:, :, outs[0], outs[1]] += np.einsum("goi,girc->gorc", kernel[..., row, column], grouped[:, :, ins[0], ins[1]])
+        z[:, :, outs[0], outs[1]] += np.einsum(
+            "goi,girc->gorc", kernel[..., row, column], grouped[:, :, ins[0], ins[1]]
+        )
     return _with_bias(program, step, z.reshape(step["shape"]))
 
 
@@ -258,7 +266,10 @@ def _add(program: Program, step: Step, *terms: Values | None) -> Values:
     constant = _constant(program, step, tuple(step["shape"]))
     shape = constant.shape
     return sum(
-        (sign * (constant if term is None else term.reshape(shape)) for sign, term in zip(step["signs"], terms, strict=True)),
+        (
+            sign * (constant if term is None else term.reshape(shape))
+            for sign, term in zip(step["signs"], terms, strict=True)
+        ),
         np.zeros(shape),
     )
 

@@ -19,6 +19,8 @@ class Model:
 
     name: str
     """Unique and short, such as `save` or `save, epoch 2`."""
+    run: str
+    """Name of its run, the same for all epochs of a run."""
     folder: Path
     epoch: int
     """Epoch of the weights."""
@@ -103,6 +105,7 @@ class Comparison:
     models: tuple[Model, ...]
     settings: tuple[Setting, ...]
     pairs: tuple[Pair, ...]
+    """Other settings than that of the first model come before other seeds."""
     classes: tuple[str, ...]
     title: str
     """Name of the data set."""

@@ -1,25 +1,17 @@
 """Conclusions of a comparison: a difference is claimed only where a test supports it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
 from scipy.stats import binomtest
 
-from pellucid.report.comparison._comparison import Comparison, Pair
+from pellucid.report._verdict import Sentence
+from pellucid.report.comparison._comparison import Agreement, Comparison, Pair
 
-__all__ = ["Sentence", "verdict"]
+__all__ = ["verdict"]
 
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A conclusion and the section of the page that supports it."""
-
-    text: str
-    section: str
 
 
 def verdict(comparison: Comparison) -> list[Sentence]:
@@ -28,7 +20,7 @@ def verdict(comparison: Comparison) -> list[Sentence]:
         *_accuracies(comparison),
         *(sentence for pair in comparison.pairs[:1] for sentence in _predictions(comparison, pair)),
         *_explanations(comparison),
-        *(sentence for pair in comparison.pairs[:1] for sentence in _layers(comparison, pair)),
+        *(sentence for pair in comparison.pairs[:1] for sentence in _layers(pair)),
     ]
 
 
@@ -57,25 +49,23 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
     one, two = (comparison.settings[comparison.models[number].setting] for number in (pair.first, pair.second))
     seeds = pair.seeds
     assert seeds is not None
-    counts = f"{_seed_count(seeds.first_seeds)} against {_seed_count(seeds.second_seeds)}"
     few = " Two seeds estimate the noise poorly; train more." if max(seeds.first_seeds, seeds.second_seeds) == 2 else ""
     if not isfinite(seeds.p):
         return f"{one.name} and {two.name} cannot be told apart from seed noise: the seeds give no estimate of it."
-    interval = f"{points(seeds.difference)} [{points(seeds.low)}, {points(seeds.high)}]"
+    difference, low, high = seeds.difference, seeds.low, seeds.high
+    if pair.seeds_p < SIGNIFICANT and difference < 0:
+        difference, low, high = -difference, -high, -low
+    interval = f"{points(difference)} [{points(low)}, {points(high)}]"
     if pair.seeds_p >= SIGNIFICANT:
         return (
             f"No difference in accuracy between {one.name} and {two.name} beyond seed noise: {interval} points "
-            f"({counts}, p {p_value(pair.seeds_p)}).{few}"
+            f"(p {p_value(pair.seeds_p)}).{few}"
         )
     better, worse = (one, two) if seeds.difference > 0 else (two, one)
     return (
-        f"{better.name} is more accurate than {worse.name}, beyond seed noise: {interval} points ({counts}, "
-        f"p {p_value(pair.seeds_p)}).{few}"
+        f"{better.name} is more accurate than {worse.name} on these {len(comparison.labels):,} test images, beyond "
+        f"seed noise: {interval} points (p {p_value(pair.seeds_p)}).{few}"
     )
-
-
-def _seed_count(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _networks(comparison: Comparison, pair: Pair) -> str:
@@ -92,10 +82,9 @@ def _networks(comparison: Comparison, pair: Pair) -> str:
             f"{shares}, {interval}, p {p_value(pair.p)}."
         )
     better, worse = (one, two) if accuracy.difference > 0 else (two, one)
-    numbers = (comparison.accuracy(n) for n in ((pair.first, pair.second) if better is one else (pair.second, pair.first)))
-    shares = " against ".join(f"{share:.2%}" for share in numbers)
-    size = accuracy if better is one else None
-    low, high = (accuracy.low, accuracy.high) if size else (-accuracy.high, -accuracy.low)
+    order = (pair.first, pair.second) if better is one else (pair.second, pair.first)
+    shares = " against ".join(f"{comparison.accuracy(number):.2%}" for number in order)
+    low, high = (accuracy.low, accuracy.high) if better is one else (-accuracy.high, -accuracy.low)
     is_one_run = one.folder.resolve() == two.folder.resolve()
     known = one.seed is not None and two.seed is not None
     caveat = (
@@ -114,14 +103,16 @@ def _seeds(comparison: Comparison, pairs: list[Pair]) -> str:
     setting = comparison.settings[comparison.models[0].setting]
     shares = [comparison.accuracy(number) for number in setting.models]
     if len(shares) == 1:
-        names = ", ".join(comparison.models[pair.second].name for pair in pairs)
-        same = all(np.array_equal(comparison.models[0].predictions, comparison.models[pair.second].predictions) for pair in pairs)
-        outcome = "with identical predictions" if same else "with different predictions, although the settings are equal"
-        return f"{comparison.models[0].name} and {names} have the same settings and seed, {outcome}."
-    names = [comparison.models[number].name for number in setting.models]
-    spread = f", standard deviation {points(float(np.std(shares, ddof=1))).lstrip('+')} points" if len(shares) > 2 else ""
+        others = ", ".join(comparison.models[pair.second].name for pair in pairs)
+        first = comparison.models[0].predictions
+        is_same = all(np.array_equal(first, comparison.models[pair.second].predictions) for pair in pairs)
+        outcome = "identical" if is_same else "different"
+        return f"{comparison.models[0].name} and {others} have the same settings and seed, and {outcome} predictions."
+    *names, last = (comparison.models[number].name for number in setting.models)
+    deviation = points(float(np.std(shares, ddof=1))).lstrip("+")
+    spread = f", standard deviation {deviation} points" if len(shares) > 2 else ""
     return (
-        f"{', '.join(names[:-1])} and {names[-1]} differ only in their seed, so their differences in accuracy "
+        f"{', '.join(names)} and {last} differ only in their seed, so their differences in accuracy "
         f"({min(shares):.2%} to {max(shares):.2%}{spread}) are seed noise."
     )
 
@@ -130,9 +121,9 @@ def _predictions(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
     one, two, accuracy = comparison.models[pair.first], comparison.models[pair.second], pair.accuracy
     total = accuracy.first_only + accuracy.second_only
     if total:
+        images = f"{accuracy.first_only:,} test image{'' if accuracy.first_only == 1 else 's'}"
         yield Sentence(
-            f"{total:,} test image{'' if total == 1 else 's'} only one of them classifies correctly: "
-            f"{accuracy.first_only:,} only {one.name}, {accuracy.second_only:,} only {two.name}.",
+            f"{one.name} alone classifies {images} correctly, {two.name} alone {accuracy.second_only:,}.",
             "disagreements",
         )
     change = _largest_change(comparison, pair)
@@ -182,12 +173,12 @@ def _explanations(comparison: Comparison) -> Iterator[Sentence]:
     yield Sentence(f"{text}.", "agreement")
 
 
-def correlation(agreement: object) -> str:
+def correlation(one: Agreement) -> str:
     """Format a mean correlation with its interval."""
-    return "{0.mean:.2f} [{0.low:.2f}, {0.high:.2f}]".format(agreement)  # noqa: UP032  (one argument, three times)
+    return f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]".replace("-", "−")
 
 
-def _layers(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
+def _layers(pair: Pair) -> Iterator[Sentence]:
     if pair.layers is None or pair.layers[0] != pair.layers[1]:
         return
     names, _, similarity = pair.layers
@@ -199,8 +190,8 @@ def _layers(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
         yield Sentence("All layers have the same representation up to rotation and scale (CKA 1.00).", "layers")
         return
     yield Sentence(
-        f"Corresponding layers are most similar at {names[most]} (CKA {values[most]:.2f}) and least at {names[least]} "
-        f"(CKA {values[least]:.2f}).",
+        f"Corresponding layers are most similar at {names[most]}, with a CKA of {values[most]:.2f}, and least at "
+        f"{names[least]}, with {values[least]:.2f}.",
         "layers",
     )
 

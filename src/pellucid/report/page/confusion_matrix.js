@@ -110,6 +110,12 @@ images, `differences` their predictions minus the labels; both may be missing. *
     const pictures = page.thumbnails(data.thumbnails);
     const { ofCell, cellOf } = outcomes(data, page);
     const rowOf = new Map(numbers.map((number, row) => [number, row]));
+    const wide = table.parentElement;
+    let isWide = false; // the matrix is wider than its place; kept, because each measurement takes a layout
+    new ResizeObserver(() => {
+      isWide = wide.scrollWidth > wide.clientWidth;
+      if (open) mark(open);
+    }).observe(wide);
     let matrix = null;
     let now = null;
     let focused = [0, 0];
@@ -194,8 +200,8 @@ images, `differences` their predictions minus the labels; both may be missing. *
       if (!open) return;
       const cell = grid.cells[open[0]][open[1]];
       cell.setAttribute("aria-selected", "true");
-      // on narrow screens, show the cell beside the names of the rows, without scrolling the page
-      const wide = table.parentElement;
+      if (!isWide) return;
+      // show the cell beside the names of the rows, without scrolling the page
       const names = cell.parentElement.firstChild.offsetWidth;
       if (cell.offsetLeft < wide.scrollLeft + names || cell.offsetLeft + cell.offsetWidth > wide.scrollLeft + wide.clientWidth) {
         wide.scrollLeft = cell.offsetLeft - (wide.clientWidth + names) / 2;

@@ -130,6 +130,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     let version = 0; // of the drawing, to drop results that are out of date
     const changed = () => {
       version += 1;
+      root.dataset.pending = "";
       if (isPlanned) return;
       isPlanned = true;
       requestAnimationFrame(update);
@@ -141,7 +142,10 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       showOptions();
       find(".undo").disabled = find(".clear").disabled = !(at.base || at.strokes.length);
       for (const part of [".outcome", ".maps"]) find(part).hidden = isEmpty();
-      if (isEmpty()) return show(null);
+      if (isEmpty()) {
+        delete root.dataset.pending;
+        return show(null);
+      }
       if (isBusy) return null;
       isBusy = true;
       const own = version;
@@ -153,7 +157,8 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         tell(`The network could not be run: ${error.message}`);
       }
       isBusy = false;
-      if (own !== version) changed();
+      if (own === version) delete root.dataset.pending;
+      else changed();
       return null;
     };
 

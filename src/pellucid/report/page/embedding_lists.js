@@ -5,7 +5,7 @@ row is the position of an image in `indices`.
 */
 {
   const FEW = 24; // search results shown at first
-  const MANY = 100; // errors in the table at first: thousands of rows would delay the page
+  const MANY = 40; // errors in the table at first: thousands of rows would delay the page
   const NO_ERROR = "No errors.";
 
   const outcome = (plot, { label, prediction }) =>
@@ -54,14 +54,12 @@ row is the position of an image in `indices`.
     };
   };
 
-  /* Describe the classes of neighbors, such as "6 are 9, 2 are 4". */
-  const shares = (plot, rows) => {
+  /* Describe the classes of neighbors, such as "9 (6 images), 4 (2 images)". */
+  const classesOf = (plot, page, rows) => {
     const counts = new Map();
     for (const row of rows) counts.set(plot.labels[row], (counts.get(plot.labels[row]) ?? 0) + 1);
     const sorted = [...counts].sort(([, a], [, b]) => b - a);
-    if (sorted.length === 1) return `all ${rows.length} are ${plot.name(sorted[0][0])}`;
-    const texts = sorted.slice(0, 4).map(([label, count]) => `${count} ${count === 1 ? "is" : "are"} ${plot.name(label)}`);
-    return texts.join(", ") + (sorted.length > 4 ? ", …" : "");
+    return sorted.map(([label, count]) => `${plot.name(label)} (${page.many(count, "image")})`).join(", ");
   };
 
   /* Fill the nearest neighbors of a pinned dot; `row` is null if none is pinned. */
@@ -76,7 +74,7 @@ row is the position of an image in `indices`.
     const dot = plot.dot(row);
     const image = `Test image ${dot.index} (${outcome(plot, dot)})`;
     const whose = areExact ? "" : " This run did not store the neighbors in the embedding itself.";
-    text.textContent = rows.length ? `${image}: of the true classes of its ${page.many(rows.length, "neighbor")}, ${shares(plot, rows)}.${whose}`
+    text.textContent = rows.length ? `${image}. True classes of its ${page.many(rows.length, "nearest neighbor")}: ${classesOf(plot, page, rows)}.${whose}`
       : `${image} has no neighbors.`;
   };
 

@@ -120,7 +120,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
       find(".notes").replaceChildren(...map.notes.map((note) => page.element("li", {}, note)));
       const ms = map.seconds * 1000;
       find(".time").textContent = `Computed in ${ms < 1000 ? `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms` : `${map.seconds.toFixed(1)} s`}` +
-        ` (${page.many(map.evaluations, "forward pass").replace("passs", "passes")}).`;
+        ` (${map.evaluations.toLocaleString("en")} forward ${map.evaluations === 1 ? "pass" : "passes"}).`;
     };
 
     const compute = async () => {

@@ -36,7 +36,8 @@ def confusion_matrix(material: Material) -> Section | None:
     notes = []
     if len(chosen) < size:
         notes.append(
-            f"Shows the {len(chosen)} of {size:,} classes with the most errors; recall and precision include all classes."
+            f"Shows the {len(chosen)} of {size:,} classes with the most errors; recall and precision include all "
+            "classes."
         )
     if thumbnails is None:
         notes.append("This run has no example images for the cells.")
@@ -143,7 +144,10 @@ def _checked_outcomes(
     arrays = material.arrays(entry)
     if arrays is None:
         return None
-    labels, predictions = (np.asarray(arrays[name], np.int64) for name in ("labels", "predictions"))
+    stored = [arrays[name] for name in ("labels", "predictions")]
+    if any(column.dtype.kind not in "iu" for column in stored):
+        raise ValueError(f"its labels and predictions have dtype {stored[0].dtype} and {stored[1].dtype}")
+    labels, predictions = (column.astype(np.int64) for column in stored)
     cells = counts[int(entry["epoch"])]
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise ValueError(f"it has labels of shape {labels.shape} and predictions of shape {predictions.shape}")

@@ -28,7 +28,9 @@ def _section(data: Mapping[str, Any], *notes: str) -> Section:
     return Section(
         name="draw",
         kind="draw",
-        title="Draw: what does the network make of it?" if is_drawing else "Try an image: what does the network make of it?",
+        title="Draw: what does the network make of it?"
+        if is_drawing
+        else "Try an image: what does the network make of it?",
         lead=""
         if "reason" in data
         else f"{'Draw with the mouse or a finger, drop' if is_drawing else 'Drop'} an image file, or start from a test "
@@ -46,7 +48,9 @@ def _data(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> dict[s
     shape = [int(size) for size in program["input"]]
     columns = {name: [int(value) for value in record[name]] for name in ("indices", "labels", "predictions")}
     if examples.dtype != np.uint8 or list(examples.shape[1:]) != shape:
-        raise ValueError(f"its examples have dtype {examples.dtype} and shape {examples.shape}, expected uint8 of {shape}")
+        raise ValueError(
+            f"its examples have dtype {examples.dtype} and shape {examples.shape}, expected uint8 of {shape}"
+        )
     if any(len(column) != len(examples) for column in columns.values()):
         raise ValueError(f"its labels do not match its {len(examples)} examples")
     drawing = record.get("drawing")

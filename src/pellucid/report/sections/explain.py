@@ -3,25 +3,29 @@
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_hex
 
-from pellucid.plots.colours import gray_or_rgb, scale_limit, signed_palette
+from pellucid.plots.colours import SHOWN_SHARE, gray_or_rgb, signed_palette
 from pellucid.report import Material, Section
+from pellucid.report._recommended import recommended_method
 from pellucid.report.sections.figures import end_moment
 
-__all__ = ["explain", "maps_section", "packed", "palette"]
+__all__ = ["Gallery", "explain", "galleries", "maps_section", "packed", "palette"]
 
-SUMS = ("expected", "total", "residual")
+SUMS = ("expected", "residual", "allowed")
+COLUMNS = ("indices", "labels", "predictions", "targets")
+"""Lists with one integer for each image."""
+EFFORT = 6
+"""Compression level of zlib; the highest takes twice the time and saves 1%."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Validated output of the hook `gallery`."""
+    """Validated output of the hook `gallery`: one of its two artifacts."""
 
     source: np.ndarray
     """Images (image, height, width, channel) as bytes, gray or color, at most about 128 pixels per side."""
@@ -34,19 +38,72 @@ class Gallery:
     """Class that each map explains (image, class)."""
     columns: Mapping[str, list[int]]
     """Lists `indices`, `labels` and `predictions` of the images, without `labels` if they are unknown."""
+    tables: Mapping[str, np.ndarray | None]
+    """`confidences` (image), `logits` and `probabilities` (image, class); None if unknown."""
+    sums: Mapping[str, list[np.ndarray | None]]
+    """`expected`, `residual` and `allowed`: (image, class) for each method, None if it promises no sum."""
     record: Mapping[str, Any]
     """The hook's other numbers."""
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the source images have their original size."""
+        shrunk = self.record.get("shrunk_from")
+        return not shrunk or tuple(shrunk) == self.source.shape[1:3]
 
 
 def explain(material: Material) -> Section | None:
     """Build the section from the latest maps of the hook `gallery`."""
-    sections = material.pairs("gallery", partial(_section, end_moment(material)))
-    return sections[max(sections)] if sections else None
+    parts = galleries(material)
+    if not parts:
+        return None
+    note = f"{end_moment(material)} Independent of the epoch slider.".strip()
+    return _section(parts, [note], noun="test image", opens_on=recommended_method(material))
 
 
-def _section(moment: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Section:
-    """Build the section from one artifact; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
-    return maps_section(arrays, record, f"{moment} Independent of the epoch slider.".strip(), noun="test image")
+def galleries(material: Material) -> list[Gallery]:
+    """Return the latest maps of the hook `gallery`: those for many classes, then those for two classes per image."""
+    main = material.pairs("gallery", checked)
+    if not main:
+        return []
+    latest = max(main)
+    pairs = material.pairs("gallery", checked, "pairs").get(latest)
+    if pairs is None:
+        return [main[latest]]
+    fitting = _fitting(main[latest], pairs)
+    if fitting is None:
+        material.note("The maps of the artifact `pairs` of the hook `gallery` do not fit its main artifact.")
+    return [main[latest], *([fitting] if fitting else [])]
+
+
+def _fitting(main: Gallery, pairs: Gallery) -> Gallery | None:
+    """Return the images of `pairs` that are not in `main`; None if the maps or the images have other sizes."""
+    sizes = [(one.maps.shape[3:], one.source.shape[1:], "labels" in one.columns) for one in (main, pairs)]
+    if sizes[0] != sizes[1]:
+        return None
+    known = set(main.columns["indices"])
+    kept = [row for row, index in enumerate(pairs.columns["indices"]) if index not in known]
+    if len(kept) == len(pairs.source):
+        return pairs
+    return _rows(pairs, kept) if kept else None
+
+
+def _rows(gallery: Gallery, kept: list[int]) -> Gallery:
+    """Return some images of a gallery."""
+
+    def part(table: np.ndarray | None) -> np.ndarray | None:
+        return None if table is None else table[kept]
+
+    return replace(
+        gallery,
+        source=gallery.source[kept],
+        maps=gallery.maps[:, kept],
+        scales=gallery.scales[:, kept],
+        classes=gallery.classes[kept],
+        columns={name: [values[row] for row in kept] for name, values in gallery.columns.items()},
+        tables={name: part(table) for name, table in gallery.tables.items()},
+        sums={name: [part(table) for table in tables] for name, tables in gallery.sums.items()},
+    )
 
 
 def maps_section(
@@ -57,21 +114,43 @@ def maps_section(
     The record may have `titles` (names of the images) and `targets` (the class of each image to show first), and may
     lack `labels`. Raises `KeyError`, `TypeError` or `ValueError` for invalid content.
     """
-    gallery = _checked(arrays, record)
+    return _section([checked(arrays, record)], notes, noun=noun, opens_on=None)
+
+
+def _section(parts: Sequence[Gallery], notes: Sequence[str], *, noun: str, opens_on: str | None) -> Section:
+    methods = list(dict.fromkeys(name for part in parts for name in part.methods))
+    opened = opens_on if opens_on in methods else None
+    first = parts[0]
+    reason = [f"Opens on {opened}, the method that the leaderboard recommends."] if opened else []
     return Section(
         name="explain",
         kind="explain",
         title="Relevance maps: explain any image, method and class",
         lead=f"Select {'an' if noun == 'image' else 'a'} {noun}, a method and a class. Red pixels are evidence for the "
         "class, blue ones against it.",
-        data={**_data(gallery), "noun": noun},
+        data={
+            "size": first.maps.shape[3:],
+            "source": {"size": first.source.shape[1:3], "channels": first.source.shape[3]},
+            # only then may the page draw a map over the image pixel by pixel
+            "is_exact": first.source.shape[1:3] == first.maps.shape[3:] and not first.record.get("shrunk_from"),
+            # only then are the pixels those that the network received
+            "has_whole_images": first.is_whole,
+            # other sections may ask for the images of a test set
+            "has_images": noun == "test image",
+            "noun": noun,
+            "opens_on": opened,
+            "methods": methods,
+            "parts": [_data(part, methods) for part in parts],
+            "remarks": _remarks(parts),
+        },
         guide="methods_overview",
-        notes=(*notes, *_notes(gallery)),
+        notes=tuple(filter(None, [" ".join([*reason, *notes])])),
         hook="gallery",
     )
 
 
-def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
+def checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gallery:
+    """Validate an artifact of the hook; raises `KeyError`, `TypeError` or `ValueError` for invalid files."""
     source, maps, scales = (np.asarray(arrays[name]) for name in ("source", "maps", "scales"))
     if not len(maps) and record["refused"]:
         raise ValueError(f"no method applies to this model: {_reasons(record['refused'])}")
@@ -83,41 +162,47 @@ def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gal
     if scales.shape != maps.shape[:3] or not np.isfinite(scales).all():
         raise ValueError(f"its scales have shape {scales.shape} for maps of shape {maps.shape}, or are not finite")
     names = [str(name) for name in record["methods"]]
-    known = ("indices", "labels", "predictions") if record.get("labels") is not None else ("indices", "predictions")
-    columns = {name: [int(value) for value in record[name]] for name in known}
-    if record.get("targets") is not None:
-        columns["targets"] = [int(value) for value in record["targets"]]
+    columns = {
+        name: [int(value) for value in record[name]]
+        for name in COLUMNS
+        if name in ("indices", "predictions") or record.get(name) is not None
+    }
     titles = record.get("titles") or [""] * images
     if len(names) != methods or any(len(column) != images for column in (*columns.values(), titles)):
         raise ValueError(f"the names or labels do not match its maps of {methods} methods and {images} images")
     # one list for all images, or one list per image
     explained = np.broadcast_to(np.asarray(record["classes"], int), (images, classes))
     plain = np.rint(gray_or_rgb(source)).astype(np.uint8)
-    return Gallery(plain.transpose(0, 2, 3, 1), maps, scales.astype(float), names, explained, columns, record)
+    tables = {
+        "confidences": _table(record.get("confidences"), (images,)),
+        "logits": _table(record.get("logits"), (images, classes)),
+        "probabilities": _table(record.get("probabilities"), (images, classes)),
+    }
+    sums = {name: [_table(_of(record, name, method), (images, classes)) for method in names] for name in SUMS}
+    colours = plain.transpose(0, 2, 3, 1)
+    return Gallery(colours, maps, scales.astype(float), names, explained, columns, tables, sums, record)
 
 
-def _data(gallery: Gallery) -> dict[str, Any]:
-    record, shape = gallery.record, gallery.maps.shape[1:3]
-    # undo the quantization to find the color scales
-    values = gallery.maps / 127.0 * gallery.scales[..., None, None]
-    source = gallery.source
+def _data(gallery: Gallery, methods: Sequence[str]) -> dict[str, Any]:
+    """Return the part of the JSON that one artifact contributes; `methods` are those of all parts."""
+    rows = {name: row for row, name in enumerate(gallery.methods)}
+    own, shared = _limits(gallery.maps, gallery.scales)
+    scales = _rounded(gallery.scales)
     return {
-        "palette": palette(),
-        "size": gallery.maps.shape[3:],
-        "source": {"size": source.shape[1:3], "channels": source.shape[3], "bytes": packed(source)},
-        # only then may the page draw a map over the image pixel by pixel
-        "is_exact": source.shape[1:3] == gallery.maps.shape[3:] and not record.get("shrunk_from"),
         **gallery.columns,
-        "titles": [str(title) for title in record.get("titles") or []],
-        "methods": gallery.methods,
-        "maps": [packed(maps) for maps in gallery.maps],
-        "scales": _rounded(gallery.scales),
-        "limits": [[[_limit(one) for one in image] for image in method] for method in values],
-        "shared_limits": [[_limit(image) for image in method] for method in values],
+        "titles": [str(title) for title in gallery.record.get("titles") or []],
         "classes": gallery.classes,
-        "logits": _table(record.get("logits"), shape),
-        "probabilities": _table(record.get("probabilities"), shape),
-        **{name: [_table(_of(record, name, method), shape) for method in gallery.methods] for name in SUMS},
+        **gallery.tables,
+        "source": packed(gallery.source),
+        # one entry per method, None where this artifact has no maps
+        "maps": [packed(gallery.maps[rows[name]]) if name in rows else None for name in methods],
+        "scales": [scales[rows[name]] if name in rows else None for name in methods],
+        "limits": [own[rows[name]] if name in rows else None for name in methods],
+        "shared_limits": [shared[rows[name]] if name in rows else None for name in methods],
+        **{
+            name: [tables[rows[method]] if method in rows else None for method in methods]
+            for name, tables in gallery.sums.items()
+        },
     }
 
 
@@ -127,9 +212,9 @@ def packed(values: np.ndarray) -> str:
     Unlike a picture, whose pixels some browsers perturb when a script reads them, this is exact.
 
     >>> packed(np.zeros(3, np.int8))
-    'eNpjYGAAAAADAAE='
+    'eJxjYGAAAAADAAE='
     """
-    return b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()
+    return b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), EFFORT)).decode()
 
 
 def palette() -> str:
@@ -142,8 +227,21 @@ def palette() -> str:
     return "".join(to_hex(colour)[1:] for colour in signed_palette()(np.arange(255) / 254))
 
 
-def _limit(values: np.ndarray) -> float:
-    return float(f"{scale_limit(values):.6g}")
+def _limits(maps: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits of the color scales (see `scale_limit`) of all maps, and of the classes of an image together.
+
+    They are (method, image, class) and (method, image).
+    """
+    steps = np.abs(maps.astype(np.int16)).reshape(*maps.shape[:3], -1)
+    # quantiles of whole numbers are fast; all maps at once, because each call takes longer than a map
+    own = _chosen_limit(np.quantile(steps, SHOWN_SHARE, axis=-1) * scales / 127, steps.max(-1) * scales / 127)
+    values = (steps * (scales / 127)[..., None]).reshape(*maps.shape[:2], -1)
+    return own, _chosen_limit(np.quantile(values, SHOWN_SHARE, axis=-1), values.max(-1))
+
+
+def _chosen_limit(quantile: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    limits = np.where(quantile > 0, quantile, largest)
+    return _rounded(np.where(limits > 0, limits, 1.0))
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -156,30 +254,37 @@ def _of(record: Mapping[str, Any], name: str, method: str) -> object:
     return sums.get(method) if isinstance(sums, Mapping) else None
 
 
-def _table(values: object, shape: Sequence[int]) -> np.ndarray | None:
-    """Return a table (image, class) of numbers, or None without values; raises `ValueError` for another shape."""
+def _table(values: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return an array of numbers, or None without values; raises `ValueError` for another shape."""
     if values is None:
         return None
     table = np.array(values, float)
-    if table.shape != tuple(shape):
-        raise ValueError(f"a table has shape {table.shape} for {shape[0]} images and {shape[1]} classes")
+    if table.shape != shape:
+        raise ValueError(f"a table has shape {table.shape}, expected {shape}")
     return table
 
 
-def _notes(gallery: Gallery) -> list[str]:
-    notes, record = [], gallery.record
-    shrunk, now = record.get("shrunk_from"), gallery.maps.shape[3:]
+def _remarks(parts: Sequence[Gallery]) -> list[str]:
+    """Return the small print: what is downsampled, computed with other settings, refused or left out."""
+    notes, first = [], parts[0].record
+    shrunk, now = first.get("shrunk_from"), parts[0].maps.shape[3:]
     if shrunk and tuple(shrunk) != now:
         sizes = ["×".join(str(side) for side in size) for size in (shrunk, now)]
         notes.append(f"The maps are downsampled from {sizes[0]} to {sizes[1]} by summing over areas.")
-    options = record.get("options") or {}
+    options = first.get("options") or {}
     if options:
         used = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in options.items())
         notes.append(f"To save time, some methods do not use their default settings: {used}.")
-    if record.get("refused"):
-        notes.append(f"Not applicable to this model: {_reasons(record['refused'])}.")
-    if record.get("left_out"):
-        notes.append(f"Left out for the budget: {_reasons(record['left_out'])}.")
+    for part in parts[1:]:
+        others = {
+            name: chosen for name, chosen in (part.record.get("options") or {}).items() if chosen != options.get(name)
+        }
+        if others:
+            used = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in others.items())
+            notes.append(f"Images with maps of two classes use {used}.")
+    for name, text in (("refused", "Not applicable to this model"), ("left_out", "Left out for the budget")):
+        if first.get(name):
+            notes.append(f"{text}: {_reasons(first[name])}.")
     return notes
 
 

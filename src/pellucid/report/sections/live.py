@@ -1,11 +1,12 @@
 """Live explanations of any image by any method, in pages that `pellucid serve` sends."""
 
 from pellucid.report import Material, Section
+from pellucid.report._recommended import recommended_method
 
 __all__ = ["live"]
 
 METHOD = "lrp.epsilon_plus_flat"
-"""Method shown first: it applies to most networks and is readable."""
+"""Method shown first if the run recommends none: it applies to most networks, and its maps are easy to read."""
 
 
 def live(material: Material) -> Section | None:
@@ -17,13 +18,14 @@ def live(material: Material) -> Section | None:
     epoch = "" if served["epoch"] is None else f", epoch {served['epoch']}"
     missing = f"The data of this run are not available: {served['missing']}" if served["missing"] else ""
     names = [method["name"] for method in served["methods"]]
+    first = next((name for name in (recommended_method(material), METHOD) if name in names), names[0])
     return Section(
         name="live",
         kind="serve",
         title="Live explanations: any image, method and option",
         lead="Choose a test image, or open or drop a picture of your own. The server that sent this page computes the "
         f"maps with the weights of the best checkpoint{epoch}.",
-        data={**served, "classes": classes, "method": METHOD if METHOD in names else names[0]},
+        data={**served, "classes": classes, "method": first},
         guide="methods_overview",
         notes=(missing,) if missing else (),
         label="Live",

@@ -1,0 +1,82 @@
+"""Test images that one model classifies correctly and the other does not, with the maps of both."""
+
+from typing import Any
+
+import numpy as np
+
+from pellucid.report import Section
+from pellucid.report.comparison._comparison import Comparison, Pair
+from pellucid.report.sections.explain import packed
+
+__all__ = ["disagreements"]
+
+
+def disagreements(comparison: Comparison) -> Section | None:
+    """Build the section; None if the models are right and wrong on the same images."""
+    pairs = [_pair(comparison, pair) for pair in comparison.pairs]
+    if not any(pair["rows"] for pair in pairs):
+        return None
+    method = comparison.method
+    maps = (
+        f" The maps are by {method}, on one scale per image: red pixels are evidence for the class, blue ones against "
+        "it."
+        if method
+        else ""
+    )
+    return Section(
+        name="disagreements",
+        kind="compare_images",
+        title="Disagreements: images only one of them classifies correctly",
+        label="Disagreements",
+        lead=f"Those with the most confident mistakes come first.{maps}",
+        data={
+            "names": [model.name for model in comparison.models],
+            "classes": comparison.classes,
+            "method": method,
+            "pairs": pairs,
+            "images": _images(comparison),
+        },
+        notes=() if method else ("The maps are left out, because not all models and their data can be opened.",),
+        hook="",
+    )
+
+
+def _images(comparison: Comparison) -> dict[str, Any] | None:
+    if "source" not in comparison.pictures:
+        return None
+    rows, source = comparison.pictures["rows"], comparison.pictures["source"]
+    return {
+        "rows": rows,
+        "indices": comparison.indices[rows],
+        "size": source.shape[1:3],
+        "channels": source.shape[3],
+        "bytes": packed(source),
+    }
+
+
+def _pair(comparison: Comparison, pair: Pair) -> dict[str, Any]:
+    chosen, models = pair.disagreements, [comparison.models[number] for number in (pair.first, pair.second)]
+    rows = chosen.rows
+    maps = None
+    if chosen.maps is not None and chosen.scales is not None and chosen.limits is not None:
+        limits = np.where(chosen.limits > 0, chosen.limits, 1.0)
+        maps = {
+            "size": [one.shape[-2:] for one in chosen.maps],
+            "bytes": [packed(one) for one in chosen.maps],
+            # palette steps per quantized value: 127 steps stand for the limit
+            "factors": [np.round(one / limits[:, None], 6) for one in chosen.scales],
+        }
+    return {
+        "second": pair.second,
+        "counts": [pair.accuracy.first_only, pair.accuracy.second_only],
+        "rows": rows.tolist(),
+        "indices": comparison.indices[rows],
+        "classes": chosen.classes,
+        "predictions": [model.predictions[rows] for model in models],
+        "confidences": [[_rounded(value) for value in model.confidences[rows]] for model in models],
+        "maps": maps,
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None

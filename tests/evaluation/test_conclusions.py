@@ -1,0 +1,271 @@
+"""Conclusions of an evaluation: each follows from means and tests that are computed here once more."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from pellucid.evaluation import CONTROLS, METRICS, Evaluation
+from pellucid.evaluation._conclusions import FAITHFULNESS, agreeing, labels, most_faithful, representative
+from pellucid.evaluation._evaluation import Scores
+from pellucid.storage.evaluations import evaluate
+
+IMAGES = 40
+METHODS = ("gradient", "deeplift", "lrp.epsilon", "input_x_gradient", "guided_backprop", "deconvnet(steps=3)")
+ABOUT = {name: METRICS[name]().about() for name in ("selectivity", "deletion", "continuity", "sparseness")}
+ABOUT |= {name: METRICS[name]().about() for name in ("random_logit", "parameter_randomisation")}
+
+
+def made(values, about=ABOUT, **more):
+    """An evaluation with these per-image values by (method, metric)."""
+    methods = tuple(dict.fromkeys(method for method, _ in values))
+    scores = {key: Scores(np.asarray(one, float).tolist(), {}, {}) for key, one in values.items()}
+    used = {metric: about[metric] for metric in about if any(one == metric for _, one in values)}
+    return Evaluation(methods, used, scores, IMAGES, 0, **more)
+
+
+def noisy(mean, seed, spread=0.1):
+    return mean + spread * np.random.default_rng(seed).standard_normal(IMAGES)
+
+
+def simple(means, metric="selectivity", controls=3.0, **others):
+    """An evaluation by one metric with these means, and controls around `controls`; more metrics by keyword."""
+    values = {(name, metric): noisy(mean, seed) for seed, (name, mean) in enumerate(means.items())}
+    values |= {(name, metric): noisy(controls, 50 + seed) for seed, name in enumerate(CONTROLS)}
+    for other, row in others.items():
+        values |= {(name, other): noisy(mean, 100 + seed) for seed, (name, mean) in enumerate(row.items())}
+    return made(values)
+
+
+@cache
+def drawn(seed):
+    """A random evaluation: some methods are equal, some insensitive, some worse than the controls."""
+    draw = np.random.default_rng(seed)
+    chosen = [name for name in ABOUT if draw.random() < 0.8] or ["selectivity"]
+    values = {}
+    for metric in chosen:
+        better = 1 if ABOUT[metric]["is_higher_better"] else -1
+        for name in (*METHODS, *CONTROLS):
+            # controls are worse by one standard deviation on average
+            level = draw.normal() - better * (name in CONTROLS)
+            values[name, metric] = level + draw.choice([0.05, 1.0]) * draw.standard_normal(IMAGES)
+        if metric == "random_logit":
+            values["guided_backprop", metric] = np.clip(draw.normal(0.8, 0.1, IMAGES), -1, 1)
+        if seed % 3 == 0:
+            values["input_x_gradient", metric] = values["lrp.epsilon", metric] + 1e-5
+    same = ("deconvnet(steps=3)",) if seed % 2 else ()
+    return made(values, same_map=same)
+
+
+def mean(evaluation, method, metric):
+    """The mean, with the sign that makes higher better."""
+    sign = 1 if evaluation.metrics[metric]["is_higher_better"] else -1
+    return sign * np.mean(evaluation.scores[method, metric].values)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_recommended_method_of_random_evaluations_beats_every_control(seed):
+    evaluation = drawn(seed)
+    chosen = evaluation.recommendation.method
+    metrics = [metric for metric in evaluation.metrics if metric in FAITHFULNESS]
+    if chosen is None:
+        return
+    assert chosen not in CONTROLS
+    assert chosen not in evaluation.same_map
+    is_significant = []
+    for metric in metrics:
+        own = mean(evaluation, chosen, metric)
+        assert all(own >= mean(evaluation, control, metric) for control in CONTROLS)
+        ps = [
+            stats.ttest_rel(*(evaluation.scores[name, metric].values for name in (chosen, control))).pvalue
+            for control in CONTROLS
+        ]
+        is_significant.append(max(ps) < 0.05)
+    assert any(is_significant)
+    if "random_logit" in evaluation.metrics:
+        similarity = evaluation.scores[chosen, "random_logit"].values
+        assert np.mean(similarity) - 1.96 * stats.sem(similarity) < 0.7
+        assert chosen != "guided_backprop"
+
+
+def test_random_evaluations_recommend_something_and_nothing():
+    chosen = {drawn(seed).recommendation.method for seed in range(20)}
+    assert None in chosen
+    assert len(chosen) > 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_of_random_evaluations_hold_equal_methods_only(seed):
+    evaluation = drawn(seed)
+    for group in evaluation.agreeing:
+        assert not set(group.methods) & set(CONTROLS)
+        for metric in evaluation.metrics:
+            means = [mean(evaluation, method, metric) for method in group.methods]
+            assert np.ptp(means) <= 0.0005 * max(1, np.abs(means).max())
+    grouped = [set(group.methods) for group in evaluation.agreeing]
+    is_equal = seed % 3 == 0 and len(evaluation.metrics) > 1
+    assert ({"lrp.epsilon", "input_x_gradient"} in grouped) == is_equal
+
+
+@pytest.mark.parametrize("seed", range(1, 20, 2))
+def test_a_map_that_ignores_the_image_never_leads_continuity(seed):
+    evaluation = drawn(seed)
+    (constant,) = evaluation.same_map
+    for metric, about in evaluation.metrics.items():
+        if about["name"] == "continuity":
+            assert evaluation.best(metric) != constant
+            assert constant not in evaluation.ties(metric)
+    assert labels(evaluation)[constant] == "same map for every image"
+
+
+def test_conclusions_survive_a_round_trip():
+    for seed in range(6):
+        evaluation = drawn(seed)
+        again = Evaluation.from_dict(evaluation.to_dict())
+        assert again.recommendation == evaluation.recommendation
+        assert again.agreeing == evaluation.agreeing
+        assert again.constant_maps == evaluation.constant_maps
+        assert again.conclusions == evaluation.conclusions
+
+
+def test_the_reason_states_the_metric_and_the_controls():
+    evaluation = simple({"gradient": 1.0, "deeplift": 0.2})
+    assert evaluation.recommendation.method == "deeplift"
+    value = np.mean(evaluation.scores["deeplift", "selectivity"].values)
+    assert evaluation.recommendation.reason == (
+        f"Recommended: deeplift, the most faithful method (selectivity {value:.3g}), and significantly better than "
+        "every control."
+    )
+
+
+def test_a_tie_is_broken_by_the_other_metrics():
+    evaluation = simple({"gradient": 0.2, "deeplift": 0.2}, continuity={"gradient": 0.9, "deeplift": 0.1})
+    assert set(most_faithful(evaluation)) == {"gradient", "deeplift"}
+    recommended = evaluation.recommendation
+    assert (recommended.method, recommended.tied) == ("deeplift", ("gradient",))
+    assert "statistically tied with gradient" in recommended.reason
+    assert recommended.reason.endswith("It is significantly better than gradient in continuity.")
+
+
+def test_methods_like_a_control_are_not_recommended():
+    evaluation = simple({"gradient": 3.0, "deeplift": 3.05}, controls=3.0)
+    assert evaluation.recommendation.method is None
+    assert "No method is significantly better than every control in selectivity" in evaluation.recommendation.reason
+    assert most_faithful(evaluation) == ()
+
+
+def test_a_method_worse_than_a_control_in_one_metric_of_faithfulness_is_not_recommended():
+    values = {("gradient", "selectivity"): noisy(0, 1), ("deeplift", "selectivity"): noisy(1, 2)}
+    values |= {("gradient", "deletion"): noisy(4, 3), ("deeplift", "deletion"): noisy(1, 4)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    assert made(values).recommendation.method == "deeplift"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "remark"),
+    [("random_logit", 0.9, "have a similarity of 0.9"), ("parameter_randomisation", 1.0, "weights are randomized")],
+)
+def test_insensitive_methods_are_not_recommended_but_named(metric, value, remark):
+    evaluation = simple({"gradient": 1.0, "guided_backprop": 0.2}, **{metric: {"gradient": 0.2}})
+    scores = dict(evaluation.scores) | {("guided_backprop", metric): Scores([value] * IMAGES, {}, {})}
+    evaluation = replace(evaluation, scores=scores)
+    assert most_faithful(evaluation) == ("guided_backprop",)
+    assert evaluation.recommendation.method == "gradient"
+    assert "guided_backprop is not recommended" in evaluation.recommendation.reason
+    assert remark in evaluation.recommendation.reason
+
+
+def test_rank_correlations_of_two_classes_call_no_method_class_insensitive():
+    about = METRICS["random_logit"](kind="spearman").about()
+    evaluation = made({("gradient", "random_logit"): noisy(0.9, 1, 0.01)}, {"random_logit": about})
+    assert labels(evaluation) == {}
+
+
+def test_without_a_metric_of_faithfulness_nothing_is_recommended():
+    evaluation = made({(one, "sparseness"): noisy(0.5, 1) for one in ("gradient", *CONTROLS)})
+    assert evaluation.recommendation.method is None
+    assert evaluation.recommendation.reason.startswith("No metric of faithfulness was measured")
+
+
+def test_the_reason_for_equal_methods_is_stated_for_the_two_rules_only():
+    both = {metric: noisy(0.5, 1) for metric in ("selectivity", "sparseness")}
+    pair = made({(one, metric): value for one in ("lrp.epsilon", "input_x_gradient") for metric, value in both.items()})
+    other = made({(one, metric): value for one in ("gradient", "deeplift") for metric, value in both.items()})
+    assert "piecewise-linear" in pair.agreeing[0].reason
+    assert other.agreeing[0].reason == "gradient and deeplift agree to three digits in every metric on this network."
+    single = made({(one, "sparseness"): both["sparseness"] for one in ("gradient", "deeplift")})
+    assert agreeing(single) == []
+
+
+def test_the_representative_of_a_group_is_its_best_method():
+    values = {
+        (one, metric): noisy(0.5, 1) for one in ("gradient", "deeplift") for metric in ("sparseness", "continuity")
+    }
+    values["deeplift", "sparseness"] = values["gradient", "sparseness"] + 1e-5
+    values["deeplift", "continuity"] = values["gradient", "continuity"] - 1e-5
+    evaluation = made(values)
+    assert representative(evaluation, evaluation.agreeing[0]) == "deeplift" == evaluation.best("sparseness")
+
+
+def test_methods_not_measured_by_a_metric_are_not_equal_to_measured_ones():
+    values = {("gradient", metric): noisy(0.5, 1) for metric in ("sparseness", "continuity")}
+    evaluation = made(values | {("deeplift", "sparseness"): values["gradient", "sparseness"]})
+    assert evaluation.agreeing == []
+
+
+# --- maps that ignore the image ---------------------------------------------------------------------------------
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+
+
+@pytest.fixture(scope="module")
+def measured():
+    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return evaluate(
+        network(), images, None, ["gradient", "deconvnet", "input_x_gradient"], ["selectivity", "continuity"]
+    )
+
+
+def test_deconvnet_without_pooling_ignores_the_image(measured):
+    assert measured.same_map == ("deconvnet",)
+    assert measured.value("deconvnet", "continuity") == 0
+    assert measured.best("continuity") == "gradient"  # whose change is the smaller one of the other two
+    assert measured.value("gradient", "continuity") < measured.value("input_x_gradient", "continuity")
+    assert "deconvnet: its map of a class is the same for every image." in repr(measured)
+    assert "same map for every image" not in measured.recommendation.reason
+    assert "deconvnet: its map of a class is the same" in measured._repr_html_()
+
+
+def test_deconvnet_with_pooling_follows_the_image():
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)).eval()
+    assert evaluate(pooled, images, None, ["deconvnet"], ["continuity"]).same_map == ()
+
+
+def test_the_gradient_of_a_linear_model_ignores_the_image():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert evaluate(linear, images, None, ["gradient", "input_x_gradient"], ["continuity"]).same_map == ("gradient",)
+
+
+@pytest.mark.parametrize("images", [torch.rand(1, 1, 8, 8), torch.ones(4, 1, 8, 8)], ids=["one image", "equal images"])
+def test_without_different_images_nothing_is_known(images):
+    assert evaluate(network(), images, None, ["deconvnet"], ["selectivity"]).same_map is None
+
+
+def test_a_record_without_the_comparison_uses_the_shifts_of_continuity(measured):
+    record = {key: value for key, value in measured.to_dict().items() if key != "same_map"}
+    old = Evaluation.from_dict(record)
+    assert list(old.constant_maps) == ["deconvnet"]
+    assert labels(old) == {"deconvnet": "map ignores shifts of the image"}
+    assert old.best("continuity") == "gradient"
+    unshifted = record["metrics"]["continuity"] | {"options": {"pixels": 0}}
+    noise = Evaluation.from_dict(record | {"metrics": record["metrics"] | {"continuity": unshifted}})
+    assert noise.constant_maps == {}  # small noise may change no activation
