@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -229,7 +229,7 @@ def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
         text = repr(value)
         is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
-        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(value) < math.inf
+        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < cast("float", abs(value)) < math.inf
         return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…") + ", which is too large" * bool(is_huge)
     if not _is_dense(value):
         return f"a {type(value).__name__} of layout {value.layout} and dtype {value.dtype} on {value.device}"

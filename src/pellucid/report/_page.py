@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pellucid.report._head import Head, head
 from pellucid.report._material import Material
-from pellucid.report._mistakes import mistakes
+from pellucid.report._mistakes import Mistake, mistakes
 from pellucid.report._section import Maker, Section
 from pellucid.report._summary import write_summary
 from pellucid.report.sections import SECTIONS
@@ -150,6 +150,11 @@ def _sections(material: Material) -> list[Section]:
 
 def _made(make: Maker, material: Material) -> Section | None:
     return material.attempt(f"The section {make.__qualname__}", lambda: make(material), None)
+
+
+def _mistakes(material: Material | None) -> list[Mistake]:
+    absent: list[Mistake] = []
+    return absent if material is None else material.attempt("Misclassified images", lambda: mistakes(material), absent)
 
 
 def _body(section: Section, material: Material | None) -> str | None:
