@@ -23,7 +23,7 @@ def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_pat
         content = render_report(folder)
         page = content.decode()
         epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        states.append((epochs, "If the run is no longer active" in page, '<dd id="status">finished</dd>' in page))
+        states.append((epochs, "If the run is no longer active" in page, 'id="status">finished<' in page))
         return content
 
     monkeypatch.setattr(hook_runner, "render_report", watched)
@@ -37,6 +37,19 @@ def test_report_is_written_after_every_epoch_and_at_the_end(run_program, tmp_pat
     assert "out/report.html" in capsys.readouterr().out
     assert run_program(*QUICK, "--epochs", 1) == 0
     assert len(list((tmp_path / "out" / "previous").glob("*/report.html"))) == 1
+
+
+def test_failed_summary_is_recorded_and_does_not_stop_the_run(run_program, tmp_path, monkeypatch, capsys):
+    def fails(folder):
+        raise ZeroDivisionError("no picture today")
+
+    monkeypatch.setattr(hook_runner, "write_summary", fails)
+    assert run_program(*QUICK) == 1
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
+    *_, failure = json.loads((tmp_path / "out/manifest.json").read_text())["failures"]
+    assert (failure["hook"], failure["epoch"]) == ("summary", 2)
+    assert "The summary picture failed at epoch 2: ZeroDivisionError: no picture today" in capsys.readouterr().out
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_failed_report_is_recorded_and_does_not_stop_the_run(run_program, tmp_path, monkeypatch, capsys):

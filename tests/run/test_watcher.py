@@ -146,9 +146,11 @@ def test_each_epoch_leaves_pictures_and_a_report(tmp_path):
     with watched(save, model) as watcher:
         watcher.epoch()
         assert (save / "report.html").is_file()  # while the training goes on
+        assert not (save / "summary.png").exists()
         assert record_of(save)["status"] == "running"
     figures = [entry["path"] for entry in Store(save).manifest()["artifacts"] if entry["kind"] == "figure"]
     assert figures == [f"plots/confusion_matrix/epoch_{epoch:03d}.png" for epoch in (0, 1)]
+    assert (save / "summary.png").is_file()
     page = (save / "report.html").read_text()
     assert "Training report: Small" in page
     assert "<owl>" not in page
@@ -251,6 +253,7 @@ def test_ctrl_c_is_recorded(tmp_path):
         raise KeyboardInterrupt
     assert record_of(save)["status"] == "interrupted"
     assert "This training was interrupted" in (save / "report.html").read_text()
+    assert (save / "summary.png").is_file()
 
 
 def test_a_failing_hook_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
