@@ -275,7 +275,7 @@
       if (place.image !== null) {
         const image = await store.find(place.image);
         if (image) changes.image = image;
-        else notes.push(page.served ? `There is no ${data.noun} ${place.image}.`
+        else notes.push(page.served || !data.has_images ? `There is no ${data.noun} ${place.image}.`
           : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
       }
       if (place.method !== null && store.names().includes(place.method)) changes.method = place.method;
