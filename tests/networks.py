@@ -78,9 +78,9 @@ def _library(name: str, size: tuple[int, int, int]) -> tuple[nn.Module, tuple[in
 
 
 ACTIVATIONS = (
-    nn.ReLU(), nn.LeakyReLU(0.2), nn.ReLU6(), nn.ELU(0.7), nn.CELU(1.3), nn.SELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(),
-    nn.Mish(), nn.Softplus(2.0), nn.Sigmoid(), nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softsign(), nn.PReLU(),
-    nn.Hardtanh(-0.5, 0.75),
+    nn.ReLU(), nn.LeakyReLU(0.2), nn.ReLU6(), nn.ELU(0.7), nn.CELU(1.3), nn.SELU(), nn.GELU(), nn.GELU("tanh"),
+    nn.SiLU(), nn.Mish(), nn.Softplus(2.0), nn.Sigmoid(), nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softsign(),
+    nn.PReLU(), nn.Hardtanh(-0.5, 0.75),
 )  # fmt: skip
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {
@@ -99,12 +99,14 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {
     ),
     "no bias": lambda: _layers(nn.Conv2d(1, 4, 5, bias=False), nn.ReLU(), nn.MaxPool2d(3, 2, 1), size=(1, 14, 10)),
     "pooled": lambda: _layers(
-        nn.ZeroPad2d((0, 1, 2, 0)), nn.MaxPool2d(3, 1, 1, dilation=2 // 2), nn.Conv2d(3, 5, 3, dilation=(2, 1)), nn.ReLU(),
+        nn.ZeroPad2d((0, 1, 2, 0)), nn.MaxPool2d(3, 1, 1, dilation=2), nn.Conv2d(3, 5, 3, dilation=(2, 1)), nn.ReLU(),
         nn.AdaptiveAvgPool2d((3, 2)), size=(3, 12, 11),
     ),
     "one layer": lambda: _layers(size=(1, 4, 4)),
     **{
-        repr(one): lambda one=one: _layers(nn.Conv2d(2, 4, 3, 2), copy.deepcopy(one), nn.MaxPool2d(2, 1), size=(2, 11, 12))
+        repr(one): lambda one=one: _layers(
+            nn.Conv2d(2, 4, 3, 2), copy.deepcopy(one), nn.MaxPool2d(2, 1), size=(2, 11, 12)
+        )
         for one in ACTIVATIONS
     },
 }  # fmt: skip

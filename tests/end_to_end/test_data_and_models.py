@@ -24,7 +24,8 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     plots/jacobian_classes_all/epoch_NNN.json plots/jacobian_classes_all/epoch_NNN.npz
     plots/jacobian_classes_all/epoch_NNN.png plots/jacobian_maps/epoch_NNN.json
     plots/jacobian_maps/epoch_NNN.npz plots/jacobian_maps/epoch_NNN.png plots/leaderboard/epoch_NNN.json
-    plots/leaderboard/epoch_NNN.png plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
+    plots/leaderboard/epoch_NNN.png plots/live/epoch_NNN.json plots/live/epoch_NNN.npz
+    plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
     plots/prototypes/epoch_NNN.npz plots/prototypes/epoch_NNN.png plots/saliency/epoch_NNN.json
     plots/saliency/epoch_NNN.npz plots/saliency/epoch_NNN.png plots/tsne/epoch_NNN.json plots/tsne/epoch_NNN.npz
     plots/tsne/epoch_NNN.png report.html run.json summary.png"""

@@ -102,12 +102,12 @@ def test_a_program_that_disagrees_is_left_out(part: str, make_scene: Maker, monk
 
 
 def shapes(count: int, *, bright: bool) -> np.ndarray:
-    """Return bars of 3×12 pixels, up to a pixel off the center of 20×20 pixels, on a plain background."""
+    """Return bars of 2×18 pixels, up to a pixel off the center of 24×24 pixels, on a plain background."""
     random = np.random.default_rng(0)
-    images = np.zeros((count, 20, 20))
+    images = np.zeros((count, 24, 24))
     for image in images:
-        row, column = random.integers(3, 6), random.integers(8, 10)
-        image[row : row + 12, column : column + 3] = 1
+        row, column = random.integers(2, 5), random.integers(10, 13)
+        image[row : row + 18, column : column + 2] = 1
     return 1 - images if bright else images
 
 
@@ -116,10 +116,18 @@ def test_the_style_of_drawn_images_is_measured(bright: bool) -> None:
     style = stroke_style(shapes(100, bright=bright))
     assert style is not None
     assert style["background"] == (1.0 if bright else 0.0)
-    assert style["box"] == 12
-    # 2 · 36 / (30 · π/4)
-    assert style["stroke"] == pytest.approx(3.06, abs=0.01)
-    assert style["at"] == [9.5, 9.5]
+    assert style["box"] == 18
+    # 2 · 36 / (40 · π/4)
+    assert style["stroke"] == pytest.approx(2.29, abs=0.01)
+    assert style["at"] == [11.5, 11.5]
+
+
+def test_filled_shapes_are_not_taken_for_strokes() -> None:
+    images = np.zeros((3, 28, 28))
+    images[:, 2:26, 5:23] = 0.8
+    style = stroke_style(images)
+    assert style is not None
+    assert (style["box"], style["stroke"]) == (24, 4.0)
 
 
 def test_photographs_and_empty_images_have_no_style() -> None:

@@ -15,15 +15,16 @@ FAINT = 0.04
 
 
 def stroke_style(images: np.ndarray) -> dict[str, Any] | None:
-    """Return how the shapes in gray images (image, height, width) in [0, 1] are drawn; None without a plain background.
+    """Return the style of shapes in gray images (image, height, width) in [0, 1]; None without a plain background.
 
-    `background`: gray value; `box`: median length of the longer side of a shape, in pixels; `center`: `mass` if the center
-    of mass varies less than that of the bounding box, else `box`; `at`: mean row and column of this center, rounded to
-    halves; `stroke`: median thickness in pixels.
+    `background`: gray value; `box`: median length of the longer side of a shape, in pixels; `center`: `mass` if the
+    center of mass varies less than that of the bounding box, else `box`; `at`: mean row and column of this center, to
+    halves; `stroke`: median thickness in pixels, at most a sixth of the box, because shapes such as clothes are not
+    drawn with strokes.
 
-    >>> image = np.zeros((1, 9, 9)); image[:, 2:7, 3:6] = 1
+    >>> image = np.zeros((1, 28, 28)); image[:, 4:24, 13:16] = 1
     >>> stroke_style(image)
-    {'background': 0.0, 'box': 5, 'center': 'mass', 'at': [4.0, 4.0], 'stroke': 2.39}
+    {'background': 0.0, 'box': 20, 'center': 'mass', 'at': [13.5, 14.0], 'stroke': 3.32}
     """
     border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
     ground = float(np.median(border))
@@ -47,10 +48,11 @@ def stroke_style(images: np.ndarray) -> dict[str, Any] | None:
         return None
     centers = {"mass": np.array(mass), "box": np.array(boxes)}
     center = min(centers, key=lambda name: float(centers[name].std(0).sum()))
+    box = int(np.median(sides))
     return {
         "background": round(ground, 3),
-        "box": int(np.median(sides)),
+        "box": box,
         "center": center,
         "at": (np.rint(2 * centers[center].mean(0)) / 2).tolist(),
-        "stroke": round(float(np.median(strokes)), 2),
+        "stroke": round(min(float(np.median(strokes)), max(1.0, box / 6)), 2),
     }

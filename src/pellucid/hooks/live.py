@@ -50,11 +50,12 @@ class Live(Hook):
     """Number of test images on which program and network must agree."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
-        """Yield the arrays `weights` and `indices` of a program, `examples` (image, channel, height, width), and numbers.
+        """Yield the arrays `weights`, `indices` and `examples` (image, channel, height, width), and numbers.
 
-        `program` is the program's record, see `pellucid.engine.programs`; `drawing` says how the data is drawn, None for
-        photographs; `crop_share` is the part of an image's shorter side that the preprocessing keeps; `indices`, `labels`
-        and `predictions` describe the examples. If the network cannot be exported, the reason is given instead.
+        `program` is the record of a program with these weights and indices, see `pellucid.engine.programs`; `drawing`
+        is the style of the data's shapes, None for photographs; `crop_share` is the part of an image's shorter side
+        that the preprocessing keeps; `indices`, `labels` and `predictions` describe the examples. If the network cannot
+        be exported, the reason is given instead.
         """
         if not len(scene.test):
             return
@@ -135,7 +136,7 @@ def _check(scene: Scene, program: Program, images: Tensor) -> None:
         "relevance maps": _gaps([one.relevance for one in own], explained["lrp.epsilon"]),
     }
     for name, gap in gaps.items():
-        # the median: a unit within rounding of a kink may differ in one image, but an error of the export in all of them
+        # the median: a unit within rounding of a kink may differ in one image, an error of the export in all of them
         typical = float(np.median(gap))
         if not typical <= TOLERANCE:
             raise PellucidError(f"the {name} of its program differ by {typical:.1e} (relative to the largest)")

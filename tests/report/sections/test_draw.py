@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pellucid.models import MODELS
 from pellucid.report import Material, write_report
 from pellucid.report.sections.draw import draw
 from pellucid.storage.store import Store
-from pretended_run import run_record
+from pretended_run import metrics_line, run_record
 
 Point = tuple[float, float]
 
@@ -35,7 +36,8 @@ DIGITS: dict[int, list[list[Point]]] = {
          (.5, .15)]],
     1: [[(.42, .3), (.52, .15), (.52, .85)]],
     2: [[(.3, .3), (.38, .18), (.55, .15), (.68, .25), (.66, .42), (.5, .6), (.3, .84), (.72, .84)]],
-    3: [[(.32, .2), (.5, .14), (.66, .24), (.6, .42), (.45, .49), (.62, .55), (.7, .7), (.6, .84), (.42, .87), (.3, .8)]],
+    3: [[(.32, .2), (.5, .14), (.66, .24), (.6, .42), (.45, .49), (.62, .55), (.7, .7), (.6, .84), (.42, .87),
+         (.3, .8)]],
     4: [[(.35, .15), (.3, .52), (.75, .52)], [(.62, .2), (.58, .87)]],
     5: [[(.7, .16), (.38, .16), (.35, .47), (.55, .44), (.7, .58), (.66, .78), (.48, .87), (.3, .8)]],
     6: [[(.62, .14), (.42, .32), (.32, .6), (.38, .82), (.55, .87), (.68, .75), (.64, .58), (.5, .52), (.34, .64)]],
@@ -56,6 +58,7 @@ def scene_of(model: nn.Module, test: ImageSet, classes: tuple[str, ...]) -> Scen
 def keep(folder: Path, artifact: Artifact, classes: tuple[str, ...]) -> Store:
     store = Store(folder)
     store.begin(run_record(classes))
+    store.add_metrics(metrics_line(1))
     store.keep(store.pack("live", 2, artifact, None))
     return store
 
@@ -128,7 +131,7 @@ def chromium() -> Iterator[Any]:
 def mnist(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A network trained on MNIST for a few seconds."""
     request = Request(tmp_path_factory.mktemp("data"), mirrors=(str(mnist_files),))
-    splits = load_data("mnist", request, limit_train=12_000, limit_test=1000)
+    splits = load_data("mnist", request, limit_train=8_000, limit_test=1000)
     torch.manual_seed(0)
     model = MODELS["small_cnn"](channels=1, classes=10, image_size=(28, 28))
     images, labels = splits.train.floats(), splits.train.labels
@@ -141,7 +144,7 @@ def mnist(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
         optimizer.step()
         schedule.step()
     scene = scene_of(model, splits.test, splits.classes)
-    assert (scene.logits.argmax(1) == scene.test.labels).double().mean() > 0.97
+    assert (scene.logits.argmax(1) == scene.test.labels).double().mean() > 0.96
     return scene
 
 
@@ -189,7 +192,7 @@ def draw_by_touch(tab: Any, lines: list[list[Point]]) -> None:
 
     for line in lines:
         send("touchStart", place(line[0]))
-        for start, end in zip(line, line[1:], strict=False):
+        for start, end in pairwise(line):
             for share in (0.33, 0.67, 1.0):
                 send(
                     "touchMove", place((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])))
@@ -215,8 +218,10 @@ def test_maps_of_a_hundred_test_images_are_those_of_torch(mnist: Scene, visit: C
     with visit() as tab:
         results = tab.evaluate(RUN, [images.flatten(1).tolist(), targets.tolist()])
     expected = [mnist.logits[:100]]
-    for name in ("gradient", "input_x_gradient", "lrp.epsilon"):
-        expected.append(create_analyzer(name, mnist.model).analyze(images, targets).flatten(1))
+    expected += [
+        create_analyzer(name, mnist.model).analyze(images, targets).flatten(1)
+        for name in ("gradient", "input_x_gradient", "lrp.epsilon")
+    ]
     for place, wanted in enumerate(expected):
         own = np.array([result[place] for result in results])
         limits = wanted.abs().max(1, keepdim=True).values.numpy()
@@ -249,6 +254,7 @@ def test_digits_drawn_with_a_finger_are_recognized_and_do_not_scroll_the_page(vi
             right.append(prediction(tab) == str(digit))
             assert tab.evaluate("scrollY") == before
             tab.locator("#draw .clear").tap()
+            browser.until(tab, lambda: tab.locator("#draw .hint").is_visible())
     assert sum(right) >= 9, right
 
 
@@ -268,7 +274,7 @@ def test_nothing_is_claimed_of_an_empty_board(visit: Callable[..., Any]) -> None
         tab.locator("#draw .undo").click()
         assert prediction(tab) == ""
         assert not tab.locator("#draw .outcome").is_visible()
-        tab.locator("#draw .pens span").nth(1).click()
+        tab.locator("#draw .pens input").nth(1).check()
         draw_by_mouse(tab, DIGITS[4])  # erasing nothing is still nothing
         assert not tab.locator("#draw .outcome").is_visible()
 
@@ -412,7 +418,7 @@ def test_centering_is_that_of_mnist(mnist: Scene, visit: Callable[..., Any]) -> 
         top, left, height, width = random.integers([0, 0, 2, 2], [30, 30, 30, 15])
         # noise, because the center of a uniform shape may lie exactly between two pixels
         blob[top : top + height, left : left + width] = random.uniform(0.2, 1, (height, width))
-    images = mnist.test.floats(slice(500))[:, 0].double().numpy()
+    images = mnist.test.floats(slice(200))[:, 0].double().numpy()
     with visit() as tab:
         own = np.array(tab.evaluate(CENTER, [blobs.reshape(5, -1).tolist(), [60, 45]])).reshape(5, 28, 28)
         again = np.array(tab.evaluate(CENTER, [images.reshape(len(images), -1).tolist(), [28, 28]])).reshape(-1, 28, 28)
@@ -423,6 +429,6 @@ def test_centering_is_that_of_mnist(mnist: Scene, visit: Callable[..., Any]) -> 
     with torch.no_grad():
         predictions = mnist.model(torch.tensor(again[:, None], dtype=torch.float32)).argmax(1)
     before, after = (
-        (one == mnist.test.labels[:500]).double().mean() for one in (mnist.logits[:500].argmax(1), predictions)
+        (one == mnist.test.labels[:200]).double().mean() for one in (mnist.logits[:200].argmax(1), predictions)
     )
-    assert after > before - 0.01
+    assert after > before - 0.015

@@ -28,8 +28,9 @@ def export_program(model: nn.Module, image: Tensor) -> Program:
     Raises `UnsupportedOperation`, naming the operation and its module, if a program cannot express one.
 
     >>> from pellucid.engine.model import frozen
-    >>> with frozen(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))) as m:
-    ...     program = export_program(m, torch.zeros(1, 1, 4, 4))
+    >>> layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    >>> with frozen(nn.Sequential(*layers)) as model:
+    ...     program = export_program(model, torch.zeros(1, 1, 4, 4))
     >>> [(step["op"], step["shape"]) for step in program.steps]
     [('convolution', [2, 2, 2]), ('activation', [2, 2, 2]), ('dense', [3])]
     """

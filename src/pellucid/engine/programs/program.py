@@ -13,15 +13,16 @@ EPSILON = 1e-7
 Step = dict[str, Any]
 """One operation, as JSON.
 
-`op`: convolution, dense, scale, average, max, activation, add or move. `from`: the values that it reads (null: a constant
-of a sum), `to`: the value that it writes, `shape`: the shape of that value, without the batch. `place`: the operation and
-its module in the network. Arrays are given as [offset, length] in the weights, or in the indices for `move`.
+`op`: convolution, dense, scale, average, max, activation, add or move. `from`: the values that it reads (null: a
+constant of a sum), `to`: the value that it writes, `shape`: the shape of that value, without the batch. `place`: the
+operation and its module in the network. Arrays are given as [offset, length] in the weights, or in the indices for
+`move`.
 
 - convolution: `weight` (output, input of a group, height, width), `bias` or null, `kernel`, `stride`, `padding`,
   `dilation` (two numbers each), `groups`
 - dense: `weight` (output, input), `bias` or null
-- scale: `weight` and `bias` (or null) of length n; entry i applies to the i-th n-th part of the value. `rule`: `epsilon`
-  or `pass`, the relevance rule
+- scale: `weight` and `bias` (or null) of length n; entry i applies to the i-th n-th part of the value. `rule`: the
+  relevance rule, `epsilon` or `pass`
 - average: Σ `row_weights` · `column_weights` over the input `rows` and `columns` of each output row and column
 - max: the maximum over these rows and columns; the first of equal values wins
 - activation: `function` with `options`, see `functions`; `at_zero`: its value at 0

@@ -21,11 +21,16 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const radius = Math.min(1 / BRUSH, Math.max(0.75 / width, style ? style.stroke / width / 2 : 1 / 40));
     const name = (label) => page.classes[label] ?? `class ${label}`;
     const percent = (share) => (share > 0.9995 && share < 1 ? "> 99.9%" : page.percent(share)); // 100% would claim too much
+    const lengths = [0, ...page.classes.map((one) => one.length)];
+    const isLong = Math.max(...lengths) > 10;
+    find(".draw").classList.toggle("short", Math.max(...lengths) < 3);
+    find(".draw").classList.toggle("long", isLong);
     const board = find(".board");
     const canvas = find(".board canvas");
     const [fit, invert] = [find(".fit"), find(".invert")];
 
-    /* base: a picture below the strokes: {values (as the input), raw: {gray, size} of a file, or null, index}, or null.
+    /* base: a picture below the strokes: {values (as the input), raw: {gray, size} of a file, or null, and index and label
+       of a test image, or null}, or null.
        strokes as in strokes.js. target: the class to explain; null: the predicted one. */
     const at = { base: null, strokes: [], target: null };
 
@@ -99,6 +104,13 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
 
     let stroke = null;
     let pointer = null;
+    const APART = 0.003; // share of the board
+    const extend = (points) => {
+      for (const point of points) {
+        const last = stroke.points[stroke.points.length - 1];
+        if (!last || Math.hypot(point[0] - last[0], point[1] - last[1]) > APART) stroke.points.push(point);
+      }
+    };
     const places = (event) => {
       const box = canvas.getBoundingClientRect();
       // a fast pen reports several points at once
@@ -110,13 +122,14 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       event.preventDefault();
       pointer = event.pointerId;
       canvas.setPointerCapture(pointer);
-      stroke = { points: places(event), radius, isEraser: find(".pens input:checked").value === "erase" };
+      stroke = { points: [], radius, isEraser: find(".pens input:checked").value === "erase" };
+      extend(places(event));
       at.strokes.push(stroke);
       changed();
     });
     canvas.addEventListener("pointermove", (event) => {
       if (event.pointerId !== pointer) return;
-      stroke.points.push(...places(event));
+      extend(places(event));
       changed();
     });
     for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
@@ -167,6 +180,9 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       root.dataset.prediction = result?.prediction ?? "";
       if (!result) return;
       page.paintImage(find(".seen canvas"), size, channels, toBytes(result.values));
+      const { index = null, label = null } = at.base ?? {};
+      find(".seen figcaption").replaceChildren(...(index === null ? ["Input of the network"]
+        : [page.opener(index, {}, `Test image ${index}`), label === null ? "" : `, labeled ${name(label)}`, at.strokes.length ? ", edited" : ""]));
       const { prediction, probabilities } = result;
       find(".answer").replaceChildren(prediction === null ? "The logits are not finite, so there is no prediction."
         : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with ${percent(probabilities[prediction])}`));
@@ -194,13 +210,13 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
           made.addEventListener("click", () => {
             const label = Number(made.dataset.label);
             at.target = at.target === label ? null : label;
+            if ((at.base?.index ?? null) !== null) page.keep(root.id, { image: at.base.index, class: at.target });
             changed();
           });
           return made;
         }));
         list.replaceChildren(...bars);
-        list.style.gridTemplateRows = `repeat(${Math.ceil(shown.length / 2)}, auto)`;
-        list.classList.toggle("short", shown.every((label) => name(label).length < 3));
+        list.style.gridTemplateRows = `repeat(${isLong ? shown.length : Math.ceil(shown.length / 2)}, auto)`;
       }
       bars.forEach((bar, number) => {
         const label = shown[number];
@@ -312,19 +328,23 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       const cut = [(w - width * scale) / 2, (h - height * scale) / 2, width * scale, height * scale];
       const isExact = w === width && h === height;
       const values = pixelsOf(picture, size, isExact ? [0, 0, w, h] : cut, channels);
-      if (!style) return use({ values, raw: null, index: null });
+      if (!style) {
+        picture.close();
+        return use({ values, raw: null, index: null });
+      }
       const side = Math.min(1, 256 / Math.max(w, h));
       const small = [Math.max(1, Math.round(h * side)), Math.max(1, Math.round(w * side))];
       const gray = pixelsOf(picture, small, [0, 0, w, h], 1);
+      picture.close();
       const isDark = page.strokes.borderLevel(gray, small) <= 0.5;
       // an image of the network's size is used as it is
       return use({ values, raw: isExact ? null : { gray, size: small }, index: null }, isDark);
     };
 
-    const useBytes = (bytes, index) => {
+    const useBytes = (bytes, index, label) => {
       const pixels = height * width;
       use({ values: Float32Array.from({ length: channels * pixels }, (_, n) => bytes[(n % pixels) * channels + Math.floor(n / pixels)] / 255),
-        raw: null, index });
+        raw: null, index, label });
     };
 
     const samples = [];
@@ -338,7 +358,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         page.paintImage(picture, size, channels, exampleOf(number));
         const button = page.element("button", { type: "button", "aria-label": `Test image ${index}, ${label}`, title: `Test image ${index}: ${label}` }, picture);
         button.addEventListener("click", () => {
-          useBytes(exampleOf(number), index);
+          useBytes(exampleOf(number), index, data.examples.labels[number]);
           page.keep(root.id, { image: index });
         });
         samples.push(button);
@@ -359,14 +379,26 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
 
     /* --- controls ------------------------------------------------------------------------------------------- */
 
-    find(".clear").addEventListener("click", () => {
-      use(null);
-      page.keep(root.id, {});
-    });
-    find(".undo").addEventListener("click", () => {
+    /* Call `act` when a button is pressed. Right after drawing, browsers may take a tap for part of the last gesture and
+       send no click, so the end of a touch is enough. */
+    const press = (button, act) => {
+      let touched = -Infinity;
+      button.addEventListener("pointerup", (event) => {
+        if (event.pointerType !== "touch" || document.elementFromPoint(event.clientX, event.clientY) !== button) return;
+        touched = event.timeStamp;
+        act();
+      });
+      button.addEventListener("click", (event) => { if (event.timeStamp - touched > 1000) act(); });
+    };
+    const undo = () => {
       if (at.strokes.length) at.strokes.pop();
       else if (at.base) return use(null);
       return changed();
+    };
+    press(find(".undo"), undo);
+    press(find(".clear"), () => {
+      use(null);
+      page.keep(root.id, {});
     });
     fit.addEventListener("change", changed);
     invert.addEventListener("change", changed);
@@ -391,19 +423,26 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     root.addEventListener("keydown", (event) => {
       if (event.key !== "z" || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
-      find(".undo").click();
+      undo();
     });
 
     canvas.width = BOARD;
     canvas.height = Math.round(BOARD * height / width);
     board.classList.toggle("bright", ground > 0.5);
-    page.paint(find(".scale canvas"), [1, 2 * page.STEPS + 1], (step) => [...page.colours()[step], 255]);
+    const paintScale = () => page.paint(find(".scale canvas"), [1, 2 * page.STEPS + 1], (step) => [...page.colours()[step], 255]);
+    paintScale();
+    page.onScheme(() => {
+      paintScale();
+      changed();
+    });
     const ready = start();
     return {
       ready,
       open: async ({ image, class: label }) => {
         const found = image === null ? null : await page.findImage(image);
-        if (found && found.isExact && found.size[0] === height && found.size[1] === width && found.channels === channels) useBytes(found.bytes, image);
+        if (found && found.isExact && found.size[0] === height && found.size[1] === width && found.channels === channels) {
+          useBytes(found.bytes, image, found.label);
+        } else if (image !== null) tell(`This page has no pixels of test image ${image}.`);
         if (label !== null && label < data.model.program.classes) at.target = label;
         changed();
       },

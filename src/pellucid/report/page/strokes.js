@@ -102,8 +102,8 @@ A stroke is {points: [[x, y], …], radius, isEraser}, in shares of the image's 
     const points = strokes.filter((stroke) => !stroke.isEraser)
       .flatMap((stroke) => stroke.points.map(([x, y]) => [x * target[1], y * target[0]]));
     if (!points.length) return new Float32Array(target[0] * target[1]);
-    const low = [0, 1].map((axis) => Math.min(...points.map((point) => point[axis])));
-    const high = [0, 1].map((axis) => Math.max(...points.map((point) => point[axis])));
+    const extreme = (choose) => [0, 1].map((axis) => points.reduce((best, point) => choose(best, point[axis]), points[0][axis]));
+    const [low, high] = [extreme(Math.min), extreme(Math.max)];
     const extent = Math.max(high[0] - low[0], high[1] - low[1]);
     const thickness = Math.min(style.stroke, style.box);
     // at most four times as large: a dot stays a dot

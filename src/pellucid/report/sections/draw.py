@@ -1,4 +1,4 @@
-"""Draw an image and see the network's prediction and its maps: the network itself, as a program for the page's script."""
+"""Predictions and maps of drawn and dropped images: the network itself, as a program for the page's script."""
 
 from collections.abc import Mapping
 from typing import Any
