@@ -1,7 +1,7 @@
 """Collect the pictures of a run for README and docs: `python docs/run_pictures.py [RUN] [FLAGS OF pellucid run]`.
 
 RUN is the folder of a run (default: save/gallery). If there is no run, the pipeline trains one there. Copies the
-last figure of each hook, the animation of the embedding, and a screenshot of the report.
+last figure of each hook and the animation of the embedding, and draws the summary and the first screen of the report.
 """
 
 import io
@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from pellucid.report import write_report
+from pellucid.report._summary import render_summary
 from pellucid.run.explaining import explain
 from pellucid.storage.pictures import to_png
 from pellucid.storage.runs import load_data_of, load_run
@@ -31,8 +32,10 @@ HOOKS = (
 )
 """Hooks whose last figure is copied."""
 FILMS = ("tsne",)
-WINDOW = {"width": 1280, "height": 1600}
-"""Size of the screenshot in pixels."""
+WINDOW = {"width": 1280, "height": 800}
+"""Size of the browser's window for the screenshot."""
+PIXELS = 1.5
+"""Pixels of the screenshot per pixel of the window, so that it is sharp on fine screens."""
 CHROMIUM_ARGUMENTS = ("--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-gpu")
 
 
@@ -53,6 +56,8 @@ def draw(run: Path) -> list[Path]:
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])
     written.append(FOLDER / "explain.png")
     written[-1].write_bytes(recompress(explained(run)))
+    written.append(FOLDER / "summary.png")
+    written[-1].write_bytes(recompress(render_summary(run)))
     write_report(run)
     shot = screenshot(run / "report.html")
     if shot is not None:
@@ -79,7 +84,7 @@ def recompress(png: bytes) -> bytes:
 
 
 def screenshot(page: Path) -> bytes | None:
-    """Return a PNG of the top of the report in light mode, or None, with a message, if there is no browser."""
+    """Return a PNG of the report's first screen in light mode, or None, with a message, if there is no browser."""
     program = shutil.which("chromium")
     if program is None:
         sys.stdout.write("Skipping the picture of the report: chromium is not on the PATH.\n")
@@ -88,7 +93,7 @@ def screenshot(page: Path) -> bytes | None:
 
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
-        tab = browser.new_page(viewport=WINDOW, color_scheme="light")  # type: ignore[arg-type]
+        tab = browser.new_page(viewport=WINDOW, color_scheme="light", device_scale_factor=PIXELS)  # type: ignore[arg-type]
         tab.goto(page.resolve().as_uri())
         tab.wait_for_timeout(1000)  # let the scripts draw the charts
         shot = tab.screenshot()

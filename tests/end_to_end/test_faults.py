@@ -73,7 +73,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [700, 1500, 2500])
+@pytest.mark.parametrize("kilobytes", [700, 2500])
 def test_full_disk(kilobytes, small_disk, undisturbed):
     disk = small_disk(f"size={kilobytes}k")
     failed = program(*QUICK, "--save", disk / "save")

@@ -317,7 +317,7 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_sigkill_at_a_random_moment(seed, uninterrupted, tmp_path):
     save = tmp_path / "save"
     process = start(*SMALL, "--save", save)

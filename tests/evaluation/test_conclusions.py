@@ -10,8 +10,9 @@ from scipy import stats
 from torch import nn
 
 from pellucid.evaluation import CONTROLS, METRICS, Evaluation
-from pellucid.evaluation._conclusions import FAITHFULNESS, agreeing, labels, most_faithful, representative
+from pellucid.evaluation._conclusions import agreeing, labels, representative
 from pellucid.evaluation._evaluation import Scores
+from pellucid.evaluation._recommendation import FAITHFULNESS, most_faithful
 from pellucid.storage.evaluations import evaluate
 
 IMAGES = 40
@@ -154,7 +155,9 @@ def test_a_tie_is_broken_by_the_other_metrics():
 def test_methods_like_a_control_are_not_recommended():
     evaluation = simple({"gradient": 3.0, "deeplift": 3.05}, controls=3.0)
     assert evaluation.recommendation.method is None
-    assert "No method is significantly better than every control in selectivity" in evaluation.recommendation.reason
+    assert evaluation.recommendation.reason == (
+        "No method is recommended. None is significantly better than every control in selectivity."
+    )
     assert most_faithful(evaluation) == ()
 
 
@@ -163,6 +166,28 @@ def test_a_method_worse_than_a_control_in_one_metric_of_faithfulness_is_not_reco
     values |= {("gradient", "deletion"): noisy(4, 3), ("deeplift", "deletion"): noisy(1, 4)}
     values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
     assert made(values).recommendation.method == "deeplift"
+
+
+def test_without_a_method_that_qualifies_the_closest_one_is_named():
+    values = {("gradient", "selectivity"): noisy(0, 1), ("gradient", "deletion"): noisy(4, 3)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    recommended = made(values).recommendation
+    assert recommended.method is None
+    assert recommended.reason == (
+        "No method is recommended. The closest one, gradient, is significantly better than every control in "
+        "selectivity, but worse than a control in deletion."
+    )
+
+
+def test_the_method_that_leads_in_most_metrics_of_faithfulness_is_recommended():
+    values = {("gradient", "selectivity"): noisy(1, 1), ("deeplift", "selectivity"): noisy(1, 1)}
+    values |= {("gradient", "deletion"): noisy(2, 3), ("deeplift", "deletion"): noisy(1, 4)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    evaluation = made(values)
+    assert most_faithful(evaluation) == ("deeplift",)
+    recommended = evaluation.recommendation
+    assert (recommended.method, recommended.tied) == ("deeplift", ())
+    assert "every control in selectivity and deletion." in recommended.reason
 
 
 @pytest.mark.parametrize(
@@ -199,6 +224,15 @@ def test_the_reason_for_equal_methods_is_stated_for_the_two_rules_only():
     assert other.agreeing[0].reason == "gradient and deeplift agree to three digits in every metric on this network."
     single = made({(one, "sparseness"): both["sparseness"] for one in ("gradient", "deeplift")})
     assert agreeing(single) == []
+
+
+@pytest.mark.parametrize(("level", "gap", "is_grouped"), [(0.5, 0.0004, True), (0.5, 0.0006, False), (500, 0.2, True),
+                                                          (500, 0.3, False)])  # fmt: skip
+def test_groups_agree_to_three_digits(level, gap, is_grouped):
+    values = {("gradient", metric): noisy(level, 1) for metric in ("sparseness", "continuity")}
+    values |= {("deeplift", metric): value for (_, metric), value in values.items()}
+    values["deeplift", "continuity"] = values["gradient", "continuity"] + gap
+    assert bool(made(values).agreeing) == is_grouped
 
 
 def test_the_representative_of_a_group_is_its_best_method():
@@ -269,3 +303,42 @@ def test_a_record_without_the_comparison_uses_the_shifts_of_continuity(measured)
     unshifted = record["metrics"]["continuity"] | {"options": {"pixels": 0}}
     noise = Evaluation.from_dict(record | {"metrics": record["metrics"] | {"continuity": unshifted}})
     assert noise.constant_maps == {}  # small noise may change no activation
+
+
+# --- the figure and the table -----------------------------------------------------------------------------------
+
+
+def labeled():
+    """Two equal methods, a class-insensitive one and one that ignores the image, by three metrics."""
+    means = {"input_x_gradient": 1.0, "lrp.epsilon": 1.0, "guided_backprop": 2.0, "deconvnet": 2.5}
+    curves = {"share": [0.0, 0.5, 1.0], "most": [3.0, 1.0, 0.0], "least": [3.0, 2.0, 0.0]}
+    scores = {}
+    for name in (*means, *CONTROLS):
+        scores[name, "selectivity"] = Scores(noisy(means.get(name, 4.0), 0).tolist(), {}, curves)
+        scores[name, "continuity"] = Scores(noisy(0.0 if name == "deconvnet" else 0.5, 1, 0).tolist(), {}, {})
+        alike = noisy(0.9 if name == "guided_backprop" else 0.2, 2, 0.01)
+        scores[name, "random_logit"] = Scores(alike.tolist(), {}, {})
+    about = {metric: ABOUT[metric] for metric in ("selectivity", "continuity", "random_logit")}
+    return Evaluation((*means, *CONTROLS), about, scores, IMAGES, 0, same_map=("deconvnet",))
+
+
+def test_the_figure_folds_equal_methods_and_labels_the_others():
+    evaluation = labeled()
+    figure = evaluation.figure()
+    texts = [text.get_text() for text in figure.texts]
+    assert "lrp.epsilon" not in texts
+    assert {"= lrp.epsilon", "nearly class-insensitive", "same map for every image"} <= set(texts)
+    assert "Recommended: input_x_gradient" in " ".join(texts)
+    listed = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert "lrp.epsilon" not in listed
+    assert "input_x_gradient" in listed
+    bold = [text.get_text() for text in figure.texts if text.get_weight() == "bold"]
+    assert "0.000" not in bold  # the continuity of deconvnet
+    assert "0.500" in bold
+
+
+def test_the_table_labels_methods():
+    names = list(labeled().to_table().columns[0].cells)
+    assert names[3] == "deconvnet\n[dim]same map for every image[/dim]"
+    assert names[2] == "guided_backprop\n[dim]nearly class-insensitive[/dim]"
+    assert names[1] == "lrp.epsilon"

@@ -30,7 +30,9 @@ def small(tmp_path_factory) -> Path:
 def test_evaluate_uses_the_masks_of_the_run(small, capsys):
     asked = ["--methods", "gradient,lrp.epsilon", "--metrics", "relevance_mass,sparseness", "--images", "20"]
     assert main(["evaluate", str(small), *asked]) == 0
-    assert "lrp.epsilon" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "lrp.epsilon" in output
+    assert "No metric of faithfulness was measured" in output
     saved = json.loads((small / "evaluation" / "evaluation.json").read_text())
     assert saved["images"] == 20
     assert {row["metric"] for row in saved["rows"]} == {"relevance_mass", "sparseness"}

@@ -11,7 +11,11 @@ from torch import nn
 
 import pellucid
 from pellucid.cli import main
+from pellucid.config import ServeConfig
 from pellucid.report import write_report
+from pellucid.run.serving import ServedPage, load_live_run
+from pellucid.run.serving_maps import Job
+from pellucid.run.serving_request import read_request
 from pellucid.storage.runs import load_data_of
 
 OLD = Path(__file__).parent / "old_run"
@@ -40,6 +44,17 @@ def test_run_and_its_data_load(save: Path) -> None:
     best = max((line for line in run.metrics if line["best"]), key=lambda line: line["epoch"])
     assert correct.double().mean() == pytest.approx(best["test_accuracy"])
     assert data.sha256 == record["dataset"]["sha256"]
+
+
+def test_run_is_served(save: Path) -> None:
+    live = load_live_run(ServeConfig(save, trust=True))
+    assert live.data is not None
+    answer = live.map(read_request(b'{"method": "lrp.epsilon", "index": 3}'), Job(lambda: False))
+    assert answer["image"]["prediction"] == int(live.run.model(live.data.test.floats([3])).argmax())
+    assert answer["sums"]["holds"]
+    assert b'id="live"' in ServedPage(save, live)()
+    expected = (live.run.model(live.data.test.floats()).argmax(1) != live.data.test.labels).nonzero().flatten()
+    assert live.misclassified(Job(lambda: False)) == expected.tolist()
 
 
 def test_report_is_written_again(save: Path) -> None:

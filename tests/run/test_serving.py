@@ -170,6 +170,11 @@ def test_images_and_misclassified_ones_come_with_their_predictions(
     _, content = request(server, "GET", "/api/misclassified")
     expected = (logits.argmax(1) != live.data.test.labels).nonzero().flatten().tolist()
     assert json.loads(content)["indices"] == expected
+    # stored by the hook confusion_matrix; without it, computed
+    assert live._predictions is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(live, "_predictions", None)
+        assert live.misclassified(Job(lambda: False)) == expected
 
 
 def test_every_method_is_offered_with_options_that_it_accepts(server: LiveServer, live: LiveRun) -> None:
@@ -499,6 +504,13 @@ def test_an_interrupted_run_is_served_with_its_best_weights(save: Path, tmp_path
     live = load_live_run(ServeConfig(copied(save, tmp_path / "stopped", status="interrupted")))
     assert live.epoch == 1
     assert live.data is not None
+
+
+def test_a_run_before_its_first_checkpoint_is_refused_by_name(save: Path, tmp_path: Path) -> None:
+    folder = copied(save, tmp_path / "early", status="running")
+    (folder / "models" / "best.safetensors").unlink()
+    with pytest.raises(SaveError, match=r"has no weights in models/best\.safetensors.*after its first epoch"):
+        load_live_run(ServeConfig(folder))
 
 
 @pytest.mark.parametrize(

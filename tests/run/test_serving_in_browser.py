@@ -22,7 +22,8 @@ from pellucid.run.serving_http import LiveServer
 pytestmark = pytest.mark.slow
 
 RUN = (
-    "--dataset digits --epochs 1 --limit-train 300 --limit-test 40 --batch-size 32 --threads 1 --hooks confusion_matrix"
+    "--dataset digits --epochs 1 --limit-train 300 --limit-test 40 --batch-size 32 --threads 1 "
+    "--hooks confusion_matrix,gallery --methods gradient"
 )
 
 
@@ -198,6 +199,21 @@ def test_other_sections_can_ask_for_maps_and_images(visit: Any, server: LiveServ
     assert made["label"] == int(live.data.test.labels[3])
     message = tab.evaluate("pellucid.served({ index: 99, method: 'gradient' }).catch((error) => error.message)")
     assert message == "There is no test image 99; expected an index from 0 to 39."
+
+
+def test_relevance_maps_that_are_not_stored_are_computed_by_the_server(visit: Any, server: LiveServer) -> None:
+    live = server.live
+    assert live.data is not None
+    tab = visit("#explain&image=33&method=lrp.gamma&class=2")
+    until(tab, lambda: "Computed by the server" in tab.locator("#explain").text_content())
+    expected = create_analyzer("lrp.gamma", live.run.model).analyze(live.data.test.floats([33]), 2)[0, 0].numpy()
+    row, column = np.unravel_index(np.abs(expected).argmax(), expected.shape)
+    canvas = tab.locator("#explain .map canvas").first
+    box = canvas.bounding_box()
+    place = {"x": (column + 0.5) * box["width"] / 28, "y": (row + 0.5) * box["height"] / 28}
+    canvas.hover(position=place, force=True)
+    readout = f"{abs(expected[row, column]):#.3g}"
+    until(tab, lambda: readout in tab.locator("#explain .readout").text_content())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,8 +1,9 @@
 """`pellucid compare`: several models side by side on one page."""
 
+from pellucid.attribution import check_method
 from pellucid.cli._arguments import parse_arguments
-from pellucid.cli.evaluate import check_methods
 from pellucid.config import CompareConfig
+from pellucid.core.listing import parse_names
 
 __all__ = ["compare"]
 
@@ -10,7 +11,7 @@ __all__ = ["compare"]
 def compare(arguments: list[str]) -> int:
     """Compare runs, epochs of a run or inspected models on one page"""
     config = parse_arguments(CompareConfig, "compare", arguments)
-    check_methods(config.methods)
+    parse_names(config.methods, check_method, {"default": ()})
     from pellucid.run.comparing import compare_from  # loads torch
 
     return compare_from(config)

@@ -229,7 +229,8 @@ def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
         text = repr(value)
         is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
-        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(value) < math.inf
+        number: Any = value  # compared as it is: a huge integer cannot be converted to float
+        is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(number) < math.inf
         return (text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…") + ", which is too large" * bool(is_huge)
     if not _is_dense(value):
         return f"a {type(value).__name__} of layout {value.layout} and dtype {value.dtype} on {value.device}"

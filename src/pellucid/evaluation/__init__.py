@@ -4,7 +4,9 @@
 - `_case`: `Case`, the model and images that a metric is given, and `Explainer`, the method under test
 - every other file without an underscore: the metric of that name
 - `_run`: measures every method by every metric
-- `_evaluation`: `Evaluation`, the result, with its `_statistics` and `_conclusions`; `_leaderboard` draws it
+- `_evaluation`: `Evaluation`, the result, with its `_statistics`; `_leaderboard` draws it
+- `_recommendation`: the most faithful methods and the recommended one
+- `_conclusions`: methods to be wary of, and equal ones
 - `_constancy`: detects methods whose maps ignore the image
 - `_classifiers`, `_representations`: differences in accuracy and similarity of layers, for comparisons of models
 - `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
@@ -20,9 +22,9 @@ from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
     from pellucid.evaluation._case import Case, Explainer
-    from pellucid.evaluation._conclusions import Recommendation
     from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
+    from pellucid.evaluation._recommendation import Recommendation
 
 __all__ = [
     "CONTROLS",
@@ -80,7 +82,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explainer": "._case",
         "Measured": "._metric",
         "Metric": "._metric",
-        "Recommendation": "._conclusions",
+        "Recommendation": "._recommendation",
         "Row": "._evaluation",
     },
 )

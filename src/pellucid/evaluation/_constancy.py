@@ -7,7 +7,7 @@ from pellucid.evaluation._case import Case, Explainer
 
 __all__ = ["ignores_the_image"]
 
-IMAGES = 8
+IMAGES = 4
 """Number of images whose maps are compared with that of the first one."""
 ROUNDING = 1e-5
 """Largest difference relative to the largest relevance; batches of different images round differently."""

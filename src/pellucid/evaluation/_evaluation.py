@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._conclusions import Group, Recommendation, agreeing, name_of, recommend, remarks
+from pellucid.evaluation._conclusions import Group, agreeing, name_of, remarks
 from pellucid.evaluation._metric import Measured
+from pellucid.evaluation._recommendation import Recommendation, recommend
 from pellucid.evaluation._statistics import compare, intervals
 
 if TYPE_CHECKING:

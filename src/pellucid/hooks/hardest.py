@@ -17,6 +17,7 @@ from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
 from pellucid.hooks._hook import left_out
 from pellucid.hooks._methods import bounded_options, create_fitted, price_of, stated_options
 from pellucid.hooks._predictions import by_loss, predictions_of
+from pellucid.plots._outline import outline_note
 from pellucid.plots._text import class_names
 from pellucid.plots.colours import PALE, WRONG, gray_or_rgb, scale_limit
 from pellucid.plots.image_grid import Block, image_grid
@@ -117,7 +118,8 @@ def _explain(scene: Scene, indices: list[int]) -> tuple[str | None, np.ndarray, 
 def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: dict[str, Any], title: str) -> Figure:
     """Draw the images above their maps, each map with its own color scale."""
     shown = relevance.sum(1, keepdims=True) / np.array(numbers["scale_limits"])[:, None, None, None]
-    blocks = [Block(gray_or_rgb(source)[None]), Block(shown[None], row=1, limit=1.0, meaning="share of scale")]
+    images = gray_or_rgb(source)[None]
+    blocks = [Block(images), Block(shown[None], row=1, limit=1.0, meaning="share of scale", outlined=images)]
     names = class_names(scene.classes, 28)
     keys = ("labels", "predictions", "confidences")
     columns = [
@@ -132,6 +134,6 @@ def _figure(scene: Scene, source: np.ndarray, relevance: np.ndarray, numbers: di
     rows = [Label("image", f"loss {losses[0]:.3g} … {losses[-1]:.3g}"), Label("relevance", numbers["method"])]
     subtitle = "Above each image: true class, then → prediction (if wrong) and confidence. "
     subtitle += "Red: evidence for the predicted class; blue: evidence against it; each map has its own scale."
-    subtitle += f" {len(columns)} of {len(scene.test):,} test images.{scene.scale_note}"
+    subtitle += f" {len(columns)} of {len(scene.test):,} test images.{scene.scale_note}{outline_note(source)}"
     subtitle += "".join(f" {name} does not apply here." for name in numbers["refused"])
     return image_grid(blocks, rows, columns, (title, subtitle))

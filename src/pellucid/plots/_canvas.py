@@ -1,5 +1,6 @@
 """A figure laid out in dots, with a headline on top and freely placed axes and text."""
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Canvas:
         headline += [(line, TEXT, PALE) for line in wrap(drawable(subtitle), room, TEXT, DOTS_PER_INCH)]
         # the headline is wrapped first, since its height determines the height of the figure
         self.top = MARGIN + sum(LINE_DOTS[size] for _, size, _ in headline) + MARGIN // 2
-        self.width, self.height = width, height + self.top
+        # whole dots, so that pixels of images fall on pixels of the picture
+        self.width, self.height = ceil(width), ceil(height) + self.top
         self.figure = Figure((self.width / DOTS_PER_INCH, self.height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
         # `text` measures from below the headline, so y is negative within it
         y = MARGIN - self.top

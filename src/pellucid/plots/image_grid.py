@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import cos, radians, sin
+from math import ceil, cos, radians, sin
 
 import numpy as np
 from matplotlib import colormaps
@@ -136,11 +136,11 @@ def _mosaic(images: np.ndarray, gap: int, fill: float) -> np.ndarray:
     return picture[0] if len(picture) == 1 else np.clip(picture, 0, 1).transpose(1, 2, 0)
 
 
-def _slanted_dots(columns: Sequence[Label], width: float) -> float:
-    """Return the height of slanted column names in dots, or 0 if horizontal names fit."""
+def _slanted_dots(columns: Sequence[Label], width: float) -> int:
+    """Return the height of slanted column names in whole dots, or 0 if horizontal names fit."""
     widest = max(map(_name_width, columns), default=0)
     # Names up to 30% too wide are shortened instead, which is easier to read than a slanted name.
-    return widest * sin(radians(SLANT)) if widest > 1.3 * width else 0.0
+    return ceil(widest * sin(radians(SLANT))) if widest > 1.3 * width else 0
 
 
 def _overhang(columns: Sequence[Label], grid: Grid) -> float:

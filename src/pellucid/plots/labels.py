@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from pellucid.plots._canvas import DOTS_PER_INCH, SMALL, TEXT, Canvas
 from pellucid.plots._grid import Grid
@@ -28,9 +29,10 @@ def shortened(labels: Sequence[Label]) -> list[Label]:
     return [replace(label, text=shorten(label.text, 28), detail=shorten(label.detail, 36)) for label in labels]
 
 
-def label_width(label: Label) -> float:
-    """Return the width of a label in dots."""
-    return max(text_width(label.text, TEXT, DOTS_PER_INCH, bold=True), text_width(label.detail, SMALL, DOTS_PER_INCH))
+def label_width(label: Label) -> int:
+    """Return the width of a label in whole dots."""
+    widths = text_width(label.text, TEXT, DOTS_PER_INCH, bold=True), text_width(label.detail, SMALL, DOTS_PER_INCH)
+    return ceil(max(widths))
 
 
 def draw_row_label(canvas: Canvas, label: Label, right: float, middle: float) -> None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pellucid.report._head import Head, head
 from pellucid.report._material import Material
-from pellucid.report._mistakes import mistakes
+from pellucid.report._mistakes import Mistake, mistakes
 from pellucid.report._section import Maker, Section
 from pellucid.report._summary import write_summary
 from pellucid.report.sections import SECTIONS
@@ -113,9 +113,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
         .render(
             head=top,
             sections=[section for section in sections if section.name not in OVERVIEW],
-            mistakes=[]
-            if material is None
-            else material.attempt("Misclassified images", lambda: mistakes(material), []),
+            mistakes=_mistakes(material),
             bodies=bodies,
             names={section.name: section.short_title for section in sections},
             overview=[section for section in sections if section.name in OVERVIEW],
@@ -150,6 +148,11 @@ def _sections(material: Material) -> list[Section]:
 
 def _made(make: Maker, material: Material) -> Section | None:
     return material.attempt(f"The section {make.__qualname__}", lambda: make(material), None)
+
+
+def _mistakes(material: Material | None) -> list[Mistake]:
+    absent: list[Mistake] = []
+    return absent if material is None else material.attempt("Misclassified images", lambda: mistakes(material), absent)
 
 
 def _body(section: Section, material: Material | None) -> str | None:

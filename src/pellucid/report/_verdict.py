@@ -9,11 +9,12 @@ import numpy as np
 
 from pellucid.core.text import listed
 from pellucid.evaluation import Evaluation
-from pellucid.evaluation._conclusions import class_insensitive, most_faithful, name_of, weight_insensitive
+from pellucid.evaluation._conclusions import class_insensitive, name_of, weight_insensitive
+from pellucid.evaluation._recommendation import most_faithful
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
-__all__ = ["Sentence", "calibration", "conclusions", "verdict"]
+__all__ = ["Sentence", "accuracy_parts", "calibration", "conclusions", "shown_epoch", "verdict"]
 
 FEWEST_IMAGES = 30
 """Minimum number of images for an interval that assumes a normal distribution."""
@@ -212,7 +213,7 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
         if recommended.method is not None and recommended.method not in best:
             texts.append(f"Recommended explanation: {name_of(recommended.method)}.")
     elif recommended.metrics:
-        texts.append(f"No explanation method is significantly better than every control on {evaluation.images} images.")
+        texts.append(recommended.reason)
     if alike := [name_of(one) for one in class_insensitive(evaluation)]:
         texts.append(f"{listed(alike)} {'is' if len(alike) == 1 else 'are'} nearly class-insensitive.")
     if unchanged := [name_of(one) for one in weight_insensitive(evaluation)]:

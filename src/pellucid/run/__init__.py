@@ -10,7 +10,7 @@
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`
-  tells seeds from settings, `comparison_maps` and `compared_layers` compare explanations and layers
+  tells seeds from settings, `comparison_maps`, `compared_images` and `compared_layers` fill the page
 - `reopening`: the model and the test images of a saved inspection
 - `serving`: `pellucid serve`; `serving_http`: its server; `serving_request`: checks what clients send;
   `serving_maps`: computes what they ask for

@@ -16,13 +16,13 @@ from pellucid.core.listing import parse_names
 from pellucid.core.opening import opens_in_browser
 from pellucid.core.options import check_argument
 from pellucid.core.ranges import Range
-from pellucid.core.terminal import print_line
+from pellucid.core.terminal import print_line, track
 from pellucid.evaluation._classifiers import image_difference, seed_difference
 from pellucid.evaluation._statistics import holm
-from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
 from pellucid.report.comparison import Comparison, Disagreements, Model, Pair
 from pellucid.run.alignment import align, common_classes
 from pellucid.run.compared import Loaded, Reader, parse_place
+from pellucid.run.compared_images import disagreements, embedded, pictures
 from pellucid.run.compared_layers import compare_layers
 from pellucid.run.comparison_maps import Explainer, default_images
 from pellucid.run.reopening import Access
@@ -32,11 +32,6 @@ from pellucid.storage.store import Store
 from pellucid.training.distributed import World
 
 __all__ = ["compare", "compare_from"]
-
-MOST_DISAGREEMENTS = 40
-"""Maximum number of images per pair that one model gets right and the other wrong."""
-ALL_DISAGREEMENTS = 240
-"""Maximum number of such images over all pairs, which bounds the size of the page."""
 
 
 def compare(
@@ -72,15 +67,18 @@ def compare(
     if isinstance(runs, str | Path) or len(runs) < 2:
         raise ConfigError(f"got {runs!r} to compare; pass a list of at least two runs, such as ['save@1', 'save@2'].")
     check_argument("compare", "images", images, Annotated[int | None, Range(4)])
-    names = parse_names(methods) if isinstance(methods, str) else list(methods or ())
-    for name in names:
-        check_method(name)
+    listed = methods if isinstance(methods, str) or methods is None else ",".join(methods)
+    names = parse_names(listed or "default", check_method, {"default": ()})
     for place in runs:  # before any of them is loaded
         Store(parse_place(str(place))[0]).check_run("run.json")
     access = Access(Path(), trust, None if data_dir is None else Path(data_dir).expanduser(), tuple(mirror))
     reader = Reader(choose_device(device, World()), access)
     with preserved_random_state():  # opening a model may draw random numbers
-        loaded = [reader.read(str(place)) for place in runs]
+        loaded = []
+        with track("reading runs", len(runs)) as bar:
+            for number, place in enumerate(runs):
+                loaded.append(reader.read(str(place)))
+                bar.update(number + 1)
         return _compared(loaded, names, images, seed)
 
 
@@ -130,13 +128,12 @@ def _compared(loaded: Sequence[Loaded], methods: Sequence[str], images: int | No
     )
     pairs = _pairs(comparison)
     explainer = Explainer(loaded, rows, methods, seed)
-    most = max(8, min(MOST_DISAGREEMENTS, ALL_DISAGREEMENTS // len(pairs)))
-    pairs = [replace(pair, disagreements=_disagreements(comparison, pair, most)) for pair in pairs]
+    pairs = [replace(pair, disagreements=disagreements(comparison, pair, len(pairs))) for pair in pairs]
     comparison = replace(comparison, pairs=tuple(pairs))
     count = min(len(labels), images or default_images(loaded))
     comparison = compare_layers(comparison, loaded, rows, count)
     comparison = explainer.add(comparison, count)
-    return replace(comparison, pictures=_pictures(comparison, loaded, rows))
+    return replace(comparison, pictures=pictures(comparison, loaded, rows))
 
 
 def _model(loaded: Loaded, rows: np.ndarray, names: tuple[str, str], setting: int) -> Model:
@@ -153,31 +150,8 @@ def _model(loaded: Loaded, rows: np.ndarray, names: tuple[str, str], setting: in
         predictions=outcome.predictions.astype(np.int64),
         confidences=outcome.confidences.astype(float),
         losses=outcome.losses.astype(float),
-        points=_points(loaded, rows),
+        points=embedded(loaded, rows),
     )
-
-
-def _points(loaded: Loaded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the run's t-SNE points of the common test images, in their order; None if it has none."""
-    store = Store(loaded.folder)
-    for entry in store.manifest()["artifacts"]:
-        if (entry["hook"], entry["name"], entry["kind"], entry["epoch"]) == (
-            "tsne",
-            "tsne",
-            "arrays",
-            loaded.weights_epoch,
-        ):
-            arrays = store.read_arrays(entry["path"])
-            points, indices = np.asarray(arrays.get("points"), float), arrays.get("indices")
-            if indices is None or points.shape != (len(indices), 2) or not np.isfinite(points).all():
-                return None
-            place = {int(index): number for number, index in enumerate(indices)}
-            shared = [(row, place[int(own)]) for row, own in enumerate(rows) if int(own) in place]
-            if not shared:
-                return None
-            common, chosen = (np.array(values) for values in zip(*shared, strict=True))
-            return common, points[chosen]
-    return None
 
 
 def _pairs(comparison: Comparison) -> list[Pair]:
@@ -216,45 +190,3 @@ def _seed_difference(comparison: Comparison, other: int) -> Any:
         [comparison.accuracy(number) for number in settings[models[position].setting].models] for position in (0, other)
     )
     return seed_difference(one, two)
-
-
-def _disagreements(comparison: Comparison, pair: Pair, most: int) -> Disagreements:
-    """Choose images that one model gets right and the other wrong: those with the most confident wrong predictions."""
-    correct = [comparison.correct(number) for number in (pair.first, pair.second)]
-    only = [correct[0] & ~correct[1], correct[1] & ~correct[0]]
-    wrong = [comparison.models[number] for number in (pair.second, pair.first)]
-    chosen = [
-        np.flatnonzero(mask)[np.argsort(-np.nan_to_num(model.confidences[mask]), kind="stable")]
-        for mask, model in zip(only, wrong, strict=True)
-    ]
-    # both directions get half of the places, and what the other leaves free
-    first = min(len(chosen[0]), max(most // 2, most - len(chosen[1])))
-    kept = [chosen[0][:first], chosen[1][: most - first]]
-    rows = np.concatenate(kept)
-    mistaken = np.concatenate([model.predictions[own] for own, model in zip(kept, wrong, strict=True)])
-    return Disagreements(rows, np.stack([comparison.labels[rows], mistaken], 1), None, None, None)
-
-
-LARGEST_SOURCES = 2_500_000
-"""Maximum number of bytes of all images with maps, before compression."""
-LARGEST_SIDE = 96
-
-
-def _pictures(comparison: Comparison, loaded: Sequence[Loaded], rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the pixels of the images that the page shows, from the first model that has them."""
-    number = next((number for number, one in enumerate(loaded) if one.images is not None), None)
-    if number is None:
-        return {}
-    images, own = loaded[number].images, rows[number]
-    assert images is not None
-    shown = np.unique(np.concatenate([pair.disagreements.rows for pair in comparison.pairs]))
-    with_points = [model.points[0] for model in comparison.models if model.points is not None]
-    points = np.unique(np.concatenate(with_points)) if with_points else np.zeros(0, int)
-    pictures: dict[str, np.ndarray] = {}
-    if len(shown):
-        channels = 3 if images.image_shape[0] == 3 else 1
-        side = int(min(LARGEST_SIDE, max(28, (LARGEST_SOURCES / (channels * len(shown))) ** 0.5)))
-        pictures |= {"rows": shown, "source": thumbnails(images[torch.from_numpy(own[shown])], side)}
-    if len(points):
-        pictures |= {"point_rows": points, "thumbnails": thumbnails(images[torch.from_numpy(own[points])], PAGE_SIDE)}
-    return pictures

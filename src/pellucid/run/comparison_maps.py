@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution import Analyzer, create_analyzer
 from pellucid.attribution._explanation import without_warnings
+from pellucid.core.terminal import track
 from pellucid.engine.model import device_of, dtype_of
 from pellucid.evaluation._similarity import similarity
 from pellucid.evaluation._statistics import intervals
@@ -61,10 +62,12 @@ class Explainer:
             return replace(comparison, refused=dict(self.refused))
         chosen = np.arange(count) * len(comparison.labels) // count
         targets = comparison.labels[chosen]
-        maps = {
-            name: {number: self._maps(analyzer, number, chosen, targets) for number, analyzer in own.items()}
-            for name, own in analyzers.items()
-        }
+        maps: dict[str, dict[int, np.ndarray]] = {name: {} for name in analyzers}
+        with track("explaining", len(analyzers) * len(able)) as bar:
+            for name, own in analyzers.items():
+                for number, analyzer in own.items():
+                    maps[name][number] = self._maps(analyzer, number, chosen, targets)
+                    bar.update(sum(map(len, maps.values())), name)
         pairs = []
         method = next(iter(analyzers))
         for pair in comparison.pairs:
@@ -79,6 +82,7 @@ class Explainer:
             between_seeds=self._between_seeds(comparison, maps),
             explained_images=count,
             refused=dict(self.refused),
+            notes=(*comparison.notes, *_differing_sizes(comparison, maps[method])),
         )
 
     def _analyzers(self, comparison: Comparison) -> dict[str, dict[int, Analyzer]]:
@@ -144,7 +148,11 @@ class Explainer:
         seeds = [number for number in comparison.settings[comparison.models[0].setting].models if number]
         agreements = []
         for name, own in maps.items():
-            values = [_correlation(own[0], own[number]) for number in seeds if number in own]
+            values = [
+                _correlation(own[0], own[number])
+                for number in seeds
+                if number in own and own[number].shape == own[0].shape
+            ]
             if values:
                 agreements.append(self._agreement(name, np.mean(values, 0)))
         return tuple(agreements)
@@ -167,6 +175,15 @@ class Explainer:
             limits.append([scale_limit(one) if one.any() else 0.0 for one in small])
         (first, one), (second, two) = packed
         return replace(chosen, maps=(first, second), scales=(one, two), limits=np.max(limits, 0))
+
+
+def _differing_sizes(comparison: Comparison, maps: Mapping[int, np.ndarray]) -> Iterator[str]:
+    """Yield a note for each model whose maps have another size than the first model's."""
+    for number, own in maps.items():
+        if own.shape != maps[0].shape:
+            one, two = ("×".join(map(str, each.shape[1:])) for each in (maps[0], own))
+            first, other = comparison.models[0].name, comparison.models[number].name
+            yield f"The maps of {first} ({one}) and {other} ({two}) differ in size, so their agreement is left out."
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def reopen_inspection(access: Access, record: Mapping[str, Any]) -> Reopened:
     if record["kind"] != "inspect" or "model" not in settings or "dataset" not in settings:
         raise ConfigError(
             f"the run in {access.folder} was written by a Python program (pellucid.{record['kind']}), which alone has "
-            "its model and data; this works for runs of `pellucid run` and `pellucid inspect`."
+            "its model and data; only runs of `pellucid run` and `pellucid inspect` can be opened again."
         )
     name, model = record["dataset"]["name"], str(settings["model"])
     if is_function(name):

@@ -40,7 +40,7 @@ def serve_run(config: ServeConfig) -> int:
 
 def load_live_run(config: ServeConfig) -> LiveRun:
     """Load the run, and its data if they are available."""
-    _check_kind(config.run)
+    _check_weights(config.run)
     run = load_run(config.run, trust=config.trust)
     run.model.to(choose_device(config.device, World()))
     data, missing = None, ""
@@ -54,12 +54,17 @@ def load_live_run(config: ServeConfig) -> LiveRun:
     return live
 
 
-def _check_kind(folder: Path) -> None:
-    """Raise `SaveError` for the folder of an inspected or watched model, which has no weights."""
+def _check_weights(folder: Path) -> None:
+    """Raise `SaveError` for a run before its first checkpoint, and for an inspected or watched model."""
     store = Store(folder)
     store.check_run("run.json")
     record = store.run()
     kind = record.get("kind", "run")
+    if kind == "run" and store.read_model("best.safetensors") is None:
+        raise SaveError(
+            f"the run in {folder} has no weights in models/best.safetensors. They are written after its first epoch: "
+            "wait for it, or continue an interrupted run with `pellucid run --resume --save FOLDER`."
+        )
     if kind == "run":
         return
     model = str(record.get("model", {}).get("name", ""))

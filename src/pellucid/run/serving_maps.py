@@ -22,9 +22,11 @@ from pellucid.core.origin import origin_of
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks._methods import fit_to_sample
 from pellucid.plots.colours import gray_or_rgb, scale_limit
+from pellucid.report import Material
 from pellucid.run.explaining import as_target
 from pellucid.run.serving_request import Asked, options_of, picture_floats, pixel_floats
 from pellucid.storage.runs import Run
+from pellucid.storage.store import Store
 from pellucid.training.evaluate import evaluate
 
 __all__ = ["Busy", "Canceled", "Job", "LiveRun", "TimeUp"]
@@ -91,7 +93,7 @@ class LiveRun:
         self._waiting = threading.Semaphore(MOST_WAITING + 1)
         self._job: Job | None = None
         self._analyzers: OrderedDict[Any, Analyzer] = OrderedDict()
-        self._logits: Tensor | None = None
+        self._predictions = None if data is None else _stored_predictions(folder, self.epoch, data)
         # Slow methods run the model many times, so each pass is an opportunity to stop. The model is ours alone.
         self._model.register_forward_pre_hook(lambda *_: self._check())
 
@@ -129,12 +131,12 @@ class LiveRun:
         return _image_record(pixels, logits, index, label)
 
     def misclassified(self, job: Job) -> list[int]:
-        """Return the indices of all misclassified test images, computed on the first call."""
+        """Return the indices of all misclassified test images: stored by the run, or computed on the first call."""
         data = self._known_data()
-        with self._working(job):
-            if self._logits is None:
-                self._logits = evaluate(self._model, data.test, self._device)
-        return (self._logits.argmax(1) != data.test.labels).nonzero().flatten().tolist()
+        if self._predictions is None:
+            with self._working(job):
+                self._predictions = evaluate(self._model, data.test, self._device).argmax(1)
+        return (self._predictions != data.test.labels).nonzero().flatten().tolist()
 
     def map(self, asked: Asked, job: Job) -> dict[str, Any]:
         """Compute the map that a client asks for, and describe it as JSON.
@@ -230,6 +232,17 @@ def _image_shape(run: Run, data: DataSplits | None) -> tuple[int, int, int]:
     origin = origin_of(run.model)
     assert origin is not None, "load_run records it"
     return origin.image_shape if data is None else data.test.image_shape
+
+
+def _stored_predictions(folder: Path, epoch: int | None, data: DataSplits) -> Tensor | None:
+    """Return the predictions for all test images that the hook `confusion_matrix` stored for an epoch, or None."""
+    material = Material(Store(folder))
+    entry = material.entries("confusion_matrix", "arrays", "predictions").get(-1 if epoch is None else epoch)
+    arrays = None if entry is None else material.arrays(entry)
+    if arrays is None or not np.array_equal(arrays.get("labels", ()), data.test.labels.numpy()):
+        return None
+    predictions = torch.from_numpy(np.asarray(arrays.get("predictions", ()), np.int64))
+    return predictions if predictions.shape == data.test.labels.shape else None
 
 
 def _image_record(pixels: Tensor, logits: Tensor, index: int | None, label: int | None) -> dict[str, Any]:

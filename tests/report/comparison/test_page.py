@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from pellucid.hooks._thumbnails import thumbnails
 from pellucid.report.comparison import comparison_page
 from pellucid.report.comparison.embedding import aligned
 from pretended_comparison import comparison_of, pretended
@@ -162,6 +164,39 @@ def test_embeddings_are_rotated_onto_the_first() -> None:
     assert np.array_equal(aligned(few, (rows, points)), points[:2])
 
 
+def test_too_many_points_are_limited_to_those_of_the_first_model() -> None:
+    labels = np.arange(5000) % 3
+    models = [pretended(name, labels, labels, model=name) for name in "ab"]
+    comparison = comparison_of(*models)
+    points = np.random.default_rng(0).normal(size=(1500, 2))
+    placed = [(np.arange(1500), points), (np.arange(1000, 2500), points)]
+    known = tuple(replace(model, points=own) for model, own in zip(comparison.models, placed, strict=True))
+    section = sections_of(comparison_page(replace(comparison, models=known)))["embedding"]
+    assert section["indices"] == list(range(1500))
+    assert [len(plane["x"]) for plane in section["planes"].values()] == [1500, 500]
+    assert section["planes"]["1"]["points"] == list(range(1000, 1500))
+
+
+def test_other_image_sizes_have_maps_but_no_agreement(noise: torch.Tensor) -> None:
+    models = [explained("a", noise, LABELS, 3), explained("b", noise[..., :8, :8], LABELS, 4)]
+    comparison = comparison_of(*models)
+    assert "matched by their position" in comparison.notes[0]
+    assert comparison.notes[-1] == ("The maps of a (12×12) and b (8×8) differ in size, so their agreement is left out.")
+    sections = sections_of(comparison_page(comparison))
+    assert "agreement" not in sections
+    assert sections["disagreements"]["pairs"][0]["maps"]["size"] == [[12, 12], [8, 8]]
+    assert np.isfinite(comparison.pairs[0].layers[2]).all()
+
+
+def test_methods_that_apply_to_no_model_are_named(noise: torch.Tensor) -> None:
+    models = [explained("a", noise, LABELS, 3), explained("b", noise, LABELS, 4)]
+    comparison = comparison_of(*models, methods=("pattern.net",))
+    assert comparison.method is None
+    page = comparison_page(comparison).decode()
+    reason = r"The maps are left out, because no method applies to all models\. pattern\.net: b: ([^<]+)"
+    assert "fit" in re.findall(reason, page)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "channels"), [(28, 1), (96, 3)])
 def test_ten_runs_stay_under_15_megabytes(side: int, channels: int, tmp_path: Path) -> None:
@@ -177,10 +212,6 @@ def test_ten_runs_stay_under_15_megabytes(side: int, channels: int, tmp_path: Pa
         models.append(pretended(f"run{seed}", labels, predictions, network=model, pixels=pixels, model=f"net{seed}"))
     comparison = comparison_of(*models, images=20)
     points = np.random.default_rng(1).normal(size=(count, 2))
-    from dataclasses import replace
-
-    from pellucid.hooks._thumbnails import thumbnails
-
     rows = np.arange(count)
     pictures = {**comparison.pictures, "point_rows": rows, "thumbnails": thumbnails(models[0].images, 28)}
     withpoints = tuple(replace(model, points=(rows, points)) for model in comparison.models)

@@ -95,7 +95,7 @@ def test_a_difference_within_the_spread_of_the_seeds_is_not_claimed() -> None:
     assert verdict[0].startswith(
         "No difference in accuracy between a0 (2 seeds) and b0 (2 seeds) beyond seed noise: +4.50 ["
     )
-    assert verdict[0].endswith("Two seeds estimate the noise poorly; train more.")
+    assert verdict[1] == "Two seeds estimate the seed noise poorly; train more."
     assert not any("more accurate" in sentence for sentence in verdict)
 
 
@@ -132,3 +132,10 @@ def test_numbers_are_json() -> None:
     numbers = comparison_of(*seeds("a", [20, 100]), *seeds("b", [60, 150], model="mlp")).to_dict()
     assert json.loads(json.dumps(numbers))["models"][1]["accuracy"] == 0.9
     assert [pair["accuracy"]["difference"] for pair in numbers["pairs"]] == pytest.approx([0.04, 0.13, 0.08])
+
+
+def test_a_long_list_of_comparisons_is_cut() -> None:
+    others = [pretended(f"b{number}", LABELS, with_errors(range(100)), model=f"mlp{number}") for number in range(6)]
+    verdict = comparison_of(pretended("a", LABELS, LABELS), *others).verdict()
+    assert sum("a is more accurate" in sentence for sentence in verdict) == 4
+    assert "The table of runs has 2 more comparisons." in verdict

@@ -153,6 +153,8 @@ QUERIES: dict[str, Callable[..., Any]] = {
     "long": lambda label, prediction, **_: (label == 3) | (prediction == 3),
     "<b>": lambda label, prediction, **_: (label == 5) | (prediction == 5),
     "true": lambda label, prediction, **_: (label == 6) | (prediction == 6),
+    "ind 2": lambda label, prediction, **_: np.isin(label, [9, 27, 28, 29]) | np.isin(prediction, [9, 27, 28, 29]),
+    "a long nam wrong": lambda label, prediction, **_: ((label == 2) | (prediction == 2)) & (label != prediction),
     "kind 12": lambda label, prediction, **_: (label == 19) | (prediction == 19),
     "Kind": lambda label, prediction, **_: (label >= 7) | (prediction >= 7),
     "true kind wrong": lambda label, prediction, **_: (label >= 7) & (label != prediction),
@@ -196,7 +198,9 @@ def test_search_follows_the_epoch_and_dims_other_dots(tab: Any) -> None:
 def test_unreadable_and_absent_searches_are_explained(tab: Any) -> None:
     assert search(tab, "nobody") == []
     found = tab.locator("#embedding .found")
-    assert found.inner_text().startswith("Nothing is called “nobody”. Search for a class")
+    assert found.inner_text() == (
+        "No class, index or other search term begins with “nobody”. See “Syntax” for examples."
+    )
     search(tab, "index 11")
     assert found.inner_text() == "Test image 11 is not among the 60 images shown here. Explain it"
     assert found.locator("a").get_attribute("href") == "#explain&image=11"
@@ -266,8 +270,10 @@ def test_neighbors_of_a_pinned_dot_are_those_of_the_run(tab: Any) -> None:
             )
             assert canvas.evaluate(read) == columns["thumbnails"][row].ravel().tolist()
     labels = columns["labels"][columns["neighbors"][37]].tolist()
-    text = neighbors.locator("p").inner_text()
-    assert all(f"{NAMES[k]} ({labels.count(k)} image{'' if labels.count(k) == 1 else 's'})" in text for k in labels)
+    order = sorted(dict.fromkeys(labels), key=lambda label: -labels.count(label))
+    parts = [f"{NAMES[k]} ({labels.count(k)} image{'' if labels.count(k) == 1 else 's'})" for k in order[:4]]
+    rest = f" and {len(order) - 4} other{'' if len(order) == 5 else 's'}" if len(order) > 4 else ""
+    assert neighbors.locator("p").inner_text().endswith(f"8 nearest neighbors: {', '.join(parts)}{rest}.")
     select_epoch(tab, 0)
     shown = [int(text) for text in neighbors.locator("small").all_text_contents()]
     assert shown == run(1)["indices"][run(1)["neighbors"][37]].tolist()

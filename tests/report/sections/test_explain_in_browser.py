@@ -226,6 +226,45 @@ def test_network_in_the_page_computes_maps_of_any_image_and_class(page: Any) -> 
     assert page.get_by_label("Class", exact=True).locator("option").count() == 2  # its pixels have another size
 
 
+SERVED = """() => {
+    const live = document.createElement("script");
+    live.id = "data-live";
+    live.type = "application/json";
+    live.textContent = JSON.stringify({methods: [{name: "lrp.gamma"}, {name: "gradient"}]});
+    document.body.append(live);
+    pellucid.served = async ({index, method, class: label}) => {
+        if (label === 0) throw new Error("The server is busy.");
+        const values = Float32Array.from({length: 6}, (_, place) => index + 10 * label + place);
+        return {values, size: [2, 3], limit: 600, probabilities: [0.1, 0.2, 0.7], logit: label,
+            sums: {expected: 100, residual: 0.5, allowed: 0.1}};
+    };
+}"""
+
+
+def test_server_computes_maps_by_any_method(path: Path, chromium: Any) -> None:
+    with opened(chromium, path, is_lazy=True) as tab:
+        tab.evaluate(SERVED)
+        go(tab, "#explain&image=503&method=lrp.gamma&class=1")
+        tab.wait_for_selector("#explain[data-ready]")
+        browser.until(tab, lambda: "Computed by the server." in tab.locator("#explain .limit").inner_text())
+        tab.locator("#explain .map canvas").focus()
+        tab.keyboard.press("ArrowUp")
+        readout = tab.locator("#explain .readout")
+        assert readout.inner_text().startswith("Row 1, column 1: ")
+        assert readout.inner_text().endswith("relevance +517, 517.0% of the expected sum.")
+        assert tab.locator("#explain .balance").inner_text() == (
+            "Incomplete: the relevance misses 0.5% of the expected sum, more than the tolerance of the method."
+        )
+        # gradient maps of cat and dog are not both stored
+        tab.get_by_label("Class", exact=True).select_option("0")
+        state = tab.locator("#explain .state")
+        browser.until(tab, lambda: state.inner_text() == "There is no map: The server is busy.")
+        assert tab.locator("#explain .map").is_hidden()
+        go(tab, "#explain&image=503&method=gradient&class=1")
+        browser.until(tab, lambda: tab.locator("#explain .map").is_visible())
+        assert "Computed" not in tab.locator("#explain .limit").inner_text()  # stored
+
+
 def test_image_of_unknown_class_is_shown(page: Any) -> None:
     page.evaluate(
         """() => pellucid.offerImages(async (index) => (index === 901 ? {index, size: [1, 2], channels: 3,

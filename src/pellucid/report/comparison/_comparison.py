@@ -13,6 +13,10 @@ from pellucid.evaluation._classifiers import ImageDifference, SeedDifference
 __all__ = ["Agreement", "Comparison", "Disagreements", "Model", "Pair", "Setting"]
 
 
+MOST_POINTS = 2000
+"""Maximum number of images in the embeddings, which bounds the size of the page."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """One of the compared models."""
@@ -135,6 +139,12 @@ class Comparison:
     def accuracy(self, model: int) -> float:
         """Return the accuracy of the model at this position on the common test images."""
         return float(self.correct(model).mean())
+
+    def point_rows(self) -> np.ndarray:
+        """Return the rows of the common test images with a t-SNE point of any model, or of the first, if too many."""
+        known = [model.points[0] for model in self.models if model.points is not None]
+        rows = np.unique(np.concatenate(known)) if known else np.zeros(0, int)
+        return rows if len(rows) <= MOST_POINTS else np.unique(known[0])[:MOST_POINTS]
 
     def verdict(self) -> list[str]:
         """Return the conclusions as sentences; a difference is claimed only where a test supports it."""

@@ -12,6 +12,8 @@ from pellucid.report.comparison._comparison import Agreement, Comparison, Pair
 __all__ = ["verdict"]
 
 SIGNIFICANT = 0.05
+MOST_SENTENCES = 4
+"""Maximum number of sentences about accuracy."""
 
 
 def verdict(comparison: Comparison) -> list[Sentence]:
@@ -25,16 +27,20 @@ def verdict(comparison: Comparison) -> list[Sentence]:
 
 
 def _accuracies(comparison: Comparison) -> Iterator[Sentence]:
-    done = set()
+    """Yield one sentence per setting other than the first model's, and one about its other seeds."""
+    others: dict[int, Pair] = {}
     for pair in comparison.pairs:
-        one, two = (comparison.models[number].setting for number in (pair.first, pair.second))
-        if pair.seeds is not None and one != two:
-            # all seeds of a setting share one sentence
-            if two not in done:
-                yield Sentence(_settings(comparison, pair), "runs")
-            done.add(two)
-        elif one != two:
-            yield Sentence(_networks(comparison, pair), "runs")
+        if not _is_noise(comparison, pair):
+            # all seeds of a setting have the same test
+            others.setdefault(comparison.models[pair.second].setting, pair)
+    texts = [(_networks if pair.seeds is None else _settings)(comparison, pair) for pair in others.values()]
+    yield from (Sentence(text, "runs") for text in texts[:MOST_SENTENCES])
+    if len(texts) > MOST_SENTENCES:
+        yield Sentence(f"The table of runs has {len(texts) - MOST_SENTENCES} more comparisons.", "runs")
+    if any(
+        pair.seeds is not None and max(pair.seeds.first_seeds, pair.seeds.second_seeds) == 2 for pair in others.values()
+    ):
+        yield Sentence("Two seeds estimate the seed noise poorly; train more.", "runs")
     same = [pair for pair in comparison.pairs if _is_noise(comparison, pair)]
     if same:
         yield Sentence(_seeds(comparison, same), "runs")
@@ -49,7 +55,6 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
     one, two = (comparison.settings[comparison.models[number].setting] for number in (pair.first, pair.second))
     seeds = pair.seeds
     assert seeds is not None
-    few = " Two seeds estimate the noise poorly; train more." if max(seeds.first_seeds, seeds.second_seeds) == 2 else ""
     if not isfinite(seeds.p):
         return f"{one.name} and {two.name} cannot be told apart from seed noise: the seeds give no estimate of it."
     difference, low, high = seeds.difference, seeds.low, seeds.high
@@ -59,12 +64,12 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
     if pair.seeds_p >= SIGNIFICANT:
         return (
             f"No difference in accuracy between {one.name} and {two.name} beyond seed noise: {interval} points "
-            f"(p {p_value(pair.seeds_p)}).{few}"
+            f"(p {p_value(pair.seeds_p)})."
         )
     better, worse = (one, two) if seeds.difference > 0 else (two, one)
     return (
         f"{better.name} is more accurate than {worse.name} on these {len(comparison.labels):,} test images, beyond "
-        f"seed noise: {interval} points (p {p_value(pair.seeds_p)}).{few}"
+        f"seed noise: {interval} points (p {p_value(pair.seeds_p)})."
     )
 
 

@@ -36,9 +36,19 @@ def disagreements(comparison: Comparison) -> Section | None:
             "pairs": pairs,
             "images": _images(comparison),
         },
-        notes=() if method else ("The maps are left out, because not all models and their data can be opened.",),
+        notes=_notes(comparison),
         hook="",
     )
+
+
+def _notes(comparison: Comparison) -> tuple[str, ...]:
+    """Return the reason why there are no maps; empty if there are."""
+    if comparison.method:
+        return ()
+    if comparison.refused:
+        reasons = " ".join(f"{name}: {reason}" for name, reason in comparison.refused.items())
+        return (f"The maps are left out, because no method applies to all models. {reasons}",)
+    return ("The maps are left out, because not all models and their data can be opened.",)
 
 
 def _images(comparison: Comparison) -> dict[str, Any] | None:

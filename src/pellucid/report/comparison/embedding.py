@@ -25,13 +25,14 @@ def embedding(comparison: Comparison) -> Section | None:
     known = {number: model.points for number, model in enumerate(comparison.models) if model.points is not None}
     if 0 not in known or len(known) < 2:
         return None
-    rows = np.unique(np.concatenate([own[0] for own in known.values()]))
+    rows = comparison.point_rows()
     place = {int(row): position for position, row in enumerate(rows)}
     reference = known[0]
     planes: dict[int, dict[str, Any]] = {}
     for number, own in known.items():
-        places = _places(aligned(own, reference))
-        planes[number] = {"points": [place[int(row)] for row in own[0]], "x": places[:, 0], "y": places[:, 1]}
+        is_shown = np.isin(own[0], rows)
+        places = _places(aligned(own, reference)[is_shown])
+        planes[number] = {"points": [place[int(row)] for row in own[0][is_shown]], "x": places[:, 0], "y": places[:, 1]}
     missing = [model.name for number, model in enumerate(comparison.models) if number not in known]
     return Section(
         name="embedding",

@@ -32,7 +32,7 @@ pointing down.
 
   pellucid.kinds.embedding = (root, data, page) => {
     const find = (selector) => root.querySelector(selector);
-    const { movement, lens, dotColours, readQuery, painter, listen, showResults, showNeighbors, showErrors } = pellucid.embedding;
+    const { movement, lens, dotColours, quoted, readQuery, syntax, painter, listen, showResults, showNeighbors, showErrors } = pellucid.embedding;
     const { percent, many } = page;
     const [canvas, stage, card, status, search] = ["canvas", ".stage", ".card", ".summary", "#embedding-search"].map(find);
     const { indices, labels } = data.images;
@@ -239,7 +239,10 @@ pointing down.
       remember();
     });
 
-    const quoted = (text) => (/^[\p{L}\p{N}_-]+$/u.test(text) ? text : `"${text}"`);
+    const samples = [present[0], present[1] ?? present[0]].map((label) => quoted(name(label)));
+    search.placeholder = samples.join("").length > 16 ? "class, wrong, index 1234…" : `${samples[0]}, true ${samples[0]} predicted ${samples[1]}, index 1234, wrong…`;
+    find(".syntax dl").append(...syntax(...samples).map(([text, meaning]) =>
+      page.element("div", {}, page.element("dt", {}, text), page.element("dd", {}, meaning))));
     find("datalist").append(...present.map((label) => page.element("option", { value: quoted(name(label)) })));
 
     /* Offer searches that find something in this epoch. */

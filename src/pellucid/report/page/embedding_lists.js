@@ -6,21 +6,29 @@ row is the position of an image in `indices`.
 {
   const FEW = 24; // search results shown at first
   const MANY = 40; // errors in the table at first: thousands of rows would delay the page
+  const SHORT = 16; // characters of a class name below a thumbnail
+  const MOST_CLASSES = 4; // classes of neighbors that are named
   const NO_ERROR = "No errors.";
 
-  const outcome = (plot, { label, prediction }) =>
-    (label === prediction ? plot.name(label) : `${plot.name(label)} → ${plot.name(prediction)}`);
+  const outcome = (plot, { label, prediction }, write = (name) => name) =>
+    [...new Set([label, prediction])].map((one) => write(plot.name(one))).join(" → ");
+
+  const short = (text) => (text.length > SHORT ? `${text.slice(0, SHORT - 1)}…` : text);
 
   /* A thumbnail that opens the image in "explain" and marks its dot while it has the pointer or the focus. */
   const tile = (plot, page, row) => {
     const dot = plot.dot(row);
     const text = outcome(plot, dot);
-    const made = page.opener(dot.index, { "aria-label": `Explain test image ${dot.index}: ${text}` },
+    const label = `Explain test image ${dot.index}: ${text}`;
+    const made = page.opener(dot.index, { "aria-label": label, title: label },
       ...[plot.pictures.canvas(dot.index, { "aria-hidden": "true" })].filter(Boolean),
-      page.element("span", dot.label === dot.prediction ? {} : { class: "wrong" }, text),
+      page.element("span", dot.label === dot.prediction ? {} : { class: "wrong" }, outcome(plot, dot, short)),
       page.element("small", {}, String(dot.index)));
     // a span, on pages without "explain", has no role that could carry a label
-    if (made.tagName === "SPAN") made.removeAttribute("aria-label");
+    if (made.tagName === "SPAN") {
+      made.removeAttribute("aria-label");
+      made.title = `Test image ${dot.index}: ${text}`;
+    }
     for (const [event, rows] of [["pointerenter", [row]], ["focus", [row]], ["pointerleave", []], ["blur", []]]) {
       made.addEventListener(event, () => plot.mark(rows));
     }
@@ -59,7 +67,9 @@ row is the position of an image in `indices`.
     const counts = new Map();
     for (const row of rows) counts.set(plot.labels[row], (counts.get(plot.labels[row]) ?? 0) + 1);
     const sorted = [...counts].sort(([, a], [, b]) => b - a);
-    return sorted.map(([label, count]) => `${plot.name(label)} (${page.many(count, "image")})`).join(", ");
+    const others = sorted.length - MOST_CLASSES;
+    return sorted.slice(0, MOST_CLASSES).map(([label, count]) => `${plot.name(label)} (${page.many(count, "image")})`).join(", ")
+      + (others > 0 ? ` and ${others} ${others === 1 ? "other" : "others"}` : "");
   };
 
   /* Fill the nearest neighbors of a pinned dot; `row` is null if none is pinned. */
@@ -95,7 +105,8 @@ row is the position of an image in `indices`.
     const build = () => {
       if (!element.open) return place.replaceChildren();
       if (!wrong.length) return place.replaceChildren(page.element("p", {}, NO_ERROR));
-      const heads = ["Test image", "True class", "Prediction", "Confidence", "Loss"].map((text) => page.element("th", { scope: "col" }, text));
+      const columns = ["Test image", "True class", "Prediction", "Confidence", "Loss", ...("explain" in page.sections ? ["Explanation"] : [])];
+      const heads = columns.map((text) => page.element("th", { scope: "col" }, text));
       const body = page.element("tbody", {}, ...wrong.slice(0, MANY).map((row) => errorRow(plot, page, row)));
       const parts = [page.element("table", {}, page.element("thead", {}, page.element("tr", {}, ...heads)), body)];
       if (wrong.length > MANY) {

@@ -3,7 +3,7 @@
 A dot is {index, label, prediction, confidence, loss}; labels and predictions are class numbers.
 */
 {
-  const HELP = "Search for a class, “true 4”, “predicted 9”, “4 → 9”, “index 1234”, “wrong”, “loss > 2” or “confidence < 60%”.";
+  const MOST_WORDS = 8; // words of a class name that a search may have in a row
   const fold = (text) => text.toLocaleLowerCase("en").trim();
   const isBoundary = (text, end) => end >= text.length || !/[\p{L}\p{N}_]/u.test(text[end]) || !/[\p{L}\p{N}_]/u.test(text[end - 1]);
 
@@ -18,14 +18,18 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
       return classes.length ? { classes, length: quoted[0].length } : null;
     }
     const lower = text.toLocaleLowerCase("en");
-    const ends = folded.filter((name) => name && lower.startsWith(name) && isBoundary(lower, name.length));
-    const longest = Math.max(0, ...ends.map((name) => name.length));
-    if (longest) return { classes: numbers((name) => name === lower.slice(0, longest)), length: longest };
-    const word = /^[^\s,"“”→]+/.exec(lower)?.[0];
-    if (!word) return null;
+    const starts = folded.filter((name) => name && lower.startsWith(name) && isBoundary(lower, name.length));
+    const whole = Math.max(0, ...starts.map((name) => name.length));
+    // part of a name: as many words as occur together in any of them
+    const words = [...lower.matchAll(/[^\s,"“”→]+/g)].slice(0, MOST_WORDS);
+    const part = words.map(({ 0: word, index }) => lower.slice(0, index + word.length)).reverse()
+      .find((one) => folded.some((name) => name.includes(one)));
+    if (whole && whole >= (part?.length ?? 0)) return { classes: numbers((name) => name === lower.slice(0, whole)), length: whole };
+    if (part && !/^\d+$/.test(part)) return { classes: numbers((name) => name.includes(part)), length: part.length };
     // the number of a class without a name, which is shown as "class 7"
-    const classes = /^\d+$/.test(word) ? numbers((name) => name === `class ${Number(word)}`) : numbers((name) => name.includes(word));
-    return classes.length ? { classes, length: word.length } : null;
+    const number = /^\d+(?![\p{L}\p{N}.])/u.exec(lower)?.[0];
+    const classes = number ? numbers((name) => name === `class ${Number(number)}`) : [];
+    return classes.length ? { classes, length: number.length } : null;
   };
 
   const COMPARISONS = {
@@ -59,7 +63,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
   };
 
   const listed = (classes, names) =>
-    (classes.length > 3 ? `${classes.length} classes` : classes.map((number) => names[number]).join(" or "));
+    (classes.length > 3 ? `${classes.length.toLocaleString("en")} classes` : classes.map((number) => names[number]).join(" or "));
 
   /* Read "true CLASS" or "predicted CLASS". */
   const readField = (text, names) => {
@@ -95,7 +99,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     return number && { words: `index ${number}`, kind: "index", length: number.length, test: ({ index }) => index === Number(number) };
   };
 
-  /* Return {words, test, indices} for a search, {problem} for one that cannot be read, or null for an empty one.
+  /* Return {words, test, index} for a search, {problem} for one that cannot be read, or null for an empty one.
 
      Terms of the same kind (true class, prediction, index) are alternatives; different terms must all hold. */
   const readQuery = (text, names) => {
@@ -103,7 +107,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     let rest = text.trim();
     while (rest) {
       const term = readWith(rest) ?? readField(rest, names) ?? readBare(rest, names) ?? readIndex(rest);
-      if (!term) return { problem: `Nothing is called “${/^\S+/.exec(rest)[0]}”. ${HELP}` };
+      if (!term) return { problem: `No class, index or other search term begins with “${/^\S+/.exec(rest)[0]}”. See “Syntax” for examples.` };
       terms.push({ ...term, text: rest.slice(0, term.length) });
       rest = rest.slice(term.length).replace(/^(?:\s|,|;|&|and(?![\p{L}\p{N}])|or(?![\p{L}\p{N}]))+/iu, "");
     }
@@ -122,5 +126,18 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
     };
   };
 
-  Object.assign((pellucid.embedding ??= {}), { readQuery });
+  /* Write a class name so that a search reads it as one, even if it has spaces. */
+  const quoted = (text) => (/^[\p{L}\p{N}_-]+$/u.test(text) ? text : `"${text}"`);
+
+  /* Examples of searches with their meanings, for two class names. */
+  const syntax = (first, second) => [
+    [first, "a class, as the true class or the prediction; part of a name is enough"],
+    [`true ${first} predicted ${second}`, `the true class and the prediction; also ${first} → ${second}`],
+    [`${first} ${second}`, "one class taken for the other, either way"],
+    ["index 1234", "an index in the test set; also index 10-20"],
+    ["wrong", "misclassified images; also correct"],
+    ["loss > 2", "also confidence < 60%"],
+  ];
+
+  Object.assign((pellucid.embedding ??= {}), { quoted, readQuery, syntax });
 }

@@ -10,6 +10,7 @@
     // start with the recommended method, or one that has a conservation check
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
+    let chosenMethod = at.method; // another one is shown only for images that lack its map
     let strip = null;
     let isNear = false; // the small maps are near enough to be painted
 
@@ -82,7 +83,7 @@
       const { logit, probability } = store.scores(at.image, at.label);
       // the confidence is the probability of the predicted class
       const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
-      const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
+      const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability).replace("< ", "below ")}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
       const parts = of.length ? [" Class ", page.element("b", {}, name(at.label)), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
@@ -200,8 +201,8 @@
     };
     const fillMultiples = (template) => {
       const scope = at.isShared ? "color scales shared by the image's classes" : "individual color scales";
-      find(".of-methods").textContent = `Class ${name(at.label)} by every method (${scope})`;
-      find(".of-classes").textContent = `Every class by ${at.method} (${at.isShared ? "shared color scale" : "individual color scales"})`;
+      find(".of-methods").textContent = `Class ${name(at.label)} by method (${scope})`;
+      find(".of-classes").textContent = `${at.method} by class (${at.isShared ? "shared color scale" : "individual color scales"})`;
       if (!isNear) return;
       refill(find(".methods"), methods().filter((method) => method === at.method || store.isQuick(at.image, method, at.label)).map((method) =>
         tile(method, at.label, method === at.method, [method], template, { method })));
@@ -273,6 +274,8 @@
 
     const choose = (changes, note = "") => {
       Object.assign(at, changes);
+      if ("method" in changes) chosenMethod = at.method;
+      else if ("image" in changes) at.method = chosenMethod;
       if ("image" in changes) {
         if (!("label" in changes)) at.label = null;
         strip.add(at.image);
@@ -293,7 +296,8 @@
       if (place.image !== null) {
         const image = await store.find(place.image);
         if (image) changes.image = image;
-        else notes.push(`${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
+        else notes.push(page.served ? `There is no ${data.noun} ${place.image}.`
+          : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
       }
       if (place.method !== null && store.names().includes(place.method)) changes.method = place.method;
       else if (place.method !== null) notes.push(`There are no maps by ${place.method}.`);
@@ -373,7 +377,8 @@
     const exported = () => ({
       image: at.image, method: at.method, label: at.label, map: current(), limit: limitOf(current()),
       logit: store.scores(at.image, at.label).logit,
-      title: `${at.image.title}: class ${name(at.label)} by ${at.method}`, details: described(),
+      title: `${at.image.title}: relevance for class ${name(at.label)} by ${at.method}`,
+      details: described().slice(at.image.title.length).trim().replace(/^./, (letter) => letter.toUpperCase()),
     });
     const listenToActions = () => {
       find(".link").addEventListener("click", (event) => {

@@ -68,6 +68,7 @@
     const [left, top] = [2 * MARGIN + SIDE, HEAD + SIDE + 20];
     context.drawImage(bar, left, top, SIDE, 14);
     context.textAlign = "left";
+    write(context, document.title, MARGIN, top + 12, SIDE, `13px ${FONT}`, "#5c666d");
     write(context, `${page.digits(-limit)} against`, left, top + 34, SIDE / 2, `13px ${FONT}`, "#1d2327");
     context.textAlign = "center";
     write(context, "0", left + SIDE / 2, top + 34, SIDE, `13px ${FONT}`, "#1d2327");

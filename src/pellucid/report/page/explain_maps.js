@@ -97,18 +97,19 @@ if the page stores no maps of it. */
     const computed = new Map(); // maps by image, method and class
     const outputs = new Map(); // {logits, probabilities} by image
     const key = (image, method, label) => [image.index, method, label].join(" ");
-    const once = (names) => { // read when needed: the page defines what can compute maps after this script
-      let known = null;
-      return () => (known ??= names());
-    };
     const pageNames = () => (page.runModel ? ["gradient", "input_x_gradient", "lrp.epsilon"] : []);
-    const serverNames = once(() =>
-      (page.served ? JSON.parse(document.getElementById("data-live").textContent).methods.map((method) => method.name) : []));
+    let known = null; // names of the server's methods
+    const serverNames = () => {
+      if (!page.served) return [];
+      known ??= JSON.parse(document.getElementById("data-live").textContent).methods.map((method) => method.name);
+      return known;
+    };
     const canRun = (image) => Boolean(page.runModel) && image.isWhole
       && String(page.modelInput) === String([image.channels, ...image.size]);
     const isInPage = (image, method) => canRun(image) && pageNames().includes(method);
 
     const run = async (image, label) => {
+      await new Promise((resolve) => { setTimeout(resolve); }); // lets the page react between the classes
       const { maps, logits, probabilities, certificate } = await page.runModel(inputOf(image), label);
       outputs.set(image.index, { logits, probabilities });
       for (const method of pageNames()) {

@@ -270,8 +270,9 @@ value is v × scale / 127. Colors end at the column's limit.
         const { cell, tile: box } = cells[tile.row][tile.column];
         box.setAttribute("aria-label", spoken(tile));
         const framed = mark(tile);
-        box.className = ["tile", framed && "framed", framed?.[2] && "wrong"].filter(Boolean).join(" ");
-        if (box.localName === "a") box.href = page.href({ section: "explain", ...tile.place });
+        const isLink = box.localName === "a";
+        box.className = ["tile", isLink && "opener", framed && "framed", framed?.[2] && "wrong"].filter(Boolean).join(" ");
+        if (isLink) box.href = page.href({ section: "explain", ...tile.place });
         cell.querySelector("small")?.remove();
         if (captionOf(tile)) cell.append(page.element("small", { "aria-hidden": "true" }, captionOf(tile)));
       }
@@ -446,6 +447,7 @@ value is v × scale / 127. Colors end at the column's limit.
       }
       new ResizeObserver(() => at.frame && fit()).observe(find(".region"));
       page.onScheme(() => at.frame && repaint());
+      addEventListener("beforeprint", () => { for (const row of stale) paintRow(row); });
     };
 
     /* --- epochs --------------------------------------------------------------------------------------------- */

@@ -220,13 +220,15 @@ const arrive = async (isScrolling) => {
   pellucid.place.epoch = pellucid.epochs.length ? pellucid.epoch : null;
   if (!(section in pellucid.sections)) return;
   const one = create(section);
+  const isInside = KEYS.some((key) => pellucid.place[key] !== null);
   if (isScrolling) {
-    anchor = one.root;
+    // a section marks the part that an address with an image, a method or a class is about
+    anchor = (isInside && one.root.querySelector("[data-place]")) || one.root;
     anchor.scrollIntoView({ behavior: "instant" });
   }
   await one.ready;
   refresh(one);
-  if (KEYS.some((key) => pellucid.place[key] !== null)) one.open?.(pellucid.place);
+  if (isInside) one.open?.(pellucid.place);
 };
 
 const watchSections = () => {

@@ -22,8 +22,8 @@ Both reject with an Error whose message is the server's, for people to read; aft
   const PAUSE_MS = 150; // after the last key press in a field
   const TELL_MS = 300; // before a computation is mentioned
 
-  /* Send a request; an answer with an error becomes an Error with the server's message. */
-  const call = async (path, options = {}) => {
+  /* Send a request; an answer with an error becomes an Error with the server's message, which may begin with a name. */
+  const call = async (path, options = {}, name = null) => {
     const answer = await fetch(path, options).catch((error) => {
       if (error.name === "AbortError") throw error;
       throw new Error("The server does not answer; it may have been stopped. Start it again with pellucid serve.");
@@ -31,7 +31,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
     const content = await answer.json();
     if (!answer.ok) {
       const { message } = content.error;
-      throw new Error(message.charAt(0).toUpperCase() + message.slice(1));
+      throw new Error(name !== null && message.startsWith(name) ? message : message.charAt(0).toUpperCase() + message.slice(1));
     }
     return content;
   };
@@ -65,7 +65,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
     if (picture) asked.picture = await encoded(picture);
     else if (pixels) asked.pixels = nested(pixels, shape());
     else asked.index = index;
-    const made = await call("/api/map", { method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
+    const made = await call("/api/map", { method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) }, method);
     return { ...made, values: new Float32Array(bytesOf(made.values).buffer), image: readImage(made.image), seconds: made.timing.seconds };
   };
 
@@ -78,6 +78,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
     let control = null; // of the computation under way
     let timer = 0;
     let wrong = null; // misclassified test images, once known
+    let last = null; // the map on the screen
 
     const name = (label) => page.classes[label] ?? `class ${label}`;
     const isGray = data.image_shape[0] === 1;
@@ -136,6 +137,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
       }, TELL_MS);
       try {
         const map = await page.served({ ...at, invert: !find(".check").hidden && find(".invert").checked }, own.signal);
+        last = map;
         paintResult(map);
         tellResult(map);
         find(".result").classList.remove("stale");
@@ -298,6 +300,11 @@ Both reject with an Error whose message is the server's, for people to read; aft
 
     fill();
     listen();
+    page.onScheme(() => {
+      if (!last) return;
+      paintResult(last);
+      tellResult(last);
+    });
     showMethod();
     showIndex();
     if (page.place.section !== "live" || (page.place.image ?? page.place.method ?? page.place.class) === null) compute();

@@ -20,12 +20,18 @@ TEXTS = {
     ),
     "jacobian_maps": (
         "Jacobian: how does each logit react to each pixel?",
-        "Derivative of each class's logit (columns) with respect to the pixels of each test image (rows).",
+        (
+            "Derivative of each class's logit (columns) with respect to the pixels of each test image (rows). Red: "
+            "increasing the pixel raises the logit; blue: it lowers the logit."
+        ),
         "jacobian",
     ),
     "explanations": (
         "Explanations: why this prediction?",
-        "The same images explained by several methods, each with its own color scale. Red: evidence for the class.",
+        (
+            "The same images explained by several methods, each with its own color scale. Red: evidence for the "
+            "predicted class; blue: evidence against it."
+        ),
         "methods_overview",
     ),
     "prototypes": (
