@@ -16,10 +16,12 @@
 
   const conclude = (root, data, page) => {
     const box = root.querySelector(".recommended");
-    const reason = page.element("p", { class: "reason" }, data.reason);
+    const start = data.recommended ? `Recommended: ${nameOf(data.recommended)}` : "No method is recommended.";
+    const bold = data.reason.startsWith(start) ? start : "";
+    const reason = page.element("p", { class: "reason" }, page.element("strong", {}, bold), data.reason.slice(bold.length));
     if (data.recommended && "explain" in page.sections) {
       const href = page.href({ section: "explain", method: nameOf(data.recommended) });
-      reason.append(" ", page.element("a", { href }, `Show its maps`));
+      reason.append(" ", page.element("a", { href }, "Show its maps"));
     }
     box.append(reason, ...data.groups.map((group) => page.element("p", { class: "fold" }, group.reason)));
   };
