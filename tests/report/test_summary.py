@@ -166,9 +166,10 @@ LONG = "a class <name> with $40$ characters & more 猫"
 PHOTO = np.random.default_rng(0).random((224, 200, 3))
 
 
-@pytest.mark.parametrize("mistakes", [0, 1, 4])
-@pytest.mark.parametrize("is_explained", [False, True])
-@pytest.mark.parametrize("is_embedded", [False, True])
+@pytest.mark.parametrize(
+    ("mistakes", "is_explained", "is_embedded"),
+    [(0, False, False), (1, False, True), (0, True, False), (4, True, True), (4, False, False)],
+)
 def test_nothing_is_drawn_across_the_margin(mistakes, is_explained, is_embedded):
     tile = Tile(PHOTO, LONG, LONG)
     plane = Plane(np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 40, [LONG] * 1000, "Embedding " * 20)

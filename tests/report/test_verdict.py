@@ -47,11 +47,11 @@ def test_accuracy_with_the_most_common_confusion(counts, text, tmp_path):
     assert verdict(Material(run_with(tmp_path, counts)))[0].text == text
 
 
-def test_a_thousand_classes_with_equally_frequent_confusions_name_none(tmp_path):
-    counts = np.diag(np.full(1000, 3)) + np.roll(np.diag(np.full(1000, 2)), 1, axis=1)
-    names = [f"class <{number}>" for number in range(1000)]
+def test_many_classes_with_equally_frequent_confusions_name_none(tmp_path):
+    counts = np.diag(np.full(300, 3)) + np.roll(np.diag(np.full(300, 2)), 1, axis=1)
+    names = [f"class <{number}>" for number in range(300)]
     (sentence,) = verdict(Material(run_with(tmp_path, counts, names)))
-    assert sentence.text == "Test accuracy: 60.00% (2,000 of 5,000 misclassified)."
+    assert sentence.text == "Test accuracy: 60.00% (600 of 1,500 misclassified)."
     assert sentence.section == "confusion_matrix"
 
 
