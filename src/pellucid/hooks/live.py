@@ -103,8 +103,9 @@ class Live(Hook):
             count = len(program.weights) + len(program.indices)
             raise PellucidError(f"it needs {count:,} numbers, and the report carries at most {self.weights:,}")
         if program.multiply_adds > self.multiply_adds:
+            count = program.multiply_adds
             raise PellucidError(
-                f"it multiplies {program.multiply_adds:,} times per image, and the report at most {self.multiply_adds:,}"
+                f"it multiplies {count:,} times per image, and the report at most {self.multiply_adds:,}"
             )
         _check(scene, program, images)
         return program

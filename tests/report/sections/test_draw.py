@@ -42,8 +42,8 @@ DIGITS: dict[int, list[list[Point]]] = {
     5: [[(.7, .16), (.38, .16), (.35, .47), (.55, .44), (.7, .58), (.66, .78), (.48, .87), (.3, .8)]],
     6: [[(.62, .14), (.42, .32), (.32, .6), (.38, .82), (.55, .87), (.68, .75), (.64, .58), (.5, .52), (.34, .64)]],
     7: [[(.28, .17), (.72, .17), (.55, .5), (.44, .86)]],
-    8: [[(.5, .5), (.36, .38), (.36, .22), (.5, .14), (.64, .22), (.64, .38), (.5, .5), (.34, .64), (.34, .8), (.5, .87),
-         (.66, .8), (.66, .64), (.5, .5)]],
+    8: [[(.5, .5), (.36, .38), (.36, .22), (.5, .14), (.64, .22), (.64, .38), (.5, .5), (.34, .64), (.34, .8),
+         (.5, .87), (.66, .8), (.66, .64), (.5, .5)]],
     9: [[(.66, .32), (.56, .17), (.42, .17), (.34, .3), (.4, .46), (.55, .48), (.66, .34), (.64, .6), (.58, .86)]],
 }  # fmt: skip
 """Strokes of each digit, in shares of the board."""
@@ -361,6 +361,43 @@ def test_a_dropped_image_of_the_networks_size_is_used_as_it_is(mnist: Scene, vis
         tab.evaluate(DROP, [base64.b64encode(b"no image").decode(), "<b>.png", "image/png"])
         browser.until(tab, lambda: tab.locator("#draw .problem").is_visible())
         assert tab.locator("#draw .problem").inner_text() == "<b>.png is not an image that the browser can read."
+
+
+PASTE = """([text, type]) => {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "", { type }));
+  document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }));
+}"""
+
+
+@pytest.mark.slow
+def test_a_pasted_photograph_is_resized_and_cropped_for_a_color_network(chromium: Any, tmp_path: Path) -> None:
+    model, size = random_network("small_cnn in color")
+    random = np.random.default_rng(0)
+    pixels = torch.tensor(random.integers(0, 256, (10, *size)), dtype=torch.uint8)
+    classes = tuple(f"a name <b>{label}" for label in range(5))
+    scene = scene_of(model, ImageSet(pixels, torch.arange(10) % 5), classes)
+    (artifact,) = Live().run(scene)
+    assert artifact.numbers["drawing"] is None
+    page = write_report(keep(tmp_path / "save", artifact, classes).folder)
+    # twice the size, with a border on the left and on the right that the crop removes
+    photo = np.pad(pixels[3].permute(1, 2, 0).numpy().repeat(2, 0).repeat(2, 1), ((0, 0), (20, 20), (0, 0)))
+    with opened(chromium, page) as tab:
+        tab.locator("#draw").scroll_into_view_if_needed()
+        tab.evaluate(PASTE, [base64.b64encode(file_of(Image.fromarray(photo))["buffer"]).decode(), "image/png"])
+        browser.until(tab, lambda: prediction(tab) != "")
+        read = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+        shown = np.array(tab.locator("#draw .seen canvas").evaluate(read)).reshape(*size[1:], 4)[..., :3]
+        assert np.abs(shown - pixels[3].permute(1, 2, 0).numpy()).mean() < 2
+        # a test image, exactly
+        tab.locator("#draw .samples button").nth(1).click()
+        assert prediction(tab) == str(int(scene.logits[artifact.numbers["indices"][1]].argmax()))
+        index = artifact.numbers["indices"][1]
+        relevance = create_analyzer("lrp.epsilon", model).explain(scene.test.floats([index])).relevance
+        shown = tab.locator("#draw .maps figcaption").nth(2).inner_text()
+        assert shown.endswith(f"sum {float(relevance.sum()):+#.3g}".replace("-", "−"))
+        assert tab.locator("#draw .fit").is_hidden()
 
 
 @pytest.mark.slow
