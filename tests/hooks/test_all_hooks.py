@@ -94,5 +94,7 @@ def test_model_in_double_precision(name: str, make_scene: Maker) -> None:
     model = make_scene().model.double()
     for artifact in run(name, make_scene(model=model)):
         png(artifact)
-        assert all(array.dtype in (np.float32, np.int64, np.int8, np.uint8) for array in artifact.arrays.values())
+        assert all(
+            array.dtype in (np.float32, np.int64, np.int32, np.int8, np.uint8) for array in artifact.arrays.values()
+        )
     assert all(p.dtype == torch.float64 for p in model.parameters())

@@ -60,7 +60,8 @@ def test_maps_carry_the_outline_of_their_image() -> None:
     figure = image_grid([block], [Label("a"), Label("b")], [Label("x")] * 3, ("title", "subtitle"))
     (lines,) = [artist for artist in figure.axes[0].collections if isinstance(artist, LineCollection)]
     # two lines of the ring in each of the three maps of the first row
-    expected = [line + (column * (SIDE + 1), 0) for column in range(3) for line in outline(ring())]
+    corners = [np.array([column * (SIDE + 1), 0]) for column in range(3)]
+    expected = [line + corner for corner in corners for line in outline(ring())]
     drawn = [segment for segment in lines.get_segments() if len(segment)]
     assert len(drawn) == 6
     for segment, line in zip(drawn, expected, strict=True):

@@ -1,7 +1,8 @@
 """Plotting functions that take arrays and return a `matplotlib.figure.Figure`; they know nothing of models.
 
 Figures are laid out in dots, of which the pictures of a run have two pixels each: every part is as large as its content
-requires, and each image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own dpi or a multiple.
+requires, and each image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own
+dpi or a multiple.
 
 - `image_grid`, `captioned_images`, `class_maps`: images and signed maps in a grid, placed by `_grid`, with `labels`
 - `explained`: inputs next to their relevance; rows (`_explained`) of one kind each, `explained_image`,

@@ -52,11 +52,11 @@ def draw_outlines(axes: Axes, images: np.ndarray, step: tuple[int, int]) -> None
     known: dict[bytes, list[np.ndarray]] = {}
     lines = []
     for (row, column), _ in np.ndenumerate(images[:, :, 0, 0, 0]):
-        image = images[row, column]
+        image, corner = images[row, column], (column * across, row * down)
         key = image.tobytes()
         if key not in known:
             known[key] = outline(image)
-        lines += [line + (column * across, row * down) for line in known[key]]
+        lines += [line + corner for line in known[key]]
     if lines:
         axes.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.5, antialiaseds=False), autolim=False)
 

@@ -5,6 +5,7 @@
 - `_head`: the facts at the top of the page; `_mistakes`: the misclassified images beside them
 - `_verdict`: conclusions in sentences; `_recommended`: the attribution method that the leaderboard recommends
 - `_summary`: `summary.png`, a run in one picture
+- `_gallery`: the relevance maps of the hook `gallery`, checked for the sections that show them
 - `_explain_page`: a page with the relevance maps of a user's images, for `pellucid explain`
 - `_section`: `Section`, the text and data of a part of the page; `sections/` builds them, one file each
 - `comparison/`: the page of `pellucid compare`

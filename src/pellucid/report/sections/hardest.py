@@ -9,8 +9,9 @@ from PIL import Image
 
 from pellucid.plots.colours import gray_or_rgb, scale_limit
 from pellucid.report import Material, Section
+from pellucid.report._gallery import Gallery, galleries
 from pellucid.report._recommended import recommended_method
-from pellucid.report.sections.explain import Gallery, galleries, packed
+from pellucid.report.sections.explain import packed
 
 __all__ = ["hardest"]
 
