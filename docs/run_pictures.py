@@ -1,7 +1,7 @@
 """Collect the pictures of a run for README and docs: `python docs/run_pictures.py [RUN] [FLAGS OF pellucid run]`.
 
 RUN is the folder of a run (default: save/gallery). If there is no run, the pipeline trains one there. Copies the
-last figure of each hook and the animation of the embedding, and draws the summary and the first screen of the report.
+last figure of each hook, the animation of the embedding, the summary, and the first screen of the report.
 """
 
 import io
@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image
 
 from pellucid.report import write_report
-from pellucid.report._summary import render_summary
 from pellucid.run.explaining import explain
 from pellucid.storage.pictures import to_png
 from pellucid.storage.runs import load_data_of, load_run
@@ -56,9 +55,9 @@ def draw(run: Path) -> list[Path]:
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])
     written.append(FOLDER / "explain.png")
     written[-1].write_bytes(recompress(explained(run)))
-    written.append(FOLDER / "summary.png")
-    written[-1].write_bytes(recompress(render_summary(run)))
     write_report(run)
+    written.append(FOLDER / "summary.png")
+    written[-1].write_bytes(recompress((run / "summary.png").read_bytes()))
     shot = screenshot(run / "report.html")
     if shot is not None:
         written.append(FOLDER / "report.png")

@@ -412,7 +412,11 @@ class ExplainConfig:
 class CompareConfig:
     """Compare models on the same test images: accuracy, predictions, explanations, layers and embeddings."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _flag("RUN[@EPOCH]")] = ()
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN[@EPOCH]", help_behavior_hint="(two or more)"),
+    ] = ()
     """Save folders of runs or inspections, the first of which is the reference; RUN@2 is epoch 2 of a run, otherwise
     its best weights are compared. Runs that differ only in their seed show the noise."""
     out: Annotated[Path, _path("FILE.html")] = Path("compare.html")

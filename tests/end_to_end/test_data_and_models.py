@@ -18,7 +18,8 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     plots/confusion_matrix/epoch_NNN.json plots/confusion_matrix/epoch_NNN.png
     plots/confusion_matrix/epoch_NNN_images.json plots/confusion_matrix/epoch_NNN_images.npz
     plots/explanations/epoch_NNN.json plots/explanations/epoch_NNN.npz plots/explanations/epoch_NNN.png
-    plots/gallery/epoch_NNN.json plots/gallery/epoch_NNN.npz plots/hardest/epoch_NNN.json
+    plots/gallery/epoch_NNN.json plots/gallery/epoch_NNN.npz
+    plots/gallery/epoch_NNN_pairs.json plots/gallery/epoch_NNN_pairs.npz plots/hardest/epoch_NNN.json
     plots/hardest/epoch_NNN.npz plots/hardest/epoch_NNN.png plots/jacobian_classes/epoch_NNN.json
     plots/jacobian_classes/epoch_NNN.npz plots/jacobian_classes/epoch_NNN.png
     plots/jacobian_classes_all/epoch_NNN.json plots/jacobian_classes_all/epoch_NNN.npz

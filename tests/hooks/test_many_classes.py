@@ -65,7 +65,7 @@ def test_classes_without_images_can_be_left_out(many: Scene) -> None:
 
 
 def test_confusion_matrix_sums_the_other_classes(many: Scene) -> None:
-    artifact, _ = ConfusionMatrix().run(many)
+    artifact, *_ = ConfusionMatrix().run(many)
     counts = np.array(artifact.numbers["counts"])
     assert counts.shape == (CLASSES, CLASSES)
     assert counts.sum() == 210

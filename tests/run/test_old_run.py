@@ -46,6 +46,14 @@ def test_run_and_its_data_load(save: Path) -> None:
     assert data.sha256 == record["dataset"]["sha256"]
 
 
+def test_run_is_compared(save: Path) -> None:
+    comparison = pellucid.compare([save, f"{save}@1"], images=4, methods="gradient", trust=True)
+    assert comparison.pairs[0].accuracy.images == len(comparison.labels)
+    assert comparison.accuracy(0) == pytest.approx(
+        comparison.models[0].metrics[comparison.models[0].epoch]["test_accuracy"]
+    )
+
+
 def test_run_is_served(save: Path) -> None:
     live = load_live_run(ServeConfig(save, trust=True))
     assert live.data is not None

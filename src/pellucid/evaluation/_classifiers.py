@@ -15,7 +15,7 @@ class ImageDifference:
     """Difference in accuracy (first minus second) of two classifiers on the same images."""
 
     difference: float
-    """From -1 to 1."""
+    """Between -1 and 1."""
     low: float
     """Lower end of the 95% interval."""
     high: float

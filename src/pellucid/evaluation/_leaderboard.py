@@ -23,12 +23,13 @@ def leaderboard_table(evaluation: Evaluation) -> Table:
         heading = f"{metric.replace('_', ' ')} {arrow(about)}"
         table.add_column(heading, justify="right", overflow="fold", min_width=6)
     notes = labels(evaluation)
+    # below the table, since names of methods leave no room for it in narrow terminals
+    table.caption = "; ".join(f"† {method}: {note}" for method, note in notes.items()) or None
     for number, method in enumerate(evaluation.methods, 1):
         # a line between the methods and the controls, which come last
         is_last = method not in CONTROLS and set(evaluation.methods[number:]) <= set(CONTROLS)
         cells = (_cell_text(evaluation, method, metric) for metric in evaluation.metrics)
-        name = f"{method}\n[dim]{notes[method]}[/dim]" if method in notes else method
-        table.add_row(name, *cells, end_section=is_last)
+        table.add_row(f"{method} †" if method in notes else method, *cells, end_section=is_last)
     return table
 
 
@@ -38,7 +39,9 @@ def _cell_text(evaluation: Evaluation, method: str, metric: str) -> str:
         return "–"
     if method == evaluation.best(metric):
         return f"[bold]{value:.3g}[/bold]"
-    is_dim = method not in CONTROLS and evaluation.beaten_by(method, metric)
+    is_dim = method not in CONTROLS and (
+        evaluation.beaten_by(method, metric) or evaluation.ignores_image(method, metric)
+    )
     return f"[dim]{value:.3g}[/dim]" if is_dim else f"{value:.3g}"
 
 

@@ -30,7 +30,13 @@ OVERVIEW = ("curves",)
 """Sections shown beside the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
-    "explain": ("explain_maps.js", "explain_strip.js", "explain_certificate.js", "explain_export.js"),
+    "explain": (
+        "explain_maps.js",
+        "explain_paint.js",
+        "explain_strip.js",
+        "explain_certificate.js",
+        "explain_export.js",
+    ),
     "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""

@@ -13,7 +13,7 @@ from pellucid.plots.summary import Explained, Plane, Summary, Tile, summary
 from pellucid.report._material import Material
 from pellucid.report._mistakes import mistakes
 from pellucid.report._recommended import recommended_method
-from pellucid.report._verdict import accuracy_parts, shown_epoch, verdict
+from pellucid.report._verdict import Sentence, accuracy_parts, shown_epoch, verdict
 from pellucid.storage.atomic import write_bytes
 from pellucid.storage.pictures import to_png
 from pellucid.storage.store import Store
@@ -37,21 +37,30 @@ def write_summary(folder: str | Path) -> Path | None:
 
 
 def summary_parts(material: Material) -> Summary:
-    """Collect what the picture shows."""
-    number, meaning = accuracy_parts(material)
-    texts = [sentence.text for sentence in verdict(material) if not sentence.text.startswith("Test accuracy")]
-    explained = _explained(material)
-    others = [one for one in mistakes(material) if explained is None or one.index != explained[0]]
+    """Collect what the picture shows; parts that cannot be read are left out."""
+    unknown: tuple[str, tuple[str, ...]] = "", ()
+    number, meaning = material.attempt("The accuracy", lambda: accuracy_parts(material), unknown)
+    sentences: list[Sentence] = material.attempt("The verdict", lambda: verdict(material), [])
+    explained = material.attempt("The explanation", lambda: _explained(material), None)
+    plane = material.attempt("The embedding", lambda: _plane(material), None)
+    others: tuple[Tile, ...] = material.attempt("Misclassified images", lambda: _mistakes(material, explained), ())
     model, data = material.model.get("name", "Network"), material.data.get("title", "unknown data")
     return Summary(
         title=f"{model} on {data}",
         number=number,
         meaning=("test accuracy", *meaning) if number else (),
-        sentences=tuple(texts),
-        mistakes=tuple(Tile(_pixels(one.uri), one.label, one.prediction) for one in others),
+        # the accuracy is shown as a number
+        sentences=tuple(one.text for one in sentences if not one.text.startswith("Test accuracy")),
+        mistakes=others,
         explained=None if explained is None else explained[1],
-        plane=_plane(material),
+        plane=plane,
     )
+
+
+def _mistakes(material: Material, explained: tuple[int, Explained] | None) -> tuple[Tile, ...]:
+    """Return the misclassified images at the top of the page, without the explained one."""
+    shown = [one for one in mistakes(material) if explained is None or one.index != explained[0]]
+    return tuple(Tile(_pixels(one.uri), one.label, one.prediction) for one in shown)
 
 
 def _pixels(uri: str) -> np.ndarray:

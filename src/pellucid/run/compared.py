@@ -112,7 +112,7 @@ class Reader:
             stored = _stored(store, record, loaded.keywords["weights_epoch"])
             if stored is None:
                 raise reason.error if isinstance(reason, _Program) else reason from None
-            is_whole = is_run and record["config"].get("limit_test") is None
+            is_whole = is_run and record.get("config", {}).get("limit_test") is None
             return loaded(
                 classes=tuple(record["dataset"]["classes"]),
                 outcome=stored,

@@ -13,7 +13,7 @@ from pellucid.core.opening import opens_in_browser
 from pellucid.core.terminal import console, print_line
 from pellucid.models._build import count_parameters
 from pellucid.report import Material
-from pellucid.report._verdict import verdict
+from pellucid.report._verdict import Sentence, verdict
 from pellucid.run.session import Session
 from pellucid.storage.resuming import resume_command
 from pellucid.storage.store import Store
@@ -108,8 +108,9 @@ def print_interruption(session: Session) -> None:
 def print_summary(store: Store) -> None:
     """Print the verdict on the run, what failed, where the files are, and how to open the report and TensorBoard."""
     manifest = store.manifest()
-    sentences = [sentence for sentence in verdict(Material(store)) if sentence.section != "failures"]
-    for number, sentence in enumerate(sentences):
+    material = Material(store)
+    sentences: list[Sentence] = material.attempt("The verdict", lambda: verdict(material), [])
+    for number, sentence in enumerate(one for one in sentences if one.section != "failures"):
         print_line(sentence.text, "" if number else "bold")
     for failure in manifest["failures"]:
         what = PARTS.get(failure["hook"], f"Hook {failure['hook']}")

@@ -41,7 +41,7 @@ def _key(model: Loaded) -> str:
     record = model.record
     if seed_of(model) is None:
         return json.dumps([str(model.folder.resolve()), model.epoch])
-    settings = {name: value for name, value in record["config"].items() if name not in WITHOUT_EFFECT}
+    settings = {name: value for name, value in record.get("config", {}).items() if name not in WITHOUT_EFFECT}
     # unset and absent are the same: an older version may not have had the setting
     settings = {name: value for name, value in settings.items() if value not in (None, False, [])}
     network = {name: record.get("model", {}).get(name) for name in ("name", "weights", "options")}

@@ -72,7 +72,7 @@ def test_unnamed_classes_show_their_index(store):
     assert confusion_matrix(Material(store)).data["classes"] == [*CLASSES, "3", "4"]
 
 
-# --- all test images ---------------------------------------------------------------------------------------------------
+# --- all test images --------------------------------------------------------------------------------------------------
 
 
 def outcomes(seed: int, count: int, classes: int, wrong: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ def test_images_of_several_epochs_are_packed_once(tmp_path):
     assert data["thumbnails"]["size"] == (3, 4)
 
 
-# --- on the page -------------------------------------------------------------------------------------------------------
+# --- on the page ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

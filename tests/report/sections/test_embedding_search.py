@@ -299,8 +299,9 @@ def test_links_open_the_image_in_explain(tab: Any) -> None:
     columns = run()
     click_dot(tab, centers(tab, run(1), columns)[20])
     index = columns["indices"][20]
-    card = tab.locator("#embedding .card").get_by_role("link", name="Explain")
-    assert card.get_attribute("href") == f"#explain&image={index}"
+    for link in tab.locator("#embedding .card a").all():  # the thumbnail and the word
+        assert link.get_attribute("href") == f"#explain&image={index}"
+    assert tab.locator("#embedding .card a").all_inner_texts() == ["", "Explain"]
     first = tab.locator("#embedding .neighbors a").first
     assert first.get_attribute("href") == f"#explain&image={columns['indices'][columns['neighbors'][20][0]]}"
     search(tab, "wrong")

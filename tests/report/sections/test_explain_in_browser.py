@@ -146,6 +146,15 @@ def test_address_restores_image_method_and_class(path: Path, page: Any, chromium
     assert page.get_by_label("Class", exact=True).input_value() == "1"
 
 
+def test_link_names_what_is_shown(page: Any) -> None:
+    assert shown(page)["image"] is None
+    button = page.locator("#explain .link")
+    button.click()
+    browser.until(page, lambda: button.inner_text() != "Copy link")
+    assert shown(page).items() >= {"section": "explain", "image": 501, "method": "lrp.epsilon", "class": 2}.items()
+    assert "#explain&" in page.url
+
+
 def test_invalid_addresses_fall_back_with_a_note(page: Any) -> None:
     state = page.locator("#explain .state")
     for fragment, note, expected in [

@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 import pytest
 
-from pellucid.plots.colours import scale_limit
-from pellucid.report import Material
+import browser
+from offline_page import opened
+from pellucid.plots.colours import scale_limit, signed_norm, signed_palette
+from pellucid.report import Material, write_report
 from pellucid.report.sections.hardest import hardest
 from pretended_run import hardest_images, keep
 
@@ -112,3 +114,43 @@ def test_a_run_without_the_hook_has_no_section(store):
     path = store.folder / "manifest.json"
     path.write_text(path.read_text().replace('"hook": "hardest"', '"hook": "other"'))
     assert hardest(Material(store)) is None
+
+
+@pytest.mark.slow
+def test_cards_open_in_the_section_of_maps(store, monkeypatch):
+    monkeypatch.setattr(sys.modules["pellucid.report.sections.hardest"], "recommended_method", lambda _: "deeplift")
+    numbers = hardest_images(2)["numbers"]
+    for epoch in (0, 1):  # other networks
+        keep(store, "hardest", epoch, **{**hardest_images(epoch), "numbers": {**numbers, "confidences": [0.8, 0.7]}})
+    made = gallery_of(numbers)
+    keep(store, "gallery", 2, **made)
+    with browser.chromium("--disable-gpu") as program, opened(program, write_report(store.folder)) as tab:
+        tab.evaluate(
+            "() => { window.count = 0; const unpack = pellucid.unpack;"
+            "pellucid.unpack = (text) => { window.count += 1; return unpack(text); }; }"
+        )
+        cards = tab.locator("#hardest .cards li")
+        assert tab.locator("#hardest .method").inner_text() == "Explanations by deeplift, the recommended method."
+        drawn = (
+            cards.nth(0)
+            .locator("canvas")
+            .nth(1)
+            .evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, 4, 4).data]")
+        )
+        values = made["arrays"]["maps"][0, 0, 1] / 127 * 4.0
+        limit = scale_limit(values)
+        expected = signed_palette()(signed_norm(limit)(values.clip(-limit, limit)))
+        np.testing.assert_allclose(np.reshape(drawn, (4, 4, 4)) / 255, expected, atol=0.025)
+        assert cards.nth(0).locator("a").get_attribute("href") == "#explain&image=7&method=deeplift&class=1"
+        # an epoch is decoded when it is first shown, as one list of images and one of maps
+        for epoch, count, method in ((1, 2, "gradient"), (2, 2, "deeplift"), (1, 2, "gradient"), (0, 4, "gradient")):
+            tab.evaluate("(epoch) => pellucid.choose(epoch)", epoch)
+            browser.until(tab, lambda method=method: method in tab.locator("#hardest .method").inner_text())
+            assert tab.evaluate("window.count") == count
+        assert cards.nth(0).locator("a").get_attribute("href") == "#explain&image=7&method=gradient&class=1"
+        cards.nth(1).locator("a").click()
+        browser.until(tab, lambda: "Test image 9 " in tab.locator("#explain .answer").inner_text())
+        # the gallery has no maps by the method of this card
+        assert "There are no maps by gradient." in tab.locator("#explain .state").inner_text()
+        tab.go_back()
+        browser.until(tab, lambda: tab.evaluate("() => pellucid.place.section") != "explain")

@@ -82,7 +82,7 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The first model beside another one."""
+    """The first model and another one."""
 
     first: int
     second: int

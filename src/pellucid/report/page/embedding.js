@@ -141,8 +141,13 @@ pointing down.
       card.classList.toggle("pinned", pinned);
       if (row === null) return card.replaceChildren();
       const text = page.element("div", {}, ...sentences(row));
-      if (pinned && "explain" in page.sections) text.append(page.opener(indices[row], {}, "Explain"));
-      card.replaceChildren(...[pictures.canvas(indices[row], { "aria-hidden": "true" })].filter(Boolean), text);
+      let picture = pictures.canvas(indices[row], { "aria-hidden": "true" });
+      if (pinned && "explain" in page.sections) {
+        text.append(page.opener(indices[row], {}, "Explain"));
+        // the same link, so one of the two is enough for the keyboard
+        if (picture) picture = page.opener(indices[row], { tabindex: -1, "aria-label": `Explain test image ${indices[row]}` }, picture);
+      }
+      card.replaceChildren(...[picture].filter(Boolean), text);
       return placeCard();
     };
 

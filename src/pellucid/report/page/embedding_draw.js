@@ -77,7 +77,8 @@
       context.textBaseline = "middle";
       context.lineJoin = "round";
       for (const [label, places] of byLabel) {
-        if (places.length < 3) continue;
+        // a name would hide the few dots that a search finds
+        if (places.length < (plane.isFiltered() ? 10 : 3)) continue;
         const [x, y] = [0, 1].map((axis) => median(places.map((one) => one[axis])));
         const text = plane.name(label).length > 20 ? `${plane.name(label).slice(0, 19)}…` : plane.name(label);
         context.strokeStyle = plane.tints.card;

@@ -31,28 +31,7 @@
 
     /* --- pictures ------------------------------------------------------------------------------------------- */
 
-    const stepOf = (map) => {
-      const factor = map.unit / limitOf(map) * page.STEPS;
-      return (pixel) => Math.max(-page.STEPS, Math.min(page.STEPS, Math.round(map.values[pixel] * factor)));
-    };
     const paintMap = (canvas, map) => page.paintSigned(canvas, map.size, map.values, map.unit / limitOf(map) * page.STEPS);
-    const paintGray = (canvas) => { // light gray with low contrast, so that colors on top stay readable
-      const { size, channels, bytes } = at.image;
-      page.paint(canvas, size, (pixel) => {
-        const part = bytes.subarray(pixel * channels, (pixel + 1) * channels);
-        const gray = 70 + 0.6 * (channels === 1 ? part[0] : 0.299 * part[0] + 0.587 * part[1] + 0.114 * part[2]);
-        return [gray, gray, gray, 255];
-      });
-    };
-    const paintAbove = (canvas, map) => {
-      const [step, table] = [stepOf(map), page.colours()];
-      // two strong colors, whose opacity shows the value
-      const [against, before] = [table[page.STEPS - 100], table[page.STEPS + 100]];
-      page.paint(canvas, map.size, (pixel) => {
-        const value = step(pixel);
-        return [...(value < 0 ? against : before), 255 * Math.abs(value) / page.STEPS];
-      });
-    };
 
     const outlined = (frame, template) => {
       frame.querySelector(".outline")?.remove();
@@ -231,8 +210,8 @@
       if (map) {
         page.paintSigned(find(".bar canvas"), [1, 255], Array.from({ length: 255 }, (_, step) => step - page.STEPS));
         paintMap(find(".map canvas"), map);
-        paintGray(find(".below"));
-        paintAbove(find(".above"), map);
+        page.paintFaint(find(".below"), at.image, page);
+        page.paintOver(find(".above"), map, limitOf(map), page);
         for (const selector of [".map .frame", ".over .frame"]) outlined(find(selector), template);
         fillSelects();
         fillMultiples(template);
@@ -296,7 +275,7 @@
       if (place.image !== null) {
         const image = await store.find(place.image);
         if (image) changes.image = image;
-        else notes.push(page.served ? `There is no ${data.noun} ${place.image}.`
+        else notes.push(page.served || !data.has_images ? `There is no ${data.noun} ${place.image}.`
           : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
       }
       if (place.method !== null && store.names().includes(place.method)) changes.method = place.method;
