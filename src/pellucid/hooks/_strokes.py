@@ -6,8 +6,9 @@ import numpy as np
 
 __all__ = ["stroke_style"]
 
-UNIFORM = 0.9
-"""Smallest share of border pixels that have the color of the background."""
+UNIFORM = 0.6
+"""Smallest share of border pixels that have the color of the background. Shapes may reach the border, but the borders
+of photographs differ from image to image."""
 NEAR = 0.1
 """Largest difference from the background that still counts as background."""
 FAINT = 0.04

@@ -1,12 +1,13 @@
 """The network as a program that the report can run on any image: weights, steps and a few examples."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.attribution import create_analyzer
 from pellucid.attribution._explanation import without_warnings
@@ -61,7 +62,7 @@ class Live(Hook):
             return
         try:
             program = self._exported(scene)
-        except PellucidError as error:
+        except (PellucidError, RuntimeError) as error:  # also what torch raises for a copy on another device
             yield left_out(scene, _reason(error))
             return
         indices = _examples(scene)
@@ -96,43 +97,39 @@ class Live(Hook):
         checks = allowance.affordable(PASSES if allowance.is_limited else 0, min(self.checks, len(scene.test)))
         if not checks:
             raise PellucidError(TOO_EXPENSIVE.format(name="lrp.epsilon"))
-        images = scene.test.floats(list(range(checks))).to(scene.device, dtype_of(scene.model))
-        with frozen(scene.model) as model:
+        # on the CPU, because the convolutions of a GPU round to fewer digits than are compared
+        model = scene.model if scene.device.type == "cpu" else copy.deepcopy(scene.model).cpu()
+        images = scene.test.floats(list(range(checks))).to(dtype_of(model))
+        with frozen(model):
             program = export_program(model, images[:1])
         if len(program.weights) + len(program.indices) > self.weights:
             count = len(program.weights) + len(program.indices)
             raise PellucidError(f"it needs {count:,} numbers, and the report carries at most {self.weights:,}")
         if program.multiply_adds > self.multiply_adds:
-            count = program.multiply_adds
-            raise PellucidError(
-                f"it multiplies {count:,} times per image, and the report at most {self.multiply_adds:,}"
-            )
-        _check(scene, program, images)
+            count, most = program.multiply_adds, self.multiply_adds
+            raise PellucidError(f"it multiplies {count:,} times per image, and the report at most {most:,}")
+        _check(model, program, images)
         return program
 
 
-def _reason(error: PellucidError) -> str:
+def _reason(error: Exception) -> str:
     """Return an error as one line that continues a sentence."""
     return " ".join(str(error).split()).removesuffix(".")
 
 
-def _check(scene: Scene, program: Program, images: Tensor) -> None:
+def _check(model: nn.Module, program: Program, images: Tensor) -> None:
     """Raise `PellucidError` unless logits and maps of the program are those of the network."""
-    targets = scene.logits[: len(images)].argmax(1)
+    with frozen(model), torch.no_grad():
+        logits = model(images)
+    targets = logits.argmax(1)
     with without_warnings():
         explained = {
-            name: create_analyzer(name, scene.model)
-            .analyze(images, targets.to(scene.device))
-            .double()
-            .numpy(force=True)
+            name: create_analyzer(name, model).analyze(images, targets).double().numpy()
             for name in ("gradient", "lrp.epsilon")
         }
-    own = [
-        run_program(program, image, target)
-        for image, target in zip(images.numpy(force=True), targets.tolist(), strict=True)
-    ]
+    own = [run_program(program, image, target) for image, target in zip(images.numpy(), targets.tolist(), strict=True)]
     gaps = {
-        "logits": _gaps([one.logits for one in own], scene.logits[: len(images)].double().numpy()),
+        "logits": _gaps([one.logits for one in own], logits.double().numpy()),
         "gradients": _gaps([one.gradient for one in own], explained["gradient"]),
         "relevance maps": _gaps([one.relevance for one in own], explained["lrp.epsilon"]),
     }

@@ -139,3 +139,18 @@ def test_functions_that_only_look_alike_are_not_recognized() -> None:
         lambda x: x * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1),
     ]
     assert [recognized(function, shape) for function in unlike] == [None] * 5
+
+
+def test_windows_that_depend_on_the_number_of_images_are_refused() -> None:
+    class Warped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            grid = F.affine_grid(torch.eye(2, 3)[None] * 0.9, [1, 1, 4, 4], align_corners=False)
+            return F.grid_sample(x, grid, align_corners=False).flatten(1)
+
+    with pytest.raises(UnsupportedOperation, match="grid_sample"):
+        export(Warped(), torch.rand(1, 1, 6, 6))
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="it computes in bfloat16"):
+        export(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).bfloat16(), torch.rand(1, 1, 2, 2, dtype=torch.bfloat16))

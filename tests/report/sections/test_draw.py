@@ -435,10 +435,11 @@ def reference(ink: np.ndarray, box: int = 20, side: int = 28) -> np.ndarray:
     scaled = resampled(resampled(cut, height).T, width).T
     shares = scaled / scaled.sum()
     center = shares.sum(1) @ np.arange(height), shares.sum(0) @ np.arange(width)
-    top, left = (int(np.floor(side / 2 - place + 0.5)) for place in center)
-    wide = np.zeros((3 * side, 3 * side))  # anything outside the middle is cut off
-    wide[side + top : side + top + height, side + left : side + left + width] = scaled
-    return wide[side : 2 * side, side : 2 * side]
+    places = (int(np.floor(side / 2 - place + 0.5)) for place in center)
+    top, left = (min(max(place, 0), side - size) for place, size in zip(places, (height, width), strict=True))
+    wide = np.zeros((side, side))
+    wide[top : top + height, left : left + width] = scaled
+    return wide
 
 
 CENTER = """([images, size]) => {

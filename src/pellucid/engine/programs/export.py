@@ -20,7 +20,7 @@ __all__ = ["export_program"]
 
 
 def export_program(model: nn.Module, image: Tensor) -> Program:
-    """Return a frozen model as a program, from its forward pass of one image (1, channel, height, width).
+    """Return a frozen model on the CPU as a program, from its forward pass of one image (1, channel, height, width).
 
     Batch norms are folded into the layers before them, as `lrp.epsilon` does. Dropout, views and other operations that
     change nothing are omitted.
@@ -36,6 +36,8 @@ def export_program(model: nn.Module, image: Tensor) -> Program:
     """
     if image.ndim != 4 or len(image) != 1:
         raise UnsupportedOperation(f"an image of shape {tuple(image.shape)} cannot be drawn; expected (1, c, h, w)")
+    if image.dtype not in (torch.float32, torch.float64):
+        raise UnsupportedOperation(f"it computes in {str(image.dtype).removeprefix('torch.')}, not in float32")
     tape = record(model, image, is_watched=True)
     fold_batch_norms(tape)
     writer = _Writer(tape.image)

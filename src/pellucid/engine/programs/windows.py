@@ -42,6 +42,13 @@ def measured_windows(function: Callable[[Tensor], Tensor], x: Tensor, *, is_maxi
 
     `function` must treat all channels alike, and is either linear or the maximum over the window.
     """
+    try:
+        return _measured(function, x, is_maximum=is_maximum)
+    except RuntimeError:
+        return None  # it takes images of one size or number only
+
+
+def _measured(function: Callable[[Tensor], Tensor], x: Tensor, *, is_maximum: bool) -> Windows | None:
     channels, height, width = x.shape[1:]
     with torch.no_grad():
         outputs = function(x).shape

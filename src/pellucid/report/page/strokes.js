@@ -69,7 +69,8 @@ A stroke is {points: [[x, y], …], radius, isEraser}, in shares of the image's 
       });
       center = [sums[0] / sums[2], sums[1] / sums[2]];
     }
-    const [down, across] = center.map((place, axis) => Math.round(style.at[axis] - place));
+    const inside = (shift, room) => Math.max(Math.min(0, room), Math.min(Math.max(0, room), shift)); // nothing is cut off
+    const [down, across] = center.map((place, axis) => inside(Math.round(style.at[axis] - place), target[axis] - [rows, columns][axis]));
     for (let row = 0; row < rows; row += 1) for (let column = 0; column < columns; column += 1) {
       const [y, x] = [row + down, column + across];
       if (y >= 0 && y < target[0] && x >= 0 && x < target[1]) result[y * target[1] + x] = scaled[row * columns + column];
