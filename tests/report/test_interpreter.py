@@ -46,7 +46,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         networks[name] = {
             "program": program.record,
             "weights": packed(program.weights),
-            "indices": packed(program.indices),
+            "indices": packed(program.indices.astype(np.int32)),
         }
     page = files("pellucid.report") / "page"
     scripts = [(page / name).read_text("utf-8") for name in ("page.js", "maps.js", "interpreter.js")]

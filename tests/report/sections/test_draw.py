@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -74,16 +75,22 @@ def small_scene(name: str = "no bias", count: int = 8) -> Scene:
 # --- data ------------------------------------------------------------------------------------------------------
 
 
-def test_section_carries_the_network(tmp_path: Path) -> None:
-    (artifact,) = Live().run(small_scene())
+@pytest.mark.parametrize("name", ["no bias", "pooled"])
+def test_section_carries_the_network(name: str, tmp_path: Path) -> None:
+    (artifact,) = Live().run(small_scene(name))
     material = Material(keep(tmp_path, artifact, tuple("abcde")))
     section = draw(material)
     assert section is not None
-    assert section.data["model"]["program"] == artifact.numbers["program"]
-    assert section.data["drawing"]["background"] == 0
+    model = section.data["model"]
+    assert model["program"] == artifact.numbers["program"]
+    for part, kind in (("weights", np.float32), ("indices", np.int32)):
+        values = np.frombuffer(zlib.decompress(base64.b64decode(model[part])), kind)
+        assert np.array_equal(values, artifact.arrays[part])
+    assert (len(artifact.arrays["indices"]) > 0) == (name == "pooled")  # its padding is a move
+    assert (section.data["drawing"] is None) == (name == "pooled")
     assert section.data["examples"]["indices"] == artifact.numbers["indices"]
     assert section.data["has_images"]
-    assert section.title.startswith("Draw:")
+    assert section.title.startswith("Draw:" if name == "no bias" else "Try an image:")
     assert material.damages == []
 
 
