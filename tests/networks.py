@@ -65,6 +65,19 @@ class HandWritten(nn.Module):
         return x.permute(0, 2, 3, 1).reshape(len(x), -1) @ self.matrix
 
 
+class FlattenedFirst(nn.Module):
+    """Elementwise operations on the flattened image: a shift, a function, and a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(60)
+        self.last = nn.Linear(60, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(F.relu(x.flatten(1)) + (x.flatten(1) - 0.5))
+        return self.last(F.relu(x.view(-1, 3, 20)).flatten(1))
+
+
 def _layers(*layers: nn.Module, size: tuple[int, int, int]) -> tuple[nn.Module, tuple[int, int, int]]:
     """End a chain of layers with a linear layer of `CLASSES` units."""
     body = nn.Sequential(*layers, nn.Flatten())
@@ -90,6 +103,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {
         adapted(_library("small_cnn", (3, 16, 16))[0], Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))), (3, 16, 16),
     ),
     "residual": lambda: (Residual(), (3, 13, 17)),
+    "flattened first": lambda: (FlattenedFirst(), (3, 4, 5)),
     "branches": lambda: (Branches(), (1, 9, 8)),
     "hand-written": lambda: (HandWritten(), (2, 11, 13)),
     "depthwise": lambda: _layers(

@@ -14,7 +14,8 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     logs/test/events logs/train/events logs/validation/events
     logs/projector/epoch_NNN/metadata.tsv logs/projector/epoch_NNN/sprite.png
     logs/projector/epoch_NNN/tensors.tsv logs/projector_config.pbtxt manifest.json metrics.jsonl
-    models/best.safetensors models/gaussian_mixture.safetensors models/last.ckpt models/vae.safetensors
+    models/best.safetensors models/epoch_NNN.safetensors models/gaussian_mixture.safetensors models/last.ckpt
+    models/vae.safetensors
     plots/confusion_matrix/epoch_NNN.json plots/confusion_matrix/epoch_NNN.png
     plots/confusion_matrix/epoch_NNN_images.json plots/confusion_matrix/epoch_NNN_images.npz
     plots/explanations/epoch_NNN.json plots/explanations/epoch_NNN.npz plots/explanations/epoch_NNN.png

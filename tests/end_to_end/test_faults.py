@@ -87,7 +87,10 @@ def test_full_disk(kilobytes, small_disk, undisturbed):
     assert_equal_runs(undisturbed, disk / "save")
 
 
-@pytest.mark.parametrize(("hooks", "named", "limit"), [("none", "last.ckpt", 250_000), ("default", "logs", 400_000)])
+@pytest.mark.parametrize(
+    ("hooks", "named", "limit"),
+    [("none", "last.ckpt", 250_000), ("confusion_matrix,hardest,saliency", "logs", 400_000)],
+)
 def test_file_size_limit(hooks, named, limit, tmp_path):
     save = tmp_path / "save"
     failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=limit)

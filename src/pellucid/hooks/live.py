@@ -127,7 +127,11 @@ def _check(model: nn.Module, program: Program, images: Tensor) -> None:
             name: create_analyzer(name, model).analyze(images, targets).double().numpy()
             for name in ("gradient", "lrp.epsilon")
         }
-    own = [run_program(program, image, target) for image, target in zip(images.numpy(), targets.tolist(), strict=True)]
+    pairs = zip(images.numpy(), targets.tolist(), strict=True)
+    try:
+        own = [run_program(program, image, target) for image, target in pairs]
+    except (ArithmeticError, LookupError, ValueError) as error:  # a wrong program must not fail the user's run
+        raise PellucidError(f"its program cannot be run ({type(error).__name__}: {error})") from error
     gaps = {
         "logits": _gaps([one.logits for one in own], logits.double().numpy()),
         "gradients": _gaps([one.gradient for one in own], explained["gradient"]),

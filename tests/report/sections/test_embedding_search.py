@@ -154,7 +154,7 @@ QUERIES: dict[str, Callable[..., Any]] = {
     "<b>": lambda label, prediction, **_: (label == 5) | (prediction == 5),
     "true": lambda label, prediction, **_: (label == 6) | (prediction == 6),
     "ind 2": lambda label, prediction, **_: np.isin(label, [9, 27, 28, 29]) | np.isin(prediction, [9, 27, 28, 29]),
-    "a long nam wrong": lambda label, prediction, **_: ((label == 2) | (prediction == 2)) & (label != prediction),
+    "a long na wrong": lambda label, prediction, **_: ((label == 2) | (prediction == 2)) & (label != prediction),
     "kind 12": lambda label, prediction, **_: (label == 19) | (prediction == 19),
     "Kind": lambda label, prediction, **_: (label >= 7) | (prediction >= 7),
     "true kind wrong": lambda label, prediction, **_: (label >= 7) & (label != prediction),

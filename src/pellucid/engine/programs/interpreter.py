@@ -42,7 +42,7 @@ def run_program(program: Program, image: Values, target: int | None = None) -> O
     """
     values: dict[int, Values] = {0: np.asarray(image, float)}
     for step in program.steps:
-        inputs = [None if source is None else values[source] for source in step["from"]]
+        inputs = _inputs(step, values)
         values[step["to"]] = _FORWARD[step["op"]](program, step, *inputs).reshape(step["shape"])
     last = program.steps[-1]["to"] if program.steps else 0
     logits = values[last]
@@ -56,6 +56,13 @@ def run_program(program: Program, image: Values, target: int | None = None) -> O
     )
 
 
+def _inputs(step: Step, values: dict[int, Values]) -> Inputs:
+    read = [None if source is None else values[source] for source in step["from"]]
+    # flattening is no step: an elementwise one may see its input in another shape than the step that made it
+    is_elementwise = step["op"] in ("activation", "add", "scale")
+    return [one.reshape(step["shape"]) if one is not None and is_elementwise else one for one in read]
+
+
 def _back(
     program: Program, values: dict[int, Values], last: int, seed: Values, rule: Callable[..., list[Values]]
 ) -> Values:
@@ -64,7 +71,7 @@ def _back(
     for step in reversed(program.steps):
         if step["to"] not in arrived:
             continue
-        inputs = [None if source is None else values[source] for source in step["from"]]
+        inputs = _inputs(step, values)
         shares = rule(program, step, inputs, values[step["to"]], arrived.pop(step["to"]))
         for source, share in zip(step["from"], shares, strict=True):
             if source is not None:
