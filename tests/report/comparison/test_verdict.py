@@ -20,7 +20,7 @@ def with_errors(*wrong: range) -> np.ndarray:
 def test_identical_models_give_no_claim() -> None:
     one = with_errors(range(50))
     verdict = comparison_of(pretended("a", LABELS, one), pretended("b", LABELS, one, model="mlp")).verdict()
-    assert verdict == ["a and b are right and wrong on the same 1,000 test images (95.00% and 95.00%)."]
+    assert verdict == ["a and b classify the same test images correctly (95.00% of 1,000)."]
 
 
 def test_a_copy_of_a_run_is_named_as_such() -> None:
@@ -56,9 +56,9 @@ def test_a_large_difference_is_claimed_for_the_networks_only() -> None:
         pretended("b", LABELS, with_errors(range(20)), model="mlp"),
     )
     first = comparison_of(*models).verdict()[0]
-    assert first.startswith("b is more accurate than a on 1,000 test images: 98.00% against 90.00%, +8.00 [+6.")
+    assert first.startswith("b is more accurate than a on 1,000 test images: 98.00% vs. 90.00%, +8.00 [+6.")
     assert first.endswith(
-        "p < 0.001. This is about these two networks: with one seed each, the seed alone could be the cause."
+        "p < 0.001. This holds for these two networks only: with one seed each, the seed alone could be the cause."
     )
 
 
@@ -68,8 +68,18 @@ def test_epochs_of_one_run_need_no_such_caveat() -> None:
         pretended("a", LABELS, with_errors(range(20)), epoch=2),
     )
     first = comparison_of(*models).verdict()[0]
-    assert first.startswith("epoch 2 is more accurate than epoch 1")
+    assert first.startswith("Epoch 2 is more accurate than epoch 1")
     assert "seed" not in first
+
+
+def test_the_best_epoch_has_an_article_in_sentences() -> None:
+    models = (
+        pretended("a", LABELS, with_errors(range(20))),
+        pretended("a", LABELS, with_errors(range(100)), epoch=1),
+    )
+    verdict = comparison_of(*models).verdict()
+    assert verdict[0].startswith("The best epoch is more accurate than epoch 1 on 1,000 test images")
+    assert verdict[1] == "80 test images are classified correctly only by the best epoch, and 0 only by epoch 1."
 
 
 def seeds(name: str, errors: list[int], **config: str) -> list:
@@ -95,15 +105,15 @@ def test_a_difference_within_the_spread_of_the_seeds_is_not_claimed() -> None:
     assert verdict[0].startswith(
         "No difference in accuracy between a0 (2 seeds) and b0 (2 seeds) beyond seed noise: +4.50 ["
     )
-    assert verdict[1] == "Two seeds estimate the seed noise poorly; train more."
+    assert verdict[1] == "Two seeds give a poor estimate of the seed noise; train more."
     assert not any("more accurate" in sentence for sentence in verdict)
 
 
 def test_seeds_without_spread_prove_nothing() -> None:
     verdict = comparison_of(*seeds("a", [50, 50]), *seeds("b", [20, 20], model="mlp")).verdict()
-    assert (
-        verdict[0]
-        == "a0 (2 seeds) and b0 (2 seeds) cannot be told apart from seed noise: the seeds give no estimate of it."
+    assert verdict[0] == (
+        "The difference in accuracy between a0 (2 seeds) and b0 (2 seeds) cannot be tested: the accuracy does not vary "
+        "between seeds, so there is no estimate of the seed noise."
     )
 
 
@@ -122,8 +132,8 @@ def test_the_largest_change_of_the_confusions_is_named() -> None:
     cats = np.flatnonzero(LABELS == 0)
     one[cats[:40]], two[cats[40:45]] = 2, 2
     verdict = comparison_of(pretended("a", LABELS, one), pretended("b", LABELS, two, model="mlp")).verdict()
-    assert "The largest change is cat predicted as owl: 40 images by a, 5 by b." in verdict
-    assert "a alone classifies 5 test images correctly, b alone 40." in verdict
+    assert "The confusion that differs most is cat predicted as owl: 40 images by a, 5 by b." in verdict
+    assert "5 test images are classified correctly only by a, and 40 only by b." in verdict
 
 
 def test_numbers_are_json() -> None:
@@ -138,4 +148,4 @@ def test_a_long_list_of_comparisons_is_cut() -> None:
     others = [pretended(f"b{number}", LABELS, with_errors(range(100)), model=f"mlp{number}") for number in range(6)]
     verdict = comparison_of(pretended("a", LABELS, LABELS), *others).verdict()
     assert sum("a is more accurate" in sentence for sentence in verdict) == 4
-    assert "The table of runs has 2 more comparisons." in verdict
+    assert "The table of differences has 2 more comparisons." in verdict

@@ -1,6 +1,7 @@
 """Conclusions of a comparison: a difference is claimed only where a test supports it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isfinite
 
 import numpy as np
@@ -18,12 +19,25 @@ MOST_SENTENCES = 4
 
 def verdict(comparison: Comparison) -> list[Sentence]:
     """Return the conclusions, the most important first."""
-    return [
+    sentences = [
         *_accuracies(comparison),
         *(sentence for pair in comparison.pairs[:1] for sentence in _predictions(comparison, pair)),
         *_explanations(comparison),
         *(sentence for pair in comparison.pairs[:1] for sentence in _layers(pair)),
     ]
+    if not _is_one_run(comparison):
+        return sentences  # they begin with names of folders, whose case matters
+    return [replace(one, text=one.text[0].upper() + one.text[1:]) for one in sentences]
+
+
+def _is_one_run(comparison: Comparison) -> bool:
+    return len({model.folder.resolve() for model in comparison.models}) == 1
+
+
+def _name(comparison: Comparison, number: int) -> str:
+    """Return the name of a model as part of a sentence: "the best epoch" for the best weights of a single run."""
+    model = comparison.models[number]
+    return f"the {model.name}" if _is_one_run(comparison) and model.name.startswith("best epoch") else model.name
 
 
 def _accuracies(comparison: Comparison) -> Iterator[Sentence]:
@@ -36,11 +50,12 @@ def _accuracies(comparison: Comparison) -> Iterator[Sentence]:
     texts = [(_networks if pair.seeds is None else _settings)(comparison, pair) for pair in others.values()]
     yield from (Sentence(text, "runs") for text in texts[:MOST_SENTENCES])
     if len(texts) > MOST_SENTENCES:
-        yield Sentence(f"The table of runs has {len(texts) - MOST_SENTENCES} more comparisons.", "runs")
+        left = len(texts) - MOST_SENTENCES
+        yield Sentence(f"The table of differences has {left} more comparison{'' if left == 1 else 's'}.", "runs")
     if any(
         pair.seeds is not None and max(pair.seeds.first_seeds, pair.seeds.second_seeds) == 2 for pair in others.values()
     ):
-        yield Sentence("Two seeds estimate the seed noise poorly; train more.", "runs")
+        yield Sentence("Two seeds give a poor estimate of the seed noise; train more.", "runs")
     same = [pair for pair in comparison.pairs if _is_noise(comparison, pair)]
     if same:
         yield Sentence(_seeds(comparison, same), "runs")
@@ -56,7 +71,10 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
     seeds = pair.seeds
     assert seeds is not None
     if not isfinite(seeds.p):
-        return f"{one.name} and {two.name} cannot be told apart from seed noise: the seeds give no estimate of it."
+        return (
+            f"The difference in accuracy between {one.name} and {two.name} cannot be tested: the accuracy does not vary "
+            "between seeds, so there is no estimate of the seed noise."
+        )
     difference, low, high = seeds.difference, seeds.low, seeds.high
     if pair.seeds_p < SIGNIFICANT and difference < 0:
         difference, low, high = -difference, -high, -low
@@ -75,36 +93,39 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
 
 def _networks(comparison: Comparison, pair: Pair) -> str:
     """Compare two networks on the test images."""
-    one, two = comparison.models[pair.first], comparison.models[pair.second]
+    one, two = (_name(comparison, number) for number in (pair.first, pair.second))
     accuracy, count = pair.accuracy, len(comparison.labels)
     shares = f"{comparison.accuracy(pair.first):.2%} and {comparison.accuracy(pair.second):.2%}"
     interval = f"{points(accuracy.difference)} [{points(accuracy.low)}, {points(accuracy.high)}] points"
     if pair.p >= SIGNIFICANT:
         if not accuracy.first_only + accuracy.second_only:
-            return f"{one.name} and {two.name} are right and wrong on the same {count:,} test images ({shares})."
+            share = f"{comparison.accuracy(pair.first):.2%}"
+            return f"{one} and {two} classify the same test images correctly ({share} of {count:,})."
         return (
-            f"No significant difference in accuracy between {one.name} and {two.name} on {count:,} test images: "
+            f"No significant difference in accuracy between {one} and {two} on {count:,} test images: "
             f"{shares}, {interval}, p {p_value(pair.p)}."
         )
-    better, worse = (one, two) if accuracy.difference > 0 else (two, one)
-    order = (pair.first, pair.second) if better is one else (pair.second, pair.first)
-    shares = " against ".join(f"{comparison.accuracy(number):.2%}" for number in order)
-    low, high = (accuracy.low, accuracy.high) if better is one else (-accuracy.high, -accuracy.low)
-    is_one_run = one.folder.resolve() == two.folder.resolve()
-    known = one.seed is not None and two.seed is not None
+    is_first_better = accuracy.difference > 0
+    better, worse = (one, two) if is_first_better else (two, one)
+    order = (pair.first, pair.second) if is_first_better else (pair.second, pair.first)
+    shares = " vs. ".join(f"{comparison.accuracy(number):.2%}" for number in order)
+    low, high = (accuracy.low, accuracy.high) if is_first_better else (-accuracy.high, -accuracy.low)
+    models = comparison.models[pair.first], comparison.models[pair.second]
+    is_one_run = models[0].folder.resolve() == models[1].folder.resolve()
+    known = models[0].seed is not None and models[1].seed is not None
     caveat = (
         ""
         if is_one_run or not known
-        else " This is about these two networks: with one seed each, the seed alone could be the cause."
+        else " This holds for these two networks only: with one seed each, the seed alone could be the cause."
     )
     return (
-        f"{better.name} is more accurate than {worse.name} on {count:,} test images: {shares}, "
+        f"{better} is more accurate than {worse} on {count:,} test images: {shares}, "
         f"{points(abs(accuracy.difference))} [{points(low)}, {points(high)}] points, p {p_value(pair.p)}.{caveat}"
     )
 
 
 def _seeds(comparison: Comparison, pairs: list[Pair]) -> str:
-    """Describe the models that differ from the first only in their seed; their differences are noise."""
+    """Describe the models that differ from the first only in their seed, whose differences are noise."""
     setting = comparison.settings[comparison.models[0].setting]
     shares = [comparison.accuracy(number) for number in setting.models]
     if len(shares) == 1:
@@ -123,12 +144,12 @@ def _seeds(comparison: Comparison, pairs: list[Pair]) -> str:
 
 
 def _predictions(comparison: Comparison, pair: Pair) -> Iterator[Sentence]:
-    one, two, accuracy = comparison.models[pair.first], comparison.models[pair.second], pair.accuracy
-    total = accuracy.first_only + accuracy.second_only
-    if total:
-        images = f"{accuracy.first_only:,} test image{'' if accuracy.first_only == 1 else 's'}"
+    one, two = (_name(comparison, number) for number in (pair.first, pair.second))
+    accuracy = pair.accuracy
+    if accuracy.first_only + accuracy.second_only:
+        images = "1 test image is" if accuracy.first_only == 1 else f"{accuracy.first_only:,} test images are"
         yield Sentence(
-            f"{one.name} alone classifies {images} correctly, {two.name} alone {accuracy.second_only:,}.",
+            f"{images} classified correctly only by {one}, and {accuracy.second_only:,} only by {two}.",
             "disagreements",
         )
     change = _largest_change(comparison, pair)
@@ -158,8 +179,9 @@ def _largest_change(comparison: Comparison, pair: Pair) -> str:
         return ""
     classes = comparison.classes
     return (
-        f"The largest change is {classes[label]} predicted as {classes[prediction]}: "
-        f"{counts[0][label, prediction]:,} images by {one.name}, {counts[1][label, prediction]:,} by {two.name}."
+        f"The confusion that differs most is {classes[label]} predicted as {classes[prediction]}: "
+        f"{counts[0][label, prediction]:,} images by {_name(comparison, pair.first)}, "
+        f"{counts[1][label, prediction]:,} by {_name(comparison, pair.second)}."
     )
 
 
@@ -168,8 +190,8 @@ def _explanations(comparison: Comparison) -> Iterator[Sentence]:
     shown = next((one for one in pair.agreement if one.method == comparison.method), None)
     if shown is None or not isfinite(shown.mean):
         return
-    one, two = comparison.models[pair.first].name, comparison.models[pair.second].name
-    text = f"Maps of {shown.method} by {one} and {two} have a mean rank correlation of {correlation(shown)}"
+    one, two = (_name(comparison, number) for number in (pair.first, pair.second))
+    text = f"The {shown.method} maps of {one} and {two} have a mean rank correlation of {correlation(shown)}"
     noise = next((one for one in comparison.between_seeds if one.method == shown.method), None)
     if noise is not None and not _is_noise(comparison, pair):
         text += f"; other seeds of {one} give {correlation(noise)}"
@@ -195,8 +217,8 @@ def _layers(pair: Pair) -> Iterator[Sentence]:
         yield Sentence("All layers have the same representation up to rotation and scale (CKA 1.00).", "layers")
         return
     yield Sentence(
-        f"Corresponding layers are most similar at {names[most]}, with a CKA of {values[most]:.2f}, and least at "
-        f"{names[least]}, with {values[least]:.2f}.",
+        f"Corresponding layers are most similar at {names[most]} (CKA {values[most]:.2f}) and least similar at "
+        f"{names[least]} (CKA {values[least]:.2f}).",
         "layers",
     )
 
