@@ -77,7 +77,7 @@ def measure(page: Path, images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure a report, print the readings beside their bounds, and exit with 1 if one is missed."""
+    """Measure a report, print the readings next to their bounds, and exit with 1 if one is missed."""
     parser = argparse.ArgumentParser(description="Time of the network in the report.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--images", type=int, default=200)

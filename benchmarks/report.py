@@ -111,7 +111,7 @@ def measure(page: Path, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure a report, print the readings beside their bounds, and exit with 1 if one is missed."""
+    """Measure a report, print the readings next to their bounds, and exit with 1 if one is missed."""
     parser = argparse.ArgumentParser(description="Speed and size of a report in Chromium.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--rounds", type=int, default=5)

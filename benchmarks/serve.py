@@ -89,7 +89,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         run = given.run or Path(folder) / "save"
         if given.run is None and main(["run", *TRAIN.split(), "--save", str(run)]):
-            sys.exit("the training failed")
+            sys.exit("training failed")
         measured = measure(run, given.images)
     report(measured)
     if given.json is not None:

@@ -107,7 +107,7 @@ FIRST_NAMES = (
     "save_fitted",
     "load_fitted",
 )
-"""The names to know first, in the order in which one needs them; the page of the package begins with them."""
+"""Key names, in the order in which they are needed; the page of the package begins with them."""
 
 CONTRACTS = ("pellucid.data._source", "pellucid.hooks._hook")
 """Private modules that get a page, since authors of data sets and hooks need them."""
@@ -275,8 +275,8 @@ def first_sentence(value: Any) -> str:
 def first_names_entry() -> dict[str, Any]:
     """Return the search index's entry of the page of the package."""
     names = "".join(f"<p>{name}: {first_sentence(getattr(pellucid, name))}</p>" for name in FIRST_NAMES)
-    content = f'<h1 id="first-names">The names to know first</h1>{names}'
-    return guide_entry("pellucid", "API: the names to know first", "API", content, "")
+    content = f'<h1 id="first-names">Key names</h1>{names}'
+    return guide_entry("pellucid", "API: key names", "API", content, "")
 
 
 def write(path: Path, text: str) -> None:

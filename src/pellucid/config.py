@@ -402,7 +402,8 @@ class ExplainConfig:
             raise ConfigError(f"--out {self.out} has an unsupported suffix; use .html, .png, .pdf or .svg.")
         if not self.out.parent.is_dir() or self.out.is_dir():
             raise ConfigError(
-                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself."
+                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself. "
+                "Choose another file."
             )
         if self.out.resolve() in {path.resolve() for path in self.images}:
             raise ConfigError(f"--out {self.out} would overwrite the picture; choose another name.")
@@ -417,14 +418,14 @@ class CompareConfig:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="RUN[@EPOCH]", help_behavior_hint="(two or more)"),
     ] = ()
-    """Save folders of runs or inspections, the first of which is the reference; RUN@2 is epoch 2 of a run, otherwise
-    its best weights are compared. Runs that differ only in their seed show the noise."""
+    """Save folders of runs or inspections; the first one is the reference. RUN@2 selects epoch 2 of a run, RUN its best
+    weights. Runs that differ only in their seed measure the seed noise."""
     out: Annotated[Path, _path("FILE.html")] = Path("compare.html")
     """Page to write."""
     images: Annotated[int | None, Range(4), _flag("INT≥4", "200, or 50 for images larger than 64×64")] = None
     """Number of test images whose explanations and layers are compared; predictions are compared on all."""
     methods: Annotated[str, _flag("default|NAME,NAME")] = "default"
-    """Attribution methods; the first explains the images that the models disagree about.
+    """Attribution methods; the first one explains the images that the models disagree about.
     default: the method that the leaderboard of the first run recommends, then four common ones."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the runs name as their models or data."""
@@ -448,14 +449,15 @@ class CompareConfig:
         check_device(self.device)
         if len(self.runs) < 2:
             raise ConfigError(
-                f"got {len(self.runs)} run{'' if len(self.runs) == 1 else 's'} to compare; pass at least two save "
-                "folders, or two epochs of one such as save@1 save@2."
+                f"expected at least two runs to compare, got {len(self.runs)}; pass two save folders, or two epochs of "
+                "one run, such as save@1 save@2."
             )
         if self.out.suffix.lower() != ".html":
             raise ConfigError(f"--out {self.out} is not an HTML file; use a name that ends in .html.")
         if not self.out.parent.is_dir() or self.out.is_dir():
             raise ConfigError(
-                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself."
+                f"--out {self.out} cannot be written: its parent folder does not exist, or it is a folder itself. "
+                "Choose another file."
             )
 
 

@@ -213,7 +213,7 @@ def test_rank_correlations_of_two_classes_call_no_method_class_insensitive():
 def test_without_a_metric_of_faithfulness_nothing_is_recommended():
     evaluation = made({(one, "sparseness"): noisy(0.5, 1) for one in ("gradient", *CONTROLS)})
     assert evaluation.recommendation.method is None
-    assert evaluation.recommendation.reason.startswith("No metric of faithfulness was measured")
+    assert evaluation.recommendation.reason.startswith("No faithfulness metric was measured")
 
 
 def test_the_reason_for_equal_methods_is_stated_for_the_two_rules_only():
@@ -272,9 +272,9 @@ def test_deconvnet_without_pooling_ignores_the_image(measured):
     assert measured.value("deconvnet", "continuity") == 0
     assert measured.best("continuity") == "gradient"  # whose change is the smaller one of the other two
     assert measured.value("gradient", "continuity") < measured.value("input_x_gradient", "continuity")
-    assert "deconvnet: its map of a class is the same for every image." in repr(measured)
+    assert "deconvnet: its map for a given class is the same for every image." in repr(measured)
     assert "same map for every image" not in measured.recommendation.reason
-    assert "deconvnet: its map of a class is the same" in measured._repr_html_()
+    assert "deconvnet: its map for a given class is the same" in measured._repr_html_()
 
 
 def test_deconvnet_with_pooling_follows_the_image():

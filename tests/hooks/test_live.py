@@ -76,8 +76,8 @@ def test_a_wrapped_model_keeps_its_normalization_and_crop(make_scene: Maker) -> 
 def test_unsuitable_networks_are_left_out_with_a_reason(make_scene: Maker) -> None:
     scene = make_scene()
     count = sum(parameter.numel() for parameter in scene.model.parameters())
-    assert reason(scene, weights=100) == f"it has {count:,} weights, and the report carries at most 100"
-    assert reason(scene, multiply_adds=10).endswith("times per image, and the report at most 10")
+    assert reason(scene, weights=100) == f"it has {count:,} weights, and the report holds at most 100"
+    assert reason(scene, multiply_adds=10).endswith("multiplications per image, and the report allows at most 10")
     assert "2 channels" in reason(make_scene(channels=2))
     assert reason(replace(scene, logits=scene.logits * torch.nan)) == "its logits are not finite"
     assert "normalization" in reason(replace(scene, test=replace(scene.test, scale=(-2.0, 2.0))))
@@ -86,7 +86,7 @@ def test_unsuitable_networks_are_left_out_with_a_reason(make_scene: Maker) -> No
 
 def test_an_unknown_operation_is_named(make_scene: Maker) -> None:
     model = nn.Sequential(nn.LayerNorm(9), nn.Flatten(), nn.Linear(81, 4)).eval()
-    assert reason(make_scene(model=model)) == "it uses layer_norm in '0', which the interpreter does not know"
+    assert reason(make_scene(model=model)) == "it uses layer_norm in '0', which the report does not support"
 
 
 @pytest.mark.parametrize("part", ["logits", "gradient", "relevance"])
@@ -98,7 +98,7 @@ def test_a_program_that_disagrees_is_left_out(part: str, make_scene: Maker, monk
         return replace(outcome, **{part: values})
 
     monkeypatch.setattr(live, "run_program", wrong)
-    assert "of its program differ by 1.0e-03" in reason(make_scene())
+    assert "of its program differ from the network's by 1.0e-03" in reason(make_scene())
 
 
 def shapes(count: int, *, bright: bool) -> np.ndarray:

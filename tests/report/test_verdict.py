@@ -81,8 +81,8 @@ def test_a_diverged_run_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "status", "text"),
     [
-        ("run", "interrupted", "The training is not finished: results so far, up to epoch 1 of 2."),
-        ("watch", "failed", "The training is not finished: results so far, up to epoch 1 of 2."),
+        ("run", "interrupted", "Training is not finished; these are the results up to epoch 1 of 2."),
+        ("watch", "failed", "Training is not finished; these are the results up to epoch 1 of 2."),
         ("inspect", "interrupted", "The inspection is not finished, so some results are missing."),
     ],
 )
@@ -96,7 +96,7 @@ def test_an_unfinished_run_says_so_first(kind, status, text, tmp_path):
 def test_an_empty_folder_supports_no_claim(tmp_path):
     store = Store(tmp_path)
     store.begin(run_record(test_accuracy=None, status="interrupted"))
-    assert texts(store) == ["The training has not finished an epoch."]
+    assert texts(store) == ["Training has not completed an epoch yet."]
 
 
 def test_failures_name_each_hook_once(tmp_path):

@@ -100,7 +100,7 @@ def test_images_are_matched_by_their_pixels_and_labels() -> None:
     rows, notes = align([first, second])
     assert [own.tolist() for own in rows] == [[0, 1, 2, 3], [4, 0, 2, 1]]  # equal images keep their order
     assert notes == [
-        "The models have different test images; everything here is about the 4 that all of them have (of 5 each)."
+        "The models have different test images; the comparison covers the 4 that all of them have (of 5 each)."
     ]
 
 
@@ -149,7 +149,7 @@ def test_other_classes_are_refused_and_numbers_take_names() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["save"], "got 1 run to compare; pass at least two save folders"),
+        (["save"], "expected at least two runs to compare, got 1; pass two save folders"),
         (["a", "b", "--out", "page.pdf"], "--out page.pdf is not an HTML file"),
         (["a", "b", "--images", "2"], "--images must be at least 4, got 2"),
         (["a", "b", "--methods", "gradent"], "no method 'gradent'; did you mean 'gradient'"),

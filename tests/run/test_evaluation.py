@@ -32,7 +32,7 @@ def test_evaluate_uses_the_masks_of_the_run(small, capsys):
     assert main(["evaluate", str(small), *asked]) == 0
     output = capsys.readouterr().out
     assert "lrp.epsilon" in output
-    assert "No metric of faithfulness was measured" in output
+    assert "No faithfulness metric was measured" in output
     saved = json.loads((small / "evaluation" / "evaluation.json").read_text())
     assert saved["images"] == 20
     assert {row["metric"] for row in saved["rows"]} == {"relevance_mass", "sparseness"}

@@ -160,7 +160,7 @@ def test_pictures_can_be_opened_and_inverted(visit: Any, server: LiveServer, tmp
     shown(tab, f"gradient {prediction(server, 9)} 9")
     before = canvas_steps(tab)
     tab.locator("#live-file").set_input_files(tmp_path / "digit.png")
-    until(tab, lambda: "Your picture" in tab.locator("#live .image figcaption").text_content())
+    until(tab, lambda: "Your image" in tab.locator("#live .image figcaption").text_content())
     tab.get_by_label("Invert colors").check()
     until(tab, lambda: np.abs(canvas_steps(tab) - before).max() <= 1)
     (tmp_path / "text.png").write_text("no picture")

@@ -183,7 +183,7 @@ def test_an_evaluation_prints_as_a_table() -> None:
     assert columns.split() == ["completeness", "↓", "sparseness", "↑"]
     assert first.split() == ["input_x_gradient", "0.000*", f"{result.value('input_x_gradient', 'sparseness'):.3f}*"]
     assert [line.split()[0] for line in controls] == ["random", "constant", "sobel", "input"]
-    assert conclusion == result.recommendation.reason == "No metric of faithfulness was measured, such as selectivity."
+    assert conclusion == result.recommendation.reason == "No faithfulness metric was measured, such as selectivity."
 
 
 def test_measurements_are_named_as_in_earlier_versions(tmp_path) -> None:

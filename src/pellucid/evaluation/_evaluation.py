@@ -177,7 +177,7 @@ class Evaluation:
     def recommendation(self) -> Recommendation:
         """The method to use by this evaluation, with the reason; `Recommendation.method` is None if it supports none.
 
-        The method is significantly better than every control in a metric of faithfulness (such as `selectivity`), and
+        The method is significantly better than every control in a faithfulness metric (such as `selectivity`), and
         worse than none in any. Its map depends on the image, on the class and on the weights. Statistical ties are
         broken by the other metrics.
         """
@@ -202,7 +202,7 @@ class Evaluation:
         same under every shift of `continuity`.
         """
         if self.same_map is not None:
-            return dict.fromkeys(self.same_map, "its map of a class is the same for every image")
+            return dict.fromkeys(self.same_map, "its map for a given class is the same for every image")
         shifts = [
             metric
             for metric, about in self.metrics.items()

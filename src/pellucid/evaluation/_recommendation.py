@@ -32,20 +32,20 @@ class Recommendation:
     tied: tuple[str, ...] = ()
     """Methods whose faithfulness does not differ significantly from the recommended one's."""
     metrics: tuple[str, ...] = ()
-    """Metrics of faithfulness that were measured."""
+    """Faithfulness metrics that were measured."""
 
 
 def recommend(evaluation: "Evaluation") -> Recommendation:
     """Return the recommended method with its reason.
 
-    Candidates are significantly better than every control in a metric of faithfulness and worse than none in any, and
-    their maps depend on the image, on the class and on the weights. Those that lead in most metrics of faithfulness
+    Candidates are significantly better than every control in a faithfulness metric and worse than none in any, and
+    their maps depend on the image, on the class and on the weights. Those that lead in most faithfulness metrics
     remain: the best, and the ones that do not differ significantly from it. Of several, the one with the most
     significant advantages over the others in all other metrics is recommended, or else the one with the best mean.
     """
     metrics = _faithfulness(evaluation)
     if not metrics:
-        return Recommendation(None, f"No metric of faithfulness was measured, such as {FAITHFULNESS[0]}.")
+        return Recommendation(None, f"No faithfulness metric was measured, such as {FAITHFULNESS[0]}.")
     faithful, notes = _qualified(evaluation, metrics), remarks(evaluation)
     leaders = _leaders(evaluation, [method for method in faithful if method not in notes], metrics)
     refused = [method for method in _leaders(evaluation, faithful, metrics) if method in notes]
@@ -64,7 +64,7 @@ def recommend(evaluation: "Evaluation") -> Recommendation:
 
 
 def most_faithful(evaluation: "Evaluation") -> tuple[str, ...]:
-    """Return the methods that lead in most metrics of faithfulness: the best, and those tied with it.
+    """Return the methods that lead in most faithfulness metrics: the best, and those tied with it.
 
     Every one is significantly better than every control in one of these metrics, and worse than none in any.
     """

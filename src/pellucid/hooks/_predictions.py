@@ -40,7 +40,7 @@ def predictions_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> Predict
 
 
 def losses_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> list[float]:
-    """Return the loss of the test images at `indices`: the cross entropy in nats, with six significant digits."""
+    """Return the loss of the test images at `indices`: the cross-entropy in nats, with six significant digits."""
     chosen = torch.as_tensor(indices, dtype=torch.int64)
     # float, because half precision has too few digits
     logs = scene.logits[chosen].float().log_softmax(1)
@@ -52,7 +52,7 @@ def losses_of(scene: Scene, indices: Sequence[int] | np.ndarray) -> list[float]:
 def by_loss(scene: Scene) -> tuple[list[int], torch.Tensor]:
     """Return the test images of the selected classes by decreasing loss, as indices, and the loss of every test image.
 
-    The loss is the cross entropy in nats. Ties keep the order of the test set; NaN counts as an infinite loss.
+    The loss is the cross-entropy in nats. Ties keep the order of the test set; NaN counts as an infinite loss.
     """
     # float, because half precision has too few digits to rank by loss
     losses = -scene.logits.float().log_softmax(1).gather(1, scene.test.labels[:, None])[:, 0]

@@ -38,7 +38,7 @@ class ConfusionMatrix(Hook):
         The second artifact, `images`, holds test images of each cell: the array `thumbnails` (image, side, side,
         channel), and the numbers `indices`, `labels`, `predictions` and `confidences`. The third, `predictions`, holds
         one value per test image: the arrays `labels`, `predictions`, `confidences` (probability of the prediction) and
-        `losses` (cross entropy in nats).
+        `losses` (cross-entropy in nats).
         """
         count = len(scene.classes)
         predictions = scene.logits.argmax(1)

@@ -63,7 +63,7 @@ class Gallery(Hook):
 
         The artifact `pairs` has up to 200 misclassified images (those with the largest loss first) and a seeded sample
         of correct ones, as far as they are not in the main artifact. `classes` are the two classes of each image: the
-        predicted one, and the true one or the runner-up. `losses` are cross entropies in nats.
+        predicted one, and the true one or the runner-up. `losses` are cross-entropies in nats.
         """
         allowance, options = Allowance(scene, "gallery"), partial(_options, scene)
         if not len(scene.test):

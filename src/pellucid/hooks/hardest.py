@@ -44,7 +44,7 @@ class Hardest(Hook):
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """Yield a figure with the arrays `source` and `relevance` (image, channel, height, width) and numbers.
 
-        The loss is the cross entropy in nats. `method` is the first of `--methods`, or LRP; if it does not apply to the
+        The loss is the cross-entropy in nats. `method` is the first of `--methods`, or LRP; if it does not apply to the
         model, `refused` has the reason and the gradient is used instead. `scale_limits` has one value per image: the
         relevance at the end of its color scale. `chosen_classes` are the classes selected by `--classes`, to which the
         images are restricted, or None.

@@ -92,7 +92,7 @@ class Live(Hook):
             raise PellucidError("its logits are not finite")
         weights = sum(parameter.numel() for parameter in scene.model.parameters())
         if weights > self.weights:
-            raise PellucidError(f"it has {weights:,} weights, and the report carries at most {self.weights:,}")
+            raise PellucidError(f"it has {weights:,} weights, and the report holds at most {self.weights:,}")
         allowance = Allowance(scene, "live")
         checks = allowance.affordable(PASSES if allowance.is_limited else 0, min(self.checks, len(scene.test)))
         if not checks:
@@ -104,10 +104,10 @@ class Live(Hook):
             program = export_program(model, images[:1])
         if len(program.weights) + len(program.indices) > self.weights:
             count = len(program.weights) + len(program.indices)
-            raise PellucidError(f"it needs {count:,} numbers, and the report carries at most {self.weights:,}")
+            raise PellucidError(f"it needs {count:,} stored numbers, and the report holds at most {self.weights:,}")
         if program.multiply_adds > self.multiply_adds:
             count, most = program.multiply_adds, self.multiply_adds
-            raise PellucidError(f"it multiplies {count:,} times per image, and the report at most {most:,}")
+            raise PellucidError(f"it needs {count:,} multiplications per image, and the report allows at most {most:,}")
         _check(model, program, images)
         return program
 
@@ -141,7 +141,9 @@ def _check(model: nn.Module, program: Program, images: Tensor) -> None:
         # the median: a unit within rounding of a kink may differ in one image, an error of the export in all of them
         typical = float(np.median(gap))
         if not typical <= TOLERANCE:
-            raise PellucidError(f"the {name} of its program differ by {typical:.1e} (relative to the largest)")
+            raise PellucidError(
+                f"the {name} of its program differ from the network's by {typical:.1e}, relative to the largest value"
+            )
 
 
 def _gaps(own: list[np.ndarray], expected: np.ndarray) -> list[float]:

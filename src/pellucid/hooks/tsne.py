@@ -38,7 +38,7 @@ class TSNE(Hook):
 
         `neighbors` (point, neighbor) are the 8 nearest points in the embedding itself, not in the plane, nearest first,
         as positions in `indices`. `thumbnails` are bytes (point, side, side, channel). The numbers have the losses
-        (cross entropy in nats), and `lossless_size`, the height and width of the images, if the thumbnails are exact.
+        (cross-entropy in nats), and `lossless_size`, the height and width of the images, if the thumbnails are exact.
         `trustworthiness` and `knn_accuracy` (10 nearest neighbors, leave-one-out) describe the points in the plane, in
         0…1; `knn_accuracy_embedding` describes the embedding itself. Raises `ModelError` if the embedding is not
         finite.

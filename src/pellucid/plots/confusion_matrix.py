@@ -36,7 +36,7 @@ def confusion_matrix(
 ) -> Figure:
     """Draw `counts` (truth, prediction), with `recall` in the right margin and `precision` in the bottom margin.
 
-    Correct predictions are blue by their share of the row. Errors are orange by their number, on a scale of their own
+    Correct predictions are blue by their share of the row. Errors are orange by their number, on their own scale
     that ends at the largest one, so that rare errors are visible; the margins are blue. With `has_others`, the last row
     and column sum up all other classes, and the scale of the errors disregards them. Cells show their numbers if there
     is room: three digits up to about 50 classes, recall and precision up to about 60. An undefined value (NaN) is shown

@@ -2,7 +2,7 @@
 
 - `_page`: `write_report`, which fills the templates, scripts and styles in `page/`
 - `_material`: the files of a run, read defensively; `_pictures` downsizes and encodes its figures, `_tiles` its arrays
-- `_head`: the facts at the top of the page; `_mistakes`: the misclassified images beside them
+- `_head`: the facts at the top of the page; `_mistakes`: the misclassified images next to them
 - `_verdict`: conclusions in sentences; `_recommended`: the attribution method that the leaderboard recommends
 - `_summary`: `summary.png`, a run in one picture
 - `_gallery`: the relevance maps of the hook `gallery`, checked for the sections that show them

@@ -209,7 +209,7 @@ class Material:
         self.note(f"{entry['path']} cannot be shown: {reason}.")
 
     def attempt(self, part: str, work: Callable[[], T], absent: T) -> T:
-        """Return the result of `work`; after an unexpected error, which must not break the page, note it: `absent`."""
+        """Return the result of `work`, or `absent` with a note after an error, which must not break the page."""
         try:
             return work()
         except Exception as error:  # noqa: BLE001

@@ -27,7 +27,7 @@ __all__ = ["fill", "render", "render_report", "write_report"]
 MOST_BYTES = 14_500_000
 """Maximum size of the page."""
 OVERVIEW = ("curves",)
-"""Sections shown beside the verdict, at the top of the page."""
+"""Sections shown next to the verdict, at the top of the page."""
 PARTS = {
     "draw": ("interpreter.js", "strokes.js"),
     "explain": (

@@ -37,13 +37,13 @@ class Section:
     notes: tuple[str, ...] = field(default=())
     """Remarks about missing, downsampled or refused content."""
     label: str = ""
-    """Short title for the bar of contents; the title up to its colon or parenthesis by default."""
+    """Short title for the navigation bar; the title up to its colon or parenthesis by default."""
     hook: str | tuple[str, ...] | None = None
     """Hooks whose static figures this section replaces; None: the hook of the same name, "": no hook."""
 
     @property
     def short_title(self) -> str:
-        """Title in the bar of contents.
+        """Title in the navigation bar.
 
         >>> Section("a", "figures", "Embedding (t-SNE): which images look alike?", "", {}).short_title
         'Embedding'

@@ -58,10 +58,10 @@ def _unfinished(material: Material) -> list[Sentence]:
         return [Sentence("The inspection is not finished, so some results are missing.")]
     done = material.metrics[-1]["epoch"] if material.metrics else None
     if done is None:
-        return [Sentence("The training has not finished an epoch.")]
+        return [Sentence("Training has not completed an epoch yet.")]
     planned = material.run.get("epochs")
     of = f" of {planned}" if isinstance(planned, int) else ""
-    return [Sentence(f"The training is not finished: results so far, up to epoch {done}{of}.")]
+    return [Sentence(f"Training is not finished; these are the results up to epoch {done}{of}.")]
 
 
 def shown_epoch(material: Material) -> int | None:
@@ -134,7 +134,7 @@ def _details(
 
 
 def _misclassified_of(accuracy: float, images: Any) -> str:
-    """Return the number of errors among `images`; empty if that is no number with this accuracy."""
+    """Return the number of errors among `images`; empty if the accuracy does not give a whole number."""
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
         return ""
     wrong = round((1 - accuracy) * images)
@@ -219,8 +219,11 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
     if unchanged := [name_of(one) for one in weight_insensitive(evaluation)]:
         texts.append(f"{listed(unchanged)} {'does' if len(unchanged) == 1 else 'do'} not depend on the weights.")
     if constant := [name_of(one) for one in evaluation.constant_maps]:
-        change = "is the same for every image" if evaluation.same_map else "does not change when the image is shifted"
-        texts.append(f"The map of a class by {listed(constant, 'or')} {change}.")
+        gives = "gives" if len(constant) == 1 else "give"
+        if evaluation.same_map:
+            texts.append(f"For a given class, {listed(constant)} {gives} every image the same map.")
+        else:
+            texts.append(f"{listed(constant)} {gives} maps that do not change when the image is shifted.")
     return [Sentence(text, "leaderboard") for text in texts]
 
 

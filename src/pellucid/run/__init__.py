@@ -10,9 +10,9 @@
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`
-  tells seeds from settings, `comparison_maps`, `compared_images` and `compared_layers` fill the page
+  separates seeds from settings, `comparison_maps`, `compared_images` and `compared_layers` fill the page
 - `reopening`: the model and the test images of a saved inspection
 - `serving`: `pellucid serve`; `serving_http`: its server; `serving_request`: checks what clients send;
-  `serving_maps`: computes what they ask for
+  `serving_maps`: computes the requested maps
 - `evaluation`, `ground_truth`, `export`: the work of `pellucid evaluate`, `ground-truth` and `export`
 """

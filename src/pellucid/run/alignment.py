@@ -27,7 +27,7 @@ def common_classes(models: Sequence[Loaded]) -> tuple[str, ...]:
         first, other = models[0], next(one for one in models if one.classes != models[0].classes)
         raise ConfigError(
             f"{first.folder} and {other.folder} have different classes: {_listed(first.classes)} and "
-            f"{_listed(other.classes)}. Compare models of one set of classes, in the same order."
+            f"{_listed(other.classes)}. Compare models that have the same classes in the same order."
         )
     return next(iter(named))
 
@@ -58,7 +58,7 @@ def align(models: Sequence[Loaded]) -> tuple[list[np.ndarray], list[str]]:
     sizes = {len(one.outcome.labels) for one in models}
     if len(order) < max(sizes):
         notes.append(
-            f"The models have different test images; everything here is about the {len(order):,} that all of them "
+            f"The models have different test images; the comparison covers the {len(order):,} that all of them "
             f"have ({_counts(models)})."
         )
     return rows, notes
@@ -93,7 +93,7 @@ def _digests(images: ImageSet) -> list[bytes]:
 
 
 def _numbered(digests: Sequence[bytes]) -> dict[object, int]:
-    """Number equal images, so that each has a key of its own."""
+    """Number equal images, so that each has its own key."""
     seen: Counter[bytes] = Counter()
     keys: dict[object, int] = {}
     for row, digest in enumerate(digests):

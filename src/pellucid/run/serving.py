@@ -22,7 +22,7 @@ def serve_run(config: ServeConfig) -> int:
     """Serve a run until interrupted, which raises `KeyboardInterrupt`.
 
     Raises `SaveError` if the folder holds no run with weights, and `ConfigError` for a port that cannot be used. The
-    run may still be training: its best weights so far are loaded once, and its report is read anew for each page.
+    run may still be training: its best weights so far are loaded once, and its report is read again for each page.
     """
     live = load_live_run(config)
     page = ServedPage(config.run, live)

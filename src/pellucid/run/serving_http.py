@@ -44,7 +44,7 @@ ROUTES = {
     "/api/misclassified": "GET",
     "/api/map": "POST",
 }
-"""Paths and their methods; no path is one of a file."""
+"""Paths and their HTTP methods; no path refers to a file."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -57,7 +57,7 @@ HEADERS = {
 
 
 class Refused(PellucidError):
-    """A request that is not answered, with its HTTP status."""
+    """A rejected request, with its HTTP status."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -104,14 +104,14 @@ class LiveServer(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_port}/"
 
     def server_bind(self) -> None:
-        """Bind without the look-up of the computer's name, which can take seconds without a network."""
+        """Bind without looking up the name of the computer, which can take seconds without a network."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(self.allow_reuse_address))
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own, unless there are too many."""
+        """Answer in a new thread, unless there are too many."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -138,7 +138,7 @@ class LiveServer(ThreadingHTTPServer):
                 self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Print the traceback of an unexpected error; a client that leaves is none."""
+        """Print the traceback of an unexpected error; a client that disconnects is not an error."""
         if not isinstance(sys.exception(), OSError | Canceled):
             traceback.print_exc()
 
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_sender(self) -> None:
         names = self.server.names
         if self.headers.get_all("Host") not in [[name] for name in names]:
-            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this server answers at {names[0]} only.")
+            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this server is only reachable as {names[0]}.")
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "none")
         is_page = self.command != "POST" and urlsplit(self.path).path == "/"
         is_foreign = origin is not None and origin not in [f"http://{name}" for name in names]
@@ -215,9 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
         # at most nine digits, since int() refuses thousands of them
         route = re.sub(r"\A/api/images/[0-9]{1,9}\Z", "/api/images/INDEX", path)
         if route not in ROUTES:
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is nothing here; this server has {', '.join(ROUTES)}.")
+            raise Refused(HTTPStatus.NOT_FOUND, f"unknown path; this server has {', '.join(ROUTES)}.")
         if ROUTES[route] != ("POST" if self.command == "POST" else "GET"):
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} answers to {ROUTES[route]}, not to {self.command}.")
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} accepts {ROUTES[route]}, not {self.command}.")
 
     def _body(self) -> bytes:
         """Receive the body of a request. Raises `Refused` unless it is JSON of an acceptable length."""
@@ -228,11 +228,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._discard(int(length))
             raise Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the request has {int(length):,} bytes; at most {MOST_BYTES:,} are read. Send a smaller picture.",
+                f"the request has {int(length):,} bytes; the limit is {MOST_BYTES:,}. Send a smaller image.",
             )
         if self.headers.get_content_type() != "application/json":
             self._discard(int(length))
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the request is not of the type application/json.")
+            raise Refused(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                f"expected Content-Type application/json, got {self.headers.get_content_type()}.",
+            )
         body = self.rfile.read(int(length))
         if len(body) != int(length):
             raise Refused(HTTPStatus.BAD_REQUEST, f"the request ends after {len(body)} of {int(length)} bytes.")

@@ -36,7 +36,7 @@ MOST_SECONDS = 300.0
 MOST_WAITING = 8
 """Maximum number of computations that wait for their turn."""
 SECONDS_BETWEEN_CHECKS = 0.05
-"""Time between checks for a client that has left."""
+"""Time between checks for a client that has disconnected."""
 KEPT_ANALYZERS = 64
 """Analyzers to keep: fitting one takes seconds."""
 
@@ -46,7 +46,7 @@ class Busy(PellucidError):
 
 
 class Canceled(PellucidError):
-    """The client has left, so nobody waits for the result."""
+    """The client has disconnected, so nobody waits for the result."""
 
 
 class TimeUp(PellucidError):
@@ -54,7 +54,7 @@ class TimeUp(PellucidError):
 
 
 class Job:
-    """A computation for one client, which ends early once the client has left or the time is up."""
+    """A computation for one client, which ends early once the client has disconnected or the time is up."""
 
     def __init__(self, is_gone: Callable[[], bool], seconds: float = MOST_SECONDS) -> None:
         self._is_gone, self._seconds = is_gone, seconds
@@ -72,7 +72,7 @@ class Job:
             return
         self._checked = now
         if self._is_gone():
-            raise Canceled("the client has left.")
+            raise Canceled("the client has disconnected.")
 
 
 class LiveRun:

@@ -42,7 +42,7 @@ class Asked:
     """Class, by index or name; None: the predicted class."""
     options: Mapping[str, Any] = field(default_factory=dict)
     index: int | None = None
-    """Index of a test image, unless the request has an image of its own."""
+    """Index of a test image, unless the request contains an image."""
     pixels: Any = None
     """Nested lists of numbers in [0, 1]."""
     picture: bytes | None = None

@@ -198,7 +198,7 @@ def test_errors_are_scaled_among_themselves(tmp_path, chromium, scheme):
         assert np.abs(high - low).max() > 0.2
         legend = tab.locator("#confusion_matrix .scales").inner_text().split()
         most = counts[is_error].max()
-        assert " ".join(legend) == f"0% 100% correct: share of the row 0 {most} errors: images, on a scale of their own"
+        assert " ".join(legend) == f"0% 100% correct: share of the row 0 {most} errors: images, on their own scale"
         heads = tab.locator("#confusion_matrix th.axis").all_inner_texts()
         assert heads == ["prediction", "true class"]
         assert faults(tab, "#confusion_matrix") == []

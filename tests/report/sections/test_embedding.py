@@ -118,7 +118,7 @@ def test_thumbnails_are_lossless(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "is_exact"), [([5, 5], True), ([4, 5], True), ([6, 6], False), ([4, 4], False)])
-def test_exact_pixels_are_told_from_downsampled_ones(tmp_path: Path, size: list[int], is_exact: bool) -> None:
+def test_exact_pixels_are_distinguished_from_downsampled_ones(tmp_path: Path, size: list[int], is_exact: bool) -> None:
     keep(tmp_path, 0, POINTS, {**FIRST, "lossless_size": size}, thumbnails=THUMBNAILS)
     section, material = made(tmp_path)
     assert (section is not None) == is_exact  # a size that cannot be is a damage

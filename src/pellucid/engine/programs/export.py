@@ -110,7 +110,7 @@ class _Writer:
         return place
 
 
-def _unknown(node: Node, why: str = "which the interpreter does not know") -> UnsupportedOperation:
+def _unknown(node: Node, why: str = "which the report does not support") -> UnsupportedOperation:
     return UnsupportedOperation(f"it uses {node.place}, {why}")
 
 

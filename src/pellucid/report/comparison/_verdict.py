@@ -72,8 +72,8 @@ def _settings(comparison: Comparison, pair: Pair) -> str:
     assert seeds is not None
     if not isfinite(seeds.p):
         return (
-            f"The difference in accuracy between {one.name} and {two.name} cannot be tested: the accuracy does not vary "
-            "between seeds, so there is no estimate of the seed noise."
+            f"The difference in accuracy between {one.name} and {two.name} cannot be tested: the accuracy does not "
+            "vary between seeds, so there is no estimate of the seed noise."
         )
     difference, low, high = seeds.difference, seeds.low, seeds.high
     if pair.seeds_p < SIGNIFICANT and difference < 0:

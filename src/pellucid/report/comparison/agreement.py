@@ -18,7 +18,7 @@ def agreement(comparison: Comparison) -> Section | None:
     return Section(
         name="agreement",
         kind="compare_agreement",
-        title="Explanations: do they look at the same pixels?",
+        title="Agreement of explanations: do the models use the same pixels?",
         label="Explanations",
         lead=f"Mean rank correlation (Spearman, over the pixels) of both models' maps for the true class of "
         f"{comparison.explained_images:,} test images, with its 95% bootstrap interval over images. 1: the same order "

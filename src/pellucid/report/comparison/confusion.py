@@ -1,4 +1,4 @@
-"""Confusion matrices of two models, subtracted."""
+"""Difference of the confusion matrices of two models."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def confusion(comparison: Comparison) -> Section:
     return Section(
         name="confusion",
         kind="compare_confusion",
-        title="Confusion matrices subtracted",
+        title="Difference of the confusion matrices",
         label="Confusion",
         lead="Number of test images of each true class (row) and prediction (column): the first model minus the other. "
         "Red: more images by the first; blue: more by the other.",

@@ -12,23 +12,23 @@ __all__ = ["disagreements"]
 
 
 def disagreements(comparison: Comparison) -> Section | None:
-    """Build the section; None if the models are right and wrong on the same images."""
+    """Build the section; None if both models classify the same images correctly."""
     pairs = [_pair(comparison, pair) for pair in comparison.pairs]
     if not any(pair["rows"] for pair in pairs):
         return None
     method = comparison.method
     maps = (
-        f" The maps are by {method}, on one scale per image: red pixels are evidence for the class, blue ones against "
-        "it."
+        f" The maps are by {method}, with one color scale per image. Red is evidence for the class, blue is evidence "
+        "against it."
         if method
         else ""
     )
     return Section(
         name="disagreements",
         kind="compare_images",
-        title="Disagreements: images only one of them classifies correctly",
+        title="Disagreements: images that only one model classifies correctly",
         label="Disagreements",
-        lead=f"Those with the most confident mistakes come first.{maps}",
+        lead=f"The most confident mistakes come first.{maps}",
         data={
             "names": [model.name for model in comparison.models],
             "classes": comparison.classes,

@@ -52,7 +52,7 @@ def embedding(comparison: Comparison) -> Section | None:
             "planes": planes,
             "sprite": _sprite(comparison, rows),
         },
-        notes=(f"Without t-SNE points of these weights: {', '.join(missing)}.",) if missing else (),
+        notes=(f"No t-SNE points are stored for: {', '.join(missing)}.",) if missing else (),
         hook="",
     )
 

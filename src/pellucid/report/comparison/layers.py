@@ -25,7 +25,7 @@ def layers(comparison: Comparison) -> Section | None:
     return Section(
         name="layers",
         kind="compare_layers",
-        title="Similarity of layers (linear CKA)",
+        title="Layer similarity (linear CKA)",
         label="Layers",
         lead=f"Centered kernel alignment (Kornblith et al., 2019) of the outputs of layers with weights, over "
         f"{comparison.layer_images:,} test images, with the unbiased estimator. 1: the same representation up to "

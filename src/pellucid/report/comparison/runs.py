@@ -28,7 +28,7 @@ def runs(comparison: Comparison) -> Section:
     return Section(
         name="runs",
         kind="compare_runs",
-        title="Runs and settings that differ",
+        title="Runs: accuracy and differing settings",
         label="Runs",
         lead=f"Accuracy and loss (cross-entropy in nats) on {len(comparison.labels):,} test images of "
         f"{comparison.title}, and every setting that differs.",

@@ -1,4 +1,4 @@
-/* Confusion matrices subtracted. data: {names, classes, pairs: [{second, chosen: [classes], first: counts, other: counts}]}.
+/* Difference of two confusion matrices. data: {names, classes, pairs: [{second, chosen: [classes], first: counts, other: counts}]}.
    Also `pellucid.walkGrid`, which lets the reader walk through the cells of a table. */
 (() => {
   const STRONGEST = 45; // percent of the color, so that text on it stays readable

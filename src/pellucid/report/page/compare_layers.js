@@ -1,4 +1,4 @@
-/* Similarity of layers. data: {names, pairs: [{second, first_layers, other_layers, values: CKA or null}]}. */
+/* Similarity of the layers of two models. data: {names, pairs: [{second, first_layers, other_layers, values: CKA or null}]}. */
 (() => {
   const STRONGEST = 55; // percent of the color, so that text on it stays readable
 

@@ -60,7 +60,7 @@
   };
 
   const differences = (page, { names, pairs }) => table(page,
-    [`${names[0]} minus`, "Points [95%]", "p", `Only ${names[0]} correct`, "Only the other correct", "Over seeds, points [95%]"],
+    [`${names[0]} minus`, "Points [95% interval]", "p", `Only ${names[0]} correct`, "Only the other correct", "Over seeds, points [95% interval]"],
     pairs.map((pair) => {
       const cells = [interval(pair.images), pValue(pair.images.p), pair.images.first_only.toLocaleString("en"),
         pair.images.second_only.toLocaleString("en"), overSeeds(pair, page)];
@@ -74,7 +74,7 @@
       ...differing.map((row) => line(page, row)),
     ]));
     root.querySelector(".differences").append(differences(page, data));
-    root.querySelector(".remark").textContent = "Percentage points on these test images, with the interval of Agresti and Min (2005); p "
+    root.querySelector(".remark").textContent = "Percentage points on these test images, with the interval of Agresti and Min (2005). The p value "
       + "is that of the exact McNemar test. Over seeds: Welch's t-test of the accuracies. p values are adjusted for the number "
       + "of comparisons (Holm).";
     root.querySelector(".same summary").textContent = `${page.many(same.length, "equal setting")}`;

@@ -64,7 +64,7 @@ images, `differences` their predictions minus the labels; both may be missing. *
       page.element("span", { class: "ends" }, low), page.element("span", { class: "track", "aria-hidden": "true" }),
       page.element("span", { class: "ends" }, high), page.element("span", {}, text));
     return [scale("right", "0%", "100%", "correct: share of the row"),
-      ...(most ? [scale("wrong", "0", most.toLocaleString("en"), "errors: images, on a scale of their own")] : [])];
+      ...(most ? [scale("wrong", "0", most.toLocaleString("en"), "errors: images, on their own scale")] : [])];
   };
 
   const move = (key, [row, column], size) => {

@@ -185,7 +185,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
         : [page.opener(index, {}, `Test image ${index}`), label === null ? "" : `, labeled ${name(label)}`, at.strokes.length ? ", edited" : ""]));
       const { prediction, probabilities } = result;
       find(".answer").replaceChildren(prediction === null ? "The logits are not finite, so there is no prediction."
-        : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with ${percent(probabilities[prediction])}`));
+        : name(prediction), prediction === null ? "" : page.element("small", {}, `predicted with probability ${percent(probabilities[prediction])}`));
       showBars(result);
       find(".maps").hidden = result.maps === null;
       if (result.maps) showMaps(result);
@@ -259,7 +259,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       const others = [["biases", bias], ["stabilizers", stabiliser], ["constants", constant]]
         .filter(([, value]) => Math.abs(value) > 1e-4 * Math.max(1, Math.abs(logit)));
       const parts = [["pixels", pixels], ...others].map(([part, value]) => `${part} ${page.signed(value)}`).join(", ");
-      find(".sum").textContent = `${gap <= 1e-3 * Math.max(1, Math.abs(logit)) ? "LRP-ε adds up to the logit" : "LRP-ε misses the logit"}: `
+      find(".sum").textContent = `${gap <= 1e-3 * Math.max(1, Math.abs(logit)) ? "LRP-ε adds up to the logit" : "LRP-ε does not add up to the logit"}: `
         + `${parts}; logit ${page.signed(logit)}.`;
     };
 

@@ -81,7 +81,7 @@ Dots of a higher order are drawn later, on top of the others.
         at: lossShare,
         ticks: data.loss_range ? lossTicks(data.loss_range) : [],
         write: tickText,
-        describe: `Loss (cross entropy) from ${lossLow} to ${lossHigh} nats on a logarithmic scale, over all epochs; smaller losses have the color of ${lossLow}. Rings: misclassified.`,
+        describe: `Loss (cross-entropy) from ${lossLow} to ${lossHigh} nats on a logarithmic scale, over all epochs; smaller losses have the color of ${lossLow}. Rings: misclassified.`,
       }),
       confidence: scaled({
         text: "Confidence",

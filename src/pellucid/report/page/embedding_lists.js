@@ -78,7 +78,7 @@ row is the position of an image in `indices`.
     title.textContent = row === null || areExact ? "Nearest neighbors in the embedding" : "Nearest neighbors in this plane";
     list.replaceChildren(...(row === null ? [] : rows.map((other) => tile(plot, page, other))));
     if (row === null) {
-      text.textContent = "Click a dot to see the images that are most similar to the network.";
+      text.textContent = "Click a dot to see the images that the network finds most similar.";
       return;
     }
     const dot = plot.dot(row);

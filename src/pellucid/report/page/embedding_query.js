@@ -133,7 +133,7 @@ A dot is {index, label, prediction, confidence, loss}; labels and predictions ar
   const syntax = (first, second) => [
     [first, "a class, as the true class or the prediction; part of a name is enough"],
     [`true ${first} predicted ${second}`, `the true class and the prediction; also ${first} → ${second}`],
-    [`${first} ${second}`, "one class taken for the other, either way"],
+    [`${first} ${second}`, "one class predicted as the other, in either direction"],
     ["index 1234", "an index in the test set; also index 10-20"],
     ["wrong", "misclassified images; also correct"],
     ["loss > 2", "also confidence < 60%"],

@@ -26,7 +26,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
   const call = async (path, options = {}, name = null) => {
     const answer = await fetch(path, options).catch((error) => {
       if (error.name === "AbortError") throw error;
-      throw new Error("The server does not answer; it may have been stopped. Start it again with pellucid serve.");
+      throw new Error("The server does not respond; it may have been stopped. Start it again with pellucid serve.");
     });
     const content = await answer.json();
     if (!answer.ok) {
@@ -43,10 +43,10 @@ Both reject with an Error whose message is the server's, for people to read; aft
 
   /* Encode a file in base64. */
   const encoded = (file) => new Promise((resolve, reject) => {
-    if (file.size > MOST_BYTES) throw new Error(`The picture has ${(file.size / 1e6).toFixed(1)} MB; at most ${MOST_BYTES / 1e6} MB are read.`);
+    if (file.size > MOST_BYTES) throw new Error(`The image file has ${(file.size / 1e6).toFixed(1)} MB; the limit is ${MOST_BYTES / 1e6} MB.`);
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => reject(new Error("The picture cannot be read."));
+    reader.onerror = () => reject(new Error("The image file cannot be read."));
     reader.readAsDataURL(file);
   });
 
@@ -99,10 +99,10 @@ Both reject with an Error whose message is the server's, for people to read; aft
       find(".map .outline")?.remove();
       const outline = page.outline(map.image.size, map.image.channels, map.image.bytes);
       if (outline) canvas.after(outline);
-      const shown = map.image.index === null ? "your picture" : `test image ${map.image.index}`;
+      const shown = map.image.index === null ? "your image" : `test image ${map.image.index}`;
       find(".image canvas").setAttribute("aria-label", shown);
       canvas.setAttribute("aria-label", `Relevance of ${shown} by ${map.method} for class ${name(map.class)}`);
-      find(".image figcaption").textContent = map.image.index === null ? "Your picture, as the network receives it" : `Test image ${map.image.index}`;
+      find(".image figcaption").textContent = map.image.index === null ? "Your image, as the network receives it" : `Test image ${map.image.index}`;
       find(".map figcaption").textContent = `${map.method} for class ${name(map.class)}`;
     };
 
@@ -127,7 +127,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
     const compute = async () => {
       clearTimeout(timer);
       control?.abort();
-      if (at.index === null && !at.picture) return tell(data.test_images ? "" : "Open or drop a picture to explain it.");
+      if (at.index === null && !at.picture) return tell(data.test_images ? "" : "Open or drop an image to explain it.");
       const own = new AbortController();
       control = own;
       find(".result").classList.add("stale");

@@ -46,7 +46,7 @@ def confusion_matrix(material: Material) -> Section | None:
         kind="confusion_matrix",
         title="Confusion matrix: what does it get wrong?",
         lead=(
-            "Rows are the true classes, columns the predictions. Errors have a color scale of their own, so that rare "
+            "Rows are the true classes, columns the predictions. Errors have their own color scale, so that rare "
             "ones stand out. Select a cell to see its test images."
         ),
         data={

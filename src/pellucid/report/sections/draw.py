@@ -34,7 +34,7 @@ def _section(data: Mapping[str, Any], *notes: str) -> Section:
         lead=""
         if "reason" in data
         else f"{'Draw with the mouse or a finger, drop' if is_drawing else 'Drop'} an image file, or start from a test "
-        "image. The network runs in this page, also offline, and nothing is sent anywhere.",
+        "image. The network runs in this page, even offline. Nothing is sent anywhere.",
         data=data,
         notes=notes,
         guide="report",

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from pellucid.core.text import listed
 from pellucid.plots.colours import class_colours
 from pellucid.report import Material, Section
 from pellucid.report.sections._thumbnails import checked_thumbnails, deflated, exact_size, thumbnail_data
@@ -35,7 +36,7 @@ class Plane:
     confidences: np.ndarray
     """Probabilities of the predictions; NaN if unknown."""
     losses: np.ndarray
-    """Cross entropies in nats; NaN if unknown."""
+    """Cross-entropy in nats; NaN if unknown."""
     neighbors: np.ndarray
     """Nearest points in the embedding (point, neighbor), as positions in `indices`; (point, 0) if unknown."""
     thumbnails: np.ndarray | None
@@ -225,6 +226,6 @@ def _notes(planes: Mapping[int, Plane], pictures: object, derived: list[int]) ->
     unsure = [epoch for epoch, plane in planes.items() if np.isnan(plane.confidences).all()]
     for epochs, missing in ((unsure, "confidences"), (derived, "losses of misclassified images")):
         if epochs:
-            which = "This run" if len(epochs) == len(planes) else f"Epoch {', '.join(map(str, epochs))}"
-            notes.append(f"{which} has no {missing}.")
+            several = f"Epochs {listed(list(map(str, epochs)))} have" if len(epochs) > 1 else f"Epoch {epochs[0]} has"
+            notes.append(f"{'This run has' if len(epochs) == len(planes) else several} no {missing}.")
     return notes

@@ -39,8 +39,8 @@ def leaderboard(material: Material) -> Section | None:
         kind="leaderboard",
         title="Leaderboard: which explanations can be trusted?",
         lead=(
-            f"Mean score of every method on {table['images']} test images, with its 95% bootstrap interval. Longer "
-            "bars are better, within each column. The controls under the line ignore the network: a method that "
+            f"Mean score of every method on {table['images']} test images, with its 95% bootstrap interval. Within "
+            "each column, longer bars are better. The controls below the line ignore the network: a method that "
             "scores worse than a control explains little."
         ),
         data=table,

@@ -15,7 +15,7 @@ def live(material: Material) -> Section | None:
     if served is None:
         return None
     classes = [str(name) for name in served["classes"]]
-    epoch = "" if served["epoch"] is None else f", epoch {served['epoch']}"
+    epoch = "" if served["epoch"] is None else f" (epoch {served['epoch']})"
     missing = f"The data of this run are not available: {served['missing']}" if served["missing"] else ""
     names = [method["name"] for method in served["methods"]]
     first = next((name for name in (recommended_method(material), METHOD) if name in names), names[0])
@@ -23,7 +23,7 @@ def live(material: Material) -> Section | None:
         name="live",
         kind="serve",
         title="Live explanations: any image, method and option",
-        lead="Choose a test image, or open or drop a picture of your own. The server that sent this page computes the "
+        lead="Choose a test image, or open or drop an image of your own. The server that sent this page computes the "
         f"maps with the weights of the best checkpoint{epoch}.",
         data={**served, "classes": classes, "method": first},
         guide="methods_overview",
