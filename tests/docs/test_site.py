@@ -271,7 +271,7 @@ def test_search_works_with_the_keyboard_and_by_address(site: Path, offline: "Bro
     page.wait_for_url("**/methods_cam.html")
 
 
-def test_the_api_page_begins_with_the_names_to_know(site: Path) -> None:
+def test_the_api_page_begins_with_the_key_names(site: Path) -> None:
     page = read(site / "pellucid.html").partition("</dl>")[0]
     named = re.findall(r'<dt><a href="#(\w+)"><code>\1</code></a></dt><dd>([^<]+)</dd>', page)
     assert len(named) == 20

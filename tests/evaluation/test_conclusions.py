@@ -161,7 +161,7 @@ def test_methods_like_a_control_are_not_recommended():
     assert most_faithful(evaluation) == ()
 
 
-def test_a_method_worse_than_a_control_in_one_metric_of_faithfulness_is_not_recommended():
+def test_a_method_worse_than_a_control_in_one_faithfulness_metric_is_not_recommended():
     values = {("gradient", "selectivity"): noisy(0, 1), ("deeplift", "selectivity"): noisy(1, 2)}
     values |= {("gradient", "deletion"): noisy(4, 3), ("deeplift", "deletion"): noisy(1, 4)}
     values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
@@ -179,7 +179,7 @@ def test_without_a_method_that_qualifies_the_closest_one_is_named():
     )
 
 
-def test_the_method_that_leads_in_most_metrics_of_faithfulness_is_recommended():
+def test_the_method_that_leads_in_most_faithfulness_metrics_is_recommended():
     values = {("gradient", "selectivity"): noisy(1, 1), ("deeplift", "selectivity"): noisy(1, 1)}
     values |= {("gradient", "deletion"): noisy(2, 3), ("deeplift", "deletion"): noisy(1, 4)}
     values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
@@ -210,7 +210,7 @@ def test_rank_correlations_of_two_classes_call_no_method_class_insensitive():
     assert labels(evaluation) == {}
 
 
-def test_without_a_metric_of_faithfulness_nothing_is_recommended():
+def test_without_a_faithfulness_metric_nothing_is_recommended():
     evaluation = made({(one, "sparseness"): noisy(0.5, 1) for one in ("gradient", *CONTROLS)})
     assert evaluation.recommendation.method is None
     assert evaluation.recommendation.reason.startswith("No faithfulness metric was measured")

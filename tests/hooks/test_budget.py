@@ -167,7 +167,7 @@ def test_methods_left_out_are_named(color_scene):
     left_out = artifact.numbers["left_out"]
     assert "integrated_gradients" in left_out
     assert "forward passes per image" in left_out["integrated_gradients"]
-    assert "Left out for the budget" in artifact.caption
+    assert "Omitted to stay within the budget" in artifact.caption
     assert set(left_out).isdisjoint(artifact.numbers["methods"])
 
 

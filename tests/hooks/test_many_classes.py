@@ -144,7 +144,7 @@ def test_prototypes_are_left_out_on_another_scale(unscaled: Scene, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["tsne", "projector"])
-def test_models_without_an_embedding_are_told(make_scene: Maker, name: str) -> None:
+def test_models_without_an_embedding_are_reported(make_scene: Maker, name: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 9), nn.Flatten())
     (artifact,) = HOOKS[name]().run(make_scene(model=model))
     assert artifact.name == "left_out"

@@ -84,7 +84,7 @@ def test_the_most_confident_mistake_is_explained_by_the_recommended_method(whole
     np.testing.assert_allclose(explained.relevance, np.clip(expected / limit, -1, 1))
 
 
-def test_the_explained_image_is_no_second_time_among_the_mistakes(whole_run):
+def test_the_explained_image_is_not_repeated_among_the_mistakes(whole_run):
     record = gallery()
     record["numbers"]["indices"] = [0, 1, int(_first_mistake(whole_run))]
     keep(whole_run, "gallery", 2, **record)
@@ -135,7 +135,7 @@ def test_it_is_written_with_the_report_of_a_run_that_has_ended(whole_run):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
 
 
-def test_none_is_written_while_the_run_goes_on(whole_run):
+def test_none_is_written_during_the_run(whole_run):
     whole_run.write_run(whole_run.run() | {"status": "running"})
     with locked(whole_run.folder):
         write_report(whole_run.folder)

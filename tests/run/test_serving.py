@@ -302,7 +302,7 @@ def test_requests_from_elsewhere_or_of_another_form_are_refused(
     [
         ({"method": "gradent", "index": 0}, 400, "did you mean 'gradient'"),
         ({"method": 3, "index": 0}, 400, "the entry 'method' is 3; expected the name of a method"),
-        ({"index": 0}, 400, "names no method"),
+        ({"index": 0}, 400, "has no method"),
         ({"method": "gradient"}, 400, "send exactly one of index, pixels and picture"),
         ({"method": "gradient", "index": 0, "pixels": []}, 400, "index and pixels; send exactly one"),
         ({"method": "gradient", "index": True}, 400, "expected the index of a test image"),
@@ -361,7 +361,7 @@ def test_a_huge_body_is_not_kept(server: LiveServer, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(serving_http, "MOST_BYTES", 1000)
     status, answer = ask(server, method="gradient", picture="A" * 200_000)
     assert status == 413
-    assert "at most 1,000 are read" in answer["error"]["message"]
+    assert "the limit is 1,000" in answer["error"]["message"]
 
 
 def test_slow_clients_are_disconnected(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:

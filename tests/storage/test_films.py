@@ -146,7 +146,7 @@ def test_frame_equals_the_scatter_plot_up_to_color_quantization(store: Store) ->
     assert (last[0, 0] == 255).all()
 
 
-def test_frames_of_moved_points_equal_figures_drawn_anew() -> None:
+def test_frames_of_moved_points_equal_figures_drawn_again() -> None:
     draws = np.random.default_rng(0)
     labels = draws.integers(0, 4, 200)
     predictions = np.where(draws.random(200) < 0.1, (labels + 1) % 4, labels)

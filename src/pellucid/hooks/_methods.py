@@ -126,7 +126,7 @@ class Selection:
     @property
     def note(self) -> str:
         """Sentence about the methods left out, with a leading space; empty if there are none."""
-        return f" Left out for the budget: {', '.join(self.left_out)}." if self.left_out else ""
+        return f" Omitted to stay within the budget: {', '.join(self.left_out)}." if self.left_out else ""
 
     @property
     def numbers(self) -> dict[str, dict[str, str]]:

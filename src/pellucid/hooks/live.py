@@ -138,7 +138,7 @@ def _check(model: nn.Module, program: Program, images: Tensor) -> None:
         "relevance maps": _gaps([one.relevance for one in own], explained["lrp.epsilon"]),
     }
     for name, gap in gaps.items():
-        # the median: a unit within rounding of a kink may differ in one image, an error of the export in all of them
+        # the median: a unit within rounding of a kink may differ in one image, an error of the export differs in all of them
         typical = float(np.median(gap))
         if not typical <= TOLERANCE:
             raise PellucidError(
@@ -155,7 +155,7 @@ def _gaps(own: list[np.ndarray], expected: np.ndarray) -> list[float]:
 
 
 def _examples(scene: Scene) -> list[int]:
-    """Return the first correctly classified image of each class, or else the first: as many as the page can carry."""
+    """Return the first correctly classified image of each class, or else the first: as many as fit into the page."""
     most = min(EXAMPLES, EXAMPLE_VALUES // max(1, scene.test.pixels[0].numel()))
     predictions = scene.logits.argmax(1)
     chosen = []

@@ -222,7 +222,7 @@ def _figure(
     values = [numbers["ways"][way]["log_probability"] for way in results] + [numbers["class_mean"]["log_probability"]]
     rows = [Label(way, WAYS[way]) for way in results] + [Label("class mean", "of training images")]
     subtitle = "Below each image: log p(class | image) in nats; 0 is certainty. " + headline[1]
-    for meaning, name in (("Not applicable", "refused"), ("Left out for the budget", "left_out")):
+    for meaning, name in (("Not applicable", "refused"), ("Omitted to stay within the budget", "left_out")):
         subtitle += f" {meaning}: {', '.join(numbers[name])}." if numbers.get(name) else ""
     return captioned_images(
         torch.stack([*images, means]).numpy(),

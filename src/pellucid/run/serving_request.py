@@ -66,7 +66,7 @@ def read_request(body: bytes) -> Asked:
         raise ConfigError(f"the request is a {type(asked).__name__}; send an object such as {EXAMPLE}.")
     for name, value in asked.items():
         if name not in KINDS:
-            raise ConfigError(f"the request has an unknown entry {name!r}; expected some of {', '.join(KINDS)}.")
+            raise ConfigError(f"the request has an unknown entry {name!r}; expected one of {', '.join(KINDS)}.")
         # bool is a subclass of int
         if not isinstance(value, KINDS[name]) or (isinstance(value, bool) and name != "invert"):
             raise ConfigError(f"the entry {name!r} is {_shown(value)}; expected {EXPECTED[name]}.")
@@ -74,7 +74,7 @@ def read_request(body: bytes) -> Asked:
     if len(sources) != 1:
         raise ConfigError(f"the request has {_listed(sources)}; send exactly one of index, pixels and picture.")
     if "method" not in asked:
-        raise ConfigError(f"the request names no method; send an object such as {EXAMPLE}.")
+        raise ConfigError(f"the request has no method; send an object such as {EXAMPLE}.")
     name = check_method(asked["method"])
     picture = asked.get("picture")
     return Asked(

@@ -266,7 +266,7 @@ def test_digits_drawn_with_a_finger_are_recognized_and_do_not_scroll_the_page(vi
 
 
 @pytest.mark.slow
-def test_nothing_is_claimed_of_an_empty_board(visit: Callable[..., Any]) -> None:
+def test_an_empty_board_has_no_prediction(visit: Callable[..., Any]) -> None:
     with visit() as tab:
         tab.locator("#draw").scroll_into_view_if_needed()
         assert not tab.locator("#draw .outcome").is_visible()

@@ -161,7 +161,7 @@ def test_invalid_addresses_fall_back_with_a_note(page: Any) -> None:
         ("#explain&image=99999", "Test image 99999 is not stored in the page;", "Test image 501"),
         ("#explain&image=7&method=nonsense", "There are no maps by nonsense.", "Test image 7"),
         ("#explain&image=503&class=0", "There is no map of this image for class cat.", "Test image 503"),
-        ("#explain&image=503&class=77", "There is no map of this image for class class 77.", "Test image 503"),
+        ("#explain&image=503&class=77", "There is no map of this image for class 77.", "Test image 503"),
         ("#explain&image=13", "", "Test image 13"),
     ]:
         go(page, fragment)

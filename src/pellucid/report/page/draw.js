@@ -1,4 +1,4 @@
-/* Draw an image, or choose one, and see what the network makes of it.
+/* Draw or choose an image, and see the prediction of the network with its explanation.
 
 data: {model: {program, weights, indices}, drawing: style of strokes.js or null for photographs, crop_share, examples:
 {size, channels, bytes, indices, labels, predictions, confidences}}, or {reason} without a network.

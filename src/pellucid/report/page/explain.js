@@ -7,6 +7,7 @@
     const store = page.explainMaps(data, page);
     const noun = data.noun.charAt(0).toUpperCase() + data.noun.slice(1);
     const name = (label) => page.classes[label] ?? `class ${label}`;
+    const classOf = (label) => `class ${page.classes[label] ?? label}`;
     // start with the recommended method, or one that has a conservation check
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
@@ -67,7 +68,7 @@
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
       if (!map) return;
-      const heatmap = `Relevance of ${map.size.join("×")} pixels for class ${name(at.label)} by ${at.method}`;
+      const heatmap = `Relevance of ${map.size.join("×")} pixels for ${classOf(at.label)} by ${at.method}`;
       find(".map canvas").setAttribute("aria-label", `${heatmap}; ${described()}`);
       find(".over .below").setAttribute("aria-label", `${heatmap}, over the image in gray`);
     };
@@ -86,7 +87,7 @@
         : `The color scale, ±${page.digits(end)}, is this map's own, so its colors are not comparable with other maps.`;
       const more = beyond ? ` ${beyond} of ${map.values.length} pixels exceed the scale, up to ${page.digits(most)}.` : "";
       const nothing = most === 0 ? " The map is empty: relevance is zero everywhere or not finite." : "";
-      find(".limit").textContent = `Red: relevance for class ${name(at.label)}; blue: against it. ${whose}${more}${nothing} ${map.origin}`.trim();
+      find(".limit").textContent = `Red: relevance for ${classOf(at.label)}; blue: against it. ${whose}${more}${nothing} ${map.origin}`.trim();
     };
 
     const tellCertificate = (map) => {
@@ -180,7 +181,7 @@
     };
     const fillMultiples = (template) => {
       const scope = at.isShared ? "color scales shared by the image's classes" : "individual color scales";
-      find(".of-methods").textContent = `Class ${name(at.label)} by method (${scope})`;
+      find(".of-methods").textContent = `Class ${page.classes[at.label] ?? at.label} by method (${scope})`;
       find(".of-classes").textContent = `${at.method} by class (${at.isShared ? "shared color scale" : "individual color scales"})`;
       if (!isNear) return;
       refill(find(".methods"), methods().filter((method) => method === at.method || store.isQuick(at.image, method, at.label)).map((method) =>
@@ -283,7 +284,7 @@
       if (place.class !== null && !notes.length) {
         const image = changes.image ?? at.image;
         if (image.classes.includes(place.class) || (store.isOpen(image) && place.class < page.classes.length)) changes.label = place.class;
-        else notes.push(`There is no map of this image for class ${name(place.class)}.`);
+        else notes.push(`There is no map of this image for ${classOf(place.class)}.`);
       }
       await choose(changes, notes.join(" "));
     };
@@ -356,7 +357,7 @@
     const exported = () => ({
       image: at.image, method: at.method, label: at.label, map: current(), limit: limitOf(current()),
       logit: store.scores(at.image, at.label).logit,
-      title: `${at.image.title}: relevance for class ${name(at.label)} by ${at.method}`,
+      title: `${at.image.title}: relevance for ${classOf(at.label)} by ${at.method}`,
       details: described().slice(at.image.title.length).trim().replace(/^./, (letter) => letter.toUpperCase()),
     });
     const listenToActions = () => {

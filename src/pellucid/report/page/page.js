@@ -124,7 +124,7 @@ pellucid.copyLink = async (button) => {
     field.value = location.href;
     document.body.append(field);
     field.select();
-    say(document.execCommand("copy") ? "Copied" : "Copy the address bar");
+    say(document.execCommand("copy") ? "Copied" : "Copy it from the address bar");
     field.remove();
   }
 };

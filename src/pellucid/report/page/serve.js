@@ -81,6 +81,7 @@ Both reject with an Error whose message is the server's, for people to read; aft
     let last = null; // the map on the screen
 
     const name = (label) => page.classes[label] ?? `class ${label}`;
+    const classOf = (label) => `class ${page.classes[label] ?? label}`;
     const isGray = data.image_shape[0] === 1;
 
     const tell = (text, isFailure = false) => {
@@ -101,9 +102,9 @@ Both reject with an Error whose message is the server's, for people to read; aft
       if (outline) canvas.after(outline);
       const shown = map.image.index === null ? "your image" : `test image ${map.image.index}`;
       find(".image canvas").setAttribute("aria-label", shown);
-      canvas.setAttribute("aria-label", `Relevance of ${shown} by ${map.method} for class ${name(map.class)}`);
+      canvas.setAttribute("aria-label", `Relevance of ${shown} by ${map.method} for ${classOf(map.class)}`);
       find(".image figcaption").textContent = map.image.index === null ? "Your image, as the network receives it" : `Test image ${map.image.index}`;
-      find(".map figcaption").textContent = `${map.method} for class ${name(map.class)}`;
+      find(".map figcaption").textContent = `${map.method} for ${classOf(map.class)}`;
     };
 
     const tellResult = (map) => {

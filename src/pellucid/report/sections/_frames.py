@@ -130,7 +130,7 @@ def _prototypes(arrays: Arrays, record: Record, _: Sequence[str]) -> Frame:
     images = np.concatenate([arrays["images"], arrays["class_means"][None]])
     if len(values) != len(images) or {len(line) for line in values} != {images.shape[1]}:
         raise ValueError(f"{len(values)} rows of log-probabilities for images of shape {images.shape}")
-    meanings = {"Not applicable": "refused", "Left out for the budget": "left_out"}
+    meanings = {"Not applicable": "refused", "Omitted to stay within the budget": "left_out"}
     return Frame(
         "",
         rows=[

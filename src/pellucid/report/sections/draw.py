@@ -28,9 +28,7 @@ def _section(data: Mapping[str, Any], *notes: str) -> Section:
     return Section(
         name="draw",
         kind="draw",
-        title="Draw: what does the network make of it?"
-        if is_drawing
-        else "Try an image: what does the network make of it?",
+        title="Draw: what does the network predict?" if is_drawing else "Try an image: what does the network predict?",
         lead=""
         if "reason" in data
         else f"{'Draw with the mouse or a finger, drop' if is_drawing else 'Drop'} an image file, or start from a test "
