@@ -138,7 +138,7 @@ def _check(model: nn.Module, program: Program, images: Tensor) -> None:
         "relevance maps": _gaps([one.relevance for one in own], explained["lrp.epsilon"]),
     }
     for name, gap in gaps.items():
-        # the median: a unit within rounding of a kink may differ in one image, an error of the export differs in all of them
+        # the median: a unit within rounding of a kink may differ in one image, an export error differs in all
         typical = float(np.median(gap))
         if not typical <= TOLERANCE:
             raise PellucidError(

@@ -25,7 +25,7 @@ GAP = 14
 APART = 16
 """Additional gap between the mistakes and the explanation."""
 SIDE, LARGEST_SIDE = 400, 480
-"""Side of the embedding in pixels, beside images and without any."""
+"""Side of the embedding in pixels, with images to its left and without any."""
 NAMED_CLASSES = 20
 """Maximum number of classes named in the embedding."""
 BIG, MEDIUM, SMALL = 40.0, 14.0, 10.5
@@ -68,8 +68,9 @@ class Summary:
 
     title: str
     number: str = ""
-    """The most important number, such as an accuracy, and beside it what it means, in up to two lines."""
+    """The most important number, such as an accuracy."""
     meaning: tuple[str, ...] = ()
+    """Meaning of the number, in up to two lines to its right."""
     sentences: tuple[str, ...] = ()
     mistakes: tuple[Tile, ...] = ()
     explained: Explained | None = None
@@ -102,7 +103,7 @@ def summary(parts: Summary) -> Figure:
 
 
 def _tile_side(parts: Summary, width: float, height: float) -> float:
-    """Return the side of the images such that at least three mistakes fit beside the explanation."""
+    """Return the side of the images, so that at least three mistakes fit next to the explanation."""
     count = min(len(parts.mistakes), 4 if parts.plane is None else 3) + 2 * (parts.explained is not None)
     return float(np.clip(min((width - APART - GAP * (count - 1)) / count, height), SMALLEST_TILE, LARGEST_TILE))
 

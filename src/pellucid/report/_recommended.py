@@ -10,7 +10,7 @@ __all__ = ["last_evaluation", "recommended_method"]
 def recommended_method(material: Material) -> str | None:
     """Return the registered name of the recommended method, such as "deeplift"; None if there is no recommendation.
 
-    The name has no options, also if the leaderboard measured the method with some.
+    The name has no options, even if the leaderboard measured the method with some.
     """
     evaluation = last_evaluation(material)
     method = None if evaluation is None else evaluation.recommendation.method

@@ -1,4 +1,4 @@
-"""`summary.png`: a run in one picture, with whatever parts its files have."""
+"""`summary.png`: a run in one picture, from the parts that its files contain."""
 
 import io
 from base64 import b64decode

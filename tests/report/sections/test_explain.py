@@ -255,7 +255,7 @@ def test_pairs_join_the_main_images(folder: Path) -> None:
     np.testing.assert_array_equal(maps, arrays["maps"][:, kept])
     np.testing.assert_allclose(more["expected"][1], np.array(numbers["expected"]["lrp.epsilon"])[kept])
     np.testing.assert_allclose(more["logits"], np.array(numbers["logits"])[kept])
-    assert section.data["remarks"] == ["Images with maps of two classes use gradient with samples 4."]
+    assert section.data["remarks"] == ["Images with maps for two classes use gradient with samples 4."]
     assert material.damages == []
 
 

@@ -155,7 +155,7 @@ def _remarks(parts: Sequence[Gallery]) -> list[str]:
         }
         if others:
             used = "; ".join(f"{name} with {_settings(chosen)}" for name, chosen in others.items())
-            notes.append(f"Images with maps of two classes use {used}.")
+            notes.append(f"Images with maps for two classes use {used}.")
     for name, text in (("refused", "Not applicable to this model"), ("left_out", "Omitted to stay within the budget")):
         if first.get(name):
             notes.append(f"{text}: {reasons(first[name])}.")
