@@ -187,7 +187,7 @@ def test_runs_of_a_program_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     inspect(model, (torch.rand(8, 1, 4, 4), torch.arange(8) % 2), save=tmp_path / "save", hooks="none")
     assert main(["export", str(tmp_path / "save"), "--to", str(tmp_path / "a.parquet")]) == ConfigError.exit_code
     assert (
-        "was written by a Python program (pellucid.inspect), which alone has its model and data"
+        "was written by a Python program (pellucid.inspect), and only that program has its model and data"
         in capsys.readouterr().err
     )
 

@@ -56,8 +56,9 @@ def reopen_inspection(access: Access, record: Mapping[str, Any]) -> Reopened:
     settings = record["config"]
     if record["kind"] != "inspect" or "model" not in settings or "dataset" not in settings:
         raise ConfigError(
-            f"the run in {access.folder} was written by a Python program (pellucid.{record['kind']}), which alone has "
-            "its model and data; only runs of `pellucid run` and `pellucid inspect` can be opened again."
+            f"the run in {access.folder} was written by a Python program (pellucid.{record['kind']}), and only "
+            "that program has its model and data. Only runs of `pellucid run` and `pellucid inspect` can be opened "
+            "again."
         )
     name, model = record["dataset"]["name"], str(settings["model"])
     if is_function(name):
@@ -81,7 +82,7 @@ def reopen_inspection(access: Access, record: Mapping[str, Any]) -> Reopened:
     if seen.test.sha256 != record["dataset"]["sha256"]:
         raise SaveError(
             f"the data set {name} has changed since the run in {access.folder}, or is prepared differently: the "
-            f"checksum of its test images is {seen.test.sha256[:12]}…, was {record['dataset']['sha256'][:12]}…. "
+            f"checksum of its test images is {seen.test.sha256[:12]}…, expected {record['dataset']['sha256'][:12]}…. "
             "Restore the original files, or inspect the model again."
         )
     recorded = [line.get("weights") for line in Store(access.folder).metrics()]
