@@ -418,8 +418,8 @@ class CompareConfig:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="RUN[@EPOCH]", help_behavior_hint="(two or more)"),
     ] = ()
-    """Save folders of runs or inspections; the first one is the reference. RUN@2 selects epoch 2 of a run, RUN alone its
-    best weights. Runs that differ only in their seed measure the seed noise."""
+    """Save folders of runs or inspections; the first one is the reference. RUN@2 selects epoch 2 of a run, RUN alone
+    its best weights. Runs that differ only in their seed measure the seed noise."""
     out: Annotated[Path, _path("FILE.html")] = Path("compare.html")
     """Page to write."""
     images: Annotated[int | None, Range(4), _flag("INT≥4", "200, or 50 for images larger than 64×64")] = None
