@@ -5,8 +5,11 @@
   pellucid.kinds.explain = (root, data, page) => {
     const find = (selector) => root.querySelector(selector);
     const store = page.explainMaps(data, page);
-    const noun = data.noun.charAt(0).toUpperCase() + data.noun.slice(1);
     const name = (label) => page.classes[label] ?? `class ${label}`;
+    const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+    // "class 7" without a name
+    const classOf = (label) => (page.classes[label] === undefined ? name(label) : `class ${name(label)}`);
+    const noun = upper(data.noun);
     // start with the recommended method, or one that has a conservation check
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
@@ -63,11 +66,12 @@
       // the confidence is the probability of the predicted class
       const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
       const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability).replace("< ", "below ")}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
-      const parts = of.length ? [" Class ", page.element("b", {}, name(at.label)), ` has ${of.join(" and ")}.`] : [];
+      const [before, bold] = page.classes[at.label] === undefined ? [" ", upper(name(at.label))] : [" Class ", name(at.label)];
+      const parts = of.length ? [before, page.element("b", {}, bold), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
       if (!map) return;
-      const heatmap = `Relevance of ${map.size.join("×")} pixels for class ${name(at.label)} by ${at.method}`;
+      const heatmap = `Relevance of ${map.size.join("×")} pixels for ${classOf(at.label)} by ${at.method}`;
       find(".map canvas").setAttribute("aria-label", `${heatmap}; ${described()}`);
       find(".over .below").setAttribute("aria-label", `${heatmap}, over the image in gray`);
     };
@@ -86,7 +90,7 @@
         : `The color scale, ±${page.digits(end)}, is this map's own, so its colors are not comparable with other maps.`;
       const more = beyond ? ` ${beyond} of ${map.values.length} pixels exceed the scale, up to ${page.digits(most)}.` : "";
       const nothing = most === 0 ? " The map is empty: relevance is zero everywhere or not finite." : "";
-      find(".limit").textContent = `Red: relevance for class ${name(at.label)}; blue: against it. ${whose}${more}${nothing} ${map.origin}`.trim();
+      find(".limit").textContent = `Red: relevance for ${classOf(at.label)}; blue: against it. ${whose}${more}${nothing} ${map.origin}`.trim();
     };
 
     const tellCertificate = (map) => {
@@ -180,7 +184,7 @@
     };
     const fillMultiples = (template) => {
       const scope = at.isShared ? "color scales shared by the image's classes" : "individual color scales";
-      find(".of-methods").textContent = `Class ${name(at.label)} by method (${scope})`;
+      find(".of-methods").textContent = `${upper(classOf(at.label))} by method (${scope})`;
       find(".of-classes").textContent = `${at.method} by class (${at.isShared ? "shared color scale" : "individual color scales"})`;
       if (!isNear) return;
       refill(find(".methods"), methods().filter((method) => method === at.method || store.isQuick(at.image, method, at.label)).map((method) =>
@@ -270,10 +274,13 @@
     };
 
     /* Show what the address names; what does not exist is replaced, with a note. */
-    const open = async (place) => {
+    let asked = 0; // counts what was opened: finding an image may take longer than asking for the next one
+    const open = async ({ ...place }) => {
+      const own = asked += 1;
       const [changes, notes] = [{}, []];
       if (place.image !== null) {
         const image = await store.find(place.image);
+        if (own !== asked) return;
         if (image) changes.image = image;
         else notes.push(page.served || !data.has_images ? `There is no ${data.noun} ${place.image}.`
           : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
@@ -283,7 +290,7 @@
       if (place.class !== null && !notes.length) {
         const image = changes.image ?? at.image;
         if (image.classes.includes(place.class) || (store.isOpen(image) && place.class < page.classes.length)) changes.label = place.class;
-        else notes.push(`There is no map of this image for class ${name(place.class)}.`);
+        else notes.push(`There is no map of this image for ${classOf(place.class)}.`);
       }
       await choose(changes, notes.join(" "));
     };
@@ -324,6 +331,13 @@
       if (row >= 0 && row < height && column >= 0 && column < width) point(row * width + column);
     };
 
+    /* Paint the small maps, once they are near. */
+    const approach = () => {
+      if (isNear) return;
+      isNear = true;
+      if (current()) fillMultiples(page.outline(at.image.size, at.image.channels, at.image.bytes));
+    };
+
     const listen = () => {
       for (const frame of root.querySelectorAll(".frame")) {
         for (const kind of ["pointermove", "pointerdown"]) frame.addEventListener(kind, under);
@@ -347,16 +361,15 @@
       new ResizeObserver(fit).observe(find(".panels"));
       new IntersectionObserver((entries, observer) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
-        isNear = true;
         observer.disconnect();
-        if (current()) fillMultiples(page.outline(at.image.size, at.image.channels, at.image.bytes));
+        approach();
       }, { rootMargin: "400px" }).observe(find(".of-methods"));
     };
 
     const exported = () => ({
       image: at.image, method: at.method, label: at.label, map: current(), limit: limitOf(current()),
       logit: store.scores(at.image, at.label).logit,
-      title: `${at.image.title}: relevance for class ${name(at.label)} by ${at.method}`,
+      title: `${at.image.title}: relevance for ${classOf(at.label)} by ${at.method}`,
       details: described().slice(at.image.title.length).trim().replace(/^./, (letter) => letter.toUpperCase()),
     });
     const listenToActions = () => {
@@ -392,6 +405,11 @@
       });
     }
     // the section ignores the epoch slider
-    return { open, ready };
+    const paint = () => {
+      if (!strip) return;
+      strip.paint();
+      approach();
+    };
+    return { open, ready, paint };
   };
 }

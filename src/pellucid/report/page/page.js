@@ -6,8 +6,9 @@ The script of a section registers a function under its kind:
     pellucid.kinds.NAME = (root, data, page) => result;
 
 root: the section's element. data: its JSON. page: this object. The result is null, a function (epoch) => void, or an
-object with some of {show(epoch), open(place), ready}. `show` is called with the selected epoch first, and when another
-one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later.
+object with some of {show(epoch), open(place), ready, paint}. `show` is called with the selected epoch first, and when
+another one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later;
+`paint` paints what is otherwise painted when it comes into view, for paper.
 
 A place is {section, epoch, image, method, class}, in the address as #explain&epoch=2&image=1234&method=deeplift&class=4.
 */
@@ -40,6 +41,13 @@ pellucid.latest = (byEpoch, epoch) => {
   return String(numbers.filter((number) => number <= epoch).pop() ?? numbers[0]);
 };
 
+/* Return {key, isExact} of the epoch (a key of an object) of the explained network, the best one, or of the latest before;
+   without a best epoch, the last one is it. */
+pellucid.explained = (byEpoch) => {
+  const key = pellucid.latest(byEpoch, pellucid.best ?? Infinity);
+  return { key, isExact: pellucid.best === null || Number(key) === pellucid.best };
+};
+
 /* Return a notice if another epoch than the selected one is shown. */
 pellucid.stale = (shown, epoch) =>
   Number(shown) === epoch ? "" : `No data for epoch ${epoch}; showing epoch ${shown}.`;
@@ -68,7 +76,7 @@ pellucid.parsePlace = (hash) => {
     name = isKey || !section ? null : decodeURIComponent(section);
   } catch { /* a lone percent sign: the address names no section */ }
   return { section: name, epoch: count(parts.get("epoch")), image: count(parts.get("image")),
-    method: parts.get("method"), class: count(parts.get("class")) };
+    method: parts.get("method") || null, class: count(parts.get("class")) };
 };
 
 pellucid.formatPlace = (place) => {
@@ -109,12 +117,15 @@ pellucid.opener = (index, attributes = {}, ...content) => {
     ...content);
 };
 
+const resets = new Map(); // timers by button
+
 /* Copy the page's address, with the current place, to the clipboard. */
 pellucid.copyLink = async (button) => {
-  const text = button.textContent;
+  button.dataset.text ??= button.textContent; // it may still say "Copied"
   const say = (word) => {
     button.textContent = word;
-    setTimeout(() => { button.textContent = text; }, 1500);
+    clearTimeout(resets.get(button));
+    resets.set(button, setTimeout(() => { button.textContent = button.dataset.text; }, 1500));
   };
   try {
     await navigator.clipboard.writeText(location.href);
@@ -126,6 +137,7 @@ pellucid.copyLink = async (button) => {
     field.select();
     say(document.execCommand("copy") ? "Copied" : "Copy the address bar");
     field.remove();
+    button.focus({ preventScroll: true });
   }
 };
 
@@ -163,7 +175,7 @@ const create = (name) => {
   });
   const result = build() ?? {};
   const parts = typeof result === "function" ? { show: result } : result;
-  for (const part of ["show", "open"]) if (parts[part]) made[name][part] = pellucid.guarded(root, parts[part]);
+  for (const part of ["show", "open", "paint"]) if (parts[part]) made[name][part] = pellucid.guarded(root, parts[part]);
   if (parts.ready) made[name].ready = parts.ready;
   root.dataset.created = "";
   refresh(made[name]);
@@ -188,7 +200,10 @@ pellucid.ensure = async (name) => {
 pellucid.showAll = async () => {
   isEager = true;
   for (const name of Object.keys(pellucid.sections)) refresh(create(name));
+  const paint = () => { for (const one of Object.values(made)) one.paint?.(); };
+  paint(); // a browser that prints does not wait
   await Promise.all(Object.values(made).map((one) => one.ready));
+  paint();
 };
 
 const offers = [];
@@ -218,7 +233,8 @@ const arrive = async (isScrolling) => {
   const { section, epoch } = pellucid.place;
   if (epoch !== null && epoch !== pellucid.epoch && pellucid.epochs.includes(epoch)) pellucid.slide(epoch);
   pellucid.place.epoch = pellucid.epochs.length ? pellucid.epoch : null;
-  if (!(section in pellucid.sections)) return;
+    anchor = null;
+  if (section === null || !Object.hasOwn(pellucid.sections, section)) return;
   const one = create(section);
   const isInside = KEYS.some((key) => pellucid.place[key] !== null);
   if (isScrolling) {
@@ -341,7 +357,7 @@ const showAge = () => {
 
 pellucid.start = () => {
   showAge();
-  // {epochs, classes, palette, sections: {name: kind}, withImages: [names of sections that offer images]}
+  // {epochs, best: the epoch of the explained network or null, classes, palette, sections: {name: kind}, withImages: [names of sections that offer images]}
   Object.assign(pellucid, JSON.parse(document.getElementById("data").textContent));
   const { epochs } = pellucid;
   pellucid.slide = epochs.length > 1 ? slider(epochs, select) : select;

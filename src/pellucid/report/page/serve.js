@@ -101,9 +101,9 @@ Both reject with an Error whose message is the server's, for people to read; aft
       if (outline) canvas.after(outline);
       const shown = map.image.index === null ? "your picture" : `test image ${map.image.index}`;
       find(".image canvas").setAttribute("aria-label", shown);
-      canvas.setAttribute("aria-label", `Relevance of ${shown} by ${map.method} for class ${name(map.class)}`);
+      canvas.setAttribute("aria-label", `Relevance of ${shown} by ${map.method} for ${page.classes[map.class] === undefined ? name(map.class) : `class ${name(map.class)}`}`);
       find(".image figcaption").textContent = map.image.index === null ? "Your picture, as the network receives it" : `Test image ${map.image.index}`;
-      find(".map figcaption").textContent = `${map.method} for class ${name(map.class)}`;
+      find(".map figcaption").textContent = `${map.method} for ${page.classes[map.class] === undefined ? name(map.class) : `class ${name(map.class)}`}`;
     };
 
     const tellResult = (map) => {
