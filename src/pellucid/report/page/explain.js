@@ -55,7 +55,7 @@
     const described = () => {
       const { title, label, prediction, confidence } = at.image;
       if (prediction === null) return label === null ? title : `${title} shows ${name(label)}`;
-      const [taken, sure] = [name(prediction), confidence === null ? "" : ` with confidence ${page.percent(confidence)}`];
+      const [taken, sure] = [name(prediction), confidence === null ? "" : ` with confidence ${page.percentInWords(confidence)}`];
       if (label === null) return `${title} is predicted as ${taken}${sure}`;
       return isWrong(at.image) ? `${title} shows ${name(label)} and is predicted as ${taken}${sure}`
         : `${title} shows ${name(label)} and is classified correctly${sure}`;
@@ -65,7 +65,7 @@
       const { logit, probability } = store.scores(at.image, at.label);
       // the confidence is the probability of the predicted class
       const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
-      const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability).replace("< ", "below ")}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
+      const of = [probability === null || isSaid ? "" : `probability ${page.percentInWords(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
       const [before, bold] = page.classes[at.label] === undefined ? [" ", upper(name(at.label))] : [" Class ", name(at.label)];
       const parts = of.length ? [before, page.element("b", {}, bold), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
