@@ -228,6 +228,14 @@ const select = (epoch) => {
   for (const one of Object.values(made)) if (one.isNear || isEager) refresh(one);
 };
 
+let held = null; // where the page was scrolled to, and its height then
+
+/* Scroll to the anchor. */
+const hold = () => {
+  anchor.scrollIntoView({ behavior: "instant" });
+  held = { top: scrollY, height: document.documentElement.scrollHeight };
+};
+
 /* Select the epoch, section and whatever else `pellucid.place` names. */
 const arrive = async (isScrolling) => {
   const { section, epoch } = pellucid.place;
@@ -240,7 +248,7 @@ const arrive = async (isScrolling) => {
   if (isScrolling) {
     // a section marks the part that an address with an image, a method or a class is about
     anchor = (isInside && one.root.querySelector("[data-place]")) || one.root;
-    anchor.scrollIntoView({ behavior: "instant" });
+    hold();
   }
   await one.ready;
   refresh(one);
@@ -276,11 +284,15 @@ const watchSections = () => {
     current.observe(root);
   }
   // a section above the anchor grows when it is filled; not every browser keeps the reader's place by itself
-  const growth = new ResizeObserver(() => anchor?.scrollIntoView({ behavior: "instant" }));
+  const growth = new ResizeObserver(() => { if (anchor) hold(); });
   for (const part of document.querySelectorAll("header, main")) growth.observe(part);
   for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) {
     addEventListener(kind, () => { anchor = null; }, { passive: true, capture: true });
   }
+  // a scroll bar sends no other event
+  addEventListener("scroll", () => {
+    if (anchor && Math.abs(scrollY - held.top) > 1 && document.documentElement.scrollHeight === held.height) anchor = null;
+  }, { passive: true });
 };
 
 /* --- epochs ----------------------------------------------------------------------------------------------------- */
