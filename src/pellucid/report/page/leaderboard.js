@@ -126,8 +126,8 @@
         bodies[index].append(...ordered.flatMap(trail));
       });
       if (!again) heading.setAttribute("aria-sort", higher ? "descending" : "ascending");
-      const last = groups.flat().some(isTrivial) ? "; values that the image has no part in come last" : "";
-      status.textContent = again ? "Original order." : `Sorted by ${name}, best first${last}.`;
+      const last = groups.flat().some(isTrivial) ? " Values that the image has no part in come last." : "";
+      status.textContent = again ? "Original order." : `Sorted by ${name}, best first.${last}`;
     };
     const headings = data.columns.map((column, index) => {
       const { name, is_higher_better: higher } = column;
