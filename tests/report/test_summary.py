@@ -93,7 +93,8 @@ def test_the_explained_image_is_not_repeated_among_the_mistakes(whole_run):
 
 
 def _first_mistake(store):
-    record = Material(store).numbers(Material(store).entries("confusion_matrix", "data", "images")[2])
+    material = Material(store)
+    record = material.numbers(material.entries("confusion_matrix", "data", "images")[material.best_epoch])
     wrong = [n for n, label in enumerate(record["labels"]) if label != record["predictions"][n]]
     return record["indices"][max(wrong, key=lambda number: record["confidences"][number])]
 

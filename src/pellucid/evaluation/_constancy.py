@@ -1,7 +1,5 @@
 """Detect methods that ignore the image: their map of a class is the same for every image."""
 
-import torch
-
 from pellucid.core.errors import PellucidError
 from pellucid.evaluation._case import Case, Explainer
 
@@ -20,11 +18,12 @@ def ignores_the_image(case: Case, method: Explainer) -> bool | None:
     units are active, so it propagates every logit back in the same way.
     """
     images = case.images
-    differs = (images != images[:1]).flatten(1).any(1).nonzero()[:, 0]
-    if not len(differs):
+    differs = (images != images[:1]).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if not differs:
         return None
     # evenly spread, since neighbors may be alike
-    chosen = [0, *differs[torch.arange(min(IMAGES, len(differs))) * len(differs) // min(IMAGES, len(differs))].tolist()]
+    count = min(IMAGES, len(differs))
+    chosen = [0, *(differs[number * len(differs) // count] for number in range(count))]
     try:
         if method.has_baselines:  # one per image, so all images are explained
             maps = method(images, case.targets[:1].expand(len(images)))[chosen]

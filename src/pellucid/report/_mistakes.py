@@ -28,13 +28,16 @@ class Mistake:
 
 
 def mistakes(material: Material) -> list[Mistake]:
-    """Return the misclassified test images with the highest confidence at the last epoch, each from another cell.
+    """Return the misclassified test images with the highest confidence at the best epoch, each from another cell.
 
+    Without images of that epoch, they are those of the last one.
     If fewer cells of the confusion matrix have errors, some cells are shown twice.
     """
-    latest = max(material.entries("confusion_matrix", "arrays", "images"), default=None)
+    epochs = material.entries("confusion_matrix", "arrays", "images")
+    # the epoch that the verdict and the explanations are about
+    chosen = material.best_epoch if material.best_epoch in epochs else max(epochs, default=None)
     images = material.pairs("confusion_matrix", lambda *parts: _most_confident(material.classes, *parts), "images")
-    return images.get(latest, []) if latest is not None else []
+    return images.get(chosen, []) if chosen is not None else []
 
 
 def _most_confident(classes: list[str], arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> list[Mistake]:

@@ -130,7 +130,7 @@ def fill(top: Head, sections: Sequence[Section], classes: Sequence[str], materia
             script=script,
             # the page's security policy allows only the script with this hash
             script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            data=_json(_data(epochs, classes, sections)),
+            data=_json(_data(epochs, classes, sections, None if material is None else material.best_epoch)),
             # one script element per section, so that each is parsed only when the section is created
             section_data={section.name: _json(section.data) for section in sections},
             guides=set() if material is None else _guides(material),
@@ -170,9 +170,13 @@ def _body(section: Section, material: Material | None) -> str | None:
     return body() if material is None else material.attempt(f"The section {section.name}", body, None)
 
 
-def _data(epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Section]) -> dict[str, Any]:
+def _data(
+    epochs: Sequence[int], classes: Sequence[str], sections: Sequence[Section], best: int | None
+) -> dict[str, Any]:
     return {
         "epochs": epochs,
+        # the page explains the network of the best checkpoint
+        "best": best,
         "classes": classes,
         "palette": palette(),
         "sections": {section.name: section.kind for section in sections},
@@ -193,7 +197,6 @@ def _guides(material: Material) -> set[str]:
     return {page.stem for page in (material.store.folder / "docs").glob("*.html")}
 
 
-@cache
 @cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")

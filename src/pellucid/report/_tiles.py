@@ -84,7 +84,7 @@ class Frame:
 def tile_size(frames: Sequence[Frame], scale: float = 1.0) -> tuple[int, int]:
     """Return the height and width at which the tiles of all frames fit the page, preserving the aspect ratio.
 
-    >>> tile_size([Frame("", [], [], [Tiles(np.zeros((5, 10, 3, 224, 112)))])])
+    >>> tile_size([Frame("", [{}] * 5, [{}] * 10, [Tiles(np.zeros((5, 10, 3, 224, 112)))])])
     (96, 48)
     """
     blocks = [block.values for frame in frames for block in frame.blocks]
@@ -155,9 +155,9 @@ def quantized(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Every map has its own scale, so that a faint one keeps as many levels as a strong one.
 
-    >>> values, scales = quantized(np.array([[-2.0, 1.0, np.nan]]))
-    >>> values.tolist(), float(scales)
-    ([[-127, 64, -128]], 2.0)
+    >>> values, scales = quantized(np.array([[[-2.0, 1.0, np.nan]]]))
+    >>> values.tolist(), scales.tolist()
+    ([[[-127, 64, -128]]], [2.0])
     """
     is_finite = np.isfinite(maps)
     known = np.where(is_finite, maps, 0)

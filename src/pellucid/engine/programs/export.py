@@ -213,10 +213,11 @@ def _addition(writer: _Writer, node: Addition) -> dict[str, Any] | None:
 
 def _move(writer: _Writer, node: Move) -> dict[str, Any] | None:
     size = node.shape.numel()
-    ones = torch.ones(node.shape)
+    ones = torch.ones(node.shape, device="cpu", dtype=torch.float32)
     # relevance sent back through a move shows where it came from: first how often each input is used, then where
     used = [_numbers(one) for one in node.pull(ones)]
-    places = [_numbers(one) for one in node.pull(torch.arange(1.0, size + 1).reshape(node.shape))]
+    counted = torch.arange(1.0, size + 1, device="cpu", dtype=torch.float32)
+    places = [_numbers(one) for one in node.pull(counted.reshape(node.shape))]
     if size >= 2**24 or any(one is None or (one > 1).any() for one in used):
         raise _unknown(node, "which copies values")
     tables = []

@@ -55,9 +55,10 @@ def _measured(function: Callable[[Tensor], Tensor], x: Tensor, *, is_maximum: bo
         size = (outputs[2], outputs[3]) if len(outputs) == 4 else (1, 1)
         if outputs[1] != channels or outputs.numel() != channels * size[0] * size[1]:
             return None
+        ones = torch.ones(1, 1, height, width, device="cpu", dtype=torch.float32)
         rows, columns, whole = (
             function(image.to(x)).double().reshape(-1, *size).numpy(force=True)
-            for image in (_stripes(height, width), _stripes(width, height).mT, torch.ones(1, 1, height, width))
+            for image in (_stripes(height, width), _stripes(width, height).mT, ones)
         )
         windows = _factors(rows, columns, whole[0], is_maximum=is_maximum)
         return windows if windows and _agrees(windows, function, x, is_maximum=is_maximum) else None
@@ -65,7 +66,7 @@ def _measured(function: Callable[[Tensor], Tensor], x: Tensor, *, is_maximum: bo
 
 def _stripes(count: int, length: int) -> Tensor:
     """Return one image for each row, in which that row is 1."""
-    return torch.eye(count)[:, None, :, None].expand(-1, 1, -1, length)
+    return torch.eye(count, device="cpu", dtype=torch.float32)[:, None, :, None].expand(-1, 1, -1, length)
 
 
 def _factors(rows: np.ndarray, columns: np.ndarray, whole: np.ndarray, *, is_maximum: bool) -> Windows | None:
@@ -80,7 +81,9 @@ def _factors(rows: np.ndarray, columns: np.ndarray, whole: np.ndarray, *, is_max
 
 def _agrees(windows: Windows, function: Callable[[Tensor], Tensor], x: Tensor, *, is_maximum: bool) -> bool:
     """True if the windows reproduce the function for random values, in every channel."""
-    values = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) + 0.1
+    values = (
+        torch.rand(x.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu", dtype=torch.float32) + 0.1
+    )
     expected = function(values.to(x)).double().numpy(force=True)
     image = values[0].double().numpy()
     if is_maximum:

@@ -245,9 +245,12 @@ images, `differences` their predictions minus the labels; both may be missing. *
     page.offerImages(async (index) => {
       const pixels = await pictures.pixels(index);
       if (!pixels) return null;
-      const [label = null, prediction = null] = (await cellOf(now, index)) ?? [];
-      const number = images[now]?.indices.indexOf(index) ?? -1;
-      return { ...pixels, label, prediction, confidence: number < 0 ? null : images[now].confidences[number] };
+      // of the explained network, whatever epoch is shown
+      const { key, isExact } = page.explained(matrices);
+      const [label = null, prediction = null] = (await cellOf(key, index)) ?? (await cellOf(now, index))?.slice(0, 1) ?? [];
+      const number = images[key]?.indices.indexOf(index) ?? -1;
+      return { ...pixels, label, prediction: isExact ? prediction : null,
+        confidence: number < 0 || !isExact ? null : images[key].confidences[number] };
     });
 
     return {

@@ -20,7 +20,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const full = ground > 0.5 ? 0 : 1; // value of ink
     const radius = Math.min(1 / BRUSH, Math.max(0.75 / width, style ? style.stroke / width / 2 : 1 / 40));
     const name = (label) => page.classes[label] ?? `class ${label}`;
-    const percent = (share) => (share > 0.9995 && share < 1 ? "> 99.9%" : page.percent(share)); // 100% would claim too much
+    const { percent } = page;
     const lengths = [0, ...page.classes.map((one) => one.length)];
     const isLong = Math.max(...lengths) > 10;
     find(".draw").classList.toggle("short", Math.max(...lengths) < 3);

@@ -347,8 +347,9 @@ pointing down.
     page.offerImages(async (index) => {
       const pixels = await pictures.pixels(index);
       if (!pixels) return null;
-      await latest;
-      const dot = plane.now.dots[rowOf.get(index)];
+      // of the explained network, whatever epoch is shown
+      const { key, isExact } = page.explained(data.epochs);
+      const dot = isExact ? (await (unpacked[key] ??= unpackEpoch(data, key, page))).dots[rowOf.get(index)] : undefined;
       return { ...pixels, label: labels[rowOf.get(index)], prediction: dot?.prediction ?? null,
         confidence: Number.isFinite(dot?.confidence) ? dot.confidence : null };
     });

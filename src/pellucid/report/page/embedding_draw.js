@@ -79,8 +79,11 @@
       for (const [label, places] of byLabel) {
         // a name would hide the few dots that a search finds
         if (places.length < (plane.isFiltered() ? 10 : 3)) continue;
-        const [x, y] = [0, 1].map((axis) => median(places.map((one) => one[axis])));
+        const [middle, y] = [0, 1].map((axis) => median(places.map((one) => one[axis])));
         const text = plane.name(label).length > 20 ? `${plane.name(label).slice(0, 19)}…` : plane.name(label);
+        // a name in sight is not cut off at the edges
+        const room = context.measureText(text).width / 2 + 4;
+        const x = middle < 0 || middle > plane.side ? middle : Math.max(room, Math.min(plane.side - room, middle));
         context.strokeStyle = plane.tints.card;
         context.lineWidth = 4;
         context.strokeText(text, x, y);

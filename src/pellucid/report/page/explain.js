@@ -5,9 +5,10 @@
   pellucid.kinds.explain = (root, data, page) => {
     const find = (selector) => root.querySelector(selector);
     const store = page.explainMaps(data, page);
-    const noun = data.noun.charAt(0).toUpperCase() + data.noun.slice(1);
     const name = (label) => page.classes[label] ?? `class ${label}`;
     const classOf = (label) => `class ${page.classes[label] ?? label}`;
+    const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+    const noun = upper(data.noun);
     // start with the recommended method, or one that has a conservation check
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
@@ -53,7 +54,7 @@
     const described = () => {
       const { title, label, prediction, confidence } = at.image;
       if (prediction === null) return label === null ? title : `${title} shows ${name(label)}`;
-      const [taken, sure] = [name(prediction), confidence === null ? "" : ` with confidence ${page.percent(confidence)}`];
+      const [taken, sure] = [name(prediction), confidence === null ? "" : ` with confidence ${page.percentInWords(confidence)}`];
       if (label === null) return `${title} is predicted as ${taken}${sure}`;
       return isWrong(at.image) ? `${title} shows ${name(label)} and is predicted as ${taken}${sure}`
         : `${title} shows ${name(label)} and is classified correctly${sure}`;
@@ -63,8 +64,9 @@
       const { logit, probability } = store.scores(at.image, at.label);
       // the confidence is the probability of the predicted class
       const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
-      const of = [probability === null || isSaid ? "" : `probability ${page.percent(probability).replace("< ", "below ")}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
-      const parts = of.length ? [" Class ", page.element("b", {}, name(at.label)), ` has ${of.join(" and ")}.`] : [];
+      const of = [probability === null || isSaid ? "" : `probability ${page.percentInWords(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
+      const [before, bold] = page.classes[at.label] === undefined ? [" ", upper(name(at.label))] : [" Class ", name(at.label)];
+      const parts = of.length ? [before, page.element("b", {}, bold), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
       if (!map) return;
@@ -181,7 +183,7 @@
     };
     const fillMultiples = (template) => {
       const scope = at.isShared ? "color scales shared by the image's classes" : "individual color scales";
-      find(".of-methods").textContent = `Class ${page.classes[at.label] ?? at.label} by method (${scope})`;
+      find(".of-methods").textContent = `${upper(classOf(at.label))} by method (${scope})`;
       find(".of-classes").textContent = `${at.method} by class (${at.isShared ? "shared color scale" : "individual color scales"})`;
       if (!isNear) return;
       refill(find(".methods"), methods().filter((method) => method === at.method || store.isQuick(at.image, method, at.label)).map((method) =>
@@ -271,10 +273,13 @@
     };
 
     /* Show what the address names; what does not exist is replaced, with a note. */
-    const open = async (place) => {
+    let asked = 0; // counts what was opened: finding an image may take longer than asking for the next one
+    const open = async ({ ...place }) => {
+      const own = asked += 1;
       const [changes, notes] = [{}, []];
       if (place.image !== null) {
         const image = await store.find(place.image);
+        if (own !== asked) return;
         if (image) changes.image = image;
         else notes.push(page.served || !data.has_images ? `There is no ${data.noun} ${place.image}.`
           : `${noun} ${place.image} is not stored in the page; \`pellucid serve RUN\` explains any image.`);
@@ -325,6 +330,13 @@
       if (row >= 0 && row < height && column >= 0 && column < width) point(row * width + column);
     };
 
+    /* Paint the small maps, once they are near. */
+    const approach = () => {
+      if (isNear) return;
+      isNear = true;
+      if (current()) fillMultiples(page.outline(at.image.size, at.image.channels, at.image.bytes));
+    };
+
     const listen = () => {
       for (const frame of root.querySelectorAll(".frame")) {
         for (const kind of ["pointermove", "pointerdown"]) frame.addEventListener(kind, under);
@@ -348,9 +360,8 @@
       new ResizeObserver(fit).observe(find(".panels"));
       new IntersectionObserver((entries, observer) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
-        isNear = true;
         observer.disconnect();
-        if (current()) fillMultiples(page.outline(at.image.size, at.image.channels, at.image.bytes));
+        approach();
       }, { rootMargin: "400px" }).observe(find(".of-methods"));
     };
 
@@ -393,6 +404,11 @@
       });
     }
     // the section ignores the epoch slider
-    return { open, ready };
+    const paint = () => {
+      if (!strip) return;
+      strip.paint();
+      approach();
+    };
+    return { open, ready, paint };
   };
 }

@@ -1,7 +1,7 @@
 /* The list of images of the section "explain", with its filters.
 
 `pellucid.explainStrip(root, images, page, choose)` fills it; `choose` is called with the image that the reader selects.
-It returns {select(image), add(image)}. */
+It returns {first, select(image), add(image), paint()}. */
 {
   const FEW = 9; // below this number of images, filters would be in the way
 
@@ -25,12 +25,16 @@ It returns {select(image), add(image)}. */
 
     const painter = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
-        if (!isIntersecting) continue;
-        painter.unobserve(target);
-        const { size, channels, bytes } = target.image;
-        page.paintImage(target.querySelector("canvas"), size, channels, bytes);
+        if (isIntersecting) paint(target);
       }
     }, { rootMargin: "200px" });
+    const paint = (made) => {
+      if (made.image === null) return;
+      painter.unobserve(made);
+      const { size, channels, bytes } = made.image;
+      page.paintImage(made.querySelector("canvas"), size, channels, bytes);
+      made.image = null; // painted
+    };
 
     const item = (image) => {
       const taken = image.prediction === null ? null : name(image.prediction);
@@ -101,6 +105,8 @@ It returns {select(image), add(image)}. */
 
     return {
       first: listed[0],
+      /* Paint all images, also those out of sight. */
+      paint: () => { for (const made of items.values()) paint(made); },
       /* Add an image of another section in front of the list. */
       add: (image) => {
         if (items.has(image)) return;

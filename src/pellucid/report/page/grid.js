@@ -296,6 +296,7 @@ value is v × scale / 127. Colors end at the column's limit.
       select(at.row, at.column, false);
       if (isNew) fit();
       repaint();
+      if (dialog.open && current()) showLarge(); // the epochs may be playing
     };
 
     /* --- selection ------------------------------------------------------------------------------------------ */
@@ -446,8 +447,11 @@ value is v × scale / 127. Colors end at the column's limit.
         large.addEventListener(kind, (event) => { at.pixel = pixelOf(event, large); tell(); });
       }
       new ResizeObserver(() => at.frame && fit()).observe(find(".region"));
-      page.onScheme(() => at.frame && repaint());
-      addEventListener("beforeprint", () => { for (const row of stale) paintRow(row); });
+      page.onScheme(() => {
+        if (!at.frame) return;
+        repaint();
+        if (dialog.open) showLarge();
+      });
     };
 
     /* --- epochs --------------------------------------------------------------------------------------------- */
@@ -495,6 +499,7 @@ value is v × scale / 127. Colors end at the column's limit.
     return {
       show: (epoch) => { at.epoch = epoch; attempt().then(filled); },
       ready,
+      paint: () => { for (const row of stale) paintRow(row); },
     };
   };
 }

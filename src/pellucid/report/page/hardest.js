@@ -23,7 +23,7 @@
       page.opener(index, { class: "pair", ...method, label: cards.predictions[number] }, page.element("span", { class: "framed" }, image), frame),
       title,
       page.element("p", { class: "detail" }, `${loss} · ${confidence}`),
-      page.element("p", { class: "detail" }, `test image ${index} · scale ±${finite(cards.limits[number], (value) => value.toPrecision(2))}`));
+      page.element("p", { class: "detail" }, `test image ${index} · scale ${finite(cards.limits[number], (value) => `±${value.toPrecision(2)}`)}`));
   };
 
   pellucid.kinds.hardest = (root, data, page) => {

@@ -113,19 +113,21 @@
     const status = root.querySelector(".summary");
     const ask = definitions(root, page);
 
-    /* Sort by a column, best first, with missing values last; a second click restores the original order. */
+    /* Sort by a column, best first, with trivial, then missing values last; a second click restores the original order. */
     const sort = (column, heading) => {
       const again = heading.getAttribute("aria-sort") !== "none";
       const { name, is_higher_better: higher } = data.columns[column];
       for (const other of heading.parentElement.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
+      const isTrivial = (one) => one.cells[column]?.verdict === "trivial"; // a map that is the same for every image wins nothing
       const rank = (one) => (one.cells[column] ? one.cells[column].value * (higher ? -1 : 1) : Infinity);
       groups.forEach((rows, index) => {
         // two missing values compare as equal, since Infinity − Infinity is NaN
-        const ordered = again ? rows : [...rows].sort((a, b) => (rank(a) === rank(b) ? 0 : rank(a) - rank(b)));
+        const ordered = again ? rows : [...rows].sort((a, b) => isTrivial(a) - isTrivial(b) || (rank(a) === rank(b) ? 0 : rank(a) - rank(b)));
         bodies[index].append(...ordered.flatMap(trail));
       });
       if (!again) heading.setAttribute("aria-sort", higher ? "descending" : "ascending");
-      status.textContent = again ? "Original order." : `Sorted by ${name}, best first.`;
+      const last = groups.flat().some(isTrivial) ? " Values that the image has no part in come last." : "";
+      status.textContent = again ? "Original order." : `Sorted by ${name}, best first.${last}`;
     };
     const headings = data.columns.map((column, index) => {
       const { name, is_higher_better: higher } = column;

@@ -15,8 +15,12 @@ pellucid.signed = (value) => (value > 0 ? `+${pellucid.digits(value)}` : pelluci
 pellucid.percent = (share) => {
   if (share === null || Number.isNaN(share)) return "–";
   if (share > 0 && share < 0.0005) return "< 0.1%";
+  if (share >= 0.9995 && share < 1) return "> 99.9%"; // 100% would claim too much
   return `${(100 * share).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })}%`;
 };
+
+/* Format a share as a percentage within a sentence. */
+pellucid.percentInWords = (share) => pellucid.percent(share).replace("< ", "below ").replace("> ", "above ");
 
 /* Format a count with its noun, as in "1 image" or "1,234 images". */
 pellucid.many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;

@@ -6,8 +6,9 @@ The script of a section registers a function under its kind:
     pellucid.kinds.NAME = (root, data, page) => result;
 
 root: the section's element. data: its JSON. page: this object. The result is null, a function (epoch) => void, or an
-object with some of {show(epoch), open(place), ready}. `show` is called with the selected epoch first, and when another
-one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later.
+object with some of {show(epoch), open(place), ready, paint}. `show` is called with the selected epoch first, and when
+another one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later;
+`paint` paints what is otherwise painted when it comes into view, for paper.
 
 A place is {section, epoch, image, method, class}, in the address as #explain&epoch=2&image=1234&method=deeplift&class=4.
 */
@@ -40,6 +41,13 @@ pellucid.latest = (byEpoch, epoch) => {
   return String(numbers.filter((number) => number <= epoch).pop() ?? numbers[0]);
 };
 
+/* Return {key, isExact} of the epoch (a key of an object) of the explained network, the best one, or of the latest before;
+   without a best epoch, the last one is it. */
+pellucid.explained = (byEpoch) => {
+  const key = pellucid.latest(byEpoch, pellucid.best ?? Infinity);
+  return { key, isExact: pellucid.best === null || Number(key) === pellucid.best };
+};
+
 /* Return a notice if another epoch than the selected one is shown. */
 pellucid.stale = (shown, epoch) =>
   Number(shown) === epoch ? "" : `No data for epoch ${epoch}; showing epoch ${shown}.`;
@@ -68,7 +76,7 @@ pellucid.parsePlace = (hash) => {
     name = isKey || !section ? null : decodeURIComponent(section);
   } catch { /* a lone percent sign: the address names no section */ }
   return { section: name, epoch: count(parts.get("epoch")), image: count(parts.get("image")),
-    method: parts.get("method"), class: count(parts.get("class")) };
+    method: parts.get("method") || null, class: count(parts.get("class")) };
 };
 
 pellucid.formatPlace = (place) => {
@@ -109,12 +117,15 @@ pellucid.opener = (index, attributes = {}, ...content) => {
     ...content);
 };
 
+const resets = new Map(); // timers by button
+
 /* Copy the page's address, with the current place, to the clipboard. */
 pellucid.copyLink = async (button) => {
-  const text = button.textContent;
+  button.dataset.text ??= button.textContent; // it may still say "Copied"
   const say = (word) => {
     button.textContent = word;
-    setTimeout(() => { button.textContent = text; }, 1500);
+    clearTimeout(resets.get(button));
+    resets.set(button, setTimeout(() => { button.textContent = button.dataset.text; }, 1500));
   };
   try {
     await navigator.clipboard.writeText(location.href);
@@ -126,6 +137,7 @@ pellucid.copyLink = async (button) => {
     field.select();
     say(document.execCommand("copy") ? "Copied" : "Copy it from the address bar");
     field.remove();
+    button.focus({ preventScroll: true });
   }
 };
 
@@ -163,7 +175,7 @@ const create = (name) => {
   });
   const result = build() ?? {};
   const parts = typeof result === "function" ? { show: result } : result;
-  for (const part of ["show", "open"]) if (parts[part]) made[name][part] = pellucid.guarded(root, parts[part]);
+  for (const part of ["show", "open", "paint"]) if (parts[part]) made[name][part] = pellucid.guarded(root, parts[part]);
   if (parts.ready) made[name].ready = parts.ready;
   root.dataset.created = "";
   refresh(made[name]);
@@ -188,7 +200,10 @@ pellucid.ensure = async (name) => {
 pellucid.showAll = async () => {
   isEager = true;
   for (const name of Object.keys(pellucid.sections)) refresh(create(name));
+  const paint = () => { for (const one of Object.values(made)) one.paint?.(); };
+  paint(); // a browser that prints does not wait
   await Promise.all(Object.values(made).map((one) => one.ready));
+  paint();
 };
 
 const offers = [];
@@ -213,18 +228,27 @@ const select = (epoch) => {
   for (const one of Object.values(made)) if (one.isNear || isEager) refresh(one);
 };
 
+let held = null; // where the page was scrolled to, and its height then
+
+/* Scroll to the anchor. */
+const hold = () => {
+  anchor.scrollIntoView({ behavior: "instant" });
+  held = { top: scrollY, height: document.documentElement.scrollHeight };
+};
+
 /* Select the epoch, section and whatever else `pellucid.place` names. */
 const arrive = async (isScrolling) => {
   const { section, epoch } = pellucid.place;
   if (epoch !== null && epoch !== pellucid.epoch && pellucid.epochs.includes(epoch)) pellucid.slide(epoch);
   pellucid.place.epoch = pellucid.epochs.length ? pellucid.epoch : null;
-  if (!(section in pellucid.sections)) return;
+    anchor = null;
+  if (section === null || !Object.hasOwn(pellucid.sections, section)) return;
   const one = create(section);
   const isInside = KEYS.some((key) => pellucid.place[key] !== null);
   if (isScrolling) {
     // a section marks the part that an address with an image, a method or a class is about
     anchor = (isInside && one.root.querySelector("[data-place]")) || one.root;
-    anchor.scrollIntoView({ behavior: "instant" });
+    hold();
   }
   await one.ready;
   refresh(one);
@@ -260,11 +284,15 @@ const watchSections = () => {
     current.observe(root);
   }
   // a section above the anchor grows when it is filled; not every browser keeps the reader's place by itself
-  const growth = new ResizeObserver(() => anchor?.scrollIntoView({ behavior: "instant" }));
+  const growth = new ResizeObserver(() => { if (anchor) hold(); });
   for (const part of document.querySelectorAll("header, main")) growth.observe(part);
   for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) {
     addEventListener(kind, () => { anchor = null; }, { passive: true, capture: true });
   }
+  // a scroll bar sends no other event
+  addEventListener("scroll", () => {
+    if (anchor && Math.abs(scrollY - held.top) > 1 && document.documentElement.scrollHeight === held.height) anchor = null;
+  }, { passive: true });
 };
 
 /* --- epochs ----------------------------------------------------------------------------------------------------- */
@@ -341,7 +369,7 @@ const showAge = () => {
 
 pellucid.start = () => {
   showAge();
-  // {epochs, classes, palette, sections: {name: kind}, withImages: [names of sections that offer images]}
+  // {epochs, best: the epoch of the explained network or null, classes, palette, sections: {name: kind}, withImages: [names of sections that offer images]}
   Object.assign(pellucid, JSON.parse(document.getElementById("data").textContent));
   const { epochs } = pellucid;
   pellucid.slide = epochs.length > 1 ? slider(epochs, select) : select;
