@@ -9,8 +9,8 @@ import numpy as np
 
 from pellucid.core.text import listed
 from pellucid.evaluation import Evaluation
-from pellucid.evaluation._conclusions import class_insensitive, name_of, weight_insensitive
-from pellucid.evaluation._recommendation import most_faithful
+from pellucid.evaluation._conclusions import class_insensitive, name_in, weight_insensitive
+from pellucid.evaluation._recommendation import most_faithful, relation
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
@@ -207,18 +207,18 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
     texts = []
     if best:
         # the recommended method first
-        names = [name_of(one) for one in sorted(best, key=lambda one: one != recommended.method)]
-        tied, plural = (" (statistically tied)", "s") if len(names) > 1 else ("", "")
+        names = [name_in(evaluation, one) for one in sorted(best, key=lambda one: one != recommended.method)]
+        tied, plural = (f" ({relation(evaluation, best)})", "s") if len(names) > 1 else ("", "")
         texts.append(f"Most faithful explanation{plural}: {listed(names)}{tied}, better than every control.")
         if recommended.method is not None and recommended.method not in best:
-            texts.append(f"Recommended explanation: {name_of(recommended.method)}.")
+            texts.append(f"Recommended explanation: {name_in(evaluation, recommended.method)}.")
     elif recommended.metrics:
         texts.append(recommended.reason)
-    if alike := [name_of(one) for one in class_insensitive(evaluation)]:
+    if alike := [name_in(evaluation, one) for one in class_insensitive(evaluation)]:
         texts.append(f"{listed(alike)} {'is' if len(alike) == 1 else 'are'} nearly class-insensitive.")
-    if unchanged := [name_of(one) for one in weight_insensitive(evaluation)]:
+    if unchanged := [name_in(evaluation, one) for one in weight_insensitive(evaluation)]:
         texts.append(f"{listed(unchanged)} {'does' if len(unchanged) == 1 else 'do'} not depend on the weights.")
-    if constant := [name_of(one) for one in evaluation.constant_maps]:
+    if constant := [name_in(evaluation, one) for one in evaluation.constant_maps]:
         change = "is the same for every image" if evaluation.same_map else "does not change when the image is shifted"
         texts.append(f"The map of a class by {listed(constant, 'or')} {change}.")
     return [Sentence(text, "leaderboard") for text in texts]
