@@ -101,6 +101,20 @@ def test_a_program_that_disagrees_is_left_out(part: str, make_scene: Maker, monk
     assert "of its program differ by 1.0e-03" in reason(make_scene())
 
 
+def test_logits_that_disagree_for_a_single_image_are_no_rounding(
+    make_scene: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def wrong(program: Program, image: np.ndarray, target: int) -> Outcome:
+        outcome = run_program(program, image, target)
+        calls.append(image)
+        return replace(outcome, logits=outcome.logits + 1.0) if len(calls) == 2 else outcome
+
+    monkeypatch.setattr(live, "run_program", wrong)
+    assert "the logits of its program differ" in reason(make_scene())
+
+
 def shapes(count: int, *, bright: bool) -> np.ndarray:
     """Return bars of 2×18 pixels, up to a pixel off the center of 24×24 pixels, on a plain background."""
     random = np.random.default_rng(0)

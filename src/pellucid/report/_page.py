@@ -194,7 +194,6 @@ def _guides(material: Material) -> set[str]:
 
 
 @cache
-@cache
 def _asset(name: str) -> str:
     return (files("pellucid.report") / "page" / name).read_text(encoding="utf-8")
 

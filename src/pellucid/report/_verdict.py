@@ -21,7 +21,7 @@ FEWEST_IMAGES = 30
 TWO_SIDED = 1.96
 """Standard errors in half of a 95% interval."""
 SMALLEST_POINTS = 0.005
-"""Smallest miscalibration to mention, in percentage points."""
+"""Smallest lower end of the interval of a miscalibration to mention, in percentage points."""
 MOST_NAMES = 3
 """Maximum number of equally frequent confusions to name."""
 
@@ -192,10 +192,11 @@ def calibration(arrays: Mapping[str, np.ndarray]) -> str:
     differences = confidences - is_right
     variance = max(float(differences.var(ddof=1)), float((confidences * (1 - confidences)).mean()))
     half, mean = TWO_SIDED * math.sqrt(variance / len(differences)), float(differences.mean())
-    low, high = 100 * (abs(mean) - half), 100 * (abs(mean) + half)
-    if low <= 0 or 100 * abs(mean) < SMALLEST_POINTS:
+    low, high = 100 * (abs(mean) - half), min(100 * (abs(mean) + half), 100.0)
+    if low < SMALLEST_POINTS:
         return ""
-    digits = 1 if 100 * abs(mean) >= 0.095 else 2
+    # an end above 0 must not be shown as 0.0
+    digits = 1 if low >= 0.05 else 2
     return (
         f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (95% interval "
         f"{low:.{digits}f} to {high:.{digits}f})."
