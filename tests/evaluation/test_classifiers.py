@@ -85,7 +85,9 @@ def test_false_alarms_over_seeds_are_rare() -> None:
 
 
 def test_seeds_without_any_spread_prove_nothing() -> None:
-    result = seed_difference([0.9, 0.9], [0.8, 0.8])
-    assert result is not None
-    assert np.isnan(result.p)
-    assert np.isnan(result.low)
+    # the standard deviation of three times 0.9921 is not 0 but 1e-16
+    for first, second in ([0.9, 0.9], [0.8, 0.8]), ([0.9921] * 3, [0.9919] * 3), ([0.9921] * 3, [0.9919]):
+        result = seed_difference(first, second)
+        assert result is not None
+        assert np.isnan(result.p)
+        assert np.isnan(result.low)

@@ -10,9 +10,9 @@ from scipy import stats
 from torch import nn
 
 from pellucid.evaluation import CONTROLS, METRICS, Evaluation
-from pellucid.evaluation._conclusions import agreeing, labels, representative
+from pellucid.evaluation._conclusions import agreeing, labels, name_in, representative
 from pellucid.evaluation._evaluation import Scores
-from pellucid.evaluation._recommendation import FAITHFULNESS, most_faithful
+from pellucid.evaluation._recommendation import FAITHFULNESS, most_faithful, relation
 from pellucid.storage.evaluations import evaluate
 
 IMAGES = 40
@@ -188,6 +188,41 @@ def test_the_method_that_leads_in_most_faithfulness_metrics_is_recommended():
     recommended = evaluation.recommendation
     assert (recommended.method, recommended.tied) == ("deeplift", ())
     assert "every control in selectivity and deletion." in recommended.reason
+
+
+def test_methods_that_differ_in_a_metric_of_faithfulness_are_not_called_tied():
+    values = {("gradient", "selectivity"): noisy(0, 1), ("deeplift", "selectivity"): noisy(1, 2)}
+    values |= {("gradient", "deletion"): noisy(1, 3), ("deeplift", "deletion"): noisy(0, 4)}
+    values |= {(one, metric): noisy(3, 5) for one in CONTROLS for metric in ("selectivity", "deletion")}
+    evaluation = made(values)
+    assert set(most_faithful(evaluation)) == {"gradient", "deeplift"}
+    assert evaluation.recommendation.tied == ()
+    assert "tied" not in evaluation.recommendation.reason
+    assert "one of the most faithful methods" in evaluation.recommendation.reason
+    assert relation(evaluation, most_faithful(evaluation)) == "none leads in every metric"
+    equal = simple({"gradient": 0.2, "deeplift": 0.2})
+    assert relation(equal, most_faithful(equal)) == "statistically tied"
+
+
+def test_methods_of_one_name_keep_their_options():
+    evaluation = simple({"smoothgrad(samples=4)": 1.0, "smoothgrad(samples=8)": 0.2, "occlusion(window=3)": 1.0})
+    assert evaluation.recommendation.reason.startswith("Recommended: smoothgrad(samples=8), ")
+    assert name_in(evaluation, "occlusion(window=3)") == "occlusion"
+
+
+def test_significance_and_direction_are_of_the_same_images():
+    # better on the 20 common images, worse in the mean, since the second one is defined only for the easy half
+    first, second = noisy(1.0, 1), noisy(1.5, 2)
+    first[20:] = 5.0
+    second[20:] = np.nan
+    scores = {
+        (name, "selectivity"): Scores([None if np.isnan(one) else one for one in values.tolist()], {}, {})
+        for name, values in (("gradient", first), ("deeplift", second))
+    }
+    evaluation = Evaluation(("gradient", "deeplift"), {"selectivity": ABOUT["selectivity"]}, scores, IMAGES, 0)
+    assert not ABOUT["selectivity"]["is_higher_better"]
+    assert evaluation.is_better("gradient", "deeplift", "selectivity")
+    assert not evaluation.is_better("deeplift", "gradient", "selectivity")
 
 
 @pytest.mark.parametrize(

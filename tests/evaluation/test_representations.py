@@ -55,11 +55,12 @@ def test_unrelated_features_give_about_zero_even_if_there_are_many_of_them() -> 
 
 
 def test_a_constant_layer_has_no_similarity() -> None:
-    got = linear_cka(
-        [centered_gram(torch.ones(10, 4)), centered_gram(features(7, 10))], [centered_gram(features(8, 10))]
-    )
-    assert np.isnan(got[0, 0])
-    assert np.isfinite(got[1, 0])
+    rounded = torch.full((10, 4), 0.1) + 1e-8 * features(9, 10)[:, :4]  # as batches of different images round
+    for constant in (torch.ones(10, 4), torch.full((10, 4), 0.1), rounded):
+        own = centered_gram(constant)
+        got = linear_cka([own, centered_gram(features(7, 10))], [centered_gram(features(8, 10)), own])
+        assert np.isnan(got[0]).all()
+        assert np.isfinite(got[1, 0])
 
 
 def test_layers_are_read_in_groups_that_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:

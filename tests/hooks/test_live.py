@@ -91,7 +91,7 @@ def test_an_unknown_operation_is_named(make_scene: Maker) -> None:
 
 @pytest.mark.parametrize("part", ["logits", "gradient", "relevance"])
 def test_a_program_that_disagrees_is_left_out(part: str, make_scene: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(program: Program, image: np.ndarray, target: int) -> Outcome:
+    def wrong(program: Program, image: np.ndarray, target: int | None = None) -> Outcome:
         outcome = run_program(program, image, target)
         values = getattr(outcome, part).copy()
         values.flat[0] += 1e-3 * np.abs(values).max()
@@ -99,6 +99,36 @@ def test_a_program_that_disagrees_is_left_out(part: str, make_scene: Maker, monk
 
     monkeypatch.setattr(live, "run_program", wrong)
     assert "of its program differ from the network's by 1.0e-03" in reason(make_scene())
+
+
+def test_logits_that_disagree_for_a_single_image_are_no_rounding(
+    make_scene: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def wrong(program: Program, image: np.ndarray, target: int | None = None) -> Outcome:
+        outcome = run_program(program, image, target)
+        calls.append(image)
+        return replace(outcome, logits=outcome.logits + 1.0) if len(calls) == 2 else outcome
+
+    monkeypatch.setattr(live, "run_program", wrong)
+    assert "the logits of its program differ" in reason(make_scene())
+
+
+class Sorted(nn.Module):
+    """A network that sorts its inputs: their order depends on the image, the program has that of one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(81, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1).sort(1)[0])
+
+
+def test_a_program_that_fits_only_the_exported_image_is_left_out(make_scene: Maker) -> None:
+    scene = make_scene(model=Sorted().eval())
+    assert "the logits of its program differ" in reason(scene, checks=1)
 
 
 def shapes(count: int, *, bright: bool) -> np.ndarray:

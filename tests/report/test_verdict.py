@@ -150,6 +150,15 @@ def test_no_error_among_sure_predictions_is_no_evidence_of_underconfidence():
     assert calibration(predicted([0.98] * 1000, [True] * 1000)).startswith("Underconfident by 2.0 points")
 
 
+def test_ends_of_the_interval_are_possible_values_and_not_shown_as_zero():
+    assert calibration(predicted([0.99] * 40, [False] * 40)).endswith(" to 100.0).")
+    # 0.23 points above 0.01
+    text = calibration(predicted([0.997] * 20000, np.arange(20000) >= 80))
+    low = float(text.partition("interval ")[2].partition(" ")[0])
+    assert text.startswith("Overconfident")
+    assert 0 < low < 0.05
+
+
 @pytest.mark.parametrize("confidences", [[0.6] * 10, [0.6, *[float("nan")] * 99], []])
 def test_too_few_or_undefined_confidences_support_no_claim(confidences):
     assert calibration(predicted(confidences, [True] * len(confidences))) == ""

@@ -80,6 +80,18 @@ def test_runs_that_differ_only_in_their_seed_share_a_setting() -> None:
     assert [setting.name for setting in settings] == ["a (2 seeds)", "c"]
 
 
+def test_a_run_that_ended_early_is_no_other_seed_of_a_finished_one() -> None:
+    def run(folder: str, seed: int, status: str, reached: int, epoch: int | None = None) -> Loaded:
+        record = {**loaded([0]).record, "seed": seed, "epochs": 10, "status": status}
+        metrics = [{"epoch": number} for number in range(reached + 1)]
+        return loaded([0], folder=Path(folder), record=record, metrics=metrics, epoch=epoch)
+
+    whole, other, short = run("a", 0, "finished", 10), run("b", 1, "finished", 10), run("c", 2, "interrupted", 3)
+    assert group([whole, other, short], ["a", "b", "c"])[1] == [0, 0, 1]
+    same_epoch = [run("a", 0, "finished", 10, 2), run("c", 2, "interrupted", 3, 2)]
+    assert group(same_epoch, ["a", "c"])[1] == [0, 0]
+
+
 def test_epochs_of_a_run_are_different_settings() -> None:
     models = [loaded([0], epoch=1), loaded([0], epoch=2)]
     assert group(models, names_of(models))[1] == [0, 1]

@@ -96,14 +96,15 @@ def seed_difference(first: Sequence[float], second: Sequence[float], level: floa
     difference = float(np.mean(first) - np.mean(second))
     low, high, p, method = np.nan, np.nan, np.nan, "welch" if min(sizes) > 1 else "prediction"
     if method == "welch":
-        if np.std(first) > 0 or np.std(second) > 0:
+        # not the standard deviation, which rounding makes positive for equal values
+        if np.ptp(first) > 0 or np.ptp(second) > 0:
             result = ttest_ind(first, second, equal_var=False)
             limits = result.confidence_interval(level)
             low, high, p = float(limits.low), float(limits.high), float(result.pvalue)
     else:
         several = first if sizes[0] > 1 else second
         error = float(np.std(several, ddof=1)) * sqrt(1 + 1 / len(several))
-        if error > 0:
+        if np.ptp(several) > 0:
             freedom = len(several) - 1
             reach = error * float(t.ppf((1 + level) / 2, freedom))
             low, high = difference - reach, difference + reach

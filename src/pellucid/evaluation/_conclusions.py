@@ -19,6 +19,7 @@ __all__ = [
     "agreeing",
     "class_insensitive",
     "labels",
+    "name_in",
     "name_of",
     "remarks",
     "representative",
@@ -98,7 +99,7 @@ def agreeing(evaluation: "Evaluation") -> list[Group]:
             groups.append([method])
         else:
             home.append(method)
-    return [Group(tuple(group), _why_alike(group)) for group in groups if len(group) > 1]
+    return [Group(tuple(group), _why_alike(evaluation, group)) for group in groups if len(group) > 1]
 
 
 def representative(evaluation: "Evaluation", group: Group) -> str:
@@ -119,6 +120,12 @@ def name_of(label: str) -> str:
     return label.partition("(")[0]
 
 
+def name_in(evaluation: "Evaluation", label: str) -> str:
+    """Return the registered name of a method, with its options if the evaluation has several methods of this name."""
+    name = name_of(label)
+    return name if [name_of(one) for one in evaluation.methods].count(name) < 2 else label
+
+
 def _own_rows(evaluation: "Evaluation", name: str) -> list["Row"]:
     """Return the rows of the metrics with this registered name, without controls."""
     labels = {label for label, about in evaluation.metrics.items() if about["name"] == name}
@@ -137,9 +144,9 @@ def _agree(evaluation: "Evaluation", first: str, second: str) -> bool:
     return True
 
 
-def _why_alike(group: Sequence[str]) -> str:
-    names = [name_of(label) for label in group]
+def _why_alike(evaluation: "Evaluation", group: Sequence[str]) -> str:
+    names = [name_in(evaluation, label) for label in group]
     agree = f"{listed(names)} agree to three digits in every metric on this network."
-    if not set(names) >= SAME_RULE:
+    if not set(map(name_of, group)) >= SAME_RULE:
         return agree
     return f"{agree} lrp.epsilon equals input_x_gradient on piecewise-linear networks as ε → 0."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.core.cards import card, table_html, text_html
 from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._conclusions import Group, agreeing, name_of, remarks
+from pellucid.evaluation._conclusions import Group, agreeing, name_in, remarks
 from pellucid.evaluation._metric import Measured
 from pellucid.evaluation._recommendation import Recommendation, recommend
 from pellucid.evaluation._statistics import compare, intervals
@@ -186,7 +186,7 @@ class Evaluation:
     @property
     def conclusions(self) -> list[str]:
         """Conclusions in sentences: the recommendation, agreeing methods, and methods to be wary of."""
-        warnings = [f"{name_of(method)}: {remark}." for method, remark in remarks(self).items()]
+        warnings = [f"{name_in(self, method)}: {remark}." for method, remark in remarks(self).items()]
         return [self.recommendation.reason, *(group.reason for group in self.agreeing), *warnings]
 
     @cached_property
@@ -238,7 +238,11 @@ class Evaluation:
     def is_better(self, method: str, other: str, metric: str) -> bool:
         """Return True if the method is significantly better than the other."""
         pair = self._pairs.get((metric, method, other))
-        return pair is not None and pair.p < CERTAIN and self.score(method, metric) > self.score(other, metric)
+        if pair is None or not pair.p < CERTAIN:
+            return False
+        # that of the images on which both are defined, as for p; the means can be over different ones
+        difference = pair.difference if pair.method == method else -pair.difference
+        return difference > 0 if self.metrics[metric]["is_higher_better"] else difference < 0
 
     def ignores_image(self, method: str, metric: str) -> bool:
         """Return True if the method's map ignores the image and the metric rewards that."""
@@ -264,7 +268,8 @@ class Evaluation:
         if best is None:
             return set()
         ranked = {method for method in self.methods if not self.ignores_image(method, metric)} - set(CONTROLS)
-        return {best} | {method for method in ranked if self.is_tied(method, best, metric)}
+        known = {method for method in ranked if math.isfinite(self.value(method, metric))}
+        return {best} | {method for method in known if self.is_tied(method, best, metric)}
 
     def beaten_by(self, method: str, metric: str) -> list[str]:
         """Return the controls with a better mean than the method, except controls that win by construction."""
@@ -293,7 +298,10 @@ class Evaluation:
         rows = [
             Row(**{**row, **{name: _nan(row[name]) for name in ("value", "low", "high")}}) for row in record["rows"]
         ]
-        pairs = [Comparison(**{**pair, "p": _nan(pair["p"])}) for pair in record["comparisons"]]
+        pairs = [
+            Comparison(**{**pair, **{name: _nan(pair[name]) for name in ("difference", "p")}})
+            for pair in record["comparisons"]
+        ]
         vars(evaluation).update(rows=rows, comparisons=pairs)  # fills the cached properties, since `scores` is empty
         return evaluation
 

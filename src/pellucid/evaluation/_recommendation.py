@@ -7,16 +7,17 @@ recommended.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from pellucid.core.text import listed
 from pellucid.evaluation import CONTROLS
-from pellucid.evaluation._conclusions import name_of, remarks
+from pellucid.evaluation._conclusions import name_in, remarks
 
 if TYPE_CHECKING:
     from pellucid.evaluation._evaluation import Evaluation
 
-__all__ = ["FAITHFULNESS", "Recommendation", "most_faithful", "recommend"]
+__all__ = ["FAITHFULNESS", "Recommendation", "most_faithful", "recommend", "relation"]
 
 FAITHFULNESS = ("selectivity", "deletion", "insertion", "road", "roar", "sensitivity_n", "infidelity")
 """Metrics that compare a map with the effect of changed pixels on the output."""
@@ -49,7 +50,7 @@ def recommend(evaluation: "Evaluation") -> Recommendation:
     faithful, notes = _qualified(evaluation, metrics), remarks(evaluation)
     leaders = _leaders(evaluation, [method for method in faithful if method not in notes], metrics)
     refused = [method for method in _leaders(evaluation, faithful, metrics) if method in notes]
-    rejected = "".join(f" {name_of(one)} is not recommended: {notes[one]}." for one in refused)
+    rejected = "".join(f" {name_in(evaluation, one)} is not recommended: {notes[one]}." for one in refused)
     if not leaders:
         return Recommendation(
             None, f"No method is recommended. {rejected.strip() or _shortfall(evaluation, metrics)}", (), metrics
@@ -60,7 +61,8 @@ def recommend(evaluation: "Evaluation") -> Recommendation:
         key=lambda one: (_advantages(evaluation, one, others[one], metrics), evaluation.score(one, metrics[0])),
     )
     reason = _reason(evaluation, chosen, others[chosen], metrics)
-    return Recommendation(chosen, reason + rejected, tuple(others[chosen]), metrics)
+    tied = tuple(one for one in others[chosen] if _are_tied(evaluation, chosen, one, metrics))
+    return Recommendation(chosen, reason + rejected, tied, metrics)
 
 
 def most_faithful(evaluation: "Evaluation") -> tuple[str, ...]:
@@ -70,6 +72,20 @@ def most_faithful(evaluation: "Evaluation") -> tuple[str, ...]:
     """
     metrics = _faithfulness(evaluation)
     return _leaders(evaluation, _qualified(evaluation, metrics), metrics)
+
+
+def relation(evaluation: "Evaluation", methods: Sequence[str]) -> str:
+    """Describe how several of the most faithful methods differ in the metrics of faithfulness, in a few words."""
+    metrics = _faithfulness(evaluation)
+    if all(_are_tied(evaluation, one, two, metrics) for one, two in combinations(methods, 2)):
+        return "statistically tied"
+    if all(len(led) == len(metrics) for led in _leads(evaluation, methods, metrics).values()):
+        return "none is significantly worse than the best"
+    return "none leads in every metric"
+
+
+def _are_tied(evaluation: "Evaluation", one: str, two: str, metrics: Sequence[str]) -> bool:
+    return all(evaluation.is_tied(one, two, metric) for metric in metrics)
 
 
 def _faithfulness(evaluation: "Evaluation") -> tuple[str, ...]:
@@ -129,8 +145,8 @@ def _shortfall(evaluation: "Evaluation", metrics: Sequence[str]) -> str:
     missing = [metric for metric in metrics if not math.isfinite(evaluation.value(closest, metric))]
     lack = f"worse than a control in {_list(beaten)}" if beaten else f"not measured by {_list(missing)}"
     return (
-        f"The closest one, {name_of(closest)}, is significantly better than every control in {_list(beats[closest])}, "
-        f"but {lack}."
+        f"The closest one, {name_in(evaluation, closest)}, is significantly better than every control in "
+        f"{_list(beats[closest])}, but {lack}."
     )
 
 
@@ -143,20 +159,27 @@ def _advantages(evaluation: "Evaluation", method: str, others: Sequence[str], us
     )
 
 
-def _reason(evaluation: "Evaluation", chosen: str, tied: Sequence[str], metrics: Sequence[str]) -> str:
+def _reason(evaluation: "Evaluation", chosen: str, others: Sequence[str], metrics: Sequence[str]) -> str:
     values = listed([f"{_list([metric])} {_number(evaluation.value(chosen, metric))}" for metric in metrics])
     beats = [metric for metric in metrics if _beats_controls(evaluation, chosen, metric)]
     where = f" in {_list(beats)}" if len(metrics) > 1 else ""
-    role = "one of the most faithful methods" if tied else "the most faithful method"
-    ties = f", statistically tied with {listed([name_of(one) for one in tied])}" if tied else ""
+    role = "one of the most faithful methods" if others else "the most faithful method"
+    tied = [one for one in others if _are_tied(evaluation, chosen, one, metrics)]
+    ties = f", statistically tied with {listed([name_in(evaluation, one) for one in tied])}" if tied else ""
+    rest = [name_in(evaluation, one) for one in others if one not in tied]
+    ties += f", besides {listed(rest)}" if rest else ""
     reason = (
-        f"Recommended: {name_of(chosen)}, {role} ({values}){ties}, and significantly better than every control{where}."
+        f"Recommended: {name_in(evaluation, chosen)}, {role} ({values}){ties}, and significantly better than every "
+        f"control{where}."
     )
-    rest = [metric for metric in evaluation.metrics if metric not in metrics]
-    better = [metric for metric in rest if tied and all(evaluation.is_better(chosen, one, metric) for one in tied)]
-    worse = [metric for metric in rest if any(evaluation.is_better(one, chosen, metric) for one in tied)]
+    unused = [metric for metric in evaluation.metrics if metric not in metrics]
+    better = [
+        metric for metric in unused if others and all(evaluation.is_better(chosen, one, metric) for one in others)
+    ]
+    worse = [metric for metric in unused if any(evaluation.is_better(one, chosen, metric) for one in others)]
     if better:
-        rivals = "the tied methods" if len(tied) > 2 else listed([name_of(one) for one in tied])
+        tied_or_not = "the tied methods" if len(tied) == len(others) else "these methods"
+        rivals = tied_or_not if len(others) > 2 else listed([name_in(evaluation, one) for one in others])
         reason += f" It is significantly better than {rivals} in {_list(better)}"
         reason += f", and worse in {_list(worse)}." if worse else "."
     return reason

@@ -22,6 +22,8 @@ MOST_LAYERS = 24
 MOST_VALUES = 48_000_000
 """Maximum number of activations held at once, which bounds memory."""
 IMAGES_AT_ONCE = 100
+ROUNDING = 1e-6
+"""Variation relative to the largest feature below which a layer counts as constant."""
 LEAST_IMAGES = 4
 """Minimum number of images for which the unbiased estimator is defined."""
 
@@ -90,7 +92,10 @@ def centered_gram(features: Tensor) -> np.ndarray:
     if count < LEAST_IMAGES:
         raise ValueError(f"CKA needs at least {LEAST_IMAGES} images, got {count}")
     # CKA ignores the mean and the scale of the features; without them, float32 suffices for the product
+    largest = features.float().abs().max()
     plain = features.float() - features.float().mean(0)
+    # what rounding alone can cause is no variation
+    plain = torch.where(plain.abs().max() > ROUNDING * largest, plain, torch.zeros_like(plain))
     plain = plain / plain.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     gram = (plain @ plain.T).double().numpy()
     np.fill_diagonal(gram, 0.0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from pellucid.core.text import listed
 from pellucid.evaluation import Evaluation
-from pellucid.evaluation._conclusions import class_insensitive, name_of, weight_insensitive
-from pellucid.evaluation._recommendation import most_faithful
+from pellucid.evaluation._conclusions import class_insensitive, name_in, weight_insensitive
+from pellucid.evaluation._recommendation import most_faithful, relation
 from pellucid.report._material import Material
 from pellucid.report._recommended import last_evaluation
 
@@ -21,7 +21,7 @@ FEWEST_IMAGES = 30
 TWO_SIDED = 1.96
 """Standard errors in half of a 95% interval."""
 SMALLEST_POINTS = 0.005
-"""Smallest miscalibration to mention, in percentage points."""
+"""Smallest lower end of the interval of a miscalibration to mention, in percentage points."""
 MOST_NAMES = 3
 """Maximum number of equally frequent confusions to name."""
 
@@ -192,10 +192,11 @@ def calibration(arrays: Mapping[str, np.ndarray]) -> str:
     differences = confidences - is_right
     variance = max(float(differences.var(ddof=1)), float((confidences * (1 - confidences)).mean()))
     half, mean = TWO_SIDED * math.sqrt(variance / len(differences)), float(differences.mean())
-    low, high = 100 * (abs(mean) - half), 100 * (abs(mean) + half)
-    if low <= 0 or 100 * abs(mean) < SMALLEST_POINTS:
+    low, high = 100 * (abs(mean) - half), min(100 * (abs(mean) + half), 100.0)
+    if low < SMALLEST_POINTS:
         return ""
-    digits = 1 if 100 * abs(mean) >= 0.095 else 2
+    # an end above 0 must not be shown as 0.0
+    digits = 1 if low >= 0.05 else 2
     return (
         f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (95% interval "
         f"{low:.{digits}f} to {high:.{digits}f})."
@@ -207,18 +208,18 @@ def _explanations(evaluation: Evaluation) -> list[Sentence]:
     texts = []
     if best:
         # the recommended method first
-        names = [name_of(one) for one in sorted(best, key=lambda one: one != recommended.method)]
-        tied, plural = (" (statistically tied)", "s") if len(names) > 1 else ("", "")
+        names = [name_in(evaluation, one) for one in sorted(best, key=lambda one: one != recommended.method)]
+        tied, plural = (f" ({relation(evaluation, best)})", "s") if len(names) > 1 else ("", "")
         texts.append(f"Most faithful explanation{plural}: {listed(names)}{tied}, better than every control.")
         if recommended.method is not None and recommended.method not in best:
-            texts.append(f"Recommended explanation: {name_of(recommended.method)}.")
+            texts.append(f"Recommended explanation: {name_in(evaluation, recommended.method)}.")
     elif recommended.metrics:
         texts.append(recommended.reason)
-    if alike := [name_of(one) for one in class_insensitive(evaluation)]:
+    if alike := [name_in(evaluation, one) for one in class_insensitive(evaluation)]:
         texts.append(f"{listed(alike)} {'is' if len(alike) == 1 else 'are'} nearly class-insensitive.")
-    if unchanged := [name_of(one) for one in weight_insensitive(evaluation)]:
+    if unchanged := [name_in(evaluation, one) for one in weight_insensitive(evaluation)]:
         texts.append(f"{listed(unchanged)} {'does' if len(unchanged) == 1 else 'do'} not depend on the weights.")
-    if constant := [name_of(one) for one in evaluation.constant_maps]:
+    if constant := [name_in(evaluation, one) for one in evaluation.constant_maps]:
         gives = "gives" if len(constant) == 1 else "give"
         if evaluation.same_map:
             texts.append(f"For a given class, {listed(constant)} {gives} every image the same map.")

@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get_all("Host") not in [[name] for name in names]:
             raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this server is only reachable as {names[0]}.")
         origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "none")
-        is_page = self.command != "POST" and urlsplit(self.path).path == "/"
+        is_page = self.command != "POST" and self._path() == "/"
         is_foreign = origin is not None and origin not in [f"http://{name}" for name in names]
         # links from other sites to the page are fine
         if is_foreign or (site not in ("same-origin", "none") and not is_page):
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> Mapping[str, Any] | bytes:
         self.server.received(self.request)
-        live, path = self.server.live, urlsplit(self.path).path
+        live, path = self.server.live, self._path()
         if path == "/":
             return self.server.page()
         if path == "/api":
@@ -210,8 +210,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.received(self.request)
         return self.server.live.map(read_request(body), self._job())
 
+    def _path(self) -> str:
+        try:
+            return urlsplit(self.path).path
+        except ValueError as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the address is invalid ({error}).") from error
+
     def _check_path(self) -> None:
-        path = urlsplit(self.path).path
+        path = self._path()
         # at most nine digits, since int() refuses thousands of them
         route = re.sub(r"\A/api/images/[0-9]{1,9}\Z", "/api/images/INDEX", path)
         if route not in ROUTES:

@@ -203,7 +203,11 @@ def pixel_floats(values: Any, shape: tuple[int, int, int]) -> Tensor:
     Raises `ShapeError` for another shape than `shape`, and `DataError` for values that are not numbers in [0, 1].
     """
     try:
-        array = np.array(values, np.float32)
+        array = np.array(values)
+        # text that reads as a number is none
+        if array.size and array.dtype.kind not in "iuf":
+            raise TypeError("they have other values")
+        array = array.astype(np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise ShapeError(f"pixels are not nested lists of numbers of shape {shape} ({error}).") from error
     if shape[0] == 1 and array.shape == shape[1:]:

@@ -47,7 +47,10 @@ def _key(model: Loaded) -> str:
     network = {name: record.get("model", {}).get(name) for name in ("name", "weights", "options")}
     data = record.get("dataset", {}).get("name")
     planned = [record.get("epochs"), record.get("extensions") or []]
-    return json.dumps([settings, network, data, planned, model.epoch], sort_keys=True, default=str)
+    # the best weights so far of a run that ended early, or still goes on, are those of a shorter training
+    is_short = model.epoch is None and record.get("status") != "finished"
+    reached = int(model.metrics[-1]["epoch"]) if is_short else None
+    return json.dumps([settings, network, data, planned, reached, model.epoch], sort_keys=True, default=str)
 
 
 def run_names(models: Sequence[Loaded]) -> list[str]:

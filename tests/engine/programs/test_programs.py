@@ -135,10 +135,11 @@ def test_functions_that_only_look_alike_are_not_recognized() -> None:
         torch.sin,
         lambda x: torch.relu(x) + 1e-3,
         lambda x: torch.where(x > 5, x * 2, x.relu()),  # a ReLU for small values
+        lambda x: x.clamp(0, 50),  # and one far away
         lambda x: torch.maximum(x, torch.zeros_like(x)),  # half a derivative at 0
         lambda x: x * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1),
     ]
-    assert [recognized(function, shape) for function in unlike] == [None] * 5
+    assert [recognized(function, shape) for function in unlike] == [None] * 6
 
 
 def test_windows_that_depend_on_the_number_of_images_are_refused() -> None:

@@ -106,6 +106,19 @@ def test_a_network_that_cannot_run_has_one_line_with_the_reason(tmp_path: Path) 
     assert "data-draw" not in page.partition("<script")[0]
 
 
+def test_only_the_last_network_of_an_extended_run_counts(tmp_path: Path) -> None:
+    (artifact,), (left_out,) = Live().run(small_scene()), Live(weights=10).run(small_scene())
+    store = keep(tmp_path, artifact, tuple("abcde"))
+    store.keep(store.pack("live", 4, left_out, None))
+    section = draw(Material(store))
+    assert section is not None
+    assert section.data["reason"] == left_out.numbers["reason"]
+    store.keep(store.pack("live", 6, artifact, None))
+    section = draw(Material(store))
+    assert section is not None
+    assert "model" in section.data
+
+
 def test_a_run_without_the_hook_has_no_section(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.begin(run_record())

@@ -15,9 +15,11 @@ from pellucid.engine.linear_maps import vjp
 
 __all__ = ["FUNCTIONS", "PROBES", "recognized"]
 
-PROBES = np.concatenate([np.linspace(-8.9, 8.9, 143), [-30.0, -2.0, -1.0, 0.0, 1.0, 6.0, 30.0]])
-"""Points at which a function is compared, among them kinks at 0 and 6. The derivative at the kinks of hard-swish, ±3,
-differs between versions of torch."""
+PROBES = np.concatenate(
+    [np.linspace(-8.9, 8.9, 143), [-1e4, -300.0, -30.0, -2.0, -1.0, 0.0, 1.0, 6.0, 30.0, 300.0, 1e4]]
+)
+"""Points at which a function is compared, among them kinks at 0 and 6, and some beyond the ends of wide clamps. The
+derivative at the kinks of hard-swish, ±3, differs between versions of torch."""
 TOLERANCE = 2e-5
 
 Values = np.ndarray

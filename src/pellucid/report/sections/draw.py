@@ -16,10 +16,12 @@ STYLE = ("background", "box", "center", "at", "stroke")
 
 def draw(material: Material) -> Section | None:
     """Build the section from the hook `live`: a network, or the reason why the page cannot run it."""
-    if made := material.pairs("live", lambda arrays, record: _data(arrays, record)):
-        return _section(made[max(made)], f"{end_moment(material)} Independent of the epoch slider.".strip())
+    made = material.pairs("live", lambda arrays, record: _data(arrays, record))
     entries = material.entries("live", "data", "left_out")
     reasons = material.by_epoch(entries, lambda entry: (material.numbers(entry) or {}).get("reason"))
+    # of a run that was extended, only the last network counts
+    if made and max(made) >= max(reasons, default=-1):
+        return _section(made[max(made)], f"{end_moment(material)} Independent of the epoch slider.".strip())
     return _section({"reason": str(reasons[max(reasons)]).rstrip(".")}) if reasons else None
 
 
