@@ -80,3 +80,35 @@ def test_first_filters_of_each_kind_of_first_layer():
     assert first_filters(nn.Conv2d(4, 2, 3), torch.zeros(1, 4, 6, 6)) is None
     assert first_filters(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 6, 6)) is None
     assert first_filters(nn.Identity(), torch.zeros(1, 3, 6, 6)) is None
+
+
+class Reordered(nn.Module):
+    """A linear layer over all pixels, or over as many features, in one of several orders."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.linear = way, nn.Linear(48, 4)
+
+    def forward(self, x):
+        return self.linear(self.way(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("way", "is_shown"),
+    [
+        (lambda x: x, True),
+        (
+            lambda x: (x - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1),
+            True,
+        ),
+        (lambda x: 2 * x - 1, True),
+        (lambda x: x.permute(0, 2, 3, 1), False),
+        (lambda x: x.mT, False),
+        (torch.sin, False),
+        (lambda x: x.cumsum(3), False),
+    ],
+    ids=["plain", "normalized", "scaled", "channels last", "transposed", "features", "sums"],
+)
+def test_weights_of_other_inputs_than_the_pixels_in_order_are_no_filters(way, is_shown):
+    images = 3 * torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert (first_filters(Reordered(way), images) is not None) == is_shown

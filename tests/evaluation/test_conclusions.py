@@ -286,6 +286,23 @@ def test_methods_not_measured_by_a_metric_are_not_equal_to_measured_ones():
     assert evaluation.agreeing == []
 
 
+def test_methods_that_are_measured_by_no_metric_do_not_agree():
+    values = {
+        (one, metric): np.full(IMAGES, np.nan if one != "gradient" else 0.5)
+        for one in ("gradient", "lrp.epsilon", "input_x_gradient")
+        for metric in ("sparseness", "continuity")
+    }
+    scores = {key: Scores([None if np.isnan(one) else one for one in column], {}, {}) for key, column in values.items()}
+    evaluation = Evaluation(
+        ("gradient", "lrp.epsilon", "input_x_gradient"),
+        {metric: ABOUT[metric] for metric in ("sparseness", "continuity")},
+        scores,
+        IMAGES,
+        0,
+    )
+    assert evaluation.agreeing == []
+
+
 # --- maps that ignore the image ---------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pellucid.evaluation import METRICS, Evaluation
 from pellucid.evaluation._evaluation import Scores
 from pellucid.plots.summary import Explained, Plane, Summary, Tile, summary
 from pellucid.report import Material, write_report
+from pellucid.report._mistakes import _most_confident
 from pellucid.report._summary import summary_parts, write_summary
 from pellucid.storage.lock import locked
 from pellucid.storage.store import Store
@@ -97,6 +98,16 @@ def _first_mistake(store):
     record = material.numbers(material.entries("confusion_matrix", "data", "images")[material.best_epoch])
     wrong = [n for n, label in enumerate(record["labels"]) if label != record["predictions"][n]]
     return record["indices"][max(wrong, key=lambda number: record["confidences"][number])]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [([0] * 6, [5, 4, 3, 2]), ([0, 1, 2, 2, 2, 2], [5, 4, 1, 0]), ([*range(6)], [5, 4, 3, 2])]
+)
+def test_four_mistakes_are_shown_from_as_many_cells_as_possible(labels, shown):
+    numbers = {"indices": list(range(6)), "labels": labels, "predictions": [9] * 6}
+    numbers["confidences"] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    chosen = _most_confident([], {"thumbnails": np.zeros((6, 4, 4, 1), np.uint8)}, numbers)
+    assert [one.index for one in chosen] == shown
 
 
 def test_missing_parts_are_left_out(tmp_path):

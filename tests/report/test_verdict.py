@@ -107,6 +107,12 @@ def test_failures_name_each_hook_once(tmp_path):
     assert (last.text, last.section) == ("Failed: tsne and saliency.", "failures")
 
 
+@pytest.mark.parametrize(("wrong", "shown"), [(0, "100.00%"), (2, "99.996%"), (3000, "94.00%")])
+def test_a_single_error_is_no_accuracy_of_100_percent(wrong, shown, tmp_path):
+    store = run_with(tmp_path, [[25000 - wrong, wrong], [0, 25000]], ("a", "b"))
+    assert texts(store)[0].startswith(f"Test accuracy: {shown} (")
+
+
 def predicted(confidences, is_right):
     labels = np.zeros(len(confidences), np.int32)
     return {"labels": labels, "predictions": np.where(is_right, 0, 1), "confidences": np.array(confidences)}

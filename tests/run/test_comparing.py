@@ -15,6 +15,7 @@ from pellucid.core.errors import ConfigError, SaveError
 from pellucid.run.alignment import align, common_classes
 from pellucid.run.compared import Loaded, Outcome, parse_place
 from pellucid.run.comparing import compare
+from pellucid.run.comparison_maps import _correlation
 from pellucid.run.settings import group, names_of
 
 
@@ -153,6 +154,15 @@ def test_other_classes_are_refused_and_numbers_take_names() -> None:
         common_classes([loaded([0]), loaded([0], classes=("dog", "cat"))])
     with pytest.raises(ConfigError, match="different classes"):
         common_classes([loaded([0]), loaded([0], classes=("0", "1", "2"))])
+
+
+def test_maps_of_a_dead_network_have_no_rank_correlation() -> None:
+    maps = np.random.default_rng(0).normal(size=(3, 4, 4))
+    dead, broken = np.zeros((3, 4, 4)), np.full((3, 4, 4), np.inf)
+    assert _correlation(maps, maps) == pytest.approx(1)
+    for other in (dead, broken):
+        assert np.isnan(_correlation(maps, other)).all()
+        assert np.isnan(_correlation(other, other)).all()
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from http.client import HTTPConnection
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -373,7 +374,24 @@ def test_slow_clients_are_disconnected(server: LiveServer, monkeypatch: pytest.M
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
         connection.sendall(b"POST /api/map HTTP/1.1\r\nHost: 127.0.0.1:")
         assert connection.recv(100) == b""
+        # the place is free again, although this client still holds its end open and has not left
+        for _ in range(serving_http.MOST_CONNECTIONS):
+            assert server._free.acquire(timeout=5)
+    for _ in range(serving_http.MOST_CONNECTIONS):
+        server._free.release()
     assert ask(server, method="gradient", index=0)[0] == 200
+
+
+def test_a_thread_that_cannot_be_started_leaves_its_place(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no more threads")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadingHTTPServer.__mro__[1], "process_request", fail)
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+            assert connection.recv(100) == b""
+    assert not server._receiving
+    assert server._free._value == serving_http.MOST_CONNECTIONS
 
 
 def test_too_many_connections_are_closed(server: LiveServer) -> None:

@@ -134,6 +134,7 @@ class _FirstWeight(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.weight: Tensor | None = None
+        self.input: Tensor | None = None
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.weight is None:
@@ -142,7 +143,7 @@ class _FirstWeight(TorchFunctionMode):
             first = 0 if func is torch.conv2d else operand
             tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
             if first is not None and len(tensors) > first + 1:
-                self.weight = tensors[first + 1].detach().clone()
+                self.input, self.weight = (one.detach().clone() for one in tensors[first : first + 2])
         return func(*args, **(kwargs or {}))
 
 
@@ -158,10 +159,26 @@ def first_filters(model: nn.Module, images: Images) -> Tensor | None:
     with isolated(), frozen(model), torch.no_grad(), _FirstWeight() as watch:
         model(images[:1].detach().to(dtype_of(model), copy=True))
     weight = watch.weight
-    if weight is None or images.ndim != 4:
+    if weight is None or watch.input is None or images.ndim != 4:
         return None
     if weight.ndim == 2 and weight.shape[1] == images[0].numel():
+        if not _is_image(watch.input, images[0]):
+            return None
         return weight.reshape(-1, *images.shape[1:]).float() if images.shape[1] in (1, 3) else None
     if weight.ndim == 4 and weight.shape[1] in (1, 3) and weight.shape[2] * weight.shape[3] > 1:
         return weight.float()
     return None
+
+
+def _is_image(values: Tensor, image: Tensor) -> bool:
+    """Return True if `values` are the pixels of an image (channel, height, width) in order, apart from normalization.
+
+    Features of the same number, and pixels in another order, give weights that are no images.
+    """
+    if values.numel() != image.numel():
+        return False
+    own, given = (one.reshape(len(image), -1).double() for one in (values.cpu(), image.detach().cpu()))
+    own, given = own - own.mean(1, keepdim=True), given - given.mean(1, keepdim=True)
+    slope = (own * given).sum(1, keepdim=True) / (given * given).sum(1, keepdim=True).clamp(min=1e-12)
+    # half precision has three digits
+    return bool((own - slope * given).abs().max() <= 0.02 * own.abs().max())

@@ -87,8 +87,6 @@ def agreeing(evaluation: "Evaluation") -> list[Group]:
 
     Controls are never grouped. A single metric groups nothing, since methods can easily agree in one.
     """
-    if len(evaluation.metrics) < 2:
-        return []
     groups: list[list[str]] = []
     for method in evaluation.methods:
         if method in CONTROLS:
@@ -133,15 +131,17 @@ def _own_rows(evaluation: "Evaluation", name: str) -> list["Row"]:
 
 
 def _agree(evaluation: "Evaluation", first: str, second: str) -> bool:
-    """Return True if both methods have equal means to three digits, or none, in every metric."""
+    """Return True if both methods have equal means to three digits, or none, in every metric, and means in two."""
+    shared = 0
     for metric in evaluation.metrics:
         one, two = evaluation.value(first, metric), evaluation.value(second, metric)
         if math.isfinite(one) != math.isfinite(two):
             return False
+        shared += math.isfinite(one)
         # three decimals, or three digits of larger values
         if math.isfinite(one) and abs(one - two) > HALF_DIGIT * max(1.0, abs(one), abs(two)):
             return False
-    return True
+    return shared > 1
 
 
 def _why_alike(evaluation: "Evaluation", group: Sequence[str]) -> str:

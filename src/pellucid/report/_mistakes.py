@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pellucid.report._material import Material
+from pellucid.report._verdict import shown_epoch
 
 __all__ = ["Mistake", "mistakes"]
 
@@ -28,14 +29,13 @@ class Mistake:
 
 
 def mistakes(material: Material) -> list[Mistake]:
-    """Return the misclassified test images with the highest confidence at the best epoch, each from another cell.
+    """Return the misclassified test images with the highest confidence, each from another cell of the confusion matrix.
 
-    Without images of that epoch, they are those of the last one.
-    If fewer cells of the confusion matrix have errors, some cells are shown twice.
+    If fewer cells have errors, some cells are shown twice. The images are those of the epoch of the results, which the
+    verdict and the explanations are about, or of the last one if the run stored none for it.
     """
-    epochs = material.entries("confusion_matrix", "arrays", "images")
-    # the epoch that the verdict and the explanations are about
-    chosen = material.best_epoch if material.best_epoch in epochs else max(epochs, default=None)
+    stored, epoch = material.entries("confusion_matrix", "arrays", "images"), shown_epoch(material)
+    chosen = epoch if epoch in stored else max(stored, default=None)
     images = material.pairs("confusion_matrix", lambda *parts: _most_confident(material.classes, *parts), "images")
     return images.get(chosen, []) if chosen is not None else []
 
@@ -46,7 +46,7 @@ def _most_confident(classes: list[str], arrays: Mapping[str, np.ndarray], number
     wrong = [int(number) for number in np.argsort(-confidences, kind="stable") if labels[number] != predictions[number]]
     # the first of each cell, then the others
     firsts = {(labels[number], predictions[number]): number for number in reversed(wrong)}.values()
-    chosen = sorted(dict.fromkeys([*sorted(firsts, key=wrong.index), *wrong][:SHOWN]), key=wrong.index)
+    chosen = sorted(list(dict.fromkeys([*sorted(firsts, key=wrong.index), *wrong]))[:SHOWN], key=wrong.index)
     names = dict(enumerate(classes))
     return [
         Mistake(

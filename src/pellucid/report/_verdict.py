@@ -77,7 +77,11 @@ def accuracy_parts(material: Material) -> tuple[str, tuple[str, ...]]:
     if accuracy is None:
         return "", ()
     counts = _counts(material, epoch, accuracy)
-    return f"{accuracy:.2%}", _details(counts, material.classes, accuracy, material.data.get("test_images"), line)
+    # with errors, as many digits as it takes to differ from 100%
+    digits = next((digits for digits in (2, 3, 4) if accuracy == 1 or round(100 * accuracy, digits) < 100), 5)
+    return f"{accuracy:.{digits}%}", _details(
+        counts, material.classes, accuracy, material.data.get("test_images"), line
+    )
 
 
 def _result(material: Material) -> tuple[int | None, Mapping[str, Any], float | None]:

@@ -187,7 +187,9 @@ def _differing_sizes(comparison: Comparison, maps: Mapping[int, np.ndarray]) -> 
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the (image,) rank correlation of two sets of maps; NaN for maps that are not finite."""
+    """Return the (image,) rank correlation of two sets of maps; NaN for maps that are constant or not finite."""
     values = similarity(torch.from_numpy(first[:, None]), torch.from_numpy(second[:, None]), "spearman").numpy()
+    # the ranks of a constant map, such as that of a dead network, are undefined
+    is_defined = np.logical_and(*(maps.max((1, 2)) > maps.min((1, 2)) for maps in (first, second)))
     finite = np.isfinite(first).all((1, 2)) & np.isfinite(second).all((1, 2))
-    return np.where(finite, values, np.nan)
+    return np.where(finite & is_defined, values, np.nan)

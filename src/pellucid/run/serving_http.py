@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -116,15 +117,22 @@ class LiveServer(ThreadingHTTPServer):
             self.shutdown_request(request)
             return
         self._receiving[request] = time.monotonic()
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread was started that would do this
+            self._done(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer a request, and then accept another connection in its place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._receiving.pop(request, None)
-            self._free.release()
+            self._done(request)
+
+    def _done(self, request: Any) -> None:
+        self._receiving.pop(request, None)
+        self._free.release()
 
     def received(self, request: Any) -> None:
         """Note that a request has arrived in full."""
@@ -135,7 +143,9 @@ class LiveServer(ThreadingHTTPServer):
         for request, started in list(self._receiving.items()):
             if time.monotonic() - started > SECONDS_TO_SEND:
                 self._receiving.pop(request, None)
-                self.shutdown_request(request)
+                # in both directions, which wakes the thread that reads from it and closes it
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Print the traceback of an unexpected error; a client that disconnects is not an error."""

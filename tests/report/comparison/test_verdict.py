@@ -144,6 +144,14 @@ def test_numbers_are_json() -> None:
     assert [pair["accuracy"]["difference"] for pair in numbers["pairs"]] == pytest.approx([0.04, 0.13, 0.08])
 
 
+def test_undefined_numbers_are_null() -> None:
+    import json
+
+    # seeds without any spread
+    numbers = comparison_of(*seeds("a", [20, 20]), *seeds("b", [60, 60], model="mlp")).to_dict()
+    assert json.loads(json.dumps(numbers, allow_nan=False))["pairs"][0]["seeds"]["low"] is None
+
+
 def test_a_long_list_of_comparisons_is_cut() -> None:
     others = [pretended(f"b{number}", LABELS, with_errors(range(100)), model=f"mlp{number}") for number in range(6)]
     verdict = comparison_of(pretended("a", LABELS, LABELS), *others).verdict()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,8 @@ class Comparison:
         return [sentence.text for sentence in verdict(self)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON-compatible values, without pixels and maps."""
-        return {
+        """Return the numbers as JSON-compatible values, without pixels and maps; non-finite numbers become None."""
+        record = {
             "data": self.title,
             "images": len(self.labels),
             "verdict": self.verdict(),
@@ -176,6 +177,7 @@ class Comparison:
             "between_seeds": [vars(one) for one in self.between_seeds],
             "notes": list(self.notes),
         }
+        return dict(_finite(record))
 
     def _pair(self, pair: Pair) -> dict[str, Any]:
         layers = pair.layers
@@ -202,3 +204,11 @@ class Comparison:
         """Return the verdict and the accuracies as HTML for notebooks."""
         facts = [(model.name, f"{self.accuracy(number):.2%}") for number, model in enumerate(self.models)]
         return card("Comparison", facts_html([*facts, *(("", text) for text in self.verdict())]))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
