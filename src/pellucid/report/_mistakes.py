@@ -46,7 +46,7 @@ def _most_confident(classes: list[str], arrays: Mapping[str, np.ndarray], number
     wrong = [int(number) for number in np.argsort(-confidences, kind="stable") if labels[number] != predictions[number]]
     # the first of each cell, then the others
     firsts = {(labels[number], predictions[number]): number for number in reversed(wrong)}.values()
-    chosen = sorted(dict.fromkeys([*sorted(firsts, key=wrong.index), *wrong][:SHOWN]), key=wrong.index)
+    chosen = sorted(list(dict.fromkeys([*sorted(firsts, key=wrong.index), *wrong]))[:SHOWN], key=wrong.index)
     names = dict(enumerate(classes))
     return [
         Mistake(
