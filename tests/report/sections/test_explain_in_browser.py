@@ -166,7 +166,7 @@ def test_invalid_addresses_fall_back_with_a_note(page: Any) -> None:
     ]:
         go(page, fragment)
         browser.until(page, lambda note=note: state.inner_text().startswith(note) and (note or not state.inner_text()))
-        assert answer(page).startswith(expected)
+        browser.until(page, lambda expected=expected: answer(page).startswith(expected))
         assert page.locator("#explain .map").is_visible()
 
 
@@ -175,7 +175,7 @@ def test_image_without_maps_is_shown_with_its_prediction(page: Any) -> None:
     browser.until(page, lambda: answer(page).startswith("Test image 102"))
     assert answer(page) == "Test image 102 shows cat and is predicted as dog with confidence 52.0%."
     assert page.locator("#explain .state").inner_text() == (
-        "The page stores no maps of this image; `pellucid serve RUN` computes them."
+        "The page stores no maps of this image; pellucid serve RUN computes them."
     )
     assert page.locator("#explain .image canvas").evaluate("one => [one.width, one.height]") == [4, 4]
     for part in (".map", ".over", ".certificate", ".methods", ".controls", ".picture", ".values"):

@@ -150,7 +150,7 @@ images, `differences` their predictions minus the labels; both may be missing. *
 
     /* The list of all images of a cell, as links; `details` is filled when it is opened. */
     const everyImage = (indices) => {
-      const list = page.element("ul", { class: "indices" });
+      const list = page.element("ul", { class: "indices", tabindex: -1 });
       const link = (index) => page.element("li", {}, page.opener(index, {}, String(index)));
       const details = page.element("details", {}, page.element("summary", {}, `All ${page.many(indices.length, "test image")} of this cell, by index`), list);
       details.addEventListener("toggle", () => {
@@ -161,7 +161,7 @@ images, `differences` their predictions minus the labels; both may be missing. *
         more.addEventListener("click", () => {
           list.append(...indices.slice(FEW).map(link));
           more.remove();
-          list.children[FEW].querySelector("a")?.focus();
+          (list.children[FEW].querySelector("a") ?? list).focus();
         });
         details.append(more);
       });

@@ -199,6 +199,12 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       return best.includes(target) || target === null ? best : [...best.slice(0, SHOWN - 1), target];
     };
 
+    const explain = (label) => {
+      at.target = label;
+      if ((at.base?.index ?? null) !== null) page.keep(root.id, { image: at.base.index, class: label });
+      changed();
+    };
+
     const bars = [];
     const showBars = (result) => {
       const shown = shownClasses(result);
@@ -209,9 +215,7 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
             page.element("span", { class: "track" }, page.element("span", { class: "fill" })), page.element("span", { class: "value" }));
           made.addEventListener("click", () => {
             const label = Number(made.dataset.label);
-            at.target = at.target === label ? null : label;
-            if ((at.base?.index ?? null) !== null) page.keep(root.id, { image: at.base.index, class: at.target });
-            changed();
+            explain(at.target === label ? null : label);
           });
           return made;
         }));
@@ -242,7 +246,10 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     const showMaps = (result) => {
       const { target, prediction, certificate, sums, maps } = result;
       const back = page.element("button", { type: "button" }, "Explain the prediction");
-      back.addEventListener("click", () => { at.target = null; changed(); });
+      back.addEventListener("click", () => {
+        explain(null);
+        find(".bars .is-first")?.focus({ preventScroll: true }); // the button goes
+      });
       find(".which-class").replaceChildren("Evidence for ", page.element("strong", {}, name(target)),
         target === prediction ? ", the predicted class." : ". ", ...(target === prediction ? [] : [back]));
       const contour = page.outline(size, channels, toBytes(result.values));
@@ -289,6 +296,11 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       }
     };
 
+    /* The address no longer names the test image that was shown. */
+    const forget = () => {
+      if (page.place.section === root.id && page.place.image !== null) page.keep(root.id, {});
+    };
+
     const use = (base, isDark = null) => {
       Object.assign(at, { base, strokes: [], target: null });
       fit.querySelector("input").checked = Boolean(base?.raw) || !base;
@@ -298,10 +310,10 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     };
 
     /* Read the pixels of a picture drawn at some size, as (channel, height, width) with the given number of channels. */
-    const pixelsOf = (picture, [rows, columns], [x, y, w, h], count) => {
+    const pixelsOf = (picture, [rows, columns], [x, y, w, h], count, paper) => {
       const copy = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
       const context = copy.getContext("2d", { willReadFrequently: true });
-      context.fillStyle = shade(ground);
+      context.fillStyle = shade(paper);
       context.fillRect(0, 0, columns, rows); // below transparent pixels
       context.imageSmoothingQuality = "high";
       context.drawImage(picture, x, y, w, h, 0, 0, columns, rows);
@@ -315,6 +327,19 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       return values;
     };
 
+    /* Return what to lay below a drawing with transparent pixels: black below bright ink, white below dark ink. */
+    const paperOf = (picture) => {
+      const context = Object.assign(document.createElement("canvas"), { width: 64, height: 64 }).getContext("2d");
+      context.drawImage(picture, 0, 0, 64, 64);
+      const { data: bytes } = context.getImageData(0, 0, 64, 64);
+      let [light, opaque] = [0, 0];
+      for (let at = 0; at < bytes.length; at += 4) {
+        light += bytes[at + 3] * (0.299 * bytes[at] + 0.587 * bytes[at + 1] + 0.114 * bytes[at + 2]) / 255;
+        opaque += bytes[at + 3];
+      }
+      return !style || opaque > 0.99 * 255 * 64 * 64 ? ground : Number(light < 0.5 * opaque);
+    };
+
     const openFile = async (file) => {
       let picture = null;
       try {
@@ -322,19 +347,21 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       } catch {
         return tell(`${file.name || "The file"} is not an image that the browser can read.`);
       }
+      forget();
       const [w, h] = [picture.width, picture.height];
       // as the preprocessing of the model: the shorter side to the size of the input, then the center
       const scale = Math.min(w / width, h / height) * data.crop_share;
       const cut = [(w - width * scale) / 2, (h - height * scale) / 2, width * scale, height * scale];
       const isExact = w === width && h === height;
-      const values = pixelsOf(picture, size, isExact ? [0, 0, w, h] : cut, channels);
+      const paper = paperOf(picture);
+      const values = pixelsOf(picture, size, isExact ? [0, 0, w, h] : cut, channels, paper);
       if (!style) {
         picture.close();
         return use({ values, raw: null, index: null });
       }
       const side = Math.min(1, 256 / Math.max(w, h));
       const small = [Math.max(1, Math.round(h * side)), Math.max(1, Math.round(w * side))];
-      const gray = pixelsOf(picture, small, [0, 0, w, h], 1);
+      const gray = pixelsOf(picture, small, [0, 0, w, h], 1, paper);
       picture.close();
       const isDark = page.strokes.borderLevel(gray, small) <= 0.5;
       // an image of the network's size is used as it is
@@ -392,7 +419,10 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
     };
     const undo = () => {
       if (at.strokes.length) at.strokes.pop();
-      else if (at.base) return use(null);
+      else if (at.base) {
+        forget();
+        return use(null);
+      }
       return changed();
     };
     press(find(".undo"), undo);
@@ -415,13 +445,18 @@ data: {model: {program, weights, indices}, drawing: style of strokes.js or null 
       event.preventDefault();
       if (event.dataTransfer.files.length) openFile(event.dataTransfer.files[0]);
     });
+    const isInView = () => {
+      const { top, bottom } = root.getBoundingClientRect();
+      return bottom > 0 && top < innerHeight;
+    };
     document.addEventListener("paste", (event) => {
       const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-      const { top, bottom } = root.getBoundingClientRect();
-      if (file && bottom > 0 && top < innerHeight) openFile(file); // only while the section is in view
+      if (file && isInView()) openFile(file);
     });
-    root.addEventListener("keydown", (event) => {
+    document.addEventListener("keydown", (event) => {
       if (event.key !== "z" || !(event.ctrlKey || event.metaKey)) return;
+      // drawing with the mouse gives no element the focus
+      if (!root.contains(event.target) && !(event.target === document.body && isInView())) return;
       event.preventDefault();
       undo();
     });

@@ -39,6 +39,7 @@ row is the position of an image in `indices`.
   const showResults = (element, plot, page) => {
     const [status, list, more] = [".found", ".tiles", ".more"].map((name) => element.querySelector(name));
     let rows = [];
+    list.tabIndex = -1; // takes the focus where tiles are no links
     const extend = (to) => {
       list.append(...rows.slice(list.children.length, to).map((row) => tile(plot, page, row)));
       more.hidden = rows.length <= to;
@@ -47,7 +48,7 @@ row is the position of an image in `indices`.
     more.addEventListener("click", () => {
       const next = list.children.length;
       extend(rows.length);
-      list.children[next]?.querySelector("a")?.focus();
+      (list.children[next]?.querySelector("a") ?? list).focus();
     });
     return (found) => {
       element.hidden = found === null;

@@ -6,8 +6,10 @@
     const find = (selector) => root.querySelector(selector);
     const store = page.explainMaps(data, page);
     const name = (label) => page.classes[label] ?? `class ${label}`;
-    const classOf = (label) => `class ${page.classes[label] ?? label}`;
     const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+    // without a name, "class 7"; some data sets name their classes like that
+    const isNamedClass = (label) => /^class\b/i.test(name(label));
+    const classOf = (label) => (isNamedClass(label) ? name(label) : `class ${name(label)}`);
     const noun = upper(data.noun);
     // start with the recommended method, or one that has a conservation check
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
@@ -60,12 +62,16 @@
         : `${title} shows ${name(label)} and is classified correctly${sure}`;
     };
 
+    /* Say why something else is shown; code is between backticks. */
+    const tellState = (text) => find(".state").replaceChildren(
+      ...text.split("`").map((part, number) => (number % 2 ? page.element("code", {}, part) : part)));
+
     const tellAnswer = (map) => {
       const { logit, probability } = store.scores(at.image, at.label);
       // the confidence is the probability of the predicted class
       const isSaid = at.label === at.image.prediction && at.image.confidence !== null;
       const of = [probability === null || isSaid ? "" : `probability ${page.percentInWords(probability)}`, logit === null ? "" : `logit ${page.digits(logit)}`].filter(Boolean);
-      const [before, bold] = page.classes[at.label] === undefined ? [" ", upper(name(at.label))] : [" Class ", name(at.label)];
+      const [before, bold] = isNamedClass(at.label) ? [" ", upper(name(at.label))] : [" Class ", name(at.label)];
       const parts = of.length ? [before, page.element("b", {}, bold), ` has ${of.join(" and ")}.`] : [];
       find(".answer").replaceChildren(`${described()}.`, ...parts);
       find(".image canvas").setAttribute("aria-label", described());
@@ -236,7 +242,7 @@
       return store.load(at.image, at.method, at.label).then(() => { if (isCurrent()) render(current()); }, (error) => {
         if (!isCurrent() || error.name === "AbortError") return;
         render(null);
-        find(".state").textContent = `There is no map: ${error.message}`;
+        tellState(`There is no map: ${error.message}`);
       });
     };
 
@@ -267,7 +273,7 @@
       if (!store.isAvailable(at.image, at.method, at.label)) {
         notes.push("The page stores no maps of this image; `pellucid serve RUN` computes them.");
       }
-      find(".state").textContent = notes.filter(Boolean).join(" ");
+      tellState(notes.filter(Boolean).join(" "));
       page.keep(root.id, { image: at.image.index, method: at.method, class: at.label });
       return show();
     };
@@ -355,7 +361,7 @@
         event.preventDefault();
         const text = find(".by-index").value.trim();
         if (/^\d+$/.test(text)) open({ image: Number(text), method: null, class: null });
-        else find(".state").textContent = "Enter the index of a test image: a whole number from 0.";
+        else tellState("Enter the index of a test image: a whole number from 0.");
       });
       new ResizeObserver(fit).observe(find(".panels"));
       new IntersectionObserver((entries, observer) => {
