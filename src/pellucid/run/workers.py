@@ -185,13 +185,13 @@ class _Task:
         """True if its child waits for its turn."""
         return self.is_alive and not self.is_started
 
-    def fork(self, work: Work) -> None:
-        """Create the child, which waits for its turn."""
+    def fork(self, work: Work, *, is_careful: bool = False) -> None:
+        """Create the child, which waits for its turn; a careful one delivers each result before it goes on."""
         context = multiprocessing.get_context("fork")
         self.is_started = self.is_finished = self.is_over = False
         self.results, sending = context.Pipe(duplex=False)
         turn, self._turn = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run_child, args=(work, turn, sending, os.getpid()))
+        self._process = context.Process(target=_run_child, args=(work, turn, sending, os.getpid(), is_careful))
         try:
             with warnings.catch_warnings():
                 # Python warns about every thread, even those that idle in the pools of torch and numpy
@@ -232,7 +232,8 @@ class _Task:
             elif result.error is not None:
                 raise RuntimeError(f"{self.job.name} failed in a child process:\n{result.error}")
         if self.is_over and not self.is_finished:
-            self.fork(self.job.remaining(_cause(self._process.exitcode)))
+            # careful, since a result that was not sent yet is lost with the child, and must not be blamed for its death
+            self.fork(self.job.remaining(_cause(self._process.exitcode)), is_careful=True)
 
     def kill(self) -> None:
         """End the child, if it is alive."""
@@ -247,34 +248,40 @@ class _Task:
         self._turn.close()
 
 
-def _run_child(work: Work, turn: Connection, results: Connection, parent: int) -> None:
+def _run_child(work: Work, turn: Connection, results: Connection, parent: int, is_careful: bool) -> None:
     """Wait for the turn, then send the results of `work`; runs in a child process."""
     # the main process decides what Ctrl-C and SIGTERM mean; it kills its children if it ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     silence()
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+    outbox: queue.Queue[object] = queue.Queue()
+
+    def deliver(result: object) -> None:
+        outbox.put(result)
+        outbox.join()
+
     # a thread, because sending waits until the main process reads, which it does between two training steps
     sender = threading.Thread(target=_send, args=(outbox, results))
     sender.start()
     error = None
     try:
         turn.recv_bytes()
-        work(outbox.put)
+        work(deliver if is_careful else outbox.put)
     except BaseException:  # noqa: BLE001  (the main process raises it again)
         error = traceback.format_exc()
     outbox.put(_Finished(error))
     sender.join()
 
 
-def _send(outbox: "queue.SimpleQueue[object]", results: Connection) -> None:
-    with suppress(OSError):  # nobody listens any more
-        while True:
-            message = outbox.get()
+def _send(outbox: "queue.Queue[object]", results: Connection) -> None:
+    while True:
+        message = outbox.get()
+        with suppress(OSError):  # nobody listens any more
             results.send(message)
-            if isinstance(message, _Finished):
-                return
+        outbox.task_done()
+        if isinstance(message, _Finished):
+            return
 
 
 def _leave_with(parent: int) -> None:
