@@ -72,7 +72,7 @@ def slider(browser: Browser, page: Path) -> dict[str, float]:
             tab.evaluate("(name) => pellucid.ensure(name)", name)
         step = """async ([name, position]) => {
             document.getElementById(name).scrollIntoView();
-            await new Promise((done) => setTimeout(done, 150));
+            await new Promise((done) => setTimeout(done, 700)); // what has come near is painted meanwhile
             const slider = document.getElementById("epoch");
             const began = performance.now();
             slider.value = position;

@@ -16,6 +16,8 @@ const pellucid = { kinds: {} };
 
 const STEP_MS = 1100; // time per epoch while playing
 const AGE_MS = 10000; // time between updates of the page's age
+const REST_MS = 150; // time after a step of the slider until sections out of sight are updated
+const BARS = 60; // height of the contents at the top and of the slider at the bottom, which cover the sections
 const NEAR = "600px 0px"; // distance from the visible part at which a section is created
 const KEYS = ["image", "method", "class"]; // parts of a place besides the section and the epoch
 
@@ -222,10 +224,22 @@ pellucid.findImage = async (index) => {
   return null;
 };
 
+const isVisible = (root) => {
+  const { top, bottom } = root.getBoundingClientRect();
+  return bottom > BARS && top < innerHeight - BARS;
+};
+
+let rest = 0;
+
 const select = (epoch) => {
   pellucid.epoch = epoch;
   document.documentElement.dataset.epoch = epoch;
-  for (const one of Object.values(made)) if (one.isNear || isEager) refresh(one);
+  const near = Object.values(made).filter((one) => one.isNear || isEager);
+  const visible = near.filter((one) => isEager || isVisible(one.root)); // measured before anything changes
+  visible.forEach(refresh);
+  // those that only come near when the reader scrolls wait until the slider rests
+  clearTimeout(rest);
+  rest = setTimeout(() => near.forEach(refresh), REST_MS);
 };
 
 let held = null; // where the page was scrolled to, and its height then
