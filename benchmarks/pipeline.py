@@ -157,7 +157,7 @@ def measure(data: Path, rounds: int, scratch: Path) -> tuple[list[Row], dict[str
         seconds("first report", mnist.moments[report], 13),
         seconds("pellucid --help", helps.wall, 0.5),
         seconds("import pellucid", imports.moments["import"], 0.15),
-        Row("save folder without data", "", "", size_without_data(save), 40, "MB"),
+        Row("save folder without data", "", "", size_without_data(save), 30, "MB"),
         Row("peak memory, above imports", f"{whole:.0f} MB", f"{importing:.0f} MB", whole - importing, 500, "MB"),
     ]
     return rows, {"exigo's recipe": plain, "MNIST": mnist, "MNIST again": again, "digits": digits, "help": helps}
