@@ -71,3 +71,14 @@ def test_no_signal_is_recorded_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred_interrupt() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            interrupted.check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

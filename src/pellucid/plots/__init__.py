@@ -1,6 +1,6 @@
 """Plotting functions that take arrays and return a `matplotlib.figure.Figure`; they know nothing of models.
 
-Figures are laid out in dots, of which the pictures of a run have two pixels each: every part is as large as its content
+Figures are laid out in dots; the pictures of a run have two pixels per dot. Every part is as large as its content
 requires, and each image pixel covers a whole number of dots. Save figures without `bbox_inches="tight"`, at their own
 dpi or a multiple.
 

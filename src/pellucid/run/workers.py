@@ -186,7 +186,7 @@ class _Task:
         return self.is_alive and not self.is_started
 
     def fork(self, work: Work, *, is_careful: bool = False) -> None:
-        """Create the child, which waits for its turn; a careful one delivers each result before it goes on."""
+        """Create the child, which waits for its turn; a careful one delivers each result before the next step."""
         context = multiprocessing.get_context("fork")
         self.is_started = self.is_finished = self.is_over = False
         self.results, sending = context.Pipe(duplex=False)

@@ -50,7 +50,9 @@ def deferred_interrupt() -> Iterator[Interruption]:
     if not _is_main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    # an ignored signal stays ignored: Ctrl-C reaches child processes too, whose parent decides what it means
+    deferred = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interruption._receive) for number in deferred}
     try:
         yield interruption
     finally:
