@@ -14,6 +14,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance, price_of_jacobian
 from pellucid.hooks._hook import left_out
 from pellucid.jacobians import ClassMeans, jacobian_class_means
+from pellucid.jacobians._native.job import expected_images
 from pellucid.plots.class_maps import class_maps
 
 __all__ = ["JacobianClasses"]
@@ -121,7 +122,8 @@ def _means(scene: Scene, indices: Tensor, chosen: list[int] | None) -> ClassMean
             labels = scene.test.labels[part]
             yield scene.test.floats(part).to(scene.device), labels if places is None else _places(labels, places)
 
-    return jacobian_class_means(scene.model, batches(), classes=count, outputs=chosen)
+    with expected_images(len(indices)):
+        return jacobian_class_means(scene.model, batches(), classes=count, outputs=chosen)
 
 
 def _places(labels: Tensor, chosen: Tensor) -> Tensor:
