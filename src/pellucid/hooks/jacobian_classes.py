@@ -1,5 +1,6 @@
 """Mean absolute Jacobian by class, and the distribution of its spectral norm."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -36,6 +37,11 @@ class JacobianClasses(Hook):
     """Maximum number of test images, spread evenly over the test set; None: all."""
     columns: int = 12
     """Maximum number of classes to draw."""
+
+    def derivatives(self, test_shape: tuple[int, ...], classes: int) -> int:
+        """Return the size of the Jacobians of all images, for as many logits as are computed."""
+        images, values = test_shape[0], math.prod(test_shape[1:])
+        return min(images, self.images or images) * values * (classes if classes <= MANY_CLASSES else self.columns)
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """Yield a figure with the array `mean_absolute_jacobian` (class, logit, channel, height, width) and numbers.
