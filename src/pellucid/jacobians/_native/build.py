@@ -119,7 +119,7 @@ def build_native(*, force: bool = False) -> Path:
             environment variable PELLUCID_NATIVE is 0.
 
     >>> import pellucid
-    >>> pellucid.build_native().suffix  # doctest: +SKIP (needs a compiler)
+    >>> pellucid.build_native().suffix  # doctest: +SKIP
     '.so'
     """
     check_argument("build_native", "force", force, bool)
