@@ -190,9 +190,7 @@ def test_generic_algorithms_need_no_build(reason, compiled, compile_with, store,
 
 
 @pytest.mark.parametrize("reason", ["off", "compiler"])
-def test_resumed_run_says_if_the_kernel_is_missing(
-    reason, compile_with, store, monkeypatch, capsys
-) -> None:
+def test_resumed_run_says_if_the_kernel_is_missing(reason, compile_with, store, monkeypatch, capsys) -> None:
     compile_with(WRONG)
     if reason == "off":
         monkeypatch.setenv("PELLUCID_NATIVE", "0")

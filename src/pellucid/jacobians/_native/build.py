@@ -10,13 +10,26 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
-from pellucid.core.errors import BuildError, ConfigError
+from pellucid.core.errors import BuildError
 from pellucid.core.isolation import exclusive
+from pellucid.core.options import check_argument
 from pellucid.jacobians._native.cache import add_library, cache_folder, distrust, find_library, library_key
 from pellucid.jacobians._native.compiler import COMPILERS, SECONDS, compile_library, compiler_flags, find_compiler
 from pellucid.jacobians._native.decision import decision
 
-__all__ = ["ABI", "build_if_repaid", "build_native", "compiled", "is_off", "library", "library_for"]
+__all__ = [
+    "ABI",
+    "REPAID_SECONDS",
+    "SOURCE",
+    "build_if_repaid",
+    "build_native",
+    "compiled",
+    "is_off",
+    "library",
+    "library_for",
+]
+
+SOURCE = Path(__file__).with_name("kernel.cpp")
 
 ABI = 1
 """Version of the functions that the library must have."""
@@ -82,6 +95,7 @@ def _look() -> ctypes.CDLL | None:
         path = _in_cache(folder, checked=False)
         return load(path) if path else None
     except BuildError as error:
+        _state.has_failed = True  # a build would fail for the same reason
         log.warning("ignoring the native Jacobian kernel: %s", error)
         return None
 
@@ -126,11 +140,10 @@ def build_native(*, force: bool = False) -> Path:
             environment variable PELLUCID_NATIVE is 0.
 
     >>> import pellucid
-    >>> pellucid.build_native().suffix  # doctest: +SKIP (needs a compiler)
+    >>> pellucid.build_native().suffix  # doctest: +SKIP
     '.so'
     """
-    if type(force) is not bool:
-        raise ConfigError(f"force must be True or False, got {force!r}.")
+    check_argument("build_native", "force", force, bool)
     path = _obtain(force=force)
     with exclusive():
         _state.found, _state.has_looked = load(path), True
@@ -218,14 +231,16 @@ def _in_cache(folder: Path, *, checked: bool) -> Path | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BuildError(f"the folder {folder} cannot be read: {error.strerror or error}.") from error
+        raise BuildError(
+            f"the folder {folder} cannot be read: {error.strerror or error}. Set PELLUCID_CACHE to another folder."
+        ) from error
     if reason:
         raise BuildError(f"the folder {folder} {reason}. Delete it, or set PELLUCID_CACHE to another folder.")
     return find_library(folder, library_key(_source(), compiler_flags(checked=checked)))
 
 
 def _source() -> bytes:
-    return Path(__file__).with_name("kernel.cpp").read_bytes()
+    return SOURCE.read_bytes()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The user's folder of compiled libraries, in which nothing damaged or foreign is loaded."""
 
+import logging
 import os
 import platform
 import secrets
@@ -26,6 +27,8 @@ STALE_SECONDS = 3600.0
 
 CPU_FIELDS = {"model name", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "isa", "cpu"}
 """Lines of /proc/cpuinfo that say which instructions `-march=native` may use, by the names of several architectures."""
+
+log = logging.getLogger("pellucid.jacobian")
 
 
 def cache_folder() -> Path:
@@ -105,9 +108,14 @@ def find_library(folder: Path, key: str) -> Path | None:
 
 def _is_intact(path: Path) -> bool:
     try:
-        return not distrust(path) and path.stem.rpartition("-")[2] == _checksum(path)
-    except OSError:  # another process may have deleted it
+        reason = distrust(path) or ("" if path.stem.rpartition("-")[2] == _checksum(path) else "is damaged")
+    except FileNotFoundError:  # another process has deleted it just now
         return False
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+    if reason:
+        log.warning("ignoring %s, which %s; pellucid.build_native() replaces it.", path, reason)
+    return not reason
 
 
 def _checksum(path: Path) -> str:
