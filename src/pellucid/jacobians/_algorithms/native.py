@@ -50,12 +50,15 @@ def native(part: Part) -> int:
     """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
     plan, flat = part.plan, part.run()
     (leaf,), (rows,) = part.differentiated, part.rows
-    (span, _), library = widest_span(flat, leaf), library_for(_seconds(plan))
-    if span is None or library is None:  # a chunk whose graph differs from that of the first image
-        return loop(part)
-    if span.is_whole:
-        run_kernel(library, span.top, None, leaf, rows, plan.wanted, None, plan.packed)
+    library = library_for(_seconds(plan))
+    assert library is not None
+    assert plan.layout.native is not None
+    if plan.layout.native.is_whole:
+        run_kernel(library, Point(flat.grad_fn, flat.output_nr, 0), None, leaf, rows, plan.wanted, None, plan.packed)
         return 0
+    span, _ = widest_span(flat, leaf)
+    if span is None:  # the graph of this chunk differs from that of the first image
+        return loop(part)
     if span.bottom is None:
         upper = _rows_to(span.top, part, flat)
         run_kernel(library, span.top, None, leaf, rows, (), upper, plan.packed)
