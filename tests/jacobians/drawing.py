@@ -30,6 +30,7 @@ class Case:
     network: Network
     batch: int = 1
     outputs: tuple[int, ...] | None = None
+    chunk: int = 1
     layout: str = "plain"
     values: str = "noise"
 
@@ -78,10 +79,12 @@ def cases(
             draw(st.sampled_from(BLOCKS))(draw, network, smooth)
     if draw(st.integers(0, 2)):
         _classifier(draw, network)
+    batch = draw(st.integers(1, batches))
     return Case(
         network,
-        draw(st.integers(1, batches)),
+        batch,
         _outputs(draw, prod(network.shapes[-1])),
+        draw(st.integers(1, batch)),
         draw(st.sampled_from(LAYOUTS)),
         draw(st.sampled_from(list(values))),
     )
