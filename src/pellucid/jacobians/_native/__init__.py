@@ -3,4 +3,6 @@
 - `build`: the library of this process: found in the cache, built on request, or built for a large job
 - `cache`: the user's folder of compiled libraries, in which nothing damaged or foreign is loaded
 - `compiler`: the system's C++ compiler
+- `job`: the number of images of a whole job, by which building the kernel pays or not
+- `decision`: one answer for all processes of a run
 """

@@ -15,8 +15,19 @@ from pellucid.core.isolation import exclusive
 from pellucid.core.options import check_argument
 from pellucid.jacobians._native.cache import add_library, cache_folder, distrust, find_library, library_key
 from pellucid.jacobians._native.compiler import COMPILERS, SECONDS, compile_library, compiler_flags, find_compiler
+from pellucid.jacobians._native.decision import decision
 
-__all__ = ["ABI", "REPAID_SECONDS", "SOURCE", "build_if_repaid", "build_native", "compiled", "library", "library_for"]
+__all__ = [
+    "ABI",
+    "REPAID_SECONDS",
+    "SOURCE",
+    "build_if_repaid",
+    "build_native",
+    "compiled",
+    "is_off",
+    "library",
+    "library_for",
+]
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 
@@ -51,14 +62,24 @@ _state = _State()
 def library_for(seconds: float) -> ctypes.CDLL | None:
     """Return the library for a job of so many seconds without it, building it if the job is large; None without one.
 
-    Equal jobs of a process always get the same answer, as long as nobody calls `build_native` in between.
+    Equal jobs of a process always get the same answer, as long as nobody calls `build_native` in between. Within a run,
+    jobs of all sizes and of all of its processes get the same answer, see `decision`.
     """
-    return library() or build_if_repaid(seconds)
+    wanted = decision()
+    if wanted is None:
+        return library() or build_if_repaid(seconds)
+    return library() or _library_of_run() if wanted else None
+
+
+@cache
+def _library_of_run() -> ctypes.CDLL:
+    """Return the library that a run has built after this process first looked; only jobs of the run use it."""
+    return load(compiled())
 
 
 def library() -> ctypes.CDLL | None:
     """Return the library that was in the cache when this process first looked, or that `build_native` has built."""
-    if _is_off():
+    if is_off():
         return None
     if not _state.has_looked:
         with exclusive():
@@ -84,7 +105,7 @@ def build_if_repaid(seconds: float) -> ctypes.CDLL | None:
 
     Announces a build in one line. Failures are logged once, and never raised.
     """
-    if _is_off() or seconds < REPAID_SECONDS:
+    if is_off() or seconds < REPAID_SECONDS:
         return None
     with exclusive():
         if _state.built is None and not _state.has_failed:
@@ -156,7 +177,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 def _obtain(*, checked: bool = False, force: bool = False, announced: bool = False) -> Path:
     """Return the path of the library, compiled if necessary by one process at a time."""
-    if _is_off():
+    if is_off():
         raise BuildError("the environment variable PELLUCID_NATIVE switches the native kernel off; unset it.")
     folder = cache_folder()
     if not force and (path := _in_cache(folder, checked=checked)):
@@ -240,5 +261,6 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_off() -> bool:
+def is_off() -> bool:
+    """Return True if the environment variable PELLUCID_NATIVE switches the kernel off."""
     return os.environ.get("PELLUCID_NATIVE", "").lower() in ("0", "false", "no", "off")
