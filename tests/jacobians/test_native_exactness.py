@@ -138,9 +138,10 @@ def test_the_comparison_detects_faults(fault: str) -> None:
     steps = (step("conv", 0, channels=3, kernel=(2, 2)), step("max_pool", 1, kernel_size=2), step("relu", 2))
     case = Case(Network((2, 5, 5), steps), batch=3)
     assert check(case).method == "native"
+    exact = jacobian_report
 
     def faulty(*arguments: object, **options: object) -> JacobianReport:
-        report = jacobian_report(*arguments, **options)
+        report = exact(*arguments, **options)
         object.__setattr__(report, "jacobian", FAULTS[fault](report.jacobian))
         return report
 
