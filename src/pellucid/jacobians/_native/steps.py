@@ -111,7 +111,8 @@ def _mul(node: Any, images: Images) -> Steps:
 def _div(node: Any, images: Images) -> Steps:
     if node.next_functions[0][0] is None:
         raise Unsupported("DivBackward0 by a value of the input")
-    return _scaled(node, images, node._saved_other.to(images.dtype).reciprocal(), 0)
+    # a copy, because arithmetic with autograd's own tensor of a Python number is in float32
+    return _scaled(node, images, node._saved_other.to(torch.float64, copy=True).reciprocal(), 0)
 
 
 def _plus(node: Any, images: Images) -> Steps:
