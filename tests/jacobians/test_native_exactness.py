@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
-from torch import Tensor, nn
+from torch import Tensor
 
 from jacobians.drawing import VALUES, Case, cases, drawn
 from jacobians.networks import FOREIGN, SMOOTH, Network, piece, reference, step
@@ -68,6 +68,43 @@ def _check_float32(case: Case, expected: Tensor) -> None:
     error = float((natively(case, images).jacobian.reshape(expected.shape) - expected).norm())
     # autograd's error can be zero by chance; no result is expected to be better than its last bits
     assert error <= 2 * of_torch + 2 * EPS * float(expected.norm()), (error, of_torch)
+
+
+FOUND = {
+    "division by a number": Case(Network((4, 2), (step("constant", 0, operation="divide", broadcast="number"),))),
+    "cotangent returned by autograd": Case(
+        Network((3, 1), (step("conv", 0, channels=3, kernel=(3,), padding=1), step("cumsum", 1))), batch=2
+    ),
+    "rows of tokens between the parts": Case(
+        Network(
+            (2, 7, 1),
+            (
+                step("add", 0, 0),
+                step("left_product", 1),
+                step("flatten", 2, start_dim=1),
+                step("linear", 3, features=3),
+            ),
+        ),
+        batch=9,
+    ),
+    "a number as a factor, while a convolution is replaced": Case(
+        Network(
+            (3, 1, 2),
+            (
+                step("conv", 0, channels=6, kernel=(1, 2), padding=2, groups=3),
+                step("constant", 1, operation="multiply", broadcast="number"),
+            ),
+        ),
+        batch=4,
+        outputs=(0, 5),
+    ),
+}
+"""Networks that were computed wrong once."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_networks_that_were_wrong_once(name: str) -> None:
+    assert "native" in check(FOUND[name]).method
 
 
 @drawn(80)
@@ -169,9 +206,6 @@ def test_the_comparison_detects_rounding_in_float32(fault: object) -> None:
 def checked(compiler: str) -> ctypes.CDLL:
     """The kernel with an assertion at every index."""
     return build.load(build.compiled(checked=True))
-
-
-METHODS: Counter[str] = Counter()
 
 
 @pytest.mark.slow
