@@ -64,7 +64,8 @@ def native(part: Part) -> int:
         run_kernel(library, span.top, None, leaf, rows, (), upper, plan.packed)
         return len(plan.wanted)
     below = span.bottom.node._input_metadata[span.bottom.number].shape
-    upper = flat.new_empty((len(flat), len(plan.wanted), *below[1:]))
+    # the value's first axis may hold several rows per image, such as tokens
+    upper = flat.new_empty((len(flat), len(plan.wanted), torch.Size(below).numel() // len(flat)))
     run_kernel(library, span.top, span.bottom, leaf, upper, plan.wanted, None, plan.packed)
     edge = GradientEdge(span.bottom.node, span.bottom.number)
     for place in range(len(plan.wanted)):
@@ -81,6 +82,8 @@ def _rows_to(point: Point, part: Part, flat: Tensor) -> Tensor:
     for index in part.plan.wanted:
         cotangent[:, index] = 1
         (gradient,) = gradients(flat, [edge], cotangent)
-        rows.append(flat.new_zeros((len(flat), size)) if gradient is None else gradient.reshape(len(flat), size))
+        # a copy, because autograd may return the cotangent itself
+        row = flat.new_zeros((len(flat), size)) if gradient is None else gradient.clone()
+        rows.append(row.reshape(len(flat), size))
         cotangent[:, index] = 0
     return torch.stack(rows, 1)
