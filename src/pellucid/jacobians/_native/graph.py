@@ -33,8 +33,6 @@ class Span:
     work: int
     """Multiplications of one image's forward pass."""
     is_whole: bool
-    reason: str
-    """Name of the first operation that the kernel cannot run, if any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,32 +76,32 @@ def _read(node: Any, number: int, images: Images) -> list[Step] | Operation:
         raise Unsupported(f"{type(node).__name__} ({error})") from error
 
 
-def widest_span(flat: Tensor, leaf: Tensor) -> Span | None:
+def widest_span(flat: Tensor, leaf: Tensor) -> tuple[Span | None, str]:
     """Return the part of the graph from `leaf` (batch, …) to `flat` (batch, output) that the kernel should run.
 
     The whole graph if it can; otherwise the part below, or above, all operations that it cannot run, if most of the
-    multiplications are there.
+    multiplications are there. Also returns the name of the first operation that it cannot run, if any.
     """
     if flat.grad_fn is None:
-        return None
+        return None, "outputs without a gradient"
     images = Images(len(leaf), leaf.dtype)
     order, points = passages(flat, leaf)
     work, failed, reason = _survey(order, images, leaf)
     total = sum(work.values())
     top = Point(flat.grad_fn, flat.output_nr, 0)
     if not failed:
-        return Span(top, None, total, True, "")
+        return Span(top, None, total, True), ""
     below = next((point for point in points if point.place > failed[-1]), None)
     above = next((point for point in reversed(points) if 0 < point.place <= failed[0]), None)
     spans = []
     if below is not None:
         done = sum(count for place, count in work.items() if place >= below.place)
-        spans.append(Span(below, None, done, False, reason))
+        spans.append(Span(below, None, done, False))
     if above is not None:
         done = sum(count for place, count in work.items() if place < above.place)
-        spans.append(Span(top, above, done, False, reason))
+        spans.append(Span(top, above, done, False))
     best = max(spans, key=lambda span: span.work, default=None)
-    return best if best is not None and best.work > MOST_NATIVE * total else None
+    return (best if best is not None and best.work > MOST_NATIVE * total else None), reason
 
 
 def _survey(order: Sequence[Any], images: Images, leaf: Tensor) -> tuple[dict[int, int], list[int], str]:

@@ -208,4 +208,3 @@ OPERATIONS: dict[str, Callable[[Any, Images], Operation]] = {
     "Stack": _concatenation,
 }
 """Readers of nodes by the operation's name, without the "Backward0" that autograd appends."""
-

@@ -54,7 +54,9 @@ def encode(
     ends = [edge for edge in program.edges if edge.target < 0]
     owners = {edge: operation for operation, edges in program.operations for edge in edges}
     kinds = [_kind(operation) for operation, _ in program.operations]
-    is_direct = len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
+    is_direct = (
+        len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
+    )
     encoder.add(len(wanted) if cotangents is None else cotangents.shape[1], inputs, program.images.count, not is_direct)
     encoder.array(torch.tensor(list(wanted), dtype=torch.int64, device="cpu"))
     encoder.array(cotangents)
@@ -111,7 +113,12 @@ def _add_payload(encoder: Encoder, operation: Operation, kind: int, packed: Pack
     encoder.array(packed[key])
     encoder.add(groups, inputs, outputs, width, payload.is_transposed)
     for pair in (
-        payload.inputs, payload.outputs, payload.kernel, payload.stride, payload.padding, payload.dilation,
+        payload.inputs,
+        payload.outputs,
+        payload.kernel,
+        payload.stride,
+        payload.padding,
+        payload.dilation,
     ):
         encoder.add(*pair)
 

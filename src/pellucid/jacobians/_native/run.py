@@ -42,12 +42,20 @@ def run_kernel(
     def run(first: int, last: int) -> str:
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
         target = ctypes.c_void_p(rows[first:last].data_ptr())
-        failed = function(words, ctypes.c_int64(len(words)), ctypes.c_int64(first), ctypes.c_int64(last), target, message, ctypes.c_int64(MESSAGE_BYTES))
+        failed = function(
+            words,
+            ctypes.c_int64(len(words)),
+            ctypes.c_int64(first),
+            ctypes.c_int64(last),
+            target,
+            message,
+            ctypes.c_int64(MESSAGE_BYTES),
+        )
         return message.value.decode() if failed else ""
 
     message = _in_threads(run, len(leaf))
     if message:
-        raise ModelError(f"the native kernel failed ({message}); please report it, and use method=\"loop\" meanwhile.")
+        raise ModelError(f'the native kernel failed ({message}); please report it, and use method="loop" meanwhile.')
 
 
 def _in_threads(run: Callable[[int, int], str], images: int) -> str:

@@ -13,9 +13,7 @@ __all__ = ["STEPS", "broadcast", "constant"]
 
 Steps = list[Step]
 
-VIEWS = (
-    "View Clone Alias UnsafeView ReshapeAlias Squeeze Unsqueeze ToCopy Contiguous LiftFresh ReshapeCopy"
-).split()
+VIEWS = ("View Clone Alias UnsafeView ReshapeAlias Squeeze Unsqueeze ToCopy Contiguous LiftFresh ReshapeCopy").split()
 """Operations that keep the order of elements."""
 
 SLOPES = (
@@ -222,6 +220,7 @@ MOVES = {
     "PixelShuffle": _shuffled,
     "PixelUnshuffle": _unshuffled,
 }
+
 
 def _expanded(node: Any, images: Images) -> Steps:
     below, above = images.shape(*node.next_functions[0]), images.shape(node)
