@@ -12,6 +12,9 @@ from pellucid.core.errors import PellucidError
 from pellucid.core.seeding import generator
 from pellucid.jacobians import _classes
 
+# few points on the path
+pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.CompletenessWarning")
+
 CLASSES = 6
 METHODS = {
     "gradient": {},
@@ -175,6 +178,27 @@ def test_model_that_only_reshapes(way) -> None:
     assert torch.equal(maps.reshape(3, 4, 4), torch.eye(4).expand(3, 4, 4))
 
 
+class Hooked(nn.Module):
+    """A hook doubles the gradient of a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = nn.Sequential(nn.Flatten(), nn.Linear(128, 7), nn.ReLU()), nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.lower(x)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: 2 * gradient)
+        return self.upper(hidden)
+
+
+def test_gradients_that_a_hook_changes(way, runs, images) -> None:
+    torch.manual_seed(0)
+    model = Hooked().double().eval()
+    torch.testing.assert_close(create_analyzer("gradient", model).analyze(images, "all"), slopes(model, images))
+    assert runs == []
+
+
 class Detached(nn.Module):
     """Two of four classes have no gradient, although they change with the image."""
 
@@ -195,7 +219,7 @@ class Mixed(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(128, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x - x.mean(0))
+        return self.layers(x - x.mean(0) / 2)
 
 
 class Root(nn.Module):
@@ -234,4 +258,14 @@ def test_mixed_images_run_one_by_one(way, images) -> None:
     torch.manual_seed(0)
     model = Mixed().double().eval()
     maps = create_analyzer("gradient", model).analyze(images, "all")
-    torch.testing.assert_close(maps, torch.zeros_like(maps))
+    torch.testing.assert_close(maps.flatten(2), model.layers[1].weight.detach().expand(5, 4, 128) / 2)
+
+
+def test_size_of_the_job_counts_all_images_and_points(model, images, monkeypatch) -> None:
+    seconds = []
+    monkeypatch.setattr(_classes, "library_for", seconds.append)
+    monkeypatch.setattr("pellucid.attribution.Subject.images_per_pass", lambda *_: 2)
+    for name in ("gradient", "smoothgrad"):
+        create_analyzer(name, model).analyze(images.repeat(2, 1, 1, 1), "all")
+    assert seconds[:5] == [pytest.approx(seconds[0])] * 5
+    assert seconds[5:] == [pytest.approx(32 * seconds[0])] * 5 * 32

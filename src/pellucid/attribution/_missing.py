@@ -44,12 +44,13 @@ def gradient_of(score: Tensor, leaf: Tensor, *, is_kept: bool = False) -> Tensor
     return slope
 
 
-def gradients_of(logits: Tensor, leaf: Tensor, targets: Sequence[Target]) -> Iterator[Tensor]:
+def gradients_of(subject: Subject, logits: Tensor, leaf: Tensor, targets: Sequence[Target]) -> Iterator[Tensor]:
     """Yield ∂ score / ∂ leaf of each target; the last one frees the graph of the logits.
 
     Raises `UnsupportedOperation` if autograd has no derivative.
     """
-    if len(targets) > 1 and [target.index for target in targets] == list(range(rows_of(logits).shape[1])):
+    is_all = len(targets) > 1 and [target.index for target in targets] == list(range(rows_of(logits).shape[1]))
+    if is_all and not subject.has_hooks:
         # imported here, because most explanations are of one class
         from pellucid.jacobians._classes import class_gradients
 

@@ -43,7 +43,7 @@ class Gradients:
         ).requires_grad_()
         self._last, self._is_checked = point, False
         logits = self._subject.logits(point)
-        for number, slope in enumerate(gradients_of(logits, point, self._targets)):
+        for number, slope in enumerate(gradients_of(self._subject, logits, point, self._targets)):
             self._sums[number].add_(slope, alpha=weight)
             if self._squares:
                 self._squares[number] += slope.square() * weight

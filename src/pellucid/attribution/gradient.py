@@ -24,7 +24,7 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
     # A copy: the caller's tensor must not start to require a gradient.
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
-    gradients, plain = gradients_of(logits, leaf, targets), logits.detach()
+    gradients, plain = gradients_of(subject, logits, leaf, targets), logits.detach()
     outcomes = [Outcome(slope, plain, target.classes(plain)) for slope, target in zip(gradients, targets, strict=True)]
     check_gradients(subject, images, targets, [outcome.relevance for outcome in outcomes], plain)
     return sharing(outcomes)
