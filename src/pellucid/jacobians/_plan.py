@@ -79,7 +79,7 @@ class Plan:
     is_quiet: bool = False
     """True if folding is known to emit no warnings."""
     kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
-    packed: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    packed: dict[tuple[object, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     """Weights as rearranged for the native kernel, shared by the chunks of a call."""
 
     def swaps(self, chunk: int) -> frozenset[str]:

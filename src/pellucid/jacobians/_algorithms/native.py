@@ -14,7 +14,7 @@ from pellucid.jacobians._native.job import images_expected
 from pellucid.jacobians._native.run import run_kernel
 from pellucid.jacobians._plan import Plan
 
-__all__ = ["check_native", "native", "pays_native"]
+__all__ = ["check_native", "native", "pays_native", "seconds_without"]
 
 FEWEST = 2
 """Minimum number of outputs for which the kernel pays off."""
@@ -32,8 +32,12 @@ def pays_native(plan: Plan) -> bool:
 def _seconds(plan: Plan) -> float:
     """Estimate the duration of the job without the kernel: a forward and a backward pass cost the same."""
     assert plan.layout.native is not None
-    images = max(images_expected() or 0, plan.problem.batch)
-    return images * plan.layout.native.work * len(plan.wanted) / GENERIC_RATE
+    return seconds_without(plan.problem.batch, plan.layout.native.work, len(plan.wanted))
+
+
+def seconds_without(images: int, work: int, outputs: int) -> float:
+    """Estimate the duration of a job of at least so many images without the kernel, from its work for one image."""
+    return max(images_expected() or 0, images) * work * outputs / GENERIC_RATE
 
 
 def check_native(plan: Plan) -> None:
