@@ -63,11 +63,19 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     """
     with exclusive():
         modules = modules_of(model)
-        loaned = _usable(modules)
+        loaned: list[tuple[nn.Module, str, Tensor]] = []
         modes, parameters, buffers = _remember(modules)
+        tensors = [parameter for parameter, _, _ in parameters] + [buffer for _, _, buffer, _ in buffers]
+        if any(tensor.is_inference() for tensor in tensors):
+            loaned = _usable(modules)
+            modes, parameters, buffers = _remember(modules)
         is_torch_alone = only_model_draws and runs_torch_alone(modules)
         try:
-            with preserved_random_state(torch_alone=is_torch_alone), _unoptimized(modules):
+            # torch's own layers are not scripted
+            with (
+                preserved_random_state(torch_alone=is_torch_alone),
+                nullcontext() if is_torch_alone else _unoptimized(modules),
+            ):
                 if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
                     set_eval(model)
                 for parameter, requires_grad, _ in parameters:

@@ -1,6 +1,7 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -64,14 +65,15 @@ class Plan:
     """Signature of the first chunk's forward pass; None if not known yet."""
     is_quiet: bool = False
     """True if folding is known to emit no warnings."""
-    kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
+    kernels: KernelSwap | None = None
+    """Runs the convolutions; None if no convolution is replaced."""
 
     def swaps(self, chunk: int) -> frozenset[str]:
         """Return the optimizations applied to chunks of `chunk` images."""
         layout = self.layout
         return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
 
-    @property
+    @cached_property
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))

@@ -98,6 +98,14 @@ class Problem:
         described = _describe(model)
         return described if described and runs_torch_alone(modules_of(model)) else None
 
+    @cached_property
+    def _writes_to_inputs(self) -> bool:
+        """False for known layers without any that works in place; True if it is not known."""
+        if not self.known_layers:
+            return True
+        assert isinstance(self.model, nn.Module)
+        return any(vars(part).get("inplace", False) for part in modules_of(self.model))
+
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Return the inputs of images `start` to `stop`, the floating-point ones as leaves that require gradients."""
         parts = self.inputs if stop - start == self.batch else [tensor[start:stop] for tensor in self.inputs]
@@ -105,17 +113,25 @@ class Problem:
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the chosen output (batch, …)."""
-        # copies, because the model may modify its inputs in place
-        copies = [tensor.clone() for tensor in inputs]
+        # copies, if the model may modify its inputs in place
+        safe = [tensor.clone() for tensor in inputs] if self._writes_to_inputs else inputs
         if self.known_layers:  # they contain no normalization, so `SoundNorms` is unnecessary
-            return self.chosen(self.run(copies), inputs)
+            return self.chosen(self.run(safe), inputs)
         with SoundNorms(self.model):
-            returned = self.run(copies)
+            returned = self.run(safe)
         return self.chosen(returned, inputs)
 
     def run(self, inputs: Sequence[Tensor]) -> Any:
         """Call the model on its inputs."""
         return self.model(*inputs) if self.several is None else self.several.call(self.model, inputs)
+
+    def untouched(self) -> AbstractContextManager[object]:
+        """Run the model in eval mode without parameter gradients, then restore it and the random state."""
+        if self.known_layers is None:
+            return untouched(self.model)
+        # nothing to check: known layers are no wrappers, and their weights are plain parameters
+        assert isinstance(self.model, nn.Module)
+        return frozen(self.model, only_model_draws=True)
 
     @contextmanager
     def explained_errors(self) -> Iterator[None]:
@@ -199,12 +215,15 @@ def _describe(module: nn.Module) -> tuple[object, ...] | None:
     Convolutions are excluded: they treat an input with one axis too few as a single image.
     """
     kind, own = type(module), module.__dict__  # faster than `nn.Module.__getattr__`
+    parameters = own["_parameters"]
+    # exact types, because a subclass may override what its operations do
+    if not all(tensor is None or type(tensor) is nn.Parameter for tensor in parameters.values()):
+        return None
     if kind.__module__.startswith("torch.nn.modules.") and _acts_elementwise(kind.__name__):
         return (kind,)
     if kind is nn.Linear:
-        weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
-        # an exact type, because a subclass may override what its operations do
-        return (kind, weight.shape, bias is None) if type(weight) is nn.Parameter else None
+        weight = parameters.get("weight")
+        return None if weight is None else (kind, weight.shape, parameters.get("bias") is None)
     if kind is nn.Sequential:
         parts = [_describe(part) for part in own["_modules"].values() if part is not None]
         return None if None in parts else (kind, *parts)
