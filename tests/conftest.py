@@ -1,7 +1,10 @@
-"""Shared test setup: type checks, one thread per process, the number of processes, the reference folder and MNIST."""
+"""Shared test setup: type checks, one thread, number of processes, reference folder, MNIST and the native kernel."""
 
+import ctypes
+import getpass
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,11 @@ from typechecked import check_package
 
 check_package("pellucid")
 os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported; the programs that tests start inherit it
+
+# Not the user's own cache. Shared by all processes and sessions, so that a kernel is compiled once.
+os.environ["PELLUCID_CACHE"] = str(Path(tempfile.gettempdir(), f"pellucid-tests-{getpass.getuser()}"))
+# Tests without the fixture `native` must not depend on those that have filled the cache before them.
+os.environ.setdefault("PELLUCID_NATIVE", "0")
 
 
 @pytest.hookimpl
@@ -43,3 +51,27 @@ def shared() -> Path:
 def mnist_files(shared: Path) -> Path:
     """The folder with the four original MNIST files."""
     return shared / "data" / "mnist"
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """Path of a C++ compiler; tests that need it are skipped without it, or fail in CI."""
+    from pellucid.jacobians._native.compiler import find_compiler
+
+    if path := find_compiler():
+        return path
+    if os.environ.get("CI") == "true":
+        pytest.fail("there is no C++ compiler; install g++.")
+    pytest.skip("there is no C++ compiler")
+
+
+@pytest.fixture
+def native(compiler: str, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    """The native kernel, built if necessary, and used by all Jacobians of the test."""
+    from pellucid.jacobians._native import build
+
+    monkeypatch.setenv("PELLUCID_NATIVE", "1")
+    build.build_native()
+    library = build.library()
+    assert library is not None
+    return library

@@ -13,16 +13,17 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment check_jacobian compare
-        create_analyzer errors evaluate explain fit_density inspect jacobian jacobian_class_means jacobian_product
-        jacobian_report jacobian_spectrum jacobian_to_disk load_density load_fitted load_run methods prototypes
-        save_fitted transposed_product watch""",
-    "pellucid.errors": """ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError ShapeError
-        TrainingError UnknownName UnsupportedOperation WriteError""",
+    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment build_native check_jacobian
+        compare create_analyzer errors evaluate explain fit_density inspect jacobian jacobian_class_means
+        jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk load_density load_fitted load_run methods
+        prototypes save_fitted transposed_product watch""",
+    "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
+        ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
         Explanation Explanations FittedState Method check_method create_analyzer methods""",
-    "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment check_jacobian
-        jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum transposed_product""",
+    "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment build_native
+        check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
+        transposed_product""",
     "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Recommendation",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",

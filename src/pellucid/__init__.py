@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
         augment,
+        build_native,
         check_jacobian,
         jacobian,
         jacobian_class_means,
@@ -38,6 +39,7 @@ __all__ = [
     "Run",
     "Watcher",
     "augment",
+    "build_native",
     "check_jacobian",
     "compare",
     "create_analyzer",
@@ -73,6 +75,7 @@ __getattr__, __dir__ = lazy_exports(
         "Run": "pellucid.storage.runs",
         "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
+        "build_native": "pellucid.jacobians",
         "check_jacobian": "pellucid.jacobians",
         "compare": "pellucid.run.comparing",
         "create_analyzer": "pellucid.attribution",

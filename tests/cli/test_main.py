@@ -74,6 +74,13 @@ def test_methods_command_lists_every_method(capsys):
     assert cli.main(["methods", "lrp"]) == 2
 
 
+def test_build_native_prints_the_path_of_the_kernel(native, capsys):
+    assert cli.main(["build-native"]) == 0
+    assert capsys.readouterr().out.strip() == native._name
+    assert cli.main(["build-native", "--help"]) == 0
+    assert cli.main(["build-native", "now"]) == 2
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_methods_are_readable_at_every_width(columns, monkeypatch, capsys):
     screen = Console(width=columns, force_terminal=True, color_system=None)

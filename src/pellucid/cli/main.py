@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
+from pellucid.cli.build_native import build_native
 from pellucid.cli.compare import compare
 from pellucid.cli.evaluate import evaluate
 from pellucid.cli.explain import explain
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": serve,
     "export": export,
     "methods": methods,
+    "build-native": build_native,
 }
 """The commands: functions from their arguments to the exit code, whose docstring is their line in the overview."""
 

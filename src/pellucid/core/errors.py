@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "BuildError",
     "ConfigError",
     "DataError",
     "DownloadError",
@@ -97,3 +98,7 @@ class TrainingError(PellucidError):
 
 class UnsupportedOperation(PellucidError):
     """An operation in the model for which a method has no rule; the message names operation, layer and fix."""
+
+
+class BuildError(PellucidError):
+    """The native kernel cannot be built: no compiler, a compiler that fails, or an unusable cache folder."""

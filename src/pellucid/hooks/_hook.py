@@ -194,6 +194,13 @@ class Hook(ABC):
     default: ClassVar[bool] = True
     """True if `--hooks default` includes this hook."""
 
+    def derivatives(self, test_shape: tuple[int, ...], classes: int) -> int:  # noqa: ARG002  (for subclasses)
+        """Return the approximate number of derivatives in all Jacobians of the hook each time it runs.
+
+        `test_shape` is (image, channel, height, width). If a run has many, it compiles the native kernel first.
+        """
+        return 0
+
     @abstractmethod
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """Yield the artifacts of this hook for `scene`."""

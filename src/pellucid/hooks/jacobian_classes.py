@@ -1,5 +1,6 @@
 """Mean absolute Jacobian by class, and the distribution of its spectral norm."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -14,6 +15,7 @@ from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance, price_of_jacobian
 from pellucid.hooks._hook import left_out
 from pellucid.jacobians import ClassMeans, jacobian_class_means
+from pellucid.jacobians._native.job import expected_images
 from pellucid.plots.class_maps import class_maps
 
 __all__ = ["JacobianClasses"]
@@ -35,6 +37,11 @@ class JacobianClasses(Hook):
     """Maximum number of test images, spread evenly over the test set; None: all."""
     columns: int = 12
     """Maximum number of classes to draw."""
+
+    def derivatives(self, test_shape: tuple[int, ...], classes: int) -> int:
+        """Return the size of the Jacobians of all images, for as many logits as are computed."""
+        images, values = test_shape[0], math.prod(test_shape[1:])
+        return min(images, self.images or images) * values * (classes if classes <= MANY_CLASSES else self.columns)
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """Yield a figure with the array `mean_absolute_jacobian` (class, logit, channel, height, width) and numbers.
@@ -121,7 +128,8 @@ def _means(scene: Scene, indices: Tensor, chosen: list[int] | None) -> ClassMean
             labels = scene.test.labels[part]
             yield scene.test.floats(part).to(scene.device), labels if places is None else _places(labels, places)
 
-    return jacobian_class_means(scene.model, batches(), classes=count, outputs=chosen)
+    with expected_images(len(indices)):
+        return jacobian_class_means(scene.model, batches(), classes=count, outputs=chosen)
 
 
 def _places(labels: Tensor, chosen: Tensor) -> Tensor:

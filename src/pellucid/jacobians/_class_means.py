@@ -13,6 +13,7 @@ from pellucid.core.options import Count, check_argument
 from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._jacobian import jacobian
+from pellucid.jacobians._native.job import expected_images, images_in
 from pellucid.jacobians._problem import Model, Outputs
 
 __all__ = ["ClassMeans", "jacobian_class_means"]
@@ -61,12 +62,13 @@ def jacobian_class_means(
     spectral: list[Tensor] = []
     frobenius: list[Tensor] = []
     like = torch.empty(0, dtype=torch.float32, device="cpu")
+    total = images_in(batches)
     # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
     for batch in batches:
         x, labels = _images_and_labels(batch, model)
         if not len(x):
             continue
-        with isolated(), counted_from(sum(map(len, seen))):
+        with isolated(), expected_images(total), counted_from(sum(map(len, seen))):
             if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
                 raise ShapeError(
                     f"expected one label from 0 to {classes - 1} per image (classes is {classes}), got {len(labels)} "
@@ -78,11 +80,11 @@ def jacobian_class_means(
             for label in labels.unique().tolist():
                 sums[label] += maps[labels.to(maps.device) == label].abs().sum(0, dtype=torch.float64)
             rows = maps.reshape(len(x), -1, x[0].numel())
-            largest, total = _norms(rows)
+            largest, whole = _norms(rows)
             counts = counts + torch.bincount(labels, minlength=classes)
             seen.append(labels)
             spectral.append(largest)
-            frobenius.append(total)
+            frobenius.append(whole)
             like = maps[:0]
     if sums is None:
         raise ShapeError("batches contains no images. Pass at least one.")

@@ -6,7 +6,17 @@ from typing import Any
 from torch import Size, Tensor
 from torch.autograd.graph import GradientEdge
 
-__all__ = ["Cut", "narrowest_cut"]
+__all__ = ["Cut", "Point", "narrowest_cut", "passages"]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A result of a node, by which all paths from the inputs to the outputs pass."""
+
+    node: Any
+    number: int
+    place: int
+    """Index of the node in topological order, outputs first."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,19 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
     """
     if output.grad_fn is None:
         return None
+    best = None
+    for point in passages(output, *leaves)[1]:
+        shape = _shape(point.node, point.number)
+        if shape is None or shape[:1] != output.shape[:1] or shape[1:].numel() >= fewer_than:
+            continue
+        # the order runs toward the inputs, so the last of equally narrow cuts is nearest to them
+        if best is None or shape[1:].numel() <= best.units:
+            best = Cut(GradientEdge(point.node, point.number), point.place, point.node.name(), shape)
+    return best
+
+
+def passages(output: Tensor, *leaves: Tensor) -> tuple[list[Any], list[Point]]:
+    """Return all nodes, each before those it passes gradients to, and the values that every path passes through."""
     order = _order(output.grad_fn)
     ends = {node for node in order if any(getattr(node, "variable", None) is leaf for leaf in leaves)}
     # number of paths from each node to the inputs
@@ -45,25 +68,20 @@ def narrowest_cut(output: Tensor, leaves: tuple[Tensor, ...], fewer_than: int) -
     above: dict[Any, int] = dict.fromkeys(order, 0)
     above[output.grad_fn] = 1
     used: dict[Any, set[int]] = {node: set() for node in order}
+    assert output.grad_fn is not None
     used[output.grad_fn].add(output.output_nr)
     for node in order:
         for successor, number in node.next_functions:
             if successor is not None and below[successor]:
                 above[successor] += above[node] if below[node] else 0
                 used[successor].add(number)
-    total, best = below[output.grad_fn], None
-    for place, node in enumerate(order):
-        # only a node with a single used result can be cut at one edge
-        if node in ends or len(used[node]) != 1 or above[node] * below[node] != total:
-            continue
-        (number,) = used[node]
-        shape = _shape(node, number)
-        if shape is None or shape[:1] != output.shape[:1] or shape[1:].numel() >= fewer_than:
-            continue
-        # the order runs toward the inputs, so the last of equally narrow cuts is nearest to them
-        if best is None or shape[1:].numel() <= best.units:
-            best = Cut(GradientEdge(node, number), place, node.name(), shape)
-    return best
+    total = below[output.grad_fn]
+    # only a node with a single used result can be cut at one edge
+    return order, [
+        Point(node, next(iter(used[node])), place)
+        for place, node in enumerate(order)
+        if node not in ends and len(used[node]) == 1 and above[node] * below[node] == total
+    ]
 
 
 def _order(root: Any) -> list[Any]:

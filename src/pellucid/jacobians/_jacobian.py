@@ -16,6 +16,7 @@ from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobians._algorithms import ALGORITHMS, Part, choose
 from pellucid.jacobians._algorithms.differences import differences
+from pellucid.jacobians._algorithms.native import check_native
 from pellucid.jacobians._exact import with_exact_masks
 from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
@@ -183,13 +184,26 @@ class _Schedule:
     def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Schedule":
         """Choose the algorithm and chunk size for the public arguments."""
         name = choose(plan) if method == "auto" else method
+        if name == "native":
+            check_native(plan)
         return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
 
     @property
     def label(self) -> str:
         """Name of the algorithm and of the optimizations applied, for `JacobianReport.method`."""
-        swaps = self.plan.swaps(self.chunk) if self.name != "forward" else frozenset()
-        return "+".join([self.name, *sorted(swaps)])
+        native = self.plan.layout.native
+        is_partly_native = self.name == "native" and native is not None and not native.is_whole
+        name = "loop+native" if is_partly_native else self.name
+        return "+".join([name, *sorted(self.swaps)])
+
+    @property
+    def swaps(self) -> frozenset[str]:
+        """Optimizations of torch's operations."""
+        if self.name == "forward":
+            return frozenset()
+        swaps = self.plan.swaps(self.chunk)
+        # the others concern the backward pass only
+        return swaps & {"multiplier"} if self.name == "native" else swaps
 
 
 def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Schedule, tuple[Tensor, ...], int]:
@@ -230,8 +244,7 @@ def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Ten
     plan = part.plan
     if plan.problem.batch == 1 and plan.first:  # the plan has run this image already
         part.leaves, part.flat = plan.first
-    is_swapped = schedule.name != "forward" and plan.swaps(len(part.leaves[0]))
-    with plan.kernels if is_swapped and plan.kernels else nullcontext():
+    with plan.kernels if schedule.swaps and plan.kernels else nullcontext():
         passes = ALGORITHMS[schedule.name].run(part)
     inputs = plan.problem.inputs if first == 0 else ()  # all inputs are checked together with the first chunk
     rows = part.rows

@@ -1,6 +1,6 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,10 +13,11 @@ from pellucid.engine.wrapping import check_hidden_norms, check_hidden_paths
 from pellucid.jacobians._graph import Cut, narrowest_cut
 from pellucid.jacobians._kernels import SMALL_BATCH, KernelSwap
 from pellucid.jacobians._missing import WAY_OUT, zero_outputs
+from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._problem import Problem
 from pellucid.jacobians._watch import PathWatch
 
-__all__ = ["LARGEST_BYTES", "Layout", "Plan", "PlanOutdated", "Signature", "make_plan"]
+__all__ = ["LARGEST_BYTES", "Layout", "NativeShare", "Plan", "PlanOutdated", "Signature", "make_plan"]
 
 LARGEST_BYTES = 10_000_000
 """Maximum size of a tensor in a chunk: a third of what allocators reuse without requesting new pages."""
@@ -27,6 +28,15 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
 
 Signature = tuple[object, ...]
 """The functions called in a forward pass, in order, with the shape and dtype of each result."""
+
+
+@dataclass(frozen=True)
+class NativeShare:
+    """The part of a network that the native kernel runs."""
+
+    work: int
+    """Multiplications of one image's forward pass."""
+    is_whole: bool
 
 
 class PlanOutdated(Exception):
@@ -49,6 +59,10 @@ class Layout:
     """Kinds replaced only for chunks of at least `SMALL_BATCH` images."""
     cut: Cut | None
     """The narrowest value on all paths of the first image's graph."""
+    native: NativeShare | None = None
+    """The native kernel's share of the network; None if it does not pay off."""
+    obstacle: str = ""
+    """Reason that the kernel does not run all of the network, if any."""
 
 
 @dataclass(eq=False)
@@ -67,6 +81,8 @@ class Plan:
     """True if folding is known to emit no warnings."""
     kernels: KernelSwap | None = None
     """Runs the convolutions; None if no convolution is replaced."""
+    packed: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    """Weights as rearranged for the native kernel, shared by the chunks of a call."""
 
     def swaps(self, chunk: int) -> frozenset[str]:
         """Return the optimizations applied to chunks of `chunk` images."""
@@ -134,6 +150,9 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     kernels.is_planning = False
     flat = output.reshape(1, -1)
     wanted = problem.wanted(flat.shape[1])
+    share, obstacle = _native_share(problem, flat, leaves, signature)
+    if "fourier" in kernels.swapped:
+        share, obstacle = None, "large depthwise convolutions are faster by FFT"
     layout = Layout(
         shape=output.shape[1:],
         largest=max(kernels.largest, *(tensor[0].numel() * tensor.element_size() for tensor in problem.inputs)),
@@ -141,9 +160,30 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         swapped=frozenset(kernels.swapped),
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
+        native=share,
+        obstacle=obstacle,
     )
     # a signature holds the shapes of the first chunk, which is this image only for a batch of one
     return Plan(problem, layout, wanted, (leaves, flat), signature if problem.batch == 1 else None, kernels=kernels)
+
+
+def _native_share(
+    problem: Problem, flat: Tensor, leaves: tuple[Tensor, ...], signature: Signature
+) -> tuple[NativeShare | None, str]:
+    """Return the native kernel's share of the network, and the reason that it is not all of it, if any."""
+    if len(problem.floats) != 1:
+        return None, "the model has several inputs"
+    leaf = leaves[problem.floats[0]]
+    if leaf.device.type != "cpu" or leaf.dtype not in (torch.float32, torch.float64):
+        return None, f"the inputs are {leaf.dtype} on {leaf.device}, not float32 or float64 on a CPU"
+    # such hooks change gradients in ways that autograd's graph does not show
+    if any(
+        Tensor.register_hook in call if isinstance(call, tuple) else call is Tensor.register_hook for call in signature
+    ):
+        return None, "a tensor of the forward pass has a hook"
+    span, reason = widest_span(flat, leaf)
+    obstacle = f"the kernel does not support {reason}" if reason else ""
+    return (None if span is None else NativeShare(span.work, span.is_whole)), obstacle
 
 
 def _run_watched(problem: Problem, leaves: tuple[Tensor, ...]) -> tuple[Tensor, Signature]:

@@ -12,6 +12,7 @@ from pellucid.engine.inputs import one_tensor
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._jacobian import jacobian
 from pellucid.jacobians._leading import STEPS, leading_triple
+from pellucid.jacobians._native.job import expected_images
 from pellucid.jacobians._plan import make_plan
 from pellucid.jacobians._problem import Model, Outputs, Problem, check_count, untouched
 
@@ -60,7 +61,7 @@ def jacobian_spectrum(
         is_iterated = count == 1 and min(shape.numel(), inputs) > 3 * STEPS
         parts: list[list[Tensor]] = []
         for part in x.split(chunk or max(1, LARGEST_ENTRIES // max(1, shape.numel() * inputs))):
-            with counted_from(sum(len(values) for values, *_ in parts)):
+            with expected_images(len(x)), counted_from(sum(len(values) for values, *_ in parts)):
                 triple = leading_triple(model, part, outputs) if is_iterated else None
                 # no triple: the iteration has not converged
                 left, values, right = triple or _decompose(jacobian(model, part, outputs, chunk=chunk), shape, count)

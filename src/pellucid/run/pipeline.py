@@ -20,6 +20,7 @@ from pellucid.run.console import (
     print_summary,
 )
 from pellucid.run.hook_runner import HookRunner
+from pellucid.run.native import Kernel, repays
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
 from pellucid.run.schedule import Schedule
 from pellucid.run.session import Session, prepare
@@ -79,9 +80,10 @@ def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
         with ExitStack() as stack:
             workers = stack.enter_context(Workers(_processes(session)))
             logs = world.first(lambda: stack.enter_context(_logs(session, start_epoch)))
-            # only the first process runs hooks and writes files; the others have no logs
+            # only the first process runs hooks and writes files; the others have no logs, nor a kernel
+            kernel = world.first(lambda: stack.enter_context(_kernel(session)))
             runner = HookRunner(store, cast(Logs, logs))
-            schedule = Schedule(session, runner, workers)
+            schedule = Schedule(session, runner, workers, cast(Kernel, kernel))
             world.first(lambda: schedule.add_unfinished(start_epoch))
             for epoch in _epochs(session, workers.poll):
                 world.first(partial(_finish_epoch, session, schedule, epoch))
@@ -108,6 +110,17 @@ def _train_and_show(session: Session, interrupted_before: Interruption) -> int:
 def _processes(session: Session) -> int:
     """Return the number of processes that run hooks during training; 0 to run them between epochs."""
     return 0 if session.config.serial else worker_count(session.device, session.world.size)
+
+
+def _kernel(session: Session) -> Kernel:
+    """Return the kernel of the run's Jacobians: as recorded if it is resumed, and built if there are many of them."""
+    test, recorded = session.data.test, session.store.run().get("jacobian_kernel")
+    is_large = repays(
+        session.hooks.values(), session.recipe.epochs, (len(test), *test.image_shape), len(session.data.classes)
+    )
+    # a budget bounds the cost of the hooks, so that the build would not be repaid
+    builds = is_large and session.config.show.budget is None
+    return Kernel(session.store, recorded, on_cpu=session.device.type == "cpu", builds=builds)
 
 
 def _logs(session: Session, start_epoch: int) -> Logs:

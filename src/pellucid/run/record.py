@@ -73,6 +73,8 @@ def first_record(session: Session) -> dict[str, Any]:
         },
         "epochs": session.recipe.epochs,
         "extensions": _extensions(session),
+        # a run of an earlier version knew no other kernel
+        "jacobian_kernel": earlier.get("jacobian_kernel", "generic" if earlier else None),
         "test_accuracy": None,
         "timing": {"started": earlier.get("timing", {}).get("started", timestamp()), "finished": None},
     }

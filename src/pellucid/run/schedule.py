@@ -12,6 +12,7 @@ from pellucid.core.terminal import print_line, track
 from pellucid.hooks import Hook, Scene
 from pellucid.run.console import print_pictures, print_report_path
 from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make_films, make_report
+from pellucid.run.native import Kernel
 from pellucid.run.session import Session
 from pellucid.run.workers import Job, Work, Workers
 from pellucid.storage.store import Packed
@@ -32,8 +33,9 @@ class Schedule:
     Without workers, everything runs at once in this process.
     """
 
-    def __init__(self, session: Session, runner: HookRunner, workers: Workers) -> None:
+    def __init__(self, session: Session, runner: HookRunner, workers: Workers, kernel: Kernel) -> None:
         self.session, self.store, self.runner, self.workers = session, session.store, runner, workers
+        self.kernel = kernel
         self._latest: tuple[Job, ...] = ()  # the report of the latest epoch
         self._fits: tuple[Job, ...] | None = None
         self._best: Epoch | None = None
@@ -188,6 +190,7 @@ class Schedule:
 
     def _receive(self, result: Output | Packed | bytes | Failure) -> None:
         """Write a result and print its path."""
+        self.kernel.record()  # first, so that the rest of an interrupted run follows it
         self.runner.receive(result)
         match result:
             case Output():

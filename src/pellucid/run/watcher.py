@@ -26,8 +26,10 @@ from pellucid.core.ranges import Range
 from pellucid.core.terminal import print_line, track
 from pellucid.engine.model import frozen
 from pellucid.engine.wrapping import Network
+from pellucid.jacobians._native.decision import decided
 from pellucid.run.console import print_pictures, report_uri
 from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make_films, make_report
+from pellucid.run.native import Kernel
 from pellucid.run.observation import Observation, Options, observe
 from pellucid.run.record import record_end, timestamp
 from pellucid.storage.lock import locked
@@ -163,6 +165,8 @@ class Watcher:
         """The last epoch that was recorded; 0 before training."""
         self._last_shown: int | None = None
         self._has_stopped = False
+        self._is_native = False
+        """True if the hooks use the native Jacobian kernel."""
         self._at_exit: Callable[[], None] | None = None
         self._since = perf_counter()
 
@@ -181,9 +185,15 @@ class Watcher:
             weights = fingerprint(seen.model)
             at = _place_to_continue(seen, weights, resume)
             moved = store.move_previous_run() if at is None else store.set_aside_after(at)
-            started = store.run().get("timing", {}).get("started") if at is not None else None
-            record = seen.record()
+            earlier = store.run() if at is not None else {}
+            started = earlier.get("timing", {}).get("started")
+            kept = {"jacobian_kernel": earlier.get("jacobian_kernel", "generic" if earlier else None)}
+            record = seen.record() | kept
             store.begin(record | {"timing": record["timing"] | ({"started": started} if started else {})})
+            # never built here, since the budget bounds the cost of the hooks
+            with Kernel(store, kept["jacobian_kernel"], on_cpu=seen.device.type == "cpu") as kernel:
+                self._is_native = kernel.is_native()
+                kernel.record()
             trackers = check_loggers(seen.options.show.log_to)
             logs = open_logs(store.folder, trackers, store.run(), None if at is None else at + 1)
             self._stack.enter_context(logs)
@@ -374,7 +384,12 @@ class Watcher:
         if not hooks:
             return 0
         before = self._count("artifacts")
-        with isolated(), frozen(seen.seen), track(f"hooks, {when}", len(hooks)) as bar:
+        with (
+            decided(lambda: self._is_native),
+            isolated(),
+            frozen(seen.seen),
+            track(f"hooks, {when}", len(hooks)) as bar,
+        ):
             # one scene, whose computed values the hooks share
             scene = seen.scene(number, logits)
             for done, (name, hook) in enumerate(hooks.items()):

@@ -1,6 +1,6 @@
 """Write the Jacobians of a whole data set to disk, chunk by chunk."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pellucid.core.terminal import track
 from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 from pellucid.jacobians import jacobian
 from pellucid.jacobians._finite import counted_from
+from pellucid.jacobians._native.job import expected_images, images_in
 from pellucid.storage.chunked_array import ChunkedArray
 
 __all__ = ["jacobian_to_disk"]
@@ -55,13 +56,13 @@ def jacobian_to_disk(
     example = _to_numpy(jacobian(model, first[:1], method=method))
     size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
     attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _model_checksum(model)}
-    array, done = ChunkedArray.begin(Path(path), size, example, attributes), 0
-    with track("Jacobian", len(loader.dataset) if hasattr(loader, "dataset") and _has_length(loader) else None) as bar:
+    array, done, total = ChunkedArray.begin(Path(path), size, example, attributes), 0, images_in(loader)
+    with track("Jacobian", total) as bar:
         for number, part in enumerate(_rechunked(first, images, size)):
             mark, earlier = checksum(part), array.mark(number)
             if earlier is None:
                 # errors then name an image by its position in the whole data set
-                with counted_from(done):
+                with expected_images(total), counted_from(done):
                     rows = jacobian(model, part, method=method)
                 array.write(number, _to_numpy(rows), mark)
             elif earlier != mark:
@@ -73,11 +74,6 @@ def jacobian_to_disk(
             bar.update(done)
     array.finish(done)
     return Path(path)
-
-
-def _has_length(loader: Any) -> bool:
-    # an IterableDataset has no length
-    return isinstance(loader.dataset, Sized)
 
 
 def _batches(loader: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from pellucid.jacobians._algorithms.cut import cut, pays_cut
 from pellucid.jacobians._algorithms.folded import folded, pays_folded
 from pellucid.jacobians._algorithms.forward import forward, pays_forward
 from pellucid.jacobians._algorithms.loop import loop
+from pellucid.jacobians._algorithms.native import native, pays_native
 from pellucid.jacobians._plan import Plan
 
 __all__ = ["ALGORITHMS", "Algorithm", "Part", "choose"]
@@ -28,6 +29,7 @@ class Algorithm:
 
 ALGORITHMS = {
     "forward": Algorithm(forward, pays_forward),
+    "native": Algorithm(native, pays_native),
     "cut": Algorithm(cut, pays_cut),
     "folded": Algorithm(folded, pays_folded),
     "loop": Algorithm(loop, lambda _: True),

@@ -1,0 +1,83 @@
+"""The native kernel: all cotangents in one pass, over active positions only, for most of the network or all of it."""
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from pellucid.core.errors import UnsupportedOperation
+from pellucid.jacobians._algorithms._part import Part, gradients
+from pellucid.jacobians._algorithms.loop import loop
+from pellucid.jacobians._graph import Point
+from pellucid.jacobians._native.build import build_native, library_for
+from pellucid.jacobians._native.graph import widest_span
+from pellucid.jacobians._native.job import images_expected
+from pellucid.jacobians._native.run import run_kernel
+from pellucid.jacobians._plan import Plan
+
+__all__ = ["check_native", "native", "pays_native"]
+
+FEWEST = 2
+"""Minimum number of outputs for which the kernel pays off."""
+GENERIC_RATE = 1e10
+"""Multiplications per second of the other algorithms on one core, for estimating how long they would take."""
+
+
+def pays_native(plan: Plan) -> bool:
+    """Return True if the kernel runs most of the network, and is there or worth building for this job."""
+    if plan.layout.native is None or len(plan.wanted) < FEWEST:
+        return False
+    return library_for(_seconds(plan)) is not None
+
+
+def _seconds(plan: Plan) -> float:
+    """Estimate the duration of the job without the kernel: a forward and a backward pass cost the same."""
+    assert plan.layout.native is not None
+    images = max(images_expected() or 0, plan.problem.batch)
+    return images * plan.layout.native.work * len(plan.wanted) / GENERIC_RATE
+
+
+def check_native(plan: Plan) -> None:
+    """Raise `UnsupportedOperation` if the kernel cannot run the network, or `BuildError` if there is no library."""
+    if plan.layout.native is None:
+        raise UnsupportedOperation(
+            f'method="native" does not apply: {plan.layout.obstacle}. Use method="auto", which takes it where it does.'
+        )
+    if library_for(_seconds(plan)) is None:
+        build_native()
+
+
+def native(part: Part) -> int:
+    """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
+    plan, flat = part.plan, part.run()
+    (leaf,), (rows,) = part.differentiated, part.rows
+    (span, _), library = widest_span(flat, leaf), library_for(_seconds(plan))
+    if span is None or library is None:  # a chunk whose graph differs from that of the first image
+        return loop(part)
+    if span.is_whole:
+        run_kernel(library, span.top, None, leaf, rows, plan.wanted, None, plan.packed)
+        return 0
+    if span.bottom is None:
+        upper = _rows_to(span.top, part, flat)
+        run_kernel(library, span.top, None, leaf, rows, (), upper, plan.packed)
+        return len(plan.wanted)
+    below = span.bottom.node._input_metadata[span.bottom.number].shape
+    upper = flat.new_empty((len(flat), len(plan.wanted), *below[1:]))
+    run_kernel(library, span.top, span.bottom, leaf, upper, plan.wanted, None, plan.packed)
+    edge = GradientEdge(span.bottom.node, span.bottom.number)
+    for place in range(len(plan.wanted)):
+        (gradient,) = gradients(edge, [leaf], upper[:, place].reshape(below))
+        rows[:, place] = 0 if gradient is None else gradient
+    return len(plan.wanted)
+
+
+def _rows_to(point: Point, part: Part, flat: Tensor) -> Tensor:
+    """Return the derivative of the wanted outputs by the value at a point (batch, output, element)."""
+    edge, rows = GradientEdge(point.node, point.number), []
+    size = torch.Size(point.node._input_metadata[point.number].shape).numel() // len(flat)
+    cotangent = flat.new_zeros(flat.shape)
+    for index in part.plan.wanted:
+        cotangent[:, index] = 1
+        (gradient,) = gradients(flat, [edge], cotangent)
+        rows.append(flat.new_zeros((len(flat), size)) if gradient is None else gradient.reshape(len(flat), size))
+        cotangent[:, index] = 0
+    return torch.stack(rows, 1)

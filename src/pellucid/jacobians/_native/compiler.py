@@ -1,0 +1,92 @@
+"""The system's C++ compiler: which one, with which flags, and how it is called."""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from pellucid.core.errors import BuildError
+from pellucid.core.text import printable
+
+__all__ = ["COMPILERS", "SECONDS", "compile_library", "compiler_flags", "find_compiler"]
+
+COMPILERS = ("c++", "g++", "clang++")
+"""Names that are tried in this order if the environment variable CXX is not set."""
+
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+"""No -ffast-math: with it, NaN and infinity in the weights would turn into arbitrary numbers."""
+
+NATIVE_FLAGS = {"x86_64": "-march=native", "amd64": "-march=native", "arm64": "-mcpu=native", "aarch64": "-mcpu=native"}
+"""How each architecture asks for the instructions of this CPU. On ARM, older versions of clang reject -march=native."""
+
+SECONDS = 300.0
+"""Time limit of a compilation, which takes about 6 s."""
+
+LINES = 6
+"""Number of lines of the compiler's messages that an error quotes: the last, which say what failed."""
+
+
+def compiler_flags(*, checked: bool = False) -> tuple[str, ...]:
+    """Return the flags for this machine; `checked` adds an assertion at every index."""
+    native = NATIVE_FLAGS.get(platform.machine().lower())
+    return (*FLAGS, *([native] if native else []), *(["-DCHECKED"] if checked else []))
+
+
+def find_compiler() -> str | None:
+    """Return the path of the compiler: the environment variable CXX, or one of `COMPILERS`; None if there is none.
+
+    Raises `BuildError` if CXX is anything but the name or path of one executable file. It is never split into words
+    nor passed to a shell.
+    """
+    wanted = os.environ.get("CXX")
+    if not wanted:
+        return next(filter(None, map(shutil.which, COMPILERS)), None)
+    found = shutil.which(wanted)
+    if found is None:
+        raise BuildError(
+            f"the environment variable CXX is {printable(wanted)!r}, which is not an executable file. Set it to the "
+            "name or path of one C++ compiler without any arguments, or unset it."
+        )
+    return found
+
+
+def compile_library(compiler: str, source: bytes, flags: tuple[str, ...], target: Path) -> None:
+    """Compile C++ source to a shared library; raises `BuildError`, with the compiler's last messages, if that fails."""
+    # from standard input, so that the compiled text is certainly the one whose checksum is in the library's name
+    command = [os.path.abspath(compiler), *flags, "-x", "c++", "-", "-o", str(target)]  # noqa: PTH100
+    try:
+        process = subprocess.Popen(  # noqa: S603  (a list, without a shell)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,  # a group of its own, since compilers start further processes
+        )
+    except OSError as error:
+        raise BuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}.") from error
+    with process:
+        try:
+            messages = process.communicate(source, timeout=SECONDS)[1]
+        except subprocess.TimeoutExpired as error:
+            _kill(process)
+            raise BuildError(f"the C++ compiler {compiler} did not finish within {SECONDS:.0f} s.") from error
+        except BaseException:  # Ctrl-C must not leave a compiler behind
+            _kill(process)
+            raise
+    if process.returncode:
+        last = messages.decode(errors="replace").strip().splitlines()[-LINES:]
+        lines = "".join(f"\n  {line}" for line in last)
+        raise BuildError(f"the C++ compiler {compiler} failed with exit code {process.returncode}:{lines}")
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the compiler and the processes it has started."""
+    with suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()

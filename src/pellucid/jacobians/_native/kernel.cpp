@@ -1,0 +1,718 @@
+// Jacobians of piecewise-linear networks: the reverse pass of K cotangents at once, over active positions only.
+//
+// A program (see program.py) lists *operations* in reverse order: the first holds the cotangents of the outputs, the
+// last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed list
+// of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
+// *edges*. Between two operations an edge crosses a *route* of elementwise steps and poolings, which sends each element
+// to one element below with a factor, or drops it: a ReLU that is off, a value that lost its max-pool.
+//
+// The routes are the same for all K cotangents of an image. So the structure (which rows exist, and where each element
+// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents that
+// fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
+// images are computed together.
+//
+// Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
+// position p with e = c * channel_step + p * position_step.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifdef CHECKED
+#define CHECK(condition) \
+    if (!(condition)) throw std::out_of_range("line " + std::to_string(__LINE__) + ": " #condition)
+#else
+#define CHECK(condition) ((void)0)
+#endif
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64, MOST_COTANGENTS = 12;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32, MOST_COTANGENTS = 6;  // with two vectors each, they fill the 16 registers
+#else
+constexpr int VECTOR_BYTES = 16, MOST_COTANGENTS = 12;
+#endif
+
+namespace {
+
+using std::int32_t;
+using std::int64_t;
+using std::vector;
+
+// Size in bytes from which a group of images takes no further image: what fits into the caches.
+constexpr int64_t GROUP_BYTES = 12'000'000;
+
+enum StepKind { KEEP_POSITIVE, MULTIPLY, SCALE, POOL, TABLE };
+enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
+
+// A view of memory. The checked build asserts every index.
+template <class T>
+struct View {
+    T* data = nullptr;
+    int64_t size = 0;
+
+    T& operator[](int64_t index) const {
+        CHECK(index >= 0 && index < size);
+        return data[index];
+    }
+    View part(int64_t start, int64_t count) const {
+        CHECK(start >= 0 && count >= 0 && start + count <= size);
+        return {data + start, count};
+    }
+};
+
+template <class T>
+View<T> view(vector<T>& values) {
+    return {values.data(), static_cast<int64_t>(values.size())};
+}
+
+// Reads the program word by word; addresses are words, too.
+struct Reader {
+    View<const int64_t> words;
+    int64_t place = 0;
+
+    int64_t next() { return words[place++]; }
+    template <class T>
+    View<const T> array() {
+        const auto address = next();
+        return {reinterpret_cast<const T*>(address), next()};
+    }
+};
+
+template <class T>
+struct Step {
+    int64_t kind, image_step, outer, inner;  // `outer` and `inner` depend on the kind, see `cross`
+    View<const T> values;
+    View<const int64_t> winners;
+    View<const int32_t> table;
+};
+
+template <class T>
+struct Edge {
+    int64_t target;                 // slot, or -1 for the input
+    int64_t size;                   // number of elements at its upper end
+    int64_t start;                  // identity: first element of the slot that takes this edge
+    View<const int32_t> entry;      // identity: upper element by element of the slot, instead of `start`
+    bool is_plain;                  // without steps
+    vector<Step<T>> steps;
+};
+
+// A spatial axis of a convolution: for every place on it, the taps that reach a place on the other side.
+struct Axis {
+    vector<int32_t> starts, taps, places;
+
+    // `is_forward`: place * stride - padding + tap * dilation lies on the other side; else the inverse of that.
+    Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool is_forward) {
+        starts.push_back(0);
+        for (int64_t place = 0; place < size; ++place) {
+            for (int64_t tap = 0; tap < kernel; ++tap) {
+                int64_t at = is_forward ? place * stride - padding + tap * dilation : place + padding - tap * dilation;
+                if (!is_forward && (at < 0 || at % stride)) continue;
+                if (!is_forward) at /= stride;
+                if (at < 0 || at >= other) continue;
+                taps.push_back(static_cast<int32_t>(tap));
+                places.push_back(static_cast<int32_t>(at));
+            }
+            starts.push_back(static_cast<int32_t>(taps.size()));
+        }
+    }
+};
+
+template <class T>
+struct Operation {
+    int64_t kind, slot;
+    vector<int64_t> edges;
+    // convolution and linear layers; `in` is the side of the input, where the results of this pass arrive
+    int64_t groups, in_channels, out_channels, width, kernel_height, kernel_width;
+    int64_t in_height, in_width, out_height, out_width;
+    int64_t channel_step, position_step;  // of the input
+    View<const T> weights;
+    vector<Axis> axes;
+    // sums over positions
+    View<const int32_t> starts, places;
+};
+
+template <class T>
+struct Slot {
+    int64_t channels, positions, channel_step, position_step;
+    bool is_merged;  // several contributions may arrive in one row
+    vector<int64_t> arriving;
+};
+
+// Structure of one image: the rows of each slot, and for each element of an edge its row and factor.
+template <class T>
+struct Structure {
+    vector<vector<int32_t>> starts, channels;  // by slot: first row of each position, channel of each row
+    vector<vector<int32_t>> rows;              // by edge; -1: dropped
+    vector<vector<T>> factors;                 // by edge; empty: all 1
+};
+
+template <class T>
+class Runner {
+   public:
+    explicit Runner(Reader& reader) { read(reader); }
+
+    void run(int64_t first, int64_t last, T* output) {
+        jacobian = {output, (last - first) * outputs * inputs};
+        for (int64_t start = first; start < last;) {
+            int64_t bytes = 0, count = 0;
+            while (start + count < last && bytes < GROUP_BYTES) {
+                if (count == static_cast<int64_t>(group.size())) group.emplace_back();
+                bytes += build(group[count], start + count);
+                ++count;
+            }
+            const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
+            for (int64_t block = 0; block < blocks; ++block) {
+                lowest = outputs * block / blocks;
+                width = outputs * (block + 1) / blocks - lowest;
+                first_image = start;
+                first_output = start - first;
+                fill(count);
+            }
+            start += count;
+        }
+    }
+
+   private:
+    int64_t outputs = 0, inputs = 0, images = 0;
+    bool is_input_merged = false;
+    View<const int64_t> wanted;
+    View<const T> cotangents;  // (image, output, element), or empty for unit cotangents of the wanted outputs
+    vector<Slot<T>> slots;
+    vector<Edge<T>> edges;
+    vector<Operation<T>> operations;
+    vector<Structure<T>> group;
+    // of the current group and block of cotangents
+    int64_t lowest = 0, width = 0, first_image = 0, first_output = 0;
+    vector<vector<T>> values, spare;   // by slot: rows of all images of the group
+    vector<vector<int64_t>> bases;     // by slot and image: index of the first value
+    View<T> jacobian;
+    vector<int32_t> counts, marks;
+    vector<T> dense;
+
+    void read(Reader& reader) {
+        outputs = reader.next(), inputs = reader.next(), images = reader.next(), is_input_merged = reader.next();
+        wanted = reader.array<int64_t>();
+        cotangents = reader.array<T>();
+        slots.resize(reader.next());
+        for (auto& slot : slots) {
+            slot.channels = reader.next(), slot.positions = reader.next();
+            slot.channel_step = reader.next(), slot.position_step = reader.next(), slot.is_merged = reader.next();
+        }
+        edges.resize(reader.next());
+        for (size_t number = 0; number < edges.size(); ++number) {
+            auto& edge = edges[number];
+            edge.target = reader.next(), edge.size = reader.next(), edge.start = reader.next();
+            edge.entry = reader.array<int32_t>();
+            edge.steps.resize(reader.next());
+            edge.is_plain = edge.steps.empty();
+            for (auto& step : edge.steps) {
+                step.kind = reader.next(), step.image_step = reader.next();
+                step.outer = reader.next(), step.inner = reader.next();
+                if (step.kind == POOL) step.winners = reader.array<int64_t>();
+                else if (step.kind == TABLE) step.table = reader.array<int32_t>();
+                else step.values = reader.array<T>();
+            }
+            if (edge.target >= 0) slots[edge.target].arriving.push_back(number);
+        }
+        const int64_t count = reader.next();
+        for (int64_t number = 0; number < count; ++number) operations.push_back(read_operation(reader));
+        values.resize(slots.size()), bases.resize(slots.size());
+    }
+
+    Operation<T> read_operation(Reader& reader) {
+        Operation<T> made{};
+        made.kind = reader.next(), made.slot = reader.next();
+        made.edges.resize(reader.next());
+        for (auto& edge : made.edges) edge = reader.next();
+        if (made.kind == IDENTITY) return made;
+        made.channel_step = reader.next(), made.position_step = reader.next();
+        made.weights = reader.array<T>();
+        if (made.kind == POSITIONS) {
+            made.starts = reader.array<int32_t>(), made.places = reader.array<int32_t>();
+            return made;
+        }
+        made.groups = reader.next(), made.in_channels = reader.next(), made.out_channels = reader.next();
+        made.width = reader.next();
+        const bool is_transposed = reader.next();
+        int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+        for (auto* pair : {in, out, kernel, stride, padding, dilation}) pair[0] = reader.next(), pair[1] = reader.next();
+        // a gathering operation looks from the input to the output, a scattering one from the output to the input
+        for (int axis = 0; axis < 2; ++axis) {
+            const bool is_gather = made.kind == GATHER;
+            made.axes.emplace_back(
+                is_gather ? in[axis] : out[axis], is_gather ? out[axis] : in[axis], kernel[axis], stride[axis],
+                padding[axis], dilation[axis], is_gather == is_transposed);
+        }
+        made.in_height = in[0], made.in_width = in[1], made.out_height = out[0], made.out_width = out[1];
+        made.kernel_height = kernel[0], made.kernel_width = kernel[1];
+        return made;
+    }
+
+    // ---- structure
+
+    // Compute the structure of one image; returns the bytes that its values take at most.
+    int64_t build(Structure<T>& made, int64_t image) {
+        made.starts.resize(slots.size()), made.channels.resize(slots.size());
+        made.rows.resize(edges.size()), made.factors.resize(edges.size());
+        int64_t bytes = 0;
+        for (const auto& operation : operations) {
+            if (operation.slot == 0) seed(made);
+            else finish(made, operation.slot);
+            bytes += made.channels[operation.slot].size() * sizeof(T) * std::min<int64_t>(outputs, MOST_COTANGENTS);
+            for (const auto number : operation.edges) {
+                cross(made, edges[number], number, image);
+                if (operation.kind == IDENTITY) select(made, edges[number], number, operation.slot);
+                bytes += edges[number].size * 8;
+            }
+        }
+        return bytes;
+    }
+
+    // The rows of the outputs: those wanted, or all if their cotangents are given.
+    void seed(Structure<T>& made) {
+        auto& channels = made.channels[0];
+        channels.clear();
+        if (cotangents.size) {
+            for (int64_t element = 0; element < slots[0].channels; ++element) channels.push_back(element);
+        } else {
+            for (int64_t number = 0; number < wanted.size; ++number) channels.push_back(wanted[number]);
+            std::sort(channels.begin(), channels.end());
+            channels.erase(std::unique(channels.begin(), channels.end()), channels.end());
+        }
+        made.starts[0] = {0, static_cast<int32_t>(channels.size())};
+    }
+
+    // Follow every element of an edge through its route: the element below it and the factor.
+    void cross(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t image) {
+        auto& rows = made.rows[number];
+        auto& factors = made.factors[number];
+        rows.resize(edge.size);
+        factors.clear();
+        int32_t* row = rows.data();
+        for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
+        bool is_first = true;  // the elements are still in order, and none is dropped
+        for (const auto& step : edge.steps) {
+            const int64_t base = image * step.image_step;
+            if (step.kind == KEEP_POSITIVE && is_first) {
+                // as torch does: NaN is kept
+                const auto mask = step.values.part(base, edge.size);
+                for (int64_t e = 0; e < edge.size; ++e) row[e] = mask.data[e] <= 0 ? -1 : row[e];
+            } else if (step.kind == KEEP_POSITIVE) {
+                for (int64_t e = 0; e < edge.size; ++e)
+                    if (row[e] >= 0 && step.values[base + row[e]] <= 0) row[e] = -1;
+            } else if (step.kind == TABLE) {
+                for (int64_t e = 0; e < edge.size; ++e)
+                    if (row[e] >= 0) row[e] = step.table[row[e]];
+            } else if (step.kind == POOL && is_first) {
+                for (int64_t e = 0, plane = 0; e < edge.size; plane += step.inner)
+                    for (const int64_t end = e + step.outer; e < end; ++e)
+                        row[e] = static_cast<int32_t>(plane + step.winners[base + e]);
+            } else if (step.kind == POOL) {
+                for (int64_t e = 0; e < edge.size; ++e)
+                    if (row[e] >= 0)
+                        row[e] = static_cast<int32_t>(row[e] / step.outer * step.inner + step.winners[base + row[e]]);
+            } else {
+                if (factors.empty()) factors.assign(edge.size, T(1));
+                multiply(step, base, row, factors.data(), edge.size);
+            }
+            is_first = false;
+        }
+    }
+
+    // Multiply by a slope of each element (a slope of 0 drops it), or by a scale of each channel.
+    void multiply(const Step<T>& step, int64_t base, int32_t* row, T* factor, int64_t size) const {
+        if (step.kind == MULTIPLY) {
+            for (int64_t e = 0; e < size; ++e) {
+                if (row[e] < 0) continue;
+                factor[e] *= step.values[base + row[e]];
+                if (factor[e] == 0) row[e] = -1;
+            }
+        } else {
+            for (int64_t e = 0; e < size; ++e)
+                if (row[e] >= 0) factor[e] *= step.values[row[e] / step.inner % step.outer];
+        }
+    }
+
+    // Reduce an edge of an identity to the rows of its slot, in their order.
+    void select(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t slot) {
+        const auto& channels = made.channels[slot];
+        vector<int32_t> rows(channels.size());
+        vector<T> factors(made.factors[number].empty() ? 0 : channels.size());
+        for (size_t row = 0; row < channels.size(); ++row) {
+            const int64_t upper = edge.entry.size ? edge.entry[channels[row]] : channels[row] - edge.start;
+            const bool is_inside = upper >= 0 && upper < edge.size;
+            rows[row] = is_inside ? made.rows[number][upper] : -1;
+            if (!factors.empty()) factors[row] = is_inside ? made.factors[number][upper] : T(0);
+        }
+        made.rows[number].swap(rows);
+        made.factors[number].swap(factors);
+    }
+
+    // Sort what has arrived at a slot by position, number its rows, and write these numbers into the edges.
+    void finish(Structure<T>& made, int64_t number) {
+        const auto& slot = slots[number];
+        auto& starts = made.starts[number];
+        starts.assign(slot.positions + 1, 0);
+        if (slot.is_merged) {
+            merge(made, number);
+            return;
+        }
+        auto rows = view(made.rows[slot.arriving[0]]);
+        int64_t total = 0;
+        each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1], ++total; });
+        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
+        auto& channels = made.channels[number];
+        channels.resize(total);
+        counts.assign(starts.begin(), starts.end());
+        each_place(slot, rows, [&](int64_t e, int64_t position, int64_t channel) {
+            const int32_t row = counts[position]++;
+            view(channels)[row] = static_cast<int32_t>(channel);
+            rows[e] = row;
+        });
+    }
+
+    // Call `act` with each kept element of an edge, and its position and channel in the slot.
+    template <class Act>
+    void each_place(const Slot<T>& slot, View<int32_t> rows, Act act) const {
+        // where elements stay in their channel, no division is needed
+        const int64_t strip = slot.channel_step == slot.positions && rows.size % slot.channels == 0 ? rows.size / slot.channels : 0;
+        int64_t channel = 0, low = 0;
+        for (int64_t e = 0; e < rows.size; ++e) {
+            const int64_t element = rows.data[e];
+            if (element < 0) continue;
+            CHECK(element < slot.channels * slot.positions);
+            if (slot.positions == 1) {
+                act(e, 0, element);
+            } else if (slot.channel_step == 1) {
+                act(e, element / slot.channels, element % slot.channels);
+            } else {
+                if (strip) channel = std::min(e / strip, slot.channels - 1), low = channel * slot.positions;
+                if (!strip || element < low || element >= low + slot.positions)
+                    channel = element / slot.positions, low = channel * slot.positions;
+                act(e, element - low, channel);
+            }
+        }
+    }
+
+    // The same for a slot in whose rows several contributions may meet.
+    void merge(Structure<T>& made, int64_t number) {
+        const auto& slot = slots[number];
+        auto& starts = made.starts[number];
+        auto& channels = made.channels[number];
+        marks.assign(slot.channels * slot.positions, 0);
+        const auto mark = view(marks);
+        for (const auto edge : slot.arriving)
+            for (const auto element : made.rows[edge])
+                if (element >= 0) mark[element] = 1;
+        int64_t total = 0;
+        for (int64_t channel = 0; channel < slot.channels; ++channel)
+            for (int64_t position = 0; position < slot.positions; ++position) {
+                const int32_t is_used = mark[channel * slot.channel_step + position * slot.position_step];
+                starts[position + 1] += is_used, total += is_used;
+            }
+        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
+        counts.assign(starts.begin(), starts.end());
+        channels.resize(total);
+        for (int64_t channel = 0; channel < slot.channels; ++channel)
+            for (int64_t position = 0; position < slot.positions; ++position) {
+                auto& row = mark[channel * slot.channel_step + position * slot.position_step];
+                if (!row) continue;
+                row = counts[position]++;
+                view(channels)[row] = static_cast<int32_t>(channel);
+            }
+        for (const auto edge : slot.arriving)
+            for (auto& element : made.rows[edge])
+                if (element >= 0) element = mark[element];
+    }
+
+    // ---- values
+
+    // Compute one block of cotangents for the first `count` images of the group.
+    void fill(int64_t count) {
+        if (is_input_merged)
+            for (int64_t image = 0; image < count; ++image) {
+                const auto rows = output_of(image);
+                std::fill(rows.data, rows.data + rows.size, T(0));
+            }
+        start(count);
+        for (const auto& operation : operations) {
+            for (const auto edge : operation.edges)
+                if (edges[edge].target >= 0) allocate(edges[edge].target, count);
+            if (operation.kind == GATHER) gather(operation, count);
+            else
+                for (int64_t image = 0; image < count; ++image) pass(operation, image);
+            spare.emplace_back().swap(values[operation.slot]);
+        }
+    }
+
+    View<T> output_of(int64_t image) const {
+        return jacobian.part(((first_output + image) * outputs + lowest) * inputs, width * inputs);
+    }
+
+    View<T> rows_of(int64_t slot, int64_t image) {
+        return view(values[slot]).part(bases[slot][image], bases[slot][image + 1] - bases[slot][image]);
+    }
+
+    // Reserve the rows of a slot for all images, in memory that an earlier slot has used: new pages cost time.
+    void allocate(int64_t slot, int64_t count) {
+        if (!values[slot].empty()) return;
+        bases[slot].assign(1, 0);
+        for (int64_t image = 0; image < count; ++image)
+            bases[slot].push_back(bases[slot].back() + static_cast<int64_t>(group[image].channels[slot].size()) * width);
+        const size_t size = bases[slot].back() + VECTOR_BYTES / sizeof(T);  // `scatter` reads whole vectors
+        auto best = spare.end();
+        for (auto it = spare.begin(); it != spare.end(); ++it)
+            if (best == spare.end() || it->capacity() > best->capacity()) best = it;
+        if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
+        if (slots[slot].is_merged) values[slot].assign(size, T(0));
+        else values[slot].resize(size);
+    }
+
+    // Write the cotangents of the outputs.
+    void start(int64_t count) {
+        allocate(0, count);
+        std::fill(values[0].begin(), values[0].end(), T(0));
+        for (int64_t image = 0; image < count; ++image) {
+            const auto& channels = group[image].channels[0];
+            const auto rows = rows_of(0, image);
+            for (size_t row = 0; row < channels.size(); ++row)
+                for (int64_t k = 0; k < width; ++k)
+                    if (cotangents.size)
+                        rows[row * width + k] =
+                            cotangents[((first_image + image) * outputs + lowest + k) * slots[0].channels + channels[row]];
+                    else rows[row * width + k] = wanted[lowest + k] == channels[row] ? T(1) : T(0);
+        }
+    }
+
+    // Add `scale` times a row of cotangents to where element `at` of an edge arrives.
+    void deposit(int64_t number, int64_t image, int64_t at, const T* row, T scale) {
+        const auto& made = group[image];
+        const int32_t place = made.rows[number][at];
+        if (place < 0) return;
+        if (!made.factors[number].empty()) scale *= made.factors[number][at];
+        if (edges[number].target < 0) {
+            const auto to = output_of(image);
+            for (int64_t k = 0; k < width; ++k) to[k * inputs + place] += scale * row[k];
+            return;
+        }
+        const auto to = rows_of(edges[number].target, image).part(place * width, width);
+        if (slots[edges[number].target].is_merged)
+            for (int64_t k = 0; k < width; ++k) to.data[k] += scale * row[k];
+        else
+            for (int64_t k = 0; k < width; ++k) to.data[k] = scale * row[k];
+    }
+
+    void pass(const Operation<T>& operation, int64_t image) {
+        if (operation.kind == IDENTITY) {
+            const auto rows = rows_of(operation.slot, image);
+            const int64_t count = group[image].channels[operation.slot].size();
+            for (const auto edge : operation.edges)
+                for (int64_t row = 0; row < count; ++row) deposit(edge, image, row, &rows.data[row * width], T(1));
+        } else if (operation.kind == POSITIONS) {
+            spread(operation, image);
+        } else {
+            const int64_t padded = width <= 4 ? 4 : width <= 8 ? 8 : 16;
+            if (padded == 4) scatter<4>(operation, image);
+            else if (padded == 8) scatter<8>(operation, image);
+            else scatter<16>(operation, image);
+        }
+    }
+
+    // Sums over positions, such as average pooling: each row goes to all positions of its window.
+    void spread(const Operation<T>& operation, int64_t image) {
+        const auto& made = group[image];
+        const auto& starts = made.starts[operation.slot];
+        const auto rows = rows_of(operation.slot, image);
+        for (int64_t position = 0; position < slots[operation.slot].positions; ++position)
+            for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
+                for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n) {
+                    const int64_t at = made.channels[operation.slot][row] * operation.channel_step +
+                                       operation.places[n] * operation.position_step;
+                    deposit(operation.edges[0], image, at, &rows.data[row * width], operation.weights[n]);
+                }
+    }
+
+    // Convolution with few input channels per group: vectorized over the cotangents. Weights: (output channel, tap, input channel).
+    template <int PADDED>
+    void scatter(const Operation<T>& operation, int64_t image) {
+        typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
+        const auto& made = group[image];
+        const auto& starts = made.starts[operation.slot];
+        const auto& channels = made.channels[operation.slot];
+        const auto rows = view(values[operation.slot]).part(bases[operation.slot][image], 0);
+        const int64_t in = operation.in_channels, all = in * operation.groups, taps = operation.kernel_height * operation.kernel_width;
+        const int64_t per_group = operation.out_channels;
+        dense.assign(operation.in_height * operation.in_width * all * PADDED, T(0));
+        const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
+        for (int64_t y = 0; y < operation.out_height; ++y)
+            for (int64_t x = 0; x < operation.out_width; ++x) {
+                const int64_t position = y * operation.out_width + x;
+                for (int32_t row = starts[position]; row < starts[position + 1]; ++row) {
+                    const int64_t channel = channels[row], low = channel / per_group * in;
+                    const T* weights = operation.weights.part(channel * taps * in, taps * in).data;
+                    const T* from = rows.data + row * width;
+                    Vector vector;
+                    std::memcpy(&vector, from, sizeof vector);
+                    for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
+                        for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
+                            const int64_t place = vertical.places[v] * operation.in_width + horizontal.places[h];
+                            const T* weight = weights + (vertical.taps[v] * operation.kernel_width + horizontal.taps[h]) * in;
+                            T* to = view(dense).part((place * all + low) * PADDED, in * PADDED).data;
+                            for (int64_t c = 0; c < in; ++c) *reinterpret_cast<Vector*>(to + c * PADDED) += weight[c] * vector;
+                        }
+                }
+            }
+        unload<PADDED>(operation, image);
+    }
+
+    // Copy the sums of `scatter` from (position, channel, cotangent) to the Jacobian.
+    template <int PADDED>
+    void unload(const Operation<T>& operation, int64_t image) {
+        const int64_t number = operation.edges[0], all = operation.in_channels * operation.groups;
+        const int64_t positions = operation.in_height * operation.in_width;
+        if (edges[number].target < 0 && edges[number].is_plain && !is_input_merged) {
+            const auto to = output_of(image);
+            for (int64_t channel = 0; channel < all; ++channel)
+                for (int64_t k = 0; k < width; ++k)
+                    for (int64_t position = 0; position < positions; ++position)
+                        to[k * inputs + channel * operation.channel_step + position * operation.position_step] =
+                            dense[(position * all + channel) * PADDED + k];
+            return;
+        }
+        for (int64_t channel = 0; channel < all; ++channel)
+            for (int64_t position = 0; position < positions; ++position)
+                deposit(number, image, channel * operation.channel_step + position * operation.position_step,
+                        &dense[(position * all + channel) * PADDED], T(1));
+    }
+
+    // Convolutions and linear layers: each position of the input sums over the active rows that reach it, vectorized
+    // over input channels, with all cotangents in registers. Weights: (group, panel, tap, output channel, lane).
+    void gather(const Operation<T>& operation, int64_t count) {
+        constexpr int64_t vector = VECTOR_BYTES / sizeof(T);
+        gather_block<MOST_COTANGENTS>(operation, count, operation.width == 2 * vector);
+    }
+
+    template <int K>
+    void gather_block(const Operation<T>& operation, int64_t count, bool is_wide) {
+        if constexpr (K > 0) {
+            if (width < K) gather_block<K - 1>(operation, count, is_wide);
+            else if (is_wide) gather_panels<K, 2>(operation, count);
+            else gather_panels<K, 1>(operation, count);
+        }
+    }
+
+    template <int K, int VECTORS>
+    void gather_panels(const Operation<T>& operation, int64_t count) {
+        constexpr int64_t lanes = VECTORS * VECTOR_BYTES / sizeof(T);
+        const int64_t taps = operation.kernel_height * operation.kernel_width;
+        const int64_t panels = (operation.in_channels + lanes - 1) / lanes, size = taps * operation.out_channels * lanes;
+        for (int64_t panel = 0; panel < panels * operation.groups; ++panel) {
+            const int64_t in_group = panel / panels, low = panel % panels * lanes;
+            const int64_t used = std::min(lanes, operation.in_channels - low);
+            const auto weights = operation.weights.part(panel * size, size);
+            for (int64_t image = 0; image < count; ++image)
+                for (int64_t y = 0; y < operation.in_height; ++y)
+                    for (int64_t x = 0; x < operation.in_width; ++x)
+                        gather_position<K, VECTORS>(
+                            operation, image, y, x, in_group, in_group * operation.in_channels + low, used, weights.data);
+        }
+    }
+
+    template <int K, int VECTORS>
+    void gather_position(const Operation<T>& operation, int64_t image, int64_t y, int64_t x, int64_t in_group,
+                         int64_t low, int64_t used, const T* weights) {
+        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+        constexpr int64_t lane = VECTOR_BYTES / sizeof(T), lanes = VECTORS * lane;
+        const auto& made = group[image];
+        const int64_t number = operation.edges[0], step = operation.channel_step;
+        const int64_t element = low * step + (y * operation.in_width + x) * operation.position_step;
+        const bool is_direct = edges[number].target < 0 && edges[number].is_plain && !is_input_merged;
+        const int32_t* rows = made.rows[number].data();
+        if (!is_direct) {
+            bool is_active = false;
+            for (int64_t l = 0; l < used; ++l) is_active |= rows[element + l * step] >= 0;
+            if (!is_active) return;
+        }
+        Vector sums[K][VECTORS] = {};
+        const int32_t* starts = made.starts[operation.slot].data();
+        const int32_t* channels = made.channels[operation.slot].data();
+        const T* from = values[operation.slot].data() + bases[operation.slot][image];
+        const auto& vertical = operation.axes[0];
+        const auto& horizontal = operation.axes[1];
+        const int64_t per_group = operation.out_channels, first = in_group * per_group;
+        for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
+            for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
+                const int64_t position = vertical.places[v] * operation.out_width + horizontal.places[h];
+                const int64_t tap = vertical.taps[v] * operation.kernel_width + horizontal.taps[h];
+                const T* weight = weights + (tap * per_group - first) * lanes;
+                CHECK(position < slots[operation.slot].positions);
+                for (int32_t row = starts[position], end = starts[position + 1]; row < end; ++row) {
+                    const int64_t channel = channels[row];
+                    if (operation.groups > 1 && (channel < first || channel >= first + per_group)) continue;
+                    CHECK(channel >= first && channel < first + per_group);
+                    Vector panel[VECTORS];
+                    for (int n = 0; n < VECTORS; ++n)
+                        panel[n] = *reinterpret_cast<const Vector*>(weight + channel * lanes + n * lane);
+                    const T* value = from + static_cast<int64_t>(row) * K;
+#pragma GCC unroll 16
+                    for (int k = 0; k < K; ++k)
+#pragma GCC unroll 2
+                        for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+                }
+            }
+        if (is_direct && step == 1 && used == lanes) {
+            const auto to = output_of(image);
+            for (int k = 0; k < K; ++k)
+                std::memcpy(to.part(k * inputs + element, lanes).data, sums[k], sizeof sums[k]);
+            return;
+        }
+        T by_lane[lanes][K];
+        for (int k = 0; k < K; ++k)
+            for (int64_t l = 0; l < lanes; ++l) by_lane[l][k] = sums[k][l / lane][l % lane];
+        if (is_direct) {
+            const auto to = output_of(image);
+            for (int k = 0; k < K; ++k)
+                for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = by_lane[l][k];
+            return;
+        }
+        for (int64_t l = 0; l < used; ++l) deposit(number, image, element + l * step, by_lane[l], T(1));
+    }
+};
+
+// Run a program for the images first … last - 1; `output` points at the first one's (output, input).
+template <class T>
+int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* message, int64_t length) {
+    try {
+        Reader reader{{words, size}};
+        Runner<T>(reader).run(first, last, output);
+        return 0;
+    } catch (const std::exception& error) {
+        std::snprintf(message, length, "%s", error.what());
+        return 1;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t pellucid_abi(void) { return 1; }
+
+// Bytes of a vector, which decide how weights are packed into panels.
+int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
+
+int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message, int64_t length) {
+    return run(words, size, first, last, output, message, length);
+}
+
+int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message, int64_t length) {
+    return run(words, size, first, last, output, message, length);
+}
+}

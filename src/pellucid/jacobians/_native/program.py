@@ -1,0 +1,137 @@
+"""Encoding of a program as the array of words that the kernel reads."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.jacobians._native.graph import Program
+from pellucid.jacobians._native.values import Edge, Layer, Operation, Step, Window
+
+__all__ = ["Encoder", "encode"]
+
+STEPS = ("keep_positive", "multiply", "scale", "pool", "table")
+"""Kinds of steps, in the order of the kernel's enumeration."""
+IDENTITY, GATHER, SCATTER, POSITIONS = range(4)
+"""Kinds of operations in the kernel."""
+
+FEWEST_CHANNELS = 8
+"""Input channels of a group from which a convolution is vectorized over them rather than over cotangents."""
+
+Packed = dict[tuple[object, ...], Tensor]
+
+
+class Encoder:
+    """Collects words, and keeps the tensors alive whose addresses are among them."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self.tensors: list[Tensor] = []
+
+    def add(self, *words: int) -> None:
+        """Append numbers."""
+        self.words += [int(word) for word in words]
+
+    def array(self, tensor: Tensor | None) -> None:
+        """Append the address and length of a tensor."""
+        if tensor is None:
+            self.add(0, 0)
+            return
+        assert tensor.is_contiguous()
+        self.tensors.append(tensor)
+        self.add(tensor.data_ptr(), tensor.numel())
+
+
+def encode(
+    program: Program, inputs: int, wanted: Sequence[int], cotangents: Tensor | None, packed: Packed, vector: int
+) -> Encoder:
+    """Encode a program for `inputs` elements per image at its lower end.
+
+    The cotangents are unit vectors of the `wanted` outputs, or `cotangents` (batch, output, element). `packed` caches
+    rearranged weights for the chunks of a call; `vector` is the kernel's number of values per vector.
+    """
+    encoder = Encoder()
+    ends = [edge for edge in program.edges if edge.target < 0]
+    owners = {edge: operation for operation, edges in program.operations for edge in edges}
+    kinds = [_kind(operation) for operation, _ in program.operations]
+    is_direct = (
+        len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
+    )
+    encoder.add(len(wanted) if cotangents is None else cotangents.shape[1], inputs, program.images.count, not is_direct)
+    encoder.array(torch.tensor(list(wanted), dtype=torch.int64, device="cpu"))
+    encoder.array(cotangents)
+    encoder.add(len(program.operations))
+    for number, (operation, _) in enumerate(program.operations):
+        arriving = [at for at, edge in enumerate(program.edges) if edge.target == number]
+        layout = operation.layout
+        encoder.add(layout.channels, layout.positions, layout.channel_step, layout.position_step)
+        encoder.add(len(arriving) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in arriving))
+    encoder.add(len(program.edges))
+    for edge in program.edges:
+        encoder.add(edge.target, edge.size, edge.start)
+        encoder.array(edge.entry)
+        encoder.add(len(edge.steps))
+        for step in edge.steps:
+            _add_step(encoder, step)
+    encoder.add(len(program.operations))
+    for number, ((operation, edges), kind) in enumerate(zip(program.operations, kinds, strict=True)):
+        encoder.add(kind, number, len(edges), *edges)
+        _add_payload(encoder, operation, kind, packed, vector)
+    return encoder
+
+
+def _kind(operation: Operation) -> int:
+    if isinstance(operation.payload, Layer):
+        return GATHER if operation.payload.weight.shape[2] >= FEWEST_CHANNELS else SCATTER
+    return IDENTITY if operation.payload is None else POSITIONS
+
+
+def _is_merging(edge: Edge, owner: Operation) -> bool:
+    """Return True if several contributions of an edge may arrive at one element."""
+    return edge.is_merging or isinstance(owner.payload, Window)
+
+
+def _add_step(encoder: Encoder, step: Step) -> None:
+    encoder.add(STEPS.index(step.kind), step.image_step, step.outer, step.inner)
+    encoder.array(step.data)
+
+
+def _add_payload(encoder: Encoder, operation: Operation, kind: int, packed: Packed, vector: int) -> None:
+    payload = operation.payload
+    if payload is None:
+        return
+    encoder.add(operation.channel_step, operation.position_step)
+    if isinstance(payload, Window):
+        for array in (payload.weights, payload.starts, payload.places):
+            encoder.array(array)
+        return
+    groups, outputs, inputs, _ = payload.weight.shape
+    width = vector if inputs <= vector or 0 < inputs % (2 * vector) <= vector and inputs < 4 * vector else 2 * vector
+    key = (payload.weight.data_ptr(), payload.weight.shape, payload.weight.stride(), kind)
+    if key not in packed:
+        packed[key] = _in_panels(payload.weight, width) if kind == GATHER else _by_row(payload.weight)
+    encoder.array(packed[key])
+    encoder.add(groups, inputs, outputs, width, payload.is_transposed)
+    for pair in (
+        payload.inputs,
+        payload.outputs,
+        payload.kernel,
+        payload.stride,
+        payload.padding,
+        payload.dilation,
+    ):
+        encoder.add(*pair)
+
+
+def _in_panels(weight: Tensor, width: int) -> Tensor:
+    """Rearrange (group, output channel, input channel, tap) as (group, panel, tap, output channel, lane)."""
+    groups, outputs, inputs, taps = weight.shape
+    panels = -(-inputs // width)
+    if panels * width != inputs:
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, panels * width - inputs))
+    return weight.reshape(groups, outputs, panels, width, taps).permute(0, 2, 4, 1, 3).contiguous()
+
+
+def _by_row(weight: Tensor) -> Tensor:
+    """Rearrange (group, output channel, input channel, tap) as (group, output channel, tap, input channel)."""
+    return weight.transpose(2, 3).contiguous()

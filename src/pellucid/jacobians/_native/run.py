@@ -1,0 +1,69 @@
+"""Running of the native kernel on a chunk of images."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.core.errors import ModelError
+from pellucid.jacobians._graph import Point
+from pellucid.jacobians._native.graph import read_program
+from pellucid.jacobians._native.program import Packed, encode
+
+__all__ = ["run_kernel"]
+
+MESSAGE_BYTES = 512
+
+
+def run_kernel(
+    library: ctypes.CDLL,
+    top: Point,
+    bottom: Point | None,
+    leaf: Tensor,
+    rows: Tensor,
+    wanted: Sequence[int],
+    cotangents: Tensor | None,
+    packed: Packed,
+) -> None:
+    """Fill `rows` (batch, output, …) with the derivative of the wanted elements of `top` by `bottom` or by the leaf.
+
+    The cotangents are unit vectors of the `wanted` elements, or `cotangents` (batch, output, element of `top`).
+    """
+    program = read_program(top, bottom, leaf)
+    assert rows.is_contiguous()
+    vector = library.pellucid_vector_bytes() // rows.element_size()
+    encoder = encode(program, rows[0, 0].numel(), wanted, cotangents, packed, vector)
+    words = (ctypes.c_int64 * len(encoder.words))(*encoder.words)
+    function = library.pellucid_run_float if rows.dtype == torch.float32 else library.pellucid_run_double
+
+    def run(first: int, last: int) -> str:
+        message = ctypes.create_string_buffer(MESSAGE_BYTES)
+        target = ctypes.c_void_p(rows[first:last].data_ptr())
+        failed = function(
+            words,
+            ctypes.c_int64(len(words)),
+            ctypes.c_int64(first),
+            ctypes.c_int64(last),
+            target,
+            message,
+            ctypes.c_int64(MESSAGE_BYTES),
+        )
+        return message.value.decode() if failed else ""
+
+    message = _in_threads(run, len(leaf))
+    if message:
+        raise ModelError(f'the native kernel failed ({message}); please report it, and use method="loop" meanwhile.')
+
+
+def _in_threads(run: Callable[[int, int], str], images: int) -> str:
+    """Split the images among torch's number of threads; returns the first error message, or an empty text."""
+    threads = min(torch.get_num_threads(), images)
+    if threads < 2:
+        return run(0, images)
+    bounds = [images * number // threads for number in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        results: list[Any] = list(pool.map(run, bounds[:-1], bounds[1:]))
+    return next((message for message in results if message), "")

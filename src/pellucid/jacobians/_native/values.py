@@ -1,0 +1,160 @@
+"""Parts of a program: slots, steps, edges and operations, as read from autograd's graph."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Arrival", "Edge", "Images", "Layer", "Layout", "Operation", "Step", "Unsupported", "Window", "table_step"]
+
+
+class Unsupported(Exception):
+    """A node of the graph that the native kernel cannot run."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a chunk: their number, and the dtype and shapes of values."""
+
+    count: int
+    dtype: torch.dtype
+
+    def shape(self, node: Any, number: int = 0) -> tuple[int, ...]:
+        """Return the shape of a node's result for one image, (rows, …), where `rows` is 1 unless axes were merged.
+
+        Raises `Unsupported` for a result that is not a block of memory per image.
+        """
+        if node is None:
+            raise Unsupported("an input without a gradient")
+        metadata = getattr(node, "_input_metadata", None)
+        if not metadata or number >= len(metadata):
+            raise Unsupported(type(node).__name__)
+        entry = metadata[number]
+        shape = tuple(entry.shape)
+        if entry.dtype != self.dtype:
+            raise Unsupported(f"{type(node).__name__} in {entry.dtype}")
+        if not shape or shape[0] % self.count:
+            raise Unsupported(f"{type(node).__name__}, which merges images")
+        return (shape[0] // self.count, *shape[1:])
+
+    def size(self, node: Any, number: int = 0) -> int:
+        """Return the number of elements of a node's result for one image."""
+        return torch.Size(self.shape(node, number)).numel()
+
+    def data(self, tensor: Tensor) -> Tensor:
+        """Return a saved tensor as a dense array in row-major order. Raises `Unsupported` for other kinds of tensors."""
+        if type(tensor) is not Tensor and not isinstance(tensor, torch.nn.Parameter):
+            raise Unsupported(type(tensor).__name__)
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg():
+            raise Unsupported(f"a {tensor.layout} tensor on {tensor.device}")
+        return tensor.detach().contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of a route, which sends each element to one element below, with a factor, or drops it."""
+
+    kind: str
+    """"keep_positive", "multiply", "scale", "pool" or "table"."""
+    data: Tensor
+    """Values, indices of winners, or a table."""
+    image_step: int = 0
+    """Elements of `data` per image; 0 if all images share it."""
+    outer: int = 1
+    """`pool`: positions of a channel above; `scale`: number of scales."""
+    inner: int = 1
+    """`pool`: positions of a channel below; `scale`: elements per scale."""
+    is_merging: bool = False
+    """True if several elements may arrive at one."""
+
+
+def table_step(index: Tensor, size: int) -> Step:
+    """Return the step that sends element e to `index.flatten()[e]` out of `size`, or drops it at -1."""
+    table = index.reshape(-1).to(torch.int32)
+    kept = table[table >= 0]
+    is_merging = len(kept) > size or len(kept.unique()) < len(kept)
+    return Step("table", table, is_merging=is_merging)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Slot of an operation: element e has channel c and position p with e = c · channel_step + p · position_step."""
+
+    channels: int
+    positions: int = 1
+    channel_step: int = 1
+    position_step: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An input of an operation: the node that computed it, and the first steps of the way to it."""
+
+    node: Any
+    number: int
+    steps: tuple[Step, ...] = ()
+    start: int = 0
+    """First element of the operation's slot that belongs to this input."""
+    entry: Tensor | None = None
+    """This input's element by element of the slot, -1 for none; used instead of `start`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution or linear layer, with pairs of numbers by axis."""
+
+    weight: Tensor
+    """(group, output channel, input channel, tap)."""
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    is_transposed: bool = False
+
+    @property
+    def work(self) -> int:
+        """Number of multiplications of one image's forward pass."""
+        at = self.inputs if self.is_transposed else self.outputs
+        return self.weight.numel() * at[0] * at[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Weighted sums over positions, the same for all channels: position p of the result sums its part of `places`."""
+
+    starts: Tensor
+    places: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """What an operation node does with the cotangents in its slot."""
+
+    layout: Layout
+    arrivals: tuple[Arrival, ...]
+    payload: Layer | Window | None = None
+    channel_step: int = 1
+    """Of the input."""
+    position_step: int = 0
+    """Of the input."""
+
+
+@dataclass(eq=False)
+class Edge:
+    """A way from an operation to the slot below it, across a route."""
+
+    target: int
+    """Number of an operation, or -1 for the input."""
+    size: int
+    steps: list[Step] = field(default_factory=list)
+    start: int = 0
+    entry: Tensor | None = None
+
+    @property
+    def is_merging(self) -> bool:
+        """True if several elements may arrive at one."""
+        return any(step.is_merging for step in self.steps)
