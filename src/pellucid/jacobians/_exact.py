@@ -98,7 +98,8 @@ def doubled(problem: Problem) -> Problem:
     """Return the problem with the model and inputs in float64. Raises `ModelError` if the model cannot be copied."""
     assert isinstance(problem.model, nn.Module)
     double = DoubleModel(problem.model)
-    return replace(problem, model=double, inputs=tuple(double.prepare(tensor) for tensor in problem.inputs))
+    inputs = tuple(double.prepare(tensor) for tensor in problem.inputs)
+    return replace(problem, model=double, inputs=inputs, modules=())
 
 
 def _first_of_the_largest(
