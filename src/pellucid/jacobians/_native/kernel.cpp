@@ -45,6 +45,9 @@ using std::int32_t;
 using std::int64_t;
 using std::vector;
 
+// Weights that `scatter` applies to a row at once, with all their sums in registers.
+constexpr int BLOCK = 9;
+
 // Size in bytes from which a group of images takes no further image: what fits into the caches.
 constexpr int64_t GROUP_BYTES = 12'000'000;
 
@@ -99,6 +102,7 @@ struct Edge {
     int64_t size;                   // number of elements at its upper end
     int64_t start;                  // identity: first element of the slot that takes this edge
     View<const int32_t> entry;      // identity: upper element by element of the slot, instead of `start`
+    int64_t strip;                  // elements per channel if the route keeps channels, else 0
     bool is_plain;                  // without steps
     vector<Step<T>> steps;
 };
@@ -132,10 +136,17 @@ struct Operation {
     int64_t groups, in_channels, out_channels, width, kernel_height, kernel_width;
     int64_t in_height, in_width, out_height, out_width;
     int64_t channel_step, position_step;  // of the input
-    View<const T> weights;
+    View<const T> weights, tail;
     vector<Axis> axes;
     // sums over positions
     View<const int32_t> starts, places;
+};
+
+// Neighboring input channels that fit into vectors, and their weights.
+template <class T>
+struct Panel {
+    int64_t first_channel, element, used, row_step;
+    View<const T> weights;
 };
 
 template <class T>
@@ -194,6 +205,7 @@ class Runner {
     vector<vector<int64_t>> bases;     // by slot and image: index of the first value
     View<T> jacobian;
     vector<int32_t> counts, marks;
+    vector<int64_t> targets;
     vector<T> dense;
 
     void read(Reader& reader) {
@@ -209,6 +221,7 @@ class Runner {
         for (size_t number = 0; number < edges.size(); ++number) {
             auto& edge = edges[number];
             edge.target = reader.next(), edge.size = reader.next(), edge.start = reader.next();
+            edge.strip = reader.next();
             edge.entry = reader.array<int32_t>();
             edge.steps.resize(reader.next());
             edge.is_plain = edge.steps.empty();
@@ -233,7 +246,7 @@ class Runner {
         for (auto& edge : made.edges) edge = reader.next();
         if (made.kind == IDENTITY) return made;
         made.channel_step = reader.next(), made.position_step = reader.next();
-        made.weights = reader.array<T>();
+        made.weights = reader.array<T>(), made.tail = reader.array<T>();
         if (made.kind == POSITIONS) {
             made.starts = reader.array<int32_t>(), made.places = reader.array<int32_t>();
             return made;
@@ -296,14 +309,19 @@ class Runner {
         rows.resize(edge.size);
         factors.clear();
         int32_t* row = rows.data();
-        for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
+        const bool is_masked = !edge.is_plain && edge.steps[0].kind == KEEP_POSITIVE;
+        if (is_masked) {
+            const auto mask = edge.steps[0].values.part(image * edge.steps[0].image_step, edge.size);
+            // as torch does: NaN is kept
+            for (int64_t e = 0; e < edge.size; ++e) row[e] = mask.data[e] <= 0 ? -1 : static_cast<int32_t>(e);
+        } else {
+            for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
+        }
         bool is_first = true;  // the elements are still in order, and none is dropped
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
-            if (step.kind == KEEP_POSITIVE && is_first) {
-                // as torch does: NaN is kept
-                const auto mask = step.values.part(base, edge.size);
-                for (int64_t e = 0; e < edge.size; ++e) row[e] = mask.data[e] <= 0 ? -1 : row[e];
+            if (is_first && is_masked) {
+                // done above
             } else if (step.kind == KEEP_POSITIVE) {
                 for (int64_t e = 0; e < edge.size; ++e)
                     if (row[e] >= 0 && step.values[base + row[e]] <= 0) row[e] = -1;
@@ -365,13 +383,14 @@ class Runner {
             return;
         }
         auto rows = view(made.rows[slot.arriving[0]]);
+        const int64_t strip = edges[slot.arriving[0]].strip;
         int64_t total = 0;
-        each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1], ++total; });
+        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1], ++total; });
         for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
         auto& channels = made.channels[number];
         channels.resize(total);
         counts.assign(starts.begin(), starts.end());
-        each_place(slot, rows, [&](int64_t e, int64_t position, int64_t channel) {
+        each_place(slot, rows, strip, [&](int64_t e, int64_t position, int64_t channel) {
             const int32_t row = counts[position]++;
             view(channels)[row] = static_cast<int32_t>(channel);
             rows[e] = row;
@@ -380,24 +399,20 @@ class Runner {
 
     // Call `act` with each kept element of an edge, and its position and channel in the slot.
     template <class Act>
-    void each_place(const Slot<T>& slot, View<int32_t> rows, Act act) const {
-        // where elements stay in their channel, no division is needed
-        const int64_t strip = slot.channel_step == slot.positions && rows.size % slot.channels == 0 ? rows.size / slot.channels : 0;
-        int64_t channel = 0, low = 0;
+    void each_place(const Slot<T>& slot, View<int32_t> rows, int64_t strip, Act act) const {
+        if (strip) {  // elements stay in their channel, so no division is needed
+            for (int64_t channel = 0, e = 0; channel < slot.channels; ++channel)
+                for (int64_t end = e + strip, low = channel * slot.positions; e < end; ++e)
+                    if (rows[e] >= 0) act(e, rows[e] - low, channel);
+            return;
+        }
+        const int64_t step = slot.channel_step;
         for (int64_t e = 0; e < rows.size; ++e) {
-            const int64_t element = rows.data[e];
+            const int32_t element = rows.data[e];
             if (element < 0) continue;
-            CHECK(element < slot.channels * slot.positions);
-            if (slot.positions == 1) {
-                act(e, 0, element);
-            } else if (slot.channel_step == 1) {
-                act(e, element / slot.channels, element % slot.channels);
-            } else {
-                if (strip) channel = std::min(e / strip, slot.channels - 1), low = channel * slot.positions;
-                if (!strip || element < low || element >= low + slot.positions)
-                    channel = element / slot.positions, low = channel * slot.positions;
-                act(e, element - low, channel);
-            }
+            if (slot.positions == 1) act(e, 0, element);
+            else if (step == 1) act(e, element / slot.channels, element % slot.channels);
+            else act(e, element % slot.positions, element / slot.positions);
         }
     }
 
@@ -539,34 +554,51 @@ class Runner {
                 }
     }
 
-    // Convolution with few input channels per group: vectorized over the cotangents. Weights: (output channel, tap, input channel).
+    // Convolutions with few input channels per group: vectorized over the cotangents. Weights: (output channel, tap,
+    // input channel), padded to whole blocks per output channel.
     template <int PADDED>
     void scatter(const Operation<T>& operation, int64_t image) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto& made = group[image];
-        const auto& starts = made.starts[operation.slot];
-        const auto& channels = made.channels[operation.slot];
-        const auto rows = view(values[operation.slot]).part(bases[operation.slot][image], 0);
-        const int64_t in = operation.in_channels, all = in * operation.groups, taps = operation.kernel_height * operation.kernel_width;
-        const int64_t per_group = operation.out_channels;
-        dense.assign(operation.in_height * operation.in_width * all * PADDED, T(0));
+        const auto& starts = group[image].starts[operation.slot];
+        const int32_t* channels = group[image].channels[operation.slot].data();
+        const T* rows = values[operation.slot].data() + bases[operation.slot][image];
+        const int64_t in = operation.in_channels, all = in * operation.groups;
         const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
+        dense.assign(operation.in_height * operation.in_width * all * PADDED, T(0));
         for (int64_t y = 0; y < operation.out_height; ++y)
             for (int64_t x = 0; x < operation.out_width; ++x) {
-                const int64_t position = y * operation.out_width + x;
-                for (int32_t row = starts[position]; row < starts[position + 1]; ++row) {
-                    const int64_t channel = channels[row], low = channel / per_group * in;
-                    const T* weights = operation.weights.part(channel * taps * in, taps * in).data;
-                    const T* from = rows.data + row * width;
-                    Vector vector;
-                    std::memcpy(&vector, from, sizeof vector);
-                    for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
-                        for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
-                            const int64_t place = vertical.places[v] * operation.in_width + horizontal.places[h];
-                            const T* weight = weights + (vertical.taps[v] * operation.kernel_width + horizontal.taps[h]) * in;
-                            T* to = view(dense).part((place * all + low) * PADDED, in * PADDED).data;
-                            for (int64_t c = 0; c < in; ++c) *reinterpret_cast<Vector*>(to + c * PADDED) += weight[c] * vector;
+                const int32_t first = starts[y * operation.out_width + x], last = starts[y * operation.out_width + x + 1];
+                if (first == last) continue;
+                // where the products with each weight of a row belong, for this position
+                targets.assign(operation.width, -1);
+                for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
+                    for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
+                        const int64_t place = vertical.places[v] * operation.in_width + horizontal.places[h];
+                        const int64_t tap = vertical.taps[v] * operation.kernel_width + horizontal.taps[h];
+                        for (int64_t c = 0; c < in; ++c) view(targets)[tap * in + c] = (place * all + c) * PADDED;
+                    }
+                if (operation.groups == 1) {
+                    for (int64_t low = 0; low < operation.width; low += BLOCK) {
+                        Vector sums[BLOCK] = {};
+                        for (int32_t row = first; row < last; ++row) {
+                            const T* weight = operation.weights.part(channels[row] * operation.width + low, BLOCK).data;
+                            const auto vector = *reinterpret_cast<const Vector*>(rows + row * width);
+#pragma GCC unroll 16
+                            for (int n = 0; n < BLOCK; ++n) sums[n] += weight[n] * vector;
                         }
+                        for (int n = 0; n < BLOCK; ++n)
+                            if (targets[low + n] >= 0)
+                                *reinterpret_cast<Vector*>(view(dense).part(targets[low + n], PADDED).data) += sums[n];
+                    }
+                    continue;
+                }
+                for (int32_t row = first; row < last; ++row) {
+                    const T* weight = operation.weights.part(channels[row] * operation.width, operation.width).data;
+                    const int64_t low = channels[row] / operation.out_channels * in * PADDED;
+                    const auto vector = *reinterpret_cast<const Vector*>(rows + row * width);
+                    for (int64_t n = 0; n < operation.width; ++n)
+                        if (targets[n] >= 0)
+                            *reinterpret_cast<Vector*>(view(dense).part(targets[n] + low, PADDED).data) += weight[n] * vector;
                 }
             }
         unload<PADDED>(operation, image);
@@ -612,54 +644,60 @@ class Runner {
     void gather_panels(const Operation<T>& operation, int64_t count) {
         constexpr int64_t lanes = VECTORS * VECTOR_BYTES / sizeof(T);
         const int64_t taps = operation.kernel_height * operation.kernel_width;
-        const int64_t panels = (operation.in_channels + lanes - 1) / lanes, size = taps * operation.out_channels * lanes;
+        const int64_t panels = (operation.in_channels + lanes - 1) / lanes;
         for (int64_t panel = 0; panel < panels * operation.groups; ++panel) {
             const int64_t in_group = panel / panels, low = panel % panels * lanes;
-            const int64_t used = std::min(lanes, operation.in_channels - low);
-            const auto weights = operation.weights.part(panel * size, size);
+            Panel<T> part{};
+            part.first_channel = in_group * operation.out_channels;
+            part.element = (in_group * operation.in_channels + low) * operation.channel_step;
+            part.used = std::min(lanes, operation.in_channels - low);
+            // a matrix can be read as it is, except for a last panel that its rows do not fill
+            const bool is_natural = operation.tail.size && part.used == lanes;
+            part.row_step = is_natural ? operation.in_channels : lanes;
+            if (is_natural) part.weights = operation.weights.part(low, operation.weights.size - low);
+            else if (operation.tail.size) part.weights = operation.tail;
+            else part.weights = operation.weights.part(panel * taps * operation.out_channels * lanes, taps * operation.out_channels * lanes);
             for (int64_t image = 0; image < count; ++image)
                 for (int64_t y = 0; y < operation.in_height; ++y)
-                    for (int64_t x = 0; x < operation.in_width; ++x)
-                        gather_position<K, VECTORS>(
-                            operation, image, y, x, in_group, in_group * operation.in_channels + low, used, weights.data);
+                    for (int64_t x = 0; x < operation.in_width; ++x) gather_position<K, VECTORS>(operation, part, image, y, x);
         }
     }
 
     template <int K, int VECTORS>
-    void gather_position(const Operation<T>& operation, int64_t image, int64_t y, int64_t x, int64_t in_group,
-                         int64_t low, int64_t used, const T* weights) {
+    void gather_position(const Operation<T>& operation, const Panel<T>& part, int64_t image, int64_t y, int64_t x) {
         typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
         constexpr int64_t lane = VECTOR_BYTES / sizeof(T), lanes = VECTORS * lane;
         const auto& made = group[image];
-        const int64_t number = operation.edges[0], step = operation.channel_step;
-        const int64_t element = low * step + (y * operation.in_width + x) * operation.position_step;
-        const bool is_direct = edges[number].target < 0 && edges[number].is_plain && !is_input_merged;
-        const int32_t* rows = made.rows[number].data();
+        const int64_t number = operation.edges[0], step = operation.channel_step, used = part.used;
+        const auto& edge = edges[number];
+        const int64_t element = part.element + (y * operation.in_width + x) * operation.position_step;
+        const bool is_direct = edge.target < 0 && edge.is_plain && !is_input_merged;
+        CHECK(element + (used - 1) * step < edge.size);
+        const int32_t* rows = made.rows[number].data() + element;
+        int32_t active[lanes];  // lanes whose results are needed
+        int64_t active_count = 0;
         if (!is_direct) {
-            bool is_active = false;
-            for (int64_t l = 0; l < used; ++l) is_active |= rows[element + l * step] >= 0;
-            if (!is_active) return;
+            for (int64_t l = 0; l < used; ++l) active[active_count] = l, active_count += rows[l * step] >= 0;
+            if (!active_count) return;
         }
         Vector sums[K][VECTORS] = {};
         const int32_t* starts = made.starts[operation.slot].data();
         const int32_t* channels = made.channels[operation.slot].data();
         const T* from = values[operation.slot].data() + bases[operation.slot][image];
-        const auto& vertical = operation.axes[0];
-        const auto& horizontal = operation.axes[1];
-        const int64_t per_group = operation.out_channels, first = in_group * per_group;
+        const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
+        const int64_t first = part.first_channel;
         for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
             for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
                 const int64_t position = vertical.places[v] * operation.out_width + horizontal.places[h];
                 const int64_t tap = vertical.taps[v] * operation.kernel_width + horizontal.taps[h];
-                const T* weight = weights + (tap * per_group - first) * lanes;
+                const int64_t base = (tap * operation.out_channels - first) * part.row_step;
                 CHECK(position < slots[operation.slot].positions);
                 for (int32_t row = starts[position], end = starts[position + 1]; row < end; ++row) {
                     const int64_t channel = channels[row];
-                    if (operation.groups > 1 && (channel < first || channel >= first + per_group)) continue;
-                    CHECK(channel >= first && channel < first + per_group);
+                    if (operation.groups > 1 && (channel < first || channel >= first + operation.out_channels)) continue;
+                    const T* weight = part.weights.part(base + channel * part.row_step, lanes).data;
                     Vector panel[VECTORS];
-                    for (int n = 0; n < VECTORS; ++n)
-                        panel[n] = *reinterpret_cast<const Vector*>(weight + channel * lanes + n * lane);
+                    for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
                     const T* value = from + static_cast<int64_t>(row) * K;
 #pragma GCC unroll 16
                     for (int k = 0; k < K; ++k)
@@ -667,22 +705,30 @@ class Runner {
                         for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
                 }
             }
-        if (is_direct && step == 1 && used == lanes) {
-            const auto to = output_of(image);
-            for (int k = 0; k < K; ++k)
-                std::memcpy(to.part(k * inputs + element, lanes).data, sums[k], sizeof sums[k]);
-            return;
-        }
-        T by_lane[lanes][K];
-        for (int k = 0; k < K; ++k)
-            for (int64_t l = 0; l < lanes; ++l) by_lane[l][k] = sums[k][l / lane][l % lane];
+        alignas(64) T results[K][lanes];
+        std::memcpy(results, sums, sizeof results);
         if (is_direct) {
             const auto to = output_of(image);
             for (int k = 0; k < K; ++k)
-                for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = by_lane[l][k];
+                if (step == 1 && used == lanes) std::memcpy(to.part(k * inputs + element, lanes).data, results[k], sizeof results[k]);
+                else
+                    for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k][l];
             return;
         }
-        for (int64_t l = 0; l < used; ++l) deposit(number, image, element + l * step, by_lane[l], T(1));
+        if (edge.target < 0 || slots[edge.target].is_merged || !made.factors[number].empty()) {
+            for (int64_t n = 0; n < active_count; ++n) {
+                T row[K];
+                for (int k = 0; k < K; ++k) row[k] = results[k][active[n]];
+                deposit(number, image, element + active[n] * step, row, T(1));
+            }
+            return;
+        }
+        const auto target = rows_of(edge.target, image);
+        for (int64_t n = 0; n < active_count; ++n) {
+            const int64_t l = active[n];
+            T* to = target.part(static_cast<int64_t>(rows[l * step]) * K, K).data;
+            for (int k = 0; k < K; ++k) to[k] = results[k][l];
+        }
     }
 };
 

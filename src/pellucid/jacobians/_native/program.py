@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.jacobians._native.graph import Program
@@ -14,6 +15,9 @@ STEPS = ("keep_positive", "multiply", "scale", "pool", "table")
 """Kinds of steps, in the order of the kernel's enumeration."""
 IDENTITY, GATHER, SCATTER, POSITIONS = range(4)
 """Kinds of operations in the kernel."""
+
+BLOCK = 9
+"""Weights that the kernel applies to a row at once where it scatters; the constant of this name in the kernel."""
 
 FEWEST_CHANNELS = 8
 """Input channels of a group from which a convolution is vectorized over them rather than over cotangents."""
@@ -67,8 +71,10 @@ def encode(
         encoder.add(layout.channels, layout.positions, layout.channel_step, layout.position_step)
         encoder.add(len(arriving) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in arriving))
     encoder.add(len(program.edges))
-    for edge in program.edges:
-        encoder.add(edge.target, edge.size, edge.start)
+    for number, edge in enumerate(program.edges):
+        # an identity passes on the rows of its slot, not all elements
+        is_reduced = owners[number].payload is None
+        encoder.add(edge.target, edge.size, edge.start, 0 if is_reduced else _strip(edge, program))
         encoder.array(edge.entry)
         encoder.add(len(edge.steps))
         for step in edge.steps:
@@ -78,6 +84,21 @@ def encode(
         encoder.add(kind, number, len(edges), *edges)
         _add_payload(encoder, operation, kind, packed, vector)
     return encoder
+
+
+def _strip(edge: Edge, program: Program) -> int:
+    """Return the elements per channel at an edge's upper end if they stay in their channel of the slot, else 0."""
+    if edge.target < 0:
+        return 0
+    layout = program.operations[edge.target][0].layout
+    if layout.channel_step != layout.positions or edge.size % layout.channels:
+        return 0
+    size = edge.size // layout.channels
+    for step in edge.steps:
+        if step.kind == "table" or (step.kind == "pool" and step.outer != size):
+            return 0
+        size = step.inner if step.kind == "pool" else size
+    return edge.size // layout.channels if size == layout.positions else 0
 
 
 def _kind(operation: Operation) -> int:
@@ -102,15 +123,14 @@ def _add_payload(encoder: Encoder, operation: Operation, kind: int, packed: Pack
         return
     encoder.add(operation.channel_step, operation.position_step)
     if isinstance(payload, Window):
-        for array in (payload.weights, payload.starts, payload.places):
+        for array in (payload.weights, None, payload.starts, payload.places):
             encoder.array(array)
         return
-    groups, outputs, inputs, _ = payload.weight.shape
-    width = vector if inputs <= vector or 0 < inputs % (2 * vector) <= vector and inputs < 4 * vector else 2 * vector
-    key = (payload.weight.data_ptr(), payload.weight.shape, payload.weight.stride(), kind)
-    if key not in packed:
-        packed[key] = _in_panels(payload.weight, width) if kind == GATHER else _by_row(payload.weight)
-    encoder.array(packed[key])
+    groups, outputs, inputs, taps = payload.weight.shape
+    is_narrow = inputs <= vector or (inputs < 4 * vector and 0 < inputs % (2 * vector) <= vector)
+    width = -(-taps * inputs // BLOCK) * BLOCK if kind == SCATTER else vector if is_narrow else 2 * vector
+    for array in _weights(payload.weight, kind, width, packed):
+        encoder.array(array)
     encoder.add(groups, inputs, outputs, width, payload.is_transposed)
     for pair in (
         payload.inputs,
@@ -123,15 +143,33 @@ def _add_payload(encoder: Encoder, operation: Operation, kind: int, packed: Pack
         encoder.add(*pair)
 
 
+def _weights(weight: Tensor, kind: int, width: int, packed: Packed) -> tuple[Tensor, Tensor | None]:
+    """Return the weights (group, output channel, input channel, tap) as the kernel reads them.
+
+    A matrix is read as it is, except for a last panel that its rows do not fill, which is copied.
+    """
+    groups, _, inputs, taps = weight.shape
+    if kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width:
+        rest = inputs % width
+        # without a rest, any non-empty tail says that the matrix is read as it is
+        tail = F.pad(weight[0, :, inputs - rest :, 0], (0, width - rest)) if rest else weight[0, :1, :1, 0]
+        return weight[0, :, :, 0], tail.contiguous()
+    key = (weight.data_ptr(), weight.shape, weight.stride(), kind)
+    if key not in packed:
+        packed[key] = _in_panels(weight, width) if kind == GATHER else _by_row(weight, width)
+    return packed[key], None
+
+
 def _in_panels(weight: Tensor, width: int) -> Tensor:
     """Rearrange (group, output channel, input channel, tap) as (group, panel, tap, output channel, lane)."""
     groups, outputs, inputs, taps = weight.shape
     panels = -(-inputs // width)
     if panels * width != inputs:
-        weight = torch.nn.functional.pad(weight, (0, 0, 0, panels * width - inputs))
+        weight = F.pad(weight, (0, 0, 0, panels * width - inputs))
     return weight.reshape(groups, outputs, panels, width, taps).permute(0, 2, 4, 1, 3).contiguous()
 
 
-def _by_row(weight: Tensor) -> Tensor:
-    """Rearrange (group, output channel, input channel, tap) as (group, output channel, tap, input channel)."""
-    return weight.transpose(2, 3).contiguous()
+def _by_row(weight: Tensor, width: int) -> Tensor:
+    """Rearrange (group, output channel, input channel, tap) as (output channel, tap and input channel), padded."""
+    rows = weight.transpose(2, 3).flatten(2).flatten(0, 1)
+    return F.pad(rows, (0, width - rows.shape[1])).contiguous()
