@@ -1,6 +1,6 @@
 """Nodes of autograd's graph that act on each element: activations, max pooling, scaling, views and permutations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,14 +45,29 @@ def _slope(node: Any, images: Images) -> Steps:
 def _pool(node: Any, images: Images) -> Steps:
     rank = 3 if "3D" in type(node).__name__ else 2
     above, below = images.shape(node), images.shape(*node.next_functions[0])
-    outer, inner = (torch.Size(shape[-rank:]).numel() for shape in (above, below))
     if "Adaptive" in type(node).__name__:
         is_merging = any(size % count for size, count in zip(below[-rank:], above[-rank:], strict=True))
     else:
-        kernel, dilation = node._saved_kernel_size, node._saved_dilation
-        reach = [(side - 1) * gap + 1 for side, gap in zip(kernel, dilation, strict=True)]
-        is_merging = any(step < span for step, span in zip(node._saved_stride or kernel, reach, strict=True))
-    winners = images.data(node._saved_result1)
+        kernel = node._saved_kernel_size
+        is_merging = _overlaps(kernel, node._saved_stride or kernel, node._saved_dilation)
+    return _to_winners(images.data(node._saved_result1), above, below, rank, is_merging)
+
+
+def _fast_pool(node: Any, images: Images) -> Steps:
+    """Read the max pooling of attribution methods."""
+    kernel, stride, _, dilation, _ = node.geometry
+    winners = images.data(node.saved_tensors[1])
+    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    return _to_winners(winners, above, below, 2, _overlaps(kernel, stride, dilation))
+
+
+def _overlaps(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
+    reach = [(side - 1) * gap + 1 for side, gap in zip(kernel, dilation, strict=True)]
+    return any(step < span for step, span in zip(stride, reach, strict=True))
+
+
+def _to_winners(winners: Tensor, above: tuple[int, ...], below: tuple[int, ...], rank: int, is_merging: bool) -> Steps:
+    outer, inner = (torch.Size(shape[-rank:]).numel() for shape in (above, below))
     return [Step("pool", winners, torch.Size(above).numel(), outer, inner, is_merging)]
 
 
@@ -241,6 +256,7 @@ STEPS: dict[str, Callable[..., Steps]] = {
     "Relu": _relu,
     "MaxPool2DWithIndices": _pool,
     "MaxPool3DWithIndices": _pool,
+    "FastMaxPool": _fast_pool,
     "AdaptiveMaxPool2D": _pool,
     "AdaptiveMaxPool3D": _pool,
     "NativeBatchNorm": _batch_norm,
