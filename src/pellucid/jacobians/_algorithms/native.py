@@ -12,6 +12,7 @@ from pellucid.jacobians._native.build import build_native, library_for
 from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._native.job import images_expected
 from pellucid.jacobians._native.run import run_kernel
+from pellucid.jacobians._native.values import Unsupported
 from pellucid.jacobians._plan import Plan
 
 __all__ = ["check_native", "native", "pays_native", "seconds_without"]
@@ -58,7 +59,11 @@ def native(part: Part) -> int:
     assert library is not None
     assert plan.layout.native is not None
     if plan.layout.native.is_whole:
-        run_kernel(library, Point(flat.grad_fn, flat.output_nr, 0), None, leaf, rows, plan.wanted, None, plan.packed)
+        top = Point(flat.grad_fn, flat.output_nr, 0)
+        try:
+            run_kernel(library, top, None, leaf, rows, plan.wanted, None, plan.packed)
+        except Unsupported:  # the graph of this chunk differs from that of the first image
+            return loop(part)
         return 0
     span, _ = widest_span(flat, leaf)
     if span is None:  # the graph of this chunk differs from that of the first image
