@@ -172,7 +172,8 @@ def _batch_norm(shape: Shape, generator: Generator, affine: bool = True, zeros: 
     module = randomized(kind(shape[0], affine=affine), generator)
     if zeros and affine:
         module.weight.data[::2] = 0
-    return module
+    # autograd's own derivative is wrong for some layouts that axes of length 1 make ambiguous
+    return nn.Sequential(Fixed(lambda x: x.contiguous() if 1 in x.shape else x), module)
 
 
 def _constant(shape: Shape, generator: Generator, operation: str, broadcast: str) -> nn.Module:
