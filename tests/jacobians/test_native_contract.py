@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jacobians.models import zoo
 from jacobians.networks import reference
 from pellucid.core.errors import BuildError, ModelError, PellucidError, UnsupportedOperation
 from pellucid.jacobians import jacobian, jacobian_report
@@ -59,6 +61,17 @@ def test_equal_bits_for_equal_calls_any_chunk_and_images_one_by_one(dtype: torch
     assert torch.equal(torch.cat(alone), report.jacobian)
     some = jacobian(model, images, [3, 0, 3], method="native")
     torch.testing.assert_close(some, report.jacobian[:, [3, 0, 3]])
+
+
+@pytest.mark.parametrize("name", list(zoo()))
+def test_the_networks_of_the_other_tests(name: str) -> None:
+    model = zoo()[name]
+    images = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+    expected = reference(model, images, [1, 0, 1])
+    for chunk in (None, 2):
+        with suppress(UnsupportedOperation):
+            result = jacobian(model, images, [1, 0, 1], chunk=chunk, method="native")
+            torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 20])
@@ -230,10 +243,8 @@ def test_functions_of_tensors_that_require_gradients() -> None:
     x = torch.randn(5, 4)
     expected = reference(model, x)
     torch.testing.assert_close(jacobian(model, x), expected)
-    try:
+    with suppress(UnsupportedOperation):
         torch.testing.assert_close(jacobian(model, x, method="native"), expected)
-    except UnsupportedOperation:
-        pass
     assert weight.grad is None
 
 
@@ -265,6 +276,14 @@ def test_images_that_are_not_finite_raise(value: float) -> None:
     for chunk in (None, 2):
         with pytest.raises(PellucidError, match="4"):
             jacobian(network(), images, chunk=chunk, method="native")
+
+
+def test_an_infinite_slope_times_zero_raises() -> None:
+    x = torch.rand(5, 3)
+    x[3] = 0
+    for chunk in (None, 1, 2):
+        with pytest.raises(ModelError, match="derivative at image 3"):
+            jacobian(lambda x: x.square().sum(1, keepdim=True).sqrt().expand(-1, 2), x, chunk=chunk)
 
 
 def test_an_infinite_derivative_raises() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from torch import Tensor
 
 from jacobians.drawing import VALUES, Case, cases, drawn
-from jacobians.networks import FOREIGN, SMOOTH, Network, piece, reference, rounding, step
+from jacobians.networks import FOREIGN, LAYERS, SMOOTH, Network, piece, reference, rounding, step
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.jacobians import JacobianReport, jacobian, jacobian_report
 from pellucid.jacobians._native import build
@@ -109,13 +109,13 @@ def test_networks_that_were_wrong_once(name: str) -> None:
     assert "native" in check(FOUND[name]).method
 
 
-@drawn(80)
+@drawn(60)
 @given(case=cases())
 def test_networks_of_the_grammar(case: Case) -> None:
     check(case)
 
 
-@drawn(60)
+@drawn(50)
 @given(case=cases(foreign=True))
 def test_networks_with_a_layer_outside_the_grammar(case: Case) -> None:
     check(case)
@@ -241,6 +241,4 @@ def test_the_drawn_networks_contain_every_layer() -> None:
         used.update({each.layer for each in case.network.steps})
 
     count()
-    from jacobians.networks import LAYERS
-
     assert not set(LAYERS) - set(FOREIGN) - set(used)
