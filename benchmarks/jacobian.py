@@ -1,90 +1,100 @@
 """Compare the Jacobian engine with torch's own methods: `python benchmarks/jacobian.py [--quick] [FOLDER]`.
 
-One process, one thread, candidates of a case interleaved, medians of CPU time. Prints the tables and writes
-`jacobian.json` to FOLDER (default: `benchmarks/results`). `jacobian_cost.py` measures and plots the cost by images and
-outputs. aug-net's case needs the reference folder (PELLUCID_SHARED).
+One process, one thread, the candidates of a case interleaved, medians of CPU time. "Native" uses the kernel that
+`pellucid.build_native` compiles, "generic" is the same call without it. Public methods that take more than 1.5 times
+as long as the best one in a first pass are dropped. Peak memory is measured in a process of its own for each case.
+Prints two tables in Markdown, with and without the kernel, and writes `jacobian.json` to FOLDER (default:
+`benchmarks/results`). The exit code is 1 if a bound is missed.
+
+`--baseline SRC` also measures an earlier version of pellucid, whose source folder is SRC, in the same rounds; the bound
+"at most 10% slower" then refers to it, and to the generic algorithms otherwise. aug-net's case needs the reference
+folder (PELLUCID_SHARED). `jacobian_cost.py` plots the cost, `jacobian_ways.py` compares the algorithms.
 """
 
 import argparse
 import json
 import os
-import resource
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import process_time
 from typing import Any
-from unittest.mock import patch
 
 import torch
+from jacobian_networks import ROOT, SHARED, augnet, cnn, mlp, own, pooled_norms, regression, resnet, vgg
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from pellucid.jacobians import _kernels, jacobian_report
-from pellucid.jacobians._jacobian import METHODS
+import pellucid
+from pellucid.jacobians import jacobian_report
+from pellucid.jacobians._native.decision import decided
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("PELLUCID_SHARED", ROOT.parent / "shared"))
 Candidates = dict[str, Callable[[], object]]
 
 
-def cnn() -> nn.Module:
-    """Build a CNN: two 3×3 convolutions, max-pooling, dense layers of 128 and 10."""
-    head = [nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10)]
-    return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), *head)
+@dataclass(frozen=True)
+class Case:
+    """A network, a number of images, and what the Jacobian may cost."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    images: int
+    shape: tuple[int, ...]
+    most_passes: float | None = None
+    """Bound on the cost in forward passes, and the aim."""
+    aimed_passes: float | None = None
+    least_gain: float | None = None
+    """Bound on the time of the best public method divided by ours, and the aim."""
+    aimed_gain: float | None = None
+    is_quick: bool = False
+    """True for a case of `--quick`."""
+    measures_memory: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name and number of images."""
+        return f"{self.name}, {self.images}"
+
+    def problem(self) -> tuple[nn.Module, Tensor]:
+        """Return the network with frozen weights, and random images."""
+        torch.manual_seed(0)
+        if self.name == "aug-net":
+            model, arrays = augnet()
+            return model.float().requires_grad_(False), arrays["input"].float()
+        return self.build().eval().requires_grad_(False), torch.rand(self.images, *self.shape)
 
 
-def mlp() -> nn.Module:
-    """Build an MLP 784-300-100-10."""
-    parts = [nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)]
-    return nn.Sequential(nn.Flatten(), *parts)
+MNIST = (1, 28, 28)
+CASES = [
+    Case("CNN", cnn, 1, MNIST, is_quick=True),
+    Case("CNN", cnn, 64, MNIST, 2.5, 2, 4, 5, is_quick=True),
+    Case("CNN", cnn, 256, MNIST, 1.5, 1.1, 5.5, 7, measures_memory=True),
+    Case("our cnn", lambda: own("cnn"), 256, MNIST, 2.5),
+    Case("our small_cnn", lambda: own("small_cnn"), 256, MNIST),
+    Case("conv-pool-norm", pooled_norms, 64, MNIST),
+    Case("VGG-like", vgg, 16, (3, 64, 64), 2.6, None, 3.8),
+    Case("ResNet-18", resnet, 16, (3, 64, 64), 5, None, 2.6, measures_memory=True),
+    Case("MLP", mlp, 1, MNIST, is_quick=True),
+    Case("MLP", mlp, 64, MNIST, None, None, 2.8, is_quick=True),
+    Case("MLP", mlp, 256, MNIST),
+    Case("regression", regression, 1, (4,), is_quick=True),
+    Case("regression", regression, 256, (4,), is_quick=True),
+    *([Case("aug-net", cnn, 1, (1, 256, 256))] if SHARED.is_dir() else []),
+]
+MOST_SLOWDOWN = 1.1
+"""Bound on our time divided by that of the earlier version, or of the generic algorithms."""
+MOST_OVERHEAD = 0.15
+"""Bound on our time for one image minus that of the fastest public method, in ms."""
+MOST_MEMORY = 150.0
+"""Bound on the peak memory, beyond the output, in MB."""
 
 
-def vgg() -> nn.Module:
-    """Build a VGG-like network: four blocks of two 3×3 convolutions."""
-    parts: list[nn.Module] = []
-    for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 128)):
-        parts += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        parts += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*parts, nn.Flatten(), nn.Linear(2048, 128), nn.ReLU(), nn.Linear(128, 10))
-
-
-def resnet() -> nn.Module:
-    """Build torchvision's ResNet-18 with 10 classes."""
-    from torchvision.models import resnet18
-
-    return resnet18(num_classes=10)
-
-
-def regression() -> nn.Module:
-    """Fit [sin x1 x2, cos x3 x4] on [0, 1]^4, until the relative error of the Jacobian is below 5%."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
-    points = torch.rand(2000, 4)
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=600, history_size=50, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        error = (model(points) - target(points)).square().sum(1).mean()
-        error.backward()
-        return error
-
-    optimizer.step(loss)
-    x = torch.rand(1000, 4)
-    true = vmap(jacrev(lambda point: target(point[None])[0]))(x)
-    error = (jacobian_report(model, x).jacobian - true).norm() / true.norm()
-    print(f"regression: relative error of the Jacobian {float(error):.1%}")
-    assert error < 0.05
-    return model
-
-
-def target(x: Tensor) -> Tensor:
-    """Target function of the regression."""
-    return torch.stack([(x[:, 0] * x[:, 1]).sin(), (x[:, 2] * x[:, 3]).cos()], 1)
-
-
-def jacobian_by_loop(model: nn.Module, x: Tensor) -> Tensor:
+def by_loop(model: nn.Module, x: Tensor) -> Tensor:
     """Compute the Jacobian by K backward passes over the whole batch."""
     leaf = x.clone().requires_grad_()
     y = model(leaf)
@@ -96,7 +106,7 @@ def jacobian_by_loop(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def jacobian_by_batched_grads(model: nn.Module, x: Tensor) -> Tensor:
+def by_batched_grads(model: nn.Module, x: Tensor) -> Tensor:
     """Compute the Jacobian by one backward pass with `is_grads_batched`."""
     leaf = x.clone().requires_grad_()
     y = model(leaf)
@@ -105,8 +115,8 @@ def jacobian_by_batched_grads(model: nn.Module, x: Tensor) -> Tensor:
     return rows.movedim(0, 1)
 
 
-def candidates(model: nn.Module, x: Tensor) -> Candidates:
-    """Return all candidates by name.
+def public_methods(model: nn.Module, x: Tensor) -> Candidates:
+    """Return torch's methods by name, each with several chunk sizes.
 
     For several images, `autograd.functional.jacobian` differentiates the sum over images, to avoid computing the blocks
     between different images.
@@ -115,17 +125,40 @@ def candidates(model: nn.Module, x: Tensor) -> Candidates:
     def one(image: Tensor) -> Tensor:
         return model(image[None])[0]
 
-    calls: Candidates = {"ours": lambda: jacobian_report(model, x).jacobian}
-    calls["loop"] = lambda: jacobian_by_loop(model, x)
-    calls["is_grads_batched"] = lambda: jacobian_by_batched_grads(model, x)
-    calls["vmap(jacrev)"] = lambda: vmap(jacrev(one))(x)
-    calls["functional.jacobian"] = lambda: torch.autograd.functional.jacobian(
-        model if len(x) == 1 else lambda images: model(images).sum(0), x
-    )
+    calls: Candidates = {
+        "loop": lambda: by_loop(model, x),
+        "is_grads_batched": lambda: by_batched_grads(model, x),
+        "vmap(jacrev)": lambda: vmap(jacrev(one))(x),
+        "functional.jacobian": lambda: torch.autograd.functional.jacobian(
+            model if len(x) == 1 else lambda images: model(images).sum(0), x
+        ),
+    }
+    for size in (1, 2, 5):
+        calls[f"vmap(jacrev, {size} outputs)"] = lambda size=size: vmap(jacrev(one, chunk_size=size))(x)
     for size in (1, 2, 4, 8, 16, 32):
         if size < len(x):
-            calls[f"vmap(jacrev, chunk {size})"] = lambda size=size: vmap(jacrev(one), chunk_size=size)(x)
+            calls[f"vmap(jacrev), chunk {size}"] = lambda size=size: vmap(jacrev(one), chunk_size=size)(x)
+    for size in (4, 8, 16, 32, 64):
+        if size < len(x):
+            calls[f"loop, chunk {size}"] = lambda size=size: torch.cat([by_loop(model, y) for y in x.split(size)])
+            calls[f"is_grads_batched, chunk {size}"] = lambda size=size: torch.cat(
+                [by_batched_grads(model, part) for part in x.split(size)]
+            )
     return calls
+
+
+def screened(calls: Candidates) -> tuple[Candidates, float]:
+    """Return at most four calls, within 1.5 times the time of the fastest one, and the seconds of a round of them."""
+    times: dict[str, float] = {}
+    for name, call in calls.items():
+        for number in range(3):  # the first call warms up, and shows which ones are hopeless
+            started = process_time()
+            call()
+            times[name] = process_time() - started
+            if times[name] > (2 if number == 0 else 1.5) * min(times.values()):
+                break
+    best = [name for name in sorted(calls, key=lambda name: times[name]) if times[name] <= 1.5 * min(times.values())]
+    return {name: calls[name] for name in best[:4]}, sum(times[name] for name in best[:4])
 
 
 def medians(calls: Candidates, repeats: int) -> dict[str, float]:
@@ -137,137 +170,141 @@ def medians(calls: Candidates, repeats: int) -> dict[str, float]:
             call()
             if number:  # the first round warms up
                 times[name].append((process_time() - started) * 1e3)
-    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-
-
-def takes_milliseconds(model: nn.Module, x: Tensor) -> bool:
-    """Return True if a Jacobian takes under 15 ms, so that many repeats are needed and affordable."""
-    jacobian_by_loop(model.eval(), x)
-    started = process_time()
-    jacobian_by_loop(model, x)
-    return process_time() - started < 0.015
-
-
-def measure(name: str, model: nn.Module, x: Tensor, repeats: int) -> dict[str, object]:
-    """Measure one case, and print and return its row."""
-    model = model.eval().requires_grad_(False)
-    report = jacobian_report(model, x)
-    exact = jacobian_by_loop(model.double(), x.double())
-    model.float()
-    times = medians(candidates(model, x) | {"forward": lambda: model(x)}, repeats)
-    forward, ours = times.pop("forward"), times.pop("ours")
-    best = min(times, key=lambda key: times[key])
-    row: dict[str, object] = {
-        "case": name,
-        "method": report.method,
-        "chunk": report.chunk,
-        "backwards": report.backwards,
-        "ours_ms": ours,
-        "forward_ms": forward,
-        "forward_passes": ours / forward,
-        "best_other": best,
-        "best_other_ms": times[best],
-        "is_within_bound": ours <= max(1.1 * times[best], times[best] + 0.3),
-        "over_vmap_jacrev": times["vmap(jacrev)"] / ours,
-        "over_best_chunk": min(value for key, value in times.items() if key.startswith("vmap")) / ours,
-        "over_loop": times["loop"] / ours,
-        "over_is_grads_batched": times["is_grads_batched"] / ours,
-        "largest_deviation": float((report.jacobian - exact).abs().max() / exact.abs().max()),
-        "others_ms": times,
-    }
-    factors = ("over_vmap_jacrev", "over_best_chunk", "over_loop", "over_is_grads_batched")
-    numbers = " | ".join(f"{float(str(row[key])):.2f}" for key in ("forward_passes", *factors))
-    print(
-        f"| {name} | {report.method} | {ours:.2f} | {times[best]:.2f} ({best}) | {numbers} | "
-        f"{'yes' if row['is_within_bound'] else 'no'} |",
-        flush=True,
-    )
-    return row
-
-
-def memory() -> dict[str, float]:
-    """Measure the peak memory added by 256 images on the CNN, and the size of the output, in MB.
-
-    Must run first: `ru_maxrss` is the peak over the whole life of the process.
-    """
-    torch.manual_seed(0)
-    model, x = cnn().eval(), torch.rand(256, 1, 28, 28)
-    jacobian_report(model, x[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = jacobian_report(model, x).jacobian
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"added_megabytes": added, "output_megabytes": result.numel() * result.element_size() / 2**20}
+    return {name: median(values) for name, values in times.items()}
 
 
 @contextmanager
-def without(swap: str) -> Iterator[None]:
-    """Disable one of the engine's convolution kernels, so that torch's is used instead."""
-    real = _kernels.way_of
-
-    def way_of(*arguments: Any) -> str | None:
-        kernel = real(*arguments)
-        return None if kernel == swap else kernel
-
-    with patch.object(_kernels, "way_of", way_of):
+def without_native() -> Iterator[None]:
+    """Compute Jacobians without the native kernel, as on a machine that has no compiler."""
+    with decided(lambda: False):
         yield
 
 
-def ways(repeats: int) -> dict[str, float]:
-    """Measure the speedup of each algorithm over the plain loop, and of each kernel over torch's convolution."""
-    torch.manual_seed(0)
-    decoder = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid()).eval()
-    narrow = [nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 8), nn.ReLU(), nn.Linear(8, 40)]
-    bottleneck = nn.Sequential(*list(cnn().children())[:5], *narrow).eval()
-    cases = {
-        "folded": (mlp().eval(), torch.rand(1, 1, 28, 28)),
-        "forward": (decoder, torch.rand(16, 8)),
-        "cut": (bottleneck, torch.rand(16, 1, 28, 28)),
-    }
-    speedups = {name: speedup(name, model, x, 5 * repeats) for name, (model, x) in cases.items()}
-    swaps = {
-        "multiplier": (depthwise(3, 3, 7), torch.rand(8, 8, 48, 48)),
-        "fourier": (depthwise(1, 2, 20), torch.rand(4, 8, 96, 96)),
-        "one_channel": (cnn().eval(), torch.rand(64, 1, 28, 28)),
-    }
-    return speedups | {name: speedup(name, model, x, repeats) for name, (model, x) in swaps.items()}
+def other_version(folder: Path) -> Callable[..., Any]:
+    """Import `jacobian` from another source folder, next to this version."""
+    own_modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pellucid"}
+    for name in own_modules:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    from pellucid.jacobians import jacobian as loaded
 
-
-def speedup(name: str, model: nn.Module, x: Tensor, repeats: int) -> float:
-    """Return the time without an algorithm or kernel divided by the time with it."""
-    if name in METHODS:
-        calls = {method: lambda method=method: jacobian_report(model, x, method=method) for method in ("loop", name)}
-        times = medians(calls, repeats)
-        return times["loop"] / times[name]
-    times = medians(
-        {"with": lambda: jacobian_report(model, x), "without": lambda: jacobian_without(name, model, x)}, repeats
-    )
-    return times["without"] / times["with"]
-
-
-def depthwise(multiplier: int, layers: int, side: int) -> nn.Module:
-    """Build a network of depthwise-separable convolutions with 8 channels and 6 outputs."""
-    parts: list[nn.Module] = []
-    for _ in range(layers):
-        parts += [nn.Conv2d(8, 8 * multiplier, side, padding=side // 2, groups=8), nn.Conv2d(8 * multiplier, 8, 1)]
-        parts += [nn.Tanh()]
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)).eval()
-
-
-def jacobian_without(name: str, model: nn.Module, x: Tensor) -> Tensor:
-    """Compute the Jacobian with one kernel disabled."""
-    with without(name):
-        return jacobian_report(model, x).jacobian
-
-
-def augnet() -> tuple[nn.Module, dict[str, Tensor]]:
-    """Load aug-net's network in float64 and its reference arrays, as in the tests."""
-    spec = spec_from_file_location("augnet", ROOT / "tests" / "jacobian" / "augnet.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    loaded: tuple[nn.Module, dict[str, Tensor]] = module.augnet(SHARED)
+    assert Path(sys.modules["pellucid"].__file__ or "").is_relative_to(folder)
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pellucid"]:
+        del sys.modules[name]
+    sys.modules.update(own_modules)
     return loaded
+
+
+def measure(case: Case, seconds: float, baseline: Callable[..., Any] | None) -> dict[str, Any]:
+    """Measure one case for about so many seconds, and return its record."""
+    model, x = case.problem()
+    report = jacobian_report(model, x)
+    with without_native():
+        generic_report = jacobian_report(model, x)
+    exact = by_loop(model.double(), x.double())
+    model.float()
+
+    def generic() -> object:
+        with without_native():
+            return jacobian_report(model, x)
+
+    calls: Candidates = {"native": lambda: jacobian_report(model, x), "generic": generic}
+    if baseline is not None:
+        calls["baseline"] = lambda: baseline(model, x)
+    publics, round_seconds = screened(public_methods(model, x))
+    calls |= publics | {"forward": lambda: model(x)}
+    # ours and the forward pass take about as long as one more public method
+    repeats = max(3, min(301, round(seconds / (1.5 * round_seconds))))
+    times = medians(calls, repeats)
+    return {
+        "case": case.title,
+        "method": report.method,
+        "generic_method": generic_report.method,
+        "chunk": report.chunk,
+        "repeats": repeats,
+        "deviation": float((report.jacobian - exact).abs().max() / exact.abs().max()),
+        "generic_deviation": float((generic_report.jacobian - exact).abs().max() / exact.abs().max()),
+        "ms": times,
+    }
+
+
+def judged(case: Case, record: dict[str, Any], ours: str) -> dict[str, Any]:
+    """Return the figures of one version of ours ("native" or "generic") and whether each meets its bound."""
+    times = record["ms"]
+    publics = {name: value for name, value in times.items() if name not in ("native", "generic", "baseline", "forward")}
+    best = min(publics, key=lambda name: publics[name])
+    reference = times.get("baseline", times["generic"])
+    row = {
+        "passes": times[ours] / times["forward"],
+        "best_public": best,
+        "gain": publics[best] / times[ours],
+        "slowdown": times[ours] / reference,
+        "overhead_ms": times[ours] - publics[best],
+    }
+    met = {"slowdown": row["slowdown"] <= MOST_SLOWDOWN}
+    if case.images == 1:
+        met["overhead_ms"] = row["overhead_ms"] <= MOST_OVERHEAD
+    if case.most_passes is not None and ours == "native":
+        met["passes"] = row["passes"] <= case.most_passes
+    if case.least_gain is not None and ours == "native":
+        met["gain"] = row["gain"] >= case.least_gain
+    return row | {"met": met}
+
+
+def table(cases: list[Case], records: list[dict[str, Any]], ours: str) -> str:
+    """Format the figures of one version of ours as a table in Markdown."""
+    head = (
+        "Case, images|Method|ms|forward passes|bound (aim)|× best public|bound (aim)|best public|× before|ms over best"
+    )
+    lines = [f"| {head.replace('|', ' | ')} | |", "|---" * 11 + "|"]
+    for case, record in zip(cases, records, strict=True):
+        row = record[f"{ours}_figures"]
+        is_bounded = ours == "native"
+        passes = _bound("≤", case.most_passes, case.aimed_passes) if is_bounded else ""
+        gain = _bound("≥", case.least_gain, case.aimed_gain) if is_bounded else ""
+        over = f"{row['overhead_ms']:+.2f}" if case.images == 1 else ""
+        missed = [name.removesuffix("_ms") for name, is_met in row["met"].items() if not is_met]
+        lines.append(
+            f"| {case.title} | {record['method' if is_bounded else 'generic_method']} | {record['ms'][ours]:.2f} "
+            f"| {row['passes']:.2f} | {passes} | {row['gain']:.2f} | {gain} | {row['best_public']} "
+            f"| {1 / row['slowdown']:.2f} | {over} | {'missed: ' + ', '.join(missed) if missed else 'met'} |"
+        )
+    return "\n".join(lines)
+
+
+def _bound(sign: str, bound: float | None, aim: float | None) -> str:
+    if bound is None:
+        return ""
+    return f"{sign} {bound:g}" + ("" if aim is None else f" ({aim:g})")
+
+
+def added_memory(case: Case, *, native: bool) -> dict[str, float]:
+    """Return the peak memory that a Jacobian adds, and the size of its output, in MB, measured in a new process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PELLUCID_NATIVE": "1" if native else "0"}
+    command = [sys.executable, __file__, "--memory", case.title]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def measure_memory(title: str) -> dict[str, float]:
+    """Measure the memory in this process, after a first Jacobian of one image."""
+    torch.set_num_threads(1)
+    model, x = next(case for case in CASES if case.title == title).problem()
+    jacobian_report(model, x[:1])
+    before = peak_memory()
+    report = jacobian_report(model, x)
+    size = report.jacobian.numel() * report.jacobian.element_size() / 2**20
+    return {"method": report.method, "added": peak_memory() - before, "output": size}  # type: ignore[dict-item]
+
+
+def peak_memory() -> float:
+    """Return the peak memory of this program in MB. `ru_maxrss` would include the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def accuracy() -> dict[str, float]:
@@ -279,43 +316,61 @@ def accuracy() -> dict[str, float]:
     return {"float64": float((double - truth).abs().max()), "float32": float((single - truth).abs().max())}
 
 
-def main() -> None:
-    """Run all cases and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> bool:
+    """Measure everything, print the tables, write the record, and return True if all bounds are met."""
     torch.set_num_threads(1)
-    record: dict[str, object] = {"torch": torch.__version__, "memory": memory()}
-    torch.manual_seed(0)
-    cases: list[tuple[str, nn.Module, Tensor]] = []
-    for batch in (1, 64, 256):
-        cases += [
-            (f"CNN, {batch}", cnn(), torch.rand(batch, 1, 28, 28)),
-            (f"MLP, {batch}", mlp(), torch.rand(batch, 1, 28, 28)),
-        ]
-    cases += [("VGG-like, 16", vgg(), torch.rand(16, 3, 64, 64))]
-    cases += [("ResNet-18, 16", resnet(), torch.rand(16, 3, 64, 64))]
-    trained = regression()
-    cases += [("regression, 1", trained, torch.rand(1, 4)), ("regression, 256", trained, torch.rand(256, 4))]
-    if SHARED.is_dir():
-        model, arrays = augnet()
-        cases.append(("aug-net, 1", model.float(), arrays["input"].float()))
+    cases = [case for case in CASES if case.is_quick or not options.quick]
+    cases = [case for case in cases if not options.only or re.search(options.only, case.title)]
+    baseline = other_version(options.baseline.resolve()) if options.baseline else None
+    record: dict[str, Any] = {"torch": torch.__version__, "load": os.getloadavg(), "repeats_of": options.seconds}
+    try:
+        record["library"] = pellucid.build_native().name
+    except pellucid.PellucidError as error:
+        print(f"no native kernel: {error}", file=sys.stderr)
+    record["memory"] = {
+        f"{case.title}, {'native' if native else 'generic'}": added_memory(case, native=native)
+        for case in cases
+        if case.measures_memory
+        for native in (True, False)
+    }
+    records = []
+    for case in cases:
+        row = measure(case, 2 if options.quick else options.seconds, baseline)
+        row |= {f"{ours}_figures": judged(case, row, ours) for ours in ("native", "generic")}
+        records.append(row)
+        print(f"{case.title}: {json.dumps(row['native_figures'])}", file=sys.stderr, flush=True)
+    record["cases"] = records
+    if SHARED.is_dir() and not options.quick:
         record["augnet_deviation"] = accuracy()
-    rows = []
-    print(
-        "| Case, images | Method | ms | best other, ms | forward passes | × vmap(jacrev) | × best chunk | × loop "
-        "| × is_grads_batched | bound |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    for name, model, x in cases:
-        few, many = (3, 41) if options.quick else (7, 101)
-        rows.append(measure(name, model, x, many if takes_milliseconds(model, x) else few))
-    record["cases"] = rows
-    record["ways"] = ways(3 if options.quick else 9)
-    for key in ("memory", "augnet_deviation", "ways"):
-        print(key, record.get(key))
+    record["load_after"] = os.getloadavg()
+    print(f"With the native kernel:\n\n{table(cases, records, 'native')}\n")
+    print(f"Without it:\n\n{table(cases, records, 'generic')}\n")
+    print("| Peak memory, MB | added | output | bound | |\n|---|---|---|---|---|")
+    is_small = True
+    for name, memory in record["memory"].items():
+        bound = memory["output"] + MOST_MEMORY
+        is_small &= memory["added"] <= bound
+        state = "met" if memory["added"] <= bound else "missed"
+        print(f"| {name} | {memory['added']:.0f} | {memory['output']:.0f} | ≤ {bound:.0f} | {state} |")
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "jacobian.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return is_small and all(all(row["native_figures"]["met"].values()) for row in records)
+
+
+def main() -> None:
+    """Parse the arguments, run, and exit with 1 if a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and repeats, under two minutes")
+    parser.add_argument("--only", help="cases whose title matches this regular expression, such as 'CNN, 64'")
+    parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds per case")
+    parser.add_argument("--baseline", type=Path, metavar="SRC", help="source folder of an earlier version")
+    parser.add_argument("--memory", metavar="CASE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        print(json.dumps(measure_memory(options.memory)))
+        return
+    raise SystemExit(not run(options))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_random_states_drawn_from_by_the_model_are_restored(build: Callable[[], 
     model = build()
 
     def look() -> None:
-        with frozen(model, only_model_draws=True):
+        with frozen(model, draws="torch"):
             model(torch.rand(3, 1, 2, requires_grad=True)).sum().backward()
             if fails:
                 raise ZeroDivisionError
@@ -132,7 +132,7 @@ def test_random_states_drawn_from_by_global_hooks_are_restored() -> None:
     model, before = nn.Linear(2, 2), everything_random()
     handle = nn.modules.module.register_module_forward_hook(draw)
     try:
-        with frozen(model, only_model_draws=True):
+        with frozen(model, draws="torch"):
             model(torch.rand(3, 2))
     finally:
         handle.remove()

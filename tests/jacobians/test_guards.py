@@ -145,3 +145,21 @@ def test_a_replaced_forward_is_checked_again() -> None:
     model[1].forward = lambda values: values - values.mean(0)
     with pytest.raises(ShapeError, match="mixes the images of a batch"):
         jacobian_report(model, x)
+
+
+def test_known_layers_that_work_in_place_leave_the_input_unchanged() -> None:
+    model, x = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), torch.randn(1, 4)
+    before = x.clone()
+    for _ in range(2):
+        torch.testing.assert_close(jacobian(model, x)[0], model[1].weight * (x > 0))
+    assert torch.equal(x, before)
+
+
+def test_known_layers_keep_the_random_state_and_the_mode() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.RReLU(), nn.Dropout(), nn.Linear(3, 2)).train(), torch.randn(1, 4)
+    state = torch.get_rng_state()
+    first = jacobian(model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model[1].training
+    assert model[0].weight.requires_grad
+    assert torch.equal(jacobian(model, x), first)

@@ -2,11 +2,11 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +45,22 @@ __all__ = [
 
 
 @contextmanager
-def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.Module]:
+def frozen(
+    model: nn.Module,
+    *,
+    draws: Literal["all", "torch", "nothing"] = "all",
+    modules: Sequence[nn.Module] | None = None,
+) -> Iterator[nn.Module]:
     """Put the model in eval mode without parameter gradients; restore its exact state on exit, also after an exception.
 
     Restores the mode of every submodule, `requires_grad` and `.grad` of every parameter, every buffer (a forward pass
     may update one, such as a counter or running mean), and the global random states. Weights and buffers created in
-    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. `only_model_draws`
-    states that nothing else in the body draws random numbers, which saves time for models that consist of torch's own
-    layers. Holds the lock of `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
+    inference mode, for which torch computes no derivatives, are replaced by copies in the meantime. Holds the lock of
+    `pellucid.core.isolation` throughout, so that no other thread sees the frozen model.
+
+    Two arguments save time: `draws` states what may draw random numbers in the body, "torch" for nothing but the model
+    itself, which draws only from torch's state if it consists of torch's own layers; and `modules` is the result of
+    `modules_of(model)`.
 
     >>> layer = torch.nn.Dropout(0.5)
     >>> with frozen(layer):
@@ -62,12 +70,18 @@ def frozen(model: nn.Module, *, only_model_draws: bool = False) -> Iterator[nn.M
     True
     """
     with exclusive():
-        modules = modules_of(model)
-        loaned = _usable(modules)
+        modules = modules_of(model) if modules is None else modules
+        loaned: list[tuple[nn.Module, str, Tensor]] = []
         modes, parameters, buffers = _remember(modules)
-        is_torch_alone = only_model_draws and runs_torch_alone(modules)
+        tensors = [parameter for parameter, _, _ in parameters] + [buffer for _, _, buffer, _ in buffers]
+        if any(tensor.is_inference() for tensor in tensors):
+            loaned = _usable(modules)
+            modes, parameters, buffers = _remember(modules)
+        random_state: AbstractContextManager[object] = nullcontext()
+        if draws != "nothing":
+            random_state = preserved_random_state(torch_alone=draws == "torch" and runs_torch_alone(modules))
         try:
-            with preserved_random_state(torch_alone=is_torch_alone), _unoptimized(modules):
+            with random_state, _unoptimized(modules):
                 if any(training for _, training in modes):  # model.eval() alone can cost more than a small forward pass
                     set_eval(model)
                 for parameter, requires_grad, _ in parameters:

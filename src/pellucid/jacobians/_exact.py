@@ -82,7 +82,8 @@ def with_exact_masks(plan: Plan) -> Plan:
     if not is_single_float32 or "fourier" not in plan.layout.swapped or not isinstance(problem.model, nn.Module):
         return plan
     # others, such as a sort, may compare values that are equal in exact arithmetic but not after an FFT
-    if not all(OPERATIONS.named(name).is_smooth for name in kernels.operations - PLUMBING):
+    operations = kernels.operations if kernels is not None else set()
+    if not all(OPERATIONS.named(name).is_smooth for name in operations - PLUMBING):
         return plan
     exact = ExactMasks()
     try:
@@ -97,7 +98,8 @@ def doubled(problem: Problem) -> Problem:
     """Return the problem with the model and inputs in float64. Raises `ModelError` if the model cannot be copied."""
     assert isinstance(problem.model, nn.Module)
     double = DoubleModel(problem.model)
-    return replace(problem, model=double, inputs=tuple(double.prepare(tensor) for tensor in problem.inputs))
+    inputs = tuple(double.prepare(tensor) for tensor in problem.inputs)
+    return replace(problem, model=double, inputs=inputs, modules=())
 
 
 def _first_of_the_largest(

@@ -22,7 +22,7 @@ from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
 from pellucid.jacobians._missing import WAY_OUT, check_rows
 from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
-from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_count, untouched
+from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_count
 
 __all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
 
@@ -155,7 +155,7 @@ def jacobian_report(
             check_finite(problem.inputs, None, rows)
             return JacobianReport(_arrange_like(x, problem, rows), method, size, forwards, 0, perf_counter() - started)
         try:
-            with problem.explained_errors(), untouched(model):
+            with problem.explained_errors(), problem.untouched():
                 schedule, rows, passes = _compute(problem, method, chunk)
         except RuntimeError as error:
             raise missing_derivative(error, WAY_OUT) or error from error
@@ -234,7 +234,8 @@ def _fill(schedule: _Schedule) -> tuple[tuple[Tensor, ...], int]:
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
-        part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
+        rows_of_part = tuple(row[start:stop] for row in rows)
+        part = Part(plan, problem.part(start, stop), rows_of_part, is_first=start == 0)
         passes = max(passes, _rows_of(part, schedule, start)[1])
     return rows, passes
 
@@ -244,7 +245,7 @@ def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Ten
     plan = part.plan
     if plan.problem.batch == 1 and plan.first:  # the plan has run this image already
         part.leaves, part.flat = plan.first
-    with plan.kernels if schedule.swaps else nullcontext():
+    with plan.kernels if schedule.swaps and plan.kernels else nullcontext():
         passes = ALGORITHMS[schedule.name].run(part)
     inputs = plan.problem.inputs if first == 0 else ()  # all inputs are checked together with the first chunk
     rows = part.rows

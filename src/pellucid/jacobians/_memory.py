@@ -9,6 +9,7 @@ from typing import Any
 from weakref import ref
 
 from pellucid.jacobians._exact import ExactMasks, doubled
+from pellucid.jacobians._kernels import KernelSwap
 from pellucid.jacobians._plan import Layout, Plan, Signature
 from pellucid.jacobians._problem import Problem
 
@@ -33,7 +34,8 @@ def recall(problem: Problem, chunk: int | None) -> Plan | None:
     layout, wanted, signature, is_quiet = entry
     if "double" in layout.swapped:
         return Plan(doubled(problem), layout, wanted, None, signature, is_quiet, ExactMasks())
-    return Plan(problem, layout, wanted, None, signature, is_quiet)
+    kernels = KernelSwap() if layout.swapped or layout.swapped_in_batches else None
+    return Plan(problem, layout, wanted, None, signature, is_quiet, kernels)
 
 
 def remember(problem: Problem, plan: Plan, chunk: int | None) -> None:

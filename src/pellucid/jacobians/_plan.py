@@ -1,6 +1,7 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -78,7 +79,8 @@ class Plan:
     """Signature of the first chunk's forward pass; None if not known yet."""
     is_quiet: bool = False
     """True if folding is known to emit no warnings."""
-    kernels: KernelSwap = field(default_factory=KernelSwap, repr=False)
+    kernels: KernelSwap | None = None
+    """Runs the convolutions; None if no convolution is replaced."""
     packed: dict[tuple[object, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     """Weights as rearranged for the native kernel, shared by the chunks of a call."""
 
@@ -87,7 +89,7 @@ class Plan:
         layout = self.layout
         return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
 
-    @property
+    @cached_property
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 from typing import Any
 
@@ -22,7 +22,7 @@ from pellucid.engine.model import check_model, frozen, modules_of, runs_torch_al
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.outputs import Chooser, check_chooser, choose_output
 
-__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "dtype_for", "untouched"]
+__all__ = ["Inputs", "Model", "Outputs", "Problem", "check_count", "untouched"]
 
 Model = nn.Module | ExportedProgram | Callable[..., Any]
 """A module, or any function of tensors."""
@@ -48,6 +48,8 @@ class Problem:
     """Indices into the flattened outputs; None for all."""
     several: Several | None = None
     """Structure of several inputs; None for a single one."""
+    modules: Sequence[nn.Module] = ()
+    """The model and all its submodules, listed once per call; empty for a function."""
 
     @classmethod
     def of(cls, model: Model, x: Any, outputs: Outputs) -> "Problem":
@@ -67,9 +69,11 @@ class Problem:
             raise ShapeError(
                 "x contains only integers, which have no derivative. Pass floats, such as embedded tokens."
             )
-        dtype = dtype_for(model)
+        module = _module_of(model)
+        modules = [] if module is None else modules_of(module)
+        dtype = _dtype_of(modules)
         inputs = tuple([_as_input(tensor, dtype) for tensor in tensors])
-        return cls(model, inputs, *_selection(outputs), several)
+        return cls(model, inputs, *_selection(outputs), several, modules)
 
     @property
     def batch(self) -> int:
@@ -95,8 +99,15 @@ class Problem:
         model = self.model
         if not isinstance(model, nn.Module) or self.several or any(tensor.ndim < 2 for tensor in self.inputs):
             return None
-        described = _describe(model)
-        return described if described and runs_torch_alone(modules_of(model)) else None
+        described: list[object] = []
+        return tuple(described) if _describe(model, described) and runs_torch_alone(self.modules) else None
+
+    @cached_property
+    def _writes_to_inputs(self) -> bool:
+        """False for known layers without any that works in place; True if it is not known."""
+        if not self.known_layers:
+            return True
+        return any(vars(module).get("inplace", False) for module in self.modules)
 
     def part(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Return the inputs of images `start` to `stop`, the floating-point ones as leaves that require gradients."""
@@ -105,17 +116,25 @@ class Problem:
 
     def call(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the chosen output (batch, …)."""
-        # copies, because the model may modify its inputs in place
-        copies = [tensor.clone() for tensor in inputs]
+        # copies, if the model may modify its inputs in place
+        safe = [tensor.clone() for tensor in inputs] if self._writes_to_inputs else inputs
         if self.known_layers:  # they contain no normalization, so `SoundNorms` is unnecessary
-            return self.chosen(self.run(copies), inputs)
+            return self.chosen(self.run(safe), inputs)
         with SoundNorms(self.model):
-            returned = self.run(copies)
+            returned = self.run(safe)
         return self.chosen(returned, inputs)
 
     def run(self, inputs: Sequence[Tensor]) -> Any:
         """Call the model on its inputs."""
         return self.model(*inputs) if self.several is None else self.several.call(self.model, inputs)
+
+    def untouched(self) -> AbstractContextManager[object]:
+        """Run the model in eval mode without parameter gradients, then restore it and the random state."""
+        if self.known_layers is None:
+            return untouched(self.model)
+        # known layers are no wrappers, their weights are plain parameters, and in eval mode they draw nothing
+        assert isinstance(self.model, nn.Module)
+        return frozen(self.model, draws="nothing", modules=self.modules)
 
     @contextmanager
     def explained_errors(self) -> Iterator[None]:
@@ -193,29 +212,36 @@ def _as_indices(indices: Any) -> tuple[int, ...]:
     return tuple(int(index) for index in listed)
 
 
-def _describe(module: nn.Module) -> tuple[object, ...] | None:
-    """Describe a layer, or a sequence of layers, that cannot mix the first axis of (batch, feature, …); None otherwise.
+def _describe(module: nn.Module, described: list[object]) -> bool:
+    """Describe the layers of a model that cannot mix the first axis of (batch, feature, …); False for any other model.
 
     Convolutions are excluded: they treat an input with one axis too few as a single image.
     """
-    kind, own = type(module), module.__dict__  # faster than `nn.Module.__getattr__`
-    if kind.__module__.startswith("torch.nn.modules.") and _acts_elementwise(kind.__name__):
-        return (kind,)
+    kind: Any = type(module)
+    own = module.__dict__  # faster than `nn.Module.__getattr__`
+    described.append(kind)
+    if kind is nn.Sequential:
+        return all(part is None or _describe(part, described) for part in own["_modules"].values())
+    # exact types, because a subclass may override what its operations do
+    if any(type(tensor) is not nn.Parameter for tensor in own["_parameters"].values() if tensor is not None):
+        return False
     if kind is nn.Linear:
         weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
-        # an exact type, because a subclass may override what its operations do
-        return (kind, weight.shape, bias is None) if type(weight) is nn.Parameter else None
-    if kind is nn.Sequential:
-        parts = [_describe(part) for part in own["_modules"].values() if part is not None]
-        return None if None in parts else (kind, *parts)
-    # a `Flatten` from axis 0 would merge the images
-    return (kind, own["start_dim"], own["end_dim"]) if kind is nn.Flatten and own["start_dim"] >= 1 else None
+        described += (None if weight is None else weight.shape, bias is None)
+        return weight is not None
+    if kind is nn.Flatten:  # from axis 0, it would merge the images
+        described += (own["start_dim"], own["end_dim"])
+        return bool(own["start_dim"] >= 1)
+    return _acts_elementwise(kind)
 
 
-def _acts_elementwise(layer: str) -> bool:
-    """True if one of torch's layers acts on each value independently in eval mode."""
-    traits = OPERATIONS.named(layer)
-    return layer in ("Identity", "Dropout") or (traits.family == "activation" and traits.is_elementwise)
+@cache
+def _acts_elementwise(kind: type[nn.Module]) -> bool:
+    """True for a layer of torch's own that acts on each value independently in eval mode."""
+    if not kind.__module__.startswith("torch.nn.modules."):
+        return False
+    traits = OPERATIONS.named(kind.__name__)
+    return kind in (nn.Identity, nn.Dropout) or (traits.family == "activation" and traits.is_elementwise)
 
 
 def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -227,16 +253,15 @@ def _as_input(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach() if dtype in (None, tensor.dtype) else tensor.detach().to(dtype)
 
 
-def dtype_for(model: Model) -> torch.dtype | None:
-    """Return the dtype of a module's first floating-point parameter or buffer; None (keep the input's) without any."""
-    module = _module_of(model)
-    if module is None:
-        return None
-    for part in modules_of(module):
-        for parameter in part._parameters.values():
-            if parameter is not None and parameter.is_floating_point():
-                return parameter.dtype
-    return next((buffer.dtype for buffer in module.buffers() if buffer.is_floating_point()), None)
+def _dtype_of(modules: Sequence[nn.Module]) -> torch.dtype | None:
+    """Return the dtype of the first floating-point parameter, or else buffer; None (keep the input's) without any."""
+    for store in ("_parameters", "_buffers"):
+        for module in modules:
+            for tensor in vars(module)[store].values():
+                if tensor is not None and tensor.is_floating_point():
+                    dtype: torch.dtype = tensor.dtype
+                    return dtype
+    return None
 
 
 def untouched(model: Model) -> AbstractContextManager[object]:
@@ -244,7 +269,7 @@ def untouched(model: Model) -> AbstractContextManager[object]:
     module = _module_of(_inside(model))
     if module is not None:
         check_model(module, "derivatives")
-    return preserved_random_state() if module is None else frozen(module, only_model_draws=module is model)
+    return preserved_random_state() if module is None else frozen(module, draws="torch" if module is model else "all")
 
 
 def _inside(model: Model) -> Model:

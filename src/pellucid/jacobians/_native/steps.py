@@ -83,10 +83,12 @@ def _batch_norm(node: Any, images: Images) -> Steps:
 
 def constant(factor: Tensor | float, shape: tuple[int, ...], images: Images) -> Steps:
     """Return the steps that multiply a value of this shape by a constant, broadcast like torch does."""
-    if not isinstance(factor, Tensor):
-        factor = torch.tensor(float(factor), dtype=images.dtype, device="cpu")
-    if factor.is_complex():
+    if isinstance(factor, Tensor) and factor.is_complex():
         raise Unsupported("complex numbers")
+    # autograd stores a Python number as a tensor that dispatch modes cannot handle; reading it is no operation for them
+    number = factor.tolist() if isinstance(factor, Tensor) and factor.ndim == 0 else factor
+    if not isinstance(number, Tensor):
+        factor = torch.tensor(float(number), dtype=images.dtype, device="cpu")
     factor = images.data(factor.to(images.dtype))
     if factor.numel() == 1:
         return [Step("scale", factor.reshape(1), 0, 1, 1)]
@@ -126,7 +128,10 @@ def _mul(node: Any, images: Images) -> Steps:
 def _div(node: Any, images: Images) -> Steps:
     if node.next_functions[0][0] is None:
         raise Unsupported("DivBackward0 by a value of the input")
-    return _scaled(node, images, node._saved_other.to(images.dtype).reciprocal(), 0)
+    divisor = node._saved_other
+    if divisor.ndim == 0:  # a new tensor, because autograd's own of a Python number computes in float32
+        divisor = torch.tensor(divisor.tolist(), dtype=torch.float64, device="cpu")
+    return _scaled(node, images, divisor.reciprocal(), 0)
 
 
 def _plus(node: Any, images: Images) -> Steps:
