@@ -88,3 +88,14 @@ def test_a_changed_model_is_planned_again() -> None:
     report = jacobian_report(model, X)
     torch.testing.assert_close(report.jacobian, reference(model, X), rtol=1e-10, atol=1e-14)
     assert report.backwards == 8
+
+
+def test_repeated_outputs_of_a_network_whose_cut_is_its_output() -> None:
+    """Autograd returns the cotangent itself as the derivative of the outputs by the cut."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x = torch.rand(2, 9, dtype=torch.float64)
+    outputs = [0, 0, 1, 0, 2, 2]
+    report = jacobian_report(model, x, outputs)
+    assert report.method == "cut"
+    torch.testing.assert_close(report.jacobian, reference(model, x)[:, outputs], rtol=1e-9, atol=1e-12)

@@ -169,6 +169,15 @@ def test_warnings_about_missing_batching_rules_are_suppressed() -> None:
             assert len(caught) == expected
 
 
+@pytest.mark.parametrize("model", [Switched(), nn.Linear(6, 2).double()], ids=["module", "known layer"])
+def test_copies_of_one_image_that_share_memory(model: nn.Module) -> None:
+    """Every chunk then begins at the address of the first one."""
+    images = X[:1].expand(5, 6)
+    for _ in range(2):
+        result = jacobian(model, images, chunk=2)
+        torch.testing.assert_close(result, reference(model, images))
+
+
 def test_chunks_are_nearly_equal() -> None:
     wide = nn.Sequential(nn.Linear(6, 1000), nn.Linear(1000, 2)).double()
     with patch("pellucid.jacobians._plan.LARGEST_BYTES", 3 * 8000):

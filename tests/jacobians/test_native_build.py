@@ -317,8 +317,10 @@ def test_an_unwritable_folder(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PELLUCID_CACHE", str(machine.source))  # a file
-    with pytest.raises(BuildError, match="PELLUCID_CACHE"):
+    with pytest.raises(BuildError, match="cannot be written to .*Not a directory.*PELLUCID_CACHE"):
         pellucid.build_native()
+    assert build.library_for(SMALL) is None
+    assert warnings(caplog) == []
     assert build.library_for(LARGE) is None
     assert len(warnings(caplog)) == 1
     monkeypatch.setenv("PELLUCID_CACHE", str(machine.folder / "cache"))
@@ -326,6 +328,14 @@ def test_an_unwritable_folder(
     with pytest.raises(BuildError, match=r"cannot be written to .*native: Read-only file system"):
         pellucid.build_native()
     assert machine.calls() == []
+
+
+def test_a_missing_source(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    pellucid.build_native()
+    machine.source.unlink()
+    machine.restart()
+    assert build.library() is None
+    assert "kernel.cpp cannot be read: No such file or directory; reinstall pellucid." in warnings(caplog)[0]
 
 
 def test_a_file_system_without_locks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,14 @@ def test_compiler_that_fails_is_reported_in_one_line(forks, compile_with, store,
     assert recorded(store) == "generic"
 
 
+def test_wrong_compiler_is_reported(store, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CXX", "g++ -O3")
+    with Kernel(store, None, builds=True) as kernel:
+        assert not kernel.is_native()
+    assert "CXX" in capsys.readouterr().out
+    assert recorded(store) == "generic"
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():

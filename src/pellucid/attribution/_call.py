@@ -1,6 +1,7 @@
 """One call of an analyzer: the inputs in batches or one by one, and the outcomes joined again."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,10 +39,12 @@ class Call:
             # A custom score may depend on the whole batch, so the batch is not split for it.
             is_whole = self.question.targets[0].score is not None
             size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
+            is_all = self.question.targets[0].is_all
             # One image is enough to count the classes.
             self._expand(x[:1])
             starts = range(0, len(x), size)
-            return _joined([self._explain_batch(slice(n, min(n + size, len(x)))) for n in starts])
+            with self._announced() if is_all else nullcontext():
+                return _joined([self._explain_batch(slice(n, min(n + size, len(x)))) for n in starts])
 
     def one_by_one(self, hold: Callable[[int], None]) -> list[Outcome]:
         """Explain the inputs one at a time; `hold` prepares the model for each of them, by its index."""
@@ -52,6 +55,13 @@ class Call:
                 self._expand(self.x[n : n + 1])
                 singles.append(self._explain(slice(n, n + 1)))
         return self._joined_singles(singles)
+
+    def _announced(self) -> AbstractContextManager[None]:
+        """Announce the number of gradients of each class, by which compiling the native kernel pays off or not."""
+        # imported here, because most explanations are of one class
+        from pellucid.jacobians._native.job import expected_images
+
+        return expected_images(len(self.x) * self.method.gradients_per_image)
 
     def _expand(self, first: Tensor) -> None:
         """Replace the target "all" by one target per class; `first` is a single example."""

@@ -62,6 +62,11 @@ class Attribution(Options):
         return max(1, self.images_at_once) * (2 if images[0].numel() <= _SMALL_IMAGE else 1)
 
     @property
+    def gradients_per_image(self) -> int:
+        """Number of points at which the gradient of a class is computed."""
+        return 1
+
+    @property
     def is_ready(self) -> bool:
         """True if the method can explain: it is fitted, or needs no fit."""
         return not self.needs_fit

@@ -1,16 +1,16 @@
 """Distinguish scores whose gradient is missing from scores whose gradient is zero."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
+from pellucid.attribution._target import Target, rows_of
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.engine.derivatives import WAY_OUT, derivatives, listed, unseen_changes, zero_rows
 
-__all__ = ["MissingGradient", "check_gradients", "gradient_of"]
+__all__ = ["MissingGradient", "check_gradients", "gradient_of", "gradients_of"]
 
 
 class MissingGradient(UnsupportedOperation):
@@ -42,6 +42,23 @@ def gradient_of(score: Tensor, leaf: Tensor, *, is_kept: bool = False) -> Tensor
     slope = derivatives(score, [leaf], way_out=WAY_OUT, retain_graph=is_kept)[0]
     assert slope is not None
     return slope
+
+
+def gradients_of(subject: Subject, logits: Tensor, leaf: Tensor, targets: Sequence[Target]) -> Iterator[Tensor]:
+    """Yield ∂ score / ∂ leaf of each target; the last one frees the graph of the logits.
+
+    Raises `UnsupportedOperation` if autograd has no derivative.
+    """
+    is_all = len(targets) > 1 and [target.index for target in targets] == list(range(rows_of(logits).shape[1]))
+    if is_all and not subject.has_hooks:
+        # imported here, because most explanations are of one class
+        from pellucid.jacobians._classes import class_gradients
+
+        yield from class_gradients(rows_of(logits), leaf, WAY_OUT)
+        return
+    for number, target in enumerate(targets, start=1):
+        # The gradient of the sum over the images is the gradient of each image.
+        yield gradient_of(target.scores(logits).sum(), leaf, is_kept=number < len(targets))
 
 
 def check_gradients(

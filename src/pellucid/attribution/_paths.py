@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pellucid.attribution._missing import check_gradients, gradient_of
+from pellucid.attribution._missing import check_gradients, gradients_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 
@@ -43,10 +43,7 @@ class Gradients:
         ).requires_grad_()
         self._last, self._is_checked = point, False
         logits = self._subject.logits(point)
-        last = len(self._targets) - 1
-        for number, target in enumerate(self._targets):
-            # The gradient of the sum over the images is the gradient of each image; the last target frees the graph.
-            slope = gradient_of(target.scores(logits).sum(), point, is_kept=number < last)
+        for number, slope in enumerate(gradients_of(self._subject, logits, point, self._targets)):
             self._sums[number].add_(slope, alpha=weight)
             if self._squares:
                 self._squares[number] += slope.square() * weight

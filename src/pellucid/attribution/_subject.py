@@ -73,6 +73,8 @@ class Subject:
     _fingerprint: str | None = None
     layers: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """Cache of the layers found for class activation maps."""
+    has_hooks: bool = False
+    """True if a forward pass has put a hook on a tensor, which changes gradients in ways that their graph hides."""
     _saw_batch_statistics: bool = False
     _precision: torch.dtype = torch.float64
     """The lowest precision of any value of a plain forward pass in float64."""
@@ -185,6 +187,7 @@ class Subject:
         self._saw_batch_statistics = self._saw_batch_statistics or watch.saw_batch_statistics
         if watch.saw_cast:
             self._precision = torch.float32
+        self.has_hooks = self.has_hooks or watch.saw_hook
 
     def settle(self, images: Tensor) -> None:
         """Raise `UnsupportedOperation` if a batch norm uses batch statistics of a value that depends on the images.
@@ -373,6 +376,8 @@ class _PlainPass(TorchFunctionMode):
         self._model = model
         self.saw_batch_statistics = False
         """True if a batch norm used batch statistics of a value without a gradient."""
+        self.saw_hook = False
+        """True if a tensor got a hook, which sees and may change its gradient."""
         self.saw_cast = False
         """True if a value was converted from float64 to float32."""
         self.last: tuple[Tensor, Tensor] | None = None
@@ -392,6 +397,7 @@ class _PlainPass(TorchFunctionMode):
                 return normalized
             self.saw_batch_statistics |= uses_batch_statistics(func, args, kwargs or {})
         value = func(*args, **(kwargs or {}))
+        self.saw_hook |= func is Tensor.register_hook
         traits = OPERATIONS.traits(func)
         if traits.takes_template or func in _CASTS:
             self.saw_cast |= value.dtype is torch.float32 and args[0].dtype is torch.float64

@@ -79,6 +79,11 @@ class Target:
         return isinstance(self.request, str)
 
     @property
+    def index(self) -> int | None:
+        """The class requested for all images by its index; None for any other request."""
+        return self.request if type(self.request) is int else None
+
+    @property
     def score(self) -> Score | None:
         """The custom score function, or None."""
         return self.request if callable(self.request) and not isinstance(self.request, Tensor | type) else None
@@ -117,7 +122,7 @@ class Target:
 
     def held(self, outputs: Tensor) -> "Target":
         """Return the target with None replaced by the class predicted here, for use on other images."""
-        if self.score is not None:
+        if self.score is not None or self.index is not None:
             return self
         own, other = self.classes(outputs), self.against(outputs)
         return Target(own if other is None else Contrast(own, other))
@@ -231,7 +236,9 @@ def _some(asked: Classes | None, which: slice | Tensor) -> Classes | None:
     if asked is None:
         return None
     classes = _as_tensor(asked)
-    return classes[which.to(classes.device) if isinstance(which, Tensor) else which] if classes.ndim else classes
+    if not classes.ndim:
+        return asked  # still an index, by which all classes are recognized
+    return classes[which.to(classes.device) if isinstance(which, Tensor) else which]
 
 
 def _classes(asked: Classes | None, rows: Tensor) -> Tensor:

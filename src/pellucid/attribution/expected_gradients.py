@@ -39,6 +39,10 @@ class ExpectedGradients(Attribution):
     seed: int = 0
 
     @property
+    def gradients_per_image(self) -> int:
+        return self.samples
+
+    @property
     def is_ready(self) -> bool:
         return self.references is not None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
 from pellucid.attribution._method import SLOPE
-from pellucid.attribution._missing import check_gradients, gradient_of
+from pellucid.attribution._missing import check_gradients, gradients_of
 
 VARIANTS = ("gradient", "gradient.baseline")
 """Names registered here; the registry reads them without importing this file."""
@@ -24,13 +24,9 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
     # A copy: the caller's tensor must not start to require a gradient.
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)
-    outcomes = []
-    for number, target in enumerate(targets, start=1):
-        is_kept = number < len(targets)  # free the graph with the last target
-        score = target.scores(logits).sum()
-        slope = gradient_of(score, leaf, is_kept=is_kept)
-        outcomes.append(Outcome(slope, logits.detach(), target.classes(logits)))
-    check_gradients(subject, images, targets, [outcome.relevance for outcome in outcomes], logits.detach())
+    gradients, plain = gradients_of(subject, logits, leaf, targets), logits.detach()
+    outcomes = [Outcome(slope, plain, target.classes(plain)) for slope, target in zip(gradients, targets, strict=True)]
+    check_gradients(subject, images, targets, [outcome.relevance for outcome in outcomes], plain)
     return sharing(outcomes)
 
 

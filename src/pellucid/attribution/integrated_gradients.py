@@ -59,6 +59,10 @@ class IntegratedGradients(Attribution):
                 "points. Pass fewer, or quadrature='trapezoid'."
             )
 
+    @property
+    def gradients_per_image(self) -> int:
+        return self.steps
+
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)
         logits, held = subject.predict(images, question.targets)

@@ -38,6 +38,10 @@ class SmoothGrad(Attribution):
     """Noise standard deviation, as a fraction of each image's value range (of each input's, for several inputs)."""
     seed: int = 0
 
+    @property
+    def gradients_per_image(self) -> int:
+        return self.samples
+
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         logits, held = subject.predict(images, question.targets)
         # Relative to each image's range, so that the noise looks alike for dark and bright images.

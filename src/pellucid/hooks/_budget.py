@@ -18,6 +18,7 @@ from pellucid.core.isolation import isolated
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.hooks._hook import Scene
 from pellucid.jacobians import jacobian
+from pellucid.jacobians._native.decision import decided
 
 __all__ = ["SHARES", "TOO_EXPENSIVE", "Allowance", "price_of_jacobian"]
 
@@ -100,7 +101,8 @@ class Allowance:
 
         forward, counter = self._forward, FlopCounterMode(display=False)
         try:
-            with counter:
+            # the native kernel's FLOPs cannot be counted, and what a budget covers must not depend on a compiler
+            with counter, decided(lambda: False):
                 yield
         finally:
             # a model without matrix products has no FLOPs to count, and nothing to limit

@@ -62,8 +62,7 @@ class JacobianMaps(Hook):
         if not indices:
             yield left_out(scene, "the budget (--budget) does not cover the Jacobian of one image.")
             return
-        with allowance.spending():
-            maps, numbers = self._compute(scene, indices, drawn)
+        maps, numbers = self._compute(scene, indices, drawn)
         shown = maps.numpy()[:, [numbers["jacobian_classes"].index(label) for label in drawn]].sum(2, keepdims=True)
         numbers["scale_limit"] = scale_limit(shown)
         title = f"{scene.title}: Jacobian of the logits"

@@ -5,6 +5,7 @@
 - `_problem`, `_watch`, `_graph`: what is differentiated, and what its forward pass shows about it
 - `_augment`: a model that also returns its Jacobian; `_check`: the comparison with finite differences
 - `_products`, `_spectrum`, `_class_means`: products with vectors, singular values and averages over classes
+- `_classes`: the gradients of all classes, for attribution methods
 - `_exact`, `_kernels`, `_leading`, `_rows`, `_double`, `_memory`: parts of the algorithms and of their checks
 - `_native/`: a C++ kernel, compiled on this machine
 - `_missing`, `_finite`: errors about derivatives that do not exist and about NaN

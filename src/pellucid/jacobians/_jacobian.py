@@ -234,7 +234,8 @@ def _fill(schedule: _Schedule) -> tuple[tuple[Tensor, ...], int]:
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
-        part = Part(plan, problem.part(start, stop), tuple(row[start:stop] for row in rows))
+        rows_of_part = tuple(row[start:stop] for row in rows)
+        part = Part(plan, problem.part(start, stop), rows_of_part, is_first=start == 0)
         passes = max(passes, _rows_of(part, schedule, start)[1])
     return rows, passes
 

@@ -89,8 +89,8 @@ class Kernel:
         try:
             self._is_open = find_compiler() is not None
             self._reason = "there is no C++ compiler."
-        except BuildError as error:
-            self._reason = str(error)
+        except BuildError as error:  # the environment variable CXX is wrong
+            self._was_begun, self._reason = True, str(error)
         if self._is_open:
             self._was_begun = True
             print_line("Compiling the native Jacobian kernel, once for this machine.")

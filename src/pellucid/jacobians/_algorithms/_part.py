@@ -24,17 +24,13 @@ class Part:
     """Tensors that receive the rows; None to allocate them, if the chunk contains all images."""
     flat: Tensor | None = None
     """The outputs (batch, output) with their graph; None if not computed yet."""
+    is_first: bool = True
+    """True if the chunk begins with the problem's first image."""
 
     @property
     def differentiated(self) -> tuple[Tensor, ...]:
         """Leaves to differentiate with respect to."""
         return tuple(self.leaves[place] for place in self.plan.problem.floats)
-
-    @property
-    def is_first(self) -> bool:
-        """True if the chunk begins with the problem's first image."""
-        # leaves are detached slices of the inputs and share their memory
-        return self.leaves[0].data_ptr() == self.plan.problem.inputs[0].data_ptr()
 
     @property
     def rows(self) -> tuple[Tensor, ...]:

@@ -71,8 +71,8 @@ def _upper_factor(part: Part, flat: Tensor, chunk_cut: Cut) -> Tensor:
         cotangent[:, index] = 1
         # from the output down to the cut only, which is cheap
         (gradient,) = gradients(flat, [chunk_cut.edge], cotangent)
-        columns.append(
-            flat.new_zeros((len(flat), chunk_cut.units)) if gradient is None else gradient.reshape(len(flat), -1)
-        )
+        # a copy, because autograd may return the cotangent itself
+        column = flat.new_zeros((len(flat), chunk_cut.units)) if gradient is None else gradient.clone()
+        columns.append(column.reshape(len(flat), -1))
         cotangent[:, index] = 0
     return torch.stack(columns, 1)

@@ -14,7 +14,7 @@ from pellucid.jacobians._native.job import images_expected
 from pellucid.jacobians._native.run import run_kernel
 from pellucid.jacobians._plan import Plan
 
-__all__ = ["check_native", "native", "pays_native"]
+__all__ = ["check_native", "native", "pays_native", "seconds_without"]
 
 FEWEST = 2
 """Minimum number of outputs for which the kernel pays off."""
@@ -32,8 +32,12 @@ def pays_native(plan: Plan) -> bool:
 def _seconds(plan: Plan) -> float:
     """Estimate the duration of the job without the kernel: a forward and a backward pass cost the same."""
     assert plan.layout.native is not None
-    images = max(images_expected() or 0, plan.problem.batch)
-    return images * plan.layout.native.work * len(plan.wanted) / GENERIC_RATE
+    return seconds_without(plan.problem.batch, plan.layout.native.work, len(plan.wanted))
+
+
+def seconds_without(images: int, work: int, outputs: int) -> float:
+    """Estimate the duration of a job of at least so many images without the kernel, from its work for one image."""
+    return max(images_expected() or 0, images) * work * outputs / GENERIC_RATE
 
 
 def check_native(plan: Plan) -> None:
@@ -50,18 +54,22 @@ def native(part: Part) -> int:
     """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
     plan, flat = part.plan, part.run()
     (leaf,), (rows,) = part.differentiated, part.rows
-    (span, _), library = widest_span(flat, leaf), library_for(_seconds(plan))
-    if span is None or library is None:  # a chunk whose graph differs from that of the first image
-        return loop(part)
-    if span.is_whole:
-        run_kernel(library, span.top, None, leaf, rows, plan.wanted, None, plan.packed)
+    library = library_for(_seconds(plan))
+    assert library is not None
+    assert plan.layout.native is not None
+    if plan.layout.native.is_whole:
+        run_kernel(library, Point(flat.grad_fn, flat.output_nr, 0), None, leaf, rows, plan.wanted, None, plan.packed)
         return 0
+    span, _ = widest_span(flat, leaf)
+    if span is None:  # the graph of this chunk differs from that of the first image
+        return loop(part)
     if span.bottom is None:
         upper = _rows_to(span.top, part, flat)
         run_kernel(library, span.top, None, leaf, rows, (), upper, plan.packed)
         return len(plan.wanted)
     below = span.bottom.node._input_metadata[span.bottom.number].shape
-    upper = flat.new_empty((len(flat), len(plan.wanted), *below[1:]))
+    # the value's first axis may hold several rows per image, such as tokens
+    upper = flat.new_empty((len(flat), len(plan.wanted), torch.Size(below).numel() // len(flat)))
     run_kernel(library, span.top, span.bottom, leaf, upper, plan.wanted, None, plan.packed)
     edge = GradientEdge(span.bottom.node, span.bottom.number)
     for place in range(len(plan.wanted)):
@@ -78,6 +86,8 @@ def _rows_to(point: Point, part: Part, flat: Tensor) -> Tensor:
     for index in part.plan.wanted:
         cotangent[:, index] = 1
         (gradient,) = gradients(flat, [edge], cotangent)
-        rows.append(flat.new_zeros((len(flat), size)) if gradient is None else gradient.reshape(len(flat), size))
+        # a copy, because autograd may return the cotangent itself
+        row = flat.new_zeros((len(flat), size)) if gradient is None else gradient.clone()
+        rows.append(row.reshape(len(flat), size))
         cotangent[:, index] = 0
     return torch.stack(rows, 1)

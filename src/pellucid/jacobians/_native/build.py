@@ -228,19 +228,18 @@ def _in_cache(folder: Path, *, checked: bool) -> Path | None:
     """
     try:
         reason = distrust(folder)
-    except FileNotFoundError:
+    except OSError:  # it does not exist or cannot be read, for example in a container without a home folder
         return None
-    except OSError as error:
-        raise BuildError(
-            f"the folder {folder} cannot be read: {error.strerror or error}. Set PELLUCID_CACHE to another folder."
-        ) from error
     if reason:
         raise BuildError(f"the folder {folder} {reason}. Delete it, or set PELLUCID_CACHE to another folder.")
     return find_library(folder, library_key(_source(), compiler_flags(checked=checked)))
 
 
 def _source() -> bytes:
-    return SOURCE.read_bytes()
+    try:
+        return SOURCE.read_bytes()
+    except OSError as error:
+        raise BuildError(f"{SOURCE} cannot be read: {error.strerror or error}; reinstall pellucid.") from error
 
 
 @contextmanager

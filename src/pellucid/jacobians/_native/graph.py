@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.engine.operations.layers import FastMaxPool
 from pellucid.jacobians._graph import Point, passages
 from pellucid.jacobians._native.operations import OPERATIONS
 from pellucid.jacobians._native.steps import MOVES, PARTIAL, STEPS
@@ -47,6 +48,8 @@ class Program:
 
 def _name(node: Any) -> str:
     """Return the operation's name: "Relu" for `ReluBackward0`. Custom functions have no number, and no entry."""
+    if type(node) is FastMaxPool._backward_cls:  # type: ignore[attr-defined]  # set by the metaclass
+        return "FastMaxPool"
     match = re.fullmatch(r"(\w+?)Backward\d+", type(node).__name__)
     return match[1] if match else ""
 

@@ -107,24 +107,37 @@ struct Edge {
     vector<Step<T>> steps;
 };
 
-// A spatial axis of a convolution: for every place on it, the taps that reach a place on the other side.
+// A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
+// reaches: places first … last, each with the tap `sum` - place. Along an axis without strides all taps form one run.
 struct Axis {
-    vector<int32_t> starts, taps, places;
+    struct Run {
+        int32_t first, last, sum;
+    };
+    vector<Run> runs;
+    vector<int32_t> starts;
 
     // `is_forward`: place * stride - padding + tap * dilation lies on the other side; else the inverse of that.
     Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool is_forward) {
         starts.push_back(0);
         for (int64_t place = 0; place < size; ++place) {
-            for (int64_t tap = 0; tap < kernel; ++tap) {
+            for (int64_t tap = kernel - 1; tap >= 0; --tap) {
                 int64_t at = is_forward ? place * stride - padding + tap * dilation : place + padding - tap * dilation;
                 if (!is_forward && (at < 0 || at % stride)) continue;
                 if (!is_forward) at /= stride;
                 if (at < 0 || at >= other) continue;
-                taps.push_back(static_cast<int32_t>(tap));
-                places.push_back(static_cast<int32_t>(at));
+                const bool is_next = static_cast<int32_t>(runs.size()) > starts.back() && runs.back().last + 1 == at;
+                if (is_next && runs.back().sum == tap + at) ++runs.back().last;
+                else runs.push_back({static_cast<int32_t>(at), static_cast<int32_t>(at), static_cast<int32_t>(tap + at)});
             }
-            starts.push_back(static_cast<int32_t>(taps.size()));
+            starts.push_back(static_cast<int32_t>(runs.size()));
         }
+    }
+
+    // Call `act` with each tap that reaches a place on the other side, and that place.
+    template <class Act>
+    void each(int64_t place, Act act) const {
+        for (int32_t n = starts[place]; n < starts[place + 1]; ++n)
+            for (int32_t at = runs[n].first; at <= runs[n].last; ++at) act(runs[n].sum - at, at);
     }
 };
 
@@ -160,6 +173,7 @@ struct Slot {
 template <class T>
 struct Structure {
     vector<vector<int32_t>> starts, channels;  // by slot: first row of each position, channel of each row
+    vector<vector<int32_t>> offsets;           // by slot, for `gather`: row of the weights, less what depends on the tap
     vector<vector<int32_t>> rows;              // by edge; -1: dropped
     vector<vector<T>> factors;                 // by edge; empty: all 1
 };
@@ -273,11 +287,12 @@ class Runner {
     // Compute the structure of one image; returns the bytes that its values take at most.
     int64_t build(Structure<T>& made, int64_t image) {
         made.starts.resize(slots.size()), made.channels.resize(slots.size());
-        made.rows.resize(edges.size()), made.factors.resize(edges.size());
+        made.rows.resize(edges.size()), made.factors.resize(edges.size()), made.offsets.resize(slots.size());
         int64_t bytes = 0;
         for (const auto& operation : operations) {
             if (operation.slot == 0) seed(made);
             else finish(made, operation.slot);
+            if (operation.kind == GATHER) number_weights(made, operation);
             bytes += made.channels[operation.slot].size() * sizeof(T) * std::min<int64_t>(outputs, MOST_COTANGENTS);
             for (const auto number : operation.edges) {
                 cross(made, edges[number], number, image);
@@ -286,6 +301,19 @@ class Runner {
             }
         }
         return bytes;
+    }
+
+    // A row in column x, with channel c, meets tap t in row (t * channels + c) of the weights. Within a run of places
+    // t + x is constant, so that c - x * channels is all that differs.
+    void number_weights(Structure<T>& made, const Operation<T>& operation) {
+        const auto &starts = made.starts[operation.slot], &channels = made.channels[operation.slot];
+        auto& offsets = made.offsets[operation.slot];
+        offsets.resize(channels.size());
+        int64_t position = 0;
+        for (int64_t y = 0; y < operation.out_height; ++y)
+            for (int64_t x = 0; x < operation.out_width; ++x, ++position)
+                for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
+                    offsets[row] = channels[row] - static_cast<int32_t>(x * operation.out_channels);
     }
 
     // The rows of the outputs: those wanted, or all if their cotangents are given.
@@ -323,8 +351,10 @@ class Runner {
             if (is_first && is_masked) {
                 // done above
             } else if (step.kind == KEEP_POSITIVE) {
-                for (int64_t e = 0; e < edge.size; ++e)
-                    if (row[e] >= 0 && step.values[base + row[e]] <= 0) row[e] = -1;
+                for (int64_t e = 0; e < edge.size; ++e) {
+                    const int32_t element = std::max(row[e], 0);
+                    row[e] = step.values[base + element] <= 0 ? -1 : row[e];
+                }
             } else if (step.kind == TABLE) {
                 for (int64_t e = 0; e < edge.size; ++e)
                     if (row[e] >= 0) row[e] = step.table[row[e]];
@@ -382,37 +412,48 @@ class Runner {
             merge(made, number);
             return;
         }
-        auto rows = view(made.rows[slot.arriving[0]]);
+        const auto rows = view(made.rows[slot.arriving[0]]);
         const int64_t strip = edges[slot.arriving[0]].strip;
-        int64_t total = 0;
-        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1], ++total; });
-        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
         auto& channels = made.channels[number];
-        channels.resize(total);
-        counts.assign(starts.begin(), starts.end());
+        // without branches, which a processor could not predict: dropped elements go to an extra position and an extra row
+        counts.assign(slot.positions + 1, 0);
+        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++view(counts)[position]; });
+        int32_t total = 0;
+        for (int64_t position = 0; position < slot.positions; ++position) {
+            starts[position] = total;
+            total += counts[position];
+            counts[position] = starts[position];
+        }
+        starts[slot.positions] = counts[slot.positions] = total;
+        channels.resize(total + 1);
         each_place(slot, rows, strip, [&](int64_t e, int64_t position, int64_t channel) {
-            const int32_t row = counts[position]++;
+            const bool is_kept = rows.data[e] >= 0;
+            const int32_t row = view(counts)[position];
+            counts[position] += is_kept;
             view(channels)[row] = static_cast<int32_t>(channel);
-            rows[e] = row;
+            rows.data[e] = is_kept ? row : -1;
         });
+        channels.resize(total);
     }
 
-    // Call `act` with each kept element of an edge, and its position and channel in the slot.
+    // Call `act` with each element of an edge, and its position and channel in the slot; a dropped element has the
+    // position after the last one.
     template <class Act>
     void each_place(const Slot<T>& slot, View<int32_t> rows, int64_t strip, Act act) const {
+        const int64_t positions = slot.positions;
         if (strip) {  // elements stay in their channel, so no division is needed
             for (int64_t channel = 0, e = 0; channel < slot.channels; ++channel)
-                for (int64_t end = e + strip, low = channel * slot.positions; e < end; ++e)
-                    if (rows[e] >= 0) act(e, rows[e] - low, channel);
+                for (int64_t end = e + strip, low = channel * positions; e < end; ++e)
+                    act(e, rows[e] < 0 ? positions : rows.data[e] - low, channel);
             return;
         }
         const int64_t step = slot.channel_step;
         for (int64_t e = 0; e < rows.size; ++e) {
             const int32_t element = rows.data[e];
-            if (element < 0) continue;
-            if (slot.positions == 1) act(e, 0, element);
+            if (element < 0) act(e, positions, 0);
+            else if (positions == 1) act(e, 0, element);
             else if (step == 1) act(e, element / slot.channels, element % slot.channels);
-            else act(e, element % slot.positions, element / slot.positions);
+            else act(e, element % positions, element / positions);
         }
     }
 
@@ -571,12 +612,13 @@ class Runner {
                 if (first == last) continue;
                 // where the products with each weight of a row belong, for this position
                 targets.assign(operation.width, -1);
-                for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
-                    for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
-                        const int64_t place = vertical.places[v] * operation.in_width + horizontal.places[h];
-                        const int64_t tap = vertical.taps[v] * operation.kernel_width + horizontal.taps[h];
-                        for (int64_t c = 0; c < in; ++c) view(targets)[tap * in + c] = (place * all + c) * PADDED;
-                    }
+                vertical.each(y, [&](int64_t tap_y, int64_t place_y) {
+                    horizontal.each(x, [&](int64_t tap_x, int64_t place_x) {
+                        const int64_t place = place_y * operation.in_width + place_x;
+                        const int64_t low = (tap_y * operation.kernel_width + tap_x) * in;
+                        for (int64_t c = 0; c < in; ++c) view(targets)[low + c] = (place * all + c) * PADDED;
+                    });
+                });
                 if (operation.groups == 1) {
                     for (int64_t low = 0; low < operation.width; low += BLOCK) {
                         Vector sums[BLOCK] = {};
@@ -683,28 +725,30 @@ class Runner {
         Vector sums[K][VECTORS] = {};
         const int32_t* starts = made.starts[operation.slot].data();
         const int32_t* channels = made.channels[operation.slot].data();
+        const int32_t* offsets = made.offsets[operation.slot].data();
         const T* from = values[operation.slot].data() + bases[operation.slot][image];
         const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
         const int64_t first = part.first_channel;
+        const bool is_grouped = operation.groups > 1;
         for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
-            for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
-                const int64_t position = vertical.places[v] * operation.out_width + horizontal.places[h];
-                const int64_t tap = vertical.taps[v] * operation.kernel_width + horizontal.taps[h];
-                const int64_t base = (tap * operation.out_channels - first) * part.row_step;
-                CHECK(position < slots[operation.slot].positions);
-                for (int32_t row = starts[position], end = starts[position + 1]; row < end; ++row) {
-                    const int64_t channel = channels[row];
-                    if (operation.groups > 1 && (channel < first || channel >= first + operation.out_channels)) continue;
-                    const T* weight = part.weights.part(base + channel * part.row_step, lanes).data;
-                    Vector panel[VECTORS];
-                    for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
-                    const T* value = from + static_cast<int64_t>(row) * K;
+            for (int32_t place_y = vertical.runs[v].first; place_y <= vertical.runs[v].last; ++place_y)
+                for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
+                    const auto& run = horizontal.runs[h];
+                    const int64_t tap = (vertical.runs[v].sum - place_y) * operation.kernel_width + run.sum;
+                    const int64_t base = (tap * operation.out_channels - first) * part.row_step;
+                    const int64_t line = place_y * operation.out_width;
+                    for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
+                        if (is_grouped && (channels[row] < first || channels[row] >= first + operation.out_channels)) continue;
+                        const T* weight = part.weights.part(base + offsets[row] * part.row_step, lanes).data;
+                        Vector panel[VECTORS];
+                        for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
+                        const T* value = from + static_cast<int64_t>(row) * K;
 #pragma GCC unroll 16
-                    for (int k = 0; k < K; ++k)
+                        for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
-                        for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+                            for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+                    }
                 }
-            }
         alignas(64) T results[K][lanes];
         std::memcpy(results, sums, sizeof results);
         if (is_direct) {

@@ -15,7 +15,8 @@ def _convolution(node: Any, images: Images) -> Operation:
     above, below = images.shape(node), images.shape(*node.next_functions[0])
     if above[0] != 1 or len(above) not in (3, 4):
         raise Unsupported(f"ConvolutionBackward0 of shape {above}")
-    weight, groups, is_transposed = images.data(node._saved_weight), node._saved_groups, node._saved_transposed
+    # not copied, even in another memory format, because its address identifies it
+    weight, groups, is_transposed = images.strided(node._saved_weight), node._saved_groups, node._saved_transposed
     if weight.dtype != images.dtype:
         raise Unsupported(f"ConvolutionBackward0 with {weight.dtype} weights")
     taps = torch.Size(weight.shape[2:]).numel()

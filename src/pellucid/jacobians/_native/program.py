@@ -22,7 +22,8 @@ BLOCK = 9
 FEWEST_CHANNELS = 8
 """Input channels of a group from which a convolution is vectorized over them rather than over cotangents."""
 
-Packed = dict[tuple[object, ...], Tensor]
+Packed = dict[tuple[object, ...], tuple[Tensor, Tensor]]
+"""Weights and what they look like after a rearrangement, by the address, shape and strides of the weight."""
 
 
 class Encoder:
@@ -156,8 +157,9 @@ def _weights(weight: Tensor, kind: int, width: int, packed: Packed) -> tuple[Ten
         return weight[0, :, :, 0], tail.contiguous()
     key = (weight.data_ptr(), weight.shape, weight.stride(), kind)
     if key not in packed:
-        packed[key] = _in_panels(weight, width) if kind == GATHER else _by_row(weight, width)
-    return packed[key], None
+        # with the weight itself, so that no other weight of a later chunk gets its address
+        packed[key] = weight, _in_panels(weight, width) if kind == GATHER else _by_row(weight, width)
+    return packed[key][1], None
 
 
 def _in_panels(weight: Tensor, width: int) -> Tensor:

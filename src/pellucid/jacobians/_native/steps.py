@@ -1,6 +1,6 @@
 """Nodes of autograd's graph that act on each element: activations, max pooling, scaling, views and permutations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,14 +45,29 @@ def _slope(node: Any, images: Images) -> Steps:
 def _pool(node: Any, images: Images) -> Steps:
     rank = 3 if "3D" in type(node).__name__ else 2
     above, below = images.shape(node), images.shape(*node.next_functions[0])
-    outer, inner = (torch.Size(shape[-rank:]).numel() for shape in (above, below))
     if "Adaptive" in type(node).__name__:
         is_merging = any(size % count for size, count in zip(below[-rank:], above[-rank:], strict=True))
     else:
-        kernel, dilation = node._saved_kernel_size, node._saved_dilation
-        reach = [(side - 1) * gap + 1 for side, gap in zip(kernel, dilation, strict=True)]
-        is_merging = any(step < span for step, span in zip(node._saved_stride or kernel, reach, strict=True))
-    winners = images.data(node._saved_result1)
+        kernel = node._saved_kernel_size
+        is_merging = _overlaps(kernel, node._saved_stride or kernel, node._saved_dilation)
+    return _to_winners(images.data(node._saved_result1), above, below, rank, is_merging)
+
+
+def _fast_pool(node: Any, images: Images) -> Steps:
+    """Read the max pooling of attribution methods."""
+    kernel, stride, _, dilation, _ = node.geometry
+    winners = images.data(node.saved_tensors[1])
+    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    return _to_winners(winners, above, below, 2, _overlaps(kernel, stride, dilation))
+
+
+def _overlaps(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
+    reach = [(side - 1) * gap + 1 for side, gap in zip(kernel, dilation, strict=True)]
+    return any(step < span for step, span in zip(stride, reach, strict=True))
+
+
+def _to_winners(winners: Tensor, above: tuple[int, ...], below: tuple[int, ...], rank: int, is_merging: bool) -> Steps:
+    outer, inner = (torch.Size(shape[-rank:]).numel() for shape in (above, below))
     return [Step("pool", winners, torch.Size(above).numel(), outer, inner, is_merging)]
 
 
@@ -68,10 +83,12 @@ def _batch_norm(node: Any, images: Images) -> Steps:
 
 def constant(factor: Tensor | float, shape: tuple[int, ...], images: Images) -> Steps:
     """Return the steps that multiply a value of this shape by a constant, broadcast like torch does."""
-    if not isinstance(factor, Tensor):
-        factor = torch.tensor(float(factor), dtype=images.dtype, device="cpu")
-    if factor.is_complex():
+    if isinstance(factor, Tensor) and factor.is_complex():
         raise Unsupported("complex numbers")
+    # autograd stores a Python number as a tensor that dispatch modes cannot handle; reading it is no operation for them
+    number = factor.tolist() if isinstance(factor, Tensor) and factor.ndim == 0 else factor
+    if not isinstance(number, Tensor):
+        factor = torch.tensor(float(number), dtype=images.dtype, device="cpu")
     factor = images.data(factor.to(images.dtype))
     if factor.numel() == 1:
         return [Step("scale", factor.reshape(1), 0, 1, 1)]
@@ -111,7 +128,10 @@ def _mul(node: Any, images: Images) -> Steps:
 def _div(node: Any, images: Images) -> Steps:
     if node.next_functions[0][0] is None:
         raise Unsupported("DivBackward0 by a value of the input")
-    return _scaled(node, images, node._saved_other.to(images.dtype).reciprocal(), 0)
+    divisor = node._saved_other
+    if divisor.ndim == 0:  # a new tensor, because autograd's own of a Python number computes in float32
+        divisor = torch.tensor(divisor.tolist(), dtype=torch.float64, device="cpu")
+    return _scaled(node, images, divisor.reciprocal(), 0)
 
 
 def _plus(node: Any, images: Images) -> Steps:
@@ -236,6 +256,7 @@ STEPS: dict[str, Callable[..., Steps]] = {
     "Relu": _relu,
     "MaxPool2DWithIndices": _pool,
     "MaxPool3DWithIndices": _pool,
+    "FastMaxPool": _fast_pool,
     "AdaptiveMaxPool2D": _pool,
     "AdaptiveMaxPool3D": _pool,
     "NativeBatchNorm": _batch_norm,

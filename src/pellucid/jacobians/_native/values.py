@@ -44,11 +44,15 @@ class Images:
 
     def data(self, tensor: Tensor) -> Tensor:
         """Return a saved tensor as a dense array in row-major order. Raises `Unsupported` for other kinds of tensors."""
+        return self.strided(tensor).contiguous()
+
+    def strided(self, tensor: Tensor) -> Tensor:
+        """Return a saved tensor as it is in memory. Raises `Unsupported` for other kinds of tensors."""
         if type(tensor) is not Tensor and not isinstance(tensor, torch.nn.Parameter):
             raise Unsupported(type(tensor).__name__)
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg():
             raise Unsupported(f"a {tensor.layout} tensor on {tensor.device}")
-        return tensor.detach().contiguous()
+        return tensor.detach()
 
 
 @dataclass(frozen=True, eq=False)
