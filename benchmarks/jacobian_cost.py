@@ -147,6 +147,7 @@ def _panel(axes: Axes, name: str, points: list[Point]) -> None:
         costs = [point[way] for point in points]
         axes.loglog(sizes, costs, lw=1.8, ms=5, label=LABELS[way], **style)
         if way == "finite differences":
+            axes.annotate(f"{costs[0]:,.0f}", (sizes[0], costs[0]), (0, 5), textcoords="offset points", fontsize=8.5)
             continue
         # the cost at both ends, above the generic line and below the native one
         for place in (0, -1):
@@ -165,7 +166,7 @@ def _panel(axes: Axes, name: str, points: list[Point]) -> None:
     axes.set_axisbelow(True)
     axes.margins(x=0.07)
     labels = {"active": "{:.0%}", "width": "{:g}×"}
-    ticks = [0.02, 0.05, 0.1, 0.2, 0.5] if name == "active" else sizes
+    ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5] if name == "active" else sizes
     ticks = [tick for tick in ticks if min(sizes) * 0.8 <= tick <= max(sizes) * 1.25]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xticks(ticks, [labels.get(name, "{:,g}").format(tick) for tick in ticks])
