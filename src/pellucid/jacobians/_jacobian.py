@@ -192,8 +192,9 @@ class _Schedule:
     def label(self) -> str:
         """Name of the algorithm and of the optimizations applied, for `JacobianReport.method`."""
         native = self.plan.layout.native
-        is_partly_native = self.name == "native" and native is not None and not native.is_whole
-        name = "loop+native" if is_partly_native else self.name
+        name = self.name
+        if name == "native" and (native is None or not native.is_whole):
+            name = "loop" if native is None else "loop+native"
         return "+".join([name, *sorted(self.swaps)])
 
     @property

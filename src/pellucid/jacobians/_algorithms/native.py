@@ -1,5 +1,8 @@
 """The native kernel: all cotangents in one pass, over active positions only, for most of the network or all of it."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
@@ -12,7 +15,8 @@ from pellucid.jacobians._native.build import build_native, library_for
 from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._native.job import images_expected
 from pellucid.jacobians._native.run import run_kernel
-from pellucid.jacobians._plan import Plan
+from pellucid.jacobians._native.values import Unsupported
+from pellucid.jacobians._plan import NativeShare, Plan
 
 __all__ = ["check_native", "native", "pays_native", "seconds_without"]
 
@@ -60,15 +64,21 @@ def check_native(plan: Plan) -> None:
 def native(part: Part) -> int:
     """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
     plan, flat = part.plan, part.run()
+    if plan.layout.native is None:  # found out in an earlier chunk
+        return loop(part)
     (leaf,), (rows,) = part.differentiated, part.rows
     library = library_for(_seconds(plan))
     assert library is not None
-    assert plan.layout.native is not None
     if plan.layout.native.is_whole:
-        run_kernel(library, Point(flat.grad_fn, flat.output_nr, 0), None, leaf, rows, plan.wanted, None, plan.packed)
-        return 0
-    span, _ = widest_span(flat, leaf)
-    if span is None:  # the graph of this chunk differs from that of the first image
+        # a chunk may run other operations than the first image alone
+        with suppress(Unsupported):
+            top = Point(flat.grad_fn, flat.output_nr, 0)
+            run_kernel(library, top, None, leaf, rows, plan.wanted, None, plan.packed)
+            return 0
+    span, obstacle = widest_span(flat, leaf)
+    share = None if span is None else NativeShare(span.work, span.is_whole)
+    plan.layout = replace(plan.layout, native=share, obstacle=obstacle)
+    if span is None:
         return loop(part)
     if span.bottom is None:
         upper = _rows_to(span.top, part, flat)

@@ -376,15 +376,14 @@ class Runner {
 
     // Multiply by a slope of each element (a slope of 0 drops it), or by a scale of each channel.
     void multiply(const Step<T>& step, int64_t base, int32_t* row, T* factor, int64_t size) const {
-        if (step.kind == MULTIPLY) {
-            for (int64_t e = 0; e < size; ++e) {
-                if (row[e] < 0) continue;
+        for (int64_t e = 0; e < size; ++e) {
+            if (row[e] < 0) continue;
+            if (step.kind == MULTIPLY) {
                 factor[e] *= step.values[base + row[e]];
                 if (factor[e] == 0) row[e] = -1;
+            } else {
+                factor[e] *= step.values[step.outer == 1 ? 0 : row[e] / static_cast<int32_t>(step.inner) % step.outer];
             }
-        } else {
-            for (int64_t e = 0; e < size; ++e)
-                if (row[e] >= 0) factor[e] *= step.values[row[e] / step.inner % step.outer];
         }
     }
 
@@ -759,7 +758,7 @@ class Runner {
                     for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k][l];
             return;
         }
-        if (edge.target < 0 || slots[edge.target].is_merged || !made.factors[number].empty()) {
+        if (edge.target < 0) {
             for (int64_t n = 0; n < active_count; ++n) {
                 T row[K];
                 for (int k = 0; k < K; ++k) row[k] = results[k][active[n]];
@@ -768,10 +767,16 @@ class Runner {
             return;
         }
         const auto target = rows_of(edge.target, image);
+        const T* factors = made.factors[number].empty() ? nullptr : made.factors[number].data() + element;
+        const bool is_merged = slots[edge.target].is_merged;
         for (int64_t n = 0; n < active_count; ++n) {
             const int64_t l = active[n];
             T* to = target.part(static_cast<int64_t>(rows[l * step]) * K, K).data;
-            for (int k = 0; k < K; ++k) to[k] = results[k][l];
+            const T factor = factors ? factors[l * step] : T(1);
+            if (is_merged)
+                for (int k = 0; k < K; ++k) to[k] += factor * results[k][l];
+            else
+                for (int k = 0; k < K; ++k) to[k] = factor * results[k][l];
         }
     }
 };

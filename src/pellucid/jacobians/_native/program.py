@@ -1,6 +1,7 @@
 """Encoding of a program as the array of words that the kernel reads."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ BLOCK = 9
 FEWEST_CHANNELS = 8
 """Input channels of a group from which a convolution is vectorized over them rather than over cotangents."""
 
-Packed = dict[tuple[object, ...], tuple[Tensor, Tensor]]
-"""Weights and what they look like after a rearrangement, by the address, shape and strides of the weight."""
+Packed = dict[tuple[object, ...], tuple[Tensor, Tensor | None, Tensor]]
+"""Weights, factors of their output channels, and the result of arranging them, by the address, shape and strides."""
 
 
 class Encoder:
@@ -65,25 +66,38 @@ def encode(
     encoder.add(len(wanted) if cotangents is None else cotangents.shape[1], inputs, program.images.count, not is_direct)
     encoder.array(torch.tensor(list(wanted), dtype=torch.int64, device="cpu"))
     encoder.array(cotangents)
+    arriving: list[list[int]] = [[] for _ in program.operations]
+    for number, edge in enumerate(program.edges):
+        if edge.target >= 0:
+            arriving[edge.target].append(number)
     encoder.add(len(program.operations))
-    for number, (operation, _) in enumerate(program.operations):
-        arriving = [at for at, edge in enumerate(program.edges) if edge.target == number]
+    for (operation, _), numbers in zip(program.operations, arriving, strict=True):
         layout = operation.layout
         encoder.add(layout.channels, layout.positions, layout.channel_step, layout.position_step)
-        encoder.add(len(arriving) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in arriving))
+        encoder.add(len(numbers) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in numbers))
     encoder.add(len(program.edges))
+    scales: dict[int, Tensor] = {}
     for number, edge in enumerate(program.edges):
+        strip, steps = _strip(edge, program), edge.steps
+        if strip and len(arriving[edge.target]) == 1 and isinstance(program.operations[edge.target][0].payload, Layer):
+            steps, scale = _without_scales(edge)
+            if scale is not None:
+                scales[edge.target] = scale
         # an identity passes on the rows of its slot, not all elements
-        is_reduced = owners[number].payload is None
-        encoder.add(edge.target, edge.size, edge.start, 0 if is_reduced else _strip(edge, program))
+        encoder.add(edge.target, edge.size, edge.start, strip if owners[number].payload is not None else 0)
         encoder.array(edge.entry)
-        encoder.add(len(edge.steps))
-        for step in edge.steps:
+        encoder.add(len(steps))
+        for step in steps:
             _add_step(encoder, step)
     encoder.add(len(program.operations))
     for number, ((operation, edges), kind) in enumerate(zip(program.operations, kinds, strict=True)):
         encoder.add(kind, number, len(edges), *edges)
-        _add_payload(encoder, operation, kind, packed, vector)
+        if isinstance(operation.payload, Layer):
+            _add_layer(encoder, operation, kind, _Packer(packed, vector, scales.get(number)))
+        elif operation.payload is not None:
+            encoder.add(operation.channel_step, operation.position_step)
+            for array in (operation.payload.weights, None, operation.payload.starts, operation.payload.places):
+                encoder.array(array)
     return encoder
 
 
@@ -96,10 +110,22 @@ def _strip(edge: Edge, program: Program) -> int:
         return 0
     size = edge.size // layout.channels
     for step in edge.steps:
-        if step.kind == "table" or (step.kind == "pool" and step.outer != size):
+        is_foreign = step.kind == "scale" and step.outer > 1 and (step.outer, step.inner) != (layout.channels, size)
+        if step.kind == "table" or is_foreign or (step.kind == "pool" and step.outer != size):
             return 0
         size = step.inner if step.kind == "pool" else size
     return edge.size // layout.channels if size == layout.positions else 0
+
+
+def _without_scales(edge: Edge) -> tuple[list[Step], Tensor | None]:
+    """Split off the scales of an edge within channels: they can be applied to the weights of the layer below."""
+    scales = [step.data for step in edge.steps if step.kind == "scale"]
+    if not scales:
+        return edge.steps, None
+    product = scales[0]
+    for scale in scales[1:]:
+        product = product * scale
+    return [step for step in edge.steps if step.kind != "scale"], product
 
 
 def _kind(operation: Operation) -> int:
@@ -118,48 +144,58 @@ def _add_step(encoder: Encoder, step: Step) -> None:
     encoder.array(step.data)
 
 
-def _add_payload(encoder: Encoder, operation: Operation, kind: int, packed: Packed, vector: int) -> None:
-    payload = operation.payload
-    if payload is None:
-        return
+def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Packer") -> None:
+    layer = operation.payload
+    assert isinstance(layer, Layer)
+    groups, outputs, inputs, _ = layer.weight.shape
     encoder.add(operation.channel_step, operation.position_step)
-    if isinstance(payload, Window):
-        for array in (payload.weights, None, payload.starts, payload.places):
-            encoder.array(array)
-        return
-    groups, outputs, inputs, taps = payload.weight.shape
-    is_narrow = inputs <= vector or (inputs < 4 * vector and 0 < inputs % (2 * vector) <= vector)
-    width = -(-taps * inputs // BLOCK) * BLOCK if kind == SCATTER else vector if is_narrow else 2 * vector
-    for array in _weights(payload.weight, kind, width, packed):
+    width = packer.width(layer.weight, kind)
+    for array in packer.arrays(layer.weight, kind, width):
         encoder.array(array)
-    encoder.add(groups, inputs, outputs, width, payload.is_transposed)
-    for pair in (
-        payload.inputs,
-        payload.outputs,
-        payload.kernel,
-        payload.stride,
-        payload.padding,
-        payload.dilation,
-    ):
+    encoder.add(groups, inputs, outputs, width, layer.is_transposed)
+    for pair in (layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, layer.dilation):
         encoder.add(*pair)
 
 
-def _weights(weight: Tensor, kind: int, width: int, packed: Packed) -> tuple[Tensor, Tensor | None]:
-    """Return the weights (group, output channel, input channel, tap) as the kernel reads them.
+@dataclass(frozen=True, eq=False)
+class _Packer:
+    """Arranges the weights (group, output channel, input channel, tap) of a layer as the kernel reads them."""
 
-    A matrix is read as it is, except for a last panel that its rows do not fill, which is copied.
-    """
-    groups, _, inputs, taps = weight.shape
-    if kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width:
-        rest = inputs % width
-        # without a rest, any non-empty tail says that the matrix is read as it is
-        tail = F.pad(weight[0, :, inputs - rest :, 0], (0, width - rest)) if rest else weight[0, :1, :1, 0]
-        return weight[0, :, :, 0], tail.contiguous()
-    key = (weight.data_ptr(), weight.shape, weight.stride(), kind)
-    if key not in packed:
-        # with the weight itself, so that no other weight of a later chunk gets its address
-        packed[key] = weight, _in_panels(weight, width) if kind == GATHER else _by_row(weight, width)
-    return packed[key][1], None
+    packed: Packed
+    vector: int
+    """Values per vector of the kernel."""
+    scale: Tensor | None
+    """Factor of each output channel."""
+
+    def width(self, weight: Tensor, kind: int) -> int:
+        """Return the input channels per panel, or the padded length of a row of weights where the kernel scatters."""
+        inputs, taps = weight.shape[2:]
+        if kind == SCATTER:
+            return -(-taps * inputs // BLOCK) * BLOCK
+        pair = 2 * self.vector
+        is_narrow = inputs <= self.vector or (inputs < 2 * pair and 0 < inputs % pair <= self.vector)
+        return self.vector if is_narrow else pair
+
+    def arrays(self, weight: Tensor, kind: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """Return the arranged weights, and the last panel of a matrix that is otherwise read as it is."""
+        groups, _, inputs, taps = weight.shape
+        is_matrix = kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width
+        if is_matrix and self.scale is None:
+            rest = inputs % width
+            # without a rest, any non-empty tail says that the matrix is read as it is
+            tail = F.pad(weight[0, :, inputs - rest :, 0], (0, width - rest)) if rest else weight[0, :1, :1, 0]
+            return weight[0, :, :, 0], tail.contiguous()
+        key = (weight.data_ptr(), weight.shape, weight.stride(), kind)
+        _, scale, arranged = self.packed.get(key, (None, None, None))
+        is_same = arranged is not None and (
+            scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale))
+        )
+        if arranged is None or not is_same:
+            scaled = weight if self.scale is None else weight * self.scale.view(groups, -1, 1, 1)
+            arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
+            # with the weight itself, so that no other weight of a later chunk gets its address
+            self.packed[key] = weight, self.scale, arranged
+        return arranged, None
 
 
 def _in_panels(weight: Tensor, width: int) -> Tensor:
