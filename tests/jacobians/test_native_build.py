@@ -98,10 +98,12 @@ def test_a_library_is_built_once_and_then_found(machine: Machine) -> None:
 
 
 def test_force_compiles_again(machine: Machine) -> None:
-    pellucid.build_native()
+    path = pellucid.build_native()
+    path.rename(older := path.with_name(path.name[:-6] + "000.so"))  # of another version of the compiler
     pellucid.build_native(force=True)
     assert len(machine.calls()) == 2
-    assert len(machine.libraries()) == 1
+    assert machine.libraries() == [path]
+    assert not older.exists()
 
 
 def test_looking_for_a_library_starts_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +229,7 @@ def test_nothing_is_loaded_that_others_can_write(
         with pytest.raises(BuildError, match=f"{reason}.*PELLUCID_CACHE"):
             pellucid.build_native()
         assert build.library_for(LARGE) is None
+        assert warnings(caplog) == [line]  # once
     elif threat == "mode":  # replaced by one that this process has written
         assert stat.S_IMODE(pellucid.build_native().stat().st_mode) == 0o700
         assert len(machine.libraries()) == 1
