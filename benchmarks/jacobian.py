@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 import pellucid
+from pellucid.errors import PellucidError
 from pellucid.jacobians import jacobian_report
 from pellucid.jacobians._native.decision import decided
 
@@ -325,7 +326,7 @@ def run(options: argparse.Namespace) -> bool:
     record: dict[str, Any] = {"torch": torch.__version__, "load": os.getloadavg(), "repeats_of": options.seconds}
     try:
         record["library"] = pellucid.build_native().name
-    except pellucid.PellucidError as error:
+    except PellucidError as error:
         print(f"no native kernel: {error}", file=sys.stderr)
     record["memory"] = {
         f"{case.title}, {'native' if native else 'generic'}": added_memory(case, native=native)

@@ -57,6 +57,8 @@ class Layout:
     """Kinds of convolution that are replaced, and "double" for a forward pass in float64."""
     swapped_in_batches: frozenset[str]
     """Kinds replaced only for chunks of at least `SMALL_BATCH` images."""
+    depthwise_area: int
+    """Size of the largest kernel of a depthwise convolution, in pixels; 0 without one."""
     cut: Cut | None
     """The narrowest value on all paths of the first image's graph."""
     native: NativeShare | None = None
@@ -163,6 +165,7 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         is_foldable=kernels.is_foldable,
         swapped=frozenset(kernels.swapped),
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
+        depthwise_area=kernels.depthwise_area,
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
         native=share,
         obstacle=obstacle,
