@@ -96,8 +96,7 @@ struct Reader {
 
 template <class T>
 struct Step {
-    int64_t kind, image_step;
-    int64_t outer, inner;  // positions of a channel above and below a pooling
+    int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
     View<const T> values;
     View<const int64_t> winners;
     View<const int32_t> table;
@@ -105,10 +104,10 @@ struct Step {
 
 template <class T>
 struct Edge {
-    int64_t target;                 // slot, or -1 for the input
-    int64_t size;                   // number of elements at its upper end
-    int64_t strip;                  // elements per channel if the route keeps channels, else 0
-    View<const int32_t> entry;      // identity: upper element by element of the slot; empty: the same
+    int64_t target;             // slot, or -1 for the input
+    int64_t size;               // number of elements at its upper end
+    int64_t strip;              // elements per channel if the route keeps channels, else 0
+    View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
     vector<Step<T>> steps;
 };
 
@@ -148,16 +147,12 @@ struct Axis {
 
 template <class T>
 struct Operation {
-    int64_t kind, slot;
+    int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
     vector<int64_t> edges;
-    // convolution and linear layers; `in` is the side of the input, where the results of this pass arrive
-    int64_t groups, in_channels, out_channels, width, taps, kernel_width;
-    int64_t in[2], out[2];                // height and width
-    int64_t channel_step, position_step;  // of the input
+    int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
     vector<Axis> axes;
-    // sums over positions
-    View<const int32_t> starts, places;
+    View<const int32_t> starts, places;  // sums over positions
 };
 
 // Neighboring input channels that fit into vectors, and their weights.
@@ -191,18 +186,15 @@ class Runner {
     void run(int64_t first, int64_t last, T* output) {
         jacobian = {output, (last - first) * outputs * inputs};
         for (int64_t start = first; start < last;) {
-            int64_t bytes = 0, count = 0;
-            while (start + count < last && bytes < GROUP_BYTES) {
+            int64_t count = 0;
+            for (int64_t bytes = 0; start + count < last && bytes < GROUP_BYTES; ++count) {
                 if (count == static_cast<int64_t>(group.size())) group.emplace_back();
                 bytes += build(group[count], start + count);
-                ++count;
             }
+            first_image = start, first_output = start - first;
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
-                lowest = outputs * block / blocks;
-                width = outputs * (block + 1) / blocks - lowest;
-                first_image = start;
-                first_output = start - first;
+                lowest = outputs * block / blocks, width = outputs * (block + 1) / blocks - lowest;
                 fill(count);
             }
             start += count;
@@ -293,8 +285,9 @@ class Runner {
             if (operation.kind == GATHER) number_weights(made, operation);
             bytes += made.channels[operation.slot].size() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
-                cross(made, edges[number], number, image);
-                if (operation.kind == IDENTITY) select(made, edges[number], number, operation.slot);
+                cross(edges[number], image, made.rows[number], made.factors[number]);
+                if (operation.kind == IDENTITY)
+                    select(edges[number], made.channels[operation.slot], made.rows[number], made.factors[number]);
                 bytes += edges[number].size * 8;
             }
         }
@@ -315,41 +308,27 @@ class Runner {
     }
 
     // Follow every element of an edge through its route: the element below it and the factor.
-    void cross(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t image) {
-        auto& rows = made.rows[number];
-        auto& factors = made.factors[number];
-        rows.resize(edge.size);
-        factors.clear();
+    void cross(const Edge<T>& edge, int64_t image, vector<int32_t>& rows, vector<T>& factors) {
+        rows.resize(edge.size), factors.clear();
         int32_t* row = rows.data();
-        const bool is_masked = !edge.steps.empty() && edge.steps[0].kind == KEEP_POSITIVE;
-        if (is_masked) {
-            const auto mask = edge.steps[0].values.part(image * edge.steps[0].image_step, edge.size);
-            // as torch does: NaN is kept
-            for (int64_t e = 0; e < edge.size; ++e) row[e] = mask.data[e] <= 0 ? -1 : static_cast<int32_t>(e);
-        } else {
-            for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
-        }
+        for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
         bool is_first = true;  // the elements are still in order, and none is dropped
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
-            if (is_first && is_masked) {
-                // done above
+            if (step.kind == KEEP_POSITIVE && is_first) {
+                const T* mask = step.values.part(base, edge.size).data;
+                for (int64_t e = 0; e < edge.size; ++e) row[e] = mask[e] <= 0 ? -1 : row[e];  // as torch does: NaN is kept
             } else if (step.kind == KEEP_POSITIVE) {
-                for (int64_t e = 0; e < edge.size; ++e) {
-                    const int32_t element = std::max(row[e], 0);
-                    row[e] = step.values[base + element] <= 0 ? -1 : row[e];
-                }
+                for (int64_t e = 0; e < edge.size; ++e) row[e] = step.values[base + std::max(row[e], 0)] <= 0 ? -1 : row[e];
             } else if (step.kind == TABLE) {
                 for (int64_t e = 0; e < edge.size; ++e)
                     if (row[e] >= 0) row[e] = step.table[row[e]];
             } else if (step.kind == POOL && is_first) {
                 for (int64_t e = 0, plane = 0; e < edge.size; plane += step.inner)
-                    for (const int64_t end = e + step.outer; e < end; ++e)
-                        row[e] = static_cast<int32_t>(plane + step.winners[base + e]);
+                    for (const int64_t end = e + step.outer; e < end; ++e) row[e] = plane + step.winners[base + e];
             } else if (step.kind == POOL) {
                 for (int64_t e = 0; e < edge.size; ++e)
-                    if (row[e] >= 0)
-                        row[e] = static_cast<int32_t>(row[e] / step.outer * step.inner + step.winners[base + row[e]]);
+                    if (row[e] >= 0) row[e] = row[e] / step.outer * step.inner + step.winners[base + row[e]];
             } else {
                 if (factors.empty()) factors.assign(edge.size, T(1));
                 for (int64_t e = 0; e < edge.size; ++e) {
@@ -363,17 +342,15 @@ class Runner {
     }
 
     // Reduce an edge of an identity to the rows of its slot, in their order.
-    void select(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t slot) {
-        const auto& channels = made.channels[slot];
-        vector<int32_t> rows(channels.size());
-        vector<T> factors(made.factors[number].empty() ? 0 : channels.size());
-        for (size_t row = 0; row < channels.size(); ++row) {
-            const int64_t upper = edge.entry.size ? edge.entry[channels[row]] : channels[row];
-            rows[row] = upper < 0 ? -1 : view(made.rows[number])[upper];
-            if (!factors.empty() && upper >= 0) factors[row] = made.factors[number][upper];
+    void select(const Edge<T>& edge, const vector<int32_t>& channels, vector<int32_t>& rows, vector<T>& factors) {
+        vector<int32_t> kept;
+        vector<T> kept_factors;
+        for (const auto channel : channels) {
+            const int64_t upper = edge.entry.size ? edge.entry[channel] : channel;
+            kept.push_back(upper < 0 ? -1 : view(rows)[upper]);
+            if (!factors.empty()) kept_factors.push_back(upper < 0 ? T(0) : factors[upper]);
         }
-        made.rows[number].swap(rows);
-        made.factors[number].swap(factors);
+        rows.swap(kept), factors.swap(kept_factors);
     }
 
     // Number the rows of a slot, by position and then in the order in which elements arrive, and write these numbers
@@ -441,12 +418,14 @@ class Runner {
 
     // Compute one block of cotangents for the first `count` images of the group.
     void fill(int64_t count) {
-        if (is_input_merged)
-            for (int64_t image = 0; image < count; ++image) {
-                const auto rows = output_of(image);
-                std::fill(rows.data, rows.data + rows.size, T(0));
-            }
-        start(count);
+        for (int64_t image = 0; is_input_merged && image < count; ++image)
+            std::fill_n(output_of(image).data, width * inputs, T(0));
+        allocate(0, count);
+        for (int64_t image = 0; image < count; ++image)
+            for (int64_t row = 0; row < seeds.size; ++row)
+                for (int64_t k = 0; k < width; ++k)
+                    view(values[0])[bases[0][image] + row * width + k] =
+                        cotangents[(first_image + image) * cotangent_step + (lowest + k) * seeds.size + row];
         for (const auto& operation : operations) {
             for (const auto edge : operation.edges)
                 if (edges[edge].target >= 0) allocate(edges[edge].target, count);
@@ -472,22 +451,11 @@ class Runner {
         for (int64_t image = 0; image < count; ++image)
             bases[slot].push_back(bases[slot].back() + static_cast<int64_t>(group[image].channels[slot].size()) * width);
         const size_t size = bases[slot].back() + VECTOR_BYTES / sizeof(T);  // `scatter` reads whole vectors
-        auto best = spare.end();
-        for (auto it = spare.begin(); it != spare.end(); ++it)
-            if (best == spare.end() || it->capacity() > best->capacity()) best = it;
+        const auto best = std::max_element(
+            spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
         if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
         if (slots[slot].is_merged) values[slot].assign(size, T(0));
         else values[slot].resize(size);
-    }
-
-    // Write the cotangents of the outputs.
-    void start(int64_t count) {
-        allocate(0, count);
-        for (int64_t image = 0; image < count; ++image)
-            for (int64_t row = 0; row < seeds.size; ++row)
-                for (int64_t k = 0; k < width; ++k)
-                    view(values[0])[bases[0][image] + row * width + k] =
-                        cotangents[(first_image + image) * cotangent_step + (lowest + k) * seeds.size + row];
     }
 
     // Add `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
@@ -498,11 +466,10 @@ class Runner {
         if (!made.factors[number].empty()) scale *= made.factors[number][at];
         const int64_t target = edges[number].target, size = width;
         if (target < 0) {
-            const auto to = output_of(image);
-            for (int64_t k = 0; k < size; ++k) to[k * inputs + place] += scale * row[k * step];
+            for (int64_t k = 0; k < size; ++k) output_of(image)[k * inputs + place] += scale * row[k * step];
             return;
         }
-        T* to = view(values[target]).part(bases[target][image] + place * size, size).data;
+        T* to = rows_of(target, image).part(place * size, size).data;
         if (slots[target].is_merged)
             for (int64_t k = 0; k < size; ++k) to[k] += scale * row[k * step];
         else
@@ -522,12 +489,10 @@ class Runner {
                         const int64_t at = channels[row] * operation.channel_step + operation.places[n] * operation.position_step;
                         deposit(operation.edges[0], image, at, &rows.data[row * width], operation.weights[n]);
                     }
-        } else if (width <= 4) {
-            scatter<4>(operation, image);
-        } else if (width <= 8) {
-            scatter<8>(operation, image);
         } else {
-            scatter<16>(operation, image);
+            if (width <= 4) scatter<4>(operation, image);
+            else if (width <= 8) scatter<8>(operation, image);
+            else scatter<16>(operation, image);
         }
     }
 
