@@ -190,8 +190,8 @@ def _sorted(program: Program) -> Program:
     while ready:
         number = ready.pop()
         order.append(number)
-        for edge in program.operations[number][1]:
-            target = program.edges[edge].target
+        for at in program.operations[number][1]:
+            target = program.edges[at].target
             if target >= 0:
                 waiting[target] -= 1
                 if not waiting[target]:
