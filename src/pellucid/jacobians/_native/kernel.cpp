@@ -31,6 +31,9 @@
 #define CHECK(condition) ((void)0)
 #endif
 
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, MOST_COTANGENTS = 12;
 #elif defined(__AVX__)
@@ -293,7 +296,7 @@ class Runner {
             if (operation.slot == 0) seed(made);
             else finish(made, operation.slot);
             if (operation.kind == GATHER) number_weights(made, operation);
-            bytes += made.channels[operation.slot].size() * sizeof(T) * std::min<int64_t>(outputs, MOST_COTANGENTS);
+            bytes += made.channels[operation.slot].size() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
                 cross(made, edges[number], number, image);
                 if (operation.kind == IDENTITY) select(made, edges[number], number, operation.slot);
@@ -546,22 +549,23 @@ class Runner {
         }
     }
 
-    // Add `scale` times a row of cotangents to where element `at` of an edge arrives.
-    void deposit(int64_t number, int64_t image, int64_t at, const T* row, T scale) {
+    // Add `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
+    INLINE void deposit(int64_t number, int64_t image, int64_t at, const T* row, T scale, int64_t step = 1) {
         const auto& made = group[image];
         const int32_t place = made.rows[number][at];
         if (place < 0) return;
         if (!made.factors[number].empty()) scale *= made.factors[number][at];
-        if (edges[number].target < 0) {
+        const int64_t target = edges[number].target, size = width;
+        if (target < 0) {
             const auto to = output_of(image);
-            for (int64_t k = 0; k < width; ++k) to[k * inputs + place] += scale * row[k];
+            for (int64_t k = 0; k < size; ++k) to[k * inputs + place] += scale * row[k * step];
             return;
         }
-        const auto to = rows_of(edges[number].target, image).part(place * width, width);
-        if (slots[edges[number].target].is_merged)
-            for (int64_t k = 0; k < width; ++k) to.data[k] += scale * row[k];
+        T* to = view(values[target]).part(bases[target][image] + place * size, size).data;
+        if (slots[target].is_merged)
+            for (int64_t k = 0; k < size; ++k) to[k] += scale * row[k * step];
         else
-            for (int64_t k = 0; k < width; ++k) to.data[k] = scale * row[k];
+            for (int64_t k = 0; k < size; ++k) to[k] = scale * row[k * step];
     }
 
     void pass(const Operation<T>& operation, int64_t image) {
@@ -573,9 +577,8 @@ class Runner {
         } else if (operation.kind == POSITIONS) {
             spread(operation, image);
         } else {
-            const int64_t padded = width <= 4 ? 4 : width <= 8 ? 8 : 16;
-            if (padded == 4) scatter<4>(operation, image);
-            else if (padded == 8) scatter<8>(operation, image);
+            if (width <= 4) scatter<4>(operation, image);
+            else if (width <= 8) scatter<8>(operation, image);
             else scatter<16>(operation, image);
         }
     }
@@ -665,119 +668,116 @@ class Runner {
                         &dense[(position * all + channel) * PADDED], T(1));
     }
 
-    // Convolutions and linear layers: each position of the input sums over the active rows that reach it, vectorized
-    // over input channels, with all cotangents in registers. Weights: (group, panel, tap, output channel, lane).
+    // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of
+    // neighboring input channels at a time. Weights: (group, panel, tap, output channel, lane).
     void gather(const Operation<T>& operation, int64_t count) {
-        constexpr int64_t vector = VECTOR_BYTES / sizeof(T);
-        gather_block<MOST_COTANGENTS>(operation, count, operation.width == 2 * vector);
-    }
-
-    template <int K>
-    void gather_block(const Operation<T>& operation, int64_t count, bool is_wide) {
-        if constexpr (K > 0) {
-            if (width < K) gather_block<K - 1>(operation, count, is_wide);
-            else if (is_wide) gather_panels<K, 2>(operation, count);
-            else gather_panels<K, 1>(operation, count);
-        }
-    }
-
-    template <int K, int VECTORS>
-    void gather_panels(const Operation<T>& operation, int64_t count) {
-        constexpr int64_t lanes = VECTORS * VECTOR_BYTES / sizeof(T);
-        const int64_t taps = operation.kernel_height * operation.kernel_width;
-        const int64_t panels = (operation.in_channels + lanes - 1) / lanes;
-        for (int64_t panel = 0; panel < panels * operation.groups; ++panel) {
-            const int64_t in_group = panel / panels, low = panel % panels * lanes;
-            Panel<T> part{};
-            part.first_channel = in_group * operation.out_channels;
-            part.element = (in_group * operation.in_channels + low) * operation.channel_step;
-            part.used = std::min(lanes, operation.in_channels - low);
+        const int64_t lanes = operation.width, taps = operation.kernel_height * operation.kernel_width;
+        const int64_t panels = (operation.in_channels + lanes - 1) / lanes, size = taps * operation.out_channels * lanes;
+        const auto sum = summation<MOST_COTANGENTS>(lanes * sizeof(T) > VECTOR_BYTES);
+        for (int64_t number = 0; number < panels * operation.groups; ++number) {
+            const int64_t in_group = number / panels, low = number % panels * lanes;
+            Panel<T> panel{};
+            panel.first_channel = in_group * operation.out_channels;
+            panel.element = (in_group * operation.in_channels + low) * operation.channel_step;
+            panel.used = std::min(lanes, operation.in_channels - low);
             // a matrix can be read as it is, except for a last panel that its rows do not fill
-            const bool is_natural = operation.tail.size && part.used == lanes;
-            part.row_step = is_natural ? operation.in_channels : lanes;
-            if (is_natural) part.weights = operation.weights.part(low, operation.weights.size - low);
-            else if (operation.tail.size) part.weights = operation.tail;
-            else part.weights = operation.weights.part(panel * taps * operation.out_channels * lanes, taps * operation.out_channels * lanes);
+            const bool is_natural = operation.tail.size && panel.used == lanes;
+            panel.row_step = is_natural ? operation.in_channels : lanes;
+            if (is_natural) panel.weights = operation.weights.part(low, operation.weights.size - low);
+            else panel.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
             for (int64_t image = 0; image < count; ++image)
                 for (int64_t y = 0; y < operation.in_height; ++y)
-                    for (int64_t x = 0; x < operation.in_width; ++x) gather_position<K, VECTORS>(operation, part, image, y, x);
+                    for (int64_t x = 0; x < operation.in_width; ++x) gather_position({operation, panel, image, y, x}, sum);
         }
     }
 
-    template <int K, int VECTORS>
-    void gather_position(const Operation<T>& operation, const Panel<T>& part, int64_t image, int64_t y, int64_t x) {
-        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-        constexpr int64_t lane = VECTOR_BYTES / sizeof(T), lanes = VECTORS * lane;
-        const auto& made = group[image];
-        const int64_t number = operation.edges[0], step = operation.channel_step, used = part.used;
+    // A position of the input, for which a panel's sums are computed.
+    struct Position {
+        const Operation<T>& operation;
+        const Panel<T>& panel;
+        int64_t image, y, x;
+    };
+
+    using Summation = void (Runner::*)(const Position&, T*) const;
+
+    // The function for a block of `width` cotangents. Only that is compiled for each width, since compiling takes time.
+    template <int K>
+    Summation summation(bool is_wide) const {
+        if constexpr (K > 1)
+            if (width < K) return summation<K - 1>(is_wide);
+        return is_wide ? &Runner::sum_panel<K, 2> : &Runner::sum_panel<K, 1>;
+    }
+
+    void gather_position(const Position& at, Summation sum) {
+        const auto& operation = at.operation;
+        const auto& made = group[at.image];
+        const int64_t number = operation.edges[0], step = operation.channel_step, lanes = operation.width, used = at.panel.used;
         const auto& edge = edges[number];
-        const int64_t element = part.element + (y * operation.in_width + x) * operation.position_step;
+        const int64_t element = at.panel.element + (at.y * operation.in_width + at.x) * operation.position_step;
         const bool is_direct = edge.target < 0 && edge.is_plain && !is_input_merged;
         CHECK(element + (used - 1) * step < edge.size);
         const int32_t* rows = made.rows[number].data() + element;
-        int32_t active[lanes];  // lanes whose results are needed
-        int64_t active_count = 0;
+        int32_t active[2 * VECTOR_BYTES / sizeof(T)];  // lanes whose results are needed
+        int64_t count = 0;
         if (!is_direct) {
-            for (int64_t l = 0; l < used; ++l) active[active_count] = l, active_count += rows[l * step] >= 0;
-            if (!active_count) return;
+            for (int64_t l = 0; l < used; ++l) active[count] = l, count += rows[l * step] >= 0;
+            if (!count) return;
         }
-        Vector sums[K][VECTORS] = {};
+        alignas(64) T results[MOST_COTANGENTS * 2 * VECTOR_BYTES / sizeof(T)];
+        (this->*sum)(at, results);
+        if (is_direct) {
+            const auto to = output_of(at.image);
+            for (int64_t k = 0; k < width; ++k)
+                if (step == 1) std::memcpy(to.part(k * inputs + element, used).data, results + k * lanes, used * sizeof(T));
+                else
+                    for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k * lanes + l];
+            return;
+        }
+        for (int64_t n = 0; n < count; ++n)
+            deposit(number, at.image, element + active[n] * step, results + active[n], T(1), lanes);
+    }
+
+    // Call `act` with the weights and the values of each row that reaches a position of the input.
+    template <class Act>
+    INLINE void each_row(const Position& at, int64_t size, Act act) const {
+        const auto& [operation, panel, image, y, x] = at;
+        const auto& made = group[image];
         const int32_t* starts = made.starts[operation.slot].data();
         const int32_t* channels = made.channels[operation.slot].data();
         const int32_t* offsets = made.offsets[operation.slot].data();
         const T* from = values[operation.slot].data() + bases[operation.slot][image];
         const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
-        const int64_t first = part.first_channel;
-        const bool is_grouped = operation.groups > 1;
+        const int64_t first = panel.first_channel, last = first + operation.out_channels, step = panel.row_step;
         for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
-            for (int32_t place_y = vertical.runs[v].first; place_y <= vertical.runs[v].last; ++place_y)
+            for (int32_t place = vertical.runs[v].first; place <= vertical.runs[v].last; ++place)
                 for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
                     const auto& run = horizontal.runs[h];
-                    const int64_t tap = (vertical.runs[v].sum - place_y) * operation.kernel_width + run.sum;
-                    const int64_t base = (tap * operation.out_channels - first) * part.row_step;
-                    const int64_t line = place_y * operation.out_width;
+                    const int64_t tap = (vertical.runs[v].sum - place) * operation.kernel_width + run.sum;
+                    const T* weights = panel.weights.data + (tap * operation.out_channels - first) * step;
+                    const int64_t line = place * operation.out_width;
                     for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
-                        if (is_grouped && (channels[row] < first || channels[row] >= first + operation.out_channels)) continue;
-                        const T* weight = part.weights.part(base + offsets[row] * part.row_step, lanes).data;
-                        Vector panel[VECTORS];
-                        for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
-                        const T* value = from + static_cast<int64_t>(row) * K;
-#pragma GCC unroll 16
-                        for (int k = 0; k < K; ++k)
-#pragma GCC unroll 2
-                            for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+                        if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
+                        const T* weight = weights + offsets[row] * step;
+                        CHECK(weight >= panel.weights.data && weight < panel.weights.data + panel.weights.size);
+                        act(weight, from + row * size);
                     }
                 }
-        alignas(64) T results[K][lanes];
-        std::memcpy(results, sums, sizeof results);
-        if (is_direct) {
-            const auto to = output_of(image);
+    }
+
+    // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers; (cotangent, lane).
+    template <int K, int VECTORS>
+    void sum_panel(const Position& at, T* results) const {
+        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+        Vector sums[K][VECTORS] = {};
+        each_row(at, K, [&](const T* weight, const T* value) INLINE_LAMBDA {
+            Vector panel[VECTORS];
+            for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
+#pragma GCC unroll 16
             for (int k = 0; k < K; ++k)
-                if (step == 1 && used == lanes) std::memcpy(to.part(k * inputs + element, lanes).data, results[k], sizeof results[k]);
-                else
-                    for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k][l];
-            return;
-        }
-        if (edge.target < 0) {
-            for (int64_t n = 0; n < active_count; ++n) {
-                T row[K];
-                for (int k = 0; k < K; ++k) row[k] = results[k][active[n]];
-                deposit(number, image, element + active[n] * step, row, T(1));
-            }
-            return;
-        }
-        const auto target = rows_of(edge.target, image);
-        const T* factors = made.factors[number].empty() ? nullptr : made.factors[number].data() + element;
-        const bool is_merged = slots[edge.target].is_merged;
-        for (int64_t n = 0; n < active_count; ++n) {
-            const int64_t l = active[n];
-            T* to = target.part(static_cast<int64_t>(rows[l * step]) * K, K).data;
-            const T factor = factors ? factors[l * step] : T(1);
-            if (is_merged)
-                for (int k = 0; k < K; ++k) to[k] += factor * results[k][l];
-            else
-                for (int k = 0; k < K; ++k) to[k] = factor * results[k][l];
-        }
+#pragma GCC unroll 2
+                for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+        });
+        std::memcpy(results, sums, sizeof sums);
     }
 };
 

@@ -178,7 +178,7 @@ class _Packer:
 
     def arrays(self, weight: Tensor, kind: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Return the arranged weights, and the last panel of a matrix that is otherwise read as it is."""
-        groups, _, inputs, taps = weight.shape
+        groups, outputs, inputs, taps = weight.shape
         is_matrix = kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width
         if is_matrix and self.scale is None:
             rest = inputs % width
@@ -191,7 +191,10 @@ class _Packer:
             scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale))
         )
         if arranged is None or not is_same:
-            scaled = weight if self.scale is None else weight * self.scale.view(groups, -1, 1, 1)
+            # one factor may stand for all channels
+            scaled = weight
+            if self.scale is not None:
+                scaled = weight * self.scale.expand(groups * outputs).view(groups, outputs, 1, 1)
             arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
             # with the weight itself, so that no other weight of a later chunk gets its address
             self.packed[key] = weight, self.scale, arranged
