@@ -156,7 +156,7 @@ def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
     while pending:
         owner, arrival = pending.pop()
         node, number = arrival.node, arrival.number
-        edge = Edge(-1, 0, list(arrival.steps), arrival.start, arrival.entry)
+        edge = Edge(-1, 0, list(arrival.steps), arrival.entry)
         edge.size = _upper_size(arrival, images)
         while not is_end(node, number):
             found = part(node, number)
