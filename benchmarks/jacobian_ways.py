@@ -18,7 +18,7 @@ from jacobian import medians, without_native
 from jacobian_networks import ROOT, SHARED, augnet, cnn, mlp
 from torch import Tensor, nn
 
-from pellucid import PellucidError
+from pellucid.errors import PellucidError
 from pellucid.jacobians import _exact, _jacobian, _kernels, jacobian_report
 
 ALGORITHMS = ("folded", "forward", "cut")

@@ -45,6 +45,8 @@ class KernelSwap(TorchDispatchMode):
         """Kinds of convolution replaced in the forward pass, or to be replaced in the backward pass."""
         self.swapped_in_batches: set[str] = set()
         """Kinds replaced only for batches of at least `SMALL_BATCH` images."""
+        self.depthwise_area = 0
+        """Size of the largest kernel of a depthwise convolution, in pixels."""
         self.operations: set[str] = set()
         """Names of all operations of the forward pass."""
         self._spectra: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
@@ -74,6 +76,8 @@ class KernelSwap(TorchDispatchMode):
             self.swapped.add(kernel)
         elif kernel is not None:
             self.swapped_in_batches.add(kernel)
+        if x.ndim == 4 and rest[-1] == x.shape[1] > 1:
+            self.depthwise_area = max(self.depthwise_area, weight.shape[2:].numel())
         multiplier = len(weight) // x.shape[1] if x.ndim == 4 else 1
         if kernel in ("fourier", "multiplier") and multiplier > 1 and x.shape[1] > 1:
             # the last argument is the number of groups: now one per output channel

@@ -17,7 +17,7 @@ from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._problem import Problem
 from pellucid.jacobians._watch import PathWatch
 
-__all__ = ["LARGEST_BYTES", "Layout", "NativeShare", "Plan", "PlanOutdated", "Signature", "make_plan"]
+__all__ = ["LARGEST_BYTES", "Layout", "NativeShare", "Plan", "PlanOutdated", "Signature", "flattened", "make_plan"]
 
 LARGEST_BYTES = 10_000_000
 """Maximum size of a tensor in a chunk: a third of what allocators reuse without requesting new pages."""
@@ -57,6 +57,8 @@ class Layout:
     """Kinds of convolution that are replaced, and "double" for a forward pass in float64."""
     swapped_in_batches: frozenset[str]
     """Kinds replaced only for chunks of at least `SMALL_BATCH` images."""
+    depthwise_area: int
+    """Size of the largest kernel of a depthwise convolution, in pixels; 0 without one."""
     cut: Cut | None
     """The narrowest value on all paths of the first image's graph."""
     native: NativeShare | None = None
@@ -109,13 +111,12 @@ class Plan:
         """
         # known layers that passed the checks once cannot behave differently later
         if self.signature is not None and self.problem.known_layers:
-            output = self.problem.call(leaves)
-            return output.reshape(len(output), -1)
+            return flattened(self.problem.call(leaves))
         output, signature = _run_watched(self.problem, leaves)
         if self.signature not in (None, signature):
             raise PlanOutdated
         self.signature = signature
-        flat = output.reshape(len(output), -1)
+        flat = flattened(output)
         if len(flat) > 1 and not self.problem.known_layers:
             self._check_alone(flat.detach()[0])
         return flat
@@ -137,6 +138,11 @@ class Plan:
             )
 
 
+def flattened(output: Tensor) -> Tensor:
+    """Reshape outputs to (batch, output), unless they are: a node of the graph takes time in every backward pass."""
+    return output if output.ndim == 2 else output.reshape(len(output), -1)
+
+
 def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     """Run the first image with all checks and record its layout. Requires that gradients are enabled.
 
@@ -148,7 +154,7 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
     with kernels:
         output, signature = _run_watched(problem, leaves)
     kernels.is_planning = False
-    flat = output.reshape(1, -1)
+    flat = flattened(output)
     wanted = problem.wanted(flat.shape[1])
     share, obstacle = _native_share(problem, flat, leaves, signature)
     if "fourier" in kernels.swapped:
@@ -159,6 +165,7 @@ def make_plan(problem: Problem, kernels: KernelSwap | None = None) -> Plan:
         is_foldable=kernels.is_foldable,
         swapped=frozenset(kernels.swapped),
         swapped_in_batches=frozenset(kernels.swapped_in_batches),
+        depthwise_area=kernels.depthwise_area,
         cut=narrowest_cut(flat, tuple(leaves[place] for place in problem.floats), fewer_than=len(wanted)),
         native=share,
         obstacle=obstacle,

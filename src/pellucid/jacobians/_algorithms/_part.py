@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.engine.derivatives import derivatives
 from pellucid.jacobians._missing import WAY_OUT
-from pellucid.jacobians._plan import Plan
+from pellucid.jacobians._plan import Plan, flattened
 
 __all__ = ["Part", "gradients"]
 
@@ -47,7 +47,7 @@ class Part:
             if self.is_first:
                 self.flat = self.plan.verify(self.leaves)
             else:
-                self.flat = problem.call(self.leaves).reshape(len(self.leaves[0]), -1)
+                self.flat = flattened(problem.call(self.leaves))
         return self.flat
 
 

@@ -22,13 +22,24 @@ __all__ = ["check_native", "native", "pays_native", "seconds_without"]
 
 FEWEST = 2
 """Minimum number of outputs for which the kernel pays off."""
+LEAST_WORK = 20_000
+"""Minimum number of multiplications per image. Below it, the layers are so narrow that bookkeeping costs more."""
+LEAST_DENSE_WORK = 5_000_000
+"""Minimum number of multiplications of a job without convolutions, for which folding takes half a millisecond."""
+MOST_DEPTHWISE_AREA = 25
+"""Depthwise convolutions with kernels of this size or more are up to twice as fast in torch."""
 GENERIC_RATE = 1e10
 """Multiplications per second of the other algorithms on one core, for estimating how long they would take."""
 
 
 def pays_native(plan: Plan) -> bool:
     """Return True if the kernel runs most of the network, and is there or worth building for this job."""
-    if plan.layout.native is None or len(plan.wanted) < FEWEST:
+    layout, outputs = plan.layout, len(plan.wanted)
+    if layout.native is None or outputs < FEWEST or layout.native.work < LEAST_WORK:
+        return False
+    if layout.depthwise_area >= MOST_DEPTHWISE_AREA or (layout.cut is not None and 2 * layout.cut.units <= outputs):
+        return False
+    if plan.problem.known_layers and plan.problem.batch * layout.native.work * outputs < LEAST_DENSE_WORK:
         return False
     return library_for(_seconds(plan)) is not None
 

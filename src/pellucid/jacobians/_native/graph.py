@@ -48,7 +48,7 @@ class Program:
 
 def _name(node: Any) -> str:
     """Return the operation's name: "Relu" for `ReluBackward0`. Custom functions have no number, and no entry."""
-    if type(node) is FastMaxPool._backward_cls:  # type: ignore[attr-defined]  # set by the metaclass
+    if type(node) is FastMaxPool._backward_cls:
         return "FastMaxPool"
     match = re.fullmatch(r"(\w+?)Backward\d+", type(node).__name__)
     return match[1] if match else ""
@@ -156,7 +156,7 @@ def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
     while pending:
         owner, arrival = pending.pop()
         node, number = arrival.node, arrival.number
-        edge = Edge(-1, 0, list(arrival.steps), arrival.start, arrival.entry)
+        edge = Edge(-1, 0, list(arrival.steps), arrival.entry)
         edge.size = _upper_size(arrival, images)
         while not is_end(node, number):
             found = part(node, number)
