@@ -123,7 +123,8 @@ class SoundNorms(TorchFunctionMode):
     """Replaces autograd's derivative of batch normalization, which is wrong for some layouts with axes of length 1."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
+        weights = [kwargs.get("weight"), kwargs.get("bias")] if func is F.batch_norm else [args]
+        if all(weight is None or (isinstance(weight, Tensor) and weight.is_leaf) for weight in weights):
             return Norm.apply(*args, kwargs)
         return func(*args, **(kwargs or {}))
 
