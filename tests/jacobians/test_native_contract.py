@@ -146,10 +146,14 @@ class Hooked(nn.Module):
             x = x * 1
             x.register_hook(lambda gradient: 2 * gradient)
             hidden = F.relu(self.first(x))
+        elif self.how == "node":
+            hidden.grad_fn.register_hook(lambda below, above: (2 * below[0],))
+        elif self.how == "node before":
+            hidden.grad_fn.register_prehook(lambda above: (2 * above[0],))
         return self.second(hidden)
 
 
-@pytest.mark.parametrize("how", ["module", "module before", "tensor", "input"])
+@pytest.mark.parametrize("how", ["module", "module before", "tensor", "input", "node", "node before"])
 def test_backward_hooks_are_not_ignored(how: str) -> None:
     model, x = Hooked(how), torch.randn(5, 4)
     expected = reference(model, x)
@@ -161,6 +165,15 @@ def test_backward_hooks_are_not_ignored(how: str) -> None:
         except UnsupportedOperation:
             continue
         torch.testing.assert_close(result, expected)
+
+
+def test_parameters_that_require_gradients_are_constants() -> None:
+    """A function over a module, whose parameters cannot be frozen."""
+    model = network()
+    report = jacobian_report(lambda x: model.eval()(x), IMAGES, method="native")
+    assert report.method == "native"
+    same(model, IMAGES, report.jacobian)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("how", ["tensor", "module"])

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Size, Tensor
 from torch.autograd.graph import GradientEdge
 
-__all__ = ["Cut", "Point", "narrowest_cut", "passages"]
+__all__ = ["Cut", "Point", "leading_to", "narrowest_cut", "passages"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,15 @@ def passages(output: Tensor, *leaves: Tensor) -> tuple[list[Any], list[Point]]:
         for place, node in enumerate(order)
         if node not in ends and len(used[node]) == 1 and above[node] * below[node] == total
     ]
+
+
+def leading_to(root: Any, leaf: Tensor) -> frozenset[Any]:
+    """Return all nodes below `root` that depend on a leaf, itself included."""
+    leading: set[Any] = set()
+    for node in reversed(_order(root)):
+        if getattr(node, "variable", None) is leaf or any(source in leading for source, _ in node.next_functions):
+            leading.add(node)
+    return frozenset(leading)
 
 
 def _order(root: Any) -> list[Any]:

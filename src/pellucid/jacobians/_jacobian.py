@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from pellucid.core.cards import card, facts_html, table_html
-from pellucid.core.errors import UnknownName
+from pellucid.core.errors import UnknownName, UnsupportedOperation
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.core.showing import Shown
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.jacobians._algorithms import ALGORITHMS, Part, choose
 from pellucid.jacobians._algorithms.differences import differences
-from pellucid.jacobians._algorithms.native import check_native
+from pellucid.jacobians._algorithms.native import prepare_native
 from pellucid.jacobians._exact import with_exact_masks
 from pellucid.jacobians._finite import check_finite
 from pellucid.jacobians._memory import recall, remember
@@ -185,7 +185,12 @@ class _Schedule:
         """Choose the algorithm and chunk size for the public arguments."""
         name = choose(plan) if method == "auto" else method
         if name == "native":
-            check_native(plan)
+            try:
+                prepare_native(plan)
+            except UnsupportedOperation:
+                if method != "auto":
+                    raise
+                name = choose(plan)
         return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
 
     @property

@@ -63,6 +63,8 @@ class Layout:
     """The narrowest value on all paths of the first image's graph."""
     native: NativeShare | None = None
     """The native kernel's share of the network; None if it does not pay off."""
+    is_compared: bool = False
+    """True if a product of the native kernel has been compared with autograd's."""
     obstacle: str = ""
     """Reason that the kernel does not run all of the network, if any."""
 

@@ -1,6 +1,8 @@
 """The native kernel: all cotangents in one pass, over active positions only, for most of the network or all of it."""
 
+import math
 from contextlib import suppress
+from ctypes import CDLL
 from dataclasses import replace
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.core.seeding import generator
 from pellucid.jacobians._algorithms._part import Part, gradients
 from pellucid.jacobians._algorithms.loop import loop
 from pellucid.jacobians._graph import Point
@@ -18,7 +21,7 @@ from pellucid.jacobians._native.run import run_kernel
 from pellucid.jacobians._native.values import Unsupported
 from pellucid.jacobians._plan import NativeShare, Plan
 
-__all__ = ["check_native", "native", "pays_native", "seconds_without"]
+__all__ = ["native", "pays_native", "prepare_native", "seconds_without"]
 
 FEWEST = 2
 """Minimum number of outputs for which the kernel pays off."""
@@ -28,6 +31,8 @@ LEAST_DENSE_WORK = 5_000_000
 """Minimum number of multiplications of a job without convolutions, for which folding takes half a millisecond."""
 MOST_DEPTHWISE_AREA = 25
 """Depthwise convolutions with kernels of this size or more are up to twice as fast in torch."""
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
+"""Relative error from which a result of the kernel counts as different from autograd's."""
 GENERIC_RATE = 1e10
 """Multiplications per second of the other algorithms on one core, for estimating how long they would take."""
 
@@ -55,24 +60,32 @@ def seconds_without(images: int, work: int, outputs: int) -> float:
     return max(images_expected() or 0, images) * work * outputs / GENERIC_RATE
 
 
-def check_native(plan: Plan) -> None:
-    """Raise `UnsupportedOperation` if the kernel cannot run the network, or `BuildError` if there is no library."""
+def prepare_native(plan: Plan) -> None:
+    """Load the library, and compare a product with autograd's once per plan.
+
+    Raises `UnsupportedOperation` if the kernel cannot run the network, or `BuildError` if there is no library.
+    """
+    if plan.layout.native is not None:
+        library = library_for(_seconds(plan))
+        if library is None:
+            build_native()
+            library = library_for(_seconds(plan))
+        assert library is not None
+        if not plan.layout.is_compared:
+            _compare(plan, library)
     if plan.layout.native is None:
         raise UnsupportedOperation(
             f'method="native" does not apply: {plan.layout.obstacle}. Use method="auto", which takes it where it does.'
         )
-    if library_for(_seconds(plan)) is None:
-        build_native()
 
 
 def native(part: Part) -> int:
     """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
     plan, flat = part.plan, part.run()
-    if plan.layout.native is None:  # found out in an earlier chunk
+    library = library_for(_seconds(plan)) if plan.layout.native is not None else None
+    if library is None or plan.layout.native is None:  # found out in an earlier chunk
         return loop(part)
     (leaf,), (rows,) = part.differentiated, part.rows
-    library = library_for(_seconds(plan))
-    assert library is not None
     if plan.layout.native.is_whole:
         # a chunk may run other operations than the first image alone
         with suppress(Unsupported):
@@ -97,6 +110,37 @@ def native(part: Part) -> int:
         (gradient,) = gradients(edge, [leaf], upper[:, place].reshape(below))
         rows[:, place] = 0 if gradient is None else gradient
     return len(plan.wanted)
+
+
+def _compare(plan: Plan, library: CDLL) -> None:
+    r"""Compare \(u^T J\) of the first image with autograd's, for a random u; where it differs, the kernel is not used.
+
+    Both come from the same graph, so that they also agree at kinks. They would differ for hooks on nodes, which change
+    gradients but cannot be seen from outside, and for operations that another version of torch stores in another way.
+    """
+    if plan.first is None:
+        leaves = plan.problem.part(0, 1)
+        output = plan.problem.call(leaves)
+        plan.first = leaves, output.reshape(1, -1)
+    leaves, flat = plan.first
+    leaf = leaves[plan.problem.floats[0]]
+    span, obstacle = widest_span(flat, leaf)
+    if span is not None:
+        top, bottom = span.top, span.bottom
+        above = top.node._input_metadata[top.number].shape
+        cotangent = torch.randn(above, generator=generator(0, "native"), dtype=torch.float64, device="cpu").to(flat)
+        end = leaf if bottom is None else GradientEdge(bottom.node, bottom.number)
+        (expected,) = gradients(GradientEdge(top.node, top.number), [end], cotangent)
+        found = torch.zeros_like(leaf if expected is None else expected).reshape(1, 1, -1)
+        expected = torch.zeros_like(found) if expected is None else expected.reshape(1, 1, -1)
+        run_kernel(library, top, bottom, leaf, found, (), cotangent.reshape(1, 1, -1), {})
+        error, scale = float((found - expected).norm()), float(expected.norm())
+        # not finite: an error that the comparison must not hide, and which is reported later
+        if error <= TOLERANCE[flat.dtype] * scale or not math.isfinite(scale):
+            plan.layout = replace(plan.layout, is_compared=True)
+            return
+        obstacle = "its result differs from autograd's, perhaps because of hooks that change gradients"
+    plan.layout = replace(plan.layout, native=None, obstacle=obstacle, is_compared=True)
 
 
 def _rows_to(point: Point, part: Part, flat: Tensor) -> Tensor:

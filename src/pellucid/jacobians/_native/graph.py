@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pellucid.engine.operations.layers import FastMaxPool
-from pellucid.jacobians._graph import Point, passages
+from pellucid.jacobians._graph import Point, leading_to, passages
 from pellucid.jacobians._native.operations import OPERATIONS
 from pellucid.jacobians._native.steps import MOVES, PARTIAL, STEPS
 from pellucid.jacobians._native.values import Arrival, Edge, Images, Layer, Layout, Operation, Step, Unsupported
@@ -59,7 +59,7 @@ def _name(kind: type) -> str:
 def _reader(node: Any, images: Images) -> Callable[[int], list[Step] | Operation]:
     """Return a function that reads a node's result by its number: the steps across it, or its operation."""
     name = _name(type(node))
-    inputs = [source for source, _ in node.next_functions if source is not None]
+    inputs = [source for source, _ in images.sources(node) if source is not None]
     if name in PARTIAL and len(inputs) == 1:
         return lambda _: PARTIAL[name](node, images)
     if name in OPERATIONS and (len(inputs) >= 1):
@@ -80,7 +80,7 @@ def _read(node: Any, number: int, images: Images) -> list[Step] | Operation:
         raise Unsupported(f"{type(node).__name__} ({error})") from error
     # otherwise it would lose an input, such as weights that depend on the images
     if isinstance(found, Operation) and len(found.arrivals) != sum(
-        source is not None for source, _ in node.next_functions
+        source is not None for source, _ in images.sources(node)
     ):
         raise Unsupported(f"{type(node).__name__} of several values that depend on the input")
     return found
@@ -95,7 +95,7 @@ def widest_span(flat: Tensor, leaf: Tensor) -> tuple[Span | None, str]:
     """
     if flat.grad_fn is None:
         return None, "outputs without a gradient"
-    images = Images(len(leaf), leaf.dtype)
+    images = Images(len(leaf), leaf.dtype, leading_to(flat.grad_fn, leaf))
     order, points = passages(flat, leaf)
     work, failed, reason = _survey(order, images, leaf)
     total = sum(work.values())
@@ -119,7 +119,7 @@ def _survey(order: Sequence[Any], images: Images, leaf: Tensor) -> tuple[dict[in
     """Return the multiplications by place in the order, the places that the kernel cannot run, and the first reason."""
     work, failed, reason = {}, [], ""
     for place, node in enumerate(order):
-        if getattr(node, "variable", None) is leaf:
+        if getattr(node, "variable", None) is leaf or node not in images.leading:
             continue
         try:
             for number in range(len(getattr(node, "_input_metadata", ())) or 1):
@@ -138,7 +138,7 @@ def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
 
     Raises `Unsupported` for an operation that the kernel cannot run.
     """
-    images = Images(len(leaf), leaf.dtype)
+    images = Images(len(leaf), leaf.dtype, leading_to(top.node, leaf))
     read: dict[tuple[Any, int], list[Step] | Operation] = {}
 
     def part(node: Any, number: int) -> list[Step] | Operation:
@@ -171,7 +171,7 @@ def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
                 edge.target = numbers[node]
                 break
             edge.steps += found
-            (node, number), *_ = [source for source in node.next_functions if source[0] is not None]
+            (node, number), *_ = [source for source in images.sources(node) if source[0] is not None]
         operations[owner][1].append(len(edges))
         edges.append(edge)
     return _sorted(Program(operations, edges, images))

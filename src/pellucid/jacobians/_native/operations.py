@@ -12,7 +12,7 @@ __all__ = ["OPERATIONS"]
 
 
 def _convolution(node: Any, images: Images) -> Operation:
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     if above[0] != 1 or len(above) not in (3, 4):
         raise Unsupported(f"ConvolutionBackward0 of shape {above}")
     # not copied, even in another memory format, because its address identifies it
@@ -34,7 +34,7 @@ def _convolution(node: Any, images: Images) -> Operation:
     )
     positions = torch.Size(above[2:]).numel()
     layout = Layout(above[1], positions, positions, 1)
-    return Operation(layout, (Arrival(*node.next_functions[0]),), layer, torch.Size(below[2:]).numel(), 1)
+    return Operation(layout, (Arrival(*images.sources(node)[0]),), layer, torch.Size(below[2:]).numel(), 1)
 
 
 def _pair(values: Any, default: int) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def _pair(values: Any, default: int) -> tuple[int, int]:
 
 def _linear(node: Any, images: Images) -> Operation:
     is_biased = "Addmm" in type(node).__name__
-    bias, source, weight = node.next_functions if is_biased else (None, *node.next_functions)
+    bias, source, weight = images.sources(node) if is_biased else (None, *images.sources(node))
     if weight[0] is not None or (is_biased and bias[0] is not None):
         raise Unsupported(f"{type(node).__name__} of two values that depend on the input")
     matrix = node._saved_mat2  # (input, output)
@@ -70,14 +70,14 @@ def _window(pairs: list[list[tuple[int, float]]], images: Images) -> Window:
 
 def _planes(node: Any, images: Images, window: Window) -> Operation:
     """Return a sum over the positions of each channel of an image."""
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     outer, inner = (torch.Size(shape[-2:]).numel() for shape in (above, below))
     layout = Layout(torch.Size(above[:-2]).numel(), outer, outer, 1)
-    return Operation(layout, (Arrival(*node.next_functions[0]),), window, inner, 1)
+    return Operation(layout, (Arrival(*images.sources(node)[0]),), window, inner, 1)
 
 
 def _average(node: Any, images: Images) -> Operation:
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     kernel = _pair(node._saved_kernel_size * (3 - len(node._saved_kernel_size)), 1)
     stride = node._saved_stride or kernel
     padding, is_counted = node._saved_padding, node._saved_count_include_pad
@@ -99,7 +99,7 @@ def _average(node: Any, images: Images) -> Operation:
 
 
 def _adaptive_average(node: Any, images: Images) -> Operation:
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     spans = [
         # bounds of torch: floor of the start, ceiling of the end
         [range(place * size // count, -(-(place + 1) * size // count)) for place in range(count)]
@@ -115,7 +115,7 @@ def _adaptive_average(node: Any, images: Images) -> Operation:
 
 def _reduction(node: Any, images: Images) -> Operation:
     """Return a sum or mean over neighboring axes."""
-    below = images.shape(*node.next_functions[0])
+    below = images.shape(*images.sources(node)[0])
     rank, name = len(below), type(node).__name__
     axes = sorted({(axis - 2**64 if axis >= 2**63 else axis) % rank for axis in node._saved_dim or range(rank)})
     if axes[0] == 0 or axes != list(range(axes[0], axes[-1] + 1)):
@@ -128,7 +128,7 @@ def _reduction(node: Any, images: Images) -> Operation:
     window = _window([[(place, weight) for place in range(size)]], images)
     # the reduced axes are the positions; the others are channels
     channel_step, position_step = (size, 1) if inner == 1 else (1, inner)
-    return Operation(Layout(outer * inner), (Arrival(*node.next_functions[0]),), window, channel_step, position_step)
+    return Operation(Layout(outer * inner), (Arrival(*images.sources(node)[0]),), window, channel_step, position_step)
 
 
 def _junction(node: Any, images: Images, arrivals: list[Arrival]) -> Operation:
@@ -136,7 +136,7 @@ def _junction(node: Any, images: Images, arrivals: list[Arrival]) -> Operation:
 
 
 def _arrival(node: Any, images: Images, place: int, steps: list[Step]) -> Arrival:
-    source = node.next_functions[place]
+    source = images.sources(node)[place]
     way = (*steps, *broadcast(images.shape(*source), images.shape(node)))
     return Arrival(source[0], source[1], way)
 
@@ -172,9 +172,9 @@ def _concatenation(node: Any, images: Images) -> Operation:
     index = torch.full(above, -1, dtype=torch.int32, device="cpu")
     arrivals, start = [], 0
     sizes = _widths(node, images, axis, is_stack=is_stack)
-    for place, (source, width) in enumerate(zip(node.next_functions, sizes, strict=True)):
+    for place, (source, width) in enumerate(zip(images.sources(node), sizes, strict=True)):
         if source[0] is not None:
-            entry, size = index.clone(), images.size(*node.next_functions[place])
+            entry, size = index.clone(), images.size(*images.sources(node)[place])
             piece = entry.narrow(axis, start, width)
             piece.copy_(torch.arange(size, dtype=torch.int32, device="cpu").view(piece.shape))
             arrivals.append(Arrival(source[0], source[1], entry=entry.reshape(-1)))
@@ -185,8 +185,8 @@ def _concatenation(node: Any, images: Images) -> Operation:
 def _widths(node: Any, images: Images, axis: int, *, is_stack: bool) -> list[int]:
     """Return the widths of concatenated values. At most one of them may be unknown, because it is a constant."""
     if is_stack:
-        return [1] * len(node.next_functions)
-    shapes = [None if source[0] is None else images.shape(*source) for source in node.next_functions]
+        return [1] * len(images.sources(node))
+    shapes = [None if source[0] is None else images.shape(*source) for source in images.sources(node)]
     known = [shape[axis] for shape in shapes if shape is not None]
     if len(known) < len(shapes) - 1:
         raise Unsupported("CatBackward0 of several constants")

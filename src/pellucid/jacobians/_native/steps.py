@@ -43,7 +43,7 @@ def _slope(node: Any, images: Images) -> Steps:
     ones = torch.ones((shape[0] * images.count, *shape[1:]), dtype=images.dtype, device="cpu")
     slopes = node(ones)
     slope = slopes[0] if isinstance(slopes, tuple) else slopes
-    below = images.shape(*node.next_functions[0])
+    below = images.shape(*images.sources(node)[0])
     if torch.Size(below).numel() != size:
         raise Unsupported(f"{type(node).__name__} with a broadcast input")
     # the kernel drops elements with a factor of zero, but zero times infinity is an error that must be seen
@@ -54,7 +54,7 @@ def _slope(node: Any, images: Images) -> Steps:
 
 def _pool(node: Any, images: Images) -> Steps:
     rank = 3 if "3D" in type(node).__name__ else 2
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     if "Adaptive" in type(node).__name__:
         is_merging = any(size % count for size, count in zip(below[-rank:], above[-rank:], strict=True))
     else:
@@ -67,7 +67,7 @@ def _fast_pool(node: Any, images: Images) -> Steps:
     """Read the max pooling of attribution methods."""
     kernel, stride, _, dilation, _ = node.geometry
     winners = images.data(node.saved_tensors[1])
-    above, below = images.shape(node), images.shape(*node.next_functions[0])
+    above, below = images.shape(node), images.shape(*images.sources(node)[0])
     return _to_winners(winners, above, below, 2, _overlaps(kernel, stride, dilation))
 
 
@@ -126,17 +126,17 @@ def broadcast(below: tuple[int, ...], above: tuple[int, ...]) -> Steps:
 
 
 def _scaled(node: Any, images: Images, factor: Any, place: int) -> Steps:
-    above, below = images.shape(node), images.shape(*node.next_functions[place])
+    above, below = images.shape(node), images.shape(*images.sources(node)[place])
     return [*constant(factor, above, images), *broadcast(below, above)]
 
 
 def _mul(node: Any, images: Images) -> Steps:
-    place = 0 if node.next_functions[0][0] is not None else 1
+    place = 0 if images.sources(node)[0][0] is not None else 1
     return _scaled(node, images, node._saved_self if place else node._saved_other, place)
 
 
 def _div(node: Any, images: Images) -> Steps:
-    if node.next_functions[0][0] is None:
+    if images.sources(node)[0][0] is None:
         raise Unsupported("DivBackward0 by a value of the input")
     divisor = node._saved_other
     if divisor.ndim == 0:  # a new tensor, because autograd's own of a Python number computes in float32
@@ -145,10 +145,10 @@ def _div(node: Any, images: Images) -> Steps:
 
 
 def _plus(node: Any, images: Images) -> Steps:
-    place = 0 if node.next_functions[0][0] is not None else 1
+    place = 0 if images.sources(node)[0][0] is not None else 1
     sign = -1 if "Sub" in type(node).__name__ else 1
     factor = sign * node._saved_alpha if place else 1
-    above, below = images.shape(node), images.shape(*node.next_functions[place])
+    above, below = images.shape(node), images.shape(*images.sources(node)[place])
     return [*(constant(factor, above, images) if factor != 1 else []), *broadcast(below, above)]
 
 
@@ -169,7 +169,7 @@ def _moved(move: Callable[[Any, Tensor, int], Tensor]) -> Callable[..., Steps]:
     """Make a reader of a node that only moves elements; `move` does the same to their indices."""
 
     def read(node: Any, images: Images, number: int = 0) -> Steps:
-        below = images.shape(*node.next_functions[0])
+        below = images.shape(*images.sources(node)[0])
         size = torch.Size(below).numel()
         index = torch.arange(size, device="cpu", dtype=torch.int64).view(below)
         moved = move(node, index, number)
@@ -253,7 +253,7 @@ MOVES = {
 
 
 def _expanded(node: Any, images: Images) -> Steps:
-    below, above = images.shape(*node.next_functions[0]), images.shape(node)
+    below, above = images.shape(*images.sources(node)[0]), images.shape(node)
     if len(below) != len(above):
         raise Unsupported("ExpandBackward0 with new axes")
     return broadcast(below, above)

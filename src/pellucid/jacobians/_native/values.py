@@ -13,12 +13,18 @@ class Unsupported(Exception):
     """A node of the graph that the native kernel cannot run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """The images of a chunk: their number, and the dtype and shapes of values."""
 
     count: int
     dtype: torch.dtype
+    leading: frozenset[Any]
+    """Nodes that depend on the input. Others, such as parameters that require gradients, count as constants."""
+
+    def sources(self, node: Any) -> list[tuple[Any, int]]:
+        """Return a node's inputs, each as the node that computed it and its number there; (None, 0) for constants."""
+        return [source if source[0] in self.leading else (None, 0) for source in node.next_functions]
 
     def shape(self, node: Any, number: int = 0) -> tuple[int, ...]:
         """Return the shape of a node's result for one image, (rows, …), where `rows` is 1 unless axes were merged.
