@@ -133,7 +133,7 @@ def _compare(plan: Plan, library: CDLL) -> None:
         (expected,) = gradients(GradientEdge(top.node, top.number), [end], cotangent)
         found = torch.zeros_like(leaf if expected is None else expected).reshape(1, 1, -1)
         expected = torch.zeros_like(found) if expected is None else expected.reshape(1, 1, -1)
-        run_kernel(library, top, bottom, leaf, found, (), cotangent.reshape(1, 1, -1), {})
+        run_kernel(library, top, bottom, leaf, found, (), cotangent.reshape(1, 1, -1), plan.packed)
         error, scale = float((found - expected).norm()), float(expected.norm())
         # not finite: an error that the comparison must not hide, and which is reported later
         if error <= TOLERANCE[flat.dtype] * scale or not math.isfinite(scale):
