@@ -66,6 +66,12 @@ def compiler() -> str:
 
 
 @pytest.fixture
+def generic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jacobians without the native kernel, even if `PELLUCID_NATIVE=1` is set for the whole test run."""
+    monkeypatch.setenv("PELLUCID_NATIVE", "0")
+
+
+@pytest.fixture
 def native(compiler: str, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     """The native kernel, built if necessary, and used by all Jacobians of the test."""
     from pellucid.jacobians._native import build

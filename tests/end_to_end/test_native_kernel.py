@@ -25,12 +25,10 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    """A library, compiled once for all tests of this file."""
+def compiled(compiler) -> Path:
+    """The library in the cache of all tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PELLUCID_NATIVE", raising=False)
-        if build.find_compiler() is None:
-            pytest.skip("there is no C++ compiler")
         return build.compiled()
 
 

@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Size, Tensor, nn
 
-__all__ = ["FOREIGN", "LAYERS", "SMOOTH", "Network", "Step", "randomized", "reference", "step"]
+__all__ = ["FOREIGN", "LAYERS", "SMOOTH", "Network", "Step", "piece", "reference", "rounding", "step"]
+
+SMALL_ERROR = 1e-9
+"""Relative errors for measuring the effect of rounding: large enough for float64, small enough to meet no kink."""
 
 Shape = Sequence[int]
 """Shape of one image's value, without the batch axis."""
@@ -47,6 +50,7 @@ class Network(nn.Module):
         self.layers = nn.ModuleList()
         self.shapes = [self.shape]
         self.generator = Generator().manual_seed(seed)
+        self.noise: Generator | None = None
         for each in steps:
             self.add(each)
 
@@ -84,10 +88,20 @@ class Network(nn.Module):
         return self.values(x)[-1]
 
     def values(self, x: Tensor) -> list[Tensor]:
+        """Return the input and the results of all steps."""
         values = [x]
         for layer, each in zip(self.layers, self.steps, strict=True):
-            values.append(layer(*(values[place] for place in each.sources)))
+            sources = [values[place] for place in each.sources]
+            values.append(layer(*(self.rounded(value, each) for value in sources) if self.noise else sources))
         return values
+
+    def rounded(self, value: Tensor, each: Step) -> Tensor:
+        """Change a layer's source by random relative errors, unless it is modified in place."""
+        if each.layer.endswith("_") or dict(each.settings).get("operation") == "multiply_":
+            return value
+        error = torch.rand(value.shape[1:], generator=self.noise, dtype=torch.float64) + 0.5
+        sign = torch.randint(0, 2, value.shape[1:], generator=self.noise) * 2 - 1
+        return value * (1 + SMALL_ERROR * sign * error)
 
 
 def reference(model: Callable[[Tensor], Tensor], x: Tensor, outputs: Sequence[int] | None = None) -> Tensor:
@@ -99,6 +113,17 @@ def reference(model: Callable[[Tensor], Tensor], x: Tensor, outputs: Sequence[in
         (row,) = torch.autograd.grad(flat[:, index].sum(), leaf, retain_graph=True, allow_unused=True)
         rows.append(torch.zeros_like(leaf) if row is None else row)
     return torch.stack(rows, 1)
+
+
+def rounding(network: Network, x: Tensor, outputs: Sequence[int] | None, exact: Tensor) -> float:
+    """Estimate the norm of the Jacobian's error if each use of a value had a relative error of 1.
+
+    It exceeds the norm of the Jacobian where terms cancel: x - x has derivative 0, but an error of the order of 1.
+    """
+    network.noise = Generator().manual_seed(0)
+    errors = [float((reference(network, x, outputs) - exact).norm()) / SMALL_ERROR for _ in range(2)]
+    network.noise = None
+    return max(errors)
 
 
 class Fixed(nn.Module):
@@ -147,7 +172,8 @@ def _batch_norm(shape: Shape, generator: Generator, affine: bool = True, zeros: 
     module = randomized(kind(shape[0], affine=affine), generator)
     if zeros and affine:
         module.weight.data[::2] = 0
-    return module
+    # autograd's own derivative is wrong for some layouts that axes of length 1 make ambiguous
+    return nn.Sequential(Fixed(lambda x: x.contiguous() if 1 in x.shape else x), module)
 
 
 def _constant(shape: Shape, generator: Generator, operation: str, broadcast: str) -> nn.Module:

@@ -1,10 +1,13 @@
 """The cut at the narrowest layer: used if every path passes through it, and never if a path bypasses it."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from jacobians.models import reference
 from pellucid.jacobians import jacobian_report
+
+pytestmark = pytest.mark.usefixtures("generic")
 
 X = torch.rand(5, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

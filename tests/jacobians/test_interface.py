@@ -100,6 +100,7 @@ def test_a_bound_method_of_a_module_runs_in_eval_mode() -> None:
     assert model.training
 
 
+@pytest.mark.usefixtures("generic")
 def test_the_report_states_the_cost() -> None:
     model = zoo()["convolution"].float()
     report = jacobian_report(model, torch.rand(5, 1, 6, 6), chunk=2)

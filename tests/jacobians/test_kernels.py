@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from jacobians.models import reference
 from pellucid.jacobians import jacobian_report
+
+pytestmark = pytest.mark.usefixtures("generic")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -38,7 +40,7 @@ def test_each_kind_of_convolution_is_replaced_exactly(layer: nn.Conv2d, swap: st
     torch.testing.assert_close(report.jacobian, reference(model, x)[:, [0, 3, 5]], rtol=0, atol=tolerance)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 5),
     groups=st.integers(1, 3),

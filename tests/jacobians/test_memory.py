@@ -15,6 +15,8 @@ from jacobians.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.jacobians import _jacobian, jacobian, jacobian_report
 
+pytestmark = pytest.mark.usefixtures("generic")
+
 X = torch.rand(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 IMAGES = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

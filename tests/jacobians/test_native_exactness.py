@@ -12,7 +12,7 @@ from hypothesis import given
 from torch import Tensor
 
 from jacobians.drawing import VALUES, Case, cases, drawn
-from jacobians.networks import FOREIGN, SMOOTH, Network, piece, reference, step
+from jacobians.networks import FOREIGN, LAYERS, SMOOTH, Network, piece, reference, rounding, step
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.jacobians import JacobianReport, jacobian, jacobian_report
 from pellucid.jacobians._native import build
@@ -66,8 +66,10 @@ def _check_float32(case: Case, expected: Tensor) -> None:
         return
     of_torch = float((reference(single, images, case.outputs) - expected).norm())
     error = float((natively(case, images).jacobian.reshape(expected.shape) - expected).norm())
-    # autograd's error can be zero by chance; no result is expected to be better than its last bits
-    assert error <= 2 * of_torch + 2 * EPS * float(expected.norm()), (error, of_torch)
+    # autograd's error can be zero by chance, in networks as small as these
+    if error > 2 * of_torch + EPS * float(expected.norm()):
+        least = EPS * rounding(case.network, case.images(), case.outputs, expected)
+        assert error <= 2 * max(of_torch, least), (error, of_torch, least)
 
 
 FOUND = {
@@ -107,13 +109,13 @@ def test_networks_that_were_wrong_once(name: str) -> None:
     assert "native" in check(FOUND[name]).method
 
 
-@drawn(80)
+@drawn(60)
 @given(case=cases())
 def test_networks_of_the_grammar(case: Case) -> None:
     check(case)
 
 
-@drawn(60)
+@drawn(50)
 @given(case=cases(foreign=True))
 def test_networks_with_a_layer_outside_the_grammar(case: Case) -> None:
     check(case)
@@ -239,6 +241,4 @@ def test_the_drawn_networks_contain_every_layer() -> None:
         used.update({each.layer for each in case.network.steps})
 
     count()
-    from jacobians.networks import LAYERS
-
     assert not set(LAYERS) - set(FOREIGN) - set(used)

@@ -32,7 +32,7 @@ class Computed(nn.Module):
 
 def test_chunks_do_not_mix_up_weights_at_the_same_address(native) -> None:
     torch.manual_seed(0)
-    model, x = Computed().eval(), torch.randn(40, 1, 9, 9)
+    model, x = Computed().double().eval(), torch.randn(40, 1, 9, 9).double()
     expected = pellucid.jacobian(model, x, method="loop")
     for chunk in (2, 3, 4, 5, 7, 10):
         torch.testing.assert_close(pellucid.jacobian(model, x, chunk=chunk, method="native"), expected)

@@ -1,5 +1,7 @@
 """The native kernel in a run: decided once, recorded, and built in a child process that leaves nothing behind."""
 
+import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -7,8 +9,12 @@ import stat
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import pellucid
 from pellucid.hooks import HOOKS
 from pellucid.jacobians._native import build
 from pellucid.jacobians._native.build import library_for
@@ -29,13 +35,10 @@ ENDLESS = "#!/bin/sh\ntouch {marker}\nsleep 60\n"
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    """A library, compiled once for all tests of this file."""
+def compiled(compiler) -> Path:
+    """The library in the cache of all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PELLUCID_CACHE", str(tmp_path_factory.mktemp("compiled")))
         patch.delenv("PELLUCID_NATIVE", raising=False)
-        if build.find_compiler() is None:
-            pytest.skip("there is no C++ compiler")
         return build.compiled()
 
 
@@ -229,3 +232,35 @@ def test_only_runs_with_many_derivatives_build() -> None:
     assert repays(hooks[:2], 5, (10_000, 1, 28, 28), 10) is False
     assert repays(hooks[:2], 1000, (10_000, 1, 28, 28), 10)
     assert not repays(hooks, 10, (360, 1, 8, 8), 10)
+
+
+def watched(save: Path, **options: object) -> tuple[dict, np.ndarray, bool]:
+    """Watch an epoch of a network; return run.json, its Jacobians, and True if the kernel has computed them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)).eval()
+    images, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 4
+    runs: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        algorithm = importlib.import_module("pellucid.jacobians._algorithms.native")
+        run = algorithm.run_kernel
+        patch.setattr(algorithm, "run_kernel", lambda *rest: runs.append(1) or run(*rest))
+        with pellucid.watch(model, (images, labels), save=save, hooks="jacobian_classes", **options) as watcher:
+            watcher.epoch(1)
+    path = save / "plots/jacobian_classes/epoch_001.npz"
+    return json.loads((save / "run.json").read_text()), np.load(path)["mean_absolute_jacobian"], bool(runs)
+
+
+@pytest.mark.slow
+def test_watched_training_follows_the_cache_and_then_its_own_record(compiled, compile_with, tmp_path) -> None:
+    compile_with(CORRECT, library=compiled)
+    record, expected, is_native = watched(tmp_path / "one")
+    # never compiled for a watched training, whose cost is bounded
+    assert (record["jacobian_kernel"], is_native) == ("generic", False)
+    build.compiled()
+    build._state = build._State()
+    record, maps, is_native = watched(tmp_path / "two")
+    assert (record["jacobian_kernel"], is_native) == ("native", True)
+    np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-6)
+    record, maps, is_native = watched(tmp_path / "one", resume=True)
+    assert (record["jacobian_kernel"], is_native) == ("generic", False)
+    np.testing.assert_array_equal(maps, expected)

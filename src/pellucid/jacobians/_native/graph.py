@@ -48,7 +48,7 @@ class Program:
 
 def _name(node: Any) -> str:
     """Return the operation's name: "Relu" for `ReluBackward0`. Custom functions have no number, and no entry."""
-    if type(node) is FastMaxPool._backward_cls:  # type: ignore[attr-defined]  # set by the metaclass
+    if type(node) is FastMaxPool._backward_cls:
         return "FastMaxPool"
     match = re.fullmatch(r"(\w+?)Backward\d+", type(node).__name__)
     return match[1] if match else ""
@@ -64,7 +64,7 @@ def _reader(node: Any, images: Images) -> Callable[[int], list[Step] | Operation
         return lambda _: OPERATIONS[name](node, images)
     if name in MOVES:
         return lambda number: STEPS[name](node, images, number)
-    if name in STEPS:
+    if name in STEPS and len(inputs) == 1:
         return lambda _: STEPS[name](node, images)
     raise Unsupported(type(node).__name__)
 
@@ -74,9 +74,15 @@ def _read(node: Any, number: int, images: Images) -> list[Step] | Operation:
     images.size(node, number)
     try:
         with torch.no_grad():
-            return _reader(node, images)(number)
+            found = _reader(node, images)(number)
     except AttributeError as error:
         raise Unsupported(f"{type(node).__name__} ({error})") from error
+    # otherwise it would lose an input, such as weights that depend on the images
+    if isinstance(found, Operation) and len(found.arrivals) != sum(
+        source is not None for source, _ in node.next_functions
+    ):
+        raise Unsupported(f"{type(node).__name__} of several values that depend on the input")
+    return found
 
 
 def widest_span(flat: Tensor, leaf: Tensor) -> tuple[Span | None, str]:
@@ -150,7 +156,7 @@ def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
     while pending:
         owner, arrival = pending.pop()
         node, number = arrival.node, arrival.number
-        edge = Edge(-1, 0, list(arrival.steps), arrival.start, arrival.entry)
+        edge = Edge(-1, 0, list(arrival.steps), arrival.entry)
         edge.size = _upper_size(arrival, images)
         while not is_end(node, number):
             found = part(node, number)

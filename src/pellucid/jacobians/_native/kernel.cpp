@@ -19,7 +19,6 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -54,7 +53,7 @@ constexpr int BLOCK = 9;
 // Size in bytes from which a group of images takes no further image: what fits into the caches.
 constexpr int64_t GROUP_BYTES = 12'000'000;
 
-enum StepKind { KEEP_POSITIVE, MULTIPLY, SCALE, POOL, TABLE };
+enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
 
 // A view of memory. The checked build asserts every index.
@@ -84,16 +83,20 @@ struct Reader {
     int64_t place = 0;
 
     int64_t next() { return words[place++]; }
+    template <class... Words>
+    void into(Words&... targets) {
+        ((targets = next()), ...);
+    }
     template <class T>
-    View<const T> array() {
-        const auto address = next();
-        return {reinterpret_cast<const T*>(address), next()};
+    void into(View<const T>& target) {
+        target.data = reinterpret_cast<const T*>(next());
+        target.size = next();
     }
 };
 
 template <class T>
 struct Step {
-    int64_t kind, image_step, outer, inner;  // `outer` and `inner` depend on the kind, see `cross`
+    int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
     View<const T> values;
     View<const int64_t> winners;
     View<const int32_t> table;
@@ -101,12 +104,10 @@ struct Step {
 
 template <class T>
 struct Edge {
-    int64_t target;                 // slot, or -1 for the input
-    int64_t size;                   // number of elements at its upper end
-    int64_t start;                  // identity: first element of the slot that takes this edge
-    View<const int32_t> entry;      // identity: upper element by element of the slot, instead of `start`
-    int64_t strip;                  // elements per channel if the route keeps channels, else 0
-    bool is_plain;                  // without steps
+    int64_t target;             // slot, or -1 for the input
+    int64_t size;               // number of elements at its upper end
+    int64_t strip;              // elements per channel if the route keeps channels, else 0
+    View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
     vector<Step<T>> steps;
 };
 
@@ -146,16 +147,12 @@ struct Axis {
 
 template <class T>
 struct Operation {
-    int64_t kind, slot;
+    int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
     vector<int64_t> edges;
-    // convolution and linear layers; `in` is the side of the input, where the results of this pass arrive
-    int64_t groups, in_channels, out_channels, width, kernel_height, kernel_width;
-    int64_t in_height, in_width, out_height, out_width;
-    int64_t channel_step, position_step;  // of the input
+    int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
     vector<Axis> axes;
-    // sums over positions
-    View<const int32_t> starts, places;
+    View<const int32_t> starts, places;  // sums over positions
 };
 
 // Neighboring input channels that fit into vectors, and their weights.
@@ -189,18 +186,15 @@ class Runner {
     void run(int64_t first, int64_t last, T* output) {
         jacobian = {output, (last - first) * outputs * inputs};
         for (int64_t start = first; start < last;) {
-            int64_t bytes = 0, count = 0;
-            while (start + count < last && bytes < GROUP_BYTES) {
+            int64_t count = 0;
+            for (int64_t bytes = 0; start + count < last && bytes < GROUP_BYTES; ++count) {
                 if (count == static_cast<int64_t>(group.size())) group.emplace_back();
                 bytes += build(group[count], start + count);
-                ++count;
             }
+            first_image = start, first_output = start - first;
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
-                lowest = outputs * block / blocks;
-                width = outputs * (block + 1) / blocks - lowest;
-                first_image = start;
-                first_output = start - first;
+                lowest = outputs * block / blocks, width = outputs * (block + 1) / blocks - lowest;
                 fill(count);
             }
             start += count;
@@ -208,10 +202,10 @@ class Runner {
     }
 
    private:
-    int64_t outputs = 0, inputs = 0, images = 0;
+    int64_t outputs = 0, inputs = 0, cotangent_step = 0;
     bool is_input_merged = false;
-    View<const int64_t> wanted;
-    View<const T> cotangents;  // (image, output, element), or empty for unit cotangents of the wanted outputs
+    View<const int64_t> seeds;  // elements of the output that have a cotangent
+    View<const T> cotangents;   // (image, output, seed); with a step of 0, all images share them
     vector<Slot<T>> slots;
     vector<Edge<T>> edges;
     vector<Operation<T>> operations;
@@ -221,67 +215,59 @@ class Runner {
     vector<vector<T>> values, spare;   // by slot: rows of all images of the group
     vector<vector<int64_t>> bases;     // by slot and image: index of the first value
     View<T> jacobian;
-    vector<int32_t> counts, marks;
+    vector<int32_t> counts, arrived;
     vector<int64_t> targets;
     vector<T> dense;
 
     void read(Reader& reader) {
-        outputs = reader.next(), inputs = reader.next(), images = reader.next(), is_input_merged = reader.next();
-        wanted = reader.array<int64_t>();
-        cotangents = reader.array<T>();
-        slots.resize(reader.next());
-        for (auto& slot : slots) {
-            slot.channels = reader.next(), slot.positions = reader.next();
-            slot.channel_step = reader.next(), slot.position_step = reader.next(), slot.is_merged = reader.next();
-        }
+        int64_t count;
+        reader.into(outputs, inputs, is_input_merged, cotangent_step, count);
+        reader.into(seeds), reader.into(cotangents);
+        slots.resize(count);
+        for (auto& slot : slots)
+            reader.into(slot.channels, slot.positions, slot.channel_step, slot.position_step, slot.is_merged);
         edges.resize(reader.next());
         for (size_t number = 0; number < edges.size(); ++number) {
             auto& edge = edges[number];
-            edge.target = reader.next(), edge.size = reader.next(), edge.start = reader.next();
-            edge.strip = reader.next();
-            edge.entry = reader.array<int32_t>();
-            edge.steps.resize(reader.next());
-            edge.is_plain = edge.steps.empty();
+            reader.into(edge.target, edge.size, edge.strip, count);
+            reader.into(edge.entry);
+            edge.steps.resize(count);
             for (auto& step : edge.steps) {
-                step.kind = reader.next(), step.image_step = reader.next();
-                step.outer = reader.next(), step.inner = reader.next();
-                if (step.kind == POOL) step.winners = reader.array<int64_t>();
-                else if (step.kind == TABLE) step.table = reader.array<int32_t>();
-                else step.values = reader.array<T>();
+                reader.into(step.kind, step.image_step, step.outer, step.inner);
+                if (step.kind == POOL) reader.into(step.winners);
+                else if (step.kind == TABLE) reader.into(step.table);
+                else reader.into(step.values);
             }
             if (edge.target >= 0) slots[edge.target].arriving.push_back(number);
         }
-        const int64_t count = reader.next();
-        for (int64_t number = 0; number < count; ++number) operations.push_back(read_operation(reader));
+        for (size_t slot = 0; slot < slots.size(); ++slot) operations.push_back(read_operation(reader, slot));
         values.resize(slots.size()), bases.resize(slots.size());
     }
 
-    Operation<T> read_operation(Reader& reader) {
+    Operation<T> read_operation(Reader& reader, int64_t slot) {
         Operation<T> made{};
-        made.kind = reader.next(), made.slot = reader.next();
+        made.slot = slot, made.kind = reader.next();
         made.edges.resize(reader.next());
         for (auto& edge : made.edges) edge = reader.next();
         if (made.kind == IDENTITY) return made;
-        made.channel_step = reader.next(), made.position_step = reader.next();
-        made.weights = reader.array<T>(), made.tail = reader.array<T>();
+        reader.into(made.channel_step, made.position_step);
+        reader.into(made.weights);
         if (made.kind == POSITIONS) {
-            made.starts = reader.array<int32_t>(), made.places = reader.array<int32_t>();
+            reader.into(made.starts), reader.into(made.places);
             return made;
         }
-        made.groups = reader.next(), made.in_channels = reader.next(), made.out_channels = reader.next();
-        made.width = reader.next();
-        const bool is_transposed = reader.next();
-        int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
-        for (auto* pair : {in, out, kernel, stride, padding, dilation}) pair[0] = reader.next(), pair[1] = reader.next();
-        // a gathering operation looks from the input to the output, a scattering one from the output to the input
-        for (int axis = 0; axis < 2; ++axis) {
-            const bool is_gather = made.kind == GATHER;
-            made.axes.emplace_back(
-                is_gather ? in[axis] : out[axis], is_gather ? out[axis] : in[axis], kernel[axis], stride[axis],
-                padding[axis], dilation[axis], is_gather == is_transposed);
+        bool is_transposed;
+        int64_t kernel[2], stride[2], padding[2], dilation[2];
+        reader.into(made.tail);
+        reader.into(made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
+        for (auto* pair : {made.in, made.out, kernel, stride, padding, dilation}) reader.into(pair[0], pair[1]);
+        made.kernel_width = kernel[1], made.taps = kernel[0] * kernel[1];
+        // `gather` looks from the input to the output, `scatter` from the output to the input
+        const bool is_gather = made.kind == GATHER;
+        for (int n = 0; n < 2; ++n) {
+            const int64_t near = is_gather ? made.in[n] : made.out[n], far = is_gather ? made.out[n] : made.in[n];
+            made.axes.emplace_back(near, far, kernel[n], stride[n], padding[n], dilation[n], is_gather == is_transposed);
         }
-        made.in_height = in[0], made.in_width = in[1], made.out_height = out[0], made.out_width = out[1];
-        made.kernel_height = kernel[0], made.kernel_width = kernel[1];
         return made;
     }
 
@@ -291,15 +277,17 @@ class Runner {
     int64_t build(Structure<T>& made, int64_t image) {
         made.starts.resize(slots.size()), made.channels.resize(slots.size());
         made.rows.resize(edges.size()), made.factors.resize(edges.size()), made.offsets.resize(slots.size());
+        made.channels[0].assign(seeds.data, seeds.data + seeds.size);
+        made.starts[0] = {0, static_cast<int32_t>(seeds.size)};
         int64_t bytes = 0;
         for (const auto& operation : operations) {
-            if (operation.slot == 0) seed(made);
-            else finish(made, operation.slot);
+            if (operation.slot) finish(made, operation.slot);
             if (operation.kind == GATHER) number_weights(made, operation);
             bytes += made.channels[operation.slot].size() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
-                cross(made, edges[number], number, image);
-                if (operation.kind == IDENTITY) select(made, edges[number], number, operation.slot);
+                cross(edges[number], image, made.rows[number], made.factors[number]);
+                if (operation.kind == IDENTITY)
+                    select(edges[number], made.channels[operation.slot], made.rows[number], made.factors[number]);
                 bytes += edges[number].size * 8;
             }
         }
@@ -313,120 +301,87 @@ class Runner {
         auto& offsets = made.offsets[operation.slot];
         offsets.resize(channels.size());
         int64_t position = 0;
-        for (int64_t y = 0; y < operation.out_height; ++y)
-            for (int64_t x = 0; x < operation.out_width; ++x, ++position)
+        for (int64_t y = 0; y < operation.out[0]; ++y)
+            for (int64_t x = 0; x < operation.out[1]; ++x, ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
                     offsets[row] = channels[row] - static_cast<int32_t>(x * operation.out_channels);
     }
 
-    // The rows of the outputs: those wanted, or all if their cotangents are given.
-    void seed(Structure<T>& made) {
-        auto& channels = made.channels[0];
-        channels.clear();
-        if (cotangents.size) {
-            for (int64_t element = 0; element < slots[0].channels; ++element) channels.push_back(element);
-        } else {
-            for (int64_t number = 0; number < wanted.size; ++number) channels.push_back(wanted[number]);
-            std::sort(channels.begin(), channels.end());
-            channels.erase(std::unique(channels.begin(), channels.end()), channels.end());
-        }
-        made.starts[0] = {0, static_cast<int32_t>(channels.size())};
-    }
-
     // Follow every element of an edge through its route: the element below it and the factor.
-    void cross(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t image) {
-        auto& rows = made.rows[number];
-        auto& factors = made.factors[number];
-        rows.resize(edge.size);
-        factors.clear();
+    void cross(const Edge<T>& edge, int64_t image, vector<int32_t>& rows, vector<T>& factors) {
+        rows.resize(edge.size), factors.clear();
         int32_t* row = rows.data();
-        const bool is_masked = !edge.is_plain && edge.steps[0].kind == KEEP_POSITIVE;
-        if (is_masked) {
-            const auto mask = edge.steps[0].values.part(image * edge.steps[0].image_step, edge.size);
-            // as torch does: NaN is kept
-            for (int64_t e = 0; e < edge.size; ++e) row[e] = mask.data[e] <= 0 ? -1 : static_cast<int32_t>(e);
-        } else {
-            for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
-        }
+        for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
         bool is_first = true;  // the elements are still in order, and none is dropped
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
-            if (is_first && is_masked) {
-                // done above
+            if (step.kind == KEEP_POSITIVE && is_first) {
+                const T* mask = step.values.part(base, edge.size).data;
+                for (int64_t e = 0; e < edge.size; ++e) row[e] = mask[e] <= 0 ? -1 : row[e];  // as torch does: NaN is kept
             } else if (step.kind == KEEP_POSITIVE) {
-                for (int64_t e = 0; e < edge.size; ++e) {
-                    const int32_t element = std::max(row[e], 0);
-                    row[e] = step.values[base + element] <= 0 ? -1 : row[e];
-                }
+                for (int64_t e = 0; e < edge.size; ++e) row[e] = step.values[base + std::max(row[e], 0)] <= 0 ? -1 : row[e];
             } else if (step.kind == TABLE) {
                 for (int64_t e = 0; e < edge.size; ++e)
                     if (row[e] >= 0) row[e] = step.table[row[e]];
             } else if (step.kind == POOL && is_first) {
                 for (int64_t e = 0, plane = 0; e < edge.size; plane += step.inner)
-                    for (const int64_t end = e + step.outer; e < end; ++e)
-                        row[e] = static_cast<int32_t>(plane + step.winners[base + e]);
+                    for (const int64_t end = e + step.outer; e < end; ++e) row[e] = plane + step.winners[base + e];
             } else if (step.kind == POOL) {
                 for (int64_t e = 0; e < edge.size; ++e)
-                    if (row[e] >= 0)
-                        row[e] = static_cast<int32_t>(row[e] / step.outer * step.inner + step.winners[base + row[e]]);
+                    if (row[e] >= 0) row[e] = row[e] / step.outer * step.inner + step.winners[base + row[e]];
             } else {
                 if (factors.empty()) factors.assign(edge.size, T(1));
-                multiply(step, base, row, factors.data(), edge.size);
+                for (int64_t e = 0; e < edge.size; ++e) {
+                    if (row[e] < 0) continue;
+                    factors[e] *= step.values[base + row[e]];
+                    if (factors[e] == 0) row[e] = -1;
+                }
             }
             is_first = false;
         }
     }
 
-    // Multiply by a slope of each element (a slope of 0 drops it), or by a scale of each channel.
-    void multiply(const Step<T>& step, int64_t base, int32_t* row, T* factor, int64_t size) const {
-        for (int64_t e = 0; e < size; ++e) {
-            if (row[e] < 0) continue;
-            if (step.kind == MULTIPLY) {
-                factor[e] *= step.values[base + row[e]];
-                if (factor[e] == 0) row[e] = -1;
-            } else {
-                factor[e] *= step.values[step.outer == 1 ? 0 : row[e] / static_cast<int32_t>(step.inner) % step.outer];
-            }
-        }
-    }
-
     // Reduce an edge of an identity to the rows of its slot, in their order.
-    void select(Structure<T>& made, const Edge<T>& edge, int64_t number, int64_t slot) {
-        const auto& channels = made.channels[slot];
-        vector<int32_t> rows(channels.size());
-        vector<T> factors(made.factors[number].empty() ? 0 : channels.size());
-        for (size_t row = 0; row < channels.size(); ++row) {
-            const int64_t upper = edge.entry.size ? edge.entry[channels[row]] : channels[row] - edge.start;
-            const bool is_inside = upper >= 0 && upper < edge.size;
-            rows[row] = is_inside ? made.rows[number][upper] : -1;
-            if (!factors.empty()) factors[row] = is_inside ? made.factors[number][upper] : T(0);
+    void select(const Edge<T>& edge, const vector<int32_t>& channels, vector<int32_t>& rows, vector<T>& factors) {
+        vector<int32_t> kept;
+        vector<T> kept_factors;
+        for (const auto channel : channels) {
+            const int64_t upper = edge.entry.size ? edge.entry[channel] : channel;
+            kept.push_back(upper < 0 ? -1 : view(rows)[upper]);
+            if (!factors.empty()) kept_factors.push_back(upper < 0 ? T(0) : factors[upper]);
         }
-        made.rows[number].swap(rows);
-        made.factors[number].swap(factors);
+        rows.swap(kept), factors.swap(kept_factors);
     }
 
-    // Sort what has arrived at a slot by position, number its rows, and write these numbers into the edges.
+    // Number the rows of a slot, by position and then in the order in which elements arrive, and write these numbers
+    // into the edges.
     void finish(Structure<T>& made, int64_t number) {
         const auto& slot = slots[number];
-        auto& starts = made.starts[number];
-        starts.assign(slot.positions + 1, 0);
-        if (slot.is_merged) {
-            merge(made, number);
+        if (!slot.is_merged) {
+            number_rows(made, number, view(made.rows[slot.arriving[0]]), edges[slot.arriving[0]].strip);
             return;
         }
-        const auto rows = view(made.rows[slot.arriving[0]]);
-        const int64_t strip = edges[slot.arriving[0]].strip;
-        auto& channels = made.channels[number];
-        // without branches, which a processor could not predict: dropped elements go to an extra position and an extra row
-        counts.assign(slot.positions + 1, 0);
-        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++view(counts)[position]; });
-        int32_t total = 0;
-        for (int64_t position = 0; position < slot.positions; ++position) {
-            starts[position] = total;
-            total += counts[position];
-            counts[position] = starts[position];
-        }
-        starts[slot.positions] = counts[slot.positions] = total;
+        // several elements may arrive at one: collect each once
+        arrived.assign(slot.channels * slot.positions, -1);
+        for (const auto edge : slot.arriving)
+            for (const auto element : made.rows[edge])
+                if (element >= 0) view(arrived)[element] = element;
+        number_rows(made, number, view(arrived), slot.channel_step == slot.positions ? slot.positions : 0);
+        for (const auto edge : slot.arriving)
+            for (auto& element : made.rows[edge])
+                if (element >= 0) element = arrived[element];
+    }
+
+    void number_rows(Structure<T>& made, int64_t number, View<int32_t> rows, int64_t strip) {
+        const auto& slot = slots[number];
+        auto &starts = made.starts[number], &channels = made.channels[number];
+        // without branches, which a processor could not predict: dropped elements have an extra position and an extra row
+        starts.assign(slot.positions + 2, 0);
+        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++view(starts)[position + 1]; });
+        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
+        starts.pop_back();
+        counts.assign(starts.begin(), starts.end());
+        const int64_t total = starts.back();
         channels.resize(total + 1);
         each_place(slot, rows, strip, [&](int64_t e, int64_t position, int64_t channel) {
             const bool is_kept = rows.data[e] >= 0;
@@ -459,47 +414,18 @@ class Runner {
         }
     }
 
-    // The same for a slot in whose rows several contributions may meet.
-    void merge(Structure<T>& made, int64_t number) {
-        const auto& slot = slots[number];
-        auto& starts = made.starts[number];
-        auto& channels = made.channels[number];
-        marks.assign(slot.channels * slot.positions, 0);
-        const auto mark = view(marks);
-        for (const auto edge : slot.arriving)
-            for (const auto element : made.rows[edge])
-                if (element >= 0) mark[element] = 1;
-        int64_t total = 0;
-        for (int64_t channel = 0; channel < slot.channels; ++channel)
-            for (int64_t position = 0; position < slot.positions; ++position) {
-                const int32_t is_used = mark[channel * slot.channel_step + position * slot.position_step];
-                starts[position + 1] += is_used, total += is_used;
-            }
-        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
-        counts.assign(starts.begin(), starts.end());
-        channels.resize(total);
-        for (int64_t channel = 0; channel < slot.channels; ++channel)
-            for (int64_t position = 0; position < slot.positions; ++position) {
-                auto& row = mark[channel * slot.channel_step + position * slot.position_step];
-                if (!row) continue;
-                row = counts[position]++;
-                view(channels)[row] = static_cast<int32_t>(channel);
-            }
-        for (const auto edge : slot.arriving)
-            for (auto& element : made.rows[edge])
-                if (element >= 0) element = mark[element];
-    }
-
     // ---- values
 
     // Compute one block of cotangents for the first `count` images of the group.
     void fill(int64_t count) {
-        if (is_input_merged)
-            for (int64_t image = 0; image < count; ++image) {
-                const auto rows = output_of(image);
-                std::fill(rows.data, rows.data + rows.size, T(0));
-            }
-        start(count);
+        for (int64_t image = 0; is_input_merged && image < count; ++image)
+            std::fill_n(output_of(image).data, width * inputs, T(0));
+        allocate(0, count);
+        for (int64_t image = 0; image < count; ++image)
+            for (int64_t row = 0; row < seeds.size; ++row)
+                for (int64_t k = 0; k < width; ++k)
+                    view(values[0])[bases[0][image] + row * width + k] =
+                        cotangents[(first_image + image) * cotangent_step + (lowest + k) * seeds.size + row];
         for (const auto& operation : operations) {
             for (const auto edge : operation.edges)
                 if (edges[edge].target >= 0) allocate(edges[edge].target, count);
@@ -525,28 +451,11 @@ class Runner {
         for (int64_t image = 0; image < count; ++image)
             bases[slot].push_back(bases[slot].back() + static_cast<int64_t>(group[image].channels[slot].size()) * width);
         const size_t size = bases[slot].back() + VECTOR_BYTES / sizeof(T);  // `scatter` reads whole vectors
-        auto best = spare.end();
-        for (auto it = spare.begin(); it != spare.end(); ++it)
-            if (best == spare.end() || it->capacity() > best->capacity()) best = it;
+        const auto best = std::max_element(
+            spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
         if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
         if (slots[slot].is_merged) values[slot].assign(size, T(0));
         else values[slot].resize(size);
-    }
-
-    // Write the cotangents of the outputs.
-    void start(int64_t count) {
-        allocate(0, count);
-        std::fill(values[0].begin(), values[0].end(), T(0));
-        for (int64_t image = 0; image < count; ++image) {
-            const auto& channels = group[image].channels[0];
-            const auto rows = rows_of(0, image);
-            for (size_t row = 0; row < channels.size(); ++row)
-                for (int64_t k = 0; k < width; ++k)
-                    if (cotangents.size)
-                        rows[row * width + k] =
-                            cotangents[((first_image + image) * outputs + lowest + k) * slots[0].channels + channels[row]];
-                    else rows[row * width + k] = wanted[lowest + k] == channels[row] ? T(1) : T(0);
-        }
     }
 
     // Add `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
@@ -557,11 +466,10 @@ class Runner {
         if (!made.factors[number].empty()) scale *= made.factors[number][at];
         const int64_t target = edges[number].target, size = width;
         if (target < 0) {
-            const auto to = output_of(image);
-            for (int64_t k = 0; k < size; ++k) to[k * inputs + place] += scale * row[k * step];
+            for (int64_t k = 0; k < size; ++k) output_of(image)[k * inputs + place] += scale * row[k * step];
             return;
         }
-        T* to = view(values[target]).part(bases[target][image] + place * size, size).data;
+        T* to = rows_of(target, image).part(place * size, size).data;
         if (slots[target].is_merged)
             for (int64_t k = 0; k < size; ++k) to[k] += scale * row[k * step];
         else
@@ -569,32 +477,23 @@ class Runner {
     }
 
     void pass(const Operation<T>& operation, int64_t image) {
+        const auto rows = rows_of(operation.slot, image);
+        const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
         if (operation.kind == IDENTITY) {
-            const auto rows = rows_of(operation.slot, image);
-            const int64_t count = group[image].channels[operation.slot].size();
             for (const auto edge : operation.edges)
-                for (int64_t row = 0; row < count; ++row) deposit(edge, image, row, &rows.data[row * width], T(1));
-        } else if (operation.kind == POSITIONS) {
-            spread(operation, image);
+                for (size_t row = 0; row < channels.size(); ++row) deposit(edge, image, row, &rows.data[row * width], T(1));
+        } else if (operation.kind == POSITIONS) {  // such as average pooling: each row goes to all positions of its window
+            for (int64_t position = 0; position < slots[operation.slot].positions; ++position)
+                for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
+                    for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n) {
+                        const int64_t at = channels[row] * operation.channel_step + operation.places[n] * operation.position_step;
+                        deposit(operation.edges[0], image, at, &rows.data[row * width], operation.weights[n]);
+                    }
         } else {
             if (width <= 4) scatter<4>(operation, image);
             else if (width <= 8) scatter<8>(operation, image);
             else scatter<16>(operation, image);
         }
-    }
-
-    // Sums over positions, such as average pooling: each row goes to all positions of its window.
-    void spread(const Operation<T>& operation, int64_t image) {
-        const auto& made = group[image];
-        const auto& starts = made.starts[operation.slot];
-        const auto rows = rows_of(operation.slot, image);
-        for (int64_t position = 0; position < slots[operation.slot].positions; ++position)
-            for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
-                for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n) {
-                    const int64_t at = made.channels[operation.slot][row] * operation.channel_step +
-                                       operation.places[n] * operation.position_step;
-                    deposit(operation.edges[0], image, at, &rows.data[row * width], operation.weights[n]);
-                }
     }
 
     // Convolutions with few input channels per group: vectorized over the cotangents. Weights: (output channel, tap,
@@ -607,16 +506,16 @@ class Runner {
         const T* rows = values[operation.slot].data() + bases[operation.slot][image];
         const int64_t in = operation.in_channels, all = in * operation.groups;
         const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
-        dense.assign(operation.in_height * operation.in_width * all * PADDED, T(0));
-        for (int64_t y = 0; y < operation.out_height; ++y)
-            for (int64_t x = 0; x < operation.out_width; ++x) {
-                const int32_t first = starts[y * operation.out_width + x], last = starts[y * operation.out_width + x + 1];
+        dense.assign(operation.in[0] * operation.in[1] * all * PADDED, T(0));
+        for (int64_t y = 0; y < operation.out[0]; ++y)
+            for (int64_t x = 0; x < operation.out[1]; ++x) {
+                const int32_t first = starts[y * operation.out[1] + x], last = starts[y * operation.out[1] + x + 1];
                 if (first == last) continue;
                 // where the products with each weight of a row belong, for this position
                 targets.assign(operation.width, -1);
                 vertical.each(y, [&](int64_t tap_y, int64_t place_y) {
                     horizontal.each(x, [&](int64_t tap_x, int64_t place_x) {
-                        const int64_t place = place_y * operation.in_width + place_x;
+                        const int64_t place = place_y * operation.in[1] + place_x;
                         const int64_t low = (tap_y * operation.kernel_width + tap_x) * in;
                         for (int64_t c = 0; c < in; ++c) view(targets)[low + c] = (place * all + c) * PADDED;
                     });
@@ -652,8 +551,8 @@ class Runner {
     template <int PADDED>
     void unload(const Operation<T>& operation, int64_t image) {
         const int64_t number = operation.edges[0], all = operation.in_channels * operation.groups;
-        const int64_t positions = operation.in_height * operation.in_width;
-        if (edges[number].target < 0 && edges[number].is_plain && !is_input_merged) {
+        const int64_t positions = operation.in[0] * operation.in[1];
+        if (edges[number].target < 0 && edges[number].steps.empty() && !is_input_merged) {
             const auto to = output_of(image);
             for (int64_t channel = 0; channel < all; ++channel)
                 for (int64_t k = 0; k < width; ++k)
@@ -671,7 +570,7 @@ class Runner {
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of
     // neighboring input channels at a time. Weights: (group, panel, tap, output channel, lane).
     void gather(const Operation<T>& operation, int64_t count) {
-        const int64_t lanes = operation.width, taps = operation.kernel_height * operation.kernel_width;
+        const int64_t lanes = operation.width, taps = operation.taps;
         const int64_t panels = (operation.in_channels + lanes - 1) / lanes, size = taps * operation.out_channels * lanes;
         const auto sum = summation<MOST_COTANGENTS>(lanes * sizeof(T) > VECTOR_BYTES);
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
@@ -686,8 +585,8 @@ class Runner {
             if (is_natural) panel.weights = operation.weights.part(low, operation.weights.size - low);
             else panel.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
             for (int64_t image = 0; image < count; ++image)
-                for (int64_t y = 0; y < operation.in_height; ++y)
-                    for (int64_t x = 0; x < operation.in_width; ++x) gather_position({operation, panel, image, y, x}, sum);
+                for (int64_t y = 0; y < operation.in[0]; ++y)
+                    for (int64_t x = 0; x < operation.in[1]; ++x) gather_position({operation, panel, image, y, x}, sum);
         }
     }
 
@@ -713,8 +612,8 @@ class Runner {
         const auto& made = group[at.image];
         const int64_t number = operation.edges[0], step = operation.channel_step, lanes = operation.width, used = at.panel.used;
         const auto& edge = edges[number];
-        const int64_t element = at.panel.element + (at.y * operation.in_width + at.x) * operation.position_step;
-        const bool is_direct = edge.target < 0 && edge.is_plain && !is_input_merged;
+        const int64_t element = at.panel.element + (at.y * operation.in[1] + at.x) * operation.position_step;
+        const bool is_direct = edge.target < 0 && edge.steps.empty() && !is_input_merged;
         CHECK(element + (used - 1) * step < edge.size);
         const int32_t* rows = made.rows[number].data() + element;
         int32_t active[2 * VECTOR_BYTES / sizeof(T)];  // lanes whose results are needed
@@ -733,8 +632,16 @@ class Runner {
                     for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k * lanes + l];
             return;
         }
-        for (int64_t n = 0; n < count; ++n)
-            deposit(number, at.image, element + active[n] * step, results + active[n], T(1), lanes);
+        if (edge.target < 0 || slots[edge.target].is_merged || !made.factors[number].empty()) {
+            for (int64_t n = 0; n < count; ++n)
+                deposit(number, at.image, element + active[n] * step, results + active[n], T(1), lanes);
+            return;
+        }
+        const auto target = rows_of(edge.target, at.image);
+        for (int64_t n = 0; n < count; ++n) {
+            T* to = target.part(rows[active[n] * step] * width, width).data;
+            for (int64_t k = 0; k < width; ++k) to[k] = results[k * lanes + active[n]];
+        }
     }
 
     // Call `act` with the weights and the values of each row that reaches a position of the input.
@@ -754,7 +661,7 @@ class Runner {
                     const auto& run = horizontal.runs[h];
                     const int64_t tap = (vertical.runs[v].sum - place) * operation.kernel_width + run.sum;
                     const T* weights = panel.weights.data + (tap * operation.out_channels - first) * step;
-                    const int64_t line = place * operation.out_width;
+                    const int64_t line = place * operation.out[1];
                     for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
                         if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
                         const T* weight = weights + offsets[row] * step;

@@ -12,7 +12,7 @@ from pellucid.jacobians._native.values import Edge, Layer, Operation, Step, Wind
 
 __all__ = ["Encoder", "encode"]
 
-STEPS = ("keep_positive", "multiply", "scale", "pool", "table")
+STEPS = ("keep_positive", "multiply", "pool", "table")
 """Kinds of steps, in the order of the kernel's enumeration."""
 IDENTITY, GATHER, SCATTER, POSITIONS = range(4)
 """Kinds of operations in the kernel."""
@@ -63,14 +63,21 @@ def encode(
     is_direct = (
         len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
     )
-    encoder.add(len(wanted) if cotangents is None else cotangents.shape[1], inputs, program.images.count, not is_direct)
-    encoder.array(torch.tensor(list(wanted), dtype=torch.int64, device="cpu"))
+    if cotangents is None:
+        seeds = sorted(set(wanted))
+        units = torch.tensor(seeds, dtype=torch.int64, device="cpu")
+        chosen = torch.tensor(list(wanted), dtype=torch.int64, device="cpu")
+        cotangents, step = (chosen[:, None] == units).to(program.images.dtype), 0
+    else:
+        units = torch.arange(cotangents.shape[2], dtype=torch.int64, device="cpu")
+        step = cotangents[0].numel()
+    encoder.add(cotangents.shape[-2], inputs, not is_direct, step, len(program.operations))
+    encoder.array(units)
     encoder.array(cotangents)
     arriving: list[list[int]] = [[] for _ in program.operations]
     for number, edge in enumerate(program.edges):
         if edge.target >= 0:
             arriving[edge.target].append(number)
-    encoder.add(len(program.operations))
     for (operation, _), numbers in zip(program.operations, arriving, strict=True):
         layout = operation.layout
         encoder.add(layout.channels, layout.positions, layout.channel_step, layout.position_step)
@@ -84,19 +91,19 @@ def encode(
             if scale is not None:
                 scales[edge.target] = scale
         # an identity passes on the rows of its slot, not all elements
-        encoder.add(edge.target, edge.size, edge.start, strip if owners[number].payload is not None else 0)
+        encoder.add(edge.target, edge.size, strip if owners[number].payload is not None else 0, len(steps))
         encoder.array(edge.entry)
-        encoder.add(len(steps))
-        for step in steps:
-            _add_step(encoder, step)
-    encoder.add(len(program.operations))
+        size = edge.size
+        for each in steps:
+            _add_step(encoder, each, size)
+            size = size // each.outer * each.inner if each.kind == "pool" else each.size or size
     for number, ((operation, edges), kind) in enumerate(zip(program.operations, kinds, strict=True)):
-        encoder.add(kind, number, len(edges), *edges)
+        encoder.add(kind, len(edges), *edges)
         if isinstance(operation.payload, Layer):
             _add_layer(encoder, operation, kind, _Packer(packed, vector, scales.get(number)))
         elif operation.payload is not None:
             encoder.add(operation.channel_step, operation.position_step)
-            for array in (operation.payload.weights, None, operation.payload.starts, operation.payload.places):
+            for array in (operation.payload.weights, operation.payload.starts, operation.payload.places):
                 encoder.array(array)
     return encoder
 
@@ -139,9 +146,13 @@ def _is_merging(edge: Edge, owner: Operation) -> bool:
     return edge.is_merging or isinstance(owner.payload, Window)
 
 
-def _add_step(encoder: Encoder, step: Step) -> None:
-    encoder.add(STEPS.index(step.kind), step.image_step, step.outer, step.inner)
-    encoder.array(step.data)
+def _add_step(encoder: Encoder, step: Step, size: int) -> None:
+    """Append a step for `size` elements."""
+    kind, data = step.kind, step.data
+    if kind == "scale":
+        kind, data = "multiply", data.repeat_interleave(step.inner).repeat(-(-size // (step.outer * step.inner)))
+    encoder.add(STEPS.index(kind), step.image_step, step.outer, step.inner)
+    encoder.array(data)
 
 
 def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Packer") -> None:
@@ -178,7 +189,7 @@ class _Packer:
 
     def arrays(self, weight: Tensor, kind: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Return the arranged weights, and the last panel of a matrix that is otherwise read as it is."""
-        groups, _, inputs, taps = weight.shape
+        groups, outputs, inputs, taps = weight.shape
         is_matrix = kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width
         if is_matrix and self.scale is None:
             rest = inputs % width
@@ -191,7 +202,10 @@ class _Packer:
             scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale))
         )
         if arranged is None or not is_same:
-            scaled = weight if self.scale is None else weight * self.scale.view(groups, -1, 1, 1)
+            # one factor may stand for all channels
+            scaled = weight
+            if self.scale is not None:
+                scaled = weight * self.scale.expand(groups * outputs).view(groups, outputs, 1, 1)
             arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
             # with the weight itself, so that no other weight of a later chunk gets its address
             self.packed[key] = weight, self.scale, arranged

@@ -39,6 +39,9 @@ def _slope(node: Any, images: Images) -> Steps:
     below = images.shape(*node.next_functions[0])
     if torch.Size(below).numel() != size:
         raise Unsupported(f"{type(node).__name__} with a broadcast input")
+    # the kernel drops elements with a factor of zero, but zero times infinity is an error that must be seen
+    if not slope.isfinite().all():
+        raise Unsupported(f"{type(node).__name__} with an infinite slope")
     return [Step("multiply", images.data(slope), size)]
 
 

@@ -71,6 +71,8 @@ class Step:
     """`pool`: positions of a channel below; `scale`: elements per scale."""
     is_merging: bool = False
     """True if several elements may arrive at one."""
+    size: int = 0
+    """`table`: number of elements below."""
 
 
 def table_step(index: Tensor, size: int) -> Step:
@@ -78,7 +80,7 @@ def table_step(index: Tensor, size: int) -> Step:
     table = index.reshape(-1).to(torch.int32)
     kept = table[table >= 0]
     is_merging = len(kept) > size or len(kept.unique()) < len(kept)
-    return Step("table", table, is_merging=is_merging)
+    return Step("table", table, is_merging=is_merging, size=size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +100,8 @@ class Arrival:
     node: Any
     number: int
     steps: tuple[Step, ...] = ()
-    start: int = 0
-    """First element of the operation's slot that belongs to this input."""
     entry: Tensor | None = None
-    """This input's element by element of the slot, -1 for none; used instead of `start`."""
+    """This input's element by element of the operation's slot, -1 for none; None: the same element."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,6 @@ class Edge:
     """Number of an operation, or -1 for the input."""
     size: int
     steps: list[Step] = field(default_factory=list)
-    start: int = 0
     entry: Tensor | None = None
 
     @property

@@ -1,0 +1,73 @@
+"""The size of a job, which callers that loop over batches announce."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+
+import pellucid
+from pellucid.jacobians import _class_means, _spectrum
+from pellucid.jacobians._native.job import expected_images, images_expected, images_in
+from pellucid.storage import jacobians
+
+X, Y = torch.rand(10, 3), torch.arange(10) % 2
+DATA = TensorDataset(X, Y)
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(DATA)
+
+
+@pytest.mark.parametrize(
+    ("loader", "count"),
+    [
+        (DataLoader(DATA, batch_size=4), 10),
+        (DataLoader(DATA, batch_size=4, sampler=SubsetRandomSampler([1, 2, 3])), 3),
+        (DataLoader(Stream(), batch_size=4), None),
+        ([(X, Y), (X[:3], Y[:3])], 13),
+        ([X, X[:1]], 11),
+        ((batch for batch in [(X, Y)]), None),
+        ([(torch.tensor(1.0), Y)], None),
+        ([()], None),
+        ([], 0),
+    ],
+    ids=["loader", "sampler", "stream", "pairs", "batches", "generator", "a number", "an empty batch", "nothing"],
+)
+def test_number_of_images_in_a_loader(loader, count) -> None:
+    assert images_in(loader) == count
+
+
+@pytest.fixture
+def announced(monkeypatch) -> list[int | None]:
+    """What each call of `jacobian` learns about the size of its job."""
+    seen: list[int | None] = []
+    for module in (_class_means, _spectrum, jacobians):
+
+        def jacobian(*given, run=module.jacobian, **options):
+            seen.append(images_expected())
+            return run(*given, **options)
+
+        monkeypatch.setattr(module, "jacobian", jacobian)
+    return seen
+
+
+def test_callers_announce_all_of_their_images(announced, tmp_path, monkeypatch) -> None:
+    model = nn.Linear(3, 2)
+    pellucid.jacobian_class_means(model, DataLoader(DATA, batch_size=4), 2)
+    assert announced == [10] * 3
+    announced.clear()
+    with expected_images(500):  # of several jobs, or of a generator
+        pellucid.jacobian_class_means(model, (pair for pair in [(X, Y)]), 2)
+    assert announced == [500]
+    announced.clear()
+    monkeypatch.setattr(_spectrum, "LARGEST_ENTRIES", 4 * 6)
+    pellucid.jacobian_spectrum(model, X)
+    assert announced == [10] * 3
+    announced.clear()
+    pellucid.jacobian_to_disk(model, DataLoader(DATA, batch_size=4), tmp_path / "maps", chunk=4)
+    # the first call only finds out the shape, so that resuming a finished array never compiles anything
+    assert announced == [None, 10, 10, 10]
+    assert images_expected() is None
