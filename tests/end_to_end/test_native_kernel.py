@@ -3,6 +3,8 @@
 import json
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,13 @@ def arrays_of(save: Path) -> dict[str, np.ndarray]:
     return {f"{path.relative_to(save)} {name}": np.load(path)[name] for path in files for name in np.load(path).files}
 
 
+def commands() -> Iterator[bytes]:
+    """Yield the command lines of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            yield path.read_bytes()
+
+
 def interrupt_and_resume(save: Path, monkeypatch, *, off: bool = False) -> None:
     """Run up to the end hooks, and the rest in another run; `off` keeps the kernel from the first of them."""
 
@@ -121,5 +130,5 @@ def test_interrupted_run_ends_the_build(large_run, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(schedule.Schedule, "add_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main([*RUN, "--save", str(tmp_path / "stopped")]) == 130
     assert kernel_of(tmp_path / "stopped") is None
-    assert not any(str(large_run).encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
+    assert not any(str(large_run).encode() in command for command in commands())
     assert not list((tmp_path / "cache").rglob("*.tmp"))

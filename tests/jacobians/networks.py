@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Generator, Size, Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["FOREIGN", "LAYERS", "SMOOTH", "Network", "Step", "piece", "reference", "rounding", "step"]
 
@@ -104,10 +105,35 @@ class Network(nn.Module):
         return value * (1 + SMALL_ERROR * sign * error)
 
 
+class Norm(torch.autograd.Function):
+    """Batch normalization with running statistics."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, settings: dict[str, Any]) -> Tensor:
+        weight = settings["weight"]
+        ctx.scale = (variance + settings["eps"]).rsqrt() * (1 if weight is None else weight)
+        return F.batch_norm(x, mean, variance, **settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient * ctx.scale.view(-1, *[1] * (gradient.ndim - 2)), None, None, None
+
+
+class SoundNorms(TorchFunctionMode):
+    """Replaces autograd's derivative of batch normalization, which is wrong for some layouts with axes of length 1."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        weights = [kwargs.get("weight"), kwargs.get("bias")] if func is F.batch_norm else [args]
+        if all(weight is None or (isinstance(weight, Tensor) and weight.is_leaf) for weight in weights):
+            return Norm.apply(*args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+
 def reference(model: Callable[[Tensor], Tensor], x: Tensor, outputs: Sequence[int] | None = None) -> Tensor:
     """Compute the Jacobian (batch, output, *input) by one backward pass of autograd per output."""
     leaf = x.detach().requires_grad_()
-    flat = model(leaf.clone()).reshape(len(x), -1)
+    with SoundNorms():
+        flat = model(leaf.clone()).reshape(len(x), -1)
     rows = []
     for index in range(flat.shape[1]) if outputs is None else outputs:
         (row,) = torch.autograd.grad(flat[:, index].sum(), leaf, retain_graph=True, allow_unused=True)
@@ -172,8 +198,7 @@ def _batch_norm(shape: Shape, generator: Generator, affine: bool = True, zeros: 
     module = randomized(kind(shape[0], affine=affine), generator)
     if zeros and affine:
         module.weight.data[::2] = 0
-    # autograd's own derivative is wrong for some layouts that axes of length 1 make ambiguous
-    return nn.Sequential(Fixed(lambda x: x.contiguous() if 1 in x.shape else x), module)
+    return module
 
 
 def _constant(shape: Shape, generator: Generator, operation: str, broadcast: str) -> nn.Module:

@@ -237,8 +237,8 @@ def test_only_runs_with_many_derivatives_build() -> None:
 def watched(save: Path, **options: object) -> tuple[dict, np.ndarray, bool]:
     """Watch an epoch of a network; return run.json, its Jacobians, and True if the kernel has computed them."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)).eval()
-    images, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 4
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3200, 4)).eval()
+    images, labels = torch.rand(12, 1, 12, 12), torch.arange(12) % 4
     runs: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         algorithm = importlib.import_module("pellucid.jacobians._algorithms.native")

@@ -19,6 +19,12 @@ from pellucid.jacobians._problem import Model, Outputs
 __all__ = ["ClassMeans", "jacobian_class_means"]
 
 
+PIECE = 1024
+"""Number of products that are summed in float32."""
+NORMAL = 1e-20, 1e30
+"""Range of a sum of squares in which float32 loses nothing that matters to underflow or overflow."""
+
+
 @dataclass(frozen=True, eq=False)
 class ClassMeans:
     """Mean absolute Jacobian of each class, and the norms of each image's Jacobian."""
@@ -112,9 +118,26 @@ def _norms(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Cheaper than an SVD, because only the smaller of \(J J^T\) and \(J^T J\) is formed.
     """
-    rows = rows.double() if rows.shape[1] <= rows.shape[2] else rows.double().mT
     # squaring J costs digits of the small singular values, but not of the largest
-    gram = rows @ rows.mT
+    gram = _gram(rows if rows.shape[1] <= rows.shape[2] else rows.mT)
     # rounding can make the eigenvalues of a zero Jacobian negative
     largest = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
     return largest.cpu(), gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().cpu()
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return the products of all pairs of rows (batch, row, row), in float64.
+
+    Those of float32 are summed in float32 over pieces of a row. Their rounding, about 1e-7 of the largest eigenvalue,
+    is below that of the Jacobian itself. Squares that are not normal numbers of float32 are computed in float64.
+    """
+    if rows.dtype == torch.float32:
+        pieces = rows.split(PIECE, 2)
+        gram = (pieces[0] @ pieces[0].mT).double()
+        for piece in pieces[1:]:
+            gram += piece @ piece.mT
+        sizes = gram.diagonal(dim1=1, dim2=2).sum(1)
+        if bool(((sizes > NORMAL[0]) & (sizes < NORMAL[1])).all()):
+            return gram
+    rows = rows.double()
+    return rows @ rows.mT

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.engine.derivatives import derivatives
-from pellucid.jacobians._algorithms.native import seconds_without
+from pellucid.jacobians._algorithms.native import LEAST_WORK, seconds_without
 from pellucid.jacobians._native.build import library_for
 from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._native.program import Packed
@@ -55,8 +55,10 @@ def _native(logits: Tensor, leaf: Tensor) -> Iterator[Tensor] | None:
     if size < FEWEST or not is_known or torch.is_anomaly_enabled():
         return None
     span, _ = widest_span(logits, leaf)
-    library = library_for(seconds_without(len(leaf), span.work, classes)) if span and span.is_whole else None
-    if span is None or library is None:
+    if span is None or not span.is_whole or span.work < LEAST_WORK:
+        return None
+    library = library_for(seconds_without(len(leaf), span.work, classes))
+    if library is None:
         return None
     parts = [range(start, min(start + size, classes)) for start in range(0, classes, size)]
     packed: Packed = {}  # weights as rearranged for the kernel, shared by the groups

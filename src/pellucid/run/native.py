@@ -33,6 +33,8 @@ DONE = "done"
 MESSAGE_BYTES = 4096
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_STOP = 5.0
+NICENESS = 5
+"""Of the compiler: on two cores, it gives way to the training and to the hooks that do not wait for it."""
 
 
 def repays(hooks: Iterable[Hook], epochs: int, test_shape: tuple[int, ...], classes: int) -> bool:
@@ -188,6 +190,8 @@ def _build(outcome: mmap.mmap, parent: int) -> None:
     # as an exception, so that the compiler ends, too, and its temporary file is removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     silence()
+    with suppress(OSError):
+        os.nice(NICENESS)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     message = (_build_here() or DONE).encode()[:MESSAGE_BYTES]
     outcome[: len(message)] = message

@@ -7,6 +7,7 @@ ReLUs, indices of max pooling, weights) determines the Jacobian, so nothing of t
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,17 +47,18 @@ class Program:
     images: Images
 
 
-def _name(node: Any) -> str:
+@cache
+def _name(kind: type) -> str:
     """Return the operation's name: "Relu" for `ReluBackward0`. Custom functions have no number, and no entry."""
-    if type(node) is FastMaxPool._backward_cls:
+    if kind is FastMaxPool._backward_cls:
         return "FastMaxPool"
-    match = re.fullmatch(r"(\w+?)Backward\d+", type(node).__name__)
+    match = re.fullmatch(r"(\w+?)Backward\d+", kind.__name__)
     return match[1] if match else ""
 
 
 def _reader(node: Any, images: Images) -> Callable[[int], list[Step] | Operation]:
     """Return a function that reads a node's result by its number: the steps across it, or its operation."""
-    name = _name(node)
+    name = _name(type(node))
     inputs = [source for source, _ in node.next_functions if source is not None]
     if name in PARTIAL and len(inputs) == 1:
         return lambda _: PARTIAL[name](node, images)
@@ -73,8 +75,7 @@ def _read(node: Any, number: int, images: Images) -> list[Step] | Operation:
     """Read a node's result. Raises `Unsupported`, also where another version of torch stores other attributes."""
     images.size(node, number)
     try:
-        with torch.no_grad():
-            found = _reader(node, images)(number)
+        found = _reader(node, images)(number)
     except AttributeError as error:
         raise Unsupported(f"{type(node).__name__} ({error})") from error
     # otherwise it would lose an input, such as weights that depend on the images
@@ -85,6 +86,7 @@ def _read(node: Any, number: int, images: Images) -> list[Step] | Operation:
     return found
 
 
+@torch.no_grad()
 def widest_span(flat: Tensor, leaf: Tensor) -> tuple[Span | None, str]:
     """Return the part of the graph from `leaf` (batch, …) to `flat` (batch, output) that the kernel should run.
 
@@ -130,6 +132,7 @@ def _survey(order: Sequence[Any], images: Images, leaf: Tensor) -> tuple[dict[in
     return work, failed, reason
 
 
+@torch.no_grad()
 def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
     """Read the part of the graph between two points; `bottom` is None for the input `leaf` (batch, …).
 
@@ -190,8 +193,8 @@ def _sorted(program: Program) -> Program:
     while ready:
         number = ready.pop()
         order.append(number)
-        for edge in program.operations[number][1]:
-            target = program.edges[edge].target
+        for at in program.operations[number][1]:
+            target = program.edges[at].target
             if target >= 0:
                 waiting[target] -= 1
                 if not waiting[target]:

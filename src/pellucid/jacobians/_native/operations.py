@@ -137,7 +137,8 @@ def _junction(node: Any, images: Images, arrivals: list[Arrival]) -> Operation:
 
 def _arrival(node: Any, images: Images, place: int, steps: list[Step]) -> Arrival:
     source = node.next_functions[place]
-    return Arrival(*source, tuple([*steps, *broadcast(images.shape(*source), images.shape(node))]))
+    way = (*steps, *broadcast(images.shape(*source), images.shape(node)))
+    return Arrival(source[0], source[1], way)
 
 
 def _sum(node: Any, images: Images) -> Operation:
@@ -176,7 +177,7 @@ def _concatenation(node: Any, images: Images) -> Operation:
             entry, size = index.clone(), images.size(*node.next_functions[place])
             piece = entry.narrow(axis, start, width)
             piece.copy_(torch.arange(size, dtype=torch.int32, device="cpu").view(piece.shape))
-            arrivals.append(Arrival(*source, entry=entry.reshape(-1)))
+            arrivals.append(Arrival(source[0], source[1], entry=entry.reshape(-1)))
         start += width
     return _junction(node, images, arrivals)
 

@@ -13,15 +13,22 @@ __all__ = ["STEPS", "broadcast", "constant"]
 
 Steps = list[Step]
 
-VIEWS = ("View Clone Alias UnsafeView ReshapeAlias Squeeze Unsqueeze ToCopy Contiguous LiftFresh ReshapeCopy").split()
+VIEWS = (
+    *("View", "UnsafeView", "ReshapeAlias", "ReshapeCopy", "Squeeze", "Unsqueeze"),
+    *("Clone", "Alias", "Contiguous", "ToCopy", "LiftFresh"),
+)
 """Operations that keep the order of elements."""
 
 SLOPES = (
-    "Threshold LeakyRelu Hardtanh Clamp ClampMin ClampMax Abs Elu Celu Selu Sigmoid Tanh Gelu Silu Mish Softplus "
-    "Softshrink Hardshrink Hardsigmoid Hardswish LogSigmoid Exp Exp2 Expm1 Log Log2 Log1p Log10 Sqrt Rsqrt Sin Cos Tan "
-    "Sinh Cosh Asin Acos Atan Asinh Acosh Atanh Erf Erfc Reciprocal Pow Square PreluKernel Sign Round Floor Ceil Trunc "
-    "Relu6 Frac"
-).split()
+    *("Threshold", "LeakyRelu", "Hardtanh", "Clamp", "ClampMin", "ClampMax", "Abs"),
+    *("Elu", "Celu", "Selu", "Sigmoid", "Tanh", "Gelu", "Silu"),
+    *("Mish", "Softplus", "Softshrink", "Hardshrink", "Hardsigmoid", "Hardswish", "LogSigmoid"),
+    *("Exp", "Exp2", "Expm1", "Log", "Log2", "Log1p", "Log10"),
+    *("Sqrt", "Rsqrt", "Sin", "Cos", "Tan", "Sinh", "Cosh"),
+    *("Asin", "Acos", "Atan", "Asinh", "Acosh", "Atanh", "Erf"),
+    *("Erfc", "Reciprocal", "Pow", "Square", "PreluKernel", "Sign", "Round"),
+    *("Floor", "Ceil", "Trunc", "Relu6", "Frac"),
+)
 """Functions of each element on its own: their derivative is what autograd's node returns for a cotangent of ones."""
 
 
@@ -89,8 +96,8 @@ def constant(factor: Tensor | float, shape: tuple[int, ...], images: Images) -> 
     if isinstance(factor, Tensor) and factor.is_complex():
         raise Unsupported("complex numbers")
     # autograd stores a Python number as a tensor that dispatch modes cannot handle; reading it is no operation for them
-    number = factor.tolist() if isinstance(factor, Tensor) and factor.ndim == 0 else factor
-    if not isinstance(number, Tensor):
+    if not isinstance(factor, Tensor) or factor.ndim == 0:
+        number: Any = factor.tolist() if isinstance(factor, Tensor) else factor
         factor = torch.tensor(float(number), dtype=images.dtype, device="cpu")
     factor = images.data(factor.to(images.dtype))
     if factor.numel() == 1:
@@ -112,7 +119,7 @@ def broadcast(below: tuple[int, ...], above: tuple[int, ...]) -> Steps:
     size = torch.Size(below).numel()
     if size == torch.Size(above).numel():
         return []
-    if len(below) == len(above) and below[0] != above[0] or len(below) < len(above):
+    if (len(below) == len(above) and below[0] != above[0]) or len(below) < len(above):
         raise Unsupported("an input that is broadcast over images")
     index = torch.arange(size, device="cpu", dtype=torch.int64).view(below).expand(above)
     return [table_step(index, size)]
@@ -253,7 +260,7 @@ def _expanded(node: Any, images: Images) -> Steps:
 
 
 STEPS: dict[str, Callable[..., Steps]] = {
-    **dict.fromkeys(VIEWS, lambda node, images: []),
+    **dict.fromkeys(VIEWS, lambda *_: []),
     **dict.fromkeys(SLOPES, _slope),
     **{name: _moved(move) for name, move in MOVES.items()},
     "Relu": _relu,

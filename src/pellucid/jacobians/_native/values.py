@@ -43,7 +43,7 @@ class Images:
         return torch.Size(self.shape(node, number)).numel()
 
     def data(self, tensor: Tensor) -> Tensor:
-        """Return a saved tensor as a dense array in row-major order. Raises `Unsupported` for other kinds of tensors."""
+        """Return a saved tensor as an array in row-major order. Raises `Unsupported` for other kinds of tensors."""
         return self.strided(tensor).contiguous()
 
     def strided(self, tensor: Tensor) -> Tensor:

@@ -71,3 +71,13 @@ def test_callers_announce_all_of_their_images(announced, tmp_path, monkeypatch) 
     # the first call only finds out the shape, so that resuming a finished array never compiles anything
     assert announced == [None, 10, 10, 10]
     assert images_expected() is None
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e25])
+@pytest.mark.parametrize("shape", [(5, 10, 3000), (5, 40, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_norms_are_as_exact_as_the_jacobian(scale, shape, dtype) -> None:
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul(scale).to(dtype)
+    spectral, frobenius = _class_means._norms(rows)
+    torch.testing.assert_close(spectral, torch.linalg.matrix_norm(rows.double(), 2), rtol=3e-7, atol=0)
+    torch.testing.assert_close(frobenius, torch.linalg.matrix_norm(rows.double()), rtol=3e-7, atol=0)
