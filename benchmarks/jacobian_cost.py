@@ -153,7 +153,7 @@ def _panel(axes: Axes, name: str, points: list[Point]) -> None:
         for place in (0, -1):
             offset = (0, 8) if way == "generic" else (0, -15)
             axes.annotate(
-                f"{costs[place]:.3g}",
+                f"{costs[place]:.3g}" if costs[place] < 100 else f"{costs[place]:,.0f}",
                 (sizes[place], costs[place]),
                 xytext=offset,
                 textcoords="offset points",
@@ -179,7 +179,7 @@ def _panel(axes: Axes, name: str, points: list[Point]) -> None:
     if name != "active":
         share = sum(point["active"] for point in points) / len(points)
         axes.text(
-            0.98, 0.02, f"{share:.0%} active", transform=axes.transAxes, ha="right", fontsize=8.5, color="#6b7280"
+            0.98, 0.82, f"{share:.0%} active", transform=axes.transAxes, ha="right", fontsize=8.5, color="#6b7280"
         )
 
 

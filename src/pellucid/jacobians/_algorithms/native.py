@@ -42,11 +42,16 @@ def pays_native(plan: Plan) -> bool:
     layout, outputs = plan.layout, len(plan.wanted)
     if layout.native is None or outputs < FEWEST or layout.native.work < LEAST_WORK:
         return False
-    if layout.depthwise_area >= MOST_DEPTHWISE_AREA or (layout.cut is not None and 2 * layout.cut.units <= outputs):
+    if layout.depthwise_area >= MOST_DEPTHWISE_AREA or _cut_is_cheaper(plan):
         return False
     if plan.problem.known_layers and plan.problem.batch * layout.native.work * outputs < LEAST_DENSE_WORK:
         return False
     return library_for(_seconds(plan)) is not None
+
+
+def _cut_is_cheaper(plan: Plan) -> bool:
+    """Return True if a backward pass for every other unit of the cut beats the kernel's pass for all outputs."""
+    return plan.layout.cut is not None and 3 * plan.layout.cut.units <= len(plan.wanted)
 
 
 def _seconds(plan: Plan) -> float:
