@@ -19,8 +19,11 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #ifdef CHECKED
@@ -33,10 +36,13 @@
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
 
+// The sums of a block of cotangents, with two vectors each, must fit into the registers: 32, or 16 before AVX-512.
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, MOST_COTANGENTS = 12;
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, MOST_COTANGENTS = 6;  // with two vectors each, they fill the 16 registers
+constexpr int VECTOR_BYTES = 32, MOST_COTANGENTS = 6;
+#elif defined(__SSE2__)
+constexpr int VECTOR_BYTES = 16, MOST_COTANGENTS = 6;
 #else
 constexpr int VECTOR_BYTES = 16, MOST_COTANGENTS = 12;
 #endif
@@ -45,13 +51,19 @@ namespace {
 
 using std::int32_t;
 using std::int64_t;
-using std::vector;
 
 // Weights that `scatter` applies to a row at once, with all their sums in registers.
 constexpr int BLOCK = 9;
 
+// Most cotangents that `scatter` reads as one vector, beyond the end of a row if need be.
+constexpr int WIDEST = 16;
+static_assert(MOST_COTANGENTS <= WIDEST);
+
 // Size in bytes from which a group of images takes no further image: what fits into the caches.
 constexpr int64_t GROUP_BYTES = 12'000'000;
+
+// Size in bytes of the sums that `scatter` keeps at once, unless a single row of the image is larger.
+constexpr int64_t BAND_BYTES = 4'000'000;
 
 enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
@@ -72,10 +84,17 @@ struct View {
     }
 };
 
+// A vector whose indices the checked build asserts, too.
 template <class T>
-View<T> view(vector<T>& values) {
-    return {values.data(), static_cast<int64_t>(values.size())};
-}
+struct Array : std::vector<T> {
+    using std::vector<T>::vector;
+
+    View<T> all() { return {this->data(), length()}; }
+    View<const T> all() const { return {this->data(), length()}; }
+    int64_t length() const { return static_cast<int64_t>(this->size()); }
+    T& operator[](int64_t index) { return all()[index]; }
+    const T& operator[](int64_t index) const { return all()[index]; }
+};
 
 // Reads the program word by word; addresses are words, too.
 struct Reader {
@@ -83,14 +102,18 @@ struct Reader {
     int64_t place = 0;
 
     int64_t next() { return words[place++]; }
-    template <class... Words>
-    void into(Words&... targets) {
-        ((targets = next()), ...);
+    template <class Word>
+    void read(Word& target) {
+        target = next();
     }
     template <class T>
-    void into(View<const T>& target) {
+    void read(View<const T>& target) {
         target.data = reinterpret_cast<const T*>(next());
         target.size = next();
+    }
+    template <class... Targets>
+    void into(Targets&... targets) {
+        (read(targets), ...);
     }
 };
 
@@ -106,9 +129,8 @@ template <class T>
 struct Edge {
     int64_t target;             // slot, or -1 for the input
     int64_t size;               // number of elements at its upper end
-    int64_t strip;              // elements per channel if the route keeps channels, else 0
     View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
-    vector<Step<T>> steps;
+    Array<Step<T>> steps;
 };
 
 // A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
@@ -117,29 +139,30 @@ struct Axis {
     struct Run {
         int32_t first, last, sum;
     };
-    vector<Run> runs;
-    vector<int32_t> starts;
+    Array<Run> runs;
+    Array<int32_t> starts;
 
     // `is_forward`: place * stride - padding + tap * dilation lies on the other side; else the inverse of that.
-    Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool is_forward) {
+    Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+         bool is_forward) {
         starts.push_back(0);
         for (int64_t place = 0; place < size; ++place) {
             for (int64_t tap = kernel - 1; tap >= 0; --tap) {
                 int64_t at = is_forward ? place * stride - padding + tap * dilation : place + padding - tap * dilation;
-                if (!is_forward && (at < 0 || at % stride)) continue;
-                if (!is_forward) at /= stride;
-                if (at < 0 || at >= other) continue;
-                const bool is_next = static_cast<int32_t>(runs.size()) > starts.back() && runs.back().last + 1 == at;
-                if (is_next && runs.back().sum == tap + at) ++runs.back().last;
-                else runs.push_back({static_cast<int32_t>(at), static_cast<int32_t>(at), static_cast<int32_t>(tap + at)});
+                const int64_t step = is_forward ? 1 : stride;
+                if (at < 0 || at % step || at / step >= other) continue;
+                at /= step;
+                if (runs.length() == starts.back() || runs.back().last + 1 != at || runs.back().sum != tap + at)
+                    runs.push_back({static_cast<int32_t>(at), 0, static_cast<int32_t>(tap + at)});
+                runs.back().last = static_cast<int32_t>(at);
             }
-            starts.push_back(static_cast<int32_t>(runs.size()));
+            starts.push_back(static_cast<int32_t>(runs.length()));
         }
     }
 
     // Call `act` with each tap that reaches a place on the other side, and that place.
     template <class Act>
-    void each(int64_t place, Act act) const {
+    INLINE void each(int64_t place, Act act) const {
         for (int32_t n = starts[place]; n < starts[place + 1]; ++n)
             for (int32_t at = runs[n].first; at <= runs[n].last; ++at) act(runs[n].sum - at, at);
     }
@@ -148,34 +171,36 @@ struct Axis {
 template <class T>
 struct Operation {
     int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
-    vector<int64_t> edges;
+    Array<int64_t> edges;
     int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
-    vector<Axis> axes;
+    Array<Axis> axes;
     View<const int32_t> starts, places;  // sums over positions
 };
 
-// Neighboring input channels that fit into vectors, and their weights.
-template <class T>
-struct Panel {
-    int64_t first_channel, element, used, row_step;
-    View<const T> weights;
-};
-
-template <class T>
 struct Slot {
-    int64_t channels, positions, channel_step, position_step;
+    int64_t channels, positions, channel_step;
     bool is_merged;  // several contributions may arrive in one row
-    vector<int64_t> arriving;
+    Array<int64_t> arriving;
 };
 
 // Structure of one image: the rows of each slot, and for each element of an edge its row and factor.
 template <class T>
 struct Structure {
-    vector<vector<int32_t>> starts, channels;  // by slot: first row of each position, channel of each row
-    vector<vector<int32_t>> offsets;           // by slot, for `gather`: row of the weights, less what depends on the tap
-    vector<vector<int32_t>> rows;              // by edge; -1: dropped
-    vector<vector<T>> factors;                 // by edge; empty: all 1
+    Array<Array<int32_t>> starts, channels;  // by slot: first row of each position, channel of each row
+    Array<Array<int32_t>> offsets;           // by slot, for `gather`: row of the weights, less what depends on the tap
+    Array<Array<int32_t>> rows;              // by edge; -1: dropped
+    Array<Array<T>> factors;                 // by edge; empty: all 1
+};
+
+// The lower end of an edge for one image: element `at` adds `factors[at]` times its K values to a row.
+template <class T>
+struct Sink {
+    View<const int32_t> rows;
+    View<const T> factors;
+    View<T> to;
+    int64_t row_step, step;  // from row to row, and from cotangent to cotangent
+    bool is_merged;
 };
 
 template <class T>
@@ -188,7 +213,7 @@ class Runner {
         for (int64_t start = first; start < last;) {
             int64_t count = 0;
             for (int64_t bytes = 0; start + count < last && bytes < GROUP_BYTES; ++count) {
-                if (count == static_cast<int64_t>(group.size())) group.emplace_back();
+                if (count == group.length()) group.emplace_back();
                 bytes += build(group[count], start + count);
             }
             first_image = start, first_output = start - first;
@@ -206,31 +231,28 @@ class Runner {
     bool is_input_merged = false;
     View<const int64_t> seeds;  // elements of the output that have a cotangent
     View<const T> cotangents;   // (image, output, seed); with a step of 0, all images share them
-    vector<Slot<T>> slots;
-    vector<Edge<T>> edges;
-    vector<Operation<T>> operations;
-    vector<Structure<T>> group;
+    Array<Slot> slots;
+    Array<Edge<T>> edges;
+    Array<Operation<T>> operations;
+    Array<Structure<T>> group;
     // of the current group and block of cotangents
     int64_t lowest = 0, width = 0, first_image = 0, first_output = 0;
-    vector<vector<T>> values, spare;   // by slot: rows of all images of the group
-    vector<vector<int64_t>> bases;     // by slot and image: index of the first value
+    Array<Array<T>> values, spare;  // by slot: rows of all images of the group
+    Array<Array<int64_t>> bases;    // by slot and image: index of the first value
     View<T> jacobian;
-    vector<int32_t> counts, arrived;
-    vector<int64_t> targets;
-    vector<T> dense;
+    Array<int32_t> counts, arrived;
+    Array<int64_t> targets;
+    Array<T> sums;
 
     void read(Reader& reader) {
         int64_t count;
-        reader.into(outputs, inputs, is_input_merged, cotangent_step, count);
-        reader.into(seeds), reader.into(cotangents);
-        slots.resize(count);
-        for (auto& slot : slots)
-            reader.into(slot.channels, slot.positions, slot.channel_step, slot.position_step, slot.is_merged);
+        reader.into(outputs, inputs, is_input_merged, cotangent_step, count, seeds, cotangents);
+        slots.resize(count), values.resize(count), bases.resize(count);
+        for (auto& slot : slots) reader.into(slot.channels, slot.positions, slot.channel_step, slot.is_merged);
         edges.resize(reader.next());
-        for (size_t number = 0; number < edges.size(); ++number) {
+        for (int64_t number = 0; number < edges.length(); ++number) {
             auto& edge = edges[number];
-            reader.into(edge.target, edge.size, edge.strip, count);
-            reader.into(edge.entry);
+            reader.into(edge.target, edge.size, count, edge.entry);
             edge.steps.resize(count);
             for (auto& step : edge.steps) {
                 reader.into(step.kind, step.image_step, step.outer, step.inner);
@@ -240,8 +262,7 @@ class Runner {
             }
             if (edge.target >= 0) slots[edge.target].arriving.push_back(number);
         }
-        for (size_t slot = 0; slot < slots.size(); ++slot) operations.push_back(read_operation(reader, slot));
-        values.resize(slots.size()), bases.resize(slots.size());
+        for (int64_t slot = 0; slot < slots.length(); ++slot) operations.push_back(read_operation(reader, slot));
     }
 
     Operation<T> read_operation(Reader& reader, int64_t slot) {
@@ -250,24 +271,21 @@ class Runner {
         made.edges.resize(reader.next());
         for (auto& edge : made.edges) edge = reader.next();
         if (made.kind == IDENTITY) return made;
-        reader.into(made.channel_step, made.position_step);
-        reader.into(made.weights);
+        reader.into(made.channel_step, made.position_step, made.weights);
         if (made.kind == POSITIONS) {
-            reader.into(made.starts), reader.into(made.places);
+            reader.into(made.starts, made.places);
             return made;
         }
         bool is_transposed;
         int64_t kernel[2], stride[2], padding[2], dilation[2];
-        reader.into(made.tail);
-        reader.into(made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
+        reader.into(made.tail, made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
         for (auto* pair : {made.in, made.out, kernel, stride, padding, dilation}) reader.into(pair[0], pair[1]);
         made.kernel_width = kernel[1], made.taps = kernel[0] * kernel[1];
         // `gather` looks from the input to the output, `scatter` from the output to the input
-        const bool is_gather = made.kind == GATHER;
-        for (int n = 0; n < 2; ++n) {
-            const int64_t near = is_gather ? made.in[n] : made.out[n], far = is_gather ? made.out[n] : made.in[n];
-            made.axes.emplace_back(near, far, kernel[n], stride[n], padding[n], dilation[n], is_gather == is_transposed);
-        }
+        const bool is_gather = made.kind == GATHER, is_forward = is_gather == is_transposed;
+        const auto *near = is_gather ? made.in : made.out, *far = is_gather ? made.out : made.in;
+        for (int n = 0; n < 2; ++n)
+            made.axes.emplace_back(near[n], far[n], kernel[n], stride[n], padding[n], dilation[n], is_forward);
         return made;
     }
 
@@ -275,20 +293,25 @@ class Runner {
 
     // Compute the structure of one image; returns the bytes that its values take at most.
     int64_t build(Structure<T>& made, int64_t image) {
-        made.starts.resize(slots.size()), made.channels.resize(slots.size());
-        made.rows.resize(edges.size()), made.factors.resize(edges.size()), made.offsets.resize(slots.size());
+        made.starts.resize(slots.size()), made.channels.resize(slots.size()), made.offsets.resize(slots.size());
+        made.rows.resize(edges.size()), made.factors.resize(edges.size());
         made.channels[0].assign(seeds.data, seeds.data + seeds.size);
         made.starts[0] = {0, static_cast<int32_t>(seeds.size)};
         int64_t bytes = 0;
         for (const auto& operation : operations) {
             if (operation.slot) finish(made, operation.slot);
             if (operation.kind == GATHER) number_weights(made, operation);
-            bytes += made.channels[operation.slot].size() * sizeof(T) * MOST_COTANGENTS;
+            const auto& channels = made.channels[operation.slot];
+            bytes += channels.length() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
-                cross(edges[number], image, made.rows[number], made.factors[number]);
-                if (operation.kind == IDENTITY)
-                    select(edges[number], made.channels[operation.slot], made.rows[number], made.factors[number]);
-                bytes += edges[number].size * 8;
+                const auto& edge = edges[number];
+                auto& rows = made.rows[number];
+                if (operation.kind == IDENTITY) rows = channels;  // only those elements that have a row
+                else rows.resize(edge.size), std::iota(rows.begin(), rows.end(), 0);
+                if (operation.kind == IDENTITY && edge.entry.size)
+                    for (auto& row : rows) row = edge.entry[row];
+                cross(edge, image, operation.kind != IDENTITY, rows.all(), made.factors[number]);
+                bytes += edge.size * 8;
             }
         }
         return bytes;
@@ -300,117 +323,98 @@ class Runner {
         const auto &starts = made.starts[operation.slot], &channels = made.channels[operation.slot];
         auto& offsets = made.offsets[operation.slot];
         offsets.resize(channels.size());
-        int64_t position = 0;
-        for (int64_t y = 0; y < operation.out[0]; ++y)
-            for (int64_t x = 0; x < operation.out[1]; ++x, ++position)
-                for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
-                    offsets[row] = channels[row] - static_cast<int32_t>(x * operation.out_channels);
+        for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
+            const int64_t shift = position % operation.out[1] * operation.out_channels;
+            for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
+                offsets[row] = static_cast<int32_t>(channels[row] - shift);
+        }
     }
 
-    // Follow every element of an edge through its route: the element below it and the factor.
-    void cross(const Edge<T>& edge, int64_t image, vector<int32_t>& rows, vector<T>& factors) {
-        rows.resize(edge.size), factors.clear();
-        int32_t* row = rows.data();
-        for (int64_t e = 0; e < edge.size; ++e) row[e] = static_cast<int32_t>(e);
-        bool is_first = true;  // the elements are still in order, and none is dropped
+    // Follow elements of an edge through its route, to the elements below it and their factors. They may be all
+    // elements in order.
+    void cross(const Edge<T>& edge, int64_t image, bool is_ordered, View<int32_t> rows, Array<T>& factors) {
+        factors.clear();
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
-            if (step.kind == KEEP_POSITIVE && is_first) {
-                const T* mask = step.values.part(base, edge.size).data;
-                for (int64_t e = 0; e < edge.size; ++e) row[e] = mask[e] <= 0 ? -1 : row[e];  // as torch does: NaN is kept
+            if (step.kind == KEEP_POSITIVE && is_ordered) {
+                const auto mask = step.values.part(base, rows.size);
+                for (int64_t e = 0; e < rows.size; ++e) rows[e] = mask[e] <= 0 ? -1 : rows[e];  // like torch, keeps NaN
             } else if (step.kind == KEEP_POSITIVE) {
-                for (int64_t e = 0; e < edge.size; ++e) row[e] = step.values[base + std::max(row[e], 0)] <= 0 ? -1 : row[e];
+                for (int64_t e = 0; e < rows.size; ++e)
+                    rows[e] = step.values[base + std::max(rows[e], 0)] <= 0 ? -1 : rows[e];
             } else if (step.kind == TABLE) {
-                for (int64_t e = 0; e < edge.size; ++e)
-                    if (row[e] >= 0) row[e] = step.table[row[e]];
-            } else if (step.kind == POOL && is_first) {
-                for (int64_t e = 0, plane = 0; e < edge.size; plane += step.inner)
-                    for (const int64_t end = e + step.outer; e < end; ++e) row[e] = plane + step.winners[base + e];
+                for (int64_t e = 0; e < rows.size; ++e)
+                    if (rows[e] >= 0) rows[e] = step.table[rows[e]];
             } else if (step.kind == POOL) {
-                for (int64_t e = 0; e < edge.size; ++e)
-                    if (row[e] >= 0) row[e] = row[e] / step.outer * step.inner + step.winners[base + row[e]];
+                for (int64_t e = 0, plane = 0; e < rows.size; ++e) {
+                    if (rows[e] < 0) continue;
+                    const int64_t low = plane * step.outer, winner = step.winners[base + rows[e]];
+                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;
+                    // torch stores an index outside of the plane for a window that lies in the padding
+                    rows[e] = winner >= 0 && winner < step.inner ? static_cast<int32_t>(plane * step.inner + winner) : -1;
+                }
             } else {
-                if (factors.empty()) factors.assign(edge.size, T(1));
-                for (int64_t e = 0; e < edge.size; ++e) {
-                    if (row[e] < 0) continue;
-                    factors[e] *= step.values[base + row[e]];
-                    if (factors[e] == 0) row[e] = -1;
+                if (factors.empty()) factors.assign(rows.size, T(1));
+                for (int64_t e = 0; e < rows.size; ++e) {
+                    if (rows[e] < 0) continue;
+                    factors[e] *= step.values[base + rows[e]];
+                    if (factors[e] == 0) rows[e] = -1;
                 }
             }
-            is_first = false;
+            is_ordered = false;
         }
-    }
-
-    // Reduce an edge of an identity to the rows of its slot, in their order.
-    void select(const Edge<T>& edge, const vector<int32_t>& channels, vector<int32_t>& rows, vector<T>& factors) {
-        vector<int32_t> kept;
-        vector<T> kept_factors;
-        for (const auto channel : channels) {
-            const int64_t upper = edge.entry.size ? edge.entry[channel] : channel;
-            kept.push_back(upper < 0 ? -1 : view(rows)[upper]);
-            if (!factors.empty()) kept_factors.push_back(upper < 0 ? T(0) : factors[upper]);
-        }
-        rows.swap(kept), factors.swap(kept_factors);
     }
 
     // Number the rows of a slot, by position and then in the order in which elements arrive, and write these numbers
     // into the edges.
     void finish(Structure<T>& made, int64_t number) {
         const auto& slot = slots[number];
-        if (!slot.is_merged) {
-            number_rows(made, number, view(made.rows[slot.arriving[0]]), edges[slot.arriving[0]].strip);
-            return;
+        if (slot.is_merged) {  // several elements may arrive at one: collect each once
+            arrived.assign(slot.channels * slot.positions, -1);
+            for (const auto edge : slot.arriving)
+                for (const auto element : made.rows[edge])
+                    if (element >= 0) arrived[element] = element;
         }
-        // several elements may arrive at one: collect each once
-        arrived.assign(slot.channels * slot.positions, -1);
+        number_rows(made, number, slot.is_merged ? arrived.all() : made.rows[slot.arriving[0]].all());
         for (const auto edge : slot.arriving)
-            for (const auto element : made.rows[edge])
-                if (element >= 0) view(arrived)[element] = element;
-        number_rows(made, number, view(arrived), slot.channel_step == slot.positions ? slot.positions : 0);
-        for (const auto edge : slot.arriving)
-            for (auto& element : made.rows[edge])
-                if (element >= 0) element = arrived[element];
+            for (int64_t e = 0; slot.is_merged && e < made.rows[edge].length(); ++e)
+                if (made.rows[edge][e] >= 0) made.rows[edge][e] = arrived[made.rows[edge][e]];
     }
 
-    void number_rows(Structure<T>& made, int64_t number, View<int32_t> rows, int64_t strip) {
+    void number_rows(Structure<T>& made, int64_t number, View<int32_t> rows) {
         const auto& slot = slots[number];
         auto &starts = made.starts[number], &channels = made.channels[number];
-        // without branches, which a processor could not predict: dropped elements have an extra position and an extra row
+        // without branches, which a processor could not predict: dropped elements have an extra position and row
         starts.assign(slot.positions + 2, 0);
-        each_place(slot, rows, strip, [&](int64_t, int64_t position, int64_t) { ++view(starts)[position + 1]; });
+        each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1]; });
         for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
         starts.pop_back();
-        counts.assign(starts.begin(), starts.end());
-        const int64_t total = starts.back();
-        channels.resize(total + 1);
-        each_place(slot, rows, strip, [&](int64_t e, int64_t position, int64_t channel) {
-            const bool is_kept = rows.data[e] >= 0;
-            const int32_t row = view(counts)[position];
+        counts = starts;
+        channels.resize(starts.back() + 1);
+        each_place(slot, rows, [&](int64_t e, int64_t position, int64_t channel) {
+            const bool is_kept = rows[e] >= 0;
+            const int32_t row = counts[position];
             counts[position] += is_kept;
-            view(channels)[row] = static_cast<int32_t>(channel);
-            rows.data[e] = is_kept ? row : -1;
+            channels[row] = static_cast<int32_t>(channel);
+            rows[e] = is_kept ? row : -1;
         });
-        channels.resize(total);
+        channels.pop_back();
     }
 
     // Call `act` with each element of an edge, and its position and channel in the slot; a dropped element has the
     // position after the last one.
     template <class Act>
-    void each_place(const Slot<T>& slot, View<int32_t> rows, int64_t strip, Act act) const {
-        const int64_t positions = slot.positions;
-        if (strip) {  // elements stay in their channel, so no division is needed
-            for (int64_t channel = 0, e = 0; channel < slot.channels; ++channel)
-                for (int64_t end = e + strip, low = channel * positions; e < end; ++e)
-                    act(e, rows[e] < 0 ? positions : rows.data[e] - low, channel);
-            return;
-        }
-        const int64_t step = slot.channel_step;
+    void each_place(const Slot& slot, View<int32_t> rows, Act act) const {
+        const auto positions = static_cast<int32_t>(slot.positions), channels = static_cast<int32_t>(slot.channels);
+        int32_t channel = 0, low = 0;  // the elements of a channel, which mostly follow each other: no need to divide
         for (int64_t e = 0; e < rows.size; ++e) {
-            const int32_t element = rows.data[e];
-            if (element < 0) act(e, positions, 0);
-            else if (positions == 1) act(e, 0, element);
-            else if (step == 1) act(e, element / slot.channels, element % slot.channels);
-            else act(e, element % positions, element / positions);
+            const int32_t element = rows[e], kept = element < 0 ? low : element;
+            if (positions == 1) act(e, element < 0, kept);
+            else if (slot.channel_step == 1) act(e, element < 0 ? positions : kept / channels, kept % channels);
+            else {
+                if (kept < low || kept >= low + positions) channel = kept / positions, low = channel * positions;
+                act(e, element < 0 ? positions : kept - low, channel);
+            }
         }
     }
 
@@ -418,14 +422,15 @@ class Runner {
 
     // Compute one block of cotangents for the first `count` images of the group.
     void fill(int64_t count) {
-        for (int64_t image = 0; is_input_merged && image < count; ++image)
-            std::fill_n(output_of(image).data, width * inputs, T(0));
         allocate(0, count);
-        for (int64_t image = 0; image < count; ++image)
+        for (int64_t image = 0; image < count; ++image) {
+            const auto rows = rows_of(0, image), to = output_of(image);
+            if (is_input_merged) std::fill_n(to.data, to.size, T(0));
             for (int64_t row = 0; row < seeds.size; ++row)
                 for (int64_t k = 0; k < width; ++k)
-                    view(values[0])[bases[0][image] + row * width + k] =
+                    rows[row * width + k] =
                         cotangents[(first_image + image) * cotangent_step + (lowest + k) * seeds.size + row];
+        }
         for (const auto& operation : operations) {
             for (const auto edge : operation.edges)
                 if (edges[edge].target >= 0) allocate(edges[edge].target, count);
@@ -441,7 +446,8 @@ class Runner {
     }
 
     View<T> rows_of(int64_t slot, int64_t image) {
-        return view(values[slot]).part(bases[slot][image], bases[slot][image + 1] - bases[slot][image]);
+        const auto& starts = bases[slot];
+        return values[slot].all().part(starts[image], starts[image + 1] - starts[image]);
     }
 
     // Reserve the rows of a slot for all images, in memory that an earlier slot has used: new pages cost time.
@@ -449,155 +455,161 @@ class Runner {
         if (!values[slot].empty()) return;
         bases[slot].assign(1, 0);
         for (int64_t image = 0; image < count; ++image)
-            bases[slot].push_back(bases[slot].back() + static_cast<int64_t>(group[image].channels[slot].size()) * width);
-        const size_t size = bases[slot].back() + VECTOR_BYTES / sizeof(T);  // `scatter` reads whole vectors
+            bases[slot].push_back(bases[slot].back() + group[image].channels[slot].length() * width);
         const auto best = std::max_element(
             spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
         if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
-        if (slots[slot].is_merged) values[slot].assign(size, T(0));
-        else values[slot].resize(size);
+        if (slots[slot].is_merged) values[slot].clear();  // so that all of it becomes zero
+        values[slot].resize(bases[slot].back() + WIDEST);
     }
 
-    // Add `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
-    INLINE void deposit(int64_t number, int64_t image, int64_t at, const T* row, T scale, int64_t step = 1) {
-        const auto& made = group[image];
-        const int32_t place = made.rows[number][at];
-        if (place < 0) return;
-        if (!made.factors[number].empty()) scale *= made.factors[number][at];
-        const int64_t target = edges[number].target, size = width;
-        if (target < 0) {
-            for (int64_t k = 0; k < size; ++k) output_of(image)[k * inputs + place] += scale * row[k * step];
-            return;
-        }
-        T* to = rows_of(target, image).part(place * size, size).data;
-        if (slots[target].is_merged)
-            for (int64_t k = 0; k < size; ++k) to[k] += scale * row[k * step];
+    Sink<T> sink(int64_t number, int64_t image) {
+        const auto& made = std::as_const(group)[image];
+        const int64_t target = edges[number].target;
+        if (target < 0)
+            return {made.rows[number].all(), made.factors[number].all(), output_of(image), 1, inputs, is_input_merged};
+        const bool is_merged = slots[target].is_merged;
+        return {made.rows[number].all(), made.factors[number].all(), rows_of(target, image), width, 1, is_merged};
+    }
+
+    // Pass on `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
+    INLINE void deposit(const Sink<T>& sink, int64_t at, const T* from, int64_t step = 1, T scale = 1) const {
+        const int64_t row = sink.rows[at], count = width;
+        if (row < 0) return;
+        if (sink.factors.size) scale *= sink.factors[at];
+        T* to = sink.to.part(row * sink.row_step, (count - 1) * sink.step + 1).data;
+        if (sink.is_merged)
+            for (int64_t k = 0; k < count; ++k) to[k * sink.step] += scale * from[k * step];
         else
-            for (int64_t k = 0; k < size; ++k) to[k] = scale * row[k * step];
+            for (int64_t k = 0; k < count; ++k) to[k * sink.step] = scale * from[k * step];
     }
 
     void pass(const Operation<T>& operation, int64_t image) {
+        if (operation.kind == SCATTER) {
+            if (width <= 4) scatter<4>(operation, image);
+            else if (width <= 8) scatter<8>(operation, image);
+            else scatter<WIDEST>(operation, image);
+            return;
+        }
         const auto rows = rows_of(operation.slot, image);
         const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
-        if (operation.kind == IDENTITY) {
-            for (const auto edge : operation.edges)
-                for (size_t row = 0; row < channels.size(); ++row) deposit(edge, image, row, &rows.data[row * width], T(1));
-        } else if (operation.kind == POSITIONS) {  // such as average pooling: each row goes to all positions of its window
+        for (const auto edge : operation.edges) {
+            const auto to = sink(edge, image);
+            if (operation.kind == IDENTITY) {
+                for (int64_t row = 0; row < to.rows.size; ++row) deposit(to, row, rows.part(row * width, width).data);
+                continue;
+            }
+            // such as average pooling: each row goes to all positions of its window
             for (int64_t position = 0; position < slots[operation.slot].positions; ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
                     for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n) {
-                        const int64_t at = channels[row] * operation.channel_step + operation.places[n] * operation.position_step;
-                        deposit(operation.edges[0], image, at, &rows.data[row * width], operation.weights[n]);
+                        const int64_t low = channels[row] * operation.channel_step;
+                        deposit(to, low + operation.places[n] * operation.position_step,
+                                rows.part(row * width, width).data, 1, operation.weights[n]);
                     }
-        } else {
-            if (width <= 4) scatter<4>(operation, image);
-            else if (width <= 8) scatter<8>(operation, image);
-            else scatter<16>(operation, image);
         }
     }
 
-    // Convolutions with few input channels per group: vectorized over the cotangents. Weights: (output channel, tap,
-    // input channel), padded to whole blocks per output channel.
+    // Convolutions with few input channels per group: vectorized over the cotangents, for a band of rows of the input
+    // at a time.
     template <int PADDED>
     void scatter(const Operation<T>& operation, int64_t image) {
-        typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto& starts = group[image].starts[operation.slot];
-        const int32_t* channels = group[image].channels[operation.slot].data();
-        const T* rows = values[operation.slot].data() + bases[operation.slot][image];
-        const int64_t in = operation.in_channels, all = in * operation.groups;
-        const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
-        dense.assign(operation.in[0] * operation.in[1] * all * PADDED, T(0));
-        for (int64_t y = 0; y < operation.out[0]; ++y)
-            for (int64_t x = 0; x < operation.out[1]; ++x) {
-                const int32_t first = starts[y * operation.out[1] + x], last = starts[y * operation.out[1] + x + 1];
-                if (first == last) continue;
-                // where the products with each weight of a row belong, for this position
-                targets.assign(operation.width, -1);
-                vertical.each(y, [&](int64_t tap_y, int64_t place_y) {
-                    horizontal.each(x, [&](int64_t tap_x, int64_t place_x) {
-                        const int64_t place = place_y * operation.in[1] + place_x;
-                        const int64_t low = (tap_y * operation.kernel_width + tap_x) * in;
-                        for (int64_t c = 0; c < in; ++c) view(targets)[low + c] = (place * all + c) * PADDED;
-                    });
-                });
-                if (operation.groups == 1) {
-                    for (int64_t low = 0; low < operation.width; low += BLOCK) {
-                        Vector sums[BLOCK] = {};
-                        for (int32_t row = first; row < last; ++row) {
-                            const T* weight = operation.weights.part(channels[row] * operation.width + low, BLOCK).data;
-                            const auto vector = *reinterpret_cast<const Vector*>(rows + row * width);
-#pragma GCC unroll 16
-                            for (int n = 0; n < BLOCK; ++n) sums[n] += weight[n] * vector;
-                        }
-                        for (int n = 0; n < BLOCK; ++n)
-                            if (targets[low + n] >= 0)
-                                *reinterpret_cast<Vector*>(view(dense).part(targets[low + n], PADDED).data) += sums[n];
-                    }
-                    continue;
-                }
-                for (int32_t row = first; row < last; ++row) {
-                    const T* weight = operation.weights.part(channels[row] * operation.width, operation.width).data;
-                    const int64_t low = channels[row] / operation.out_channels * in * PADDED;
-                    const auto vector = *reinterpret_cast<const Vector*>(rows + row * width);
-                    for (int64_t n = 0; n < operation.width; ++n)
-                        if (targets[n] >= 0)
-                            *reinterpret_cast<Vector*>(view(dense).part(targets[n] + low, PADDED).data) += weight[n] * vector;
-                }
-            }
-        unload<PADDED>(operation, image);
+        const int64_t channels = operation.in_channels * operation.groups, line = operation.in[1];
+        const int64_t line_bytes = line * channels * PADDED * sizeof(T);
+        const int64_t height = std::max<int64_t>(1, BAND_BYTES / line_bytes);
+        const auto to = sink(operation.edges[0], image);
+        for (int64_t top = 0; top < operation.in[0]; top += height) {
+            const int64_t low = top * line, high = std::min(top + height, operation.in[0]) * line;
+            sum_band<PADDED>(operation, image, low, high);
+            for (int64_t channel = 0; channel < channels; ++channel)
+                for (int64_t place = low; place < high; ++place)
+                    deposit(to, channel * operation.channel_step + place * operation.position_step,
+                            sums.all().part(((place - low) * channels + channel) * PADDED, PADDED).data);
+        }
     }
 
-    // Copy the sums of `scatter` from (position, channel, cotangent) to the Jacobian.
+    // Compute `sums` (position, channel, cotangent) for the positions low … high - 1. Weights: (output channel, tap,
+    // input channel), padded to whole blocks per output channel.
     template <int PADDED>
-    void unload(const Operation<T>& operation, int64_t image) {
-        const int64_t number = operation.edges[0], all = operation.in_channels * operation.groups;
-        const int64_t positions = operation.in[0] * operation.in[1];
-        if (edges[number].target < 0 && edges[number].steps.empty() && !is_input_merged) {
-            const auto to = output_of(image);
-            for (int64_t channel = 0; channel < all; ++channel)
-                for (int64_t k = 0; k < width; ++k)
-                    for (int64_t position = 0; position < positions; ++position)
-                        to[k * inputs + channel * operation.channel_step + position * operation.position_step] =
-                            dense[(position * all + channel) * PADDED + k];
-            return;
+    void sum_band(const Operation<T>& operation, int64_t image, int64_t low, int64_t high) {
+        typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
+        const auto starts = group[image].starts[operation.slot].all(), channels = group[image].channels[operation.slot].all();
+        const auto rows = values[operation.slot].all();
+        const int64_t base = bases[operation.slot][image], in = operation.in_channels, all = in * operation.groups;
+        const int64_t padded = operation.width;
+        sums.assign((high - low) * all * PADDED, T(0));
+        for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
+            const int32_t last = starts[position + 1];
+            if (starts[position] == last) continue;
+            // where the products with each weight of a row belong, for this position
+            targets.assign(padded, -1);
+            bool is_reached = false;
+            operation.axes[0].each(position / operation.out[1], [&](int64_t tap_y, int64_t place_y) {
+                operation.axes[1].each(position % operation.out[1], [&](int64_t tap_x, int64_t place_x) {
+                    const int64_t place = place_y * operation.in[1] + place_x;
+                    if (place < low || place >= high) return;
+                    is_reached = true;
+                    const int64_t weight = (tap_y * operation.kernel_width + tap_x) * in;
+                    for (int64_t c = 0; c < in; ++c) targets[weight + c] = ((place - low) * all + c) * PADDED;
+                });
+            });
+            if (!is_reached) continue;
+            for (int32_t first = starts[position], end = first; first < last; first = end) {
+                const int64_t in_group = channels[first] / operation.out_channels;
+                const int64_t lowest_channel = in_group * operation.out_channels;
+                const int64_t highest_channel = lowest_channel + operation.out_channels - 1;
+                while (end < last && channels[end] >= lowest_channel && channels[end] <= highest_channel) ++end;
+                for (int64_t n = 0; n < padded; n += BLOCK) {
+                    Vector block[BLOCK] = {};
+                    for (int32_t row = first; row < end; ++row) {
+                        const auto weights = operation.weights.part(channels[row] * padded + n, BLOCK);
+                        const auto row_values = rows.part(base + row * width, PADDED);
+                        const auto vector = *reinterpret_cast<const Vector*>(row_values.data);
+#pragma GCC unroll 16
+                        for (int lane = 0; lane < BLOCK; ++lane) block[lane] += weights[lane] * vector;
+                    }
+                    for (int lane = 0; lane < BLOCK; ++lane) {
+                        if (targets[n + lane] < 0) continue;
+                        const auto target = sums.all().part(targets[n + lane] + in_group * in * PADDED, PADDED);
+                        *reinterpret_cast<Vector*>(target.data) += block[lane];
+                    }
+                }
+            }
         }
-        for (int64_t channel = 0; channel < all; ++channel)
-            for (int64_t position = 0; position < positions; ++position)
-                deposit(number, image, channel * operation.channel_step + position * operation.position_step,
-                        &dense[(position * all + channel) * PADDED], T(1));
     }
+
+    // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
+    struct Spot {
+        const Operation<T>& operation;
+        int64_t first_channel, element, used, row_step;  // `used` of the lanes are channels
+        View<const T> weights;
+        int64_t image, y, x;
+    };
+
+    using Summation = void (Runner::*)(const Spot&, T*) const;
 
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of
     // neighboring input channels at a time. Weights: (group, panel, tap, output channel, lane).
     void gather(const Operation<T>& operation, int64_t count) {
-        const int64_t lanes = operation.width, taps = operation.taps;
-        const int64_t panels = (operation.in_channels + lanes - 1) / lanes, size = taps * operation.out_channels * lanes;
+        const int64_t lanes = operation.width, size = operation.taps * operation.out_channels * lanes;
+        const int64_t panels = (operation.in_channels + lanes - 1) / lanes;
         const auto sum = summation<MOST_COTANGENTS>(lanes * sizeof(T) > VECTOR_BYTES);
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
             const int64_t in_group = number / panels, low = number % panels * lanes;
-            Panel<T> panel{};
-            panel.first_channel = in_group * operation.out_channels;
-            panel.element = (in_group * operation.in_channels + low) * operation.channel_step;
-            panel.used = std::min(lanes, operation.in_channels - low);
+            Spot at{operation, in_group * operation.out_channels, 0, std::min(lanes, operation.in_channels - low), lanes, {}, 0, 0, 0};
             // a matrix can be read as it is, except for a last panel that its rows do not fill
-            const bool is_natural = operation.tail.size && panel.used == lanes;
-            panel.row_step = is_natural ? operation.in_channels : lanes;
-            if (is_natural) panel.weights = operation.weights.part(low, operation.weights.size - low);
-            else panel.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
-            for (int64_t image = 0; image < count; ++image)
-                for (int64_t y = 0; y < operation.in[0]; ++y)
-                    for (int64_t x = 0; x < operation.in[1]; ++x) gather_position({operation, panel, image, y, x}, sum);
+            if (!operation.tail.size) at.weights = operation.weights.part(number * size, size);
+            else if (at.used < lanes) at.weights = operation.tail;
+            else at.weights = operation.weights.part(low, operation.weights.size - low), at.row_step = operation.in_channels;
+            for (at.image = 0; at.image < count; ++at.image) {
+                const auto to = sink(operation.edges[0], at.image);
+                at.element = (in_group * operation.in_channels + low) * operation.channel_step;
+                for (at.y = 0; at.y < operation.in[0]; ++at.y)
+                    for (at.x = 0; at.x < operation.in[1]; ++at.x, at.element += operation.position_step)
+                        gather_position(at, to, sum);
+            }
         }
     }
-
-    // A position of the input, for which a panel's sums are computed.
-    struct Position {
-        const Operation<T>& operation;
-        const Panel<T>& panel;
-        int64_t image, y, x;
-    };
-
-    using Summation = void (Runner::*)(const Position&, T*) const;
 
     // The function for a block of `width` cotangents. Only that is compiled for each width, since compiling takes time.
     template <int K>
@@ -607,84 +619,62 @@ class Runner {
         return is_wide ? &Runner::sum_panel<K, 2> : &Runner::sum_panel<K, 1>;
     }
 
-    void gather_position(const Position& at, Summation sum) {
-        const auto& operation = at.operation;
-        const auto& made = group[at.image];
-        const int64_t number = operation.edges[0], step = operation.channel_step, lanes = operation.width, used = at.panel.used;
-        const auto& edge = edges[number];
-        const int64_t element = at.panel.element + (at.y * operation.in[1] + at.x) * operation.position_step;
-        const bool is_direct = edge.target < 0 && edge.steps.empty() && !is_input_merged;
-        CHECK(element + (used - 1) * step < edge.size);
-        const int32_t* rows = made.rows[number].data() + element;
+    __attribute__((noinline)) void gather_position(const Spot& at, const Sink<T>& to, Summation sum) const {
+        const int64_t step = at.operation.channel_step, lanes = at.operation.width;
         int32_t active[2 * VECTOR_BYTES / sizeof(T)];  // lanes whose results are needed
         int64_t count = 0;
-        if (!is_direct) {
-            for (int64_t l = 0; l < used; ++l) active[count] = l, count += rows[l * step] >= 0;
-            if (!count) return;
+        for (int64_t lane = 0; lane < at.used; ++lane) {
+            active[count] = static_cast<int32_t>(lane);
+            count += to.rows[at.element + lane * step] >= 0;
         }
+        if (!count) return;
         alignas(64) T results[MOST_COTANGENTS * 2 * VECTOR_BYTES / sizeof(T)];
         (this->*sum)(at, results);
-        if (is_direct) {
-            const auto to = output_of(at.image);
+        const bool is_last = edges[at.operation.edges[0]].target < 0 && !to.is_merged;
+        if (is_last && step == 1)  // channels are neighbors in the Jacobian, too
             for (int64_t k = 0; k < width; ++k)
-                if (step == 1) std::memcpy(to.part(k * inputs + element, used).data, results + k * lanes, used * sizeof(T));
-                else
-                    for (int64_t l = 0; l < used; ++l) to[k * inputs + element + l * step] = results[k * lanes + l];
-            return;
-        }
-        if (edge.target < 0 || slots[edge.target].is_merged || !made.factors[number].empty()) {
-            for (int64_t n = 0; n < count; ++n)
-                deposit(number, at.image, element + active[n] * step, results + active[n], T(1), lanes);
-            return;
-        }
-        const auto target = rows_of(edge.target, at.image);
-        for (int64_t n = 0; n < count; ++n) {
-            T* to = target.part(rows[active[n] * step] * width, width).data;
-            for (int64_t k = 0; k < width; ++k) to[k] = results[k * lanes + active[n]];
-        }
-    }
-
-    // Call `act` with the weights and the values of each row that reaches a position of the input.
-    template <class Act>
-    INLINE void each_row(const Position& at, int64_t size, Act act) const {
-        const auto& [operation, panel, image, y, x] = at;
-        const auto& made = group[image];
-        const int32_t* starts = made.starts[operation.slot].data();
-        const int32_t* channels = made.channels[operation.slot].data();
-        const int32_t* offsets = made.offsets[operation.slot].data();
-        const T* from = values[operation.slot].data() + bases[operation.slot][image];
-        const auto &vertical = operation.axes[0], &horizontal = operation.axes[1];
-        const int64_t first = panel.first_channel, last = first + operation.out_channels, step = panel.row_step;
-        for (int32_t v = vertical.starts[y]; v < vertical.starts[y + 1]; ++v)
-            for (int32_t place = vertical.runs[v].first; place <= vertical.runs[v].last; ++place)
-                for (int32_t h = horizontal.starts[x]; h < horizontal.starts[x + 1]; ++h) {
-                    const auto& run = horizontal.runs[h];
-                    const int64_t tap = (vertical.runs[v].sum - place) * operation.kernel_width + run.sum;
-                    const T* weights = panel.weights.data + (tap * operation.out_channels - first) * step;
-                    const int64_t line = place * operation.out[1];
-                    for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
-                        if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
-                        const T* weight = weights + offsets[row] * step;
-                        CHECK(weight >= panel.weights.data && weight < panel.weights.data + panel.weights.size);
-                        act(weight, from + row * size);
-                    }
-                }
+                std::memcpy(to.to.part(k * inputs + at.element, at.used).data, results + k * lanes, at.used * sizeof(T));
+        else if (to.is_merged || to.factors.size || to.step != 1)
+            for (int64_t n = 0; n < count; ++n) deposit(to, at.element + active[n] * step, results + active[n], lanes);
+        else
+            for (int64_t n = 0; n < count; ++n) {
+                const auto row = to.to.part(to.rows[at.element + active[n] * step] * width, width);
+                for (int64_t k = 0; k < row.size; ++k) row[k] = results[k * lanes + active[n]];
+            }
     }
 
     // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers; (cotangent, lane).
     template <int K, int VECTORS>
-    void sum_panel(const Position& at, T* results) const {
+    void sum_panel(const Spot& at, T* results) const {
         typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-        Vector sums[K][VECTORS] = {};
-        each_row(at, K, [&](const T* weight, const T* value) INLINE_LAMBDA {
-            Vector panel[VECTORS];
-            for (int n = 0; n < VECTORS; ++n) panel[n] = reinterpret_cast<const Vector*>(weight)[n];
+        const auto& operation = at.operation;
+        const auto& made = group[at.image];
+        const auto starts = made.starts[operation.slot].all(), channels = made.channels[operation.slot].all();
+        const auto offsets = made.offsets[operation.slot].all();
+        const auto rows = values[operation.slot].all();
+        const int64_t base = bases[operation.slot][at.image], step = at.row_step, lanes = operation.width;
+        const int64_t first = at.first_channel, last = first + operation.out_channels;
+        const auto& across = operation.axes[1];
+        Vector totals[K][VECTORS] = {};
+        operation.axes[0].each(at.y, [&](int64_t tap, int64_t place) INLINE_LAMBDA {
+            for (int32_t n = across.starts[at.x]; n < across.starts[at.x + 1]; ++n) {
+                const auto& run = across.runs[n];
+                const int64_t low = (tap * operation.kernel_width + run.sum) * operation.out_channels - first;
+                const int64_t line = place * operation.out[1];
+                for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
+                    if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
+                    const auto* weights = at.weights.part((low + offsets[row]) * step, lanes).data;
+                    const auto* value = rows.part(base + row * K, K).data;
+                    Vector panel[VECTORS];
+                    for (int v = 0; v < VECTORS; ++v) panel[v] = reinterpret_cast<const Vector*>(weights)[v];
 #pragma GCC unroll 16
-            for (int k = 0; k < K; ++k)
+                    for (int k = 0; k < K; ++k)
 #pragma GCC unroll 2
-                for (int n = 0; n < VECTORS; ++n) sums[k][n] += panel[n] * value[k];
+                        for (int v = 0; v < VECTORS; ++v) totals[k][v] += panel[v] * value[k];
+                }
+            }
         });
-        std::memcpy(results, sums, sizeof sums);
+        std::memcpy(results, totals, sizeof totals);
     }
 };
 

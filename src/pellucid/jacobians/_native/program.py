@@ -80,18 +80,17 @@ def encode(
             arriving[edge.target].append(number)
     for (operation, _), numbers in zip(program.operations, arriving, strict=True):
         layout = operation.layout
-        encoder.add(layout.channels, layout.positions, layout.channel_step, layout.position_step)
+        encoder.add(layout.channels, layout.positions, layout.channel_step)
         encoder.add(len(numbers) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in numbers))
     encoder.add(len(program.edges))
     scales: dict[int, Tensor] = {}
     for number, edge in enumerate(program.edges):
-        strip, steps = _strip(edge, program), edge.steps
-        if strip and len(arriving[edge.target]) == 1 and isinstance(program.operations[edge.target][0].payload, Layer):
+        steps, is_sole = edge.steps, edge.target >= 0 and len(arriving[edge.target]) == 1
+        if is_sole and _keeps_channels(edge, program.operations[edge.target][0]):
             steps, scale = _without_scales(edge)
             if scale is not None:
                 scales[edge.target] = scale
-        # an identity passes on the rows of its slot, not all elements
-        encoder.add(edge.target, edge.size, strip if owners[number].payload is not None else 0, len(steps))
+        encoder.add(edge.target, edge.size, len(steps))
         encoder.array(edge.entry)
         size = edge.size
         for each in steps:
@@ -108,20 +107,18 @@ def encode(
     return encoder
 
 
-def _strip(edge: Edge, program: Program) -> int:
-    """Return the elements per channel at an edge's upper end if they stay in their channel of the slot, else 0."""
-    if edge.target < 0:
-        return 0
-    layout = program.operations[edge.target][0].layout
-    if layout.channel_step != layout.positions or edge.size % layout.channels:
-        return 0
+def _keeps_channels(edge: Edge, target: Operation) -> bool:
+    """Return True if an edge leads to a layer, and all its elements stay in their channel."""
+    layout = target.layout
+    if not isinstance(target.payload, Layer) or layout.channel_step != layout.positions or edge.size % layout.channels:
+        return False
     size = edge.size // layout.channels
     for step in edge.steps:
         is_foreign = step.kind == "scale" and step.outer > 1 and (step.outer, step.inner) != (layout.channels, size)
         if step.kind == "table" or is_foreign or (step.kind == "pool" and step.outer != size):
-            return 0
+            return False
         size = step.inner if step.kind == "pool" else size
-    return edge.size // layout.channels if size == layout.positions else 0
+    return size == layout.positions
 
 
 def _without_scales(edge: Edge) -> tuple[list[Step], Tensor | None]:
