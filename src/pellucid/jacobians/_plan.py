@@ -85,7 +85,9 @@ class Plan:
     """True if folding is known to emit no warnings."""
     kernels: KernelSwap | None = None
     """Runs the convolutions; None if no convolution is replaced."""
-    packed: dict[tuple[object, ...], tuple[Tensor, Tensor | None, Tensor]] = field(default_factory=dict, repr=False)
+    packed: dict[tuple[object, ...], tuple[Tensor, Tensor | None, Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
     """Weights as rearranged for the native kernel, shared by the chunks of a call."""
 
     def swaps(self, chunk: int) -> frozenset[str]:

@@ -36,16 +36,19 @@
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
 
-// The sums of a block of cotangents, with two vectors each, must fit into the registers: 32, or 16 before AVX-512.
 #if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, MOST_COTANGENTS = 12;
+constexpr int VECTOR_BYTES = 64;
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, MOST_COTANGENTS = 6;
-#elif defined(__SSE2__)
-constexpr int VECTOR_BYTES = 16, MOST_COTANGENTS = 6;
+constexpr int VECTOR_BYTES = 32;
 #else
-constexpr int VECTOR_BYTES = 16, MOST_COTANGENTS = 12;
+constexpr int VECTOR_BYTES = 16;
 #endif
+
+// Most cotangents at a time: their sums, with a vector each, must fit into 16 registers.
+constexpr int MOST_COTANGENTS = 12;
+
+// Most lanes of a panel that are summed one by one.
+constexpr int FEW = 6;
 
 namespace {
 
@@ -174,6 +177,7 @@ struct Operation {
     Array<int64_t> edges;
     int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
+    View<const int32_t> order;  // input channels of the lanes
     Array<Axis> axes;
     View<const int32_t> starts, places;  // sums over positions
 };
@@ -278,7 +282,7 @@ class Runner {
         }
         bool is_transposed;
         int64_t kernel[2], stride[2], padding[2], dilation[2];
-        reader.into(made.tail, made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
+        reader.into(made.tail, made.order, made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
         for (auto* pair : {made.in, made.out, kernel, stride, padding, dilation}) reader.into(pair[0], pair[1]);
         made.kernel_width = kernel[1], made.taps = kernel[0] * kernel[1];
         // `gather` looks from the input to the output, `scatter` from the output to the input
@@ -581,29 +585,34 @@ class Runner {
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
         const Operation<T>& operation;
-        int64_t first_channel, element, used, row_step;  // `used` of the lanes are channels
+        View<const int32_t> channels;  // of the lanes
+        int64_t first_channel, row_step;
         View<const T> weights;
-        int64_t image, y, x;
+        int64_t element, image, y, x;
     };
+
+    static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
 
     using Summation = void (Runner::*)(const Spot&, T*) const;
 
-    // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of
-    // neighboring input channels at a time. Weights: (group, panel, tap, output channel, lane).
+    // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of input
+    // channels at a time. Panels have the channels in the given order, from those that are needed most often to those
+    // that are needed least often, so that many panels are not needed at all. Weights: (group, panel, tap, output
+    // channel, lane).
     void gather(const Operation<T>& operation, int64_t count) {
-        const int64_t lanes = operation.width, size = operation.taps * operation.out_channels * lanes;
-        const int64_t panels = (operation.in_channels + lanes - 1) / lanes;
-        const auto sum = summation<MOST_COTANGENTS>(lanes * sizeof(T) > VECTOR_BYTES);
+        const int64_t size = operation.taps * operation.out_channels * LANES, in = operation.in_channels;
+        const int64_t panels = (in + LANES - 1) / LANES;
+        const auto sum = summation<MOST_COTANGENTS>();
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
-            const int64_t in_group = number / panels, low = number % panels * lanes;
-            Spot at{operation, in_group * operation.out_channels, 0, std::min(lanes, operation.in_channels - low), lanes, {}, 0, 0, 0};
+            const int64_t in_group = number / panels, low = number % panels * LANES, used = std::min(LANES, in - low);
+            Spot at{operation, operation.order.part(in_group * in + low, used), in_group * operation.out_channels, LANES, {}, 0, 0, 0, 0};
             // a matrix can be read as it is, except for a last panel that its rows do not fill
             if (!operation.tail.size) at.weights = operation.weights.part(number * size, size);
-            else if (at.used < lanes) at.weights = operation.tail;
-            else at.weights = operation.weights.part(low, operation.weights.size - low), at.row_step = operation.in_channels;
+            else if (used < LANES) at.weights = operation.tail;
+            else at.weights = operation.weights.part(low, operation.weights.size - low), at.row_step = in;
             for (at.image = 0; at.image < count; ++at.image) {
                 const auto to = sink(operation.edges[0], at.image);
-                at.element = (in_group * operation.in_channels + low) * operation.channel_step;
+                at.element = 0;
                 for (at.y = 0; at.y < operation.in[0]; ++at.y)
                     for (at.x = 0; at.x < operation.in[1]; ++at.x, at.element += operation.position_step)
                         gather_position(at, to, sum);
@@ -613,49 +622,71 @@ class Runner {
 
     // The function for a block of `width` cotangents. Only that is compiled for each width, since compiling takes time.
     template <int K>
-    Summation summation(bool is_wide) const {
+    Summation summation() const {
         if constexpr (K > 1)
-            if (width < K) return summation<K - 1>(is_wide);
-        return is_wide ? &Runner::sum_panel<K, 2> : &Runner::sum_panel<K, 1>;
+            if (width < K) return summation<K - 1>();
+        return &Runner::sum_panel<K>;
     }
 
     __attribute__((noinline)) void gather_position(const Spot& at, const Sink<T>& to, Summation sum) const {
-        const int64_t step = at.operation.channel_step, lanes = at.operation.width;
-        int32_t active[2 * VECTOR_BYTES / sizeof(T)];  // lanes whose results are needed
+        const int64_t step = at.operation.channel_step, used = at.channels.size;
+        int32_t active[LANES];  // lanes whose results are needed
         int64_t count = 0;
-        for (int64_t lane = 0; lane < at.used; ++lane) {
+        for (int64_t lane = 0; lane < used; ++lane) {
             active[count] = static_cast<int32_t>(lane);
-            count += to.rows[at.element + lane * step] >= 0;
+            count += to.rows[at.element + at.channels[lane] * step] >= 0;
         }
         if (!count) return;
-        alignas(64) T results[MOST_COTANGENTS * 2 * VECTOR_BYTES / sizeof(T)];
+        alignas(64) T results[std::max<int64_t>(MOST_COTANGENTS * LANES, FEW * WIDEST)];
+        if (count <= FEW) {
+            if (width <= 4) sum_few<4>(at, active, count, results);
+            else if (width <= 8) sum_few<8>(at, active, count, results);
+            else sum_few<16>(at, active, count, results);
+            const int64_t padded = width <= 4 ? 4 : width <= 8 ? 8 : 16;
+            for (int64_t n = 0; n < count; ++n) deposit(to, at.element + at.channels[active[n]] * step, results + n * padded, 1);
+            return;
+        }
         (this->*sum)(at, results);
         const bool is_last = edges[at.operation.edges[0]].target < 0 && !to.is_merged;
         if (is_last && step == 1)  // channels are neighbors in the Jacobian, too
             for (int64_t k = 0; k < width; ++k)
-                std::memcpy(to.to.part(k * inputs + at.element, at.used).data, results + k * lanes, at.used * sizeof(T));
+                std::memcpy(to.to.part(k * inputs + at.element + at.channels[0], used).data, results + k * LANES, used * sizeof(T));
         else if (to.is_merged || to.factors.size || to.step != 1)
-            for (int64_t n = 0; n < count; ++n) deposit(to, at.element + active[n] * step, results + active[n], lanes);
+            for (int64_t n = 0; n < count; ++n)
+                deposit(to, at.element + at.channels[active[n]] * step, results + active[n], LANES);
         else
-            for (int64_t n = 0; n < count; ++n) {
-                const auto row = to.to.part(to.rows[at.element + active[n] * step] * width, width);
-                for (int64_t k = 0; k < row.size; ++k) row[k] = results[k * lanes + active[n]];
-            }
+            store(at, to, active, count, results);
     }
 
-    // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers; (cotangent, lane).
-    template <int K, int VECTORS>
-    void sum_panel(const Spot& at, T* results) const {
-        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+    // Copy sums (cotangent, lane) to rows. The usual numbers of cotangents are known to the compiler, which unrolls them.
+    void store(const Spot& at, const Sink<T>& to, const int32_t* active, int64_t count, const T* results) const {
+        if (width == 10) store<10>(at, to, active, count, results);
+        else if (width == 12) store<12>(at, to, active, count, results);
+        else store<0>(at, to, active, count, results);
+    }
+
+    template <int K>
+    INLINE void store(const Spot& at, const Sink<T>& to, const int32_t* active, int64_t count, const T* results) const {
+        const int64_t step = at.operation.channel_step, size = K ? K : width;
+        for (int64_t n = 0; n < count; ++n) {
+            T* row = to.to.part(to.rows[at.element + at.channels[active[n]] * step] * size, size).data;
+            const T* from = results + active[n];
+#pragma GCC unroll 16
+            for (int64_t k = 0; k < size; ++k) row[k] = from[k * LANES];
+        }
+    }
+
+    // Call `act` with the weights and the values of each row that reaches a position of the input.
+    template <class Act>
+    INLINE void each_row(const Spot& at, int64_t size, Act act) const {
         const auto& operation = at.operation;
         const auto& made = group[at.image];
         const auto starts = made.starts[operation.slot].all(), channels = made.channels[operation.slot].all();
         const auto offsets = made.offsets[operation.slot].all();
         const auto rows = values[operation.slot].all();
-        const int64_t base = bases[operation.slot][at.image], step = at.row_step, lanes = operation.width;
+        const int64_t base = bases[operation.slot][at.image], step = at.row_step;
         const int64_t first = at.first_channel, last = first + operation.out_channels;
         const auto& across = operation.axes[1];
-        Vector totals[K][VECTORS] = {};
         operation.axes[0].each(at.y, [&](int64_t tap, int64_t place) INLINE_LAMBDA {
             for (int32_t n = across.starts[at.x]; n < across.starts[at.x + 1]; ++n) {
                 const auto& run = across.runs[n];
@@ -663,16 +694,44 @@ class Runner {
                 const int64_t line = place * operation.out[1];
                 for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
                     if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
-                    const auto* weights = at.weights.part((low + offsets[row]) * step, lanes).data;
-                    const auto* value = rows.part(base + row * K, K).data;
-                    Vector panel[VECTORS];
-                    for (int v = 0; v < VECTORS; ++v) panel[v] = reinterpret_cast<const Vector*>(weights)[v];
-#pragma GCC unroll 16
-                    for (int k = 0; k < K; ++k)
-#pragma GCC unroll 2
-                        for (int v = 0; v < VECTORS; ++v) totals[k][v] += panel[v] * value[k];
+                    act(at.weights.part((low + offsets[row]) * step, LANES).data, rows.part(base + row * size, size).data);
                 }
             }
+        });
+    }
+
+    // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers; (cotangent, lane).
+    template <int K>
+    void sum_panel(const Spot& at, T* results) const {
+        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+        Vector totals[K] = {};
+        each_row(at, K, [&](const T* weights, const T* value) INLINE_LAMBDA {
+            const Vector panel = *reinterpret_cast<const Vector*>(weights);
+#pragma GCC unroll 16
+            for (int k = 0; k < K; ++k) totals[k] += panel * value[k];
+        });
+        std::memcpy(results, totals, sizeof totals);
+    }
+
+    // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). The order of each
+    // sum is the same as in `sum_panel`, and so is every bit.
+    template <int PADDED>
+    void sum_few(const Spot& at, const int32_t* lanes, int64_t count, T* results) const {
+        if (count <= 2) sum_lanes<PADDED, 2>(at, lanes, count, results);
+        else if (count <= 4) sum_lanes<PADDED, 4>(at, lanes, count, results);
+        else sum_lanes<PADDED, FEW>(at, lanes, count, results);
+    }
+
+    template <int PADDED, int N>
+    void sum_lanes(const Spot& at, const int32_t* lanes, int64_t count, T* results) const {
+        typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
+        int64_t lane[N];
+        for (int n = 0; n < N; ++n) lane[n] = lanes[n < count ? n : 0];
+        Vector totals[N] = {};
+        each_row(at, width, [&](const T* weights, const T* value) INLINE_LAMBDA {
+            const Vector row = *reinterpret_cast<const Vector*>(value);
+#pragma GCC unroll 16
+            for (int n = 0; n < N; ++n) totals[n] += weights[lane[n]] * row;
         });
         std::memcpy(results, totals, sizeof totals);
     }

@@ -23,8 +23,14 @@ BLOCK = 9
 FEWEST_CHANNELS = 8
 """Input channels of a group from which a convolution is vectorized over them rather than over cotangents."""
 
-Packed = dict[tuple[object, ...], tuple[Tensor, Tensor | None, Tensor]]
-"""Weights, factors of their output channels, and the result of arranging them, by the address, shape and strides."""
+Packed = dict[tuple[object, ...], tuple[Tensor, Tensor | None, Tensor, Tensor]]
+"""Weights, factors of their output channels, the result of arranging them, and the order of their input channels, by
+address, shape and strides."""
+
+MASKS = ("keep_positive", "multiply")
+"""Kinds of steps that drop elements."""
+FEW_IMAGES = 4
+"""Images from which the use of each channel is estimated."""
 
 
 class Encoder:
@@ -99,7 +105,8 @@ def encode(
     for number, ((operation, edges), kind) in enumerate(zip(program.operations, kinds, strict=True)):
         encoder.add(kind, len(edges), *edges)
         if isinstance(operation.payload, Layer):
-            _add_layer(encoder, operation, kind, _Packer(packed, vector, scales.get(number)))
+            packer = _Packer(packed, vector, scales.get(number))
+            _add_layer(encoder, operation, kind, packer, program.edges[edges[0]])
         elif operation.payload is not None:
             encoder.add(operation.channel_step, operation.position_step)
             for array in (operation.payload.weights, operation.payload.starts, operation.payload.places):
@@ -152,15 +159,16 @@ def _add_step(encoder: Encoder, step: Step, size: int) -> None:
     encoder.array(data)
 
 
-def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Packer") -> None:
+def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Packer", below: Edge) -> None:
     layer = operation.payload
     assert isinstance(layer, Layer)
     groups, outputs, inputs, _ = layer.weight.shape
     encoder.add(operation.channel_step, operation.position_step)
-    width = packer.width(layer.weight, kind)
-    for array in packer.arrays(layer.weight, kind, width):
+    # channels are contiguous, unless they are the features of a token
+    use = _use(below, groups * inputs) if kind == GATHER and operation.position_step == 1 else None
+    for array in packer.arrays(layer, kind, use):
         encoder.array(array)
-    encoder.add(groups, inputs, outputs, width, layer.is_transposed)
+    encoder.add(groups, inputs, outputs, packer.width(layer.weight, kind), layer.is_transposed)
     for pair in (layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, layer.dilation):
         encoder.add(*pair)
 
@@ -178,35 +186,58 @@ class _Packer:
     def width(self, weight: Tensor, kind: int) -> int:
         """Return the input channels per panel, or the padded length of a row of weights where the kernel scatters."""
         inputs, taps = weight.shape[2:]
-        if kind == SCATTER:
-            return -(-taps * inputs // BLOCK) * BLOCK
-        pair = 2 * self.vector
-        is_narrow = inputs <= self.vector or (inputs < 2 * pair and 0 < inputs % pair <= self.vector)
-        return self.vector if is_narrow else pair
+        return -(-taps * inputs // BLOCK) * BLOCK if kind == SCATTER else self.vector
 
-    def arrays(self, weight: Tensor, kind: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Return the arranged weights, and the last panel of a matrix that is otherwise read as it is."""
+    def arrays(self, layer: Layer, kind: int, use: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the arranged weights, the last panel of a matrix that is otherwise read as it is, and the order.
+
+        `use` is the share of positions at which each input channel is needed, in any order if it is None.
+        """
+        weight = layer.weight
         groups, outputs, inputs, taps = weight.shape
-        is_matrix = kind == GATHER and groups == taps == 1 and weight[0, :, :, 0].is_contiguous() and inputs >= width
-        if is_matrix and self.scale is None:
+        width, order = self.width(weight, kind), torch.arange(groups * inputs, dtype=torch.int32, device="cpu")
+        is_matrix = kind == GATHER and groups == taps == 1 and layer.inputs == (1, 1) and inputs >= width
+        if is_matrix and weight[0, :, :, 0].is_contiguous() and self.scale is None:
             rest = inputs % width
             # without a rest, any non-empty tail says that the matrix is read as it is
             tail = F.pad(weight[0, :, inputs - rest :, 0], (0, width - rest)) if rest else weight[0, :1, :1, 0]
-            return weight[0, :, :, 0], tail.contiguous()
+            return weight[0, :, :, 0], tail.contiguous(), order
         key = (weight.data_ptr(), weight.shape, weight.stride(), kind)
-        _, scale, arranged = self.packed.get(key, (None, None, None))
-        is_same = arranged is not None and (
-            scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale))
-        )
-        if arranged is None or not is_same:
-            # one factor may stand for all channels
-            scaled = weight
-            if self.scale is not None:
-                scaled = weight * self.scale.expand(groups * outputs).view(groups, outputs, 1, 1)
-            arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
-            # with the weight itself, so that no other weight of a later chunk gets its address
-            self.packed[key] = weight, self.scale, arranged
-        return arranged, None
+        if key in self.packed:
+            _, scale, arranged, order = self.packed[key]
+            if scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale)):
+                return arranged, None, order
+        scaled = weight
+        if self.scale is not None:  # one factor may stand for all channels
+            scaled = weight * self.scale.expand(groups * outputs).view(groups, outputs, 1, 1)
+        if use is not None and kind == GATHER and inputs > width:
+            sorted_use = use.view(groups, inputs).argsort(dim=1, descending=True, stable=True)
+            scaled = scaled.gather(2, sorted_use[:, None, :, None].expand(scaled.shape))
+            first = torch.arange(groups, device="cpu", dtype=torch.int64)[:, None] * inputs
+            order = (sorted_use + first).to(torch.int32).flatten()
+        arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
+        # with the weight itself, so that no other weight of a later chunk gets its address
+        self.packed[key] = weight, self.scale, arranged, order
+        return arranged, None, order
+
+
+def _use(edge: Edge, channels: int) -> Tensor | None:
+    """Estimate the share of positions at which each channel at an edge's upper end is needed, from a few images.
+
+    Returns None if its first steps do not say that. It decides only the order in which the kernel takes the channels.
+    """
+    if not edge.steps or edge.size % channels:
+        return None
+    first, second = edge.steps[0], edge.steps[min(1, len(edge.steps) - 1)]
+    if first.kind in MASKS and first.image_step == edge.size:
+        is_needed = first.data.view(-1, edge.size)[:FEW_IMAGES] > 0
+    elif first.kind == "pool" and second.kind in MASKS and second.image_step == edge.size // first.outer * first.inner:
+        winners = first.data.view(-1, edge.size // first.outer, first.outer)[:FEW_IMAGES].clamp(min=0)
+        values = second.data.view(-1, edge.size // first.outer, first.inner)[:FEW_IMAGES]
+        is_needed = values.gather(2, winners) > 0
+    else:
+        return None
+    return is_needed.reshape(-1, channels, edge.size // channels).float().mean((0, 2))
 
 
 def _in_panels(weight: Tensor, width: int) -> Tensor:
