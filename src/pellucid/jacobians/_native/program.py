@@ -207,15 +207,21 @@ class _Packer:
             _, scale, arranged, order = self.packed[key]
             if scale is self.scale or (scale is not None and self.scale is not None and torch.equal(scale, self.scale)):
                 return arranged, None, order
-        scaled = weight
-        if self.scale is not None:  # one factor may stand for all channels
-            scaled = weight * self.scale.expand(groups * outputs).view(groups, outputs, 1, 1)
         if use is not None and kind == GATHER and inputs > width:
             sorted_use = use.view(groups, inputs).argsort(dim=1, descending=True, stable=True)
-            scaled = scaled.gather(2, sorted_use[:, None, :, None].expand(scaled.shape))
+            parts = [part.index_select(1, places) for part, places in zip(weight, sorted_use, strict=True)]
+            source = torch.stack(parts) if groups > 1 else parts[0][None]
             first = torch.arange(groups, device="cpu", dtype=torch.int64)[:, None] * inputs
             order = (sorted_use + first).to(torch.int32).flatten()
-        arranged = _in_panels(scaled, width) if kind == GATHER else _by_row(scaled, width)
+        else:
+            source = weight
+        arranged = _in_panels(source, width) if kind == GATHER else _by_row(source, width)
+        if self.scale is not None:  # one factor may stand for all channels
+            scale = self.scale.expand(groups * outputs)
+            shape = (groups, 1, 1, outputs, 1) if kind == GATHER else (groups * outputs, 1)
+            # a weight that is arranged already is not copied, and must not change
+            is_copy = arranged.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
+            arranged = arranged.mul_(scale.view(shape)) if is_copy else arranged * scale.view(shape)
         # with the weight itself, so that no other weight of a later chunk gets its address
         self.packed[key] = weight, self.scale, arranged, order
         return arranged, None, order
