@@ -1,14 +1,14 @@
 // Jacobians of piecewise-linear networks: the reverse pass of K cotangents at once, over active positions only.
 //
 // A program (see program.py) lists *operations* in reverse order: the first holds the cotangents of the outputs, the
-// last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed list
-// of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
+// last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed
+// list of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
 // *edges*. Between two operations an edge crosses a *route* of elementwise steps and poolings, which sends each element
 // to one element below with a factor, or drops it: a ReLU that is off, a value that lost its max-pool.
 //
 // The routes are the same for all K cotangents of an image. So the structure (which rows exist, and where each element
-// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents that
-// fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
+// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents
+// that fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
 // images are computed together.
 //
 // Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
@@ -136,35 +136,13 @@ struct Edge {
 // A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
 // reaches: places first … last, each with the tap `sum` - place. Along an axis without strides all taps form one run.
 struct Axis {
-    struct Run {
-        int32_t first, last, sum;
-    };
-    Array<Run> runs;
-    Array<int32_t> starts;
-
-    // `is_forward`: place * stride - padding + tap * dilation lies on the other side; else the inverse of that.
-    Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
-         bool is_forward) {
-        starts.push_back(0);
-        for (int64_t place = 0; place < size; ++place) {
-            for (int64_t tap = kernel - 1; tap >= 0; --tap) {
-                int64_t at = is_forward ? place * stride - padding + tap * dilation : place + padding - tap * dilation;
-                const int64_t step = is_forward ? 1 : stride;
-                if (at < 0 || at % step || at / step >= other) continue;
-                at /= step;
-                if (runs.length() == starts.back() || runs.back().last + 1 != at || runs.back().sum != tap + at)
-                    runs.push_back({static_cast<int32_t>(at), 0, static_cast<int32_t>(tap + at)});
-                runs.back().last = static_cast<int32_t>(at);
-            }
-            starts.push_back(static_cast<int32_t>(runs.length()));
-        }
-    }
+    View<const int32_t> starts, first, last, sum;
 
     // Call `act` with each tap that reaches a place on the other side, and that place.
     template <class Act>
     INLINE void each(int64_t place, Act act) const {
         for (int32_t n = starts[place]; n < starts[place + 1]; ++n)
-            for (int32_t at = runs[n].first; at <= runs[n].last; ++at) act(runs[n].sum - at, at);
+            for (int32_t at = first[n]; at <= last[n]; ++at) act(sum[n] - at, at);
     }
 };
 
@@ -174,7 +152,7 @@ struct Operation {
     Array<int64_t> edges;
     int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
-    Array<Axis> axes;
+    Axis axes[2];  // `gather`: from the input to the output; `scatter`: from the output to the input
     View<const int32_t> starts, places;  // sums over positions
 };
 
@@ -276,16 +254,10 @@ class Runner {
             reader.into(made.starts, made.places);
             return made;
         }
-        bool is_transposed;
-        int64_t kernel[2], stride[2], padding[2], dilation[2];
-        reader.into(made.tail, made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
-        for (auto* pair : {made.in, made.out, kernel, stride, padding, dilation}) reader.into(pair[0], pair[1]);
-        made.kernel_width = kernel[1], made.taps = kernel[0] * kernel[1];
-        // `gather` looks from the input to the output, `scatter` from the output to the input
-        const bool is_gather = made.kind == GATHER, is_forward = is_gather == is_transposed;
-        const auto *near = is_gather ? made.in : made.out, *far = is_gather ? made.out : made.in;
-        for (int n = 0; n < 2; ++n)
-            made.axes.emplace_back(near[n], far[n], kernel[n], stride[n], padding[n], dilation[n], is_forward);
+        reader.into(made.tail, made.groups, made.in_channels, made.out_channels, made.width);
+        reader.into(made.taps, made.kernel_width);
+        for (auto* pair : {made.in, made.out}) reader.into(pair[0], pair[1]);
+        for (auto& axis : made.axes) reader.into(axis.starts, axis.first, axis.last, axis.sum);
         return made;
     }
 
@@ -349,9 +321,10 @@ class Runner {
                 for (int64_t e = 0, plane = 0; e < rows.size; ++e) {
                     if (rows[e] < 0) continue;
                     const int64_t low = plane * step.outer, winner = step.winners[base + rows[e]];
-                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;
+                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;  // rarely
                     // torch stores an index outside of the plane for a window that lies in the padding
-                    rows[e] = winner >= 0 && winner < step.inner ? static_cast<int32_t>(plane * step.inner + winner) : -1;
+                    const bool is_inside = winner >= 0 && winner < step.inner;
+                    rows[e] = is_inside ? static_cast<int32_t>(plane * step.inner + winner) : -1;
                 }
             } else {
                 if (factors.empty()) factors.assign(rows.size, T(1));
@@ -533,7 +506,7 @@ class Runner {
     template <int PADDED>
     void sum_band(const Operation<T>& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto starts = group[image].starts[operation.slot].all(), channels = group[image].channels[operation.slot].all();
+        const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
         const auto rows = values[operation.slot].all();
         const int64_t base = bases[operation.slot][image], in = operation.in_channels, all = in * operation.groups;
         const int64_t padded = operation.width;
@@ -581,9 +554,9 @@ class Runner {
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
         const Operation<T>& operation;
-        int64_t first_channel, element, used, row_step;  // `used` of the lanes are channels
-        View<const T> weights;
-        int64_t image, y, x;
+        View<const T> weights{};
+        int64_t first_channel = 0, element = 0, used = 0, row_step = 0;  // `used` of the lanes are channels
+        int64_t image = 0, y = 0, x = 0;
     };
 
     using Summation = void (Runner::*)(const Spot&, T*) const;
@@ -596,11 +569,14 @@ class Runner {
         const auto sum = summation<MOST_COTANGENTS>(lanes * sizeof(T) > VECTOR_BYTES);
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
             const int64_t in_group = number / panels, low = number % panels * lanes;
-            Spot at{operation, in_group * operation.out_channels, 0, std::min(lanes, operation.in_channels - low), lanes, {}, 0, 0, 0};
+            Spot at{operation};
+            at.first_channel = in_group * operation.out_channels;
+            at.used = std::min(lanes, operation.in_channels - low);
             // a matrix can be read as it is, except for a last panel that its rows do not fill
-            if (!operation.tail.size) at.weights = operation.weights.part(number * size, size);
-            else if (at.used < lanes) at.weights = operation.tail;
-            else at.weights = operation.weights.part(low, operation.weights.size - low), at.row_step = operation.in_channels;
+            const bool is_natural = operation.tail.size && at.used == lanes;
+            at.row_step = is_natural ? operation.in_channels : lanes;
+            if (is_natural) at.weights = operation.weights.part(low, operation.weights.size - low);
+            else at.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
             for (at.image = 0; at.image < count; ++at.image) {
                 const auto to = sink(operation.edges[0], at.image);
                 at.element = (in_group * operation.in_channels + low) * operation.channel_step;
@@ -633,7 +609,7 @@ class Runner {
         const bool is_last = edges[at.operation.edges[0]].target < 0 && !to.is_merged;
         if (is_last && step == 1)  // channels are neighbors in the Jacobian, too
             for (int64_t k = 0; k < width; ++k)
-                std::memcpy(to.to.part(k * inputs + at.element, at.used).data, results + k * lanes, at.used * sizeof(T));
+                std::copy_n(results + k * lanes, at.used, to.to.part(k * inputs + at.element, at.used).data);
         else if (to.is_merged || to.factors.size || to.step != 1)
             for (int64_t n = 0; n < count; ++n) deposit(to, at.element + active[n] * step, results + active[n], lanes);
         else
@@ -658,10 +634,10 @@ class Runner {
         Vector totals[K][VECTORS] = {};
         operation.axes[0].each(at.y, [&](int64_t tap, int64_t place) INLINE_LAMBDA {
             for (int32_t n = across.starts[at.x]; n < across.starts[at.x + 1]; ++n) {
-                const auto& run = across.runs[n];
-                const int64_t low = (tap * operation.kernel_width + run.sum) * operation.out_channels - first;
+                const int64_t low = (tap * operation.kernel_width + across.sum[n]) * operation.out_channels - first;
                 const int64_t line = place * operation.out[1];
-                for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
+                const int32_t end = starts[line + across.last[n] + 1];
+                for (int32_t row = starts[line + across.first[n]]; row < end; ++row) {
                     if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
                     const auto* weights = at.weights.part((low + offsets[row]) * step, lanes).data;
                     const auto* value = rows.part(base + row * K, K).data;
@@ -685,6 +661,9 @@ int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* outp
         Reader reader{{words, size}};
         Runner<T>(reader).run(first, last, output);
         return 0;
+    } catch (const std::bad_alloc&) {
+        std::snprintf(message, length, "not enough memory");
+        return 2;
     } catch (const std::exception& error) {
         std::snprintf(message, length, "%s", error.what());
         return 1;
@@ -700,11 +679,13 @@ int64_t pellucid_abi(void) { return 1; }
 // Bytes of a vector, which decide how weights are packed into panels.
 int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
 
-int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message, int64_t length) {
+int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message,
+                       int64_t length) {
     return run(words, size, first, last, output, message, length);
 }
 
-int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message, int64_t length) {
+int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message,
+                        int64_t length) {
     return run(words, size, first, last, output, message, length);
 }
 }
