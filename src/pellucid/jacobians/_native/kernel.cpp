@@ -599,15 +599,16 @@ class Runner {
         const int64_t step = at.operation.channel_step, lanes = at.operation.width;
         int32_t active[2 * VECTOR_BYTES / sizeof(T)];  // lanes whose results are needed
         int64_t count = 0;
-        for (int64_t lane = 0; lane < at.used; ++lane) {
+        // channels are neighbors in the Jacobian, too, and all are needed
+        const bool is_direct = edges[at.operation.edges[0]].target < 0 && !to.is_merged && step == 1;
+        for (int64_t lane = 0; !is_direct && lane < at.used; ++lane) {
             active[count] = static_cast<int32_t>(lane);
             count += to.rows[at.element + lane * step] >= 0;
         }
-        if (!count) return;
+        if (!count && !is_direct) return;
         alignas(64) T results[MOST_COTANGENTS * 2 * VECTOR_BYTES / sizeof(T)];
         (this->*sum)(at, results);
-        const bool is_last = edges[at.operation.edges[0]].target < 0 && !to.is_merged;
-        if (is_last && step == 1)  // channels are neighbors in the Jacobian, too
+        if (is_direct)
             for (int64_t k = 0; k < width; ++k)
                 std::copy_n(results + k * lanes, at.used, to.to.part(k * inputs + at.element, at.used).data);
         else if (to.is_merged || to.factors.size || to.step != 1)
