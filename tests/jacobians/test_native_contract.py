@@ -1,5 +1,6 @@
 """What callers rely on, with the native kernel: equal bits, an untouched model, hooks, threads and errors."""
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +15,8 @@ from jacobians.models import zoo
 from jacobians.networks import reference
 from pellucid.core.errors import BuildError, ModelError, PellucidError, UnsupportedOperation
 from pellucid.jacobians import jacobian, jacobian_report
+from pellucid.jacobians._native.run import OUT_OF_MEMORY
+from pellucid.jacobians._native.values import Images, Unsupported
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -347,3 +350,18 @@ def test_without_the_kernel_native_raises_and_auto_goes_on(monkeypatch: pytest.M
 def test_the_kernel_is_chosen_where_it_pays() -> None:
     assert jacobian_report(network(), IMAGES).method == "native"
     assert jacobian_report(network(), IMAGES, [0]).method != "native"
+
+
+def test_values_that_32_bits_cannot_count_are_left_to_the_generic_ways() -> None:
+    values = torch.zeros(2, 1, requires_grad=True).expand(2, 2**31)
+    with pytest.raises(Unsupported, match="elements per image"):
+        Images(2, torch.float32).size(values.grad_fn)
+    assert Images(2, torch.float32).size(values[:, 1:-1].grad_fn) == 2**31 - 2
+
+
+def test_a_lack_of_memory_is_reported(native: ctypes.CDLL) -> None:
+    """A program that begins with a number of slots for which no memory suffices."""
+    words, message = (ctypes.c_int64 * 9)(1, 1, 0, 0, 2**50, 0, 0, 0, 0), ctypes.create_string_buffer(64)
+    first, last, size = ctypes.c_int64(0), ctypes.c_int64(1), ctypes.c_int64(len(words))
+    assert native.pellucid_run_float(words, size, first, last, None, message, ctypes.c_int64(64)) == OUT_OF_MEMORY
+    assert message.value == b"not enough memory"

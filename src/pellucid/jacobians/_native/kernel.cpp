@@ -1,14 +1,14 @@
 // Jacobians of piecewise-linear networks: the reverse pass of K cotangents at once, over active positions only.
 //
 // A program (see program.py) lists *operations* in reverse order: the first holds the cotangents of the outputs, the
-// last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed list
-// of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
+// last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed
+// list of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
 // *edges*. Between two operations an edge crosses a *route* of elementwise steps and poolings, which sends each element
 // to one element below with a factor, or drops it: a ReLU that is off, a value that lost its max-pool.
 //
 // The routes are the same for all K cotangents of an image. So the structure (which rows exist, and where each element
-// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents that
-// fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
+// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents
+// that fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
 // images are computed together.
 //
 // Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
@@ -44,12 +44,6 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 
-// Most cotangents at a time: their sums, with a vector each, must fit into 16 registers.
-constexpr int MOST_COTANGENTS = 12;
-
-// Most lanes of a panel that are summed one by one.
-constexpr int FEW = 6;
-
 namespace {
 
 using std::int32_t;
@@ -58,9 +52,15 @@ using std::int64_t;
 // Weights that `scatter` applies to a row at once, with all their sums in registers.
 constexpr int BLOCK = 9;
 
-// Most cotangents that `scatter` reads as one vector, beyond the end of a row if need be.
+// Most cotangents at a time: their sums, with a vector each, fit into 16 registers.
+constexpr int MOST_COTANGENTS = 12;
+
+// Most cotangents that are read as one vector, beyond the end of a row if need be.
 constexpr int WIDEST = 16;
 static_assert(MOST_COTANGENTS <= WIDEST);
+
+// Most lanes of a panel that are summed one by one.
+constexpr int FEW = 6;
 
 // Size in bytes from which a group of images takes no further image: what fits into the caches.
 constexpr int64_t GROUP_BYTES = 12'000'000;
@@ -139,35 +139,13 @@ struct Edge {
 // A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
 // reaches: places first … last, each with the tap `sum` - place. Along an axis without strides all taps form one run.
 struct Axis {
-    struct Run {
-        int32_t first, last, sum;
-    };
-    Array<Run> runs;
-    Array<int32_t> starts;
-
-    // `is_forward`: place * stride - padding + tap * dilation lies on the other side; else the inverse of that.
-    Axis(int64_t size, int64_t other, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
-         bool is_forward) {
-        starts.push_back(0);
-        for (int64_t place = 0; place < size; ++place) {
-            for (int64_t tap = kernel - 1; tap >= 0; --tap) {
-                int64_t at = is_forward ? place * stride - padding + tap * dilation : place + padding - tap * dilation;
-                const int64_t step = is_forward ? 1 : stride;
-                if (at < 0 || at % step || at / step >= other) continue;
-                at /= step;
-                if (runs.length() == starts.back() || runs.back().last + 1 != at || runs.back().sum != tap + at)
-                    runs.push_back({static_cast<int32_t>(at), 0, static_cast<int32_t>(tap + at)});
-                runs.back().last = static_cast<int32_t>(at);
-            }
-            starts.push_back(static_cast<int32_t>(runs.length()));
-        }
-    }
+    View<const int32_t> starts, first, last, sum;
 
     // Call `act` with each tap that reaches a place on the other side, and that place.
     template <class Act>
     INLINE void each(int64_t place, Act act) const {
         for (int32_t n = starts[place]; n < starts[place + 1]; ++n)
-            for (int32_t at = runs[n].first; at <= runs[n].last; ++at) act(runs[n].sum - at, at);
+            for (int32_t at = first[n]; at <= last[n]; ++at) act(sum[n] - at, at);
     }
 };
 
@@ -178,7 +156,7 @@ struct Operation {
     int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
     View<const T> weights, tail;
     View<const int32_t> order;  // input channels of the lanes
-    Array<Axis> axes;
+    Axis axes[2];  // `gather`: from the input to the output; `scatter`: from the output to the input
     View<const int32_t> starts, places;  // sums over positions
 };
 
@@ -280,16 +258,10 @@ class Runner {
             reader.into(made.starts, made.places);
             return made;
         }
-        bool is_transposed;
-        int64_t kernel[2], stride[2], padding[2], dilation[2];
-        reader.into(made.tail, made.order, made.groups, made.in_channels, made.out_channels, made.width, is_transposed);
-        for (auto* pair : {made.in, made.out, kernel, stride, padding, dilation}) reader.into(pair[0], pair[1]);
-        made.kernel_width = kernel[1], made.taps = kernel[0] * kernel[1];
-        // `gather` looks from the input to the output, `scatter` from the output to the input
-        const bool is_gather = made.kind == GATHER, is_forward = is_gather == is_transposed;
-        const auto *near = is_gather ? made.in : made.out, *far = is_gather ? made.out : made.in;
-        for (int n = 0; n < 2; ++n)
-            made.axes.emplace_back(near[n], far[n], kernel[n], stride[n], padding[n], dilation[n], is_forward);
+        reader.into(made.tail, made.order, made.groups, made.in_channels, made.out_channels, made.width);
+        reader.into(made.taps, made.kernel_width);
+        for (auto* pair : {made.in, made.out}) reader.into(pair[0], pair[1]);
+        for (auto& axis : made.axes) reader.into(axis.starts, axis.first, axis.last, axis.sum);
         return made;
     }
 
@@ -353,9 +325,10 @@ class Runner {
                 for (int64_t e = 0, plane = 0; e < rows.size; ++e) {
                     if (rows[e] < 0) continue;
                     const int64_t low = plane * step.outer, winner = step.winners[base + rows[e]];
-                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;
+                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;  // rarely
                     // torch stores an index outside of the plane for a window that lies in the padding
-                    rows[e] = winner >= 0 && winner < step.inner ? static_cast<int32_t>(plane * step.inner + winner) : -1;
+                    const bool is_inside = winner >= 0 && winner < step.inner;
+                    rows[e] = is_inside ? static_cast<int32_t>(plane * step.inner + winner) : -1;
                 }
             } else {
                 if (factors.empty()) factors.assign(rows.size, T(1));
@@ -537,7 +510,7 @@ class Runner {
     template <int PADDED>
     void sum_band(const Operation<T>& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto starts = group[image].starts[operation.slot].all(), channels = group[image].channels[operation.slot].all();
+        const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
         const auto rows = values[operation.slot].all();
         const int64_t base = bases[operation.slot][image], in = operation.in_channels, all = in * operation.groups;
         const int64_t padded = operation.width;
@@ -585,10 +558,10 @@ class Runner {
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
         const Operation<T>& operation;
-        View<const int32_t> channels;  // of the lanes
-        int64_t first_channel, row_step;
-        View<const T> weights;
-        int64_t element, image, y, x;
+        View<const int32_t> channels{};  // of the lanes
+        View<const T> weights{};
+        int64_t first_channel = 0, element = 0, row_step = 0;
+        int64_t image = 0, y = 0, x = 0;
     };
 
     static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
@@ -596,20 +569,22 @@ class Runner {
     using Summation = void (Runner::*)(const Spot&, T*) const;
 
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of input
-    // channels at a time. Panels have the channels in the given order, from those that are needed most often to those
-    // that are needed least often, so that many panels are not needed at all. Weights: (group, panel, tap, output
-    // channel, lane).
+    // channels at a time. The channels are sorted by how often they are needed, so that many panels are not needed at
+    // all. Weights: (group, panel, tap, output channel, lane).
     void gather(const Operation<T>& operation, int64_t count) {
         const int64_t size = operation.taps * operation.out_channels * LANES, in = operation.in_channels;
         const int64_t panels = (in + LANES - 1) / LANES;
         const auto sum = summation<MOST_COTANGENTS>();
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
             const int64_t in_group = number / panels, low = number % panels * LANES, used = std::min(LANES, in - low);
-            Spot at{operation, operation.order.part(in_group * in + low, used), in_group * operation.out_channels, LANES, {}, 0, 0, 0, 0};
+            Spot at{operation};
+            at.channels = operation.order.part(in_group * in + low, used);
+            at.first_channel = in_group * operation.out_channels;
             // a matrix can be read as it is, except for a last panel that its rows do not fill
-            if (!operation.tail.size) at.weights = operation.weights.part(number * size, size);
-            else if (used < LANES) at.weights = operation.tail;
-            else at.weights = operation.weights.part(low, operation.weights.size - low), at.row_step = in;
+            const bool is_natural = operation.tail.size && used == LANES;
+            at.row_step = is_natural ? in : LANES;
+            if (is_natural) at.weights = operation.weights.part(low, operation.weights.size - low);
+            else at.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
             for (at.image = 0; at.image < count; ++at.image) {
                 const auto to = sink(operation.edges[0], at.image);
                 at.element = 0;
@@ -629,50 +604,34 @@ class Runner {
     }
 
     __attribute__((noinline)) void gather_position(const Spot& at, const Sink<T>& to, Summation sum) const {
-        const int64_t step = at.operation.channel_step, used = at.channels.size;
+        const int64_t step = at.operation.channel_step;
         int32_t active[LANES];  // lanes whose results are needed
         int64_t count = 0;
-        for (int64_t lane = 0; lane < used; ++lane) {
+        // channels are neighbors in the Jacobian, too, and all are needed
+        const bool is_direct = edges[at.operation.edges[0]].target < 0 && !to.is_merged && step == 1;
+        for (int64_t lane = 0; !is_direct && lane < at.channels.size; ++lane) {
             active[count] = static_cast<int32_t>(lane);
             count += to.rows[at.element + at.channels[lane] * step] >= 0;
         }
-        if (!count) return;
+        if (!count && !is_direct) return;
         alignas(64) T results[std::max<int64_t>(MOST_COTANGENTS * LANES, FEW * WIDEST)];
-        if (count <= FEW) {
-            if (width <= 4) sum_few<4>(at, active, count, results);
-            else if (width <= 8) sum_few<8>(at, active, count, results);
-            else sum_few<16>(at, active, count, results);
-            const int64_t padded = width <= 4 ? 4 : width <= 8 ? 8 : 16;
-            for (int64_t n = 0; n < count; ++n) deposit(to, at.element + at.channels[active[n]] * step, results + n * padded, 1);
+        if (is_direct || count > FEW) (this->*sum)(at, results);
+        else if (count > 2) sum_few<FEW>(at, active, count, results);
+        else sum_few<2>(at, active, count, results);
+        if (is_direct) {
+            for (int64_t k = 0; k < width; ++k)
+                std::copy_n(results + k * LANES, at.channels.size,
+                            to.to.part(k * inputs + at.element + at.channels[0], at.channels.size).data);
             return;
         }
-        (this->*sum)(at, results);
-        const bool is_last = edges[at.operation.edges[0]].target < 0 && !to.is_merged;
-        if (is_last && step == 1)  // channels are neighbors in the Jacobian, too
-            for (int64_t k = 0; k < width; ++k)
-                std::memcpy(to.to.part(k * inputs + at.element + at.channels[0], used).data, results + k * LANES, used * sizeof(T));
-        else if (to.is_merged || to.factors.size || to.step != 1)
-            for (int64_t n = 0; n < count; ++n)
-                deposit(to, at.element + at.channels[active[n]] * step, results + active[n], LANES);
-        else
-            store(at, to, active, count, results);
-    }
-
-    // Copy sums (cotangent, lane) to rows. The usual numbers of cotangents are known to the compiler, which unrolls them.
-    void store(const Spot& at, const Sink<T>& to, const int32_t* active, int64_t count, const T* results) const {
-        if (width == 10) store<10>(at, to, active, count, results);
-        else if (width == 12) store<12>(at, to, active, count, results);
-        else store<0>(at, to, active, count, results);
-    }
-
-    template <int K>
-    INLINE void store(const Spot& at, const Sink<T>& to, const int32_t* active, int64_t count, const T* results) const {
-        const int64_t step = at.operation.channel_step, size = K ? K : width;
         for (int64_t n = 0; n < count; ++n) {
-            T* row = to.to.part(to.rows[at.element + at.channels[active[n]] * step] * size, size).data;
-            const T* from = results + active[n];
-#pragma GCC unroll 16
-            for (int64_t k = 0; k < size; ++k) row[k] = from[k * LANES];
+            const int64_t element = at.element + at.channels[active[n]] * step;
+            if (count <= FEW) deposit(to, element, results + n * WIDEST);
+            else if (to.is_merged || to.factors.size || to.step != 1) deposit(to, element, results + active[n], LANES);
+            else {
+                const auto row = to.to.part(to.rows[element] * width, width);
+                for (int64_t k = 0; k < row.size; ++k) row[k] = results[k * LANES + active[n]];
+            }
         }
     }
 
@@ -689,10 +648,10 @@ class Runner {
         const auto& across = operation.axes[1];
         operation.axes[0].each(at.y, [&](int64_t tap, int64_t place) INLINE_LAMBDA {
             for (int32_t n = across.starts[at.x]; n < across.starts[at.x + 1]; ++n) {
-                const auto& run = across.runs[n];
-                const int64_t low = (tap * operation.kernel_width + run.sum) * operation.out_channels - first;
+                const int64_t low = (tap * operation.kernel_width + across.sum[n]) * operation.out_channels - first;
                 const int64_t line = place * operation.out[1];
-                for (int32_t row = starts[line + run.first], end = starts[line + run.last + 1]; row < end; ++row) {
+                const int32_t end = starts[line + across.last[n] + 1];
+                for (int32_t row = starts[line + across.first[n]]; row < end; ++row) {
                     if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
                     act(at.weights.part((low + offsets[row]) * step, LANES).data, rows.part(base + row * size, size).data);
                 }
@@ -713,23 +672,16 @@ class Runner {
         std::memcpy(results, totals, sizeof totals);
     }
 
-    // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). The order of each
-    // sum is the same as in `sum_panel`, and so is every bit.
-    template <int PADDED>
+    // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). Each sum has the
+    // same order as in `sum_panel`, so that the bits do not depend on the choice.
+    template <int N>
     void sum_few(const Spot& at, const int32_t* lanes, int64_t count, T* results) const {
-        if (count <= 2) sum_lanes<PADDED, 2>(at, lanes, count, results);
-        else if (count <= 4) sum_lanes<PADDED, 4>(at, lanes, count, results);
-        else sum_lanes<PADDED, FEW>(at, lanes, count, results);
-    }
-
-    template <int PADDED, int N>
-    void sum_lanes(const Spot& at, const int32_t* lanes, int64_t count, T* results) const {
-        typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
+        typedef T Vector __attribute__((vector_size(WIDEST * sizeof(T)), aligned(sizeof(T)), may_alias));
         int64_t lane[N];
         for (int n = 0; n < N; ++n) lane[n] = lanes[n < count ? n : 0];
         Vector totals[N] = {};
         each_row(at, width, [&](const T* weights, const T* value) INLINE_LAMBDA {
-            const Vector row = *reinterpret_cast<const Vector*>(value);
+            const auto row = *reinterpret_cast<const Vector*>(value);
 #pragma GCC unroll 16
             for (int n = 0; n < N; ++n) totals[n] += weights[lane[n]] * row;
         });
@@ -744,6 +696,9 @@ int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* outp
         Reader reader{{words, size}};
         Runner<T>(reader).run(first, last, output);
         return 0;
+    } catch (const std::bad_alloc&) {
+        std::snprintf(message, length, "not enough memory");
+        return 2;
     } catch (const std::exception& error) {
         std::snprintf(message, length, "%s", error.what());
         return 1;
@@ -759,11 +714,13 @@ int64_t pellucid_abi(void) { return 1; }
 // Bytes of a vector, which decide how weights are packed into panels.
 int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
 
-int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message, int64_t length) {
+int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message,
+                       int64_t length) {
     return run(words, size, first, last, output, message, length);
 }
 
-int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message, int64_t length) {
+int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message,
+                        int64_t length) {
     return run(words, size, first, last, output, message, length);
 }
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,7 @@ def encode(
         encoder.add(len(numbers) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in numbers))
     encoder.add(len(program.edges))
     scales: dict[int, Tensor] = {}
-    for number, edge in enumerate(program.edges):
+    for edge in program.edges:
         steps, is_sole = edge.steps, edge.target >= 0 and len(arriving[edge.target]) == 1
         if is_sole and _keeps_channels(edge, program.operations[edge.target][0]):
             steps, scale = _without_scales(edge)
@@ -168,9 +169,44 @@ def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Pack
     use = _use(below, groups * inputs) if kind == GATHER and operation.position_step == 1 else None
     for array in packer.arrays(layer, kind, use):
         encoder.array(array)
-    encoder.add(groups, inputs, outputs, packer.width(layer.weight, kind), layer.is_transposed)
-    for pair in (layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, layer.dilation):
-        encoder.add(*pair)
+    encoder.add(
+        groups, inputs, outputs, packer.width(layer.weight, kind), layer.kernel[0] * layer.kernel[1], layer.kernel[1]
+    )
+    encoder.add(*layer.inputs, *layer.outputs)
+    # the kernel gathers from the input to the output, and scatters from the output to the input
+    sides = (layer.inputs, layer.outputs) if kind == GATHER else (layer.outputs, layer.inputs)
+    geometry = zip(*sides, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    for sizes in geometry:
+        for array in _axis(*sizes, is_forward=(kind == GATHER) == layer.is_transposed):
+            encoder.array(array)
+
+
+@lru_cache(maxsize=1024)
+def _axis(  # one size per argument
+    size: int, other: int, kernel: int, stride: int, padding: int, dilation: int, *, is_forward: bool
+) -> list[Tensor]:
+    """Return the runs along an axis of a convolution: the first of each place, and their first, last, tap plus place.
+
+    A run is a row of neighboring places on the other side of which a place is connected to each by a tap, with a
+    constant sum of tap and place. `is_forward`: place · stride - padding + tap · dilation lies on the other side; else
+    the inverse of that.
+    """
+    step = 1 if is_forward else stride
+    starts = [0]
+    runs: list[list[int]] = []
+    for place in range(size):
+        for tap in reversed(range(kernel)):
+            at = place * stride - padding + tap * dilation if is_forward else place + padding - tap * dilation
+            if at % step or not 0 <= at // step < other:
+                continue
+            at //= step
+            if len(runs) > starts[-1] and runs[-1][1:] == [at - 1, tap + at]:
+                runs[-1][1] = at
+            else:
+                runs.append([at, at, tap + at])
+        starts.append(len(runs))
+    columns = list(zip(*runs, strict=True)) or [()] * 3
+    return [torch.tensor(column, dtype=torch.int32, device="cpu") for column in (starts, *columns)]
 
 
 @dataclass(frozen=True, eq=False)

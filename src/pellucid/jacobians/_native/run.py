@@ -16,6 +16,8 @@ from pellucid.jacobians._native.program import Packed, encode
 __all__ = ["run_kernel"]
 
 MESSAGE_BYTES = 512
+OUT_OF_MEMORY = 2
+"""Result of the kernel's functions if an allocation fails; 1 for any other error, 0 for success."""
 
 
 def run_kernel(
@@ -51,11 +53,16 @@ def run_kernel(
             message,
             ctypes.c_int64(MESSAGE_BYTES),
         )
-        return message.value.decode() if failed else ""
+        if failed == OUT_OF_MEMORY:
+            return "there is not enough memory for the native kernel. Pass a smaller chunk, or use fewer threads."
+        if failed:
+            reason = message.value.decode()
+            return f'the native kernel failed ({reason}); please report it, and use method="loop" meanwhile.'
+        return ""
 
     message = _in_threads(run, len(leaf))
     if message:
-        raise ModelError(f'the native kernel failed ({message}); please report it, and use method="loop" meanwhile.')
+        raise ModelError(message)
 
 
 def _in_threads(run: Callable[[int, int], str], images: int) -> str:

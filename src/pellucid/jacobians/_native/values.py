@@ -9,6 +9,10 @@ from torch import Tensor
 __all__ = ["Arrival", "Edge", "Images", "Layer", "Layout", "Operation", "Step", "Unsupported", "Window", "table_step"]
 
 
+MOST_ELEMENTS = 2**31 - 2
+"""Maximum number of elements of a value per image: the kernel counts them in 32 bits, plus one for dropped elements."""
+
+
 class Unsupported(Exception):
     """A node of the graph that the native kernel cannot run."""
 
@@ -42,7 +46,10 @@ class Images:
             raise Unsupported(f"{type(node).__name__} in {entry.dtype}")
         if not shape or shape[0] % self.count:
             raise Unsupported(f"{type(node).__name__}, which merges images")
-        return (shape[0] // self.count, *shape[1:])
+        shape = (shape[0] // self.count, *shape[1:])
+        if torch.Size(shape).numel() > MOST_ELEMENTS:
+            raise Unsupported(f"{type(node).__name__} of more than {MOST_ELEMENTS} elements per image")
+        return shape
 
     def size(self, node: Any, number: int = 0) -> int:
         """Return the number of elements of a node's result for one image."""
