@@ -15,9 +15,9 @@ __all__ = ["forward", "pays_forward"]
 
 
 def pays_forward(plan: Plan) -> bool:
-    """Return True if there are fewer inputs than wanted outputs, and than units of a cut."""
-    cut = plan.layout.cut
-    return plan.problem.input_count < (len(plan.wanted) if cut is None else cut.units)
+    """Return True if there are fewer inputs than wanted outputs, and no cut has fewer units than inputs."""
+    inputs, cut = plan.problem.input_count, plan.layout.cut
+    return inputs < len(plan.wanted) and (cut is None or inputs <= cut.units)
 
 
 def forward(part: Part) -> int:

@@ -48,7 +48,7 @@ class Program:
 
 
 @cache
-def _name(kind: type) -> str:
+def _name(kind: Any) -> str:
     """Return the operation's name: "Relu" for `ReluBackward0`. Custom functions have no number, and no entry."""
     if kind is FastMaxPool._backward_cls:
         return "FastMaxPool"
@@ -58,7 +58,8 @@ def _name(kind: type) -> str:
 
 def _reader(node: Any, images: Images) -> Callable[[int], list[Step] | Operation]:
     """Return a function that reads a node's result by its number: the steps across it, or its operation."""
-    name = _name(type(node))
+    kind: Any = type(node)
+    name = _name(kind)
     inputs = [source for source, _ in images.sources(node) if source is not None]
     if name in PARTIAL and len(inputs) == 1:
         return lambda _: PARTIAL[name](node, images)

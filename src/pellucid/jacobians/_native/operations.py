@@ -47,8 +47,8 @@ def _pair(values: Any, default: int) -> tuple[int, int]:
 
 def _linear(node: Any, images: Images) -> Operation:
     is_biased = "Addmm" in type(node).__name__
-    bias, source, weight = images.sources(node) if is_biased else (None, *images.sources(node))
-    if weight[0] is not None or (is_biased and bias[0] is not None):
+    bias, source, weight = images.sources(node) if is_biased else ((None, 0), *images.sources(node))
+    if weight[0] is not None or bias[0] is not None:
         raise Unsupported(f"{type(node).__name__} of two values that depend on the input")
     matrix = node._saved_mat2  # (input, output)
     if is_biased and node._saved_alpha != 1:
