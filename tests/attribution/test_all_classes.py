@@ -66,7 +66,7 @@ def runs(monkeypatch) -> list[int]:
     counts: list[int] = []
 
     def run_kernel(*arguments: object, run: Callable[..., None] = _classes.run_kernel) -> None:
-        counts.append(len(arguments[5]))
+        counts.append(len(arguments[4]))
         run(*arguments)
 
     monkeypatch.setattr(_classes, "run_kernel", run_kernel)

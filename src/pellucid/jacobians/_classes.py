@@ -65,7 +65,7 @@ def _native(logits: Tensor, leaf: Tensor) -> Iterator[Tensor] | None:
 
     def rows_of(wanted: range) -> Tensor:
         rows = leaf.new_empty((len(leaf), len(wanted), *leaf.shape[1:]))
-        run_kernel(library, span.top, None, leaf, rows, wanted, None, packed)
+        run_kernel(library, span, leaf, rows, wanted, packed)
         return rows
 
     return map(rows_of, parts)

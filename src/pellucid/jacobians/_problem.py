@@ -222,11 +222,13 @@ def _describe(module: nn.Module, described: list[object]) -> bool:
     described.append(kind)
     if kind is nn.Sequential:
         return all(part is None or _describe(part, described) for part in own["_modules"].values())
+    # a scripted module keeps its parameters elsewhere
+    parameters = own.get("_parameters")
     # exact types, because a subclass may override what its operations do
-    if any(type(tensor) is not nn.Parameter for tensor in own["_parameters"].values() if tensor is not None):
+    if parameters is None or any(type(each) is not nn.Parameter for each in parameters.values() if each is not None):
         return False
     if kind is nn.Linear:
-        weight, bias = own["_parameters"].get("weight"), own["_parameters"].get("bias")
+        weight, bias = parameters.get("weight"), parameters.get("bias")
         described += (None if weight is None else weight.shape, bias is None)
         return weight is not None
     if kind is nn.Flatten:  # from axis 0, it would merge the images
@@ -257,7 +259,7 @@ def _dtype_of(modules: Sequence[nn.Module]) -> torch.dtype | None:
     """Return the dtype of the first floating-point parameter, or else buffer; None (keep the input's) without any."""
     for store in ("_parameters", "_buffers"):
         for module in modules:
-            for tensor in vars(module)[store].values():
+            for tensor in getattr(module, store).values():
                 if tensor is not None and tensor.is_floating_point():
                     dtype: torch.dtype = tensor.dtype
                     return dtype

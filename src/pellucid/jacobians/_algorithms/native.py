@@ -15,7 +15,7 @@ from pellucid.jacobians._algorithms._part import Part, gradients
 from pellucid.jacobians._algorithms.loop import loop
 from pellucid.jacobians._graph import Point
 from pellucid.jacobians._native.build import build_native, library_for
-from pellucid.jacobians._native.graph import widest_span
+from pellucid.jacobians._native.graph import Span, widest_span
 from pellucid.jacobians._native.job import images_expected
 from pellucid.jacobians._native.run import run_kernel
 from pellucid.jacobians._native.values import Unsupported
@@ -94,23 +94,23 @@ def native(part: Part) -> int:
     if plan.layout.native.is_whole:
         # a chunk may run other operations than the first image alone
         with suppress(Unsupported):
-            top = Point(flat.grad_fn, flat.output_nr, 0)
-            run_kernel(library, top, None, leaf, rows, plan.wanted, None, plan.packed)
+            span = Span(Point(flat.grad_fn, flat.output_nr, 0), None, plan.layout.native.work, True)
+            run_kernel(library, span, leaf, rows, plan.wanted, plan.packed)
             return 0
-    span, obstacle = widest_span(flat, leaf)
-    share = None if span is None else NativeShare(span.work, span.is_whole)
+    part_span, obstacle = widest_span(flat, leaf)
+    share = None if part_span is None else NativeShare(part_span.work, part_span.is_whole)
     plan.layout = replace(plan.layout, native=share, obstacle=obstacle)
-    if span is None:
+    if part_span is None:
         return loop(part)
-    if span.bottom is None:
-        upper = _rows_to(span.top, part, flat)
-        run_kernel(library, span.top, None, leaf, rows, (), upper, plan.packed)
+    if part_span.bottom is None:
+        upper = _rows_to(part_span.top, part, flat)
+        run_kernel(library, part_span, leaf, rows, upper, plan.packed)
         return len(plan.wanted)
-    below = span.bottom.node._input_metadata[span.bottom.number].shape
+    below = part_span.bottom.node._input_metadata[part_span.bottom.number].shape
     # the value's first axis may hold several rows per image, such as tokens
     upper = flat.new_empty((len(flat), len(plan.wanted), torch.Size(below).numel() // len(flat)))
-    run_kernel(library, span.top, span.bottom, leaf, upper, plan.wanted, None, plan.packed)
-    edge = GradientEdge(span.bottom.node, span.bottom.number)
+    run_kernel(library, part_span, leaf, upper, plan.wanted, plan.packed)
+    edge = GradientEdge(part_span.bottom.node, part_span.bottom.number)
     for place in range(len(plan.wanted)):
         (gradient,) = gradients(edge, [leaf], upper[:, place].reshape(below))
         rows[:, place] = 0 if gradient is None else gradient
@@ -138,7 +138,7 @@ def _compare(plan: Plan, library: CDLL) -> None:
         (expected,) = gradients(GradientEdge(top.node, top.number), [end], cotangent)
         found = torch.zeros_like(leaf if expected is None else expected).reshape(1, 1, -1)
         expected = torch.zeros_like(found) if expected is None else expected.reshape(1, 1, -1)
-        run_kernel(library, top, bottom, leaf, found, (), cotangent.reshape(1, 1, -1), plan.packed)
+        run_kernel(library, span, leaf, found, cotangent.reshape(1, 1, -1), plan.packed)
         error, scale = float((found - expected).norm()), float(expected.norm())
         # not finite: an error that the comparison must not hide, and which is reported later
         if error <= TOLERANCE[flat.dtype] * scale or not math.isfinite(scale):

@@ -55,12 +55,10 @@ class Encoder:
         self.add(tensor.data_ptr(), tensor.numel())
 
 
-def encode(
-    program: Program, inputs: int, wanted: Sequence[int], cotangents: Tensor | None, packed: Packed, vector: int
-) -> Encoder:
+def encode(program: Program, inputs: int, seeds: Sequence[int] | Tensor, packed: Packed, vector: int) -> Encoder:
     """Encode a program for `inputs` elements per image at its lower end.
 
-    The cotangents are unit vectors of the `wanted` outputs, or `cotangents` (batch, output, element). `packed` caches
+    `seeds` are the indices of the outputs to differentiate, or cotangents (batch, output, element). `packed` caches
     rearranged weights for the chunks of a call; `vector` is the kernel's number of values per vector.
     """
     encoder = Encoder()
@@ -70,14 +68,13 @@ def encode(
     is_direct = (
         len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
     )
-    if cotangents is None:
-        seeds = sorted(set(wanted))
-        units = torch.tensor(seeds, dtype=torch.int64, device="cpu")
-        chosen = torch.tensor(list(wanted), dtype=torch.int64, device="cpu")
-        cotangents, step = (chosen[:, None] == units).to(program.images.dtype), 0
+    if isinstance(seeds, Tensor):
+        units = torch.arange(seeds.shape[2], dtype=torch.int64, device="cpu")
+        cotangents, step = seeds, seeds[0].numel()
     else:
-        units = torch.arange(cotangents.shape[2], dtype=torch.int64, device="cpu")
-        step = cotangents[0].numel()
+        units = torch.tensor(sorted(set(seeds)), dtype=torch.int64, device="cpu")
+        wanted = torch.tensor(list(seeds), dtype=torch.int64, device="cpu")
+        cotangents, step = (wanted[:, None] == units).to(program.images.dtype), 0
     encoder.add(cotangents.shape[-2], inputs, not is_direct, step, len(program.operations))
     encoder.array(units)
     encoder.array(cotangents)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import ModelError
-from pellucid.jacobians._graph import Point
-from pellucid.jacobians._native.graph import read_program
+from pellucid.jacobians._native.graph import Span, read_program
 from pellucid.jacobians._native.program import Packed, encode
 
 __all__ = ["run_kernel"]
@@ -21,23 +20,17 @@ OUT_OF_MEMORY = 2
 
 
 def run_kernel(
-    library: ctypes.CDLL,
-    top: Point,
-    bottom: Point | None,
-    leaf: Tensor,
-    rows: Tensor,
-    wanted: Sequence[int],
-    cotangents: Tensor | None,
-    packed: Packed,
+    library: ctypes.CDLL, span: Span, leaf: Tensor, rows: Tensor, seeds: Sequence[int] | Tensor, packed: Packed
 ) -> None:
-    """Fill `rows` (batch, output, …) with the derivative of the wanted elements of `top` by `bottom` or by the leaf.
+    """Fill `rows` (batch, output, …) with derivatives of the upper end of a span by its lower end.
 
-    The cotangents are unit vectors of the `wanted` elements, or `cotangents` (batch, output, element of `top`).
+    `seeds` are the indices of the elements to differentiate, or cotangents (batch, output, element). `packed` is shared
+    by the chunks of a call.
     """
-    program = read_program(top, bottom, leaf)
+    program = read_program(span.top, span.bottom, leaf)
     assert rows.is_contiguous()
     vector = library.pellucid_vector_bytes() // rows.element_size()
-    encoder = encode(program, rows[0, 0].numel(), wanted, cotangents, packed, vector)
+    encoder = encode(program, rows[0, 0].numel(), seeds, packed, vector)
     words = (ctypes.c_int64 * len(encoder.words))(*encoder.words)
     function = library.pellucid_run_float if rows.dtype == torch.float32 else library.pellucid_run_double
 
