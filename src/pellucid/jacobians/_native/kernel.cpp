@@ -8,8 +8,7 @@
 //
 // The routes are the same for all K cotangents of an image. So the structure (which rows exist, and where each element
 // of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents
-// that fit into registers. Every sum has an order that depends on its own image only, so results do not depend on which
-// images are computed together.
+// that fit into registers. The order of every sum depends on its own image only, not on the images next to it.
 //
 // Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
 // position p with e = c * channel_step + p * position_step.
@@ -18,12 +17,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #ifdef CHECKED
@@ -32,7 +29,6 @@
 #else
 #define CHECK(condition) ((void)0)
 #endif
-
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
 
@@ -49,24 +45,13 @@ namespace {
 using std::int32_t;
 using std::int64_t;
 
-// Weights that `scatter` applies to a row at once, with all their sums in registers.
-constexpr int BLOCK = 9;
-
-// Most cotangents at a time: their sums, with a vector each, fit into 16 registers.
-constexpr int MOST_COTANGENTS = 12;
-
-// Most cotangents that are read as one vector, beyond the end of a row if need be.
-constexpr int WIDEST = 16;
+constexpr int BLOCK = 9;                      // weights that `scatter` applies to a row at once, with sums in registers
+constexpr int MOST_COTANGENTS = 12;           // at a time: their sums, with a vector each, fit into 16 registers
+constexpr int WIDEST = 16;                    // cotangents read as one vector, beyond the end of a row if need be
+constexpr int FEW = 6;                        // most lanes of a panel that are summed one by one
+constexpr int64_t GROUP_BYTES = 12'000'000;   // from which a group takes no further image: what fits into the caches
+constexpr int64_t BAND_BYTES = 4'000'000;     // of the sums that `scatter` keeps at once, or one row of the image
 static_assert(MOST_COTANGENTS <= WIDEST);
-
-// Most lanes of a panel that are summed one by one.
-constexpr int FEW = 6;
-
-// Size in bytes from which a group of images takes no further image: what fits into the caches.
-constexpr int64_t GROUP_BYTES = 12'000'000;
-
-// Size in bytes of the sums that `scatter` keeps at once, unless a single row of the image is larger.
-constexpr int64_t BAND_BYTES = 4'000'000;
 
 enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
@@ -106,18 +91,11 @@ struct Reader {
 
     int64_t next() { return words[place++]; }
     template <class Word>
-    void read(Word& target) {
-        target = next();
-    }
+    void read(Word& target) { target = next(); }
     template <class T>
-    void read(View<const T>& target) {
-        target.data = reinterpret_cast<const T*>(next());
-        target.size = next();
-    }
+    void read(View<const T>& target) { target = {reinterpret_cast<const T*>(next()), next()}; }
     template <class... Targets>
-    void into(Targets&... targets) {
-        (read(targets), ...);
-    }
+    void into(Targets&... targets) { (read(targets), ...); }
 };
 
 template <class T>
@@ -166,13 +144,23 @@ struct Slot {
     Array<int64_t> arriving;
 };
 
-// Structure of one image: the rows of each slot, and for each element of an edge its row and factor.
+// Rows of a slot for one image: the first row of each position, and by row its channel and, for `gather`, its row of the
+// weights, less what depends on the tap.
+struct Rows {
+    Array<int32_t> starts, channels, offsets;
+};
+
+// Elements of an edge for one image: the row where each arrives, or -1 if it is dropped; its factor, or none if all are 1.
+template <class T>
+struct Ends {
+    Array<int32_t> rows;
+    Array<T> factors;
+};
+
 template <class T>
 struct Structure {
-    Array<Array<int32_t>> starts, channels;  // by slot: first row of each position, channel of each row
-    Array<Array<int32_t>> offsets;           // by slot, for `gather`: row of the weights, less what depends on the tap
-    Array<Array<int32_t>> rows;              // by edge; -1: dropped
-    Array<Array<T>> factors;                 // by edge; empty: all 1
+    Array<Rows> slots;
+    Array<Ends<T>> edges;
 };
 
 // The lower end of an edge for one image: element `at` adds `factors[at]` times its K values to a row.
@@ -244,49 +232,42 @@ class Runner {
             }
             if (edge.target >= 0) slots[edge.target].arriving.push_back(number);
         }
-        for (int64_t slot = 0; slot < slots.length(); ++slot) operations.push_back(read_operation(reader, slot));
-    }
-
-    Operation<T> read_operation(Reader& reader, int64_t slot) {
-        Operation<T> made{};
-        made.slot = slot, made.kind = reader.next();
-        made.edges.resize(reader.next());
-        for (auto& edge : made.edges) edge = reader.next();
-        if (made.kind == IDENTITY) return made;
-        reader.into(made.channel_step, made.position_step, made.weights);
-        if (made.kind == POSITIONS) {
-            reader.into(made.starts, made.places);
-            return made;
+        for (int64_t slot = 0; slot < slots.length(); ++slot) {
+            auto& made = operations.emplace_back();
+            made.slot = slot;
+            reader.into(made.kind, count);
+            made.edges.resize(count);
+            for (auto& edge : made.edges) reader.into(edge);
+            if (made.kind != IDENTITY) reader.into(made.channel_step, made.position_step, made.weights);
+            if (made.kind == POSITIONS) reader.into(made.starts, made.places);
+            if (made.kind != GATHER && made.kind != SCATTER) continue;
+            reader.into(made.tail, made.order, made.groups, made.in_channels, made.out_channels, made.width, made.taps);
+            reader.into(made.kernel_width, made.in[0], made.in[1], made.out[0], made.out[1]);
+            for (auto& axis : made.axes) reader.into(axis.starts, axis.first, axis.last, axis.sum);
         }
-        reader.into(made.tail, made.order, made.groups, made.in_channels, made.out_channels, made.width);
-        reader.into(made.taps, made.kernel_width);
-        for (auto* pair : {made.in, made.out}) reader.into(pair[0], pair[1]);
-        for (auto& axis : made.axes) reader.into(axis.starts, axis.first, axis.last, axis.sum);
-        return made;
     }
 
     // ---- structure
 
     // Compute the structure of one image; returns the bytes that its values take at most.
     int64_t build(Structure<T>& made, int64_t image) {
-        made.starts.resize(slots.size()), made.channels.resize(slots.size()), made.offsets.resize(slots.size());
-        made.rows.resize(edges.size()), made.factors.resize(edges.size());
-        made.channels[0].assign(seeds.data, seeds.data + seeds.size);
-        made.starts[0] = {0, static_cast<int32_t>(seeds.size)};
+        made.slots.resize(slots.size()), made.edges.resize(edges.size());
+        made.slots[0].channels.assign(seeds.data, seeds.data + seeds.size);
+        made.slots[0].starts = {0, static_cast<int32_t>(seeds.size)};
         int64_t bytes = 0;
         for (const auto& operation : operations) {
             if (operation.slot) finish(made, operation.slot);
-            if (operation.kind == GATHER) number_weights(made, operation);
-            const auto& channels = made.channels[operation.slot];
+            if (operation.kind == GATHER) number_weights(made.slots[operation.slot], operation);
+            const auto& channels = made.slots[operation.slot].channels;
             bytes += channels.length() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
                 const auto& edge = edges[number];
-                auto& rows = made.rows[number];
+                auto& [rows, factors] = made.edges[number];
                 if (operation.kind == IDENTITY) rows = channels;  // only those elements that have a row
                 else rows.resize(edge.size), std::iota(rows.begin(), rows.end(), 0);
                 if (operation.kind == IDENTITY && edge.entry.size)
                     for (auto& row : rows) row = edge.entry[row];
-                cross(edge, image, operation.kind != IDENTITY, rows.all(), made.factors[number]);
+                cross(edge, image, operation.kind != IDENTITY, rows.all(), factors);
                 bytes += edge.size * 8;
             }
         }
@@ -295,14 +276,11 @@ class Runner {
 
     // A row in column x, with channel c, meets tap t in row (t * channels + c) of the weights. Within a run of places
     // t + x is constant, so that c - x * channels is all that differs.
-    void number_weights(Structure<T>& made, const Operation<T>& operation) {
-        const auto &starts = made.starts[operation.slot], &channels = made.channels[operation.slot];
-        auto& offsets = made.offsets[operation.slot];
-        offsets.resize(channels.size());
+    void number_weights(Rows& rows, const Operation<T>& operation) {
+        rows.offsets = rows.channels;
         for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
-            const int64_t shift = position % operation.out[1] * operation.out_channels;
-            for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
-                offsets[row] = static_cast<int32_t>(channels[row] - shift);
+            const auto shift = static_cast<int32_t>(position % operation.out[1] * operation.out_channels);
+            for (int32_t row = rows.starts[position]; row < rows.starts[position + 1]; ++row) rows.offsets[row] -= shift;
         }
     }
 
@@ -312,6 +290,10 @@ class Runner {
         factors.clear();
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
+            const auto follow = [&](auto below) INLINE_LAMBDA {
+                for (int64_t e = 0; e < rows.size; ++e)
+                    if (rows[e] >= 0) rows[e] = below(e, rows[e]);
+            };
             if (step.kind == KEEP_POSITIVE && is_ordered) {
                 const auto mask = step.values.part(base, rows.size);
                 for (int64_t e = 0; e < rows.size; ++e) rows[e] = mask[e] <= 0 ? -1 : rows[e];  // like torch, keeps NaN
@@ -319,24 +301,22 @@ class Runner {
                 for (int64_t e = 0; e < rows.size; ++e)
                     rows[e] = step.values[base + std::max(rows[e], 0)] <= 0 ? -1 : rows[e];
             } else if (step.kind == TABLE) {
-                for (int64_t e = 0; e < rows.size; ++e)
-                    if (rows[e] >= 0) rows[e] = step.table[rows[e]];
+                follow([&](int64_t, int32_t at) { return step.table[at]; });
             } else if (step.kind == POOL) {
-                for (int64_t e = 0, plane = 0; e < rows.size; ++e) {
-                    if (rows[e] < 0) continue;
-                    const int64_t low = plane * step.outer, winner = step.winners[base + rows[e]];
-                    if (rows[e] < low || rows[e] >= low + step.outer) plane = rows[e] / step.outer;  // rarely
+                int64_t plane = 0;
+                follow([&](int64_t, int32_t at) {
+                    const int64_t low = plane * step.outer, winner = step.winners[base + at];
+                    if (at < low || at >= low + step.outer) plane = at / step.outer;  // rarely
                     // torch stores an index outside of the plane for a window that lies in the padding
                     const bool is_inside = winner >= 0 && winner < step.inner;
-                    rows[e] = is_inside ? static_cast<int32_t>(plane * step.inner + winner) : -1;
-                }
+                    return is_inside ? static_cast<int32_t>(plane * step.inner + winner) : -1;
+                });
             } else {
                 if (factors.empty()) factors.assign(rows.size, T(1));
-                for (int64_t e = 0; e < rows.size; ++e) {
-                    if (rows[e] < 0) continue;
-                    factors[e] *= step.values[base + rows[e]];
-                    if (factors[e] == 0) rows[e] = -1;
-                }
+                follow([&](int64_t e, int32_t at) {
+                    factors[e] *= step.values[base + at];
+                    return factors[e] == 0 ? -1 : at;
+                });
             }
             is_ordered = false;
         }
@@ -346,21 +326,15 @@ class Runner {
     // into the edges.
     void finish(Structure<T>& made, int64_t number) {
         const auto& slot = slots[number];
+        View<int32_t> rows = made.edges[slot.arriving[0]].rows.all();
         if (slot.is_merged) {  // several elements may arrive at one: collect each once
             arrived.assign(slot.channels * slot.positions, -1);
             for (const auto edge : slot.arriving)
-                for (const auto element : made.rows[edge])
+                for (const auto element : made.edges[edge].rows)
                     if (element >= 0) arrived[element] = element;
+            rows = arrived.all();
         }
-        number_rows(made, number, slot.is_merged ? arrived.all() : made.rows[slot.arriving[0]].all());
-        for (const auto edge : slot.arriving)
-            for (int64_t e = 0; slot.is_merged && e < made.rows[edge].length(); ++e)
-                if (made.rows[edge][e] >= 0) made.rows[edge][e] = arrived[made.rows[edge][e]];
-    }
-
-    void number_rows(Structure<T>& made, int64_t number, View<int32_t> rows) {
-        const auto& slot = slots[number];
-        auto &starts = made.starts[number], &channels = made.channels[number];
+        auto &starts = made.slots[number].starts, &channels = made.slots[number].channels;
         // without branches, which a processor could not predict: dropped elements have an extra position and row
         starts.assign(slot.positions + 2, 0);
         each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1]; });
@@ -376,6 +350,10 @@ class Runner {
             rows[e] = is_kept ? row : -1;
         });
         channels.pop_back();
+        if (!slot.is_merged) return;
+        for (const auto edge : slot.arriving)
+            for (auto& row : made.edges[edge].rows)
+                if (row >= 0) row = arrived[row];
     }
 
     // Call `act` with each element of an edge, and its position and channel in the slot; a dropped element has the
@@ -432,7 +410,7 @@ class Runner {
         if (!values[slot].empty()) return;
         bases[slot].assign(1, 0);
         for (int64_t image = 0; image < count; ++image)
-            bases[slot].push_back(bases[slot].back() + group[image].channels[slot].length() * width);
+            bases[slot].push_back(bases[slot].back() + group[image].slots[slot].channels.length() * width);
         const auto best = std::max_element(
             spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
         if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
@@ -441,12 +419,10 @@ class Runner {
     }
 
     Sink<T> sink(int64_t number, int64_t image) {
-        const auto& made = std::as_const(group)[image];
+        const auto& [rows, factors] = group[image].edges[number];
         const int64_t target = edges[number].target;
-        if (target < 0)
-            return {made.rows[number].all(), made.factors[number].all(), output_of(image), 1, inputs, is_input_merged};
-        const bool is_merged = slots[target].is_merged;
-        return {made.rows[number].all(), made.factors[number].all(), rows_of(target, image), width, 1, is_merged};
+        if (target < 0) return {rows.all(), factors.all(), output_of(image), 1, inputs, is_input_merged};
+        return {rows.all(), factors.all(), rows_of(target, image), width, 1, slots[target].is_merged};
     }
 
     // Pass on `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
@@ -469,7 +445,7 @@ class Runner {
             return;
         }
         const auto rows = rows_of(operation.slot, image);
-        const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
+        const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
         for (const auto edge : operation.edges) {
             const auto to = sink(edge, image);
             if (operation.kind == IDENTITY) {
@@ -510,7 +486,7 @@ class Runner {
     template <int PADDED>
     void sum_band(const Operation<T>& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto &starts = group[image].starts[operation.slot], &channels = group[image].channels[operation.slot];
+        const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
         const auto rows = values[operation.slot].all();
         const int64_t base = bases[operation.slot][image], in = operation.in_channels, all = in * operation.groups;
         const int64_t padded = operation.width;
@@ -639,9 +615,8 @@ class Runner {
     template <class Act>
     INLINE void each_row(const Spot& at, int64_t size, Act act) const {
         const auto& operation = at.operation;
-        const auto& made = group[at.image];
-        const auto starts = made.starts[operation.slot].all(), channels = made.channels[operation.slot].all();
-        const auto offsets = made.offsets[operation.slot].all();
+        const auto& slot = group[at.image].slots[operation.slot];
+        const auto starts = slot.starts.all(), channels = slot.channels.all(), offsets = slot.offsets.all();
         const auto rows = values[operation.slot].all();
         const int64_t base = bases[operation.slot][at.image], step = at.row_step;
         const int64_t first = at.first_channel, last = first + operation.out_channels;
@@ -689,7 +664,7 @@ class Runner {
     }
 };
 
-// Run a program for the images first … last - 1; `output` points at the first one's (output, input).
+// Returns 0, or with a message 2 if there is not enough memory, and 1 for any other error.
 template <class T>
 int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* message, int64_t length) {
     try {
@@ -707,20 +682,16 @@ int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* outp
 
 }  // namespace
 
-extern "C" {
-
-int64_t pellucid_abi(void) { return 1; }
+extern "C" int64_t pellucid_abi(void) { return 1; }
 
 // Bytes of a vector, which decide how weights are packed into panels.
-int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
+extern "C" int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
 
-int pellucid_run_float(const int64_t* words, int64_t size, int64_t first, int64_t last, float* output, char* message,
-                       int64_t length) {
-    return run(words, size, first, last, output, message, length);
-}
-
-int pellucid_run_double(const int64_t* words, int64_t size, int64_t first, int64_t last, double* output, char* message,
-                        int64_t length) {
-    return run(words, size, first, last, output, message, length);
-}
-}
+// Run a program for the images first … last - 1; `output` points at the first one's (output, input).
+#define PELLUCID_RUN(T)                                                                                        \
+    extern "C" int pellucid_run_##T(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, \
+                                    char* message, int64_t length) {                                           \
+        return run(words, size, first, last, output, message, length);                                         \
+    }
+PELLUCID_RUN(float)
+PELLUCID_RUN(double)
