@@ -98,22 +98,6 @@ struct Reader {
     void into(Targets&... targets) { (read(targets), ...); }
 };
 
-template <class T>
-struct Step {
-    int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
-    View<const T> values;
-    View<const int64_t> winners;
-    View<const int32_t> table;
-};
-
-template <class T>
-struct Edge {
-    int64_t target;             // slot, or -1 for the input
-    int64_t size;               // number of elements at its upper end
-    View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
-    Array<Step<T>> steps;
-};
-
 // A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
 // reaches: places first … last, each with the tap `sum` - place. Along an axis without strides all taps form one run.
 struct Axis {
@@ -128,71 +112,71 @@ struct Axis {
 };
 
 template <class T>
-struct Operation {
-    int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
-    Array<int64_t> edges;
-    int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
-    View<const T> weights, tail;
-    View<const int32_t> order;  // input channels of the lanes
-    Axis axes[2];  // `gather`: from the input to the output; `scatter`: from the output to the input
-    View<const int32_t> starts, places;  // sums over positions
-};
-
-struct Slot {
-    int64_t channels, positions, channel_step;
-    bool is_merged;  // several contributions may arrive in one row
-    Array<int64_t> arriving;
-};
-
-// Rows of a slot for one image: the first row of each position, and by row its channel and, for `gather`, its row of the
-// weights, less what depends on the tap.
-struct Rows {
-    Array<int32_t> starts, channels, offsets;
-};
-
-// Elements of an edge for one image: the row where each arrives, or -1 if it is dropped; its factor, or none if all are 1.
-template <class T>
-struct Ends {
-    Array<int32_t> rows;
-    Array<T> factors;
-};
-
-template <class T>
-struct Structure {
-    Array<Rows> slots;
-    Array<Ends<T>> edges;
-};
-
-// The lower end of an edge for one image: element `at` adds `factors[at]` times its K values to a row.
-template <class T>
-struct Sink {
-    View<const int32_t> rows;
-    View<const T> factors;
-    View<T> to;
-    int64_t row_step, step;  // from row to row, and from cotangent to cotangent
-    bool is_merged;
-};
-
-template <class T>
 class Runner {
+    struct Step {
+        int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
+        View<const T> values;
+        View<const int64_t> winners;
+        View<const int32_t> table;
+    };
+    struct Edge {
+        int64_t target, size;       // slot, or -1 for the input; number of elements at its upper end
+        View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
+        Array<Step> steps;
+    };
+    struct Operation {
+        int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
+        Array<int64_t> edges;
+        int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
+        View<const T> weights, tail;
+        View<const int32_t> order;           // input channels of the lanes
+        Axis axes[2];                        // `gather`: from input to output; `scatter`: from output to input
+        View<const int32_t> starts, places;  // sums over positions
+    };
+    struct Slot {
+        int64_t channels, positions, channel_step;
+        bool is_merged;  // several contributions may arrive in one row
+        Array<int64_t> arriving;
+    };
+
+    // For one image: the rows of a slot, and the lower end of an edge, whose elements arrive in these rows.
+    struct Rows {
+        Array<int32_t> starts, channels;  // first row of each position, channel of each row
+        Array<int32_t> offsets;           // for `gather`: row of the weights, less what depends on the tap
+    };
+    struct End {
+        Array<int32_t> rows;  // -1: dropped
+        Array<T> factors;     // empty: all 1
+    };
+    struct Structure {
+        Array<Rows> slots;
+        Array<End> edges;
+    };
+    // Element `at` of an edge adds `factors[at]` times its K values to a row.
+    struct Sink {
+        View<const int32_t> rows;
+        View<const T> factors;
+        View<T> to;
+        int64_t row_step, step;  // from row to row, and from cotangent to cotangent
+        bool is_merged;
+    };
+
    public:
     explicit Runner(Reader& reader) { read(reader); }
 
     void run(int64_t first, int64_t last, T* output) {
-        jacobian = {output, (last - first) * outputs * inputs};
-        for (int64_t start = first; start < last;) {
-            int64_t count = 0;
-            for (int64_t bytes = 0; start + count < last && bytes < GROUP_BYTES; ++count) {
+        for (int64_t count; first < last; first += count, output += count * outputs * inputs) {
+            int64_t bytes = 0;
+            for (count = 0; first + count < last && bytes < GROUP_BYTES; ++count) {
                 if (count == group.length()) group.emplace_back();
-                bytes += build(group[count], start + count);
+                bytes += build(group[count], first + count);
             }
-            first_image = start, first_output = start - first;
+            first_image = first, jacobian = {output, count * outputs * inputs};
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
                 lowest = outputs * block / blocks, width = outputs * (block + 1) / blocks - lowest;
                 fill(count);
             }
-            start += count;
         }
     }
 
@@ -202,11 +186,11 @@ class Runner {
     View<const int64_t> seeds;  // elements of the output that have a cotangent
     View<const T> cotangents;   // (image, output, seed); with a step of 0, all images share them
     Array<Slot> slots;
-    Array<Edge<T>> edges;
-    Array<Operation<T>> operations;
-    Array<Structure<T>> group;
+    Array<Edge> edges;
+    Array<Operation> operations;
+    Array<Structure> group;
     // of the current group and block of cotangents
-    int64_t lowest = 0, width = 0, first_image = 0, first_output = 0;
+    int64_t lowest = 0, width = 0, first_image = 0;
     Array<Array<T>> values, spare;  // by slot: rows of all images of the group
     Array<Array<int64_t>> bases;    // by slot and image: index of the first value
     View<T> jacobian;
@@ -250,7 +234,7 @@ class Runner {
     // ---- structure
 
     // Compute the structure of one image; returns the bytes that its values take at most.
-    int64_t build(Structure<T>& made, int64_t image) {
+    int64_t build(Structure& made, int64_t image) {
         made.slots.resize(slots.size()), made.edges.resize(edges.size());
         made.slots[0].channels.assign(seeds.data, seeds.data + seeds.size);
         made.slots[0].starts = {0, static_cast<int32_t>(seeds.size)};
@@ -276,7 +260,7 @@ class Runner {
 
     // A row in column x, with channel c, meets tap t in row (t * channels + c) of the weights. Within a run of places
     // t + x is constant, so that c - x * channels is all that differs.
-    void number_weights(Rows& rows, const Operation<T>& operation) {
+    void number_weights(Rows& rows, const Operation& operation) {
         rows.offsets = rows.channels;
         for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
             const auto shift = static_cast<int32_t>(position % operation.out[1] * operation.out_channels);
@@ -286,7 +270,7 @@ class Runner {
 
     // Follow elements of an edge through its route, to the elements below it and their factors. They may be all
     // elements in order.
-    void cross(const Edge<T>& edge, int64_t image, bool is_ordered, View<int32_t> rows, Array<T>& factors) {
+    void cross(const Edge& edge, int64_t image, bool is_ordered, View<int32_t> rows, Array<T>& factors) {
         factors.clear();
         for (const auto& step : edge.steps) {
             const int64_t base = image * step.image_step;
@@ -324,7 +308,7 @@ class Runner {
 
     // Number the rows of a slot, by position and then in the order in which elements arrive, and write these numbers
     // into the edges.
-    void finish(Structure<T>& made, int64_t number) {
+    void finish(Structure& made, int64_t number) {
         const auto& slot = slots[number];
         View<int32_t> rows = made.edges[slot.arriving[0]].rows.all();
         if (slot.is_merged) {  // several elements may arrive at one: collect each once
@@ -390,19 +374,21 @@ class Runner {
             for (const auto edge : operation.edges)
                 if (edges[edge].target >= 0) allocate(edges[edge].target, count);
             if (operation.kind == GATHER) gather(operation, count);
-            else
-                for (int64_t image = 0; image < count; ++image) pass(operation, image);
+            for (int64_t image = 0; operation.kind != GATHER && image < count; ++image) {
+                if (operation.kind != SCATTER) pass(operation, image);
+                else if (width <= 4) scatter<4>(operation, image);
+                else if (width <= 8) scatter<8>(operation, image);
+                else scatter<WIDEST>(operation, image);
+            }
             spare.emplace_back().swap(values[operation.slot]);
         }
     }
 
     View<T> output_of(int64_t image) const {
-        return jacobian.part(((first_output + image) * outputs + lowest) * inputs, width * inputs);
+        return jacobian.part((image * outputs + lowest) * inputs, width * inputs);
     }
-
     View<T> rows_of(int64_t slot, int64_t image) {
-        const auto& starts = bases[slot];
-        return values[slot].all().part(starts[image], starts[image + 1] - starts[image]);
+        return values[slot].all().part(bases[slot][image], bases[slot][image + 1] - bases[slot][image]);
     }
 
     // Reserve the rows of a slot for all images, in memory that an earlier slot has used: new pages cost time.
@@ -418,7 +404,7 @@ class Runner {
         values[slot].resize(bases[slot].back() + WIDEST);
     }
 
-    Sink<T> sink(int64_t number, int64_t image) {
+    Sink sink(int64_t number, int64_t image) {
         const auto& [rows, factors] = group[image].edges[number];
         const int64_t target = edges[number].target;
         if (target < 0) return {rows.all(), factors.all(), output_of(image), 1, inputs, is_input_merged};
@@ -426,7 +412,7 @@ class Runner {
     }
 
     // Pass on `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
-    INLINE void deposit(const Sink<T>& sink, int64_t at, const T* from, int64_t step = 1, T scale = 1) const {
+    INLINE void deposit(const Sink& sink, int64_t at, const T* from, int64_t step = 1, T scale = 1) const {
         const int64_t row = sink.rows[at], count = width;
         if (row < 0) return;
         if (sink.factors.size) scale *= sink.factors[at];
@@ -437,39 +423,28 @@ class Runner {
             for (int64_t k = 0; k < count; ++k) to[k * sink.step] = scale * from[k * step];
     }
 
-    void pass(const Operation<T>& operation, int64_t image) {
-        if (operation.kind == SCATTER) {
-            if (width <= 4) scatter<4>(operation, image);
-            else if (width <= 8) scatter<8>(operation, image);
-            else scatter<WIDEST>(operation, image);
-            return;
-        }
+    // Operations without weights of channels: each row goes on as it is, or to all positions of its window.
+    void pass(const Operation& operation, int64_t image) {
         const auto rows = rows_of(operation.slot, image);
         const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
         for (const auto edge : operation.edges) {
             const auto to = sink(edge, image);
-            if (operation.kind == IDENTITY) {
-                for (int64_t row = 0; row < to.rows.size; ++row) deposit(to, row, rows.part(row * width, width).data);
-                continue;
-            }
-            // such as average pooling: each row goes to all positions of its window
-            for (int64_t position = 0; position < slots[operation.slot].positions; ++position)
+            for (int64_t row = 0; operation.kind == IDENTITY && row < to.rows.size; ++row)
+                deposit(to, row, rows.part(row * width, width).data);
+            for (int64_t position = 0; operation.kind == POSITIONS && position + 1 < starts.length(); ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
-                    for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n) {
-                        const int64_t low = channels[row] * operation.channel_step;
-                        deposit(to, low + operation.places[n] * operation.position_step,
+                    for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n)
+                        deposit(to, channels[row] * operation.channel_step + operation.places[n] * operation.position_step,
                                 rows.part(row * width, width).data, 1, operation.weights[n]);
-                    }
         }
     }
 
     // Convolutions with few input channels per group: vectorized over the cotangents, for a band of rows of the input
     // at a time.
     template <int PADDED>
-    void scatter(const Operation<T>& operation, int64_t image) {
+    void scatter(const Operation& operation, int64_t image) {
         const int64_t channels = operation.in_channels * operation.groups, line = operation.in[1];
-        const int64_t line_bytes = line * channels * PADDED * sizeof(T);
-        const int64_t height = std::max<int64_t>(1, BAND_BYTES / line_bytes);
+        const int64_t height = std::max<int64_t>(1, BAND_BYTES / (line * channels * PADDED * sizeof(T)));
         const auto to = sink(operation.edges[0], image);
         for (int64_t top = 0; top < operation.in[0]; top += height) {
             const int64_t low = top * line, high = std::min(top + height, operation.in[0]) * line;
@@ -484,7 +459,7 @@ class Runner {
     // Compute `sums` (position, channel, cotangent) for the positions low … high - 1. Weights: (output channel, tap,
     // input channel), padded to whole blocks per output channel.
     template <int PADDED>
-    void sum_band(const Operation<T>& operation, int64_t image, int64_t low, int64_t high) {
+    void sum_band(const Operation& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
         const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
         const auto rows = values[operation.slot].all();
@@ -506,18 +481,17 @@ class Runner {
                     for (int64_t c = 0; c < in; ++c) targets[weight + c] = ((place - low) * all + c) * PADDED;
                 });
             });
-            if (!is_reached) continue;
-            for (int32_t first = starts[position], end = first; first < last; first = end) {
+            for (int32_t first = starts[position], end = first; is_reached && first < last; first = end) {
                 const int64_t in_group = channels[first] / operation.out_channels;
                 const int64_t lowest_channel = in_group * operation.out_channels;
-                const int64_t highest_channel = lowest_channel + operation.out_channels - 1;
-                while (end < last && channels[end] >= lowest_channel && channels[end] <= highest_channel) ++end;
+                while (end < last && channels[end] >= lowest_channel &&
+                       channels[end] < lowest_channel + operation.out_channels)
+                    ++end;
                 for (int64_t n = 0; n < padded; n += BLOCK) {
                     Vector block[BLOCK] = {};
                     for (int32_t row = first; row < end; ++row) {
                         const auto weights = operation.weights.part(channels[row] * padded + n, BLOCK);
-                        const auto row_values = rows.part(base + row * width, PADDED);
-                        const auto vector = *reinterpret_cast<const Vector*>(row_values.data);
+                        const Vector& vector = *reinterpret_cast<const Vector*>(rows.part(base + row * width, PADDED).data);
 #pragma GCC unroll 16
                         for (int lane = 0; lane < BLOCK; ++lane) block[lane] += weights[lane] * vector;
                     }
@@ -533,7 +507,7 @@ class Runner {
 
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
-        const Operation<T>& operation;
+        const Operation& operation;
         View<const int32_t> channels{};  // of the lanes
         View<const T> weights{};
         int64_t first_channel = 0, element = 0, row_step = 0;
@@ -547,7 +521,7 @@ class Runner {
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of input
     // channels at a time. The channels are sorted by how often they are needed, so that many panels are not needed at
     // all. Weights: (group, panel, tap, output channel, lane).
-    void gather(const Operation<T>& operation, int64_t count) {
+    void gather(const Operation& operation, int64_t count) {
         const int64_t size = operation.taps * operation.out_channels * LANES, in = operation.in_channels;
         const int64_t panels = (in + LANES - 1) / LANES;
         const auto sum = summation<MOST_COTANGENTS>();
@@ -579,7 +553,7 @@ class Runner {
         return &Runner::sum_panel<K>;
     }
 
-    __attribute__((noinline)) void gather_position(const Spot& at, const Sink<T>& to, Summation sum) const {
+    __attribute__((noinline)) void gather_position(const Spot& at, const Sink& to, Summation sum) const {
         const int64_t step = at.operation.channel_step;
         int32_t active[LANES];  // lanes whose results are needed
         int64_t count = 0;
