@@ -505,18 +505,15 @@ class Runner {
         }
     }
 
+    static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
+
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
         const Operation& operation;
         View<const int32_t> channels{};  // of the lanes
         View<const T> weights{};
-        int64_t first_channel = 0, element = 0, row_step = 0;
-        int64_t image = 0, y = 0, x = 0;
+        int64_t first_channel = 0, element = 0, row_step = 0, image = 0, y = 0, x = 0;
     };
-
-    static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
-
-    using Summation = void (Runner::*)(const Spot&, T*) const;
 
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of input
     // channels at a time. The channels are sorted by how often they are needed, so that many panels are not needed at
@@ -527,8 +524,7 @@ class Runner {
         const auto sum = summation<MOST_COTANGENTS>();
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
             const int64_t in_group = number / panels, low = number % panels * LANES, used = std::min(LANES, in - low);
-            Spot at{operation};
-            at.channels = operation.order.part(in_group * in + low, used);
+            Spot at{operation, operation.order.part(in_group * in + low, used)};
             at.first_channel = in_group * operation.out_channels;
             // a matrix can be read as it is, except for a last panel that its rows do not fill
             const bool is_natural = operation.tail.size && used == LANES;
@@ -546,6 +542,7 @@ class Runner {
     }
 
     // The function for a block of `width` cotangents. Only that is compiled for each width, since compiling takes time.
+    using Summation = void (Runner::*)(const Spot&, T*) const;
     template <int K>
     Summation summation() const {
         if constexpr (K > 1)
@@ -568,20 +565,14 @@ class Runner {
         if (is_direct || count > FEW) (this->*sum)(at, results);
         else if (count > 2) sum_few<FEW>(at, active, count, results);
         else sum_few<2>(at, active, count, results);
-        if (is_direct) {
-            for (int64_t k = 0; k < width; ++k)
-                std::copy_n(results + k * LANES, at.channels.size,
-                            to.to.part(k * inputs + at.element + at.channels[0], at.channels.size).data);
-            return;
+        for (int64_t k = 0; is_direct && k < width; ++k) {
+            const auto row = to.to.part(k * inputs + at.element + at.channels[0], at.channels.size);
+            std::copy_n(results + k * LANES, row.size, row.data);
         }
         for (int64_t n = 0; n < count; ++n) {
             const int64_t element = at.element + at.channels[active[n]] * step;
             if (count <= FEW) deposit(to, element, results + n * WIDEST);
-            else if (to.is_merged || to.factors.size || to.step != 1) deposit(to, element, results + active[n], LANES);
-            else {
-                const auto row = to.to.part(to.rows[element] * width, width);
-                for (int64_t k = 0; k < row.size; ++k) row[k] = results[k * LANES + active[n]];
-            }
+            else deposit(to, element, results + active[n], LANES);
         }
     }
 
@@ -624,48 +615,44 @@ class Runner {
     // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). Each sum has the
     // same order as in `sum_panel`, so that the bits do not depend on the choice.
     template <int N>
-    void sum_few(const Spot& at, const int32_t* lanes, int64_t count, T* results) const {
+    void sum_few(const Spot& at, const int32_t* active, int64_t count, T* results) const {
         typedef T Vector __attribute__((vector_size(WIDEST * sizeof(T)), aligned(sizeof(T)), may_alias));
-        int64_t lane[N];
-        for (int n = 0; n < N; ++n) lane[n] = lanes[n < count ? n : 0];
+        int64_t lanes[N];
+        for (int n = 0; n < N; ++n) lanes[n] = active[n < count ? n : 0];
         Vector totals[N] = {};
         each_row(at, width, [&](const T* weights, const T* value) INLINE_LAMBDA {
-            const auto row = *reinterpret_cast<const Vector*>(value);
+            const Vector row = *reinterpret_cast<const Vector*>(value);
 #pragma GCC unroll 16
-            for (int n = 0; n < N; ++n) totals[n] += weights[lane[n]] * row;
+            for (int n = 0; n < N; ++n) totals[n] += weights[lanes[n]] * row;
         });
         std::memcpy(results, totals, sizeof totals);
     }
 };
 
-// Returns 0, or with a message 2 if there is not enough memory, and 1 for any other error.
+// Run a program for the images first … last - 1; `output` points at the first one's (output, input). Returns 0, or 2 if
+// there is not enough memory, or 1 for any other error, whose text goes to the `room` bytes at `text`.
 template <class T>
-int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* message, int64_t length) {
+int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* text, int64_t room) {
     try {
         Reader reader{{words, size}};
         Runner<T>(reader).run(first, last, output);
         return 0;
-    } catch (const std::bad_alloc&) {
-        std::snprintf(message, length, "not enough memory");
-        return 2;
     } catch (const std::exception& error) {
-        std::snprintf(message, length, "%s", error.what());
-        return 1;
+        std::snprintf(text, room, "%s", error.what());
+        return dynamic_cast<const std::bad_alloc*>(&error) ? 2 : 1;
     }
 }
 
 }  // namespace
 
-extern "C" int64_t pellucid_abi(void) { return 1; }
-
-// Bytes of a vector, which decide how weights are packed into panels.
-extern "C" int64_t pellucid_vector_bytes(void) { return VECTOR_BYTES; }
-
-// Run a program for the images first … last - 1; `output` points at the first one's (output, input).
-#define PELLUCID_RUN(T)                                                                                        \
-    extern "C" int pellucid_run_##T(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, \
-                                    char* message, int64_t length) {                                           \
-        return run(words, size, first, last, output, message, length);                                         \
-    }
-PELLUCID_RUN(float)
-PELLUCID_RUN(double)
+extern "C" {
+using Words = const int64_t*;
+int64_t pellucid_abi() { return 1; }
+int64_t pellucid_vector_bytes() { return VECTOR_BYTES; }  // they decide how weights are packed into panels
+int pellucid_run_float(Words words, int64_t size, int64_t first, int64_t last, float* output, char* text, int64_t room) {
+    return run(words, size, first, last, output, text, room);
+}
+int pellucid_run_double(Words words, int64_t size, int64_t first, int64_t last, double* output, char* text, int64_t room) {
+    return run(words, size, first, last, output, text, room);
+}
+}
