@@ -17,7 +17,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -25,7 +24,7 @@
 
 #ifdef CHECKED
 #define CHECK(condition) \
-    if (!(condition)) throw std::out_of_range("line " + std::to_string(__LINE__) + ": " #condition)
+    ((condition) ? (void)0 : throw std::out_of_range("line " + std::to_string(__LINE__) + ": " #condition))
 #else
 #define CHECK(condition) ((void)0)
 #endif
@@ -41,7 +40,6 @@ constexpr int VECTOR_BYTES = 16;
 #endif
 
 namespace {
-
 using std::int32_t;
 using std::int64_t;
 
@@ -62,10 +60,7 @@ struct View {
     T* data = nullptr;
     int64_t size = 0;
 
-    T& operator[](int64_t index) const {
-        CHECK(index >= 0 && index < size);
-        return data[index];
-    }
+    T& operator[](int64_t index) const { return CHECK(index >= 0 && index < size), data[index]; }
     View part(int64_t start, int64_t count) const {
         CHECK(start >= 0 && count >= 0 && start + count <= size);
         return {data + start, count};
@@ -90,12 +85,9 @@ struct Reader {
     int64_t place = 0;
 
     int64_t next() { return words[place++]; }
-    template <class Word>
-    void read(Word& target) { target = next(); }
-    template <class T>
-    void read(View<const T>& target) { target = {reinterpret_cast<const T*>(next()), next()}; }
-    template <class... Targets>
-    void into(Targets&... targets) { (read(targets), ...); }
+    template <class Word> void read(Word& target) { target = next(); }
+    template <class T> void read(View<const T>& target) { target = {reinterpret_cast<const T*>(next()), next()}; }
+    template <class... Targets> void into(Targets&... targets) { (read(targets), ...); }
 };
 
 // A spatial axis of a convolution. For every place on it, the runs of neighboring places on the other side that a tap
@@ -112,17 +104,12 @@ struct Axis {
 };
 
 template <class T>
-class Runner {
+struct Runner {
     struct Step {
         int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
         View<const T> values;
         View<const int64_t> winners;
         View<const int32_t> table;
-    };
-    struct Edge {
-        int64_t target, size;       // slot, or -1 for the input; number of elements at its upper end
-        View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
-        Array<Step> steps;
     };
     struct Operation {
         int64_t kind, slot, channel_step, position_step;  // steps of the input, where the results of this pass arrive
@@ -133,24 +120,28 @@ class Runner {
         Axis axes[2];                        // `gather`: from input to output; `scatter`: from output to input
         View<const int32_t> starts, places;  // sums over positions
     };
-    struct Slot {
-        int64_t channels, positions, channel_step;
-        bool is_merged;  // several contributions may arrive in one row
-        Array<int64_t> arriving;
-    };
-
-    // For one image: the rows of a slot, and the lower end of an edge, whose elements arrive in these rows.
-    struct Rows {
-        Array<int32_t> starts, channels;  // first row of each position, channel of each row
-        Array<int32_t> offsets;           // for `gather`: row of the weights, less what depends on the tap
-    };
+    // The lower end of an edge for one image: for each element the row where it arrives, and its factor.
     struct End {
         Array<int32_t> rows;  // -1: dropped
         Array<T> factors;     // empty: all 1
     };
-    struct Structure {
-        Array<Rows> slots;
-        Array<End> edges;
+    struct Edge {
+        int64_t target, size;       // slot, or -1 for the input; number of elements at its upper end
+        View<const int32_t> entry;  // identity: upper element by element of the slot; empty: the same
+        Array<Step> steps;
+        Array<End> images;  // at least those of the group
+    };
+    struct Rows {
+        Array<int32_t> starts, channels;  // first row of each position, channel of each row
+        Array<int32_t> offsets;           // for `gather`: row of the weights, less what depends on the tap
+    };
+    struct Slot {
+        int64_t channels, positions, channel_step;
+        bool is_merged;  // several contributions may arrive in one row
+        Array<int64_t> arriving;
+        Array<Rows> images;    // at least those of the group
+        Array<T> values;       // of the rows of all images
+        Array<int64_t> bases;  // by image: index of its first value
     };
     // Element `at` of an edge adds `factors[at]` times its K values to a row.
     struct Sink {
@@ -161,17 +152,26 @@ class Runner {
         bool is_merged;
     };
 
-   public:
-    explicit Runner(Reader& reader) { read(reader); }
+    int64_t outputs, inputs, cotangent_step;
+    bool is_input_merged;
+    View<const int64_t> seeds;  // elements of the output that have a cotangent
+    View<const T> cotangents;   // (image, output, seed); with a step of 0, all images share them
+    Array<Slot> slots;
+    Array<Edge> edges;
+    Array<Operation> operations;
+    int64_t first_image, lowest, width;  // of the current group and block of cotangents
+    View<T> jacobian;                    // of the group
+    Array<Array<T>> spare;
+    Array<int32_t> counts, arrived;
+    Array<int64_t> targets;
+    Array<T> sums;
 
     void run(int64_t first, int64_t last, T* output) {
         for (int64_t count; first < last; first += count, output += count * outputs * inputs) {
+            first_image = first;
             int64_t bytes = 0;
-            for (count = 0; first + count < last && bytes < GROUP_BYTES; ++count) {
-                if (count == group.length()) group.emplace_back();
-                bytes += build(group[count], first + count);
-            }
-            first_image = first, jacobian = {output, count * outputs * inputs};
+            for (count = 0; first + count < last && bytes < GROUP_BYTES; ++count) bytes += build(count);
+            jacobian = {output, count * outputs * inputs};
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
                 lowest = outputs * block / blocks, width = outputs * (block + 1) / blocks - lowest;
@@ -180,28 +180,10 @@ class Runner {
         }
     }
 
-   private:
-    int64_t outputs = 0, inputs = 0, cotangent_step = 0;
-    bool is_input_merged = false;
-    View<const int64_t> seeds;  // elements of the output that have a cotangent
-    View<const T> cotangents;   // (image, output, seed); with a step of 0, all images share them
-    Array<Slot> slots;
-    Array<Edge> edges;
-    Array<Operation> operations;
-    Array<Structure> group;
-    // of the current group and block of cotangents
-    int64_t lowest = 0, width = 0, first_image = 0;
-    Array<Array<T>> values, spare;  // by slot: rows of all images of the group
-    Array<Array<int64_t>> bases;    // by slot and image: index of the first value
-    View<T> jacobian;
-    Array<int32_t> counts, arrived;
-    Array<int64_t> targets;
-    Array<T> sums;
-
-    void read(Reader& reader) {
+    explicit Runner(Reader reader) {
         int64_t count;
         reader.into(outputs, inputs, is_input_merged, cotangent_step, count, seeds, cotangents);
-        slots.resize(count), values.resize(count), bases.resize(count);
+        slots.resize(count);
         for (auto& slot : slots) reader.into(slot.channels, slot.positions, slot.channel_step, slot.is_merged);
         edges.resize(reader.next());
         for (int64_t number = 0; number < edges.length(); ++number) {
@@ -231,27 +213,26 @@ class Runner {
         }
     }
 
-    // ---- structure
-
     // Compute the structure of one image; returns the bytes that its values take at most.
-    int64_t build(Structure& made, int64_t image) {
-        made.slots.resize(slots.size()), made.edges.resize(edges.size());
-        made.slots[0].channels.assign(seeds.data, seeds.data + seeds.size);
-        made.slots[0].starts = {0, static_cast<int32_t>(seeds.size)};
+    int64_t build(int64_t image) {
+        for (auto& slot : slots) slot.images.resize(std::max(slot.images.length(), image + 1));
+        for (auto& edge : edges) edge.images.resize(std::max(edge.images.length(), image + 1));
+        slots[0].images[image].channels.assign(seeds.data, seeds.data + seeds.size);
+        slots[0].images[image].starts = {0, static_cast<int32_t>(seeds.size)};
         int64_t bytes = 0;
         for (const auto& operation : operations) {
-            if (operation.slot) finish(made, operation.slot);
-            if (operation.kind == GATHER) number_weights(made.slots[operation.slot], operation);
-            const auto& channels = made.slots[operation.slot].channels;
-            bytes += channels.length() * sizeof(T) * MOST_COTANGENTS;
+            auto& slot = slots[operation.slot].images[image];
+            if (operation.slot) finish(slots[operation.slot], image);
+            if (operation.kind == GATHER) number_weights(slot, operation);
+            bytes += slot.channels.length() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
                 const auto& edge = edges[number];
-                auto& [rows, factors] = made.edges[number];
-                if (operation.kind == IDENTITY) rows = channels;  // only those elements that have a row
-                else rows.resize(edge.size), std::iota(rows.begin(), rows.end(), 0);
+                auto& rows = edges[number].images[image].rows;
+                if (operation.kind != IDENTITY) rows.resize(edge.size), std::iota(rows.begin(), rows.end(), 0);
+                else rows = slot.channels;  // only those elements that have a row
                 if (operation.kind == IDENTITY && edge.entry.size)
                     for (auto& row : rows) row = edge.entry[row];
-                cross(edge, image, operation.kind != IDENTITY, rows.all(), factors);
+                cross(edges[number], image, operation.kind != IDENTITY);
                 bytes += edge.size * 8;
             }
         }
@@ -268,12 +249,13 @@ class Runner {
         }
     }
 
-    // Follow elements of an edge through its route, to the elements below it and their factors. They may be all
-    // elements in order.
-    void cross(const Edge& edge, int64_t image, bool is_ordered, View<int32_t> rows, Array<T>& factors) {
+    // Follow elements of an edge through its route, to the elements below it and their factors.
+    void cross(Edge& edge, int64_t image, bool is_ordered) {  // ordered: all elements of the edge, one by one
+        const auto rows = edge.images[image].rows.all();
+        auto& factors = edge.images[image].factors;
         factors.clear();
         for (const auto& step : edge.steps) {
-            const int64_t base = image * step.image_step;
+            const int64_t base = (first_image + image) * step.image_step;
             const auto follow = [&](auto below) INLINE_LAMBDA {
                 for (int64_t e = 0; e < rows.size; ++e)
                     if (rows[e] >= 0) rows[e] = below(e, rows[e]);
@@ -282,8 +264,7 @@ class Runner {
                 const auto mask = step.values.part(base, rows.size);
                 for (int64_t e = 0; e < rows.size; ++e) rows[e] = mask[e] <= 0 ? -1 : rows[e];  // like torch, keeps NaN
             } else if (step.kind == KEEP_POSITIVE) {
-                for (int64_t e = 0; e < rows.size; ++e)
-                    rows[e] = step.values[base + std::max(rows[e], 0)] <= 0 ? -1 : rows[e];
+                follow([&](int64_t, int32_t at) { return step.values[base + at] <= 0 ? -1 : at; });
             } else if (step.kind == TABLE) {
                 follow([&](int64_t, int32_t at) { return step.table[at]; });
             } else if (step.kind == POOL) {
@@ -306,19 +287,17 @@ class Runner {
         }
     }
 
-    // Number the rows of a slot, by position and then in the order in which elements arrive, and write these numbers
-    // into the edges.
-    void finish(Structure& made, int64_t number) {
-        const auto& slot = slots[number];
-        View<int32_t> rows = made.edges[slot.arriving[0]].rows.all();
+    // Number the rows of a slot, by position and in the order in which elements arrive, and write that into the edges.
+    void finish(Slot& slot, int64_t image) {
+        View<int32_t> rows = edges[slot.arriving[0]].images[image].rows.all();
         if (slot.is_merged) {  // several elements may arrive at one: collect each once
             arrived.assign(slot.channels * slot.positions, -1);
             for (const auto edge : slot.arriving)
-                for (const auto element : made.edges[edge].rows)
+                for (const auto element : edges[edge].images[image].rows)
                     if (element >= 0) arrived[element] = element;
             rows = arrived.all();
         }
-        auto &starts = made.slots[number].starts, &channels = made.slots[number].channels;
+        auto &starts = slot.images[image].starts, &channels = slot.images[image].channels;
         // without branches, which a processor could not predict: dropped elements have an extra position and row
         starts.assign(slot.positions + 2, 0);
         each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1]; });
@@ -336,12 +315,11 @@ class Runner {
         channels.pop_back();
         if (!slot.is_merged) return;
         for (const auto edge : slot.arriving)
-            for (auto& row : made.edges[edge].rows)
+            for (auto& row : edges[edge].images[image].rows)
                 if (row >= 0) row = arrived[row];
     }
 
-    // Call `act` with each element of an edge, and its position and channel in the slot; a dropped element has the
-    // position after the last one.
+    // Call `act` with each element, its position and its channel; a dropped one has the position after the last.
     template <class Act>
     void each_place(const Slot& slot, View<int32_t> rows, Act act) const {
         const auto positions = static_cast<int32_t>(slot.positions), channels = static_cast<int32_t>(slot.channels);
@@ -357,13 +335,11 @@ class Runner {
         }
     }
 
-    // ---- values
-
     // Compute one block of cotangents for the first `count` images of the group.
     void fill(int64_t count) {
-        allocate(0, count);
+        allocate(slots[0], count);
         for (int64_t image = 0; image < count; ++image) {
-            const auto rows = rows_of(0, image), to = output_of(image);
+            const auto rows = rows_of(slots[0], image), to = output_of(image);
             if (is_input_merged) std::fill_n(to.data, to.size, T(0));
             for (int64_t row = 0; row < seeds.size; ++row)
                 for (int64_t k = 0; k < width; ++k)
@@ -372,7 +348,7 @@ class Runner {
         }
         for (const auto& operation : operations) {
             for (const auto edge : operation.edges)
-                if (edges[edge].target >= 0) allocate(edges[edge].target, count);
+                if (edges[edge].target >= 0) allocate(slots[edges[edge].target], count);
             if (operation.kind == GATHER) gather(operation, count);
             for (int64_t image = 0; operation.kind != GATHER && image < count; ++image) {
                 if (operation.kind != SCATTER) pass(operation, image);
@@ -380,35 +356,33 @@ class Runner {
                 else if (width <= 8) scatter<8>(operation, image);
                 else scatter<WIDEST>(operation, image);
             }
-            spare.emplace_back().swap(values[operation.slot]);
+            spare.emplace_back().swap(slots[operation.slot].values);
         }
     }
 
-    View<T> output_of(int64_t image) const {
-        return jacobian.part((image * outputs + lowest) * inputs, width * inputs);
-    }
-    View<T> rows_of(int64_t slot, int64_t image) {
-        return values[slot].all().part(bases[slot][image], bases[slot][image + 1] - bases[slot][image]);
+    View<T> output_of(int64_t image) { return jacobian.part((image * outputs + lowest) * inputs, width * inputs); }
+    View<T> rows_of(Slot& slot, int64_t image) {
+        return slot.values.all().part(slot.bases[image], slot.bases[image + 1] - slot.bases[image]);
     }
 
     // Reserve the rows of a slot for all images, in memory that an earlier slot has used: new pages cost time.
-    void allocate(int64_t slot, int64_t count) {
-        if (!values[slot].empty()) return;
-        bases[slot].assign(1, 0);
+    void allocate(Slot& slot, int64_t count) {
+        if (!slot.values.empty()) return;
+        slot.bases.assign(1, 0);
         for (int64_t image = 0; image < count; ++image)
-            bases[slot].push_back(bases[slot].back() + group[image].slots[slot].channels.length() * width);
+            slot.bases.push_back(slot.bases.back() + slot.images[image].channels.length() * width);
         const auto best = std::max_element(
             spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
-        if (best != spare.end()) values[slot].swap(*best), spare.erase(best);
-        if (slots[slot].is_merged) values[slot].clear();  // so that all of it becomes zero
-        values[slot].resize(bases[slot].back() + WIDEST);
+        if (best != spare.end()) slot.values.swap(*best), spare.erase(best);
+        if (slot.is_merged) slot.values.clear();  // so that all of it becomes zero
+        slot.values.resize(slot.bases.back() + WIDEST);
     }
 
     Sink sink(int64_t number, int64_t image) {
-        const auto& [rows, factors] = group[image].edges[number];
+        const auto& [rows, factors] = edges[number].images[image];
         const int64_t target = edges[number].target;
         if (target < 0) return {rows.all(), factors.all(), output_of(image), 1, inputs, is_input_merged};
-        return {rows.all(), factors.all(), rows_of(target, image), width, 1, slots[target].is_merged};
+        return {rows.all(), factors.all(), rows_of(slots[target], image), width, 1, slots[target].is_merged};
     }
 
     // Pass on `scale` times a row of cotangents, `step` values apart, to where element `at` of an edge arrives.
@@ -425,8 +399,8 @@ class Runner {
 
     // Operations without weights of channels: each row goes on as it is, or to all positions of its window.
     void pass(const Operation& operation, int64_t image) {
-        const auto rows = rows_of(operation.slot, image);
-        const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
+        const auto rows = rows_of(slots[operation.slot], image);
+        const auto& [starts, channels, offsets] = slots[operation.slot].images[image];
         for (const auto edge : operation.edges) {
             const auto to = sink(edge, image);
             for (int64_t row = 0; operation.kind == IDENTITY && row < to.rows.size; ++row)
@@ -434,13 +408,12 @@ class Runner {
             for (int64_t position = 0; operation.kind == POSITIONS && position + 1 < starts.length(); ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
                     for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n)
-                        deposit(to, channels[row] * operation.channel_step + operation.places[n] * operation.position_step,
+                        deposit(to, operation.channel_step * channels[row] + operation.position_step * operation.places[n],
                                 rows.part(row * width, width).data, 1, operation.weights[n]);
         }
     }
 
-    // Convolutions with few input channels per group: vectorized over the cotangents, for a band of rows of the input
-    // at a time.
+    // Convolutions with few input channels per group: vectorized over the cotangents, for bands of rows of the input.
     template <int PADDED>
     void scatter(const Operation& operation, int64_t image) {
         const int64_t channels = operation.in_channels * operation.groups, line = operation.in[1];
@@ -461,9 +434,9 @@ class Runner {
     template <int PADDED>
     void sum_band(const Operation& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
-        const auto& [starts, channels, offsets] = group[image].slots[operation.slot];
-        const auto rows = values[operation.slot].all();
-        const int64_t base = bases[operation.slot][image], in = operation.in_channels, all = in * operation.groups;
+        const auto& [starts, channels, offsets] = slots[operation.slot].images[image];
+        const auto rows = slots[operation.slot].values.all();
+        const int64_t base = slots[operation.slot].bases[image], in = operation.in_channels, all = in * operation.groups;
         const int64_t padded = operation.width;
         sums.assign((high - low) * all * PADDED, T(0));
         for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
@@ -580,10 +553,11 @@ class Runner {
     template <class Act>
     INLINE void each_row(const Spot& at, int64_t size, Act act) const {
         const auto& operation = at.operation;
-        const auto& slot = group[at.image].slots[operation.slot];
-        const auto starts = slot.starts.all(), channels = slot.channels.all(), offsets = slot.offsets.all();
-        const auto rows = values[operation.slot].all();
-        const int64_t base = bases[operation.slot][at.image], step = at.row_step;
+        const auto& slot = slots[operation.slot];
+        const auto& made = slot.images[at.image];
+        const auto starts = made.starts.all(), channels = made.channels.all(), offsets = made.offsets.all();
+        const auto rows = slot.values.all();
+        const int64_t base = slot.bases[at.image], step = at.row_step;
         const int64_t first = at.first_channel, last = first + operation.out_channels;
         const auto& across = operation.axes[1];
         operation.axes[0].each(at.y, [&](int64_t tap, int64_t place) INLINE_LAMBDA {
@@ -593,7 +567,8 @@ class Runner {
                 const int32_t end = starts[line + across.last[n] + 1];
                 for (int32_t row = starts[line + across.first[n]]; row < end; ++row) {
                     if (operation.groups > 1 && (channels[row] < first || channels[row] >= last)) continue;
-                    act(at.weights.part((low + offsets[row]) * step, LANES).data, rows.part(base + row * size, size).data);
+                    const auto weights = at.weights.part((low + offsets[row]) * step, LANES);
+                    act(weights.data, rows.part(base + row * size, size).data);
                 }
             }
         });
@@ -634,8 +609,7 @@ class Runner {
 template <class T>
 int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* text, int64_t room) {
     try {
-        Reader reader{{words, size}};
-        Runner<T>(reader).run(first, last, output);
+        Runner<T>(Reader{{words, size}}).run(first, last, output);
         return 0;
     } catch (const std::exception& error) {
         std::snprintf(text, room, "%s", error.what());
@@ -649,10 +623,10 @@ extern "C" {
 using Words = const int64_t*;
 int64_t pellucid_abi() { return 1; }
 int64_t pellucid_vector_bytes() { return VECTOR_BYTES; }  // they decide how weights are packed into panels
-int pellucid_run_float(Words words, int64_t size, int64_t first, int64_t last, float* output, char* text, int64_t room) {
-    return run(words, size, first, last, output, text, room);
+int pellucid_run_float(Words words, int64_t size, int64_t first, int64_t last, float* to, char* text, int64_t room) {
+    return run(words, size, first, last, to, text, room);
 }
-int pellucid_run_double(Words words, int64_t size, int64_t first, int64_t last, double* output, char* text, int64_t room) {
-    return run(words, size, first, last, output, text, room);
+int pellucid_run_double(Words words, int64_t size, int64_t first, int64_t last, double* to, char* text, int64_t room) {
+    return run(words, size, first, last, to, text, room);
 }
 }
