@@ -3,12 +3,12 @@
 // A program (see program.py) lists *operations* in reverse order: the first holds the cotangents of the outputs, the
 // last ones write the Jacobian. The cotangents of the value that an operation returned are its *slot*: a compressed
 // list of rows, sorted by position, each with a channel and K values. An operation passes them on to its inputs along
-// *edges*. Between two operations an edge crosses a *route* of elementwise steps and poolings, which sends each element
-// to one element below with a factor, or drops it: a ReLU that is off, a value that lost its max-pool.
+// *edges*. On its way an edge crosses elementwise steps and poolings, which send each element to one element below with
+// a factor, or drop it: a ReLU that is off, a value that lost its max-pool.
 //
-// The routes are the same for all K cotangents of an image. So the structure (which rows exist, and where each element
-// of an edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents
-// that fit into registers. The order of every sum depends on its own image only, not on the images next to it.
+// This is the same for all K cotangents of an image. So the structure (which rows exist, and where each element of an
+// edge arrives) is computed once per image, from masks alone; then the values follow, in blocks of cotangents that fit
+// into registers. The order of every sum depends on its own image only, not on the images next to it.
 //
 // Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
 // position p with e = c * channel_step + p * position_step.
@@ -55,11 +55,9 @@ enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
 
 // A view of memory. The checked build asserts every index.
-template <class T>
-struct View {
+template <class T> struct View {
     T* data = nullptr;
     int64_t size = 0;
-
     T& operator[](int64_t index) const { return CHECK(index >= 0 && index < size), data[index]; }
     View part(int64_t start, int64_t count) const {
         CHECK(start >= 0 && count >= 0 && start + count <= size);
@@ -68,10 +66,8 @@ struct View {
 };
 
 // A vector whose indices the checked build asserts, too.
-template <class T>
-struct Array : std::vector<T> {
+template <class T> struct Array : std::vector<T> {
     using std::vector<T>::vector;
-
     View<T> all() { return {this->data(), length()}; }
     View<const T> all() const { return {this->data(), length()}; }
     int64_t length() const { return static_cast<int64_t>(this->size()); }
@@ -83,7 +79,6 @@ struct Array : std::vector<T> {
 struct Reader {
     View<const int64_t> words;
     int64_t place = 0;
-
     int64_t next() { return words[place++]; }
     template <class Word> void read(Word& target) { target = next(); }
     template <class T> void read(View<const T>& target) { target = {reinterpret_cast<const T*>(next()), next()}; }
@@ -94,17 +89,14 @@ struct Reader {
 // reaches: places first … last, each with the tap `sum` - place. Along an axis without strides all taps form one run.
 struct Axis {
     View<const int32_t> starts, first, last, sum;
-
     // Call `act` with each tap that reaches a place on the other side, and that place.
-    template <class Act>
-    INLINE void each(int64_t place, Act act) const {
+    template <class Act> INLINE void each(int64_t place, Act act) const {
         for (int32_t n = starts[place]; n < starts[place + 1]; ++n)
             for (int32_t at = first[n]; at <= last[n]; ++at) act(sum[n] - at, at);
     }
 };
 
-template <class T>
-struct Runner {
+template <class T> struct Runner {
     struct Step {
         int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
         View<const T> values;
@@ -167,10 +159,10 @@ struct Runner {
     Array<T> sums;
 
     void run(int64_t first, int64_t last, T* output) {
-        for (int64_t count; first < last; first += count, output += count * outputs * inputs) {
-            first_image = first;
-            int64_t bytes = 0;
-            for (count = 0; first + count < last && bytes < GROUP_BYTES; ++count) bytes += build(count);
+        int64_t count = 0;  // images of the group
+        for (first_image = first; first_image < last; first_image += count, output += count * outputs * inputs) {
+            count = 0;
+            for (int64_t bytes = 0; first_image + count < last && bytes < GROUP_BYTES; ++count) bytes += build(count);
             jacobian = {output, count * outputs * inputs};
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
@@ -223,7 +215,14 @@ struct Runner {
         for (const auto& operation : operations) {
             auto& slot = slots[operation.slot].images[image];
             if (operation.slot) finish(slots[operation.slot], image);
-            if (operation.kind == GATHER) number_weights(slot, operation);
+            slot.offsets.resize(slot.channels.size());
+            // A row in column x, with channel c, meets tap t in row (t * channels + c) of the weights. Within a run of
+            // places t + x is constant, so that c - x * channels is all that differs.
+            for (int64_t position = 0; operation.kind == GATHER && position + 1 < slot.starts.length(); ++position) {
+                const int64_t shift = position % operation.out[1] * operation.out_channels;
+                for (int32_t row = slot.starts[position]; row < slot.starts[position + 1]; ++row)
+                    slot.offsets[row] = static_cast<int32_t>(slot.channels[row] - shift);
+            }
             bytes += slot.channels.length() * sizeof(T) * MOST_COTANGENTS;
             for (const auto number : operation.edges) {
                 const auto& edge = edges[number];
@@ -237,16 +236,6 @@ struct Runner {
             }
         }
         return bytes;
-    }
-
-    // A row in column x, with channel c, meets tap t in row (t * channels + c) of the weights. Within a run of places
-    // t + x is constant, so that c - x * channels is all that differs.
-    void number_weights(Rows& rows, const Operation& operation) {
-        rows.offsets = rows.channels;
-        for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
-            const auto shift = static_cast<int32_t>(position % operation.out[1] * operation.out_channels);
-            for (int32_t row = rows.starts[position]; row < rows.starts[position + 1]; ++row) rows.offsets[row] -= shift;
-        }
     }
 
     // Follow elements of an edge through its route, to the elements below it and their factors.
@@ -320,8 +309,7 @@ struct Runner {
     }
 
     // Call `act` with each element, its position and its channel; a dropped one has the position after the last.
-    template <class Act>
-    void each_place(const Slot& slot, View<int32_t> rows, Act act) const {
+    template <class Act> void each_place(const Slot& slot, View<int32_t> rows, Act act) const {
         const auto positions = static_cast<int32_t>(slot.positions), channels = static_cast<int32_t>(slot.channels);
         int32_t channel = 0, low = 0;  // the elements of a channel, which mostly follow each other: no need to divide
         for (int64_t e = 0; e < rows.size; ++e) {
@@ -408,14 +396,13 @@ struct Runner {
             for (int64_t position = 0; operation.kind == POSITIONS && position + 1 < starts.length(); ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
                     for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n)
-                        deposit(to, operation.channel_step * channels[row] + operation.position_step * operation.places[n],
+                        deposit(to, channels[row] * operation.channel_step + operation.places[n] * operation.position_step,
                                 rows.part(row * width, width).data, 1, operation.weights[n]);
         }
     }
 
     // Convolutions with few input channels per group: vectorized over the cotangents, for bands of rows of the input.
-    template <int PADDED>
-    void scatter(const Operation& operation, int64_t image) {
+    template <int PADDED> void scatter(const Operation& operation, int64_t image) {
         const int64_t channels = operation.in_channels * operation.groups, line = operation.in[1];
         const int64_t height = std::max<int64_t>(1, BAND_BYTES / (line * channels * PADDED * sizeof(T)));
         const auto to = sink(operation.edges[0], image);
@@ -431,8 +418,7 @@ struct Runner {
 
     // Compute `sums` (position, channel, cotangent) for the positions low … high - 1. Weights: (output channel, tap,
     // input channel), padded to whole blocks per output channel.
-    template <int PADDED>
-    void sum_band(const Operation& operation, int64_t image, int64_t low, int64_t high) {
+    template <int PADDED> void sum_band(const Operation& operation, int64_t image, int64_t low, int64_t high) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
         const auto& [starts, channels, offsets] = slots[operation.slot].images[image];
         const auto rows = slots[operation.slot].values.all();
@@ -456,10 +442,8 @@ struct Runner {
             });
             for (int32_t first = starts[position], end = first; is_reached && first < last; first = end) {
                 const int64_t in_group = channels[first] / operation.out_channels;
-                const int64_t lowest_channel = in_group * operation.out_channels;
-                while (end < last && channels[end] >= lowest_channel &&
-                       channels[end] < lowest_channel + operation.out_channels)
-                    ++end;
+                const int64_t from = in_group * operation.out_channels, to = from + operation.out_channels;
+                while (end < last && channels[end] >= from && channels[end] < to) ++end;
                 for (int64_t n = 0; n < padded; n += BLOCK) {
                     Vector block[BLOCK] = {};
                     for (int32_t row = first; row < end; ++row) {
@@ -516,11 +500,8 @@ struct Runner {
 
     // The function for a block of `width` cotangents. Only that is compiled for each width, since compiling takes time.
     using Summation = void (Runner::*)(const Spot&, T*) const;
-    template <int K>
-    Summation summation() const {
-        if constexpr (K > 1)
-            if (width < K) return summation<K - 1>();
-        return &Runner::sum_panel<K>;
+    template <int K> Summation summation() const {
+        return K > 1 && width < K ? summation<std::max(K - 1, 1)>() : &Runner::sum_panel<K>;
     }
 
     __attribute__((noinline)) void gather_position(const Spot& at, const Sink& to, Summation sum) const {
@@ -550,8 +531,7 @@ struct Runner {
     }
 
     // Call `act` with the weights and the values of each row that reaches a position of the input.
-    template <class Act>
-    INLINE void each_row(const Spot& at, int64_t size, Act act) const {
+    template <class Act> INLINE void each_row(const Spot& at, int64_t size, Act act) const {
         const auto& operation = at.operation;
         const auto& slot = slots[operation.slot];
         const auto& made = slot.images[at.image];
@@ -575,8 +555,7 @@ struct Runner {
     }
 
     // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers; (cotangent, lane).
-    template <int K>
-    void sum_panel(const Spot& at, T* results) const {
+    template <int K> void sum_panel(const Spot& at, T* results) const {
         typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
         Vector totals[K] = {};
         each_row(at, K, [&](const T* weights, const T* value) INLINE_LAMBDA {
@@ -589,8 +568,7 @@ struct Runner {
 
     // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). Each sum has the
     // same order as in `sum_panel`, so that the bits do not depend on the choice.
-    template <int N>
-    void sum_few(const Spot& at, const int32_t* active, int64_t count, T* results) const {
+    template <int N> void sum_few(const Spot& at, const int32_t* active, int64_t count, T* results) const {
         typedef T Vector __attribute__((vector_size(WIDEST * sizeof(T)), aligned(sizeof(T)), may_alias));
         int64_t lanes[N];
         for (int n = 0; n < N; ++n) lanes[n] = active[n < count ? n : 0];
