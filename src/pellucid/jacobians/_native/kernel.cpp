@@ -13,8 +13,8 @@
 // Elements of a value are numbered per image, in row-major order of the tensor. A slot's element e has channel c and
 // position p with e = c * channel_step + p * position_step.
 
+#include <stdint.h>
 #include <algorithm>
-#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <numeric>
@@ -40,9 +40,6 @@ constexpr int VECTOR_BYTES = 16;
 #endif
 
 namespace {
-using std::int32_t;
-using std::int64_t;
-
 constexpr int BLOCK = 9;                      // weights that `scatter` applies to a row at once, with sums in registers
 constexpr int MOST_COTANGENTS = 12;           // at a time: their sums, with a vector each, fit into 16 registers
 constexpr int WIDEST = 16;                    // cotangents read as one vector, beyond the end of a row if need be
@@ -50,7 +47,6 @@ constexpr int FEW = 6;                        // most lanes of a panel that are 
 constexpr int64_t GROUP_BYTES = 12'000'000;   // from which a group takes no further image: what fits into the caches
 constexpr int64_t BAND_BYTES = 4'000'000;     // of the sums that `scatter` keeps at once, or one row of the image
 static_assert(MOST_COTANGENTS <= WIDEST);
-
 enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
 
@@ -60,8 +56,7 @@ template <class T> struct View {
     int64_t size = 0;
     T& operator[](int64_t index) const { return CHECK(index >= 0 && index < size), data[index]; }
     View part(int64_t start, int64_t count) const {
-        CHECK(start >= 0 && count >= 0 && start + count <= size);
-        return {data + start, count};
+        return CHECK(start >= 0 && count >= 0 && start + count <= size), View{data + start, count};
     }
 };
 
@@ -111,9 +106,9 @@ template <class T> struct Runner {
         View<const int32_t> order;           // input channels of the lanes
         Axis axes[2];                        // `gather`: from input to output; `scatter`: from output to input
         View<const int32_t> starts, places;  // sums over positions
+        int64_t element(int64_t channel, int64_t place) const { return channel * channel_step + place * position_step; }
     };
-    // The lower end of an edge for one image: for each element the row where it arrives, and its factor.
-    struct End {
+    struct End {  // the lower end of an edge for one image: where each element arrives
         Array<int32_t> rows;  // -1: dropped
         Array<T> factors;     // empty: all 1
     };
@@ -154,7 +149,7 @@ template <class T> struct Runner {
     int64_t first_image, lowest, width;  // of the current group and block of cotangents
     View<T> jacobian;                    // of the group
     Array<Array<T>> spare;
-    Array<int32_t> counts, arrived;
+    Array<int32_t> arrived;
     Array<int64_t> targets;
     Array<T> sums;
 
@@ -178,8 +173,7 @@ template <class T> struct Runner {
         slots.resize(count);
         for (auto& slot : slots) reader.into(slot.channels, slot.positions, slot.channel_step, slot.is_merged);
         edges.resize(reader.next());
-        for (int64_t number = 0; number < edges.length(); ++number) {
-            auto& edge = edges[number];
+        for (auto& edge : edges) {
             reader.into(edge.target, edge.size, count, edge.entry);
             edge.steps.resize(count);
             for (auto& step : edge.steps) {
@@ -188,7 +182,7 @@ template <class T> struct Runner {
                 else if (step.kind == TABLE) reader.into(step.table);
                 else reader.into(step.values);
             }
-            if (edge.target >= 0) slots[edge.target].arriving.push_back(number);
+            if (edge.target >= 0) slots[edge.target].arriving.push_back(&edge - edges.data());
         }
         for (int64_t slot = 0; slot < slots.length(); ++slot) {
             auto& made = operations.emplace_back();
@@ -207,11 +201,11 @@ template <class T> struct Runner {
 
     // Compute the structure of one image; returns the bytes that its values take at most.
     int64_t build(int64_t image) {
+        int64_t bytes = 0;
         for (auto& slot : slots) slot.images.resize(std::max(slot.images.length(), image + 1));
-        for (auto& edge : edges) edge.images.resize(std::max(edge.images.length(), image + 1));
+        for (auto& edge : edges) edge.images.resize(std::max(edge.images.length(), image + 1)), bytes += edge.size * 8;
         slots[0].images[image].channels.assign(seeds.data, seeds.data + seeds.size);
         slots[0].images[image].starts = {0, static_cast<int32_t>(seeds.size)};
-        int64_t bytes = 0;
         for (const auto& operation : operations) {
             auto& slot = slots[operation.slot].images[image];
             if (operation.slot) finish(slots[operation.slot], image);
@@ -232,7 +226,6 @@ template <class T> struct Runner {
                 if (operation.kind == IDENTITY && edge.entry.size)
                     for (auto& row : rows) row = edge.entry[row];
                 cross(edges[number], image, operation.kind != IDENTITY);
-                bytes += edge.size * 8;
             }
         }
         return bytes;
@@ -288,20 +281,19 @@ template <class T> struct Runner {
         }
         auto &starts = slot.images[image].starts, &channels = slot.images[image].channels;
         // without branches, which a processor could not predict: dropped elements have an extra position and row
-        starts.assign(slot.positions + 2, 0);
-        each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 1]; });
-        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 1] += starts[position];
-        starts.pop_back();
-        counts = starts;
-        channels.resize(starts.back() + 1);
+        // and until all rows are numbered, starts[position + 1] is the next row of a position
+        starts.assign(slot.positions + 3, 0);
+        each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 2]; });
+        for (int64_t position = 0; position < slot.positions; ++position) starts[position + 2] += starts[position + 1];
+        channels.resize(starts[slot.positions + 1] + 1);
         each_place(slot, rows, [&](int64_t e, int64_t position, int64_t channel) {
             const bool is_kept = rows[e] >= 0;
-            const int32_t row = counts[position];
-            counts[position] += is_kept;
+            const int32_t row = starts[position + 1];
+            starts[position + 1] += is_kept;
             channels[row] = static_cast<int32_t>(channel);
             rows[e] = is_kept ? row : -1;
         });
-        channels.pop_back();
+        channels.pop_back(), starts.resize(slot.positions + 1);
         if (!slot.is_merged) return;
         for (const auto edge : slot.arriving)
             for (auto& row : edges[edge].images[image].rows)
@@ -396,7 +388,7 @@ template <class T> struct Runner {
             for (int64_t position = 0; operation.kind == POSITIONS && position + 1 < starts.length(); ++position)
                 for (int32_t row = starts[position]; row < starts[position + 1]; ++row)
                     for (int32_t n = operation.starts[position]; n < operation.starts[position + 1]; ++n)
-                        deposit(to, channels[row] * operation.channel_step + operation.places[n] * operation.position_step,
+                        deposit(to, operation.element(channels[row], operation.places[n]),
                                 rows.part(row * width, width).data, 1, operation.weights[n]);
         }
     }
@@ -411,7 +403,7 @@ template <class T> struct Runner {
             sum_band<PADDED>(operation, image, low, high);
             for (int64_t channel = 0; channel < channels; ++channel)
                 for (int64_t place = low; place < high; ++place)
-                    deposit(to, channel * operation.channel_step + place * operation.position_step,
+                    deposit(to, operation.element(channel, place),
                             sums.all().part(((place - low) * channels + channel) * PADDED, PADDED).data);
         }
     }
@@ -422,12 +414,11 @@ template <class T> struct Runner {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
         const auto& [starts, channels, offsets] = slots[operation.slot].images[image];
         const auto rows = slots[operation.slot].values.all();
-        const int64_t base = slots[operation.slot].bases[image], in = operation.in_channels, all = in * operation.groups;
-        const int64_t padded = operation.width;
+        const int64_t base = slots[operation.slot].bases[image], padded = operation.width;
+        const int64_t in = operation.in_channels, all = in * operation.groups;
         sums.assign((high - low) * all * PADDED, T(0));
         for (int64_t position = 0; position < operation.out[0] * operation.out[1]; ++position) {
-            const int32_t last = starts[position + 1];
-            if (starts[position] == last) continue;
+            if (starts[position] == starts[position + 1]) continue;
             // where the products with each weight of a row belong, for this position
             targets.assign(padded, -1);
             bool is_reached = false;
@@ -440,7 +431,8 @@ template <class T> struct Runner {
                     for (int64_t c = 0; c < in; ++c) targets[weight + c] = ((place - low) * all + c) * PADDED;
                 });
             });
-            for (int32_t first = starts[position], end = first; is_reached && first < last; first = end) {
+            if (!is_reached) continue;
+            for (int32_t first = starts[position], end = first, last = starts[position + 1]; first < last; first = end) {
                 const int64_t in_group = channels[first] / operation.out_channels;
                 const int64_t from = in_group * operation.out_channels, to = from + operation.out_channels;
                 while (end < last && channels[end] >= from && channels[end] < to) ++end;
@@ -448,7 +440,8 @@ template <class T> struct Runner {
                     Vector block[BLOCK] = {};
                     for (int32_t row = first; row < end; ++row) {
                         const auto weights = operation.weights.part(channels[row] * padded + n, BLOCK);
-                        const Vector& vector = *reinterpret_cast<const Vector*>(rows.part(base + row * width, PADDED).data);
+                        const auto value = rows.part(base + row * width, PADDED);
+                        const auto vector = *reinterpret_cast<const Vector*>(value.data);
 #pragma GCC unroll 16
                         for (int lane = 0; lane < BLOCK; ++lane) block[lane] += weights[lane] * vector;
                     }
@@ -490,8 +483,7 @@ template <class T> struct Runner {
             else at.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
             for (at.image = 0; at.image < count; ++at.image) {
                 const auto to = sink(operation.edges[0], at.image);
-                at.element = 0;
-                for (at.y = 0; at.y < operation.in[0]; ++at.y)
+                for (at.y = at.element = 0; at.y < operation.in[0]; ++at.y)
                     for (at.x = 0; at.x < operation.in[1]; ++at.x, at.element += operation.position_step)
                         gather_position(at, to, sum);
             }
@@ -566,8 +558,8 @@ template <class T> struct Runner {
         std::memcpy(results, totals, sizeof totals);
     }
 
-    // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). Each sum has the
-    // same order as in `sum_panel`, so that the bits do not depend on the choice.
+    // A few lanes of a panel: vectorized over the cotangents, with one sum per lane; (lane, cotangent). Each sum has
+    // the same order as in `sum_panel`, so that the bits do not depend on the choice.
     template <int N> void sum_few(const Spot& at, const int32_t* active, int64_t count, T* results) const {
         typedef T Vector __attribute__((vector_size(WIDEST * sizeof(T)), aligned(sizeof(T)), may_alias));
         int64_t lanes[N];
