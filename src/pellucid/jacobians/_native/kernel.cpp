@@ -92,6 +92,7 @@ struct Axis {
 };
 
 template <class T> struct Runner {
+    static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
     struct Step {
         int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
         View<const T> values;
@@ -146,23 +147,22 @@ template <class T> struct Runner {
     Array<Slot> slots;
     Array<Edge> edges;
     Array<Operation> operations;
-    int64_t first_image, lowest, width;  // of the current group and block of cotangents
-    View<T> jacobian;                    // of the group
+    int64_t first_image, images, lowest, width;  // of the current group and block of cotangents
+    View<T> jacobian;                            // of the group
     Array<Array<T>> spare;
     Array<int32_t> arrived;
     Array<int64_t> targets;
     Array<T> sums;
 
     void run(int64_t first, int64_t last, T* output) {
-        int64_t count = 0;  // images of the group
-        for (first_image = first; first_image < last; first_image += count, output += count * outputs * inputs) {
-            count = 0;
-            for (int64_t bytes = 0; first_image + count < last && bytes < GROUP_BYTES; ++count) bytes += build(count);
-            jacobian = {output, count * outputs * inputs};
+        for (first_image = first; first_image < last; first_image += images, output += images * outputs * inputs) {
+            int64_t bytes = 0;
+            for (images = 0; first_image + images < last && bytes < GROUP_BYTES; ++images) bytes += build(images);
+            jacobian = {output, images * outputs * inputs};
             const int64_t blocks = (outputs + MOST_COTANGENTS - 1) / MOST_COTANGENTS;
             for (int64_t block = 0; block < blocks; ++block) {
                 lowest = outputs * block / blocks, width = outputs * (block + 1) / blocks - lowest;
-                fill(count);
+                fill();
             }
         }
     }
@@ -315,10 +315,10 @@ template <class T> struct Runner {
         }
     }
 
-    // Compute one block of cotangents for the first `count` images of the group.
-    void fill(int64_t count) {
-        allocate(slots[0], count);
-        for (int64_t image = 0; image < count; ++image) {
+    // Compute one block of cotangents for the images of the group.
+    void fill() {
+        allocate(slots[0]);
+        for (int64_t image = 0; image < images; ++image) {
             const auto rows = rows_of(slots[0], image), to = output_of(image);
             if (is_input_merged) std::fill_n(to.data, to.size, T(0));
             for (int64_t row = 0; row < seeds.size; ++row)
@@ -328,9 +328,9 @@ template <class T> struct Runner {
         }
         for (const auto& operation : operations) {
             for (const auto edge : operation.edges)
-                if (edges[edge].target >= 0) allocate(slots[edges[edge].target], count);
-            if (operation.kind == GATHER) gather(operation, count);
-            for (int64_t image = 0; operation.kind != GATHER && image < count; ++image) {
+                if (edges[edge].target >= 0) allocate(slots[edges[edge].target]);
+            if (operation.kind == GATHER) gather(operation);
+            for (int64_t image = 0; operation.kind != GATHER && image < images; ++image) {
                 if (operation.kind != SCATTER) pass(operation, image);
                 else if (width <= 4) scatter<4>(operation, image);
                 else if (width <= 8) scatter<8>(operation, image);
@@ -346,10 +346,10 @@ template <class T> struct Runner {
     }
 
     // Reserve the rows of a slot for all images, in memory that an earlier slot has used: new pages cost time.
-    void allocate(Slot& slot, int64_t count) {
+    void allocate(Slot& slot) {
         if (!slot.values.empty()) return;
         slot.bases.assign(1, 0);
-        for (int64_t image = 0; image < count; ++image)
+        for (int64_t image = 0; image < images; ++image)
             slot.bases.push_back(slot.bases.back() + slot.images[image].channels.length() * width);
         const auto best = std::max_element(
             spare.begin(), spare.end(), [](auto& one, auto& other) { return one.capacity() < other.capacity(); });
@@ -432,10 +432,10 @@ template <class T> struct Runner {
                 });
             });
             if (!is_reached) continue;
-            for (int32_t first = starts[position], end = first, last = starts[position + 1]; first < last; first = end) {
+            for (int32_t first = starts[position], end = first; first < starts[position + 1]; first = end) {
                 const int64_t in_group = channels[first] / operation.out_channels;
                 const int64_t from = in_group * operation.out_channels, to = from + operation.out_channels;
-                while (end < last && channels[end] >= from && channels[end] < to) ++end;
+                while (end < starts[position + 1] && channels[end] >= from && channels[end] < to) ++end;
                 for (int64_t n = 0; n < padded; n += BLOCK) {
                     Vector block[BLOCK] = {};
                     for (int32_t row = first; row < end; ++row) {
@@ -455,33 +455,31 @@ template <class T> struct Runner {
         }
     }
 
-    static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
-
     // A position of the input and a panel of neighboring channels, whose sums fit into vectors.
     struct Spot {
         const Operation& operation;
-        View<const int32_t> channels{};  // of the lanes
+        View<const int32_t> channels;  // of the lanes
+        int64_t first_channel;         // of the output
         View<const T> weights{};
-        int64_t first_channel = 0, element = 0, row_step = 0, image = 0, y = 0, x = 0;
+        int64_t element = 0, row_step = 0, image = 0, y = 0, x = 0;
     };
 
     // Convolutions and linear layers: each position of the input sums over the rows that reach it, for a panel of input
     // channels at a time. The channels are sorted by how often they are needed, so that many panels are not needed at
     // all. Weights: (group, panel, tap, output channel, lane).
-    void gather(const Operation& operation, int64_t count) {
+    void gather(const Operation& operation) {
         const int64_t size = operation.taps * operation.out_channels * LANES, in = operation.in_channels;
         const int64_t panels = (in + LANES - 1) / LANES;
         const auto sum = summation<MOST_COTANGENTS>();
         for (int64_t number = 0; number < panels * operation.groups; ++number) {
             const int64_t in_group = number / panels, low = number % panels * LANES, used = std::min(LANES, in - low);
-            Spot at{operation, operation.order.part(in_group * in + low, used)};
-            at.first_channel = in_group * operation.out_channels;
+            Spot at{operation, operation.order.part(in_group * in + low, used), in_group * operation.out_channels};
             // a matrix can be read as it is, except for a last panel that its rows do not fill
             const bool is_natural = operation.tail.size && used == LANES;
             at.row_step = is_natural ? in : LANES;
             if (is_natural) at.weights = operation.weights.part(low, operation.weights.size - low);
             else at.weights = operation.tail.size ? operation.tail : operation.weights.part(number * size, size);
-            for (at.image = 0; at.image < count; ++at.image) {
+            for (at.image = 0; at.image < images; ++at.image) {
                 const auto to = sink(operation.edges[0], at.image);
                 for (at.y = at.element = 0; at.y < operation.in[0]; ++at.y)
                     for (at.x = 0; at.x < operation.in[1]; ++at.x, at.element += operation.position_step)
