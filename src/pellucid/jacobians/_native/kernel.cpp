@@ -40,12 +40,12 @@ constexpr int VECTOR_BYTES = 16;
 #endif
 
 namespace {
-constexpr int BLOCK = 9;                      // weights that `scatter` applies to a row at once, with sums in registers
-constexpr int MOST_COTANGENTS = 12;           // at a time: their sums, with a vector each, fit into 16 registers
-constexpr int WIDEST = 16;                    // cotangents read as one vector, beyond the end of a row if need be
-constexpr int FEW = 6;                        // most lanes of a panel that are summed one by one
-constexpr int64_t GROUP_BYTES = 12'000'000;   // from which a group takes no further image: what fits into the caches
-constexpr int64_t BAND_BYTES = 4'000'000;     // of the sums that `scatter` keeps at once, or one row of the image
+constexpr int BLOCK = 9;                     // weights that `scatter` applies to a row at once, with sums in registers
+constexpr int MOST_COTANGENTS = 12;          // at a time: their sums, with a vector each, fit into 16 registers
+constexpr int WIDEST = 16;                   // cotangents read as one vector, beyond the end of a row if need be
+constexpr int FEW = 6;                       // most lanes of a panel that are summed one by one
+constexpr int64_t GROUP_BYTES = 12'000'000;  // from which a group takes no further image: what fits into the caches
+constexpr int64_t BAND_BYTES = 4'000'000;    // of the sums that `scatter` keeps at once, or one row of the image
 static_assert(MOST_COTANGENTS <= WIDEST);
 enum StepKind { KEEP_POSITIVE, MULTIPLY, POOL, TABLE };
 enum OperationKind { IDENTITY, GATHER, SCATTER, POSITIONS };
@@ -91,6 +91,7 @@ struct Axis {
     }
 };
 
+// A program, which runs on a group of images at a time, and for each on a block of cotangents at a time.
 template <class T> struct Runner {
     static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
     struct Step {
@@ -119,7 +120,7 @@ template <class T> struct Runner {
         Array<Step> steps;
         Array<End> images;  // at least those of the group
     };
-    struct Rows {
+    struct Rows {  // the rows of a slot for one image
         Array<int32_t> starts, channels;  // first row of each position, channel of each row
         Array<int32_t> offsets;           // for `gather`: row of the weights, less what depends on the tap
     };
@@ -280,8 +281,8 @@ template <class T> struct Runner {
             rows = arrived.all();
         }
         auto &starts = slot.images[image].starts, &channels = slot.images[image].channels;
-        // without branches, which a processor could not predict: dropped elements have an extra position and row
-        // and until all rows are numbered, starts[position + 1] is the next row of a position
+        // without branches, which a processor could not predict: dropped elements have an extra position and row; until
+        // all rows are numbered, starts[position + 1] is the next row of a position
         starts.assign(slot.positions + 3, 0);
         each_place(slot, rows, [&](int64_t, int64_t position, int64_t) { ++starts[position + 2]; });
         for (int64_t position = 0; position < slot.positions; ++position) starts[position + 2] += starts[position + 1];
@@ -577,14 +578,13 @@ template <class T> struct Runner {
 template <class T>
 int run(const int64_t* words, int64_t size, int64_t first, int64_t last, T* output, char* text, int64_t room) {
     try {
-        Runner<T>(Reader{{words, size}}).run(first, last, output);
-        return 0;
+        return Runner<T>(Reader{{words, size}}).run(first, last, output), 0;
+    } catch (const std::bad_alloc&) {
+        return std::snprintf(text, room, "not enough memory"), 2;
     } catch (const std::exception& error) {
-        std::snprintf(text, room, "%s", error.what());
-        return dynamic_cast<const std::bad_alloc*>(&error) ? 2 : 1;
+        return std::snprintf(text, room, "%s", error.what()), 1;
     }
 }
-
 }  // namespace
 
 extern "C" {
