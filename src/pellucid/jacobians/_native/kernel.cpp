@@ -15,8 +15,10 @@
 
 #include <stdint.h>
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -30,7 +32,6 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
-
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
 #elif defined(__AVX__)
@@ -38,7 +39,6 @@ constexpr int VECTOR_BYTES = 32;
 #else
 constexpr int VECTOR_BYTES = 16;
 #endif
-
 namespace {
 constexpr int BLOCK = 9;                     // weights that `scatter` applies to a row at once, with sums in registers
 constexpr int MOST_COTANGENTS = 12;          // at a time: their sums, with a vector each, fit into 16 registers
