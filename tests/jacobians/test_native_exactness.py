@@ -31,13 +31,14 @@ def natively(case: Case, images: Tensor, chunk: int | None = None) -> JacobianRe
         return jacobian_report(network, images, case.outputs, chunk=chunk)
 
 
-def check(case: Case) -> JacobianReport:
-    """Compare a case with autograd, and return its Jacobian in float64."""
+def check(case: Case, *, is_repeated: bool = True) -> JacobianReport:
+    """Compare a case with autograd, and with a second call if asked for, and return its Jacobian in float64."""
     images = case.images()
     expected = reference(case.network, images, case.outputs)
     report = natively(case, images)
     _check_close(report.jacobian.reshape(expected.shape), expected)
-    assert torch.equal(natively(case, images).jacobian, report.jacobian)
+    if is_repeated:
+        assert torch.equal(natively(case, images).jacobian, report.jacobian)
     _check_chunk(case, images, report)
     _check_float32(case, expected)
     return report
@@ -219,7 +220,7 @@ def test_a_thousand_networks(foreign: bool, examples: int, share: float, checked
     @drawn(examples)
     @given(case=cases(foreign=foreign))
     def compare(case: Case) -> None:
-        report = check(case)
+        report = check(case, is_repeated=False)
         methods[report.method] += 1
         with patch.object(build._state, "found", checked):
             dtype = torch.float32 if case.batch % 2 else torch.float64
