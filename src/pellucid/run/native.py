@@ -169,10 +169,7 @@ class _Build:
         """End the build if it has not ended yet."""
         self._process.terminate()  # so that it can end the compiler
         self._process.join(SECONDS_TO_STOP)
-        if self._process.is_alive():  # with its compiler, which is in its session
-            with suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
+        self._process.kill()
         self._process.join()
         os.close(self._end)
 
@@ -190,7 +187,6 @@ class _Build:
 def _build(outcome: mmap.mmap, parent: int) -> None:
     """Build the kernel and leave the outcome; runs in a child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
-    os.setsid()
     # as an exception, so that the compiler ends, too, and its temporary file is removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     silence()

@@ -61,6 +61,9 @@ def compile_library(compiler: str, source: bytes, flags: tuple[str, ...], target
     """Compile C++ source to a shared library; raises `BuildError`, with the compiler's last messages, if that fails."""
     # from standard input, so that the compiled text is certainly the one whose checksum is in the library's name
     command = [os.path.abspath(compiler), *flags, "-x", "c++", "-", "-o", str(target)]  # noqa: PTH100
+    # an interruption waits until the compiler is in hand, since it could not be ended otherwise
+    signals = {signal.SIGINT, signal.SIGTERM}
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
     try:
         process = subprocess.Popen(  # noqa: S603  (a list, without a shell)
             command,
@@ -71,9 +74,11 @@ def compile_library(compiler: str, source: bytes, flags: tuple[str, ...], target
             start_new_session=True,  # a group of its own, since compilers start further processes
         )
     except OSError as error:
+        _release(held)
         raise BuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}.") from error
     with process:
         try:
+            _release(held)
             messages = process.communicate(source, timeout=SECONDS)[1]
         except subprocess.TimeoutExpired as error:
             _kill(process)
@@ -85,6 +90,12 @@ def compile_library(compiler: str, source: bytes, flags: tuple[str, ...], target
         last = messages.decode(errors="replace").strip().splitlines()[-LINES:]
         lines = "".join(f"\n  {line}" for line in last)
         raise BuildError(f"the C++ compiler {compiler} failed with exit code {process.returncode}:{lines}")
+
+
+def _release(held: set[int | signal.Signals] | None) -> None:
+    """Let signals through again, as before; one that has waited is handled at once."""
+    if held is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
