@@ -83,8 +83,8 @@ def main() -> None:
             hook = HOOKS[name]()
             record[name] = compare(name, lambda hook=hook: list(hook.run(scene)))
         images = data.test.floats(slice(64))
-        for name, options in METHODS.items():
-            analyzer = pellucid.create_analyzer(name, model, **options)
+        for name, settings in METHODS.items():
+            analyzer = pellucid.create_analyzer(name, model, **settings)
             title = f"{name}, all classes"
             record[title] = compare(title, lambda analyzer=analyzer: analyzer.analyze(images, "all"))
     text = json.dumps({"torch": torch.__version__, **record}, indent=1)
