@@ -264,3 +264,20 @@ def test_watched_training_follows_the_cache_and_then_its_own_record(compiled, co
     record, maps, is_native = watched(tmp_path / "one", resume=True)
     assert (record["jacobian_kernel"], is_native) == ("generic", False)
     np.testing.assert_array_equal(maps, expected)
+
+
+def test_build_that_is_ended_at_once_leaves_no_compiler(tmp_path, monkeypatch) -> None:
+    """The child inherits a handler that only notes the signal, until it has its own."""
+    script = tmp_path / "compiler_that_sleeps"
+    script.write_text("#!/bin/sh\nsleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.delenv("PELLUCID_NATIVE", raising=False)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        for _ in range(5):
+            with native._Build():
+                pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not is_running(str(script))

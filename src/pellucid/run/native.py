@@ -156,12 +156,15 @@ class _Build:
         # only the child holds the writing end, so the reading end reports its end, however it comes
         self._end, writing = os.pipe()
         self._process = get_context("fork").Process(target=_build, args=(self._outcome, os.getpid()), daemon=True)
+        # until the child has its own handler; the inherited one only notes the signal
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             with warnings.catch_warnings():
                 # Python warns about every thread, even those that idle in the pools of torch and numpy
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.close(writing)
         return self
 
@@ -189,6 +192,7 @@ def _build(outcome: mmap.mmap, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
     # as an exception, so that the compiler ends, too, and its temporary file is removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     silence()
     with suppress(OSError):
         os.nice(NICENESS)
