@@ -34,7 +34,7 @@ MESSAGE_BYTES = 4096
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_STOP = 5.0
 NICENESS = 5
-"""Of the compiler: on two cores, it gives way to the training and to the hooks that do not wait for it."""
+"""Niceness of the compiler: on two cores, the training and hooks that do not wait for it come first."""
 
 
 def repays(hooks: Iterable[Hook], epochs: int, test_shape: tuple[int, ...], classes: int) -> bool:
@@ -51,8 +51,8 @@ class Kernel:
     """The decision of a run for the native kernel or the generic algorithms, and the build of the kernel.
 
     Decided by the part of the run that is resumed, or by the cache. Otherwise, the decision is open while the kernel is
-    being built in a child process: whoever needs a Jacobian first waits for its end, usually a process that runs hooks
-    next to the training. Where a fork is unsafe, the first Jacobian builds the kernel.
+    being built in a child process. The first process that needs a Jacobian waits for the build to finish; usually, that
+    is a process that runs hooks next to the training. Where a fork is unsafe, the first Jacobian builds the kernel.
     """
 
     def __init__(self, store: Store, recorded: str | None, *, on_cpu: bool = True, builds: bool = False) -> None:

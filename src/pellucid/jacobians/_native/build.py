@@ -50,9 +50,9 @@ class _State:
 
     has_looked: bool = False
     found: ctypes.CDLL | None = None
-    """From the cache at the first look, or from `build_native`: for all jobs."""
+    """Library for all jobs: found in the cache at the first look, or built by `build_native`."""
     built: ctypes.CDLL | None = None
-    """Built automatically: only for large jobs, since small ones have been computed without it before."""
+    """Library built automatically, for large jobs only: small ones have been computed without it before."""
     has_failed: bool = False
 
 

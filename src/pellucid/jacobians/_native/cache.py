@@ -99,7 +99,7 @@ def distrust(path: Path) -> str | None:
 
 
 def find_library(folder: Path, key: str) -> Path | None:
-    """Return the library with this key; None if there is none, or only a damaged one or one of another user.
+    """Return the library with this key; None if it is missing, damaged, or owned by another user.
 
     Its content must have the checksum in its name: loading a truncated library can crash the process.
     """

@@ -24,7 +24,7 @@ CHECKED_FLAGS = ("-O1", "-DCHECKED")
 """Flags of the checked build for tests, which is only run on small networks; the last -O counts."""
 
 NATIVE_FLAGS = {"x86_64": "-march=native", "amd64": "-march=native", "arm64": "-mcpu=native", "aarch64": "-mcpu=native"}
-"""How each architecture asks for the instructions of this CPU. On ARM, older versions of clang reject -march=native."""
+"""Flag for the instructions of this CPU, by architecture. On ARM, older versions of clang reject -march=native."""
 
 SECONDS = 300.0
 """Time limit of a compilation, which takes about 6 s."""
@@ -40,7 +40,7 @@ def compiler_flags(*, checked: bool = False) -> tuple[str, ...]:
 
 
 def find_compiler() -> str | None:
-    """Return the path of the compiler: the environment variable CXX, or one of `COMPILERS`; None if there is none.
+    """Return the path of the compiler: the environment variable CXX, or one of `COMPILERS`; None without a compiler.
 
     Raises `BuildError` if CXX is anything but the name or path of one executable file. It is never split into words
     nor passed to a shell.

@@ -184,9 +184,9 @@ def _axis(  # one size per argument
 ) -> list[Tensor]:
     """Return the runs along an axis of a convolution: the first of each place, and their first, last, tap plus place.
 
-    A run is a row of neighboring places on the other side of which a place is connected to each by a tap, with a
-    constant sum of tap and place. `is_forward`: place · stride - padding + tap · dilation lies on the other side; else
-    the inverse of that.
+    Taps connect each place to places on the other side. A run consists of neighboring ones among these, for which the
+    sum of tap and place is constant. `is_forward`: the place on the other side is place · stride - padding +
+    tap · dilation; otherwise, it is the solution of the reverse equation.
     """
     step = 1 if is_forward else stride
     starts = [0]

@@ -47,7 +47,7 @@ def run_kernel(
             ctypes.c_int64(MESSAGE_BYTES),
         )
         if failed == OUT_OF_MEMORY:
-            return "there is not enough memory for the native kernel. Pass a smaller chunk, or use fewer threads."
+            return "the native kernel ran out of memory. Pass a smaller chunk, or use fewer threads."
         if failed:
             reason = message.value.decode()
             return f'the native kernel failed ({reason}); please report it, and use method="loop" meanwhile.'

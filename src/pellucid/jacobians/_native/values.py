@@ -149,15 +149,15 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What an operation node does with the cotangents in its slot."""
+    """An operation node: its slot, its inputs, and the weights that it applies to the cotangents."""
 
     layout: Layout
     arrivals: tuple[Arrival, ...]
     payload: Layer | Window | None = None
     channel_step: int = 1
-    """Of the input."""
+    """Elements from one channel of the input to the next."""
     position_step: int = 0
-    """Of the input."""
+    """Elements from one position of the input to the next."""
 
 
 @dataclass(eq=False)
