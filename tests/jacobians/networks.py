@@ -406,7 +406,7 @@ KINKS: dict[str, Callable[..., tuple[float, ...]]] = {
 def piece(network: Network, x: Tensor) -> list[Tensor]:
     """Return which linear piece each kinked layer is on; networks on equal pieces have comparable derivatives."""
     with torch.no_grad():
-        values = network.values(x)
+        values = network.values(x.clone())  # the first layer may write into it
     pieces = []
     for each in network.steps:
         value = values[each.sources[0]]

@@ -362,7 +362,7 @@ def test_values_that_32_bits_cannot_count_are_left_to_the_generic_ways() -> None
 
 def test_a_lack_of_memory_is_reported(native: ctypes.CDLL) -> None:
     """A program that begins with a number of slots for which no memory suffices."""
-    words, message = (ctypes.c_int64 * 9)(1, 1, 0, 0, 2**50, 0, 0, 0, 0), ctypes.create_string_buffer(64)
+    words, message = (ctypes.c_int64 * 9)(1, 1, 0, 0, 0, 0, 0, 0, 2**50), ctypes.create_string_buffer(64)
     first, last, size = ctypes.c_int64(0), ctypes.c_int64(1), ctypes.c_int64(len(words))
     assert native.pellucid_run_float(words, size, first, last, None, message, ctypes.c_int64(64)) == OUT_OF_MEMORY
     assert message.value == b"not enough memory"

@@ -41,18 +41,17 @@ class Encoder:
         self.words: list[int] = []
         self.tensors: list[Tensor] = []
 
-    def add(self, *words: int) -> None:
-        """Append numbers."""
-        self.words += [int(word) for word in words]
-
-    def array(self, tensor: Tensor | None) -> None:
-        """Append the address and length of a tensor."""
-        if tensor is None:
-            self.add(0, 0)
-            return
-        assert tensor.is_contiguous()
-        self.tensors.append(tensor)
-        self.add(tensor.data_ptr(), tensor.numel())
+    def add(self, *values: int | Tensor | None) -> None:
+        """Append numbers, and for each tensor its address and its length: zeros for None."""
+        for value in values:
+            if isinstance(value, Tensor):
+                assert value.is_contiguous()
+                self.tensors.append(value)
+                self.words += value.data_ptr(), value.numel()
+            elif value is None:
+                self.words += 0, 0
+            else:
+                self.words.append(int(value))
 
 
 def encode(program: Program, inputs: int, seeds: Sequence[int] | Tensor, packed: Packed, vector: int) -> Encoder:
@@ -62,54 +61,47 @@ def encode(program: Program, inputs: int, seeds: Sequence[int] | Tensor, packed:
     rearranged weights for the chunks of a call; `vector` is the kernel's number of values per vector.
     """
     encoder = Encoder()
-    ends = [edge for edge in program.edges if edge.target < 0]
+    units, cotangents, step = _cotangents(seeds, program.images.dtype)
     owners = {edge: operation for operation, edges in program.operations for edge in edges}
-    kinds = [_kind(operation) for operation, _ in program.operations]
-    is_direct = (
-        len(ends) == 1 and not ends[0].steps and _kind(owners[program.edges.index(ends[0])]) in (GATHER, SCATTER)
-    )
-    if isinstance(seeds, Tensor):
-        units = torch.arange(seeds.shape[2], dtype=torch.int64, device="cpu")
-        cotangents, step = seeds, seeds[0].numel()
-    else:
-        units = torch.tensor(sorted(set(seeds)), dtype=torch.int64, device="cpu")
-        wanted = torch.tensor(list(seeds), dtype=torch.int64, device="cpu")
-        cotangents, step = (wanted[:, None] == units).to(program.images.dtype), 0
-    encoder.add(cotangents.shape[-2], inputs, not is_direct, step, len(program.operations))
-    encoder.array(units)
-    encoder.array(cotangents)
     arriving: list[list[int]] = [[] for _ in program.operations]
     for number, edge in enumerate(program.edges):
         if edge.target >= 0:
             arriving[edge.target].append(number)
+    ends = [number for number, edge in enumerate(program.edges) if edge.target < 0]
+    is_direct = len(ends) == 1 and not program.edges[ends[0]].steps and isinstance(owners[ends[0]].payload, Layer)
+    encoder.add(cotangents.shape[-2], inputs, not is_direct, step, units, cotangents, len(program.operations))
     for (operation, _), numbers in zip(program.operations, arriving, strict=True):
-        layout = operation.layout
-        encoder.add(layout.channels, layout.positions, layout.channel_step)
-        encoder.add(len(numbers) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in numbers))
+        layout, payload = operation.layout, operation.payload
+        groups = payload.weight.shape[0] if isinstance(payload, Layer) else 1
+        is_merged = len(numbers) > 1 or any(_is_merging(program.edges[at], owners[at]) for at in numbers)
+        encoder.add(layout.channels, layout.positions, layout.channel_step, groups, is_merged, len(numbers), *numbers)
     encoder.add(len(program.edges))
     scales: dict[int, Tensor] = {}
-    for edge in program.edges:
-        steps, is_sole = edge.steps, edge.target >= 0 and len(arriving[edge.target]) == 1
-        if is_sole and _keeps_channels(edge, program.operations[edge.target][0]):
-            steps, scale = _without_scales(edge)
-            if scale is not None:
-                scales[edge.target] = scale
-        encoder.add(edge.target, edge.size, len(steps))
-        encoder.array(edge.entry)
-        size = edge.size
-        for each in steps:
-            _add_step(encoder, each, size)
-            size = size // each.outer * each.inner if each.kind == "pool" else each.size or size
-    for number, ((operation, edges), kind) in enumerate(zip(program.operations, kinds, strict=True)):
-        encoder.add(kind, len(edges), *edges)
-        if isinstance(operation.payload, Layer):
-            packer = _Packer(packed, vector, scales.get(number))
-            _add_layer(encoder, operation, kind, packer, program.edges[edges[0]])
-        elif operation.payload is not None:
-            encoder.add(operation.channel_step, operation.position_step)
-            for array in (operation.payload.weights, operation.payload.starts, operation.payload.places):
-                encoder.array(array)
+    for number, edge in enumerate(program.edges):
+        target = program.operations[edge.target][0] if edge.target >= 0 else None
+        scale = _add_edge(encoder, edge, owners[number], target, is_sole=len(arriving[edge.target]) == 1)
+        if scale is not None:
+            scales[edge.target] = scale
+    for number, (operation, edges) in enumerate(program.operations):
+        below = program.edges[edges[0]]
+        _add_operation(encoder, number, operation, _Packer(packed, vector, scales.get(number)), below)
+        encoder.add(len(edges), *edges)
     return encoder
+
+
+def _cotangents(seeds: Sequence[int] | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
+    """Return the elements that have a cotangent, (image, output, element), and the step from image to image."""
+    if isinstance(seeds, Tensor):
+        return torch.arange(seeds.shape[2], dtype=torch.int64, device="cpu"), seeds, seeds[0].numel()
+    units = torch.tensor(sorted(set(seeds)), dtype=torch.int64, device="cpu")
+    wanted = torch.tensor(list(seeds), dtype=torch.int64, device="cpu")
+    return units, (wanted[:, None] == units).to(dtype), 0
+
+
+@lru_cache(maxsize=256)
+def _ascending(count: int) -> Tensor:
+    """Return the order of channels that are taken as they are."""
+    return torch.arange(count, dtype=torch.int32, device="cpu")
 
 
 def _keeps_channels(edge: Edge, target: Operation) -> bool:
@@ -148,34 +140,58 @@ def _is_merging(edge: Edge, owner: Operation) -> bool:
     return edge.is_merging or isinstance(owner.payload, Window)
 
 
-def _add_step(encoder: Encoder, step: Step, size: int) -> None:
-    """Append a step for `size` elements."""
-    kind, data = step.kind, step.data
-    if kind == "scale":
-        kind, data = "multiply", data.repeat_interleave(step.inner).repeat(-(-size // (step.outer * step.inner)))
-    encoder.add(STEPS.index(kind), step.image_step, step.outer, step.inner)
-    encoder.array(data)
+def _add_edge(
+    encoder: Encoder, edge: Edge, owner: Operation, target: Operation | None, *, is_sole: bool
+) -> Tensor | None:
+    """Append an edge; returns the scales of the target's channels, which are left out, if there are any."""
+    steps, scale = edge.steps, None
+    if target is not None and is_sole and _keeps_channels(edge, target):
+        steps, scale = _without_scales(edge)
+    if edge.entry is not None:  # from the element of the slot to that of the edge
+        steps = [Step("table", edge.entry, size=edge.size), *steps]
+    # elements keep their numbers unless they are dropped, and those of a channel follow each other
+    is_plain = (
+        target is not None
+        and owner.payload is not None
+        and target.layout.channel_step != 1
+        and all(step.kind not in ("pool", "table") for step in steps)
+    )
+    encoder.add(edge.target, edge.size, is_plain, len(steps))
+    size = edge.size
+    for step in steps:
+        kind, data = step.kind, step.data
+        if kind == "scale":
+            kind, data = "multiply", data.repeat_interleave(step.inner).repeat(-(-size // (step.outer * step.inner)))
+        encoder.add(STEPS.index(kind), step.image_step, step.outer, step.inner)
+        encoder.add(*(data if kind in kinds else None for kinds in (MASKS, ("pool",), ("table",))))
+        size = size // step.outer * step.inner if kind == "pool" else step.size or size
+    return scale
 
 
-def _add_layer(encoder: Encoder, operation: Operation, kind: int, packer: "_Packer", below: Edge) -> None:
-    layer = operation.payload
-    assert isinstance(layer, Layer)
+def _add_operation(encoder: Encoder, slot: int, operation: Operation, packer: "_Packer", below: Edge) -> None:
+    """Append an operation, except for its edges."""
+    kind, layer = _kind(operation), operation.payload
+    encoder.add(kind, slot, operation.channel_step, operation.position_step)
+    if not isinstance(layer, Layer):
+        encoder.add(1, *(0,) * 9)
+        encoder.add(*((layer.weights, None, None, layer.starts, layer.places) if layer else (None,) * 5), *(None,) * 10)
+        return
     groups, outputs, inputs, _ = layer.weight.shape
-    encoder.add(operation.channel_step, operation.position_step)
     # channels are contiguous, unless they are the features of a token
     use = _use(below, groups * inputs) if kind == GATHER and operation.position_step == 1 else None
-    for array in packer.arrays(layer, kind, use):
-        encoder.array(array)
-    encoder.add(
-        groups, inputs, outputs, packer.width(layer.weight, kind), layer.kernel[0] * layer.kernel[1], layer.kernel[1]
-    )
-    encoder.add(*layer.inputs, *layer.outputs)
+    weights, tail, order = packer.arrays(layer, kind, use)
+    taps, width = layer.kernel[0] * layer.kernel[1], packer.width(layer.weight, kind)
+    encoder.add(groups, inputs, outputs, width, taps, layer.kernel[1], *layer.inputs, *layer.outputs)
+    encoder.add(weights, tail, order, None, None)
     # the kernel gathers from the input to the output, and scatters from the output to the input
     sides = (layer.inputs, layer.outputs) if kind == GATHER else (layer.outputs, layer.inputs)
-    geometry = zip(*sides, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
-    for sizes in geometry:
-        for array in _axis(*sizes, is_forward=(kind == GATHER) == layer.is_transposed):
-            encoder.array(array)
+    geometry = list(zip(*sides, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True))
+    if kind == GATHER:
+        encoder.add(None, None)
+        for sizes in geometry:
+            encoder.add(*_axis(*sizes, is_forward=layer.is_transposed))
+    else:
+        encoder.add(*(_reach(*sizes, is_forward=not layer.is_transposed) for sizes in geometry), *(None,) * 8)
 
 
 @lru_cache(maxsize=1024)
@@ -185,18 +201,16 @@ def _axis(  # one size per argument
     """Return the runs along an axis of a convolution: the first of each place, and their first, last, tap plus place.
 
     Taps connect each place to places on the other side. A run consists of neighboring ones among these, for which the
-    sum of tap and place is constant. `is_forward`: the place on the other side is place · stride - padding +
-    tap · dilation; otherwise, it is the solution of the reverse equation.
+    sum of tap and place is constant.
     """
-    step = 1 if is_forward else stride
+    reach = _reach(size, other, kernel, stride, padding, dilation, is_forward=is_forward).view(size, kernel).tolist()
     starts = [0]
     runs: list[list[int]] = []
-    for place in range(size):
+    for reached in reach:
         for tap in reversed(range(kernel)):
-            at = place * stride - padding + tap * dilation if is_forward else place + padding - tap * dilation
-            if at % step or not 0 <= at // step < other:
+            at = reached[tap] - 1
+            if at < 0:
                 continue
-            at //= step
             if len(runs) > starts[-1] and runs[-1][1:] == [at - 1, tap + at]:
                 runs[-1][1] = at
             else:
@@ -204,6 +218,24 @@ def _axis(  # one size per argument
         starts.append(len(runs))
     columns = list(zip(*runs, strict=True)) or [()] * 3
     return [torch.tensor(column, dtype=torch.int32, device="cpu") for column in (starts, *columns)]
+
+
+@lru_cache(maxsize=1024)
+def _reach(  # one size per argument
+    size: int, other: int, kernel: int, stride: int, padding: int, dilation: int, *, is_forward: bool
+) -> Tensor:
+    """Return, by place and tap, the place on the other side plus one, or 0 if there is none.
+
+    `is_forward`: the place on the other side is place · stride - padding + tap · dilation; otherwise, it is the
+    solution of the reverse equation.
+    """
+    step = 1 if is_forward else stride
+    places = []
+    for place in range(size):
+        for tap in range(kernel):
+            at = place * stride - padding + tap * dilation if is_forward else place + padding - tap * dilation
+            places.append(at // step + 1 if at % step == 0 and 0 <= at // step < other else 0)
+    return torch.tensor(places, dtype=torch.int32, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +260,7 @@ class _Packer:
         """
         weight = layer.weight
         groups, outputs, inputs, taps = weight.shape
-        width, order = self.width(weight, kind), torch.arange(groups * inputs, dtype=torch.int32, device="cpu")
+        width, order = self.width(weight, kind), _ascending(groups * inputs)
         is_matrix = kind == GATHER and groups == taps == 1 and layer.inputs == (1, 1) and inputs >= width
         if is_matrix and weight[0, :, :, 0].is_contiguous() and self.scale is None:
             rest = inputs % width
