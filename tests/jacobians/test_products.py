@@ -100,3 +100,15 @@ def test_class_means_in_one_streaming_pass() -> None:
         jacobian_class_means(model, [], classes=3)
     with pytest.raises(ShapeError, match="classes is 2"):
         jacobian_class_means(model, batches, classes=2)
+
+
+def test_class_means_of_float32_neither_overflow_nor_drift() -> None:
+    weight = torch.tensor([[3e38, -1e-30], [0.1, 7.0]])
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.data = weight
+    images, labels = torch.zeros(3000, 2), torch.arange(3000) % 2
+    means = jacobian_class_means(model, [(images, labels)], classes=2).means
+    torch.testing.assert_close(means, weight.abs().expand(2, 2, 2), rtol=1e-7, atol=0)
+    model.weight.data = weight[1:].clone()  # small enough for sums in float32
+    means = jacobian_class_means(model, [(images, labels)], classes=2).means
+    torch.testing.assert_close(means, weight[1:].expand(2, 1, 2), rtol=5e-7, atol=0)
