@@ -20,7 +20,7 @@ from pellucid.plots.class_maps import class_maps
 
 __all__ = ["JacobianClasses"]
 
-BATCH = 1000
+BATCH = 2500
 """Maximum number of images per batch."""
 MANY_CLASSES = 12
 """Number of classes above which only the drawn ones are computed: memory and time grow with its square."""
