@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from jacobians.models import reference, zoo
 from pellucid.core.errors import ShapeError, UnsupportedOperation
-from pellucid.jacobians import _spectrum, jacobian_class_means, jacobian_product, jacobian_spectrum, transposed_product
+from pellucid.jacobians import (
+    _class_means,
+    _plan,
+    _spectrum,
+    jacobian_class_means,
+    jacobian_product,
+    jacobian_spectrum,
+    transposed_product,
+)
 
 X = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 NAMES = ["linear", "mlp", "convolution", "residual", "unflattened", "decoder", "strided"]
@@ -100,3 +108,48 @@ def test_class_means_in_one_streaming_pass() -> None:
         jacobian_class_means(model, [], classes=3)
     with pytest.raises(ShapeError, match="classes is 2"):
         jacobian_class_means(model, batches, classes=2)
+
+
+def test_class_means_of_float32_neither_overflow_nor_drift() -> None:
+    weight = torch.tensor([[3e38, -1e-30], [0.1, 7.0]])
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.data = weight
+    images, labels = torch.zeros(3000, 2), torch.arange(3000) % 2
+    means = jacobian_class_means(model, [(images, labels)], classes=2).means
+    torch.testing.assert_close(means, weight.abs().expand(2, 2, 2), rtol=1e-7, atol=0)
+    model.weight.data = weight[1:].clone()  # small enough for sums in float32
+    means = jacobian_class_means(model, [(images, labels)], classes=2).means
+    torch.testing.assert_close(means, weight[1:].expand(2, 1, 2), rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("chunk", [1, 2, 5, None])
+def test_class_means_do_not_depend_on_chunks(shape: tuple[int, ...], chunk: int | None) -> None:
+    size = torch.Size(shape).numel()
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, size)).double()
+
+    def model(x: Tensor) -> Tensor:
+        return layers(x).reshape(len(x), *shape)
+
+    labels = torch.tensor([0, 1, 1, 0, 1, 2])
+    result, full = jacobian_class_means(model, [(X, labels)], classes=3, chunk=chunk), reference(model, X)
+    for label in range(3):
+        torch.testing.assert_close(result.means[label], full[labels == label].abs().mean(0))
+    assert torch.equal(result.labels, labels)
+    matrices = full.reshape(6, size, 36)
+    torch.testing.assert_close(result.spectral_norms, torch.linalg.matrix_norm(matrices, 2))
+    torch.testing.assert_close(result.frobenius_norms, torch.linalg.matrix_norm(matrices))
+
+
+def test_class_means_hold_one_chunk_of_the_jacobian() -> None:
+    model = nn.Conv2d(1, 3, 3, bias=False).double()
+    chunks: list[tuple[int, ...]] = []
+
+    def norms(rows: Tensor, run: Callable[[Tensor], object] = _class_means._norms) -> object:
+        chunks.append(rows.shape)
+        return run(rows)
+
+    with patch.object(_class_means, "_norms", norms), patch.object(_plan, "LARGEST_BYTES", 4 * 48 * 36 * 8):
+        jacobian_class_means(model, [(X, torch.zeros(6, dtype=torch.int64))], classes=1)
+    assert chunks == [(3, 48, 36)] * 2  # equal ones, of at most four images

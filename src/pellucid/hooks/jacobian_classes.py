@@ -20,12 +20,12 @@ from pellucid.plots.class_maps import class_maps
 
 __all__ = ["JacobianClasses"]
 
-BATCH = 250
+BATCH = 2500
 """Maximum number of images per batch."""
 MANY_CLASSES = 12
 """Number of classes above which only the drawn ones are computed: memory and time grow with its square."""
-LARGEST_BYTES = 256_000_000
-"""Maximum size of a batch's Jacobians."""
+LARGEST_BYTES = 32_000_000
+"""Maximum size of a batch's images."""
 
 
 @HOOKS.register("jacobian_classes")
@@ -118,8 +118,7 @@ def _of_classes(scene: Scene, chosen: list[int] | None) -> Tensor:
 def _means(scene: Scene, indices: Tensor, chosen: list[int] | None) -> ClassMeans:
     """Compute the mean Jacobians of all classes, or of those chosen, in their order, for their logits only."""
     count = len(scene.classes) if chosen is None else len(chosen)
-    bytes_per_image = 4 * scene.test.pixels[0].numel() * (scene.logits.shape[1] if chosen is None else count)
-    size = max(1, min(BATCH, LARGEST_BYTES // bytes_per_image))
+    size = max(1, min(BATCH, LARGEST_BYTES // (4 * scene.test.pixels[0].numel())))
     places = None if chosen is None else torch.tensor(chosen)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,7 +13,7 @@ from pellucid.core.isolation import isolated
 from pellucid.core.options import Count, check_argument
 from pellucid.engine.inputs import Several, as_inputs, check_is_loader
 from pellucid.jacobians._finite import counted_from
-from pellucid.jacobians._jacobian import jacobian
+from pellucid.jacobians._jacobian import jacobian_by_chunk
 from pellucid.jacobians._native.job import expected_images, images_in
 from pellucid.jacobians._problem import Model, Outputs
 
@@ -49,11 +50,11 @@ def jacobian_class_means(
     *,
     chunk: int | None = None,
 ) -> ClassMeans:
-    r"""Average \(|J|\) over the images of each class, in one pass that holds one batch's Jacobian at a time.
+    r"""Average \(|J|\) over the images of each class, in one pass that holds the Jacobian of one chunk at a time.
 
-    `batches` yields (images, labels), like a `DataLoader`; `classes` is the number of classes. Sums are accumulated in
-    float64. Raises `ShapeError` if there are no images or a label is out of range, and otherwise whatever `jacobian`
-    raises.
+    `batches` yields (images, labels), like a `DataLoader`; `classes` is the number of classes. The sums of all batches
+    are accumulated in float64. Raises `ShapeError` if there are no images or a label is out of range, and otherwise
+    whatever `jacobian` raises.
 
     >>> layer = torch.nn.Linear(3, 2)
     >>> result = jacobian_class_means(layer, [(torch.rand(5, 3), torch.tensor([0, 0, 1, 0, 1]))], classes=2)
@@ -62,41 +63,70 @@ def jacobian_class_means(
     """
     check_argument("jacobian_class_means", "classes", classes, Count)
     check_is_loader(batches, "batches")
-    sums: Tensor | None = None
-    counts = torch.zeros(classes, dtype=torch.int64, device="cpu")
-    seen: list[Tensor] = []
-    spectral: list[Tensor] = []
-    frobenius: list[Tensor] = []
-    like = torch.empty(0, dtype=torch.float32, device="cpu")
+    totals, seen = _Totals(classes), 0
     total = images_in(batches)
     # iterate outside `isolated()`: loading data must neither hold the lock nor change the caller's modes
     for batch in batches:
         x, labels = _images_and_labels(batch, model)
         if not len(x):
             continue
-        with isolated(), expected_images(total), counted_from(sum(map(len, seen))):
+        with isolated(), expected_images(total), counted_from(seen):
             if len(labels) != len(x) or int(labels.min()) < 0 or int(labels.max()) >= classes:
                 raise ShapeError(
                     f"expected one label from 0 to {classes - 1} per image (classes is {classes}), got {len(labels)} "
                     f"labels {labels.unique().tolist()} for {len(x)} images."
                 )
-            maps = jacobian(model, x, outputs, chunk=chunk)
-            if sums is None:
-                sums = torch.zeros((classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
-            for label in labels.unique().tolist():
-                sums[label] += maps[labels.to(maps.device) == label].abs().sum(0, dtype=torch.float64)
-            rows = maps.reshape(len(x), -1, x[0].numel())
-            largest, whole = _norms(rows)
-            counts = counts + torch.bincount(labels, minlength=classes)
-            seen.append(labels)
-            spectral.append(largest)
-            frobenius.append(whole)
-            like = maps[:0]
-    if sums is None:
+            jacobian_by_chunk(model, x, outputs, partial(totals.add, labels, x[0].numel()), chunk=chunk)
+        seen += len(x)
+    if not seen:
         raise ShapeError("batches contains no images. Pass at least one.")
     with isolated():
-        means = sums / counts.to(sums.device).view(-1, *[1] * (sums.ndim - 1))  # a class without images: 0 / 0 is NaN
-        return ClassMeans(means.to(like), counts, torch.cat(seen), torch.cat(spectral), torch.cat(frobenius))
+        return totals.result()
+
+
+class _Totals:
+    """Sums and norms of the images so far."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.sums: Tensor | None = None
+        self.dtype = torch.float32
+        self.labels: list[Tensor] = []
+        self.norms: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, labels: Tensor, inputs: int, first: int, maps: Tensor) -> None:
+        """Add the Jacobians (image, *outputs, *inputs) of a batch's images from `first` on, for `inputs` values each.
+
+        `labels` are those of the batch.
+        """
+        labels = labels[first : first + len(maps)]
+        if self.sums is None:
+            self.sums = torch.zeros((self.classes, *maps.shape[1:]), dtype=torch.float64, device=maps.device)
+        self.dtype = maps.dtype
+        norms = _norms(maps.reshape(len(maps), -1, inputs))
+        _add_by_class(self.sums, maps, labels, float(norms[1].max()))
+        self.labels.append(labels)
+        self.norms.append(norms)
+
+    def result(self) -> ClassMeans:
+        """Return the means over at least one image."""
+        assert self.sums is not None
+        labels = torch.cat(self.labels)
+        counts = torch.bincount(labels, minlength=self.classes)
+        # a class without images: 0 / 0 is NaN
+        means = self.sums / counts.to(self.sums.device).view(-1, *[1] * (self.sums.ndim - 1))
+        spectral, frobenius = (torch.cat(norms) for norms in zip(*self.norms, strict=True))
+        return ClassMeans(means.to(self.dtype), counts, labels, spectral, frobenius)
+
+
+def _add_by_class(sums: Tensor, maps: Tensor, labels: Tensor, largest: float) -> None:
+    """Add |J| of each image (image, …) to the sum of its class; `largest` is the largest Frobenius norm."""
+    # torch sums float32 in short partial sums, with less rounding than in J itself; but large values may overflow
+    dtype = torch.float32 if maps.dtype == torch.float32 and largest < NORMAL[1] else torch.float64
+    for label in labels.unique().tolist():
+        places = (labels == label).nonzero().flatten().to(maps.device)
+        # three times as fast as indexing by a mask, and a copy, so that the absolute values can replace it
+        sums[label] += maps.index_select(0, places).abs_().sum(0, dtype=dtype)
 
 
 def _images_and_labels(batch: object, model: Model) -> tuple[Tensor, Tensor]:

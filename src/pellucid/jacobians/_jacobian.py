@@ -1,7 +1,7 @@
 """The Jacobian of any model or function: the derivative of every output with respect to every input."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -24,7 +24,7 @@ from pellucid.jacobians._missing import WAY_OUT, check_rows
 from pellucid.jacobians._plan import Plan, PlanOutdated, make_plan
 from pellucid.jacobians._problem import Inputs, Model, Outputs, Problem, check_count
 
-__all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_report"]
+__all__ = ["METHODS", "JacobianReport", "jacobian", "jacobian_by_chunk", "jacobian_report"]
 
 METHODS = ("auto", *ALGORITHMS, "finite_difference")
 """Names accepted by the `method` argument of `jacobian`."""
@@ -154,20 +154,56 @@ def jacobian_report(
                 rows, size, forwards = differences(problem, chunk)
             check_finite(problem.inputs, None, rows)
             return JacobianReport(_arrange_like(x, problem, rows), method, size, forwards, 0, perf_counter() - started)
-        try:
-            with problem.explained_errors(), problem.untouched():
-                schedule, rows, passes = _compute(problem, method, chunk)
-        except RuntimeError as error:
-            raise missing_derivative(error, WAY_OUT) or error from error
-        shape = schedule.plan.result_shape
-        if len(shape) != 1:
-            # an empty shape is one number per image, whose rows have no output axis
-            rows = tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+        with _explained(problem):
+            schedule, rows, passes = _compute(problem, method, chunk)
+        rows = _shaped(rows, schedule.plan)
         is_first_alone = schedule.chunk > 1 and (schedule.plan.first is not None or not problem.known_layers)
         # the negations round the number of chunks up
         forwards = -(-problem.batch // schedule.chunk) + is_first_alone
         result = _arrange_like(x, problem, rows)
         return JacobianReport(result, schedule.label, schedule.chunk, forwards, passes, perf_counter() - started)
+
+
+def jacobian_by_chunk(
+    model: Model, x: Tensor, outputs: Outputs, take: Callable[[int, Tensor], None], *, chunk: int | None = None
+) -> None:
+    """Compute a Jacobian like `jacobian`, passing each chunk to `take` while it is in the processor's cache.
+
+    `take(first, part)` receives the index of a chunk's first image and its Jacobian (batch, *outputs, *inputs), whose
+    memory the next chunk reuses. By default, a chunk has as many images as keep that below 10 MB, too.
+    """
+    chunk = check_count("chunk", chunk, "images per forward pass")
+    with isolated():
+        problem = Problem.of(model, x, outputs)
+
+        def take_rows(plan: Plan, first: int, rows: tuple[Tensor, ...]) -> None:
+            take(first, _arrange_like(x, problem, _shaped(rows, plan)))
+
+        with _explained(problem):
+            _compute(problem, "auto", chunk, take_rows)
+
+
+@contextmanager
+def _explained(problem: Problem) -> Iterator[None]:
+    """Run a problem's model with its state restored afterwards, and turn errors of torch into those of `jacobian`."""
+    try:
+        with problem.explained_errors(), problem.untouched():
+            yield
+    except RuntimeError as error:
+        raise missing_derivative(error, WAY_OUT) or error from error
+
+
+def _shaped(rows: tuple[Tensor, ...], plan: Plan) -> tuple[Tensor, ...]:
+    """Give the axis of outputs the shape of one image's outputs."""
+    shape = plan.result_shape
+    if len(shape) == 1:
+        return rows
+    # an empty shape is one number per image, whose rows have no output axis
+    return tuple(row.unflatten(1, shape) if shape else row.squeeze(1) for row in rows)
+
+
+Take = Callable[[Plan, int, tuple[Tensor, ...]], None]
+"""A function of the plan, a chunk's first image and its rows."""
 
 
 @dataclass(eq=False)
@@ -181,7 +217,7 @@ class _Schedule:
     """Images per forward pass."""
 
     @classmethod
-    def of(cls, plan: Plan, method: str, chunk: int | None) -> "_Schedule":
+    def of(cls, plan: Plan, method: str, chunk: int | None, *, is_streamed: bool = False) -> "_Schedule":
         """Choose the algorithm and chunk size for the public arguments."""
         name = choose(plan) if method == "auto" else method
         if name == "native":
@@ -191,7 +227,8 @@ class _Schedule:
                 if method != "auto":
                     raise
                 name = choose(plan)
-        return cls(plan, name, min(chunk or plan.chunk, plan.problem.batch))
+        default = plan.streamed_chunk if is_streamed else plan.chunk
+        return cls(plan, name, min(chunk or default, plan.problem.batch))
 
     @property
     def label(self) -> str:
@@ -212,38 +249,52 @@ class _Schedule:
         return swaps & {"multiplier"} if self.name == "native" else swaps
 
 
-def _compute(problem: Problem, method: str, chunk: int | None) -> tuple[_Schedule, tuple[Tensor, ...], int]:
-    """Return the schedule, the rows of all images, and the number of passes of the most expensive chunk."""
+def _compute(
+    problem: Problem, method: str, chunk: int | None, take: Take | None = None
+) -> tuple[_Schedule, tuple[Tensor, ...], int]:
+    """Return the schedule, the rows of all images, and the number of passes of the most expensive chunk.
+
+    With `take`, each chunk's rows are passed to it instead, and none are returned.
+    """
+    is_streamed = take is not None
     plan = recall(problem, chunk)
     if plan is not None:
         try:
-            schedule = _Schedule.of(plan, method, chunk)
-            return schedule, *_fill(schedule)
+            schedule = _Schedule.of(plan, method, chunk, is_streamed=is_streamed)
+            return schedule, *_fill(schedule, take)
         except PlanOutdated:  # the model has changed since its layout was cached
             pass
     plan = make_plan(problem)
     plan = with_exact_masks(plan) if method != "forward" else plan
-    schedule = _Schedule.of(plan, method, chunk)
-    rows, passes = _fill(schedule)
+    schedule = _Schedule.of(plan, method, chunk, is_streamed=is_streamed)
+    rows, passes = _fill(schedule, take)
     remember(problem, plan, chunk)
     return schedule, rows, passes
 
 
-def _fill(schedule: _Schedule) -> tuple[tuple[Tensor, ...], int]:
+def _fill(schedule: _Schedule, take: Take | None) -> tuple[tuple[Tensor, ...], int]:
     """Compute the rows of all images chunk by chunk, and the number of passes of the most expensive chunk."""
     plan, size = schedule.plan, schedule.chunk
     problem = plan.problem
     if size == problem.batch:
-        return _rows_of(Part(plan, problem.part(0, size)), schedule)
+        rows, passes = _rows_of(Part(plan, problem.part(0, size)), schedule)
+        if take is None:
+            return rows, passes
+        take(plan, 0, rows)
+        return (), passes
     inputs = [problem.inputs[place] for place in problem.floats]
-    rows = tuple(x.new_empty((len(x), len(plan.wanted), *x.shape[1:])) for x in inputs)
+    stored = problem.batch if take is None else size
+    rows = tuple(x.new_empty((stored, len(plan.wanted), *x.shape[1:])) for x in inputs)
     passes = 0
     for start in range(0, problem.batch, size):
         stop = min(start + size, problem.batch)
-        rows_of_part = tuple(row[start:stop] for row in rows)
+        place = start if take is None else 0
+        rows_of_part = tuple(row[place : place + stop - start] for row in rows)
         part = Part(plan, problem.part(start, stop), rows_of_part, is_first=start == 0)
         passes = max(passes, _rows_of(part, schedule, start)[1])
-    return rows, passes
+        if take is not None:
+            take(plan, start, rows_of_part)
+    return (rows if take is None else ()), passes
 
 
 def _rows_of(part: Part, schedule: _Schedule, first: int = 0) -> tuple[tuple[Tensor, ...], int]:

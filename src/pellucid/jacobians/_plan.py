@@ -98,7 +98,16 @@ class Plan:
     @cached_property
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
-        most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))
+        return self._chunk(self.layout.largest)
+
+    @cached_property
+    def streamed_chunk(self) -> int:
+        """Default number of images per chunk if the Jacobian of a chunk, too, should not exceed `LARGEST_BYTES`."""
+        size = self.problem.inputs[self.problem.floats[0]].element_size()
+        return self._chunk(max(self.layout.largest, self.problem.input_count * len(self.wanted) * size))
+
+    def _chunk(self, largest: int) -> int:
+        most = max(1, LARGEST_BYTES // max(largest, 1))
         # the fewest chunks that fit, then the smallest chunk that needs no more of them
         return -(-self.problem.batch // -(-self.problem.batch // most))
 

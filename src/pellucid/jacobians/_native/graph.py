@@ -6,7 +6,7 @@ ReLUs, indices of max pooling, weights) determines the Jacobian, so nothing of t
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,10 @@ MOST_NATIVE = 0.5
 """Minimum share of a network's multiplications that the kernel must take for a part to pay off."""
 
 
+Parts = dict[tuple[Any, int], list[Step] | Operation]
+"""What has been read from a graph, by node and number of its result."""
+
+
 @dataclass(frozen=True, eq=False)
 class Span:
     """The part of a graph that runs natively, between two values that all paths pass through."""
@@ -35,6 +39,8 @@ class Span:
     work: int
     """Multiplications of one image's forward pass."""
     is_whole: bool
+    parts: Parts = field(default_factory=dict, repr=False)
+    """Parts that need not be read again, with copies of the masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,33 +104,37 @@ def widest_span(flat: Tensor, leaf: Tensor) -> tuple[Span | None, str]:
         return None, "outputs without a gradient"
     images = Images(len(leaf), leaf.dtype, leading_to(flat.grad_fn, leaf))
     order, points = passages(flat, leaf)
-    work, failed, reason = _survey(order, images, leaf)
+    parts: Parts = {}
+    work, failed, reason = _survey(order, images, leaf, parts)
     total = sum(work.values())
     top = Point(flat.grad_fn, flat.output_nr, 0)
     if not failed:
-        return Span(top, None, total, True), ""
+        return Span(top, None, total, True, parts), ""
     below = next((point for point in points if point.place > failed[-1]), None)
     above = next((point for point in reversed(points) if 0 < point.place <= failed[0]), None)
     spans = []
     if below is not None:
         done = sum(count for place, count in work.items() if place >= below.place)
-        spans.append(Span(below, None, done, False))
+        spans.append(Span(below, None, done, False, parts))
     if above is not None:
         done = sum(count for place, count in work.items() if place < above.place)
-        spans.append(Span(top, above, done, False))
+        spans.append(Span(top, above, done, False, parts))
     best = max(spans, key=lambda span: span.work, default=None)
     return (best if best is not None and best.work > MOST_NATIVE * total else None), reason
 
 
-def _survey(order: Sequence[Any], images: Images, leaf: Tensor) -> tuple[dict[int, int], list[int], str]:
-    """Return the multiplications by place in the order, the places that the kernel cannot run, and the first reason."""
+def _survey(order: Sequence[Any], images: Images, leaf: Tensor, parts: Parts) -> tuple[dict[int, int], list[int], str]:
+    """Return the multiplications by place in the order, the places that the kernel cannot run, and the first reason.
+
+    Adds what it reads to `parts`.
+    """
     work, failed, reason = {}, [], ""
     for place, node in enumerate(order):
         if getattr(node, "variable", None) is leaf or node not in images.leading:
             continue
         try:
             for number in range(len(getattr(node, "_input_metadata", ())) or 1):
-                part = _read(node, number, images)
+                part = parts[node, number] = _read(node, number, images)
             if isinstance(part, Operation) and isinstance(part.payload, Layer):
                 work[place] = part.payload.work
         except Unsupported as error:
@@ -134,13 +144,13 @@ def _survey(order: Sequence[Any], images: Images, leaf: Tensor) -> tuple[dict[in
 
 
 @torch.no_grad()
-def read_program(top: Point, bottom: Point | None, leaf: Tensor) -> Program:
-    """Read the part of the graph between two points; `bottom` is None for the input `leaf` (batch, …).
+def read_program(span: Span, leaf: Tensor) -> Program:
+    """Read a span of the graph of the input `leaf` (batch, …).
 
     Raises `Unsupported` for an operation that the kernel cannot run.
     """
+    top, bottom, read = span.top, span.bottom, span.parts
     images = Images(len(leaf), leaf.dtype, leading_to(top.node, leaf))
-    read: dict[tuple[Any, int], list[Step] | Operation] = {}
 
     def part(node: Any, number: int) -> list[Step] | Operation:
         if (node, number) not in read:

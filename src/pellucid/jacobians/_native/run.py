@@ -27,7 +27,7 @@ def run_kernel(
     `seeds` are the indices of the elements to differentiate, or cotangents (batch, output, element). `packed` is shared
     by the chunks of a call.
     """
-    program = read_program(span.top, span.bottom, leaf)
+    program = read_program(span, leaf)
     assert rows.is_contiguous()
     vector = library.pellucid_vector_bytes() // rows.element_size()
     encoder = encode(program, rows[0, 0].numel(), seeds, packed, vector)
