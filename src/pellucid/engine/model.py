@@ -124,9 +124,12 @@ def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
 
 def _unoptimized(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
     """Turn TorchScript's optimizer off if there are scripted modules: it fails under modes that watch operators."""
-    is_scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
-    switch: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]  # public, but not exported by name
-    return switch(False) if is_scripted else nullcontext()
+    scripted = torch.jit.ScriptModule
+    for module in modules:
+        if isinstance(module, scripted):
+            switch: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]  # public, but not exported by name
+            return switch(False)
+    return nullcontext()
 
 
 def _usable(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
