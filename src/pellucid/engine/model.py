@@ -74,7 +74,7 @@ def frozen(
         loaned: list[tuple[nn.Module, str, Tensor]] = []
         modes, parameters, buffers = _remember(modules)
         tensors = [parameter for parameter, _, _ in parameters] + [buffer for _, _, buffer, _ in buffers]
-        if any(tensor.is_inference() for tensor in tensors):
+        if any(map(Tensor.is_inference, tensors)):
             loaned = _usable(modules)
             modes, parameters, buffers = _remember(modules)
         random_state: AbstractContextManager[object] = nullcontext()

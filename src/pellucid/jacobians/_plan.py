@@ -1,7 +1,6 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -95,7 +94,7 @@ class Plan:
         layout = self.layout
         return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
 
-    @cached_property
+    @property
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         most = max(1, LARGEST_BYTES // max(self.layout.largest, 1))

@@ -221,10 +221,7 @@ def _describe(module: nn.Module, described: list[object]) -> bool:
     own = module.__dict__  # faster than `nn.Module.__getattr__`
     described.append(kind)
     if kind is nn.Sequential:
-        for part in own["_modules"].values():
-            if part is not None and not _describe(part, described):
-                return False
-        return True
+        return all(part is None or _describe(part, described) for part in own["_modules"].values())
     # a scripted module keeps its parameters elsewhere
     parameters = own.get("_parameters")
     if parameters is None:
