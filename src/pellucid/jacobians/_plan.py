@@ -1,5 +1,6 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
+from ctypes import CDLL
 from dataclasses import dataclass, field
 
 import torch
@@ -88,6 +89,8 @@ class Plan:
         default_factory=dict, repr=False
     )
     """Weights as rearranged for the native kernel, shared by the chunks of a call."""
+    library: CDLL | None = None
+    """The native kernel, once it has been looked up."""
 
     def swaps(self, chunk: int) -> frozenset[str]:
         """Return the optimizations applied to chunks of `chunk` images."""
