@@ -5,10 +5,10 @@ import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
 
 from pellucid.jacobians import jacobian
 
@@ -61,38 +61,30 @@ def own(name: str) -> nn.Module:
 
 @cache
 def regression() -> nn.Module:
-    """Fit [sin x1 x2, cos x3 x4] on [0, 1]^4, until the relative error of the Jacobian is below 5%."""
+    """Train the network of the example that fits a function, until the relative error of its Jacobian is below 5%."""
+    example = load(ROOT / "examples" / "train_and_utilise.py")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
-    points = torch.rand(2000, 4)
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=600, history_size=50, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        error = (model(points) - target(points)).square().sum(1).mean()
-        error.backward()
-        return error
-
-    optimizer.step(loss)
+    model: nn.Module = example.build()
+    example.train(model)
     x = torch.rand(1000, 4)
-    true = vmap(jacrev(lambda point: target(point[None])[0]))(x)
+    true = example.true_jacobian(x)
     error = (jacobian(model, x) - true).norm() / true.norm()
     print(f"regression: relative error of the Jacobian {float(error):.1%}", file=sys.stderr)
     assert error < 0.05
     return model
 
 
-def target(x: Tensor) -> Tensor:
-    """Target function of the regression."""
-    return torch.stack([(x[:, 0] * x[:, 1]).sin(), (x[:, 2] * x[:, 3]).cos()], 1)
-
-
 def augnet() -> tuple[nn.Module, dict[str, Tensor]]:
     """Load aug-net's network in float64 and its reference arrays, as in the tests."""
-    spec = spec_from_file_location("augnet", ROOT / "tests" / "jacobians" / "augnet.py")
+    loaded: tuple[nn.Module, dict[str, Tensor]] = load(ROOT / "tests" / "jacobians" / "augnet.py").augnet(SHARED)
+    return loaded
+
+
+def load(path: Path) -> Any:
+    """Import a Python file that is not part of a package."""
+    spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    loaded: tuple[nn.Module, dict[str, Tensor]] = module.augnet(SHARED)
-    return loaded
+    return module

@@ -135,7 +135,8 @@ def test_kernel_replaces_the_backward_passes(name, way, model, images, monkeypat
     monkeypatch.setattr(torch.autograd, "grad", lambda *rest, **named: backwards.append(1) or grad(*rest, **named))
     explanation = analyzer_of(name, model, images).explain(images, "all")
     points = METHODS[name].get("steps", METHODS[name].get("samples", 1))
-    assert len(backwards) == (CLASSES * points if way == "generic" else 0)
+    # the kernel's first result is compared with that of one backward pass
+    assert len(backwards) == (CLASSES * points if way == "generic" else 1)
     # one image alone, to count the classes and to see that images are independent; a forward pass for each point, and
     # those of the images and of the baseline
     assert len(forwards) == points + 2 + {"gradient": 0, "integrated_gradients": 2, "smoothgrad": 1}[name]
@@ -203,6 +204,28 @@ def test_gradients_that_a_hook_changes(every_size, way, runs, images) -> None:
     model = Hooked().double().eval()
     torch.testing.assert_close(create_analyzer("gradient", model).analyze(images, "all"), slopes(model, images))
     assert runs == []
+
+
+class HookedNode(Hooked):
+    """A hook on a node of the graph, which no tensor shows, doubles the gradient of a hidden layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.lower(x)
+        if hidden.requires_grad:
+            hidden.grad_fn.register_hook(lambda below, above: (2 * below[0],))
+        return self.upper(hidden)
+
+
+@pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
+def test_gradients_that_a_hook_on_a_node_changes(name, every_size, way, runs, images) -> None:
+    torch.manual_seed(0)
+    model = HookedNode().double().eval()
+    analyzer = create_analyzer(name, model, **METHODS[name])
+    expected = by_hand(name, model, images, METHODS[name])
+    # also at a second call, which compares nothing
+    for _ in range(2):
+        torch.testing.assert_close(analyzer.analyze(images, "all"), expected, rtol=1e-9, atol=1e-12)
+    assert runs == ([] if way == "generic" else [CLASSES])
 
 
 class Detached(nn.Module):

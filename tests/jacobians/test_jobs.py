@@ -1,6 +1,6 @@
 """The size of a job, which callers that loop over batches announce."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -44,14 +44,16 @@ def test_number_of_images_in_a_loader(loader, count) -> None:
 def announced(monkeypatch) -> list[int | None]:
     """What each call of `jacobian` learns about the size of its job."""
     seen: list[int | None] = []
-    for module, name in ((_class_means, "jacobian_by_chunk"), (_spectrum, "jacobian"), (jacobians, "jacobian")):
-        original = getattr(module, name)
 
-        def jacobian(*given, run=original, **options):
+    def announcing(run: Callable[..., object]) -> Callable[..., object]:
+        def compute(*given, **options):
             seen.append(images_expected())
             return run(*given, **options)
 
-        monkeypatch.setattr(module, name, jacobian)
+        return compute
+
+    for module, name in ((_class_means, "jacobian_by_chunk"), (_spectrum, "jacobian"), (jacobians, "jacobian_report")):
+        monkeypatch.setattr(module, name, announcing(getattr(module, name)))
     return seen
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pellucid
-from pellucid.core.errors import SaveError, ShapeError
+from pellucid.core.errors import BuildError, SaveError, ShapeError
+from pellucid.jacobians import JacobianReport
+from pellucid.jacobians._native import build
 from pellucid.storage import atomic, chunked_array
 from pellucid.storage.chunked_array import ChunkedArray
 
@@ -59,7 +62,7 @@ def test_the_batch_size_of_the_loader_does_not_matter(tmp_path: Path) -> None:
     assert contents(folders[0]) == contents(folders[1]) == contents(folders[2])
 
 
-@pytest.mark.parametrize("fault", range(1, 16))
+@pytest.mark.parametrize("fault", range(1, 17))
 def test_a_failure_at_any_write_can_be_resumed(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "whole", chunk=3))
     writes = 0
@@ -91,13 +94,13 @@ def test_finished_chunks_are_not_recomputed(tmp_path: Path, monkeypatch: pytest.
     from pellucid.storage import jacobians as jacobian_store
 
     sizes: list[int] = []
-    compute = jacobian_store.jacobian
+    compute = jacobian_store.jacobian_report
 
-    def counting(model: nn.Module, x: torch.Tensor, **options: Any) -> torch.Tensor:
+    def counting(model: nn.Module, x: torch.Tensor, **options: Any) -> JacobianReport:
         sizes.append(len(x))
         return compute(model, x, **options)
 
-    monkeypatch.setattr(jacobian_store, "jacobian", counting)
+    monkeypatch.setattr(jacobian_store, "jacobian_report", counting)
     pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     assert sizes == [1, 3]  # one image to learn the shape, and the missing chunk
 
@@ -139,6 +142,72 @@ def test_a_real_full_disk_is_reported_and_resumed(kilobytes: int, tmp_path: Path
         assert contents(disk / "maps") == contents(undisturbed)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+IMAGES = torch.rand(7, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def large_network() -> nn.Module:
+    """Build a network that the native kernel runs."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1600, 20))
+
+
+def interrupted() -> Iterator[torch.Tensor]:
+    yield IMAGES[:4]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("first", ["native", "generic"])
+def test_an_array_is_continued_with_the_kernel_or_without_it(
+    first: str, native: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a process that started before the library was there
+    late = build._State(has_looked=True)
+    expected = {}
+    for way in ("native", "generic"):
+        with monkeypatch.context() as patch:
+            if way == "generic":
+                patch.setattr(build, "_state", late)
+            expected[way] = contents(pellucid.jacobian_to_disk(large_network(), [IMAGES], tmp_path / way, chunk=2))
+            if way == first:
+                with pytest.raises(KeyboardInterrupt):
+                    pellucid.jacobian_to_disk(large_network(), interrupted(), tmp_path / "maps", chunk=2)
+    assert (tmp_path / "maps" / ".marks" / "1").is_file()
+    assert not (tmp_path / "maps" / ".marks" / "2").exists()
+    assert expected["native"]["3.0.0.0.0"] != expected["generic"]["3.0.0.0.0"]
+    if first == "native":
+        monkeypatch.setattr(build, "_state", late)
+    folder = pellucid.jacobian_to_disk(large_network(), [IMAGES], tmp_path / "maps", chunk=2)
+    assert contents(folder) == expected[first]
+    assert json.loads((folder / ".zattrs").read_text())["native"] is (first == "native")
+
+
+def test_an_array_is_not_continued_without_the_kernel_of_its_start(
+    native: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pellucid.jacobian_to_disk(large_network(), interrupted(), tmp_path, chunk=2)
+    before = contents(tmp_path)
+    monkeypatch.setenv("PELLUCID_NATIVE", "0")
+    build._library_of_run.cache_clear()  # as in a new process
+    with pytest.raises(BuildError, match=r"was started with the native kernel.*PELLUCID_NATIVE"):
+        pellucid.jacobian_to_disk(large_network(), [IMAGES], tmp_path, chunk=2)
+    assert contents(tmp_path) == before
+
+
+def test_an_array_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
+    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    expected = contents(folder)
+    attributes = json.loads((folder / ".zattrs").read_text())
+    del attributes["native"]
+    (folder / ".zattrs").write_text(json.dumps(attributes))
+    (folder / ".marks" / "2").unlink()
+    (folder / "2.0.0.0.0").unlink()
+    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert (folder / "2.0.0.0.0").read_bytes() == expected["2.0.0.0.0"]
+    # nothing is known about the chunks that were there
+    assert json.loads((folder / ".zattrs").read_text()) == attributes
 
 
 def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path) -> None:

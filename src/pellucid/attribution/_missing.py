@@ -54,7 +54,7 @@ def gradients_of(subject: Subject, logits: Tensor, leaf: Tensor, targets: Sequen
         # imported here, because most explanations are of one class
         from pellucid.jacobians._classes import class_gradients
 
-        yield from class_gradients(rows_of(logits), leaf, WAY_OUT)
+        yield from class_gradients(rows_of(logits), leaf, WAY_OUT, subject.agreements)
         return
     for number, target in enumerate(targets, start=1):
         # The gradient of the sum over the images is the gradient of each image.

@@ -75,6 +75,8 @@ class Subject:
     """Cache of the layers found for class activation maps."""
     has_hooks: bool = False
     """True if a forward pass has put a hook on a tensor, which changes gradients in ways that their graph hides."""
+    agreements: dict[tuple[Any, ...], bool] = field(default_factory=dict)
+    """Agreement of the native kernel with autograd, by kind of input; see `class_gradients`."""
     _saw_batch_statistics: bool = False
     _precision: torch.dtype = torch.float64
     """The lowest precision of any value of a plain forward pass in float64."""

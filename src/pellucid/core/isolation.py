@@ -111,10 +111,8 @@ class isolated:  # noqa: N801  (reads like torch.no_grad)
         _refuse_tracing()
         if self._held is not None:
             self._held.acquire()
-        # The switch is process-wide, so it needs the lock.
+        # The switch is process-wide, so it needs the lock. It takes effect when it is made, without being entered.
         self._eager: Any = None if self._held is None else uncompiled()
-        if self._eager is not None:
-            self._eager.__enter__()
         self._autocast = without_autocast()
         self._autocast.__enter__()
         self._gradients: Any = None

@@ -74,7 +74,7 @@ def frozen(
         loaned: list[tuple[nn.Module, str, Tensor]] = []
         modes, parameters, buffers = _remember(modules)
         tensors = [parameter for parameter, _, _ in parameters] + [buffer for _, _, buffer, _ in buffers]
-        if any(tensor.is_inference() for tensor in tensors):
+        if any(map(Tensor.is_inference, tensors)):
             loaned = _usable(modules)
             modes, parameters, buffers = _remember(modules)
         random_state: AbstractContextManager[object] = nullcontext()
@@ -124,9 +124,12 @@ def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
 
 def _unoptimized(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
     """Turn TorchScript's optimizer off if there are scripted modules: it fails under modes that watch operators."""
-    is_scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
-    switch: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]  # public, but not exported by name
-    return switch(False) if is_scripted else nullcontext()
+    scripted = torch.jit.ScriptModule
+    for module in modules:
+        if isinstance(module, scripted):
+            switch: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]  # public, but not exported by name
+            return switch(False)
+    return nullcontext()
 
 
 def _usable(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:

@@ -1,12 +1,15 @@
 """Gradients of all classes, from a forward pass that the caller has run."""
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pellucid.core.seeding import generator
 from pellucid.engine.derivatives import derivatives
-from pellucid.jacobians._algorithms.native import LEAST_WORK, seconds_without
+from pellucid.jacobians._algorithms.native import LEAST_WORK, TOLERANCE, seconds_without
 from pellucid.jacobians._native.build import library_for
 from pellucid.jacobians._native.graph import widest_span
 from pellucid.jacobians._native.program import Packed
@@ -20,19 +23,42 @@ FEWEST = 4
 """Minimum number of classes at once for which the native kernel pays off."""
 
 
-def class_gradients(logits: Tensor, leaf: Tensor, way_out: str) -> Iterator[Tensor]:
+def class_gradients(
+    logits: Tensor, leaf: Tensor, way_out: str, agreements: dict[tuple[Any, ...], bool]
+) -> Iterator[Tensor]:
     """Yield the gradient (batch, …) of each column of `logits` (batch, class) with respect to `leaf` (batch, …).
 
     The native kernel computes them at once where it supports the whole network; otherwise, each takes a backward pass.
     The images must not depend on each other. The graph of the logits cannot be used again. Raises
     `UnsupportedOperation`, ending in `way_out`, if an operation has no derivative.
+
+    `agreements` belongs to the model. It holds for each kind of input whether the kernel agrees with autograd, which is
+    found out at the first call. They would differ for hooks on nodes, which cannot be seen from outside.
     """
-    groups = _native(logits, leaf)
+    kind = (leaf.shape[1:], leaf.dtype, logits.shape[1])
+    groups = _native(logits, leaf) if agreements.get(kind, True) else None
+    for rows in groups or ():
+        if kind not in agreements:
+            agreements[kind] = _agrees(rows, logits, leaf, way_out)
+        if not agreements[kind]:
+            groups = None
+            break
+        yield from rows.unbind(1)
     if groups is None:
         yield from _one_by_one(logits, leaf, way_out)
-        return
-    for rows in groups:
-        yield from rows.unbind(1)
+
+
+def _agrees(rows: Tensor, logits: Tensor, leaf: Tensor, way_out: str) -> bool:
+    r"""Compare \(u^T J\) with autograd's, for a random u, from the rows (batch, class, …) of the first classes."""
+    classes = rows.shape[1]
+    weights = torch.randn(classes, generator=generator(0, "native"), dtype=torch.float64, device="cpu").to(logits)
+    cotangent = logits.new_zeros(logits.shape)
+    cotangent[:, :classes] = weights
+    (expected,) = derivatives(logits, [leaf], cotangent, way_out=way_out, retain_graph=True)
+    assert expected is not None
+    error, scale = float((torch.tensordot(weights, rows, ([0], [1])) - expected).norm()), float(expected.norm())
+    # not finite: an error that the comparison must not hide, and which is reported later
+    return error <= TOLERANCE[logits.dtype] * scale or not math.isfinite(scale)
 
 
 def _one_by_one(logits: Tensor, leaf: Tensor, way_out: str) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ call, and a pass that differs from the cached one in any operation or shape is p
 """
 
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 from weakref import ref
 
@@ -60,7 +61,8 @@ def _owner_and_key(problem: Problem, chunk: int | None) -> tuple[Any, tuple[obje
     A bound method belongs to its instance, since `model.method` is a new object at every access.
     """
     model: Any = problem.model
-    function = getattr(model, "__func__", None)
+    # not `getattr`, because a module takes its time to say that it has no such attribute
+    function = model.__func__ if isinstance(model, MethodType) else None
     owner = model if function is None else model.__self__
     inputs = [(tensor.shape, tensor.dtype, tensor.device) for tensor in problem.inputs]
     # `chunk` decides the shapes in the signature; `known_layers` must match exactly, because such models skip its check

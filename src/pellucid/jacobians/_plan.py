@@ -1,5 +1,6 @@
 """Planning from a forward pass of the first image: sizes, operations, and checks that the derivative is correct."""
 
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -89,13 +90,15 @@ class Plan:
         default_factory=dict, repr=False
     )
     """Weights as rearranged for the native kernel, shared by the chunks of a call."""
+    library: CDLL | None = None
+    """The native kernel, once it has been looked up."""
 
     def swaps(self, chunk: int) -> frozenset[str]:
         """Return the optimizations applied to chunks of `chunk` images."""
         layout = self.layout
         return layout.swapped | layout.swapped_in_batches if chunk >= SMALL_BATCH else layout.swapped
 
-    @cached_property
+    @property
     def chunk(self) -> int:
         """Default number of images per chunk: as many as `LARGEST_BYTES` allows, split into nearly equal chunks."""
         return self._chunk(self.layout.largest)

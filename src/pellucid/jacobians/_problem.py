@@ -224,9 +224,12 @@ def _describe(module: nn.Module, described: list[object]) -> bool:
         return all(part is None or _describe(part, described) for part in own["_modules"].values())
     # a scripted module keeps its parameters elsewhere
     parameters = own.get("_parameters")
-    # exact types, because a subclass may override what its operations do
-    if parameters is None or any(type(each) is not nn.Parameter for each in parameters.values() if each is not None):
+    if parameters is None:
         return False
+    for parameter in parameters.values():
+        # exact types, because a subclass may override what its operations do
+        if parameter is not None and type(parameter) is not nn.Parameter:
+            return False
     if kind is nn.Linear:
         weight, bias = parameters.get("weight"), parameters.get("bias")
         described += (None if weight is None else weight.shape, bias is None)
@@ -275,10 +278,12 @@ def untouched(model: Model) -> AbstractContextManager[object]:
 
 
 def _inside(model: Model) -> Model:
-    return unwrap(model) if isinstance(model, nn.Module | ExportedProgram) else model
+    return unwrap(model) if isinstance(model, (nn.Module, ExportedProgram)) else model
 
 
 def _module_of(model: Model) -> nn.Module | None:
     """Return the module itself, or the module that a bound method belongs to."""
-    owner = getattr(model, "__self__", model)
+    if isinstance(model, nn.Module):  # which takes its time to say that it has no `__self__`
+        return model
+    owner = getattr(model, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None

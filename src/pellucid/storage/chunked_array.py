@@ -45,7 +45,7 @@ class ChunkedArray:
             existing = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
             expected = array._header(existing["shape"][0])
             differing = [key for key in expected if existing.get(key) != expected[key]]
-            kept = json.loads((folder / ".zattrs").read_text(encoding="utf-8"))
+            kept = array.attributes
             differing += [key for key in attributes if kept.get(key) != attributes[key]]
             if differing:
                 raise SaveError(
@@ -75,6 +75,16 @@ class ChunkedArray:
             part = np.frombuffer(content, header["dtype"]).reshape(step, *row_shape)
             whole[number * step : (number + 1) * step] = part[: rows - number * step]
         return whole
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the array as a whole, as in `.zattrs`."""
+        kept: dict[str, Any] = json.loads((self.folder / ".zattrs").read_text(encoding="utf-8"))
+        return kept
+
+    def note(self, **attributes: Any) -> None:
+        """Add attributes that are known only once the first chunk has been computed."""
+        self._keep(".zattrs", self.attributes | attributes)
 
     def mark(self, number: int) -> str | None:
         """Return the mark of chunk `number`, which identifies its inputs; None if the chunk is not finished."""

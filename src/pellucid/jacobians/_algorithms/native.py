@@ -46,7 +46,14 @@ def pays_native(plan: Plan) -> bool:
         return False
     if plan.problem.known_layers and plan.problem.batch * layout.native.work * outputs < LEAST_DENSE_WORK:
         return False
-    return library_for(_seconds(plan)) is not None
+    return _library(plan) is not None
+
+
+def _library(plan: Plan) -> CDLL | None:
+    """Return the library for all chunks of a plan, looked up once."""
+    if plan.library is None:
+        plan.library = library_for(_seconds(plan))
+    return plan.library
 
 
 def _cut_is_cheaper(plan: Plan) -> bool:
@@ -71,10 +78,10 @@ def prepare_native(plan: Plan) -> None:
     Raises `UnsupportedOperation` if the kernel cannot run the network, or `BuildError` if there is no library.
     """
     if plan.layout.native is not None:
-        library = library_for(_seconds(plan))
+        library = _library(plan)
         if library is None:
             build_native()
-            library = library_for(_seconds(plan))
+            library = _library(plan)
         assert library is not None
         if not plan.layout.is_compared:
             _compare(plan, library)
@@ -87,7 +94,7 @@ def prepare_native(plan: Plan) -> None:
 def native(part: Part) -> int:
     """Compute all rows of J with the kernel, and those parts of the network that it cannot run by backward passes."""
     plan, flat = part.plan, part.run()
-    library = library_for(_seconds(plan)) if plan.layout.native is not None else None
+    library = _library(plan) if plan.layout.native is not None else None
     if library is None or plan.layout.native is None:  # found out in an earlier chunk
         return loop(part)
     (leaf,), (rows,) = part.differentiated, part.rows

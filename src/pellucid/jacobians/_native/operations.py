@@ -56,8 +56,11 @@ def _linear(node: Any, images: Images) -> Operation:
     if matrix.dtype != images.dtype or matrix.layout != torch.strided or matrix.device.type != "cpu":
         raise Unsupported(f"{type(node).__name__} with {matrix.dtype} weights")
     rows, outputs = images.shape(node)
-    layer = Layer(matrix.detach().T[None, :, :, None], (1, rows), (1, rows))
-    return Operation(Layout(outputs, rows, 1, outputs), (Arrival(*source),), layer, 1, len(matrix))
+    (inputs, _), (down, right) = matrix.shape, matrix.stride()
+    # transposed, with axes for the group and the tap, in a single operation
+    weight = matrix.detach().as_strided((1, outputs, inputs, 1), (0, right, down, 0))
+    layer = Layer(weight, (1, rows), (1, rows))
+    return Operation(Layout(outputs, rows, 1, outputs), (Arrival(*source),), layer, 1, inputs)
 
 
 def _window(pairs: list[list[tuple[int, float]]], images: Images) -> Window:

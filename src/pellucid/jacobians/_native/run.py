@@ -1,6 +1,7 @@
 """Running of the native kernel on a chunk of images."""
 
 import ctypes
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,14 +32,15 @@ def run_kernel(
     assert rows.is_contiguous()
     vector = library.pellucid_vector_bytes() // rows.element_size()
     encoder = encode(program, rows[0, 0].numel(), seeds, packed, vector)
-    words = (ctypes.c_int64 * len(encoder.words))(*encoder.words)
+    # not an array of ctypes, which needs a class of its own for each length
+    words = array("q", encoder.words)
     function = library.pellucid_run_float if rows.dtype == torch.float32 else library.pellucid_run_double
 
     def run(first: int, last: int) -> str:
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
         target = ctypes.c_void_p(rows[first:last].data_ptr())
         failed = function(
-            words,
+            ctypes.c_void_p(words.buffer_info()[0]),
             ctypes.c_int64(len(words)),
             ctypes.c_int64(first),
             ctypes.c_int64(last),

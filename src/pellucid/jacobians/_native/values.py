@@ -1,6 +1,7 @@
 """Parts of a program: slots, steps, edges and operations, as read from autograd's graph."""
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Images:
     dtype: torch.dtype
     leading: frozenset[Any]
     """Nodes that depend on the input. Others, such as parameters that require gradients, count as constants."""
+    shapes: dict[tuple[Any, int], tuple[int, ...]] = field(default_factory=dict)
+    """Shapes by node and number, each read once: the attributes of autograd's nodes are slow."""
 
     def sources(self, node: Any) -> list[tuple[Any, int]]:
         """Return a node's inputs, each as the node that computed it and its number there; (None, 0) for constants."""
@@ -35,6 +38,9 @@ class Images:
 
         Raises `Unsupported` for a result that is not a block of memory per image.
         """
+        known = self.shapes.get((node, number))
+        if known is not None:
+            return known
         if node is None:
             raise Unsupported("an input without a gradient")
         metadata = getattr(node, "_input_metadata", None)
@@ -47,13 +53,14 @@ class Images:
         if not shape or shape[0] % self.count:
             raise Unsupported(f"{type(node).__name__}, which merges images")
         shape = (shape[0] // self.count, *shape[1:])
-        if torch.Size(shape).numel() > MOST_ELEMENTS:
+        if prod(shape) > MOST_ELEMENTS:
             raise Unsupported(f"{type(node).__name__} of more than {MOST_ELEMENTS} elements per image")
+        self.shapes[node, number] = shape
         return shape
 
     def size(self, node: Any, number: int = 0) -> int:
         """Return the number of elements of a node's result for one image."""
-        return torch.Size(self.shape(node, number)).numel()
+        return prod(self.shape(node, number))
 
     def data(self, tensor: Tensor) -> Tensor:
         """Return a saved tensor as an array in row-major order. Raises `Unsupported` for other kinds of tensors."""
