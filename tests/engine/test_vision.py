@@ -70,8 +70,9 @@ def test_every_block_matters_to_the_map(seen) -> None:
 def test_a_batch_equals_its_images_one_by_one(seen) -> None:
     model, images = seen
     for name in ("lrp.epsilon_plus_flat", "deeplift", "guided_backprop"):
-        many = create_analyzer(name, model).analyze(images)
-        alone = torch.cat([create_analyzer(name, model).analyze(image[None]) for image in images])
+        analyzer = create_analyzer(name, model)
+        many = analyzer.analyze(images)
+        alone = torch.cat([analyzer.analyze(image[None]) for image in images])
         torch.testing.assert_close(many, alone, rtol=1e-8, atol=1e-8 * float(many.abs().max()))
 
 
