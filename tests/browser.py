@@ -51,4 +51,4 @@ def until(page: "Page", condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(20)

@@ -18,6 +18,8 @@ QUICK = (
     "--dataset digits --epochs 2 --limit-train 120 --limit-test 40 --batch-size 32 "
     "--threads 1 --methods gradient".split()
 )
+SOME = ("--hooks", "confusion_matrix,saliency,tsne,projector,prototypes")
+"""Hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
 
 
 def program(*arguments, file_size_limit=None):
@@ -68,7 +70,7 @@ def small_disk(tmp_path):
 def undisturbed(tmp_path_factory):
     """A run with enough disk space."""
     save = tmp_path_factory.mktemp("undisturbed") / "save"
-    assert main(["run", *QUICK, "--save", str(save)]) == 0
+    assert main(["run", *QUICK, *SOME, "--save", str(save)]) == 0
     return save
 
 
@@ -76,7 +78,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("kilobytes", [700, 2500])
 def test_full_disk(kilobytes, small_disk, undisturbed):
     disk = small_disk(f"size={kilobytes}k")
-    failed = program(*QUICK, "--save", disk / "save")
+    failed = program(*QUICK, *SOME, "--save", disk / "save")
     assert failed.returncode != 0, "the disk is large enough: make it smaller"
     assert "Traceback" not in failed.stderr
     assert "the disk is full" in failed.stderr or "No space left" in failed.stderr

@@ -250,7 +250,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         slow = pytest.mark.slow
         metafunc.parametrize("animal", [pytest.param(name, marks=() if name in QUICK else slow) for name in ZOO])
     if "vision_name" in metafunc.fixturenames:
-        metafunc.parametrize("vision_name", list(VISION))
+        # grouped by network, since building one takes seconds
+        metafunc.parametrize("vision_name", list(VISION), scope="module")
 
 
 @pytest.fixture

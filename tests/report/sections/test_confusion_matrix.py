@@ -261,6 +261,7 @@ def test_every_image_of_a_cell_is_reachable(tmp_path, chromium):
             assert tiles == links[:2]
         links = tab.locator(".cell .tiles a")
         links.first.click()
+        browser.until(tab, lambda: tab.evaluate("pellucid.place.section") == "explain")
         assert tab.evaluate("pellucid.place.image") == inside[0]
 
 

@@ -309,8 +309,8 @@ def test_links_open_the_image_in_explain(tab: Any) -> None:
     for links in (tab.locator("#embedding .results a"), tab.locator("#embedding .rows a")):
         assert [link.get_attribute("href") for link in links.all()] == [f"#explain&image={one}" for one in wrong]
     links.first.click()
+    browser.until(tab, lambda: tab.evaluate("pellucid.place.section") == "explain")
     assert tab.evaluate("pellucid.place.image") == wrong[0]
-    assert tab.evaluate("pellucid.place.section") == "explain"
 
 
 def test_address_restores_the_pinned_image_and_the_class(folder: Path, chromium: Any) -> None:
@@ -354,7 +354,8 @@ def test_keyboard_reaches_search_neighbors_and_links(tab: Any) -> None:
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.hash") == "#explain&image=143"
     tab.keyboard.press("Enter")
-    assert tab.evaluate("pellucid.place.section") == "explain"
+    browser.until(tab, lambda: tab.evaluate("pellucid.place.section") == "explain")
+    assert tab.evaluate("pellucid.place.image") == 143
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
