@@ -150,6 +150,6 @@ def test_class_means_hold_one_chunk_of_the_jacobian() -> None:
         chunks.append(rows.shape)
         return run(rows)
 
-    with patch.object(_class_means, "_norms", norms), patch.object(_plan, "LARGEST_BYTES", 4 * 48 * 36 * 8):
+    with patch.object(_class_means, "_norms", norms), patch.object(_plan, "LARGEST_STREAMED", 4 * 48 * 36 * 8):
         jacobian_class_means(model, [(X, torch.zeros(6, dtype=torch.int64))], classes=1)
     assert chunks == [(3, 48, 36)] * 2  # equal ones, of at most four images

@@ -170,7 +170,7 @@ def jacobian_by_chunk(
     """Compute a Jacobian like `jacobian`, passing each chunk to `take` while it is in the processor's cache.
 
     `take(first, part)` receives the index of a chunk's first image and its Jacobian (batch, *outputs, *inputs), whose
-    memory the next chunk reuses. By default, a chunk has as many images as keep that below 10 MB, too.
+    memory the next chunk reuses. By default, a chunk has as many images as keep that below 20 MB.
     """
     chunk = check_count("chunk", chunk, "images per forward pass")
     with isolated():

@@ -22,6 +22,8 @@ __all__ = ["LARGEST_BYTES", "Layout", "NativeShare", "Plan", "PlanOutdated", "Si
 
 LARGEST_BYTES = 10_000_000
 """Maximum size of a tensor in a chunk: a third of what allocators reuse without requesting new pages."""
+LARGEST_STREAMED = 20_000_000
+"""Maximum size of a chunk's Jacobian where the next chunk reuses its memory."""
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
 """Allowed relative difference between an image's outputs alone and in a batch. It covers rounding only."""
@@ -105,9 +107,10 @@ class Plan:
 
     @cached_property
     def streamed_chunk(self) -> int:
-        """Default number of images per chunk if the Jacobian of a chunk, too, should not exceed `LARGEST_BYTES`."""
+        """Default number of images per chunk if the Jacobian of a chunk should not exceed `LARGEST_STREAMED`."""
         size = self.problem.inputs[self.problem.floats[0]].element_size()
-        return self._chunk(max(self.layout.largest, self.problem.input_count * len(self.wanted) * size))
+        jacobian = self.problem.input_count * len(self.wanted) * size
+        return self._chunk(max(self.layout.largest, jacobian * LARGEST_BYTES // LARGEST_STREAMED))
 
     def _chunk(self, largest: int) -> int:
         most = max(1, LARGEST_BYTES // max(largest, 1))

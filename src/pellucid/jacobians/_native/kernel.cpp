@@ -102,7 +102,7 @@ template <class T> struct Runner {
         int64_t groups, in_channels, out_channels, width, taps, kernel_width, in[2], out[2];  // height and width
         View<const T> weights, tail;
         View<const int32_t> order, starts, places;  // input channels of the lanes; sums over positions
-        View<const int32_t> reach[2];  // `scatter`: by output place and tap, the input place + 1, or 0 if outside
+        View<const int32_t> reach[2];  // `scatter`: where the products of each line, and at each place of a line, go
         Axis axes[2];                  // `gather`: from input to output
         int64_t element(int64_t channel, int64_t place) const { return channel * channel_step + place * position_step; }
     };
@@ -149,7 +149,7 @@ template <class T> struct Runner {
     Array<Operation> operations;
     int64_t first_image, images, lowest, width;  // of the current group and block of cotangents
     View<T> jacobian;                            // of the group
-    Array<int64_t> targets;                      // of `scatter`, and its sums
+    Array<int64_t> starts, targets;              // of `scatter`, and its sums
     Array<T> sums;
     Array<Run> runs;  // the first `used_runs` reach the current position of `gather`
     int64_t used_runs;
@@ -414,16 +414,15 @@ template <class T> struct Runner {
         const auto rows = slot.values.all();
         const int64_t base = slot.bases[image], padded = operation.width, in = operation.in_channels;
         const int64_t all = in * operation.groups, line = (operation.in[1] + 1) * all;
-        const int64_t across = operation.kernel_width, down = operation.taps / across;
-        targets.assign(padded, 0);  // where the products with each weight of a row belong, for a position
+        starts.resize(padded), targets.resize(padded);  // where the products with each weight of a row belong
+        const auto reached_lines = operation.reach[0].part(y * padded, padded);
+        for (int64_t n = 0; n < padded; ++n) {
+            const int64_t at = reached_lines[n] - top;
+            starts[n] = at < 1 || at > lines ? 0 : at * line * PADDED;
+        }
         for (int64_t x = 0; x < operation.out[1]; ++x) {
-            for (int64_t tap_y = 0, n = 0; tap_y < down; ++tap_y) {
-                int64_t low = operation.reach[0][y * down + tap_y] - top;
-                low = low < 1 || low > lines ? 0 : low * line;
-                for (int64_t tap_x = 0; tap_x < across; ++tap_x)
-                    for (int64_t c = 0; c < in; ++c)
-                        targets[n++] = (low + operation.reach[1][x * across + tap_x] * all + c) * PADDED;
-            }
+            const auto reached = operation.reach[1].part(x * padded, padded);
+            for (int64_t n = 0; n < padded; ++n) targets[n] = starts[n] + reached[n] * PADDED;
             for (int64_t group = 0; group < operation.groups; ++group) {
                 const int64_t position = group * slot.positions + y * operation.out[1] + x;
                 const int32_t first = before[position], last = before[position + 1];

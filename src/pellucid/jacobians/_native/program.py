@@ -185,13 +185,14 @@ def _add_operation(encoder: Encoder, slot: int, operation: Operation, packer: "_
     encoder.add(weights, tail, order, None, None)
     # the kernel gathers from the input to the output, and scatters from the output to the input
     sides = (layer.inputs, layer.outputs) if kind == GATHER else (layer.outputs, layer.inputs)
-    geometry = list(zip(*sides, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True))
+    geometry = tuple(zip(*sides, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True))
     if kind == GATHER:
         encoder.add(None, None)
         for sizes in geometry:
             encoder.add(*_axis(*sizes, is_forward=layer.is_transposed))
     else:
-        encoder.add(*(_reach(*sizes, is_forward=not layer.is_transposed) for sizes in geometry), *(None,) * 8)
+        tables = _targets(geometry, groups * inputs, inputs, width, is_forward=not layer.is_transposed)
+        encoder.add(*tables, *(None,) * 8)
 
 
 @lru_cache(maxsize=1024)
@@ -203,10 +204,9 @@ def _axis(  # one size per argument
     Taps connect each place to places on the other side. A run consists of neighboring ones among these, for which the
     sum of tap and place is constant.
     """
-    reach = _reach(size, other, kernel, stride, padding, dilation, is_forward=is_forward).view(size, kernel).tolist()
     starts = [0]
     runs: list[list[int]] = []
-    for reached in reach:
+    for reached in _reach(size, other, kernel, stride, padding, dilation, is_forward=is_forward):
         for tap in reversed(range(kernel)):
             at = reached[tap] - 1
             if at < 0:
@@ -220,22 +220,40 @@ def _axis(  # one size per argument
     return [torch.tensor(column, dtype=torch.int32, device="cpu") for column in (starts, *columns)]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
+def _targets(
+    geometry: tuple[tuple[int, ...], ...], channels: int, inputs: int, width: int, *, is_forward: bool
+) -> tuple[Tensor, Tensor]:
+    """Return where products with a convolution's weights (tap, input channel), padded to `width`, go along each axis.
+
+    By line of the output, the line of the input plus one; by place along the output's lines, the place along the
+    input's plus one, times all `channels`, plus the channel. Both are 0 for what lies outside.
+    """
+    down, across = (_reach(*sizes, is_forward=is_forward) for sizes in geometry)
+    lines = [[y for y in reached for _ in range(len(across[0]) * inputs)] for reached in down]
+    places = [
+        [x * channels + channel for _ in down[0] for x in reached for channel in range(inputs)] for reached in across
+    ]
+    tables = (torch.tensor(table, dtype=torch.int32, device="cpu") for table in (lines, places))
+    first, second = (F.pad(table, (0, width - table.shape[1])).contiguous() for table in tables)
+    return first, second
+
+
 def _reach(  # one size per argument
     size: int, other: int, kernel: int, stride: int, padding: int, dilation: int, *, is_forward: bool
-) -> Tensor:
+) -> list[list[int]]:
     """Return, by place and tap, the place on the other side plus one, or 0 if there is none.
 
     `is_forward`: the place on the other side is place · stride - padding + tap · dilation; otherwise, it is the
     solution of the reverse equation.
     """
     step = 1 if is_forward else stride
-    places = []
-    for place in range(size):
-        for tap in range(kernel):
-            at = place * stride - padding + tap * dilation if is_forward else place + padding - tap * dilation
-            places.append(at // step + 1 if at % step == 0 and 0 <= at // step < other else 0)
-    return torch.tensor(places, dtype=torch.int32, device="cpu")
+
+    def reached(place: int, tap: int) -> int:
+        at = place * stride - padding + tap * dilation if is_forward else place + padding - tap * dilation
+        return at // step + 1 if at % step == 0 and 0 <= at // step < other else 0
+
+    return [[reached(place, tap) for tap in range(kernel)] for place in range(size)]
 
 
 @dataclass(frozen=True, eq=False)
