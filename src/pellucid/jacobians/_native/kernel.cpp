@@ -20,6 +20,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #ifdef CHECKED
@@ -29,6 +30,11 @@
 #endif
 #define INLINE __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#ifdef __clang__
+#define SHUFFLE(one, other, ...) __builtin_shufflevector(one, other, __VA_ARGS__)
+#else
+#define SHUFFLE(one, other, ...) __builtin_shuffle(one, other, decltype(one < other){__VA_ARGS__})
+#endif
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
 #elif defined(__AVX__)
@@ -86,6 +92,7 @@ struct Reader {
 // A program, which runs on a group of images at a time, and for each on a block of cotangents at a time.
 template <class T> struct Runner {
     static constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
+    typedef T Panel __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));  // values by lane
     struct Step {
         int64_t kind, image_step, outer, inner;  // positions of a channel above and below a pooling
         View<const T> values;
@@ -404,8 +411,7 @@ template <class T> struct Runner {
                                 &sums[((y + 1) * (places + 1) + x + 1) * size + channel * PADDED]);
         }
     }
-    // Add the products of a line of the output to the sums of a band of the input. Weights: (output channel, tap, input
-    // channel), padded to whole blocks per output channel.
+    // Add the products of a line of the output. Weights: (output channel, tap and input channel, padded to blocks).
     template <int PADDED>
     void sum_line(const Operation& operation, int64_t image, int64_t y, int64_t top, int64_t lines) {
         typedef T Vector __attribute__((vector_size(PADDED * sizeof(T)), aligned(sizeof(T)), may_alias));
@@ -535,33 +541,29 @@ template <class T> struct Runner {
 
     // All lanes of a panel: vectorized over them, with the sums of all cotangents in registers.
     template <int K> void sum_panel(const Spot& at, const int32_t* lanes, T* results) const {
-        typedef T Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-        Vector totals[(K + LANES - 1) / LANES * LANES] = {};
+        Panel totals[(K + LANES - 1) / LANES * LANES] = {};
         each_row(at, K, [&](const T* weights, const T* value) INLINE {
-            const Vector panel = *reinterpret_cast<const Vector*>(weights);
+            const Panel panel = *reinterpret_cast<const Panel*>(weights);
             UNROLL for (int k = 0; k < K; ++k) totals[k] += panel * value[k];
         });
         for (int64_t k = 0; !lanes && k < K; ++k)
             if (at.used < LANES) std::memcpy(results + k * inputs, totals + k, at.used * sizeof(T));
             else std::memcpy(results + k * inputs, totals + k, VECTOR_BYTES);  // faster, since the number is fixed
         for (int64_t k = 0; lanes && k < K; k += LANES) {
-            transpose<LANES / 2>(totals + k);
+            transpose<LANES / 2>(totals + k, std::make_integer_sequence<int, LANES>());
             UNROLL for (int n = 0; n < LANES; ++n) std::memcpy(results + n * WIDEST + k, totals + k + n, VECTOR_BYTES);
         }
     }
     // Transpose a square of vectors: exchange its off-diagonal quarters, then those of each quarter, and so on.
-    template <int HALF, class Vector> INLINE static void transpose(Vector* rows) {
-        decltype(Vector{} < Vector{}) low, high;  // integers: elements of two vectors
-        UNROLL for (int lane = 0; lane < LANES; ++lane)
-            low[lane] = lane & HALF ? LANES + lane - HALF : lane, high[lane] = low[lane] + HALF;
+    template <int HALF, int... N> INLINE static void transpose(Panel* rows, std::integer_sequence<int, N...> lanes) {
         UNROLL for (int row = 0; row < LANES; ++row) {
             if (row & HALF) continue;
-            const Vector top = rows[row], bottom = rows[row + HALF];
-            rows[row] = __builtin_shuffle(top, bottom, low), rows[row + HALF] = __builtin_shuffle(top, bottom, high);
+            const Panel top = rows[row], bottom = rows[row + HALF];
+            rows[row] = SHUFFLE(top, bottom, (N & HALF ? LANES + N - HALF : N)...);
+            rows[row + HALF] = SHUFFLE(top, bottom, (N & HALF ? LANES + N : N + HALF)...);
         }
-        if constexpr (HALF > 1) transpose<HALF / 2>(rows);
+        if constexpr (HALF > 1) transpose<HALF / 2>(rows, lanes);
     }
-
     // A few lanes of a panel: vectorized over the cotangents, with one sum per lane. Each sum has the same order.
     template <int N> void sum_few(const Spot& at, const int32_t* active, T* results) const {
         typedef T Vector __attribute__((vector_size(WIDEST * sizeof(T)), aligned(sizeof(T)), may_alias));
@@ -575,7 +577,6 @@ template <class T> struct Runner {
         UNROLL for (int n = 0; n < N; ++n) std::memcpy(results + lanes[n] * WIDEST, totals + n, sizeof totals[n]);
     }
 };
-
 // Run a program for the images first … last - 1; `output` points at the (output, input) of the first one. Returns 0, or
 // 2 if there is not enough memory, or 1 for any other error, whose text goes to the `room` bytes at `text`.
 template <class T>
