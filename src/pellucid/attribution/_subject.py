@@ -344,7 +344,7 @@ class Subject:
 
 
 def _gaps(plain: Tensor, logits: Tensor, precision: torch.dtype) -> Tensor | None:
-    """Difference of each image's logits beyond rounding, (batch,) (above 0, or NaN); None if there is none.
+    """Difference of each image's logits beyond rounding, (batch,) (above 0, or NaN); None if no image has one.
 
     Rounding is measured against the image's largest logit and a thousandth of the batch's largest: rounding errors do
     not shrink just because an image's only logit happens to be near zero.

@@ -68,7 +68,7 @@ def _seconds(plan: Plan) -> float:
 
 
 def seconds_without(images: int, work: int, outputs: int) -> float:
-    """Estimate the duration of a job of at least so many images without the kernel, from its work for one image."""
+    """Estimate how long a job of at least `images` images takes without the kernel, from the `work` for one image."""
     return max(images_expected() or 0, images) * work * outputs / GENERIC_RATE
 
 

@@ -26,7 +26,7 @@ MOST_NATIVE = 0.5
 
 
 Parts = dict[tuple[Any, int], list[Step] | Operation]
-"""What has been read from a graph, by node and number of its result."""
+"""Parts read from a graph so far, by node and number of the node's result."""
 
 
 @dataclass(frozen=True, eq=False)

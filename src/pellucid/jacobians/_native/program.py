@@ -242,7 +242,7 @@ def _targets(
 def _reach(  # one size per argument
     size: int, other: int, kernel: int, stride: int, padding: int, dilation: int, *, is_forward: bool
 ) -> list[list[int]]:
-    """Return, by place and tap, the place on the other side plus one, or 0 if there is none.
+    """Return, by place and tap, the place that the tap reaches on the other side plus one, or 0 if it lies outside.
 
     `is_forward`: the place on the other side is place · stride - padding + tap · dilation; otherwise, it is the
     solution of the reverse equation.
