@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import stat
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -298,6 +300,35 @@ def test_a_compiler_that_never_ends_is_killed(machine: Machine, monkeypatch: pyt
     time.sleep(0.6)
     assert not survived.exists()  # its child is gone, too
     assert machine.leftovers() == []
+
+
+def test_an_interruption_while_the_compiler_starts_ends_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.set_compiler("exec sleep 60")
+    started: list[subprocess.Popen] = []
+
+    def start(*arguments: object, **options: object) -> subprocess.Popen:
+        process = real(*arguments, **options)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGTERM)  # to any thread that does not block it
+        time.sleep(0.2)
+        return process
+
+    def end(*_: object) -> None:
+        raise SystemExit(1)
+
+    real, before, is_over = subprocess.Popen, signal.signal(signal.SIGTERM, end), threading.Event()
+    monkeypatch.setattr(subprocess, "Popen", start)
+    other = threading.Thread(target=is_over.wait)
+    other.start()
+    try:
+        with pytest.raises(SystemExit):
+            build.compiled()
+        assert signal.getsignal(signal.SIGTERM) is end
+        assert started[0].poll() == -signal.SIGKILL
+    finally:
+        is_over.set()
+        other.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

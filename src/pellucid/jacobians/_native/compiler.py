@@ -5,8 +5,11 @@ import platform
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pellucid.core.errors import BuildError
 from pellucid.core.text import printable
@@ -61,41 +64,60 @@ def compile_library(compiler: str, source: bytes, flags: tuple[str, ...], target
     """Compile C++ source to a shared library; raises `BuildError`, with the compiler's last messages, if that fails."""
     # from standard input, so that the compiled text is certainly the one whose checksum is in the library's name
     command = [os.path.abspath(compiler), *flags, "-x", "c++", "-", "-o", str(target)]  # noqa: PTH100
-    # an interruption waits until the compiler is in hand, since it could not be ended otherwise
-    signals = {signal.SIGINT, signal.SIGTERM}
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
-    try:
-        process = subprocess.Popen(  # noqa: S603  (a list, without a shell)
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,  # a group of its own, since compilers start further processes
-        )
-    except OSError as error:
-        _release(held)
-        raise BuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}.") from error
-    with process:
+    with _held_signals() as release:  # an interruption waits until the compiler is in hand
         try:
-            _release(held)
-            messages = process.communicate(source, timeout=SECONDS)[1]
-        except subprocess.TimeoutExpired as error:
-            _kill(process)
-            raise BuildError(f"the C++ compiler {compiler} did not finish within {SECONDS:.0f} s.") from error
-        except BaseException:  # Ctrl-C must not leave a compiler behind
-            _kill(process)
-            raise
+            process = subprocess.Popen(  # noqa: S603  (a list, without a shell)
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,  # a group of its own, since compilers start further processes
+            )
+        except OSError as error:
+            raise BuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}.") from error
+        with process:
+            try:
+                release()
+                messages = process.communicate(source, timeout=SECONDS)[1]
+            except subprocess.TimeoutExpired as error:
+                _kill(process)
+                raise BuildError(f"the C++ compiler {compiler} did not finish within {SECONDS:.0f} s.") from error
+            except BaseException:  # Ctrl-C must not leave a compiler behind
+                _kill(process)
+                raise
     if process.returncode:
         last = messages.decode(errors="replace").strip().splitlines()[-LINES:]
         lines = "".join(f"\n  {line}" for line in last)
         raise BuildError(f"the C++ compiler {compiler} failed with exit code {process.returncode}:{lines}")
 
 
-def _release(held: set[int | signal.Signals] | None) -> None:
-    """Let signals through again, as before; one that has waited is handled at once."""
-    if held is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+@contextmanager
+def _held_signals() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT and SIGTERM back until the yielded function is called or the block ends.
+
+    Blocking them would not be enough: the system then gives a signal to another thread of the process, and Python
+    nevertheless runs its handler in the main thread, at once.
+    """
+    received: list[int] = []
+    before: dict[int, Any] = {}
+    # Python runs handlers in the main thread only; a handler of None is not Python's and could not be restored
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+
+    def release() -> None:
+        while before:
+            signal.signal(*before.popitem())
+        while received:
+            signal.raise_signal(received.pop())
+
+    try:
+        for number in before:
+            signal.signal(number, lambda received_number, _: received.append(received_number))
+        yield release
+    finally:
+        release()
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
