@@ -31,14 +31,17 @@ SHARES: Mapping[str, float] = {
     "saliency": 0.02,
     "hardest": 0.02,
     "jacobian_maps": 0.10,
-    "jacobian_classes": 0.10,
+    "jacobian_classes": 0.08,
     "explanations": 0.12,
     "prototypes.each_epoch": 0.05,
-    "jacobian_classes_all": 0.12,
-    "gallery": 0.13,
-    "leaderboard": 0.14,
+    "jacobian_classes_all": 0.10,
+    "gallery": 0.12,
+    "leaderboard": 0.12,
     "live": 0.01,
-    "prototypes": 0.09,
+    "prototypes": 0.07,
+    "label_errors": 0.01,
+    "out_of_distribution": 0.02,
+    "robustness": 0.06,
 }
 """Share of the total for each hook, the logits of the test images, and the embedding that two hooks use. The other
 hooks compute nothing with the network."""
