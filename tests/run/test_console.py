@@ -60,8 +60,8 @@ def test_report_address_is_absolute_and_percent_encoded(lines):
 
 def test_epochs_fit_80_columns(lines):
     score, logits = Score(loss=0.0123, accuracy=0.9876), torch.zeros(1, 2)
-    printing.print_epoch(Epoch(0, None, score, score, logits, 0.01, True, 0.0, 0), 25)
-    printing.print_epoch(Epoch(25, score, score, score, logits, 0.01, True, 100.0, 0), 25)
+    printing.print_epoch(Epoch(0, None, score, score, logits, logits, 0.01, True, 0.0, 0), 25)
+    printing.print_epoch(Epoch(25, score, score, score, logits, logits, 0.01, True, 100.0, 0), 25)
     printed = lines()
     assert max(map(len, printed)) <= 80
     assert printed == [

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-__all__ = ["Embedding", "Images", "Labels", "Logits", "Masks", "Pixels", "Targets"]
+__all__ = ["Embedding", "Images", "Labels", "Logits", "Masks", "Pixels", "Targets", "ValidationLogits"]
 
 Images = Float[Tensor, "batch channel height width"]
 """A batch of images as model input: floats in [0, 1]."""
@@ -22,6 +22,9 @@ Targets = Int64[Tensor, " batch"]
 
 Logits = Float[Tensor, "batch class"]
 """Raw classifier outputs."""
+
+ValidationLogits = Float[Tensor, "validation_image class"]
+"""Logits of the validation images, beside those of other images."""
 
 Embedding = Float[Tensor, "batch feature"]
 """The flattened activations of a layer, per image."""

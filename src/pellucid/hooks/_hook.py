@@ -12,7 +12,7 @@ from torch import nn
 from pellucid.core.budget import Budget
 from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import DataError, ModelError, ShapeError
-from pellucid.core.types import Embedding, Logits
+from pellucid.core.types import Embedding, Logits, ValidationLogits
 from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density
@@ -48,6 +48,10 @@ class Scene:
     """Methods selected by `--methods`; None if the flag is not given."""
     embedding_layer: str | None = None
     """Layer selected by `--embedding-layer`; None to detect it."""
+    validation: ImageSet | None = None
+    """Images held out of the training, on the CPU, to fit a few numbers such as a temperature; None if unavailable."""
+    validation_logits: ValidationLogits | None = None
+    """Logits of all validation images, on the CPU."""
     train: ImageSet | None = None
     """Training images, on the CPU, for methods that are fitted to data; None if unavailable."""
     fitted: Callable[[str], Density] | None = None

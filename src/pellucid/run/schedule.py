@@ -65,7 +65,7 @@ class Schedule:
         if self.workers.limit and hooks:
             # the training goes on, so a resumed run needs these weights for the hooks that it lost
             self.store.write_model(self.store.unfinished_name(number), pack_weights(self.session.model))
-        self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits))
+        self._add_epoch(number, lambda: self.session.scene(number, epoch.test_logits, epoch.validation_logits))
         if self.workers.limit and number == 0:
             # After the first fork, so that the first pictures need not wait; later forks inherit these modules. torch's
             # optimizers import dynamo, which takes more than a second.

@@ -94,7 +94,7 @@ class Session:
             device=self.device,
         )
 
-    def scene(self, epoch: int, logits: Tensor) -> Scene:
+    def scene(self, epoch: int, logits: Tensor, validation_logits: Tensor) -> Scene:
         """Return what the hooks are given after an epoch; `logits` are those of the test images."""
         methods = self.config.show.methods
         return Scene(
@@ -109,6 +109,8 @@ class Session:
             chosen_classes=self.classes,
             methods=tuple(parse_names(methods)) if methods else None,
             embedding_layer=self.embedding_layer,
+            validation=self.data.validation,
+            validation_logits=validation_logits,
             train=self.data.train,
             fitted=self.densities.get,
             # trained weights are not an untrained network
@@ -121,7 +123,7 @@ class Session:
         self._load(self.store.unfinished_name(epoch))
         if epoch:  # the training loop sets this mode before the first step
             self.model.train()
-        return self.scene(epoch, evaluate(self.model, self.data.test, self.device))
+        return self.scene(epoch, *self._logits())
 
     def final_scene(self, best: Epoch | None = None) -> Scene:
         """Load the best weights into the model and return what the hooks are given at the end of training.
@@ -129,10 +131,15 @@ class Session:
         `best` is the best epoch, if it was trained in this process; its logits need not be computed again.
         """
         self._load("best.safetensors")
-        logits = evaluate(self.model, self.data.test, self.device) if best is None else best.test_logits
+        logits, of_validation = self._logits() if best is None else (best.test_logits, best.validation_logits)
         # an epoch is marked as best if it beats all earlier ones, so the last mark counts
         number = max((line["epoch"] for line in self.store.metrics() if line.get("best")), default=None)
-        return replace(self.scene(self.recipe.epochs, logits), weights_epoch=number)
+        return replace(self.scene(self.recipe.epochs, logits, of_validation), weights_epoch=number)
+
+    def _logits(self) -> tuple[Tensor, Tensor]:
+        """Compute the logits of the test and of the validation images, in the batches of the training loop."""
+        test, validation = (evaluate(self.model, part, self.device) for part in (self.data.test, self.data.validation))
+        return test, validation
 
     def _load(self, name: str) -> None:
         content = self.store.read_model(name)

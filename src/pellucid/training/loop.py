@@ -16,7 +16,7 @@ from pellucid.core.contracts import DataSplits
 from pellucid.core.errors import ModelError, TrainingError
 from pellucid.core.seeding import derive_seed, seed_everything
 from pellucid.core.terminal import Tracker, track
-from pellucid.core.types import Logits
+from pellucid.core.types import Logits, ValidationLogits
 from pellucid.training.checkpoint import Progress, TrainingState
 from pellucid.training.distributed import World
 from pellucid.training.evaluate import Score, evaluate, score
@@ -57,6 +57,7 @@ class Epoch:
     """Running score over the training batches; None at epoch 0."""
     validation: Score
     test: Score
+    validation_logits: ValidationLogits
     test_logits: Logits
     learning_rate: float
     is_best: bool
@@ -255,6 +256,7 @@ class _Trainer:
             train=Score(progress.loss_sum / seen, progress.correct / seen) if seen else None,
             validation=validation,
             test=test,
+            validation_logits=logits[0],
             test_logits=logits[1],
             learning_rate=self._learning_rate(progress),
             is_best=is_best,
