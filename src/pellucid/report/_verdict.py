@@ -1,7 +1,7 @@
 """Conclusions about a run in sentences, each supported by its files; claims that these do not support are omitted."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from pellucid.core.text import listed
 from pellucid.evaluation import Evaluation
 from pellucid.evaluation._conclusions import class_insensitive, name_in, weight_insensitive
 from pellucid.evaluation._recommendation import most_faithful, relation
-from pellucid.report._material import Material
+from pellucid.report._material import Entry, Material
 from pellucid.report._recommended import last_evaluation
 
 __all__ = ["Sentence", "accuracy_parts", "calibration", "conclusions", "shown_epoch", "verdict"]
@@ -20,6 +20,8 @@ FEWEST_IMAGES = 30
 """Minimum number of images for an interval that assumes a normal distribution."""
 TWO_SIDED = 1.96
 """Standard errors in half of a 95% interval."""
+SIGNIFICANT = 0.01
+"""Largest p value of a calibration error to mention if the mean confidence is right."""
 SMALLEST_POINTS = 0.005
 """Smallest lower end of the interval of a miscalibration to mention, in percentage points."""
 MOST_NAMES = 3
@@ -177,8 +179,53 @@ def _calibration(material: Material) -> list[Sentence]:
         {epoch: entries[epoch]} if epoch in entries else {},
         lambda entry: None if (arrays := material.arrays(entry)) is None else calibration(arrays),
     )
-    text = next(iter(found.values()), "")
-    return [Sentence(text)] if text else []
+    text, record = next(iter(found.values()), ""), _calibration_record(material, epoch)
+    if record is None:
+        return [Sentence(text)] if text else []
+    text = f"{text.removesuffix('.')}{_repair(record)}." if text else _local_miscalibration(record)
+    return [Sentence(text, "calibration")] if text else []
+
+
+def _calibration_record(material: Material, epoch: int | None) -> dict[str, Any] | None:
+    """Return the numbers of the hook `calibration` at an epoch; None if they are missing or damaged."""
+    entries = material.entries("calibration", "data")
+    found = material.by_epoch({epoch: entries[epoch]} if epoch in entries else {}, _checked_record(material))
+    return next(iter(found.values()), None)
+
+
+def _checked_record(material: Material) -> Callable[[Entry], dict[str, Any] | None]:
+    def read(entry: Entry) -> dict[str, Any] | None:
+        if (record := material.numbers(entry)) is None:
+            return None
+        predicted, scaled, temperature = record["predicted"], record["scaled"], record["temperature"]
+        return {
+            "ece": float(predicted["ece"]),
+            "expected": float(predicted["expected_ece"]),
+            "p": float(predicted["p"]),
+            "scaled": None if scaled is None else float(scaled["ece"]),
+            # without validation images, there are two temperatures
+            "temperature": [float(value) for value in temperature["values"]],
+        }
+
+    return read
+
+
+def _repair(record: Mapping[str, Any]) -> str:
+    """Return a phrase on the temperature, if a single one lowers the calibration error; otherwise empty."""
+    values, scaled = record["temperature"], record["scaled"]
+    if scaled is None or len(values) != 1 or scaled >= record["ece"]:
+        return ""
+    return f"; a temperature of {values[0]:.2g} lowers the ECE from {record['ece']:.2%} to {scaled:.2%}"
+
+
+def _local_miscalibration(record: Mapping[str, Any]) -> str:
+    """Describe a calibration error that is not one of the mean confidence; empty if it is not significant."""
+    if not record["p"] <= SIGNIFICANT:
+        return ""
+    return (
+        f"Miscalibrated, although not on average: ECE {record['ece']:.2%}, where {record['expected']:.2%} is expected "
+        f"of calibrated probabilities (p ≤ {record['p']:.1g})."
+    )
 
 
 def calibration(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,7 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
-  sections
+- `curves`, `confusion_matrix`, `calibration`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
+  interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
@@ -10,6 +10,7 @@
 
 from pellucid.report._section import Maker
 from pellucid.report.sections._frames import READERS
+from pellucid.report.sections.calibration import calibration
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
 from pellucid.report.sections.draw import draw
@@ -26,6 +27,7 @@ __all__ = ["DRAWN", "SECTIONS"]
 SECTIONS: tuple[Maker, ...] = (
     curves,
     confusion_matrix,
+    calibration,
     hardest,
     grid("saliency"),
     grid("jacobian_maps"),
@@ -42,5 +44,5 @@ SECTIONS: tuple[Maker, ...] = (
 )
 """Functions that build the sections; sections without data are omitted."""
 
-DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
+DRAWN = frozenset({"calibration", "confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""

@@ -59,6 +59,11 @@ TEXTS = {
         "Rows are the true classes, columns the predictions.",
         "",
     ),
+    "calibration": (
+        "Calibration: can its confidence be trusted?",
+        "Accuracy by confidence with 95% intervals, and the error rate on the most confident images.",
+        "calibration",
+    ),
     "tsne": ("Embedding (t-SNE)", "t-SNE of the embedding of test images. Circled: misclassified.", ""),
     "leaderboard": (
         "Leaderboard: which explanations can be trusted?",
