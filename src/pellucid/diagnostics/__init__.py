@@ -2,10 +2,19 @@
 
 All functions take and return tensors; the hooks and sections of the same names apply them to a run.
 
+- `dynamics`: confidence, variability and forgetting of training images, and when each class was learned
+- `_label_errors`: examples whose label is probably wrong; its parts are `_confident_learning` (the joint distribution
+  of given and true labels), `_nearest` (neighbors in the embedding), `_self_influence` and `_label_checks` (arguments)
+- `influence`: training images that raised or lowered the score of a prediction, by TracIn and TRAK; its parts are
+  `_gradients` (per sample), `_projection` (random, with its error) and `_influence` (the result)
 - `_calibration`: calibration of predicted probabilities, with `_reliability` (bins and intervals), `_resampled` (the
   null distribution), `_brier` (Brier score) and `_predicted` (checks of what it is given)
-- `_risk_coverage`: error rate as a function of the share of images that are kept
 - `_temperature`: temperature scaling
+- `_risk_coverage`: error rate as a function of the share of images that are kept
+- `out_of_distribution`: scores of images unlike the training images, and how well they detect them; its parts are
+  `_embedding` (distances from the training images), `_separation` (AUROC with its interval) and `_shifts` (rotated,
+  inverted, noisy and shuffled images)
+- `slices`: error rates by column of a table or by cluster, corrected for multiple looks; `_partition` groups the images
 
 >>> import torch
 >>> from pellucid.diagnostics import fit_temperature
@@ -21,6 +30,7 @@ from pellucid.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from pellucid.diagnostics._brier import BrierScore, brier_score
     from pellucid.diagnostics._calibration import Calibration, ClassCalibration, calibration
+    from pellucid.diagnostics._label_errors import LabelErrorPair, LabelErrors, label_errors
     from pellucid.diagnostics._reliability import ReliabilityBins
     from pellucid.diagnostics._risk_coverage import RiskCoverage, risk_coverage
     from pellucid.diagnostics._temperature import (
@@ -29,36 +39,113 @@ if TYPE_CHECKING:
         cross_fit_temperature,
         fit_temperature,
     )
+    from pellucid.diagnostics.dynamics import ClassLearning, TrainingDynamics, class_learning, training_dynamics
+    from pellucid.diagnostics.influence import Influence, Projection, Ranked, self_influence, tracin, trak, trak_scores
+    from pellucid.diagnostics.out_of_distribution import (
+        SHIFTS,
+        EmbeddingReference,
+        OutOfDistribution,
+        Separation,
+        detect,
+        energy,
+        maximum_logit,
+        maximum_softmax,
+        negative_log_density,
+        ood_scores,
+        separation,
+        shift_images,
+    )
+    from pellucid.diagnostics.slices import Sampled, Slice, Slices, find_slices
 
 __all__ = [
+    "SHIFTS",
     "BrierScore",
     "Calibration",
     "ClassCalibration",
+    "ClassLearning",
     "CrossFittedTemperature",
+    "EmbeddingReference",
+    "Influence",
+    "LabelErrorPair",
+    "LabelErrors",
+    "OutOfDistribution",
+    "Projection",
+    "Ranked",
     "ReliabilityBins",
     "RiskCoverage",
+    "Sampled",
+    "Separation",
+    "Slice",
+    "Slices",
     "Temperature",
+    "TrainingDynamics",
     "brier_score",
     "calibration",
+    "class_learning",
     "cross_fit_temperature",
+    "detect",
+    "energy",
+    "find_slices",
     "fit_temperature",
+    "label_errors",
+    "maximum_logit",
+    "maximum_softmax",
+    "negative_log_density",
+    "ood_scores",
     "risk_coverage",
+    "self_influence",
+    "separation",
+    "shift_images",
+    "tracin",
+    "training_dynamics",
+    "trak",
+    "trak_scores",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "SHIFTS": ".out_of_distribution",
         "BrierScore": "._brier",
         "Calibration": "._calibration",
         "ClassCalibration": "._calibration",
+        "ClassLearning": ".dynamics",
         "CrossFittedTemperature": "._temperature",
+        "EmbeddingReference": ".out_of_distribution",
+        "Influence": ".influence",
+        "LabelErrorPair": "._label_errors",
+        "LabelErrors": "._label_errors",
+        "OutOfDistribution": ".out_of_distribution",
+        "Projection": ".influence",
+        "Ranked": ".influence",
         "ReliabilityBins": "._reliability",
         "RiskCoverage": "._risk_coverage",
+        "Sampled": ".slices",
+        "Separation": ".out_of_distribution",
+        "Slice": ".slices",
+        "Slices": ".slices",
         "Temperature": "._temperature",
+        "TrainingDynamics": ".dynamics",
         "brier_score": "._brier",
         "calibration": "._calibration",
+        "class_learning": ".dynamics",
         "cross_fit_temperature": "._temperature",
+        "detect": ".out_of_distribution",
+        "energy": ".out_of_distribution",
+        "find_slices": ".slices",
         "fit_temperature": "._temperature",
+        "label_errors": "._label_errors",
+        "maximum_logit": ".out_of_distribution",
+        "maximum_softmax": ".out_of_distribution",
+        "negative_log_density": ".out_of_distribution",
+        "ood_scores": ".out_of_distribution",
         "risk_coverage": "._risk_coverage",
+        "self_influence": ".influence",
+        "separation": ".out_of_distribution",
+        "shift_images": ".out_of_distribution",
+        "tracin": ".influence",
+        "training_dynamics": ".dynamics",
+        "trak": ".influence",
+        "trak_scores": ".influence",
     },
 )
