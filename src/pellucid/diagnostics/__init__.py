@@ -2,10 +2,25 @@
 
 All functions take and return tensors; the hooks and sections of the same names apply them to a run.
 
+- `dynamics`: confidence, variability and forgetting of training images, and when each class was learned
+
 """
+
+from typing import TYPE_CHECKING
 
 from pellucid.core.lazy import lazy_exports
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from pellucid.diagnostics.dynamics import ClassLearning, TrainingDynamics, class_learning, training_dynamics
 
-__getattr__, __dir__ = lazy_exports(__name__, {})
+__all__ = ["ClassLearning", "TrainingDynamics", "class_learning", "training_dynamics"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "ClassLearning": ".dynamics",
+        "TrainingDynamics": ".dynamics",
+        "class_learning": ".dynamics",
+        "training_dynamics": ".dynamics",
+    },
+)
