@@ -93,13 +93,24 @@ def test_class_learning_by_hand() -> None:
     assert result.latest.tolist() == [2, -1, -1]
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "learned"),
+    [([1, 1, 1], 0), ([0, 1, 1], 1), ([1, 0, 1], 2), ([1, 1, 0], -1), ([0, 0, 0], -1), ([1], 0), ([0], -1)],
+)
+def test_a_class_is_learned_once_it_stays_correct(accuracies: list[int], learned: int) -> None:
+    predictions = 1 - torch.tensor(accuracies)[:, None]
+    assert class_learning(predictions, torch.tensor([0]), 1).learned.tolist() == [learned]
+
+
 def test_the_interval_contains_the_learning_time() -> None:
     draws = torch.Generator().manual_seed(0)
     labels = torch.randint(4, (200,), generator=draws)
     is_right = torch.rand(9, 200, generator=draws) < torch.linspace(0.2, 0.99, 9)[:, None]
     result = class_learning(labels.where(is_right, (labels + 1) % 4), labels, 4)
-    assert (result.earliest <= result.learned).all()
-    assert ((result.learned <= result.latest) | (result.latest < 0)).all()
+    never = torch.tensor(len(is_right))
+    first, middle, last = (rows.where(rows >= 0, never) for rows in (result.earliest, result.learned, result.latest))
+    assert (first <= middle).all()
+    assert (middle <= last).all()
     assert (result.low <= result.accuracy).all()
     assert (result.accuracy <= result.high).all()
 

@@ -121,6 +121,12 @@ def _first_row(conditions: Tensor) -> Tensor:
     return conditions.int().argmax(0).where(conditions.any(0), -1)
 
 
+def _settled_row(conditions: Tensor) -> Tensor:
+    """Return the first row (time, …) from which on each condition is always true, −1 if it is false in the last."""
+    violations = len(conditions) - conditions.flip(0).logical_not().int().argmax(0)  # the row after the last one
+    return violations.where(~conditions.all(0), 0).where(conditions[-1], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class ClassLearning:
     """The accuracy on the images of each class over time, and the time at which it reaches a threshold."""
@@ -132,18 +138,18 @@ class ClassLearning:
     high: Tensor
     """(time, class): its upper end."""
     learned: Tensor
-    """(class,): first row in which the accuracy reaches the threshold; −1 if it does not; int64."""
+    """(class,): first row from which on the accuracy reaches the threshold in all rows; −1 if there is none; int64."""
     earliest: Tensor
-    """(class,): first row in which the upper end of the interval reaches the threshold; −1 if it does not; int64."""
+    """(class,): the same for the upper end of the interval, before which the class was hardly learned; int64."""
     latest: Tensor
-    """(class,): first row in which the lower end reaches the threshold; −1 if it does not by the end; int64."""
+    """(class,): the same for the lower end, by which the class was almost surely learned; −1: not by the end; int64."""
 
 
 def class_learning(predictions: Tensor, labels: Labels, classes: int, *, threshold: float = 0.9) -> ClassLearning:
     """Return when each class was learned, with 95% intervals for the sampling of its images.
 
-    The interval of the learning time contains the rows at which the Wilson interval of the accuracy (Wilson, 1927)
-    first reaches the threshold with its upper and with its lower end.
+    A class counts as learned from the time on after which the accuracy on its images stays at or above the threshold.
+    The interval of this time ends where the same holds for the ends of the Wilson interval of the accuracy (1927).
 
     Args:
         predictions: (time, image) predicted classes; −1 where an image has no prediction.
@@ -176,7 +182,7 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
         accuracy.float(),
         low.float(),
         high.float(),
-        *(_first_row(values >= threshold) for values in (accuracy, high, low)),
+        *(_settled_row(values >= threshold) for values in (accuracy, high, low)),
     )
 
 
