@@ -25,6 +25,7 @@ NAMES = {
         check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
         transposed_product""",
     "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Recommendation",
+    "pellucid.diagnostics": "ClassLearning TrainingDynamics class_learning training_dynamics",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
@@ -49,8 +50,8 @@ ENTRIES = {
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
-    "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
-        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency tsne""",
+    "pellucid.hooks.HOOKS": """confusion_matrix dynamics explanations gallery hardest jacobian_classes
+        jacobian_classes_all jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",

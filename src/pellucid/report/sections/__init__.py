@@ -4,7 +4,7 @@
   sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
-- `figures`: the figures of any other hook, one per epoch
+- `figures`: the figures of `dynamics` and of any other hook, one per epoch
 - `_thumbnails`: thumbnails of test images, packed as exact bytes
 """
 
@@ -15,6 +15,7 @@ from pellucid.report.sections.curves import curves
 from pellucid.report.sections.draw import draw
 from pellucid.report.sections.embedding import embedding
 from pellucid.report.sections.explain import explain
+from pellucid.report.sections.figures import figures
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
@@ -34,6 +35,7 @@ SECTIONS: tuple[Maker, ...] = (
     draw,
     live,
     embedding,
+    figures("dynamics"),
     grid("prototypes"),
     grid("prototypes.each_epoch"),
     grid("jacobian_classes"),
