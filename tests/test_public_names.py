@@ -25,8 +25,14 @@ NAMES = {
         check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
         transposed_product""",
     "pellucid.evaluation": "CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Recommendation",
-    "pellucid.diagnostics": """BrierScore Calibration ClassCalibration CrossFittedTemperature ReliabilityBins
-        RiskCoverage Temperature brier_score calibration cross_fit_temperature fit_temperature risk_coverage""",
+    "pellucid.diagnostics": """SHIFTS BrierScore Calibration ClassCalibration ClassLearning CrossFittedTemperature
+        EmbeddingReference Influence LabelErrorPair LabelErrors OutOfDistribution
+        Projection Ranked ReliabilityBins RiskCoverage Sampled Separation Slice
+        Slices Temperature TrainingDynamics brier_score calibration class_learning
+        cross_fit_temperature detect energy find_slices fit_temperature label_errors
+        maximum_logit maximum_softmax negative_log_density ood_scores risk_coverage
+        self_influence separation shift_images tracin training_dynamics trak
+        trak_scores""",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
@@ -51,8 +57,9 @@ ENTRIES = {
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
-    "pellucid.hooks.HOOKS": """calibration confusion_matrix explanations gallery hardest jacobian_classes
-        jacobian_classes_all jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency tsne""",
+    "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest jacobian_classes
+        jacobian_classes_all jacobian_maps leaderboard live network projector
+        prototypes prototypes.each_epoch saliency tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",

@@ -23,7 +23,8 @@ def without_timing(value: Any) -> Any:
 
 
 def assert_equal_runs(expected: Path, got: Path) -> None:
-    """Assert that weights, checkpoint, metrics, manifest, numbers, pictures, arrays and projector are bit-identical."""
+    """Assert that weights, checkpoint, recordings, metrics, manifest, numbers, pictures, arrays and projector are
+    bit-identical."""
     kept = ("models/best.safetensors", "metrics.jsonl", "manifest.json")
     names = {name: list(folder_files(folder)) for name, folder in (("expected", expected), ("got", got))}
     assert names["expected"] == names["got"]
@@ -31,7 +32,7 @@ def assert_equal_runs(expected: Path, got: Path) -> None:
         assert_equal_files(expected / name, got / name)
     first, second = (unpack_state((folder / "models/last.ckpt").read_bytes()) for folder in (expected, got))
     assert replace(first.progress, seconds=0) == replace(second.progress, seconds=0)
-    for part in ("model", "optimizer", "schedule"):
+    for part in ("model", "optimizer", "schedule", "recording"):
         assert_equal_states(getattr(first, part), getattr(second, part), part)
     records = [without_timing(json.loads((folder / "run.json").read_text())) for folder in (expected, got)]
     for record in records:
@@ -42,7 +43,7 @@ def assert_equal_runs(expected: Path, got: Path) -> None:
 
 
 def folder_files(folder: Path) -> list[str]:
-    parts = ("plots", "errors", "logs/projector")
+    parts = ("plots", "errors", "recordings", "logs/projector")
     checkpoints = [str(path.relative_to(folder)) for path in (folder / "models").glob("epoch_*")]
     return sorted(
         [*checkpoints, *(str(path.relative_to(folder)) for part in parts for path in (folder / part).rglob("*.*"))]

@@ -18,6 +18,8 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     models/vae.safetensors
     plots/confusion_matrix/epoch_NNN.json plots/confusion_matrix/epoch_NNN.png
     plots/confusion_matrix/epoch_NNN_images.json plots/confusion_matrix/epoch_NNN_images.npz
+    plots/dynamics/epoch_NNN.json plots/dynamics/epoch_NNN.npz plots/dynamics/epoch_NNN.png
+    plots/dynamics/epoch_NNN_classes.json plots/dynamics/epoch_NNN_classes.npz plots/dynamics/epoch_NNN_classes.png
     plots/explanations/epoch_NNN.json plots/explanations/epoch_NNN.npz plots/explanations/epoch_NNN.png
     plots/gallery/epoch_NNN.json plots/gallery/epoch_NNN.npz
     plots/gallery/epoch_NNN_pairs.json plots/gallery/epoch_NNN_pairs.npz plots/hardest/epoch_NNN.json
@@ -30,7 +32,7 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
     plots/prototypes/epoch_NNN.npz plots/prototypes/epoch_NNN.png plots/saliency/epoch_NNN.json
     plots/saliency/epoch_NNN.npz plots/saliency/epoch_NNN.png plots/tsne/epoch_NNN.json plots/tsne/epoch_NNN.npz
-    plots/tsne/epoch_NNN.png report.html run.json summary.png"""
+    plots/tsne/epoch_NNN.png recordings/epoch_NNN.npz report.html run.json summary.png"""
 """The files of a default run, which others script against."""
 
 

@@ -81,3 +81,17 @@ def test_run_resumes(save: Path) -> None:
     manifest = json.loads((save / "manifest.json").read_text())
     assert {entry["epoch"] for entry in manifest["artifacts"]} == {0, 1, 2}
     assert manifest["failures"] == []
+
+
+def test_only_new_epochs_are_recorded(save: Path) -> None:
+    assert pellucid.load_run(save, trust=True).recorded is None
+    record = json.loads((save / "run.json").read_text())
+    record["config"]["hooks"] = "dynamics"
+    (save / "run.json").write_text(json.dumps(record))
+    assert main(["run", "--resume", "--trust", "--save", str(save)]) == 0
+    recorded = pellucid.load_run(save, trust=True).recorded
+    assert recorded is not None
+    assert recorded.epochs == (2,)
+    entry = json.loads((save / "manifest.json").read_text())["artifacts"][-1]
+    assert (entry["hook"], entry["name"]) == ("dynamics", "left_out")
+    assert "not recorded in epoch 1, as before this version" in entry["caption"]

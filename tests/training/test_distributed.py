@@ -16,6 +16,7 @@ from pellucid.training import evaluate as evaluation
 from pellucid.training.distributed import World, joined_world
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Recipe, train
+from pellucid.training.recording import Recorder
 
 CPU = torch.device("cpu")
 STEPS, BATCH = 5, 12
@@ -36,19 +37,28 @@ def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
 
 
-def trained(world):
-    """Return the weights and the losses of each epoch; every process trains on its part of each batch."""
+def trained(world, is_recorded=True):
+    """Return the weights, and losses and recording of each epoch; every process trains on its part of each batch."""
     splits, model = data(), network()
 
+    def order(epoch):
+        drawn = torch.randperm(60, generator=generator(0, "order", epoch))
+        return torch.stack([drawn[rank :: world.size] for rank in range(world.size)])
+
     def batches(epoch, first_step):
-        order = torch.randperm(60, generator=generator(0, "order", epoch)).split(BATCH)
-        own = [batch[world.rank :: world.size] for batch in order[first_step:]]
+        own = order(epoch)[world.rank].split(BATCH // world.size)[first_step:]
         return ((splits.train.floats(part), splits.train.labels[part]) for part in own)
 
     recipe = Recipe(epochs=3, steps_per_epoch=STEPS, learning_rate=0.05)
-    epochs = list(train(model, splits, batches, recipe, device=CPU, world=world))
+    recorder = Recorder(splits.train, torch.arange(0, 60, 3), order, STEPS, world) if is_recorded else None
+    epochs = list(train(model, splits, batches, recipe, device=CPU, world=world, recorder=recorder))
     losses = [(epoch.train.loss, epoch.train.accuracy, epoch.images) for epoch in epochs[1:]]
-    return {"weights": model.state_dict(), "losses": losses}
+    recordings = [epoch.recording.content() for epoch in epochs[1:] if epoch.recording]
+    return {"weights": model.state_dict(), "losses": losses, "recordings": recordings}
+
+
+def unrecorded(world):
+    return trained(world, is_recorded=False)
 
 
 def evaluated(world):
@@ -96,7 +106,13 @@ def communicating(world):
     }
 
 
-WORK = {"trained": trained, "evaluated": evaluated, "failing": failing, "communicating": communicating}
+WORK = {
+    "trained": trained,
+    "unrecorded": unrecorded,
+    "evaluated": evaluated,
+    "failing": failing,
+    "communicating": communicating,
+}
 
 
 def main(rank, folder):
@@ -170,6 +186,24 @@ def test_two_processes_train_like_one(both):
             assert got == pytest.approx(expected, rel=1e-4)
     weights = [result["trained"]["weights"] for result in both]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.slow
+def test_every_process_records_the_predictions_of_all(both):
+    alone = trained(World())
+    for first, second, single in zip(*(one["trained"]["recordings"] for one in both), alone["recordings"], strict=True):
+        assert set(first) == set(second) == set(single)
+        for name in first:
+            if name in ("epoch", "steps"):
+                assert first[name] == second[name] == single[name]
+                continue
+            assert torch.equal(first[name], second[name]), name
+            torch.testing.assert_close(first[name].float(), single[name].float(), rtol=1e-3, atol=1e-3)
+    assert all(
+        torch.equal(value, one["unrecorded"]["weights"][name])
+        for one in both
+        for name, value in one["trained"]["weights"].items()
+    )
 
 
 def test_a_single_process_sends_nothing():

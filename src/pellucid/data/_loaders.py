@@ -12,7 +12,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.seeding import derive_seed, generator
 from pellucid.core.types import Pixels
 
-__all__ = ["batches", "random_shifts", "steps_per_epoch", "training_batches"]
+__all__ = ["batch_order", "batches", "random_shifts", "steps_per_epoch", "training_batches"]
 
 
 class SlicedImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -65,25 +65,44 @@ def batches(
             f"use --batch-size {(batch_size // world_size + 1) * world_size}."
         )
     dataset = SlicedImages(images)
-    # a batch norm cannot train on a last batch of one image
-    drop_last = len(images) >= batch_size
-    # the sampler shuffles by seed + epoch: without a derived seed, epoch 2 of seed 0 would equal epoch 1 of seed 1
-    # also for a single process, so that the order does not depend on the number of processes
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        dataset, world_size, rank, shuffle=True, seed=derive_seed(seed, "batches"), drop_last=drop_last
-    )
-    sampler.set_epoch(epoch)
     part = batch_size // world_size
     return DataLoader(
         dataset,
         batch_size=part,
         # skipped by index: no image of the finished steps is loaded again
-        sampler=list(sampler)[first_step * part :],
-        drop_last=drop_last,
+        sampler=_order(len(images), batch_size, seed, epoch, rank, world_size)[first_step * part :],
+        # a batch norm cannot train on a last batch of one image
+        drop_last=len(images) >= batch_size,
         # `__getitems__` returns complete batches, so there is nothing to collate
         collate_fn=_identity,
         generator=generator(seed, "loader", epoch),  # without one, DataLoader draws from the global random state
     )
+
+
+def batch_order(count: int, batch_size: int, *, seed: int, epoch: int, world_size: int = 1) -> torch.Tensor:
+    """Return the indices (rank, image) of the images in the batches of each process, in their order.
+
+    For the arguments see `batches`; `count` is the number of images.
+
+    >>> batch_order(10, 4, seed=0, epoch=1, world_size=2).shape
+    torch.Size([2, 5])
+    """
+    return torch.tensor([_order(count, batch_size, seed, epoch, rank, world_size) for rank in range(world_size)])
+
+
+def _order(count: int, batch_size: int, seed: int, epoch: int, rank: int, world_size: int) -> list[int]:
+    # the sampler shuffles by seed + epoch: without a derived seed, epoch 2 of seed 0 would equal epoch 1 of seed 1
+    # also for a single process, so that the order does not depend on the number of processes
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        range(count),  # type: ignore[arg-type]  # only its length is used
+        world_size,
+        rank,
+        shuffle=True,
+        seed=derive_seed(seed, "batches"),
+        drop_last=count >= batch_size,
+    )
+    sampler.set_epoch(epoch)
+    return list(sampler)
 
 
 def training_batches(

@@ -11,13 +11,14 @@ from torch import nn
 
 from pellucid.core.budget import Budget
 from pellucid.core.contracts import Artifact, ImageSet
-from pellucid.core.errors import DataError, ModelError, ShapeError
+from pellucid.core.errors import DataError, ModelError, SaveError, ShapeError
 from pellucid.core.types import Embedding, Logits, ValidationLogits
 from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density
+from pellucid.storage.recordings import Recorded
 
-__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene", "left_out", "missing_embedding"]
+__all__ = ["EMBEDDED_IMAGES", "Hook", "Scene", "left_out", "missing_embedding", "missing_recording"]
 
 EMBEDDED_IMAGES = 2000
 """Maximum number of test images in the embedding."""
@@ -62,6 +63,8 @@ class Scene:
     """Limit on the cost of all hooks of the epoch together; None: each hook's own default numbers of images."""
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
+    recorded: Recorded | None = None
+    """Predictions on training images, recorded while the network trained; None if it was trained elsewhere."""
     moment: str | None = None
     """Stage of training in figure titles, such as "epoch 3". Empty for a model trained elsewhere; None to derive it
     from `epoch`."""
@@ -161,6 +164,17 @@ def missing_embedding(scene: Scene) -> str | None:
     try:
         _ = scene.embedding
     except (ModelError, ShapeError) as error:
+        return str(error)
+    return None
+
+
+def missing_recording(scene: Scene) -> str | None:
+    """Return the reason why the recording of the training is missing or incomplete; None if it is complete."""
+    if scene.recorded is None:
+        return "only `pellucid run` records predictions on training images"
+    try:
+        scene.recorded.check(scene.epoch)
+    except SaveError as error:
         return str(error)
     return None
 

@@ -22,12 +22,14 @@ from pellucid.run.console import (
 from pellucid.run.hook_runner import HookRunner
 from pellucid.run.native import Kernel, repays
 from pellucid.run.record import finished_record, first_record, metrics_record, record_end
+from pellucid.run.recording import make_recorder
 from pellucid.run.schedule import Schedule
 from pellucid.run.session import Session, prepare
 from pellucid.run.workers import Workers, worker_count
 from pellucid.storage.lock import locked
 from pellucid.storage.loggers import Logs, check_loggers, open_logs
 from pellucid.storage.ownership import check_ours
+from pellucid.storage.recordings import write_recording
 from pellucid.storage.weights import pack_weights
 from pellucid.training.checkpoint import TrainingState, pack_state
 from pellucid.training.distributed import joined_world
@@ -150,11 +152,21 @@ def _epochs(session: Session, between_steps: Callable[[], object]) -> Iterator[E
             between_steps()
             yield batch
 
-    return train(model, data, batches, recipe, device=session.device, world=world, start=session.resumed, keep=keep)
+    return train(
+        model,
+        data,
+        batches,
+        recipe,
+        device=session.device,
+        world=world,
+        start=session.resumed,
+        keep=keep,
+        recorder=make_recorder(session),
+    )
 
 
 def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
-    """Process a finished epoch in the first process: weights, metrics, terminal, hooks and report."""
+    """Process a finished epoch in the first process: weights, recording, metrics, terminal, hooks and report."""
     # the checkpoint is on disk already: if the process dies here, a resumed run repeats this without training again
     store = session.store
     store.check_present()
@@ -164,6 +176,8 @@ def _finish_epoch(session: Session, schedule: Schedule, epoch: Epoch) -> None:
             store.write_model(store.kept_name(epoch.number), weights)
         if epoch.is_best:
             store.write_model("best.safetensors", weights)
+    if epoch.recording is not None:
+        write_recording(store, epoch.recording, session.data.train.labels)
     record = metrics_record(epoch, session.data.test, session.data.classes)
     store.add_metrics(record)
     schedule.runner.board.metrics(record)

@@ -28,6 +28,7 @@ from pellucid.models._load import check_available
 from pellucid.models._spec import parse_spec as parse_model
 from pellucid.run.network import Built, build_network, renamed
 from pellucid.storage.densities import DensityStore
+from pellucid.storage.recordings import Recorded
 from pellucid.storage.runs import check_same_data
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
@@ -116,6 +117,7 @@ class Session:
             # trained weights are not an untrained network
             moment="epoch 0 (before training)" if epoch == 0 and self.network.is_pretrained else None,
             budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
+            recorded=Recorded(self.store),
         )
 
     def restored_scene(self, epoch: int) -> Scene:

@@ -5,6 +5,7 @@
 - `atomic`: writes that either finish or leave the previous file intact
 - `reading`, `schema`: guarded reads, and the types of the records' entries
 - `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
+- `recordings`: predictions on training images, recorded in every epoch
 - `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run
 - `table`: Parquet files
 - `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers

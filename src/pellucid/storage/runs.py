@@ -20,6 +20,7 @@ from pellucid.data._spec import is_function
 from pellucid.models._adapted import adapted
 from pellucid.models._load import rebuild_model
 from pellucid.models._spec import is_function as is_model_function
+from pellucid.storage.recordings import Recorded
 from pellucid.storage.store import Store
 from pellucid.storage.weights import unpack_weights
 
@@ -41,6 +42,9 @@ class Run:
     """True if the user allows importing the functions that run.json names."""
     epoch: int | None = None
     """Epoch of the weights, if one was asked for."""
+    recorded: Recorded | None = None
+    """Predictions on training images, recorded in every epoch; None for a run of an earlier version, or without
+    training."""
 
     def _repr_html_(self) -> str:
         """Return model, data, settings and scores as HTML for notebooks."""
@@ -122,7 +126,8 @@ def load_run(folder: str | Path, *, epoch: int | None = None, trust: bool = Fals
             Architecture.of(record["model"]), (channels, height, width), len(classes), weights, folder
         )
     remember_origin(model, Origin((channels, height, width), Path(folder)))
-    return Run(model.eval(), config, classes, store.metrics(), trust, epoch)
+    recorded = Recorded(store) if store.recorded_epochs() else None
+    return Run(model.eval(), config, classes, store.metrics(), trust, epoch, recorded)
 
 
 def _kept_weights(store: Store, epoch: int) -> bytes:

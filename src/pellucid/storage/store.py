@@ -28,6 +28,7 @@ MOVED_ASIDE = (
     "films",
     "errors",
     "evaluation",
+    "recordings",
     "metrics.jsonl",
     "manifest.json",
     "report.html",
@@ -250,7 +251,21 @@ class Store:
         write_json(self.folder / "manifest.json", manifest | {"failures": list(failures.values())})
         return self.folder / log
 
-    # --- models and earlier runs -------------------------------------------------------------------------------
+    # --- recordings, models and earlier runs -------------------------------------------------------------------
+
+    def write_recording(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace the recording of an epoch."""
+        write_bytes(self.folder / self.recording_name(epoch), _pack_arrays(arrays))
+
+    def recorded_epochs(self) -> list[int]:
+        """Return the epochs whose training was recorded."""
+        found = (re.fullmatch(r"epoch_(\d+)\.npz", path.name) for path in self.folder.glob("recordings/*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @staticmethod
+    def recording_name(epoch: int) -> str:
+        """Return the path of an epoch's recording below the save folder."""
+        return f"recordings/epoch_{epoch:03d}.npz"
 
     def write_model(self, name: str, content: bytes) -> None:
         """Replace `models/NAME`."""

@@ -2,6 +2,7 @@
 
 - `loop`: `train`, the generator; a run calls it, and so can any program
 - `evaluate`: logits, loss and accuracy on all images of a set
+- `recording`: predictions on training images, recorded by the loop
 - `checkpoint`: everything needed to resume with identical results
 - `interrupt`: delays Ctrl-C and SIGTERM until they can do no harm
 - `distributed`: the ranks of a run on several devices

@@ -41,6 +41,8 @@ class TrainingState:
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
+    recording: Mapping[str, Any] | None = None
+    """What was recorded in the current epoch, if anything."""
 
 
 def pack_state(state: TrainingState) -> bytes:
@@ -52,6 +54,7 @@ def pack_state(state: TrainingState) -> bytes:
         "model": dict(state.model),
         "optimizer": dict(state.optimizer),
         "schedule": dict(state.schedule),
+        "recording": None if state.recording is None else dict(state.recording),
     }
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -65,7 +68,10 @@ def unpack_state(content: bytes) -> TrainingState:
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         progress = Progress(**loaded["progress"])
-        return TrainingState(progress, loaded["model"], loaded["optimizer"], loaded["schedule"])
+        # checkpoints of earlier versions have no recording
+        return TrainingState(
+            progress, loaded["model"], loaded["optimizer"], loaded["schedule"], loaded.get("recording")
+        )
     except Exception as error:
         raise SaveError(
             f"the checkpoint cannot be read ({type(error).__name__}: {error}); restart the run without --resume."

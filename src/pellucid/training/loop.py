@@ -21,6 +21,7 @@ from pellucid.training.checkpoint import Progress, TrainingState
 from pellucid.training.distributed import World
 from pellucid.training.evaluate import Score, evaluate, score
 from pellucid.training.interrupt import deferred_interrupt
+from pellucid.training.recording import Recorder, Recording
 
 __all__ = ["Batches", "Epoch", "Recipe", "train"]
 
@@ -63,9 +64,11 @@ class Epoch:
     is_best: bool
     """True if no earlier epoch has a better validation score."""
     seconds: float
-    """Clock time of the training alone."""
+    """Clock time of the training alone, without predictions of a sample for the recording."""
     images: int
     """Training images seen in this epoch."""
+    recording: Recording | None = None
+    """Predictions recorded in this epoch; None without a recorder, and at epoch 0."""
 
 
 def train(
@@ -78,6 +81,7 @@ def train(
     world: World | None = None,
     start: TrainingState | None = None,
     keep: Callable[[TrainingState], None] = lambda _: None,
+    recorder: Recorder | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place with AdamW and a one-cycle schedule, yielding each epoch when it is finished.
 
@@ -89,9 +93,11 @@ def train(
     `keep` receives the training state at the end of each epoch (before it is yielded), at least every 30 seconds, and
     on Ctrl-C or SIGTERM, which raises `KeyboardInterrupt` between two steps.
 
+    `recorder` records predictions on training images, which are part of the state and, once complete, of the epoch.
+
     Raises `TrainingError` if the loss or a weight is not finite, before such a state is saved.
     """
-    trainer = _Trainer(model, data, batches, recipe, device, world or World(), keep)
+    trainer = _Trainer(model, data, batches, recipe, device, world or World(), keep, recorder)
     # epoch 0 is finished at once: it is the network before any step
     progress = trainer.restore(start) if start is not None else Progress()
     if progress.epoch == 0:
@@ -115,9 +121,10 @@ class _Trainer:
         device: torch.device,
         world: World,
         keep: Callable[[TrainingState], None],
+        recorder: Recorder | None,
     ) -> None:
         self.model, self.data, self.batches, self.recipe = model, data, batches, recipe
-        self.device, self.world, self.keep = device, world, keep
+        self.device, self.world, self.keep, self.recorder = device, world, keep, recorder
         self.parallel = self.world.parallel(model)
         # worse than any score, so that epoch 0 always counts as best and writes its weights
         self.best = Score(loss=float("inf"), accuracy=-1.0)
@@ -152,6 +159,8 @@ class _Trainer:
                 "Restore the old code, or start over without --resume."
             ) from error
         self.best = Score(loss=state.progress.best_loss, accuracy=state.progress.best_accuracy)
+        if self.recorder is not None:
+            self.recorder.restore(state.progress, state.recording)
         return state.progress
 
     def next_epoch(self, progress: Progress) -> Progress:
@@ -184,12 +193,15 @@ class _Trainer:
         for name, value in weights.items():
             if not torch.isfinite(value).all():
                 raise TrainingError(f"{name} is no longer finite {self._position(progress)}. {HINT}")
-        self.keep(TrainingState(progress, weights, self.optimizer.state_dict(), self.schedule.state_dict()))
+        recorded = None if self.recorder is None or self.recorder.current is None else self.recorder.current.content()
+        self.keep(TrainingState(progress, weights, self.optimizer.state_dict(), self.schedule.state_dict(), recorded))
 
     def run_epoch(self, progress: Progress) -> Progress:
         """Run the remaining steps of an epoch."""
         progress = self._extend(progress, self.schedule)
         self.parallel.train()
+        if self.recorder is not None:
+            self.recorder.begin(progress)
         total = self.recipe.steps_per_epoch
         # counts the time before an interruption of this epoch
         started, saved_at = monotonic() - progress.seconds, monotonic()
@@ -198,6 +210,7 @@ class _Trainer:
             for images, labels in self.batches(progress.epoch, progress.step):
                 progress = self._step(images, labels, progress)
                 progress = replace(progress, seconds=monotonic() - started)
+                started += self._look(progress)
                 _report(tracker, progress)
                 # all processes stop at the same step, because each step waits for the gradients of all of them
                 if self.world.any(interrupted()):
@@ -222,6 +235,8 @@ class _Trainer:
             loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()
+        if self.recorder is not None:
+            self.recorder.add(progress.step, logits, labels)
         correct = (logits.argmax(1) == labels).sum()
         sums = self.world.sum(torch.stack([loss.detach().float() * len(labels), correct.float()]).cpu()).tolist()
         # every process has an equal part of the batch
@@ -236,6 +251,13 @@ class _Trainer:
         self.optimizer.step()
         self.schedule.step()
         return replace(progress, loss_sum=progress.loss_sum + sums[0], correct=progress.correct + round(sums[1]))
+
+    def _look(self, progress: Progress) -> float:
+        """Record predictions of the sample if they are due, and return the clock time it took, in seconds."""
+        started = monotonic()
+        if self.recorder is not None:
+            self.recorder.look(progress, self.model, self.device)
+        return monotonic() - started
 
     def finish(self, progress: Progress) -> Epoch:
         """Evaluate the network in its current state."""
@@ -262,6 +284,7 @@ class _Trainer:
             is_best=is_best,
             seconds=progress.seconds,
             images=seen,
+            recording=None if self.recorder is None else self.recorder.finished(progress),
         )
 
     def _learning_rate(self, progress: Progress) -> float:

@@ -4,7 +4,7 @@
   interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
-- `figures`: the figures of any other hook, one per epoch
+- `figures`: the figures of `dynamics` and of any other hook, one per epoch
 - `_thumbnails`: thumbnails of test images, packed as exact bytes
 """
 
@@ -16,6 +16,7 @@ from pellucid.report.sections.curves import curves
 from pellucid.report.sections.draw import draw
 from pellucid.report.sections.embedding import embedding
 from pellucid.report.sections.explain import explain
+from pellucid.report.sections.figures import figures
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
@@ -36,6 +37,7 @@ SECTIONS: tuple[Maker, ...] = (
     draw,
     live,
     embedding,
+    figures("dynamics"),
     grid("prototypes"),
     grid("prototypes.each_epoch"),
     grid("jacobian_classes"),

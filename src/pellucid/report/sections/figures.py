@@ -65,6 +65,14 @@ TEXTS = {
         "calibration",
     ),
     "tsne": ("Embedding (t-SNE)", "t-SNE of the embedding of test images. Circled: misclassified.", ""),
+    "dynamics": (
+        "Training dynamics: what was easy and hard to learn?",
+        (
+            "Predictions on a sample of the training images, several times per epoch. Hard images are often mislabeled "
+            "or unlike the others; ambiguous ones are learned and forgotten."
+        ),
+        "recordings",
+    ),
     "leaderboard": (
         "Leaderboard: which explanations can be trusted?",
         "Explanation methods by metrics, with controls below the line.",
@@ -75,6 +83,8 @@ TEXTS = {
 
 AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery")
 """Hooks that run once, with the best weights."""
+MOMENTS = {"dynamics": "Recorded during the whole training."}
+"""When the values of hooks that need no weights were computed."""
 
 
 def figures(hook: str, name: str | None = None) -> Maker:
@@ -86,7 +96,8 @@ def figures(hook: str, name: str | None = None) -> Maker:
         if not shown:
             return None
         title, lead, guide = TEXTS.get(hook, (_heading(hook), f"Figures of the hook {hook}.", ""))
-        data = {"figures": shown, "moment": end_moment(material) if hook in AT_THE_END else ""}
+        moment = end_moment(material) if hook in AT_THE_END else MOMENTS.get(hook, "")
+        data = {"figures": shown, "moment": moment}
         return Section(name or hook, "figures", title, lead, data, guide, hook=hook)
 
     # names the section in the note about an unexpected error
