@@ -13,10 +13,10 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation Method Run Watcher augment build_native check_jacobian
-        compare create_analyzer errors evaluate explain fit_density inspect jacobian jacobian_class_means
-        jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk load_density load_fitted load_run methods
-        prototypes save_fitted transposed_product watch""",
+    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run Watcher augment build_native
+        check_jacobian compare create_analyzer errors evaluate explain fit_density inspect jacobian
+        jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors
+        load_density load_fitted load_run methods prototypes save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
@@ -33,6 +33,7 @@ NAMES = {
         maximum_logit maximum_softmax negative_log_density ood_scores risk_coverage
         self_influence separation shift_images tracin training_dynamics trak
         trak_scores""",
+    "pellucid.diagnostics": "LabelErrorPair LabelErrors label_errors self_influence",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",

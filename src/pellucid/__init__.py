@@ -7,6 +7,7 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
+    from pellucid.diagnostics import LabelErrors, label_errors
     from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
         augment,
@@ -35,6 +36,7 @@ __all__ = [
     "Contrast",
     "Evaluation",
     "Explanation",
+    "LabelErrors",
     "Method",
     "Run",
     "Watcher",
@@ -54,6 +56,7 @@ __all__ = [
     "jacobian_report",
     "jacobian_spectrum",
     "jacobian_to_disk",
+    "label_errors",
     "load_density",
     "load_fitted",
     "load_run",
@@ -71,6 +74,7 @@ __getattr__, __dir__ = lazy_exports(
         "Contrast": "pellucid.attribution",
         "Evaluation": "pellucid.evaluation",
         "Explanation": "pellucid.attribution",
+        "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
         "Run": "pellucid.storage.runs",
         "Watcher": "pellucid.run.watcher",
@@ -89,6 +93,7 @@ __getattr__, __dir__ = lazy_exports(
         "jacobian_report": "pellucid.jacobians",
         "jacobian_spectrum": "pellucid.jacobians",
         "jacobian_to_disk": "pellucid.storage.jacobians",
+        "label_errors": "pellucid.diagnostics",
         "load_density": "pellucid.storage.densities",
         "load_fitted": "pellucid.storage.fitted",
         "load_run": "pellucid.storage.runs",

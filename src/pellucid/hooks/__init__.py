@@ -5,6 +5,7 @@
 - `_class_maps`: maps for several classes, of the gallery and of `pellucid explain`
 - `_pairs`: the images that the gallery explains for two classes each
 - `_budget`: what a hook may compute under a budget
+- `_suspects`: training images with suspicious labels, from the `_training_outputs` of the network
 - `_priors`: the priors of class prototypes
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share

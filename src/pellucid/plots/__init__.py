@@ -9,6 +9,8 @@ dpi or a multiple.
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
 - `calibration`, `confusion_matrix`, `histogram`, `leaderboard`, `scatter`: the figures of those names; `summary`: a run
   in one picture
+- `label_errors`: images with suspicious labels, and the evidence
+- `confusion_matrix`, `histogram`, `leaderboard`, `scatter`: the figures of those names; `summary`: a run in one picture
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes
 - `_canvas`: the figure in dots; `_outline`: outlines of digits, over maps; `_text`: measures, shortens and wraps text

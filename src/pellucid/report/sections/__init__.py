@@ -1,6 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
 - `curves`, `confusion_matrix`, `calibration`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `label_errors`, `leaderboard`, `network`: the
   interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
@@ -19,6 +20,7 @@ from pellucid.report.sections.explain import explain
 from pellucid.report.sections.figures import figures
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
+from pellucid.report.sections.label_errors import label_errors
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
@@ -41,10 +43,12 @@ SECTIONS: tuple[Maker, ...] = (
     grid("prototypes"),
     grid("prototypes.each_epoch"),
     grid("jacobian_classes"),
+    label_errors,
     leaderboard,
     network,
 )
 """Functions that build the sections; sections without data are omitted."""
 
 DRAWN = frozenset({"calibration", "confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
+DRAWN = frozenset({"confusion_matrix", "hardest", "label_errors", "leaderboard", "network", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
