@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -14,10 +15,12 @@ from pellucid.core.errors import ModelError, ShapeError
 from pellucid.core.types import Labels, Pixels
 from pellucid.engine.model import device_of, dtype_of
 
-__all__ = ["Gradients", "Objective", "Weights", "last_parameters"]
+__all__ = ["Explained", "Gradients", "Objective", "Weights", "last_parameters"]
 
 Objective = Literal["margin", "loss"]
 """`margin`: log(p / (1 − p)) for the probability p of the label. `loss`: the cross-entropy, −log p, in nats."""
+Explained = UInt8[Tensor, "batch channel height width"] | Float[Tensor, "batch channel height width"]
+"""Images to explain: like `Pixels`, but with another number of images."""
 Weights = Mapping[str, Tensor]
 """A checkpoint: parameters and buffers by name, as in `model.state_dict()`."""
 

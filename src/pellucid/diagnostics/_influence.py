@@ -10,6 +10,7 @@ from torch import Tensor
 from pellucid.core.contracts import to_floats
 from pellucid.core.errors import ConfigError
 from pellucid.core.types import Labels, Pixels, Targets
+from pellucid.diagnostics._gradients import Explained
 from pellucid.diagnostics._projection import Projection
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Influence:
     """TRAK: value added to the diagonal of the features' Gram matrix, for each checkpoint."""
     learning_rates: tuple[float, ...] = ()
     """TracIn: weight of each checkpoint."""
-    images: Pixels | None = field(default=None, repr=False)
+    images: Explained | None = field(default=None, repr=False)
     """The explained images, for the figure."""
     train_images: Pixels | None = field(default=None, repr=False)
     """The training images, for the figure."""
@@ -87,7 +88,7 @@ class Influence:
         if count < 1:
             raise ConfigError(f"count is {count}, expected at least 1 image.")
         # stable, so that ties keep the order of the training images on every device
-        order = (self.scores * sign).argsort(1, descending=True, stable=True)[:, :count]
+        order = (self.scores * sign).argsort(dim=1, descending=True, stable=True)[:, :count]
         return Ranked(order, self.scores.gather(1, order))
 
     def figure(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Labels, Pixels, Targets
-from pellucid.diagnostics._gradients import Gradients, Objective, Weights
+from pellucid.diagnostics._gradients import Explained, Gradients, Objective, Weights
 from pellucid.diagnostics._influence import Influence, Ranked, Scores
 from pellucid.diagnostics._projection import Projection
 from pellucid.engine.model import Network, frozen, unwrap
@@ -35,7 +35,7 @@ def tracin(
     checkpoints: Sequence[Weights],
     train_images: Pixels,
     train_labels: Labels,
-    images: Pixels,
+    images: Explained,
     targets: Targets,
     *,
     learning_rates: Sequence[float],
@@ -90,7 +90,7 @@ def trak(
     checkpoints: Sequence[Weights],
     train_images: Pixels,
     train_labels: Labels,
-    images: Pixels,
+    images: Explained,
     targets: Targets,
     *,
     projection: Projection | None = DEFAULT_PROJECTION,
@@ -220,13 +220,13 @@ class _Features:
         like = gradients.weights[gradients.names[0]]
         self.sketch = projection and projection.sketch(self.parameters, "checkpoint", number, like=like)
 
-    def batches(self, images: Pixels, labels: Labels) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the places, features (image, feature) and probabilities of the labels of some images."""
         for part, gradients, logits in self.gradients.batches(images, labels, self.objective):
             probabilities = logits.double().softmax(1).gather(1, labels[part, None].to(logits.device))[:, 0]
             yield part, gradients if self.sketch is None else self.sketch(gradients), probabilities.cpu()
 
-    def of(self, images: Pixels, labels: Labels) -> tuple[Tensor, Tensor]:
+    def of(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features and probabilities of all images."""
         features, probabilities = [], []
         for _, feature, probability in self.batches(images, labels):
@@ -254,7 +254,7 @@ def _check_size(source: _Features, projection: Projection | None) -> int:
     return source.parameters
 
 
-def _checked(model: Network, checkpoints: Sequence[Weights], *sets: tuple[Pixels, Labels]) -> nn.Module:
+def _checked(model: Network, checkpoints: Sequence[Weights], *sets: tuple[Tensor, Tensor]) -> nn.Module:
     """Return the bare module; raises an error if there is no checkpoint, or images and labels do not match."""
     if isinstance(checkpoints, dict) or not len(checkpoints):
         raise ConfigError("checkpoints is empty or a single state dict; pass a list such as [model.state_dict()].")
