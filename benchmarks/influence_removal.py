@@ -3,8 +3,8 @@
     python benchmarks/influence_removal.py --data FOLDER [--json FILE]
 
 For each seed, the network is trained three times with equal batches, in which removed images have weight 0 in the loss
-(their pixels still enter the statistics of batch norm, in both cases). Measured is the drop of the class's logit, and of
-its margin, over the test images of the class; intervals are bootstrapped over test images, averaged over the seeds.
+(their pixels still enter the statistics of batch norm, in both cases). Measured is the drop of the class's logit, and
+of its margin, over the test images of the class; intervals are bootstrapped over test images, averaged over the seeds.
 """
 
 import argparse

@@ -134,8 +134,8 @@ class _Source:
         if content is None:
             kept = ", ".join(map(str, self.store.kept_epochs())) or "none"
             raise SaveError(
-                f"the run in {self.folder} did not keep the weights of epoch {epoch} (kept: {kept}; best: {self.best}). Train "
-                "again with --keep-checkpoints."
+                f"the run in {self.folder} lacks the weights of epoch {epoch} (kept: {kept}; best: {self.best}). "
+                "Train again with --keep-checkpoints."
             )
         return unpack_weights(content)
 
