@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from pellucid.run.comparing import compare
     from pellucid.run.explaining import explain
+    from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "explain",
     "fit_density",
+    "influence",
     "inspect",
     "jacobian",
     "jacobian_class_means",
@@ -86,6 +88,7 @@ __getattr__, __dir__ = lazy_exports(
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",
         "fit_density": "pellucid.storage.densities",
+        "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",
         "jacobian_class_means": "pellucid.jacobians",

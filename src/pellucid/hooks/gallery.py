@@ -24,7 +24,7 @@ from pellucid.hooks._methods import (
 from pellucid.hooks._pairs import MOST_PAIRS, choose_pairs, classes_of_pairs
 from pellucid.hooks._predictions import by_loss, predictions_of
 
-__all__ = ["Gallery"]
+__all__ = ["Gallery", "choose_images"]
 
 LARGEST_MAPS = 4_000_000
 """Maximum number of values over all maps, which bounds the size of the report; larger maps are downsampled."""
@@ -117,11 +117,11 @@ class Gallery(Hook):
         if not selection.prices:
             return [], []
         if most >= images * classes:
-            return _chosen(scene, images, classes)
+            return choose_images(scene, images, classes)
         best: tuple[list[int], list[int]] = [], []
         # an image needs the maps of its true and predicted class, so few classes allow only few images
         for count in range(min(2, len(scene.classes)), min(classes, len(scene.classes), most) + 1):
-            option = _chosen(scene, min(images, most // count), count)
+            option = choose_images(scene, min(images, most // count), count)
             best = max(best, option, key=lambda one: (len(one[0]) * len(one[1]), -abs(len(one[0]) - 2 * len(one[1]))))
         return best
 
@@ -136,7 +136,7 @@ def _choice(scene: Scene, classes: list[int]) -> str:
     return f" Shows {len(classes)} of {len(scene.classes):,} classes: those of these images, then the most probable."
 
 
-def _chosen(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:
+def choose_images(scene: Scene, images: int, at_most: int) -> tuple[list[int], list[int]]:
     """Choose test images and classes so that each image's true and predicted classes are included.
 
     Half of the images are the first of their class, spread evenly over the classes; the others have the largest losses.

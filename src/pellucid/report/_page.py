@@ -36,6 +36,7 @@ PARTS = {
         "explain_strip.js",
         "explain_certificate.js",
         "explain_export.js",
+        "explain_influence.js",
     ),
     "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }

@@ -15,6 +15,7 @@
     const withSum = data.methods[Math.max(0, data.parts[0].expected.findIndex((table) => table !== null))];
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
     let chosenMethod = at.method; // another one is shown only for images that lack its map
+    const tellInfluence = page.explainInfluence(root, data.influence, page);
     let strip = null;
     let isNear = false; // the small maps are near enough to be painted
 
@@ -228,6 +229,7 @@
         tellCertificate(map);
       }
       tellAnswer(map);
+      tellInfluence(at.image);
       tellPixel();
       fit();
       root.dataset.ready = "true";

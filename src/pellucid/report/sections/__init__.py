@@ -6,6 +6,8 @@
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
+- `figures`: the figures of any other hook, one per epoch
+- `_influence`: influential training images, shown by `explain`
 - `_thumbnails`: thumbnails of test images, packed as exact bytes
 """
 

@@ -3,6 +3,7 @@
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pellucid.plots.colours import SHOWN_SHARE, signed_palette
 from pellucid.report import Material, Section
 from pellucid.report._gallery import Gallery, checked, galleries, reasons
 from pellucid.report._recommended import recommended_method
+from pellucid.report.sections._influence import influence_data
 from pellucid.report.sections.figures import end_moment
 
 __all__ = ["explain", "maps_section", "packed", "palette"]
@@ -26,7 +28,11 @@ def explain(material: Material) -> Section | None:
     if not parts:
         return None
     note = f"{end_moment(material)} Independent of the epoch slider.".strip()
-    return _section(parts, [note], noun="test image", opens_on=recommended_method(material))
+    section = _section(parts, [note], noun="test image", opens_on=recommended_method(material))
+    influence = influence_data(material, parts)
+    if influence is None:
+        return section
+    return replace(section, data={**section.data, "influence": influence}, hook=("gallery", "influence"))
 
 
 def maps_section(
@@ -65,6 +71,7 @@ def _section(parts: Sequence[Gallery], notes: Sequence[str], *, noun: str, opens
             "methods": methods,
             "parts": [_data(part, methods) for part in parts],
             "remarks": _remarks(parts),
+            "influence": None,
         },
         guide="methods_overview",
         notes=tuple(filter(None, [" ".join([*reason, *notes])])),
