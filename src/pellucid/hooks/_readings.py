@@ -13,6 +13,7 @@ from pellucid.densities import DENSITIES, Density
 from pellucid.diagnostics import negative_log_density
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.engine.tap import Tap, find_embedding
+from pellucid.engine.wrapping import find_module, module_paths
 from pellucid.hooks._hook import VALUES_PER_PASS, Scene
 
 __all__ = ["Reader", "Reading", "images_per_pass"]
@@ -79,7 +80,7 @@ class Reader:
         tap = None
         image = scene.test.floats([0]).to(scene.device)
         try:
-            tap = find_embedding(model, image, scene.embedding_layer)
+            tap = find_embedding(model, image, _layer_in(model, scene.embedding_layer))
             tap.read(image)
         except (ModelError, ShapeError) as error:
             tap, refused["embedding"] = None, str(error)
@@ -132,6 +133,14 @@ class Reader:
         logits, self.model.output = self.model.output.float().cpu(), None
         densities = {name: negative_log_density(density, images) for name, density in self.densities.items()}
         return Reading(logits, embedding, densities)
+
+
+def _layer_in(model: _Recorded, layer: str | None) -> str | None:
+    """Return the path in the recorded model of a layer of the model itself."""
+    if layer is None or layer in dict(module_paths(model)):
+        return layer
+    find_module(model.network, layer)  # raises an error with the user's names
+    return f"network.{layer}"
 
 
 def images_per_pass(scene: Scene) -> int:

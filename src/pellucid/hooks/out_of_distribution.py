@@ -52,7 +52,7 @@ class OutOfDistributionHook(Hook):
     test_images: int = 10_000
     """Maximum number of test images."""
     set_images: int = 1000
-    """Maximum number of images in each set out of distribution; at most half of the test images."""
+    """Maximum number of images in each set out of distribution; modified copies of at most half of the test images."""
     train_images: int = 5000
     """Maximum number of training images in the embedding."""
     neighbors: int = 10
@@ -89,20 +89,22 @@ class OutOfDistributionHook(Hook):
         if len(scene.test) < 2:
             return None, None, f"the number of test images is {len(scene.test)}; at least two are needed."
         allowance = Allowance(scene, "out_of_distribution")
-        wanted = Sizes(self.test_images, self.set_images, self.train_images if scene.train is not None else 0)
+        train = 0 if scene.train is None else min(self.train_images, len(scene.train))
+        wanted = Sizes(self.test_images, self.set_images, train)
         if not allowance.is_limited:
             return choose_images(scene, wanted), Reader.of(scene), ""
         too_expensive = "the budget (--budget) does not cover reading images out of distribution."
         # the measurements of the prices below
         if allowance.affordable(1.0, 1, 2) < 1:
             return None, None, too_expensive
-        wanted = Sizes(len(scene.embedded), min(self.set_images, len(scene.embedded) // 2), wanted.train)
+        each_set = min(self.set_images, len(scene.embedded) // 2)
+        sets = len(choose_images(scene, wanted).descriptions)
+        wanted = Sizes(len(scene.embedded), each_set, min(train, sets * each_set))
         features = 0 if missing_embedding(scene) else scene.embedding.shape[1]
         with allowance.spending():
             reader = Reader.of(scene)
         image = scene.test.floats([0])
         price = allowance.price("out_of_distribution", lambda: reader.read([image]))
-        sets = len(choose_images(scene, wanted).descriptions)
         sizes = affordable_sizes(allowance, wanted, price, sets, features)
         if sizes is None:
             return None, None, too_expensive
