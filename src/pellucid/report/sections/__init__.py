@@ -1,7 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
-  sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`,
+  `out_of_distribution`, `network`: the interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
@@ -20,6 +20,7 @@ from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
+from pellucid.report.sections.out_of_distribution import out_of_distribution
 
 __all__ = ["DRAWN", "SECTIONS"]
 
@@ -38,9 +39,10 @@ SECTIONS: tuple[Maker, ...] = (
     grid("prototypes.each_epoch"),
     grid("jacobian_classes"),
     leaderboard,
+    out_of_distribution,
     network,
 )
 """Functions that build the sections; sections without data are omitted."""
 
-DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
+DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "out_of_distribution", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
