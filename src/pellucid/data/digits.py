@@ -8,7 +8,7 @@ from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._resize import resized
 from pellucid.data._splitting import split_off_test
 
-__all__ = ["digits"]
+__all__ = ["digits", "read_digits"]
 
 BRIGHTEST = 16.0
 """The 8×8 originals count inked pixels in blocks of 4×4: 0…16."""
@@ -21,11 +21,20 @@ def digits(request: Request) -> RawData:
     The test fifth is stratified and drawn from `request.seed`. Random shifts by up to one pixel of 28 are enabled,
     because they help on a training set this small.
     """
-    bunch = load_digits()
     size = 28 if request.image_size is None else request.image_size
-    # resize before rounding to bytes, to keep the precision of the 17 gray levels
-    shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
-    pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
-    images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
+    images = read_digits(size, size)
     train, test = split_off_test(images, generator(request.seed, "digits", "test"))
     return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=10)
+
+
+def read_digits(height: int, width: int) -> ImageSet:
+    """Return all 1,797 digits in the order of scikit-learn, resized to grayscale bytes (image, 1, height, width).
+
+    >>> len(read_digits(8, 8)), read_digits(8, 8).image_shape
+    (1797, (1, 8, 8))
+    """
+    bunch = load_digits()
+    # resize before rounding to bytes, to keep the precision of the 17 gray levels
+    shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
+    pixels = resized(shares, height, width).mul(255).round().to(torch.uint8)
+    return ImageSet(pixels, torch.from_numpy(bunch.target).long())

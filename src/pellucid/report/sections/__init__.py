@@ -3,6 +3,8 @@
 - `curves`, `confusion_matrix`, `calibration`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
 - `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `label_errors`, `leaderboard`, `network`: the
   interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`,
+  `out_of_distribution`, `network`: the interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
@@ -26,6 +28,7 @@ from pellucid.report.sections.label_errors import label_errors
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
+from pellucid.report.sections.out_of_distribution import out_of_distribution
 
 __all__ = ["DRAWN", "SECTIONS"]
 
@@ -47,10 +50,12 @@ SECTIONS: tuple[Maker, ...] = (
     grid("jacobian_classes"),
     label_errors,
     leaderboard,
+    out_of_distribution,
     network,
 )
 """Functions that build the sections; sections without data are omitted."""
 
 DRAWN = frozenset({"calibration", "confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
 DRAWN = frozenset({"confusion_matrix", "hardest", "label_errors", "leaderboard", "network", "tsne", *READERS})
+DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "out_of_distribution", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
