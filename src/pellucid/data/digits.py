@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from pellucid.core.seeding import generator
 from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._resize import resized
-from pellucid.data._splitting import split_off_test
+from pellucid.data._splitting import mask_of_test
 
 __all__ = ["digits"]
 
@@ -27,5 +27,14 @@ def digits(request: Request) -> RawData:
     shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
     pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
     images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
-    train, test = split_off_test(images, generator(request.seed, "digits", "test"))
-    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=10)
+    is_test = mask_of_test(images.labels, generator(request.seed, "digits", "test"))
+    return RawData(
+        images[~is_test],
+        images[is_test],
+        tuple("0123456789"),
+        title="scikit-learn digits",
+        shift_share=1 / 28,
+        default_epochs=10,
+        test_positions=is_test.nonzero().flatten(),
+        test_total=len(images),
+    )

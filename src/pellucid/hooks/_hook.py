@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pellucid.core.budget import Budget
-from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.contracts import Artifact, ImageSet, Metadata
 from pellucid.core.errors import DataError, ModelError, ShapeError
 from pellucid.core.types import Embedding, Logits
 from pellucid.densities import Density
@@ -58,6 +58,8 @@ class Scene:
     """Limit on the cost of all hooks of the epoch together; None: each hook's own default numbers of images."""
     weights_epoch: int | None = None
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
+    metadata: Metadata | None = None
+    """Columns of `--metadata`: a mapping from their names to one value per test image; None if it is not given."""
     moment: str | None = None
     """Stage of training in figure titles, such as "epoch 3". Empty for a model trained elsewhere; None to derive it
     from `epoch`."""

@@ -1,7 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the interactive
-  sections
+- `curves`, `confusion_matrix`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
+  interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of any other hook, one per epoch
@@ -20,6 +20,7 @@ from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
+from pellucid.report.sections.slices import slices
 
 __all__ = ["DRAWN", "SECTIONS"]
 
@@ -27,6 +28,7 @@ SECTIONS: tuple[Maker, ...] = (
     curves,
     confusion_matrix,
     hardest,
+    slices,
     grid("saliency"),
     grid("jacobian_maps"),
     grid("explanations"),
@@ -42,5 +44,5 @@ SECTIONS: tuple[Maker, ...] = (
 )
 """Functions that build the sections; sections without data are omitted."""
 
-DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
+DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "slices", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
