@@ -19,6 +19,10 @@ MISSING = "(missing)"
 EMPTY = "(empty text)"
 MOST_VALUES = 50
 """Maximum number of values with a group of their own; the rarer ones form one group together."""
+EXACT = 17
+"""Number of significant digits that tell all floats apart."""
+DIGITS = (3, 4, 6, EXACT)
+"""Numbers of digits to try, until all names differ."""
 LARGEST_WHOLE = 2.0**53
 """Floats below this value hold every whole number."""
 NUMBER_KINDS = {"i": np.int64, "u": np.uint64, "f": np.float64}
@@ -87,7 +91,9 @@ def _valued(distinct: np.ndarray, counts: np.ndarray, least: int) -> tuple[list[
     own = np.sort(frequent[counts[frequent] >= least])
     if not len(own):
         return f"none of its {len(distinct):,} values has {least} images"
-    names = _named(distinct[own])
+    names = next(
+        names for digits in DIGITS if len(set(names := _named(distinct[own], digits))) == len(own) or digits == EXACT
+    )
     rare = len(distinct) - len(own)
     of_value = np.full(len(distinct), len(own), np.int64)
     of_value[own] = np.arange(len(own))
@@ -102,18 +108,20 @@ def _binned(distinct: np.ndarray, counts: np.ndarray, bins: int, least: int) -> 
     closing = np.unique(np.searchsorted(reached, np.arange(1, bins + 1) * reached[-1] / bins))
     of_value = np.searchsorted(closing, np.arange(len(distinct)))
     opening = np.r_[0, closing[:-1] + 1]
-    low, high = _named(distinct[opening]), _named(distinct[closing])
-    if len(set(zip(low, high, strict=True))) < len(low):  # six digits do not tell the bins apart
-        low, high = map(repr, distinct[opening].tolist()), map(repr, distinct[closing].tolist())  # type: ignore[assignment]
-    return [first if first == last else f"{first} … {last}" for first, last in zip(low, high, strict=True)], of_value
+    names: list[str] = []
+    for digits in DIGITS:
+        ends = zip(_named(distinct[opening], digits), _named(distinct[closing], digits), strict=True)
+        names = [first if first == last else f"{first} … {last}" for first, last in ends]
+        if len(set(names)) == len(names):
+            break
+    return names, of_value
 
 
-def _named(values: np.ndarray) -> list[str]:
-    """Return a text for each value."""
+def _named(values: np.ndarray, digits: int) -> list[str]:
+    """Return a text for each value; `digits` is the number of significant digits of fractions."""
     if values.dtype.kind == "M":
-        midnight = values.astype("datetime64[D]")
-        unit = "D" if (values == midnight).all() else "s"
-        return [text.replace("T", " ") for text in np.datetime_as_string(values, unit=unit).tolist()]
+        is_day = bool((values == values.astype("datetime64[D]")).all())
+        return [str(value.astype(f"datetime64[{'D' if is_day else 's'}]")).replace("T", " ") for value in values]
     if values.dtype.kind == "b":
         return [_named_truth(value) for value in values.tolist()]
     if values.dtype.kind in "iu":
@@ -121,9 +129,19 @@ def _named(values: np.ndarray) -> list[str]:
     if values.dtype.kind == "f":
         if (np.abs(values) < LARGEST_WHOLE).all() and (values == np.round(values)).all():
             return [f"{value:.0f}" for value in values.tolist()]
-        short = [format(value, ".6g") for value in values.tolist()]
-        return short if len(set(short)) == len(short) else [repr(value) for value in values.tolist()]
+        return [_short(value, digits) for value in values.tolist()]
     return [printable(value) or EMPTY for value in values.tolist()]
+
+
+def _short(value: float, digits: int) -> str:
+    """Return a number with some significant digits, without an exponent if it is of a usual size.
+
+    >>> _short(12345.6, 3), _short(-0.12345, 3), _short(1e-9, 3)
+    ('12300', '-0.123', '1e-09')
+    """
+    if value == 0 or not 1e-4 <= abs(value) < 1e7:
+        return format(value, f".{digits}g")
+    return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
 
 
 def _named_truth(value: Any) -> str:
@@ -174,9 +192,7 @@ def _from_objects(values: Iterable[Any]) -> np.ndarray | str:
         return np.array([np.datetime64("NaT") if value is None else _utc(value) for value in plain], "datetime64[us]")
     if kind in ("text", "truth value"):
         column = np.empty(len(plain), object)
-        column[:] = (
-            plain if kind == "text" else [value if value is None else str(bool(value)).lower() for value in plain]
-        )
+        column[:] = plain if kind == "text" else [None if each is None else _named_truth(each) for each in plain]
         return column
     return f"its values are of the type {kind}, which has no groups"
 
@@ -204,8 +220,8 @@ def _float(value: Any) -> float:
         return np.inf if value > 0 else -np.inf
 
 
-def _utc(value: date | np.datetime64) -> np.datetime64:
+def _utc(value: date | np.datetime64) -> Any:
     """Return a moment in UTC; one without a time zone is taken as it is."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
-    return np.datetime64(value, "us")  # type: ignore[arg-type]
+    return np.array(value, "datetime64[us]")[()]

@@ -291,10 +291,18 @@ def _place(one: Slice, confidence: float) -> tuple[bool, float, int, str, str]:
 
 def _fisher(errors: int, images: int, all_images: int, all_errors: int) -> float:
     """Return the p-value of Fisher's exact test of a slice against the rest; 1 if there is nothing to compare."""
-    from scipy.stats import fisher_exact
+    from scipy.special import gammaln
 
     if images == all_images or all_errors in (0, all_images):
         return 1.0
-    rest = all_errors - errors
-    table = [[errors, images - errors], [rest, all_images - images - rest]]
-    return float(min(1.0, fisher_exact(table).pvalue))
+    # all numbers of errors that a slice of this size can have; SciPy's `fisher_exact` takes 20 times as long
+    possible = np.arange(max(0, all_errors - (all_images - images)), min(images, all_errors) + 1)
+
+    def ways(total: int, chosen: np.ndarray) -> np.ndarray:
+        return -(gammaln(chosen + 1) + gammaln(total - chosen + 1))
+
+    log_p = ways(images, possible) + ways(all_images - images, all_errors - possible)
+    probability = np.exp(log_p - log_p.max())
+    # a tolerance, since equally probable tables differ by rounding
+    is_extreme = probability <= probability[errors - possible[0]] * (1 + 1e-7)
+    return float(min(1.0, probability[is_extreme].sum() / probability.sum()))

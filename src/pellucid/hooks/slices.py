@@ -188,7 +188,7 @@ def _majority(scene: Scene, indices: np.ndarray) -> dict[str, Any]:
 
 def _strips(scene: Scene, record: dict[str, Any], examples: np.ndarray, name: str) -> list[Strip]:
     """Return the central images of the worst clusters."""
-    strips = []
+    strips: list[Strip] = []
     for row, chosen in zip(record["slices"], examples, strict=False):
         if row["column"] == name and len(strips) < STRIPS:
             detail = f"{row['error_rate']:.2%} misclassified; {row['share']:.0%} of its images are {row['majority']}"

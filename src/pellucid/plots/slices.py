@@ -29,7 +29,9 @@ COUNT_DOTS = 112
 AXIS_DOTS = 46
 TILE_DOTS = 56
 RULE = "#d7dbe0"
-TICKS = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+TICK_DOTS = 36
+"""Minimum distance between labels of the axis."""
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Error rates that can be labeled on the axis."""
 GAP_DOTS = 4
 """Gap between the images of a strip."""
@@ -58,15 +60,15 @@ def slices_figure(record: Mapping[str, Any], title: str, strips: Sequence[Strip]
     """
     rows = record["slices"][:MOST_ROWS]
     names = [shorten(f"{shorten(row['column'], 24)} = {row['value']}", 46) for row in rows]
-    widest = max((text_width(name, TEXT, DOTS_PER_INCH) for name in names), default=0)
+    widest = max((text_width(name, TEXT, DOTS_PER_INCH, bold=True) for name in names), default=0)
     left = MARGIN + max(widest, 120) + COUNT_DOTS
     width = left + CHART_DOTS + TEXT_DOTS + MARGIN
     chart = ROW_DOTS * len(rows)
-    below = sum(_strip_height(strip) for strip in strips) + (16 if strips else 0)
+    below = sum(_strip_height(strip) for strip in strips) + (16.0 if strips else 0.0)
     canvas = Canvas(width, 22 + chart + AXIS_DOTS + below + MARGIN, title, _subtitle(record, len(rows)))
     _draw_texts(canvas, rows, names, left)
     _draw_intervals(canvas.axes(left, 22, CHART_DOTS, chart), rows, record["error_rate"])
-    y = 22 + chart + AXIS_DOTS + 16
+    y = 22.0 + chart + AXIS_DOTS + 16
     for strip in strips:
         _draw_strip(canvas, strip, y, width)
         y += _strip_height(strip)
@@ -111,7 +113,10 @@ def _draw_intervals(axes: Axes, rows: Sequence[Mapping[str, Any]], overall: floa
         axes.plot([row["low"], row["high"]], [number, number], color=colour, linewidth=1.6, solid_capstyle="butt")
         axes.plot([row["error_rate"]], [number], "o", color=colour, markersize=5, clip_on=False, zorder=3)
     axes.set_yticks([])
-    ticks = [tick for tick in TICKS if tick <= highest and (tick == 0 or tick >= highest / 100)]
+    ticks = [0.0]
+    for tick in TICKS:
+        if tick <= highest and (np.sqrt(tick) - np.sqrt(ticks[-1])) / np.sqrt(highest) * CHART_DOTS >= TICK_DOTS:
+            ticks.append(tick)
     axes.set_xticks(ticks, [f"{100 * tick:.3g}%" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(axis="x", color=RULE, linewidth=0.7, zorder=0)
@@ -126,8 +131,8 @@ def _tile_size(strip: Strip) -> tuple[float, float]:
     """Return the height and width of an image in dots; small images are enlarged by whole numbers."""
     height, width = strip.images.shape[-2:]
     share = TILE_DOTS / max(height, width)
-    share = int(share) if share >= 1 else share
-    return height * share, width * share
+    zoom = float(int(share)) if share >= 1 else share
+    return height * zoom, width * zoom
 
 
 def _strip_height(strip: Strip) -> float:

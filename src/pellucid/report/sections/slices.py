@@ -33,7 +33,7 @@ def slices(material: Material) -> Section | None:
         kind="slices",
         title="Error rate by slice",
         lead=(
-            "Slices are the test images with one value of a column of the metadata, or of one cluster of the embedding. "
+            "A slice is the test images with one value of a column of the metadata, or of one embedding cluster. "
             f"The {confidence:.0%} intervals hold for all {total} slices at once (Clopper–Pearson, Bonferroni). "
             "The p-value compares a slice with the rest of the images (Fisher's exact test, Holm's correction)."
         ),
