@@ -30,6 +30,7 @@ NAMES = {
     "pellucid.data": "DATASETS RawData Request",
     "pellucid.models": "MODELS load_model",
     "pellucid.engine": "Composite Rule operation",
+    "pellucid.diagnostics": "Sampled Slice Slices find_slices",
     "pellucid.hooks": "HOOKS Artifact Hook Scene",
     "pellucid.report": "Section write_report",
     "pellucid.storage": "Store",
@@ -50,7 +51,7 @@ ENTRIES = {
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
     "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
-        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency tsne""",
+        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency slices tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",
@@ -59,7 +60,7 @@ ENTRIES = {
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
     device precision threads hooks methods classes embedding_layer budget save weights class_names crop mean std
-    keep_checkpoints"""
+    keep_checkpoints metadata"""
 
 EXPLANATION = """relevance target logits expected residual allowed absorbed evaluations seed method inputs classes unit
     figure show save verdict"""

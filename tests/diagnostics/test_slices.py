@@ -1,8 +1,10 @@
 """Error rates by slice: intervals that hold at once, corrected tests, and groups of images by column."""
 
+import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +294,11 @@ def test_hostile_names_and_no_columns():
     figure.canvas.draw()
     empty = find_slices([True], {})
     assert (empty.slices, empty.error_rate, empty.looks) == ((), 1.0, 0)
+
+
+def test_example_of_the_guide_runs():
+    text = (Path(__file__).parents[2] / "docs" / "slices.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(compile(example, "slices.md", "exec"), names)
+    assert names["result"].looks > 7

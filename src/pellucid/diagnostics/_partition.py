@@ -174,6 +174,8 @@ def _typed(values: Any) -> np.ndarray | str:
         return column.astype("datetime64[us]")
     if column is not None and column.dtype.kind == "b":
         return column
+    if column is not None and column.dtype.kind == "U":
+        return column.astype(object)
     if column is not None and column.dtype.kind == "m":
         return "its values are durations; convert them to numbers"
     # what NumPy holds in other kinds, such as text, is converted one by one

@@ -174,13 +174,13 @@ def clopper_pearson(errors: np.ndarray, images: np.ndarray, level: float) -> tup
     >>> round(float(low[0]), 3), round(float(high[0]), 3)
     (0.0, 0.308)
     """
-    from scipy.stats import beta
+    from scipy.special import betainccinv, betaincinv
 
     tail = (1 - level) / 2
     right = images - errors
     # the beta distribution has no parameters of 0, where the ends are 0 and 1
-    low = np.where(errors > 0, beta.ppf(tail, np.maximum(errors, 1), right + 1), 0.0)
-    high = np.where(right > 0, beta.isf(tail, errors + 1, np.maximum(right, 1)), 1.0)
+    low = np.where(errors > 0, betaincinv(np.maximum(errors, 1), right + 1, tail), 0.0)
+    high = np.where(right > 0, betainccinv(errors + 1, np.maximum(right, 1), tail), 1.0)
     return low, high
 
 
@@ -291,18 +291,19 @@ def _place(one: Slice, confidence: float) -> tuple[bool, float, int, str, str]:
 
 def _fisher(errors: int, images: int, all_images: int, all_errors: int) -> float:
     """Return the p-value of Fisher's exact test of a slice against the rest; 1 if there is nothing to compare."""
-    from scipy.special import gammaln
-
     if images == all_images or all_errors in (0, all_images):
         return 1.0
     # all numbers of errors that a slice of this size can have; SciPy's `fisher_exact` takes 20 times as long
     possible = np.arange(max(0, all_errors - (all_images - images)), min(images, all_errors) + 1)
-
-    def ways(total: int, chosen: np.ndarray) -> np.ndarray:
-        return -(gammaln(chosen + 1) + gammaln(total - chosen + 1))
-
-    log_p = ways(images, possible) + ways(all_images - images, all_errors - possible)
+    log_p = _log_ways(images, possible) + _log_ways(all_images - images, all_errors - possible)
     probability = np.exp(log_p - log_p.max())
     # a tolerance, since equally probable tables differ by rounding
     is_extreme = probability <= probability[errors - possible[0]] * (1 + 1e-7)
     return float(min(1.0, probability[is_extreme].sum() / probability.sum()))
+
+
+def _log_ways(total: int, chosen: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the number of ways to choose, up to a constant that depends on the total."""
+    from scipy.special import gammaln
+
+    return np.asarray(-(gammaln(chosen + 1) + gammaln(total - chosen + 1)))

@@ -49,7 +49,7 @@ class SliceErrors(Hook):
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
     default: ClassVar[bool] = False
-    imports: ClassVar[tuple[str, ...]] = ("sklearn.cluster", "scipy.stats")
+    imports: ClassVar[tuple[str, ...]] = ("sklearn.cluster", "scipy.special")
 
     least: int = 20
     """Minimum number of images of a slice."""
