@@ -46,6 +46,7 @@ GUIDES = {
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
     "recordings": ROOT / "docs" / "recordings.md",
+    "slices": ROOT / "docs" / "slices.md",
     "your_model": ROOT / "docs" / "your_model.md",
     "your_data": ROOT / "docs" / "your_data.md",
     "extending": ROOT / "docs" / "extending.md",

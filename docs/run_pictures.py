@@ -10,13 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 
+from pellucid.data._metadata import read_metadata
+from pellucid.hooks import Scene
+from pellucid.hooks.slices import SliceErrors
 from pellucid.report import write_report
 from pellucid.run.explaining import explain
 from pellucid.storage.pictures import to_png
 from pellucid.storage.runs import load_data_of, load_run
 from pellucid.storage.store import Store
+from pellucid.training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "pictures"
@@ -53,6 +59,8 @@ def draw(run: Path) -> list[Path]:
     for hook in FILMS:
         written.append(FOLDER / f"{hook}.webp")
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])
+    written.append(FOLDER / "slices.png")
+    written[-1].write_bytes(recompress(sliced(run)))
     written.append(FOLDER / "explain.png")
     written[-1].write_bytes(recompress(explained(run)))
     write_report(run)
@@ -73,6 +81,26 @@ def explained(run: Path) -> bytes:
     classes = [f"digit {name}" for name in trained.classes]
     image = data.test.floats(threes[:1])
     return to_png(explain(trained.model, image, target=["digit 3", "digit 8"], classes=classes).figure())
+
+
+def sliced(run: Path) -> bytes:
+    """Return the error rates of MNIST by the half of the test set, the amount of ink and the slant."""
+    trained = load_run(run)
+    test = load_data_of(run, trained).test
+    images = test.floats()[:, 0].double()
+    rows, columns = torch.meshgrid(*(torch.linspace(0, 1, side) for side in images.shape[1:]), indexing="ij")
+    ink = images.mean((1, 2))
+    share = images / images.sum((1, 2), keepdim=True)
+    y, x = ((share * part).sum((1, 2))[:, None, None] for part in (rows, columns))
+    # the slope of the regression line of x on y
+    slant = -(share * (rows - y) * (columns - x)).sum((1, 2)) / (share * (rows - y) ** 2).sum((1, 2))
+    half = np.where(np.arange(len(test)) < len(test) // 2, "first", "second")
+    table = read_metadata({"half": half, "ink": ink, "slant": slant}, range(len(test)), len(test), "test images")
+    logits, device = evaluate(trained.model, test, torch.device("cpu")), torch.device("cpu")
+    scene = Scene(0, trained.model, device, test, logits, trained.classes, "MNIST", 0, moment="", metadata=table)
+    (artifact,) = SliceErrors().run(scene)
+    assert artifact.figure is not None
+    return to_png(artifact.figure)
 
 
 def recompress(png: bytes) -> bytes:

@@ -14,7 +14,7 @@ FLAG_NAMES = [
     *("epochs", "batch-size", "learning-rate", "seed", "dataset", "data-dir", "mirror", "model", "image-size", "save"),
     *("device", "precision", "threads", "hooks", "methods", "classes", "embedding-layer", "limit-train", "limit-test"),
     "keep-checkpoints",
-    *("max-megapixels", "resume", "serial", "trust", "open", "config", "budget", "log-to"),
+    *("max-megapixels", "resume", "serial", "trust", "open", "config", "budget", "log-to", "metadata"),
     *("weights", "class-names", "crop", "mean", "std"),
 ]
 

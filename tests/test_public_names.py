@@ -39,6 +39,7 @@ NAMES = {
     "pellucid.data": "DATASETS RawData Request",
     "pellucid.models": "MODELS load_model",
     "pellucid.engine": "Composite Rule operation",
+    "pellucid.diagnostics": "Sampled Slice Slices find_slices",
     "pellucid.hooks": "HOOKS Artifact Hook Scene",
     "pellucid.report": "Section write_report",
     "pellucid.storage": "Store",
@@ -61,6 +62,8 @@ ENTRIES = {
     "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest jacobian_classes
         jacobian_classes_all jacobian_maps leaderboard live network projector
         prototypes prototypes.each_epoch saliency tsne""",
+    "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
+        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency slices tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",
@@ -69,7 +72,7 @@ ENTRIES = {
 
 FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model epochs batch_size learning_rate seed
     device precision threads hooks methods classes embedding_layer budget save weights class_names crop mean std
-    keep_checkpoints"""
+    keep_checkpoints metadata"""
 
 EXPLANATION = """relevance target logits expected residual allowed absorbed evaluations seed method inputs classes unit
     figure show save verdict"""

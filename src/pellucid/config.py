@@ -220,6 +220,14 @@ class HookConfig:
     ] = None
     """Limit on the cost of all hooks, in forward passes over a sample of the test images.
     small: 20 passes over 256 images; default: 60 over 2,000; large: 200 over 10,000."""
+    metadata: Annotated[str | None, _flag("FILE", "none")] = None
+    """Table with one row per test image, in their order: a .parquet, .arrow, .feather or .csv file. Its columns become
+    slices of the errors: the default hooks then include `slices`."""
+
+    def __post_init__(self) -> None:
+        """Make the path of an existing table absolute, so that a run can be resumed anywhere."""
+        if self.metadata is not None and Path(self.metadata).expanduser().is_file():
+            object.__setattr__(self, "metadata", str(Path(self.metadata).expanduser().resolve()))
 
 
 @dataclass(frozen=True)

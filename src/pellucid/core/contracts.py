@@ -1,6 +1,6 @@
 """Data types exchanged between packages: image sets, data splits, and the artifacts that hooks produce."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from pellucid.core.types import Images, Labels, Masks, Pixels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Artifact", "DataSplits", "EmbeddingTable", "ImageSet", "Kind"]
+__all__ = ["Artifact", "DataSplits", "EmbeddingTable", "ImageSet", "Kind", "Metadata"]
 
 Kind = Literal["figure", "film", "arrays", "embedding", "data", "log"]
 """File kind of a manifest entry."""
@@ -98,6 +98,52 @@ class DataSplits:
     default_epochs: int = 10
     notice: str | None = None
     """A message for the user about this data, for example that it replaces the requested data set."""
+    test_positions: Labels | None = None
+    """(image,): position of each test image in the data set's test split before limits, or in the whole data set if it
+    has no test split; None if they are numbered from 0."""
+    test_total: int | None = None
+    """Number of images in that split or data set; None: the number of test images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Metadata(Mapping[str, np.ndarray]):
+    """Columns of a user's table, with one value per test image in the order of the test images.
+
+    >>> metadata = Metadata({"site": np.array(["A", "B"], object)}, rows=2)
+    >>> list(metadata), metadata["site"].tolist()
+    (['site'], ['A', 'B'])
+    """
+
+    columns: Mapping[str, np.ndarray]
+    """Numbers, truth values, dates, or objects (text); missing values are NaN, NaT or None."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Columns that cannot be used, with the reason as a part of a sentence."""
+    rows: int = 0
+    """Number of rows of the table, which may cover more images than the test images."""
+    file: str | None = None
+    """Name of the file; None for a table in memory."""
+    sha256: str | None = None
+    """Checksum of the file, or of the columns of a table in memory."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return a column."""
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry `metadata` of run.json."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "rows": self.rows,
+            "columns": list(self.columns),
+            "left_out": dict(self.left_out),
+        }
 
 
 @dataclass(frozen=True, eq=False)

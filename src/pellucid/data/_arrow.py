@@ -9,7 +9,7 @@ import numpy as np
 
 from pellucid.core.errors import DataError
 
-__all__ = ["count_rows", "read_cells", "read_column", "read_schema"]
+__all__ = ["count_rows", "read_cells", "read_column", "read_schema", "read_table"]
 
 ROWS_AT_ONCE = 32
 """Rows decoded at a time, because a row group may hold a million images."""
@@ -112,3 +112,67 @@ def _groups(opened: Any, name: str) -> Iterator[tuple[int, Any]]:
     for group in range(opened.num_row_groups):
         rows = opened.metadata.row_group(group).num_rows
         yield rows, lambda group=group: opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[name])
+
+
+def read_table(file: Path) -> tuple[list[str], int, dict[str, str], Any]:
+    """Return the columns and the number of rows of a table, the columns left out with a reason, and a function.
+
+    The function takes the number of a column and the rows, and returns the values: an array of numbers, truth values or
+    dates, or of objects (text), or the reason why the column cannot be converted. Missing values are NaN, NaT or None.
+    """
+    from pyarrow import types
+
+    schema = read_schema(file)
+    names = list(schema.names)
+    left_out = {}
+    for name, kind in zip(names, schema.types, strict=True):
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        if not any(is_kind(kind) for is_kind in _usable()):
+            left_out[name] = f"its values are of the type {str(kind)[:60]}, which has no groups"
+    wanted = [name for name in names if name not in left_out]
+    with _readable(file):
+        opened = _opened(file)
+        table = opened.read(columns=wanted) if hasattr(opened, "iter_batches") else _whole(opened).select(wanted)
+
+    def pick(number: int, rows: np.ndarray) -> np.ndarray | str:
+        import pyarrow as pa
+
+        try:
+            return _values(table.column(names[number]).take(pa.array(rows)))
+        except (pa.ArrowException, UnicodeDecodeError, ValueError, KeyError) as error:
+            return f"its values cannot be read: {str(error)[:200]}"
+
+    return names, count_rows(file), left_out, pick
+
+
+def _whole(opened: Any) -> Any:
+    return opened.read_all() if hasattr(opened, "read_all") else opened
+
+
+def _usable() -> tuple[Any, ...]:
+    from pyarrow import types
+
+    numbers = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    return (*numbers, *texts, types.is_date, types.is_timestamp, types.is_null)
+
+
+def _values(column: Any) -> np.ndarray:
+    """Convert a column of a table."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_floating(kind) or types.is_decimal(kind) or (types.is_integer(kind) and column.null_count):
+        column = column.cast(pa.float64(), safe=False)
+        return np.array([np.nan if value is None else value for value in column.to_pylist()], np.float64)
+    if types.is_integer(kind):
+        return np.asarray(column.to_numpy())
+    if types.is_date(kind) or types.is_timestamp(kind):
+        # without the time zone, timestamps are in UTC
+        return np.asarray(column.cast(pa.timestamp("us"), safe=False).to_numpy(), "datetime64[us]")
+    made = np.empty(len(column), object)
+    made[:] = column.to_pylist()
+    return made.astype(bool) if types.is_boolean(kind) and not column.null_count else made

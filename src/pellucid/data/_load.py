@@ -15,7 +15,7 @@ from pellucid.data._read_all import LazySource, read_all
 from pellucid.data._resize import cropped
 from pellucid.data._source import RawData, Request
 from pellucid.data._spec import AUTO, FUNCTION, parse_spec
-from pellucid.data._splitting import limited, split_off_validation
+from pellucid.data._splitting import chosen_by_limit, limited, split_off_validation
 
 __all__ = ["checksum_of", "digits_instead", "load_data", "resolved_name"]
 
@@ -48,7 +48,8 @@ def load_data(
     _check(raw, name)
     # each draw has its own generator, so a limit on one set does not change the choice in the other
     train = limited(raw.train, limit_train, generator(request.seed, "limit", "train"))
-    test = limited(raw.test, limit_test, generator(request.seed, "limit", "test"))
+    kept = chosen_by_limit(raw.test.labels, limit_test, generator(request.seed, "limit", "test"))
+    test = raw.test if len(kept) == len(raw.test) else raw.test[kept]
     train, validation = split_off_validation(train, generator(request.seed, "validation"))
     return DataSplits(
         requested=dataset,
@@ -62,6 +63,8 @@ def load_data(
         shift_share=raw.shift_share,
         default_epochs=raw.default_epochs,
         notice=notice,
+        test_positions=kept if raw.test_positions is None else raw.test_positions[kept],
+        test_total=len(raw.test) if raw.test_total is None else raw.test_total,
     )
 
 

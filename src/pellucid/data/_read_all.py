@@ -14,7 +14,7 @@ from pellucid.data._collector import Collector
 from pellucid.data._items import Converter, label_of
 from pellucid.data._lazy import LazyImages, OpenData
 from pellucid.data._source import RawData, Request
-from pellucid.data._splitting import mask_of_test, stratified
+from pellucid.data._splitting import chosen_by_limit, mask_of_test
 
 __all__ = ["LazySource", "chosen_for_testing", "read_all"]
 
@@ -58,11 +58,14 @@ def read_all(
     both = collector.images(opened.test.name)
     if len(parts) == 2:
         train, test = both[: len(chosen[0])], both[len(chosen[0]) :]
+        positions = torch.tensor(chosen[1], dtype=torch.int64)
     else:
         mask = mask_of_test(both.labels, generator(request.seed, *SPLIT))
-        train, test = both[~mask], both[mask]
+        train, test, positions = both[~mask], both[mask], mask.nonzero().flatten()
     classes = opened.test.classes or tuple(str(index) for index in range(int(both.labels.max()) + 1))
-    return RawData(train, test, classes, title=opened.test.title)
+    return RawData(
+        train, test, classes, title=opened.test.title, test_positions=positions, test_total=opened.test.total
+    )
 
 
 def chosen_for_testing(opened: OpenData, request: Request, limit_test: int | None) -> list[int] | None:
@@ -109,10 +112,7 @@ def _limited(images: LazyImages, limit: int | None, seed: int, kind: str) -> lis
 
 def _chosen(labels: torch.Tensor, limit: int | None, seed: int, kind: str) -> torch.Tensor:
     """Return the same indices as limiting the images after reading them."""
-    if limit is None or limit >= len(labels):
-        return torch.arange(len(labels))
-    mask = stratified(labels, limit, generator(seed, "limit", kind), all_classes=True)
-    return mask.nonzero().flatten()
+    return chosen_by_limit(labels, limit, generator(seed, "limit", kind))
 
 
 def _read(images: LazyImages, indices: list[int], collector: Collector, request: Request, total: int) -> None:

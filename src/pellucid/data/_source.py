@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pellucid.core.contracts import ImageSet
+from pellucid.core.types import Labels
 
 __all__ = ["RawData", "Request", "Source"]
 
@@ -50,6 +51,10 @@ class RawData:
     shift_share: float = 0.0
     """Random shift augmentation: the largest shift, as a share of the image size, rounded to whole pixels."""
     default_epochs: int = 10
+    test_positions: Labels | None = None
+    """(image,): position of each test image in the data set; None if `test` is a split of its own, in its order."""
+    test_total: int | None = None
+    """Number of images of the data set, if there are positions."""
 
 
 Source: TypeAlias = Callable[[Request], RawData]

@@ -6,7 +6,7 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Labels
 
-__all__ = ["limited", "mask_of_test", "split_off_test", "split_off_validation", "stratified"]
+__all__ = ["chosen_by_limit", "limited", "mask_of_test", "split_off_test", "split_off_validation", "stratified"]
 
 TEST_SHARE = 5
 """One in this many images becomes a test image if a data set has no test set."""
@@ -50,9 +50,15 @@ def stratified(
 
 def limited(images: ImageSet, limit: int | None, generator: torch.Generator) -> ImageSet:
     """Return at most `limit` images, stratified, with at least one image per class if the limit allows."""
-    if limit is None or limit >= len(images):
-        return images
-    return images[stratified(images.labels, limit, generator, all_classes=True)]
+    chosen = chosen_by_limit(images.labels, limit, generator)
+    return images if len(chosen) == len(images) else images[chosen]
+
+
+def chosen_by_limit(labels: Labels, limit: int | None, generator: torch.Generator) -> torch.Tensor:
+    """Return the ascending indices of the images that `limited` keeps."""
+    if limit is None or limit >= len(labels):
+        return torch.arange(len(labels))
+    return stratified(labels, limit, generator, all_classes=True).nonzero().flatten()
 
 
 def split_off_test(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:

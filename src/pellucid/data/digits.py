@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from pellucid.core.seeding import generator
 from pellucid.data import DATASETS, ImageSet, RawData, Request
 from pellucid.data._resize import resized
-from pellucid.data._splitting import split_off_test
+from pellucid.data._splitting import mask_of_test
 
 __all__ = ["digits", "read_digits"]
 
@@ -38,3 +38,16 @@ def read_digits(height: int, width: int) -> ImageSet:
     shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
     pixels = resized(shares, height, width).mul(255).round().to(torch.uint8)
     return ImageSet(pixels, torch.from_numpy(bunch.target).long())
+    pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
+    images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
+    is_test = mask_of_test(images.labels, generator(request.seed, "digits", "test"))
+    return RawData(
+        images[~is_test],
+        images[is_test],
+        tuple("0123456789"),
+        title="scikit-learn digits",
+        shift_share=1 / 28,
+        default_epochs=10,
+        test_positions=is_test.nonzero().flatten(),
+        test_total=len(images),
+    )

@@ -5,11 +5,12 @@ matrix product serves all columns: about 10 times as fast for the intervals, and
 compare the results with SciPy's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 
+from pellucid.core.multiple_tests import holm
 from pellucid.core.seeding import derive_seed
 
 __all__ = ["RESAMPLES", "SIGN_FLIPS", "holm", "intervals", "sign_flip"]
@@ -69,20 +70,6 @@ def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
         signs = 2.0 * draws.integers(0, 2, size=(FLIPS_AT_ONCE, len(plain))) - 1
         reached += (np.abs(signs @ plain) >= observed).sum(0)
     return np.asarray((reached + 1) / (SIGN_FLIPS + 1))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p values for multiple comparisons (Holm, 1979).
-
-    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    adjusted, worst = [0.0] * len(p), 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
-        # the running maximum keeps the adjusted values in the order of the original ones
-        worst = max(worst, min(1.0, (len(p) - rank) * p[index]))
-        adjusted[index] = worst
-    return adjusted
 
 
 def compare(values: Mapping[str, np.ndarray], seed: int) -> list[tuple[str, str, float, float]]:

@@ -13,6 +13,9 @@ from pellucid.core.budget import Budget
 from pellucid.core.contracts import Artifact, ImageSet
 from pellucid.core.errors import DataError, ModelError, SaveError, ShapeError
 from pellucid.core.types import Embedding, Logits, ValidationLogits
+from pellucid.core.contracts import Artifact, ImageSet, Metadata
+from pellucid.core.errors import DataError, ModelError, ShapeError
+from pellucid.core.types import Embedding, Logits
 from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density
@@ -65,6 +68,8 @@ class Scene:
     """Epoch of the best checkpoint, whose weights the end hooks see; None during training."""
     recorded: Recorded | None = None
     """Predictions on training images, recorded while the network trained; None if it was trained elsewhere."""
+    metadata: Metadata | None = None
+    """Columns of `--metadata`: a mapping from their names to one value per test image; None if it is not given."""
     moment: str | None = None
     """Stage of training in figure titles, such as "epoch 3". Empty for a model trained elsewhere; None to derive it
     from `epoch`."""

@@ -44,6 +44,7 @@ def inspect(
     methods: str | Sequence[str] | None = None,
     embedding_layer: str | None = None,
     budget: str = "default",
+    metadata: Any = None,
     seed: int = 0,
     log_to: str | Sequence[str] = (),
 ) -> Run:
@@ -71,6 +72,7 @@ def inspect(
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
         show=shown(hooks, methods, embedding_layer, budget, log_to),
+        metadata=metadata,
         seed=seed,
     )
     with preserved_random_state():  # reading the data may draw random numbers
@@ -139,6 +141,7 @@ def prepare_inspection(config: InspectConfig) -> tuple[LoadedModel, OpenData, Op
         training_data=data.train,
         preprocessing={"mean": mean, "std": std, **given},
         show=config.show,
+        metadata=config.show.metadata,
         seed=config.seed,
         settings={name: str(one) if isinstance(one, Path) else one for name, one in settings.items()}
         | vars(config.network),

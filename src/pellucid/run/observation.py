@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from pellucid.attribution import check_method
 from pellucid.config import HookConfig
 from pellucid.core.budget import Budget, find_budget
+from pellucid.core.contracts import Metadata
 from pellucid.core.errors import ConfigError, DataError, ModelError
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.core.ranges import Range
+from pellucid.data._metadata import check_metadata, read_metadata
 from pellucid.data._sample import Sample, sample_data
 from pellucid.engine.model import check_model, device_of, dtype_of, frozen, unwrap
 from pellucid.engine.tap import find_embedding
@@ -56,6 +58,8 @@ class Options:
     """`mean`, `std` and `preprocess`, and `image_size` and `crop` from the command line."""
     show: HookConfig = field(default_factory=HookConfig)
     seed: int = 0
+    metadata: Any = None
+    """Table with one row per test image: a file, columns or a data frame."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Other flags of the command, for run.json."""
     known: Any = None
@@ -80,6 +84,8 @@ class Observation:
     budget: Budget
     preprocessing: Preprocessing
     options: Options
+    metadata: Metadata | None = None
+    """The rows of the user's table for the test images."""
 
     @cached_property
     def densities(self) -> DensityStore | None:
@@ -133,6 +139,7 @@ class Observation:
             train=None if self.train is None else self.train.images,
             fitted=None if densities is None else densities.get,
             budget=self.budget,
+            metadata=self.metadata,
             moment=self.moment(epoch),
         )
 
@@ -192,6 +199,7 @@ class Observation:
                 "embedding_layer": embedding_layer(self.seen, test.images, self.options.show.embedding_layer),
                 "preprocessing": self._preprocessing(),
             },
+            **({} if self.metadata is None else {"metadata": self.metadata.record()}),
             "budget": self.budget.name,
             "test_accuracy": None,
             "timing": {"started": timestamp(), "finished": None},
@@ -214,7 +222,8 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     """
     show = options.show
     check_argument(kind, "seed", options.seed, Annotated[int, Range(0)])
-    hooks = choose_hooks(show.hooks)
+    hooks = choose_hooks(show.hooks, has_metadata=options.metadata is not None)
+    check_metadata(options.metadata)
     for method in show.methods.split(",") if show.methods else ():
         check_method(method)
     check_loggers(show.log_to)
@@ -240,13 +249,27 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
                 f"the training images have the shape {train.images.image_shape}, the test images "
                 f"{test.images.image_shape} (channel, height, width); use one shape."
             )
+    metadata = _metadata(options.metadata, test)
     seen = adapted(inside, steps)
     classes = _class_names(seen, test, names or test.classes)
     if show.embedding_layer is not None:
         sample = test.images.floats(slice(2)).to(device_of(seen), dtype_of(seen))
         find_embedding(seen, sample, show.embedding_layer).read(sample)
     choose_classes(show.classes, classes)  # report an unknown name now rather than in the first hook
-    return Observation(kind, Store(options.save), inside, seen, test, train, classes, hooks, budget, steps, options)
+    store = Store(options.save)
+    return Observation(kind, store, inside, seen, test, train, classes, hooks, budget, steps, options, metadata)
+
+
+def _metadata(table: Any, test: Sample) -> Metadata | None:
+    """Return the rows of a user's table for the sampled images. Raises `ConfigError` for a sample of a stream."""
+    if table is None:
+        return None
+    if test.indices is None or test.total is None:
+        raise ConfigError(
+            f"{test.name} is a stream, whose images cannot be matched with the rows of the metadata; pass a data set "
+            "with a length and items by index, or omit the metadata."
+        )
+    return read_metadata(table, test.indices, test.total, f"images of {test.name}")
 
 
 def _listed(names: Any) -> Sequence[str] | None:

@@ -71,6 +71,7 @@ def first_record(session: Session) -> dict[str, Any]:
             "parameters": count_parameters(session.model),
             "embedding_layer": embedding_layer(session.model, session.data.test, session.embedding_layer),
         },
+        **({} if session.metadata is None else {"metadata": session.metadata.record()}),
         "epochs": session.recipe.epochs,
         "extensions": _extensions(session),
         # a run of an earlier version knew no other kernel

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from pellucid.config import RunConfig
 from pellucid.core.budget import find_budget
-from pellucid.core.contracts import DataSplits
+from pellucid.core.contracts import DataSplits, Metadata
 from pellucid.core.errors import ConfigError, SaveError, UnknownName
 from pellucid.core.importing import check_trusted
 from pellucid.core.listing import parse_names
 from pellucid.data._load import load_data
 from pellucid.data._loaders import steps_per_epoch
+from pellucid.data._metadata import check_metadata, read_metadata
 from pellucid.data._source import Request
 from pellucid.data._spec import is_function, parse_spec
 from pellucid.engine.tap import find_embedding
@@ -37,7 +38,15 @@ from pellucid.training.distributed import World
 from pellucid.training.evaluate import evaluate
 from pellucid.training.loop import Epoch, Recipe
 
-__all__ = ["Session", "choose_classes", "choose_device", "choose_hooks", "prepare", "set_threads"]
+__all__ = [
+    "Session",
+    "check_same_metadata",
+    "choose_classes",
+    "choose_device",
+    "choose_hooks",
+    "prepare",
+    "set_threads",
+]
 
 MOST_KEPT_BYTES = 20_000_000
 """Maximum size of the weights of all epochs that a run keeps by default."""
@@ -64,6 +73,8 @@ class Session:
     embedding_layer: str | None
     earlier: Mapping[str, Any]
     """The run.json of the run being resumed; empty for a new run."""
+    metadata: Metadata | None = None
+    """The rows of `--metadata` for the test images."""
 
     @property
     def extended_from(self) -> int | None:
@@ -114,6 +125,7 @@ class Session:
             validation_logits=validation_logits,
             train=self.data.train,
             fitted=self.densities.get,
+            metadata=self.metadata,
             # trained weights are not an untrained network
             moment="epoch 0 (before training)" if epoch == 0 and self.network.is_pretrained else None,
             budget=None if self.config.show.budget is None else find_budget(self.config.show.budget),
@@ -175,6 +187,7 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
         data = str(earlier.get("dataset", {}).get("name", ""))
         if is_function(data):  # data given as `auto` is loaded by the name in run.json
             check_trusted("data set", data, config.save, config.trust or data == config.data.dataset)
+    check_metadata(config.show.metadata)
     if config.training.batch_size % world.size:
         raise ConfigError(
             f"--batch-size {config.training.batch_size} cannot be split evenly over {world.size} processes; "
@@ -187,7 +200,11 @@ def _choose(config: RunConfig, world: World, store: Store) -> tuple[Mapping[str,
             Store(Path(place)).check_run("models/best.safetensors")
         if config.network.class_names is not None:
             read_class_names(config.network.class_names)
-    return earlier, choose_device(config.training.device, world), choose_hooks(config.show.hooks)
+    return (
+        earlier,
+        choose_device(config.training.device, world),
+        choose_hooks(config.show.hooks, has_metadata=config.show.metadata is not None),
+    )
 
 
 def _build(
@@ -232,16 +249,52 @@ def _build(
         classes=choose_classes(show.classes, data.classes),
         embedding_layer=show.embedding_layer,
         earlier=earlier,
+        metadata=_metadata(show.metadata, data, earlier),
     )
 
 
-def choose_hooks(wanted: str) -> dict[str, Hook]:
-    """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one."""
+def _metadata(file: str | None, data: DataSplits, earlier: Mapping[str, Any]) -> Metadata | None:
+    """Return the rows of `--metadata` for the test images."""
+    if file is None:
+        return None
+    is_split = data.test_positions is not None and data.test_total != len(data.test)
+    images = f"test images of {data.name}" + (" before --limit-test" if is_split else "")
+    positions = torch.arange(len(data.test)) if data.test_positions is None else data.test_positions
+    metadata = read_metadata(file, positions, data.test_total or len(data.test), images)
+    check_same_metadata(metadata, earlier, "start a new run without --resume")
+    return metadata
+
+
+def check_same_metadata(metadata: Metadata | None, earlier: Mapping[str, Any], other_way: str) -> None:
+    """Raise `SaveError` unless `metadata` is that of the earlier part of a run, if it had any.
+
+    `earlier` is the run.json; `other_way` says what to do if the table is gone.
+    """
+    recorded = earlier.get("metadata") or {}
+    if not recorded or (metadata is not None and metadata.sha256 == recorded.get("sha256")):
+        return
+    name = recorded.get("file") or "the table in memory"
+    received = "none" if metadata is None else f"one with the checksum {str(metadata.sha256)[:12]}…"
+    raise SaveError(
+        f"the metadata has changed since the run started: it was {name} with the checksum "
+        f"{str(recorded.get('sha256'))[:12]}…, got {received}. Pass the original table, or {other_way}."
+    )
+
+
+def choose_hooks(wanted: str, *, has_metadata: bool = False) -> dict[str, Hook]:
+    """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one.
+
+    With metadata, the default ones include `slices`.
+    """
     if wanted == "none":
         return {}
     # only a group imports every hook, which skips broken ones of other packages
     known = dict(HOOKS.items()) if {"all", "default"} & set(parse_names(wanted)) else {}
-    groups = {"all": list(known), "default": [name for name, hook in known.items() if hook.default]}
+    extra = ("slices",) if has_metadata else ()
+    groups = {
+        "all": list(known),
+        "default": [name for name, hook in known.items() if hook.default or name in extra],
+    }
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
 

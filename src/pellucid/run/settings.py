@@ -11,6 +11,7 @@ __all__ = ["group", "names_of", "run_names", "seed_of"]
 WITHOUT_EFFECT = {
     *("seed", "save", "data_dir", "mirror", "resume", "serial", "trust", "open", "config", "threads", "device"),
     *("hooks", "methods", "classes", "embedding_layer", "log_to", "budget", "keep_checkpoints", "epochs"),
+    "metadata",
 }
 """Settings that do not change the trained network, apart from rounding; the number of epochs is compared as planned."""
 

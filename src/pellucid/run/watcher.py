@@ -32,6 +32,7 @@ from pellucid.run.hook_runner import Failure, HookRunner, Output, is_shown, make
 from pellucid.run.native import Kernel
 from pellucid.run.observation import Observation, Options, observe
 from pellucid.run.record import record_end, timestamp
+from pellucid.run.session import check_same_metadata
 from pellucid.storage.lock import locked
 from pellucid.storage.loggers import Logs, check_loggers, open_logs
 from pellucid.storage.ownership import check_ours
@@ -53,6 +54,7 @@ def watch(
     methods: str | Sequence[str] | None = None,
     embedding_layer: str | None = None,
     budget: str = "default",
+    metadata: Any = None,
     seed: int = 0,
     every: int | None = None,
     resume: bool | None = None,
@@ -83,6 +85,8 @@ def watch(
         methods: names of attribution methods. Default: chosen by each hook.
         embedding_layer: the layer whose input is the embedding. Default: the last linear layer.
         budget: limit on the cost of the hooks: `small`, `default` or `large`.
+        metadata: a table with one row per image of `data`, in their order: a .parquet, .arrow, .feather or .csv file, a
+            dict of columns, or a data frame. The default hooks then include `slices`.
         seed: seed of the sample and of all draws of the hooks.
         every: run hooks after every so many epochs. Default: after epochs 0 to 5, then 10, 20, 50, 100… and the last;
             metrics and the report follow every epoch.
@@ -111,6 +115,7 @@ def watch(
         training_data=training_data,
         preprocessing={"mean": mean, "std": std, "preprocess": preprocess},
         show=shown(hooks, methods, embedding_layer, budget, log_to),
+        metadata=metadata,
         seed=seed,
     )
     check_argument("watch", "every", every, Annotated[int, Range(1)] | None)
@@ -184,6 +189,7 @@ class Watcher:
         try:
             weights = fingerprint(seen.model)
             at = _place_to_continue(seen, weights, resume)
+            check_same_metadata(seen.metadata, store.run() if at is not None else {}, "pass resume=False")
             moved = store.move_previous_run() if at is None else store.set_aside_after(at)
             earlier = store.run() if at is not None else {}
             started = earlier.get("timing", {}).get("started")

@@ -5,6 +5,7 @@
   interactive sections
 - `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`,
   `out_of_distribution`, `network`: the interactive sections
+- `curves`, `confusion_matrix`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
@@ -29,6 +30,7 @@ from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
 from pellucid.report.sections.out_of_distribution import out_of_distribution
+from pellucid.report.sections.slices import slices
 
 __all__ = ["DRAWN", "SECTIONS"]
 
@@ -37,6 +39,7 @@ SECTIONS: tuple[Maker, ...] = (
     confusion_matrix,
     calibration,
     hardest,
+    slices,
     grid("saliency"),
     grid("jacobian_maps"),
     grid("explanations"),
@@ -58,4 +61,5 @@ SECTIONS: tuple[Maker, ...] = (
 DRAWN = frozenset({"calibration", "confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
 DRAWN = frozenset({"confusion_matrix", "hardest", "label_errors", "leaderboard", "network", "tsne", *READERS})
 DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "out_of_distribution", "tsne", *READERS})
+DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "slices", "tsne", *READERS})
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
