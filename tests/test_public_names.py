@@ -33,13 +33,11 @@ NAMES = {
         maximum_logit maximum_softmax negative_log_density ood_scores risk_coverage
         self_influence separation shift_images tracin training_dynamics trak
         trak_scores""",
-    "pellucid.diagnostics": "LabelErrorPair LabelErrors label_errors self_influence",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
     "pellucid.models": "MODELS load_model",
     "pellucid.engine": "Composite Rule operation",
-    "pellucid.diagnostics": "Sampled Slice Slices find_slices",
     "pellucid.hooks": "HOOKS Artifact Hook Scene",
     "pellucid.report": "Section write_report",
     "pellucid.storage": "Store",
@@ -59,11 +57,10 @@ ENTRIES = {
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
-    "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest jacobian_classes
-        jacobian_classes_all jacobian_maps leaderboard live network projector
-        prototypes prototypes.each_epoch saliency tsne""",
-    "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
-        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency slices tsne""",
+    "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest influence
+        jacobian_classes jacobian_classes_all jacobian_maps label_errors leaderboard
+        live network out_of_distribution projector prototypes prototypes.each_epoch
+        saliency slices tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",

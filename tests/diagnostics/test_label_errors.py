@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import pellucid
-from pellucid.diagnostics import self_influence
 from pellucid.diagnostics._confident_learning import (
     PSEUDO_EXAMPLES,
     calibrated_joint,
@@ -19,6 +18,7 @@ from pellucid.diagnostics._confident_learning import (
     confident_joint,
     label_noise,
 )
+from pellucid.diagnostics._self_influence import last_layer_self_influence
 from pellucid.errors import ConfigError, DataError, ShapeError
 
 
@@ -32,7 +32,9 @@ def random_case(seed: int, count: int = 60, classes: int = 4) -> tuple[torch.Ten
 
 
 @cache
-def flipped_gaussians(seed: int = 0, count: int = 1500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def flipped_gaussians(
+    seed: int = 0, count: int = 1500
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return points in three clusters, exact probabilities, labels of which 5% are flipped, and the mask of these."""
     draws = torch.Generator().manual_seed(seed)
     centers = 4.0 * torch.eye(3, dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_self_influence_is_the_squared_norm_of_the_gradient():
     torch.manual_seed(0)
     layer = nn.Linear(6, 4).double()
     points, labels = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2])
-    closed = self_influence(layer(points).softmax(1).detach(), labels, points)
+    closed = last_layer_self_influence(layer(points).softmax(1).detach(), labels, points)
     for row in range(5):
         layer.zero_grad()
         nn.functional.cross_entropy(layer(points[row : row + 1]), labels[row : row + 1]).backward()
@@ -143,7 +145,7 @@ def test_self_influence_is_the_squared_norm_of_the_gradient():
 
 def test_self_influence_of_sure_predictions_does_not_cancel():
     probabilities = torch.tensor([[1 - 1e-9, 1e-9]], dtype=torch.float64)
-    value = self_influence(probabilities, torch.tensor([0]), torch.zeros(1, 3))
+    value = last_layer_self_influence(probabilities, torch.tensor([0]), torch.zeros(1, 3))
     assert float(value) == pytest.approx(2e-18, rel=1e-6)
 
 
@@ -176,9 +178,7 @@ def test_large_embeddings_and_many_examples_are_sampled_by_seed(monkeypatch):
     points, probabilities, labels, is_flipped = flipped_gaussians()
     rotation = torch.linalg.qr(torch.randn(100, 100, generator=torch.Generator().manual_seed(0)))[0]
     wide = torch.cat([points.float(), torch.zeros(len(points), 97)], 1) @ rotation
-    first, same, other = (
-        pellucid.label_errors(probabilities, labels, embedding=wide, seed=seed) for seed in (0, 0, 1)
-    )
+    first, same, other = (pellucid.label_errors(probabilities, labels, embedding=wide, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.score, same.score)
     assert not torch.equal(first.score, other.score)
     for errors in (first, other):

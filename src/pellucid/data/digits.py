@@ -23,8 +23,17 @@ def digits(request: Request) -> RawData:
     """
     size = 28 if request.image_size is None else request.image_size
     images = read_digits(size, size)
-    train, test = split_off_test(images, generator(request.seed, "digits", "test"))
-    return RawData(train, test, tuple("0123456789"), title="scikit-learn digits", shift_share=1 / 28, default_epochs=10)
+    is_test = mask_of_test(images.labels, generator(request.seed, "digits", "test"))
+    return RawData(
+        images[~is_test],
+        images[is_test],
+        tuple("0123456789"),
+        title="scikit-learn digits",
+        shift_share=1 / 28,
+        default_epochs=10,
+        test_positions=is_test.nonzero().flatten(),
+        test_total=len(images),
+    )
 
 
 def read_digits(height: int, width: int) -> ImageSet:
@@ -38,16 +47,3 @@ def read_digits(height: int, width: int) -> ImageSet:
     shares = torch.from_numpy(bunch.images).float().div(BRIGHTEST).unsqueeze(1)
     pixels = resized(shares, height, width).mul(255).round().to(torch.uint8)
     return ImageSet(pixels, torch.from_numpy(bunch.target).long())
-    pixels = resized(shares, size, size).mul(255).round().to(torch.uint8)
-    images = ImageSet(pixels, torch.from_numpy(bunch.target).long())
-    is_test = mask_of_test(images.labels, generator(request.seed, "digits", "test"))
-    return RawData(
-        images[~is_test],
-        images[is_test],
-        tuple("0123456789"),
-        title="scikit-learn digits",
-        shift_share=1 / 28,
-        default_epochs=10,
-        test_positions=is_test.nonzero().flatten(),
-        test_total=len(images),
-    )

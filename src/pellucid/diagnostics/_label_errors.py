@@ -10,7 +10,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.diagnostics._confident_learning import calibrated_joint, confident_joint, label_noise, log_odds
 from pellucid.diagnostics._label_checks import check_predictions
 from pellucid.diagnostics._nearest import neighbor_labels
-from pellucid.diagnostics._self_influence import self_influence
+from pellucid.diagnostics._self_influence import last_layer_self_influence
 
 __all__ = ["NEIGHBORS", "LabelErrorPair", "LabelErrors", "combined", "label_errors"]
 
@@ -122,7 +122,7 @@ def label_errors(
     points = None if embedding is None else embedding[kept].detach()
     known, given = probabilities[kept].detach().double(), labels[kept].long()
     near = None if points is None else neighbor_labels(points, given, neighbors, seed)
-    influence = None if points is None else self_influence(known, given, points)
+    influence = None if points is None else last_layer_self_influence(known, given, points)
     return _scattered(combined(known, given, near, influence), is_predicted, labels.long())
 
 

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-__all__ = ["influence_of_norm", "self_influence"]
+__all__ = ["influence_of_norm", "last_layer_self_influence"]
 
 
-def self_influence(probabilities: Tensor, labels: Tensor, embedding: Tensor) -> Tensor:
+def last_layer_self_influence(probabilities: Tensor, labels: Tensor, embedding: Tensor) -> Tensor:
     r"""Return the squared norm of the gradient of each example's loss for the weights and biases of the last layer.
 
     The loss is the cross-entropy. This is the influence of an example on its own loss at one checkpoint (TracIn, Pruthi
     et al., 2020), restricted to the last layer. There it has the closed form $\lVert p - e_y\rVert^2 (\lVert h\rVert^2
     + 1)$ with the layer's input $h$. Mislabeled examples tend to have a large one.
 
-    >>> self_influence(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), torch.tensor([[1.0, 1.0]]))
+    >>> last_layer_self_influence(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), torch.tensor([[1.0, 1.0]]))
     tensor([1.5000], dtype=torch.float64)
     """
     # the norm of half-precision numbers would overflow

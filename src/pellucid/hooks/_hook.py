@@ -10,12 +10,9 @@ import torch
 from torch import nn
 
 from pellucid.core.budget import Budget
-from pellucid.core.contracts import Artifact, ImageSet
+from pellucid.core.contracts import Artifact, ImageSet, Metadata
 from pellucid.core.errors import DataError, ModelError, SaveError, ShapeError
 from pellucid.core.types import Embedding, Logits, ValidationLogits
-from pellucid.core.contracts import Artifact, ImageSet, Metadata
-from pellucid.core.errors import DataError, ModelError, ShapeError
-from pellucid.core.types import Embedding, Logits
 from pellucid.densities import Density
 from pellucid.engine.tap import Tap, find_embedding
 from pellucid.storage.densities import fit_density

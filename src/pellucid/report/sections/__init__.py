@@ -1,15 +1,10 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `calibration`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `label_errors`, `leaderboard`, `network`: the
-  interactive sections
-- `curves`, `confusion_matrix`, `hardest`, `explain`, `draw`, `embedding`, `leaderboard`,
-  `out_of_distribution`, `network`: the interactive sections
-- `curves`, `confusion_matrix`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `leaderboard`, `network`: the
+- `curves`, `confusion_matrix`, `calibration`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `label_errors`,
+  `leaderboard`, `out_of_distribution`, `network`: the interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
-- `figures`: the figures of any other hook, one per epoch
 - `_influence`: influential training images, shown by `explain`
 - `_thumbnails`: thumbnails of test images, packed as exact bytes
 """
@@ -58,8 +53,18 @@ SECTIONS: tuple[Maker, ...] = (
 )
 """Functions that build the sections; sections without data are omitted."""
 
-DRAWN = frozenset({"calibration", "confusion_matrix", "hardest", "leaderboard", "network", "tsne", *READERS})
-DRAWN = frozenset({"confusion_matrix", "hardest", "label_errors", "leaderboard", "network", "tsne", *READERS})
-DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "out_of_distribution", "tsne", *READERS})
-DRAWN = frozenset({"confusion_matrix", "hardest", "leaderboard", "network", "slices", "tsne", *READERS})
+DRAWN = frozenset(
+    {
+        "calibration",
+        "confusion_matrix",
+        "hardest",
+        "label_errors",
+        "leaderboard",
+        "network",
+        "out_of_distribution",
+        "slices",
+        "tsne",
+        *READERS,
+    }
+)
 """Hooks whose results the page draws itself: it does not embed their figures, unless their arrays are missing."""
