@@ -15,7 +15,6 @@ from pellucid.report._verdict import verdict
 from pellucid.report.sections.calibration import MOST_CLASSES, calibration
 from pretended_run import keep
 
-
 PHONE = {"width": 390, "height": 800}
 
 
