@@ -1,5 +1,6 @@
-"""Densities of a run, and the budget of its hooks."""
+"""Densities of a run, and what its hooks receive."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from PIL import Image
 
 from pellucid.config import DataConfig, HookConfig, RunConfig
 from pellucid.core.budget import BUDGETS
+from pellucid.data._loaders import training_batches
 from pellucid.run.session import prepare
+from pellucid.storage.weights import pack_weights
 from pellucid.training.distributed import World
+from pellucid.training.loop import train
 
 
 @pytest.mark.parametrize("data_dir", [None, "pictures", "pictures/below", "elsewhere", "link"])
@@ -48,6 +52,36 @@ def test_hooks_receive_the_budget_of_the_run(budget: str | None, tmp_path: Path)
         data=DataConfig(dataset="digits", limit_train=40, limit_test=20),
         show=HookConfig(budget=budget),
     )
-    scene = prepare(config, World()).scene(0, torch.zeros(20, 10))
+    session = prepare(config, World())
+    scene = session.scene(0, torch.zeros(20, 10), torch.zeros(len(session.data.validation), 10))
     assert scene.budget == (None if budget is None else BUDGETS["small"])
     assert config.flat()["budget"] == budget
+
+
+def test_hooks_receive_the_same_validation_logits_after_a_resume(tmp_path: Path) -> None:
+    config = RunConfig(
+        save=tmp_path / "save",
+        data=DataConfig(dataset="digits", limit_train=60, limit_test=20),
+        show=HookConfig(hooks="none"),
+    )
+    session = prepare(config, World())
+    session.store.begin({})
+
+    def batches(epoch: int, step: int):
+        return training_batches(session.data, 32, 0, 0, 1, epoch, step)
+
+    recipe = replace(session.recipe, epochs=1, steps_per_epoch=2)
+    *_, epoch = train(session.model, session.data, batches, recipe, device=session.device)
+    scene = session.scene(1, epoch.test_logits, epoch.validation_logits)
+    assert scene.validation is session.data.validation
+    assert epoch.validation_logits.shape == (len(session.data.validation), 10)
+    score = (epoch.validation_logits.argmax(1) == session.data.validation.labels).double().mean().item()
+    assert score == epoch.validation.accuracy
+    # as a run does for hooks that have not finished
+    session.store.write_model(session.store.unfinished_name(1), pack_weights(session.model))
+    session.store.write_model("best.safetensors", pack_weights(session.model))
+    for parameter in session.model.parameters():
+        parameter.data.zero_()
+    for restored in (session.restored_scene(1), session.final_scene(), session.final_scene(epoch)):
+        assert torch.equal(restored.validation_logits, epoch.validation_logits)
+        assert torch.equal(restored.logits, epoch.test_logits)

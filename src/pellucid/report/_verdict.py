@@ -203,19 +203,26 @@ def _checked_record(material: Material) -> Callable[[Entry], dict[str, Any] | No
             "expected": float(predicted["expected_ece"]),
             "p": float(predicted["p"]),
             "scaled": None if scaled is None else float(scaled["ece"]),
-            # without validation images, there are two temperatures
-            "temperature": [float(value) for value in temperature["values"]],
+            # without validation images, there are two temperatures; an end of an interval is None if it is unbounded
+            "temperature": [
+                (float(value), float(low), math.inf if high is None else float(high))
+                for value, low, high in zip(temperature["values"], temperature["low"], temperature["high"], strict=True)
+                if low is not None
+            ],
         }
 
     return read
 
 
 def _repair(record: Mapping[str, Any]) -> str:
-    """Return a phrase on the temperature, if a single one lowers the calibration error; otherwise empty."""
-    values, scaled = record["temperature"], record["scaled"]
-    if scaled is None or len(values) != 1 or scaled >= record["ece"]:
+    """Return a phrase on a temperature that is significantly different from 1 and lowers the error; otherwise empty."""
+    fitted, scaled = record["temperature"], record["scaled"]
+    if scaled is None or len(fitted) != 1 or scaled >= record["ece"]:
         return ""
-    return f"; a temperature of {values[0]:.2g} lowers the ECE from {record['ece']:.2%} to {scaled:.2%}"
+    value, low, high = fitted[0]
+    if low <= 1 <= high:
+        return ""
+    return f"; a temperature of {value:.2g} lowers the ECE from {record['ece']:.2%} to {scaled:.2%}"
 
 
 def _local_miscalibration(record: Mapping[str, Any]) -> str:

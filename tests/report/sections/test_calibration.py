@@ -107,9 +107,18 @@ def test_the_verdict_names_the_temperature_that_lowers_the_error(store):
     assert sentence.text.endswith(f"); a temperature of 2 lowers the ECE from {before:.2%} to {after:.2%}.")
 
 
-def test_the_verdict_without_a_temperature(store):
+@pytest.mark.parametrize(
+    "record",
+    [
+        numbers() | {"scaled": None},
+        numbers(low=[0.9]),  # no different from 1
+        numbers(high=[None], low=[0.5]),
+        numbers(values=[2.0, 2.1], low=[1.8, 1.8], high=[2.3, 2.3], source="halves"),
+    ],
+)
+def test_the_verdict_without_a_temperature(record, store):
     keep(store, "confusion_matrix", 1, name="predictions", arrays=predicted_arrays(400, 0.7))
-    keep(store, "calibration", 1, numbers=numbers() | {"scaled": None})
+    keep(store, "calibration", 1, numbers=record)
     (sentence,) = sentences(store)
     assert sentence.text.endswith(").")
 
