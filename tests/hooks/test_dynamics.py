@@ -1,5 +1,7 @@
 """Training dynamics of recordings with known values."""
 
+import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +167,24 @@ def test_images_without_predictions(make_scene: Maker, tmp_path: Path) -> None:
     assert artifact.numbers["images"] == 59
     assert artifact.arrays["observations"][0] == 0
     assert 0 not in artifact.numbers["corners"]["hard"]["indices"]
+
+
+@pytest.mark.parametrize("is_absent", [True, False])
+def test_nothing_to_show(is_absent: bool, make_scene: Maker, tmp_path: Path) -> None:
+    """No prediction at all, or a selected class without images."""
+    scene = make_scene(chosen_classes=(3,))
+    assert scene.train is not None
+    recorded = record(tmp_path, scene.train.labels, curve, 4)
+    if is_absent:
+        for path in (tmp_path / "recordings").iterdir():
+            with np.load(path) as arrays:
+                content = {key: arrays[key] for key in arrays.files}
+            content["sample_probabilities"][:], content["sample_predictions"][:] = np.nan, -1
+            np.savez(path, **content)
+    for artifact in Dynamics().run(replace(scene, recorded=recorded)):
+        json.dumps(artifact.numbers, allow_nan=False)
+        if artifact.figure is not None:
+            artifact.figure.savefig(io.BytesIO(), format="png")
 
 
 def reason(scene: Scene) -> str:

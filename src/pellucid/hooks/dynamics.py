@@ -133,17 +133,7 @@ class Dynamics(Hook):
         return Artifact(
             caption=f"{title}. {subtitle}",
             name="classes",
-            figure=learning_curves(
-                Learned(
-                    [scene.classes[label] for label in shown],
-                    times.numpy(),
-                    *(getattr(learning, name)[:, shown].numpy() for name in ("accuracy", "low", "high")),
-                    *(getattr(learning, name)[shown].numpy() for name in ("learned", "earliest", "latest")),
-                    self.threshold,
-                ),
-                _events(dynamics),
-                (title, subtitle),
-            ),
+            figure=learning_curves(self._learned(scene, learning, shown), _events(dynamics), (title, subtitle)),
             arrays={name: getattr(learning, name).numpy() for name in ("accuracy", "low", "high")}
             | {"moments": times.numpy()},
             numbers={
@@ -152,6 +142,21 @@ class Dynamics(Hook):
                 "threshold": self.threshold,
                 **{name: _times(getattr(learning, name), times) for name in ("learned", "earliest", "latest")},
             },
+        )
+
+    def _learned(self, scene: Scene, learning: ClassLearning, shown: list[int]) -> Learned:
+        """Return the learning of the classes to show."""
+        recorded, _ = _given(scene)
+        return Learned(
+            names=[scene.classes[label] for label in shown],
+            times=recorded.moments.numpy(),
+            accuracy=learning.accuracy[:, shown].numpy(),
+            low=learning.low[:, shown].numpy(),
+            high=learning.high[:, shown].numpy(),
+            learned=learning.learned[shown].numpy(),
+            earliest=learning.earliest[shown].numpy(),
+            latest=learning.latest[shown].numpy(),
+            threshold=self.threshold,
         )
 
 

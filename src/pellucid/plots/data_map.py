@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -61,7 +62,13 @@ def _draw_points(canvas: Canvas, axes: Axes, points: np.ndarray, correctness: np
     # the least correct on top, since they are rare
     order = np.argsort(-correctness, kind="stable")
     size = float(np.clip(20_000 / max(len(points), 1), 5, 40))
-    style = {"s": size, "cmap": colormaps["viridis"], "norm": Normalize(0, 1), "alpha": 0.7, "linewidths": 0}
+    style: dict[str, Any] = {
+        "s": size,
+        "cmap": colormaps["viridis"],
+        "norm": Normalize(0, 1),
+        "alpha": 0.7,
+        "linewidths": 0,
+    }
     shown = axes.scatter(points[order, 0], points[order, 1], c=correctness[order], **style)
     axes.set_xlim(-0.01, 0.51)
     axes.set_ylim(-0.02, 1.02)
@@ -72,7 +79,9 @@ def _draw_points(canvas: Canvas, axes: Axes, points: np.ndarray, correctness: np
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     for x, y, name in ((0.09, 0.95, "easy"), (0.46, 0.5, "ambiguous"), (0.09, 0.05, "hard")):
         axes.text(x, y, name, size=TEXT, weight="bold", color=INK, ha="center", va="center", bbox=box)
-    canvas.colour_bar(shown, (MARGIN + 56 + SIDE + 14, 8, SIDE), "correctness", [0.0, 0.5, 1.0])
+    canvas.colour_bar(
+        shown, (MARGIN + 56 + SIDE + 14, 8, SIDE), "correctness (share of correct predictions)", [0.0, 0.5, 1.0]
+    )
 
 
 def _draw_corner(canvas: Canvas, corner: Corner, place: tuple[float, float]) -> None:

@@ -4,6 +4,7 @@
 - `session`: what a run needs, loaded and checked before any file of an earlier run is touched
 - `network`: the network of a run, with trained weights and the normalization of its input
 - `schedule`: hooks in parallel with training, then end hooks, films and report; `workers`: child processes
+- `recording`: which training images the recorder of a run samples
 - `native`: the native Jacobian kernel, used by all processes of a run or by none
 - `hook_runner`: runs hooks, stores what they return, and records failures
 - `observation`: a user's model and test data, checked and ready for the hooks; `watcher`: `pellucid.watch`, for the
