@@ -26,6 +26,7 @@ HOOKS = (
     "jacobian_maps",
     "explanations",
     "hardest",
+    "label_errors",
     "prototypes",
     "leaderboard",
 )

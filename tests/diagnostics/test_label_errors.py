@@ -32,9 +32,9 @@ def random_case(seed: int, count: int = 60, classes: int = 4) -> tuple[torch.Ten
 
 
 @cache
-def flipped_gaussians(seed: int = 0, count: int = 1500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def flipped_gaussians(count: int = 1500) -> tuple[torch.Tensor, ...]:
     """Return points in three clusters, exact probabilities, labels of which 5% are flipped, and the mask of these."""
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(0)
     centers = 4.0 * torch.eye(3, dtype=torch.float64)
     truth = torch.randint(3, (count,), generator=draws)
     points = centers[truth] + torch.randn(count, 3, generator=draws, dtype=torch.float64)
@@ -176,9 +176,7 @@ def test_large_embeddings_and_many_examples_are_sampled_by_seed(monkeypatch):
     points, probabilities, labels, is_flipped = flipped_gaussians()
     rotation = torch.linalg.qr(torch.randn(100, 100, generator=torch.Generator().manual_seed(0)))[0]
     wide = torch.cat([points.float(), torch.zeros(len(points), 97)], 1) @ rotation
-    first, same, other = (
-        pellucid.label_errors(probabilities, labels, embedding=wide, seed=seed) for seed in (0, 0, 1)
-    )
+    first, same, other = (pellucid.label_errors(probabilities, labels, embedding=wide, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.score, same.score)
     assert not torch.equal(first.score, other.score)
     for errors in (first, other):
