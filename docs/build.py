@@ -37,6 +37,7 @@ GUIDES = {
     "architecture": ROOT / "docs" / "architecture.md",
     "evaluation": ROOT / "docs" / "evaluation.md",
     "calibration": ROOT / "docs" / "calibration.md",
+    "label_errors": ROOT / "docs" / "label_errors.md",
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
     "report": ROOT / "docs" / "report.md",

@@ -32,6 +32,7 @@ HOOKS = (
     "jacobian_maps",
     "explanations",
     "hardest",
+    "label_errors",
     "prototypes",
     "leaderboard",
 )

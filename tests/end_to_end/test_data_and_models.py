@@ -27,7 +27,9 @@ SAVE = """.lock .pellucid films/explanations.webp films/saliency.webp films/tsne
     plots/jacobian_classes/epoch_NNN.npz plots/jacobian_classes/epoch_NNN.png
     plots/jacobian_classes_all/epoch_NNN.json plots/jacobian_classes_all/epoch_NNN.npz
     plots/jacobian_classes_all/epoch_NNN.png plots/jacobian_maps/epoch_NNN.json
-    plots/jacobian_maps/epoch_NNN.npz plots/jacobian_maps/epoch_NNN.png plots/leaderboard/epoch_NNN.json
+    plots/jacobian_maps/epoch_NNN.npz plots/jacobian_maps/epoch_NNN.png
+    plots/label_errors/epoch_NNN.json plots/label_errors/epoch_NNN.npz plots/label_errors/epoch_NNN.png
+    plots/label_errors/epoch_NNN_scores.npz plots/leaderboard/epoch_NNN.json
     plots/leaderboard/epoch_NNN.png plots/live/epoch_NNN.json plots/live/epoch_NNN.npz
     plots/projector/epoch_NNN.json plots/prototypes/epoch_NNN.json
     plots/prototypes/epoch_NNN.npz plots/prototypes/epoch_NNN.png plots/saliency/epoch_NNN.json

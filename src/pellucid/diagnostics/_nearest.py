@@ -30,7 +30,7 @@ def neighbor_labels(embedding: Tensor, labels: Tensor, neighbors: int, seed: int
     """Return the labels (example, neighbor) of the nearest other examples by Euclidean distance, in no order.
 
     All examples are compared, or a random sample of 2,000 of them. If there are fewer than `neighbors` others, all of
-    them are neighbors; None if there are none.
+    them are neighbors. Returns None for a single example.
     """
     points = embedding.float()
     matrix = projection(points.shape[1], seed)

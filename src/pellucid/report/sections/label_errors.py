@@ -13,6 +13,10 @@ __all__ = ["label_errors"]
 INTEGERS = ("indices", "labels", "suggested")
 NUMBERS = ("scores", "label_probabilities", "suggested_probabilities")
 EVIDENCE = ("neighbors", "self_influence")
+IN_SAMPLE = (
+    "The network was trained on these labels. It may have memorized wrong ones, and those are missed; "
+    "pellucid.label_errors takes out-of-fold probabilities."
+)
 PAIRS = 5
 """Maximum number of pairs of classes that are listed."""
 
@@ -30,8 +34,8 @@ def label_errors(material: Material) -> Section | None:
         title="Label errors",
         lead=(
             "Training images whose label is most probably wrong: label → suggested class. score: log-odds that the "
-            "label is wrong; p: probability of the label → of the suggested class; neighbors: share of the most similar "
-            "images with another label."
+            "label is wrong; p: probability of the label → of the suggested class; neighbors: share of the most "
+            "similar images with another label."
         ),
         data={"cards": cards, "classes": material.classes},
         guide="label_errors",
@@ -67,11 +71,8 @@ def _notes(numbers: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
         for pair in numbers["pairs"][:PAIRS]
     ]
     frequent = f" Most frequent, label → estimated class: {', '.join(pairs)}." if pairs else ""
-    notes = [
-        f"Confident learning estimates about {suspects:,} label errors among {share}.{frequent}",
-        "The network was trained on these labels. It may have memorized wrong ones, and those are missed; "
-        "pellucid.label_errors takes out-of-fold probabilities.",
-    ]
+    estimate = f"Confident learning estimates about {suspects:,} label errors among {share}.{frequent}"
+    notes = [estimate, IN_SAMPLE]
     if numbers.get("no_embedding"):
         notes.append(f"Without neighbors: {numbers['no_embedding']}")
     if chosen := numbers.get("chosen_classes"):
