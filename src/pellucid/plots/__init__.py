@@ -8,6 +8,7 @@ dpi or a multiple.
 - `explained`: inputs next to their relevance; rows (`_explained`) of one kind each, `explained_image`,
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
 - `confusion_matrix`, `histogram`, `leaderboard`, `scatter`: the figures of those names; `summary`: a run in one picture
+- `influence`: explained images with their proponents and opponents
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes
 - `_canvas`: the figure in dots; `_outline`: outlines of digits, over maps; `_text`: measures, shortens and wraps text
