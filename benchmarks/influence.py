@@ -33,6 +33,8 @@ EPOCHS = 12
 PEER = Path(__file__).with_name("influence_peer.py")
 PEER_BATCH = 512
 """Images per batch of dattri, which draws its matrix again for each batch, so that small ones would be slower."""
+PROJECTIONS = 4
+"""Number of random projections, because the LDS depends on the draw."""
 DRAWS = 1000
 """Bootstrap draws over test images for the intervals."""
 
@@ -128,15 +130,17 @@ def rows_of(case: Case, peer: str | None, dimensions: int) -> list[dict[str, Any
     finals = [run[-1] for run in case.runs]
     parameters = sum(value.numel() for value in network().parameters())
     for kind in ("rademacher", "sparse"):
-        projection = Projection(dimensions, kind=kind)
         for ridge in (0.0, 0.1):
-            result, seconds = ours(case, finals, projection, ridge)
             setting = {"dimensions": dimensions, "ridge": ridge, "projection": kind, "checkpoints": len(finals)}
-            add("trak", result.scores, seconds, **setting)
+            projections = [Projection(dimensions, kind=kind, seed=seed) for seed in range(PROJECTIONS)]
+            results = [ours(case, finals, projection, ridge) for projection in projections]
+            draws = [case.lds(result.scores)["lds"] for result, _ in results]
+            result, seconds = results[0]
+            add("trak", result.scores, seconds, **setting, lds_of_projections=draws)
             if peer is not None and kind == "rademacher":
                 # dattri divides gradients by the root of the number of parameters
                 absolute = sum(result.ridges) / len(result.ridges) / parameters
-                add("dattri trak", *theirs(case, peer, finals, projection, absolute), **setting)
+                add("dattri trak", *theirs(case, peer, finals, projections[0], absolute), **setting)
     result, seconds = ours(case, finals, Projection(), 0.1)
     add("trak, defaults", result.scores, seconds, dimensions=1024, ridge=0.1, projection="sparse", checkpoints=3)
     result, seconds = ours(case, finals[:1], Projection(), 0.1)

@@ -19,8 +19,9 @@ def main(source: str, target: str) -> None:
     def margin(parameters: dict[str, torch.Tensor], pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         image, label = pair
         logits = torch.func.functional_call(model, parameters, image[None])
-        log_p = -nn.functional.cross_entropy(logits, label[None])
-        return log_p - torch.log(1 - torch.exp(log_p))
+        # the usual log p − log(1 − p) is infinite for certain predictions, and all scores NaN
+        is_label = torch.arange(logits.shape[1]) == label
+        return torch.where(is_label, logits[0], 0.0).sum() - logits[0].masked_fill(is_label, -torch.inf).logsumexp(0)
 
     def probability(parameters: dict[str, torch.Tensor], pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         image, label = pair

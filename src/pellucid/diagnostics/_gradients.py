@@ -10,12 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from pellucid.core.contracts import to_floats
-from pellucid.core.errors import ModelError, ShapeError
-from pellucid.core.types import Labels, Pixels
+from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.engine.model import device_of, dtype_of
 
-__all__ = ["Explained", "Gradients", "Objective", "Weights", "last_parameters"]
+__all__ = ["Explained", "Gradients", "Objective", "Weights", "as_floats", "last_parameters"]
 
 Objective = Literal["margin", "loss"]
 """`margin`: log(p / (1 − p)) for the probability p of the label. `loss`: the cross-entropy, −log p, in nats."""
@@ -64,7 +62,9 @@ class Gradients:
         """Number of parameters, the length of a gradient."""
         return sum(self.weights[name].numel() for name in self.names)
 
-    def batches(self, images: Pixels, labels: Labels, objective: Objective) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def batches(
+        self, images: Tensor, labels: Tensor, objective: Objective, batch_size: int | None = None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the places of some images with their gradients (image, parameter) and logits (image, class).
 
         Images are floats as the model takes them, or bytes, which are divided by 255. Raises `ShapeError` for fewer
@@ -72,11 +72,14 @@ class Gradients:
         """
         device, dtype = device_of(self.model), dtype_of(self.model)
         inside = {name: self.weights[name] for name in self.names}
-        size = max(1, min(MOST_IMAGES, GRADIENT_VALUES // self.parameters, PIXEL_VALUES // images[:1].numel()))
+        fitting = min(MOST_IMAGES, GRADIENT_VALUES // self.parameters, PIXEL_VALUES // images[:1].numel())
+        size = max(1, fitting) if batch_size is None else batch_size
+        if size < 1:
+            raise ConfigError(f"batch_size is {size}, expected at least 1, or None to choose it by memory.")
         differentiate = self._function(objective)
         for start in range(0, len(images), size):
             part = slice(start, min(start + size, len(images)))
-            inputs = to_floats(images[part]).to(device, dtype)
+            inputs = as_floats(images[part]).to(device, dtype)
             logits = self._logits(inputs)
             _check_labels(labels[part], logits)
             one_hot = F.one_hot(labels[part].to(device), logits.shape[1]).to(dtype)
@@ -116,6 +119,15 @@ class Gradients:
                 ) from error
 
         return differentiate
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """Return images as the model takes them: bytes are divided by 255, and floats are unchanged.
+
+    >>> as_floats(torch.tensor([51], dtype=torch.uint8))
+    tensor([0.2000])
+    """
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
 
 
 def margin_of(logits: Tensor, one_hot: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.contracts import to_floats
 from pellucid.core.errors import ConfigError
 from pellucid.core.types import Labels, Pixels, Targets
-from pellucid.diagnostics._gradients import Explained
+from pellucid.diagnostics._gradients import Explained, as_floats
 from pellucid.diagnostics._projection import Projection
 
 if TYPE_CHECKING:
@@ -107,9 +106,9 @@ class Influence:
         ranked = [self.proponents(count), self.opponents(count)]
         names = classes or [str(label) for label in range(int(max(self.labels.max(), self.targets.max())) + 1)]
         return influence_figure(
-            to_floats(self.images[chosen]).numpy(),
+            as_floats(self.images[chosen]).numpy(),
             [names[label] for label in self.targets[chosen].tolist()],
-            [to_floats(self.train_images[one.indices[chosen]].flatten(0, 1)).numpy() for one in ranked],
+            [as_floats(self.train_images[one.indices[chosen]].flatten(0, 1)).numpy() for one in ranked],
             [[names[label] for label in self.labels[one.indices[chosen]].flatten().tolist()] for one in ranked],
             [one.scores[chosen].numpy() for one in ranked],
             f"Influence of {self.scores.shape[1]:,} training images ({self.method})",

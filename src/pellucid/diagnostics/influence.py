@@ -41,6 +41,7 @@ def tracin(
     learning_rates: Sequence[float],
     projection: Projection | None = DEFAULT_PROJECTION,
     parameters: Sequence[str] | None = None,
+    batch_size: int | None = None,
 ) -> Influence:
     """Score training images by TracInCP: Σ over checkpoints of η · ∇ℓ(training image) · ∇ℓ(explained image).
 
@@ -57,6 +58,7 @@ def tracin(
         learning_rates: η of each checkpoint.
         projection: random projection of the gradients; None for exact products.
         parameters: names of the parameters to differentiate (default: all).
+        batch_size: images per batch (default: chosen by the sizes of gradients and images).
 
     >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> images, labels = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])
@@ -74,7 +76,7 @@ def tracin(
     total, used = torch.zeros(len(targets), len(train_labels), device="cpu", dtype=torch.float64), 0
     with _frozen(inside):
         for number, (weights, rate) in enumerate(zip(checkpoints, learning_rates, strict=True)):
-            source = _Features(Gradients.of(inside, weights, parameters), projection, "loss", number)
+            source = _Features(Gradients.of(inside, weights, parameters), projection, "loss", number, batch_size)
             explained, _ = source.of(*test)
             for part, features, _ in source.batches(*train):
                 total[:, part] += rate * (explained @ features.T).double().cpu()
@@ -97,6 +99,7 @@ def trak(
     ridge: float = DEFAULT_RIDGE,
     leverage: bool = False,
     parameters: Sequence[str] | None = None,
+    batch_size: int | None = None,
 ) -> Influence:
     """Score training images by TRAK: the effect of each on the target's margin log(p / (1 − p)) (Park et al., 2023).
 
@@ -117,6 +120,7 @@ def trak(
         ridge: λ as a share of the mean eigenvalue of ΦᵀΦ.
         leverage: divide by 1 − h, the exact correction for leaving one image out of a linear regression.
         parameters: names of the parameters to differentiate (default: all).
+        batch_size: images per batch (default: chosen by the sizes of gradients and images).
 
     >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> images, labels = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0])
@@ -130,7 +134,7 @@ def trak(
     residual, used, ridges = torch.zeros(len(train_labels), device="cpu", dtype=torch.float64), 0, []
     with _frozen(inside):
         for number, weights in enumerate(checkpoints):
-            source = _Features(Gradients.of(inside, weights, parameters), projection, "margin", number)
+            source = _Features(Gradients.of(inside, weights, parameters), projection, "margin", number, batch_size)
             used = _check_size(source, projection)
             features, probabilities = source.of(*train)
             explained, _ = source.of(*test)
@@ -214,15 +218,24 @@ def self_influence(
 class _Features:
     """Projected gradients at one checkpoint."""
 
-    def __init__(self, gradients: Gradients, projection: Projection | None, objective: Objective, number: int) -> None:
-        self.gradients, self.objective = gradients, objective
+    def __init__(
+        self,
+        gradients: Gradients,
+        projection: Projection | None,
+        objective: Objective,
+        number: int,
+        batch_size: int | None,
+    ) -> None:
+        self.gradients, self.objective, self.batch_size = gradients, objective, batch_size
         self.parameters = gradients.parameters
         like = gradients.weights[gradients.names[0]]
-        self.sketch = projection and projection.sketch(self.parameters, "checkpoint", number, like=like)
+        self.sketch = None
+        if projection is not None:
+            self.sketch = projection.sketch(self.parameters, "checkpoint", number, like=like)
 
     def batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield the places, features (image, feature) and probabilities of the labels of some images."""
-        for part, gradients, logits in self.gradients.batches(images, labels, self.objective):
+        for part, gradients, logits in self.gradients.batches(images, labels, self.objective, self.batch_size):
             probabilities = logits.double().softmax(1).gather(1, labels[part, None].to(logits.device))[:, 0]
             yield part, gradients if self.sketch is None else self.sketch(gradients), probabilities.cpu()
 

@@ -53,7 +53,7 @@ class InfluentialImages(Hook):
     """Maximum number of test images: those of the gallery, then those with the largest losses."""
     count: int = 5
     """Number of proponents and of opponents for each image."""
-    dimensions: int = 512
+    dimensions: int = 1024
     """Length of the projected gradients."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
@@ -99,6 +99,8 @@ class InfluentialImages(Hook):
                 scene.model, [scene.model.state_dict()], scene.train.pixels[sample], scene.train.labels[sample],
                 scene.test.pixels[indices], scene.logits[indices].float().argmax(1),
                 projection=Projection(dimensions, seed=scene.seed), parameters=names,
+                # torch's counter takes the convolutions of a batch of weights for those of one, batch times
+                batch_size=1 if allowance.is_limited else None,
             )  # fmt: skip
         return indices, sample, result
 

@@ -42,7 +42,7 @@ def influence_data(material: Material, parts: Sequence[Gallery]) -> dict[str, An
 
 
 def _is_same(one: Mapping[str, Any], prediction: int, confidence: float | None) -> bool:
-    return one["target"] == prediction and (confidence is None or abs(one["confidence"] - confidence) <= SAME)
+    return one["target"] == prediction and (confidence is None or bool(abs(one["confidence"] - confidence) <= SAME))
 
 
 def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> dict[str, Any] | None:
