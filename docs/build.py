@@ -44,6 +44,7 @@ GUIDES = {
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
+    "out_of_distribution": ROOT / "docs" / "out_of_distribution.md",
     "your_model": ROOT / "docs" / "your_model.md",
     "your_data": ROOT / "docs" / "your_data.md",
     "extending": ROOT / "docs" / "extending.md",

@@ -50,7 +50,7 @@ ENTRIES = {
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
     "pellucid.hooks.HOOKS": """confusion_matrix explanations gallery hardest jacobian_classes jacobian_classes_all
-        jacobian_maps leaderboard live projector prototypes prototypes.each_epoch saliency tsne""",
+        jacobian_maps leaderboard live out_of_distribution projector prototypes prototypes.each_epoch saliency tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",
     "pellucid.models.MODELS": "basic cnn mlp small_cnn",
     "pellucid.synthesis.PRIORS": "code expert l2",

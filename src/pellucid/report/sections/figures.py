@@ -60,6 +60,11 @@ TEXTS = {
         "",
     ),
     "tsne": ("Embedding (t-SNE)", "t-SNE of the embedding of test images. Circled: misclassified.", ""),
+    "out_of_distribution": (
+        "Out of distribution: does it notice unfamiliar images?",
+        "AUROC of several scores for images unlike the training images, and the test images least like them.",
+        "out_of_distribution",
+    ),
     "leaderboard": (
         "Leaderboard: which explanations can be trusted?",
         "Explanation methods by metrics, with controls below the line.",
@@ -68,7 +73,7 @@ TEXTS = {
 }
 """Title, lead and documentation page of each hook's section."""
 
-AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery")
+AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution")
 """Hooks that run once, with the best weights."""
 
 
