@@ -49,6 +49,7 @@ GUIDES = {
     "recordings": ROOT / "docs" / "recordings.md",
     "slices": ROOT / "docs" / "slices.md",
     "influence": ROOT / "docs" / "influence.md",
+    "out_of_distribution": ROOT / "docs" / "out_of_distribution.md",
     "your_model": ROOT / "docs" / "your_model.md",
     "your_data": ROOT / "docs" / "your_data.md",
     "extending": ROOT / "docs" / "extending.md",

@@ -37,6 +37,8 @@ HOOKS = (
     "leaderboard",
 )
 """Hooks whose last figure is copied."""
+ON_REQUEST = ("out_of_distribution",)
+"""Hooks outside `--hooks default`, whose last figure is copied if the run has one."""
 FILMS = ("tsne",)
 WINDOW = {"width": 1280, "height": 800}
 """Size of the browser's window for the screenshot."""
@@ -49,10 +51,12 @@ def draw(run: Path) -> list[Path]:
     """Write the pictures of a run and return their paths."""
     entries = Store(run).manifest()["artifacts"]
     written = []
-    for hook in HOOKS:
+    for hook in (*HOOKS, *ON_REQUEST):
         paths = {
             entry["epoch"]: entry["path"] for entry in entries if (entry["name"], entry["kind"]) == (hook, "figure")
         }
+        if not paths and hook in ON_REQUEST:
+            continue
         if not paths:
             raise SystemExit(f"{run} has no figure of {hook}. Run it with `--hooks default`.")
         written.append(FOLDER / f"{hook}.png")

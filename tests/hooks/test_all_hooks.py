@@ -20,6 +20,7 @@ Maker = Callable[..., Scene]
 FAST = {
     "leaderboard": {"images": 6, "metrics": ("selectivity", "sparseness", "random_logit")},
     "gallery": {"images": 4},
+    "out_of_distribution": {"density_names": ("gaussian_mixture",)},
 }
 """Options that shorten slow hooks."""
 

@@ -8,6 +8,7 @@
 - `_suspects`: training images with suspicious labels, from the `_training_outputs` of the network
 - `_priors`: the priors of class prototypes
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
+- `_ood_images`, `_readings`: images out of distribution, and the outputs of the network and the densities for them
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS

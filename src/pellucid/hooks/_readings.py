@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pellucid.core.errors import DataError, ModelError, ShapeError
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Embedding, Images, Logits
-from pellucid.densities import DENSITIES, Density
+from pellucid.densities import Density
 from pellucid.diagnostics import negative_log_density
 from pellucid.engine.model import dtype_of, frozen
 from pellucid.engine.tap import Tap, find_embedding
@@ -74,7 +74,7 @@ class Reader:
     """Reasons for the missing `embedding` and for each missing density."""
 
     @classmethod
-    def of(cls, scene: Scene) -> "Reader":
+    def of(cls, scene: Scene, density_names: Iterable[str] = ()) -> "Reader":
         """Prepare the readings for the scene's model: find the embedding, and load or fit the densities."""
         model, refused = _Recorded(scene.model), dict[str, str]()
         tap = None
@@ -85,14 +85,14 @@ class Reader:
         except (ModelError, ShapeError) as error:
             tap, refused["embedding"] = None, str(error)
         densities: dict[str, Density] = {}
-        for name in DENSITIES:
+        for name in density_names:
             try:
                 densities[name] = _density(scene, name)
             except DataError as error:
                 refused[name] = str(error)
         return cls(scene, model, tap, densities, refused)
 
-    def read(self, parts: Iterable[Images]) -> Reading:
+    def read(self, parts: Iterable[Tensor]) -> Reading:
         """Read images, given in parts that fit into memory."""
         readings = [self._read(part.to(self.scene.device)) for part in parts]
         embeddings = [one.embedding for one in readings if one.embedding is not None]

@@ -57,6 +57,8 @@ class OutOfDistributionHook(Hook):
     """Maximum number of training images in the embedding."""
     neighbors: int = 10
     """Number k of the nearest neighbor in the embedding whose distance is the score."""
+    density_names: tuple[str, ...] = ("gaussian_mixture", "vae")
+    """Densities whose likelihoods are scores."""
     shown: int = 9
     """Number of test images shown for each score."""
 
@@ -92,7 +94,7 @@ class OutOfDistributionHook(Hook):
         train = 0 if scene.train is None else min(self.train_images, len(scene.train))
         wanted = Sizes(self.test_images, self.set_images, train)
         if not allowance.is_limited:
-            return choose_images(scene, wanted), Reader.of(scene), ""
+            return choose_images(scene, wanted), Reader.of(scene, self.density_names), ""
         too_expensive = "the budget (--budget) does not cover reading images out of distribution."
         # the measurements of the prices below
         if allowance.affordable(1.0, 1, 2) < 1:
@@ -102,7 +104,7 @@ class OutOfDistributionHook(Hook):
         wanted = Sizes(len(scene.embedded), each_set, min(train, sets * each_set))
         features = 0 if missing_embedding(scene) else scene.embedding.shape[1]
         with allowance.spending():
-            reader = Reader.of(scene)
+            reader = Reader.of(scene, self.density_names)
         image = scene.test.floats([0])
         price = allowance.price("out_of_distribution", lambda: reader.read([image]))
         sizes = affordable_sizes(allowance, wanted, price, sets, features)

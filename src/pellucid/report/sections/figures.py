@@ -72,6 +72,10 @@ TEXTS = {
             "or unlike the others; ambiguous ones are learned and forgotten."
         ),
         "recordings",
+    "out_of_distribution": (
+        "Out of distribution: does it notice unfamiliar images?",
+        "AUROC of several scores for images unlike the training images, and the test images least like them.",
+        "out_of_distribution",
     ),
     "leaderboard": (
         "Leaderboard: which explanations can be trusted?",
@@ -81,7 +85,7 @@ TEXTS = {
 }
 """Title, lead and documentation page of each hook's section."""
 
-AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery")
+AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution")
 """Hooks that run once, with the best weights."""
 MOMENTS = {"dynamics": "Recorded during the whole training."}
 """When the values of hooks that need no weights were computed."""
