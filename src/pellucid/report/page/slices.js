@@ -8,7 +8,7 @@
     { name: "images", from: (row) => row.images },
     { name: "errors", from: (row) => row.errors },
     { name: "error rate", from: (row) => row.error_rate },
-    { name: "difference to the rest", from: (row) => row.difference ?? -Infinity },
+    { name: "difference", from: (row) => row.difference ?? -Infinity },
     { name: "p-value", from: (row) => -row.p },
   ];
 
@@ -38,8 +38,8 @@
     const said = row.verdict && page.element("small", { class: "said" }, row.verdict === "worse" ? "more errors" : "fewer errors");
     return page.element("tr", { class: row.verdict }, heading, cell(many(row.images)), cell(many(row.errors)),
       cell(page.element("b", {}, rate(row.error_rate)), page.element("small", {}, `${rate(row.low)} … ${rate(row.high)}`)),
-      cell(points(row.difference)), cell(chance(row.p), ...(said ? [said] : [])),
-      cell(drawing(row, data, page)), cell(page.element("div", { class: "examples" }, ...images)));
+      cell(drawing(row, data, page)), cell(points(row.difference)), cell(chance(row.p), ...(said ? [said] : [])),
+      cell(page.element("div", { class: "examples" }, ...images)));
   };
 
   pellucid.kinds.slices = (root, data, page) => {
@@ -66,7 +66,7 @@
     });
     const overall = page.element("th", { scope: "col" }, "interval", page.element("small", {}, `dashed: all images, ${rate(data.error_rate)}`));
     const images = page.element("th", { scope: "col" }, "examples", page.element("small", {}, "misclassified; central ones of a cluster"));
-    root.querySelector("table").append(page.element("thead", {}, page.element("tr", {}, ...headings, overall, images)), body);
+    root.querySelector("table").append(page.element("thead", {}, page.element("tr", {}, ...headings.slice(0, 4), overall, ...headings.slice(4), images)), body);
     return null;
   };
 })();

@@ -35,7 +35,7 @@ def slices(material: Material) -> Section | None:
         lead=(
             "A slice is the test images with one value of a column of the metadata, or of one embedding cluster. "
             f"The {confidence:.0%} intervals hold for all {total} slices at once (Clopper–Pearson, Bonferroni). "
-            "The p-value compares a slice with the rest of the images (Fisher's exact test, Holm's correction)."
+            "Difference and p-value compare a slice with the rest (Fisher's exact test, Holm's correction)."
         ),
         data=table,
         guide="slices",
