@@ -32,9 +32,6 @@ def random_case(seed: int, count: int = 60, classes: int = 4) -> tuple[torch.Ten
 
 
 @cache
-def flipped_gaussians(
-    seed: int = 0, count: int = 1500
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 def flipped_gaussians(count: int = 1500) -> tuple[torch.Tensor, ...]:
     """Return points in three clusters, exact probabilities, labels of which 5% are flipped, and the mask of these."""
     draws = torch.Generator().manual_seed(0)

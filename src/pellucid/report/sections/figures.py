@@ -72,6 +72,7 @@ TEXTS = {
             "or unlike the others; ambiguous ones are learned and forgotten."
         ),
         "recordings",
+    ),
     "out_of_distribution": (
         "Out of distribution: does it notice unfamiliar images?",
         "AUROC of several scores for images unlike the training images, and the test images least like them.",
