@@ -74,8 +74,11 @@ def test_run_resumes(save: Path) -> None:
     before = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     assert main(["run", "--resume", "--trust", "--save", str(save)]) == 0
     after = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert after[0] == before[0]
     after[1].pop("most_common_confusion")  # epoch 1 is finished again, and only newer versions record this
-    assert after[:2] == before
+    assert after[1].keys() == before[1].keys()
+    for key, value in before[1].items():  # another kind of processor rounds differently
+        assert after[1][key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), key
     assert after[2]["epoch"] == 2
     assert json.loads((save / "run.json").read_text())["status"] == "finished"
     manifest = json.loads((save / "manifest.json").read_text())
