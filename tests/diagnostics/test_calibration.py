@@ -162,7 +162,9 @@ def test_family_wise_p_values_are_those_of_the_largest_standardized_error() -> N
     assert p.min() >= 1 / 50
 
 
-@pytest.mark.parametrize(("classes", "scale", "images"), [(3, 1.5, 120), (10, 4.0, 200)])
+@pytest.mark.parametrize(
+    ("classes", "scale", "images"), [(3, 1.5, 120), pytest.param(10, 4.0, 200, marks=pytest.mark.slow)]
+)
 def test_calibrated_models_are_rejected_at_the_level_of_the_test(classes: int, scale: float, images: int) -> None:
     p, of_class = [], []
     for seed in range(200):
