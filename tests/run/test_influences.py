@@ -20,6 +20,9 @@ SMALL = (
 ).split()
 
 
+pytestmark = pytest.mark.slow  # the run takes a few seconds
+
+
 @pytest.fixture(scope="module")
 def save(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("influences") / "save"
