@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
-from pellucid.data._splitting import limited, split_off_test, split_off_validation, stratified
+from pellucid.data._splitting import limited, mask_of_test, split_off_validation, stratified
 
 class_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any)
 quick = settings(deadline=None, max_examples=60)
@@ -22,6 +22,11 @@ def numbered(sizes: list[int]) -> ImageSet:
 
 def numbers(images: ImageSet) -> list[int]:
     return images.pixels.flatten().long().tolist()
+
+
+def split_off_test(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
+    is_test = mask_of_test(images.labels, generator)
+    return images[~is_test], images[is_test]
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -65,10 +65,10 @@ def test_examples_are_the_hardest_errors_and_the_central_images(make_scene: Make
         shown = chosen[chosen >= 0]
         if row["column"] == "half":
             members = np.flatnonzero(is_wrong & ((np.arange(160) < 80) == (row["value"] == "true")))
-            assert shown.tolist() == sorted(members, key=lambda index: -losses[index])[:10]
+            assert shown.tolist() == sorted(members, key=lambda index: -losses[index])[:8]
         elif row["value"].isdecimal():
             members = np.flatnonzero(clusters.codes == int(row["value"]))
-            assert shown.tolist() == sorted(members, key=lambda index: clusters.distances[index])[:10]
+            assert shown.tolist() == sorted(members, key=lambda index: clusters.distances[index])[:8]
     assert artifact.numbers["shown"] == sorted(set(artifact.arrays["examples"].ravel().tolist()) - {-1})
     assert artifact.arrays["thumbnails"].shape == (len(artifact.numbers["shown"]), 9, 9, 1)
 

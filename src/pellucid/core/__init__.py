@@ -9,5 +9,5 @@
 - `seeding`: random numbers by seed and place; `isolation`: one thread at a time, without the caller's torch modes
 - `checksum`: checksums of tensors and models; `origin`: the run that a model comes from
 - `files`, `raster`: untrusted files and images; `preprocessing`: from a PIL image to a model's input
-- `budget`: limits on the cost of hooks
+- `budget`: limits on the cost of hooks; `multiple_tests`: corrected p-values
 """

@@ -12,6 +12,7 @@
 - `_items`, `_collector`: convert images of any kind to one tensor; `_materialise` reads a map-style data set
 - `_loaders`: shuffled batches of a training epoch
 - `_download`, `_web`: verified downloads from mirrors; `_pictures`, `_resize`: decode and scale pictures
+- `_metadata`: a user's table with one row per test image
 - `_splitting`: stratified subsets; `_ground_truth`: what the data sets with known ground truth share
 
 >>> DATASETS.names()[:2]

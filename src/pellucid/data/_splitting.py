@@ -6,7 +6,7 @@ from pellucid.core.contracts import ImageSet
 from pellucid.core.errors import DataError
 from pellucid.core.types import Labels
 
-__all__ = ["chosen_by_limit", "limited", "mask_of_test", "split_off_test", "split_off_validation", "stratified"]
+__all__ = ["chosen_by_limit", "limited", "mask_of_test", "split_off_validation", "stratified"]
 
 TEST_SHARE = 5
 """One in this many images becomes a test image if a data set has no test set."""
@@ -61,17 +61,11 @@ def chosen_by_limit(labels: Labels, limit: int | None, generator: torch.Generato
     return stratified(labels, limit, generator, all_classes=True).nonzero().flatten()
 
 
-def split_off_test(images: ImageSet, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
-    """Split off a fifth of the images (rounded down, at least one) for testing.
+def mask_of_test(labels: Labels, generator: torch.Generator) -> torch.Tensor:
+    """Return the mask of a fifth of the images (rounded down, at least one) for testing.
 
     A class with a single image stays in the training set. Raises `DataError` if every class has only one image.
     """
-    is_test = mask_of_test(images.labels, generator)
-    return images[~is_test], images[is_test]
-
-
-def mask_of_test(labels: Labels, generator: torch.Generator) -> torch.Tensor:
-    """Return the mask of the images that `split_off_test` splits off."""
     is_test = stratified(labels, max(len(labels) // TEST_SHARE, 1), generator, spared=1, all_classes=True)
     if not is_test.any():
         raise DataError(

@@ -24,7 +24,7 @@ CLUSTERS = "embedding cluster"
 LEAST_CLUSTERS, MOST_CLUSTERS = 10, 30
 IMAGES_PER_CLUSTER = 40
 """Minimum mean number of images per cluster; fewer would say nothing about an error rate."""
-EXAMPLES = 10
+EXAMPLES = 8
 """Number of images that are shown of a slice."""
 STRIPS = 4
 """Maximum number of clusters whose images are in the figure."""

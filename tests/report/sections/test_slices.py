@@ -19,7 +19,7 @@ def measured(**changes):
     result = find_slices(np.arange(200) >= 150, {"site": site, "age": np.arange(200) // 50})
     record = result.to_dict() | {"shown": [7, 180], "cluster_column": "age", "left_out": {"id": "it has no values"}}
     record["slices"][0] |= {"majority": "cat", "share": 0.75}
-    examples = np.full((len(record["slices"]), 10), -1)
+    examples = np.full((len(record["slices"]), 8), -1)
     examples[0, :2] = [180, 7]
     thumbnails = np.stack([np.full((4, 4, 1), value, np.uint8) for value in (10, 200)])
     return {"numbers": record | changes, "arrays": {"examples": examples, "thumbnails": thumbnails}}
@@ -36,7 +36,7 @@ def test_rows_match_the_record(store):
         for name in ("column", "value", "images", "errors", "error_rate", "low", "high", "difference", "verdict"):
             assert row[name] == expected[name]
         assert row["p"] == expected["adjusted_p"]
-    assert (rows[0]["examples"], rows[0]["detail"], rows[1]["examples"]) == ([180, 7], "75% cat", [])
+    assert (rows[0]["examples"], rows[0]["detail"], rows[1]["examples"]) == ([180, 7], "75% are cat", [])
     assert section.data["most"] == max(row["high"] for row in rows)
     assert section.data["thumbnails"]["indices"] == [7, 180]
 

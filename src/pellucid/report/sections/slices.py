@@ -75,7 +75,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "column": str(row["column"]),
         "value": str(row["value"]),
-        "detail": f"{float(row['share']):.0%} {row['majority']}" if "majority" in row else "",
+        "detail": f"{float(row['share']):.0%} are {row['majority']}" if "majority" in row else "",
         **numbers,
         "difference": None if row["difference"] is None else float(row["difference"]),
         "p": float(row["adjusted_p"]),
