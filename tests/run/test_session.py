@@ -11,7 +11,7 @@ from PIL import Image
 from pellucid.config import DataConfig, HookConfig, RunConfig
 from pellucid.core.budget import BUDGETS
 from pellucid.data._loaders import training_batches
-from pellucid.run.session import prepare
+from pellucid.run.session import choose_hooks, prepare
 from pellucid.storage.weights import pack_weights
 from pellucid.training.distributed import World
 from pellucid.training.loop import train
@@ -85,3 +85,11 @@ def test_hooks_receive_the_same_validation_logits_after_a_resume(tmp_path: Path)
     for restored in (session.restored_scene(1), session.final_scene(), session.final_scene(epoch)):
         assert torch.equal(restored.validation_logits, epoch.validation_logits)
         assert torch.equal(restored.logits, epoch.test_logits)
+
+
+def test_hooks_of_recordings_are_a_default_of_runs_only() -> None:
+    assert "dynamics" in choose_hooks("default")
+    elsewhere = choose_hooks("default", has_recordings=False)
+    assert "dynamics" not in elsewhere
+    assert list(elsewhere) == [name for name in choose_hooks("default") if name != "dynamics"]
+    assert list(choose_hooks("dynamics", has_recordings=False)) == ["dynamics"]

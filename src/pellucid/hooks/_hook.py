@@ -213,6 +213,8 @@ class Hook(ABC):
     """Heavy modules that the hook imports on use; a run imports them once, for all processes that run the hook."""
     default: ClassVar[bool] = True
     """True if `--hooks default` includes this hook."""
+    needs_recording: ClassVar[bool] = False
+    """True for a hook that uses `Scene.recorded`, and is a default only where pellucid trains the network itself."""
 
     def derivatives(self, test_shape: tuple[int, ...], classes: int) -> int:  # noqa: ARG002  (for subclasses)
         """Return the approximate number of derivatives in all Jacobians of the hook each time it runs.

@@ -32,6 +32,7 @@ class Dynamics(Hook):
     """Data map of a sample of the training images, their forgetting events, and when each class was learned."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
+    needs_recording: ClassVar[bool] = True
 
     images: int = 6
     """Maximum number of images of each corner of the data map."""

@@ -222,7 +222,7 @@ def observe(kind: Kind, model: Network, data: Any, options: Options) -> Observat
     """
     show = options.show
     check_argument(kind, "seed", options.seed, Annotated[int, Range(0)])
-    hooks = choose_hooks(show.hooks, has_metadata=options.metadata is not None)
+    hooks = choose_hooks(show.hooks, has_metadata=options.metadata is not None, has_recordings=False)
     check_metadata(options.metadata)
     for method in show.methods.split(",") if show.methods else ():
         check_method(method)

@@ -281,10 +281,11 @@ def check_same_metadata(metadata: Metadata | None, earlier: Mapping[str, Any], o
     )
 
 
-def choose_hooks(wanted: str, *, has_metadata: bool = False) -> dict[str, Hook]:
+def choose_hooks(wanted: str, *, has_metadata: bool = False, has_recordings: bool = True) -> dict[str, Hook]:
     """Return the hooks that `--hooks` names, in order. Raises `UnknownName` for an unknown one.
 
-    With metadata, the default ones include `slices`.
+    With metadata, the default ones include `slices`. Without recordings, as for a network trained elsewhere, they
+    exclude hooks that need them.
     """
     if wanted == "none":
         return {}
@@ -293,7 +294,11 @@ def choose_hooks(wanted: str, *, has_metadata: bool = False) -> dict[str, Hook]:
     extra = ("slices",) if has_metadata else ()
     groups = {
         "all": list(known),
-        "default": [name for name, hook in known.items() if hook.default or name in extra],
+        "default": [
+            name
+            for name, hook in known.items()
+            if (hook.default or name in extra) and (has_recordings or not hook.needs_recording)
+        ],
     }
     return {name: HOOKS[name]() for name in parse_names(wanted, HOOKS.check, groups)}
 
