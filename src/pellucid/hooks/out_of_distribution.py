@@ -88,7 +88,7 @@ class OutOfDistributionHook(Hook):
         yield _least_like(sample, measured, self.shown)
 
     def _prepare(self, scene: Scene) -> tuple[ImageSample | None, Reader | None, str]:
-        """Return the images and what reads them, or the reason why there are none."""
+        """Return the images and their reader, or the reason for leaving the hook out."""
         if len(scene.test) < 2:
             return None, None, f"the number of test images is {len(scene.test)}; at least two are needed."
         allowance = Allowance(scene, "out_of_distribution")
