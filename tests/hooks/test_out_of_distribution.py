@@ -203,7 +203,10 @@ def test_a_model_without_embedding(fast_scene: Maker, figures: None) -> None:
     assert list(table.numbers["scores"]) == LOGITS
     assert all("linear layer" in table.numbers["refused"][name] for name in DISTANCES)
     assert table.figure is not None
-    assert any("No mahalanobis: the model's forward pass" in text.get_text() for text in table.figure.texts)
+    assert any(
+        "No mahalanobis and nearest_neighbors: the model's forward pass" in text.get_text()
+        for text in table.figure.texts
+    )
     assert list(least_like.numbers["least_like"]) == LOGITS
 
 

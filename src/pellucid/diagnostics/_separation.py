@@ -21,7 +21,7 @@ HALVINGS = 60
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a score separates two sets of images, in-distribution and out of distribution."""
+    """Separation of in-distribution from out-of-distribution images by one score."""
 
     auroc: float
     """Area under the ROC curve: the probability that the score of an out-of-distribution image is higher than that of
@@ -116,7 +116,7 @@ def _logistic(value: float) -> float:
 
 
 def _newcombe_interval(auroc: float, sizes: tuple[int, int], z: float) -> tuple[float, float]:
-    """Return the areas that differ from `auroc` by z standard deviations of their own."""
+    """Return the areas whose distance from `auroc` is z standard deviations, each by its own variance."""
     m, n = sizes
 
     def excess(area: float) -> float:

@@ -143,10 +143,7 @@ def ood_scores(
 
 @dataclass(frozen=True, eq=False)
 class OutOfDistribution:
-    """How well several scores separate in-distribution images from several sets of other images.
-
-    It displays itself as a table of the AUROC with `figure`.
-    """
+    """Separation of in-distribution images from several sets of other images by several scores."""
 
     inside: Mapping[str, Tensor]
     """Scores of the in-distribution images, by name."""

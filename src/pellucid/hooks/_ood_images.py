@@ -50,7 +50,7 @@ class ImageSample:
     test: Tensor
     """(image,): indices of the test images, ascending."""
     is_source: Tensor
-    """(image,): True for the test images of which modified copies are made; the others are in-distribution."""
+    """(image,): True for the test images that are copied and modified; the others are in-distribution."""
     train: Tensor
     """(image,): indices of the training images; empty if there are none."""
     digits: Images | None = None

@@ -33,7 +33,7 @@ class Reading:
 
     @property
     def is_finite(self) -> Tensor:
-        """(image,): True for images all of whose values are finite."""
+        """(image,): True for images without NaN or infinite values."""
         parts = [part for part in (self.logits, self.embedding) if part is not None]
         columns = [part.isfinite().all(1) for part in parts] + [one.isfinite() for one in self.densities.values()]
         return torch.stack(columns).all(0)

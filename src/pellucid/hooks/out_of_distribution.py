@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.core.errors import DataError
+from pellucid.core.text import listed
 from pellucid.diagnostics import EmbeddingReference, OutOfDistribution, detect, maximum_softmax, ood_scores
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance
@@ -87,7 +88,7 @@ class OutOfDistributionHook(Hook):
         yield _least_like(sample, measured, self.shown)
 
     def _prepare(self, scene: Scene) -> tuple[ImageSample | None, Reader | None, str]:
-        """Return the images and what reads them, or the reason why there are none."""
+        """Return the images and their reader, or the reason for leaving the hook out."""
         if len(scene.test) < 2:
             return None, None, f"the number of test images is {len(scene.test)}; at least two are needed."
         allowance = Allowance(scene, "out_of_distribution")
@@ -238,7 +239,7 @@ def _figure(sample: ImageSample, measured: _Measured, title: str, summary: str) 
     subtitle = f"{summary[0].upper()}{summary[1:]}. Cells: AUROC with its 95% interval (0.5 is chance; below it, the "
     subtitle += "images look more like the training images than test images do), and FPR at 95% TPR. "
     subtitle += f"Mean confidence in test images: {measured.confidences['test']:.0%}."
-    subtitle += "".join(f" No {name}: {_sentence(reason)}" for name, reason in measured.refused.items())
+    subtitle += "".join(f" No {names}: {reason}." for names, reason in _reasons(measured.refused).items())
     if measured.unusable:
         subtitle += f" Left out: {sum(measured.unusable.values()):,} images with outputs that are not finite."
     columns = [
@@ -255,9 +256,11 @@ def _figure(sample: ImageSample, measured: _Measured, title: str, summary: str) 
     return out_of_distribution(rows, columns, (best, result.inside[best].numpy()), (title, subtitle))
 
 
-def _sentence(reason: str) -> str:
-    """Shorten a reason to its first clause."""
-    return f"{reason.partition(';')[0].rstrip('.')}."
+def _reasons(refused: Mapping[str, str]) -> dict[str, str]:
+    """Return the first clause of each reason, by the names of the scores that share it."""
+    clauses = {name: reason.partition(";")[0].rstrip(".") for name, reason in refused.items()}
+    shared = {reason: [name for name in clauses if clauses[name] == reason] for reason in clauses.values()}
+    return {listed(names): reason for reason, names in shared.items()}
 
 
 def _least_like(sample: ImageSample, measured: _Measured, shown: int) -> Artifact:

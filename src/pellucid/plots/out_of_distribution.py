@@ -66,14 +66,12 @@ def out_of_distribution(
     True
     """
     if wrong := [column.name for column in columns if len(column.cells) != len(rows)]:
-        raise ShapeError(
-            f"Expected one cell per row ({len(rows)}) in the columns {', '.join(wrong)}. Pass one per score."
-        )
+        raise ShapeError(f"Expected {len(rows)} cells in the columns {', '.join(wrong)}. Pass one per row.")
     rows = shortened(rows)
     details = [wrap(shorten(one.detail, 90), CELL_DOTS - 12, SMALL - 1, DOTS_PER_INCH) for one in columns]
     lines = max(map(len, details), default=0)
-    has_examples = any(column.example is not None for column in columns)
-    head = NAME_DOTS + lines * DETAIL_DOTS + (EXAMPLE_DOTS + GAP_DOTS if has_examples else 0) + GAP_DOTS
+    examples = [_example_size(column.example)[0] for column in columns if column.example is not None]
+    head = NAME_DOTS + lines * DETAIL_DOTS + (ceil(max(examples)) + GAP_DOTS if examples else 0) + GAP_DOTS
     left = MARGIN + max(60, *map(label_width, rows), ceil(text_width("test images", SMALL, DOTS_PER_INCH)) + 18) + 12
     table = head + ROW_DOTS * len(rows)
     right = left + CELL_DOTS * len(columns)
@@ -98,14 +96,20 @@ def _draw_head(canvas: Canvas, column: Column, details: Sequence[str], place: tu
     if column.example is None:
         return
     image = gray_or_rgb(column.example)
-    height, width = image.shape[-2:]
-    share = EXAMPLE_DOTS / max(height, width)
-    # whole dots per pixel, so that all pixels of a small image are equal squares
-    zoom = int(share) if share >= 1 else share
-    axes = canvas.axes(middle - width * zoom / 2, bottom - height * zoom, width * zoom, height * zoom)
+    height, width = _example_size(image)
+    axes = canvas.axes(middle - width / 2, bottom - height, width, height)
     shown = image[0] if len(image) == 1 else np.clip(image, 0, 1).transpose(1, 2, 0)
-    smoothing = "nearest" if zoom >= 1 else "auto"
+    smoothing = "nearest" if height >= image.shape[-2] else "auto"
     axes.imshow(shown, cmap=colormaps["gray"], norm=Normalize(0, 1), interpolation=smoothing, aspect="auto")
+
+
+def _example_size(image: np.ndarray) -> tuple[float, float]:
+    """Return the height and width of an example in dots."""
+    height, width = image.shape[-2:]
+    zoom = EXAMPLE_DOTS / max(height, width)
+    # whole dots per pixel, so that all pixels of a small image are equal squares
+    zoom = int(zoom) if zoom >= 3 else zoom
+    return height * zoom, width * zoom
 
 
 def _draw_cells(canvas: Canvas, columns: Sequence[Column], place: tuple[float, float]) -> None:

@@ -37,7 +37,7 @@ def table(**changes):
         },
         "mean_confidence": 0.95,
         "histograms": {"energy": histogram, "softmax": histogram},
-        "refused": {"vae": "no training images were given"},
+        "refused": dict.fromkeys(("vae", "mahalanobis"), "no training images were given"),
         "unusable": {"test": 2},
     } | changes
 
@@ -75,7 +75,7 @@ def test_table_matches_the_run(detected):
     histogram = data["histograms"][0]
     assert histogram["test"] == pytest.approx([2 / 3, 1 / 3], abs=1e-5)
     assert histogram["sets"] == [[0.1, 0.9], [1.0, 0.0]]
-    assert "No vae: no training images were given" in section.notes
+    assert "No vae and mahalanobis: no training images were given." in section.notes
     assert "2 images with outputs that are not finite are left out." in section.notes
 
 

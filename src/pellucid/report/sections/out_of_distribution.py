@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pellucid.core.text import listed
 from pellucid.report import Material, Section
 from pellucid.report.sections._thumbnails import checked_thumbnails, thumbnail_data
 from pellucid.report.sections.figures import end_moment
@@ -31,7 +32,7 @@ def out_of_distribution(material: Material) -> Section | None:
     moment = end_moment(material)
     notes = (
         *([moment] if moment else []),
-        *(f"No {name}: {reason}" for name, reason in table.pop("refused").items()),
+        *(f"No {listed(names)}: {reason.rstrip('.')}." for reason, names in table.pop("refused").items()),
         *([f"{count:,} images with outputs that are not finite are left out."] if (count := table["unusable"]) else []),
     )
     return Section(
@@ -63,8 +64,16 @@ def _table(record: Mapping[str, Any]) -> dict[str, Any]:
         "cells": [[[_share(rows[score, name][key]) for key in AREAS] for name in sets] for score in scores],
         "histograms": [_histogram(record["histograms"][score], sets) for score in scores],
         "unusable": sum(int(count) for count in record.get("unusable", {}).values()),
-        "refused": {str(name): str(reason) for name, reason in record.get("refused", {}).items()},
+        "refused": _reasons(record.get("refused", {})),
     }
+
+
+def _reasons(refused: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names of the scores that do not apply, by the reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        names.setdefault(str(reason), []).append(str(name))
+    return names
 
 
 def _set(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
