@@ -107,6 +107,7 @@ FIRST_NAMES = (
     "Run",
     "prototypes",
     "influence",
+    "label_errors",
     "fit_density",
     "jacobian",
     "jacobian_report",

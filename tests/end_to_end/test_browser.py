@@ -243,6 +243,7 @@ def test_scalars_are_grouped(page, shown):
         groups.setdefault(group, set()).add(name)
     assert groups == {
         "training": {"learning_rate"},
+        "calibration": {"ece", "brier", "aurc", "ece_scaled", "temperature"},
         "jacobian_classes": {"median_spectral_norm"},
         "jacobian_maps": {"mean_spectral_norm"},
         "tsne": {"trustworthiness", "knn_accuracy", "knn_accuracy_embedding"},
@@ -266,9 +267,11 @@ def test_figures_are_shown(page, shown):
     page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
     tags = page.request.get(f"{shown.address}/data/plugin/images/tags").json()["."]
     assert set(tags) >= {"confusion_matrix", "jacobian_maps", "saliency", "tsne"}
-    for hook in tags:
-        steps = page.request.get(f"{shown.address}/data/plugin/images/images?run=.&sample=0&tag={hook}").json()
+    for tag in tags:
+        hook, _, part = tag.partition("/")
+        steps = page.request.get(f"{shown.address}/data/plugin/images/images?run=.&sample=0&tag={tag}").json()
         expected = shown.epochs if HOOKS[hook].when == "epoch" else shown.epochs[-1:]
         assert [entry["step"] for entry in steps] == expected
         last = page.request.get(f"{shown.address}/data/plugin/images/individualImage?{steps[-1]['query']}")
-        assert last.body() == Path(shown.save / f"plots/{hook}/epoch_{shown.epochs[-1]:03d}.png").read_bytes()
+        name = f"epoch_{shown.epochs[-1]:03d}" + (f"_{part}" if part else "")
+        assert last.body() == Path(shown.save / f"plots/{hook}/{name}.png").read_bytes()
