@@ -13,7 +13,7 @@ import pellucid
 from pellucid.core.budget import BUDGETS
 from pellucid.core.contracts import ImageSet
 from pellucid.hooks import Artifact, Scene
-from pellucid.hooks._training_outputs import OutputReader
+from pellucid.hooks._outputs import OutputReader
 from pellucid.hooks.label_errors import LabelErrorsHook
 
 Maker = Callable[..., Scene]
@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_public_function(make_scene):
 def test_large_embeddings_are_projected_in_parts(make_scene, monkeypatch):
     scene = make_scene(model=nn.Sequential(nn.Flatten(), nn.Linear(81, 4)))
     (_, whole) = LabelErrorsHook().run(scene)
-    monkeypatch.setattr("pellucid.hooks._training_outputs.IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr("pellucid.hooks._outputs.IMAGES_AT_ONCE", 7)
     (_, parts) = LabelErrorsHook().run(scene)
     np.testing.assert_allclose(parts.arrays["scores"], whole.arrays["scores"], rtol=1e-4, atol=1e-5)
     errors = pellucid.label_errors(

@@ -5,10 +5,11 @@
 - `_class_maps`: maps for several classes, of the gallery and of `pellucid explain`
 - `_pairs`: the images that the gallery explains for two classes each
 - `_budget`: what a hook may compute under a budget
-- `_suspects`: training images with suspicious labels, from the `_training_outputs` of the network
+- `_suspects`: training images with suspicious labels, assessed by the hook `label_errors`
 - `_priors`: the priors of class prototypes
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
-- `_ood_images`, `_readings`: images out of distribution, and the outputs of the network and the densities for them
+- `_outputs`: logits and embedding of any images; `_readings`: with densities
+- `_ood_images`: images out of distribution
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS

@@ -13,7 +13,7 @@ from pellucid.core.types import Images
 from pellucid.diagnostics import SHIFTS, shift_images
 from pellucid.hooks._budget import Allowance
 from pellucid.hooks._hook import Scene
-from pellucid.hooks._readings import images_per_pass
+from pellucid.hooks._outputs import images_per_pass
 
 __all__ = ["ImageSample", "Sizes", "affordable_sizes", "choose_images"]
 

@@ -4,19 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pellucid.core.errors import DataError, ModelError, ShapeError
-from pellucid.core.isolation import isolated
+from pellucid.core.errors import DataError
 from pellucid.core.types import Embedding, Images, Logits
 from pellucid.densities import Density
 from pellucid.diagnostics import negative_log_density
-from pellucid.engine.model import dtype_of, frozen
-from pellucid.engine.tap import Tap, find_embedding
-from pellucid.engine.wrapping import find_module, module_paths
-from pellucid.hooks._hook import VALUES_PER_PASS, Scene
+from pellucid.hooks._hook import Scene
+from pellucid.hooks._outputs import OutputReader, images_per_pass
 
-__all__ = ["Reader", "Reading", "images_per_pass"]
+__all__ = ["Reader", "Reading"]
 
 NO_DENSITY = "the budget (--budget) does not cover fitting a density to the training images"
 
@@ -43,32 +40,12 @@ class Reading:
         return Reading(self.logits[chosen], embedding, {name: one[chosen] for name, one in self.densities.items()})
 
 
-class _Recorded(nn.Module):
-    """A model that keeps its last output, so that one forward pass gives the embedding and the logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        # so that the names of layers stay those of the model
-        inside = getattr(network, "wrapped_by_pellucid", None)
-        self.wrapped_by_pellucid = f"network.{inside}" if isinstance(inside, str) else "network"
-        self.training = network.training
-        self.output: Tensor | None = None
-
-    def forward(self, images: Tensor) -> Tensor:
-        output: Tensor = self.network(images)
-        # copied, because the caller may write into it
-        self.output = output.detach().clone()
-        return output
-
-
 @dataclass(frozen=True, eq=False)
 class Reader:
     """Reads logits, embedding and densities of images."""
 
     scene: Scene
-    model: _Recorded
-    tap: Tap | None
+    outputs: OutputReader
     densities: Mapping[str, Density] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     """Reasons for the missing `embedding` and for each missing density."""
@@ -76,21 +53,15 @@ class Reader:
     @classmethod
     def of(cls, scene: Scene, density_names: Iterable[str] = ()) -> "Reader":
         """Prepare the readings for the scene's model: find the embedding, and load or fit the densities."""
-        model, refused = _Recorded(scene.model), dict[str, str]()
-        tap = None
-        image = scene.test.floats([0]).to(scene.device)
-        try:
-            tap = find_embedding(model, image, _layer_in(model, scene.embedding_layer))
-            tap.read(image)
-        except (ModelError, ShapeError) as error:
-            tap, refused["embedding"] = None, str(error)
+        outputs = OutputReader.of(scene)
+        refused = {} if outputs.refused is None else {"embedding": outputs.refused}
         densities: dict[str, Density] = {}
         for name in density_names:
             try:
                 densities[name] = _density(scene, name)
             except DataError as error:
                 refused[name] = str(error)
-        return cls(scene, model, tap, densities, refused)
+        return cls(scene, outputs, densities, refused)
 
     def read(self, parts: Iterable[Tensor]) -> Reading:
         """Read images, given in parts that fit into memory."""
@@ -111,41 +82,22 @@ class Reader:
         return Reading(self.scene.logits[indices].float().cpu(), self._embedding(indices), densities)
 
     def _embedding(self, indices: Tensor) -> Embedding | None:
-        if self.tap is None:
+        if self.outputs.tap is None:
             return None
         if self.scene.budget is not None:
             # shared with other hooks
             return self.scene.embedding[torch.searchsorted(self.scene.embedded, indices)]
-        return torch.cat([self.tap.read(part).cpu() for part in self._parts(indices)])
+        return torch.cat([self.outputs.tap.read(part).cpu() for part in self._parts(indices)])
 
     def _parts(self, indices: Tensor) -> Iterable[Images]:
         at_once = images_per_pass(self.scene)
         return (self.scene.test.floats(part).to(self.scene.device) for part in indices.split(at_once))
 
     def _read(self, images: Images) -> Reading:
-        embedding = None
-        if self.tap is not None:
-            embedding = self.tap.read(images).cpu()
-        else:
-            with isolated(), frozen(self.model), torch.no_grad():
-                self.model(images.to(dtype_of(self.model), copy=True))
-        assert self.model.output is not None
-        logits, self.model.output = self.model.output.float().cpu(), None
+        output = self.outputs.read(images)
+        embedding = None if output.embedding is None else output.embedding.cpu()
         densities = {name: negative_log_density(density, images) for name, density in self.densities.items()}
-        return Reading(logits, embedding, densities)
-
-
-def _layer_in(model: _Recorded, layer: str | None) -> str | None:
-    """Return the path in the recorded model of a layer of the model itself."""
-    if layer is None or layer in dict(module_paths(model)):
-        return layer
-    find_module(model.network, layer)  # raises an error with the user's names
-    return f"network.{layer}"
-
-
-def images_per_pass(scene: Scene) -> int:
-    """Return the number of images per forward pass, which bounds memory."""
-    return max(1, min(500, VALUES_PER_PASS // max(1, scene.test.pixels[0].numel())))
+        return Reading(output.logits.cpu(), embedding, densities)
 
 
 def _density(scene: Scene, name: str) -> Density:

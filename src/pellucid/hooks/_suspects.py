@@ -11,7 +11,7 @@ from pellucid.diagnostics._nearest import FEATURES, REFERENCES, neighbor_labels,
 from pellucid.diagnostics._self_influence import influence_of_norm
 from pellucid.hooks._budget import Allowance
 from pellucid.hooks._hook import Scene
-from pellucid.hooks._training_outputs import OutputReader
+from pellucid.hooks._outputs import OutputReader
 
 __all__ = ["Assessed", "assess"]
 
@@ -112,7 +112,7 @@ def _read(reader: OutputReader, images: ImageSet, seed: int) -> _Outputs:
     """Read the outputs of images, and reduce each embedding at once: those of all images could exceed the memory."""
     matrix = projection(reader.features, seed)
     logits, embeddings, norms = [], [], []
-    for output in reader.read(images):
+    for output in reader.read_all(images):
         logits.append(output.logits.cpu())
         if output.embedding is not None:
             norms.append(torch.linalg.vector_norm(output.embedding, dim=1).double().square().cpu())

@@ -171,8 +171,10 @@ def _reference(sample: ImageSample, reader: Reader, neighbors: int) -> tuple[Emb
     """Return the training images in the embedding, or the reason, and the number of those left out."""
     if not len(sample.train) or sample.scene.train is None:
         return None, "no training images were given", 0
-    assert reader.tap is not None
-    embedding = torch.cat([reader.tap.read(part.to(sample.scene.device)).cpu() for part in sample.train_parts()])
+    assert reader.outputs.tap is not None
+    embedding = torch.cat(
+        [reader.outputs.tap.read(part.to(sample.scene.device)).cpu() for part in sample.train_parts()]
+    )
     finite = embedding.isfinite().all(1)
     unusable = int((~finite).sum())
     try:
