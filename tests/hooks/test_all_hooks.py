@@ -20,6 +20,7 @@ Maker = Callable[..., Scene]
 FAST = {
     "leaderboard": {"images": 6, "metrics": ("selectivity", "sparseness", "random_logit")},
     "gallery": {"images": 4},
+    "robustness": {"images": 8, "attacked": 3, "explained": 2},
 }
 """Options that shorten slow hooks."""
 
