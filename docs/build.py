@@ -36,6 +36,7 @@ GUIDES = {
     "index": ROOT / "README.md",
     "architecture": ROOT / "docs" / "architecture.md",
     "evaluation": ROOT / "docs" / "evaluation.md",
+    "robustness": ROOT / "docs" / "robustness.md",
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
     "report": ROOT / "docs" / "report.md",

@@ -121,7 +121,7 @@ def test_noise_blur_shift_rotation_and_contrast_are_what_they_say() -> None:
 def test_wrong_arguments_are_refused() -> None:
     images, model, labels = pictures(), nonlinear(), torch.zeros(6, dtype=torch.int64)
     with pytest.raises(UnknownName, match="blur"):
-        corrupt(images, "blurr", 0.1)
+        corrupt(images, "blur_2", 0.1)
     with pytest.raises(ConfigError, match="at least 0"):
         corrupt(images, "blur", -0.1)
     with pytest.raises(ConfigError, match="pixel range"):
@@ -207,6 +207,7 @@ def test_adversarial_images_change_the_prediction_at_the_reported_distance(norm,
     assert torch.equal(found.images, again.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_radius_agrees_with_a_grid_in_two_dimensions(norm: str) -> None:
     torch.manual_seed(5)
@@ -300,6 +301,7 @@ def test_distance_of_maps_agrees_with_scipy() -> None:
     assert float(map_distance(zeros, torch.tensor([[1.0, 0, 0, 0]]))[0]) == 1.0
 
 
+@pytest.mark.slow
 def test_explanations_move_more_under_attack_than_under_noise_and_the_prediction_stays() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 40), nn.ReLU(), nn.Linear(40, 3)).eval()

@@ -32,7 +32,8 @@ class Classified:
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (batch, class)."""
         with torch.no_grad():
-            return torch.cat([self.model(part) for part in images.split(self.chunk)])
+            # copies, because the model may work in place
+            return torch.cat([self.model(part.clone()) for part in images.split(self.chunk)])
 
     def ascent(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the logits, and the gradient of the logit of `targets` minus that of `labels`.
@@ -40,7 +41,8 @@ class Classified:
         Without targets, each image's target is the class with the largest logit other than the label.
         """
         images = images.detach().requires_grad_()
-        logits = self.model(images)
+        # a copy, because the model may work in place, which torch forbids for leaves
+        logits = self.model(images.clone())
         others = logits.detach().scatter(1, labels[:, None], -torch.inf).argmax(1) if targets is None else targets
         gap = logits.gather(1, others[:, None]) - logits.gather(1, labels[:, None])
         try:

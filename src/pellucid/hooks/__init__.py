@@ -6,6 +6,7 @@
 - `_pairs`: the images that the gallery explains for two classes each
 - `_budget`: what a hook may compute under a budget
 - `_priors`: the priors of class prototypes
+- `_corrupted`, `_attacked`, `_moved`: the three parts of the hook `robustness`
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 

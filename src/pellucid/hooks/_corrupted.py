@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pellucid.core.contracts import Artifact
 from pellucid.diagnostics.robustness import CORRUPTIONS, CorruptionAccuracy, corrupt, corruption_accuracy
+from pellucid.hooks._attacked import display
 from pellucid.hooks._hook import Scene
 from pellucid.plots.robustness import CorruptionCurve, accuracy_under_corruption
 
@@ -58,7 +59,7 @@ def corruption_artifact(scene: Scene, count: int, note: str, left_out: dict[str,
 
 
 def _curve(scene: Scene, result: CorruptionAccuracy, name: str, example: Tensor) -> CorruptionCurve:
-    (black, white), strengths = scene.test.scale, result.strengths[name]
+    strengths = result.strengths[name]
     shown = [corrupt(example, name, one, pixel_range=scene.test.scale, seed=scene.seed) for one in strengths]
     low, high = result.interval(name)
     return CorruptionCurve(
@@ -68,5 +69,5 @@ def _curve(scene: Scene, result: CorruptionAccuracy, name: str, example: Tensor)
         accuracy=result.accuracy(name).numpy(),
         low=low.numpy(),
         high=high.numpy(),
-        examples=((torch.cat(shown) - black) / (white - black)).clamp(0, 1).numpy(),
+        examples=display(scene, torch.cat(shown)),
     )

@@ -1,7 +1,7 @@
 """Robustness: accuracy on corrupted images, smallest adversarial changes, and movement of explanations."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -11,11 +11,12 @@ from pellucid.core.errors import PellucidError
 from pellucid.diagnostics._classified import classified
 from pellucid.diagnostics.robustness import CORRUPTIONS, NORMS, Attack, MovementSearch, first_order_radius
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
-from pellucid.hooks._attacked import METHODS, adversarial_artifact, attack_images, movement_artifact
+from pellucid.hooks._attacked import adversarial_artifact, attack_images
 from pellucid.hooks._budget import Allowance
 from pellucid.hooks._corrupted import corruption_artifact
 from pellucid.hooks._hook import left_out
-from pellucid.hooks._methods import bounded_options, explain_each, price_of
+from pellucid.hooks._methods import explain_each, price_of
+from pellucid.hooks._moved import moved_methods, movement_artifact, options_of
 
 __all__ = ["Robustness"]
 
@@ -23,10 +24,11 @@ ATTACKS = (
     Attack(),
     Attack(steps=8, starts=3, rounds=8, tolerance=0.04),
     Attack(steps=6, starts=2, rounds=6, tolerance=0.06),
-    Attack(steps=6, starts=1, rounds=5, tolerance=0.1),
+    Attack(steps=5, starts=1, rounds=4, tolerance=0.1),
 )
 """Attacks from the most to the least expensive; a budget takes the first one that covers `WANTED` images."""
-WANTED = 12
+SEARCH = MovementSearch()
+WANTED = 10
 """Number of attacked images for which a budget chooses a cheaper attack, and below which it leaves attacks out."""
 LEVELS = 1 + sum(len(corruption.strengths) for corruption in CORRUPTIONS.values())
 OVER_BUDGET = f"the budget (--budget) does not cover attacks on {WANTED} images."
@@ -47,6 +49,10 @@ class Robustness(Hook):
     """Maximum number of correctly classified test images to attack."""
     explained: int = 50
     """Maximum number of these whose explanations are attacked, too."""
+    attack: Attack = ATTACKS[0]
+    """Effort of the attacks without a budget; the seed is that of the scene."""
+    search: MovementSearch = SEARCH
+    """Effort of the attacks on explanations; the seed is that of the scene."""
 
     def run(self, scene: Scene) -> Iterable[Artifact]:
         """Yield the figures of the corruptions, of the radii (`adversarial`) and of the movement (`explanations`).
@@ -65,24 +71,33 @@ class Robustness(Hook):
         if not corrupted:
             yield left_out(scene, "the budget (--budget) does not cover the corruptions of one image.")
             return
-        indices, reasons, others = self._choose_images(scene, attacked), {}, []
+        others, reasons = self._attack(scene, self._choose_images(scene, attacked), attack, explained)
         if not attacked:
-            reasons["adversarial"] = OVER_BUDGET
-        elif not len(indices):
-            reasons["adversarial"] = "no test image is classified correctly."
-        else:
-            try:
-                found = attack_images(scene, indices, attack)
-                others.append(adversarial_artifact(scene, found))
-                if explained:
-                    moved, refused = movement_artifact(scene, found, explained)
-                    others += [moved] if moved is not None else []
-                    reasons.update(refused)
-            except PellucidError as error:
-                reasons["adversarial"] = str(error)
-        note = "".join(f" Left out ({name}): {reason}" for name, reason in reasons.items())
-        yield corruption_artifact(scene, corrupted, " ".join(note.split()) and f" {' '.join(note.split())}", reasons)
+            reasons = {"adversarial": OVER_BUDGET}
+        # on one line, since errors may have several
+        note = "".join(f" Left out ({name}): {' '.join(reason.split())}" for name, reason in reasons.items())
+        yield corruption_artifact(scene, corrupted, note, reasons)
         yield from others
+
+    def _attack(
+        self, scene: Scene, indices: Tensor, attack: Attack, explained: int
+    ) -> tuple[list[Artifact], dict[str, str]]:
+        """Return the artifacts of the attacks, and the reasons why some are missing."""
+        made: list[Artifact] = []
+        if not len(indices):
+            return made, {"adversarial": "no test image is classified correctly."}
+        try:
+            found = attack_images(scene, indices, attack)
+        except PellucidError as error:
+            return made, {"adversarial": str(error)}
+        made.append(adversarial_artifact(scene, found))
+        if not explained:
+            return made, {"explanations": "the budget (--budget) does not cover them."}
+        try:
+            made.append(movement_artifact(scene, found, explained, replace(self.search, seed=scene.seed)))
+        except PellucidError as error:
+            return made, {"explanations": str(error)}
+        return made, {}
 
     @staticmethod
     def _choose_images(scene: Scene, count: int) -> Tensor:
@@ -94,7 +109,7 @@ class Robustness(Hook):
 
     def _plan(self, scene: Scene, allowance: Allowance) -> tuple[int, int, Attack, int]:
         """Return the numbers of corrupted, attacked and explained images, and the attack."""
-        attack, total = Attack(seed=scene.seed), len(scene.test)
+        attack, total = replace(self.attack, seed=scene.seed), len(scene.test)
         if not allowance.is_limited:
             return min(self.images, total), min(self.attacked, total), attack, min(self.explained, total)
         most = min(allowance.images(self.images), total)
@@ -112,14 +127,9 @@ class Robustness(Hook):
         else:
             return max(0, min(most, int((allowance.left - 8) / LEVELS))), 0, attack, 0
         attacked = min(attacked, self.attacked, allowance.images(self.attacked))
-        movement = 2 * MovementSearch().explanations * (prices["maps"] + len(self._methods(scene)))
+        movement = 2 * self.search.explanations * (prices["maps"] + len(moved_methods(scene)))
         explained = int((rest - 20 - attacked * price) / max(movement, 1))
-        attack = Attack(attack.steps, attack.starts, attack.rounds, attack.tolerance, scene.seed)
-        return corrupted, attacked, attack, min(explained, self.explained, attacked)
-
-    @staticmethod
-    def _methods(scene: Scene) -> tuple[str, ...]:
-        return (scene.methods or METHODS)[:2]
+        return corrupted, attacked, replace(attack, seed=scene.seed), max(0, min(explained, self.explained, attacked))
 
     def _prices(self, scene: Scene, allowance: Allowance) -> dict[str, float]:
         """Return the cost of a gradient step, of an estimate and of the maps of one image, in forward passes."""
@@ -130,10 +140,11 @@ class Robustness(Hook):
                 given.ascent(given.images, given.labels, None)
 
         prices = {
-            "step": allowance.price("gradient step", step),
+            # the check of the model takes one more forward pass
+            "step": allowance.price("gradient step", step) - 1,
             "estimate": allowance.price("first-order radius", lambda: first_order_radius(scene.model, image, label)),
         }
         maps, _ = explain_each(
-            self._methods(scene), lambda name: price_of(scene, allowance, name, bounded_options(scene, name))
+            moved_methods(scene), lambda name: price_of(scene, allowance, name, options_of(scene, name))
         )
         return {**prices, "maps": sum(maps.values())}
