@@ -7,8 +7,8 @@ dpi or a multiple.
 - `image_grid`, `captioned_images`, `class_maps`: images and signed maps in a grid, placed by `_grid`, with `labels`
 - `explained`: inputs next to their relevance; rows (`_explained`) of one kind each, `explained_image`,
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
-- `confusion_matrix`, `histogram`, `leaderboard`, `robustness`, `scatter`: the figures of those names; `summary`: a run in
-  one picture
+- `confusion_matrix`, `histogram`, `leaderboard`, `robustness`, `scatter`: the figures of those names; `summary`: a run
+  in one picture
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes
 - `_canvas`: the figure in dots; `_outline`: outlines of digits, over maps; `_text`: measures, shortens and wraps text
