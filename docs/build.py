@@ -38,6 +38,7 @@ GUIDES = {
     "evaluation": ROOT / "docs" / "evaluation.md",
     "calibration": ROOT / "docs" / "calibration.md",
     "label_errors": ROOT / "docs" / "label_errors.md",
+    "robustness": ROOT / "docs" / "robustness.md",
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
     "report": ROOT / "docs" / "report.md",

@@ -39,6 +39,8 @@ HOOKS = (
 """Hooks whose last figure is copied."""
 ON_REQUEST = ("out_of_distribution",)
 """Hooks outside `--hooks default`, whose last figure is copied if the run has one."""
+OPTIONAL = {"robustness": "robustness", "robustness_adversarial": "adversarial"}
+"""Pictures of hooks that a default run leaves out, by file name: the name of the artifact of the hook `robustness`."""
 FILMS = ("tsne",)
 WINDOW = {"width": 1280, "height": 800}
 """Size of the browser's window for the screenshot."""
@@ -61,6 +63,11 @@ def draw(run: Path) -> list[Path]:
             raise SystemExit(f"{run} has no figure of {hook}. Run it with `--hooks default`.")
         written.append(FOLDER / f"{hook}.png")
         written[-1].write_bytes(recompress((run / paths[max(paths)]).read_bytes()))
+    for file, name in OPTIONAL.items():
+        figures = [entry["path"] for entry in entries if (entry["name"], entry["kind"]) == (name, "figure")]
+        if figures:
+            written.append(FOLDER / f"{file}.png")
+            written[-1].write_bytes(recompress((run / figures[-1]).read_bytes()))
     for hook in FILMS:
         written.append(FOLDER / f"{hook}.webp")
         shutil.copyfile(run / "films" / f"{hook}.webp", written[-1])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pellucid.core.contracts import Artifact
+from pellucid.diagnostics.robustness import Attack, MovementSearch
 from pellucid.hooks import HOOKS, Scene
 
 NAMES = HOOKS.names()
@@ -21,6 +22,13 @@ FAST = {
     "leaderboard": {"images": 6, "metrics": ("selectivity", "sparseness", "random_logit")},
     "gallery": {"images": 4},
     "out_of_distribution": {"density_names": ("gaussian_mixture",)},
+    "robustness": {
+        "images": 8,
+        "attacked": 3,
+        "explained": 2,
+        "attack": Attack(steps=5, starts=3, rounds=3),
+        "search": MovementSearch(draws=2, steps=2),
+    },
 }
 """Options that shorten slow hooks."""
 

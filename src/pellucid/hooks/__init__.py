@@ -7,6 +7,7 @@
 - `_budget`: what a hook may compute under a budget
 - `_suspects`: training images with suspicious labels, assessed by the hook `label_errors`
 - `_priors`: the priors of class prototypes
+- `_corrupted`, `_attacked`, `_moved`: the three parts of the hook `robustness`
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_outputs`: logits and embedding of any images; `_readings`: with densities
 - `_ood_images`: images out of distribution

@@ -83,10 +83,19 @@ TEXTS = {
         "Explanation methods by metrics, with controls below the line.",
         "evaluation",
     ),
+    "robustness": (
+        "Robustness: how far do predictions and explanations hold?",
+        (
+            "Accuracy on corrupted images; the smallest change of an image that changes its prediction, found by "
+            "attacks, beside its estimate from the Jacobian; the movement of explanations while the prediction stays."
+        ),
+        "robustness",
+    ),
 }
 """Title, lead and documentation page of each hook's section."""
 
 AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution")
+AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "robustness")
 """Hooks that run once, with the best weights."""
 MOMENTS = {"dynamics": "Recorded during the whole training."}
 """When the values of hooks that need no weights were computed."""
