@@ -37,10 +37,12 @@ HOOKS = (
     "leaderboard",
 )
 """Hooks whose last figure is copied."""
-ON_REQUEST = ("out_of_distribution",)
-"""Hooks outside `--hooks default`, whose last figure is copied if the run has one."""
-OPTIONAL = {"robustness": "robustness", "robustness_adversarial": "adversarial"}
-"""Pictures of hooks that a default run leaves out, by file name: the name of the artifact of the hook `robustness`."""
+OPTIONAL = {
+    "out_of_distribution": "out_of_distribution",
+    "robustness": "robustness",
+    "robustness_adversarial": "adversarial",
+}
+"""Pictures of hooks that a default run leaves out, by file name: the name of the artifact."""
 FILMS = ("tsne",)
 WINDOW = {"width": 1280, "height": 800}
 """Size of the browser's window for the screenshot."""
@@ -53,12 +55,10 @@ def draw(run: Path) -> list[Path]:
     """Write the pictures of a run and return their paths."""
     entries = Store(run).manifest()["artifacts"]
     written = []
-    for hook in (*HOOKS, *ON_REQUEST):
+    for hook in HOOKS:
         paths = {
             entry["epoch"]: entry["path"] for entry in entries if (entry["name"], entry["kind"]) == (hook, "figure")
         }
-        if not paths and hook in ON_REQUEST:
-            continue
         if not paths:
             raise SystemExit(f"{run} has no figure of {hook}. Run it with `--hooks default`.")
         written.append(FOLDER / f"{hook}.png")

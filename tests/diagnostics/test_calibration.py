@@ -6,12 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from pellucid.diagnostics import brier_score, calibration
-from pellucid.diagnostics._reliability import binomial_interval
 from pellucid.diagnostics._resampled import _label_sets, calibration_errors, exceedance, family_wise
 from pellucid.errors import ConfigError, DataError, ShapeError
 
@@ -96,24 +94,6 @@ def test_terms_of_the_brier_score_by_hand() -> None:
     assert score.resolution[1].item() == pytest.approx((4 * 0.25**2 + 2 * 0.5**2) / 6)
     assert score.within_bin_variance.abs().max() < 1e-15
     assert score.within_bin_covariance.abs().max() < 1e-15
-
-
-@pytest.mark.parametrize("trials", [1, 5, 40])
-def test_binomial_intervals_are_those_of_scipy_and_cover(trials: int) -> None:
-    hits = torch.arange(trials + 1).double()
-    low, high = binomial_interval(hits, torch.full((trials + 1,), trials))
-    for number in range(trials + 1):
-        oracle = stats.binomtest(number, trials).proportion_ci(0.95, "exact")
-        assert (low[number].item(), high[number].item()) == pytest.approx(tuple(oracle), abs=1e-9)
-    for p in np.linspace(0, 1, 41):
-        inside = (low.numpy() <= p) & (p <= high.numpy())
-        assert stats.binom.pmf(np.arange(trials + 1), trials, p)[inside].sum() >= 0.95 - 1e-12
-
-
-def test_no_trials_have_no_interval() -> None:
-    low, high = binomial_interval(torch.zeros(1), torch.tensor([0]))
-    assert math.isnan(low.item())
-    assert math.isnan(high.item())
 
 
 def test_labels_are_drawn_from_the_probabilities() -> None:

@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from scipy.stats import binomtest, fisher_exact, hypergeom
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.diagnostics import Sampled, find_slices
 from pellucid.diagnostics._partition import partition
-from pellucid.diagnostics.slices import clopper_pearson
 
 
 def two_sites(counts=((6, 40), (2, 60))):
@@ -24,25 +22,6 @@ def two_sites(counts=((6, 40), (2, 60))):
 
 
 # --- intervals --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
-def test_intervals_agree_with_scipy(level):
-    for images in (1, 7, 40):
-        low, high = clopper_pearson(np.arange(images + 1), np.full(images + 1, images), level)
-        expected = [binomtest(errors, images).proportion_ci(level, "exact") for errors in range(images + 1)]
-        np.testing.assert_allclose(low, [one.low for one in expected], atol=1e-9)
-        np.testing.assert_allclose(high, [one.high for one in expected], atol=1e-9)
-
-
-def test_ends_of_an_interval_are_where_the_binomial_tails_equal_half_the_level():
-    (low,), (high,) = clopper_pearson(np.array([3]), np.array([20]), 0.98)
-
-    def tail(p, counts):
-        return sum(comb(20, k) * p**k * (1 - p) ** (20 - k) for k in counts)
-
-    assert tail(low, range(3, 21)) == pytest.approx(0.01, abs=1e-9)
-    assert tail(high, range(4)) == pytest.approx(0.01, abs=1e-9)
 
 
 def test_intervals_are_corrected_for_the_number_of_slices():

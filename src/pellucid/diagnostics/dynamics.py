@@ -7,11 +7,9 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.types import Labels
+from pellucid.diagnostics._proportions import wilson
 
 __all__ = ["ClassLearning", "TrainingDynamics", "class_learning", "training_dynamics"]
-
-NORMAL_95 = 1.959963984540054
-"""Quantile of the normal distribution for two-sided intervals of 95%."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +174,7 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
         )
         for chosen in (predictions == labels, predictions >= 0)
     )
-    low, high = _wilson(right, total)
+    low, high = wilson(right, total)
     accuracy = right / total
     return ClassLearning(
         accuracy.float(),
@@ -184,15 +182,6 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
         high.float(),
         *(_settled_row(values >= threshold) for values in (accuracy, high, low)),
     )
-
-
-def _wilson(right: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the 95% Wilson intervals of shares, NaN where the total is 0."""
-    square = NORMAL_95**2
-    share = right / total
-    middle = (share + square / (2 * total)) / (1 + square / total)
-    half = NORMAL_95 * (share * (1 - share) / total + square / (4 * total**2)).sqrt() / (1 + square / total)
-    return (middle - half).clamp(min=0.0), (middle + half).clamp(max=1.0)
 
 
 def _check(predictions: Tensor, labels: Labels) -> None:

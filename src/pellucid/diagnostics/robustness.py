@@ -10,13 +10,12 @@ Radii have the unit of the pixels. Images are within `pixel_range`, and so is ev
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from pellucid.core.errors import ConfigError, DataError
+from pellucid.core.errors import DataError
 from pellucid.core.types import Images, Labels
 from pellucid.diagnostics._adversarial import Adversarial, Attack, adversarial_radius
 from pellucid.diagnostics._balls import NORMS, Norm
@@ -24,6 +23,7 @@ from pellucid.diagnostics._classified import Classified, classified
 from pellucid.diagnostics._corruptions import CORRUPTIONS, Corruption, corrupt
 from pellucid.diagnostics._first_order import LEADING, FirstOrder, first_order_radius
 from pellucid.diagnostics._movement import Movement, MovementSearch, explanation_movement, map_distance
+from pellucid.diagnostics._proportions import wilson
 
 __all__ = [
     "CORRUPTIONS",
@@ -43,7 +43,6 @@ __all__ = [
     "explanation_movement",
     "first_order_radius",
     "map_distance",
-    "wilson_interval",
 ]
 
 
@@ -63,7 +62,7 @@ class CorruptionAccuracy:
 
     def interval(self, name: str) -> tuple[Float64[Tensor, " strength"], Float64[Tensor, " strength"]]:
         """Return the lower and upper ends of the 95% intervals of the accuracies."""
-        return wilson_interval(self.correct[name], self.images)
+        return wilson(self.correct[name], torch.tensor(self.images, device="cpu"))
 
     @property
     def mean_accuracy(self) -> float:
@@ -128,21 +127,3 @@ def _count_correct(given: Classified, images: Tensor, place: slice) -> int:
     logits = given.logits(images)
     # argmax takes NaN for the largest value
     return int(((logits.argmax(1) == given.labels[place]) & ~logits.isnan().any(1)).sum())
-
-
-def wilson_interval(
-    correct: Int64[Tensor, " proportion"], count: int, level: float = 0.95
-) -> tuple[Float64[Tensor, " proportion"], Float64[Tensor, " proportion"]]:
-    """Return the ends of the score intervals of proportions, `correct` of `count` (Wilson, 1927).
-
-    >>> low, high = wilson_interval(torch.tensor([9]), 10)
-    >>> round(float(low), 3), round(float(high), 3)
-    (0.596, 0.982)
-    """
-    if count < 1:
-        raise ConfigError(f"count is {count}; a proportion needs at least one observation.")
-    z, share = NormalDist().inv_cdf((1 + level) / 2), correct.double() / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)).sqrt()
-    # rounding can move the ends at 0 and 1 across them
-    return (middle - half).clamp(min=0), (middle + half).clamp(max=1)

@@ -13,11 +13,12 @@ from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.multiple_tests import holm
 from pellucid.core.text import printable
 from pellucid.diagnostics._partition import Partition, partition
+from pellucid.diagnostics._proportions import clopper_pearson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Sampled", "Slice", "Slices", "clopper_pearson", "find_slices"]
+__all__ = ["Sampled", "Slice", "Slices", "find_slices"]
 
 MOST_PAIRS = 200
 """Maximum number of slices by pairs of columns, the largest ones."""
@@ -167,23 +168,6 @@ def find_slices(
     return Slices(_measured(groups, wrong, confidence), len(wrong), int(wrong.sum()), confidence, least, left_out)
 
 
-def clopper_pearson(errors: np.ndarray, images: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return both ends of the exact two-sided interval of a binomial proportion (Clopper and Pearson, 1934).
-
-    >>> low, high = clopper_pearson(np.array([0]), np.array([10]), 0.95)
-    >>> round(float(low[0]), 3), round(float(high[0]), 3)
-    (0.0, 0.308)
-    """
-    from scipy.special import betainccinv, betaincinv
-
-    tail = (1 - level) / 2
-    right = images - errors
-    # the beta distribution has no parameters of 0, where the ends are 0 and 1
-    low = np.where(errors > 0, betaincinv(np.maximum(errors, 1), right + 1, tail), 0.0)
-    high = np.where(right > 0, betainccinv(errors + 1, np.maximum(right, 1), tail), 1.0)
-    return low, high
-
-
 @dataclass(frozen=True, eq=False)
 class _Group:
     """Images of a slice, within the images of its column."""
@@ -255,7 +239,8 @@ def _measured(groups: Sequence[_Group], wrong: np.ndarray, confidence: float) ->
     images = np.array([len(group.indices) for group in groups])
     errors = np.array([int(wrong[group.indices].sum()) for group in groups])
     totals = np.array([[len(group.known), int(wrong[group.known].sum())] for group in groups])
-    low, high = clopper_pearson(errors, images, 1 - (1 - confidence) / len(groups))
+    level = 1 - (1 - confidence) / len(groups)
+    low, high = (end.numpy() for end in clopper_pearson(torch.from_numpy(errors), torch.from_numpy(images), level))
     p = [_fisher(*row) for row in zip(errors.tolist(), images.tolist(), *totals.T.tolist(), strict=True)]
     rest = totals[:, 0] - images
     rest_rate = np.where(rest > 0, (totals[:, 1] - errors) / np.maximum(rest, 1), np.nan)

@@ -94,8 +94,7 @@ TEXTS = {
 }
 """Title, lead and documentation page of each hook's section."""
 
-AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution")
-AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "robustness")
+AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution", "robustness")
 """Hooks that run once, with the best weights."""
 MOMENTS = {"dynamics": "Recorded during the whole training."}
 """When the values of hooks that need no weights were computed."""
