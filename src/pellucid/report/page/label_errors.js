@@ -17,7 +17,7 @@
       [".by-given", ".by-suggested", ".by-order", ".suspect-count", ".suspects", ".more"].map((part) => root.querySelector(part));
     const name = (label) => data.classes[label] ?? String(label);
     const finite = (value, format) => (value === null ? "not finite" : format(value));
-    const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+    const signed = (value) => `${value <= -0.05 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
     let bytes = null;
     let isWhole = false; // all images are shown
 

@@ -31,7 +31,7 @@ def label_errors(material: Material) -> Section | None:
     return Section(
         name="label_errors",
         kind="label_errors",
-        title="Label errors",
+        title="Label errors: which labels are probably wrong?",
         lead=(
             "Training images whose label is most probably wrong: label → suggested class. score: log-odds that the "
             "label is wrong; p: probability of the label → of the suggested class; neighbors: share of the most "
