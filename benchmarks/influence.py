@@ -112,6 +112,7 @@ def theirs(case: Case, peer: str, states: list[Weights], projection: Projection,
         sets = {name: (one.floats(), one.labels) for name, one in (("train", case.train), ("test", case.test))}
         kind = {"gaussian": "normal"}.get(projection.kind, projection.kind)
         settings = {"dimensions": projection.dimensions, "kind": kind, "ridge": ridge, "batch": PEER_BATCH}
+        settings["seed"] = projection.seed
         # a plain Sequential, since the peer has no pellucid
         torch.save({"model": network(), "checkpoints": states, **sets, **settings}, source)
         subprocess.run([peer, str(PEER), source, target], check=True)
@@ -140,7 +141,9 @@ def rows_of(case: Case, peer: str | None, dimensions: int) -> list[dict[str, Any
             if peer is not None and kind == "rademacher":
                 # dattri divides gradients by the root of the number of parameters
                 absolute = sum(result.ridges) / len(result.ridges) / parameters
-                add("dattri trak", *theirs(case, peer, finals, projections[0], absolute), **setting)
+                peers = [theirs(case, peer, finals, projection, absolute) for projection in projections]
+                draws = [case.lds(scores)["lds"] for scores, _ in peers]
+                add("dattri trak", *peers[0], **setting, lds_of_projections=draws)
     result, seconds = ours(case, finals, Projection(), 0.1)
     add("trak, defaults", result.scores, seconds, dimensions=1024, ridge=0.1, projection="sparse", checkpoints=3)
     result, seconds = ours(case, finals[:1], Projection(), 0.1)

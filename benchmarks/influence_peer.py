@@ -32,7 +32,7 @@ def main(source: str, target: str) -> None:
     test = DataLoader(TensorDataset(*case["test"]), batch_size=case["batch"], shuffle=False)
     started = time.process_time()
     task = AttributionTask(loss_func=margin, model=model, checkpoints=case["checkpoints"])
-    options = {"proj_dim": case["dimensions"], "proj_max_batch_size": 32, "proj_seed": 0, "device": "cpu"}
+    options = {"proj_dim": case["dimensions"], "proj_max_batch_size": 32, "proj_seed": case["seed"], "device": "cpu"}
     options["proj_type"] = case["kind"]
     attributor = TRAKAttributor(task, probability, options, regularization=case["ridge"])
     attributor.cache(train)

@@ -54,7 +54,9 @@ def test_flags_in_the_readme_exist() -> None:
 
 def test_names_in_the_readme_exist() -> None:
     for name in re.findall(r"\bpellucid\.([a-z_]+)", README):
-        assert name in pellucid.__all__ or find_spec(f"pellucid.{name}"), f"README shows pellucid.{name}"
+        if name not in pellucid.__all__:
+            assert find_spec(f"pellucid.{name}"), f"README shows pellucid.{name}"
+            continue
         assert getattr(pellucid, name) is not None
 
 
